@@ -1,0 +1,5 @@
+"""`python -m cifm_cli` is `cifm`."""
+
+from cifm_cli.app import run
+
+run()

@@ -1,0 +1,65 @@
+"""The one error a user sees, and the translation of a few system errors into it."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class CifmError(Exception):
+    """Something the user can put right.
+
+    Args:
+        message: What is wrong, with its address: the file, slide, key or row.
+        hint: What to do next, one sentence.
+    """
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class StopRequested(BaseException):
+    """SIGTERM arrived: unwind as Ctrl-C does, so that `finally` blocks leave a resumable state."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusals to write `path` into a `CifmError`.
+
+    Args:
+        path: The file or folder that the block writes.
+
+    Raises:
+        CifmError: The disk is full or read-only, the folder may not be written, or a file is in the way.
+    """
+    reasons = {
+        errno.ENOSPC: ("no space left on the disk", "free some space, or write to another disk with --out"),
+        errno.EDQUOT: ("the disk quota is used up", "free some space, or write to another disk with --out"),
+        errno.EACCES: ("permission denied", "write to a folder of yours with --out"),
+        errno.EROFS: ("the file system is read-only", "write to another place with --out"),
+        errno.EEXIST: ("a file is in the way", "name another folder with --out"),
+        errno.ENOTDIR: ("a file is in the way", "name another folder with --out"),
+        errno.EFBIG: ("the file is larger than the system allows", "raise the limit (ulimit -f), or write elsewhere"),
+    }
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or _hidden_errno(error)
+        if number not in reasons:
+            raise
+        what, hint = reasons[number]
+        raise CifmError(f"cannot write {path}: {what}", hint) from error
+
+
+def _hidden_errno(error: OSError) -> int | None:
+    """HDF5 reports the system's error number only inside its message (`errno = 28`)."""
+    _, found, rest = str(error).partition("errno = ")
+    digits = rest.split(",", 1)[0].strip() if found else ""
+    return int(digits) if digits.isdigit() else None

@@ -1,0 +1,42 @@
+"""Names of everything we store, one constant per slot: (shape) | meaning.
+
+N cells, G genes, D features. AnnData slots follow scverse conventions.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Prepared slide (.h5ad), cells in Hilbert order --------------------------------------------------------------------
+SPATIAL: Final = "spatial"  # obsm (N, 2) float64 | cell centres, micrometres
+TOTAL_COUNTS: Final = "total_counts"  # obs (N,) | counts over the kept genes
+NUM_GENES: Final = "n_genes_by_counts"  # obs (N,) | kept genes with a count
+SPLIT: Final = "split"  # obs (N,) categorical | train, validation or test: the paper's regional split
+DOWNLOAD_ROW: Final = "download_row"  # obs (N,) int64 | the cell's row in the download, before filters and sorting
+CLUSTER: Final = "cluster"  # obs (N,) categorical | the download's own graph clusters, where it has them
+SYMBOL: Final = "symbol"  # var (G,) | gene symbol; var_names are Ensembl ids without version
+CIFM: Final = "cifm"  # uns | everything of ours, in the shape of the keys below
+
+# uns["cifm"] -------------------------------------------------------------------------------------------------------
+FORMAT: Final = "format"  # int | format number of the prepared slide
+PLATFORM: Final = "platform"  # str | visium, visium_hd, xenium, anndata
+RADIUS_UM: Final = "radius_um"  # float | radius of the graph, micrometres
+TISSUE: Final = "tissue"  # str | free text, may be empty
+CONDITION: Final = "condition"  # str | free text, may be empty
+SAMPLE: Final = "sample"  # str | free text, defaults to the slide's name
+REPORT: Final = "report"  # str | JSON: every cell and gene dropped, and why
+PROVENANCE: Final = "provenance"  # str | JSON: version, git revision, seed, inputs and their hashes
+
+# Embedded slide (.h5ad), cells in the order of the download -----------------------------------------------------------
+MICROENVIRONMENT: Final = "X_cifm"  # obsm (N, D) float32 | encoder output
+CELL: Final = "X_cifm_cell"  # obsm (N, D) float32 | encoder output with every edge between cells removed
+
+# Regions of the split ----------------------------------------------------------------------------------------------
+TRAIN: Final = "train"
+VALIDATION: Final = "validation"
+TEST: Final = "test"
+ALL: Final = "all"
+REGIONS: Final = (TRAIN, VALIDATION, TEST)
+
+PREPARED_FORMAT: Final = 1
+CHECKPOINT_FORMAT: Final = 1

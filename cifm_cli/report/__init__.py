@@ -1,0 +1,1 @@
+"""How results are shown: terminal, plots and HTML. A leaf: it imports no other room."""

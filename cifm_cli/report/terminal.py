@@ -1,0 +1,137 @@
+"""What people read while a command runs: progress, tables and notes, all on stderr. Results go to stdout, as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.progress import Task
+
+_LONG = 100  # characters of a value before it is cut
+
+
+def _stderr() -> Console:
+    # Made anew each time: tests and callers may replace sys.stderr.
+    return Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Print one plain line for people."""
+    _stderr().print(message, markup=False)
+
+
+def warn(message: str) -> None:
+    """Print one `warning:` line for people."""
+    _stderr().print(Text.assemble(("warning: ", "yellow"), message))
+
+
+def fail(message: str, hint: str) -> None:
+    """Print what went wrong and what to do about it: one `error:` line and one `hint:` line, for people and grep."""
+    for label, style, text in (("error", "bold red", message), ("hint", "cyan", hint)):
+        _stderr().print(Text.assemble((f"{label}: ", style), " ".join(text.split())))
+
+
+def emit(content: Any) -> None:  # noqa: ANN401 - JSON is any
+    """Print a result on stdout as JSON, for scripts.
+
+    Args:
+        content: What `json.dumps` takes; NaN is refused.
+    """
+    sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def listing(rows: Sequence[Sequence[str]]) -> None:
+    """Print aligned columns on stdout: the result of a command that only tells, so that it can be piped.
+
+    Args:
+        rows: Cells as text, all rows of the same length.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write(line.rstrip() + "\n")
+
+
+def flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Turn nested facts into `(section.key, text)` rows for `listing`.
+
+    Args:
+        facts: What `emit` would take.
+        prefix: Put before each key.
+
+    Returns:
+        One row for every leaf; lists are joined by commas, long texts end in an ellipsis.
+    """
+    rows: list[tuple[str, str]] = []
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            rows += flatten(value, f"{prefix}{key}.")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            rows.append((prefix + key, text if len(text) <= _LONG else text[:_LONG] + " ..."))
+    return rows
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[tuple[int, int]] = ()
+) -> None:
+    """Print a table for people.
+
+    Args:
+        title: Headline.
+        columns: Column names; the first column is left-aligned, the others right-aligned.
+        rows: Cells as text.
+        best: (row, column) positions to set in bold.
+    """
+    shown = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for position, name in enumerate(columns):
+        shown.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
+    marked = set(best)
+    for i, row in enumerate(rows):
+        shown.add_row(*(Text(cell, style="bold" if (i, j) in marked else "") for j, cell in enumerate(row)))
+    console = _stderr()
+    if not console.is_terminal:
+        console.width = 400  # a log keeps every column
+    console.print(shown)
+
+
+class _Rate(ProgressColumn):
+    """Units per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f}/s", style="progress.data.speed")
+
+
+@contextmanager
+def progress(description: str, total: float | None) -> Iterator[Callable[..., None]]:
+    """A live bar with rate and time left; silent when stderr is not a terminal.
+
+    Args:
+        description: What is being counted.
+        total: How many units; None when unknown.
+
+    Yields:
+        `advance(amount=1, description=None)`.
+    """
+    console = _stderr()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True, redirect_stdout=False
+    ) as bar:
+        task = bar.add_task(description, total=total)
+
+        def advance(amount: float = 1, description: str | None = None) -> None:
+            bar.update(task, advance=amount, description=description)
+
+        yield advance
