@@ -1,0 +1,161 @@
+"""The seam: the edge part of a message-passing layer, and the graph it runs on.
+
+A backend holds no parameters, so a checkpoint runs on every backend.
+Letters: N cells, E edges j -> i sorted by target i, D features, H heads, P = D / H features of a head,
+B radial basis functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A radius graph in compressed rows: the neighbours of cell i are `sources[indptr[i]:indptr[i + 1]]`, ascending.
+
+    Args:
+        indptr: (N + 1,) int64.
+        sources: (E,) int64, the sending cell j of each edge.
+        targets: (E,) int64, the receiving cell i of each edge, ascending.
+        displacement: (E, 2) float, (x_i - x_j) / radius. Differences are taken in double precision before they are
+            rounded, so a tissue far from the origin loses nothing.
+        cache: Where a backend keeps what it derives from this graph, by its own name.
+    """
+
+    indptr: Tensor
+    sources: Tensor
+    targets: Tensor
+    displacement: Tensor
+    cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def num_cells(self) -> int:
+        """N."""
+        return self.indptr.shape[0] - 1
+
+    @property
+    def num_edges(self) -> int:
+        """E."""
+        return self.sources.shape[0]
+
+
+class Messages(NamedTuple):
+    """What the edges of a layer give each cell.
+
+    Args:
+        pooled: (N, D) sum_j msg_ij.
+        shift: (N, 2) sum_j (x_i - x_j) <v, msg_ij> / (1 + sum_j mean_h |Int_ijh|), in radii (Eq. 13, normalised).
+    """
+
+    pooled: Tensor
+    shift: Tensor
+
+
+class NodeTerms(NamedTuple):
+    """Bias-free projections of the cells' features.
+
+    Args:
+        query: (N, D) Q, split into H heads.
+        key: (N, D) K, split into H heads.
+        target: (N, D) A, the receiver's part of the message.
+        source: (N, D) B, the sender's part of the message.
+    """
+
+    query: Tensor
+    key: Tensor
+    target: Tensor
+    source: Tensor
+
+
+class EdgeTerms(NamedTuple):
+    """The layer's parameters that act on edges.
+
+    Args:
+        radial: (D, B) C, weights of the radial basis.
+        coordinate: (D,) v, weighs a message into a coordinate step.
+        num_heads: H.
+    """
+
+    radial: Tensor
+    coordinate: Tensor
+    num_heads: int
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One way to run the edge part of a layer."""
+
+    name: str
+
+    def version(self) -> str:
+        """Versions of what it runs on, for people and provenance."""
+        ...
+
+    def supports(self, device: str) -> bool:
+        """Whether it can run on a device type such as `cpu` or `cuda`."""
+        ...
+
+    def messages(self, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
+        """Run the edge part of a factored layer, differentiably in every tensor.
+
+        With dx = displacement_ij + shift_i - shift_j and u = |dx|^2:
+
+            Int_ijh = phi(<Q_ih, K_jh> / sqrt(P)),  phi(z) = z / (1 + |z|)          (Eq. 11)
+            msg_ij  = Int_ij * silu(A_i + B_j + C rho(u))                            (Eq. 12)
+            pooled_i = sum_j msg_ij                                                  (Eq. 14, inner sum)
+            shift_i  = sum_j dx <v, msg_ij> / (1 + sum_j mean_h |Int_ijh|)           (Eq. 13)
+
+        where rho is `radial_basis`.
+
+        Args:
+            graph: The radius graph.
+            nodes: Projections of the cells' features.
+            edges: Edge parameters.
+            shift: (N, 2) how far each cell has moved since the input, in radii.
+
+        Returns:
+            Pooled messages and the coordinate step.
+        """
+        ...
+
+
+Method = Callable[[Any, Graph, NodeTerms, EdgeTerms, "Tensor"], Messages]
+
+
+def in_working_precision(method: Method) -> Method:
+    """Let a backend see one floating type, whatever autocast hands it.
+
+    Half-precision features are widened to float32, since sums over neighbours lose digits in bfloat16; geometry and
+    parameters take the features' type. The answer goes back in the types that came.
+
+    Args:
+        method: A backend's `messages`.
+
+    Returns:
+        The same with inputs in float32 or float64, all alike, and autocast off.
+    """
+
+    @wraps(method)
+    def messages(backend: Backend, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
+        stored = nodes.target.dtype
+        working = torch.promote_types(stored, torch.float32)
+        with torch.autocast(shift.device.type, enabled=False):
+            found = method(
+                backend,
+                replace(graph, displacement=graph.displacement.to(working)),
+                NodeTerms(*(term.to(working) for term in nodes)),
+                EdgeTerms(edges.radial.to(working), edges.coordinate.to(working), edges.num_heads),
+                shift.to(working),
+            )
+        return Messages(found.pooled.to(stored), found.shift.to(shift.dtype))
+
+    return messages
