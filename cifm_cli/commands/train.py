@@ -1,0 +1,56 @@
+"""`cifm train`: a recipe and prepared slides in, a run out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifm_cli import workspace
+from cifm_cli.commands import options
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a name in `cifm recipes list`.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", metavar="PATH", help="Prepared slides or folders of them.", show_default="prepared"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder of the run.", show_default="runs/RECIPE-TIME"),
+    ] = None,
+    settings: options.Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or runs/latest.")] = False,
+    init: Annotated[
+        Path | None, typer.Option("--init", metavar="RUN", help="Start from the weights of this run (fine-tuning).")
+    ] = None,
+    backend: options.Backend = "auto",
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Train a model on prepared slides: it learns to infer hidden cells from the cells around them."""
+    from cifm_cli import recipe as recipes
+    from cifm_cli.report.terminal import emit
+    from cifm_cli.training.loop import train as run_training
+    from cifm_cli.training.run import Setup
+
+    path = recipes.find(recipe)
+    name = f"{path.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    result = run_training(
+        Setup(
+            recipe=recipes.load(path, settings or ()),
+            slides=workspace.slide_paths(data or ()),
+            folder=out or (workspace.LATEST.resolve() if resume else workspace.RUNS / name),
+            resume=resume,
+            init=workspace.run_folder(init) if init else None,
+            backend=backend,
+            device=device,
+            seed=seed,
+        )
+    )
+    if as_json:
+        emit(result)

@@ -1,0 +1,287 @@
+"""A prepared slide as the rest of the toolchain sees it: coordinates in memory, counts by rows from file or memory.
+
+Letters: N cells, G genes of the slide's panel.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import h5py
+import numpy as np
+from anndata.io import read_elem
+from scipy.sparse import csr_matrix
+
+from cifm_cli import keys
+from cifm_cli.errors import CifmError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    Rows = NDArray[np.int64]
+
+_IN_MEMORY_NONZEROS = 50_000_000  # 400 MB of values and columns; larger matrices are read by row ranges
+
+
+class CountsSource(Protocol):
+    """Where a slide's counts come from."""
+
+    def read(self, rows: Rows) -> csr_matrix:
+        """Counts of some cells, (len(rows), G) float32, in the order given."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemoryCounts:
+    """Counts held in memory.
+
+    Args:
+        matrix: (N, G) counts.
+    """
+
+    matrix: csr_matrix
+
+    def read(self, rows: Rows) -> csr_matrix:
+        """Counts of some cells; see `CountsSource`."""
+        return self.matrix[rows].astype(np.float32)
+
+
+@dataclass(frozen=True)
+class FileCounts:
+    """Counts in an `.h5ad`, read by contiguous row ranges.
+
+    Args:
+        path: The prepared slide.
+        indptr: (N + 1,) row pointers of its `X`.
+        num_genes: G.
+    """
+
+    path: Path
+    indptr: NDArray[np.int64]
+    num_genes: int
+
+    def read(self, rows: Rows) -> csr_matrix:
+        """Counts of some cells; see `CountsSource`."""
+        ordered, position = np.unique(rows, return_inverse=True)
+        if not len(ordered):
+            return csr_matrix((0, self.num_genes), dtype=np.float32)
+        breaks = np.flatnonzero(np.diff(ordered) > 1) + 1
+        ranges = [(run[0], run[-1] + 1) for run in np.split(ordered, breaks)]
+        with h5py.File(self.path, "r") as file:
+            spans = [(self.indptr[first], self.indptr[last]) for first, last in ranges]
+            values = np.concatenate([file["X/data"][a:b] for a, b in spans])
+            columns = np.concatenate([file["X/indices"][a:b] for a, b in spans])
+        lengths = self.indptr[ordered + 1] - self.indptr[ordered]
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        block = csr_matrix((values.astype(np.float32), columns, indptr), shape=(len(ordered), self.num_genes))
+        return block if np.array_equal(ordered, rows) else block[position]
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One tissue section, cells in Hilbert order.
+
+    Args:
+        name: The file's stem.
+        xy_um: (N, 2) cell centres in micrometres.
+        total_counts: (N,) counts over the panel, the depth that normalisation divides by.
+        split: (N,) positions in `keys.REGIONS`.
+        gene_ids: G Ensembl ids without version.
+        symbols: G gene symbols.
+        radius_um: Radius of the graph in micrometres.
+        source: Where the counts are.
+        path: The prepared file, when there is one.
+        facts: The rest of `uns["cifm"]`: platform, tissue, condition, sample.
+    """
+
+    name: str
+    xy_um: NDArray[np.float64]
+    total_counts: NDArray[np.float64]
+    split: NDArray[np.int8]
+    gene_ids: tuple[str, ...]
+    symbols: tuple[str, ...]
+    radius_um: float
+    source: CountsSource
+    path: Path | None = None
+    facts: dict[str, str] | None = None
+
+    @property
+    def num_cells(self) -> int:
+        """N."""
+        return len(self.xy_um)
+
+    @property
+    def num_genes(self) -> int:
+        """G."""
+        return len(self.gene_ids)
+
+    @cached_property
+    def columns(self) -> dict[str, int]:
+        """Ensembl id to column."""
+        return {gene: column for column, gene in enumerate(self.gene_ids)}
+
+    def region(self, name: str) -> Rows:
+        """Rows of a region, ascending.
+
+        Args:
+            name: `train`, `validation`, `test` or `all`.
+
+        Returns:
+            Rows of its cells.
+        """
+        if name == keys.ALL:
+            return np.arange(self.num_cells)
+        return np.flatnonzero(self.split == keys.REGIONS.index(name))
+
+    def counts(self, rows: Rows) -> csr_matrix:
+        """Raw counts of some cells.
+
+        Args:
+            rows: Rows of the slide, in any order.
+
+        Returns:
+            (len(rows), G) float32.
+        """
+        return self.source.read(rows)
+
+    def expression(self, rows: Rows, target_sum: float) -> csr_matrix:
+        """Log-normalised expression of some cells: log1p(target_sum * counts / total_counts).
+
+        Args:
+            rows: Rows of the slide, in any order.
+            target_sum: Sum to which a cell's counts are scaled.
+
+        Returns:
+            (len(rows), G) float32, sparse as the counts are.
+        """
+        return log_normalise(self.counts(rows), self.total_counts[rows], target_sum)
+
+    def with_radius(self, radius_um: float | None) -> Slide:
+        """The same slide with another graph radius; itself for None."""
+        return self if radius_um is None else replace(self, radius_um=radius_um)
+
+
+def log_normalise(counts: csr_matrix, total_counts: NDArray[np.float64], target_sum: float) -> csr_matrix:
+    """log1p of counts scaled to a common sum (paper, B.1).
+
+    Args:
+        counts: (N, G).
+        total_counts: (N,) depth of each cell; a void cell has zero and stays zero.
+        target_sum: The common sum.
+
+    Returns:
+        (N, G) float32 with the sparsity of `counts`.
+    """
+    scale = target_sum / np.maximum(total_counts, 1.0)
+    result = counts.astype(np.float32, copy=True)
+    result.data = np.log1p(result.data * np.repeat(scale, np.diff(result.indptr))).astype(np.float32)
+    return result
+
+
+def slide_from_arrays(
+    name: str,
+    xy_um: NDArray[np.float64],
+    counts: csr_matrix,
+    gene_ids: tuple[str, ...],
+    radius_um: float,
+    *,
+    symbols: tuple[str, ...] | None = None,
+    split: NDArray[np.int8] | None = None,
+) -> Slide:
+    """A slide held in memory, for simulation and tests.
+
+    Args:
+        name: Name in messages and results.
+        xy_um: (N, 2) micrometres, in any order.
+        counts: (N, G).
+        gene_ids: G Ensembl ids.
+        radius_um: Radius of the graph in micrometres.
+        symbols: G symbols; the ids when absent.
+        split: (N,) positions in `keys.REGIONS`; all training when absent.
+
+    Returns:
+        The slide.
+    """
+    return Slide(
+        name=name,
+        xy_um=np.asarray(xy_um, dtype=np.float64),
+        total_counts=np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(),
+        split=np.zeros(len(xy_um), dtype=np.int8) if split is None else split,
+        gene_ids=gene_ids,
+        symbols=symbols or gene_ids,
+        radius_um=radius_um,
+        source=MemoryCounts(csr_matrix(counts)),
+    )
+
+
+def open_slide(path: Path) -> Slide:
+    """Open a prepared slide; its counts are read when asked for.
+
+    Args:
+        path: A file that `cifm prepare` wrote.
+
+    Returns:
+        The slide.
+
+    Raises:
+        CifmError: The file is damaged, or is not a prepared slide of a format this version reads.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return _read(file, path)
+    except (OSError, KeyError) as error:
+        raise CifmError(
+            f"{path}: not a prepared slide, or a damaged one ({error})", "make it anew with `cifm prepare DOWNLOAD`"
+        ) from error
+
+
+def _read(file: h5py.File, path: Path) -> Slide:
+    if f"uns/{keys.CIFM}" not in file:
+        raise CifmError(f"{path}: an .h5ad that cifm did not prepare", f"prepare it first: `cifm prepare {path}`")
+    about = cast("dict[str, Any]", read_elem(file[f"uns/{keys.CIFM}"]))
+    if int(about[keys.FORMAT]) != keys.PREPARED_FORMAT:
+        raise CifmError(
+            f"{path}: prepared-slide format {about[keys.FORMAT]}, this cifm reads {keys.PREPARED_FORMAT}",
+            "prepare the download again with this version",
+        )
+    obs = cast("pd.DataFrame", read_elem(file["obs"]))
+    var = cast("pd.DataFrame", read_elem(file["var"]))
+    indptr = file["X/indptr"][:].astype(np.int64)
+    source: CountsSource = FileCounts(path, indptr, len(var))
+    if indptr[-1] <= _IN_MEMORY_NONZEROS:
+        source = MemoryCounts(source.read(np.arange(len(obs))))
+    return Slide(
+        name=path.stem,
+        xy_um=file[f"obsm/{keys.SPATIAL}"][:].astype(np.float64),
+        total_counts=obs[keys.TOTAL_COUNTS].to_numpy(dtype=np.float64),
+        split=obs[keys.SPLIT].cat.set_categories(list(keys.REGIONS)).cat.codes.to_numpy(dtype=np.int8),
+        gene_ids=tuple(var.index),
+        symbols=tuple(var[keys.SYMBOL]),
+        radius_um=float(about[keys.RADIUS_UM]),
+        source=source,
+        path=path,
+        facts={key: str(about[key]) for key in (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)},
+    )
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a prepared slide says of itself, for `cifm inspect`.
+
+    Args:
+        path: A prepared slide.
+
+    Returns:
+        Cells, genes, split sizes, `uns["cifm"]` with its JSON parts parsed.
+    """
+    slide = open_slide(path)
+    with h5py.File(path, "r") as file:
+        about = cast("dict[str, Any]", read_elem(file[f"uns/{keys.CIFM}"]))
+    parsed = {key: json.loads(value) if key in (keys.REPORT, keys.PROVENANCE) else value for key, value in about.items()}
+    parsed = {key: value.item() if isinstance(value, np.generic) else value for key, value in parsed.items()}
+    sizes = {region: len(slide.region(region)) for region in keys.REGIONS}
+    return {"kind": "prepared slide", "cells": slide.num_cells, "genes": slide.num_genes, "split": sizes, **parsed}

@@ -1,0 +1,96 @@
+"""A trained model placed on a device, with the backend that runs its edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cifm_backends
+import torch
+
+from cifm_cli.errors import CifmError
+from cifm_cli.model.checkpoint import load_checkpoint
+from cifm_cli.model.vocabulary import FEW_SHARED, Panel, match_panel
+from cifm_cli.report.terminal import warn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cifm_backends.base import Backend
+
+    from cifm_cli.data.slide import Slide
+    from cifm_cli.model.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Everything inference needs.
+
+    Args:
+        checkpoint: The model.
+        backend: Runs the edge part.
+        device: Where the network is.
+    """
+
+    checkpoint: Checkpoint
+    backend: Backend
+    device: torch.device
+
+    def fit_slide(self, slide: Slide) -> Slide:
+        """The slide with the radius the model was trained at, where its recipe names one."""
+        return slide.with_radius(self.checkpoint.recipe.data.radius_um)
+
+    def panel(self, slide: Slide) -> Panel:
+        """Genes that slide and model share; warns when they are few.
+
+        Raises:
+            CifmError: They share none.
+        """
+        panel = match_panel(slide, self.checkpoint.vocabulary)
+        if panel.num_genes < FEW_SHARED * slide.num_genes:
+            warn(f"slide {slide.name}: the model knows only {panel.num_genes} of its {slide.num_genes} genes")
+        return panel
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve `--device`.
+
+    Args:
+        name: `auto`, or a torch device such as `cpu`, `cuda` or `cuda:1`.
+
+    Returns:
+        The device.
+
+    Raises:
+        CifmError: It is not a device, or this machine has none of it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CifmError(f"--device {name}: {reason}", "use --device auto, or see `cifm doctor`") from error
+    return device
+
+
+def load_engine(run: Path, backend: str = "auto", device: str = "auto") -> Engine:
+    """Load a run's model.
+
+    Args:
+        run: Folder with `model.safetensors`.
+        backend: `auto` or a registered name.
+        device: `auto` or a torch device.
+
+    Returns:
+        The engine.
+
+    Raises:
+        CifmError: The checkpoint can't be used, or there is no such device.
+        BackendUnavailableError: There is no such backend here.
+    """
+    place = choose_device(device)
+    checkpoint = load_checkpoint(run)
+    checkpoint.network.to(place)
+    return Engine(checkpoint, cifm_backends.select(backend, place.type), place)

@@ -1,0 +1,1 @@
+"""The paper's core: layer, masking, network, objective. Letters follow the equations."""

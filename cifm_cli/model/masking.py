@@ -1,0 +1,167 @@
+"""Masking (Eqs 2-3): which cells are removed, and the tensors that the encoder and the decoder see.
+
+Letters: n cells of a tile, K masked, V = n - K visible, M of the masked are in the core and inferred, P genes of the
+panel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from cifm_backends.base import Graph
+
+from cifm_cli.data.graph import radius_graph, subgraph
+from cifm_cli.model.smoother import Surroundings, look_around
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+    from torch import Tensor
+
+    from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.data.tiles import Tile
+    from cifm_cli.model.vocabulary import Panel
+    from cifm_cli.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Expression:
+    """Sparse log-normalised expression, cell after cell.
+
+    Args:
+        genes: (Z,) vocabulary rows of the non-zero values.
+        offsets: (V,) where each cell's values start.
+        values: (Z,) log-normalised.
+    """
+
+    genes: Tensor
+    offsets: Tensor
+    values: Tensor
+
+    def to(self, device: torch.device) -> Expression:
+        """Copy to a device."""
+        return Expression(self.genes.to(device), self.offsets.to(device), self.values.to(device))
+
+
+@dataclass(frozen=True)
+class MaskedTile:
+    """A tile with some of its cells masked, ready for the network.
+
+    Args:
+        expression: Of the V visible cells; the masked cells' is not in here.
+        encoder_graph: A(C_unm) over the visible cells (Eq. 2).
+        decoder_graph: A(C) over all n cells (Eq. 3).
+        visible: (V,) positions in the tile.
+        masked: (K,) positions in the tile.
+        queries: (M,) positions of the masked cells of the core, ascending: the ones to infer.
+        genes: (P,) vocabulary rows of the slide's panel.
+        around: What surrounds the queries, for objectives that start there.
+    """
+
+    expression: Expression
+    encoder_graph: Graph
+    decoder_graph: Graph
+    visible: Tensor
+    masked: Tensor
+    queries: Tensor
+    genes: Tensor
+    around: Surroundings | None
+
+    def to(self, device: torch.device) -> MaskedTile:
+        """Copy to a device; itself when it is there."""
+        if self.visible.device == device:
+            return self
+        return replace(
+            self,
+            expression=self.expression.to(device),
+            encoder_graph=move_graph(self.encoder_graph, device),
+            decoder_graph=move_graph(self.decoder_graph, device),
+            visible=self.visible.to(device),
+            masked=self.masked.to(device),
+            queries=self.queries.to(device),
+            genes=self.genes.to(device),
+            around=self.around.to(device) if self.around else None,
+        )
+
+
+def move_graph(graph: Graph, device: torch.device) -> Graph:
+    """Copy a graph to a device."""
+    tensors = (graph.indptr, graph.sources, graph.targets, graph.displacement)
+    return Graph(*(tensor.to(device) for tensor in tensors))
+
+
+def choose_masked(core: Rows, recipe: Recipe, generator: np.random.Generator) -> Rows:
+    """Draw the masked cells of a tile, uniformly among its core (paper, B.3).
+
+    Args:
+        core: (c,) positions of the core cells.
+        recipe: Its mask section says how many.
+        generator: Source of randomness.
+
+    Returns:
+        Positions to mask, ascending, at least one.
+    """
+    low, high = recipe.mask.share, recipe.mask.share_max or recipe.mask.share
+    number = max(1, round(len(core) * generator.uniform(low, high)))
+    return np.sort(generator.choice(core, size=number, replace=False))
+
+
+def mask_tile(
+    slide: Slide, tile: Tile, masked: Rows, panel: Panel, recipe: Recipe, dtype: torch.dtype = torch.float32
+) -> MaskedTile:
+    """Remove the masked cells from a tile (Eq. 2). Their counts are not even read.
+
+    Args:
+        slide: Where the tile is.
+        tile: Core and halo.
+        masked: (K,) positions in the tile; the ones in its core are inferred.
+        panel: Genes of the slide that the model knows.
+        recipe: A whole recipe.
+        dtype: Precision of every real tensor.
+
+    Returns:
+        What the network reads.
+    """
+    is_visible = np.ones(len(tile.rows), dtype=bool)
+    is_visible[masked] = False
+    visible = np.flatnonzero(is_visible)
+    queries = np.intersect1d(masked, tile.core)
+    rows = tile.rows[visible]
+    expression = slide.expression(rows, recipe.data.target_sum)[:, panel.columns]
+    graph = radius_graph(tile.xy_um, slide.radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
+    around = None
+    if recipe.objective.name == "residual":
+        places = tile.xy_um / slide.radius_um
+        sums = look_around(places[queries], places[visible], expression, slide.total_counts[rows], recipe.objective)
+        around = Surroundings(sums.expression.to(dtype), sums.expressed.to(dtype), sums.mass.to(dtype))
+    return MaskedTile(
+        expression=to_expression(expression, panel.vocabulary_rows, dtype),
+        encoder_graph=subgraph(graph, torch.from_numpy(visible)),
+        decoder_graph=graph,
+        visible=torch.from_numpy(visible),
+        masked=torch.from_numpy(np.flatnonzero(~is_visible)),
+        queries=torch.from_numpy(queries),
+        genes=torch.from_numpy(panel.vocabulary_rows),
+        around=around,
+    )
+
+
+def to_expression(matrix: csr_matrix, vocabulary_rows: NDArray[np.int64], dtype: torch.dtype) -> Expression:
+    """Sparse rows as tensors, columns renamed to vocabulary rows.
+
+    Args:
+        matrix: (V, P) log-normalised.
+        vocabulary_rows: (P,) vocabulary row of each column.
+        dtype: Precision of the values.
+
+    Returns:
+        The same values.
+    """
+    return Expression(
+        genes=torch.from_numpy(vocabulary_rows[matrix.indices]),
+        offsets=torch.from_numpy(matrix.indptr[:-1].astype(np.int64)),
+        values=torch.from_numpy(matrix.data).to(dtype),
+    )

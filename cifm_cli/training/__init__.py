@@ -1,0 +1,1 @@
+"""Training: read `loop.py` top to bottom."""

@@ -1,0 +1,260 @@
+"""The laws of the network (Eqs 5, 6, 10), for both forms of the layer, in float64 with the error in the message."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cifm_backends.torch_reference import TorchBackend
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix, random_array, vstack
+
+from cifm_cli.data.graph import radius_graph, subgraph, without_edges
+from cifm_cli.data.slide import Slide, slide_from_arrays
+from cifm_cli.data.tiles import Tile, Tiler
+from cifm_cli.model.masking import MaskedTile, mask_tile
+from cifm_cli.model.network import Network, Output, reach_um
+from cifm_cli.model.vocabulary import match_panel
+from cifm_cli.provenance import numpy_generator, seeded_torch
+from cifm_cli.recipe import Recipe, parse
+
+BACKEND = TorchBackend()
+NUM_GENES = 12
+RADIUS_UM = 20.0
+FORMS = {
+    "factored": {"model": {"message": "factored", "width": 8, "heads": 2}},
+    "factored_self_loops": {"model": {"message": "factored", "width": 8, "heads": 2, "self_loops": True}},
+    "literal": {
+        "model": {"message": "mlp", "width": 8, "mlp_layers": 3, "norm": False, "residual": False, "self_loops": True},
+        "objective": {"name": "balanced_mse"},
+    },
+    "literal_normalised": {
+        "model": {"message": "mlp", "width": 8, "mlp_layers": 3, "residual": False, "self_loops": True},
+        "objective": {"name": "balanced_mse"},
+    },
+}
+every_form = pytest.mark.parametrize("form", FORMS)
+seeds = st.integers(0, 2**32 - 1)
+few = settings(max_examples=8, deadline=None)
+
+
+def make_recipe(form: str) -> Recipe:
+    return parse(FORMS[form], form)
+
+
+def make_tissue(seed: int, num_cells: int = 60, span_um: float = 90.0, corner_um: float = 0.0) -> Slide:
+    """Cells at random places, two of them at the same one, each expressing about a third of the genes."""
+    generator = numpy_generator(seed, "tissue")
+    xy_um = corner_um + generator.uniform(0, span_um, (num_cells, 2))
+    xy_um[1] = xy_um[0]
+    counts = csr_matrix(np.ceil(8 * random_array((num_cells, NUM_GENES), density=0.35, rng=generator).toarray()))
+    return slide_from_arrays("tissue", xy_um, counts, tuple(f"ENSG{g:011d}" for g in range(NUM_GENES)), RADIUS_UM)
+
+
+def make_network(form: str, seed: int) -> Network:
+    with seeded_torch(seed, "network"):
+        network = Network(NUM_GENES, make_recipe(form)).double()
+        for weight in network.parameters():  # no part may hide behind a start at zero
+            weight.data.add_(0.1 * torch.randn_like(weight))
+    return network.eval()
+
+
+def mask(slide: Slide, masked: np.ndarray, form: str, tile: Tile | None = None) -> MaskedTile:
+    everything = np.arange(slide.num_cells)
+    tile = tile or Tile(everything, everything, slide.xy_um)
+    return mask_tile(slide, tile, masked, match_panel(slide, slide.gene_ids), make_recipe(form), torch.float64)
+
+
+def infer(network: Network, tile: MaskedTile) -> Output:
+    with torch.no_grad():
+        return network(BACKEND, tile)
+
+
+def apart(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Largest difference, relative to the largest value where that is above 1 (the literal form grows cubically)."""
+    return float((first - second).abs().max()) / max(1.0, float(second.abs().max()))
+
+
+def error(first: Output, second: Output) -> float:
+    return max(apart(a, b) for a, b in zip(first, second, strict=True))
+
+
+def encode(network: Network, slide: Slide, form: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Z_inv, and Z_eqv in micrometres."""
+    tile = mask(slide, np.array([], dtype=np.int64), form)
+    with torch.no_grad():
+        h, shift = network.encode(BACKEND, tile.encoder_graph, network.genes(tile.expression))
+    return h, torch.from_numpy(slide.xy_um) + shift * RADIUS_UM
+
+
+def moved(slide: Slide, rotation: np.ndarray, translation_um: np.ndarray) -> Slide:
+    return slide_from_arrays("moved", slide.xy_um @ rotation + translation_um, slide.source.matrix, slide.gene_ids, RADIUS_UM)
+
+
+MASKED = np.array([3, 17, 30, 44])
+
+
+@every_form
+@few
+@given(seed=seeds, angle=st.floats(0, 2 * np.pi), mirror=st.booleans())
+def test_rotation_reflection_translation(form: str, seed: int, angle: float, mirror: bool) -> None:
+    """Eq. 6: features stay, coordinates move along."""
+    slide, network = make_tissue(seed), make_network(form, seed)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    rotation = rotation @ np.diag([1.0, -1.0 if mirror else 1.0])
+    translation_um = np.array([1234.5, -678.9])
+    other = moved(slide, rotation, translation_um)
+    h, places = encode(network, slide, form)
+    h_other, places_other = encode(network, other, form)
+    expected = places @ torch.from_numpy(rotation) + torch.from_numpy(translation_um)
+    assert float((places - torch.from_numpy(slide.xy_um)).abs().max()) > 0, "no cell moved: the law says nothing"
+    features, coordinates = apart(h_other, h), apart(places_other, expected)
+    assert features < 1e-10, f"feature error {features:.2e}"
+    assert coordinates < 1e-10, f"coordinate error {coordinates:.2e}"
+    prediction = error(infer(network, mask(slide, MASKED, form)), infer(network, mask(other, MASKED, form)))
+    assert prediction < 1e-10, f"prediction error {prediction:.2e}"
+
+
+@every_form
+@few
+@given(seed=seeds)
+def test_permutation(form: str, seed: int) -> None:
+    """Eq. 5: the order of the cells does not matter."""
+    slide, network = make_tissue(seed), make_network(form, seed)
+    order = numpy_generator(seed, "order").permutation(slide.num_cells)
+    assert (order != np.arange(slide.num_cells)).any()
+    other = slide_from_arrays("other", slide.xy_um[order], slide.source.matrix[order], slide.gene_ids, RADIUS_UM)
+    h, _ = encode(network, slide, form)
+    h_other, _ = encode(network, other, form)
+    features = apart(h_other, h[torch.from_numpy(order)])
+    assert features < 1e-12, f"feature error {features:.2e}"
+
+
+@every_form
+@few
+@given(seed=seeds, num_void=st.integers(1, 40))
+def test_void_invariance(form: str, seed: int, num_void: int) -> None:
+    """Eq. 10: cells without expression, anywhere, change nothing. Nothing in the code asks whether a cell is void."""
+    slide, network = make_tissue(seed), make_network(form, seed)
+    places = numpy_generator(seed, "void").uniform(-20, 110, (num_void, 2))
+    places[0] = slide.xy_um[0]
+    counts = vstack([slide.source.matrix, csr_matrix((num_void, NUM_GENES))]).tocsr()
+    other = slide_from_arrays("void", np.concatenate([slide.xy_um, places]), counts, slide.gene_ids, RADIUS_UM)
+    h, coordinates = encode(network, slide, form)
+    h_other, coordinates_other = encode(network, other, form)
+    first, second = infer(network, mask(slide, MASKED, form)), infer(network, mask(other, MASKED, form))
+    num_cells = slide.num_cells
+    assert mask(other, MASKED, form).decoder_graph.num_edges > mask(slide, MASKED, form).decoder_graph.num_edges
+    features, places_apart = apart(h_other[:num_cells], h), apart(coordinates_other[:num_cells], coordinates)
+    prediction = error(second, first)
+    assert features < 1e-12, f"feature error {features:.2e}"
+    assert places_apart < 1e-12, f"coordinate error {places_apart:.2e}"
+    assert prediction < 1e-12, f"prediction error {prediction:.2e}"
+    assert float(h_other[num_cells:].abs().max()) == 0, "a void cell got features"
+
+
+@every_form
+def test_gradient_at_void_is_finite(form: str) -> None:
+    """The derivative at void features exists, and is not zero everywhere, so a counterfactual search can start there."""
+    slide, network = make_tissue(1), make_network(form, 1)
+    tile = mask(slide, np.array([], dtype=np.int64), form)
+    h = network.genes(tile.expression).detach()
+    h[5:10] = 0
+    h.requires_grad_()
+    out, shift = network.encode(BACKEND, tile.encoder_graph, h)
+    (out.square().sum() + shift.square().sum()).backward()
+    assert h.grad is not None
+    assert torch.isfinite(h.grad).all()
+
+
+@every_form
+def test_two_far_tissues_are_their_union(form: str) -> None:
+    network = make_network(form, 2)
+    near, far = make_tissue(2), make_tissue(3, corner_um=5_000)
+    both = slide_from_arrays(
+        "both",
+        np.concatenate([near.xy_um, far.xy_um]),
+        vstack([near.source.matrix, far.source.matrix]).tocsr(),
+        near.gene_ids,
+        RADIUS_UM,
+    )
+    alone = torch.cat([encode(network, near, form)[0], encode(network, far, form)[0]])
+    features = apart(encode(network, both, form)[0], alone)
+    assert features < 1e-12, f"feature error {features:.2e}"
+
+
+@every_form
+def test_a_cell_beyond_reach_has_no_effect(form: str) -> None:
+    """A chain of cells 15 um apart: what stands beyond `reach_um` of the query changes nothing, what stands within does."""
+    network = make_network(form, 4)
+    num_cells, query = 40, np.array([0])
+    counts = csr_matrix(np.ones((num_cells, NUM_GENES)) + np.eye(num_cells, NUM_GENES))
+    xy_um = np.stack([15.0 * np.arange(num_cells), np.zeros(num_cells)], axis=1)
+    reach = reach_um(make_recipe(form), RADIUS_UM)
+    genes = tuple(f"ENSG{g:011d}" for g in range(NUM_GENES))
+
+    def with_change(cell: int) -> Output:
+        changed = counts.tolil()
+        changed[cell, 0] = 50
+        slide = slide_from_arrays("chain", xy_um, changed.tocsr(), genes, RADIUS_UM)
+        return infer(network, mask(slide, query, form))
+
+    plain = infer(network, mask(slide_from_arrays("chain", xy_um, counts, genes, RADIUS_UM), query, form))
+    beyond = int(reach // 15) + 1
+    assert error(plain, with_change(beyond)) == 0
+    assert error(plain, with_change(1)) > 0
+
+
+@every_form
+@few
+@given(seed=seeds)
+def test_tile_is_whole(form: str, seed: int) -> None:
+    """What a tile computes for its core is what the whole slide computes for it."""
+    slide, network = make_tissue(seed, num_cells=300, span_um=400), make_network(form, seed)
+    everything = np.arange(slide.num_cells)
+    hidden = np.sort(numpy_generator(seed, "hidden").choice(everything, 40, replace=False))
+    whole = infer(network, mask(slide, hidden, form))
+    tiler = Tiler(slide.xy_um, everything, reach_um(make_recipe(form), RADIUS_UM))
+    core = hidden[slide.xy_um[hidden, 0] < 150]
+    tile = tiler.tile(core)
+    assert len(tile.rows) < slide.num_cells, "the tile is the whole slide: the law says nothing"
+    part = infer(network, mask(slide, np.flatnonzero(np.isin(tile.rows, hidden)), form, tile))
+    expected = Output(*(values[np.isin(hidden, core)] for values in whole))
+    prediction = error(part, expected)
+    assert prediction < 1e-12, f"prediction error {prediction:.2e}"
+
+
+@every_form
+def test_masked_counts_never_enter(form: str) -> None:
+    """Other counts in the masked cells: the same prediction, bit for bit."""
+    slide, network = make_tissue(6), make_network(form, 6)
+    other = slide.source.matrix.tolil()
+    other[MASKED] = 7
+    leaky = slide_from_arrays("other", slide.xy_um, other.tocsr(), slide.gene_ids, RADIUS_UM)
+    assert error(infer(network, mask(slide, MASKED, form)), infer(network, mask(leaky, MASKED, form))) == 0
+
+
+@given(seed=seeds)
+@few
+def test_subgraph_is_the_graph_of_the_rest(seed: int) -> None:
+    xy_um = numpy_generator(seed, "places").uniform(0, 60, (40, 2))
+    kept = np.flatnonzero(numpy_generator(seed, "kept").random(40) < 0.7)
+    derived = subgraph(radius_graph(xy_um, RADIUS_UM), torch.from_numpy(kept))
+    built = radius_graph(xy_um[kept], RADIUS_UM)
+    for name in ("indptr", "sources", "targets", "displacement"):
+        assert torch.equal(getattr(derived, name), getattr(built, name)), name
+
+
+def test_cell_embedding_sees_nobody() -> None:
+    """With every edge between cells removed, a cell's features depend on the cell alone."""
+    network, slide = make_network("literal", 7), make_tissue(7)
+    tile = mask(slide, np.array([], dtype=np.int64), "literal")
+    with torch.no_grad():
+        h = network.genes(tile.expression)
+        graph = without_edges(slide.num_cells, self_loops=True, dtype=torch.float64)
+        alone, _ = network.encode(BACKEND, graph, h)
+        h[1:] = 3.0
+        changed, _ = network.encode(BACKEND, graph, h)
+    assert torch.equal(alone[0], changed[0])
+    assert float(alone.abs().max()) > 0
