@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from cifm_backends.base import Graph
 from scipy.spatial import cKDTree
+
+from cifm_backends.base import Graph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +36,9 @@ def radius_graph(
     edges = edges[np.argsort(edges[:, 0] * num_cells + edges[:, 1], kind="stable")]
     targets, sources = edges[:, 0], edges[:, 1]
     displacement = (xy_um[targets] - xy_um[sources]) / radius_um
-    return _from_sorted(num_cells, torch.from_numpy(sources), torch.from_numpy(targets), torch.from_numpy(displacement).to(dtype))
+    return _from_sorted(
+        num_cells, torch.from_numpy(sources), torch.from_numpy(targets), torch.from_numpy(displacement).to(dtype)
+    )
 
 
 def subgraph(graph: Graph, cells: torch.Tensor) -> Graph:

@@ -259,7 +259,7 @@ def _read(file: h5py.File, path: Path) -> Slide:
         name=path.stem,
         xy_um=file[f"obsm/{keys.SPATIAL}"][:].astype(np.float64),
         total_counts=obs[keys.TOTAL_COUNTS].to_numpy(dtype=np.float64),
-        split=obs[keys.SPLIT].cat.set_categories(list(keys.REGIONS)).cat.codes.to_numpy(dtype=np.int8),
+        split=obs[keys.SPLIT].cat.set_categories(list(keys.REGIONS)).cat.codes.to_numpy().astype(np.int8),
         gene_ids=tuple(var.index),
         symbols=tuple(var[keys.SYMBOL]),
         radius_um=float(about[keys.RADIUS_UM]),
@@ -281,7 +281,9 @@ def describe(path: Path) -> dict[str, Any]:
     slide = open_slide(path)
     with h5py.File(path, "r") as file:
         about = cast("dict[str, Any]", read_elem(file[f"uns/{keys.CIFM}"]))
-    parsed = {key: json.loads(value) if key in (keys.REPORT, keys.PROVENANCE) else value for key, value in about.items()}
+    parsed = {
+        key: json.loads(value) if key in (keys.REPORT, keys.PROVENANCE) else value for key, value in about.items()
+    }
     parsed = {key: value.item() if isinstance(value, np.generic) else value for key, value in parsed.items()}
     sizes = {region: len(slide.region(region)) for region in keys.REGIONS}
     return {"kind": "prepared slide", "cells": slide.num_cells, "genes": slide.num_genes, "split": sizes, **parsed}

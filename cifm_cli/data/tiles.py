@@ -24,11 +24,13 @@ class Tile:
         rows: (n,) ascending rows of the slide, core and halo.
         core: (c,) positions of the core cells in `rows`, in the order they were asked for.
         xy_um: (n, 2) micrometres.
+        distance_um: (n,) from each cell to the nearest core cell; zero in the core.
     """
 
     rows: Rows
     core: Rows
     xy_um: NDArray[np.float64]
+    distance_um: NDArray[np.float64]
 
 
 class Tiler:
@@ -56,20 +58,19 @@ class Tiler:
         Returns:
             Core and every cell of the part within `halo_um` of a core cell.
         """
-        if not len(core_rows):
-            return Tile(core_rows, core_rows, self._xy_um[core_rows])
-        near = self.rows[self._within_halo(self._xy_um[core_rows])]
-        rows = np.union1d(near, core_rows)
-        return Tile(rows, np.searchsorted(rows, core_rows), self._xy_um[rows])
+        core_um = self._xy_um[core_rows]
+        near, distance_um = self._within_halo(core_um) if len(core_rows) else (core_rows, np.zeros(0))
+        rows = self.rows[near]
+        return Tile(rows, np.searchsorted(rows, core_rows), self._part_um[near], distance_um)
 
-    def _within_halo(self, core_um: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Positions of the part's cells within the halo of any core cell, by core box, then by distance."""
+    def _within_halo(self, core_um: NDArray[np.float64]) -> tuple[Rows, NDArray[np.float64]]:
+        """Positions of the part's cells within the halo of any core cell, and their distance to it."""
         low, high = core_um.min(axis=0), core_um.max(axis=0)
-        half_um = (high - low).max() / 2 + self.halo_um
+        half_um = (high - low).max() / 2 + self.halo_um + 1.0
         boxed = np.sort(np.asarray(self._tree.query_ball_point((low + high) / 2, half_um, p=np.inf), dtype=np.int64))
-        reach = np.nextafter(self.halo_um, np.inf)  # query's bound is exclusive, the radius graph's is inclusive
-        distance, _ = cKDTree(core_um).query(self._part_um[boxed], distance_upper_bound=reach)
-        return boxed[np.isfinite(distance)]
+        distance_um, _ = cKDTree(core_um).query(self._part_um[boxed], distance_upper_bound=self.halo_um + 1.0)
+        found = distance_um <= self.halo_um  # inclusive, as the radius graph is; the query's own bound is not
+        return boxed[found], distance_um[found]
 
 
 def chunks(rows: Rows, size: int) -> Iterator[Rows]:

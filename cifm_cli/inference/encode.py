@@ -14,9 +14,9 @@ from cifm_cli.model.masking import move_graph, to_expression
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cifm_backends.base import Graph
     from numpy.typing import NDArray
 
+    from cifm_backends.base import Graph
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.data.tiles import Tile
     from cifm_cli.inference.engine import Engine
@@ -52,9 +52,7 @@ def encode_cells(
     return embeddings
 
 
-def _encode_tiles(
-    engine: Engine, slide: Slide, level: Level, part: Rows
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _encode_tiles(engine: Engine, slide: Slide, level: Level, part: Rows) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Embed one tile after the other; yields where its cells start in `part`, and their features."""
     panel, recipe = engine.panel(slide), engine.checkpoint.recipe
     halo_um = recipe.model.encoder_layers * slide.radius_um if level == "microenvironment" else 0.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cifm_backends
 import torch
 
+import cifm_backends
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import load_checkpoint
 from cifm_cli.model.vocabulary import FEW_SHARED, Panel, match_panel
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_backends.base import Backend
-
     from cifm_cli.data.slide import Slide
     from cifm_cli.model.checkpoint import Checkpoint
 

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from cifm_cli.data.tiles import Tiler, chunks
-from cifm_cli.model.masking import mask_tile
-from cifm_cli.model.network import reach_um
+from cifm_cli.model.masking import mask_tile, reach_um
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from cifm_backends.base import EdgeTerms, NodeTerms
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cifm_backends.base import EdgeTerms, NodeTerms
+
 if TYPE_CHECKING:
     from cifm_backends.base import Backend, Graph
-
     from cifm_cli.recipe import ModelRecipe
 
 NORM_EPSILON = 1e-5  # keeps the derivative at void finite: 1 / sqrt(epsilon)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from cifm_backends.base import Graph
 
+from cifm_backends.base import Graph
 from cifm_cli.data.graph import radius_graph, subgraph
 from cifm_cli.model.smoother import Surroundings, look_around
 
@@ -54,9 +54,9 @@ class MaskedTile:
         expression: Of the V visible cells; the masked cells' is not in here.
         encoder_graph: A(C_unm) over the visible cells (Eq. 2).
         decoder_graph: A(C) over all n cells (Eq. 3).
-        visible: (V,) positions in the tile.
-        masked: (K,) positions in the tile.
-        queries: (M,) positions of the masked cells of the core, ascending: the ones to infer.
+        visible: (V,) visible cells of the decoder graph.
+        masked: (K,) masked cells of the decoder graph.
+        queries: (M,) masked core cells of the decoder graph, ascending: the ones to infer.
         genes: (P,) vocabulary rows of the slide's panel.
         around: What surrounds the queries, for objectives that start there.
     """
@@ -87,10 +87,30 @@ class MaskedTile:
         )
 
 
+def message_reach_um(recipe: Recipe, radius_um: float) -> float:
+    """How far messages carry: one radius per layer of encoder and decoder, in micrometres."""
+    return (recipe.model.encoder_layers + recipe.model.decoder_layers) * radius_um
+
+
+def reach_um(recipe: Recipe, radius_um: float) -> float:
+    """How far a cell can matter to a prediction, which is the halo of a tile.
+
+    Args:
+        recipe: A whole recipe.
+        radius_um: Radius of the graph, micrometres.
+
+    Returns:
+        The reach of the messages, or of the smoother if that is longer, in micrometres.
+    """
+    messages_um = message_reach_um(recipe, radius_um)
+    return max(messages_um, recipe.objective.cutoff * radius_um) if recipe.objective.name == "residual" else messages_um
+
+
 def move_graph(graph: Graph, device: torch.device) -> Graph:
     """Copy a graph to a device."""
-    tensors = (graph.indptr, graph.sources, graph.targets, graph.displacement)
-    return Graph(*(tensor.to(device) for tensor in tensors))
+    return Graph(
+        graph.indptr.to(device), graph.sources.to(device), graph.targets.to(device), graph.displacement.to(device)
+    )
 
 
 def choose_masked(core: Rows, recipe: Recipe, generator: np.random.Generator) -> Rows:
@@ -125,28 +145,37 @@ def mask_tile(
     Returns:
         What the network reads.
     """
-    is_visible = np.ones(len(tile.rows), dtype=bool)
-    is_visible[masked] = False
-    visible = np.flatnonzero(is_visible)
+    is_masked = np.zeros(len(tile.rows), dtype=bool)
+    is_masked[masked] = True
     queries = np.intersect1d(masked, tile.core)
-    rows = tile.rows[visible]
-    expression = slide.expression(rows, recipe.data.target_sum)[:, panel.columns]
-    graph = radius_graph(tile.xy_um, slide.radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
-    around = None
-    if recipe.objective.name == "residual":
-        places = tile.xy_um / slide.radius_um
-        sums = look_around(places[queries], places[visible], expression, slide.total_counts[rows], recipe.objective)
-        around = Surroundings(sums.expression.to(dtype), sums.expressed.to(dtype), sums.mass.to(dtype))
+    visible = np.flatnonzero(~is_masked)
+    expression = slide.expression(tile.rows[visible], recipe.data.target_sum)[:, panel.columns]
+    near = tile.distance_um <= message_reach_um(recipe, slide.radius_um)  # the smoother may see further
+    graph = radius_graph(tile.xy_um[near], slide.radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
+    seen = np.flatnonzero(~is_masked[near])
     return MaskedTile(
-        expression=to_expression(expression, panel.vocabulary_rows, dtype),
-        encoder_graph=subgraph(graph, torch.from_numpy(visible)),
+        expression=to_expression(expression[near[visible]], panel.vocabulary_rows, dtype),
+        encoder_graph=subgraph(graph, torch.from_numpy(seen)),
         decoder_graph=graph,
-        visible=torch.from_numpy(visible),
-        masked=torch.from_numpy(np.flatnonzero(~is_visible)),
-        queries=torch.from_numpy(queries),
+        visible=torch.from_numpy(seen),
+        masked=torch.from_numpy(np.flatnonzero(is_masked[near])),
+        queries=torch.from_numpy(np.searchsorted(np.flatnonzero(near), queries)),
         genes=torch.from_numpy(panel.vocabulary_rows),
-        around=around,
+        around=_surroundings(slide, tile, (queries, visible), expression, recipe, dtype),
     )
+
+
+def _surroundings(
+    slide: Slide, tile: Tile, cells: tuple[Rows, Rows], expression: csr_matrix, recipe: Recipe, dtype: torch.dtype
+) -> Surroundings | None:
+    """What surrounds the queries, where the objective starts there."""
+    if recipe.objective.name != "residual":
+        return None
+    queries, visible = cells
+    places = tile.xy_um / slide.radius_um
+    depth = slide.total_counts[tile.rows[visible]]
+    sums = look_around(places[queries], places[visible], expression, depth, recipe.objective)
+    return Surroundings(sums.expression.to(dtype), sums.expressed.to(dtype), sums.mass.to(dtype))
 
 
 def to_expression(matrix: csr_matrix, vocabulary_rows: NDArray[np.int64], dtype: torch.dtype) -> Expression:

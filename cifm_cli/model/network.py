@@ -16,7 +16,6 @@ from cifm_cli.model.smoother import Smoother
 
 if TYPE_CHECKING:
     from cifm_backends.base import Backend, Graph
-
     from cifm_cli.model.masking import Expression, MaskedTile
     from cifm_cli.recipe import Recipe
 
@@ -203,19 +202,3 @@ def _run(layers: nn.ModuleList, backend: Backend, graph: Graph, h: Tensor, shift
     for layer in layers:
         h, shift = layer(backend, graph, h, shift)
     return h, shift
-
-
-def reach_um(recipe: Recipe, radius_um: float) -> float:
-    """How far a cell can matter to a prediction: the halo of a tile.
-
-    Args:
-        recipe: A whole recipe.
-        radius_um: Radius of the graph, micrometres.
-
-    Returns:
-        (encoder + decoder layers) radii, or the smoother's cutoff if that is longer, in micrometres.
-    """
-    radii = float(recipe.model.encoder_layers + recipe.model.decoder_layers)
-    if recipe.objective.name == "residual":
-        radii = max(radii, recipe.objective.cutoff)
-    return radii * radius_um

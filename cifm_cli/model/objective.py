@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cifm_cli.model.network import Output
     from cifm_cli.recipe import ObjectiveRecipe
 

@@ -182,5 +182,5 @@ class LeastSquares:
         shared = torch.linalg.solve(pooled + tiny * (1 + pooled.trace()), self.moment.sum(0))
         per_query = self.gram.diagonal(dim1=1, dim2=2) / self.num_queries.clamp(min=1)[:, None]
         belief = torch.diag_embed(SHARED_BELIEF * per_query) + tiny
-        weights = torch.linalg.solve(self.gram + belief, self.moment + belief @ shared)
+        weights: Tensor = torch.linalg.solve(self.gram + belief, self.moment + belief @ shared)
         return weights.T.float()

@@ -16,8 +16,7 @@ from cifm_cli import keys
 from cifm_cli.data.slide import open_slide
 from cifm_cli.data.tiles import Tiler
 from cifm_cli.errors import CifmError
-from cifm_cli.model.masking import MaskedTile, choose_masked, mask_tile
-from cifm_cli.model.network import reach_um
+from cifm_cli.model.masking import MaskedTile, choose_masked, mask_tile, reach_um
 from cifm_cli.model.vocabulary import Panel, match_panel, union_vocabulary
 from cifm_cli.provenance import numpy_generator
 
@@ -125,7 +124,7 @@ class Corpus:
         tile = tiler.tile(tiler.rows[start : start + size])
         masked = choose_masked(tile.core, self.recipe, generator)
         ready = mask_tile(part.slide, tile, masked, part.panel, self.recipe)
-        truth = part.slide.expression(tile.rows[ready.queries.numpy()], self.recipe.data.target_sum)
+        truth = part.slide.expression(tile.rows[masked], self.recipe.data.target_sum)
         return Example(ready, torch.from_numpy(truth[:, part.panel.columns].toarray()))
 
     def profiles(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -46,16 +46,26 @@ def train(setup: Setup) -> dict[str, Any]:
     run = open_run(setup)
     parameters = sum(weight.numel() for weight in run.network.parameters())
     say(f"training {parameters:,} parameters on {run.corpus.num_cells:,} cells of {len(run.corpus.slides)} slide(s)")
-    say(f"backend {run.backend.name} ({run.backend.version()}), {run.device}, {torch.get_num_threads()} threads: {run.folder}")
+    say(
+        f"backend {run.backend.name} ({run.backend.version()}), {run.device}, {torch.get_num_threads()} threads: {run.folder}"
+    )
     looks = run.corpus.validation(run.seed)
     if run.position.step == 0:
-        fit_smoother(run)
+        if setup.init is None:
+            fit_smoother(run)
         keep_if_better(run, looks)
     fit(run, looks)
     best = run.position
     say(f"best validation loss {best.best_loss:.4f} at step {best.best_step}, in {run.folder}")
-    return {"run": str(run.folder), "steps": best.step, "seconds": round(best.seconds, 1), "parameters": parameters,
-            "first_loss": best.first_loss, "best_loss": best.best_loss, "best_step": best.best_step}
+    return {
+        "run": str(run.folder),
+        "steps": best.step,
+        "seconds": round(best.seconds, 1),
+        "parameters": parameters,
+        "first_loss": best.first_loss,
+        "best_loss": best.best_loss,
+        "best_step": best.best_step,
+    }
 
 
 def fit(run: Run, looks: list[Example]) -> None:
@@ -80,10 +90,10 @@ def fit(run: Run, looks: list[Example]) -> None:
             advance(1, f"loss {step_loss:.3f}, best {position.best_loss:.3f}")
             if position.step % recipe.validate_every == 0:
                 keep_if_better(run, looks)
-            if stopped():
+            if reason := stopped():
                 run.save_state()
                 say(f"stopped after step {position.step}; go on with: cifm train RECIPE --resume --out {run.folder}")
-                raise stopped()
+                raise reason
     if position.step % recipe.validate_every:
         keep_if_better(run, looks)
 

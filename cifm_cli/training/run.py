@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import cifm_backends
 import torch
 
+import cifm_backends
 from cifm_cli import provenance, recipe
 from cifm_cli.errors import CifmError, writing
 from cifm_cli.inference.engine import choose_device
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_backends.base import Backend
-
     from cifm_cli.recipe import Recipe
 
 RECIPE_FILE = "recipe.toml"

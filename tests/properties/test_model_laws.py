@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cifm_backends.torch_reference import TorchBackend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array, vstack
 
+from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.graph import radius_graph, subgraph, without_edges
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.data.tiles import Tile, Tiler
-from cifm_cli.model.masking import MaskedTile, mask_tile
-from cifm_cli.model.network import Network, Output, reach_um
+from cifm_cli.model.masking import MaskedTile, mask_tile, reach_um
+from cifm_cli.model.network import Network, Output
 from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import Recipe, parse
@@ -62,7 +62,7 @@ def make_network(form: str, seed: int) -> Network:
 
 def mask(slide: Slide, masked: np.ndarray, form: str, tile: Tile | None = None) -> MaskedTile:
     everything = np.arange(slide.num_cells)
-    tile = tile or Tile(everything, everything, slide.xy_um)
+    tile = tile or Tile(everything, everything, slide.xy_um, np.zeros(slide.num_cells))
     return mask_tile(slide, tile, masked, match_panel(slide, slide.gene_ids), make_recipe(form), torch.float64)
 
 
@@ -89,7 +89,9 @@ def encode(network: Network, slide: Slide, form: str) -> tuple[torch.Tensor, tor
 
 
 def moved(slide: Slide, rotation: np.ndarray, translation_um: np.ndarray) -> Slide:
-    return slide_from_arrays("moved", slide.xy_um @ rotation + translation_um, slide.source.matrix, slide.gene_ids, RADIUS_UM)
+    return slide_from_arrays(
+        "moved", slide.xy_um @ rotation + translation_um, slide.source.matrix, slide.gene_ids, RADIUS_UM
+    )
 
 
 MASKED = np.array([3, 17, 30, 44])

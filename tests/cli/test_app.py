@@ -1,0 +1,181 @@
+"""The command line as a whole: light help, exit codes, signals, pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from cifm_cli import __version__
+from cifm_cli.errors import CifmError, StopRequested
+
+HEAVY = ("torch", "anndata", "scipy", "matplotlib", "pandas", "sklearn", "h5py")
+
+
+def python(code: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["recipes", "list"], ["--version"]])
+def test_light_commands_import_nothing_heavy(words: list[str]) -> None:
+    code = f"""
+import sys
+from cifm_cli.app import main
+code = main(sys.argv[1:])
+print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+sys.exit(code)"""
+    done = python(code, *words)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "[]")
+
+
+def test_help_names_every_command_and_how_to_start(cifm) -> None:
+    code, out, _ = cifm("--help")
+    assert code == 0
+    commands = [
+        "prepare",
+        "train",
+        "evaluate",
+        "embed",
+        "predict",
+        "probe",
+        "simulate",
+        "recipes",
+        "backends",
+        "demo",
+        "inspect",
+        "doctor",
+    ]
+    assert not [name for name in commands if not re.search(rf"^│ {name} ", out, re.MULTILINE)]
+    assert "cifm demo" in out
+
+
+def test_nothing_typed_is_a_call_for_help(cifm) -> None:
+    assert cifm() == cifm("--help")
+
+
+def test_version(cifm) -> None:
+    assert cifm("--version") == (0, f"cifm {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["fly"], "no such command 'fly'"),
+        (["recipes"], "missing command"),
+        (["recipes", "show"], "missing argument"),
+        (["recipes", "list", "--fast"], "no such option: --fast"),
+    ],
+)
+def test_wrong_usage_is_two_lines_and_exit_2(cifm, words: list[str], says: str) -> None:
+    code, out, err = cifm(*words)
+    first, second = err.splitlines()
+    assert (code, out) == (2, "")
+    assert first.startswith(f"error: {says}")
+    assert re.fullmatch(r"hint: see `cifm.* --help`", second)
+
+
+def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let `cifm recipes list` end in `error`."""
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("cifm_cli.recipe.shipped", fail)
+
+
+def test_user_errors_are_one_line_each(cifm, monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(monkeypatch, CifmError("slide.h5ad: bad\n  [red]row[/red] :x: 3", "look\nat it"))
+    assert cifm("recipes", "list") == (1, "", "error: slide.h5ad: bad [red]row[/red] :x: 3\nhint: look at it\n")
+
+
+def test_a_backend_that_is_missing_is_a_user_error(cifm, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cifm_backends import BackendUnavailableError
+
+    raising(monkeypatch, BackendUnavailableError("unknown backend warp"))
+    code, _, err = cifm("recipes", "list")
+    assert (code, err.splitlines()[0]) == (1, "error: unknown backend warp")
+    assert "cifm backends" in err
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_debug_keeps_the_traceback(cifm, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    raising(monkeypatch, CifmError("bad", "mend it"))
+    if how == "environment":
+        monkeypatch.setenv("CIFM_DEBUG", "1")
+    with pytest.raises(CifmError, match="bad"):
+        cifm(*(["--debug"] if how == "option" else []), "recipes", "list")
+
+
+def test_a_bug_keeps_its_traceback(cifm, monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(monkeypatch, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        cifm("recipes", "list")
+
+
+@pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt(), 130), (StopRequested(), 143)])
+def test_interruption_says_how_to_go_on(
+    cifm, monkeypatch: pytest.MonkeyPatch, error: BaseException, expected: int
+) -> None:
+    raising(monkeypatch, error)
+    code, out, err = cifm("recipes", "list")
+    assert (code, out) == (expected, "")
+    assert err.startswith("interrupted; ")
+
+
+def test_sigterm_unwinds_the_stack_and_gives_the_handler_back() -> None:
+    code = """
+import os, signal, sys
+from cifm_cli import app, recipe
+def stop():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        import time; time.sleep(30)
+    finally:
+        print("unwound")
+before = signal.getsignal(signal.SIGTERM)
+recipe.shipped = stop
+code = app.main(["recipes", "list"])
+assert signal.getsignal(signal.SIGTERM) == before
+sys.exit(code)"""
+    done = python(code)
+    assert (done.returncode, done.stdout) == (143, "unwound\n")
+    assert done.stderr.startswith("interrupted; ")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of a POSIX shell")
+def test_a_closed_pipe_is_quiet() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "cifm_cli", "recipes", "show", "xenium"]
+    # pytest ignores SIGPIPE as Python does; the child must meet the broken pipe itself
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    os.close(write)
+    assert done.stderr == ""
+    assert done.returncode != -signal.SIGPIPE
+
+
+def test_backends_and_doctor_tell_what_is_here(cifm) -> None:
+    code, out, _ = cifm("backends", "--json")
+    found = {backend["name"]: backend for backend in json.loads(out)}
+    assert code == 0
+    assert "cpu" in found["torch"]["devices"]
+    assert sum("cpu" in backend["auto"] for backend in found.values()) == 1
+    code, out, _ = cifm("doctor", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["cifm"] == __version__
+    assert set(facts["backends"]) == set(found)
+    assert facts["threads"] >= 1
+    assert facts["memory_gb"] > 0
+
+
+@pytest.mark.parametrize("command", ["backends", "doctor"])
+def test_readable_forms_go_to_stdout(cifm, command: str) -> None:
+    code, out, err = cifm(command)
+    assert (code, err) == (0, "")
+    assert re.search(r"^(backends\.)?torch +", out, re.MULTILINE)

@@ -1,0 +1,37 @@
+"""The demo runs what it shows, and every place it names is there afterwards."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cifm_cli.commands import demo
+
+
+def test_the_demo_is_the_six_commands() -> None:
+    assert [line.split()[1] for line in demo.LINES] == ["prepare", "train", "evaluate", "embed", "probe", "simulate"]
+
+
+@pytest.mark.slow
+def test_the_demo_runs_what_it_shows(cifm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "NUM_CELLS", 2_000)
+    brief = {"cifm train recipes/demo.toml": "cifm train recipes/demo.toml --set train.steps=20"}
+    monkeypatch.setattr(demo, "LINES", tuple(brief.get(line, line) for line in demo.LINES))
+    code, out, err = cifm("demo")
+    assert (code, out) == (0, "")
+    assert re.findall(r"^\$ (.*)$", err, re.MULTILINE) == ["cd cifm_demo", *demo.LINES]
+    assert [where for where in demo.WHERE if not (tmp_path / "cifm_demo" / where).exists()] == []
+    assert Path.cwd() == tmp_path
+
+
+def test_a_line_that_fails_ends_the_demo(cifm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "NUM_CELLS", 300)
+    monkeypatch.setattr(demo, "LINES", ("cifm inspect nowhere", "cifm recipes list"))
+    code, out, err = cifm("demo", "--out", "d")
+    assert (code, out) == (1, "")
+    assert "nowhere" in err
+    assert "recipes" not in err

@@ -1,0 +1,66 @@
+"""`cifm inspect` on everything that cifm writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+
+def facts(cifm, path: Path) -> dict:
+    code, out, err = cifm("inspect", path, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def test_a_prepared_slide(cifm, prepared_synthetic: Path) -> None:
+    found = facts(cifm, prepared_synthetic)
+    assert found["kind"] == "prepared slide"
+    assert found["platform"] == "xenium"
+    assert sum(found["split"].values()) == found["cells"] == found["report"]["cells"]["kept"]
+    assert found["provenance"]["command"] == "prepare"
+
+
+def test_a_folder_of_slides(cifm, prepared_synthetic: Path) -> None:
+    assert facts(cifm, prepared_synthetic.parent) == {"tissue.h5ad": facts(cifm, prepared_synthetic)}
+
+
+def test_the_readable_form_says_the_same(cifm, prepared_synthetic: Path) -> None:
+    code, out, err = cifm("inspect", prepared_synthetic)
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines() if len(line.split(maxsplit=1)) == 2)
+    assert (code, err) == (0, "")
+    assert rows["cells"] == str(facts(cifm, prepared_synthetic)["cells"])
+    assert rows["split.train"] == str(facts(cifm, prepared_synthetic)["split"]["train"])
+
+
+def test_a_run_and_its_model(cifm, tmp_path: Path) -> None:
+    from cifm_cli.model.checkpoint import save_checkpoint
+    from cifm_cli.model.network import Network
+    from cifm_cli.recipe import ModelRecipe, Recipe
+
+    recipe = Recipe(model=ModelRecipe(width=8))
+    genes = ("ENSG1", "ENSG2", "ENSG3")
+    save_checkpoint(tmp_path / "model.safetensors", Network(len(genes), recipe), recipe, genes, {"seed": 7})
+    found = facts(cifm, tmp_path)
+    assert found == facts(cifm, tmp_path / "model.safetensors")
+    assert (found["kind"], found["genes"], found["recipe"]["model"]["width"]) == ("checkpoint", 3, 8)
+    assert found["provenance"] == {"seed": 7}
+    parts = dict(found["parameters"])
+    assert parts.pop("total") == sum(parts.values())
+
+
+@pytest.mark.parametrize("slots", [["X_cifm"], ["X_cifm_cell"], ["X_cifm", "X_cifm_cell"]])
+def test_an_embedded_slide(cifm, tmp_path: Path, slots: list[str]) -> None:
+    path = tmp_path / "e.h5ad"
+    with h5py.File(path, "w") as file:
+        for slot in slots:
+            file[f"obsm/{slot}"] = np.zeros((5, 4))
+        file["obs/_index"] = file["obs/cluster"] = np.arange(5)
+    assert facts(cifm, path) == {
+        "kind": "embedded slide",
+        "obs": ["cluster"],
+        "obsm": {slot: [5, 4] for slot in slots},
+    }

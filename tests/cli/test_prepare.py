@@ -1,0 +1,138 @@
+"""`cifm prepare` as typed: streams, exit codes, messages, and a disk that is full."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from cifm_cli import keys
+
+OPTIONS = {
+    "--out", "--name", "--platform", "--bin-um", "--condition", "--tissue", "--sample", "--radius-um", "--microns-per-pixel",
+    "--layer", "--gene-table", "--crop", "--force", "--json", "--help", "-h",
+}  # fmt: skip
+
+
+def test_a_download_becomes_a_slide(
+    cifm: object, xenium_download: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cifm("prepare", xenium_download)
+    assert code == 0
+    assert out == ""
+    assert "cells in" in err
+    assert "dropped: void" in err
+    assert "wrote prepared/tissue.h5ad" in err
+    assert ad.read_h5ad(tmp_path / "prepared" / "tissue.h5ad").obs[keys.SPLIT].cat.categories.tolist() == list(
+        keys.REGIONS
+    )
+
+
+def test_json_alone_goes_to_stdout(cifm: object, xenium_download: Path, tmp_path: Path) -> None:
+    code, out, _ = cifm(
+        "prepare", xenium_download, "--out", tmp_path, "--name", "t1", "--condition", "tumour", "--json"
+    )
+    assert code == 0
+    slide = json.loads(out)["slides"]["t1"]
+    assert slide["path"] == str(tmp_path / "t1.h5ad")
+    assert slide["cells"]["kept"] + sum(slide["cells"]["dropped"].values()) == slide["cells"]["in"] == 800
+    assert slide["up_to_date"] is False
+    again = json.loads(
+        cifm("prepare", xenium_download, "--out", tmp_path, "--name", "t1", "--condition", "tumour", "--json").out
+    )
+    assert again["slides"]["t1"] == {**slide, "up_to_date": True}
+
+
+def test_several_downloads_in_one_call(cifm: object, xenium_download: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(xenium_download, tmp_path / "other"))
+    code, out, _ = cifm("prepare", xenium_download, other, "--out", tmp_path / "prepared", "--json")
+    assert code == 0
+    assert list(json.loads(out)["slides"]) == ["tissue", "other"]
+    assert sorted(path.name for path in (tmp_path / "prepared").iterdir()) == ["other.h5ad", "tissue.h5ad"]
+
+
+def test_crop_and_radius_reach_the_slide(cifm: object, xenium_download: Path, tmp_path: Path) -> None:
+    code, out, _ = cifm(
+        "prepare", xenium_download, "--out", tmp_path, "--crop", "0,0,150,150", "--radius-um", "30", "--json"
+    )
+    assert code == 0
+    slide = json.loads(out)["slides"]["tissue"]
+    assert slide["units"]["radius_um"] == 30.0
+    assert slide["cells"]["dropped"]["outside the crop"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["absent"], "no such file or folder"),
+        (["{download}", "--crop", "1,2,3"], "not a rectangle"),
+        (["{download}", "--platform", "codex"], "--platform codex: unknown"),
+        (["{download}", "{download}"], "2 downloads would be prepared as 'tissue'"),
+        (["{download}", "--name", "a/b"], "cannot name a file"),
+        (["{download}", "--radius-um", "-3"], "not a length"),
+        (["{download}", "--microns-per-pixel", "100"], "too sparse for micrometres"),
+        (["{download}", "--microns-per-pixel", "0.01"], "too dense for micrometres"),
+        (["{download}", "--crop", "-10,-10,-5,-5"], "no cell is left of 800"),
+    ],
+)
+def test_user_errors_have_two_lines_and_code_1(
+    cifm: object, xenium_download: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    code, out, err = cifm(
+        "prepare", *(word.format(download=xenium_download) for word in words), "--out", tmp_path / "out"
+    )
+    assert (code, out) == (1, "")
+    assert message in err
+    assert [line.split(":")[0] for line in err.splitlines() if line] == ["error", "hint"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_usage_has_code_2(cifm: object) -> None:
+    assert cifm("prepare").code == 2
+    assert cifm("prepare", "x", "--bin-um", "eight").code == 2
+
+
+def test_symbols_without_ids_get_the_hint(cifm: object, tmp_path: Path) -> None:
+    slide = ad.AnnData(np.ones((4, 2)), obs=pd.DataFrame(index=list("abcd")), var=pd.DataFrame(index=["CD4", "CD8A"]))
+    slide.obsm["spatial"] = np.array([[0, 0], [10, 0], [0, 10], [10, 10]])
+    slide.write_h5ad(tmp_path / "s.h5ad")
+    code, _, err = cifm("prepare", tmp_path / "s.h5ad", "--out", tmp_path / "out")
+    assert code == 1
+    assert "none of the 2 features is a gene with an Ensembl id" in err
+    assert "--gene-table" in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits on file size are set by POSIX")
+def test_a_full_disk_leaves_the_old_slide(cifm: object, xenium_download: Path, tmp_path: Path) -> None:
+    assert cifm("prepare", xenium_download, "--out", tmp_path).code == 0
+    command = [sys.executable, "-m", "cifm_cli", "prepare", str(xenium_download), "--out", str(tmp_path)]
+    before = (tmp_path / "tissue.h5ad").read_bytes()
+    limited = ["sh", "-c", 'ulimit -f 40 && exec "$@"', "sh", *command, "--force"]
+    done = subprocess.run(limited, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert "error: cannot write" in done.stderr
+    assert "hint:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["tissue.h5ad"]
+    assert (tmp_path / "tissue.h5ad").read_bytes() == before
+
+
+def test_the_options_are_the_contract() -> None:
+    from typer.main import get_command
+
+    from cifm_cli.app import app
+
+    command = get_command(app).commands["prepare"]
+    assert {name for parameter in command.params for name in parameter.opts if name.startswith("-")} | {
+        "--help",
+        "-h",
+    } == OPTIONS

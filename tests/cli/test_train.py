@@ -1,0 +1,87 @@
+"""`cifm train` from the command line: what it leaves behind, and every way a user can go wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SMALL = (
+    "--set=train.steps=3",
+    "--set=train.validate_every=2",
+    "--set=train.validation_tiles=1",
+    "--set=model.width=8",
+    "--set=data.tile_cells=64",
+    "--backend=torch",
+)
+
+
+@pytest.fixture
+def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_train_leaves_a_whole_run(cifm: Callable, workspace: Path) -> None:
+    outcome = cifm("train", "demo", *SMALL, "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    run = Path(result["run"])
+    assert sorted(path.name for path in run.iterdir()) == [
+        "metrics.jsonl",
+        "model.safetensors",
+        "recipe.toml",
+        "train_state.safetensors",
+    ]
+    assert (workspace / "runs" / "latest").resolve() == run.resolve()
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2, 2, 3, 3]
+    assert result["steps"] == 3
+
+
+def test_resume_goes_on_with_latest(cifm: Callable, workspace: Path) -> None:
+    assert cifm("train", "demo", *SMALL).code == 0
+    outcome = cifm("train", "demo", *SMALL, "--set=train.steps=5", "--resume", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["no_such"], "recipe no_such: no such file", "shipped recipes"),
+        (["demmo"], "recipe demmo: no such file", "did you mean demo?"),
+        (["demo", "--set", "train.step=3"], "unknown key train.step", "did you mean train.steps?"),
+        (["demo", "--set", "train.steps=-3"], "train.steps = -3", "cifm recipes show"),
+        (["demo", "--set", "nonsense"], "not section.key=value", "train.max_minutes=15"),
+        (["demo", "--data", "nowhere"], "nowhere: no such file or folder", "cifm prepare"),
+        (["demo", "--init", "nowhere"], "no model in nowhere", "cifm train RECIPE"),
+        (["demo", "--resume", "--out", "empty"], "empty: no training to resume", "without --resume"),
+        (["demo", "--backend", "warp"], "unknown backend warp", "cifm backends"),
+        (["demo", "--device", "warp"], "--device warp", "--device auto"),
+    ],
+)
+def test_mistakes_are_one_line_and_a_hint(
+    cifm: Callable, workspace: Path, words: list[str], message: str, hint: str
+) -> None:
+    outcome = cifm("train", *words)
+    assert outcome.code == 1
+    lines = outcome.err.strip().splitlines()
+    assert lines[-2].startswith("error: ")
+    assert message in lines[-2]
+    assert lines[-1].startswith("hint: ")
+    assert hint in lines[-1]
+    assert "Traceback" not in outcome.err
+
+
+def test_all_mistakes_of_a_recipe_at_once(cifm: Callable, workspace: Path) -> None:
+    bad = workspace / "bad.toml"
+    bad.write_text("[model]\nwidht = 3\nheads = 0\n[train]\nsteps = 'many'\n")
+    outcome = cifm("train", str(bad))
+    assert outcome.code == 1
+    assert "3 mistakes" in outcome.err
+    for words in ("unknown key model.widht (nearest: model.width)", "model.heads", "train.steps"):
+        assert words in outcome.err

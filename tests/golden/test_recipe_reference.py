@@ -1,0 +1,51 @@
+"""docs/recipes.md is the recipe classes' own docstrings: one source for help, schema and page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cifm_cli.recipe import Recipe
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
+
+HEAD = """\
+# Recipes
+
+A recipe is a TOML file of five sections. Every key has a default; an unknown key is refused with the nearest known one,
+and all mistakes are shown at once.
+
+```bash
+cifm recipes list
+cifm recipes copy xenium mine.toml        # then edit it
+cifm recipes check mine.toml
+cifm train mine.toml --set train.max_minutes=15
+```
+
+`description` is the line that `cifm recipes list` shows. This page is written by `pytest --regenerate`.
+"""
+
+
+def shown(value: Any) -> str:
+    if value is None:
+        return "absent"
+    return f"`{str(value).lower() if isinstance(value, bool) else list(value) if isinstance(value, tuple) else value}`"
+
+
+def render() -> str:
+    page = HEAD
+    for name, field in Recipe.model_fields.items():
+        keys = getattr(field.annotation, "model_fields", None)
+        if keys:
+            rows = [f"| `{key}` | {shown(inner.default)} | {inner.description} |" for key, inner in keys.items()]
+            page += "\n".join(
+                [f"\n## [{name}]", "", field.annotation.__doc__, "", "| key | default | |", "|---|---|---|", *rows]
+            )
+            page += "\n"
+    return page
+
+
+def test_the_recipe_reference_is_current(regenerate: bool) -> None:
+    if regenerate:
+        PAGE.write_text(render(), encoding="utf8")
+    assert PAGE.read_text(encoding="utf8") == render(), "pytest tests/golden --regenerate"

@@ -1,0 +1,86 @@
+"""Checkpoints: what goes in comes out, and what is not ours is refused in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from cifm_cli.errors import CifmError
+from cifm_cli.model.checkpoint import describe, load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from cifm_cli.model.network import Network
+from cifm_cli.recipe import Recipe, parse
+
+GENES = ("ENSG00000000003", "ENSG00000000005", "ENSG00000000419")
+
+
+def make_recipe() -> Recipe:
+    return parse({"model": {"width": 8, "heads": 2, "encoder_layers": 1}}, "test")
+
+
+def save(folder: Path) -> Network:
+    network = Network(len(GENES), make_recipe())
+    save_checkpoint(folder / "model.safetensors", network, make_recipe(), GENES, {"seed": 3})
+    return network
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    network = save(tmp_path)
+    loaded = load_checkpoint(tmp_path)
+    assert loaded.recipe == make_recipe()
+    assert loaded.vocabulary == GENES
+    assert loaded.provenance == {"seed": 3}
+    assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in loaded.network.state_dict().items())
+
+
+@given(st.dictionaries(st.text("abc.", min_size=1), st.lists(st.floats(width=32, allow_nan=False)), max_size=4))
+def test_tensors_round_trip(tmp_path_factory: pytest.TempPathFactory, content: dict[str, list[float]]) -> None:
+    path = tmp_path_factory.mktemp("tensors") / "some.safetensors"
+    save_tensors(path, {name: torch.tensor(values) for name, values in content.items()}, {"format": 1})
+    assert {name: tensor.tolist() for name, tensor in load_tensors(path)[0].items()} == content
+
+
+def test_describe(tmp_path: Path) -> None:
+    network = save(tmp_path)
+    about = describe(tmp_path / "model.safetensors")
+    assert about["genes"] == 3
+    assert about["parameters"]["total"] == sum(tensor.numel() for tensor in network.state_dict().values())
+
+
+def test_opens_in_plain_safetensors(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    save(tmp_path)
+    assert load_file(tmp_path / "model.safetensors")["genes.weight"].shape == (3, 8)
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "model.safetensors", {}, {"format": 99})
+    with pytest.raises(CifmError, match="format 99"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_stranger_is_refused(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(CifmError, match="not a checkpoint of cifm"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 7, 100, 2000])
+def test_a_truncated_file_is_refused(tmp_path: Path, length: int) -> None:
+    save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CifmError, match="not a readable checkpoint"):
+        load_checkpoint(tmp_path)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    network = Network(2, make_recipe())
+    save_checkpoint(tmp_path / "model.safetensors", network, make_recipe(), GENES, {})
+    with pytest.raises(CifmError, match="do not fit"):
+        load_checkpoint(tmp_path)

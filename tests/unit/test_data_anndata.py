@@ -1,0 +1,243 @@
+"""Any `.h5ad`: where its counts, ids and coordinates are, and what is carried along."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csc_matrix, csr_matrix
+
+from cifm_cli import keys
+from cifm_cli.data.download import PrepareOptions
+from cifm_cli.data.prepare import PrepareResult, prepare_download
+from cifm_cli.errors import CifmError
+
+IDS = ["ENSG00000010610", "ENSG00000153563", "ENSG00000177455"]
+SYMBOLS = ["CD4", "CD8A", "CD19"]
+COUNTS = np.arange(12 * 3).reshape(12, 3) % 5 + (np.arange(12) == 0)[:, None]
+LOGS = np.log1p(COUNTS / 3.0).astype(np.float32)
+
+
+def tissue(matrix: object = None, index: list[str] | None = None, **var: list[str]) -> ad.AnnData:
+    """Twelve cells on a grid of 4 x 3, 10 um apart."""
+    slide = ad.AnnData(
+        X=csr_matrix(COUNTS) if matrix is None else matrix,
+        obs=pd.DataFrame(index=[f"cell-{number}" for number in range(12)]),
+        var=pd.DataFrame(var, index=pd.Index(index or IDS)),
+    )
+    slide.obsm[keys.SPATIAL] = np.stack([np.arange(12) % 4, np.arange(12) // 4], axis=1) * 10.0
+    return slide
+
+
+@pytest.fixture
+def prepare(tmp_path: Path) -> object:
+    def run(slide: ad.AnnData, options: PrepareOptions | None = None) -> tuple[ad.AnnData, PrepareResult]:
+        slide.write_h5ad(tmp_path / "slide.h5ad")
+        result = prepare_download(
+            tmp_path / "slide.h5ad", replace(options or PrepareOptions(), out=tmp_path / "prepared")
+        )
+        return ad.read_h5ad(result.path), result
+
+    return run
+
+
+def counts_in_download_order(slide: ad.AnnData) -> list[list[int]]:
+    return slide[np.argsort(slide.obs[keys.DOWNLOAD_ROW])].X.toarray().astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [csr_matrix(COUNTS), csc_matrix(COUNTS), COUNTS, COUNTS.astype(np.float64), csr_matrix(COUNTS.astype(np.float32))],
+)
+def test_counts_in_any_form_of_x(prepare: object, matrix: object) -> None:
+    slide, result = prepare(tissue(matrix, symbol=SYMBOLS))
+    assert counts_in_download_order(slide) == COUNTS.tolist()
+    assert slide.var[keys.SYMBOL].tolist() == SYMBOLS
+    assert result.report["matrix"] == "X"
+    assert slide.uns[keys.CIFM][keys.PLATFORM] == "anndata"
+    assert slide.uns[keys.CIFM][keys.RADIUS_UM] == 25.0
+
+
+@pytest.mark.parametrize(
+    ("index", "var", "symbols"),
+    [
+        ([gene + ".7" for gene in IDS], {}, IDS),
+        ([gene + ".7" for gene in IDS], {"gene_name": SYMBOLS}, SYMBOLS),
+        (SYMBOLS, {"gene_ids": IDS}, SYMBOLS),
+        (SYMBOLS, {"Ensembl_ID": IDS}, SYMBOLS),
+        (["0", "1", "2"], {"feature_id": IDS, "feature_name": SYMBOLS}, SYMBOLS),
+    ],
+)
+def test_ids_and_symbols_are_found_wherever_they_are(
+    prepare: object, index: list[str], var: dict[str, list[str]], symbols: list[str]
+) -> None:
+    slide, _ = prepare(tissue(None, index, **var))
+    assert slide.var_names.tolist() == IDS
+    assert slide.var[keys.SYMBOL].tolist() == symbols
+
+
+def test_genes_without_id_and_of_other_feature_types_are_dropped(prepare: object) -> None:
+    slide, result = prepare(
+        tissue(
+            None, SYMBOLS, gene_ids=[IDS[0], "", IDS[2]], feature_types=["Gene Expression"] * 2 + ["Antibody Capture"]
+        )
+    )
+    assert slide.var_names.tolist() == [IDS[0]]
+    assert {reason: part["names"] for reason, part in result.report["genes"]["dropped"].items()} == {
+        "no Ensembl id": ["CD8A"],
+        "Antibody Capture": ["CD19"],
+    }
+
+
+def test_symbols_alone_need_a_table(prepare: object, tmp_path: Path) -> None:
+    with pytest.raises(CifmError, match="none of the 3 features") as caught:
+        prepare(tissue(None, SYMBOLS))
+    assert "--gene-table" in caught.value.hint
+    table = tmp_path / "genes.csv"
+    table.write_text("".join(f"{gene},{symbol}\n" for gene, symbol in zip(IDS, SYMBOLS, strict=True)))
+    slide, _ = prepare(tissue(None, SYMBOLS), PrepareOptions(gene_table=table))
+    assert slide.var_names.tolist() == IDS
+
+
+def test_counts_are_taken_from_the_layer_where_x_is_normalised(prepare: object) -> None:
+    normalised = tissue(LOGS)
+    normalised.layers["counts"] = csr_matrix(COUNTS)
+    slide, result = prepare(normalised)
+    assert counts_in_download_order(slide) == COUNTS.tolist()
+    assert result.report["matrix"] == "layers/counts"
+    assert result.report["notes"] == ["X holds no raw counts; took layers/counts"]
+
+
+def test_counts_are_taken_from_raw_with_its_own_genes(prepare: object) -> None:
+    subset = tissue()
+    subset.raw = subset.copy()
+    subset = subset[:, :2].copy()
+    subset.X = LOGS[:, :2]
+    slide, result = prepare(subset)
+    assert slide.var_names.tolist() == IDS
+    assert counts_in_download_order(slide) == COUNTS.tolist()
+    assert result.report["matrix"] == "raw/X"
+
+
+def test_a_normalised_x_is_refused_with_the_layer_to_use(prepare: object) -> None:
+    normalised = tissue(LOGS)
+    normalised.layers["spliced"] = csr_matrix(COUNTS)
+    with pytest.raises(CifmError, match="X: .* in cell 'cell-0', gene .* looks log-normalised") as caught:
+        prepare(normalised)
+    assert caught.value.hint == "the raw counts are elsewhere: --layer spliced"
+    slide, _ = prepare(normalised, PrepareOptions(layer="spliced"))
+    assert counts_in_download_order(slide) == COUNTS.tolist()
+    with pytest.raises(CifmError, match="no layers/unspliced") as caught:
+        prepare(normalised, PrepareOptions(layer="unspliced", name="other"))
+    assert caught.value.hint.endswith("X, spliced")
+
+
+def test_every_obs_column_is_carried_along(prepare: object) -> None:
+    slide = tissue()
+    slide.obs["label"] = pd.Categorical(["tumour", "normal"] * 6)
+    slide.obs["batch"] = pd.Categorical([1, 2, 3] * 4)
+    slide.obs["score"] = np.linspace(0, 1, 12)
+    slide.obs["flag"] = [True, False, True] * 4
+    slide.obs["text"] = ["x", None, "y"] * 4
+    slide.obs["split"] = "mine"
+    prepared, result = prepare(slide)
+    origin = prepared.obs[keys.DOWNLOAD_ROW].to_numpy()
+    for name in ("label", "score", "flag"):
+        assert prepared.obs[name].tolist() == slide.obs[name].iloc[origin].tolist()
+    assert prepared.obs["batch"].tolist() == [str(value) for value in slide.obs["batch"].iloc[origin]]
+    assert prepared.obs["text"].isna().sum() == 4
+    assert prepared.obs["input_split"].unique().tolist() == ["mine"]
+    assert set(prepared.obs[keys.SPLIT]) <= set(keys.REGIONS)
+    assert result.report["notes"] == ["obs column 'split' is stored as 'input_split'"]
+
+
+def test_repeated_barcodes_get_a_suffix(prepare: object) -> None:
+    slide = tissue()
+    slide.obs_names = ["a", "a", "a-1", "a", *"bcdefghi"]
+    prepared, result = prepare(slide)
+    names = pd.Series(prepared.obs_names, index=prepared.obs[keys.DOWNLOAD_ROW].to_numpy()).sort_index()
+    assert names.tolist() == ["a", "a-2", "a-1", "a-3", *"bcdefghi"]
+    assert result.report["notes"] == ["2 barcodes occur twice; the later ones got a suffix -1, -2, ..."]
+
+
+def test_mouse_is_prepared_but_told(prepare: object) -> None:
+    _, result = prepare(
+        tissue(None, [f"ENSMUSG{number:011d}" for number in (1, 2, 3)], symbol=["Cd4", "mt-Nd1", "Cd19"])
+    )
+    assert result.report["genes"]["kept"] == 2
+    assert result.report["warnings"][0].startswith("2 of 2 genes are mouse")
+
+
+def test_a_visium_slide_from_scanpy_is_in_pixels(prepare: object) -> None:
+    slide = tissue()
+    slide.uns["spatial"] = {"library": {"scalefactors": {"spot_diameter_fullres": 89.4, "tissue_hires_scalef": 0.1}}}
+    with pytest.raises(CifmError, match="image pixels"):
+        prepare(slide)
+    prepared, result = prepare(slide, PrepareOptions(microns_per_pixel=2.0))
+    assert prepared.obsm[keys.SPATIAL].max() == 60.0
+    assert result.report["units"]["derivation"] == "obsm['spatial'] x 2 um, as asked"
+
+
+def no_spatial(slide: ad.AnnData) -> None:
+    slide.obsm["X_umap"] = slide.obsm.pop(keys.SPATIAL)
+
+
+def nan_in_x(slide: ad.AnnData) -> None:
+    slide.X = COUNTS.astype(float)
+    slide.X[3, 1] = np.nan
+
+
+def all_void(slide: ad.AnnData) -> None:
+    slide.X = np.zeros_like(COUNTS)
+
+
+def millimetres(slide: ad.AnnData) -> None:
+    slide.obsm[keys.SPATIAL] /= 1000.0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (no_spatial, r"no obsm\['spatial'\] \(obsm holds X_umap\)"),
+        (nan_in_x, "nan in cell 'cell-3', gene 'CD8A'"),
+        (all_void, r"no cell is left of 12 \(void \(no counts\): 12\)"),
+        (millimetres, "median distance to the nearest cell 0.01"),
+    ],
+)
+def test_a_spoilt_slide_is_refused(prepare: object, tmp_path: Path, spoil: object, words: str) -> None:
+    slide = tissue(symbol=SYMBOLS)
+    spoil(slide)
+    with pytest.raises(CifmError, match=words):
+        prepare(slide)
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    tissue().write_h5ad(tmp_path / "slide.h5ad")
+    whole = (tmp_path / "slide.h5ad").read_bytes()
+    (tmp_path / "slide.h5ad").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CifmError, match="slide.h5ad: damaged"):
+        prepare_download(tmp_path / "slide.h5ad", PrepareOptions(out=tmp_path / "prepared"))
+
+
+def test_a_slide_whose_parts_disagree_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "slide.h5ad"
+    tissue().write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        attributes = dict(file[f"obsm/{keys.SPATIAL}"].attrs)
+        del file[f"obsm/{keys.SPATIAL}"]
+        file[f"obsm/{keys.SPATIAL}"] = np.zeros((7, 2))
+        file[f"obsm/{keys.SPATIAL}"].attrs.update(attributes)
+    with pytest.raises(CifmError, match="do not fit"):
+        prepare_download(path, PrepareOptions(out=tmp_path / "prepared"))
+
+
+def test_a_prepared_slide_is_no_download(prepare: object, tmp_path: Path) -> None:
+    _, result = prepare(tissue())
+    with pytest.raises(CifmError, match="prepared slide already"):
+        prepare_download(result.path, PrepareOptions(out=tmp_path / "again"))

@@ -1,0 +1,133 @@
+"""Which features become genes, and what is summed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_matrix
+
+from cifm_cli.data.genes import plan_genes, read_gene_table, species_note, strip_version
+from cifm_cli.errors import CifmError
+
+GENE = "Gene Expression"
+
+
+def features(*rows: tuple[str, str, str]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=["id", "symbol", "feature_type"])
+
+
+def test_every_feature_is_kept_or_dropped_for_a_reason() -> None:
+    plan = plan_genes(
+        features(
+            ("ENSG00000010610.5", "CD4", GENE),
+            ("ENSG00000198888", "MT-ND1", GENE),
+            ("NegControlProbe_00042", "NegControlProbe_00042", "Negative Control Probe"),
+            ("ENSG00000153563", "CD8A", "gene expression"),
+            ("BLANK_0006", "BLANK_0006", GENE),
+            ("CD19", "CD19", GENE),
+            ("ENSG00000010610", "CD4", GENE),
+            ("ENSG00000000001", "Blanketin", ""),
+        )
+    )
+    assert plan.ids == ("ENSG00000010610", "ENSG00000153563", "ENSG00000000001")
+    assert plan.symbols == ("CD4", "CD8A", "Blanketin")
+    assert plan.column.tolist() == [0, -1, -1, 1, -1, -1, 0, 2]
+    assert plan.merged == ("ENSG00000010610",)
+    assert plan.dropped == {
+        "mitochondrial": ["MT-ND1"],
+        "Negative Control Probe": ["NegControlProbe_00042"],
+        "control by name": ["BLANK_0006"],
+        "no Ensembl id": ["CD19"],
+    }
+
+
+@pytest.mark.parametrize("symbol", ["MT-CO1", "mt-Co1", "MT.CO1", ""])
+def test_mitochondrial_genes_are_known_by_symbol_or_id(symbol: str) -> None:
+    plan = plan_genes(features(("ENSG00000198804", symbol, GENE), ("ENSG00000010610", "CD4", GENE)))
+    assert list(plan.dropped) == ["mitochondrial"]
+
+
+def test_genes_that_only_begin_like_a_control_stay() -> None:
+    rows = [
+        (f"ENSG{number:011d}", name, GENE) for number, name in enumerate(["MTOR", "MT1A", "NEGR1", "INTS1", "DEPDC1"])
+    ]
+    assert len(plan_genes(features(*rows)).ids) == 5
+
+
+def test_counts_of_one_gene_are_summed() -> None:
+    plan = plan_genes(
+        features(
+            ("ENSG00000000001.1", "A", GENE),
+            ("X", "X", GENE),
+            ("ENSG00000000002", "B", GENE),
+            ("ENSG00000000001.2", "A", GENE),
+        )
+    )
+    counts = csr_matrix(np.array([[1, 9, 2, 3], [0, 9, 0, 0], [0, 0, 5, 7]]))
+    assert plan.apply(counts).toarray().tolist() == [[4, 2], [0, 0], [7, 5]]
+    assert plan.apply(counts).has_sorted_indices
+
+
+def test_stored_zeros_are_not_counts() -> None:
+    stored = csr_matrix((np.array([0, 3]), np.array([0, 1]), np.array([0, 2])), shape=(1, 2))
+    plan = plan_genes(features(("ENSG00000000001", "A", GENE), ("ENSG00000000002", "B", GENE)))
+    assert plan.apply(stored).nnz == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "bare"),
+    [
+        ("ENSG00000141510.18", "ENSG00000141510"),
+        ("ENSG00000182378.14_PAR_Y", "ENSG00000182378"),
+        ("ENSMUSG00000059552", "ENSMUSG00000059552"),
+        ("TP53.1", "TP53.1"),
+        ("ENST00000269305.9", "ENST00000269305.9"),
+    ],
+)
+def test_strip_version(given: str, bare: str) -> None:
+    assert strip_version(given) == bare
+
+
+def test_no_gene_is_an_error_that_says_what_was_there() -> None:
+    with pytest.raises(CifmError, match="none of the 2 features .*no Ensembl id: 2, such as CD4") as caught:
+        plan_genes(features(("CD4", "CD4", GENE), ("CD8A", "CD8A", GENE)))
+    assert "--gene-table" in caught.value.hint
+    with pytest.raises(CifmError, match="no features"):
+        plan_genes(features())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ENSG00000010610.3,CD4\nENSG00000153563,CD8A\nENSG00000000001,TWICE\nENSG00000000002,TWICE\nENSG00000000003,HLA-DRA\n",
+        "symbol\tbiotype\tgene\nCD4\tx\tENSG00000010610\nCD8A\tx\tENSG00000153563\nTWICE\tx\tENSG00000000001\n"
+        "TWICE\tx\tENSG00000000002\nHLA-DRA\tx\tENSG00000000003\n",
+    ],
+)
+def test_symbols_are_mapped_by_a_table(tmp_path: Path, text: str) -> None:
+    (tmp_path / "genes.csv").write_text(text)
+    table = read_gene_table(tmp_path / "genes.csv")
+    plan = plan_genes(features(*((name, name, GENE) for name in ("CD4", "TWICE", "HLA.DRA", "NOSUCH"))), table)
+    assert plan.ids == ("ENSG00000010610", "ENSG00000000003")
+    assert plan.dropped == {"symbol of several genes": ["TWICE"], "no Ensembl id": ["NOSUCH"]}
+
+
+def test_a_table_without_ids_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "genes.csv").write_text("CD4,CD8A\nCD3E,CD3D\n")
+    with pytest.raises(CifmError, match="no column of Ensembl gene ids"):
+        read_gene_table(tmp_path / "genes.csv")
+    with pytest.raises(CifmError, match="no such file"):
+        read_gene_table(tmp_path / "absent.csv")
+
+
+def test_species_are_told_apart() -> None:
+    assert species_note(("ENSG00000000001",)) is None
+    mouse = species_note(("ENSMUSG00000000001", "ENSMUSG00000000002"))
+    assert mouse is not None
+    assert mouse.startswith("2 of 2 genes are mouse")
+    other = species_note(("ENSG00000000001", "ENSDARG00000000002"))
+    assert other is not None
+    assert "1 of 2 genes are of another species" in other

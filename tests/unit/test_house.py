@@ -1,0 +1,50 @@
+"""House rules that no linter knows: small files, no dumps, equations that can be found, one test command."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted([*ROOT.glob("cifm_cli/**/*.py"), *ROOT.glob("backends/**/*.py")])
+
+
+def test_files_fit_in_a_head() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf8").splitlines()) for path in SOURCES}
+    assert {path: length for path, length in lengths.items() if length > 300} == {}
+
+
+def test_functions_fit_on_a_page() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8")))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 - docstring_lines(node) > 60
+    ]
+    assert long == []
+
+
+def docstring_lines(node: ast.FunctionDef) -> int:
+    return len((ast.get_docstring(node) or "").splitlines())
+
+
+def test_no_file_is_a_dump() -> None:
+    assert [path for path in SOURCES if re.search(r"utils|helpers|misc|common", path.stem)] == []
+
+
+@pytest.mark.parametrize("equation", [2, 3, 11, 12, 13, 14, 15])
+def test_every_equation_of_the_paper_can_be_found(equation: int) -> None:
+    cited = re.compile(rf"Eqs?\.? ?(\d+[-–])?{equation}\b")
+    assert [path for path in SOURCES if cited.search(path.read_text(encoding="utf8"))]
+
+
+def test_continuous_integration_runs_the_command_of_the_readme() -> None:
+    last_line = (ROOT / ".ci" / "run").read_text(encoding="utf8").splitlines()[-1]
+    assert last_line in (ROOT / "README.md").read_text(encoding="utf8").splitlines()
+
+
+def test_backends_is_a_source_root_not_a_package() -> None:
+    assert not (ROOT / "backends" / "__init__.py").exists()

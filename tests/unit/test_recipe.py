@@ -1,0 +1,128 @@
+"""Recipes: shipped ones are valid, round trips are exact, mistakes are told in the user's words."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifm_cli import recipe
+from cifm_cli.errors import CifmError
+
+SHIPPED = {"demo", "paper_visium_hd", "paper_xenium", "visium", "visium_hd", "xenium"}
+
+
+def test_the_shipped_recipes_are_these() -> None:
+    assert set(recipe.shipped()) == SHIPPED
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_every_shipped_recipe_is_valid_and_described(name: str) -> None:
+    loaded = recipe.load(recipe.find(name))
+    assert 20 <= len(loaded.description) <= 100
+    assert loaded.data.radius_um == (150 if name == "visium" else 20)
+
+
+@pytest.mark.parametrize("name", ["paper_xenium", "paper_visium_hd"])
+def test_the_paper_recipes_are_the_paper(name: str) -> None:
+    loaded = recipe.load(recipe.find(name))
+    model = loaded.model
+    assert (model.message, model.norm, model.residual, model.self_loops) == ("mlp", True, False, True)
+    assert (model.encoder_layers, model.decoder_layers, model.mlp_layers) == (2, 2, 4)
+    assert (loaded.mask.share, loaded.mask.share_max, loaded.objective.name) == (0.05, None, "balanced_mse")
+
+
+recipes = st.builds(
+    recipe.Recipe,
+    description=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    data=st.builds(recipe.DataRecipe, radius_um=st.none() | st.floats(1, 500), tile_cells=st.integers(16, 10**6)),
+    model=st.builds(recipe.ModelRecipe, width=st.sampled_from([8, 64]), message=st.sampled_from(["factored", "mlp"])),
+    mask=st.builds(recipe.MaskRecipe, share=st.floats(0.001, 0.4), share_max=st.none() | st.floats(0.4, 0.99)),
+    objective=st.builds(
+        recipe.ObjectiveRecipe, scales=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5).map(tuple)
+    ),
+    train=st.builds(recipe.TrainRecipe, learning_rate=st.floats(1e-9, 1), max_minutes=st.none() | st.floats(0.1, 1e4)),
+)
+
+
+@given(recipes)
+def test_toml_round_trip(original: recipe.Recipe) -> None:
+    assert recipe.parse(tomllib.loads(recipe.to_toml(original)), "round trip") == original
+
+
+def load(tmp_path: Path, text: str = "", *settings: str) -> recipe.Recipe:
+    path = tmp_path / "r.toml"
+    path.write_text(text, encoding="utf8")
+    return recipe.load(path, settings)
+
+
+def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path) == recipe.Recipe()
+
+
+@pytest.mark.parametrize(
+    ("setting", "section", "key", "value"),
+    [
+        ("train.max_minutes=15", "train", "max_minutes", 15.0),
+        ("train.steps = 1_000", "train", "steps", 1000),
+        ("model.message=mlp", "model", "message", "mlp"),
+        ('model.message="mlp"', "model", "message", "mlp"),
+        ("model.residual=false", "model", "residual", False),
+        ("objective.scales=[1, 2]", "objective", "scales", (1.0, 2.0)),
+    ],
+)
+def test_set_wins_over_the_file(tmp_path: Path, setting: str, section: str, key: str, value: object) -> None:
+    text = "[train]\nsteps = 5\n[model]\nself_loops = true\n"
+    assert getattr(getattr(load(tmp_path, text, setting), section), key) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "says"),
+    [
+        ("[train\n", None, "not valid TOML"),
+        ("", "train.steps", "not section.key=value"),
+        ("", "=3", "not section.key=value"),
+        ("", "train..steps=3", "not section.key=value"),
+        ("", "train.steps.x=3", "unknown key train.steps.x|train.steps"),
+        ("[train]\nsteps = 5\n", "train.steps.x=3", "steps is not a section"),
+        ("train = 5\n", None, "train = 5"),
+        ("[model]\nwidth = 100\nheads = 3\n", None, "does not divide"),
+        ("[model]\nmessage = 'mlp'\nresidual = false\n", None, "self_loops"),
+        ("[mask]\nshare = 0.3\nshare_max = 0.1\n", None, "below mask.share"),
+        ("[objective]\nscales = []\n", None, "objective.scales"),
+        ("[train]\nlearning_rate = nan\n", None, "train.learning_rate"),
+    ],
+)
+def test_mistakes_are_told(tmp_path: Path, text: str, setting: str | None, says: str) -> None:
+    with pytest.raises(CifmError, match=says):
+        load(tmp_path, text, *([setting] if setting else []))
+
+
+def test_the_hint_names_the_key_that_was_meant(tmp_path: Path) -> None:
+    with pytest.raises(CifmError) as caught:
+        load(tmp_path, "steps = 5\n")
+    assert caught.value.hint == "did you mean train.steps?"
+
+
+def test_a_path_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert recipe.find("recipes/xenium.toml") == recipe.shipped()["xenium"]
+    mine = tmp_path / "recipes" / "xenium.toml"
+    mine.parent.mkdir()
+    mine.touch()
+    assert recipe.find("recipes/xenium.toml").samefile(mine)
+
+
+def test_another_folder_is_not_a_shipped_name() -> None:
+    with pytest.raises(CifmError, match="no such file"):
+        recipe.find("elsewhere/xenium.toml")
+
+
+def test_every_field_is_documented() -> None:
+    for name, section in recipe.Recipe.model_fields.items():
+        fields = getattr(section.annotation, "model_fields", {})
+        assert name == "description" or fields
+        assert [key for key, field in fields.items() if not field.description] == []

@@ -1,0 +1,68 @@
+"""The smoother: sums drawn by hand, and a regression that finds planted weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+
+from cifm_cli.model.smoother import PRIOR_MASS, LeastSquares, Smoother, look_around
+from cifm_cli.recipe import ObjectiveRecipe
+
+RECIPE = ObjectiveRecipe(scales=(1.0, 2.0), cutoff=3.0)
+
+#   q   a       b           c      one radius is one column; c is beyond the cutoff, v is void
+#   0   1   2   3   4   5   6
+#       v
+PLACES = np.array([[1.0, 0.0], [3.0, 0.0], [6.0, 0.0], [1.0, 0.0]])
+COUNTS = np.array([30.0, 10.0, 50.0, 0.0])
+EXPRESSION = csr_matrix(np.array([[2.0, 0.0], [1.0, 4.0], [9.0, 9.0], [0.0, 0.0]]))
+
+
+def test_sums_by_hand() -> None:
+    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, COUNTS, RECIPE)
+    for scale, column in ((1.0, 0), (2.0, 1)):
+        a = np.exp(-0.5 / scale**2) * 30 / 40
+        b = np.exp(-4.5 / scale**2) * 10 / 20
+        assert around.mass[0, column].item() == pytest.approx(a + b, rel=1e-12)
+        assert around.expression[0, column].tolist() == pytest.approx([2 * a + b, 4 * b], rel=1e-12)
+        assert around.expressed[0, column].tolist() == pytest.approx([a + b, b], rel=1e-12)
+
+
+def test_a_cell_at_the_same_place_counts_fully() -> None:
+    around = look_around(PLACES[:1], PLACES[:1], EXPRESSION[:1], COUNTS[:1], RECIPE)
+    assert around.mass.tolist() == [[0.75, 0.75]]
+
+
+def test_a_lonely_query_gets_the_training_mean() -> None:
+    smoother = Smoother(2, RECIPE)
+    smoother.mean_profile[:] = torch.tensor([0.5, 0.25])
+    around = look_around(np.full((1, 2), 99.0), PLACES, EXPRESSION, COUNTS, RECIPE)
+    assert around.mass.abs().max() == 0
+    means, _ = smoother.terms(around, torch.arange(2))
+    assert means.tolist() == [[[0.5, 0.25]] * 3]
+
+
+def test_the_prior_fades_as_neighbours_come() -> None:
+    smoother = Smoother(2, RECIPE)
+    smoother.mean_profile[:] = torch.tensor([1.0, 1.0])
+    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, COUNTS, RECIPE)
+    means, _ = smoother.terms(around, torch.arange(2))
+    mass, total = around.mass[0, 0].item(), around.expression[0, 0, 0].item()
+    assert means[0, 0, 0].item() == pytest.approx((total + PRIOR_MASS) / (mass + PRIOR_MASS))
+
+
+def test_least_squares_finds_planted_weights_of_each_gene() -> None:
+    generator = np.random.default_rng(0)
+    planted = np.array([[0.2, 0.9], [0.7, 0.0], [0.1, 0.1]])  # terms x genes
+    regression = LeastSquares(3, 4)
+    genes = torch.tensor([1, 3])
+    for _ in range(10):
+        terms = generator.normal(size=(2_000, 3, 2))
+        target = np.einsum("msp,sp->mp", terms, planted)
+        regression.add(torch.from_numpy(terms), torch.from_numpy(target), genes)
+    weights = regression.solve()
+    assert weights[:, genes].numpy() == pytest.approx(planted, abs=0.005)
+    shared = planted.mean(axis=1)
+    assert weights[:, 0].numpy() == pytest.approx(shared, abs=0.05), "an unseen gene takes the shared weights"
