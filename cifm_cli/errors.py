@@ -37,7 +37,7 @@ def writing(path: Path) -> Iterator[None]:
         path: The file or folder that the block writes.
 
     Raises:
-        CifmError: The disk is full or read-only, the folder may not be written, or a file is in the way.
+        CifmError: The disk is full or read-only, the folder may not be written, or something is in the way.
     """
     reasons = {
         errno.ENOSPC: ("no space left on the disk", "free some space, or write to another disk with --out"),
@@ -45,6 +45,7 @@ def writing(path: Path) -> Iterator[None]:
         errno.EACCES: ("permission denied", "write to a folder of yours with --out"),
         errno.EROFS: ("the file system is read-only", "write to another place with --out"),
         errno.EEXIST: ("a file is in the way", "name another folder with --out"),
+        errno.EISDIR: ("a folder is in the way", "name another file with --out, or move the folder"),
         errno.ENOTDIR: ("a file is in the way", "name another folder with --out"),
         errno.EFBIG: ("the file is larger than the system allows", "raise the limit (ulimit -f), or write elsewhere"),
     }

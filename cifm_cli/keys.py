@@ -28,6 +28,7 @@ REPORT: Final = "report"  # str | JSON: every cell and gene dropped, and why
 PROVENANCE: Final = "provenance"  # str | JSON: version, git revision, seed, inputs and their hashes
 
 # Embedded slide (.h5ad), cells in the order of the download -----------------------------------------------------------
+EMBEDDING: Final = "embedding"  # uns["cifm"], str | JSON: provenance of the embedding, its recipe and radius
 MICROENVIRONMENT: Final = "X_cifm"  # obsm (N, D) float32 | encoder output
 CELL: Final = "X_cifm_cell"  # obsm (N, D) float32 | encoder output with every edge between cells removed
 

@@ -43,9 +43,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary = target.with_name(f".{secrets.token_hex(4)}.partial.{target.name}")
         try:
             yield temporary
+            _give_usual_mode(temporary)
             _sync(temporary)
             replaced = temporary.with_suffix(".replaced")
-            if target.is_dir():  # a folder cannot be renamed over another
+            if target.is_dir() and temporary.is_dir():  # a folder cannot be renamed over another
                 target.replace(replaced)
             temporary.replace(target)
             _sync(target.parent)
@@ -55,6 +56,14 @@ def atomic_path(target: Path) -> Iterator[Path]:
                 shutil.rmtree(temporary, ignore_errors=True)
             else:
                 temporary.unlink(missing_ok=True)
+
+
+def _give_usual_mode(path: Path) -> None:
+    """Let a file be read by whom the user's umask lets; safetensors makes files that only their owner may read."""
+    if path.is_file():
+        mask = os.umask(0)
+        os.umask(mask)
+        path.chmod(0o666 & ~mask)
 
 
 def _sync(path: Path) -> None:

@@ -77,7 +77,8 @@ def flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             rows += flatten(value, f"{prefix}{key}.")
         else:
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            values = value if isinstance(value, list) else ["-" if value is None else value]
+            text = ", ".join(map(str, values))
             rows.append((prefix + key, text if len(text) <= _LONG else text[:_LONG] + " ..."))
     return rows
 
@@ -100,8 +101,7 @@ def table(
     for i, row in enumerate(rows):
         shown.add_row(*(Text(cell, style="bold" if (i, j) in marked else "") for j, cell in enumerate(row)))
     console = _stderr()
-    if not console.is_terminal:
-        console.width = 400  # a log keeps every column
+    console.width = max(console.width, 400)  # no number is cut; a narrow terminal wraps the line
     console.print(shown)
 
 

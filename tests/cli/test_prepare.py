@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -23,7 +25,7 @@ OPTIONS = {
 
 
 def test_a_download_becomes_a_slide(
-    cifm: object, xenium_download: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = cifm("prepare", xenium_download)
@@ -37,7 +39,7 @@ def test_a_download_becomes_a_slide(
     )
 
 
-def test_json_alone_goes_to_stdout(cifm: object, xenium_download: Path, tmp_path: Path) -> None:
+def test_json_alone_goes_to_stdout(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
     code, out, _ = cifm(
         "prepare", xenium_download, "--out", tmp_path, "--name", "t1", "--condition", "tumour", "--json"
     )
@@ -52,7 +54,7 @@ def test_json_alone_goes_to_stdout(cifm: object, xenium_download: Path, tmp_path
     assert again["slides"]["t1"] == {**slide, "up_to_date": True}
 
 
-def test_several_downloads_in_one_call(cifm: object, xenium_download: Path, tmp_path: Path) -> None:
+def test_several_downloads_in_one_call(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(xenium_download, tmp_path / "other"))
     code, out, _ = cifm("prepare", xenium_download, other, "--out", tmp_path / "prepared", "--json")
     assert code == 0
@@ -60,7 +62,7 @@ def test_several_downloads_in_one_call(cifm: object, xenium_download: Path, tmp_
     assert sorted(path.name for path in (tmp_path / "prepared").iterdir()) == ["other.h5ad", "tissue.h5ad"]
 
 
-def test_crop_and_radius_reach_the_slide(cifm: object, xenium_download: Path, tmp_path: Path) -> None:
+def test_crop_and_radius_reach_the_slide(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
     code, out, _ = cifm(
         "prepare", xenium_download, "--out", tmp_path, "--crop", "0,0,150,150", "--radius-um", "30", "--json"
     )
@@ -85,7 +87,7 @@ def test_crop_and_radius_reach_the_slide(cifm: object, xenium_download: Path, tm
     ],
 )
 def test_user_errors_have_two_lines_and_code_1(
-    cifm: object, xenium_download: Path, tmp_path: Path, words: list[str], message: str
+    cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
     code, out, err = cifm(
         "prepare", *(word.format(download=xenium_download) for word in words), "--out", tmp_path / "out"
@@ -96,12 +98,12 @@ def test_user_errors_have_two_lines_and_code_1(
     assert not (tmp_path / "out").exists()
 
 
-def test_wrong_usage_has_code_2(cifm: object) -> None:
+def test_wrong_usage_has_code_2(cifm: Callable[..., Any]) -> None:
     assert cifm("prepare").code == 2
     assert cifm("prepare", "x", "--bin-um", "eight").code == 2
 
 
-def test_symbols_without_ids_get_the_hint(cifm: object, tmp_path: Path) -> None:
+def test_symbols_without_ids_get_the_hint(cifm: Callable[..., Any], tmp_path: Path) -> None:
     slide = ad.AnnData(np.ones((4, 2)), obs=pd.DataFrame(index=list("abcd")), var=pd.DataFrame(index=["CD4", "CD8A"]))
     slide.obsm["spatial"] = np.array([[0, 0], [10, 0], [0, 10], [10, 10]])
     slide.write_h5ad(tmp_path / "s.h5ad")
@@ -112,7 +114,7 @@ def test_symbols_without_ids_get_the_hint(cifm: object, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits on file size are set by POSIX")
-def test_a_full_disk_leaves_the_old_slide(cifm: object, xenium_download: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_slide(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
     assert cifm("prepare", xenium_download, "--out", tmp_path).code == 0
     command = [sys.executable, "-m", "cifm_cli", "prepare", str(xenium_download), "--out", str(tmp_path)]
     before = (tmp_path / "tissue.h5ad").read_bytes()

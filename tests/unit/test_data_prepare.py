@@ -127,7 +127,7 @@ def test_unrecognised_downloads_say_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="found an empty folder"):
         recognise(tmp_path)
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(CifmError, match="found notes.txt"):
+    with pytest.raises(CifmError, match=r"found notes.txt"):
         recognise(tmp_path)
     with pytest.raises(CifmError, match="--platform nanostring: unknown"):
         recognise(tmp_path, "nanostring")
@@ -135,7 +135,7 @@ def test_unrecognised_downloads_say_what_is_there(tmp_path: Path) -> None:
 
 def test_a_platform_insisted_on_says_what_it_misses(tmp_path: Path, options: PrepareOptions) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(CifmError, match="without cell_feature_matrix.h5"):
+    with pytest.raises(CifmError, match=r"without cell_feature_matrix.h5"):
         prepare_download(tmp_path, replace(options, platform="xenium"))
 
 

@@ -46,7 +46,7 @@ def test_xenium_slides(shared_data: Path, tmp_path: Path, name: str) -> None:
     assert slide.var_names.tolist() == ids[genes].tolist()
     rows = slide.obs[keys.DOWNLOAD_ROW].to_numpy()
     assert slide.obs_names.tolist() == barcodes[rows].tolist()
-    assert (slide.X != raw[genes].T.tocsr()[rows]).nnz == 0
+    assert (raw[genes].T.tocsr()[rows] != slide.X).nnz == 0
     place = cells.loc[slide.obs_names, ["x_centroid", "y_centroid"]].to_numpy()
     assert np.allclose(slide.obsm[keys.SPATIAL], place, atol=1e-6)
     assert (

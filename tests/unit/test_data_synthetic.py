@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from cifm_cli.data.synthetic import SyntheticTruth, write_xenium
-from cifm_cli.data.synthetic_tissue import EFFECTS, EVERYWHERE, MARKERS, MITOCHONDRIAL, panel
+from cifm_cli.data.synthetic_tissue import EFFECTS, EVERYWHERE, MARKERS, MITOCHONDRIAL, Effect, panel
 from cifm_cli.data.xenium import XENIUM
 from cifm_cli.provenance import hash_file
 
@@ -93,7 +93,7 @@ def test_neighbours_decide_types(planted: tuple[Path, SyntheticTruth]) -> None:
 @pytest.mark.parametrize(
     "effect", [effect for effect in EFFECTS if effect.receiver in {"tumour", "fibroblast", "macrophage"}]
 )
-def test_effects_answer_to_neighbours(planted: tuple[Path, SyntheticTruth], effect: object) -> None:
+def test_effects_answer_to_neighbours(planted: tuple[Path, SyntheticTruth], effect: Effect) -> None:
     _, truth = planted
     receivers = np.flatnonzero((truth.cell_type == effect.receiver) & ~truth.void)
     senders = cKDTree(truth.xy_um[truth.cell_type == effect.sender])

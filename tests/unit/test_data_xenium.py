@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def test_six_cells_by_hand(bundle: Path) -> None:
 def test_the_report_counts_everything(bundle: Path) -> None:
     result = prepare_download(bundle, PrepareOptions(out=bundle.parent / "prepared"))
     report = result.report
-    assert report["cells"] == {"in": 6, "dropped": {"void (no counts)": 1}, "kept": 5, "at_a_place_taken": 0}
+    assert report["cells"] == {"in": 6, "dropped": {"void (no counts)": 1}, "kept": 5, "duplicate_coordinates": 0}
     assert report["genes"]["in"] == 4
     assert report["genes"]["kept"] == 2
     assert report["genes"]["dropped"] == {
@@ -173,9 +174,9 @@ def no_experiment(folder: Path) -> None:
     "change",
     [change_nothing, only_csv, csv_with_row_numbers_from_r, plain_csv, gz_that_is_not_gzip, bytes_ids, no_experiment],
 )
-def test_variants_of_the_bundle_prepare_the_same(bundle: Path, change: object) -> None:
+def test_variants_of_the_bundle_prepare_the_same(bundle: Path, change: Callable[[Path], None]) -> None:
     expected = prepare(bundle)
-    change(bundle)  # type: ignore[operator]
+    change(bundle)
     slide = prepare(bundle, PrepareOptions(force=True))
     assert slide.obs_names.tolist() == expected.obs_names.tolist()
     assert (slide.X != expected.X).nnz == 0
@@ -226,7 +227,7 @@ def test_two_cells_at_one_place_are_kept_and_counted(bundle: Path) -> None:
     table.loc[table["cell_id"] == "aaaab-1", "x_centroid"] = 0.0
     table.to_parquet(bundle / "cells.parquet", index=False)
     cells = prepare_download(bundle, PrepareOptions(out=bundle.parent / "prepared")).report["cells"]
-    assert (cells["kept"], cells["at_a_place_taken"]) == (5, 1)
+    assert (cells["kept"], cells["duplicate_coordinates"]) == (5, 1)
 
 
 def test_a_crop_keeps_a_rectangle(bundle: Path) -> None:
@@ -315,8 +316,8 @@ def broken_clusters(folder: Path) -> None:
         (broken_clusters, "clusters.csv: damaged"),
     ],
 )
-def test_a_spoilt_bundle_is_refused_and_leaves_nothing(bundle: Path, spoil: object, words: str) -> None:
-    spoil(bundle)  # type: ignore[operator]
+def test_a_spoilt_bundle_is_refused_and_leaves_nothing(bundle: Path, spoil: Callable[[Path], None], words: str) -> None:
+    spoil(bundle)
     with pytest.raises(CifmError, match=words) as caught:
         prepare(bundle)
     assert caught.value.hint

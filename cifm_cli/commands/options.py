@@ -1,0 +1,51 @@
+"""Options that several commands share: one name, one wording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Slides = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[SLIDE]...",
+        help="Prepared slides (.h5ad), or folders of them.",
+        show_default="every slide in prepared/",
+    ),
+]
+Slide = Annotated[
+    Path | None,
+    typer.Argument(metavar="[SLIDE]", help="A prepared slide (.h5ad).", show_default="the slide in prepared/"),
+]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", metavar="RUN", help="A training run, or its model.safetensors.", show_default="runs/latest"
+    ),
+]
+Models = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--model",
+        metavar="RUN",
+        help="A training run, or its model.safetensors; may be repeated.",
+        show_default="runs/latest",
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; made if missing.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice: same seed, same result.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON, for scripts.")]
+Backend = Annotated[
+    str,
+    typer.Option("--backend", metavar="NAME", help="What runs the graph network: auto, or a name in `cifm backends`."),
+]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="Where it runs: auto, cpu or cuda."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, as train.steps=500; may be repeated."),
+]

@@ -1,0 +1,68 @@
+"""`cifm prepare`: downloads in, prepared slides out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifm_cli import workspace
+from cifm_cli.commands import options
+
+
+def prepare(
+    downloads: Annotated[
+        list[Path],
+        typer.Argument(metavar="DOWNLOAD...", help="Xenium output folders, or .h5ad files with obsm['spatial']."),
+    ],
+    out: options.Out = workspace.PREPARED,
+    name: Annotated[str | None, typer.Option(help="Name of the slide.", show_default="that of the download")] = None,
+    platform: Annotated[str | None, typer.Option(help="Insist on a reader.", show_default="recognised")] = None,
+    bin_um: Annotated[int, typer.Option(help="Bins to take of a Visium HD download, micrometres.")] = 8,
+    condition: Annotated[str, typer.Option(help="Free text that describes the sample, such as tumour.")] = "",
+    tissue: Annotated[str, typer.Option(help="Free text, such as pancreas.")] = "",
+    sample: Annotated[str | None, typer.Option(help="Sample the slide is of.", show_default="the slide's name")] = None,
+    radius_um: Annotated[
+        float | None,
+        typer.Option(help="Radius of the graph, micrometres.", show_default="the platform's, or from the spacing"),
+    ] = None,
+    microns_per_pixel: Annotated[
+        float | None, typer.Option(help="Scale of coordinates that are not micrometres.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Where an .h5ad has its raw counts: X, raw, or a layer.")] = None,
+    gene_table: Annotated[
+        Path | None, typer.Option(help="CSV of Ensembl id and symbol, for inputs without ids.")
+    ] = None,
+    crop: Annotated[
+        str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Keep the cells of a rectangle, micrometres.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace prepared slides that exist.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Turn downloads into prepared slides: genes and cells filtered, units checked, regions split, every drop reported."""
+    from cifm_cli.data.download import PrepareOptions
+    from cifm_cli.data.filters import parse_crop
+    from cifm_cli.data.prepare import prepare_all
+    from cifm_cli.report.terminal import emit
+
+    results = prepare_all(
+        downloads,
+        PrepareOptions(
+            out=out,
+            name=name,
+            platform=platform,
+            bin_um=bin_um,
+            condition=condition,
+            tissue=tissue,
+            sample=sample,
+            radius_um=radius_um,
+            microns_per_pixel=microns_per_pixel,
+            layer=layer,
+            gene_table=gene_table,
+            crop=parse_crop(crop) if crop else None,
+            force=force,
+        ),
+    )
+    if as_json:
+        emit({"slides": {result.name: result.to_json() for result in results}})

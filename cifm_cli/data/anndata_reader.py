@@ -1,0 +1,180 @@
+"""Any `.h5ad` with `obsm["spatial"]` in micrometres: counts found, ids found, every obs column carried along."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata._io.specs.registry import IORegistryError
+from anndata.io import read_elem
+from scipy.sparse import csr_matrix, issparse
+
+from cifm_cli import keys
+from cifm_cli.data.download import GENE_EXPRESSION, Download, PrepareOptions, Reader, reading
+from cifm_cli.data.filters import bad_count
+from cifm_cli.data.genes import is_ensembl
+from cifm_cli.data.units import to_micrometres
+from cifm_cli.errors import CifmError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl", "ensemblid", "feature_id", "id")
+_SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_symbols", "feature_name", "gene_name", "gene_names", "name")
+_TYPE_COLUMNS = ("feature_types", "feature_type")
+_COUNT_LAYERS = ("counts", "raw_counts", "count", "raw")
+_RAW = "raw/X"
+
+
+def _recognises(path: Path) -> bool:
+    return path.is_file() and path.suffix == ".h5ad"
+
+
+def _read(path: Path, options: PrepareOptions) -> Download:
+    """Read an AnnData file slot by slot; obsp, embeddings and unused layers are never loaded."""
+    with reading(path), h5py.File(path, "r") as file:
+        _check_slots(file, path, options)
+        obs = _element(file["obs"])
+        xy = np.asarray(_element(file[f"obsm/{keys.SPATIAL}"]), dtype=np.float64)
+        slot, counts, notes = _find_counts(file, path, options.layer)
+        var = _element(file["raw/var" if slot == _RAW else "var"])
+        genes = _genes(var)
+        instead = "" if bad_count(counts.data) is None else _alternatives(file, slot)
+    if counts.shape != (len(obs), len(genes)) or xy.ndim != 2 or len(xy) != len(obs) or xy.shape[1] < 2:
+        raise CifmError(
+            f"{path}: {slot} {counts.shape}, obs {len(obs)}, var {len(genes)} and obsm['spatial'] {xy.shape} do not fit",
+            "write the file again with anndata",
+        )
+    obs.index, renamed = _unique(obs.index.astype(str))
+    if renamed:
+        notes.append(f"{renamed:,} barcodes occur twice; the later ones got a suffix -1, -2, ...")
+    xy_um, units = to_micrometres(xy[:, :2], options.microns_per_pixel, "obsm['spatial']")
+    return Download(
+        platform="anndata",
+        counts=counts,
+        obs=obs,
+        genes=genes,
+        xy_um=xy_um,
+        units=units,
+        matrix=slot,
+        files=(path,),
+        notes=tuple(notes),
+        instead=instead,
+    )
+
+
+ANNDATA = Reader("anndata", _recognises, _read)
+
+
+def _check_slots(file: h5py.File, path: Path, options: PrepareOptions) -> None:
+    if f"uns/{keys.CIFM}/{keys.FORMAT}" in file:
+        raise CifmError(f"{path}: a prepared slide already", "train, evaluate or embed with it")
+    if f"obsm/{keys.SPATIAL}" not in file:
+        have = ", ".join(file["obsm"]) if isinstance(file.get("obsm"), h5py.Group) else "nothing"
+        raise CifmError(
+            f"{path}: no obsm['spatial'] (obsm holds {have or 'nothing'})", "store cell centres there, in micrometres"
+        )
+    if not isinstance(file["obs"], h5py.Group):
+        raise CifmError(f"{path}: written by an anndata before 0.7", "read it with anndata and write it again")
+    if options.microns_per_pixel is None and _in_pixels(file):
+        raise CifmError(
+            f"{path}: obsm['spatial'] is in image pixels (uns['spatial'] holds the scale factors of a 10x image)",
+            "prepare the 10x folder itself, or give --microns-per-pixel",
+        )
+
+
+def _in_pixels(file: h5py.File) -> bool:
+    """Whether scanpy or squidpy read a Visium folder, which leaves pixels and the scale factors of the image."""
+    images = file.get("uns/spatial")
+    if not isinstance(images, h5py.Group):
+        return False
+    return bool(images.visit(lambda name: name.endswith("spot_diameter_fullres") or None))
+
+
+def _find_counts(file: h5py.File, path: Path, layer: str | None) -> tuple[str, csr_matrix, list[str]]:
+    """The matrix asked for, or X, or another slot that holds raw counts where X does not."""
+    slots = _slots(file)
+    wanted = None if layer is None else {"X": "X", "raw": _RAW}.get(layer, f"layers/{layer}")
+    if not slots or (wanted and wanted not in slots):
+        names = ", ".join(map(_layer_name, slots)) or "neither X nor layers nor raw"
+        raise CifmError(f"{path}: no {wanted or 'counts'}", f"--layer takes what the file holds: {names}")
+    if wanted:
+        return wanted, _matrix(file[wanted]), []
+    usual = [slot for slot in (slots[0], *(f"layers/{name}" for name in _COUNT_LAYERS), _RAW) if slot in slots]
+    for slot in usual:
+        counts = _matrix(file[slot])
+        if bad_count(counts.data) is None:
+            return slot, counts, [] if slot == usual[0] else [f"{usual[0]} holds no raw counts; took {slot}"]
+    return usual[0], _matrix(file[usual[0]]), []
+
+
+def _slots(file: h5py.File) -> list[str]:
+    layers = [f"layers/{name}" for name in file.get("layers", ())]
+    return [slot for slot in ("X", *layers, _RAW) if slot in file]
+
+
+def _layer_name(slot: str) -> str:
+    return {_RAW: "raw"}.get(slot, slot.removeprefix("layers/"))
+
+
+def _alternatives(file: h5py.File, slot: str) -> str:
+    """The hint for a matrix that is no counts: slots that are."""
+    good = [
+        _layer_name(other) for other in _slots(file) if other != slot and bad_count(_matrix(file[other]).data) is None
+    ]
+    return f"the raw counts are elsewhere: --layer {' or '.join(good)}" if good else ""
+
+
+def _element(element: Any) -> Any:  # noqa: ANN401 - an h5py group or dataset, and what anndata makes of it
+    try:
+        return read_elem(element)
+    except IORegistryError as error:
+        raise ValueError(f"{element.name} is of no encoding that anndata knows") from error
+
+
+def _matrix(element: Any) -> csr_matrix:  # noqa: ANN401 - an h5py group or dataset
+    stored = _element(element)
+    if issparse(stored):
+        stored.check_format(full_check=True)  # a damaged index would crash the conversion
+    matrix = csr_matrix(stored)
+    matrix.sum_duplicates()
+    return matrix
+
+
+def _genes(var: pd.DataFrame) -> pd.DataFrame:
+    """Find ids, symbols and feature types by the names that people give them."""
+    index = pd.Series(var.index.astype(str), index=var.index)
+    id_column = None if 2 * is_ensembl(index).sum() > len(index) else _column(var, _ID_COLUMNS)
+    symbol_column = _column(var, _SYMBOL_COLUMNS)
+    ids = index if id_column is None else _texts(var[id_column])
+    symbols = index.mask(is_ensembl(index), "") if symbol_column is None else _texts(var[symbol_column])
+    type_column = _column(var, _TYPE_COLUMNS)
+    kinds = pd.Series(GENE_EXPRESSION, index=var.index) if type_column is None else _texts(var[type_column])
+    return pd.DataFrame({"id": ids, "symbol": symbols, "feature_type": kinds}).reset_index(drop=True)
+
+
+def _column(var: pd.DataFrame, names: tuple[str, ...]) -> str | None:
+    lower = {str(column).lower(): str(column) for column in var.columns}
+    return next((lower[name] for name in names if name in lower), None)
+
+
+def _texts(column: pd.Series[Any]) -> pd.Series[str]:
+    return column.astype(object).where(column.notna(), "").astype(str)
+
+
+def _unique(barcodes: pd.Index[str]) -> tuple[pd.Index[str], int]:
+    """Append -1, -2, ... to barcodes that occur again."""
+    if barcodes.is_unique:
+        return barcodes, 0
+    taken, names = set(barcodes), []
+    seen: set[str] = set()
+    for barcode in barcodes:
+        name, number = barcode, 0
+        while name in seen or (number and name in taken):
+            number += 1
+            name = f"{barcode}-{number}"
+        seen.add(name)
+        names.append(name)
+    return pd.Index(names), int(barcodes.duplicated().sum())

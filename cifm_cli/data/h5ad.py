@@ -1,0 +1,42 @@
+"""Writing an `.h5ad`: whole or not at all, and only where it fits."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+from cifm_cli.errors import writing
+from cifm_cli.workspace import atomic_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+
+_OVERHEAD = 1 << 20  # HDF5's own structures, bytes
+
+
+def write_h5ad(target: Path, slide: AnnData) -> None:
+    """Write an AnnData file to a temporary name, sync it and rename it.
+
+    Args:
+        target: The `.h5ad`; its parent is made if missing.
+        slide: What to write.
+
+    Raises:
+        CifmError: The disk is full or may not be written.
+    """
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _require_space(target.parent, sys.getsizeof(slide) + _OVERHEAD)
+    with atomic_path(target) as temporary:
+        slide.write_h5ad(temporary)
+
+
+def _require_space(folder: Path, num_bytes: int) -> None:
+    """Ask the file system for the space before HDF5 does: it crashes the process when a disk fills under it."""
+    if sys.platform == "linux":
+        with tempfile.TemporaryFile(dir=folder) as reserve:
+            os.posix_fallocate(reserve.fileno(), 0, num_bytes)

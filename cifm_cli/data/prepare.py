@@ -1,0 +1,258 @@
+"""From downloads to prepared slides: recognise, read, filter, check, order, split, write."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cifm_cli import __version__, keys, provenance
+from cifm_cli.data import prepared
+from cifm_cli.data.anndata_reader import ANNDATA
+from cifm_cli.data.audit import make_report, show_report
+from cifm_cli.data.download import reading
+from cifm_cli.data.filters import check_counts, reasons_to_drop
+from cifm_cli.data.genes import plan_genes, read_gene_table, species_note
+from cifm_cli.data.hilbert import hilbert_order
+from cifm_cli.data.units import check_units
+from cifm_cli.data.xenium import XENIUM
+from cifm_cli.errors import CifmError
+from cifm_cli.report import terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from cifm_cli.data.download import Download, PrepareOptions, Reader
+
+READERS = (ANNDATA, XENIUM)
+_OUTS = "outs"
+_COMING = {"Visium HD": ("binned_outputs", "segmented_outputs"), "Visium": ("spatial",)}
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """A prepared slide.
+
+    Args:
+        path: The `.h5ad`.
+        name: Name of the slide.
+        report: Cells and genes in, dropped by reason and kept; units; split; notes.
+        up_to_date: The slide was there already, made of the same inputs with the same options.
+    """
+
+    path: Path
+    name: str
+    report: dict[str, Any]
+    up_to_date: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"path": str(self.path), "name": self.name, "up_to_date": self.up_to_date, **self.report}
+
+
+def prepare_all(downloads: Sequence[Path], options: PrepareOptions) -> list[PrepareResult]:
+    """Prepare several downloads, each into a slide of its own.
+
+    Args:
+        downloads: Folders and files.
+        options: What the user asks.
+
+    Returns:
+        One result for each download.
+
+    Raises:
+        CifmError: Two slides would get one name, or a download cannot be prepared.
+    """
+    names = Counter(slide_name(download, options) for download in downloads)
+    name, times = names.most_common(1)[0]
+    if times > 1:
+        raise CifmError(
+            f"{times} downloads would be prepared as {name!r}", "prepare them one by one, each with its --name"
+        )
+    return [prepare_download(download, options) for download in downloads]
+
+
+def prepare_download(download: Path, options: PrepareOptions) -> PrepareResult:
+    """Prepare one download: read it, filter it, check it, write it, say what was dropped.
+
+    Args:
+        download: Folder or file.
+        options: What the user asks.
+
+    Returns:
+        The prepared slide and its report.
+
+    Raises:
+        CifmError: The download is not recognised, is damaged, holds no counts or no micrometres, or the slide exists.
+    """
+    name = slide_name(download, options)
+    target = options.out / f"{name}.h5ad"
+    root, reader = recognise(download, options.platform)
+    existing = _existing(target, root, reader, options)
+    if existing is not None:
+        terminal.say(f"{target} is up to date")
+        return PrepareResult(target, name, existing, up_to_date=True)
+    slide, report, content = _prepare(root, reader, options)
+    inputs = {_relative(file, root): provenance.hash_file(file) for file in content.files}
+    about = {
+        keys.FORMAT: keys.PREPARED_FORMAT,
+        keys.PLATFORM: content.platform,
+        keys.RADIUS_UM: report["units"]["radius_um"],
+        keys.TISSUE: options.tissue,
+        keys.CONDITION: options.condition,
+        keys.SAMPLE: options.sample or name,
+        keys.REPORT: report,
+        keys.PROVENANCE: {**provenance.collect("prepare", options=_settings(options)), "inputs": inputs},
+    }
+    prepared.write(target, slide, about)
+    show_report(name, report)
+    terminal.say(f"wrote {target}")
+    return PrepareResult(target, name, report)
+
+
+def slide_name(download: Path, options: PrepareOptions) -> str:
+    """Name of the prepared slide: the one asked for, or that of the download.
+
+    Args:
+        download: Folder or file.
+        options: What the user asks.
+
+    Returns:
+        The name; for a folder called `outs`, that of its parent.
+
+    Raises:
+        CifmError: The name asked for is no file name.
+    """
+    if options.name is not None:
+        if not options.name or "/" in options.name or options.name.startswith("."):
+            raise CifmError(f"--name {options.name!r} cannot name a file", "use letters, digits, - and _")
+        return options.name.removesuffix(".h5ad")
+    path = download.resolve()
+    path = path.parent if path.name == _OUTS else path
+    return path.stem if path.suffix == ".h5ad" else path.name
+
+
+def recognise(download: Path, platform: str | None = None) -> tuple[Path, Reader]:
+    """Find the reader of a download.
+
+    Args:
+        download: Folder or file.
+        platform: Name of the reader to insist on.
+
+    Returns:
+        The folder or file to read (the `outs` inside, where that is what holds the data) and its reader.
+
+    Raises:
+        CifmError: Nothing is there, or no reader takes it.
+    """
+    known = ", ".join(reader.name for reader in READERS)
+    if not download.exists():
+        raise CifmError(f"{download}: no such file or folder", "give the folder of a download, or an .h5ad")
+    if platform is not None and platform not in known.split(", "):
+        raise CifmError(f"--platform {platform}: unknown", f"known are {known}")
+    readers = [reader for reader in READERS if platform in (None, reader.name)]
+    for root in (download, download / _OUTS):
+        for reader in readers:
+            if reader.recognises(root):
+                return root, reader
+    if platform is not None:
+        return download, readers[0]  # which says what it misses
+    raise _unrecognised(download, known)
+
+
+def _unrecognised(download: Path, known: str) -> CifmError:
+    for name, signs in _COMING.items():
+        if any((root / sign).exists() for root in (download, download / _OUTS) for sign in signs):
+            return CifmError(
+                f"{download}: a {name} download, which this version does not read yet", f"it reads {known}"
+            )
+    held = ", ".join(sorted(path.name for path in download.iterdir())[:8]) if download.is_dir() else download.name
+    return CifmError(
+        f"{download}: not a download of a known platform ({known}); found {held or 'an empty folder'}",
+        "give the folder that holds experiment.xenium, or an .h5ad",
+    )
+
+
+def _prepare(root: Path, reader: Reader, options: PrepareOptions) -> tuple[AnnData, dict[str, Any], Download]:
+    table = None if options.gene_table is None else read_gene_table(options.gene_table)
+    download = reader.read(root, options)
+    names = download.genes["symbol"].where(download.genes["symbol"] != "", download.genes["id"])
+    check_counts(download.counts, download.obs.index, names, f"{root}: {download.matrix}", download.instead)
+    genes = plan_genes(download.genes, table)
+    counts = genes.apply(download.counts)
+    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    dropped = reasons_to_drop(download.xy_um, total, download.in_tissue, options.crop)
+    kept = np.flatnonzero(~np.logical_or.reduce(list(dropped.values())))
+    if not len(kept):
+        counted = ", ".join(f"{reason}: {mask.sum():,}" for reason, mask in dropped.items() if mask.any())
+        raise CifmError(
+            f"{root}: no cell is left of {len(total):,} ({counted or 'none came in'})", "check the input and --crop"
+        )
+    rows = kept[hilbert_order(download.xy_um[kept])]
+    units = check_units(download.xy_um[rows], download.radius_um, options.radius_um)
+    obs, notes = prepared.storable(download.obs.iloc[rows])
+    slide = prepared.build(counts[rows], download.xy_um[rows], obs, rows, genes)
+    warnings = [*filter(None, (species_note(genes.ids), units.note(), _empty_regions(slide)))]
+    remarks = {"notes": [*download.notes, *notes], "warnings": warnings}
+    return slide, make_report(download, genes, dropped, units, slide, remarks), download
+
+
+def _empty_regions(slide: AnnData) -> str | None:
+    sizes = slide.obs[keys.SPLIT].value_counts()
+    empty = [region for region in keys.REGIONS if not sizes[region]]
+    return f"no cell lies in the region {' or '.join(empty)}" if empty else None
+
+
+def _existing(target: Path, root: Path, reader: Reader, options: PrepareOptions) -> dict[str, Any] | None:
+    """Report of the slide that is there and made of the same; None when it is to be written.
+
+    Raises:
+        CifmError: Something else is there.
+    """
+    if not target.exists():
+        return None
+    about = prepared.read_about(target)
+    if target.samefile(root):
+        raise CifmError(f"{target} is the input itself", "choose another folder with --out or name with --name")
+    if about is None:
+        raise CifmError(
+            f"{target} exists and is no slide that cifm prepared",
+            "choose another folder with --out or name with --name",
+        )
+    made = about[keys.PROVENANCE]
+    same = made["cifm"] == __version__ and made["options"] == _settings(options) and about[keys.PLATFORM] == reader.name
+    if not options.force and same and all(_hash(root, file) == digest for file, digest in made["inputs"].items()):
+        return dict(about[keys.REPORT])
+    if not options.force:
+        raise CifmError(
+            f"{target} exists, made of other input or with other options",
+            "replace it with --force, or choose another --name",
+        )
+    return None
+
+
+def _settings(options: PrepareOptions) -> dict[str, Any]:
+    """Options that shape the slide, as JSON values."""
+    chosen = asdict(options)
+    for key in ("out", "name", "force", "platform"):
+        del chosen[key]
+    table = options.gene_table
+    if table is not None:
+        with reading(table):
+            chosen["gene_table"] = provenance.hash_file(table)
+    chosen["crop"] = None if options.crop is None else list(options.crop)
+    return chosen
+
+
+def _relative(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix() if root.is_dir() else file.name
+
+
+def _hash(root: Path, relative: str) -> str | None:
+    file = root / relative if root.is_dir() else root
+    return provenance.hash_file(file) if file.is_file() else None

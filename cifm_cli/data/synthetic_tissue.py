@@ -1,0 +1,239 @@
+"""A tissue with planted truth: domains, cell types that depend on their neighbours, genes that answer to a neighbour.
+
+Markers are the well-known ones of the literature; shares, rules and folds are made up. Letters: N cells, T types, G genes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix, vstack
+from scipy.spatial import cKDTree
+
+from cifm_cli.provenance import numpy_generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MARKERS = {
+    "tumour": "EPCAM KRT8 KRT18 CEACAM6 MUC1 KRT19 MKI67 ERBB2 S100P TFF1 AGR2 CLDN4 TOP2A CCND1 CEACAM5 TSPAN8 PCNA CDK1 CD274",
+    "acinar": "PRSS1 CPA1 CELA3A PNLIP CLPS AMY2A CTRB2 CEL REG1A CPA2 GP2 SPINK1 CTRC CELA2A REG1B PNLIPRP1 KLK1 GATM",
+    "ductal": "CFTR KRT7 SLC4A4 ANXA4 SOX9 MMP7 AQP1 HNF1B KRT19 EPCAM SCTR PROM1 TFF2 ONECUT2 PIGR",
+    "endocrine": "INS GCG SST CHGA IAPP TTR PPY CHGB SCG5 PCSK1 SCGN GCK ABCC8 NKX2-2",
+    "fibroblast": "COL1A1 DCN LUM COL3A1 PDGFRA COL1A2 PDGFRB FAP THY1 POSTN SPARC ACTA2 CXCL12 MMP2 FBLN1 TAGLN VIM FN1",
+    "endothelial": "PECAM1 VWF CDH5 KDR CLDN5 FLT1 EMCN PLVAP ENG ERG TEK EGFL7 ESAM RAMP2 CD34",
+    "macrophage": "CD68 CD163 CD14 CSF1R C1QA MRC1 LYZ AIF1 C1QB MSR1 FCGR3A TYROBP HLA-DRA APOE TREM2 SPP1 CXCL9 CXCL10 ITGAX",
+    "t_cell": "CD3E CD3D TRAC CD2 IL7R CD3G CD8A CD4 GZMK GZMB NKG7 CCR7 CTLA4 FOXP3 PDCD1 LAG3 TIGIT LCK ITK TCF7 CD5 CD7 PRF1",
+    "b_cell": "MS4A1 CD79A CD19 BANK1 CD79B PAX5 TNFRSF13C FCRL1 BLK CXCR5 HLA-DRA FCER2 SPIB",
+    "plasma": "MZB1 JCHAIN TNFRSF17 SDC1 DERL3 XBP1 PRDM1 IRF4 CD38 SLAMF7 FCRL5 IGHG1 IGKC POU2AF1",
+}
+EVERYWHERE = (
+    "ACTB B2M GAPDH EEF1A1 TMSB4X PTPRC MYC JUN FOS HIF1A VEGFA TGFB1 CCL2 CXCL8 IL6 STAT1 IRF1 NFKB1 TP53 CDH1"
+)
+MITOCHONDRIAL = "MT-CO1 MT-ND1"  # no Xenium panel has them; the filter must drop them
+TYPES = tuple(MARKERS)
+
+# Shares of the types in each domain, before neighbours are heard.
+DOMAINS = {
+    "lobule": {"acinar": 0.8, "ductal": 0.04, "fibroblast": 0.06, "endothelial": 0.05, "macrophage": 0.05},
+    "nest": {"tumour": 0.76, "macrophage": 0.08, "t_cell": 0.07, "fibroblast": 0.06, "endothelial": 0.03},
+    "stroma": {
+        "fibroblast": 0.52,
+        "macrophage": 0.14,
+        "t_cell": 0.12,
+        "plasma": 0.1,
+        "endothelial": 0.08,
+        "tumour": 0.04,
+    },
+    "aggregate": {"t_cell": 0.42, "b_cell": 0.38, "plasma": 0.1, "macrophage": 0.06, "endothelial": 0.04},
+    "islet": {"endocrine": 0.85, "endothelial": 0.1, "macrophage": 0.05},
+    "duct": {"ductal": 0.82, "fibroblast": 0.13, "t_cell": 0.05},
+    "vessel": {"endothelial": 0.72, "fibroblast": 0.2, "macrophage": 0.04, "t_cell": 0.04},
+}
+# (type, neighbour, strength): log-odds gained when all neighbours are of that type.
+RULES = (
+    *((name, name, 1.5) for name in ("tumour", "acinar", "ductal", "endocrine", "endothelial", "t_cell")),
+    ("t_cell", "macrophage", 2.5),
+    ("t_cell", "b_cell", 2.0),
+    ("macrophage", "tumour", 1.0),
+    ("plasma", "ductal", 2.0),
+    ("plasma", "fibroblast", 1.0),
+    ("t_cell", "acinar", -2.0),
+)
+
+
+class Effect(NamedTuple):
+    """A ligand-receptor effect: cells of type `receiver` express `gene` up to `fold` times as much near `sender`."""
+
+    receiver: str
+    gene: str
+    sender: str
+    fold: float
+
+
+EFFECTS = (
+    Effect("tumour", "CD274", "t_cell", 6.0),  # interferon gamma induces PD-L1
+    Effect("macrophage", "CXCL10", "t_cell", 6.0),
+    Effect("macrophage", "CXCL9", "t_cell", 6.0),
+    Effect("macrophage", "SPP1", "tumour", 5.0),
+    Effect("fibroblast", "FAP", "tumour", 5.0),  # TGF-beta turns fibroblasts into myofibroblasts
+    Effect("fibroblast", "ACTA2", "tumour", 4.0),
+    Effect("t_cell", "PDCD1", "tumour", 6.0),
+    Effect("endothelial", "PLVAP", "tumour", 4.0),
+    Effect("acinar", "REG1A", "macrophage", 4.0),
+    Effect("plasma", "IGHG1", "fibroblast", 2.0),
+)
+
+_SPACING_UM = 10.0
+_LUMEN, _LUMEN_WALL = 1.9, 1.5
+_NEIGHBOURS_UM = 25.0
+_FIELD_SCALES_UM = {"ground": 55.0, "aggregate": 50.0, "islet": 40.0, "lumen": 50.0, "vessel": 90.0}
+_MEDIAN_COUNTS = 58.0
+_VOID_SHARE = 0.01
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """A synthetic tissue and the truth behind it.
+
+    Args:
+        xy_um: (N, 2) cell centres.
+        cell_type: (N,) positions in `TYPES`.
+        domain: (N,) positions in `DOMAINS`.
+        genes: G rows with columns id and symbol.
+        counts: (N, G).
+        void: (N,) cells whose counts were lost.
+    """
+
+    xy_um: NDArray[np.float64]
+    cell_type: NDArray[np.int64]
+    domain: NDArray[np.int64]
+    genes: pd.DataFrame
+    counts: csr_matrix
+    void: NDArray[np.bool_]
+
+
+def grow(num_cells: int, seed: int, num_genes: int | None = None) -> Tissue:
+    """Grow a tissue of about 100 um2 per cell.
+
+    Args:
+        num_cells: N.
+        seed: Same seed, same tissue.
+        num_genes: Take the first genes of the panel, which serves all types in turn; the whole panel when absent.
+
+    Returns:
+        The tissue; cells in no order that matters.
+    """
+    genes = panel()[:num_genes]
+    xy_um, domain = _lay_out(num_cells, seed)
+    near = _neighbours(xy_um)
+    cell_type = _settle(domain, near, numpy_generator(seed, "types"))
+    void = numpy_generator(seed, "void").random(num_cells) < _VOID_SHARE
+    counts = _express(cell_type, near, void, list(genes["symbol"]), seed)
+    return Tissue(xy_um, cell_type, domain, genes, counts, void)
+
+
+def panel() -> pd.DataFrame:
+    """Genes of the panel, each type's best markers first: columns symbol and id."""
+    with resources.files(__package__).joinpath("synthetic_genes.csv").open(encoding="utf8") as file:
+        return pd.read_csv(file)
+
+
+def _lay_out(num_cells: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Cells on a jittered hexagonal lattice around lumens, and the domain of each."""
+    generator = numpy_generator(seed, "place")
+    lattice = _lattice(int(1.12 * num_cells) + 50)
+    xy_um = lattice + generator.normal(scale=0.18 * _SPACING_UM, size=lattice.shape)
+    fields = {name: _smooth(xy_um, scale, numpy_generator(seed, name)) for name, scale in _FIELD_SCALES_UM.items()}
+    chance = generator.random(len(xy_um)) + (fields["lumen"] > _LUMEN)  # a lumen's places are taken last
+    chosen = np.argsort(chance)[:num_cells]
+    return xy_um[chosen], _domains({name: values[chosen] for name, values in fields.items()})
+
+
+def _lattice(num_places: int) -> NDArray[np.float64]:
+    """At least `num_places` points of a hexagonal lattice, in a rectangle of 5 : 3."""
+    pitch = np.array([_SPACING_UM, _SPACING_UM * np.sqrt(0.75)])
+    height = np.sqrt(0.6 * num_places * pitch.prod())
+    rows, columns = int(np.ceil(height / pitch[1])), int(np.ceil(height / 0.6 / pitch[0]))
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    return np.asarray(np.stack([column + 0.5 * (row % 2), row], axis=1) * pitch)
+
+
+def _smooth(xy_um: NDArray[np.float64], scale_um: float, generator: np.random.Generator) -> NDArray[np.float64]:
+    """A smooth random field of zero mean and unit variance: a sum of plane waves."""
+    waves = generator.normal(scale=1.0 / scale_um, size=(2, 32))
+    return np.asarray(np.cos(xy_um @ waves + generator.uniform(0, 2 * np.pi, size=32)).sum(axis=1) / 4.0)
+
+
+def _domains(fields: dict[str, NDArray[np.float64]]) -> NDArray[np.int64]:
+    names = list(DOMAINS)
+    lobule, nest = fields["ground"] > 0.25, fields["ground"] < -0.25
+    cases = {
+        "duct": (fields["lumen"] > _LUMEN_WALL) & ~nest,
+        "islet": (fields["islet"] > 1.6) & lobule,
+        "aggregate": (fields["aggregate"] > 1.4) & ~lobule,
+        "vessel": np.abs(fields["vessel"]) < 0.06,
+        "lobule": lobule,
+        "nest": nest,
+    }
+    return np.select(list(cases.values()), [names.index(name) for name in cases], names.index("stroma"))
+
+
+def _neighbours(xy_um: NDArray[np.float64]) -> csr_matrix:
+    """(N, N) adjacency of cells within 25 um, without the cell itself."""
+    pairs = cKDTree(xy_um).query_pairs(_NEIGHBOURS_UM, output_type="ndarray")
+    ends = np.concatenate([pairs, pairs[:, ::-1]]).T
+    return csr_matrix((np.ones(ends.shape[1], dtype=np.float32), (ends[0], ends[1])), shape=(len(xy_um), len(xy_um)))
+
+
+def _settle(domain: NDArray[np.int64], near: csr_matrix, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Draw types by domain, then let random halves of the cells choose again in sight of their neighbours."""
+    shares = np.array([[DOMAINS[name].get(kind, 0.002) for kind in TYPES] for name in DOMAINS])
+    prior = np.log(shares)[domain]
+    strength = np.zeros((len(TYPES), len(TYPES)))
+    for kind, neighbour, value in RULES:
+        strength[TYPES.index(neighbour), TYPES.index(kind)] = value
+    degree = np.maximum(np.asarray(near.sum(axis=1)), 1.0)
+    cell_type: NDArray[np.int64] = np.argmax(prior + generator.gumbel(size=prior.shape), axis=1)
+    for _ in range(4):
+        heard = (near @ np.eye(len(TYPES))[cell_type] / degree) @ strength
+        again = np.argmax(prior + heard + generator.gumbel(size=prior.shape), axis=1)
+        cell_type = np.where(generator.random(len(domain)) < 0.5, again, cell_type)
+    return cell_type
+
+
+def _profiles(symbols: list[str], generator: np.random.Generator) -> NDArray[np.float64]:
+    """(T, G) share of each gene in the counts of each type."""
+    weights = 0.02 * generator.lognormal(sigma=0.5, size=len(symbols)) * np.ones((len(TYPES), 1))
+    weights[:, [symbol in EVERYWHERE.split() for symbol in symbols]] *= 12.0
+    weights[:, [symbol in MITOCHONDRIAL.split() for symbol in symbols]] *= 60.0
+    for row, kind in enumerate(TYPES):
+        marked = [symbol in MARKERS[kind].split() for symbol in symbols]
+        weights[row, marked] += generator.lognormal(mean=0.0, sigma=0.6, size=sum(marked))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _express(
+    cell_type: NDArray[np.int64], near: csr_matrix, void: NDArray[np.bool_], symbols: list[str], seed: int
+) -> csr_matrix:
+    """Poisson counts of overdispersed rates, block by block so that N x G is never dense."""
+    profiles = _profiles(symbols, numpy_generator(seed, "profiles"))
+    senders = near @ np.eye(len(TYPES), dtype=np.float32)[cell_type]
+    effects = [effect for effect in EFFECTS if effect.gene in symbols]
+    blocks = []
+    for start in range(0, len(cell_type), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        generator = numpy_generator(seed, "counts", start)
+        kinds = cell_type[rows]
+        rates = profiles[kinds] * (_MEDIAN_COUNTS * generator.lognormal(sigma=0.45, size=(len(kinds), 1)))
+        for effect in effects:
+            received = np.where(kinds == TYPES.index(effect.receiver), senders[rows, TYPES.index(effect.sender)], 0.0)
+            rates[:, symbols.index(effect.gene)] *= 1.0 + (effect.fold - 1.0) * -np.expm1(-received / 2.0)
+        rates *= generator.gamma(5.0, 0.2, size=rates.shape) * ~void[rows, None]
+        blocks.append(csr_matrix(generator.poisson(rates).astype(np.int32)))
+    return csr_matrix(vstack(blocks))
