@@ -1,0 +1,90 @@
+"""`cifm evaluate`: how well a model infers hidden cells, beside every trivial predictor."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cifm_cli import workspace
+from cifm_cli.commands import options
+
+
+class Region(StrEnum):
+    """Regions of the split."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+    all = "all"
+
+
+class Geometry(StrEnum):
+    """Ways of hiding cells."""
+
+    scattered = "scattered"
+    region = "region"
+
+
+def evaluate(
+    slides: options.Slides = None,
+    model: options.Models = None,
+    region: Annotated[Region, typer.Option("--region", help="Whose cells are hidden and inferred.")] = Region.test,
+    geometry: Annotated[
+        list[Geometry] | None,
+        typer.Option(
+            "--geometry",
+            help="Hide 5 % of the cells here and there, or whole blocks; may be repeated.",
+            show_default="both",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            "--rounds",
+            min=1,
+            help="Most rounds of hiding per geometry; all of them hide every cell once.",
+            show_default="all",
+        ),
+    ] = None,
+    annotator: Annotated[
+        str | None,
+        typer.Option(
+            "--annotator",
+            metavar="NAME[:PATH]",
+            help="Also compare cell types of actual and predicted cells: markers, or markers:FILE.tsv.",
+        ),
+    ] = None,
+    save_predictions: Annotated[
+        bool, typer.Option("--save-predictions", help="Also write the predictions of every hidden cell (.h5ad).")
+    ] = False,
+    out: options.Out = workspace.EVALUATION,
+    backend: options.Backend = "auto",
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Measure models on hidden cells, beside the strongest trivial predictors, with paired intervals."""
+    from cifm_cli.evaluation.evaluate import Request
+    from cifm_cli.evaluation.evaluate import evaluate as run_evaluation
+    from cifm_cli.evaluation.protocols import GEOMETRIES
+    from cifm_cli.report.terminal import emit
+
+    result = run_evaluation(
+        Request(
+            slides=workspace.slide_paths(slides or ()),
+            models=[workspace.run_folder(run) for run in model] if model else [workspace.run_folder(None)],
+            out=out,
+            region=region.value,
+            geometries=list(dict.fromkeys(chosen.value for chosen in geometry)) if geometry else GEOMETRIES,
+            num_rounds=rounds,
+            annotator=annotator,
+            save_predictions=save_predictions,
+            backend=backend,
+            device=device,
+            seed=seed,
+        )
+    )
+    if as_json:
+        emit(result)

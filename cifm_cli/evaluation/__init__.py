@@ -1,0 +1,1 @@
+"""The honest judge: hide cells, let the model and the trivial predictors infer them, score all alike."""

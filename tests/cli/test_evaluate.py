@@ -1,0 +1,211 @@
+"""`cifm evaluate` from the command line: what it leaves behind, and that its numbers can be recomputed from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import pearsonr, spearmanr
+
+from cifm_cli.data.slide import open_slide
+
+METRICS = ["mse", "balanced_mse", "pearson_cell", "spearman_cell", "pearson_gene", "spearman_gene", "auroc", "deviance"]
+BASELINES = {
+    "uniform",
+    "bernoulli",
+    "neighbourhood_average",
+    "zeros",
+    "training_mean",
+    "knn",
+    "weighted_knn",
+    "radius_mean",
+}
+BRIEF = ("--geometry", "scattered", "--rounds", "1", "--backend", "torch", "--json")
+
+
+@pytest.fixture(scope="module")
+def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a prepared slide and two small runs, `first` and the latest, `second`."""
+    from cifm_cli import recipe
+    from cifm_cli.training.loop import train
+    from cifm_cli.training.run import Setup
+
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
+    small = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64"]
+    for seed, name in enumerate(("first", "second")):
+        resolved = recipe.load(recipe.find("demo"), small)
+        train(Setup(resolved, [prepared_synthetic], folder / "runs" / name, backend="torch", seed=seed))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+
+
+@pytest.fixture(scope="module")
+def evaluated(workspace: Path) -> dict:
+    """What one evaluation with everything switched on gave."""
+    from cifm_cli.app import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace)
+        words = ["--model", "runs/latest", "--model", "runs/first", "--save-predictions", "--annotator", "markers"]
+        assert main(["evaluate", *words, "--backend", "torch"]) == 0
+        return json.loads(Path("evaluation/metrics.json").read_text())
+
+
+def geometries(evaluated: dict) -> dict:
+    return evaluated["slides"]["tissue"]["geometries"]
+
+
+def test_the_names_that_scripts_rely_on(evaluated: dict) -> None:
+    assert set(geometries(evaluated)) == {"scattered", "region"}
+    for found in geometries(evaluated).values():
+        assert set(found["predictors"]) == {"model", "model:first", *BASELINES}
+        for forms in found["predictors"].values():
+            assert set(forms) == {"mean", "gated"}
+            for values in forms.values():
+                assert list(values) == METRICS
+                assert all(math.isfinite(value) for value in values.values())
+        assert set(found["paired"]) == set(METRICS)
+        for pair in found["paired"].values():
+            assert {"best_baseline", "form", "difference", "low", "high"} <= set(pair)
+            assert pair["low"] <= pair["high"]
+            assert pair["best_baseline"] in BASELINES
+    assert evaluated["provenance"]["command"] == "evaluate"
+
+
+def test_the_difference_is_of_the_best_forms(evaluated: dict) -> None:
+    for found in geometries(evaluated).values():
+        for metric, pair in found["paired"].items():
+            best = min if metric in ("mse", "balanced_mse", "deviance") else max
+            values = {
+                name: best(form[metric] for form in forms.values()) for name, forms in found["predictors"].items()
+            }
+            rival = best(values[name] for name in BASELINES)
+            assert found["predictors"][pair["best_baseline"]][pair["form"]][metric] == rival
+            assert pair["difference"] == pytest.approx(values["model"] - rival)
+
+
+def test_numbers_can_be_recomputed_from_the_saved_predictions(evaluated: dict) -> None:
+    slide = open_slide(Path("prepared/tissue.h5ad"))
+    for geometry, found in geometries(evaluated).items():
+        saved = ad.read_h5ad(f"evaluation/predictions-{geometry}.h5ad")
+        assert saved.n_obs == found["num_cells"]
+        actual = saved.X.toarray()
+        rows = saved.obs["row"].to_numpy()
+        assert np.array_equal(saved.obsm["spatial"], slide.xy_um[rows])
+        assert np.allclose(actual, slide.expression(rows, 10_000.0).toarray())
+        threshold = found["tuned"]["model"]["threshold"]
+        model = saved.layers["model"]
+        forms = {"mean": model, "gated": model * (saved.layers["model_expressed"] > threshold)}
+        checks = [(found["predictors"]["model"][form], layer) for form, layer in forms.items()]
+        checks.append((found["predictors"]["weighted_knn"]["mean"], saved.layers["weighted_knn"]))
+        for values, layer in checks:
+            assert values["mse"] == pytest.approx(np.square(layer - actual).mean(), rel=1e-4)
+            for name, correlate in (("pearson", pearsonr), ("spearman", spearmanr)):
+                for direction, x, y in (("cell", layer, actual), ("gene", layer.T, actual.T)):
+                    each = [
+                        0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else correlate(a, b).statistic
+                        for a, b in zip(x, y, strict=True)
+                    ]
+                    assert values[f"{name}_{direction}"] == pytest.approx(np.mean(each), abs=1e-5)
+
+
+def test_tables_average_to_the_metrics(evaluated: dict) -> None:
+    cells, genes = (pd.read_parquet(f"evaluation/per_{part}.parquet") for part in ("cell", "gene"))
+    keys = ["geometry", "predictor", "form"]
+    by_cell = cells.groupby(keys, observed=True).mean(numeric_only=True)
+    by_gene = genes.groupby(keys, observed=True).mean(numeric_only=True)
+    for geometry, found in geometries(evaluated).items():
+        for name, forms in found["predictors"].items():
+            for form, values in forms.items():
+                where = (geometry, name, form)
+                for column, metric in (("mse", "mse"), ("spearman", "spearman_cell"), ("auroc", "auroc")):
+                    assert by_cell.loc[where, column] == pytest.approx(values[metric], rel=1e-5)
+                assert by_gene.loc[where, "pearson"] == pytest.approx(values["pearson_gene"], abs=1e-6)
+    assert {"slide", "barcode", "row", "round", "distance_um", "x_um", "y_um", "block"} <= set(cells)
+
+
+def test_cells_in_blocks_are_further_from_what_is_visible(evaluated: dict) -> None:
+    cells = pd.read_parquet("evaluation/per_cell.parquet")
+    distance_um = cells.groupby("geometry", observed=True)["distance_um"].mean()
+    assert distance_um["region"] > distance_um["scattered"] > 0
+
+
+def test_typing_agrees_best_with_the_cells_own_neighbours(evaluated: dict) -> None:
+    for found in geometries(evaluated).values():
+        typing = found["typing"]
+        assert 0 < typing["num_typed"] <= found["num_cells"]
+        assert set(typing["agreement"]) == set(found["predictors"])
+        assert all(0 <= share <= 1 for forms in typing["agreement"].values() for share in forms.values())
+
+
+def test_the_report_is_one_page_with_pictures(evaluated: dict) -> None:
+    page = Path("evaluation/report.html").read_text()
+    assert "data:image/png" in page
+    assert all(f"tissue, {geometry}" in page for geometry in geometries(evaluated))
+
+
+def test_the_same_seed_gives_the_same_numbers(cifm: Callable) -> None:
+    words = ["evaluate", *BRIEF]
+    first, again, other = (
+        json.loads(cifm(*words, "--out", f"out{number}", "--seed", seed).out)["slides"]
+        for number, seed in enumerate((0, 0, 1))
+    )
+    assert first == again
+    assert first != other
+
+
+def test_json_is_the_only_thing_on_stdout(cifm: Callable) -> None:
+    code, out, err = cifm("evaluate", *BRIEF, "--geometry", "region", "--out", "alone")
+    assert code == 0
+    assert list(json.loads(out)["slides"]["tissue"]["geometries"]) == ["scattered", "region"]
+    assert json.loads(out) == json.loads(Path("alone/metrics.json").read_text())
+    assert "weighted_knn" in err
+
+
+def test_scoring_the_validation_region_tunes_elsewhere(cifm: Callable) -> None:
+    code, out, err = cifm("evaluate", *BRIEF, "--region", "validation", "--out", "validation")
+    assert code == 0
+    assert json.loads(out)["slides"]["tissue"]["tuned_on"] == "train"
+    assert "tuned on the training region" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["nowhere.h5ad"], "nowhere.h5ad: no such file or folder", "cifm prepare"),
+        (["--model", "nowhere"], "no model in nowhere", "cifm train RECIPE"),
+        (["--model", "runs/first", "--model", "runs/first"], "two runs are called first", "one by one"),
+        (["--annotator", "oracle"], "--annotator oracle: no such annotator", "markers"),
+        (["--annotator", "markers:no.tsv"], "no.tsv", "TSV"),
+        (["one_region.h5ad"], "no cells in its test region", "--region all"),
+    ],
+)
+def test_mistakes_are_one_line_and_a_hint(
+    cifm: Callable, workspace: Path, words: list[str], message: str, hint: str
+) -> None:
+    if words == ["one_region.h5ad"]:
+        slide = ad.read_h5ad("prepared/tissue.h5ad")
+        slide[slide.obs["split"] != "test"].write_h5ad("one_region.h5ad")
+    outcome = cifm("evaluate", "--backend", "torch", *words)
+    assert outcome.code == 1
+    *_, error, advice = outcome.err.strip().splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert advice.startswith("hint: ")
+    assert hint in advice
+
+
+def test_wrong_words_are_usage(cifm: Callable) -> None:
+    assert cifm("evaluate", "--region", "moon").code == 2
+    assert cifm("evaluate", "--geometry", "cube").code == 2
