@@ -77,6 +77,8 @@ class MaskRecipe(_Section):
     """Smallest share of the cells of a tile that is masked."""
     share_max: Share | None = None
     """Largest share, drawn uniformly from [share, share_max] for every tile; `share` when absent."""
+    contiguous: float = Field(default=0.0, ge=0, le=1)
+    """Share of tiles whose masked cells form one patch instead of lying scattered; the paper has none."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -36,19 +36,23 @@ class Engine:
     device: torch.device
 
     def fit_slide(self, slide: Slide) -> Slide:
-        """The slide with the radius the model was trained at, where its recipe names one."""
+        """The slide with the radius the model was trained at, where its recipe names one; warns of a poor fit.
+
+        Raises:
+            CifmError: Slide and model share no gene.
+        """
+        num_shared = self.panel(slide).num_genes
+        if num_shared < FEW_SHARED * slide.num_genes:
+            warn(f"slide {slide.name}: the model knows only {num_shared} of its {slide.num_genes} genes")
         return slide.with_radius(self.checkpoint.recipe.data.radius_um)
 
     def panel(self, slide: Slide) -> Panel:
-        """Genes that slide and model share; warns when they are few.
+        """Genes that slide and model share.
 
         Raises:
             CifmError: They share none.
         """
-        panel = match_panel(slide, self.checkpoint.vocabulary)
-        if panel.num_genes < FEW_SHARED * slide.num_genes:
-            warn(f"slide {slide.name}: the model knows only {panel.num_genes} of its {slide.num_genes} genes")
-        return panel
+        return match_panel(slide, self.checkpoint.vocabulary)
 
 
 def choose_device(name: str) -> torch.device:

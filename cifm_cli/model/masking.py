@@ -114,11 +114,11 @@ def move_graph(graph: Graph, device: torch.device) -> Graph:
 
 
 def choose_masked(core: Rows, recipe: Recipe, generator: np.random.Generator) -> Rows:
-    """Draw the masked cells of a tile, uniformly among its core (paper, B.3).
+    """Draw the masked cells of a tile: scattered uniformly over its core (paper, B.3), or a patch of it.
 
     Args:
-        core: (c,) positions of the core cells.
-        recipe: Its mask section says how many.
+        core: (c,) positions of the core cells, in Hilbert order, so that a stretch of them is a patch.
+        recipe: Its mask section says how many and which.
         generator: Source of randomness.
 
     Returns:
@@ -126,6 +126,9 @@ def choose_masked(core: Rows, recipe: Recipe, generator: np.random.Generator) ->
     """
     low, high = recipe.mask.share, recipe.mask.share_max or recipe.mask.share
     number = max(1, round(len(core) * generator.uniform(low, high)))
+    if generator.random() < recipe.mask.contiguous:
+        start = generator.integers(len(core) - number + 1)
+        return core[start : start + number]
     return np.sort(generator.choice(core, size=number, replace=False))
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cifm_cli.recipe import ObjectiveRecipe
 
 RELIABLE_COUNTS = 10.0  # depth at which a cell weighs half: sparse cells are noisy, void cells weigh nothing
-PRIOR_MASS = 0.5  # mass of the training mean in every mean, so that a lonely query has an answer
+PRIOR_MASS = 1.0  # mass of the next wider mean in every mean, so that a lonely query has an answer
 SHARED_BELIEF = 20.0  # how many queries' worth of belief a gene has in the weights fitted over all genes
 PROBABILITY_FLOOR = 1e-4
 
@@ -108,7 +108,7 @@ class Smoother(nn.Module):
         self.share_weights = nn.Parameter(torch.full((num_terms, num_genes), 1 / num_terms))
 
     def terms(self, around: Surroundings, genes: Tensor) -> tuple[Tensor, Tensor]:
-        """What is blended: the mean at every scale, drawn a little to the training mean, and the training mean.
+        """What is blended: the mean at every scale, drawn a little to the next wider one, and the training mean.
 
         Args:
             around: Sums around M queries.
@@ -139,9 +139,15 @@ class Smoother(nn.Module):
 
 
 def _shrink(sums: Tensor, mass: Tensor, profile: Tensor) -> Tensor:
-    """Means with the training profile as a prior, and the profile itself as the last term."""
-    means = (sums + PRIOR_MASS * profile) / (mass[..., None] + PRIOR_MASS)
-    return torch.cat([means, profile.expand(len(means), 1, -1)], dim=1)
+    """Means with the next wider mean as a prior, the widest with the training profile, which is the last term.
+
+    So where nobody is near, a narrow mean is what the wider ones say, and not what the whole tissue says.
+    """
+    terms = [profile.expand(len(sums), -1)]
+    for scale in reversed(range(sums.shape[1])):
+        total = mass[:, scale, None] + PRIOR_MASS
+        terms.append((sums[:, scale] + PRIOR_MASS * terms[-1]) / total)
+    return torch.stack(terms[:0:-1] + terms[:1], dim=1)
 
 
 class LeastSquares:

@@ -44,13 +44,15 @@ def test_a_lonely_query_gets_the_training_mean() -> None:
     assert means.tolist() == [[[0.5, 0.25]] * 3]
 
 
-def test_the_prior_fades_as_neighbours_come() -> None:
+def test_each_mean_is_drawn_to_the_next_wider_one() -> None:
     smoother = Smoother(2, RECIPE)
     smoother.mean_profile[:] = torch.tensor([1.0, 1.0])
     around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, COUNTS, RECIPE)
     means, _ = smoother.terms(around, torch.arange(2))
-    mass, total = around.mass[0, 0].item(), around.expression[0, 0, 0].item()
-    assert means[0, 0, 0].item() == pytest.approx((total + PRIOR_MASS) / (mass + PRIOR_MASS))
+    (narrow_mass, wide_mass), (narrow, wide) = around.mass[0].tolist(), around.expression[0, :, 0].tolist()
+    wide_mean = (wide + PRIOR_MASS * 1.0) / (wide_mass + PRIOR_MASS)
+    narrow_mean = (narrow + PRIOR_MASS * wide_mean) / (narrow_mass + PRIOR_MASS)
+    assert means[0, :, 0].tolist() == pytest.approx([narrow_mean, wide_mean, 1.0])
 
 
 def test_least_squares_finds_planted_weights_of_each_gene() -> None:

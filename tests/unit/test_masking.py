@@ -1,0 +1,41 @@
+"""Which cells are masked: how many, where, and reproducibly."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifm_cli.model.masking import choose_masked
+from cifm_cli.provenance import numpy_generator
+from cifm_cli.recipe import MaskRecipe, Recipe
+
+CORE = np.arange(100, 300)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(seed=seeds, low=st.floats(0.01, 0.4), wider=st.floats(0.0, 0.4), contiguous=st.floats(0, 1))
+def test_share_and_place(seed: int, low: float, wider: float, contiguous: float) -> None:
+    recipe = Recipe(mask=MaskRecipe(share=low, share_max=low + wider, contiguous=contiguous))
+    masked = choose_masked(CORE, recipe, numpy_generator(seed))
+    assert 0 < len(np.unique(masked)) == len(masked)
+    assert round(200 * low) - 1 <= len(masked) <= round(200 * (low + wider)) + 1
+    assert np.isin(masked, CORE).all()
+    assert (np.diff(masked) > 0).all()
+    assert np.array_equal(masked, choose_masked(CORE, recipe, numpy_generator(seed)))
+
+
+@given(seed=seeds)
+def test_a_patch_is_a_stretch_of_the_core(seed: int) -> None:
+    recipe = Recipe(mask=MaskRecipe(share=0.2, contiguous=1.0))
+    masked = choose_masked(CORE, recipe, numpy_generator(seed))
+    assert masked.tolist() == list(range(masked[0], masked[0] + 40))
+
+
+def test_every_cell_has_its_turn() -> None:
+    recipe = Recipe(mask=MaskRecipe(share=0.2, contiguous=0.5))
+    times = np.zeros(400)
+    for number in range(2_000):
+        times[choose_masked(CORE, recipe, numpy_generator(number))] += 1
+    assert times[CORE].min() > 0
+    assert abs(times[CORE][20:-20].mean() - 400) < 60
