@@ -12,6 +12,7 @@ import pandas as pd
 from anndata.io import read_elem
 
 from cifm_cli import keys
+from cifm_cli.data.h5ad import write_h5ad
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +52,7 @@ def write_trajectory(
     stored = ad.AnnData(X=list(layers.values())[-1], obs=table, var=var, layers=dict(layers))
     stored.obsm[keys.SPATIAL] = tissue.xy_um
     stored.uns[keys.CIFM] = {keys.RADIUS_UM: tissue.radius_um, keys.PROVENANCE: json.dumps(provenance)}
-    stored.write_h5ad(path, compression="gzip")
+    write_h5ad(path, stored)
 
 
 def cell_names(slide: Slide, rows: Rows) -> list[str]:

@@ -1,0 +1,143 @@
+"""Cell states: read which of the tissue's own states stands at a place off a prediction, and draw a cell of it.
+
+A predicted mean belongs to no cell: between a tumour nest and a T cell it is half of either. Genes drawn from it one by
+one give cells of no type, and within one sweep half of a tissue is `unassigned`. So the cells of the untouched tissue
+are sorted into states (k-means on principal components); some are masked and predicted; and a logistic regression
+learns the probability of each state given the prediction. An updated cell draws a state, and then one of the tissue's
+real cells of that state, brought to its own depth. All of it is fitted once, before anything is injected.
+
+Letters: N cells of the untouched tissue, Q updated cells, P genes, K states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from cifm_cli.inference.predict import predict_cells
+from cifm_cli.provenance import numpy_generator
+from cifm_cli.simulation.sampling import draw_one, settle
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from sklearn.pipeline import Pipeline
+
+    from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.inference.engine import Engine
+
+MOST_STATES: Final = 40
+CELLS_PER_STATE: Final = 50  # at least, so that small tissues have few states
+COMPONENTS: Final = 30  # principal components that states are told by
+FEATURES: Final = 20  # principal components of the predictions that they are read from
+ROUNDS: Final = 5  # times that a share of the cells is masked and predicted to learn from
+STIFFNESS: Final = 0.05  # inverse strength of the regression's penalty
+NEAREST: Final = 20  # deeper cells of a state, from the cell's depth on, of which one is drawn
+
+
+@dataclass(frozen=True)
+class States:
+    """The states of a tissue, and how to read them off predictions.
+
+    Args:
+        counts: (N, P) counts of the untouched tissue.
+        depths: (N,) sum of each cell.
+        members: Cells of each state, by depth.
+        reader: From predicted means, (Q, P), to probabilities of the states.
+    """
+
+    counts: csr_matrix
+    depths: NDArray[np.int64]
+    members: list[Rows]
+    reader: Pipeline
+
+    def draw(
+        self, mean: NDArray[np.float32], depths: NDArray[np.int64], generator: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Draw cells.
+
+        Args:
+            mean: (Q, P) predicted expression.
+            depths: (Q,) what the counts of each cell sum to.
+            generator: Source of randomness; used up.
+
+        Returns:
+            (Q, P) counts.
+        """
+        probability = np.zeros((len(mean), len(self.members)))
+        probability[:, self.reader.classes_] = self.reader.predict_proba(mean)
+        state = draw_one(probability, generator)
+        donors = self._donors(state, depths, generator.random(len(mean)))
+        counts = self.counts[donors].toarray().astype(np.int64)
+        copies = np.maximum(depths // self.depths[donors], 1)  # a shallow donor is taken several times over
+        return settle(counts * copies[:, None], counts.astype(np.float64), depths, generator)
+
+    def _donors(self, state: Rows, depths: NDArray[np.int64], uniform: NDArray[np.float64]) -> Rows:
+        """One cell of each state asked for, a little deeper than asked for where there is one."""
+        donors = np.empty(len(state), dtype=np.int64)
+        for number in np.unique(state):
+            asked, pool = np.flatnonzero(state == number), self.members[number]
+            first = np.minimum(np.searchsorted(self.depths[pool], depths[asked]), max(len(pool) - NEAREST, 0))
+            donors[asked] = pool[first + (uniform[asked] * min(NEAREST, len(pool))).astype(np.int64)]
+        return donors
+
+
+def fit_states(engine: Engine, tissue: Slide, share: float, seed: int) -> States:
+    """Sort the cells of an untouched tissue into states and learn to read them off the model's predictions.
+
+    Args:
+        engine: The model.
+        tissue: All cells that exist, with genes that the model knows.
+        share: Share of the cells masked at once, as in the simulation.
+        seed: The user's seed.
+
+    Returns:
+        The states.
+    """
+    everyone = np.arange(tissue.num_cells)
+    counts = csr_matrix(tissue.counts(everyone))
+    depths = np.rint(np.asarray(counts.sum(axis=1)).ravel()).astype(np.int64)
+    alive = np.flatnonzero(depths > 0)
+    expression = tissue.expression(alive, engine.checkpoint.recipe.data.target_sum)
+    state = np.full(tissue.num_cells, -1, dtype=np.int64)
+    state[alive] = _sort_into_states(expression, seed)
+    masks = [_mask(alive, share, seed, number) for number in range(ROUNDS)]
+    means = [predict_cells(engine, tissue, everyone, masked).mean for masked in masks]
+    reader = _fit_reader(np.concatenate(means), state[np.concatenate(masks)], seed)
+    by_depth = alive[np.argsort(depths[alive], kind="stable")]
+    members = [by_depth[state[by_depth] == number] for number in range(state.max() + 1)]
+    return States(counts, depths, members, reader)
+
+
+def _mask(cells: Rows, share: float, seed: int, number: int) -> Rows:
+    size = max(1, round(share * len(cells)))
+    return np.sort(numpy_generator(seed, "states", number).choice(cells, size, replace=False))
+
+
+def _sort_into_states(expression: csr_matrix, seed: int) -> NDArray[np.int64]:
+    """State of every cell, by k-means on principal components; every state has a cell."""
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.decomposition import TruncatedSVD
+
+    num_states = int(np.clip(expression.shape[0] // CELLS_PER_STATE, 1, MOST_STATES))
+    components = min(COMPONENTS, expression.shape[1] - 1)
+    number = int(numpy_generator(seed, "states").integers(2**31))
+    places = TruncatedSVD(components, random_state=number).fit_transform(expression)
+    found = MiniBatchKMeans(num_states, n_init=3, batch_size=4096, random_state=number).fit_predict(places)
+    return np.unique(found, return_inverse=True)[1].astype(np.int64)
+
+
+def _fit_reader(means: NDArray[np.float32], state: NDArray[np.int64], seed: int) -> Pipeline:
+    """Learn P(state | prediction) on predictions of masked cells."""
+    from sklearn.decomposition import PCA
+    from sklearn.dummy import DummyClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    if len(np.unique(state)) == 1:
+        return make_pipeline(DummyClassifier()).fit(means, state)
+    number = int(numpy_generator(seed, "reader").integers(2**31))
+    features = PCA(min(FEATURES, *means.shape), whiten=True, svd_solver="full", random_state=number)
+    return make_pipeline(features, LogisticRegression(C=STIFFNESS, max_iter=500)).fit(means, state)

@@ -1,0 +1,206 @@
+"""`cifm simulate` as users type it: what it leaves, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import chdir
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cifm_cli.app import main
+from cifm_cli.data.slide import open_slide
+from cifm_cli.model.checkpoint import MODEL_FILE, save_checkpoint
+from cifm_cli.model.network import Network
+from cifm_cli.provenance import seeded_torch
+from cifm_cli.recipe import parse
+
+FILES = {
+    "simulation.json", "composition.csv", "transitions.csv", "trajectory.h5ad", "report.html",
+    "map_before.png", "map_treated.png", "map_control.png",
+    "composition.png", "transitions.png", "transitions_difference.png",
+}  # fmt: skip
+QUICK = ("--max-cells", "300", "--steps", "2", "--share", "0.2", "--backend", "torch")
+
+
+@pytest.fixture(scope="module")
+def run_folder(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose network has random weights on top of an average of the neighbours."""
+    slide = open_slide(prepared_synthetic)
+    recipe = parse({"model": {"width": 8, "encoder_layers": 1, "decoder_layers": 1}}, "test")
+    with seeded_torch(0, "network"):
+        network = Network(slide.num_genes, recipe)
+        for weight in network.parameters():
+            weight.data.add_(0.05 * torch.randn_like(weight))
+    folder = tmp_path_factory.mktemp("run")
+    save_checkpoint(folder / MODEL_FILE, network, recipe, slide.gene_ids, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workspace(prepared_synthetic: Path, run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one prepared slide and one run."""
+    folder = tmp_path_factory.mktemp("workspace")
+    for name, source in (("prepared", prepared_synthetic.parent), ("runs/latest", run_folder)):
+        shutil.copytree(source, folder / name)
+    return folder
+
+
+@pytest.fixture
+def workplace(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace of one's own to work in and spoil."""
+    shutil.copytree(workspace, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def simulated(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a simulation."""
+    out = tmp_path_factory.mktemp("simulated") / "simulation"
+    words = ["simulate", "--inject", "tcell", "--count", "7", "--replicates", "2", "--out", str(out)]
+    with chdir(workspace):
+        assert main([*words, *QUICK]) == 0
+    return out
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path).astype({"num_cells": int, "share": float})
+
+
+def test_as_typed_in_a_workspace(cifm, workplace: Path, simulated: Path) -> None:
+    """Run again elsewhere: the same files, bit for bit where they hold no date, and the result on stdout."""
+    code, out, err = cifm("simulate", "--inject", "T cells", "--count", 7, "--replicates", 2, *QUICK, "--json")
+    assert code == 0
+    assert {path.name for path in Path("simulation").iterdir()} == FILES
+    for name in sorted(FILES - {"simulation.json", "trajectory.h5ad", "report.html"}):
+        assert Path("simulation", name).read_bytes() == (simulated / name).read_bytes(), name
+    result = json.loads(out)
+    assert result == json.loads(Path("simulation/simulation.json").read_text(encoding="utf8"))
+    assert "300 of 7" in err
+    assert "another one with --crop" in err
+
+
+def test_the_result(simulated: Path) -> None:
+    result = json.loads((simulated / "simulation.json").read_text(encoding="utf8"))
+    assert result["injected"]["cell_type"] == "T cell"
+    assert result["injected"]["count"] == 7
+    assert result["window"]["num_cells"] == 300
+    assert result["settings"]["updates_per_cell"] == 0.4
+    assert sum(entry["treated"] for entry in result["change"].values()) == pytest.approx(1)
+    assert sum(entry["difference"] for entry in result["change"].values()) == pytest.approx(0)
+    assert all(len(entry["replicates"]) == 2 for entry in result["change"].values())
+    assert "share one trained model" in " ".join(result["notes"])
+    assert 0 < result["drift"] < 1
+
+
+def test_tables_add_up(simulated: Path) -> None:
+    rows = read_csv(simulated / "composition.csv")
+    totals = rows.groupby(["arm", "replicate", "step"])
+    assert totals["num_cells"].sum().unique().tolist() == [300]
+    assert totals["share"].sum().to_numpy() == pytest.approx(1, abs=1e-4)
+    assert len(totals) == 2 * 2 * 3
+    moved = read_csv(simulated / "transitions.csv")
+    assert moved.groupby(["arm", "replicate"])["num_cells"].sum().tolist() == [300] * 4
+    last = rows.query("arm == 'treated' and replicate == 1 and step == 2 and num_cells > 0")
+    arrived = moved.query("arm == 'treated' and replicate == 1").groupby("to")["num_cells"].sum()
+    assert arrived.to_dict() == last.set_index("cell_type")["num_cells"].to_dict()
+
+
+def test_the_tissue_before_and_after(simulated: Path, workspace: Path) -> None:
+    tissue = ad.read_h5ad(simulated / "trajectory.h5ad")
+    injected = tissue.obs["injected"].to_numpy()
+    assert tissue.n_obs == 307
+    assert injected.sum() == 7
+    assert set(tissue.obs["type_before"][injected]) == {"T cell"}
+    assert set(tissue.obs["type_after_control"][injected]) == {"absent"}
+    layers = {name: np.asarray(tissue.layers[name].sum(axis=1)).ravel() for name in ("initial", "treated", "control")}
+    assert np.array_equal(layers["initial"], layers["treated"])
+    assert np.array_equal(layers["initial"][~injected], layers["control"][~injected])
+    assert not layers["control"][injected].any()
+    slide = ad.read_h5ad(next((workspace / "prepared").glob("*.h5ad")))[tissue.obs_names[~injected]]
+    assert np.array_equal(slide.obsm["spatial"], tissue.obsm["spatial"][~injected])
+    assert (tissue.layers["initial"][~injected] != slide.X).nnz == 0
+    assert json.loads(tissue.uns["cifm"]["provenance"])["command"] == "simulate"
+
+
+def test_an_earlier_simulation_is_replaced_and_nothing_else(cifm, workplace: Path, simulated: Path) -> None:
+    shutil.copytree(simulated, "simulation")
+    before = Path("simulation/composition.csv").read_bytes()
+    assert cifm("simulate", "--inject", "tcell", *QUICK, "--seed", 1).code == 0
+    assert Path("simulation/composition.csv").read_bytes() != before
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").touch()
+    code, _, err = cifm("simulate", "--inject", "tcell", *QUICK, "--out", "mine")
+    assert code == 1
+    assert "mine: already there, and no simulation" in err
+    assert Path("mine/thesis.tex").exists()
+
+
+def test_cells_of_a_reference(cifm, workplace: Path) -> None:
+    slide = ad.read_h5ad(next(Path("prepared").glob("*.h5ad")))
+    reference = ad.AnnData(
+        X=slide.X[:40] * 50, obs=pd.DataFrame({"kind": ["Odd cells"] * 10 + ["other"] * 30}, index=slide.obs_names[:40])
+    )
+    reference.var_names = slide.var["symbol"].astype(str)
+    reference.write_h5ad("atlas.h5ad")
+    words = ("simulate", "--inject", "odd cell", "--reference", "atlas.h5ad", *QUICK, "--json")
+    code, out, _ = cifm(*words, "--reference-label", "kind")
+    assert code == 0
+    injected = json.loads(out)["injected"]
+    assert (injected["cell_type"], injected["num_donors"], injected["donors"]) == ("Odd cells", 10, "atlas.h5ad")
+    tissue = ad.read_h5ad("simulation/trajectory.h5ad")
+    depth = np.asarray(tissue.X[tissue.obs["injected"].to_numpy()].sum(axis=1))
+    assert depth.max() < 3 * slide.obs["total_counts"].median()
+    code, _, err = cifm(*words)
+    assert code == 1
+    assert "no obs column 'cell_type'" in err
+    assert "--reference-label: kind" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        (("--inject", "tcel"), "no cell type 'tcel'", "did you mean T cell?"),
+        (("--inject", "neuron"), "neuron: the slide measures", "--markers"),
+        (("--inject", "tcell", "--crop", "1,2,3"), "--crop 1,2,3: not x0,y0,x1,y1", "four numbers"),
+        (("--inject", "tcell", "--crop", "5,5,1,1"), "is not below the second", "four numbers"),
+        (("--inject", "tcell", "--crop", "-9,-9,-8,-8"), "no cell in the box", "the slide spans"),
+        (("--inject", "tcell", "--markers", "no.tsv"), "no.tsv: not a readable marker table", "--markers"),
+        (("--inject", "tcell", "--reference", "no.h5ad"), "no.h5ad: no such file", "path"),
+        (("nowhere.h5ad", "--inject", "tcell"), "nowhere.h5ad: no such file or folder", "cifm prepare"),
+        (("--inject", "tcell", "--model", "runs/other"), "no model in runs/other", "cifm train"),
+        (("--inject", "tcell", "--backend", "abacus"), "abacus", "cifm backends"),
+    ],
+)
+def test_mistakes_get_an_error_and_a_hint(
+    cifm, workplace: Path, options: tuple[str, ...], message: str, hint: str
+) -> None:
+    code, out, err = cifm("simulate", *options)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    hints = [line for line in err.splitlines() if line.startswith("hint: ")]
+    assert (code, out, len(errors), len(hints)) == (1, "", 1, 1)
+    assert message in errors[0]
+    assert hint in hints[0]
+    assert not Path("simulation").exists()
+
+
+def test_a_type_that_is_not_on_the_slide(cifm, workplace: Path) -> None:
+    Path("own.tsv").write_text("cell_type\tsymbol\nghost\tKRT8\nghost\tPNLIP\nghost\tMS4A1\n", encoding="utf8")
+    code, _, err = cifm("simulate", "--inject", "ghost", "--markers", "own.tsv", *QUICK)
+    assert code == 1
+    assert "no ghost among" in err
+    assert "--reference FILE.h5ad" in err
+
+
+def test_several_slides_are_one_too_many(cifm, workplace: Path) -> None:
+    first = next(Path("prepared").glob("*.h5ad"))
+    shutil.copy(first, "prepared/second.h5ad")
+    code, _, err = cifm("simulate", "--inject", "tcell")
+    assert code == 1
+    assert "2 slides, simulate takes one" in err

@@ -1,0 +1,225 @@
+"""The parts of a simulation: window, places, sampling, schedule, expected counts, summaries."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+from scipy.stats import chisquare, poisson
+
+from cifm_cli.errors import CifmError
+from cifm_cli.inference.predict import Prediction
+from cifm_cli.provenance import numpy_generator
+from cifm_cli.simulation import summary
+from cifm_cli.simulation.donors import Donors, thin
+from cifm_cli.simulation.dynamics import Schedule, expected_counts
+from cifm_cli.simulation.experiment import CONTROL, TREATED, Course
+from cifm_cli.simulation.injection import draw_injection, draw_places
+from cifm_cli.simulation.sampling import _poisson_quantile, draw_counts, draw_one, settle
+from cifm_cli.simulation.window import choose_window
+
+# A tissue of nine cells, 10 um apart, and one far away:
+#
+#     0  1  2
+#     3  4  5          9
+#     6  7  8
+GRID = np.array([(10.0 * x, 10.0 * y) for y in range(3) for x in range(3)] + [(500.0, 10.0)])
+
+
+def test_the_whole_slide_is_a_window() -> None:
+    window = choose_window(GRID, None, 10)
+    assert window.rows.tolist() == list(range(10))
+    assert window.box_um == (0, 0, 500, 20)
+
+
+def test_a_crop_keeps_its_border() -> None:
+    assert choose_window(GRID, (10, 0, 20, 10), 100).rows.tolist() == [1, 2, 4, 5]
+
+
+def test_the_largest_window_is_a_square_in_the_middle() -> None:
+    window = choose_window(np.vstack([GRID, GRID[:9]]), None, 2)
+    assert window.rows.tolist() == [4, 14]
+    assert choose_window(GRID[:9], (0, 0, 20, 20), 9).rows.tolist() == list(range(9))
+
+
+def test_an_empty_crop_says_where_the_slide_is() -> None:
+    with pytest.raises(CifmError, match="no cell in the box") as error:
+        choose_window(GRID, (600, 0, 700, 10), 100)
+    assert "0,0,500,20" in error.value.hint
+
+
+def test_places_are_uniform_in_the_tissue() -> None:
+    """Two discs that overlap almost wholly weigh little more than one alone: what counts is the area."""
+    tissue = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [100.0, 0.0]])
+    places = draw_places(tissue, 4_000, 10.0, numpy_generator(0))
+    distance = np.linalg.norm(places[:, None] - tissue, axis=2).min(axis=1)
+    assert distance.max() <= 10.0
+    left = (places[:, 0] < 50).mean()
+    assert abs(left - 0.5) < 0.04, left
+    inner = (distance < 10 / np.sqrt(2)).mean()
+    assert abs(inner - 0.5) < 0.04, inner
+
+
+def test_injected_cells_are_copies_of_donors() -> None:
+    donors = Donors("T cell", csr_matrix([[1, 2, 0], [0, 0, 5]], dtype=np.float32), np.array([4.0, 5.0]))
+    injection = draw_injection(donors, GRID, 50, 15.0, numpy_generator(0))
+    rows = {tuple(row) for row in np.column_stack([injection.counts.toarray(), injection.total_counts]).tolist()}
+    assert rows == {(1, 2, 0, 4), (0, 0, 5, 5)}
+    assert draw_injection(donors, GRID, 0, 15.0, numpy_generator(0)).counts.shape == (0, 3)
+
+
+def test_deep_donors_are_thinned_to_the_slide() -> None:
+    counts = csr_matrix(np.array([[4_000, 0, 4_000], [10, 0, 0], [0, 0, 0]], dtype=np.float32))
+    thinned = thin(Donors("T cell", counts, np.array([8_000.0, 10.0, 0.0])), 40.0, numpy_generator(0))
+    assert thinned.counts.shape == (2, 3)
+    assert 20 < thinned.total_counts[0] < 60
+    assert thinned.counts.toarray()[1].tolist() == [10, 0, 0]
+    assert np.asarray(thinned.counts.sum(axis=1)).ravel().tolist() == thinned.total_counts.tolist()
+
+
+@given(st.integers(0, 60), st.integers(1, 12), st.integers(0, 10_000))
+def test_drawn_counts_have_the_depth_and_stay_in_the_profile(depth: int, num_genes: int, seed: int) -> None:
+    generator = numpy_generator(seed)
+    profile = generator.dirichlet(np.ones(num_genes), size=3)
+    profile[:, : num_genes // 2] = 0
+    profile /= profile.sum(axis=1, keepdims=True)
+    counts = draw_counts(profile, np.full(3, depth), numpy_generator(seed, "draw"))
+    assert counts.sum(axis=1).tolist() == [depth] * 3
+    assert counts.min() >= 0
+    assert not counts[:, : num_genes // 2].any()
+
+
+def test_drawn_counts_are_multinomial() -> None:
+    profile = np.array([0.5, 0.3, 0.15, 0.05])
+    counts = draw_counts(np.tile(profile, (4_000, 1)), np.full(4_000, 6), numpy_generator(0))
+    assert chisquare(counts.sum(axis=0), 24_000 * profile).pvalue > 1e-3
+    variance, expected = counts.var(axis=0), 6 * profile * (1 - profile)
+    assert np.abs(variance / expected - 1).max() < 0.1
+
+
+def test_a_small_change_of_the_profile_changes_few_counts() -> None:
+    """What common random numbers are for; inverting one distribution over all genes would change most counts."""
+    first = np.full((200, 300), 1 / 300)
+    second = first.copy()
+    second[:, 0] *= 4  # one per cent of the expression
+    second /= second.sum(axis=1, keepdims=True)
+    depths = np.full(200, 30)
+    counts = [draw_counts(profile, depths, numpy_generator(0)) for profile in (first, second)]
+    moved = np.abs(counts[0] - counts[1]).sum() / 2 / depths.sum()
+    assert 0.005 < moved < 0.05, moved
+
+
+def test_settling_takes_away_only_what_is_there() -> None:
+    counts = np.array([[5, 0, 3], [1, 1, 1]])
+    settled = settle(counts, counts.astype(float), np.array([2, 3]), numpy_generator(0))
+    assert settled.sum(axis=1).tolist() == [2, 3]
+    assert (settled <= counts).all()
+
+
+def test_what_weighs_nothing_is_never_drawn() -> None:
+    """Single precision draws a waiting time of exactly zero once in some million times; here it always does."""
+    instantly = SimpleNamespace(standard_exponential=lambda shape, **_: np.zeros(shape))
+    counts, profile = np.array([[0, 3, 0], [0, 1, 0]]), np.array([[0, 1.0, 0], [0, 0, 1.0]])
+    assert settle(counts, profile, np.array([1, 3]), instantly).tolist() == [[0, 1, 0], [0, 1, 2]]
+    assert draw_one(profile, instantly).tolist() == [1, 2]
+
+
+def test_poisson_quantiles_are_those_of_scipy() -> None:
+    generator = numpy_generator(0)
+    uniform, mean = generator.random((40, 50)), generator.gamma(1.0, 5.0, (40, 50))
+    mean[0] = 0
+    assert np.array_equal(_poisson_quantile(uniform, mean), poisson.ppf(uniform, mean).clip(min=0))
+    assert _poisson_quantile(np.array([[0.3]]), np.array([[900.5]]))[0, 0] == 901
+
+
+def test_one_is_drawn_in_proportion() -> None:
+    drawn = draw_one(np.tile([0.0, 3.0, 1.0], (8_000, 1)), numpy_generator(0))
+    share = np.bincount(drawn, minlength=3) / 8_000
+    assert share[0] == 0
+    assert abs(share[1] - 0.75) < 0.02
+
+
+@given(st.integers(1, 60), st.sampled_from([0.05, 0.1, 0.3, 0.5]), st.integers(0, 50))
+def test_a_sweep_updates_every_cell_once(num_cells: int, share: float, seed: int) -> None:
+    schedule = Schedule(None, share, "state", seed)
+    sweep = schedule.steps_per_sweep
+    for first in (0, sweep):
+        cells = np.concatenate([schedule.cells(num_cells, 0, first + step) for step in range(sweep)])
+        assert np.array_equal(np.sort(cells), np.arange(num_cells))
+    assert schedule.steps == 2 * sweep
+
+
+def test_replicates_have_schedules_of_their_own() -> None:
+    schedule = Schedule(5, 0.1, "state", 0)
+    assert schedule.steps == 5
+    assert not np.array_equal(schedule.cells(100, 0, 0), schedule.cells(100, 1, 0))
+
+
+def test_expected_counts_undo_the_logarithm() -> None:
+    """Gene 0: every cell at level 2. Gene 1: one cell in three at level 6. Gene 2: impossible numbers stay finite."""
+    mean = np.array([[2.0, 2.0, 3.0]], dtype=np.float32)
+    expressed = np.array([[1.0, 1 / 3, 0.0]], dtype=np.float32)
+    prediction = Prediction(SimpleNamespace(), mean, expressed)
+    sample = expected_counts(prediction, "sample", 1e4)[0]
+    assert sample[:2] == pytest.approx([np.expm1(2), np.expm1(6) / 3], rel=1e-5)
+    assert sample[2] == 0
+    assert expected_counts(prediction, "mean", 1e4)[0] == pytest.approx(np.expm1(mean[0]))
+    assert expected_counts(prediction, "gated", 1e4)[0] == pytest.approx([np.expm1(2), np.expm1(2), 0])
+
+
+# Four residents of types a, b and unassigned over one step, two replicates:
+#
+#              before   control   treated
+#   replicate 0  a a b -   a a b -   a b b -
+#   replicate 1  a a b -   a b b -   b b b -
+NAMES = ("a", "b", "unassigned")
+COURSES = [
+    Course(arm, replicate, np.array([[0, 0, 1, 2], after], dtype=np.int16), SimpleNamespace())
+    for replicate, arm, after in [
+        (0, CONTROL, [0, 0, 1, 2]),
+        (0, TREATED, [0, 1, 1, 2]),
+        (1, CONTROL, [0, 1, 1, 2]),
+        (1, TREATED, [1, 1, 1, 2]),
+    ]
+]
+
+
+def test_the_change_is_treated_minus_control() -> None:
+    change = summary.change(COURSES, NAMES)
+    assert list(change) == ["a", "b", "unassigned"]
+    assert change["a"] == {
+        "before": 0.5,
+        "control": 0.375,
+        "treated": 0.125,
+        "difference": -0.25,
+        "replicates": [-0.25, -0.25],
+        "standard_deviation": 0.0,
+    }
+    assert summary.change(COURSES[:2], NAMES)["b"]["standard_deviation"] is None
+    assert summary.drift(COURSES, NAMES) == 0.125
+
+
+def test_rows_of_the_tables() -> None:
+    rows = summary.composition_rows(COURSES[:2], NAMES)
+    assert len(rows) == 2 * 2 * 3
+    assert rows[:3] == [
+        ("control", 0, 0, "a", 2, 0.5),
+        ("control", 0, 0, "b", 1, 0.25),
+        ("control", 0, 0, "unassigned", 1, 0.25),
+    ]
+    assert summary.transition_rows(COURSES[1:2], NAMES) == [
+        ("treated", 0, "a", "a", 1, 0.5),
+        ("treated", 0, "a", "b", 1, 0.5),
+        ("treated", 0, "b", "b", 1, 1.0),
+        ("treated", 0, "unassigned", "unassigned", 1, 1.0),
+    ]
+
+
+def test_transitions_are_pooled_over_replicates() -> None:
+    moved = summary.mean_transitions(COURSES, TREATED, 4)
+    assert moved[0].tolist() == [0.25, 0.75, 0, 0]
+    assert np.isnan(moved[3]).all()
