@@ -19,7 +19,7 @@ CIFM: Final = "cifm"  # uns | everything of ours, in the shape of the keys below
 
 # uns["cifm"] -------------------------------------------------------------------------------------------------------
 FORMAT: Final = "format"  # int | format number of the prepared slide
-PLATFORM: Final = "platform"  # str | visium, visium_hd, xenium, anndata
+PLATFORM: Final = "platform"  # str | visium, visium_hd, xenium, anndata, spatialdata, table
 RADIUS_UM: Final = "radius_um"  # float | radius of the graph, micrometres
 TISSUE: Final = "tissue"  # str | free text, may be empty
 CONDITION: Final = "condition"  # str | free text, may be empty

@@ -28,6 +28,7 @@ def write_h5ad(target: Path, slide: AnnData) -> None:
     Raises:
         CifmError: The disk is full or may not be written.
     """
+    slide = slide.copy() if slide.is_view else slide  # a view does not know its size
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _require_space(target.parent, sys.getsizeof(slide) + _OVERHEAD)

@@ -1,0 +1,47 @@
+"""`cifm embed`: prepared slides and a model in, embedded slides out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cifm_cli import workspace
+from cifm_cli.commands import options
+
+
+class Level(StrEnum):
+    """What an embedding knows of a cell."""
+
+    MICROENVIRONMENT = "microenvironment"
+    CELL = "cell"
+
+
+def embed(
+    slides: options.Slides = None,
+    model: options.Model = None,
+    levels: Annotated[
+        list[Level] | None,
+        typer.Option(
+            "--level",
+            help="With its neighbours (obsm X_cifm) or without (X_cifm_cell); may be repeated.",
+            show_default="both",
+        ),
+    ] = None,
+    out: options.Out = workspace.EMBEDDED,
+    backend: options.Backend = "auto",
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Embed every cell of prepared slides, as it is among its neighbours and as it is alone."""
+    from cifm_cli.embedding.embed import SLOTS, embed_slides
+    from cifm_cli.inference.engine import load_engine
+    from cifm_cli.report.terminal import emit
+
+    paths = workspace.slide_paths(slides or ())
+    engine = load_engine(workspace.run_folder(model), backend, device)
+    wanted = [level for level in SLOTS if Level(level) in (levels or list(Level))]
+    result = embed_slides(engine, paths, wanted, out)
+    if as_json:
+        emit({"slides": result})

@@ -1,0 +1,78 @@
+"""`cifm predict`: a prepared slide in, expression inferred from the surroundings out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifm_cli import workspace
+from cifm_cli.commands import options
+
+
+class Form(StrEnum):
+    """Which point estimate is written."""
+
+    MEAN = "mean"
+    GATED = "gated"
+
+
+def predict(
+    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A prepared slide (.h5ad).")],
+    at: Annotated[
+        Path | None,
+        typer.Option(
+            "--at",
+            metavar="CSV",
+            help="Places to infer: columns x_um and y_um, micrometres.",
+            show_default="every cell, each while it is hidden",
+        ),
+    ] = None,
+    form: Annotated[
+        Form, typer.Option("--form", help="The mean; or the mean, zero where P(expressed) is low.")
+    ] = Form.MEAN,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, max=1, help="P(expressed) up to which `gated` says zero.")
+    ] = 0.5,
+    model: options.Model = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The .h5ad to write.", show_default="predicted/SLIDE.h5ad"),
+    ] = None,
+    seed: options.Seed = 0,
+    backend: options.Backend = "auto",
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Infer the expression of every cell, or at free places, from the cells around."""
+    from cifm_cli import provenance
+    from cifm_cli.data import inferred
+    from cifm_cli.data.slide import open_slide
+    from cifm_cli.inference.engine import load_engine
+    from cifm_cli.inference.infer import infer_cells, infer_places
+    from cifm_cli.report import terminal
+
+    (path,) = workspace.slide_paths([slide])[:1]
+    run = workspace.run_folder(model)
+    engine = load_engine(run, backend, device)
+    tissue = engine.fit_slide(open_slide(path))
+    places_um = None if at is None else inferred.read_places(at)
+    with terminal.progress("inferring", tissue.num_cells if places_um is None else len(places_um)) as advance:
+        if places_um is None:
+            obs, xy_um, found = inferred.read_obs(tissue), tissue.xy_um, infer_cells(engine, tissue, seed, advance)
+        else:
+            obs, xy_um = inferred.places_table(places_um), places_um
+            found = infer_places(engine, tissue, places_um, advance)
+    values = {
+        "X": found.gated(threshold) if form is Form.GATED else found.mean,
+        inferred.EXPRESSED: found.expressed,
+    }
+    facts = {"form": form.value, "threshold": threshold if form is Form.GATED else None}
+    origin = provenance.collect("predict", seed=seed, inputs=[path, run / "model.safetensors"], **facts)
+    target = out or Path("predicted", path.name)
+    inferred.write_inferred(target, tissue, found.panel.columns, obs, xy_um, values, origin)
+    terminal.say(f"{len(xy_um):,} {'cells' if at is None else 'places'} x {found.panel.num_genes:,} genes: {target}")
+    if as_json:
+        terminal.emit({"path": target.as_posix(), "cells": len(xy_um), "genes": found.panel.num_genes, **facts})

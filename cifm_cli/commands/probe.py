@@ -1,0 +1,56 @@
+"""`cifm probe`: embedded slides and a label in, what a linear classifier reads from the embeddings out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifm_cli import workspace
+from cifm_cli.commands import options
+
+
+def probe(
+    slides: Annotated[
+        list[Path], typer.Argument(metavar="EMBEDDED...", help="Embedded slides (.h5ad), or folders of them.")
+    ],
+    label: Annotated[
+        str, typer.Option("--label", metavar="COLUMN", help="obs column to tell apart; or condition, tissue, sample.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="JSON to write; .html and .png come beside it.")
+    ] = Path("probe.json"),
+    folds: Annotated[int, typer.Option("--folds", min=2, max=20, help="Folds of the cross-validation.")] = 5,
+    max_cells: Annotated[
+        int, typer.Option("--max-cells", metavar="N", min=100, help="Sample larger data down to this many cells.")
+    ] = 20_000,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Measure what a linear classifier reads from embeddings, beside the cell's own expression and its neighbours'."""
+    from cifm_cli import provenance
+    from cifm_cli.data.embedded import read_embedded
+    from cifm_cli.embedding import probe_report
+    from cifm_cli.embedding.probe import probe_slides
+    from cifm_cli.report import html, terminal
+
+    paths = workspace.slide_paths(slides, workspace.EMBEDDED, "cifm embed SLIDE")
+    found = probe_slides(
+        [read_embedded(path) for path in paths], label, num_folds=folds, max_cells=max_cells, seed=seed
+    )
+    origin = provenance.collect("probe", seed=seed, inputs=paths, max_cells=max_cells)
+    content = found.content | {"provenance": origin}
+    workspace.write_json(out, content)
+    with workspace.atomic_path(out.with_suffix(".png")) as temporary:
+        temporary.write_bytes(probe_report.draw_bars(found, "roc_auc"))
+    html.write_report(out.with_suffix(".html"), f"Linear probe of {label}", probe_report.sections(found), origin)
+    for title, table in (
+        (f"Linear probe of {label}", probe_report.summary_table(found)),
+        ("Embedding minus the best baseline", probe_report.comparison_table(found)),
+    ):
+        terminal.table(title, table.columns, table.rows, table.best)
+    terminal.say(probe_report.explain(found))
+    terminal.say(f"report: {out.with_suffix('.html')}")
+    if as_json:
+        terminal.emit(content)

@@ -1,0 +1,1 @@
+"""Embeddings of cells and microenvironments, and what a linear classifier reads from them."""

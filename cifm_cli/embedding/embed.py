@@ -1,0 +1,70 @@
+"""Embed whole slides: microenvironment and cell embeddings of every cell, written in the order of the download."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cifm_cli import keys, provenance
+from cifm_cli.data.embedded import write_embedded
+from cifm_cli.data.slide import open_slide
+from cifm_cli.errors import CifmError
+from cifm_cli.inference.encode import encode_cells
+from cifm_cli.model.checkpoint import MODEL_FILE
+from cifm_cli.report.terminal import progress, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from cifm_cli.inference.encode import Level
+    from cifm_cli.inference.engine import Engine
+
+SLOTS: dict[Level, str] = {"microenvironment": keys.MICROENVIRONMENT, "cell": keys.CELL}
+
+
+def embed_slides(engine: Engine, slides: Sequence[Path], levels: Sequence[Level], out: Path) -> dict[str, Any]:
+    """Embed slides, each into a file of its own.
+
+    Args:
+        engine: The model.
+        slides: Prepared slides.
+        levels: Which embeddings.
+        out: Folder for `<slide>.h5ad`.
+
+    Returns:
+        By slide: path, number of cells and the shape of each embedding, as JSON.
+
+    Raises:
+        CifmError: Two slides share a name, a slide can't be read, or it shares no gene with the model.
+    """
+    names = [path.stem for path in slides]
+    for name in names:
+        if names.count(name) > 1:
+            raise CifmError(f"two slides are called {name}", "embed them into different folders with --out")
+    return {path.stem: _embed_slide(engine, path, levels, out / f"{path.stem}.h5ad") for path in slides}
+
+
+def _embed_slide(engine: Engine, path: Path, levels: Sequence[Level], target: Path) -> dict[str, Any]:
+    slide = engine.fit_slide(open_slide(path))
+    embeddings = {}
+    with progress(f"embedding {slide.name}", slide.num_cells * len(levels)) as advance:
+        for level in levels:
+            embeddings[SLOTS[level]] = encode_cells(engine, slide, level, advance=advance)
+    write_embedded(target, path, embeddings, _origin(engine, path, slide.radius_um))
+    say(f"{slide.name}: {slide.num_cells:,} cells embedded as {' and '.join(levels)}: {target}")
+    shapes = {slot: list(features.shape) for slot, features in embeddings.items()}
+    return {"path": target.as_posix(), "cells": slide.num_cells, "obsm": shapes}
+
+
+def _origin(engine: Engine, path: Path, radius_um: float) -> dict[str, Any]:
+    """Provenance of an embedding: the slide and the model by their hashes, the recipe and the radius in use."""
+    checkpoint = engine.checkpoint
+    return provenance.collect(
+        "embed",
+        inputs=[path],
+        model={"run": checkpoint.folder.name, "sha256": provenance.hash_file(checkpoint.folder / MODEL_FILE)},
+        recipe=checkpoint.recipe.model_dump(mode="json", exclude_none=True),
+        radius_um=radius_um,
+        backend=engine.backend.name,
+        device=str(engine.device),
+    )

@@ -1,0 +1,297 @@
+"""Figures as PNG bytes, in one restrained style. The only file that knows matplotlib; it holds no global state."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+_STYLE: Final[Any] = {
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 130,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "#888888",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "legend.frameon": False,
+}
+# Okabe and Ito's colours, told apart by every common kind of colour vision; black is left to text.
+_COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
+_TONES: Final = (0.0, -0.4, 0.5, -0.65)  # shares of black (negative) or white
+_GREY: Final = "#C8C8C8"
+_SEQUENTIAL, _DIVERGING = "viridis", "RdBu_r"
+_WIDTH_IN = 6.5
+_POINTS_PER_INCH = 72
+_ANNOTATED = 15  # rows and columns up to which a heat map also says its numbers
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for every name, the same whenever the names are the same.
+
+    Args:
+        names: Categories or series; past seven, the palette repeats in other tones.
+
+    Returns:
+        Hexadecimal colours.
+    """
+    return {name: _tone(_COLOURS[i % len(_COLOURS)], i // len(_COLOURS)) for i, name in enumerate(names)}
+
+
+def _tone(colour: str, turn: int) -> str:
+    """The colour mixed with black or white, another mix at each turn through the palette."""
+    tone = _TONES[turn % len(_TONES)]
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    mixed = rgb + abs(tone) * ((255 if tone > 0 else 0) - rgb)
+    return "#" + "".join(f"{round(part):02x}" for part in mixed)
+
+
+def by_name(names: Iterable[str]) -> list[str]:
+    """Sort names without repetition, numbers by their size (2 before 10) and before words.
+
+    Args:
+        names: Such as cluster names.
+
+    Returns:
+        Each name once.
+    """
+    return sorted(set(names), key=lambda name: (not name.isdigit(), len(name) if name.isdigit() else 0, name))
+
+
+def tissue_map(
+    xy_um: NDArray[np.float64],
+    values: NDArray[Any],
+    title: str,
+    *,
+    label: str = "",
+    limits: tuple[float, float] | None = None,
+    order: Sequence[str] | None = None,
+) -> bytes:
+    """Draw cells at their places as the slide image shows them: y downwards, equal scales, a scale bar.
+
+    Args:
+        xy_um: (N, 2) micrometres.
+        values: (N,) numbers, or names (text) of categories.
+        title: Headline.
+        label: What the numbers are.
+        limits: Ends of the colour scale; those of the values when absent.
+        order: Categories in the order of their colours, so that two maps agree; cells of none of them are grey.
+            By name when absent.
+
+    Returns:
+        PNG, the same size for the same places.
+    """
+    low_um, high_um = xy_um.min(axis=0), xy_um.max(axis=0)
+    span_um = np.maximum(high_um - low_um, 1.0)
+    height_in = float(np.clip(_WIDTH_IN * 0.75 * span_um[1] / span_um[0], 2.0, 9.0))
+    inches_per_um = min(_WIDTH_IN * 0.75 / span_um[0], height_in / span_um[1])
+    pitch_in = math.sqrt(float(span_um.prod()) / len(xy_um)) * inches_per_um
+    area = float(np.clip(pitch_in * _POINTS_PER_INCH * 1.1, 0.7, 8.0)) ** 2
+
+    def draw(axes: Axes) -> None:
+        dots: dict[str, Any] = {"s": area, "linewidths": 0, "rasterized": True}
+        if values.dtype.kind in "OUST":
+            _draw_categories(axes, xy_um, values.astype(str), order, dots)
+        else:
+            low, high = limits or (None, None)
+            drawn = axes.scatter(
+                xy_um[:, 0], xy_um[:, 1], c=values.astype(float), cmap=_SEQUENTIAL, vmin=low, vmax=high, **dots
+            )
+            axes.figure.colorbar(drawn, ax=axes, shrink=0.6, label=label)
+        axes.set_aspect("equal")
+        axes.invert_yaxis()
+        axes.set_axis_off()
+        _draw_scale_bar(axes, low_um[0], high_um[1], span_um)
+
+    return _render(draw, title, height_in + 0.5)
+
+
+def _draw_categories(
+    axes: Axes, xy_um: NDArray[np.float64], names: NDArray[Any], order: Sequence[str] | None, dots: dict[str, Any]
+) -> None:
+    """Cells coloured by name, in the order of the cells, so that no category hides another."""
+    palette = colours(by_name(names.tolist()) if order is None else order)
+    axes.scatter(xy_um[:, 0], xy_um[:, 1], c=[palette.get(name, _GREY) for name in names.tolist()], **dots)
+    present = set(names.tolist())
+    for name, colour in palette.items():
+        if name in present:
+            axes.scatter([], [], c=colour, s=20, linewidths=0, label=name)
+    columns = 1 + len(palette) // 22
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, ncols=columns, handletextpad=0.2)
+
+
+def _draw_scale_bar(axes: Axes, x_um: float, bottom_um: float, span_um: NDArray[np.float64]) -> None:
+    """A bar of a round length near a fifth of the width, below the tissue."""
+    wanted_um = float(span_um[0]) / 5
+    decade = 10.0 ** math.floor(math.log10(wanted_um))
+    length_um = max(step * decade for step in (1, 2, 5) if step * decade <= wanted_um)
+    y_um = bottom_um + 0.04 * float(span_um.max())
+    axes.plot([x_um, x_um + length_um], [y_um, y_um], color="#333333", linewidth=2, solid_capstyle="butt")
+    axes.annotate(
+        f"{length_um:,g} µm",
+        (x_um + length_um, y_um),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+    )
+
+
+def bars(
+    labels: Sequence[str],
+    values: Sequence[float],
+    intervals: Sequence[tuple[float, float] | None],
+    title: str,
+    *,
+    label: str = "",
+    reference: float | None = None,
+) -> bytes:
+    """Draw one horizontal bar per label, the first on top.
+
+    Args:
+        labels: What is compared.
+        values: One number each.
+        intervals: (low, high) each, or None.
+        title: Headline.
+        label: What the numbers are.
+        reference: A value to mark by a line, such as chance.
+
+    Returns:
+        PNG.
+    """
+    places = np.arange(len(labels))
+
+    def draw(axes: Axes) -> None:
+        axes.barh(places, values, height=0.62, color=_COLOURS[0], alpha=0.75)
+        for place, value, interval in zip(places, values, intervals, strict=True):
+            end = value
+            if interval is not None:
+                axes.plot(interval, [place, place], color="#222222", linewidth=1.2, solid_capstyle="butt")
+                end = max(value, interval[1])
+            axes.annotate(
+                f"{value:.3g}",
+                (max(end, 0.0), place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+        if reference is not None:
+            axes.axvline(reference, color="#888888", linewidth=1, linestyle="--")
+        axes.set_yticks(places, labels)
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.set_xlabel(label)
+        axes.grid(axis="x")
+
+    return _render(draw, title, 1.0 + 0.32 * len(labels))
+
+
+def curves(
+    x: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    title: str,
+    *,
+    x_label: str = "",
+    y_label: str = "",
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+) -> bytes:
+    """Draw lines over a common x.
+
+    Args:
+        x: (n,) positions.
+        series: (n,) values by name; NaN leaves a gap.
+        title: Headline.
+        x_label: What x is.
+        y_label: What the values are.
+        bands: (low, high), (n,) each, by the name of a series: its shaded interval.
+
+    Returns:
+        PNG.
+    """
+    palette = colours(list(series))
+
+    def draw(axes: Axes) -> None:
+        for name, values in series.items():
+            axes.plot(x, values, color=palette[name], linewidth=1.6, label=name, marker="o", markersize=2.5)
+        for name, (low, high) in (bands or {}).items():
+            axes.fill_between(x, low, high, color=palette[name], alpha=0.18, linewidth=0)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid(visible=True)
+        if len(series) > 1:
+            columns = 1 + len(series) // 18
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, ncols=columns)
+
+    return _render(draw, title, 3.4)
+
+
+def heat_map(
+    matrix: NDArray[np.float64],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    title: str,
+    *,
+    label: str = "",
+    centred: bool = False,
+) -> bytes:
+    """Draw a matrix; small ones say their numbers.
+
+    Args:
+        matrix: (R, C); NaN stays white.
+        row_labels: R names.
+        column_labels: C names.
+        title: Headline, which may say what rows and columns are.
+        label: What the numbers are.
+        centred: Colour differences: white at zero, both ends equally far.
+
+    Returns:
+        PNG.
+    """
+    largest = float(np.nanmax(np.abs(matrix), initial=0.0))
+    limits = (-largest, largest) if centred else (None, None)
+
+    def draw(axes: Axes) -> None:
+        drawn = axes.imshow(
+            matrix, cmap=_DIVERGING if centred else _SEQUENTIAL, aspect="auto", vmin=limits[0], vmax=limits[1]
+        )
+        axes.figure.colorbar(drawn, ax=axes, shrink=0.7, label=label)
+        axes.set_xticks(
+            range(len(column_labels)), column_labels, rotation=60, ha="right", rotation_mode="anchor", fontsize=7
+        )
+        axes.set_yticks(range(len(row_labels)), row_labels, fontsize=7)
+        axes.spines[:].set_visible(False)
+        if max(matrix.shape) <= _ANNOTATED:
+            for (i, j), value in np.ndenumerate(matrix):
+                colour = "black" if drawn.to_rgba(np.array([value]))[0, :3].sum() > 1.5 else "white"
+                axes.annotate(f"{value:.2g}", (j, i), ha="center", va="center", fontsize=7, color=colour)
+
+    return _render(draw, title, float(np.clip(1.6 + 0.22 * len(row_labels), 2.4, 9.0)))
+
+
+def _render(draw: Callable[[Axes], None], title: str, height_in: float) -> bytes:
+    """Make a figure with one pair of axes, let `draw` fill it, and give its PNG."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_IN, height_in))
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.set_title(title)
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,67 @@
+"""`cifm embed` as typed: defaults of the workspace, streams, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anndata as ad
+import pytest
+
+from cifm_cli import keys
+
+
+@pytest.fixture
+def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with a prepared slide and a run whose weights are random."""
+    from cifm_cli.data.slide import open_slide
+    from cifm_cli.model.checkpoint import save_checkpoint
+    from cifm_cli.model.network import Network
+    from cifm_cli.provenance import seeded_torch
+    from cifm_cli.recipe import parse
+
+    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
+    recipe, genes = parse({"model": {"width": 8}}, "test"), open_slide(prepared_synthetic).gene_ids
+    with seeded_torch(0, "network"):
+        save_checkpoint(tmp_path / "runs/latest/model.safetensors", Network(len(genes), recipe), recipe, genes, {})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_nothing_but_the_command(cifm, workspace: Path) -> None:
+    code, out, err = cifm("embed")
+    assert code == 0
+    assert out == ""
+    assert "cells embedded as microenvironment and cell: embedded/tissue.h5ad" in err
+    assert set(ad.read_h5ad("embedded/tissue.h5ad").obsm) == {keys.SPATIAL, keys.MICROENVIRONMENT, keys.CELL}
+
+
+def test_one_level_and_json(cifm, workspace: Path) -> None:
+    code, out, _ = cifm("embed", "--level", "cell", "--out", "elsewhere", "--json")
+    assert code == 0
+    slide = ad.read_h5ad("elsewhere/tissue.h5ad")
+    assert set(slide.obsm) == {keys.SPATIAL, keys.CELL}
+    described = {"path": "elsewhere/tissue.h5ad", "cells": slide.n_obs, "obsm": {keys.CELL: [slide.n_obs, 8]}}
+    assert json.loads(out) == {"slides": {"tissue": described}}
+
+
+def test_an_unknown_level_is_wrong_usage(cifm, workspace: Path) -> None:
+    code, out, err = cifm("embed", "--level", "organ")
+    assert (code, out) == (2, "")
+    assert "microenvironment" in err
+
+
+def test_no_model(cifm, workspace: Path) -> None:
+    code, _, err = cifm("embed", "--model", "runs/none")
+    assert code == 1
+    assert err.startswith("error: no model in runs/none")
+    assert "hint: " in err
+
+
+def test_the_embedded_folder_is_never_its_own_input(cifm, workspace: Path) -> None:
+    assert cifm("embed").code == 0
+    before = Path("embedded/tissue.h5ad").read_bytes()
+    code, _, err = cifm("embed", "embedded/tissue.h5ad")
+    assert code == 1
+    assert "would replace its input" in err
+    assert Path("embedded/tissue.h5ad").read_bytes() == before

@@ -1,0 +1,108 @@
+"""`cifm predict` as typed: hidden cells and free places."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from cifm_cli import keys
+from cifm_cli.inference.infer import far_apart
+
+
+@pytest.fixture
+def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with a prepared slide and a run whose weights are random."""
+    import torch
+
+    from cifm_cli.data.slide import open_slide
+    from cifm_cli.model.checkpoint import save_checkpoint
+    from cifm_cli.model.network import Network
+    from cifm_cli.provenance import seeded_torch
+    from cifm_cli.recipe import parse
+
+    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
+    recipe, genes = parse({"model": {"width": 8}}, "test"), open_slide(prepared_synthetic).gene_ids
+    with seeded_torch(0, "network"):
+        network = Network(len(genes), recipe)
+        for weight in network.parameters():
+            weight.data.add_(0.1 * torch.randn_like(weight))
+    save_checkpoint(tmp_path / "runs/latest/model.safetensors", network, recipe, genes, {})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def places(name: str, *lines: str) -> Path:
+    Path(name).write_text("\n".join(lines) + "\n", encoding="utf8")
+    return Path(name)
+
+
+def test_every_cell_in_the_order_of_the_download(cifm, workspace: Path) -> None:
+    code, out, _ = cifm("predict", "prepared/tissue.h5ad", "--json")
+    assert code == 0
+    found = ad.read_h5ad("predicted/tissue.h5ad")
+    prepared = ad.read_h5ad("prepared/tissue.h5ad")
+    assert json.loads(out)["cells"] == prepared.n_obs
+    assert (np.diff(found.obs[keys.DOWNLOAD_ROW]) > 0).all()
+    assert set(found.obs_names) == set(prepared.obs_names)
+    assert np.array_equal(found[prepared.obs_names].obsm[keys.SPATIAL], prepared.obsm[keys.SPATIAL])
+    assert found.X.min() >= 0
+    assert 0 <= found.layers["expressed"].min() <= found.layers["expressed"].max() <= 1
+
+
+def test_gated_is_the_mean_where_genes_are_likely(cifm, workspace: Path) -> None:
+    for form in ("mean", "gated"):
+        words = ("--form", form, "--threshold", "0.4", "--out", f"{form}.h5ad")
+        assert cifm("predict", "prepared/tissue.h5ad", *words).code == 0
+    mean, gated = ad.read_h5ad("mean.h5ad"), ad.read_h5ad("gated.h5ad")
+    likely = mean.layers["expressed"] > 0.4
+    assert 0 < likely.mean() < 1
+    assert np.array_equal(gated.X, np.where(likely, mean.X, 0))
+
+
+def test_a_place_does_not_know_of_the_other_places(cifm, workspace: Path) -> None:
+    x, y = ad.read_h5ad("prepared/tissue.h5ad").obsm[keys.SPATIAL][100]
+    lonely = places("one.csv", "x_um,y_um", f"{x + 3},{y}")
+    crowded = places("many.csv", "x,y", f"{x + 3},{y}", f"{x + 4},{y + 1}", f"{x + 3},{y}", f"{x - 5},{y}")
+    for path in (lonely, crowded):
+        assert cifm("predict", "prepared/tissue.h5ad", "--at", path, "--out", path.with_suffix(".h5ad")).code == 0
+    one, many = ad.read_h5ad("one.h5ad"), ad.read_h5ad("many.h5ad")
+    assert many.obs_names.tolist() == ["place_1", "place_2", "place_3", "place_4"]
+    assert np.allclose(many.obsm[keys.SPATIAL][0], [x + 3, y])
+    assert np.allclose(one.X[0], many.X[0], rtol=1e-5, atol=1e-6)
+    assert np.allclose(one.X[0], many.X[2], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(one.X[0], many.X[3], rtol=1e-5, atol=1e-6)
+
+
+def test_rounds_hold_places_far_apart() -> None:
+    """a-b-c, 10 um a dash: within 10 um b conflicts with both, a and c go together."""
+    places_um = np.array([[0.0, 0], [10, 0], [20, 0]])
+    assert [part.tolist() for part in far_apart(places_um, 10.0)] == [[0, 2], [1]]
+    assert [part.tolist() for part in far_apart(places_um, 9.9)] == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (("a,b", "1,2"), "no columns x_um and y_um, but a, b"),
+        (("x,y", "1,2", "3,here"), "line 3 is not two numbers"),
+        (("x,y",), "no places in it"),
+        (("x,y", "-9000,-9000"), "no cell of tissue is within"),
+    ],
+)
+def test_wrong_places(cifm, workspace: Path, lines: tuple[str, ...], message: str) -> None:
+    code, out, err = cifm("predict", "prepared/tissue.h5ad", "--at", places("p.csv", *lines))
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert "hint: " in err
+    assert not Path("predicted").exists()
+
+
+def test_a_missing_file_of_places(cifm, workspace: Path) -> None:
+    code, _, err = cifm("predict", "prepared/tissue.h5ad", "--at", "none.csv")
+    assert code == 1
+    assert "error: --at none.csv: not a readable CSV file" in err

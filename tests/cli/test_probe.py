@@ -1,0 +1,92 @@
+"""`cifm probe` as typed: what it leaves behind, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from cifm_cli import keys
+from cifm_cli.data.embedded import write_embedded
+
+PREDICTORS = [
+    keys.MICROENVIRONMENT,
+    keys.CELL,
+    "expression",
+    "neighbourhood_average",
+    "expression_and_neighbourhood",
+    "majority",
+]
+
+
+@pytest.fixture
+def embedded(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An embedded slide: one embedding is the label itself, the other is noise."""
+    clusters = ad.read_h5ad(prepared_synthetic).obs[keys.CLUSTER]
+    noise = np.random.default_rng(0).normal(size=(len(clusters), 3)).astype(np.float32)
+    known = np.eye(clusters.nunique(), dtype=np.float32)[clusters.cat.remove_unused_categories().cat.codes]
+    origin = {
+        "model": {"sha256": "m"},
+        "radius_um": 20.0,
+        "recipe": {"data": {"target_sum": 1e4}, "model": {"encoder_layers": 1}},
+    }
+    monkeypatch.chdir(tmp_path)
+    write_embedded(
+        Path("embedded/t.h5ad"), prepared_synthetic, {keys.MICROENVIRONMENT: known, keys.CELL: noise}, origin
+    )
+    return Path("embedded/t.h5ad")
+
+
+def test_a_probe_leaves_json_a_page_and_a_picture(cifm, embedded: Path) -> None:
+    code, out, err = cifm("probe", embedded, "--label", keys.CLUSTER, "--folds", "3", "--json")
+    assert code == 0
+    content = json.loads(out)
+    assert content == json.loads(Path("probe.json").read_text(encoding="utf8"))
+    assert list(content["features"]) == PREDICTORS
+    assert content["provenance"]["inputs"].keys() == {"embedded/t.h5ad"}
+    assert content["cells"] == sum(content["classes"].values())
+    for found in content["features"].values():
+        for metric in ("roc_auc", "balanced_accuracy"):
+            assert 0 <= found[metric]["low"] <= found[metric]["value"] <= found[metric]["high"] <= 1
+    assert content["features"][keys.MICROENVIRONMENT]["roc_auc"]["value"] > 0.99
+    assert Path("probe.png").read_bytes().startswith(b"\x89PNG")
+    assert keys.MICROENVIRONMENT in Path("probe.html").read_text(encoding="utf8")
+    assert "best baseline" in err
+    assert "computed from each cell's own expression" in err
+
+
+def test_a_folder_of_slides_is_enough(cifm, embedded: Path) -> None:
+    assert cifm("probe", "embedded", "--label", keys.CLUSTER, "--folds", "2", "--out", "a/b.json").code == 0
+    assert sorted(path.name for path in Path("a").iterdir()) == ["b.html", "b.json", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("clusters", "error: label clusters: no such column in t"),
+        (keys.TOTAL_COUNTS, "different values, a probe takes at most 50"),
+        ("condition", "error: label condition: no values"),
+    ],
+)
+def test_a_wrong_label_names_those_that_serve(cifm, embedded: Path, label: str, message: str) -> None:
+    code, out, err = cifm("probe", embedded, "--label", label)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert f"hint: columns that can serve as labels: {keys.SPLIT}" in err
+    assert not Path("probe.json").exists()
+
+
+def test_a_prepared_slide_must_be_embedded_first(cifm, embedded: Path, prepared_synthetic: Path) -> None:
+    code, _, err = cifm("probe", prepared_synthetic, "--label", keys.CLUSTER)
+    assert code == 1
+    assert "holds no embedding" in err
+    assert "hint: embed the slide first: `cifm embed" in err
+
+
+def test_a_label_is_required(cifm, embedded: Path) -> None:
+    code, _, err = cifm("probe", embedded)
+    assert code == 2
+    assert "--label" in err

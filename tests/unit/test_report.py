@@ -1,0 +1,115 @@
+"""Pictures and pages: well-formed, self-contained, escaped."""
+
+from __future__ import annotations
+
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from cifm_cli.report import plots
+from cifm_cli.report.html import Image, Section, Table, write_report
+
+XY_UM = np.random.default_rng(0).uniform(0, [3_000, 1_000], (500, 2))
+PROVENANCE = {"cifm": "0", "created": "today"}
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Picture.open(io.BytesIO(png)).convert("RGB"))
+
+
+def test_every_plot_is_a_picture() -> None:
+    drawn = [
+        plots.tissue_map(XY_UM, XY_UM[:, 0], "numbers", label="x"),
+        plots.tissue_map(XY_UM, np.where(XY_UM[:, 0] > 500, "a", "b"), "names"),
+        plots.bars(["a", "b"], [0.2, 0.9], [(0.1, 0.3), None], "bars", reference=0.5),
+        plots.curves([0, 1, 2], {"a": [1, 2, np.nan], "b": [0, 1, 2]}, "curves", bands={"b": ([0, 0, 1], [1, 2, 3])}),
+        plots.heat_map(np.array([[1.0, -2.0], [np.nan, 0.0]]), ["r", "s"], ["c", "d"], "matrix", centred=True),
+        plots.heat_map(np.zeros((2, 2)), ["r", "s"], ["c", "d"], "nothing", centred=True),
+    ]
+    for png in drawn:
+        shown = pixels(png)
+        assert min(shown.shape[:2]) > 100
+        assert shown.std() > 1, "an empty picture"
+
+
+def test_the_same_data_draw_the_same_bytes() -> None:
+    first, second = (plots.tissue_map(XY_UM, XY_UM[:, 1], "t") for _ in range(2))
+    assert first == second
+
+
+def test_y_points_down_as_in_the_slide_image() -> None:
+    """One orange cell at small y, among blue ones at large y: it is drawn in the upper half."""
+    xy_um = np.array([[500.0, 0.0], *([x, 1_000.0] for x in np.linspace(0, 1_000, 50))])
+    shown = pixels(plots.tissue_map(xy_um, np.array(["b", *["a"] * 50]), "", order=["a", "b"]))
+    tissue = shown[:, : int(0.8 * shown.shape[1])]  # without the legend
+    orange = np.argwhere((np.abs(tissue - np.array([0xE6, 0x9F, 0x00])) < 12).all(axis=2))
+    assert len(orange)
+    assert orange[:, 0].mean() < shown.shape[0] / 2
+
+
+def test_frames_of_one_tissue_have_one_size() -> None:
+    frames = [plots.tissue_map(XY_UM, np.full(500, name), "t", order=["a", "b"]) for name in ("a", "b")]
+    assert pixels(frames[0]).shape == pixels(frames[1]).shape
+
+
+def test_colours_are_distinct_and_stable() -> None:
+    names = [str(i) for i in range(28)]
+    palette = plots.colours(names)
+    assert len(set(palette.values())) == 28
+    assert all(re.fullmatch("#[0-9a-fA-F]{6}", colour) for colour in palette.values())
+    assert {name: palette[name] for name in names[:9]} == plots.colours(names[:9])
+
+
+def test_names_sort_as_people_do() -> None:
+    assert plots.by_name(["10", "b", "2", "a", "2"]) == ["2", "10", "a", "b"]
+
+
+class Page(HTMLParser):
+    """Tags and attributes of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    evil = "<script>alert('x')</script>"
+    table = Table([evil, "n"], [["row & co", "1"], [evil, "2"]], best=[(1, 1)])
+    png = plots.bars(["a"], [1.0], [None], "t")
+    section = Section(
+        evil, f"first {evil}\n\nsecond", table, [Image(png, 'a "quoted" caption'), Image(b"GIF89a", "gif")]
+    )
+    write_report(tmp_path / "r.html", evil, [section], {**PROVENANCE, "inputs": evil})
+    return (tmp_path / "r.html").read_text(encoding="utf8")
+
+
+def test_a_page_loads_nothing_from_anywhere(page: str) -> None:
+    assert "http://" not in page
+    assert "https://" not in page
+    tags = Page(page).tags
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in tags}
+    sources = [attributes[name] for _, attributes in tags for name in ("src", "href") if name in attributes]
+    assert [source.split(",")[0] for source in sources] == ["data:image/png;base64", "data:image/gif;base64"]
+    assert "url(" not in page
+
+
+def test_every_text_is_escaped(page: str) -> None:
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") == 7  # title, h1, h2, text, column, cell, provenance
+    assert "row &amp; co" in page
+    assert any(attributes.get("alt") == 'a "quoted" caption' for _, attributes in Page(page).tags)
+
+
+def test_paragraphs_and_the_best_cell(page: str) -> None:
+    assert page.count("<p>") == 2
+    assert page.count('class="best"') == 1
