@@ -13,9 +13,12 @@ from cifm_cli.commands import options
 
 def prepare(
     downloads: Annotated[
-        list[Path],
-        typer.Argument(metavar="DOWNLOAD...", help="Xenium output folders, or .h5ad files with obsm['spatial']."),
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="DOWNLOAD...",
+            help="Output folders of Visium, Visium HD or Xenium, .h5ad files with obsm['spatial'], or SpatialData .zarr.",
+        ),
+    ] = None,
     out: options.Out = workspace.PREPARED,
     name: Annotated[str | None, typer.Option(help="Name of the slide.", show_default="that of the download")] = None,
     platform: Annotated[str | None, typer.Option(help="Insist on a reader.", show_default="recognised")] = None,
@@ -32,7 +35,19 @@ def prepare(
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Where an .h5ad has its raw counts: X, raw, or a layer.")] = None,
     gene_table: Annotated[
-        Path | None, typer.Option(help="CSV of Ensembl id and symbol, for inputs without ids.")
+        Path | None, typer.Option(help="CSV of Ensembl id and symbol, for symbols that the packaged table lacks.")
+    ] = None,
+    orthologs: Annotated[
+        Path | None, typer.Option(help="CSV of Ensembl ids of another species and of human, to map its genes.")
+    ] = None,
+    matrix: Annotated[
+        Path | None,
+        typer.Option(help="Counts of another platform: .csv, .mtx, 10x .h5 or .h5ad; goes with --cells."),
+    ] = None,
+    cells: Annotated[Path | None, typer.Option(help="CSV of the cells of --matrix and their centres.")] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave in what is dropped otherwise: mitochondrial, outside-tissue; may be repeated."),
     ] = None,
     crop: Annotated[
         str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Keep the cells of a rectangle, micrometres.")
@@ -46,8 +61,13 @@ def prepare(
     from cifm_cli.data.prepare import prepare_all
     from cifm_cli.report.terminal import emit
 
+    inputs = [*(downloads or ()), *([matrix] if matrix else ())]
+    if not inputs:
+        raise typer.BadParameter("give a download, or --matrix with --cells")
+    if (cells is None) != (matrix is None) or (matrix is not None and len(inputs) > 1):
+        raise typer.BadParameter("--matrix and --cells go together, without another download")
     results = prepare_all(
-        downloads,
+        inputs,
         PrepareOptions(
             out=out,
             name=name,
@@ -60,6 +80,9 @@ def prepare(
             microns_per_pixel=microns_per_pixel,
             layer=layer,
             gene_table=gene_table,
+            orthologs=orthologs,
+            cells=cells,
+            keep=tuple(keep or ()),
             crop=parse_crop(crop) if crop else None,
             force=force,
         ),

@@ -17,9 +17,13 @@ def test_the_demo_is_the_six_commands() -> None:
 @pytest.mark.slow
 def test_the_demo_runs_what_it_shows(cifm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "NUM_CELLS", 2_000)
-    brief = {"cifm train recipes/demo.toml": "cifm train recipes/demo.toml --set train.steps=20"}
-    monkeypatch.setattr(demo, "LINES", tuple(brief.get(line, line) for line in demo.LINES))
+    monkeypatch.setattr(demo, "NUM_CELLS", 1_500)
+    brief = {
+        "train": "--set train.steps=10",
+        "evaluate": "--geometry scattered --rounds 2",
+        "simulate": "--steps 2",
+    }
+    monkeypatch.setattr(demo, "LINES", tuple(f"{line} {brief.get(line.split()[1], '')}".strip() for line in demo.LINES))
     code, out, err = cifm("demo")
     assert (code, out) == (0, "")
     assert re.findall(r"^\$ (.*)$", err, re.MULTILINE) == ["cd cifm_demo", *demo.LINES]

@@ -1,0 +1,45 @@
+"""`cifm doctor`: the facts of this machine that a question about cifm should carry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cifm_cli.commands import options
+
+_GB = 1e9
+
+
+def doctor(as_json: options.Json = False) -> None:
+    """Print versions, threads, memory, disk and backends of this machine, for a bug report."""
+    from cifm_cli.report import terminal
+
+    facts = _collect()
+    if as_json:
+        terminal.emit(facts)
+    else:
+        terminal.listing(terminal.flatten(facts))
+
+
+def _collect() -> dict[str, Any]:
+    import os
+    import shutil
+    from pathlib import Path
+
+    import torch
+
+    from cifm_cli import provenance
+    from cifm_cli.commands.backends import describe_backends
+
+    origin = provenance.collect("doctor")
+    page = os.sysconf("SC_PAGE_SIZE")
+    return {
+        **{key: origin[key] for key in ("cifm", "git", "python", "machine", "packages")},
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * page / _GB, 1),
+        "memory_free_gb": round(os.sysconf("SC_AVPHYS_PAGES") * page / _GB, 1),
+        "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / _GB, 1),
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "backends": {x["name"]: x["version"] or x["problem"] for x in describe_backends()},
+    }

@@ -1,0 +1,60 @@
+"""`cifm inspect`: what is in a prepared slide, a run, a model, an embedded slide, or a folder of slides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cifm_cli.commands import options
+
+
+def inspect(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="A prepared or embedded slide, a run, a model, or a folder of slides."),
+    ],
+    as_json: options.Json = False,
+) -> None:
+    """Tell what is in a file or folder that cifm wrote."""
+    from cifm_cli.report import terminal
+
+    facts = _describe(path)
+    if as_json:
+        terminal.emit(facts)
+    else:
+        terminal.listing(terminal.flatten(facts))
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    from cifm_cli import workspace
+    from cifm_cli.errors import CifmError
+    from cifm_cli.model import checkpoint
+
+    if path.suffix == ".safetensors":
+        return checkpoint.describe(path)
+    if path.is_dir() and (path / "model.safetensors").is_file():
+        return checkpoint.describe(path / "model.safetensors")
+    if path.is_dir():
+        return {slide.name: _describe_slide(slide) for slide in workspace.slide_paths([path])}
+    if path.suffix == ".h5ad":
+        return _describe_slide(path)
+    what = "a file that cifm does not write" if path.exists() else "no such file or folder"
+    raise CifmError(f"{path}: {what}", "inspect takes a slide (.h5ad), a run folder or a model.safetensors")
+
+
+def _describe_slide(path: Path) -> dict[str, Any]:
+    """A prepared slide, or an embedded one, told apart by its embedding."""
+    import h5py
+
+    from cifm_cli import keys
+    from cifm_cli.data import slide
+
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return slide.describe(path)  # which says what is wrong with it
+    with h5py.File(path, "r") as file:
+        shapes = {name: list(block.shape) for name, block in file.get("obsm", {}).items() if hasattr(block, "shape")}
+        if keys.MICROENVIRONMENT not in shapes and keys.CELL not in shapes:
+            return slide.describe(path)
+        return {"kind": "embedded slide", "obs": sorted(set(file["obs"]) - {"_index"}), "obsm": shapes}
