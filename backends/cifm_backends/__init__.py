@@ -36,30 +36,17 @@ class BackendStatus:
     problem: str | None
 
 
-@cache
 def available() -> dict[str, BackendStatus]:
-    """Try every registered backend once.
+    """Try every registered backend, which may take seconds to import.
 
     Returns:
         Name to status, in order of preference, then by name.
     """
-    found = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
-    order = [name for name in PREFERENCE if name in found] + sorted(set(found) - set(PREFERENCE))
-    return {name: _load(found[name]) for name in order}
-
-
-def _load(entry: metadata.EntryPoint) -> BackendStatus:
-    try:
-        backend: Backend = entry.load()()
-        backend.version()
-    except Exception as error:  # noqa: BLE001 - whatever a third party's import raises is a line in the list
-        lines = str(error).strip().splitlines() or [""]
-        return BackendStatus(entry.name, None, f"{type(error).__name__}: {lines[0]}")
-    return BackendStatus(entry.name, backend, None)
+    return {name: _status(name) for name in _entries()}
 
 
 def select(name: str, device: str) -> Backend:
-    """Choose a backend.
+    """Choose a backend, importing no other.
 
     Args:
         name: A registered name, or `auto` for the fastest that runs on the device.
@@ -71,17 +58,35 @@ def select(name: str, device: str) -> Backend:
     Raises:
         BackendUnavailableError: It is unknown, does not load, or does not run on the device.
     """
-    statuses = available()
     if name == "auto":
-        for status in statuses.values():
-            if status.backend is not None and status.backend.supports(device):
-                return status.backend
+        for candidate in _entries():
+            backend = _status(candidate).backend
+            if backend is not None and backend.supports(device):
+                return backend
         raise BackendUnavailableError(f"no backend runs on {device}")
-    if name not in statuses:
-        raise BackendUnavailableError(f"unknown backend {name}; installed: {', '.join(statuses)}")
-    status = statuses[name]
+    if name not in _entries():
+        raise BackendUnavailableError(f"unknown backend {name}; installed: {', '.join(_entries())}")
+    status = _status(name)
     if status.backend is None:
         raise BackendUnavailableError(f"backend {name} does not load: {status.problem}")
     if not status.backend.supports(device):
         raise BackendUnavailableError(f"backend {name} does not run on {device}")
     return status.backend
+
+
+@cache
+def _entries() -> dict[str, metadata.EntryPoint]:
+    found = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+    order = [name for name in PREFERENCE if name in found] + sorted(set(found) - set(PREFERENCE))
+    return {name: found[name] for name in order}
+
+
+@cache
+def _status(name: str) -> BackendStatus:
+    try:
+        backend: Backend = _entries()[name].load()()
+        backend.version()
+    except Exception as error:  # noqa: BLE001 - whatever a third party's import raises is a line in the list
+        lines = str(error).strip().splitlines() or [""]
+        return BackendStatus(name, None, f"{type(error).__name__}: {lines[0]}")
+    return BackendStatus(name, backend, None)

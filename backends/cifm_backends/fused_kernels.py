@@ -1,71 +1,241 @@
-"""Compiled loops of the fused backend: each walks rows of a graph once and keeps no more than one edge in memory.
+"""Compiled passes of the fused backend over the rows of a graph, forward and backward.
 
-A kernel runs on a range of rows, so that ranges run on threads side by side; whoever owns a row writes it, so nothing
-is shared and sums have one order. Inner loops run over features that lie together in memory, for LLVM to vectorise.
-Letters: N cells, E edges j -> i, D features, H heads, B radial basis functions, padded by zeros to a multiple of 3.
+A pass takes a range of rows, so that ranges run on threads side by side. Whoever owns a row writes it: nothing is
+shared, and every sum has one order. The backward passes compute edges anew instead of storing them.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-# Sums may be reordered by the compiler, the same way in every run; NaN and infinity keep their meaning.
-COMPILE = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
-# Without `reassoc`: the two halves of log 2 must not be merged.
-COMPILE_EXACT = COMPILE | {"fastmath": {"contract"}}
-
-BASIS_GROUP = 3
-TAYLOR_32 = tuple(np.float32(1 / math.factorial(n)) for n in range(6, -1, -1))
-TAYLOR_64 = tuple(1 / math.factorial(n) for n in range(13, -1, -1))
-
-
-class Rows(NamedTuple):
-    """An (N, D) matrix whose rows are contiguous and may lie apart, as slices of a wider matrix do.
-
-    Args:
-        flat: Memory from the first entry to the last.
-        stride: Entries from one row to the next.
-    """
-
-    flat: NDArray[Any]
-    stride: int
+from cifm_backends.fused_math import (
+    TILE,
+    Array,
+    Layer,
+    Scratch,
+    add_basis,
+    add_message,
+    add_scaled,
+    exact,
+    fast,
+    fill_argument,
+    fill_backward,
+    fill_backward_product,
+    fill_basis,
+    fill_intensity,
+    inlined,
+    row,
+)
 
 
-class Layer(NamedTuple):
-    """What a kernel reads, in float32 or float64.
+class Index(NamedTuple):
+    """Edges by one of their ends: row i spans places `indptr[i]:indptr[i + 1]`.
 
     Args:
-        indptr: (N + 1,) rows of the graph, or of its transpose.
-        sources: (E,) j of each edge.
-        targets: (E,) i of each edge.
-        displacement: (E, 2) in radii.
-        query: (N, D) Q.
-        key: (N, D) K.
-        target: (N, D) A.
-        source: (N, D) B.
-        radial: (B, D) C transposed.
-        coordinate: (D,) v.
-        shift: (N, 2) in radii.
-        num_heads: H.
+        indptr: (N + 1,) where rows begin.
+        others: (E,) the cell at the other end.
+        edges: (E,) number of the edge in the graph; empty where that is its place.
     """
 
-    indptr: NDArray[np.int64]
-    sources: NDArray[np.int64]
-    targets: NDArray[np.int64]
-    displacement: NDArray[Any]
-    query: Rows
-    key: Rows
-    target: Rows
-    source: Rows
-    radial: NDArray[Any]
-    coordinate: NDArray[Any]
-    shift: NDArray[Any]
-    num_heads: int
+    indptr: Array
+    others: Array
+    edges: Array
+
+
+class Sums(NamedTuple):
+    """What edges give cells, or the gradients of it.
+
+    Args:
+        pooled: (N, D) sum_j msg_ij.
+        step: (N, 2) sum_j dx <v, msg_ij>.
+        total: (N,) sum_j mean_h |Int_ijh|.
+    """
+
+    pooled: Array
+    step: Array
+    total: Array
+
+
+class Gradients(NamedTuple):
+    """Gradients of a `Layer`. A range of rows writes its own rows, and has the parameters' sums for itself.
+
+    Args:
+        query: (N, D).
+        key: (N, D).
+        target: (N, D).
+        source: (N, D).
+        radial: (B, D), transposed and filled as in `Layer`.
+        coordinate: (D,).
+        shift: (N, 2).
+        displacement: (E, 2).
+    """
+
+    query: Array
+    key: Array
+    target: Array
+    source: Array
+    radial: Array
+    coordinate: Array
+    shift: Array
+    displacement: Array
+
+
+@exact
+def transpose(indptr: Array, sources: Array) -> Index:
+    """Index the edges by their source; targets ascend inside a row."""
+    num_cells, num_edges = len(indptr) - 1, len(sources)
+    starts = np.zeros(num_cells + 1, np.int64)
+    for e in range(num_edges):
+        starts[sources[e] + 1] += 1
+    starts = np.cumsum(starts)
+    free, edges, targets = starts.copy(), np.empty(num_edges, np.int64), np.empty(num_edges, np.int64)
+    for i in range(num_cells):
+        for e in range(indptr[i], indptr[i + 1]):
+            place = free[sources[e]]
+            edges[place], targets[place] = e, i
+            free[sources[e]] = place + 1
+    return Index(starts, targets, edges)
+
+
+@fast
+def forward_rows(first: int, last: int, layer: Layer, graph: Index, out: Sums, scratch: Scratch) -> None:
+    """Sum what cells first..last - 1 hear."""
+    for i in range(first, last):
+        pooled, step_x, step_y, total = out.pooled[i], 0.0, 0.0, 0.0
+        pooled[:] = 0
+        for e in range(graph.indptr[i], graph.indptr[i + 1]):
+            dx, dy, share = fill_edge(e, i, graph.others[e], layer, scratch)
+            weight = add_message(layer.coordinate, scratch, pooled)
+            step_x, step_y, total = step_x + dx * weight, step_y + dy * weight, total + share
+        out.step[i, 0], out.step[i, 1], out.total[i] = step_x, step_y, total / layer.num_heads
+
+
+@inlined
+def fill_edge(e: int, i: int, j: int, layer: Layer, scratch: Scratch) -> tuple[float, float, float]:
+    """Compute edge e from j to i up to its argument of silu; returns dx, dy and sum_h |Int_h|."""
+    width, move, shift = len(layer.coordinate), layer.displacement, layer.shift
+    dx = np.float64(move[e, 0]) + shift[i, 0] - shift[j, 0]
+    dy = np.float64(move[e, 1]) + shift[i, 1] - shift[j, 1]
+    fill_basis(dx * dx + dy * dy, layer.num_basis, scratch.rho, scratch.rho_slope)
+    total = fill_intensity(row(layer.query, i, width), row(layer.key, j, width), scratch)
+    fill_argument(row(layer.target, i, width), row(layer.source, j, width), layer.radial, scratch)
+    return dx, dy, total
+
+
+@inlined
+def fill_edge_backward(
+    e: int, i: int, j: int, layer: Layer, sums: Sums, scratch: Scratch
+) -> tuple[float, float, float]:
+    """Differentiate edge e from j to i down to its cells; returns dx, dy and the gradient of <v, msg>."""
+    dx, dy, _ = fill_edge(e, i, j, layer, scratch)
+    weight = sums.step[i, 0] * dx + sums.step[i, 1] * dy
+    fill_backward(sums.pooled[i], weight, layer.coordinate, scratch)
+    fill_backward_product(sums.total[i] / layer.num_heads, scratch)
+    return dx, dy, weight
+
+
+@fast
+def backward_target_rows(
+    first: int, last: int, layer: Layer, graph: Index, sums: Sums, out: Gradients, scratch: Scratch
+) -> None:
+    """Gradients of what cells first..last - 1 are as receivers, of their edges, and of the parameters.
+
+    Args:
+        first: First cell.
+        last: Behind the last cell.
+        layer: Inputs of the forward pass.
+        graph: Rows of targets.
+        sums: Gradients of the sums.
+        out: Where to write.
+        scratch: Room for one edge.
+    """
+    width, slot, tile, tile_rho = len(layer.coordinate), 0, scratch.tile, scratch.tile_rho
+    for i in range(first, last):
+        query, target = out.query[i], out.target[i]
+        query[:], target[:], out.shift[i] = 0, 0, 0
+        for e in range(graph.indptr[i], graph.indptr[i + 1]):
+            j = graph.others[e]
+            dx, dy, weight = fill_edge_backward(e, i, j, layer, sums, scratch)
+            add_scaled(scratch.back_product, row(layer.key, j, width), query)
+            message = add_receiver(layer.coordinate, weight, scratch, target, out.coordinate)
+            slope = 2 * distance_slope(layer.radial, scratch)
+            out.displacement[e, 0] = sums.step[i, 0] * message + slope * dx
+            out.displacement[e, 1] = sums.step[i, 1] * message + slope * dy
+            add(out.displacement[e], 1, out.shift[i])
+            copy(scratch.back, tile[slot])
+            copy(scratch.rho, tile_rho[slot])
+            slot = (slot + 1) % TILE
+            if slot == 0:
+                add_tile(tile, tile_rho, out.radial)
+    tile_rho[slot:] = 0
+    add_tile(tile, tile_rho, out.radial)
+
+
+@inlined
+def add_receiver(coordinate: Array, weight: float, scratch: Scratch, target: Array, coordinate_out: Array) -> float:
+    """Add an edge's gradients of A_i and of v; returns <v, msg>."""
+    intensity, silu, back = scratch.intensity, scratch.silu, scratch.back
+    total, weight = coordinate.dtype.type(0), coordinate.dtype.type(weight)
+    for d in range(len(target)):
+        message = intensity[d] * silu[d]
+        target[d] += back[d]
+        coordinate_out[d] += weight * message
+        total += coordinate[d] * message
+    return float(total)
+
+
+@inlined
+def distance_slope(radial: Array, scratch: Scratch) -> float:
+    """Gradient of an edge's squared distance."""
+    slope, back = scratch.product, scratch.back
+    slope[:] = 0
+    add_basis(0, scratch.rho_slope, radial, slope)
+    total = back.dtype.type(0)
+    for d in range(len(back)):
+        total += back[d] * slope[d]
+    return float(total)
+
+
+@inlined
+def add_tile(tile: Array, tile_rho: Array, out: Array) -> None:
+    """Out += rho^T tile: the gradient of C from TILE edges."""
+    t0, t1, t2, t3 = (tile[0], tile[1], tile[2], tile[3])
+    for b in range(len(out)):
+        r0, r1, r2, r3 = (tile_rho[0, b], tile_rho[1, b], tile_rho[2, b], tile_rho[3, b])
+        total = out[b]
+        for d in range(len(total)):
+            total[d] += (r0 * t0[d] + r1 * t1[d]) + (r2 * t2[d] + r3 * t3[d])
+
+
+@fast
+def backward_source_rows(
+    first: int, last: int, layer: Layer, graph: Index, sums: Sums, out: Gradients, scratch: Scratch
+) -> None:
+    """Gradients of what cells first..last - 1 are as senders; runs after every `backward_target_rows`."""
+    width = len(layer.coordinate)
+    for j in range(first, last):
+        key, source = out.key[j], out.source[j]
+        key[:], source[:] = 0, 0
+        for place in range(graph.indptr[j], graph.indptr[j + 1]):
+            e, i = graph.edges[place], graph.others[place]
+            fill_edge_backward(e, i, j, layer, sums, scratch)
+            add_scaled(scratch.back_product, row(layer.query, i, width), key)
+            add(scratch.back, 1, source)
+            add(out.displacement[e], -1, out.shift[j])
+
+
+@inlined
+def add(values: Array, sign: int, out: Array) -> None:
+    """Out += sign * values."""
+    sign = out.dtype.type(sign)
+    for d in range(len(out)):
+        out[d] += sign * values[d]
+
+
+@inlined
+def copy(values: Array, out: Array) -> None:
+    """Out = values; an assignment would look for overlaps in newly allocated memory."""
+    for d in range(len(out)):
+        out[d] = values[d]

@@ -32,7 +32,7 @@ def radial_basis(squared: Tensor, num_basis: int) -> Tensor:
 
 
 def intensity(product: Tensor) -> Tensor:
-    """phi of Eq. 11: bounded, smooth at zero, and zero there, so that void sends and receives nothing."""
+    """The phi of Eq. 11: bounded, smooth at zero, and zero there, so that void sends and receives nothing."""
     return product / (1 + product.abs())
 
 

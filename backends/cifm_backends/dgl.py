@@ -1,0 +1,67 @@
+"""The DGL backend: Eqs 11-13 through DGL graphs and their g-SDDMM and g-SpMM kernels, on the CPU and on CUDA.
+
+DGL is imported when the backend is made, never with this module: a machine without it does not notice. Its kernels read
+cells along edges and sum edges into cells; what happens on an edge in between holds a few tensors of size E x D.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from torch.nn import functional
+
+from cifm_backends.base import EdgeTerms, Graph, Messages, NodeTerms, in_working_precision
+from cifm_backends.torch_reference import intensity, radial_basis
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INSTALL = "pip install 'cifm[dgl]' on Python 3.11 installs a release that does"
+
+
+class DglBackend:
+    """Runs where the installed build of DGL runs.
+
+    Raises:
+        ImportError: DGL is not installed, or its libraries do not load.
+    """
+
+    name = "dgl"
+
+    def __init__(self) -> None:
+        os.environ.setdefault("DGLBACKEND", "pytorch")  # else its first import asks, and writes into the user's home
+        try:
+            self._dgl: Any = import_module("dgl")
+        except (ImportError, OSError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise ImportError(f"DGL does not load ({reason}); {INSTALL}") from error
+
+    def version(self) -> str:
+        """Version of DGL."""
+        return f"dgl {self._dgl.__version__}"
+
+    def supports(self, device: str) -> bool:
+        """The CPU, and CUDA if DGL was built for it: the wheels of the package index were not."""
+        return device == "cpu" or (device == "cuda" and bool(self._dgl.ndarray.gpu(0).exist))
+
+    @in_working_precision
+    def messages(self, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
+        """Run the edge part of a factored layer; see `Backend.messages`."""
+        ops, g = self._dgl.ops, self._graph(graph)
+        heads = edges.num_heads, nodes.query.shape[-1] // edges.num_heads
+        dx_E = graph.displacement - ops.u_sub_v(g, shift, shift)
+        rho_E = radial_basis(dx_E.square().sum(-1), edges.radial.shape[1])
+        product_E = ops.u_dot_v(g, nodes.key.unflatten(-1, heads), nodes.query.unflatten(-1, heads))
+        int_E = intensity(product_E * heads[1] ** -0.5)  # Eq. 11, (E, H, 1)
+        inner_E = functional.silu(ops.u_add_v(g, nodes.source, nodes.target) + rho_E @ edges.radial.T)
+        msg_E = (inner_E.unflatten(-1, heads) * int_E).flatten(-2)  # Eq. 12
+        step = ops.copy_e_sum(g, dx_E * (msg_E @ edges.coordinate)[:, None])
+        total = ops.copy_e_sum(g, int_E.abs().mean(-2))
+        return Messages(ops.copy_e_sum(g, msg_E), step / (1 + total))  # Eq. 13
+
+    def _graph(self, graph: Graph) -> Any:  # noqa: ANN401 - DGL is not typed
+        if "dgl" not in graph.cache:
+            graph.cache["dgl"] = self._dgl.graph((graph.sources, graph.targets), num_nodes=graph.num_cells)
+        return graph.cache["dgl"]

@@ -1,0 +1,166 @@
+"""The fused backend: the edge part of a layer in one pass over the rows of the graph, on the CPU.
+
+An edge lives in a core's cache from its intensity to its message; nothing of size E x D exists, and the backward pass
+computes edges anew. Ranges of rows run on as many threads as torch has: plain threads that sleep between calls, so no
+second pool spins beside torch's. The ranges depend on the graph alone, so the answer does not depend on the threads.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, cast
+
+import numba
+import numpy as np
+import torch
+from torch.autograd.function import once_differentiable
+
+from cifm_backends.base import EdgeTerms, Graph, Messages, NodeTerms, in_working_precision
+from cifm_backends.fused_kernels import (
+    Gradients,
+    Index,
+    Sums,
+    backward_source_rows,
+    backward_target_rows,
+    forward_rows,
+    transpose,
+)
+from cifm_backends.fused_math import GROUP, Array, Layer, Rows, new_scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+MAX_RANGES = 64  # of rows; each holds its own sums of the parameters' gradients
+RANGE_WORK = 2**18  # edges times features, about half a millisecond
+
+
+class FusedBackend:
+    """Compiled by numba on first use, for float32 and float64; half precision is widened to float32."""
+
+    name = "fused"
+
+    def version(self) -> str:
+        """Version of numba."""
+        return f"numba {numba.__version__}"
+
+    def supports(self, device: str) -> bool:
+        """The CPU only."""
+        return device == "cpu"
+
+    @in_working_precision
+    def messages(self, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
+        """Run the edge part of a factored layer; see `Backend.messages`."""
+        inputs = (*nodes, edges.radial, edges.coordinate, shift, graph.displacement)
+        pooled, step, total = _EdgeSums.apply(graph, edges.num_heads, *inputs)  # type: ignore[no-untyped-call]
+        return Messages(pooled, step / (1 + total)[:, None])  # Eq. 13
+
+
+class _EdgeSums(torch.autograd.Function):
+    """`Sums` of the edges, differentiable in the first eight tensors of a `Layer`."""
+
+    @staticmethod
+    def forward(ctx: Any, graph: Graph, num_heads: int, *inputs: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
+        ctx.graph, ctx.num_heads = graph, num_heads
+        ctx.save_for_backward(*inputs)
+        features, num_cells = inputs[0], graph.num_cells
+        sums = features.new_empty(features.shape), features.new_empty(num_cells, 2), features.new_empty(num_cells)
+        layer, index, out = _layer(inputs, num_heads), _by_target(graph), Sums(*(value.numpy() for value in sums))
+        bounds = _bounds(index, features.shape[1])
+        _run(forward_rows, bounds, (layer, index), [(out, new_scratch(layer)) for _ in bounds])
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        sums = Sums(*(value.contiguous().numpy() for value in upstream))
+        found = _differentiate(ctx.graph, _layer(inputs, ctx.num_heads), sums, wanted)
+        return (None, None, *(torch.from_numpy(g) if asked else None for g, asked in zip(found, wanted, strict=True)))
+
+
+def _differentiate(graph: Graph, layer: Layer, sums: Sums, wanted: Sequence[bool]) -> Gradients:
+    """Gradients of the inputs; where nobody wants one, it may hold anything."""
+    width, kind, num_cells = len(layer.coordinate), layer.coordinate.dtype, graph.num_cells
+    asked = dict(zip(Gradients._fields, wanted, strict=True))
+    index = _by_target(graph)
+    bounds = _bounds(index, width)
+    rows = [np.empty((num_cells, width), kind) for _ in range(4)]
+    radial, coordinate = np.zeros((len(bounds), *layer.radial.shape), kind), np.zeros((len(bounds), width), kind)
+    shift, displacement = np.zeros((num_cells, 2), kind), np.zeros((graph.num_edges, 2), kind)
+    outs = [Gradients._make([*rows, r, c, shift, displacement]) for r, c in zip(radial, coordinate, strict=True)]
+    rooms = [(out, new_scratch(layer)) for out in outs]
+    _run(backward_target_rows, bounds, (layer, index, sums), rooms)
+    if asked["key"] or asked["source"] or asked["shift"]:
+        index = _by_source(graph)
+        _run(backward_source_rows, _bounds(index, width), (layer, index, sums), rooms)
+    summed = np.ascontiguousarray(radial.sum(0)[: layer.num_basis].T)
+    return Gradients._make([*rows, summed, coordinate.sum(0), shift, displacement])
+
+
+def _layer(inputs: Sequence[Tensor], num_heads: int) -> Layer:
+    """What the kernels read, without a copy of anything large."""
+    *nodes, radial, coordinate, shift, displacement = (value.detach() for value in inputs)
+    width, num_basis = radial.shape
+    columns = np.zeros((-(-num_basis // GROUP) * GROUP, width), _array(radial).dtype)
+    columns[:num_basis] = radial.numpy().T
+    query, key, target, source = (_rows(value) for value in nodes)
+    parameters = columns, _array(coordinate)
+    return Layer(query, key, target, source, *parameters, _array(shift), _array(displacement), num_heads, num_basis)
+
+
+def _array(value: Tensor) -> Array:
+    return value.contiguous().numpy()
+
+
+def _rows(value: Tensor) -> Rows:
+    if value.stride(1) != 1:
+        value = value.contiguous()
+    length = (len(value) - 1) * value.stride(0) + value.shape[1] if len(value) else 0
+    return Rows(value.as_strided((length,), (1,)).numpy(), value.stride(0))
+
+
+def _by_target(graph: Graph) -> Index:
+    if "fused targets" not in graph.cache:
+        sources = _array(graph.sources)
+        graph.cache["fused targets"] = Index(_array(graph.indptr), sources, sources[:0])
+    return cast("Index", graph.cache["fused targets"])
+
+
+def _by_source(graph: Graph) -> Index:
+    if "fused sources" not in graph.cache:
+        index = _by_target(graph)
+        graph.cache["fused sources"] = transpose(index.indptr, index.others)
+    return cast("Index", graph.cache["fused sources"])
+
+
+def _bounds(index: Index, width: int) -> list[tuple[int, int]]:
+    """Cut the rows into ranges of about equal work, whatever the number of threads."""
+    num_cells, num_edges = len(index.indptr) - 1, len(index.others)
+    num_ranges = min(MAX_RANGES, 1 + num_edges * width // RANGE_WORK)
+    cuts = np.searchsorted(index.indptr, np.linspace(0, num_edges, num_ranges + 1)[1:-1])
+    return list(pairwise([0, *cuts.tolist(), num_cells]))
+
+
+def _run(
+    kernel: Callable[..., None], bounds: list[tuple[int, int]], shared: tuple[Any, ...], rooms: list[tuple[Any, ...]]
+) -> None:
+    """Run a kernel on every range of rows, each in its own room, side by side."""
+    calls = [partial(kernel, *bound, *shared, *room) for bound, room in zip(bounds, rooms, strict=True)]
+    num_threads = torch.get_num_threads()
+    if num_threads == 1 or len(calls) == 1:
+        for call in calls:
+            call()
+        return
+    for done in [_threads(num_threads, os.getpid()).submit(call) for call in calls]:
+        done.result()
+
+
+@lru_cache(maxsize=1)
+def _threads(num_threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads of this process; a forked child starts its own."""
+    return ThreadPoolExecutor(num_threads, thread_name_prefix=f"cifm-fused-{process}")

@@ -1,0 +1,297 @@
+"""What the fused backend computes on one edge, compiled: intensity, radial basis, silu, and how to differentiate them.
+
+Inner loops run over features that lie together in memory and call nothing, for LLVM to vectorise. Numba looks for
+changes in the file of a kernel only: after an edit here, touch `fused_kernels.py`.
+Letters: N cells, E edges j -> i, D features, H heads, B radial basis functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import overload
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Scalar = np.floating[Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+GROUP = 6  # basis functions per pass over the features; zeros fill the last group
+TILE = 4  # edges whose shares of the gradient of C are added at once
+TAYLOR_32 = tuple(np.float32(1 / math.factorial(n)) for n in range(6, -1, -1))
+TAYLOR_64 = tuple(1 / math.factorial(n) for n in range(13, -1, -1))
+
+
+def exact(function: Function) -> Function:
+    """Compile at the first call."""
+    return _compile(function, {"fastmath": {"contract"}})
+
+
+def fast(function: Function) -> Function:
+    """Compile code that allocates nothing and whose sums may be reordered, alike in every run.
+
+    NaN and infinity keep their meaning. Without numba's runtime (`_nrt`) no slice counts references: that would cost
+    more than the arithmetic, and make threads wait for each other.
+    """
+    return _compile(function, {"fastmath": {"reassoc", "contract", "nsz"}, "_nrt": False})
+
+
+def _compile(function: Function, options: dict[str, Any]) -> Function:
+    """Keep the machine code beside the file, or in the user's cache; where neither can be written, don't keep it."""
+    options = {"nogil": True, "error_model": "numpy", **options}
+    try:
+        return cast("Function", numba.njit(cache=True, **options)(function))
+    except RuntimeError:
+        return cast("Function", numba.njit(**options)(function))
+
+
+def inlined(function: Function) -> Function:
+    """Paste into `fast` code: a call would push every array of a tuple on the stack."""
+    return cast("Function", numba.njit(inline="always")(function))
+
+
+class Rows(NamedTuple):
+    """(N, D) numbers whose rows may lie apart, as those of a slice of a wider matrix do.
+
+    Args:
+        flat: Memory from the first entry to the last.
+        stride: Entries from one row to the next.
+    """
+
+    flat: Array
+    stride: int
+
+
+class Layer(NamedTuple):
+    """What kernels read, all in float32 or all in float64; see `NodeTerms`, `EdgeTerms` and `Graph`.
+
+    Args:
+        query: (N, D) Q.
+        key: (N, D) K.
+        target: (N, D) A.
+        source: (N, D) B.
+        radial: (B, D) C transposed, filled with zeros to whole groups.
+        coordinate: (D,) v.
+        shift: (N, 2) in radii.
+        displacement: (E, 2) in radii.
+        num_heads: H.
+        num_basis: B.
+    """
+
+    query: Rows
+    key: Rows
+    target: Rows
+    source: Rows
+    radial: Array
+    coordinate: Array
+    shift: Array
+    displacement: Array
+    num_heads: int
+    num_basis: int
+
+
+class Scratch(NamedTuple):
+    """What is known of one edge, and of the last few.
+
+    Args:
+        rho: (B,) radial basis, with the zeros that fill the last group.
+        rho_slope: (B,) its derivative in the squared distance.
+        damping: (H,) 1 / (1 + |z|), z = <Q, K> / sqrt(P).
+        back_product: (H,) gradient of <Q, K>.
+        intensity: (D,) Int, repeated for the features of a head.
+        argument: (D,) A + B + C rho.
+        silu: (D,) silu of it.
+        product: (D,) what the gradient of Int sums over the features of a head.
+        back: (D,) gradient of the argument.
+        tile: (TILE, D) `back` of the last edges.
+        tile_rho: (TILE, B) `rho` of the last edges.
+    """
+
+    rho: Array
+    rho_slope: Array
+    damping: Array
+    back_product: Array
+    intensity: Array
+    argument: Array
+    silu: Array
+    product: Array
+    back: Array
+    tile: Array
+    tile_rho: Array
+
+
+@exact
+def sigmoid_32(x: Scalar) -> Scalar:
+    """1 / (1 + exp(-x)) with a relative error below 4e-7, in operations that have vector forms."""
+    bounded = min(max(x, np.float32(-87)), np.float32(87))
+    power = np.int32(bounded * np.float32(-1 / math.log(2)) + np.float32(127.5))  # exponent of exp(-x), biased
+    whole = np.float32(power - np.int32(127))
+    rest = -bounded - whole * np.float32(0.693359375) + whole * np.float32(2.12194440e-4)  # log 2 in two parts
+    exponential = np.float32(0)
+    for coefficient in TAYLOR_32:
+        exponential = exponential * rest + coefficient
+    return np.float32(1) / (np.float32(1) + exponential * np.int32(power << np.int32(23)).view(np.float32))
+
+
+@exact
+def sigmoid_64(x: Scalar) -> Scalar:
+    """1 / (1 + exp(-x)) with a relative error below 1e-15; see `sigmoid_32`."""
+    bounded = min(max(x, np.float64(-708)), np.float64(708))
+    power = np.int64(bounded * (-1 / math.log(2)) + 1023.5)
+    whole = np.float64(power - 1023)
+    rest = -bounded - whole * 0.693145751953125 - whole * 1.42860682030941723212e-6
+    exponential = 0.0
+    for coefficient in TAYLOR_64:
+        exponential = exponential * rest + coefficient
+    return 1 / (1 + exponential * np.int64(power << 52).view(np.float64))
+
+
+def sigmoid(x: Scalar) -> Scalar:
+    """1 / (1 + exp(-x)) in the precision of x."""
+    return sigmoid_32(x) if isinstance(x, np.float32) else sigmoid_64(x)
+
+
+@overload(sigmoid, strict=False)  # not strict: the annotation is for people and mypy
+def _sigmoid_by_type(x: types.Type) -> Callable[[Any], Any]:
+    def single(x: Scalar) -> Scalar:
+        return sigmoid_32(x)
+
+    def double(x: Scalar) -> Scalar:
+        return sigmoid_64(x)
+
+    return single if x == types.float32 else double
+
+
+def new_scratch(layer: Layer) -> Scratch:
+    """Room for one edge."""
+    kind = layer.coordinate.dtype
+    basis, heads = np.zeros((2, len(layer.radial)), kind), np.empty((2, layer.num_heads), kind)
+    features, tile = np.empty((5, len(layer.coordinate)), kind), np.empty((TILE, len(layer.coordinate)), kind)
+    return Scratch._make([*basis, *heads, *features, tile, np.zeros((TILE, len(layer.radial)), kind)])
+
+
+@inlined
+def row(matrix: Rows, i: int, width: int) -> Array:
+    """Features of cell i."""
+    return matrix.flat[i * matrix.stride : i * matrix.stride + width]
+
+
+@inlined
+def fill_basis(squared: float, num_basis: int, rho: Array, slope: Array) -> None:
+    """`radial_basis` and its derivative; each Gaussian but the first two is the square of the one before."""
+    inside = max(1 - squared, 0.0)
+    beta, gaussian = 0.0, 1.0
+    for b in range(num_basis):
+        rho[b] = inside * inside * gaussian
+        slope[b] = -(2 + beta * inside) * inside * gaussian
+        gaussian = math.exp(-squared) if b == 0 else gaussian * gaussian
+        beta = max(1.0, 2 * beta)
+
+
+@inlined
+def fill_argument(target: Array, source: Array, radial: Array, scratch: Scratch) -> None:
+    """A_i + B_j + C rho, the argument of silu in Eq. 12."""
+    rho, argument = scratch.rho, scratch.argument
+    c0, c1, c2, c3, c4, c5 = (radial[0], radial[1], radial[2], radial[3], radial[4], radial[5])
+    r0, r1, r2, r3, r4, r5 = (rho[0], rho[1], rho[2], rho[3], rho[4], rho[5])
+    for d in range(len(argument)):
+        near, far = r0 * c0[d] + r1 * c1[d] + r2 * c2[d], r3 * c3[d] + r4 * c4[d] + r5 * c5[d]
+        argument[d] = (target[d] + source[d]) + (near + far)
+    add_basis(GROUP, rho, radial, argument)
+
+
+@inlined
+def add_basis(first: int, weights: Array, radial: Array, out: Array) -> None:
+    """Out += C weights, from basis function `first` on."""
+    for b in range(first, len(weights), GROUP):
+        c0, c1, c2, c3, c4, c5 = (radial[b], radial[b + 1], radial[b + 2], radial[b + 3], radial[b + 4], radial[b + 5])
+        w = weights[b : b + GROUP]
+        w0, w1, w2, w3, w4, w5 = (w[0], w[1], w[2], w[3], w[4], w[5])
+        for d in range(len(out)):
+            near, far = w0 * c0[d] + w1 * c1[d] + w2 * c2[d], w3 * c3[d] + w4 * c4[d] + w5 * c5[d]
+            out[d] += near + far
+
+
+@inlined
+def fill_intensity(query: Array, key: Array, scratch: Scratch) -> float:
+    """Eq. 11 for every head; returns sum_h |Int_h|."""
+    damping, intensity = scratch.damping, scratch.intensity
+    size = len(query) // len(damping)
+    one, scale, total = query.dtype.type(1), query.dtype.type(size**-0.5), query.dtype.type(0)
+    for h in range(len(damping)):
+        q, k = query[h * size : (h + 1) * size], key[h * size : (h + 1) * size]
+        z = query.dtype.type(0)
+        for p in range(size):
+            z += q[p] * k[p]
+        z *= scale
+        damping[h] = one / (one + abs(z))
+        total += abs(z) * damping[h]
+        intensity[h * size : (h + 1) * size] = z * damping[h]
+    return float(total)
+
+
+@inlined
+def add_message(coordinate: Array, scratch: Scratch, pooled: Array) -> float:
+    """Add Eq. 12 to a cell's sum; returns <v, msg>."""
+    argument, intensity = scratch.argument, scratch.intensity
+    weight = coordinate.dtype.type(0)
+    for d in range(len(pooled)):
+        message = intensity[d] * argument[d] * sigmoid(argument[d])
+        pooled[d] += message
+        weight += coordinate[d] * message
+    return float(weight)
+
+
+@inlined
+def fill_backward(pooled: Array, weight: float, coordinate: Array, scratch: Scratch) -> None:
+    """Differentiate silu and the product of Eq. 12.
+
+    Args:
+        pooled: (D,) gradient of the cell's sum.
+        weight: Gradient of <v, msg>.
+        coordinate: (D,) v.
+        scratch: An edge after `fill_argument`.
+    """
+    argument, intensity = scratch.argument, scratch.intensity
+    silu, product, back = scratch.silu, scratch.product, scratch.back
+    one, weight = coordinate.dtype.type(1), coordinate.dtype.type(weight)
+    for d in range(len(pooled)):
+        gate = sigmoid(argument[d])
+        message = pooled[d] + weight * coordinate[d]
+        silu[d] = argument[d] * gate
+        product[d] = message * silu[d]
+        back[d] = message * intensity[d] * (gate + silu[d] * (one - gate))
+
+
+@inlined
+def fill_backward_product(total: float, scratch: Scratch) -> None:
+    """Differentiate Eq. 11.
+
+    Args:
+        total: Gradient of every head's |Int|.
+        scratch: An edge after `fill_backward`.
+    """
+    damping, intensity, product = scratch.damping, scratch.intensity, scratch.product
+    size = len(product) // len(damping)
+    scale = product.dtype.type(size**-0.5)
+    for h in range(len(damping)):
+        part = product[h * size : (h + 1) * size]
+        gradient = product.dtype.type(total * np.sign(intensity[h * size]))
+        for p in range(size):
+            gradient += part[p]
+        scratch.back_product[h] = gradient * damping[h] * damping[h] * scale
+
+
+@inlined
+def add_scaled(weights: Array, values: Array, out: Array) -> None:
+    """Out += values, each head's features times its weight."""
+    size = len(values) // len(weights)
+    for h in range(len(weights)):
+        weight, part, total = weights[h], values[h * size : (h + 1) * size], out[h * size : (h + 1) * size]
+        for p in range(size):
+            total[p] += weight * part[p]

@@ -1,0 +1,189 @@
+"""Time and memory of the edge part of a layer on every backend, beside the layer's matrix products and the literal form.
+
+    python benchmarks/bench_layer.py --threads 1 --out benchmarks/results/layer.json
+
+Each form is measured in a process of its own, after a warm-up; times are the best of a few repeats. Cells stand at
+random places in Hilbert order. A form that holds tensors of size E x D runs on so many cells that one of them takes
+`--edge-gib` at most: its time per cell hardly depends on their number. Peak memory is Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+HEADS, BASIS = 4, 6
+FORMS = ("torch", "dgl", "fused", "products", "literal")
+LITERAL_WORK = 3e10  # E x D x D, a few seconds
+
+
+def main() -> None:
+    """Measure every form at every width and print the ratios to `torch`."""
+    options = parse()
+    if options.form:
+        print(json.dumps(measure(options)))
+        return
+    rows = [row for width in options.widths for form in options.forms if (row := run_apart(form, width))]
+    print(
+        f"{options.threads} threads, degree {options.degree:g}, float32; us per cell, ratio to torch, peak memory over Q, K, A and B"
+    )
+    for row in rows:
+        print(describe(row, next((r for r in rows if (r["form"], r["width"]) == ("torch", row["width"])), row)))
+    if options.out:
+        found = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": machine(),
+            "options": sys.argv[1:],
+            "rows": rows,
+        }
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=50_000)
+    parser.add_argument("--degree", type=float, default=20)
+    parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 1024])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--edge-gib", type=float, default=0.4, help="largest tensor of size E x D")
+    parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
+    parser.add_argument("--out", type=Path, help="write JSON here")
+    parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
+    parser.add_argument("--width", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def run_apart(form: str, width: int) -> dict[str, Any] | None:
+    """Measure one form in a new process; None, and a line on stderr, where it does not run here."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--form", form, "--width", str(width)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{form} at width {width}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}", file=sys.stderr)
+        return None
+    return dict(json.loads(done.stdout))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Time one form and record its peak memory."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    form, width, cells = options.form, options.width, options.cells
+    if form in {"torch", "dgl", "literal"}:
+        cells = min(cells, int(options.edge_gib * 2**28 / (options.degree * width)))
+    if form == "literal":
+        cells = min(cells, int(LITERAL_WORK / (options.degree * width**2)))
+    started = time.perf_counter()
+    run, leaves = prepare(form, width, 100, options.degree)
+    differentiate(run, leaves)
+    first_use_s = time.perf_counter() - started
+    run, leaves = prepare(form, width, cells, options.degree)
+    with torch.no_grad():
+        forward_s, forward_gib = best_of(options.repeats, run)
+    both_s, both_gib = best_of(options.repeats, lambda: differentiate(run, leaves))
+    return {
+        "form": form,
+        "width": width,
+        "cells": cells,
+        "threads": options.threads,
+        "first_use_s": first_use_s,
+        "forward_us": 1e6 * forward_s / cells,
+        "both_us": 1e6 * both_s / cells,
+        "forward_gib": forward_gib,
+        "both_gib": both_gib,
+        "node_gib": cells * width * 4 * 4 / 2**30,  # Q, K, A and B
+    }
+
+
+def prepare(form: str, width: int, cells: int, degree: float) -> tuple[Callable[[], tuple[Tensor, ...]], list[Tensor]]:
+    """Draw cells and parameters; returns what to time and the tensors to differentiate in."""
+    import torch
+
+    from cifm_backends import select
+    from cifm_backends.base import EdgeTerms, NodeTerms
+    from cifm_cli.data.graph import radius_graph
+    from cifm_cli.data.hilbert import hilbert_order
+    from cifm_cli.model.layer import build_layer
+    from cifm_cli.provenance import numpy_generator, torch_generator
+    from cifm_cli.recipe import ModelRecipe
+
+    xy_um = numpy_generator(0, "bench").random((cells, 2)) * cells**0.5
+    graph = radius_graph(xy_um[hilbert_order(xy_um)], (degree / np.pi) ** 0.5)
+    generator = torch_generator(0, "bench")
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).requires_grad_()
+
+    shift = torch.zeros(cells, 2, requires_grad=True)
+    if form in {"literal", "products"}:
+        recipe = ModelRecipe(width=width, message="mlp" if form == "literal" else "factored")
+        layer, h = build_layer(recipe), normal(cells, width)
+        if form == "literal":
+            return lambda: layer(select("torch", "cpu"), graph, h, shift), [h, shift, *layer.parameters()]
+        weights = [layer.project.weight, *layer.bfmlp4.parameters()]
+        return lambda: (layer.project(h), layer.bfmlp4(h)), [h, *weights]
+    backend, terms = select(form, "cpu"), [normal(cells, width) for _ in NodeTerms._fields]
+    radial, coordinate = normal(width, BASIS), normal(width)
+    edges = EdgeTerms(radial, coordinate, HEADS)
+    return lambda: backend.messages(graph, NodeTerms(*terms), edges, shift), [*terms, radial, coordinate, shift]
+
+
+def differentiate(run: Callable[[], tuple[Tensor, ...]], leaves: list[Tensor]) -> None:
+    """Forward and backward."""
+    import torch
+
+    torch.autograd.grad(sum(answer.sum() for answer in run()), leaves)
+
+
+def best_of(repeats: int, run: Callable[[], object]) -> tuple[float, float]:
+    """Shortest time in seconds and what the runs added to the memory of the process at its peak, in GiB."""
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
+    before, times = memory_gib("VmRSS"), []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return min(times), memory_gib("VmHWM") - before
+
+
+def memory_gib(key: str) -> float:
+    """A line of this process's status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 2**20
+
+
+def describe(row: dict[str, Any], torch_row: dict[str, Any]) -> str:
+    """One line of the table."""
+    times = [f"{row[key]:10.2f} {torch_row[key] / row[key]:6.1f}x" for key in ("forward_us", "both_us")]
+    memory = f"{row['forward_gib'] / row['node_gib']:6.2f} {row['both_gib'] / row['node_gib']:6.2f}"
+    return f"{row['form']:9} D {row['width']:5} N {row['cells']:6} {' '.join(times)} {memory}"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were taken on."""
+    import platform
+
+    import torch
+
+    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
+
+
+if __name__ == "__main__":
+    main()
