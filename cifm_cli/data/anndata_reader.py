@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -32,36 +32,74 @@ def _recognises(path: Path) -> bool:
     return path.is_file() and path.suffix == ".h5ad"
 
 
+class H5adCounts(NamedTuple):
+    """Counts of an AnnData file: N cells by G genes, the slot they were found in, and what the user should know."""
+
+    counts: csr_matrix
+    names: pd.Index[str]
+    genes: pd.DataFrame
+    slot: str
+    notes: tuple[str, ...]
+    instead: str
+
+
+def read_h5ad_counts(path: Path, layer: str | None) -> H5adCounts:
+    """Read the counts of an AnnData file, and nothing of its cells but their names.
+
+    Args:
+        path: The `.h5ad`.
+        layer: Where the counts are; found when absent.
+
+    Returns:
+        The counts.
+
+    Raises:
+        CifmError: The file is damaged, or has no such layer.
+    """
+    with reading(path), h5py.File(path, "r") as file:
+        return _read_counts(file, path, layer)
+
+
+def _read_counts(file: h5py.File, path: Path, layer: str | None) -> H5adCounts:
+    names = _element(file["obs"]).index.astype(str)
+    slot, counts, notes = _find_counts(file, path, layer)
+    genes = find_genes(_element(file["raw/var" if slot == _RAW else "var"]))
+    instead = "" if bad_count(counts.data) is None else _alternatives(file, slot)
+    if counts.shape != (len(names), len(genes)):
+        raise CifmError(
+            f"{path}: {slot} {counts.shape}, obs {len(names)} and var {len(genes)} do not fit",
+            "write the file again with anndata",
+        )
+    return H5adCounts(counts, names, genes, slot, tuple(notes), instead)
+
+
 def _read(path: Path, options: PrepareOptions) -> Download:
     """Read an AnnData file slot by slot; obsp, embeddings and unused layers are never loaded."""
     with reading(path), h5py.File(path, "r") as file:
         _check_slots(file, path, options)
         obs = _element(file["obs"])
         xy = np.asarray(_element(file[f"obsm/{keys.SPATIAL}"]), dtype=np.float64)
-        slot, counts, notes = _find_counts(file, path, options.layer)
-        var = _element(file["raw/var" if slot == _RAW else "var"])
-        genes = _genes(var)
-        instead = "" if bad_count(counts.data) is None else _alternatives(file, slot)
-    if counts.shape != (len(obs), len(genes)) or xy.ndim != 2 or len(xy) != len(obs) or xy.shape[1] < 2:
+        content = _read_counts(file, path, options.layer)
+    if xy.ndim != 2 or len(xy) != len(obs) or xy.shape[1] < 2:
         raise CifmError(
-            f"{path}: {slot} {counts.shape}, obs {len(obs)}, var {len(genes)} and obsm['spatial'] {xy.shape} do not fit",
-            "write the file again with anndata",
+            f"{path}: obs {len(obs)} and obsm['spatial'] {xy.shape} do not fit", "write the file again with anndata"
         )
-    obs.index, renamed = _unique(obs.index.astype(str))
+    obs.index, renamed = _unique(content.names)
+    notes = content.notes
     if renamed:
-        notes.append(f"{renamed:,} barcodes occur twice; the later ones got a suffix -1, -2, ...")
+        notes += (f"{renamed:,} barcodes occur twice; the later ones got a suffix -1, -2, ...",)
     xy_um, units = to_micrometres(xy[:, :2], options.microns_per_pixel, "obsm['spatial']")
     return Download(
         platform="anndata",
-        counts=counts,
+        counts=content.counts,
         obs=obs,
-        genes=genes,
+        genes=content.genes,
         xy_um=xy_um,
         units=units,
-        matrix=slot,
+        matrix=content.slot,
         files=(path,),
-        notes=tuple(notes),
-        instead=instead,
+        notes=notes,
+        instead=content.instead,
     )
 
 
@@ -143,8 +181,15 @@ def _matrix(element: Any) -> csr_matrix:  # noqa: ANN401 - an h5py group or data
     return matrix
 
 
-def _genes(var: pd.DataFrame) -> pd.DataFrame:
-    """Find ids, symbols and feature types by the names that people give them."""
+def find_genes(var: pd.DataFrame) -> pd.DataFrame:
+    """Find ids, symbols and feature types by the names that people give them.
+
+    Args:
+        var: G rows as an AnnData describes its genes.
+
+    Returns:
+        G rows with columns id, symbol and feature_type.
+    """
     index = pd.Series(var.index.astype(str), index=var.index)
     id_column = None if 2 * is_ensembl(index).sum() > len(index) else _column(var, _ID_COLUMNS)
     symbol_column = _column(var, _SYMBOL_COLUMNS)

@@ -55,6 +55,7 @@ def make_report(
         "genes": {
             "in": len(download.genes),
             "dropped": {reason: _listed(tuple(names)) for reason, names in genes.dropped.items()},
+            "mapped": _listed(genes.mapped),
             "summed": _listed(genes.merged),
             "kept": slide.n_vars,
         },
@@ -86,6 +87,7 @@ def show_report(name: str, report: dict[str, Any]) -> None:
         ["cells kept", f"{cells['kept']:,}", _places(cells["duplicate_coordinates"])],
         ["genes in", f"{genes['in']:,}", ""],
         *(_gene_row(f"dropped: {reason}", part) for reason, part in genes["dropped"].items()),
+        *([_gene_row("identified by a table", genes["mapped"])] if genes["mapped"]["count"] else []),
         *([_gene_row("added to another of one id", genes["summed"])] if genes["summed"]["count"] else []),
         ["genes kept", f"{genes['kept']:,}", ""],
         ["median counts, genes", f"{report['median_counts']:,g}, {report['median_genes']:,g}", ""],

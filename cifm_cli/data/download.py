@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
+from zipfile import BadZipFile
 
 from pyarrow import ArrowException
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 GENE_EXPRESSION = "Gene Expression"
+KEEP_MITOCHONDRIAL, KEEP_OUTSIDE = KEEPABLE = ("mitochondrial", "outside-tissue")
 _DAMAGE = (
     OSError,
     EOFError,
@@ -31,6 +33,7 @@ _DAMAGE = (
     RuntimeError,
     ArithmeticError,
     zlib.error,
+    BadZipFile,
     ArrowException,
 )
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -51,7 +54,10 @@ class PrepareOptions:
         radius_um: Graph radius, micrometres; that of the platform, or one derived from the spacing, when absent.
         microns_per_pixel: Scale of the coordinates where they are pixels.
         layer: Where an `.h5ad` has its raw counts; `X`, a layer, or `raw`.
-        gene_table: CSV of Ensembl id and symbol, for inputs that name genes by symbol.
+        gene_table: CSV of Ensembl id and symbol, which goes before the packaged one.
+        orthologs: CSV of Ensembl ids of another species and of human.
+        cells: Table of cell centres, where the download is a matrix alone.
+        keep: What the filters leave in, of `KEEPABLE`.
         crop: x0, y0, x1, y1 in micrometres; cells outside are dropped.
         force: Replace a prepared slide that exists.
     """
@@ -67,6 +73,9 @@ class PrepareOptions:
     microns_per_pixel: float | None = None
     layer: str | None = None
     gene_table: Path | None = None
+    orthologs: Path | None = None
+    cells: Path | None = None
+    keep: tuple[str, ...] = ()
     crop: tuple[float, float, float, float] | None = None
     force: bool = False
 

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.download import GENE_EXPRESSION, open_maybe_gzip, reading
+from cifm_cli.data.download import GENE_EXPRESSION
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    import pandas as pd
     from numpy.typing import NDArray
 
 _ENSEMBL = re.compile(r"(ENS[A-Z]*G\d{11})(?:\.\d+)?(?:_PAR_Y)?")
@@ -23,6 +21,10 @@ _CONTROL_NAME = re.compile(
     r"(NegControl|NegPrb|Negative|SystemControl|FalseCode|BLANK[_-]|antisense_|Unassigned|Deprecated|Intergenic)",
     re.IGNORECASE,
 )
+MITOCHONDRIAL = "mitochondrial"
+SEVERAL_GENES, NO_ID = "symbol of several genes", "no Ensembl id"
+SEVERAL_ORTHOLOGS, NO_ORTHOLOG = "several human orthologs", "no human ortholog"
+_FEW = 0.5  # of the genes, below which the user is told
 _MITOCHONDRIAL_SYMBOL = re.compile(r"MT[-.]", re.IGNORECASE)
 # The 37 genes of the human mitochondrial genome, for inputs without symbols.
 _MITOCHONDRIAL_NUMBERS = (
@@ -43,6 +45,7 @@ class GenePlan:
         column: (F,) the gene that a feature counts for; -1 where it is dropped.
         dropped: Reason to names of features.
         merged: For each feature that was added to an earlier one, their id.
+        mapped: Symbols of features whose id comes from a table.
     """
 
     ids: tuple[str, ...]
@@ -50,6 +53,7 @@ class GenePlan:
     column: NDArray[np.int64]
     dropped: dict[str, list[str]]
     merged: tuple[str, ...]
+    mapped: tuple[str, ...] = ()
 
     def apply(self, counts: csr_matrix) -> csr_matrix:
         """Sum the features of each gene.
@@ -75,12 +79,20 @@ def is_ensembl(names: pd.Series[str] | pd.Index[str]) -> NDArray[np.bool_]:
     return np.fromiter((_ENSEMBL.fullmatch(name) is not None for name in names), dtype=bool, count=len(names))
 
 
-def plan_genes(features: pd.DataFrame, table: pd.DataFrame | None = None) -> GenePlan:
+def plan_genes(
+    features: pd.DataFrame,
+    table: pd.DataFrame | None = None,
+    orthologs: dict[str, set[str]] | None = None,
+    *,
+    keep_mitochondrial: bool = False,
+) -> GenePlan:
     """Decide what becomes of each feature.
 
     Args:
         features: F rows with columns id, symbol and feature_type.
-        table: Columns id and symbol, to find the id of features that have none.
+        table: Columns id and symbol, to find the id of features that have none, and the symbol of ids.
+        orthologs: Ids to human ids, where genes are to be mapped to another species.
+        keep_mitochondrial: Whether genes of the mitochondrial genome stay.
 
     Returns:
         The plan.
@@ -88,57 +100,36 @@ def plan_genes(features: pd.DataFrame, table: pd.DataFrame | None = None) -> Gen
     Raises:
         CifmError: No gene is left.
     """
-    lookup: dict[str, set[str]] = {}
-    if table is not None:
-        lookup = {str(symbol): set(group) for symbol, group in table.groupby("symbol")["id"]}
+    names = _Names(table)
     ids: dict[str, str] = {}
     column = np.full(len(features), -1)
     positions: dict[str, int] = {}
     dropped: dict[str, list[str]] = {}
     merged: list[str] = []
+    mapped: list[str] = []
     for row, (gene, symbol, kind) in enumerate(features[["id", "symbol", "feature_type"]].itertuples(index=False)):
-        found, reason = _judge(gene, symbol, kind, lookup)
+        known = symbol or names.symbols.get(strip_version(gene), "")
+        found, reason = _judge(gene, known, kind, names)
+        if reason == MITOCHONDRIAL and keep_mitochondrial and found:
+            reason = ""
+        if orthologs is not None and not reason:
+            found, reason = _human(found, orthologs)
+            known = names.symbols.get(found, known)
         if reason:
-            dropped.setdefault(reason, []).append(symbol or gene)
+            dropped.setdefault(reason, []).append(known or gene)
             continue
         if found in positions:
             merged.append(found)
+        if strip_version(gene) != found:
+            mapped.append(known or gene)
         column[row] = positions.setdefault(found, len(positions))
-        ids.setdefault(found, symbol or found)
+        ids.setdefault(found, known or found)
     if not ids:
         raise CifmError(
             f"none of the {len(features):,} features is a gene with an Ensembl id ({_summary(dropped)})",
             "give the ids in the input, or a table with columns id and symbol with --gene-table",
         )
-    return GenePlan(tuple(ids), tuple(ids.values()), column, dropped, tuple(merged))
-
-
-def read_gene_table(path: Path) -> pd.DataFrame:
-    """Read a table of Ensembl ids and symbols.
-
-    Args:
-        path: CSV or TSV, with or without header and further columns; the id is the column of Ensembl ids, the symbol a
-            column of that name or else the first other one.
-
-    Returns:
-        Columns id (without version) and symbol.
-
-    Raises:
-        CifmError: It cannot be read, or no column holds Ensembl ids.
-    """
-    with reading(path), open_maybe_gzip(path) as handle:
-        table = pd.read_csv(handle, header=None, dtype=str, keep_default_na=False, sep=None, engine="python")
-    shares = [is_ensembl(table[name]).mean() for name in table.columns]
-    best = int(np.argmax(shares))
-    if table.shape[1] < 2 or shares[best] < 0.5:
-        raise CifmError(f"{path}: no column of Ensembl gene ids beside symbols", "write two columns, id and symbol")
-    header = [str(name).strip().lower() for name in table.iloc[0]]
-    others = [position for position in range(table.shape[1]) if position != best]
-    named = [position for position in others if header[position] in {"symbol", "gene_symbol", "gene_name", "name"}]
-    table = table[is_ensembl(table[best])]
-    return pd.DataFrame(
-        {"id": [strip_version(gene) for gene in table[best]], "symbol": table[(named or others)[0]].to_numpy()}
-    )
+    return GenePlan(tuple(ids), tuple(ids.values()), column, dropped, tuple(merged), tuple(mapped))
 
 
 def strip_version(gene: str) -> str:
@@ -155,25 +146,61 @@ def species_note(ids: tuple[str, ...]) -> str | None:
     species = "mouse" if all(gene.startswith("ENSMUSG") for gene in foreign) else "of another species"
     return (
         f"{len(foreign):,} of {len(ids):,} genes are {species} (such as {foreign[0]}): "
-        "models trained on human slides do not apply to them"
+        "models trained on human slides do not apply to them, unless mapped with --orthologs"
     )
 
 
-def _judge(gene: str, symbol: str, kind: str, lookup: dict[str, set[str]]) -> tuple[str, str]:
-    """Id of a feature, or the reason to drop it."""
+def share_note(plan: GenePlan) -> str | None:
+    """A warning where most genes could not be identified; None otherwise."""
+    lost = sum(len(plan.dropped.get(reason, ())) for reason in (SEVERAL_GENES, NO_ID, SEVERAL_ORTHOLOGS, NO_ORTHOLOG))
+    kept = int((plan.column >= 0).sum())
+    if kept >= _FEW * (kept + lost):
+        return None
+    return (
+        f"only {kept:,} of {kept + lost:,} genes ({kept / (kept + lost):.0%}) have an Ensembl id: "
+        "are these gene symbols? a table of yours can name more of them (--gene-table)"
+    )
+
+
+class _Names:
+    """Symbols of ids and ids of symbols, in the spelling of R too, which writes `-` as `.`.
+
+    Args:
+        table: Columns id and symbol; None for no names at all.
+    """
+
+    def __init__(self, table: pd.DataFrame | None) -> None:
+        self.symbols: dict[str, str] = {}
+        self._ids: dict[str, set[str]] = {}
+        self._ids_in_r: dict[str, set[str]] = {}
+        pairs = [] if table is None else zip(table["id"], table["symbol"], strict=True)
+        for gene, symbol in pairs:
+            self.symbols.setdefault(gene, symbol)
+            self._ids.setdefault(symbol, set()).add(gene)
+            self._ids_in_r.setdefault(symbol.replace("-", "."), set()).add(gene)
+
+    def find(self, symbol: str) -> set[str]:
+        """Ids of the genes that a symbol may mean."""
+        return self._ids.get(symbol) or self._ids_in_r.get(symbol) or set()
+
+
+def _judge(gene: str, symbol: str, kind: str, names: _Names) -> tuple[str, str]:
+    """Id of a feature, and the reason to drop it where there is one."""
     if kind and kind.lower() != GENE_EXPRESSION.lower():
         return "", kind
     if _CONTROL_NAME.match(symbol) or _CONTROL_NAME.match(gene):
         return "", "control by name"
-    found = strip_version(gene)
+    candidates = {strip_version(gene)} if _ENSEMBL.fullmatch(gene) else names.find(symbol or gene) or names.find(gene)
+    found = next(iter(candidates)) if len(candidates) == 1 else ""
     if found in _MITOCHONDRIAL_IDS or _MITOCHONDRIAL_SYMBOL.match(symbol or gene):
-        return "", "mitochondrial"
-    if _ENSEMBL.fullmatch(gene):
-        return found, ""
-    candidates = lookup.get(symbol) or lookup.get(symbol.replace(".", "-")) or set()
-    if len(candidates) > 1:
-        return "", "symbol of several genes"
-    return (next(iter(candidates)), "") if candidates else ("", "no Ensembl id")
+        return found, MITOCHONDRIAL
+    return (found, "") if found else ("", SEVERAL_GENES if candidates else NO_ID)
+
+
+def _human(gene: str, orthologs: dict[str, set[str]]) -> tuple[str, str]:
+    """The human gene of a gene, or the reason to drop it."""
+    targets = orthologs.get(gene, {gene} if gene.startswith("ENSG0") else set())
+    return (next(iter(targets)), "") if len(targets) == 1 else ("", SEVERAL_ORTHOLOGS if targets else NO_ORTHOLOG)
 
 
 def _summary(dropped: dict[str, list[str]]) -> str:

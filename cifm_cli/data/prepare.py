@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,16 @@ from cifm_cli import __version__, keys, provenance
 from cifm_cli.data import prepared
 from cifm_cli.data.anndata_reader import ANNDATA
 from cifm_cli.data.audit import make_report, show_report
-from cifm_cli.data.download import reading
+from cifm_cli.data.download import KEEP_MITOCHONDRIAL, KEEP_OUTSIDE, KEEPABLE, reading
 from cifm_cli.data.filters import check_counts, reasons_to_drop
-from cifm_cli.data.genes import plan_genes, read_gene_table, species_note
+from cifm_cli.data.genes import plan_genes, share_note, species_note
 from cifm_cli.data.hilbert import hilbert_order
+from cifm_cli.data.spatialdata_reader import SPATIALDATA
+from cifm_cli.data.symbols import read_gene_table, read_orthologs, symbols_for
+from cifm_cli.data.table_reader import TABLE
 from cifm_cli.data.units import check_units
+from cifm_cli.data.visium import VISIUM
+from cifm_cli.data.visium_hd import VISIUM_HD
 from cifm_cli.data.xenium import XENIUM
 from cifm_cli.errors import CifmError
 from cifm_cli.report import terminal
@@ -29,9 +35,10 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.download import Download, PrepareOptions, Reader
 
-READERS = (ANNDATA, XENIUM)
+READERS = (ANNDATA, SPATIALDATA, XENIUM, VISIUM_HD, VISIUM)
 _OUTS = "outs"
-_COMING = {"Visium HD": ("binned_outputs", "segmented_outputs"), "Visium": ("spatial",)}
+_NO_NAME = re.compile(r"outs|binned_outputs|segmented_outputs|square_\d{3}um")  # folders that every download has
+_ENDINGS = re.compile(r"(\.(h5ad|zarr|h5|mtx|csv|tsv|txt|gz))+$")
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ def prepare_download(download: Path, options: PrepareOptions) -> PrepareResult:
     """
     name = slide_name(download, options)
     target = options.out / f"{name}.h5ad"
-    root, reader = recognise(download, options.platform)
+    root, reader = (download, TABLE) if options.cells else recognise(download, options.platform)
     existing = _existing(target, root, reader, options)
     if existing is not None:
         terminal.say(f"{target} is up to date")
@@ -123,7 +130,7 @@ def slide_name(download: Path, options: PrepareOptions) -> str:
         options: What the user asks.
 
     Returns:
-        The name; for a folder called `outs`, that of its parent.
+        The name; for a folder that every download has, such as `outs`, that of its parent.
 
     Raises:
         CifmError: The name asked for is no file name.
@@ -133,8 +140,9 @@ def slide_name(download: Path, options: PrepareOptions) -> str:
             raise CifmError(f"--name {options.name!r} cannot name a file", "use letters, digits, - and _")
         return options.name.removesuffix(".h5ad")
     path = download.resolve()
-    path = path.parent if path.name == _OUTS else path
-    return path.stem if path.suffix == ".h5ad" else path.name
+    while _NO_NAME.fullmatch(path.name):
+        path = path.parent
+    return _ENDINGS.sub("", path.name)
 
 
 def recognise(download: Path, platform: str | None = None) -> tuple[Path, Reader]:
@@ -166,27 +174,27 @@ def recognise(download: Path, platform: str | None = None) -> tuple[Path, Reader
 
 
 def _unrecognised(download: Path, known: str) -> CifmError:
-    for name, signs in _COMING.items():
-        if any((root / sign).exists() for root in (download, download / _OUTS) for sign in signs):
-            return CifmError(
-                f"{download}: a {name} download, which this version does not read yet", f"it reads {known}"
-            )
     held = ", ".join(sorted(path.name for path in download.iterdir())[:8]) if download.is_dir() else download.name
     return CifmError(
         f"{download}: not a download of a known platform ({known}); found {held or 'an empty folder'}",
-        "give the folder that holds experiment.xenium, or an .h5ad",
+        "give the folder that holds experiment.xenium, spatial/ or binned_outputs/, an .h5ad, or --matrix with --cells",
     )
 
 
 def _prepare(root: Path, reader: Reader, options: PrepareOptions) -> tuple[AnnData, dict[str, Any], Download]:
+    if unknown := set(options.keep) - set(KEEPABLE):
+        raise CifmError(f"--keep {min(unknown)}: unknown", f"known are {', '.join(KEEPABLE)}")
     table = None if options.gene_table is None else read_gene_table(options.gene_table)
+    orthologs = None if options.orthologs is None else read_orthologs(options.orthologs)
     download = reader.read(root, options)
     names = download.genes["symbol"].where(download.genes["symbol"] != "", download.genes["id"])
     check_counts(download.counts, download.obs.index, names, f"{root}: {download.matrix}", download.instead)
-    genes = plan_genes(download.genes, table)
+    table = symbols_for(download.genes, table)
+    genes = plan_genes(download.genes, table, orthologs, keep_mitochondrial=KEEP_MITOCHONDRIAL in options.keep)
     counts = genes.apply(download.counts)
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    dropped = reasons_to_drop(download.xy_um, total, download.in_tissue, options.crop)
+    in_tissue = None if KEEP_OUTSIDE in options.keep else download.in_tissue
+    dropped = reasons_to_drop(download.xy_um, total, in_tissue, options.crop)
     kept = np.flatnonzero(~np.logical_or.reduce(list(dropped.values())))
     if not len(kept):
         counted = ", ".join(f"{reason}: {mask.sum():,}" for reason, mask in dropped.items() if mask.any())
@@ -197,7 +205,7 @@ def _prepare(root: Path, reader: Reader, options: PrepareOptions) -> tuple[AnnDa
     units = check_units(download.xy_um[rows], download.radius_um, options.radius_um)
     obs, notes = prepared.storable(download.obs.iloc[rows])
     slide = prepared.build(counts[rows], download.xy_um[rows], obs, rows, genes)
-    warnings = [*filter(None, (species_note(genes.ids), units.note(), _empty_regions(slide)))]
+    warnings = [*filter(None, (species_note(genes.ids), share_note(genes), units.note(), _empty_regions(slide)))]
     remarks = {"notes": [*download.notes, *notes], "warnings": warnings}
     return slide, make_report(download, genes, dropped, units, slide, remarks), download
 
@@ -241,11 +249,12 @@ def _settings(options: PrepareOptions) -> dict[str, Any]:
     chosen = asdict(options)
     for key in ("out", "name", "force", "platform"):
         del chosen[key]
-    table = options.gene_table
-    if table is not None:
-        with reading(table):
-            chosen["gene_table"] = provenance.hash_file(table)
+    for key in ("gene_table", "orthologs", "cells"):
+        if (table := chosen[key]) is not None:
+            with reading(table):
+                chosen[key] = provenance.hash_file(table)
     chosen["crop"] = None if options.crop is None else list(options.crop)
+    chosen["keep"] = sorted(options.keep)
     return chosen
 
 

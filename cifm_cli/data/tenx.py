@@ -38,8 +38,9 @@ class FeatureMatrix:
 
 
 def find_matrix(folder: Path, stem: str) -> Path | None:
-    """Find a matrix by name: `<stem>.h5`, or the MEX folder `<stem>/`."""
-    return first_existing(folder, (f"{stem}.h5", stem))
+    """Find a matrix by name: `<stem>.h5`, the MEX folder `<stem>/`, or `<sample>_<stem>.h5` as 10x's website names it."""
+    named = sorted(folder.glob(f"*_{stem}.h5"))
+    return first_existing(folder, (f"{stem}.h5", stem)) or (named[0] if len(named) == 1 else None)
 
 
 def read_matrix(path: Path) -> FeatureMatrix:
@@ -54,15 +55,7 @@ def read_matrix(path: Path) -> FeatureMatrix:
     Raises:
         CifmError: A file is missing, damaged, or its parts disagree; a barcode occurs twice.
     """
-    matrix = _read_mex(path) if path.is_dir() else _read_h5(path)
-    barcodes = pd.Index(matrix.barcodes)
-    if not barcodes.is_unique:
-        twice = barcodes[barcodes.duplicated()]
-        raise CifmError(
-            f"{path}: {len(twice):,} barcodes occur twice, the first is {twice[0]!r}",
-            "take the matrix as the instrument's software wrote it; merged matrices need distinct barcodes",
-        )
-    return matrix
+    return _read_mex(path) if path.is_dir() else _read_h5(path)
 
 
 def _read_h5(path: Path) -> FeatureMatrix:
@@ -80,7 +73,7 @@ def _read_h5(path: Path) -> FeatureMatrix:
         barcodes = _strings(group["barcodes"])
         parts = (group["data"][:], _integers(group["indices"]), _integers(group["indptr"]))
         counts = csr_matrix(parts, shape=(num_cells, num_features))
-        return _assemble(counts, barcodes, genes, (path,))
+        return assemble(counts, barcodes, genes, (path,))
 
 
 def _read_mex(folder: Path) -> FeatureMatrix:
@@ -89,13 +82,18 @@ def _read_mex(folder: Path) -> FeatureMatrix:
     )
     with reading(features), open_maybe_gzip(features) as handle:
         columns = pd.read_csv(handle, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
+        columns = columns.apply(lambda column: column.str.strip('"'))  # R quotes text
         genes = pd.DataFrame({"id": columns[0], "symbol": columns[1]})
         genes["feature_type"] = columns[2] if columns.shape[1] > 2 else GENE_EXPRESSION
     with reading(barcodes), open_maybe_gzip(barcodes) as handle:
-        names = np.array(handle.read().decode().split(), dtype=object)
+        names = np.array([name.strip('"') for name in handle.read().decode().split()], dtype=object)
     with reading(matrix), open_maybe_gzip(matrix) as handle:
+        only_places = b"pattern" in handle.readline()
+        handle.seek(0)
         counts = csr_matrix(mmread(handle).T)
-        return _assemble(counts, names, genes, (matrix, features, barcodes))
+        if only_places and counts.nnz:
+            raise ValueError("it says where counts are, not which")
+        return assemble(counts, names, genes, (matrix, features, barcodes))
 
 
 def _mex_part(folder: Path, names: tuple[str, ...]) -> Path:
@@ -105,21 +103,44 @@ def _mex_part(folder: Path, names: tuple[str, ...]) -> Path:
     return found
 
 
-def _assemble(
+def assemble(
     counts: csr_matrix, barcodes: NDArray[np.object_], genes: pd.DataFrame, files: tuple[Path, ...]
 ) -> FeatureMatrix:
-    """Check that the parts fit each other; the caller stands inside `reading`."""
+    """Put the parts of a matrix together; the caller stands inside `reading`.
+
+    Args:
+        counts: (N, G) values.
+        barcodes: N barcodes.
+        genes: G rows with columns id, symbol and feature_type.
+        files: Files read.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        CifmError: A barcode occurs twice.
+        ValueError: The parts do not fit each other.
+    """
     if counts.shape != (len(barcodes), len(genes)):
         raise ValueError(
             f"{counts.shape[0]} x {counts.shape[1]} matrix, {len(barcodes)} barcodes, {len(genes)} features"
         )
     counts.check_format(full_check=True)
     counts.sum_duplicates()
+    names = pd.Index(barcodes)
+    if not names.is_unique:
+        twice = names[names.duplicated()]
+        raise CifmError(
+            f"{files[0]}: {len(twice):,} barcodes occur twice, the first is {twice[0]!r}",
+            "take the matrix as the instrument's software wrote it; merged matrices need distinct barcodes",
+        )
     return FeatureMatrix(counts, barcodes, genes, files)
 
 
 def _strings(dataset: h5py.Dataset) -> NDArray[np.object_]:
     """Text of fixed or variable length; old Xenium ids are numbers."""
+    if not isinstance(dataset, h5py.Dataset):
+        raise TypeError(f"{dataset.name} is no array")
     if not h5py.check_string_dtype(dataset.dtype):
         return np.asarray(dataset[:].astype(str), dtype=object)
     values = np.asarray(dataset.asstr("utf8")[:], dtype=object)

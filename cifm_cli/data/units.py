@@ -1,9 +1,9 @@
-"""Whether coordinates are micrometres: spacing of the cells and degree of the graph, checked before a slide is written."""
+"""Micrometres: how coordinates become them, and whether spacing and degree of the cells say that they are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -20,6 +20,13 @@ PLAUSIBLE_SPACING_UM = (0.4, 400.0)  # subcellular bins ... spots of the first s
 FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 0.1, 200.0
 _FEW = 3.0
 _FARTHEST = 1e12  # no instrument; squares of such distances overflow
+
+
+class Scale(NamedTuple):
+    """Micrometres per pixel, and what says so; NaN where nothing does."""
+
+    microns_per_pixel: float
+    source: str
 
 
 @dataclass(frozen=True)
@@ -46,14 +53,15 @@ class UnitCheck:
 
 
 def to_micrometres(
-    xy: NDArray[np.float64], microns_per_pixel: float | None, what: str
+    xy: NDArray[np.float64], microns_per_pixel: float | None, what: str, scale: Scale | None = None
 ) -> tuple[NDArray[np.float64], str]:
-    """Scale coordinates as asked.
+    """Scale coordinates as asked, or else as derived.
 
     Args:
         xy: (N, 2) as stored.
-        microns_per_pixel: The user's scale; None where the coordinates are micrometres.
+        microns_per_pixel: The user's scale, which goes before any other; None where there is none.
         what: Where they are stored.
+        scale: The scale that the download tells; None where the coordinates are micrometres.
 
     Returns:
         (N, 2) micrometres and their derivation in words.
@@ -61,11 +69,39 @@ def to_micrometres(
     Raises:
         CifmError: The scale is not above zero.
     """
-    if microns_per_pixel is None:
+    if microns_per_pixel is not None:
+        if not 0 < microns_per_pixel < np.inf:
+            raise CifmError(f"--microns-per-pixel {microns_per_pixel:g}: not a scale", "give a number above zero")
+        return xy * microns_per_pixel, f"{what} x {microns_per_pixel:g} um, as asked"
+    if scale is None:
         return xy, f"{what}: micrometres"
-    if not microns_per_pixel > 0:
-        raise CifmError(f"--microns-per-pixel {microns_per_pixel:g}: not a scale", "give a number above zero")
-    return xy * microns_per_pixel, f"{what} x {microns_per_pixel:g} um, as asked"
+    if not 0 < scale.microns_per_pixel < np.inf:
+        raise CifmError(
+            f"{scale.source}: {scale.microns_per_pixel:g} um per pixel is not a scale",
+            "give it with --microns-per-pixel",
+        )
+    return xy * scale.microns_per_pixel, f"{what} x {scale.microns_per_pixel:.6g} um: {scale.source}"
+
+
+def agree(first: Scale, second: Scale, tolerance: float, where: str) -> None:
+    """Refuse two derivations of the scale that contradict each other.
+
+    Args:
+        first: One derivation.
+        second: Another; one that is NaN contradicts nothing.
+        tolerance: Largest relative difference.
+        where: The download, for the message.
+
+    Raises:
+        CifmError: They differ by more.
+    """
+    one, other = first.microns_per_pixel, second.microns_per_pixel
+    if abs(one - other) > tolerance * one:
+        raise CifmError(
+            f"{where}: two scales disagree by more than {tolerance:.0%}: {one:.6g} um per pixel ({first.source}), "
+            f"{other:.6g} um per pixel ({second.source})",
+            "find out which is right, and give it with --microns-per-pixel",
+        )
 
 
 def check_units(xy_um: NDArray[np.float64], platform_um: float | None, asked_um: float | None) -> UnitCheck:

@@ -13,6 +13,7 @@ from cifm_cli import keys
 from cifm_cli.data.download import Download, PrepareOptions, Reader, first_existing, open_maybe_gzip, reading
 from cifm_cli.data.tenx import find_matrix, read_matrix
 from cifm_cli.data.units import to_micrometres
+from cifm_cli.data.xenium_zarr import read_zarr_matrix
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 RADIUS_UM = 20.0  # paper, B.1
 _MATRIX = "cell_feature_matrix"
+_ZARR = f"{_MATRIX}.zarr.zip"
 _CELLS = ("cells.parquet", "cells.csv.gz", "cells.csv")
 _EXPERIMENT = "experiment.xenium"
 _CLUSTERS = "analysis/clustering/gene_expression_graphclust/clusters.csv"
@@ -29,18 +31,22 @@ _X, _Y, _ID = "x_centroid", "y_centroid", "cell_id"
 
 
 def _recognises(path: Path) -> bool:
-    return path.is_dir() and ((path / _EXPERIMENT).exists() or find_matrix(path, _MATRIX) is not None)
+    return path.is_dir() and ((path / _EXPERIMENT).exists() or _find_matrix(path) is not None)
+
+
+def _find_matrix(folder: Path) -> Path | None:
+    return find_matrix(folder, _MATRIX) or first_existing(folder, (_ZARR,))
 
 
 def _read(folder: Path, options: PrepareOptions) -> Download:
     """Read a bundle; cells are matched to barcodes by id, never by position."""
-    matrix_path, cells_path = find_matrix(folder, _MATRIX), first_existing(folder, _CELLS)
+    matrix_path, cells_path = _find_matrix(folder), first_existing(folder, _CELLS)
     if matrix_path is None or cells_path is None:
-        missing = f"{_MATRIX}.h5 (or the folder {_MATRIX})" if matrix_path is None else " or ".join(_CELLS)
+        missing = f"{_MATRIX}.h5 (or the folder {_MATRIX}, or {_ZARR})" if matrix_path is None else " or ".join(_CELLS)
         raise CifmError(
             f"{folder}: a Xenium bundle without {missing}", "copy the missing file from the original download"
         )
-    matrix = read_matrix(matrix_path)
+    matrix = read_zarr_matrix(matrix_path) if matrix_path.name == _ZARR else read_matrix(matrix_path)
     cells = _read_cells(cells_path)
     obs = _match(cells, matrix.barcodes, cells_path)
     files, notes = [*matrix.files, cells_path], []

@@ -12,9 +12,10 @@ import sys
 import pytest
 
 from cifm_cli import __version__
+from cifm_cli.app import THREADS
 from cifm_cli.errors import CifmError, StopRequested
 
-HEAVY = ("torch", "anndata", "scipy", "matplotlib", "pandas", "sklearn", "h5py")
+HEAVY = ("torch", "numpy", "anndata", "scipy", "matplotlib", "pandas", "sklearn", "h5py")
 
 
 def python(code: str, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -157,6 +158,14 @@ def test_a_closed_pipe_is_quiet() -> None:
     os.close(write)
     assert done.stderr == ""
     assert done.returncode != -signal.SIGPIPE
+
+
+@pytest.mark.parametrize("user", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_threads_wait_without_spinning_unless_the_user_says_so(user: dict[str, str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in THREADS} | user
+    command = [sys.executable, "-m", "cifm_cli", "doctor", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert THREADS | user == {name: json.loads(done.stdout)["environment"][name] for name in THREADS}
 
 
 def test_backends_and_doctor_tell_what_is_here(cifm) -> None:

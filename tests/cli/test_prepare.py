@@ -20,7 +20,7 @@ from cifm_cli import keys
 
 OPTIONS = {
     "--out", "--name", "--platform", "--bin-um", "--condition", "--tissue", "--sample", "--radius-um", "--microns-per-pixel",
-    "--layer", "--gene-table", "--crop", "--force", "--json", "--help", "-h",
+    "--layer", "--gene-table", "--orthologs", "--matrix", "--cells", "--keep", "--crop", "--force", "--json", "--help", "-h",
 }  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def test_crop_and_radius_reach_the_slide(cifm: Callable[..., Any], xenium_downlo
         (["{download}", "{download}"], "2 downloads would be prepared as 'tissue'"),
         (["{download}", "--name", "a/b"], "cannot name a file"),
         (["{download}", "--radius-um", "-3"], "not a length"),
+        (["{download}", "--keep", "everything"], "--keep everything: unknown"),
         (["{download}", "--microns-per-pixel", "100"], "too sparse for micrometres"),
         (["{download}", "--microns-per-pixel", "0.01"], "too dense for micrometres"),
         (["{download}", "--crop", "-10,-10,-5,-5"], "no cell is left of 800"),
@@ -101,10 +102,27 @@ def test_user_errors_have_two_lines_and_code_1(
 def test_wrong_usage_has_code_2(cifm: Callable[..., Any]) -> None:
     assert cifm("prepare").code == 2
     assert cifm("prepare", "x", "--bin-um", "eight").code == 2
+    assert cifm("prepare", "--matrix", "counts.csv").code == 2
+    assert cifm("prepare", "x", "--matrix", "counts.csv", "--cells", "cells.csv").code == 2
+
+
+def test_a_matrix_and_a_table_of_cells(cifm: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "counts.csv").write_text("cell,CD4,CD8A\na,1,0\nb,0,2\nc,3,4\n")
+    (tmp_path / "cells.csv").write_text("name,x_um,y_um\nc,0,10\na,0,0\nb,10,0\n")
+    words = ["--matrix", tmp_path / "counts.csv", "--cells", tmp_path / "cells.csv", "--out", tmp_path, "--json"]
+    code, out, err = cifm("prepare", *words)
+    assert code == 0, err
+    slide = json.loads(out)["slides"]["counts"]
+    assert (slide["cells"]["kept"], slide["genes"]["kept"]) == (3, 2)
+    assert json.loads(cifm("prepare", *words).out)["slides"]["counts"]["up_to_date"]
+    (tmp_path / "cells.csv").write_text("name,x_um,y_um\nc,0,20\na,0,0\nb,10,0\n")
+    assert "made of other input" in cifm("prepare", *words).err
 
 
 def test_symbols_without_ids_get_the_hint(cifm: Callable[..., Any], tmp_path: Path) -> None:
-    slide = ad.AnnData(np.ones((4, 2)), obs=pd.DataFrame(index=list("abcd")), var=pd.DataFrame(index=["CD4", "CD8A"]))
+    slide = ad.AnnData(
+        np.ones((4, 2)), obs=pd.DataFrame(index=list("abcd")), var=pd.DataFrame(index=["GENE1", "GENE2"])
+    )
     slide.obsm["spatial"] = np.array([[0, 0], [10, 0], [0, 10], [10, 10]])
     slide.write_h5ad(tmp_path / "s.h5ad")
     code, _, err = cifm("prepare", tmp_path / "s.h5ad", "--out", tmp_path / "out")

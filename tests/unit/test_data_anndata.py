@@ -69,7 +69,7 @@ def test_counts_in_any_form_of_x(prepare: Prepare, matrix: object) -> None:
 @pytest.mark.parametrize(
     ("index", "var", "symbols"),
     [
-        ([gene + ".7" for gene in IDS], {}, IDS),
+        ([gene + ".7" for gene in IDS], {}, SYMBOLS),  # by the packaged table
         ([gene + ".7" for gene in IDS], {"gene_name": SYMBOLS}, SYMBOLS),
         (SYMBOLS, {"gene_ids": IDS}, SYMBOLS),
         (SYMBOLS, {"Ensembl_ID": IDS}, SYMBOLS),
@@ -87,24 +87,33 @@ def test_ids_and_symbols_are_found_wherever_they_are(
 def test_genes_without_id_and_of_other_feature_types_are_dropped(prepare: Prepare) -> None:
     slide, result = prepare(
         tissue(
-            None, SYMBOLS, gene_ids=[IDS[0], "", IDS[2]], feature_types=["Gene Expression"] * 2 + ["Antibody Capture"]
+            None,
+            ["CD4", "NOSUCH", "CD19"],
+            gene_ids=[IDS[0], "", IDS[2]],
+            feature_types=["Gene Expression"] * 2 + ["Antibody Capture"],
         )
     )
     assert slide.var_names.tolist() == [IDS[0]]
     assert {reason: part["names"] for reason, part in result.report["genes"]["dropped"].items()} == {
-        "no Ensembl id": ["CD8A"],
+        "no Ensembl id": ["NOSUCH"],
         "Antibody Capture": ["CD19"],
     }
 
 
-def test_symbols_alone_need_a_table(prepare: Prepare, tmp_path: Path) -> None:
+def test_symbols_alone_are_named_by_the_packaged_table(prepare: Prepare) -> None:
+    slide, result = prepare(tissue(None, SYMBOLS))
+    assert slide.var_names.tolist() == IDS
+    assert result.report["genes"]["mapped"] == {"count": 3, "names": SYMBOLS}
+
+
+def test_the_table_of_the_user_goes_first(prepare: Prepare, tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="none of the 3 features") as caught:
-        prepare(tissue(None, SYMBOLS))
+        prepare(tissue(None, ["first", "second", "third"]))
     assert "--gene-table" in caught.value.hint
     table = tmp_path / "genes.csv"
-    table.write_text("".join(f"{gene},{symbol}\n" for gene, symbol in zip(IDS, SYMBOLS, strict=True)))
-    slide, _ = prepare(tissue(None, SYMBOLS), PrepareOptions(gene_table=table))
-    assert slide.var_names.tolist() == IDS
+    table.write_text("ENSG00000000001,CD4\nENSG00000000002,second\n")
+    slide, _ = prepare(tissue(None, ["CD4", "second", "CD19"]), PrepareOptions(gene_table=table))
+    assert slide.var_names.tolist() == ["ENSG00000000001", "ENSG00000000002", IDS[2]]
 
 
 def test_counts_are_taken_from_the_layer_where_x_is_normalised(prepare: Prepare) -> None:

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.genes import plan_genes, read_gene_table, species_note, strip_version
+from cifm_cli.data.genes import plan_genes, share_note, species_note, strip_version
+from cifm_cli.data.symbols import packaged_symbols, read_gene_table, read_orthologs, symbols_for
 from cifm_cli.errors import CifmError
 
 GENE = "Gene Expression"
@@ -130,3 +131,82 @@ def test_species_are_told_apart() -> None:
     other = species_note(("ENSG00000000001", "ENSDARG00000000002"))
     assert other is not None
     assert "1 of 2 genes are of another species" in other
+
+
+def test_the_packaged_table_names_human_and_mouse_genes() -> None:
+    table = packaged_symbols()
+    known = {
+        "CD4": "ENSG00000010610",
+        "Cd4": "ENSMUSG00000023274",
+        "PLCXD1": "ENSG00000182378",  # pseudo-autosomal: the copy on X
+        "TP73-AS1": "ENSG00000227372",  # a retired symbol
+    }
+    assert dict(table.loc[table["symbol"].isin(known), ["symbol", "id"]].to_numpy().tolist()) == known
+    assert table["symbol"].isin(known).sum() == len(known)
+    assert table["id"].str.fullmatch(r"ENS(MUS)?G\d{11}").all()
+    assert len(table) > 90_000
+
+
+@pytest.mark.parametrize(
+    ("symbols", "ids"),
+    [
+        (
+            ["CD4", "HLA.DRA", "NKX2.1", "F2"],
+            ["ENSG00000010610", "ENSG00000204287", "ENSG00000136352", "ENSG00000180210"],
+        ),
+        (["Cd4", "H2.Aa", "F2"], ["ENSMUSG00000023274", "ENSMUSG00000036594", "ENSMUSG00000027249"]),
+    ],
+)
+def test_symbols_are_those_of_their_species_and_in_the_spelling_of_r(symbols: list[str], ids: list[str]) -> None:
+    rows = features(*((symbol, symbol, GENE) for symbol in symbols))
+    plan = plan_genes(rows, symbols_for(rows, None))
+    assert plan.ids == tuple(ids)
+    assert plan.mapped == tuple(symbols)
+
+
+def test_ids_alone_get_symbols_and_mitochondrial_genes_of_the_mouse_are_known() -> None:
+    rows = features(("ENSMUSG00000023274.15", "", GENE), ("ENSMUSG00000064341", "", GENE))  # Cd4, mt-Nd1
+    plan = plan_genes(rows, symbols_for(rows, None))
+    assert plan.symbols == ("Cd4",)
+    assert plan.dropped == {"mitochondrial": ["mt-Nd1"]}
+
+
+def test_no_table_is_read_where_everything_has_a_name() -> None:
+    assert symbols_for(features(("ENSG00000010610", "CD4", GENE)), None).empty
+
+
+def test_mitochondrial_genes_stay_where_asked() -> None:
+    rows = features(("ENSG00000198804", "MT-CO1", GENE), ("ENSG00000010610", "CD4", GENE))
+    assert plan_genes(rows, keep_mitochondrial=True).symbols == ("MT-CO1", "CD4")
+
+
+@pytest.mark.parametrize("header", ["", "Gene stable ID,Human gene stable ID,Human homology type\n"])
+def test_orthologs_map_a_mouse_to_human(tmp_path: Path, header: str) -> None:
+    #  1 -> A   2 -> A (summed)   3 -> B and C (which?)   4 -> nothing
+    pairs = [(1, 11), (2, 11), (3, 12), (3, 13)]
+    lines = [f"ENSMUSG{mouse:011d}.2,ENSG{human:011d},ortholog" for mouse, human in pairs]
+    (tmp_path / "pairs.csv").write_text(header + "\n".join([*lines, f"ENSMUSG{4:011d},,"]))
+    orthologs = read_orthologs(tmp_path / "pairs.csv")
+    rows = features(*((f"ENSMUSG{mouse:011d}", f"Gene{mouse}", GENE) for mouse in (1, 2, 3, 4)))
+    plan = plan_genes(rows, None, orthologs)
+    assert plan.ids == ("ENSG00000000011",)
+    assert plan.column.tolist() == [0, 0, -1, -1]
+    assert plan.dropped == {"several human orthologs": ["Gene3"], "no human ortholog": ["Gene4"]}
+    assert species_note(plan.ids) is None
+
+
+def test_a_table_of_one_species_maps_nothing(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("ENSG00000000001,ENSG00000000002\n")
+    with pytest.raises(CifmError, match="no column of human Ensembl ids beside one of another species"):
+        read_orthologs(tmp_path / "pairs.csv")
+
+
+def test_few_identified_genes_are_told_with_their_share() -> None:
+    def plan(num_unknown: int) -> str | None:
+        unknown = [(f"x{number}", f"x{number}", GENE) for number in range(num_unknown)]
+        return share_note(plan_genes(features(("ENSG00000010610", "CD4", GENE), *unknown)))
+
+    assert plan(1) is None
+    note = plan(3)
+    assert note is not None
+    assert "only 1 of 4 genes (25%)" in note

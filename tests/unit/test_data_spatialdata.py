@@ -1,0 +1,88 @@
+"""SpatialData stores: what is read of them, and what is said where the package is missing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from cifm_cli import keys
+from cifm_cli.data.download import PrepareOptions
+from cifm_cli.data.prepare import prepare_download, recognise, slide_name
+from cifm_cli.data.spatialdata_reader import SPATIALDATA
+from cifm_cli.errors import CifmError
+
+COUNTS = np.array([[1, 0], [0, 2], [3, 4]])
+XY_UM = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """The skeleton of a store, which is how one is recognised."""
+    folder = tmp_path / "tissue.zarr"
+    (folder / "tables").mkdir(parents=True)
+    (folder / "zarr.json").write_text("{}")
+    return folder
+
+
+def test_without_the_package_the_user_is_told_what_to_install(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spatialdata", None)
+    assert recognise(store)[1] is SPATIALDATA
+    assert slide_name(store, PrepareOptions()) == "tissue"
+    with pytest.raises(CifmError, match="the spatialdata package is missing") as caught:
+        SPATIALDATA.read(store, PrepareOptions())
+    assert "cifm[spatialdata]" in caught.value.hint
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write a small store of three cells with the real package."""
+    spatialdata = pytest.importorskip("spatialdata", reason="needs the spatialdata extra", exc_type=ImportError)
+    from spatialdata.models import ShapesModel, TableModel
+
+    def run(**changes: Any) -> Path:
+        obs = pd.DataFrame({"region": "cells", "instance": [7, 8, 9]}, index=["a", "b", "c"])
+        table = ad.AnnData(X=np.log1p(COUNTS), obs=obs, var=pd.DataFrame(index=["CD4", "CD8A"]))
+        table.layers["counts"] = COUNTS
+        table.obs["region"] = table.obs["region"].astype("category")
+        if changes.get("places", True):
+            table.obsm["spatial"] = XY_UM
+        circles = ShapesModel.parse(XY_UM[::-1] + 100.0, geometry=0, radius=4.0, index=[9, 8, 7])
+        annotated = TableModel.parse(table, region="cells", region_key="region", instance_key="instance")
+        tables = dict.fromkeys(changes.get("tables", ["table"]), annotated)
+        path = tmp_path / "tissue.zarr"
+        spatialdata.SpatialData(shapes={"cells": circles}, tables=tables).write(path)
+        return path
+
+    return run
+
+
+@pytest.mark.spatialdata
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("places", "shift"), [(True, 0.0), (False, 100.0)])
+def test_counts_and_places_of_a_store(write: Callable[..., Path], tmp_path: Path, places: bool, shift: float) -> None:
+    options = PrepareOptions(out=tmp_path / "prepared", layer="counts")
+    slide = ad.read_h5ad(prepare_download(write(places=places), options).path)
+    order = np.argsort(slide.obs[keys.DOWNLOAD_ROW])
+    assert slide.X.toarray()[order].astype(int).tolist() == COUNTS.tolist()
+    assert np.allclose(slide.obsm[keys.SPATIAL][order], XY_UM + shift)
+    assert slide.obs_names[order].tolist() == ["a", "b", "c"]
+
+
+@pytest.mark.spatialdata
+@pytest.mark.filterwarnings("ignore")
+def test_bins_choose_among_tables(write: Callable[..., Path]) -> None:
+    path = write(tables=["square_008um", "square_016um"])
+    assert (
+        SPATIALDATA.read(path, PrepareOptions(layer="counts", bin_um=16)).matrix == "tables/square_016um/layers/counts"
+    )
+    with pytest.raises(CifmError, match=r"2 tables \(square_008um, square_016um\)"):
+        SPATIALDATA.read(path, PrepareOptions(bin_um=4))
+    with pytest.raises(CifmError, match="no layer 'raw'"):
+        SPATIALDATA.read(path, PrepareOptions(layer="raw"))
