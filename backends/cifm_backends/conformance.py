@@ -3,7 +3,6 @@
     from cifm_backends.conformance import check
     failures = [finding for finding in check(MyBackend()) if not finding.holds]
 
-The reference is written on its own: all N x N pairs of cells under a mask, differentiated by torch.
 Letters: N cells, E edges, D features, H heads, P = D / H, B radial basis functions.
 """
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cifm_backends.base import EdgeTerms, Graph, NodeTerms
+from cifm_backends.dense_reference import dense_displacement, dense_messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -153,7 +153,7 @@ def reference(trial: Trial) -> Iterator[Finding]:
     """Answers and gradients are those of the dense reference."""
     inputs = Inputs(*(value.detach().cpu().double().requires_grad_() for value in trial.inputs))
     cotangents = tuple(value.cpu().double() for value in trial.cotangents)
-    wanted = _with_gradients(inputs, _dense_messages(trial.case, inputs), cotangents)
+    wanted = _with_gradients(inputs, dense_messages(trial.case, inputs), cotangents)
     for name, value in trial.differentiate().items():
         yield trial.finding(name, _relative_error(value, wanted[name]))
 
@@ -169,7 +169,7 @@ def numbering(trial: Trial) -> Iterator[Finding]:
     """Numbering the cells in another order gives the same answers in that order."""
     mask, inputs = trial.case.mask, trial.inputs
     order = torch.arange(len(mask)).flip(0)
-    place = _dense_displacement(mask, inputs.displacement)
+    place = dense_displacement(mask, inputs.displacement)
     moved = {name: getattr(inputs, name)[order] for name in (*NodeTerms._fields, "shift")}
     mask_moved = mask[order][:, order]
     found = trial.run(inputs._replace(**moved, displacement=place[order][:, order][mask_moved]), mask_moved)
@@ -229,7 +229,7 @@ def cases() -> list[Case]:
         Case("many cells", random(300, 6), width=8, num_heads=2),
         Case("wide features", random(13, 4), width=148, num_heads=4),
         *(Case(f"{heads} heads of 24 features", random(10, 4), 24, heads) for heads in (1, 2, 6, 24)),
-        *(Case(f"{size} basis functions", random(10, 4), 6, 1, size) for size in range(1, 7)),
+        *(Case(f"{size} basis functions", random(10, 4), 6, 1, size) for size in (1, 2, 3, 4, 5, 6, 7, 9)),
     ]
 
 
@@ -257,29 +257,6 @@ def draw(backend: Backend, case: Case, dtype: torch.dtype, device: str) -> Trial
     inputs = [value.to(device, dtype) for value in nodes] + [value.to(device, wide) for value in parameters + geometry]
     weights = _normal(generator, num_cells, width).to(device, dtype), _normal(generator, num_cells, 2).to(device, wide)
     return Trial(backend, case, dtype, device, Inputs(*inputs), weights)
-
-
-def _dense_messages(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """Eqs 11-13 over all pairs (i, j) of cells; see `Backend.messages`."""
-    num_cells, head_width = len(case.mask), case.width // case.num_heads
-    dx = _dense_displacement(case.mask, inputs.displacement) + inputs.shift[:, None] - inputs.shift[None]
-    squared = (dx * dx).sum(-1)
-    beta = [0, 1, 2, 4, 8, 16][: case.num_basis]
-    fade = torch.where(squared < 1, (1 - squared) ** 2, 0.0)
-    rho = torch.stack([fade * torch.exp(-b * squared) for b in beta], dim=-1)
-    query, key = (t.reshape(num_cells, case.num_heads, head_width) for t in (inputs.query, inputs.key))
-    inner = torch.einsum("ihp,jhp->ijh", query, key) / head_width**0.5
-    intensity = torch.where(case.mask[..., None], inner / (1 + inner.abs()), 0.0)
-    argument = inputs.target[:, None] + inputs.source[None] + torch.einsum("ijb,db->ijd", rho, inputs.radial)
-    message = argument / (1 + torch.exp(-argument)) * intensity.repeat_interleave(head_width, dim=-1)
-    step = torch.einsum("ijc,ijd,d->ic", dx, message, inputs.coordinate)
-    return message.sum(1), step / (1 + intensity.abs().mean(-1).sum(1, keepdim=True))
-
-
-def _dense_displacement(mask: Tensor, displacement: Tensor) -> Tensor:
-    """(N, N, 2) displacement of every pair, zero where there is no edge."""
-    place = torch.zeros(*mask.shape, 2, dtype=displacement.dtype, device=displacement.device)
-    return place.index_put(mask.to(displacement.device).nonzero(as_tuple=True), displacement)
 
 
 def _graph(mask: Tensor, displacement: Tensor) -> Graph:

@@ -34,7 +34,7 @@ def radius_graph(
     edges = np.concatenate([pairs, pairs[:, ::-1], loops]).astype(np.int64)
     # Sorted by target, then source: every cell sums its messages in slide order, in a tile as in the whole slide.
     edges = edges[np.argsort(edges[:, 0] * num_cells + edges[:, 1], kind="stable")]
-    targets, sources = edges[:, 0], edges[:, 1]
+    targets, sources = np.ascontiguousarray(edges.T)
     displacement = (xy_um[targets] - xy_um[sources]) / radius_um
     return _from_sorted(
         num_cells, torch.from_numpy(sources), torch.from_numpy(targets), torch.from_numpy(displacement).to(dtype)

@@ -1,0 +1,38 @@
+"""The reference that conformance measures against: Eqs 11-13 over all N x N pairs of cells, differentiated by torch.
+
+It shares no code with any backend. Letters as in `conformance`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cifm_backends.conformance import Case, Inputs
+
+
+def dense_messages(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Eqs 11-13 over all pairs (i, j) of cells; see `Backend.messages`."""
+    num_cells, head_width = len(case.mask), case.width // case.num_heads
+    dx = dense_displacement(case.mask, inputs.displacement) + inputs.shift[:, None] - inputs.shift[None]
+    squared = (dx * dx).sum(-1)
+    beta = [0, 1, 2, 4, 8, 16, 32, 64, 128][: case.num_basis]
+    fade = torch.where(squared < 1, (1 - squared) ** 2, 0.0)
+    rho = torch.stack([fade * torch.exp(-b * squared) for b in beta], dim=-1)
+    query, key = (t.reshape(num_cells, case.num_heads, head_width) for t in (inputs.query, inputs.key))
+    inner = torch.einsum("ihp,jhp->ijh", query, key) / head_width**0.5
+    intensity = torch.where(case.mask[..., None], inner / (1 + inner.abs()), 0.0)
+    argument = inputs.target[:, None] + inputs.source[None] + torch.einsum("ijb,db->ijd", rho, inputs.radial)
+    message = argument / (1 + torch.exp(-argument)) * intensity.repeat_interleave(head_width, dim=-1)
+    step = torch.einsum("ijc,ijd,d->ic", dx, message, inputs.coordinate)
+    return message.sum(1), step / (1 + intensity.abs().mean(-1).sum(1, keepdim=True))
+
+
+def dense_displacement(mask: Tensor, displacement: Tensor) -> Tensor:
+    """(N, N, 2) displacement of every pair, zero where there is no edge."""
+    place = torch.zeros(*mask.shape, 2, dtype=displacement.dtype, device=displacement.device)
+    return place.index_put(mask.to(displacement.device).nonzero(as_tuple=True), displacement)
