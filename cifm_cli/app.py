@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 USAGE, INTERRUPTED, TERMINATED = 2, 130, 143
 
+# Pools whose threads spin while they wait make minutes into quarters of an hour on a machine that others use too.
+# Read by OpenMP and OpenBLAS when they are first imported; what the user has set stays.
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
+
 EPILOG = """\
 Getting started:
 
@@ -139,6 +143,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run() -> None:
     """The console script."""
+    for name, value in THREADS.items():
+        os.environ.setdefault(name, value)
     code = main()
     try:
         sys.stdout.flush()

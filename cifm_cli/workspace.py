@@ -135,16 +135,17 @@ def run_folder(given: Path | None) -> Path:
     return folder.resolve() if folder.is_symlink() else folder
 
 
-def point_latest(run: Path) -> None:
-    """Make `runs/latest` (beside `run`) point at `run`.
+def point_latest(run: Path, link: Path = LATEST) -> None:
+    """Make `runs/latest` of the workspace point at a run, wherever that is.
 
     Args:
-        run: A run folder; the link is made in its parent.
+        run: A run folder.
+        link: The link.
     """
-    link = run.parent / LATEST.name
     if link.exists() and not link.is_symlink():
         return  # somebody's own folder of that name is theirs
-    temporary = link.with_name(f".{secrets.token_hex(4)}.latest")
     with writing(link):
-        temporary.symlink_to(run.name, target_is_directory=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        temporary = link.with_name(f".{secrets.token_hex(4)}.latest")
+        temporary.symlink_to(os.path.relpath(run, link.parent), target_is_directory=True)
         temporary.replace(link)

@@ -7,6 +7,7 @@ from typing import Any
 from cifm_cli.commands import options
 
 _GB = 1e9
+_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
 def doctor(as_json: options.Json = False) -> None:
@@ -36,7 +37,7 @@ def _collect() -> dict[str, Any]:
         **{key: origin[key] for key in ("cifm", "git", "python", "machine", "packages")},
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "environment": {name: os.environ.get(name) for name in _VARIABLES},
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * page / _GB, 1),
         "memory_free_gb": round(os.sysconf("SC_AVPHYS_PAGES") * page / _GB, 1),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / _GB, 1),

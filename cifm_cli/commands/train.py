@@ -50,6 +50,7 @@ def train(
             backend=backend,
             device=device,
             seed=seed,
+            latest=workspace.LATEST,
         )
     )
     if as_json:

@@ -78,14 +78,14 @@ def fit(run: Run, looks: list[Example]) -> None:
     recipe, position = run.recipe.train, run.position
     with progress("training", recipe.steps) as advance, stop_between_steps() as stopped:
         advance(position.step)
+        last = time.monotonic()
         for examples in examples_ahead(run):
-            began = time.monotonic()
             done = schedule.progress(recipe, position.step, position.seconds)
             if done >= 1 or position.looks_since_best >= recipe.patience:
                 break
             step_loss = step(run, examples, schedule.learning_rate(recipe, position.step, done))
             position.step += 1
-            position.seconds += time.monotonic() - began
+            position.seconds, last = position.seconds + time.monotonic() - last, time.monotonic()
             run.log(loss=step_loss, seconds=round(position.seconds, 2))
             advance(1, f"loss {step_loss:.3f}, best {position.best_loss:.3f}")
             if position.step % recipe.validate_every == 0:
@@ -161,9 +161,7 @@ def look(run: Run, looks: list[Example]) -> float:
 
 def keep_if_better(run: Run, looks: list[Example]) -> None:
     """Look at the validation region, keep the model if it is the best so far, and save the state."""
-    position, began = run.position, time.monotonic()
-    value = look(run, looks)
-    position.seconds += time.monotonic() - began
+    position, value = run.position, look(run, looks)
     if position.step == 0:
         position.first_loss = value
     position.looks_since_best += 1

@@ -42,6 +42,7 @@ class Setup:
         backend: `auto` or a registered name.
         device: `auto` or a torch device.
         seed: Of every random draw.
+        latest: Link to point at the run, once it is open.
     """
 
     recipe: Recipe
@@ -52,6 +53,7 @@ class Setup:
     backend: str = "auto"
     device: str = "auto"
     seed: int = 0
+    latest: Path | None = None
 
 
 @dataclass
@@ -127,7 +129,8 @@ def open_run(setup: Setup) -> Run:
         setup.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(setup.folder / RECIPE_FILE) as temporary:
             temporary.write_text(recipe.to_toml(setup.recipe), encoding="utf8")
-    point_latest(setup.folder)
+    if setup.latest:
+        point_latest(setup.folder, setup.latest)
     return run
 
 
