@@ -44,7 +44,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
         try:
             yield temporary
             _give_usual_mode(temporary)
-            _sync(temporary)
+            for inner in (*temporary.rglob("*"), temporary):
+                _sync(inner)
             replaced = temporary.with_suffix(".replaced")
             if target.is_dir() and temporary.is_dir():  # a folder cannot be renamed over another
                 target.replace(replaced)
@@ -67,13 +68,12 @@ def _give_usual_mode(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Fsync a file, or a folder and the files in it."""
-    for inner in (*(path.rglob("*") if path.is_dir() else ()), path):
-        descriptor = os.open(inner, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Fsync a file, or the list of names that a folder is: what others write into it is theirs."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(target: Path, content: Any) -> None:  # noqa: ANN401 - JSON is any

@@ -23,7 +23,8 @@ WHERE = {
     "probe.html": "what a linear classifier reads from the embeddings",
     "simulation/report.html": "what injected T cells change, beside the same run without them",
     "embedded/demo.h5ad": "embeddings of every cell, for scanpy: obsm X_cifm and X_cifm_cell",
-    "prepared/demo.h5ad": "the tissue: filtered, sorted, with a report of what was dropped",
+    "prepared/demo.html": "the tissue: maps, histograms, and what was dropped",
+    "prepared/demo.h5ad": "the same for programs: filtered, sorted, raw counts",
     "runs/latest": "the model, its recipe and its learning curve",
 }
 

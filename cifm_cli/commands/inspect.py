@@ -18,17 +18,21 @@ def inspect(
     as_json: options.Json = False,
 ) -> None:
     """Tell what is in a file or folder that cifm wrote."""
+    from cifm_cli.data.corpus import corpus_table
     from cifm_cli.report import terminal
 
     facts = _describe(path)
     if as_json:
         terminal.emit(facts)
+    elif facts.get("kind") == "corpus":
+        terminal.listing(corpus_table(facts))
     else:
         terminal.listing(terminal.flatten(facts))
 
 
 def _describe(path: Path) -> dict[str, Any]:
     from cifm_cli import workspace
+    from cifm_cli.data.corpus import describe_corpus, is_corpus
     from cifm_cli.errors import CifmError
     from cifm_cli.model import checkpoint
 
@@ -37,7 +41,10 @@ def _describe(path: Path) -> dict[str, Any]:
     if path.is_dir() and (path / "model.safetensors").is_file():
         return checkpoint.describe(path / "model.safetensors")
     if path.is_dir():
-        return {slide.name: _describe_slide(slide) for slide in workspace.slide_paths([path])}
+        slides = workspace.slide_paths([path])
+        if is_corpus(slides):
+            return describe_corpus(slides)
+        return {slide.name: _describe_slide(slide) for slide in slides}
     if path.suffix == ".h5ad":
         return _describe_slide(path)
     what = "a file that cifm does not write" if path.exists() else "no such file or folder"

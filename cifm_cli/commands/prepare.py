@@ -52,40 +52,50 @@ def prepare(
     crop: Annotated[
         str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Keep the cells of a rectangle, micrometres.")
     ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with a column download, and name, condition, tissue, sample, platform, bin_um, radius_um, "
+            "microns_per_pixel, layer, crop or cells where they differ from the options here."
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Downloads to prepare at a time, each in its own process.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace prepared slides that exist.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Turn downloads into prepared slides: genes and cells filtered, units checked, regions split, every drop reported."""
+    from cifm_cli.data.batch import Task, prepare_all, refuse
     from cifm_cli.data.download import PrepareOptions
     from cifm_cli.data.filters import parse_crop
-    from cifm_cli.data.prepare import prepare_all
+    from cifm_cli.data.sheet import read_sheet
     from cifm_cli.report.terminal import emit
 
     inputs = [*(downloads or ()), *([matrix] if matrix else ())]
-    if not inputs:
-        raise typer.BadParameter("give a download, or --matrix with --cells")
+    if bool(inputs) == bool(sheet):
+        raise typer.BadParameter("give downloads, or --matrix with --cells, or a --sheet of them")
     if (cells is None) != (matrix is None) or (matrix is not None and len(inputs) > 1):
         raise typer.BadParameter("--matrix and --cells go together, without another download")
-    results = prepare_all(
-        inputs,
-        PrepareOptions(
-            out=out,
-            name=name,
-            platform=platform,
-            bin_um=bin_um,
-            condition=condition,
-            tissue=tissue,
-            sample=sample,
-            radius_um=radius_um,
-            microns_per_pixel=microns_per_pixel,
-            layer=layer,
-            gene_table=gene_table,
-            orthologs=orthologs,
-            cells=cells,
-            keep=tuple(keep or ()),
-            crop=parse_crop(crop) if crop else None,
-            force=force,
-        ),
+    asked = PrepareOptions(
+        out=out,
+        name=name,
+        platform=platform,
+        bin_um=bin_um,
+        condition=condition,
+        tissue=tissue,
+        sample=sample,
+        radius_um=radius_um,
+        microns_per_pixel=microns_per_pixel,
+        layer=layer,
+        gene_table=gene_table,
+        orthologs=orthologs,
+        cells=cells,
+        keep=tuple(keep or ()),
+        crop=parse_crop(crop) if crop else None,
+        force=force,
+        page=True,
     )
-    if as_json:
+    tasks = read_sheet(sheet, asked) if sheet else [Task(download, asked) for download in inputs]
+    results, failures = prepare_all(tasks, jobs)
+    if as_json and results:
         emit({"slides": {result.name: result.to_json() for result in results}})
+    refuse(failures, len(tasks))

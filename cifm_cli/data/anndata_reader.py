@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
@@ -12,6 +13,7 @@ from anndata.io import read_elem
 from scipy.sparse import csr_matrix, issparse
 
 from cifm_cli import keys
+from cifm_cli.data.counts import Counts, canonical, row_blocks, stored_counts
 from cifm_cli.data.download import GENE_EXPRESSION, Download, PrepareOptions, Reader, reading
 from cifm_cli.data.filters import bad_count
 from cifm_cli.data.genes import is_ensembl
@@ -35,7 +37,7 @@ def _recognises(path: Path) -> bool:
 class H5adCounts(NamedTuple):
     """Counts of an AnnData file: N cells by G genes, the slot they were found in, and what the user should know."""
 
-    counts: csr_matrix
+    counts: Counts
     names: pd.Index[str]
     genes: pd.DataFrame
     slot: str
@@ -64,7 +66,7 @@ def _read_counts(file: h5py.File, path: Path, layer: str | None) -> H5adCounts:
     names = _element(file["obs"]).index.astype(str)
     slot, counts, notes = _find_counts(file, path, layer)
     genes = find_genes(_element(file["raw/var" if slot == _RAW else "var"]))
-    instead = "" if bad_count(counts.data) is None else _alternatives(file, slot)
+    instead = "" if _begins_with_counts(counts) else _alternatives(file, path, slot)
     if counts.shape != (len(names), len(genes)):
         raise CifmError(
             f"{path}: {slot} {counts.shape}, obs {len(names)} and var {len(genes)} do not fit",
@@ -131,7 +133,7 @@ def _in_pixels(file: h5py.File) -> bool:
     return bool(images.visit(lambda name: name.endswith("spot_diameter_fullres") or None))
 
 
-def _find_counts(file: h5py.File, path: Path, layer: str | None) -> tuple[str, csr_matrix, list[str]]:
+def _find_counts(file: h5py.File, path: Path, layer: str | None) -> tuple[str, Counts, list[str]]:
     """The matrix asked for, or X, or another slot that holds raw counts where X does not."""
     slots = _slots(file)
     wanted = None if layer is None else {"X": "X", "raw": _RAW}.get(layer, f"layers/{layer}")
@@ -139,13 +141,13 @@ def _find_counts(file: h5py.File, path: Path, layer: str | None) -> tuple[str, c
         names = ", ".join(map(_layer_name, slots)) or "neither X nor layers nor raw"
         raise CifmError(f"{path}: no {wanted or 'counts'}", f"--layer takes what the file holds: {names}")
     if wanted:
-        return wanted, _matrix(file[wanted]), []
+        return wanted, _rows(path, file[wanted]), []
     usual = [slot for slot in (slots[0], *(f"layers/{name}" for name in _COUNT_LAYERS), _RAW) if slot in slots]
     for slot in usual:
-        counts = _matrix(file[slot])
-        if bad_count(counts.data) is None:
+        counts = _rows(path, file[slot])
+        if _begins_with_counts(counts):
             return slot, counts, [] if slot == usual[0] else [f"{usual[0]} holds no raw counts; took {slot}"]
-    return usual[0], _matrix(file[usual[0]]), []
+    return usual[0], _rows(path, file[usual[0]]), []
 
 
 def _slots(file: h5py.File) -> list[str]:
@@ -157,11 +159,10 @@ def _layer_name(slot: str) -> str:
     return {_RAW: "raw"}.get(slot, slot.removeprefix("layers/"))
 
 
-def _alternatives(file: h5py.File, slot: str) -> str:
+def _alternatives(file: h5py.File, path: Path, slot: str) -> str:
     """The hint for a matrix that is no counts: slots that are."""
-    good = [
-        _layer_name(other) for other in _slots(file) if other != slot and bad_count(_matrix(file[other]).data) is None
-    ]
+    others = [other for other in _slots(file) if other != slot]
+    good = [_layer_name(other) for other in others if _begins_with_counts(_rows(path, file[other]))]
     return f"the raw counts are elsewhere: --layer {' or '.join(good)}" if good else ""
 
 
@@ -172,13 +173,20 @@ def _element(element: Any) -> Any:  # noqa: ANN401 - an h5py group or dataset, a
         raise ValueError(f"{element.name} is of no encoding that anndata knows") from error
 
 
-def _matrix(element: Any) -> csr_matrix:  # noqa: ANN401 - an h5py group or dataset
+def _rows(path: Path, element: Any) -> Counts:  # noqa: ANN401 - an h5py group or dataset
+    """A matrix by rows; it stays in the file where its rows do."""
+    if element.attrs.get("encoding-type") == "csr_matrix":
+        num_rows, num_columns = (int(size) for size in element.attrs["shape"])
+        return stored_counts(path, element, (num_rows, num_columns))
     stored = _element(element)
     if issparse(stored):
         stored.check_format(full_check=True)  # a damaged index would crash the conversion
-    matrix = csr_matrix(stored)
-    matrix.sum_duplicates()
-    return matrix
+    return canonical(csr_matrix(stored))
+
+
+def _begins_with_counts(counts: Counts) -> bool:
+    """Whether the first block of a matrix holds counts; the others are checked when they are taken."""
+    return all(bad_count(block.data) is None for _, block in islice(row_blocks(counts), 1))
 
 
 def find_genes(var: pd.DataFrame) -> pd.DataFrame:

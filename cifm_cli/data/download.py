@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
+
+    from cifm_cli.data.counts import Counts
 
 GENE_EXPRESSION = "Gene Expression"
 KEEP_MITOCHONDRIAL, KEEP_OUTSIDE = KEEPABLE = ("mitochondrial", "outside-tissue")
@@ -60,6 +61,7 @@ class PrepareOptions:
         keep: What the filters leave in, of `KEEPABLE`.
         crop: x0, y0, x1, y1 in micrometres; cells outside are dropped.
         force: Replace a prepared slide that exists.
+        page: Write a page to look at beside each slide.
     """
 
     out: Path = Path("prepared")
@@ -78,6 +80,7 @@ class PrepareOptions:
     keep: tuple[str, ...] = ()
     crop: tuple[float, float, float, float] | None = None
     force: bool = False
+    page: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Download:
     """
 
     platform: str
-    counts: csr_matrix
+    counts: Counts
     obs: pd.DataFrame
     genes: pd.DataFrame
     xy_um: NDArray[np.float64]

@@ -62,12 +62,13 @@ class GenePlan:
             counts: (N, F).
 
         Returns:
-            (N, G), columns sorted within rows, without stored zeros.
+            (N, G) float64, in which no sum overflows; columns sorted within rows, without stored zeros.
         """
-        kept = self.column >= 0
-        entries = kept[counts.indices]
-        indptr = np.concatenate([[0], np.cumsum(entries)])[counts.indptr]
-        parts = (counts.data[entries], self.column[counts.indices[entries]], indptr)
+        kind = counts.indices.dtype  # SciPy goes through columns and rows of two widths once more
+        entries = (self.column >= 0)[counts.indices]
+        columns = self.column.astype(kind)[counts.indices[entries]]
+        indptr = np.concatenate([[0], np.cumsum(entries)])[counts.indptr].astype(kind)
+        parts = (counts.data[entries].astype(np.float64), columns, indptr)
         result = csr_matrix(parts, shape=(counts.shape[0], len(self.ids)))
         result.sum_duplicates()
         result.eliminate_zeros()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,15 @@ from cifm_cli import __version__, keys, provenance
 from cifm_cli.data import prepared
 from cifm_cli.data.anndata_reader import ANNDATA
 from cifm_cli.data.audit import make_report, show_report
+from cifm_cli.data.counts import row_blocks
 from cifm_cli.data.download import KEEP_MITOCHONDRIAL, KEEP_OUTSIDE, KEEPABLE, reading
 from cifm_cli.data.filters import check_counts, reasons_to_drop
 from cifm_cli.data.genes import plan_genes, share_note, species_note
 from cifm_cli.data.hilbert import hilbert_order
+from cifm_cli.data.page import check_page, page_of, write_page
+from cifm_cli.data.regions import empty_note
 from cifm_cli.data.spatialdata_reader import SPATIALDATA
+from cifm_cli.data.spool import Spool
 from cifm_cli.data.symbols import read_gene_table, read_orthologs, symbols_for
 from cifm_cli.data.table_reader import TABLE
 from cifm_cli.data.units import check_units
@@ -28,12 +31,12 @@ from cifm_cli.errors import CifmError
 from cifm_cli.report import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from anndata import AnnData
 
     from cifm_cli.data.download import Download, PrepareOptions, Reader
+    from cifm_cli.data.genes import GenePlan
 
 READERS = (ANNDATA, SPATIALDATA, XENIUM, VISIUM_HD, VISIUM)
 _OUTS = "outs"
@@ -62,28 +65,6 @@ class PrepareResult:
         return {"path": str(self.path), "name": self.name, "up_to_date": self.up_to_date, **self.report}
 
 
-def prepare_all(downloads: Sequence[Path], options: PrepareOptions) -> list[PrepareResult]:
-    """Prepare several downloads, each into a slide of its own.
-
-    Args:
-        downloads: Folders and files.
-        options: What the user asks.
-
-    Returns:
-        One result for each download.
-
-    Raises:
-        CifmError: Two slides would get one name, or a download cannot be prepared.
-    """
-    names = Counter(slide_name(download, options) for download in downloads)
-    name, times = names.most_common(1)[0]
-    if times > 1:
-        raise CifmError(
-            f"{times} downloads would be prepared as {name!r}", "prepare them one by one, each with its --name"
-        )
-    return [prepare_download(download, options) for download in downloads]
-
-
 def prepare_download(download: Path, options: PrepareOptions) -> PrepareResult:
     """Prepare one download: read it, filter it, check it, write it, say what was dropped.
 
@@ -103,22 +84,32 @@ def prepare_download(download: Path, options: PrepareOptions) -> PrepareResult:
     existing = _existing(target, root, reader, options)
     if existing is not None:
         terminal.say(f"{target} is up to date")
+        if options.page and not page_of(target).exists():
+            write_page(target)
         return PrepareResult(target, name, existing, up_to_date=True)
-    slide, report, content = _prepare(root, reader, options)
-    inputs = {_relative(file, root): provenance.hash_file(file) for file in content.files}
-    about = {
-        keys.FORMAT: keys.PREPARED_FORMAT,
-        keys.PLATFORM: content.platform,
-        keys.RADIUS_UM: report["units"]["radius_um"],
-        keys.TISSUE: options.tissue,
-        keys.CONDITION: options.condition,
-        keys.SAMPLE: options.sample or name,
-        keys.REPORT: report,
-        keys.PROVENANCE: {**provenance.collect("prepare", options=_settings(options)), "inputs": inputs},
-    }
-    prepared.write(target, slide, about)
+    if options.page:
+        check_page(target)
+    content = _read(root, reader, options)
+    genes = _plan(content, options)
+    with Spool(_nearest_folder(options.out), len(content.obs), len(genes.ids)) as spool:
+        _fill(spool, content, genes, root)
+        slide, report = _arrange(root, content, genes, spool, options)
+        inputs = {_relative(file, root): provenance.hash_file(file) for file in content.files}
+        about = {
+            keys.FORMAT: keys.PREPARED_FORMAT,
+            keys.PLATFORM: content.platform,
+            keys.RADIUS_UM: report["units"]["radius_um"],
+            keys.TISSUE: options.tissue,
+            keys.CONDITION: options.condition,
+            keys.SAMPLE: options.sample or name,
+            keys.REPORT: report,
+            keys.PROVENANCE: {**provenance.collect("prepare", options=_settings(options)), "inputs": inputs},
+        }
+        prepared.write(target, slide, about, spool)
     show_report(name, report)
     terminal.say(f"wrote {target}")
+    if options.page:
+        terminal.say(f"look at {write_page(target)}")
     return PrepareResult(target, name, report)
 
 
@@ -181,18 +172,33 @@ def _unrecognised(download: Path, known: str) -> CifmError:
     )
 
 
-def _prepare(root: Path, reader: Reader, options: PrepareOptions) -> tuple[AnnData, dict[str, Any], Download]:
+def _read(root: Path, reader: Reader, options: PrepareOptions) -> Download:
     if unknown := set(options.keep) - set(KEEPABLE):
         raise CifmError(f"--keep {min(unknown)}: unknown", f"known are {', '.join(KEEPABLE)}")
+    return reader.read(root, options)
+
+
+def _plan(download: Download, options: PrepareOptions) -> GenePlan:
     table = None if options.gene_table is None else read_gene_table(options.gene_table)
     orthologs = None if options.orthologs is None else read_orthologs(options.orthologs)
-    download = reader.read(root, options)
-    names = download.genes["symbol"].where(download.genes["symbol"] != "", download.genes["id"])
-    check_counts(download.counts, download.obs.index, names, f"{root}: {download.matrix}", download.instead)
     table = symbols_for(download.genes, table)
-    genes = plan_genes(download.genes, table, orthologs, keep_mitochondrial=KEEP_MITOCHONDRIAL in options.keep)
-    counts = genes.apply(download.counts)
-    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    return plan_genes(download.genes, table, orthologs, keep_mitochondrial=KEEP_MITOCHONDRIAL in options.keep)
+
+
+def _fill(spool: Spool, download: Download, genes: GenePlan, root: Path) -> None:
+    """Go through the counts once: check them, sum the features of each gene, set the rows aside."""
+    names = download.genes["symbol"].where(download.genes["symbol"] != "", download.genes["id"])
+    for first, block in row_blocks(download.counts):
+        barcodes = download.obs.index[first : first + block.shape[0]]
+        check_counts(block, barcodes, names, f"{root}: {download.matrix}", download.instead)
+        spool.write(first, genes.apply(block))
+
+
+def _arrange(
+    root: Path, download: Download, genes: GenePlan, spool: Spool, options: PrepareOptions
+) -> tuple[AnnData, dict[str, Any]]:
+    """Choose the cells that enter the slide and their order; its counts stay in the spool."""
+    total = spool.total_counts
     in_tissue = None if KEEP_OUTSIDE in options.keep else download.in_tissue
     dropped = reasons_to_drop(download.xy_um, total, in_tissue, options.crop)
     kept = np.flatnonzero(~np.logical_or.reduce(list(dropped.values())))
@@ -204,16 +210,11 @@ def _prepare(root: Path, reader: Reader, options: PrepareOptions) -> tuple[AnnDa
     rows = kept[hilbert_order(download.xy_um[kept])]
     units = check_units(download.xy_um[rows], download.radius_um, options.radius_um)
     obs, notes = prepared.storable(download.obs.iloc[rows])
-    slide = prepared.build(counts[rows], download.xy_um[rows], obs, rows, genes)
-    warnings = [*filter(None, (species_note(genes.ids), share_note(genes), units.note(), _empty_regions(slide)))]
+    slide = prepared.build(spool, download.xy_um[rows], obs, rows, genes)
+    empty = empty_note(slide.obs[keys.SPLIT])
+    warnings = [*filter(None, (species_note(genes.ids), share_note(genes), units.note(), empty))]
     remarks = {"notes": [*download.notes, *notes], "warnings": warnings}
-    return slide, make_report(download, genes, dropped, units, slide, remarks), download
-
-
-def _empty_regions(slide: AnnData) -> str | None:
-    sizes = slide.obs[keys.SPLIT].value_counts()
-    empty = [region for region in keys.REGIONS if not sizes[region]]
-    return f"no cell lies in the region {' or '.join(empty)}" if empty else None
+    return slide, make_report(download, genes, dropped, units, slide, remarks)
 
 
 def _existing(target: Path, root: Path, reader: Reader, options: PrepareOptions) -> dict[str, Any] | None:
@@ -247,7 +248,7 @@ def _existing(target: Path, root: Path, reader: Reader, options: PrepareOptions)
 def _settings(options: PrepareOptions) -> dict[str, Any]:
     """Options that shape the slide, as JSON values."""
     chosen = asdict(options)
-    for key in ("out", "name", "force", "platform"):
+    for key in ("out", "name", "force", "platform", "page"):
         del chosen[key]
     for key in ("gene_table", "orthologs", "cells"):
         if (table := chosen[key]) is not None:
@@ -256,6 +257,11 @@ def _settings(options: PrepareOptions) -> dict[str, Any]:
     chosen["crop"] = None if options.crop is None else list(options.crop)
     chosen["keep"] = sorted(options.keep)
     return chosen
+
+
+def _nearest_folder(folder: Path) -> Path:
+    """The folder itself, or what there is of the path to it: a slide that fails leaves no folder behind."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
 
 
 def _relative(file: Path, root: Path) -> str:

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
 
     from cifm_cli.data.genes import GenePlan
+    from cifm_cli.data.spool import Spool
 
 _RESERVED = (keys.TOTAL_COUNTS, keys.NUM_GENES, keys.SPLIT, keys.DOWNLOAD_ROW, "_index")
 
 
 def build(
-    counts: csr_matrix, xy_um: NDArray[np.float64], obs: pd.DataFrame, rows: NDArray[np.int64], genes: GenePlan
+    spool: Spool, xy_um: NDArray[np.float64], obs: pd.DataFrame, rows: NDArray[np.int64], genes: GenePlan
 ) -> ad.AnnData:
-    """Lay out a slide in the slots of `keys`, but for `uns`.
+    """Lay out a slide in the slots of `keys`, but for `X` and `uns`.
 
     Args:
-        counts: (N, G) counts, rows already in Hilbert order.
-        xy_um: (N, 2) micrometres, in the same order.
+        spool: Counts of every cell of the download.
+        xy_um: (N, 2) micrometres, in Hilbert order.
         obs: N rows of columns carried along, in the same order, all storable.
         rows: (N,) rows of the download.
         genes: The plan that made the G columns.
@@ -43,26 +43,27 @@ def build(
     """
     table = pd.DataFrame(
         {
-            keys.TOTAL_COUNTS: np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(),
-            keys.NUM_GENES: np.diff(counts.indptr).astype(np.int64),
+            keys.TOTAL_COUNTS: spool.total_counts[rows],
+            keys.NUM_GENES: spool.num_expressed[rows],
             keys.SPLIT: pd.Categorical(np.array(keys.REGIONS)[regional_split(xy_um)], categories=keys.REGIONS),
             keys.DOWNLOAD_ROW: rows.astype(np.int64),
         },
         index=obs.index.astype(str).rename(None),
     )
     var = pd.DataFrame({keys.SYMBOL: np.array(genes.symbols, dtype=object)}, index=pd.Index(genes.ids, dtype=object))
-    slide = ad.AnnData(X=counts.astype(np.float32), obs=pd.concat([table, obs.set_axis(table.index)], axis=1), var=var)
+    slide = ad.AnnData(obs=pd.concat([table, obs.set_axis(table.index)], axis=1), var=var)
     slide.obsm[keys.SPATIAL] = np.ascontiguousarray(xy_um, dtype=np.float64)
     return slide
 
 
-def write(target: Path, slide: ad.AnnData, about: dict[str, Any]) -> None:
+def write(target: Path, slide: ad.AnnData, about: dict[str, Any], spool: Spool) -> None:
     """Write a slide to a temporary name, sync it and rename it.
 
     Args:
         target: The `.h5ad`.
         slide: What `build` returned.
         about: `uns["cifm"]`; the report and the provenance as dictionaries.
+        spool: Counts of every cell of the download.
 
     Raises:
         CifmError: The disk is full or may not be written.
@@ -70,7 +71,7 @@ def write(target: Path, slide: ad.AnnData, about: dict[str, Any]) -> None:
     for key in (keys.REPORT, keys.PROVENANCE):
         about[key] = json.dumps(about[key], allow_nan=False)
     slide.uns[keys.CIFM] = about
-    write_h5ad(target, slide)
+    write_h5ad(target, slide, spool)
 
 
 def read_about(path: Path) -> dict[str, Any] | None:

@@ -1,64 +1,107 @@
-"""Synthetic downloads: a tissue with planted truth, written file by file as the instrument's software would."""
+"""Synthetic downloads: one tissue with planted truth, written file by file as each instrument's software would."""
 
 from __future__ import annotations
 
-import gzip
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix, hstack
+from scipy.sparse import csr_matrix, hstack, vstack
 
 from cifm_cli import keys
 from cifm_cli.data.download import GENE_EXPRESSION
-from cifm_cli.data.synthetic_tissue import DOMAINS, EFFECTS, TYPES, Effect, grow
+from cifm_cli.data.synthetic_expression import choose_genes, express
+from cifm_cli.data.synthetic_files import write_csv_gz, write_matrix
+from cifm_cli.data.synthetic_spots import write_bins, write_spots
+from cifm_cli.data.synthetic_tissue import DOMAINS, EFFECTS, TYPES, Effect, Tissue, grow
 from cifm_cli.provenance import numpy_generator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 CELL_TYPE = "cell_type"
-_CONTROLS = {
+_PRIME_GENES = 5_000
+_CONTROL_RATE = 0.004
+_V1_CONTROLS = {
     "Negative Control Probe": ("NegControlProbe_{:05d}", 20),
     "Unassigned Codeword": ("UnassignedCodeword_{:04d}", 8),
 }
-_CONTROL_RATE = 0.004
+_PRIME_CONTROLS = {
+    **_V1_CONTROLS,
+    "Negative Control Codeword": ("NegControlCodeword_{:04d}", 12),
+    "Genomic Control": ("Intergenic_Region_{:d}", 10),
+    "Deprecated Codeword": ("DeprecatedCodeword_{:04d}", 4),
+}
+_CONTROL_COLUMNS = {
+    "Negative Control Probe": "control_probe_counts",
+    "Genomic Control": "genomic_control_counts",
+    "Negative Control Codeword": "control_codeword_counts",
+    "Unassigned Codeword": "unassigned_codeword_counts",
+    "Deprecated Codeword": "deprecated_codeword_counts",
+}
 
 
 @dataclass(frozen=True)
-class SyntheticTruth:
-    """What was planted, cells in the order of the download.
+class PlantedCells:
+    """What was planted, whichever layout it was written in.
 
     Args:
-        barcodes: N cell ids.
         xy_um: (N, 2) cell centres.
         cell_type: N names.
         domain: N names.
         void: (N,) cells without counts.
         gene_ids: G Ensembl ids.
         symbols: G symbols.
-        counts: (N, G) counts of the genes, without controls.
         effects: Genes that answer to a neighbour.
     """
 
-    barcodes: NDArray[np.str_]
     xy_um: NDArray[np.float64]
     cell_type: NDArray[np.str_]
     domain: NDArray[np.str_]
     void: NDArray[np.bool_]
     gene_ids: tuple[str, ...]
     symbols: tuple[str, ...]
+    effects: tuple[Effect, ...]
+
+
+@dataclass(frozen=True)
+class SyntheticTruth(PlantedCells):
+    """What was planted and measured, cells in the order of the download.
+
+    Args:
+        barcodes: N cell ids.
+        counts: (N, G) counts of the genes, without controls.
+    """
+
+    barcodes: NDArray[np.str_]
     counts: csr_matrix
-    effects: tuple[Effect, ...] = EFFECTS
+
+
+def write_download(
+    folder: Path, platform: str, num_cells: int, seed: int, num_genes: int | None = None
+) -> PlantedCells:
+    """Write a synthetic tissue in the layout of a platform; one seed is one tissue, molecule for molecule, in all.
+
+    Args:
+        folder: Folder to write; made if missing.
+        platform: One of `WRITERS`.
+        num_cells: N.
+        seed: Same seed, same bytes.
+        num_genes: Genes measured; about 190 when absent, 5,000 for `xenium_prime`.
+
+    Returns:
+        The truth.
+    """
+    return WRITERS[platform](folder, num_cells, seed, num_genes)
 
 
 def write_xenium(folder: Path, num_cells: int, seed: int, num_genes: int | None = None) -> SyntheticTruth:
-    """Write a synthetic tissue in the layout of a Xenium download.
+    """Write the layout of a Xenium V1 download.
 
     Args:
         folder: Folder to write; made if missing.
@@ -69,18 +112,129 @@ def write_xenium(folder: Path, num_cells: int, seed: int, num_genes: int | None 
     Returns:
         The truth.
     """
-    truth, matrix, features = _dress(num_cells, seed, num_genes)
+    tissue, genes = grow(num_cells, seed), choose_genes(num_genes)
+    order = numpy_generator(seed, "order").permutation(num_cells)  # a download's order is no order in space
+    planted = _describe(tissue, genes, order)
+    counts = csr_matrix(vstack(list(express(tissue, genes, seed))))[order]
+    truth = SyntheticTruth(**vars(planted), barcodes=_barcodes(num_cells, seed), counts=counts)
+    _write_bundle(folder, planted, _in_blocks(counts), _V1_CONTROLS, seed)
+    return truth
+
+
+def write_xenium_prime(folder: Path, num_cells: int, seed: int, num_genes: int | None = None) -> PlantedCells:
+    """Write the layout of a Xenium Prime download, block by block, so that a million cells fit in little memory.
+
+    Args:
+        folder: Folder to write; made if missing.
+        num_cells: N.
+        seed: Same seed, same bytes.
+        num_genes: Genes on the panel; 5,000 when absent.
+
+    Returns:
+        The truth, cells in the order of the download.
+    """
+    tissue, genes = grow(num_cells, seed), choose_genes(num_genes or _PRIME_GENES)
+    planted = _describe(tissue, genes)
+    _write_bundle(folder, planted, express(tissue, genes, seed), _PRIME_CONTROLS, seed)
+    return planted
+
+
+def write_visium(folder: Path, num_cells: int, seed: int, num_genes: int | None = None) -> PlantedCells:
+    """Write the layout of a Visium download of Space Ranger 2 or 3: spots of 55 um every 100 um.
+
+    Args:
+        folder: Folder to write; made if missing.
+        num_cells: N, of the tissue; there is a spot for about 87 cells, and it sees a quarter of them.
+        seed: Same seed, same bytes.
+        num_genes: Genes measured; about 190 when absent.
+
+    Returns:
+        The truth of the cells.
+    """
+    tissue, genes = grow(num_cells, seed), choose_genes(num_genes)
+    planted = _describe(tissue, genes)
+    write_spots(folder, planted.xy_um, express(tissue, genes, seed), _gene_features(genes), seed)
+    return planted
+
+
+def write_visium_hd(folder: Path, num_cells: int, seed: int, num_genes: int | None = None) -> PlantedCells:
+    """Write the layout of a Visium HD download: bins of 8 um, about 1.6 for each cell.
+
+    Args:
+        folder: Folder to write; made if missing.
+        num_cells: N, of the tissue.
+        seed: Same seed, same bytes.
+        num_genes: Genes measured; about 190 when absent.
+
+    Returns:
+        The truth of the cells.
+    """
+    tissue, genes = grow(num_cells, seed), choose_genes(num_genes)
+    planted = _describe(tissue, genes)
+    write_bins(folder, planted.xy_um, express(tissue, genes, seed), _gene_features(genes), seed)
+    return planted
+
+
+WRITERS: dict[str, Callable[[Path, int, int, int | None], PlantedCells]] = {
+    "visium": write_visium,
+    "visium_hd": write_visium_hd,
+    "xenium": write_xenium,
+    "xenium_prime": write_xenium_prime,
+}
+
+
+def _describe(tissue: Tissue, genes: pd.DataFrame, order: NDArray[np.int64] | slice = slice(None)) -> PlantedCells:
+    return PlantedCells(
+        xy_um=np.round(tissue.xy_um[order], 4),
+        cell_type=np.array(TYPES)[tissue.cell_type[order]],
+        domain=np.array(list(DOMAINS))[tissue.domain[order]],
+        void=tissue.void[order],
+        gene_ids=tuple(genes["id"]),
+        symbols=tuple(genes["symbol"]),
+        effects=EFFECTS,
+    )
+
+
+def _gene_features(genes: pd.DataFrame) -> pd.DataFrame:
+    return genes.assign(feature_type=GENE_EXPRESSION)
+
+
+def _in_blocks(counts: csr_matrix, size: int = 4096) -> Iterator[csr_matrix]:
+    return (counts[start : start + size] for start in range(0, counts.shape[0], size))
+
+
+def _write_bundle(
+    folder: Path, planted: PlantedCells, blocks: Iterable[csr_matrix], kinds: dict[str, tuple[str, int]], seed: int
+) -> None:
+    """The files of a Xenium bundle that anybody opens."""
+    num_cells = len(planted.xy_um)
+    genes = _gene_features(pd.DataFrame({"symbol": planted.symbols, "id": planted.gene_ids}))
+    names = [(pattern.format(i), kind) for kind, (pattern, count) in kinds.items() for i in range(count)]
+    controls = pd.DataFrame(names, columns=["id", "feature_type"]).assign(symbol=lambda table: table["id"])
+    features = pd.concat([genes, controls], ignore_index=True)
+    sums: list[dict[str, NDArray[np.int64]]] = []
+
+    def dressed() -> Iterator[csr_matrix]:
+        noise, start = numpy_generator(seed, "controls"), 0
+        for block in blocks:
+            rows = slice(start, start := start + block.shape[0])
+            drawn = noise.poisson(_CONTROL_RATE, size=(block.shape[0], len(controls))) * ~planted.void[rows, None]
+            sums.append(_sums(block, drawn, controls["feature_type"]))
+            yield csr_matrix(hstack([block, csr_matrix(drawn.astype(np.int32))]))
+
     folder.mkdir(parents=True, exist_ok=True)
-    _write_matrix(folder / "cell_feature_matrix.h5", matrix, truth.barcodes, features)
-    cells = _cells_table(truth, matrix, features, seed)
+    barcodes = _barcodes(num_cells, seed)
+    write_matrix(folder / "cell_feature_matrix.h5", dressed(), barcodes, features, "Xenium (synthetic)")
+    cells = _cells_table(
+        planted, barcodes, {name: np.concatenate([one[name] for one in sums]) for name in sums[0]}, seed
+    )
     cells.to_parquet(folder / "cells.parquet", index=False, write_page_checksum=True)
-    _write_csv_gz(folder / "cells.csv.gz", cells)
-    labelled = ~truth.void  # the instrument's software does not cluster empty cells
+    write_csv_gz(folder / "cells.csv.gz", cells)
     clusters = folder / "analysis/clustering/gene_expression_graphclust/clusters.csv"
     clusters.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame({"Barcode": truth.barcodes[labelled], "Cluster": truth.cell_type[labelled]}).to_csv(
-        clusters, index=False
-    )
+    labelled = ~planted.void  # the instrument's software does not cluster empty cells
+    table = pd.DataFrame({"Barcode": barcodes[labelled], "Cluster": planted.cell_type[labelled]})
+    table.to_csv(clusters, index=False)
     experiment = {
         "run_name": f"synthetic tissue, seed {seed}",
         "region_name": "synthetic",
@@ -90,32 +244,14 @@ def write_xenium(folder: Path, num_cells: int, seed: int, num_genes: int | None 
         "analysis_sw_version": "synthetic",
     }
     (folder / "experiment.xenium").write_text(json.dumps(experiment, indent=2), encoding="utf8")
-    return truth
 
 
-def _dress(num_cells: int, seed: int, num_genes: int | None) -> tuple[SyntheticTruth, csr_matrix, pd.DataFrame]:
-    """A tissue with barcodes, in random order, beside control features."""
-    tissue = grow(num_cells, seed, num_genes)
-    order = numpy_generator(seed, "order").permutation(num_cells)  # a download's order is no order in space
-    truth = SyntheticTruth(
-        barcodes=_barcodes(num_cells, seed),
-        xy_um=np.round(tissue.xy_um[order], 4),
-        cell_type=np.array(TYPES)[tissue.cell_type[order]],
-        domain=np.array(list(DOMAINS))[tissue.domain[order]],
-        void=tissue.void[order],
-        gene_ids=tuple(tissue.genes["id"]),
-        symbols=tuple(tissue.genes["symbol"]),
-        counts=tissue.counts[order],
-    )
-    controls = [
-        {"id": pattern.format(number), "symbol": pattern.format(number), "feature_type": kind}
-        for kind, (pattern, count) in _CONTROLS.items()
-        for number in range(count)
-    ]
-    features = pd.concat([tissue.genes.assign(feature_type=GENE_EXPRESSION), pd.DataFrame(controls)], ignore_index=True)
-    noise = numpy_generator(seed, "controls").poisson(_CONTROL_RATE, size=(num_cells, len(controls)))
-    noise[truth.void] = 0
-    return truth, csr_matrix(hstack([truth.counts, csr_matrix(noise.astype(np.int32))])), features
+def _sums(genes: csr_matrix, controls: NDArray[np.int64], kinds: pd.Series[str]) -> dict[str, NDArray[np.int64]]:
+    """Counts of each cell by kind of feature, as columns of `cells.parquet`."""
+    transcripts = np.asarray(genes.sum(axis=1), dtype=np.int64).ravel()
+    present = {kind: column for kind, column in _CONTROL_COLUMNS.items() if (kinds == kind).any()}
+    by_kind = {column: controls[:, kinds == kind].sum(axis=1) for kind, column in present.items()}
+    return {"transcript_counts": transcripts, **by_kind, keys.TOTAL_COUNTS: transcripts + controls.sum(axis=1)}
 
 
 def _barcodes(num_cells: int, seed: int) -> NDArray[np.str_]:
@@ -125,52 +261,19 @@ def _barcodes(num_cells: int, seed: int) -> NDArray[np.str_]:
     return np.char.add(np.ascontiguousarray(digits).view("U8").ravel(), "-1")
 
 
-def _write_matrix(path: Path, matrix: csr_matrix, barcodes: NDArray[np.str_], features: pd.DataFrame) -> None:
-    """The 10x HDF5 layout: features x barcodes in CSC, which is barcodes x features in CSR."""
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"filetype": "matrix", "version": 2, "chemistry_description": "Xenium (synthetic)"})
-        group = file.create_group("matrix")
-        arrays = {
-            "barcodes": barcodes.astype("S"),
-            "data": matrix.data.astype(np.int32),
-            "indices": matrix.indices.astype(np.int64),
-            "indptr": matrix.indptr.astype(np.int64),
-        }
-        for name, values in arrays.items():
-            group.create_dataset(name, data=values, compression="gzip", compression_opts=1)
-        group.create_dataset("shape", data=np.array(matrix.shape[::-1], dtype=np.int32))
-        columns = {"id": features["id"], "name": features["symbol"], "feature_type": features["feature_type"]}
-        for name, column in columns.items():
-            group.create_dataset(f"features/{name}", data=column.to_numpy().astype("S"))
-        group.create_dataset("features/genome", data=np.full(len(features), b"GRCh38"))
-        group.create_dataset("features/_all_tag_keys", data=np.array([b"genome"]))
-
-
-def _cells_table(truth: SyntheticTruth, matrix: csr_matrix, features: pd.DataFrame, seed: int) -> pd.DataFrame:
+def _cells_table(
+    planted: PlantedCells, barcodes: NDArray[np.str_], sums: dict[str, NDArray[np.int64]], seed: int
+) -> pd.DataFrame:
     """The columns of `cells.parquet`, and the planted cell type."""
-
-    def sums(kind: str) -> NDArray[np.int64]:
-        return np.asarray(
-            matrix[:, np.flatnonzero(features["feature_type"] == kind)].sum(axis=1), dtype=np.int64
-        ).ravel()
-
-    area = numpy_generator(seed, "area").gamma(9.0, 8.0, size=len(truth.barcodes))
+    area = numpy_generator(seed, "area").gamma(9.0, 8.0, size=len(barcodes))
     return pd.DataFrame(
         {
-            "cell_id": truth.barcodes,
-            "x_centroid": truth.xy_um[:, 0],
-            "y_centroid": truth.xy_um[:, 1],
-            "transcript_counts": sums(GENE_EXPRESSION),
-            "control_probe_counts": sums("Negative Control Probe"),
-            "unassigned_codeword_counts": sums("Unassigned Codeword"),
-            keys.TOTAL_COUNTS: np.asarray(matrix.sum(axis=1), dtype=np.int64).ravel(),
+            "cell_id": barcodes,
+            "x_centroid": planted.xy_um[:, 0],
+            "y_centroid": planted.xy_um[:, 1],
+            **sums,
             "cell_area": np.round(area, 3),
             "nucleus_area": np.round(0.4 * area, 3),
-            CELL_TYPE: truth.cell_type,
+            CELL_TYPE: planted.cell_type,
         }
     )
-
-
-def _write_csv_gz(path: Path, table: pd.DataFrame) -> None:
-    with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file:
-        file.write(table.to_csv(index=False).encode())

@@ -1,17 +1,15 @@
 """A tissue with planted truth: domains, cell types that depend on their neighbours, genes that answer to a neighbour.
 
-Markers are the well-known ones of the literature; shares, rules and folds are made up. Letters: N cells, T types, G genes.
+Markers are the well-known ones of the literature; shares, rules and folds are made up. Letters: N cells, T types.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
 from cifm_cli.provenance import numpy_generator
@@ -92,56 +90,44 @@ _SPACING_UM = 10.0
 _LUMEN, _LUMEN_WALL = 1.9, 1.5
 _NEIGHBOURS_UM = 25.0
 _FIELD_SCALES_UM = {"ground": 55.0, "aggregate": 50.0, "islet": 40.0, "lumen": 50.0, "vessel": 90.0}
-_MEDIAN_COUNTS = 58.0
 _VOID_SHARE = 0.01
-_BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """A synthetic tissue and the truth behind it.
+    """A synthetic tissue, before any gene is measured.
 
     Args:
         xy_um: (N, 2) cell centres.
         cell_type: (N,) positions in `TYPES`.
         domain: (N,) positions in `DOMAINS`.
-        genes: G rows with columns id and symbol.
-        counts: (N, G).
-        void: (N,) cells whose counts were lost.
+        void: (N,) cells whose counts are lost.
+        senders: (N, T) cells of each type within 25 um.
     """
 
     xy_um: NDArray[np.float64]
     cell_type: NDArray[np.int64]
     domain: NDArray[np.int64]
-    genes: pd.DataFrame
-    counts: csr_matrix
     void: NDArray[np.bool_]
+    senders: NDArray[np.float32]
 
 
-def grow(num_cells: int, seed: int, num_genes: int | None = None) -> Tissue:
+def grow(num_cells: int, seed: int) -> Tissue:
     """Grow a tissue of about 100 um2 per cell.
 
     Args:
         num_cells: N.
         seed: Same seed, same tissue.
-        num_genes: Take the first genes of the panel, which serves all types in turn; the whole panel when absent.
 
     Returns:
-        The tissue; cells in no order that matters.
+        The tissue; the order of its cells is no order in space.
     """
-    genes = panel()[:num_genes]
     xy_um, domain = _lay_out(num_cells, seed)
     near = _neighbours(xy_um)
     cell_type = _settle(domain, near, numpy_generator(seed, "types"))
     void = numpy_generator(seed, "void").random(num_cells) < _VOID_SHARE
-    counts = _express(cell_type, near, void, list(genes["symbol"]), seed)
-    return Tissue(xy_um, cell_type, domain, genes, counts, void)
-
-
-def panel() -> pd.DataFrame:
-    """Genes of the panel, each type's best markers first: columns symbol and id."""
-    with resources.files(__package__).joinpath("synthetic_genes.csv").open(encoding="utf8") as file:
-        return pd.read_csv(file)
+    senders = near @ np.eye(len(TYPES), dtype=np.float32)[cell_type]
+    return Tissue(xy_um, cell_type, domain, void, senders)
 
 
 def _lay_out(num_cells: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -205,35 +191,3 @@ def _settle(domain: NDArray[np.int64], near: csr_matrix, generator: np.random.Ge
         again = np.argmax(prior + heard + generator.gumbel(size=prior.shape), axis=1)
         cell_type = np.where(generator.random(len(domain)) < 0.5, again, cell_type)
     return cell_type
-
-
-def _profiles(symbols: list[str], generator: np.random.Generator) -> NDArray[np.float64]:
-    """(T, G) share of each gene in the counts of each type."""
-    weights = 0.02 * generator.lognormal(sigma=0.5, size=len(symbols)) * np.ones((len(TYPES), 1))
-    weights[:, [symbol in EVERYWHERE.split() for symbol in symbols]] *= 12.0
-    weights[:, [symbol in MITOCHONDRIAL.split() for symbol in symbols]] *= 60.0
-    for row, kind in enumerate(TYPES):
-        marked = [symbol in MARKERS[kind].split() for symbol in symbols]
-        weights[row, marked] += generator.lognormal(mean=0.0, sigma=0.6, size=sum(marked))
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
-
-
-def _express(
-    cell_type: NDArray[np.int64], near: csr_matrix, void: NDArray[np.bool_], symbols: list[str], seed: int
-) -> csr_matrix:
-    """Poisson counts of overdispersed rates, block by block so that N x G is never dense."""
-    profiles = _profiles(symbols, numpy_generator(seed, "profiles"))
-    senders = near @ np.eye(len(TYPES), dtype=np.float32)[cell_type]
-    effects = [effect for effect in EFFECTS if effect.gene in symbols]
-    blocks = []
-    for start in range(0, len(cell_type), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        generator = numpy_generator(seed, "counts", start)
-        kinds = cell_type[rows]
-        rates = profiles[kinds] * (_MEDIAN_COUNTS * generator.lognormal(sigma=0.45, size=(len(kinds), 1)))
-        for effect in effects:
-            received = np.where(kinds == TYPES.index(effect.receiver), senders[rows, TYPES.index(effect.sender)], 0.0)
-            rates[:, symbols.index(effect.gene)] *= 1.0 + (effect.fold - 1.0) * -np.expm1(-received / 2.0)
-        rates *= generator.gamma(5.0, 0.2, size=rates.shape) * ~void[rows, None]
-        blocks.append(csr_matrix(generator.poisson(rates).astype(np.int32)))
-    return csr_matrix(vstack(blocks))

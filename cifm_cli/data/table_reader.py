@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
+
+    from cifm_cli.data.counts import Counts
 
 
 class _Centres(NamedTuple):
@@ -52,7 +53,7 @@ _FEWEST_FOUND = 0.5  # CosMx counts what lies outside cells as cell 0 of each fi
 class _Matrix:
     """Counts of some file, N cells by G features; `turned` is the other way to read a text table."""
 
-    counts: csr_matrix
+    counts: Counts
     cells: NDArray[np.object_]
     genes: pd.DataFrame
     slot: str

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.io import mmread
 from scipy.sparse import csr_matrix
 
+from cifm_cli.data.counts import Counts, canonical, stored_counts
 from cifm_cli.data.download import GENE_EXPRESSION, first_existing, open_maybe_gzip, reading
 from cifm_cli.errors import CifmError
 
@@ -25,13 +26,13 @@ class FeatureMatrix:
     """A feature-barcode matrix, N cells by G features.
 
     Args:
-        counts: (N, G) values as stored, columns sorted within rows.
+        counts: (N, G) values as stored; those of an HDF5 file stay in it.
         barcodes: N barcodes.
         genes: G rows with columns id, symbol and feature_type.
         files: Files read.
     """
 
-    counts: csr_matrix
+    counts: Counts
     barcodes: NDArray[np.object_]
     genes: pd.DataFrame
     files: tuple[Path, ...]
@@ -71,9 +72,7 @@ def _read_h5(path: Path) -> FeatureMatrix:
         genes = pd.DataFrame({"id": _strings(features["id"]), "symbol": _strings(features["name"])})
         genes["feature_type"] = _strings(features["feature_type"]) if "feature_type" in features else GENE_EXPRESSION
         barcodes = _strings(group["barcodes"])
-        parts = (group["data"][:], _integers(group["indices"]), _integers(group["indptr"]))
-        counts = csr_matrix(parts, shape=(num_cells, num_features))
-        return assemble(counts, barcodes, genes, (path,))
+        return assemble(stored_counts(path, group, (num_cells, num_features)), barcodes, genes, (path,))
 
 
 def _read_mex(folder: Path) -> FeatureMatrix:
@@ -90,7 +89,7 @@ def _read_mex(folder: Path) -> FeatureMatrix:
     with reading(matrix), open_maybe_gzip(matrix) as handle:
         only_places = b"pattern" in handle.readline()
         handle.seek(0)
-        counts = csr_matrix(mmread(handle).T)
+        counts = canonical(csr_matrix(mmread(handle).T))
         if only_places and counts.nnz:
             raise ValueError("it says where counts are, not which")
         return assemble(counts, names, genes, (matrix, features, barcodes))
@@ -104,7 +103,7 @@ def _mex_part(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def assemble(
-    counts: csr_matrix, barcodes: NDArray[np.object_], genes: pd.DataFrame, files: tuple[Path, ...]
+    counts: Counts, barcodes: NDArray[np.object_], genes: pd.DataFrame, files: tuple[Path, ...]
 ) -> FeatureMatrix:
     """Put the parts of a matrix together; the caller stands inside `reading`.
 
@@ -125,8 +124,6 @@ def assemble(
         raise ValueError(
             f"{counts.shape[0]} x {counts.shape[1]} matrix, {len(barcodes)} barcodes, {len(genes)} features"
         )
-    counts.check_format(full_check=True)
-    counts.sum_duplicates()
     names = pd.Index(barcodes)
     if not names.is_unique:
         twice = names[names.duplicated()]
@@ -147,12 +144,3 @@ def _strings(dataset: h5py.Dataset) -> NDArray[np.object_]:
     if "\0" in "".join(values):
         raise ValueError(f"{dataset.name} holds a name with a NUL byte")
     return values
-
-
-def _integers(dataset: h5py.Dataset) -> NDArray[np.int64]:
-    """Whole numbers, which R writes as float64."""
-    values = dataset[:]
-    whole: NDArray[np.int64] = values.astype(np.int64)
-    if values.dtype.kind == "f" and not np.array_equal(whole, values):
-        raise ValueError(f"{dataset.name} holds fractions")
-    return whole

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from cifm_cli.data.counts import canonical
 from cifm_cli.data.download import GENE_EXPRESSION, reading
 from cifm_cli.data.tenx import FeatureMatrix, assemble
 from cifm_cli.errors import CifmError
@@ -56,7 +57,7 @@ def read_zarr_matrix(path: Path) -> FeatureMatrix:
         by_feature.check_format(full_check=True)  # a damaged index would crash the conversion
         genes["feature_type"] = [GENE_EXPRESSION if kind == _GENE else kind.replace("_", " ") for kind in kinds]
         kept = np.flatnonzero(kinds != _SUM)
-        counts = csr_matrix(by_feature[kept].T)
+        counts = canonical(csr_matrix(by_feature[kept].T))
         return assemble(counts, _cell_ids(cells), genes.iloc[kept].reset_index(drop=True), (path,))
 
 

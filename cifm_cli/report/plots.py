@@ -10,8 +10,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from cifm_cli.report.palette import COLOURS, by_name, colours
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -32,46 +34,11 @@ _STYLE: Final[Any] = {
     "ytick.color": "#555555",
     "legend.frameon": False,
 }
-# Okabe and Ito's colours, told apart by every common kind of colour vision; black is left to text.
-_COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
-_TONES: Final = (0.0, -0.4, 0.5, -0.65)  # shares of black (negative) or white
 _GREY: Final = "#C8C8C8"
 _SEQUENTIAL, _DIVERGING = "viridis", "RdBu_r"
 _WIDTH_IN = 6.5
 _POINTS_PER_INCH = 72
 _ANNOTATED = 15  # rows and columns up to which a heat map also says its numbers
-
-
-def colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for every name, the same whenever the names are the same.
-
-    Args:
-        names: Categories or series; past seven, the palette repeats in other tones.
-
-    Returns:
-        Hexadecimal colours.
-    """
-    return {name: _tone(_COLOURS[i % len(_COLOURS)], i // len(_COLOURS)) for i, name in enumerate(names)}
-
-
-def _tone(colour: str, turn: int) -> str:
-    """The colour mixed with black or white, another mix at each turn through the palette."""
-    tone = _TONES[turn % len(_TONES)]
-    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-    mixed = rgb + abs(tone) * ((255 if tone > 0 else 0) - rgb)
-    return "#" + "".join(f"{round(part):02x}" for part in mixed)
-
-
-def by_name(names: Iterable[str]) -> list[str]:
-    """Sort names without repetition, numbers by their size (2 before 10) and before words.
-
-    Args:
-        names: Such as cluster names.
-
-    Returns:
-        Each name once.
-    """
-    return sorted(set(names), key=lambda name: (not name.isdigit(), len(name) if name.isdigit() else 0, name))
 
 
 def tissue_map(
@@ -178,7 +145,7 @@ def bars(
     places = np.arange(len(labels))
 
     def draw(axes: Axes) -> None:
-        axes.barh(places, values, height=0.62, color=_COLOURS[0], alpha=0.75)
+        axes.barh(places, values, height=0.62, color=COLOURS[0], alpha=0.75)
         for place, value, interval in zip(places, values, intervals, strict=True):
             end = value
             if interval is not None:
@@ -201,6 +168,32 @@ def bars(
         axes.grid(axis="x")
 
     return _render(draw, title, 1.0 + 0.32 * len(labels))
+
+
+def histogram(values: NDArray[Any], edges: Sequence[float], title: str, *, label: str = "") -> bytes:
+    """Draw how often values occur, and their median.
+
+    Args:
+        values: (n,) numbers; those beyond the edges count in the last bar.
+        edges: Ascending borders of the bars.
+        title: Headline.
+        label: What the numbers are.
+
+    Returns:
+        PNG.
+    """
+    median = float(np.median(values))
+
+    def draw(axes: Axes) -> None:
+        axes.hist(np.minimum(values, edges[-1]), bins=edges, color=COLOURS[0], alpha=0.75)
+        axes.axvline(median, color="#333333", linewidth=1, linestyle="--")
+        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        axes.annotate(f"median {median:,g}", (median, 1.0), xytext=(4, -10), fontsize=8, **place)
+        axes.set_xlabel(label)
+        axes.set_ylabel("cells")
+        axes.grid(axis="y")
+
+    return _render(draw, title, 2.8)
 
 
 def curves(

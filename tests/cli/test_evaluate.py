@@ -41,7 +41,8 @@ def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory
     small = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64"]
     for seed, name in enumerate(("first", "second")):
         resolved = recipe.load(recipe.find("demo"), small)
-        train(Setup(resolved, [prepared_synthetic], folder / "runs" / name, backend="torch", seed=seed))
+        run, latest = folder / "runs" / name, folder / "runs" / "latest"
+        train(Setup(resolved, [prepared_synthetic], run, backend="torch", seed=seed, latest=latest))
     return folder
 
 

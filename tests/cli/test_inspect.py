@@ -25,7 +25,11 @@ def test_a_prepared_slide(cifm, prepared_synthetic: Path) -> None:
 
 
 def test_a_folder_of_slides(cifm, prepared_synthetic: Path) -> None:
-    assert facts(cifm, prepared_synthetic.parent) == {"tissue.h5ad": facts(cifm, prepared_synthetic)}
+    corpus, slide = facts(cifm, prepared_synthetic.parent), facts(cifm, prepared_synthetic)
+    shared = ("cells", "genes", "split", "platform", "radius_um", "condition", "tissue", "sample")
+    assert corpus["slides"] == {"tissue": {key: slide[key] for key in shared}}
+    assert (corpus["cells"], corpus["split"]) == (slide["cells"], slide["split"])
+    assert corpus["genes"] == {"union": slide["genes"], "shared": slide["genes"]}
 
 
 def test_the_readable_form_says_the_same(cifm, prepared_synthetic: Path) -> None:

@@ -20,7 +20,7 @@ from cifm_cli import keys
 
 OPTIONS = {
     "--out", "--name", "--platform", "--bin-um", "--condition", "--tissue", "--sample", "--radius-um", "--microns-per-pixel",
-    "--layer", "--gene-table", "--orthologs", "--matrix", "--cells", "--keep", "--crop", "--force", "--json", "--help", "-h",
+    "--layer", "--gene-table", "--orthologs", "--matrix", "--cells", "--keep", "--crop", "--sheet", "--jobs", "--force", "--json", "--help", "-h",
 }  # fmt: skip
 
 
@@ -59,7 +59,32 @@ def test_several_downloads_in_one_call(cifm: Callable[..., Any], xenium_download
     code, out, _ = cifm("prepare", xenium_download, other, "--out", tmp_path / "prepared", "--json")
     assert code == 0
     assert list(json.loads(out)["slides"]) == ["tissue", "other"]
-    assert sorted(path.name for path in (tmp_path / "prepared").iterdir()) == ["other.h5ad", "tissue.h5ad"]
+    assert sorted(path.name for path in (tmp_path / "prepared").glob("*.h5ad")) == ["other.h5ad", "tissue.h5ad"]
+
+
+def test_a_sheet_of_samples_becomes_a_corpus(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "samples.csv"
+    sheet.write_text(f"download,name,tissue\n{xenium_download},one,lung\n{xenium_download},two,\nabsent,,\n")
+    words = ["--sheet", sheet, "--out", tmp_path / "prepared", "--tissue", "liver", "--json"]
+    assert "1 problem: row 4" in cifm("prepare", *words).err
+    sheet.write_text("\n".join(sheet.read_text().splitlines()[:3]))
+    code, out, err = cifm("prepare", *words, "--jobs", "2")
+    assert code == 0, err
+    assert list(json.loads(out)["slides"]) == ["one", "two"]
+    told = cifm("inspect", tmp_path / "prepared").out.splitlines()
+    assert [line.split()[0] for line in told] == ["slide", "one", "two", "all"]
+    assert ("lung" in told[1], "liver" in told[2]) == (True, True)
+
+
+def test_what_fails_is_told_and_the_rest_is_written(
+    cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path
+) -> None:
+    code, out, err = cifm("prepare", tmp_path / "absent", xenium_download, "--out", tmp_path, "--json")
+    assert code == 1
+    assert list(json.loads(out)["slides"]) == ["tissue"]
+    assert "absent: no such file or folder" in err
+    assert "1 of 2 downloads were not prepared" in err
+    assert (tmp_path / "tissue.h5ad").is_file()
 
 
 def test_crop_and_radius_reach_the_slide(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
@@ -142,7 +167,7 @@ def test_a_full_disk_leaves_the_old_slide(cifm: Callable[..., Any], xenium_downl
     assert "error: cannot write" in done.stderr
     assert "hint:" in done.stderr
     assert "Traceback" not in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["tissue.h5ad"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tissue.h5ad", "tissue.html"]
     assert (tmp_path / "tissue.h5ad").read_bytes() == before
 
 

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix, vstack
 from cifm_cli.celltype.base import UNASSIGNED
 from cifm_cli.celltype.markers import load_markers
 from cifm_cli.celltype.typer import MarkerTyper, fit_typer
+from cifm_cli.data.counts import in_memory
 from cifm_cli.data.slide import log_normalise, open_slide
 from cifm_cli.data.tenx import read_matrix
 from cifm_cli.provenance import numpy_generator
@@ -123,7 +124,7 @@ def test_types_on_real_tissue(shared_data: Path) -> None:
     folder = shared_data / "xenium_pancreas"
     matrix = read_matrix(folder / "cell_feature_matrix.h5")
     genes = matrix.genes["feature_type"].to_numpy() == "Gene Expression"
-    counts = matrix.counts[:, np.flatnonzero(genes)].astype(np.float32)
+    counts = in_memory(matrix.counts)[:, np.flatnonzero(genes)].astype(np.float32)
     expression = log_normalise(counts, np.asarray(counts.sum(axis=1)).ravel(), 1e4)
     symbols = matrix.genes["symbol"][genes].tolist()
     found = fit_typer(expression, symbols, load_markers()).annotate(expression, symbols).labels

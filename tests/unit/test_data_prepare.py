@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from cifm_cli import keys
+from cifm_cli.data.batch import Task, prepare_all
 from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.prepare import prepare_all, prepare_download, recognise, slide_name
+from cifm_cli.data.prepare import prepare_download, recognise, slide_name
 from cifm_cli.data.slide import describe
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import hash_file
@@ -117,7 +118,7 @@ def test_names_of_slides(tmp_path: Path) -> None:
 
 def test_two_downloads_of_one_name_are_refused_before_any_work(download: Path, options: PrepareOptions) -> None:
     with pytest.raises(CifmError, match="2 downloads would be prepared as 'tissue'"):
-        prepare_all([download, download.parent / "elsewhere" / "tissue"], options)
+        prepare_all([Task(download, options), Task(download.parent / "elsewhere" / "tissue", options)])
     assert not options.out.exists()
 
 

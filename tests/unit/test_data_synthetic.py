@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 from scipy.spatial import cKDTree
 
+from cifm_cli.data.counts import in_memory
 from cifm_cli.data.synthetic import SyntheticTruth, write_xenium
-from cifm_cli.data.synthetic_tissue import EFFECTS, EVERYWHERE, MARKERS, MITOCHONDRIAL, Effect, panel
+from cifm_cli.data.synthetic_expression import panel
+from cifm_cli.data.synthetic_tissue import EFFECTS, EVERYWHERE, MARKERS, MITOCHONDRIAL, Effect
 from cifm_cli.data.xenium import XENIUM
 from cifm_cli.provenance import hash_file
 
@@ -52,7 +54,7 @@ def test_the_reader_finds_the_truth(planted: tuple[Path, SyntheticTruth]) -> Non
 
     folder, truth = planted
     download = XENIUM.read(folder, PrepareOptions())
-    assert (download.counts[:, : len(truth.gene_ids)] != truth.counts).nnz == 0
+    assert (in_memory(download.counts)[:, : len(truth.gene_ids)] != truth.counts).nnz == 0
     assert np.array_equal(download.xy_um, truth.xy_um)
     assert download.obs["cell_type"].tolist() == truth.cell_type.tolist()
 

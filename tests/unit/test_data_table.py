@@ -13,6 +13,7 @@ import pytest
 
 from cifm_cli.data import count_table
 from cifm_cli.data.count_table import read_count_table
+from cifm_cli.data.counts import in_memory
 from cifm_cli.data.download import Download, PrepareOptions
 from cifm_cli.data.table_reader import TABLE
 from cifm_cli.errors import CifmError
@@ -50,7 +51,7 @@ def centres(x: str = "center_x", y: str = "center_y", scale: float = 1.0, **colu
 
 
 def check(download: Download) -> None:
-    assert download.counts.toarray().tolist() == COUNTS.tolist()
+    assert in_memory(download.counts).toarray().tolist() == COUNTS.tolist()
     assert np.allclose(download.xy_um, XY_UM)
     assert download.genes["symbol"].tolist() == GENES
     assert download.obs["volume"].tolist() == [1, 2, 3, 4]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from cifm_cli.report import plots
+from cifm_cli.report import palette, plots
 from cifm_cli.report.html import Image, Section, Table, write_report
 
 XY_UM = np.random.default_rng(0).uniform(0, [3_000, 1_000], (500, 2))
@@ -59,14 +59,14 @@ def test_frames_of_one_tissue_have_one_size() -> None:
 
 def test_colours_are_distinct_and_stable() -> None:
     names = [str(i) for i in range(28)]
-    palette = plots.colours(names)
-    assert len(set(palette.values())) == 28
-    assert all(re.fullmatch("#[0-9a-fA-F]{6}", colour) for colour in palette.values())
-    assert {name: palette[name] for name in names[:9]} == plots.colours(names[:9])
+    found = palette.colours(names)
+    assert len(set(found.values())) == 28
+    assert all(re.fullmatch("#[0-9a-fA-F]{6}", colour) for colour in found.values())
+    assert {name: found[name] for name in names[:9]} == palette.colours(names[:9])
 
 
 def test_names_sort_as_people_do() -> None:
-    assert plots.by_name(["10", "b", "2", "a", "2"]) == ["2", "10", "a", "b"]
+    assert palette.by_name(["10", "b", "2", "a", "2"]) == ["2", "10", "a", "b"]
 
 
 class Page(HTMLParser):

@@ -1,0 +1,137 @@
+"""The page beside a prepared slide: it says what the report says, shows every cell or says how many, and loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from cifm_cli import keys
+from cifm_cli.app import main
+from cifm_cli.data import page
+from cifm_cli.data.download import PrepareOptions
+from cifm_cli.data.prepare import prepare_download
+from cifm_cli.data.slide import describe
+from cifm_cli.errors import CifmError
+
+
+@pytest.fixture
+def text(prepared_synthetic: Path) -> str:
+    """The page that `cifm prepare` wrote."""
+    return prepared_synthetic.with_suffix(".html").read_text(encoding="utf8")
+
+
+def cells_of(text: str, first: str) -> list[str]:
+    """The other cells of the table row whose first one is given."""
+    row = re.search(rf"<tr><td>{re.escape(first)}</td>(.*?)</tr>", text)
+    assert row, first
+    return re.findall(r"<td>(.*?)</td>", row.group(1))
+
+
+def test_every_number_of_the_report_is_there(text: str, prepared_synthetic: Path) -> None:
+    report = describe(prepared_synthetic)[keys.REPORT]
+    assert cells_of(text, "in the download")[0] == f"{report['cells']['in']:,}"
+    for reason, count in report["cells"]["dropped"].items():
+        assert cells_of(text, f"dropped: {reason}")[0] == f"{count:,}"
+    for reason, part in report["genes"]["dropped"].items():
+        number, names = cells_of(text, f"dropped: {reason}")
+        assert number == f"{part['count']:,}"
+        assert part["names"][0] in names
+    for region, size in report["split"].items():
+        assert cells_of(text, f"cells in {region}")[0].startswith(f"{size:,} ")
+    assert cells_of(text, "coordinates") == [report["units"]["derivation"]]
+    assert f"All {report['cells']['kept']:,} cells" in text
+
+
+def test_matched_mapped_and_dropped_add_up() -> None:
+    none: dict[str, object] = {"count": 0, "names": []}
+    two = {"count": 2, "names": ["A", "B"]}
+    genes = {"in": 10, "dropped": {"symbol of several genes": two}, "mapped": two, "summed": none, "kept": 8}
+    rows = {row[0]: row[1:] for row in page._genes(genes).rows}
+    assert rows["matched by their Ensembl id"][0] == "6"
+    assert rows["mapped by a table"] == ["2", "A, B"]
+    assert rows["dropped: symbol of several genes"] == ["2", "A, B"]
+    assert "2 features" in page._genes_note({"genes": genes})
+
+
+def test_it_loads_nothing_and_holds_six_pictures(text: str) -> None:
+    sources = re.findall(r'src="(.*?)"', text)
+    assert len(sources) == 6
+    for source in sources:
+        content = base64.b64decode(source.removeprefix("data:image/png;base64,"))
+        assert np.asarray(Picture.open(io.BytesIO(content)).convert("RGB")).std() > 5  # something is drawn
+    assert "<script" not in text
+    assert re.findall(r"https?:|<link|url\(", text) == []
+
+
+def test_warnings_come_first(prepared_synthetic: Path, tmp_path: Path) -> None:
+    slide = tmp_path / "foreign.h5ad"
+    mouse = ad.read_h5ad(prepared_synthetic)
+    mouse.var_names = [f"ENSMUSG{i:011d}" for i in range(mouse.n_vars)]
+    del mouse.uns[keys.CIFM]
+    mouse.write_h5ad(slide)
+    assert main(["prepare", str(slide), "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "foreign.html").read_text(encoding="utf8")
+    assert re.findall("<h2>(.*?)</h2>", text)[:2] == ["Warnings", "The slide"]
+    assert "genes are mouse" in text
+
+
+def test_a_large_slide_is_thinned_and_says_so(
+    prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "large.h5ad"
+    copy.write_bytes(prepared_synthetic.read_bytes())
+    monkeypatch.setattr(page, "_SHOWN", 100)
+    text = page.write_page(copy).read_text(encoding="utf8")
+    kept = describe(copy)[keys.REPORT]["cells"]["kept"]
+    assert f"100 of the {kept:,} cells, drawn at random" in text
+    rows = page._choose(kept)
+    assert len(set(rows.tolist())) == 100
+    assert rows.max() < kept
+
+
+def test_degrees_by_hand() -> None:
+    #  a . b . . . c      a and b are 2 um apart, c is 4 um from b
+    xy_um = np.array([[0.0, 0.0], [2.0, 0.0], [6.0, 0.0]])
+    assert page._degrees(xy_um, np.arange(3), 2.0).tolist() == [1, 1, 0]
+    assert page._degrees(xy_um, np.array([1]), 4.0).tolist() == [2]
+
+
+@pytest.mark.parametrize("largest", [0, 1, 20, 59, 60, 61, 4_000])
+def test_bars_hold_equally_many_whole_numbers(largest: int) -> None:
+    edges = page._edges(np.arange(largest + 1))
+    steps = np.diff(edges)
+    assert (steps == steps[0]).all()
+    assert steps[0] == round(steps[0])
+    assert edges[0] == -0.5
+    assert len(steps) <= 62
+
+
+def test_a_missing_page_is_made_and_a_strange_one_kept(xenium_download: Path, tmp_path: Path) -> None:
+    options = PrepareOptions(out=tmp_path, page=True)
+    slide = prepare_download(xenium_download, options).path
+    written = page.page_of(slide)
+    written.unlink()
+    assert prepare_download(xenium_download, options).up_to_date
+    assert written.exists()
+    slide.unlink()
+    assert not prepare_download(xenium_download, options).up_to_date  # our own page is in nobody's way
+    slide.unlink()
+    written.write_text("mine", encoding="utf8")
+    with pytest.raises(CifmError, match="no page that cifm wrote"):
+        prepare_download(xenium_download, options)
+    assert written.read_text(encoding="utf8") == "mine"
+    assert not slide.exists()
+
+
+def test_matplotlib_waits_for_the_page() -> None:
+    code = "import sys, cifm_cli.data.prepare; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
