@@ -20,9 +20,9 @@ def bad_count(values: NDArray[Any]) -> int | None:
     """Position of the first value that is no count (negative, NaN, infinite or fractional); None when all are."""
     if values.dtype.kind in "ub":
         return None
-    good = (
-        values >= 0 if values.dtype.kind == "i" else (values >= 0) & (np.floor(values) == values) & np.isfinite(values)
-    )
+    with np.errstate(invalid="ignore"):  # a NaN is what is looked for
+        whole = values.dtype.kind == "i" or ((np.floor(values) == values) & np.isfinite(values))
+        good = (values >= 0) & whole
     return None if good.all() else int(np.argmin(good))
 
 

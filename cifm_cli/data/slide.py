@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.errors import CifmError
+from cifm_cli.report.terminal import warn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -163,8 +164,11 @@ class Slide:
         return log_normalise(self.counts(rows), self.total_counts[rows], target_sum)
 
     def with_radius(self, radius_um: float | None) -> Slide:
-        """The same slide with another graph radius; itself for None."""
-        return self if radius_um is None else replace(self, radius_um=radius_um)
+        """The same slide with another graph radius, said when it differs; itself for None."""
+        if radius_um is None or radius_um == self.radius_um:
+            return self
+        warn(f"slide {self.name}: prepared for a radius of {self.radius_um:g} um, used with {radius_um:g} um")
+        return replace(self, radius_um=radius_um)
 
 
 def log_normalise(counts: csr_matrix, total_counts: NDArray[np.float64], target_sum: float) -> csr_matrix:

@@ -175,7 +175,8 @@ class ModelPredictor:
 
     def infer(self, bench: Bench, part: Round, _settings: Settings) -> Estimate:
         """See `Predictor`."""
-        found = predict_cells(self.engine, self.engine.fit_slide(bench.slide), part.visible, part.hidden)
+        slide = bench.slide.with_radius(self.engine.checkpoint.recipe.data.radius_um)
+        found = predict_cells(self.engine, slide, part.visible, part.hidden)
         position = np.searchsorted(found.panel.columns, bench.columns)
         return Estimate(found.mean[:, position], found.expressed[:, position])
 

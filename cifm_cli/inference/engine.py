@@ -44,13 +44,7 @@ class Engine:
         num_shared = self.panel(slide).num_genes
         if num_shared < FEW_SHARED * slide.num_genes:
             warn(f"slide {slide.name}: the model knows only {num_shared} of its {slide.num_genes} genes")
-        fitted = slide.with_radius(self.checkpoint.recipe.data.radius_um)
-        if fitted.radius_um != slide.radius_um:
-            warn(
-                f"slide {slide.name}: prepared for a radius of {slide.radius_um:g} um, "
-                f"used with the model's {fitted.radius_um:g} um"
-            )
-        return fitted
+        return slide.with_radius(self.checkpoint.recipe.data.radius_um)
 
     def panel(self, slide: Slide) -> Panel:
         """Genes that slide and model share.
