@@ -106,7 +106,8 @@ def set_up_bench(slide: Slide, engines: Sequence[Engine], seed: int) -> Bench:
             f"slide {slide.name}: no cells in its train region, from which the baselines learn",
             "prepare a larger piece of the tissue",
         )
-    radius_um = engines[0].fit_slide(slide).radius_um
+    slide = engines[0].fit_slide(slide)
+    radius_um = slide.radius_um
     return Bench(slide, columns, recipes[0].data.target_sum, radius_um, reach_um(recipes[0], radius_um), seed)
 
 
