@@ -17,7 +17,7 @@ from cifm_cli.model.objective import loss
 from cifm_cli.model.smoother import LeastSquares
 from cifm_cli.report.terminal import progress, say
 from cifm_cli.training import schedule
-from cifm_cli.training.run import Run, Setup, open_run
+from cifm_cli.training.run import RECIPE_FILE, Run, Setup, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +92,8 @@ def fit(run: Run, looks: list[Example]) -> None:
                 keep_if_better(run, looks)
             if reason := stopped():
                 run.save_state()
-                say(f"stopped after step {position.step}; go on with: cifm train RECIPE --resume --out {run.folder}")
+                again = f"cifm train {run.folder / RECIPE_FILE} --resume --out {run.folder}"
+                say(f"stopped after step {position.step}; go on with: {again}")
                 raise reason
     if position.step % recipe.validate_every:
         keep_if_better(run, looks)

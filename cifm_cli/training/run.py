@@ -138,7 +138,8 @@ def _check_folder(setup: Setup) -> None:
     """Refuse to overwrite a run, to resume nothing, or to resume another recipe."""
     stored = setup.folder / RECIPE_FILE
     if not setup.resume:
-        if setup.folder.is_dir() and any(setup.folder.iterdir()):
+        # A run stopped before its first look has left a recipe and nothing to resume: it may start over.
+        if setup.folder.is_dir() and {path.name for path in setup.folder.iterdir()} - {RECIPE_FILE}:
             raise CifmError(f"{setup.folder} is not empty", "choose another --out, or go on with that run: --resume")
         return
     if not (setup.folder / STATE_FILE).is_file():

@@ -138,6 +138,18 @@ def test_resume_refuses_another_recipe(prepared_synthetic: Path, tmp_path: Path)
         loop.train(make_setup(prepared_synthetic, tmp_path / "none", resume=True))
 
 
+def test_a_run_stopped_before_its_first_look_starts_over(prepared_synthetic: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "fit_smoother", lambda _run: signal.raise_signal(signal.SIGINT))
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                loop.train(make_setup(prepared_synthetic, tmp_path / "run"))
+        finally:
+            signal.signal(signal.SIGINT, handler)
+    assert loop.train(make_setup(prepared_synthetic, tmp_path / "run"))["steps"] == 12
+
+
 def test_fine_tuning_starts_from_the_given_run(prepared_synthetic: Path, tmp_path: Path) -> None:
     first = loop.train(make_setup(prepared_synthetic, tmp_path / "first"))
     second = loop.train(make_setup(prepared_synthetic, tmp_path / "second", init=tmp_path / "first"))
