@@ -12,7 +12,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cifm_cli.model.network import Output
+    from cifm_cli.model.heads import Output
     from cifm_cli.recipe import ObjectiveRecipe
 
 

@@ -13,8 +13,9 @@ from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.graph import radius_graph, subgraph, without_edges
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.data.tiles import Tile, Tiler
+from cifm_cli.model.heads import Output
 from cifm_cli.model.masking import MaskedTile, mask_tile, reach_um
-from cifm_cli.model.network import Network, Output
+from cifm_cli.model.network import Network
 from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import Recipe, parse

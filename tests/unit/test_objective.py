@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifm_cli.model.network import Output
+from cifm_cli.model.heads import Output
 from cifm_cli.model.objective import balanced_mse, loss
 from cifm_cli.recipe import ObjectiveRecipe, TrainRecipe
 from cifm_cli.training.schedule import FLOOR, learning_rate, progress
