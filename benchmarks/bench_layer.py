@@ -1,9 +1,12 @@
 """Time and memory of the edge part of a layer on every backend, beside the layer's matrix products and the literal form.
 
-    python benchmarks/bench_layer.py --threads 1 --out benchmarks/results/layer.json
+    python benchmarks/bench_layer.py --threads 2 --out benchmarks/results/layer.json
+    python benchmarks/plot.py layer benchmarks/results/layer.json
 
-Each form is measured in a process of its own, after a warm-up; times are the best of a few repeats. Cells stand at
-random places in Hilbert order. A form that holds tensors of size E x D runs on so many cells that one of them takes
+`torch`, `dgl` and `fused` are the edge part of the factored layer on each backend, the last also on features stored in
+bfloat16; `products` are the matrix products of that layer, which every backend pays on top; `literal` is a whole layer as
+printed, with MLPs on edges. Each is measured in a process of its own, after a warm-up; times are the best of a few
+repeats. Cells stand at random places in Hilbert order. A form that holds tensors of size E x D runs on so many cells that one of them takes
 `--edge-gib` at most: its time per cell hardly depends on their number. Peak memory is Linux only.
 """
 
@@ -12,10 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HEADS, BASIS = 4, 6
-FORMS = ("torch", "dgl", "fused", "products", "literal")
+FORMS = ("torch", "dgl", "fused", "fused_bfloat16", "products", "literal")
 LITERAL_WORK = 3e10  # E x D x D, a few seconds
 
 
@@ -39,7 +45,8 @@ def main() -> None:
         return
     rows = [row for width in options.widths for form in options.forms if (row := run_apart(form, width))]
     print(
-        f"{options.threads} threads, degree {options.degree:g}, float32; us per cell, ratio to torch, peak memory over Q, K, A and B"
+        f"{options.threads} threads, degree {options.degree:g}; forward, then forward and backward:",
+        "us per cell, ratio to torch; peak memory over that of Q, K, A and B",
     )
     for row in rows:
         print(describe(row, next((r for r in rows if (r["form"], r["width"]) == ("torch", row["width"])), row)))
@@ -47,7 +54,7 @@ def main() -> None:
         found = {
             "date": datetime.now(UTC).date().isoformat(),
             "machine": machine(),
-            "options": sys.argv[1:],
+            "options": {name: str(value) for name, value in vars(options).items() if name not in {"form", "width"}},
             "rows": rows,
         }
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +66,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=50_000)
     parser.add_argument("--degree", type=float, default=20)
-    parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 1024])
+    parser.add_argument("--widths", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--edge-gib", type=float, default=0.4, help="largest tensor of size E x D")
@@ -106,9 +113,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "first_use_s": first_use_s,
         "forward_us": 1e6 * forward_s / cells,
         "both_us": 1e6 * both_s / cells,
+        "forward_cells_per_s": cells / forward_s,
+        "both_cells_per_s": cells / both_s,
         "forward_gib": forward_gib,
         "both_gib": both_gib,
-        "node_gib": cells * width * 4 * 4 / 2**30,  # Q, K, A and B
+        "node_gib": cells * width * 4 * (2 if form == "fused_bfloat16" else 4) / 2**30,  # Q, K, A and B
     }
 
 
@@ -122,7 +131,7 @@ def prepare(form: str, width: int, cells: int, degree: float) -> tuple[Callable[
     from cifm_cli.data.hilbert import hilbert_order
     from cifm_cli.model.layer import build_layer
     from cifm_cli.provenance import numpy_generator, torch_generator
-    from cifm_cli.recipe import ModelRecipe
+    from cifm_cli.recipe_sections import ModelRecipe
 
     xy_um = numpy_generator(0, "bench").random((cells, 2)) * cells**0.5
     graph = radius_graph(xy_um[hilbert_order(xy_um)], (degree / np.pi) ** 0.5)
@@ -139,7 +148,9 @@ def prepare(form: str, width: int, cells: int, degree: float) -> tuple[Callable[
             return lambda: layer(select("torch", "cpu"), graph, h, shift), [h, shift, *layer.parameters()]
         weights = [layer.project.weight, *layer.bfmlp4.parameters()]
         return lambda: (layer.project(h), layer.bfmlp4(h)), [h, *weights]
-    backend, terms = select(form, "cpu"), [normal(cells, width) for _ in NodeTerms._fields]
+    backend, terms = select(form.removesuffix("_bfloat16"), "cpu"), [normal(cells, width) for _ in NodeTerms._fields]
+    if form == "fused_bfloat16":
+        terms = [term.detach().bfloat16().requires_grad_() for term in terms]
     radial, coordinate = normal(width, BASIS), normal(width)
     edges = EdgeTerms(radial, coordinate, HEADS)
     return lambda: backend.messages(graph, NodeTerms(*terms), edges, shift), [*terms, radial, coordinate, shift]
@@ -173,16 +184,19 @@ def describe(row: dict[str, Any], torch_row: dict[str, Any]) -> str:
     """One line of the table."""
     times = [f"{row[key]:10.2f} {torch_row[key] / row[key]:6.1f}x" for key in ("forward_us", "both_us")]
     memory = f"{row['forward_gib'] / row['node_gib']:6.2f} {row['both_gib'] / row['node_gib']:6.2f}"
-    return f"{row['form']:9} D {row['width']:5} N {row['cells']:6} {' '.join(times)} {memory}"
+    return f"{row['form']:15} D {row['width']:5} N {row['cells']:6} {' '.join(times)} {memory}"
 
 
 def machine() -> dict[str, Any]:
     """What the numbers were taken on."""
-    import platform
+    packages = {name: metadata.version(name) for name in ("torch", "numba", "dgl", "numpy") if find_spec(name)}
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version(), "packages": packages}
 
-    import torch
 
-    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
+def cpu_name() -> str:
+    """As the kernel calls it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
 
 
 if __name__ == "__main__":

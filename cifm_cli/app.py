@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +16,7 @@ from typer.main import get_command
 from cifm_backends import BackendUnavailableError
 from cifm_cli import __version__
 from cifm_cli.commands import (
+    annotate,
     backends,
     demo,
     doctor,
@@ -31,12 +30,11 @@ from cifm_cli.commands import (
     simulate,
     train,
 )
-from cifm_cli.errors import CifmError, StopRequested
+from cifm_cli.errors import CifmError, StopRequested, unwinding
 from cifm_cli.report import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import FrameType
+    from collections.abc import Callable
 
 USAGE, INTERRUPTED, TERMINATED = 2, 130, 143
 
@@ -87,6 +85,7 @@ AROUND: dict[str, Callable[..., None]] = {
 for panel, commands in (("The way from a download to an answer", WAY), ("Around it", AROUND)):
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
+app.add_typer(annotate.app, name="annotate", rich_help_panel="Around it")
 app.add_typer(recipes.app, name="recipes", rich_help_panel="Around it")
 
 
@@ -124,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     switches = Switches()
     try:
-        with _sigterm_unwinds():
+        with unwinding():
             code: Any = get_command(app).main(words or ["--help"], "cifm", standalone_mode=False, obj=switches)
     except (CifmError, BackendUnavailableError) as error:
         if switches.debug:
@@ -151,20 +150,6 @@ def run() -> None:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; keep the interpreter's last flush quiet
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
-
-
-@contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """Within the block SIGTERM raises `StopRequested`."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise StopRequested
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _report_usage(error: typer.TyperException) -> int:

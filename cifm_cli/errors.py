@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import re
+import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import FrameType
 
 
 class CifmError(Exception):
@@ -26,7 +29,26 @@ class CifmError(Exception):
 
 
 class StopRequested(BaseException):
-    """SIGTERM arrived: unwind as Ctrl-C does, so that `finally` blocks leave a resumable state."""
+    """SIGTERM arrived, or SIGUSR1: unwind as Ctrl-C does, so that `finally` blocks leave a resumable state."""
+
+
+# What schedulers send before they kill; Windows has no SIGUSR1.
+POLITE_KILLS = tuple({signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)})
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Within the block SIGTERM and SIGUSR1 raise `StopRequested`."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise StopRequested
+
+    before = {number: signal.signal(number, stop) for number in POLITE_KILLS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -60,7 +82,6 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _hidden_errno(error: OSError) -> int | None:
-    """HDF5 reports the system's error number only inside its message (`errno = 28`)."""
-    _, found, rest = str(error).partition("errno = ")
-    digits = rest.split(",", 1)[0].strip() if found else ""
-    return int(digits) if digits.isdigit() else None
+    """HDF5 and safetensors report the system's error number inside their message (`errno = 28`, `os error 28`)."""
+    found = re.search(r"(?:errno =|os error) (\d+)", str(error))
+    return int(found[1]) if found else None

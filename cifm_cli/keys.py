@@ -11,7 +11,7 @@ from typing import Final
 SPATIAL: Final = "spatial"  # obsm (N, 2) float64 | cell centres, micrometres
 TOTAL_COUNTS: Final = "total_counts"  # obs (N,) | counts over the kept genes
 NUM_GENES: Final = "n_genes_by_counts"  # obs (N,) | kept genes with a count
-SPLIT: Final = "split"  # obs (N,) categorical | train, validation or test: the paper's regional split
+SPLIT: Final = "split"  # obs (N,) categorical | train, validation, test or buffer
 DOWNLOAD_ROW: Final = "download_row"  # obs (N,) int64 | the cell's row in the download, before filters and sorting
 CLUSTER: Final = "cluster"  # obs (N,) categorical | the download's own graph clusters, where it has them
 SYMBOL: Final = "symbol"  # var (G,) | gene symbol; var_names are Ensembl ids without version
@@ -36,8 +36,9 @@ CELL: Final = "X_cifm_cell"  # obsm (N, D) float32 | encoder output with every e
 TRAIN: Final = "train"
 VALIDATION: Final = "validation"
 TEST: Final = "test"
+BUFFER: Final = "buffer"  # between regions: no cell of it is trained on, tuned on or scored
 ALL: Final = "all"
-REGIONS: Final = (TRAIN, VALIDATION, TEST)
+REGIONS: Final = (TRAIN, VALIDATION, TEST, BUFFER)
 
 PREPARED_FORMAT: Final = 1
-CHECKPOINT_FORMAT: Final = 1
+CHECKPOINT_FORMAT: Final = 2

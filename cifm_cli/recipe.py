@@ -6,126 +6,20 @@ import difflib
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from cifm_cli.errors import CifmError
+from cifm_cli.recipe_sections import DataRecipe, MaskRecipe, ModelRecipe, ObjectiveRecipe, Section, TrainRecipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic_core import ErrorDetails
 
-Share = Annotated[float, Field(gt=0, lt=1)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
-
-
-class DataRecipe(_Section):
-    """What the network reads."""
-
-    radius_um: float | None = Field(default=None, gt=0)
-    """Radius of the graph in micrometres; the prepared slide's own when absent."""
-    target_sum: float = Field(default=10_000.0, gt=0)
-    """Counts of a cell are scaled to this sum before log1p."""
-    tile_cells: int = Field(default=1_024, ge=16)
-    """Core cells of a tile; its halo comes on top."""
-
-
-class ModelRecipe(_Section):
-    """The void-invariant network."""
-
-    message: Literal["factored", "mlp"] = "factored"
-    """Form of Eqs 11-14: `factored` (products on cells only) or `mlp` (as printed, an MLP on every edge)."""
-    width: int = Field(default=128, ge=4)
-    """Features of a cell, D."""
-    encoder_layers: int = Field(default=2, ge=1)
-    """Message-passing layers of the encoder."""
-    decoder_layers: int = Field(default=2, ge=1)
-    """Message-passing layers of the decoder."""
-    heads: int = Field(default=4, ge=1)
-    """Intensities per edge, each weighing D / heads channels (`factored` only)."""
-    radial: int = Field(default=6, ge=1)
-    """Radial basis functions of the distance (`factored` only)."""
-    mlp_layers: int = Field(default=2, ge=2)
-    """Linear maps in each bias-free MLP."""
-    norm: bool = True
-    """Normalise features without bias, so that void stays void."""
-    residual: bool = True
-    """Add each layer's update to its input; Eq. 14 as printed has no residual."""
-    self_loops: bool = False
-    """Let a cell send itself a message; the paper's adjacency (distance <= radius) does."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"model.heads = {self.heads} does not divide model.width = {self.width}")
-        if self.message == "mlp" and not (self.residual or self.self_loops):
-            raise ValueError(
-                "model.message = 'mlp' without residual needs model.self_loops = true, or a lone cell is lost"
-            )
-        return self
-
-
-class MaskRecipe(_Section):
-    """Which cells are hidden while training (Eq. 2)."""
-
-    share: Share = 0.05
-    """Smallest share of the cells of a tile that is masked."""
-    share_max: Share | None = None
-    """Largest share, drawn uniformly from [share, share_max] for every tile; `share` when absent."""
-    contiguous: float = Field(default=0.0, ge=0, le=1)
-    """Share of tiles whose masked cells form one patch instead of lying scattered; the paper has none."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.share_max is not None and self.share_max < self.share:
-            raise ValueError(f"mask.share_max = {self.share_max} is below mask.share = {self.share}")
-        return self
-
-
-class ObjectiveRecipe(_Section):
-    """What the prediction starts from and what is minimised."""
-
-    name: Literal["balanced_mse", "residual"] = "residual"
-    """`balanced_mse` (Eq. 15) or `residual`: squared error of a learned correction to a smoother."""
-    scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.5, 1.0, 2.0, 4.0), min_length=1)
-    """Standard deviations of the smoother's Gaussian weights, in radii (`residual` only)."""
-    cutoff: float = Field(default=6.0, gt=0)
-    """Distance at which the smoother ends, in radii (`residual` only)."""
-    expressed_weight: float = Field(default=1.0, ge=0)
-    """Weight of the cross-entropy of P(expressed)."""
-
-
-class TrainRecipe(_Section):
-    """The loop."""
-
-    steps: int = Field(default=4_000, ge=1)
-    """Optimiser steps; the learning rate's cosine ends here, or at `max_minutes` if that comes first."""
-    max_minutes: float | None = Field(default=None, gt=0)
-    """Stop after this time and keep the best checkpoint."""
-    tiles_per_step: int = Field(default=1, ge=1)
-    """Tiles whose losses are averaged in a step."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak of the schedule."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's decoupled weight decay, on matrices only."""
-    warmup_steps: int = Field(default=100, ge=0)
-    """Steps of linear warm-up."""
-    clip_norm: float = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this norm."""
-    validate_every: int = Field(default=200, ge=1)
-    """Steps between looks at the validation region."""
-    validation_tiles: int = Field(default=8, ge=1)
-    """Tiles of each slide's validation region scored at every look, always the same."""
-    patience: int = Field(default=10, ge=1)
-    """Looks without a new best before training stops early."""
-
-
-class Recipe(_Section):
+class Recipe(Section):
     """A whole recipe; its sections are the tables of the TOML file."""
 
     description: str = ""
@@ -161,9 +55,9 @@ def find(name: str) -> Path:
         CifmError: There is none.
     """
     path = Path(name)
+    recipes = shipped()
     if path.is_file():
         return path
-    recipes = shipped()
     if path.stem in recipes and path.parent in (Path(), Path("recipes")):
         return recipes[path.stem]
     near = difflib.get_close_matches(path.stem, recipes, n=1)
@@ -232,7 +126,7 @@ def keys() -> list[str]:
     found = []
     for name, field in Recipe.model_fields.items():
         section = field.annotation
-        if isinstance(section, type) and issubclass(section, _Section):
+        if isinstance(section, type) and issubclass(section, Section):
             found += [f"{name}.{key}" for key in section.model_fields]
         else:
             found.append(name)

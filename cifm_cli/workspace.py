@@ -21,6 +21,8 @@ LATEST = RUNS / "latest"
 EMBEDDED = Path("embedded")
 EVALUATION = Path("evaluation")
 SIMULATION = Path("simulation")
+ANNOTATED = Path("annotated")
+ANNOTATORS = Path("annotators")
 
 
 @contextmanager

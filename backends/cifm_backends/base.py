@@ -8,6 +8,7 @@ B radial basis functions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import torch
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from torch import Tensor
 
 
@@ -76,6 +79,22 @@ class NodeTerms(NamedTuple):
     source: Tensor
 
 
+class EdgeValues(NamedTuple):
+    """What the literal form of a layer reads along each edge.
+
+    Args:
+        target: (E, D) h_i.
+        source: (E, D) h_j.
+        product: (E, 1) mean over channels of h_i h_j.
+        displacement: (E, 2) x_i - x_j, in radii.
+    """
+
+    target: Tensor
+    source: Tensor
+    product: Tensor
+    displacement: Tensor
+
+
 class EdgeTerms(NamedTuple):
     """The layer's parameters that act on edges.
 
@@ -92,7 +111,11 @@ class EdgeTerms(NamedTuple):
 
 @runtime_checkable
 class Backend(Protocol):
-    """One way to run the edge part of a layer."""
+    """One way to run the edge part of a layer: `messages` for the factored form, the other two for the literal one.
+
+    The literal form's work is its MLPs, which are the layer's; a backend that inherits from this class and has no
+    kernels for what is left reads and sums with plain torch.
+    """
 
     name: str
 
@@ -127,35 +150,76 @@ class Backend(Protocol):
         """
         ...
 
+    def read_edges(self, graph: Graph, h: Tensor, shift: Tensor) -> EdgeValues:
+        """Read cells along every edge, differentiably in every tensor.
+
+        Args:
+            graph: The radius graph.
+            h: (N, D) features.
+            shift: (N, 2) how far each cell has moved since the input, in radii.
+
+        Returns:
+            What Eqs 11-13 take from the two ends of an edge.
+        """
+        i_E, j_E = graph.targets, graph.sources
+        working = h.to(torch.promote_types(h.dtype, torch.float32))  # gradients are summed in it
+        target, source = working[i_E], working[j_E]
+        product = (target * source).mean(dim=-1, keepdim=True)
+        displacement = graph.displacement + shift[i_E] - shift[j_E]
+        return EdgeValues(target.to(h.dtype), source.to(h.dtype), product.to(h.dtype), displacement)
+
+    def sum_edges(self, graph: Graph, values: Tensor) -> Tensor:
+        """Sum what edges carry into the cells that hear them, differentiably.
+
+        Args:
+            graph: The radius graph.
+            values: (E, F).
+
+        Returns:
+            (N, F); half precision is summed in float32.
+        """
+        working = torch.promote_types(values.dtype, torch.float32)
+        total = torch.zeros(graph.num_cells, values.shape[1], dtype=working, device=values.device)
+        return total.index_add(0, graph.targets, values.to(working)).to(values.dtype)
+
 
 Method = Callable[[Any, Graph, NodeTerms, EdgeTerms, "Tensor"], Messages]
 
 
-def in_working_precision(method: Method) -> Method:
+def in_working_precision(*kept: torch.dtype) -> Callable[[Method], Method]:
     """Let a backend see one floating type, whatever autocast hands it.
 
     Half-precision features are widened to float32, since sums over neighbours lose digits in bfloat16; geometry and
     parameters take the features' type. The answer goes back in the types that came.
 
     Args:
-        method: A backend's `messages`.
+        kept: Half-precision types that a backend's kernels widen themselves: features come as they are stored.
 
     Returns:
-        The same with inputs in float32 or float64, all alike, and autocast off.
+        A decorator of a backend's `messages`: inputs in float32 or float64, all alike but for `kept`, autocast off.
     """
 
-    @wraps(method)
-    def messages(backend: Backend, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
-        stored = nodes.target.dtype
-        working = torch.promote_types(stored, torch.float32)
-        with torch.autocast(shift.device.type, enabled=False):
-            found = method(
-                backend,
-                replace(graph, displacement=graph.displacement.to(working)),
-                NodeTerms(*(term.to(working) for term in nodes)),
-                EdgeTerms(edges.radial.to(working), edges.coordinate.to(working), edges.num_heads),
-                shift.to(working),
-            )
-        return Messages(found.pooled.to(stored), found.shift.to(shift.dtype))
+    def decorate(method: Method) -> Method:
+        @wraps(method)
+        def messages(backend: Backend, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
+            stored = nodes.target.dtype
+            working = torch.promote_types(stored, torch.float32)
+            features = stored if stored in kept else working
+            with _without_autocast(shift.device.type):
+                found = method(
+                    backend,
+                    replace(graph, displacement=graph.displacement.to(working)),
+                    NodeTerms(*(term.to(features) for term in nodes)),
+                    EdgeTerms(edges.radial.to(working), edges.coordinate.to(working), edges.num_heads),
+                    shift.to(working),
+                )
+            return Messages(found.pooled.to(stored), found.shift.to(shift.dtype))
 
-    return messages
+        return messages
+
+    return decorate
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Switch autocast off; there are devices that have none."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

@@ -1,6 +1,6 @@
 """The reference that conformance measures against: Eqs 11-13 over all N x N pairs of cells, differentiated by torch.
 
-It shares no code with any backend. Letters as in `conformance`.
+It shares no code with any backend. Letters as in `trials`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cifm_backends.conformance import Case, Inputs
+    from cifm_backends.trials import Case, Inputs
 
 
 def dense_messages(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -30,6 +30,22 @@ def dense_messages(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:
     message = argument / (1 + torch.exp(-argument)) * intensity.repeat_interleave(head_width, dim=-1)
     step = torch.einsum("ijc,ijd,d->ic", dx, message, inputs.coordinate)
     return message.sum(1), step / (1 + intensity.abs().mean(-1).sum(1, keepdim=True))
+
+
+def dense_edges(mask: Tensor, h: Tensor, shift: Tensor, displacement: Tensor, carried: Tensor) -> dict[str, Tensor]:
+    """What `Backend.read_edges` reads, and `Backend.sum_edges` of `carried`, by (E, N) matrices of who hears whom."""
+    edges = mask.nonzero()
+    hears, sends = (edges[:, [end]] == torch.arange(len(mask)) for end in range(2))
+    target, source = hears.to(h) @ h, sends.to(h) @ h
+    product = torch.einsum("ed,ed->e", target, source)[:, None] / h.shape[1]
+    moved = displacement + (hears.to(h) - sends.to(h)) @ shift
+    return {
+        "target": target,
+        "source": source,
+        "product": product,
+        "displacement": moved,
+        "sum": hears.T.to(h) @ carried,
+    }
 
 
 def dense_displacement(mask: Tensor, displacement: Tensor) -> Tensor:

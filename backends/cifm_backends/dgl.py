@@ -1,4 +1,4 @@
-"""The DGL backend: Eqs 11-13 through DGL graphs and their g-SDDMM and g-SpMM kernels, on the CPU and on CUDA.
+"""The DGL backend: Eqs 11-14 through DGL graphs and their g-SDDMM and g-SpMM kernels, on the CPU and on CUDA.
 
 DGL is imported when the backend is made, never with this module: a machine without it does not notice. Its kernels read
 cells along edges and sum edges into cells; what happens on an edge in between holds a few tensors of size E x D.
@@ -10,9 +10,10 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.nn import functional
 
-from cifm_backends.base import EdgeTerms, Graph, Messages, NodeTerms, in_working_precision
+from cifm_backends.base import Backend, EdgeTerms, EdgeValues, Graph, Messages, NodeTerms, in_working_precision
 from cifm_backends.torch_reference import intensity, radial_basis
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'cifm[dgl]' on Python 3.11 installs a release that does"
 
 
-class DglBackend:
+class DglBackend(Backend):
     """Runs where the installed build of DGL runs.
 
     Raises:
@@ -46,7 +47,7 @@ class DglBackend:
         """The CPU, and CUDA if DGL was built for it: the wheels of the package index were not."""
         return device == "cpu" or (device == "cuda" and bool(self._dgl.ndarray.gpu(0).exist))
 
-    @in_working_precision
+    @in_working_precision()
     def messages(self, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
         """Run the edge part of a factored layer; see `Backend.messages`."""
         ops, g = self._dgl.ops, self._graph(graph)
@@ -60,6 +61,21 @@ class DglBackend:
         step = ops.copy_e_sum(g, dx_E * (msg_E @ edges.coordinate)[:, None])
         total = ops.copy_e_sum(g, int_E.abs().mean(-2))
         return Messages(ops.copy_e_sum(g, msg_E), step / (1 + total))  # Eq. 13
+
+    def read_edges(self, graph: Graph, h: Tensor, shift: Tensor) -> EdgeValues:
+        """Read cells along every edge; see `Backend.read_edges`."""
+        ops, g = self._dgl.ops, self._graph(graph)
+        working = h.to(torch.promote_types(h.dtype, torch.float32))
+        target, source = ops.copy_v(g, working), ops.copy_u(g, working)
+        product = ops.u_dot_v(g, working, working) / h.shape[1]
+        displacement = graph.displacement - ops.u_sub_v(g, shift, shift)
+        return EdgeValues(target.to(h.dtype), source.to(h.dtype), product.to(h.dtype), displacement)
+
+    def sum_edges(self, graph: Graph, values: Tensor) -> Tensor:
+        """Sum what edges carry into cells; see `Backend.sum_edges`."""
+        working = values.to(torch.promote_types(values.dtype, torch.float32))
+        total: Tensor = self._dgl.ops.copy_e_sum(self._graph(graph), working)
+        return total.to(values.dtype)
 
     def _graph(self, graph: Graph) -> Any:  # noqa: ANN401 - DGL is not typed
         if "dgl" not in graph.cache:

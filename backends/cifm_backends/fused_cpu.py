@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from cifm_backends.base import EdgeTerms, Graph, Messages, NodeTerms, in_working_precision
+from cifm_backends.base import Backend, EdgeTerms, Graph, Messages, NodeTerms, in_working_precision
 from cifm_backends.fused_kernels import (
     Gradients,
     Index,
@@ -28,19 +28,22 @@ from cifm_backends.fused_kernels import (
     forward_rows,
     transpose,
 )
-from cifm_backends.fused_math import GROUP, Array, Layer, Rows, new_scratch
+from cifm_backends.fused_math import GROUP, Layer, new_scratch
+from cifm_backends.fused_storage import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
+    from cifm_backends.fused_compile import Array
+
 MAX_RANGES = 64  # of rows; each holds its own sums of the parameters' gradients
 RANGE_WORK = 2**18  # edges times features, about half a millisecond
 
 
-class FusedBackend:
-    """Compiled by numba on first use, for float32 and float64; half precision is widened to float32."""
+class FusedBackend(Backend):
+    """Compiled by numba on first use, for float32, float64, and features stored in bfloat16 but computed in float32."""
 
     name = "fused"
 
@@ -52,7 +55,7 @@ class FusedBackend:
         """The CPU only."""
         return device == "cpu"
 
-    @in_working_precision
+    @in_working_precision(torch.bfloat16)
     def messages(self, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
         """Run the edge part of a factored layer; see `Backend.messages`."""
         inputs = (*nodes, edges.radial, edges.coordinate, shift, graph.displacement)
@@ -67,8 +70,8 @@ class _EdgeSums(torch.autograd.Function):
     def forward(ctx: Any, graph: Graph, num_heads: int, *inputs: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
         ctx.graph, ctx.num_heads = graph, num_heads
         ctx.save_for_backward(*inputs)
-        features, num_cells = inputs[0], graph.num_cells
-        sums = features.new_empty(features.shape), features.new_empty(num_cells, 2), features.new_empty(num_cells)
+        shift, features, num_cells = inputs[6], inputs[0], graph.num_cells
+        sums = shift.new_empty(features.shape), shift.new_empty(num_cells, 2), shift.new_empty(num_cells)
         layer, index, out = _layer(inputs, num_heads), _by_target(graph), Sums(*(value.numpy() for value in sums))
         bounds = _bounds(index, features.shape[1])
         _run(forward_rows, bounds, (layer, index), [(out, new_scratch(layer)) for _ in bounds])
@@ -80,7 +83,10 @@ class _EdgeSums(torch.autograd.Function):
         inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
         sums = Sums(*(value.contiguous().numpy() for value in upstream))
         found = _differentiate(ctx.graph, _layer(inputs, ctx.num_heads), sums, wanted)
-        return (None, None, *(torch.from_numpy(g) if asked else None for g, asked in zip(found, wanted, strict=True)))
+        gradients = (
+            torch.from_numpy(gradient).view(value.dtype) for gradient, value in zip(found, inputs, strict=True)
+        )
+        return (None, None, *(g if asked else None for g, asked in zip(gradients, wanted, strict=True)))
 
 
 def _differentiate(graph: Graph, layer: Layer, sums: Sums, wanted: Sequence[bool]) -> Gradients:
@@ -89,7 +95,7 @@ def _differentiate(graph: Graph, layer: Layer, sums: Sums, wanted: Sequence[bool
     asked = dict(zip(Gradients._fields, wanted, strict=True))
     index = _by_target(graph)
     bounds = _bounds(index, width)
-    rows = [np.empty((num_cells, width), kind) for _ in range(4)]
+    rows = [np.empty((num_cells, width), layer.query.flat.dtype) for _ in range(4)]
     radial, coordinate = np.zeros((len(bounds), *layer.radial.shape), kind), np.zeros((len(bounds), width), kind)
     shift, displacement = np.zeros((num_cells, 2), kind), np.zeros((graph.num_edges, 2), kind)
     outs = [Gradients._make([*rows, r, c, shift, displacement]) for r, c in zip(radial, coordinate, strict=True)]
@@ -121,7 +127,8 @@ def _rows(value: Tensor) -> Rows:
     if value.stride(1) != 1:
         value = value.contiguous()
     length = (len(value) - 1) * value.stride(0) + value.shape[1] if len(value) else 0
-    return Rows(value.as_strided((length,), (1,)).numpy(), value.stride(0))
+    flat = value.as_strided((length,), (1,))
+    return Rows((flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat).numpy(), value.stride(0))
 
 
 def _by_target(graph: Graph) -> Index:

@@ -10,24 +10,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cifm_backends.fused_compile import Array, exact, fast, inlined
 from cifm_backends.fused_math import (
     TILE,
-    Array,
     Layer,
     Scratch,
     add_basis,
     add_message,
     add_scaled,
-    exact,
-    fast,
     fill_argument,
     fill_backward,
     fill_backward_product,
     fill_basis,
     fill_intensity,
-    inlined,
-    row,
 )
+from cifm_backends.fused_storage import row, store
 
 
 class Index(NamedTuple):
@@ -42,6 +39,28 @@ class Index(NamedTuple):
     indptr: Array
     others: Array
     edges: Array
+
+
+class Edge(NamedTuple):
+    """Edge e from cell j to cell i, and the features of its ends.
+
+    Args:
+        e: Number of the edge in the graph.
+        i: Receiving cell.
+        j: Sending cell.
+        query: (D,) Q_i.
+        key: (D,) K_j.
+        target: (D,) A_i.
+        source: (D,) B_j.
+    """
+
+    e: int
+    i: int
+    j: int
+    query: Array
+    key: Array
+    target: Array
+    source: Array
 
 
 class Sums(NamedTuple):
@@ -60,6 +79,8 @@ class Sums(NamedTuple):
 
 class Gradients(NamedTuple):
     """Gradients of a `Layer`. A range of rows writes its own rows, and has the parameters' sums for itself.
+
+    What is bfloat16 in the layer is bfloat16 here, and comes as its bits.
 
     Args:
         query: (N, D).
@@ -105,31 +126,44 @@ def forward_rows(first: int, last: int, layer: Layer, graph: Index, out: Sums, s
     for i in range(first, last):
         pooled, step_x, step_y, total = out.pooled[i], 0.0, 0.0, 0.0
         pooled[:] = 0
+        query, target = receiver(i, layer, scratch)
         for e in range(graph.indptr[i], graph.indptr[i + 1]):
-            dx, dy, share = fill_edge(e, i, graph.others[e], layer, scratch)
+            key, source = sender(graph.others[e], layer, scratch)
+            dx, dy, share = fill_edge(Edge(e, i, graph.others[e], query, key, target, source), layer, scratch)
             weight = add_message(layer.coordinate, scratch, pooled)
             step_x, step_y, total = step_x + dx * weight, step_y + dy * weight, total + share
         out.step[i, 0], out.step[i, 1], out.total[i] = step_x, step_y, total / layer.num_heads
 
 
 @inlined
-def fill_edge(e: int, i: int, j: int, layer: Layer, scratch: Scratch) -> tuple[float, float, float]:
-    """Compute edge e from j to i up to its argument of silu; returns dx, dy and sum_h |Int_h|."""
-    width, move, shift = len(layer.coordinate), layer.displacement, layer.shift
+def receiver(i: int, layer: Layer, scratch: Scratch) -> tuple[Array, Array]:
+    """Q and A of cell i."""
+    return row(layer.query, i, scratch.wide[0]), row(layer.target, i, scratch.wide[1])
+
+
+@inlined
+def sender(j: int, layer: Layer, scratch: Scratch) -> tuple[Array, Array]:
+    """K and B of cell j."""
+    return row(layer.key, j, scratch.wide[2]), row(layer.source, j, scratch.wide[3])
+
+
+@inlined
+def fill_edge(edge: Edge, layer: Layer, scratch: Scratch) -> tuple[float, float, float]:
+    """Compute an edge up to its argument of silu; returns dx, dy and sum_h |Int_h|."""
+    e, i, j, move, shift = edge.e, edge.i, edge.j, layer.displacement, layer.shift
     dx = np.float64(move[e, 0]) + shift[i, 0] - shift[j, 0]
     dy = np.float64(move[e, 1]) + shift[i, 1] - shift[j, 1]
     fill_basis(dx * dx + dy * dy, layer.num_basis, scratch.rho, scratch.rho_slope)
-    total = fill_intensity(row(layer.query, i, width), row(layer.key, j, width), scratch)
-    fill_argument(row(layer.target, i, width), row(layer.source, j, width), layer.radial, scratch)
+    total = fill_intensity(edge.query, edge.key, scratch)
+    fill_argument(edge.target, edge.source, layer.radial, scratch)
     return dx, dy, total
 
 
 @inlined
-def fill_edge_backward(
-    e: int, i: int, j: int, layer: Layer, sums: Sums, scratch: Scratch
-) -> tuple[float, float, float]:
-    """Differentiate edge e from j to i down to its cells; returns dx, dy and the gradient of <v, msg>."""
-    dx, dy, _ = fill_edge(e, i, j, layer, scratch)
+def fill_edge_backward(edge: Edge, layer: Layer, sums: Sums, scratch: Scratch) -> tuple[float, float, float]:
+    """Differentiate an edge down to its cells; returns dx, dy and the gradient of <v, msg>."""
+    i = edge.i
+    dx, dy, _ = fill_edge(edge, layer, scratch)
     weight = sums.step[i, 0] * dx + sums.step[i, 1] * dy
     fill_backward(sums.pooled[i], weight, layer.coordinate, scratch)
     fill_backward_product(sums.total[i] / layer.num_heads, scratch)
@@ -151,15 +185,17 @@ def backward_target_rows(
         out: Where to write.
         scratch: Room for one edge.
     """
-    width, slot, tile, tile_rho = len(layer.coordinate), 0, scratch.tile, scratch.tile_rho
+    slot, tile, tile_rho = 0, scratch.tile, scratch.tile_rho
     for i in range(first, last):
-        query, target = out.query[i], out.target[i]
-        query[:], target[:], out.shift[i] = 0, 0, 0
+        query, target = receiver(i, layer, scratch)
+        own_query, own_target = scratch.own[0], scratch.own[1]
+        own_query[:], own_target[:], out.shift[i] = 0, 0, 0
         for e in range(graph.indptr[i], graph.indptr[i + 1]):
-            j = graph.others[e]
-            dx, dy, weight = fill_edge_backward(e, i, j, layer, sums, scratch)
-            add_scaled(scratch.back_product, row(layer.key, j, width), query)
-            message = add_receiver(layer.coordinate, weight, scratch, target, out.coordinate)
+            key, source = sender(graph.others[e], layer, scratch)
+            edge = Edge(e, i, graph.others[e], query, key, target, source)
+            dx, dy, weight = fill_edge_backward(edge, layer, sums, scratch)
+            add_scaled(scratch.back_product, key, own_query)
+            message = add_receiver(layer.coordinate, weight, scratch, own_target, out.coordinate)
             slope = 2 * distance_slope(layer.radial, scratch)
             out.displacement[e, 0] = sums.step[i, 0] * message + slope * dx
             out.displacement[e, 1] = sums.step[i, 1] * message + slope * dy
@@ -169,6 +205,8 @@ def backward_target_rows(
             slot = (slot + 1) % TILE
             if slot == 0:
                 add_tile(tile, tile_rho, out.radial)
+        store(own_query, out.query[i])
+        store(own_target, out.target[i])
     tile_rho[slot:] = 0
     add_tile(tile, tile_rho, out.radial)
 
@@ -214,16 +252,19 @@ def backward_source_rows(
     first: int, last: int, layer: Layer, graph: Index, sums: Sums, out: Gradients, scratch: Scratch
 ) -> None:
     """Gradients of what cells first..last - 1 are as senders; runs after every `backward_target_rows`."""
-    width = len(layer.coordinate)
     for j in range(first, last):
-        key, source = out.key[j], out.source[j]
-        key[:], source[:] = 0, 0
+        key, source = sender(j, layer, scratch)
+        own_key, own_source = scratch.own[0], scratch.own[1]
+        own_key[:], own_source[:] = 0, 0
         for place in range(graph.indptr[j], graph.indptr[j + 1]):
             e, i = graph.edges[place], graph.others[place]
-            fill_edge_backward(e, i, j, layer, sums, scratch)
-            add_scaled(scratch.back_product, row(layer.query, i, width), key)
-            add(scratch.back, 1, source)
+            query, target = receiver(i, layer, scratch)
+            fill_edge_backward(Edge(e, i, j, query, key, target, source), layer, sums, scratch)
+            add_scaled(scratch.back_product, query, own_key)
+            add(scratch.back, 1, own_source)
             add(out.displacement[e], -1, out.shift[j])
+        store(own_key, out.key[j])
+        store(own_source, out.source[j])
 
 
 @inlined

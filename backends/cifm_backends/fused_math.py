@@ -8,18 +8,18 @@ Letters: N cells, E edges j -> i, D features, H heads, B radial basis functions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Scalar = np.floating[Any]
-Function = TypeVar("Function", bound=Callable[..., Any])
+from cifm_backends.fused_compile import Array, Scalar, exact, inlined
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cifm_backends.fused_storage import Rows
 
 GROUP = 6  # basis functions per pass over the features; zeros fill the last group
 TILE = 4  # edges whose shares of the gradient of C are added at once
@@ -27,48 +27,8 @@ TAYLOR_32 = tuple(np.float32(1 / math.factorial(n)) for n in range(6, -1, -1))
 TAYLOR_64 = tuple(1 / math.factorial(n) for n in range(13, -1, -1))
 
 
-def exact(function: Function) -> Function:
-    """Compile at the first call."""
-    return _compile(function, {"fastmath": {"contract"}})
-
-
-def fast(function: Function) -> Function:
-    """Compile code that allocates nothing and whose sums may be reordered, alike in every run.
-
-    NaN and infinity keep their meaning. Without numba's runtime (`_nrt`) no slice counts references: that would cost
-    more than the arithmetic, and make threads wait for each other.
-    """
-    return _compile(function, {"fastmath": {"reassoc", "contract", "nsz"}, "_nrt": False})
-
-
-def _compile(function: Function, options: dict[str, Any]) -> Function:
-    """Keep the machine code beside the file, or in the user's cache; where neither can be written, don't keep it."""
-    options = {"nogil": True, "error_model": "numpy", **options}
-    try:
-        return cast("Function", numba.njit(cache=True, **options)(function))
-    except RuntimeError:
-        return cast("Function", numba.njit(**options)(function))
-
-
-def inlined(function: Function) -> Function:
-    """Paste into `fast` code: a call would push every array of a tuple on the stack."""
-    return cast("Function", numba.njit(inline="always")(function))
-
-
-class Rows(NamedTuple):
-    """(N, D) numbers whose rows may lie apart, as those of a slice of a wider matrix do.
-
-    Args:
-        flat: Memory from the first entry to the last.
-        stride: Entries from one row to the next.
-    """
-
-    flat: Array
-    stride: int
-
-
 class Layer(NamedTuple):
-    """What kernels read, all in float32 or all in float64; see `NodeTerms`, `EdgeTerms` and `Graph`.
+    """What kernels read, all in float32 or all in float64, features in bfloat16 too; see `NodeTerms` and `EdgeTerms`.
 
     Args:
         query: (N, D) Q.
@@ -110,6 +70,8 @@ class Scratch(NamedTuple):
         back: (D,) gradient of the argument.
         tile: (TILE, D) `back` of the last edges.
         tile_rho: (TILE, B) `rho` of the last edges.
+        wide: (4, D) rows of Q, K, A and B widened from bfloat16.
+        own: (2, D) gradients of a cell, summed over its edges.
     """
 
     rho: Array
@@ -123,6 +85,8 @@ class Scratch(NamedTuple):
     back: Array
     tile: Array
     tile_rho: Array
+    wide: Array
+    own: Array
 
 
 @exact
@@ -172,13 +136,10 @@ def new_scratch(layer: Layer) -> Scratch:
     kind = layer.coordinate.dtype
     basis, heads = np.zeros((2, len(layer.radial)), kind), np.empty((2, layer.num_heads), kind)
     features, tile = np.empty((5, len(layer.coordinate)), kind), np.empty((TILE, len(layer.coordinate)), kind)
-    return Scratch._make([*basis, *heads, *features, tile, np.zeros((TILE, len(layer.radial)), kind)])
-
-
-@inlined
-def row(matrix: Rows, i: int, width: int) -> Array:
-    """Features of cell i."""
-    return matrix.flat[i * matrix.stride : i * matrix.stride + width]
+    rows = np.empty((6, len(layer.coordinate)), kind)
+    return Scratch._make(
+        [*basis, *heads, *features, tile, np.zeros((TILE, len(layer.radial)), kind), rows[:4], rows[4:]]
+    )
 
 
 @inlined

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from cifm_backends.base import EdgeTerms, Graph, Messages, NodeTerms, in_working_precision
+from cifm_backends.base import Backend, EdgeTerms, Graph, Messages, NodeTerms, in_working_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ def intensity(product: Tensor) -> Tensor:
     return product / (1 + product.abs())
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """Gathers to edges, multiplies there, adds back to cells. Holds a few tensors of size E x D."""
 
     name = "torch"
@@ -49,7 +49,7 @@ class TorchBackend:
         """Every device that torch has."""
         return bool(device)
 
-    @in_working_precision
+    @in_working_precision()
     def messages(self, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
         """Run the edge part of a factored layer; see `Backend.messages`."""
         i_E, j_E = graph.targets, graph.sources

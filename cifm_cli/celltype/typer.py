@@ -16,16 +16,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from scipy.special import logsumexp
 
 from cifm_cli.celltype.base import UNASSIGNED, Annotation
-from cifm_cli.celltype.markers import measured
+from cifm_cli.celltype.markers import load_markers, measured
+from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
+    from cifm_cli.celltype.base import Cells
     from cifm_cli.celltype.markers import Markers
 
 BOOST: Final = 10.0  # a marker in a cell of its type, beside the slide's mean
@@ -61,12 +65,37 @@ class MarkerTyper:
         row = {symbol: position for position, symbol in enumerate(self.symbols)}
         rows = np.array([row.get(symbol.upper(), -1) for symbol in symbols], dtype=np.int64)
         ratios = np.where(rows[:, None] >= 0, self.log_ratios[rows], 0.0)
-        posterior = _posterior(expression / self.unit, ratios, self.log_shares)
+        log_posterior = _log_posterior(expression / self.unit, ratios, self.log_shares)
+        posterior = np.exp(log_posterior)
         best = posterior.argmax(axis=1)
         confident = posterior[np.arange(len(best)), best]
         unassigned = len(self.names) - 1
         codes = np.where(confident > CONFIDENT, best, unassigned)
-        return Annotation(self.names, codes, posterior[np.arange(len(best)), codes].astype(np.float32))
+        scores = posterior[np.arange(len(best)), codes].astype(np.float32)
+        return Annotation(self.names, codes, scores, log_posterior.astype(np.float32))
+
+
+def open_markers(path: Path | None, cells: Cells, *, trust_pickle: bool) -> MarkerTyper:
+    """Fit the packaged table, and the user's on top of it, to a slide; see `OpenAnnotator`.
+
+    Args:
+        path: A TSV with the columns `cell_type` and `symbol`, or None.
+        cells: What the profiles are learnt from.
+        trust_pickle: Not needed here.
+
+    Returns:
+        The typer.
+
+    Raises:
+        CifmError: The table can't be read, or the panel marks fewer than two types.
+    """
+    typer = fit_typer(cells.expression, cells.symbols, load_markers(path))
+    if len(typer.names) < 3:
+        raise CifmError(
+            f"slide {cells.name}: its panel marks {len(typer.names) - 1} cell types, too few to tell them apart",
+            "add genes that mark types on this panel with --annotator markers:FILE.tsv",
+        )
+    return typer
 
 
 def fit_typer(expression: csr_matrix, symbols: Sequence[str], markers: Markers) -> MarkerTyper:
@@ -120,7 +149,7 @@ def _expect_and_maximise(
     foreign = is_marker.any(axis=1, keepdims=True) & ~is_marker
     profiles, shares = start, np.full(num_types + 1, 1 / (num_types + 1))
     for _ in range(ROUNDS):
-        posterior = _posterior(observed, np.log(profiles / mean[:, None]), np.log(shares))
+        posterior = np.exp(_log_posterior(observed, np.log(profiles / mean[:, None]), np.log(shares)))
         shares = posterior.sum(axis=0) + PRIOR_CELLS
         shares /= shares.sum()
         learnt = np.asarray(observed.T @ posterior) + PRIOR_SHARE * observed.sum() * start
@@ -131,11 +160,10 @@ def _expect_and_maximise(
     return profiles, shares
 
 
-def _posterior(
+def _log_posterior(
     observed: csr_matrix, log_ratios: NDArray[np.float64], log_shares: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(N, T + 1) probability of each type given a cell's genes."""
+    """(N, T + 1) log probability of each type given a cell's genes."""
     logit = np.asarray(observed @ log_ratios) + log_shares
-    weight = np.exp(logit - logit.max(axis=1, keepdims=True))
-    result: NDArray[np.float64] = weight / weight.sum(axis=1, keepdims=True)
+    result: NDArray[np.float64] = logit - logsumexp(logit, axis=1, keepdims=True)
     return result

@@ -32,6 +32,10 @@ def embed(
     out: options.Out = workspace.EMBEDDED,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes that embed a slide together: one for each GPU, or several on CPU.")
+    ] = 1,
+    precision: options.Precision = "float32",
     as_json: options.Json = False,
 ) -> None:
     """Embed every cell of prepared slides, as it is among its neighbours and as it is alone."""
@@ -40,8 +44,8 @@ def embed(
     from cifm_cli.report.terminal import emit
 
     paths = workspace.slide_paths(slides or ())
-    engine = load_engine(workspace.run_folder(model), backend, device)
+    engine = load_engine(workspace.run_folder(model), backend, device, precision)
     wanted = [level for level in SLOTS if Level(level) in (levels or list(Level))]
-    result = embed_slides(engine, paths, wanted, out)
+    result = embed_slides(engine, paths, wanted, out, devices)
     if as_json:
         emit({"slides": result})

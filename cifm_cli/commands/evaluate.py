@@ -25,6 +25,7 @@ class Geometry(StrEnum):
 
     scattered = "scattered"
     region = "region"
+    whole = "whole"
 
 
 def evaluate(
@@ -35,8 +36,17 @@ def evaluate(
         list[Geometry] | None,
         typer.Option(
             "--geometry",
-            help="Hide 5 % of the cells here and there, or whole blocks; may be repeated.",
-            show_default="both",
+            help="Hide 5 % of the cells here and there, blocks of them, or the whole region; may be repeated.",
+            show_default="scattered and region",
+        ),
+    ] = None,
+    block_radii: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--block-radii",
+            min=0.5,
+            help="Side of the blocks of --geometry region, in radii; may be repeated.",
+            show_default="5",
         ),
     ] = None,
     rounds: Annotated[
@@ -53,22 +63,24 @@ def evaluate(
         typer.Option(
             "--annotator",
             metavar="NAME[:PATH]",
-            help="Also compare cell types of actual and predicted cells: markers, or markers:FILE.tsv.",
+            help="Also compare cell types of actual and predicted cells: markers, or one in `cifm annotate list`.",
         ),
     ] = None,
+    trust_pickle: options.TrustPickle = False,
     save_predictions: Annotated[
         bool, typer.Option("--save-predictions", help="Also write the predictions of every hidden cell (.h5ad).")
     ] = False,
     out: options.Out = workspace.EVALUATION,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
+    precision: options.Precision = "float32",
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
     """Measure models on hidden cells, beside the strongest trivial predictors, with paired intervals."""
     from cifm_cli.evaluation.evaluate import Request
     from cifm_cli.evaluation.evaluate import evaluate as run_evaluation
-    from cifm_cli.evaluation.protocols import GEOMETRIES
+    from cifm_cli.evaluation.protocols import BLOCK_RADII, GEOMETRIES
     from cifm_cli.report.terminal import emit
 
     result = run_evaluation(
@@ -78,11 +90,14 @@ def evaluate(
             out=out,
             region=region.value,
             geometries=list(dict.fromkeys(chosen.value for chosen in geometry)) if geometry else GEOMETRIES,
+            block_radii=list(dict.fromkeys(block_radii or [BLOCK_RADII])),
             num_rounds=rounds,
             annotator=annotator,
+            trust_pickle=trust_pickle,
             save_predictions=save_predictions,
             backend=backend,
             device=device,
+            precision=precision,
             seed=seed,
         )
     )

@@ -34,12 +34,9 @@ def _describe(path: Path) -> dict[str, Any]:
     from cifm_cli import workspace
     from cifm_cli.data.corpus import describe_corpus, is_corpus
     from cifm_cli.errors import CifmError
-    from cifm_cli.model import checkpoint
 
-    if path.suffix == ".safetensors":
-        return checkpoint.describe(path)
-    if path.is_dir() and (path / "model.safetensors").is_file():
-        return checkpoint.describe(path / "model.safetensors")
+    if path.suffix == ".safetensors" or (path / "model.safetensors").is_file():
+        return _describe_model(path if path.suffix == ".safetensors" else path / "model.safetensors")
     if path.is_dir():
         slides = workspace.slide_paths([path])
         if is_corpus(slides):
@@ -49,6 +46,14 @@ def _describe(path: Path) -> dict[str, Any]:
         return _describe_slide(path)
     what = "a file that cifm does not write" if path.exists() else "no such file or folder"
     raise CifmError(f"{path}: {what}", "inspect takes a slide (.h5ad), a run folder or a model.safetensors")
+
+
+def _describe_model(path: Path) -> dict[str, Any]:
+    """A model or a classifier of cell types; only they need torch, which takes seconds to import."""
+    from cifm_cli.celltype import reference
+    from cifm_cli.model import checkpoint
+
+    return reference.describe(path) or checkpoint.describe(path)
 
 
 def _describe_slide(path: Path) -> dict[str, Any]:

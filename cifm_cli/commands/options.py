@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -37,6 +37,10 @@ Models = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; made if missing.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice: same seed, same result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON, for scripts.")]
+TrustPickle = Annotated[
+    bool,
+    typer.Option("--trust-pickle", help="Read annotators that are stored as pickles: only from people you trust."),
+]
 Backend = Annotated[
     str,
     typer.Option("--backend", metavar="NAME", help="What runs the graph network: auto, or a name in `cifm backends`."),
@@ -44,6 +48,12 @@ Backend = Annotated[
 Device = Annotated[
     str,
     typer.Option("--device", metavar="NAME", help="Where it runs: auto, cpu or cuda."),
+]
+Precision = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option(
+        "--precision", help="Of matrix products; bfloat16 is for hardware that has it, and weights stay float32."
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

@@ -44,6 +44,7 @@ def predict(
     seed: options.Seed = 0,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
+    precision: options.Precision = "float32",
     as_json: options.Json = False,
 ) -> None:
     """Infer the expression of every cell, or at free places, from the cells around."""
@@ -51,28 +52,32 @@ def predict(
     from cifm_cli.data import inferred
     from cifm_cli.data.slide import open_slide
     from cifm_cli.inference.engine import load_engine
-    from cifm_cli.inference.infer import infer_cells, infer_places
+    from cifm_cli.inference.infer import infer_blocks, infer_places
     from cifm_cli.report import terminal
 
     (path,) = workspace.slide_paths([slide])[:1]
     run = workspace.run_folder(model)
-    engine = load_engine(run, backend, device)
+    engine = load_engine(run, backend, device, precision)
     tissue = engine.fit_slide(open_slide(path))
-    places_um = None if at is None else inferred.read_places(at)
-    with terminal.progress("inferring", tissue.num_cells if places_um is None else len(places_um)) as advance:
-        if places_um is None:
-            obs, xy_um, found = inferred.read_obs(tissue), tissue.xy_um, infer_cells(engine, tissue, seed, advance)
-        else:
-            obs, xy_um = inferred.places_table(places_um), places_um
-            found = infer_places(engine, tissue, places_um, advance)
-    values = {
-        "X": found.gated(threshold) if form is Form.GATED else found.mean,
-        inferred.EXPRESSED: found.expressed,
-    }
+    columns = engine.panel(tissue).columns
     facts = {"form": form.value, "threshold": threshold if form is Form.GATED else None}
-    origin = provenance.collect("predict", seed=seed, inputs=[path, run / "model.safetensors"], **facts)
+    origin = provenance.collect(
+        "predict", seed=seed, inputs=[path, run / "model.safetensors"], precision=precision, **facts
+    )
     target = out or Path("predicted", path.name)
-    inferred.write_inferred(target, tissue, found.panel.columns, obs, xy_um, values, origin)
-    terminal.say(f"{len(xy_um):,} {'cells' if at is None else 'places'} x {found.panel.num_genes:,} genes: {target}")
+    places_um = None if at is None else inferred.read_places(at)
+    number = tissue.num_cells if places_um is None else len(places_um)
+    with terminal.progress("inferring", number) as advance:
+        if places_um is None:
+            with inferred.inferred_file(target, tissue, columns, origin) as (values, expressed):
+                for rows, found in infer_blocks(engine, tissue, seed):
+                    values.write(rows, found.gated(threshold) if form is Form.GATED else found.mean)
+                    expressed.write(rows, found.expressed)
+                    advance(len(rows))
+        else:
+            found = infer_places(engine, tissue, places_um, advance)
+            shown = found.gated(threshold) if form is Form.GATED else found.mean
+            inferred.write_places(target, tissue, columns, places_um, shown, found.expressed, origin)
+    terminal.say(f"{number:,} {'cells' if at is None else 'places'} x {len(columns):,} genes: {target}")
     if as_json:
-        terminal.emit({"path": target.as_posix(), "cells": len(xy_um), "genes": found.panel.num_genes, **facts})
+        terminal.emit({"path": target.as_posix(), "cells": number, "genes": len(columns), **facts})

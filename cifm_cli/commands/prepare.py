@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,14 @@ import typer
 
 from cifm_cli import workspace
 from cifm_cli.commands import options
+
+
+class SplitKind(StrEnum):
+    """Ways of cutting a slide into regions."""
+
+    regional = "regional"
+    strips = "strips"
+    blocks = "blocks"
 
 
 def prepare(
@@ -52,6 +61,21 @@ def prepare(
     crop: Annotated[
         str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Keep the cells of a rectangle, micrometres.")
     ] = None,
+    split: Annotated[
+        SplitKind,
+        typer.Option(
+            help="Cut into train, validation and test as the paper does, in strips of y, or in random blocks."
+        ),
+    ] = SplitKind.regional,
+    split_gap_um: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Least distance between regions of strips or blocks, micrometres; cells between are in none.",
+            show_default="6 radii",
+        ),
+    ] = None,
+    seed: options.Seed = 0,
     sheet: Annotated[
         Path | None,
         typer.Option(
@@ -67,6 +91,7 @@ def prepare(
     from cifm_cli.data.batch import Task, prepare_all, refuse
     from cifm_cli.data.download import PrepareOptions
     from cifm_cli.data.filters import parse_crop
+    from cifm_cli.data.regions import Split
     from cifm_cli.data.sheet import read_sheet
     from cifm_cli.report.terminal import emit
 
@@ -91,6 +116,7 @@ def prepare(
         cells=cells,
         keep=tuple(keep or ()),
         crop=parse_crop(crop) if crop else None,
+        split=Split(split.value, split_gap_um, seed),
         force=force,
         page=True,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,20 +29,30 @@ def train(
     ] = None,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on each machine: one for each GPU, or several on CPU.", show_default="1"),
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines; start the command on each, by srun or torchrun.")] = 1,
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option("--precision", help="Short for --set train.precision=NAME.", show_default="the recipe's"),
+    ] = None,
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
     """Train a model on prepared slides: it learns to infer hidden cells from the cells around them."""
     from cifm_cli import recipe as recipes
     from cifm_cli.report.terminal import emit
-    from cifm_cli.training.loop import train as run_training
+    from cifm_cli.training.launch import launch
     from cifm_cli.training.run import Setup
 
     path = recipes.find(recipe)
+    changes = [*(settings or ()), *([f"train.precision={precision}"] if precision else [])]
     name = f"{path.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    result = run_training(
+    result = launch(
         Setup(
-            recipe=recipes.load(path, settings or ()),
+            recipe=recipes.load(path, changes),
             slides=workspace.slide_paths(data or ()),
             folder=out or (workspace.LATEST.resolve() if resume else workspace.RUNS / name),
             resume=resume,
@@ -51,7 +61,9 @@ def train(
             device=device,
             seed=seed,
             latest=workspace.LATEST,
+            devices=devices,
+            nodes=nodes,
         )
     )
-    if as_json:
+    if as_json and result:
         emit(result)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
 import pandas as pd
+from anndata import OldFormatWarning
 from anndata._io.specs.registry import IORegistryError
 from anndata.io import read_elem
 from scipy.sparse import csr_matrix, issparse
 
 from cifm_cli import keys
 from cifm_cli.data.counts import Counts, canonical, row_blocks, stored_counts
-from cifm_cli.data.download import GENE_EXPRESSION, Download, PrepareOptions, Reader, reading
+from cifm_cli.data.download import GENE_EXPRESSION, Download, PrepareOptions, Reader
 from cifm_cli.data.filters import bad_count
 from cifm_cli.data.genes import is_ensembl
+from cifm_cli.data.hdf5 import check_arrays, open_hdf5
 from cifm_cli.data.units import to_micrometres
 from cifm_cli.errors import CifmError
 
@@ -58,14 +61,14 @@ def read_h5ad_counts(path: Path, layer: str | None) -> H5adCounts:
     Raises:
         CifmError: The file is damaged, or has no such layer.
     """
-    with reading(path), h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         return _read_counts(file, path, layer)
 
 
 def _read_counts(file: h5py.File, path: Path, layer: str | None) -> H5adCounts:
-    names = _element(file["obs"]).index.astype(str)
+    names = _table(file["obs"]).index.astype(str)
     slot, counts, notes = _find_counts(file, path, layer)
-    genes = find_genes(_element(file["raw/var" if slot == _RAW else "var"]))
+    genes = find_genes(_table(file["raw/var" if slot == _RAW else "var"]))
     instead = "" if _begins_with_counts(counts) else _alternatives(file, path, slot)
     if counts.shape != (len(names), len(genes)):
         raise CifmError(
@@ -77,9 +80,9 @@ def _read_counts(file: h5py.File, path: Path, layer: str | None) -> H5adCounts:
 
 def _read(path: Path, options: PrepareOptions) -> Download:
     """Read an AnnData file slot by slot; obsp, embeddings and unused layers are never loaded."""
-    with reading(path), h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         _check_slots(file, path, options)
-        obs = _element(file["obs"])
+        obs = _table(file["obs"])
         xy = np.asarray(_element(file[f"obsm/{keys.SPATIAL}"]), dtype=np.float64)
         content = _read_counts(file, path, options.layer)
     if xy.ndim != 2 or len(xy) != len(obs) or xy.shape[1] < 2:
@@ -167,15 +170,38 @@ def _alternatives(file: h5py.File, path: Path, slot: str) -> str:
 
 
 def _element(element: Any) -> Any:  # noqa: ANN401 - an h5py group or dataset, and what anndata makes of it
+    check_arrays(element)
     try:
-        return read_elem(element)
+        with warnings.catch_warnings(action="ignore", category=OldFormatWarning):  # it is read all the same
+            return read_elem(element)
     except IORegistryError as error:
         raise ValueError(f"{element.name} is of no encoding that anndata knows") from error
+
+
+def _table(element: Any) -> pd.DataFrame:  # noqa: ANN401 - an h5py group
+    table = _element(element)
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"{element.name} does not say that it is a table")
+    for place in range(table.shape[1]):
+        table.isetitem(place, _in_native_order(table.iloc[:, place]).array)
+    return table
+
+
+def _in_native_order(column: pd.Series) -> pd.Series:
+    """A column whose numbers, or categories' codes, have this machine's byte order, which pandas needs."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes = column.cat.codes.to_numpy()
+        native = pd.Categorical.from_codes(codes.astype(codes.dtype.newbyteorder("=")), dtype=column.dtype)
+        return pd.Series(native, index=column.index)
+    if isinstance(column.dtype, np.dtype) and not column.dtype.isnative:
+        return column.astype(column.dtype.newbyteorder("="))
+    return column
 
 
 def _rows(path: Path, element: Any) -> Counts:  # noqa: ANN401 - an h5py group or dataset
     """A matrix by rows; it stays in the file where its rows do."""
     if element.attrs.get("encoding-type") == "csr_matrix":
+        check_arrays(element)
         num_rows, num_columns = (int(size) for size in element.attrs["shape"])
         return stored_counts(path, element, (num_rows, num_columns))
     stored = _element(element)

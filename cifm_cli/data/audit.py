@@ -93,7 +93,7 @@ def show_report(name: str, report: dict[str, Any]) -> None:
         ["median counts, genes", f"{report['median_counts']:,g}, {report['median_genes']:,g}", ""],
         ["nearest cell, um", f"{units['spacing_um']:.2f}", units["derivation"]],
         [f"neighbours in {units['radius_um']:g} um", f"{units['mean_degree']:.1f}", f"radius: {units['radius_from']}"],
-        *([region, f"{report['split'][region]:,}", ""] for region in keys.REGIONS),
+        *([region, f"{size:,}", ""] for region, size in report["split"].items() if size or region != keys.BUFFER),
     ]
     terminal.table(name, ["", "number", ""], rows)
     for note in report["notes"]:

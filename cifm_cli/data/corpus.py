@@ -100,4 +100,4 @@ def _read(path: Path) -> _Entry:
         raise CifmError(f"{path}: a damaged slide ({error})", "make it anew with `cifm prepare DOWNLOAD`") from error
     sizes = split.value_counts()
     plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in facts.items()}
-    return _Entry(frozenset(genes), {region: int(sizes[region]) for region in keys.REGIONS}, plain)
+    return _Entry(frozenset(genes), {region: int(sizes.get(region, 0)) for region in keys.REGIONS}, plain)

@@ -29,12 +29,14 @@ class StoredCounts:
         slot: The group that holds data, indices and indptr.
         indptr: (N + 1,) where rows begin.
         num_columns: Columns of the matrix.
+        out_of_order: (N,) rows that were read and whose columns do not ascend.
     """
 
     path: Path
     slot: str
     indptr: NDArray[np.int64]
     num_columns: int
+    out_of_order: NDArray[np.bool_]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,6 +54,7 @@ class StoredCounts:
             group = file[self.slot]
             columns = _narrow(group["indices"][start:stop], self.num_columns)
             parts = (group["data"][start:stop], columns, (self.indptr[first : last + 1] - start).astype(np.int32))
+            self.out_of_order[first + _falling_rows(*parts[1:])] = True
             return canonical(csr_matrix(parts, shape=(last - first, self.num_columns)))
 
 
@@ -78,7 +81,7 @@ def stored_counts(path: Path, group: h5py.Group, shape: tuple[int, int]) -> Stor
         raise ValueError(f"{indptr.name} does not tell {shape[0]} rows apart")
     if data.dtype.kind not in "iufb" or data.shape != indices.shape or data.shape < (starts[-1],):
         raise ValueError(f"{data.name} {data.shape} {data.dtype}, indices {indices.shape}, not {starts[-1]} numbers")
-    return StoredCounts(path, group.name, starts, shape[1])
+    return StoredCounts(path, group.name, starts, shape[1], np.zeros(shape[0], dtype=np.bool_))
 
 
 def row_blocks(counts: Counts) -> Iterator[tuple[int, csr_matrix]]:
@@ -117,9 +120,22 @@ def in_memory(counts: Counts) -> csr_matrix:
 
 
 def canonical(matrix: csr_matrix) -> csr_matrix:
-    """The matrix checked, its columns sorted within rows and each there once; the caller stands inside `reading`."""
+    """The matrix checked, its columns sorted within rows; the caller stands inside `reading`.
+
+    Args:
+        matrix: (N, G), changed in place.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        ValueError: A column number is none of the matrix, or stands twice in a row.
+    """
     matrix.check_format(full_check=True)  # a damaged index would crash what comes next
+    stored = matrix.nnz
     matrix.sum_duplicates()
+    if matrix.nnz < stored:
+        raise ValueError(f"{stored - matrix.nnz:,} counts stand where there is another")
     return matrix
 
 
@@ -130,6 +146,13 @@ def as_integers(dataset: h5py.Dataset) -> NDArray[np.int64]:
     if values.dtype.kind == "f" and not np.array_equal(whole, values):
         raise ValueError(f"{dataset.name} holds fractions")
     return whole
+
+
+def _falling_rows(columns: NDArray[Any], indptr: NDArray[Any]) -> NDArray[np.int64]:
+    """Rows in which a column is followed by a lower one."""
+    later = np.flatnonzero(columns[1:] < columns[:-1]) + 1
+    rows = np.searchsorted(indptr, later, side="right") - 1
+    return np.unique(rows[indptr[rows] < later])
 
 
 def _narrow(columns: NDArray[Any], num_columns: int) -> NDArray[np.int32]:

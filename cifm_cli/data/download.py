@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import zlib
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 from zipfile import BadZipFile
 
 from pyarrow import ArrowException
 
+from cifm_cli.data.regions import Split
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class PrepareOptions:
         cells: Table of cell centres, where the download is a matrix alone.
         keep: What the filters leave in, of `KEEPABLE`.
         crop: x0, y0, x1, y1 in micrometres; cells outside are dropped.
+        split: How the slide is cut into regions.
         force: Replace a prepared slide that exists.
         page: Write a page to look at beside each slide.
     """
@@ -79,6 +81,7 @@ class PrepareOptions:
     cells: Path | None = None
     keep: tuple[str, ...] = ()
     crop: tuple[float, float, float, float] | None = None
+    split: Split = field(default_factory=Split)
     force: bool = False
     page: bool = False
 
@@ -99,6 +102,7 @@ class Download:
         radius_um: The paper's graph radius for the platform, micrometres; None where it names none.
         in_tissue: (N,) whether a cell lies in the tissue; None when all do.
         notes: What the reader decided on its own.
+        warnings: What is doubtful about it.
         instead: The hint if `counts` turn out not to be counts.
     """
 
@@ -113,6 +117,7 @@ class Download:
     radius_um: float | None = None
     in_tissue: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     instead: str = ""
 
 

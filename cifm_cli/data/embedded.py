@@ -6,25 +6,31 @@ The counts stay, so that a probe needs this one file; any AnnData tool can open 
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import h5py
 import numpy as np
-from anndata.io import read_elem
+from anndata.io import read_elem, write_elem
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data.h5ad import write_h5ad
-from cifm_cli.errors import CifmError
+from cifm_cli.data.carry import carry_slide, download_order, places
+from cifm_cli.data.dense import DenseRows, reserve, reserved
+from cifm_cli.data.h5ad import require_space
+from cifm_cli.data.slide import open_slide
+from cifm_cli.errors import CifmError, writing
+from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
+
+    from cifm_cli.data.slide import Slide
 
 _LEVELS = (keys.MICROENVIRONMENT, keys.CELL)
 
@@ -59,10 +65,45 @@ class EmbeddedSlide:
         return len(self.xy_um)
 
 
+@contextmanager
+def embedded_file(
+    target: Path, slide: Slide, widths: Mapping[str, int], origin: dict[str, Any]
+) -> Iterator[dict[str, DenseRows]]:
+    """Write a prepared slide, cells in the order of the download, beside embeddings that come row by row.
+
+    Args:
+        target: The `.h5ad` to write; there, whole, when the block ends well.
+        slide: The slide that is embedded, from its file.
+        widths: Slot of `obsm` to D.
+        origin: Provenance of the embedding.
+
+    Yields:
+        Slot to where its rows are to be written, all of them.
+
+    Raises:
+        CifmError: `target` is the prepared slide itself, or may not be written.
+    """
+    prepared = slide.file
+    if target.resolve() == prepared.resolve():
+        raise CifmError(f"{target}: the embedded slide would replace its input", "write elsewhere with --out")
+    order = download_order(prepared)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        require_space(target.parent, prepared.stat().st_size + 4 * len(order) * sum(widths.values()))
+    with atomic_path(target) as temporary:
+        with h5py.File(temporary, "w") as file:
+            carry_slide(slide, file, order, without=_LEVELS)  # of another embedding, where the slide had one
+            write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDING, json.dumps(origin, allow_nan=False))
+            for slot, width in widths.items():
+                reserve(file["obsm"], slot, (len(order), width))
+        where = places(order)
+        yield {slot: reserved(temporary, f"obsm/{slot}", where) for slot in widths}
+
+
 def write_embedded(
     target: Path, prepared: Path, embeddings: Mapping[str, NDArray[np.float32]], origin: dict[str, Any]
 ) -> None:
-    """Write a prepared slide beside its embeddings, cells in the order of the download.
+    """Write embeddings that are in memory; see `embedded_file`.
 
     Args:
         target: The `.h5ad` to write.
@@ -73,14 +114,10 @@ def write_embedded(
     Raises:
         CifmError: `target` is the prepared slide itself, or may not be written.
     """
-    if target.resolve() == prepared.resolve():
-        raise CifmError(f"{target}: the embedded slide would replace its input", "write elsewhere with --out")
-    slide = ad.read_h5ad(prepared)
-    for slot, features in embeddings.items():
-        slide.obsm[slot] = features
-    slide.uns[keys.CIFM][keys.EMBEDDING] = json.dumps(origin, allow_nan=False)
-    order = np.argsort(slide.obs[keys.DOWNLOAD_ROW].to_numpy(), kind="stable")
-    write_h5ad(target, slide[order])
+    widths = {slot: features.shape[1] for slot, features in embeddings.items()}
+    with embedded_file(target, open_slide(prepared), widths, origin) as slots:
+        for slot, features in embeddings.items():
+            slots[slot].write(np.arange(len(features)), features)
 
 
 def read_embedded(path: Path) -> EmbeddedSlide:

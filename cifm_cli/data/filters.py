@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
+LARGEST_COUNT = 1 << 24  # beyond it float32, the type of counts in a slide, leaves out whole numbers
 _LARGEST_LOG = 20.0  # log of a count never gets there
 
 
 def bad_count(values: NDArray[Any]) -> int | None:
-    """Position of the first value that is no count (negative, NaN, infinite or fractional); None when all are."""
-    if values.dtype.kind in "ub":
-        return None
+    """Position of the first value that is no count (negative, NaN, fractional, too large, true); None when all are."""
+    if values.dtype.kind == "b":  # says where counts are, not which
+        return 0 if len(values) else None
     with np.errstate(invalid="ignore"):  # a NaN is what is looked for
-        whole = values.dtype.kind == "i" or ((np.floor(values) == values) & np.isfinite(values))
-        good = (values >= 0) & whole
+        good = (values >= 0) & (values <= LARGEST_COUNT)
+        if values.dtype.kind == "f":
+            good &= np.floor(values) == values
     return None if good.all() else int(np.argmin(good))
 
 
@@ -37,12 +39,12 @@ def check_counts(counts: csr_matrix, barcodes: pd.Index[str], names: pd.Series[s
         instead: Where raw counts are to be had, for the hint; may be empty.
 
     Raises:
-        CifmError: A value is negative, NaN, infinite or fractional; the message names its cell and gene.
+        CifmError: A value is negative, NaN, fractional or too large for any count; the message names its cell and gene.
     """
     position = bad_count(counts.data)
     if position is None:
         return
-    value = counts.data[position]
+    value = float(counts.data[position])
     row = int(np.searchsorted(counts.indptr, position, side="right")) - 1
     address = f"cell {barcodes[row]!r}, gene {names.iloc[counts.indices[position]]!r}"
     raise CifmError(
@@ -52,7 +54,7 @@ def check_counts(counts: csr_matrix, barcodes: pd.Index[str], names: pd.Series[s
 
 
 def _guess(values: NDArray[Any]) -> str:
-    if not np.isfinite(values).all():
+    if values.dtype.kind != "f" or not np.isfinite(values).all() or np.array_equal(np.floor(values), values):
         return ""
     if (values < 0).any():
         return "" if bad_count(np.abs(values)) is None else "; the matrix looks scaled"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
 from cifm_backends.base import Graph
@@ -31,10 +32,12 @@ def radius_graph(
     num_cells = len(xy_um)
     pairs = cKDTree(xy_um).query_pairs(radius_um, output_type="ndarray") if num_cells else np.empty((0, 2), np.intp)
     loops = np.repeat(np.arange(num_cells if self_loops else 0), 2).reshape(-1, 2)
-    edges = np.concatenate([pairs, pairs[:, ::-1], loops]).astype(np.int64)
-    # Sorted by target, then source: every cell sums its messages in slide order, in a tile as in the whole slide.
-    edges = edges[np.argsort(edges[:, 0] * num_cells + edges[:, 1], kind="stable")]
-    targets, sources = np.ascontiguousarray(edges.T)
+    ends = np.concatenate([pairs, pairs[:, ::-1], loops])
+    # Sorted by target, then source, by compressing twice: every cell sums its messages in slide order, in a tile as in
+    # the whole slide.
+    by_source = csr_matrix((np.ones(len(ends), np.int8), ends.T), (num_cells, num_cells))
+    rows = by_source.T.tocsr()
+    sources, targets = rows.indices.astype(np.int64), np.repeat(np.arange(num_cells), np.diff(rows.indptr))
     displacement = (xy_um[targets] - xy_um[sources]) / radius_um
     return _from_sorted(
         num_cells, torch.from_numpy(sources), torch.from_numpy(targets), torch.from_numpy(displacement).to(dtype)

@@ -39,7 +39,7 @@ def write_h5ad(target: Path, slide: AnnData, spool: Spool | None = None) -> None
     rows = slide.obs[keys.DOWNLOAD_ROW].to_numpy() if spool else np.empty(0, dtype=np.int64)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _require_space(target.parent, sys.getsizeof(slide) + (spool.num_bytes(rows) if spool else 0) + _OVERHEAD)
+        require_space(target.parent, sys.getsizeof(slide) + (spool.num_bytes(rows) if spool else 0) + _OVERHEAD)
     with atomic_path(target) as temporary:
         slide.write_h5ad(temporary)
         if spool:
@@ -47,8 +47,16 @@ def write_h5ad(target: Path, slide: AnnData, spool: Spool | None = None) -> None
                 spool.write_matrix(file.create_group("X"), rows)
 
 
-def _require_space(folder: Path, num_bytes: int) -> None:
-    """Ask the file system for the space before HDF5 does: it crashes the process when a disk fills under it."""
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Ask the file system for the space before HDF5 does: it crashes the process when a disk fills under it.
+
+    Args:
+        folder: Where a file will be written.
+        num_bytes: Its size.
+
+    Raises:
+        OSError: The disk is too full.
+    """
     if sys.platform == "linux":
         with tempfile.TemporaryFile(dir=folder) as reserve:
             os.posix_fallocate(reserve.fileno(), 0, num_bytes)

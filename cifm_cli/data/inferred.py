@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
-from anndata.io import read_elem
+from anndata.io import write_elem
 
 from cifm_cli import keys
-from cifm_cli.data.h5ad import write_h5ad
-from cifm_cli.errors import CifmError
+from cifm_cli.data.carry import carry_obs, download_order, places
+from cifm_cli.data.dense import DenseRows, reserve, reserved
+from cifm_cli.data.h5ad import require_space, write_h5ad
+from cifm_cli.errors import CifmError, writing
+from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Rows, Slide
 
 EXPRESSED = "expressed"  # layer (Q, P) | P(expressed)
+_VALUES, _LAYER = "X", f"layers/{EXPRESSED}"
 _COLUMNS = (["x_um", "y_um"], ["x", "y"])
 
 
@@ -55,47 +61,90 @@ def read_places(path: Path) -> NDArray[np.float64]:
     return places
 
 
-def read_obs(slide: Slide) -> pd.DataFrame:
-    """What is known of each cell of a slide that has a file, rows as in the slide."""
-    with h5py.File(slide.path, "r") as file:
-        return pd.DataFrame(read_elem(file["obs"]))
-
-
 def places_table(places_um: NDArray[np.float64]) -> pd.DataFrame:
     """Name free places by their order, as the obs of a slide."""
     return pd.DataFrame(index=[f"place_{i}" for i in range(1, len(places_um) + 1)])
 
 
-def write_inferred(
+def write_places(
     target: Path,
     slide: Slide,
     columns: Rows,
-    obs: pd.DataFrame,
-    xy_um: NDArray[np.float64],
-    values: dict[str, NDArray[np.float32]],
+    places_um: NDArray[np.float64],
+    values: NDArray[np.float32],
+    expressed: NDArray[np.float32],
     origin: dict[str, Any],
 ) -> None:
-    """Write inferred expression; cells in the order of the download, places as they were given.
+    """Write what was inferred at free places, in the order in which they were given.
 
     Args:
         target: The `.h5ad`.
         slide: The tissue they are in.
         columns: (P,) columns of the slide that were inferred.
-        obs: Q rows.
-        xy_um: (Q, 2) micrometres.
-        values: (Q, P) log-normalised expression as `X`, and layers by name.
+        places_um: (Q, 2) micrometres.
+        values: (Q, P) log-normalised expression.
+        expressed: (Q, P) P(expressed).
         origin: Provenance.
 
     Raises:
         CifmError: The disk is full or may not be written.
     """
-    var = pd.DataFrame(
+    table = ad.AnnData(
+        X=values,
+        obs=places_table(places_um),
+        var=_genes(slide, columns),
+        layers={EXPRESSED: expressed},
+        obsm={keys.SPATIAL: places_um},
+        uns=_about(origin),
+    )
+    write_h5ad(target, table)
+
+
+@contextmanager
+def inferred_file(
+    target: Path, slide: Slide, columns: Rows, origin: dict[str, Any]
+) -> Iterator[tuple[DenseRows, DenseRows]]:
+    """Write what was inferred of the cells of a slide, row by row, in the order of the download.
+
+    Args:
+        target: The `.h5ad` to write; there, whole, when the block ends well.
+        slide: The slide, opened from a file.
+        columns: (P,) columns of the slide that are inferred.
+        origin: Provenance.
+
+    Yields:
+        Where the rows of log-normalised expression and those of P(expressed) are to be written, all of them.
+
+    Raises:
+        CifmError: `target` is the prepared slide itself, or may not be written.
+    """
+    prepared, shape = slide.file, (slide.num_cells, len(columns))
+    if target.resolve() == prepared.resolve():
+        raise CifmError(f"{target}: the prediction would replace its input", "write elsewhere with --out")
+    order = download_order(prepared)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        require_space(target.parent, prepared.stat().st_size + 2 * 4 * shape[0] * shape[1])
+    with atomic_path(target) as temporary:
+        with h5py.File(prepared, "r") as source, h5py.File(temporary, "w") as file:
+            file.attrs.update(source.attrs)
+            carry_obs(source, file, order)
+            write_elem(file, "var", _genes(slide, columns))
+            write_elem(file, "obsm", {keys.SPATIAL: slide.xy_um[order]})
+            write_elem(file, "uns", _about(origin))
+            write_elem(file, "layers", {})
+            for name in (_VALUES, _LAYER):
+                reserve(file, name, shape)
+        where = places(order)
+        yield reserved(temporary, _VALUES, where), reserved(temporary, _LAYER, where)
+
+
+def _genes(slide: Slide, columns: Rows) -> pd.DataFrame:
+    return pd.DataFrame(
         {keys.SYMBOL: np.array(slide.symbols, dtype=object)[columns]},
         index=pd.Index(np.array(slide.gene_ids, dtype=object)[columns]),
     )
-    layers = {name: layer for name, layer in values.items() if name != "X"}
-    table = ad.AnnData(X=values["X"], obs=obs, var=var, layers=layers, obsm={keys.SPATIAL: xy_um})
-    table.uns[keys.CIFM] = {keys.PROVENANCE: json.dumps(origin, allow_nan=False)}
-    if keys.DOWNLOAD_ROW in obs:
-        table = table[np.argsort(obs[keys.DOWNLOAD_ROW].to_numpy(), kind="stable")]
-    write_h5ad(target, table)
+
+
+def _about(origin: dict[str, Any]) -> dict[str, Any]:
+    return {keys.CIFM: {keys.PROVENANCE: json.dumps(origin, allow_nan=False)}}

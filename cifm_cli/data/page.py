@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from cifm_cli import keys
 from cifm_cli.data.genes import SEVERAL_GENES, SEVERAL_ORTHOLOGS
 from cifm_cli.data.prepared import read_about
+from cifm_cli.data.regions import Split
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.report.html import Image, Section, Table, write_report
@@ -73,7 +74,11 @@ def write_page(slide: Path) -> Path:
     sections = [
         *([Section("Warnings", "\n\n".join(report["warnings"]))] if report["warnings"] else []),
         Section("The slide", _summary(report), _facts(about)),
-        Section("Maps", _shown_note(len(xy_um)), images=_maps(xy_um[shown], counts[shown], genes[shown], split[shown])),
+        Section(
+            "Maps",
+            _shown_note(len(xy_um)),
+            images=_maps(xy_um[shown], counts[shown], genes[shown], split[shown], _split_by(report)),
+        ),
         Section(
             "Cells", _cells_note(report), _cells(report), _histograms(counts, genes, degree, about[keys.RADIUS_UM])
         ),
@@ -82,6 +87,11 @@ def write_page(slide: Path) -> Path:
     ]
     write_report(page_of(slide), f"{slide.stem}: prepared slide", sections, about[keys.PROVENANCE])
     return page_of(slide)
+
+
+def _split_by(report: dict[str, Any]) -> str:
+    """How the slide was split; files of before there was a choice don't say."""
+    return str(report.get("split_by", Split().describe(report["units"]["radius_um"])))
 
 
 def _choose(num_cells: int) -> NDArray[np.int64]:
@@ -106,7 +116,11 @@ def _shown_note(num_cells: int) -> str:
 
 
 def _maps(
-    xy_um: NDArray[np.float64], counts: NDArray[np.float64], genes: NDArray[np.int64], split: NDArray[np.object_]
+    xy_um: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    genes: NDArray[np.int64],
+    split: NDArray[np.object_],
+    split_by: str,
 ) -> list[Image]:
     from cifm_cli.report import plots  # matplotlib takes a second to import
 
@@ -119,7 +133,7 @@ def _maps(
         Image(draw(genes, "Genes per cell"), "Kept genes with a count; colours end at the 99th percentile."),
         Image(
             plots.tissue_map(xy_um, split, "Regions of the split", order=keys.REGIONS),
-            "Where a model trains, is chosen and is tested (regional split).",
+            f"Where a model trains, is chosen and is tested: {split_by}.",
         ),
     ]
 
@@ -167,6 +181,7 @@ def _facts(about: dict[str, Any]) -> Table:
         ("nearest cell (median)", f"{units['spacing_um']:.2f} um"),
         ("radius of the graph", f"{units['radius_um']:g} um ({units['radius_from']})"),
         ("neighbours in it (mean)", f"{units['mean_degree']:.1f}"),
+        ("split", _split_by(report)),
         *((f"cells in {region}", f"{split[region]:,} ({split[region] / sum(split.values()):.0%})") for region in split),
     ]
     return Table(["", ""], [[name, str(value)] for name, value in rows])

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cifm_cli import __version__, keys, provenance
 from cifm_cli.data import prepared
+from cifm_cli.data.agreement import Agreement
 from cifm_cli.data.anndata_reader import ANNDATA
 from cifm_cli.data.audit import make_report, show_report
 from cifm_cli.data.counts import row_blocks
-from cifm_cli.data.download import KEEP_MITOCHONDRIAL, KEEP_OUTSIDE, KEEPABLE, reading
+from cifm_cli.data.download import KEEP_MITOCHONDRIAL, KEEP_OUTSIDE, KEEPABLE, PrepareOptions, reading
 from cifm_cli.data.filters import check_counts, reasons_to_drop
 from cifm_cli.data.genes import plan_genes, share_note, species_note
 from cifm_cli.data.hilbert import hilbert_order
+from cifm_cli.data.naming import name_notes
 from cifm_cli.data.page import check_page, page_of, write_page
 from cifm_cli.data.regions import empty_note
 from cifm_cli.data.spatialdata_reader import SPATIALDATA
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from cifm_cli.data.download import Download, PrepareOptions, Reader
+    from cifm_cli.data.download import Download, Reader
     from cifm_cli.data.genes import GenePlan
 
 READERS = (ANNDATA, SPATIALDATA, XENIUM, VISIUM_HD, VISIUM)
@@ -92,7 +94,7 @@ def prepare_download(download: Path, options: PrepareOptions) -> PrepareResult:
     content = _read(root, reader, options)
     genes = _plan(content, options)
     with Spool(_nearest_folder(options.out), len(content.obs), len(genes.ids)) as spool:
-        _fill(spool, content, genes, root)
+        content = replace(content, warnings=(*content.warnings, *_fill(spool, content, genes, root)))
         slide, report = _arrange(root, content, genes, spool, options)
         inputs = {_relative(file, root): provenance.hash_file(file) for file in content.files}
         about = {
@@ -175,7 +177,9 @@ def _unrecognised(download: Path, known: str) -> CifmError:
 def _read(root: Path, reader: Reader, options: PrepareOptions) -> Download:
     if unknown := set(options.keep) - set(KEEPABLE):
         raise CifmError(f"--keep {min(unknown)}: unknown", f"known are {', '.join(KEEPABLE)}")
-    return reader.read(root, options)
+    download = reader.read(root, options)
+    notes = name_notes(download.genes, f"{root}: {download.matrix}")
+    return replace(download, notes=(*download.notes, *notes))
 
 
 def _plan(download: Download, options: PrepareOptions) -> GenePlan:
@@ -185,13 +189,18 @@ def _plan(download: Download, options: PrepareOptions) -> GenePlan:
     return plan_genes(download.genes, table, orthologs, keep_mitochondrial=KEEP_MITOCHONDRIAL in options.keep)
 
 
-def _fill(spool: Spool, download: Download, genes: GenePlan, root: Path) -> None:
-    """Go through the counts once: check them, sum the features of each gene, set the rows aside."""
+def _fill(spool: Spool, download: Download, genes: GenePlan, root: Path) -> list[str]:
+    """Go through the counts once: check them, sum the features of each gene, set the rows aside; return warnings."""
+    agreement, where = Agreement(download), f"{root}: {download.matrix}"
     names = download.genes["symbol"].where(download.genes["symbol"] != "", download.genes["id"])
-    for first, block in row_blocks(download.counts):
-        barcodes = download.obs.index[first : first + block.shape[0]]
-        check_counts(block, barcodes, names, f"{root}: {download.matrix}", download.instead)
-        spool.write(first, genes.apply(block))
+    with terminal.progress("cells", len(download.obs)) as advance:
+        for first, block in row_blocks(download.counts):
+            barcodes = download.obs.index[first : first + block.shape[0]]
+            check_counts(block, barcodes, names, where, download.instead)
+            agreement.add(first, block)
+            spool.write(first, genes.apply(block))
+            advance(block.shape[0])
+    return agreement.warnings(where)
 
 
 def _arrange(
@@ -210,11 +219,15 @@ def _arrange(
     rows = kept[hilbert_order(download.xy_um[kept])]
     units = check_units(download.xy_um[rows], download.radius_um, options.radius_um)
     obs, notes = prepared.storable(download.obs.iloc[rows])
-    slide = prepared.build(spool, download.xy_um[rows], obs, rows, genes)
+    regions = options.split.regions(download.xy_um[rows], units.radius_um)
+    slide = prepared.build(spool, download.xy_um[rows], obs, rows, genes, regions)
     empty = empty_note(slide.obs[keys.SPLIT])
-    warnings = [*filter(None, (species_note(genes.ids), share_note(genes), units.note(), empty))]
+    warnings = [*download.warnings, *filter(None, (species_note(genes.ids), share_note(genes), units.note(), empty))]
+    if len(units.alone):
+        warnings.append(units.alone_note(slide.obs_names[units.alone[0]]))
     remarks = {"notes": [*download.notes, *notes], "warnings": warnings}
-    return slide, make_report(download, genes, dropped, units, slide, remarks)
+    report = make_report(download, genes, dropped, units, slide, remarks)
+    return slide, {**report, "split_by": options.split.describe(units.radius_um)}
 
 
 def _existing(target: Path, root: Path, reader: Reader, options: PrepareOptions) -> dict[str, Any] | None:
@@ -234,7 +247,8 @@ def _existing(target: Path, root: Path, reader: Reader, options: PrepareOptions)
             "choose another folder with --out or name with --name",
         )
     made = about[keys.PROVENANCE]
-    same = made["cifm"] == __version__ and made["options"] == _settings(options) and about[keys.PLATFORM] == reader.name
+    as_made = {**_settings(PrepareOptions()), **made["options"]}  # options that came later were at their defaults
+    same = made["cifm"] == __version__ and as_made == _settings(options) and about[keys.PLATFORM] == reader.name
     if not options.force and same and all(_hash(root, file) == digest for file, digest in made["inputs"].items()):
         return dict(about[keys.REPORT])
     if not options.force:

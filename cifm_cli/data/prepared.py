@@ -13,7 +13,6 @@ from anndata.io import read_elem
 
 from cifm_cli import keys
 from cifm_cli.data.h5ad import write_h5ad
-from cifm_cli.data.regions import regional_split
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +26,12 @@ _RESERVED = (keys.TOTAL_COUNTS, keys.NUM_GENES, keys.SPLIT, keys.DOWNLOAD_ROW, "
 
 
 def build(
-    spool: Spool, xy_um: NDArray[np.float64], obs: pd.DataFrame, rows: NDArray[np.int64], genes: GenePlan
+    spool: Spool,
+    xy_um: NDArray[np.float64],
+    obs: pd.DataFrame,
+    rows: NDArray[np.int64],
+    genes: GenePlan,
+    regions: NDArray[np.int8],
 ) -> ad.AnnData:
     """Lay out a slide in the slots of `keys`, but for `X` and `uns`.
 
@@ -37,6 +41,7 @@ def build(
         obs: N rows of columns carried along, in the same order, all storable.
         rows: (N,) rows of the download.
         genes: The plan that made the G columns.
+        regions: (N,) positions in `keys.REGIONS`.
 
     Returns:
         The slide.
@@ -45,7 +50,7 @@ def build(
         {
             keys.TOTAL_COUNTS: spool.total_counts[rows],
             keys.NUM_GENES: spool.num_expressed[rows],
-            keys.SPLIT: pd.Categorical(np.array(keys.REGIONS)[regional_split(xy_um)], categories=keys.REGIONS),
+            keys.SPLIT: pd.Categorical(np.array(keys.REGIONS)[regions], categories=keys.REGIONS),
             keys.DOWNLOAD_ROW: rows.astype(np.int64),
         },
         index=obs.index.astype(str).rename(None),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import h5py
 import numpy as np
@@ -16,6 +16,7 @@ from anndata.io import read_elem
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
+from cifm_cli.data.sources import FileCounts, MemoryCounts
 from cifm_cli.errors import CifmError
 from cifm_cli.report.terminal import warn
 
@@ -25,63 +26,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from cifm_cli.data.sources import CountsSource
+
     Rows = NDArray[np.int64]
 
-_IN_MEMORY_NONZEROS = 50_000_000  # 400 MB of values and columns; larger matrices are read by row ranges
-
-
-class CountsSource(Protocol):
-    """Where a slide's counts come from."""
-
-    def read(self, rows: Rows) -> csr_matrix:
-        """Counts of some cells, (len(rows), G) float32, in the order given."""
-        ...
-
-
-@dataclass(frozen=True)
-class MemoryCounts:
-    """Counts held in memory.
-
-    Args:
-        matrix: (N, G) counts.
-    """
-
-    matrix: csr_matrix
-
-    def read(self, rows: Rows) -> csr_matrix:
-        """Counts of some cells; see `CountsSource`."""
-        return self.matrix[rows].astype(np.float32)
-
-
-@dataclass(frozen=True)
-class FileCounts:
-    """Counts in an `.h5ad`, read by contiguous row ranges.
-
-    Args:
-        path: The prepared slide.
-        indptr: (N + 1,) row pointers of its `X`.
-        num_genes: G.
-    """
-
-    path: Path
-    indptr: NDArray[np.int64]
-    num_genes: int
-
-    def read(self, rows: Rows) -> csr_matrix:
-        """Counts of some cells; see `CountsSource`."""
-        ordered, position = np.unique(rows, return_inverse=True)
-        if not len(ordered):
-            return csr_matrix((0, self.num_genes), dtype=np.float32)
-        breaks = np.flatnonzero(np.diff(ordered) > 1) + 1
-        ranges = [(run[0], run[-1] + 1) for run in np.split(ordered, breaks)]
-        with h5py.File(self.path, "r") as file:
-            spans = [(self.indptr[first], self.indptr[last]) for first, last in ranges]
-            values = np.concatenate([file["X/data"][a:b] for a, b in spans])
-            columns = np.concatenate([file["X/indices"][a:b] for a, b in spans])
-        lengths = self.indptr[ordered + 1] - self.indptr[ordered]
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        block = csr_matrix((values.astype(np.float32), columns, indptr), shape=(len(ordered), self.num_genes))
-        return block if np.array_equal(ordered, rows) else block[position]
+_IN_MEMORY_NONZEROS = 50_000_000  # 400 MB of values and columns; larger matrices are read by stretches of rows
 
 
 @dataclass(frozen=True)
@@ -113,6 +62,13 @@ class Slide:
     facts: dict[str, str] | None = None
 
     @property
+    def file(self) -> Path:
+        """The prepared file that the slide was opened from."""
+        if self.path is None:
+            raise ValueError(f"slide {self.name} is held in memory and has no file")
+        return self.path
+
+    @property
     def num_cells(self) -> int:
         """N."""
         return len(self.xy_um)
@@ -131,7 +87,7 @@ class Slide:
         """Rows of a region, ascending.
 
         Args:
-            name: `train`, `validation`, `test` or `all`.
+            name: `train`, `validation`, `test`, `buffer` or `all`.
 
         Returns:
             Rows of its cells.
@@ -163,6 +119,24 @@ class Slide:
         """
         return log_normalise(self.counts(rows), self.total_counts[rows], target_sum)
 
+    def cut(self, rows: Rows) -> Slide:
+        """A piece of the slide, held in memory.
+
+        Args:
+            rows: (n,) rows, in the order of the piece.
+
+        Returns:
+            The n cells alone.
+        """
+        return replace(
+            self,
+            xy_um=self.xy_um[rows],
+            total_counts=self.total_counts[rows],
+            split=self.split[rows],
+            source=MemoryCounts(self.counts(rows)),
+            path=None,
+        )
+
     def with_radius(self, radius_um: float | None) -> Slide:
         """The same slide with another graph radius, said when it differs; itself for None."""
         if radius_um is None or radius_um == self.radius_um:
@@ -180,12 +154,13 @@ def log_normalise(counts: csr_matrix, total_counts: NDArray[np.float64], target_
         target_sum: The common sum.
 
     Returns:
-        (N, G) float32 with the sparsity of `counts`.
+        (N, G) float32 with the sparsity of `counts`, which it shares.
     """
-    scale = target_sum / np.maximum(total_counts, 1.0)
-    result = counts.astype(np.float32, copy=True)
-    result.data = np.log1p(result.data * np.repeat(scale, np.diff(result.indptr))).astype(np.float32)
-    return result
+    # In double precision, but with no more than one such array: a whole region may be asked for.
+    values = np.repeat(target_sum / np.maximum(total_counts, 1.0), np.diff(counts.indptr))
+    np.multiply(values, counts.data, out=values)
+    np.log1p(values, out=values)
+    return csr_matrix((values.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
 
 
 def slide_from_arrays(
@@ -224,11 +199,12 @@ def slide_from_arrays(
     )
 
 
-def open_slide(path: Path) -> Slide:
+def open_slide(path: Path, *, hold: bool = True) -> Slide:
     """Open a prepared slide; its counts are read when asked for.
 
     Args:
         path: A file that `cifm prepare` wrote.
+        hold: Whether counts are held in memory where they are few.
 
     Returns:
         The slide.
@@ -238,14 +214,14 @@ def open_slide(path: Path) -> Slide:
     """
     try:
         with h5py.File(path, "r") as file:
-            return _read(file, path)
+            return _read(file, path, hold=hold)
     except (OSError, KeyError) as error:
         raise CifmError(
             f"{path}: not a prepared slide, or a damaged one ({error})", "make it anew with `cifm prepare DOWNLOAD`"
         ) from error
 
 
-def _read(file: h5py.File, path: Path) -> Slide:
+def _read(file: h5py.File, path: Path, *, hold: bool) -> Slide:
     if f"uns/{keys.CIFM}" not in file:
         raise CifmError(f"{path}: an .h5ad that cifm did not prepare", f"prepare it first: `cifm prepare {path}`")
     about = cast("dict[str, Any]", read_elem(file[f"uns/{keys.CIFM}"]))
@@ -254,17 +230,17 @@ def _read(file: h5py.File, path: Path) -> Slide:
             f"{path}: prepared-slide format {about[keys.FORMAT]}, this cifm reads {keys.PREPARED_FORMAT}",
             "prepare the download again with this version",
         )
-    obs = cast("pd.DataFrame", read_elem(file["obs"]))
-    var = cast("pd.DataFrame", read_elem(file["var"]))
+    obs, var = file["obs"], cast("pd.DataFrame", read_elem(file["var"]))
+    split = cast("pd.Categorical", read_elem(obs[keys.SPLIT]))
     indptr = file["X/indptr"][:].astype(np.int64)
     source: CountsSource = FileCounts(path, indptr, len(var))
-    if indptr[-1] <= _IN_MEMORY_NONZEROS:
-        source = MemoryCounts(source.read(np.arange(len(obs))))
+    if hold and indptr[-1] <= _IN_MEMORY_NONZEROS:
+        source = MemoryCounts(source.read(np.arange(len(indptr) - 1)))
     return Slide(
         name=path.stem,
         xy_um=file[f"obsm/{keys.SPATIAL}"][:].astype(np.float64),
-        total_counts=obs[keys.TOTAL_COUNTS].to_numpy(dtype=np.float64),
-        split=obs[keys.SPLIT].cat.set_categories(list(keys.REGIONS)).cat.codes.to_numpy().astype(np.int8),
+        total_counts=obs[keys.TOTAL_COUNTS][:].astype(np.float64),
+        split=split.set_categories(list(keys.REGIONS)).codes.astype(np.int8),
         gene_ids=tuple(var.index),
         symbols=tuple(var[keys.SYMBOL]),
         radius_um=float(about[keys.RADIUS_UM]),

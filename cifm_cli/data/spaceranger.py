@@ -24,6 +24,8 @@ POSITIONS_PARQUET = "spatial/tissue_positions.parquet"
 _POSITIONS = (POSITIONS_PARQUET, "spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv")
 _SCALES = "spatial/scalefactors_json.json"
 _COLUMNS = [BARCODE, IN_TISSUE, *ARRAY[::-1], *PIXELS[::-1]]  # the order where there is no header
+# 10x Genomics, "Visium HD barcodes": s_008um_00602_00290-1 is the bin at row 602, column 290.
+_PLACE = r"s_\d{3}um_(\d{5})_(\d{5})-\d+"
 _LARGEST_RESIDUAL = 0.5  # in steps of the grid; genuine files stay below 0.15
 
 
@@ -109,6 +111,40 @@ def match_positions(positions: pd.DataFrame, barcodes: NDArray[np.object_], path
     return positions.iloc[rows]
 
 
+def absence_notes(positions: pd.DataFrame, found: pd.DataFrame) -> tuple[str, ...]:
+    """Tell of places in the tissue that the matrix lacks; genuine downloads have none.
+
+    Args:
+        positions: As `read_positions` returns them, every place of the array.
+        found: Those of the matrix.
+
+    Returns:
+        A note where there are some.
+    """
+    absent = int(positions[IN_TISSUE].sum() - found[IN_TISSUE].sum())
+    return (f"{absent:,} places in the tissue are not in the matrix",) if absent > 0 else ()
+
+
+def check_names(positions: pd.DataFrame, path: Path) -> None:
+    """Hold the names of bins, which tell row and column, against their places in the array.
+
+    Args:
+        positions: As `read_positions` returns them.
+        path: The positions file, for the message.
+
+    Raises:
+        CifmError: A bin has the name of another place.
+    """
+    named = positions.index.to_series().str.extract(_PLACE).dropna().astype(np.int64)
+    wrong = (named.to_numpy() != positions.loc[named.index, ARRAY[::-1]].to_numpy()).any(axis=1)
+    if wrong.any():
+        raise CifmError(
+            f"{path}: {wrong.sum():,} bins are not at the row and column of their names, such as "
+            f"{named.index[int(wrong.argmax())]!r}",
+            "take the positions as Space Ranger wrote them",
+        )
+
+
 def read_scales(folder: Path) -> tuple[dict[str, float], Path]:
     """Read `scalefactors_json.json`.
 
@@ -140,7 +176,8 @@ def fit_grid(positions: pd.DataFrame, path: Path) -> Grid:
     Raises:
         CifmError: The pixels do not follow the array places.
     """
-    complete = positions[np.isfinite(positions[PIXELS]).all(axis=1)]
+    ordered = positions.sort_values(ARRAY)  # sums round by the order
+    complete = ordered[np.isfinite(ordered[PIXELS]).all(axis=1)]
     places = complete[ARRAY].to_numpy(dtype=np.float64)
     spread = places.max(axis=0, initial=-np.inf) > places.min(axis=0, initial=np.inf)
     if len(places) < 4 or not spread.any():

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 import pandas as pd
-from scipy.io import mmread
-from scipy.sparse import csr_matrix
 
 from cifm_cli.data.counts import Counts, canonical, stored_counts
 from cifm_cli.data.download import GENE_EXPRESSION, first_existing, open_maybe_gzip, reading
+from cifm_cli.data.hdf5 import check_arrays, open_hdf5
+from cifm_cli.data.matrix_market import read_matrix_market
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -60,13 +60,14 @@ def read_matrix(path: Path) -> FeatureMatrix:
 
 
 def _read_h5(path: Path) -> FeatureMatrix:
-    with reading(path), h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         if "matrix" not in file:
             raise CifmError(
                 f"{path}: no group `matrix`, so not a 10x feature-barcode matrix (it holds {', '.join(file) or 'nothing'})",
                 "give the file that the 10x software wrote (Cell Ranger 3, Space Ranger or Xenium)",
             )
         group = file["matrix"]
+        check_arrays(group)
         num_features, num_cells = (int(size) for size in group["shape"][:])
         features = group["features"]
         genes = pd.DataFrame({"id": _strings(features["id"]), "symbol": _strings(features["name"])})
@@ -87,12 +88,7 @@ def _read_mex(folder: Path) -> FeatureMatrix:
     with reading(barcodes), open_maybe_gzip(barcodes) as handle:
         names = np.array([name.strip('"') for name in handle.read().decode().split()], dtype=object)
     with reading(matrix), open_maybe_gzip(matrix) as handle:
-        only_places = b"pattern" in handle.readline()
-        handle.seek(0)
-        counts = canonical(csr_matrix(mmread(handle).T))
-        if only_places and counts.nnz:
-            raise ValueError("it says where counts are, not which")
-        return assemble(counts, names, genes, (matrix, features, barcodes))
+        return assemble(canonical(read_matrix_market(handle)), names, genes, (matrix, features, barcodes))
 
 
 def _mex_part(folder: Path, names: tuple[str, ...]) -> Path:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Rows
 
 
+_RUN = 128  # consecutive cells with one bounding box: neighbours on the Hilbert curve are neighbours in the tissue
+
+
 @dataclass(frozen=True)
 class Tile:
     """Some cells of a slide and everybody who can matter to them.
@@ -47,7 +50,11 @@ class Tiler:
         self.halo_um = halo_um
         self._xy_um = xy_um
         self._part_um = xy_um[rows]
-        self._tree = cKDTree(self._part_um)
+        starts = np.arange(0, len(rows), _RUN)
+        self._low_um, self._high_um = (
+            extreme.reduceat(self._part_um, starts) if len(rows) else np.empty((0, 2))
+            for extreme in (np.minimum, np.maximum)
+        )
 
     def tile(self, core_rows: Rows) -> Tile:
         """The tile of some cells.
@@ -58,19 +65,29 @@ class Tiler:
         Returns:
             Core and every cell of the part within `halo_um` of a core cell.
         """
-        core_um = self._xy_um[core_rows]
-        near, distance_um = self._within_halo(core_um) if len(core_rows) else (core_rows, np.zeros(0))
+        near, distance_um = self._within_halo(core_rows) if len(core_rows) else (core_rows, np.zeros(0))
         rows = self.rows[near]
         return Tile(rows, np.searchsorted(rows, core_rows), self._part_um[near], distance_um)
 
-    def _within_halo(self, core_um: NDArray[np.float64]) -> tuple[Rows, NDArray[np.float64]]:
+    def _within_halo(self, core_rows: Rows) -> tuple[Rows, NDArray[np.float64]]:
         """Positions of the part's cells within the halo of any core cell, and their distance to it."""
-        low, high = core_um.min(axis=0), core_um.max(axis=0)
-        half_um = (high - low).max() / 2 + self.halo_um + 1.0
-        boxed = np.sort(np.asarray(self._tree.query_ball_point((low + high) / 2, half_um, p=np.inf), dtype=np.int64))
-        distance_um, _ = cKDTree(core_um).query(self._part_um[boxed], distance_upper_bound=self.halo_um + 1.0)
+        core_um = self._xy_um[core_rows]
+        margin_um = self.halo_um + 1.0
+        boxed = self._within(core_um.min(axis=0) - margin_um, core_um.max(axis=0) + margin_um)
+        outside = ~np.isin(self.rows[boxed], core_rows)
+        distance_um = np.zeros(len(boxed))
+        distance_um[outside], _ = cKDTree(core_um).query(self._part_um[boxed[outside]], distance_upper_bound=margin_um)
         found = distance_um <= self.halo_um  # inclusive, as the radius graph is; the query's own bound is not
         return boxed[found], distance_um[found]
+
+    def _within(self, low_um: NDArray[np.float64], high_um: NDArray[np.float64]) -> Rows:
+        """Ascending positions of the part's cells in a rectangle."""
+        runs = np.flatnonzero(((self._low_um <= high_um) & (self._high_um >= low_um)).all(axis=1))
+        near = (runs[:, None] * _RUN + np.arange(_RUN)).ravel()
+        near = near[near < len(self.rows)]
+        places_um = self._part_um[near]
+        inside: Rows = near[((places_um >= low_um) & (places_um <= high_um)).all(axis=1)]
+        return inside
 
 
 def chunks(rows: Rows, size: int) -> Iterator[Rows]:

@@ -19,6 +19,7 @@ RADIUS_IN_SPACINGS = 2.5
 PLAUSIBLE_SPACING_UM = (0.4, 400.0)  # subcellular bins ... spots of the first spatial arrays
 FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 0.1, 200.0
 _FEW = 3.0
+_ALONE = 10.0  # radii
 _FARTHEST = 1e12  # no instrument; squares of such distances overflow
 
 
@@ -38,18 +39,27 @@ class UnitCheck:
         radius_from: Where the radius comes from, in words.
         spacing_um: Median distance to the nearest other cell.
         mean_degree: Mean number of cells within the radius.
+        alone: Cells that are far from all others.
     """
 
     radius_um: float
     radius_from: str
     spacing_um: float
     mean_degree: float
+    alone: NDArray[np.int64]
 
     def note(self) -> str | None:
         """A warning where the graph is thin; None otherwise."""
         if self.mean_degree >= _FEW:
             return None
         return f"only {self.mean_degree:.1f} neighbours per cell within {self.radius_um:g} um: check the units, or --radius-um"
+
+    def alone_note(self, name: str) -> str:
+        """A warning of cells that are far from all others, the first of them by name."""
+        return (
+            f"{len(self.alone):,} cells, such as {name!r}, lie more than {_ALONE * self.radius_um:g} um from any other: debris, "
+            "or damaged coordinates? they stretch the regions of the split; --crop leaves them out"
+        )
 
 
 def to_micrometres(
@@ -133,7 +143,7 @@ def check_units(xy_um: NDArray[np.float64], platform_um: float | None, asked_um:
     spacing = float(np.median(nearest))
     radius, source = _radius(spacing, platform_um, asked_um)
     degree = float(tree.count_neighbors(tree, radius)) / len(xy_um) - 1.0
-    check = UnitCheck(radius, source, spacing, degree)
+    check = UnitCheck(radius, source, spacing, degree, np.flatnonzero(nearest.ravel() > _ALONE * radius))
     numbers = (
         f"median distance to the nearest cell {spacing:.4g}, {degree:.4g} neighbours per cell within {radius:g} um"
     )

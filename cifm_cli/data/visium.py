@@ -11,6 +11,7 @@ from cifm_cli.data.spaceranger import (
     IN_TISSUE,
     PIXELS,
     Grid,
+    absence_notes,
     find_positions,
     fit_grid,
     match_positions,
@@ -73,6 +74,7 @@ def _read(folder: Path, options: PrepareOptions) -> Download:
         files=tuple(files),
         radius_um=RADIUS_UM,
         in_tissue=obs[IN_TISSUE].to_numpy(),
+        notes=absence_notes(positions, obs),
     )
 
 

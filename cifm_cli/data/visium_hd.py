@@ -15,6 +15,8 @@ from cifm_cli.data.spaceranger import (
     PIXELS,
     POSITIONS_PARQUET,
     Grid,
+    absence_notes,
+    check_names,
     fit_grid,
     match_positions,
     read_positions,
@@ -84,6 +86,7 @@ def _read_bins(folder: Path, options: PrepareOptions) -> Download:
         )
     matrix = read_matrix(matrix_path)
     positions = read_positions(positions_path)
+    check_names(positions, positions_path)
     obs = match_positions(positions, matrix.barcodes, positions_path)
     scales, scales_path = read_scales(folder)
     bin_um = scales.get(_BIN_SIZE, np.nan)
@@ -102,7 +105,7 @@ def _read_bins(folder: Path, options: PrepareOptions) -> Download:
         files=(*matrix.files, positions_path, scales_path),
         radius_um=RADIUS_UM if bin_um == _PAPER_BIN_UM else None,
         in_tissue=obs[IN_TISSUE].to_numpy(),
-        notes=(f"bins of {bin_um:g} um",),
+        notes=(f"bins of {bin_um:g} um", *absence_notes(positions, obs)),
     )
 
 

@@ -27,6 +27,7 @@ _ZARR = f"{_MATRIX}.zarr.zip"
 _CELLS = ("cells.parquet", "cells.csv.gz", "cells.csv")
 _EXPERIMENT = "experiment.xenium"
 _CLUSTERS = "analysis/clustering/gene_expression_graphclust/clusters.csv"
+_ROUNDING_UM = 0.01
 _X, _Y, _ID = "x_centroid", "y_centroid", "cell_id"
 
 
@@ -50,6 +51,7 @@ def _read(folder: Path, options: PrepareOptions) -> Download:
     cells = _read_cells(cells_path)
     obs = _match(cells, matrix.barcodes, cells_path)
     files, notes = [*matrix.files, cells_path], []
+    warnings = _compare_tables(cells, cells_path)
     if len(cells) > len(obs):
         notes.append(f"{len(cells) - len(obs):,} cells of {cells_path.name} are not in the matrix and were left out")
     if (folder / _CLUSTERS).is_file():
@@ -70,20 +72,21 @@ def _read(folder: Path, options: PrepareOptions) -> Download:
         files=tuple(files),
         radius_um=RADIUS_UM,
         notes=tuple(notes),
+        warnings=warnings,
     )
 
 
 XENIUM = Reader("xenium", _recognises, _read)
 
 
-def _read_cells(path: Path) -> pd.DataFrame:
-    """Read the table of cells, indexed by id as text."""
+def _read_cells(path: Path, only: list[str] | None = None) -> pd.DataFrame:
+    """Read the table of cells, or some columns of it, indexed by id as text."""
     with reading(path):
         if path.suffix == ".parquet":
             cells: pd.DataFrame = parquet.read_table(path, page_checksum_verification=True).to_pandas()
         else:
             with open_maybe_gzip(path) as handle:
-                cells = pd.read_csv(handle, dtype={_ID: str})
+                cells = pd.read_csv(handle, dtype={_ID: str}, usecols=only)
     missing = [name for name in (_ID, _X, _Y) if name not in cells.columns]
     if missing:
         raise CifmError(
@@ -101,6 +104,32 @@ def _read_cells(path: Path) -> pd.DataFrame:
         raise CifmError(f"{path}: cell {twice!r} has two rows", "remove the repeated rows, one cell has one position")
     unnamed = [name for name in cells.columns if str(name).startswith("Unnamed:")]  # row numbers that R wrote
     return cells.drop(columns=[_ID, *unnamed])
+
+
+def _compare_tables(cells: pd.DataFrame, path: Path) -> tuple[str, ...]:
+    """Hold the places of the cells against the other form of their table, where the bundle has both.
+
+    Parquet as most software writes it has no checksums; a compressed CSV has one.
+    """
+    other_path = first_existing(path.parent, _CELLS[1:2])
+    if other_path in (None, path):
+        return ()
+    try:
+        other = _read_cells(other_path, [_ID, _X, _Y]).reindex(cells.index)
+    except CifmError as error:
+        return (f"{error.message}: {path.name} was not compared with it",)
+    apart = (cells[[_X, _Y]].astype(np.float64) - other).abs().max(axis=1)
+    differing = cells.index[(apart > _ROUNDING_UM).to_numpy()]
+    if not len(differing):
+        return ()
+    first = differing[0]
+    message = (
+        f"{path.name} and {other_path.name} place {len(differing):,} of {len(cells):,} cells otherwise, such as {first!r}: "
+        f"{cells.loc[first, _X]:.10g}, {cells.loc[first, _Y]:.10g} and {other.loc[first, _X]:.10g}, {other.loc[first, _Y]:.10g}"
+    )
+    if 2 * len(differing) > len(cells):
+        return (message,)
+    raise CifmError(f"{path.parent}: {message}", f"copy {path.name} again, or remove the one that is wrong")
 
 
 def _id_text(value: object) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cifm_cli import keys, provenance
-from cifm_cli.data.embedded import write_embedded
+from cifm_cli.data.embedded import embedded_file
 from cifm_cli.data.slide import open_slide
+from cifm_cli.embedding.together import embed_together, write_share
 from cifm_cli.errors import CifmError
-from cifm_cli.inference.encode import encode_cells
 from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.report.terminal import progress, say
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 SLOTS: dict[Level, str] = {"microenvironment": keys.MICROENVIRONMENT, "cell": keys.CELL}
 
 
-def embed_slides(engine: Engine, slides: Sequence[Path], levels: Sequence[Level], out: Path) -> dict[str, Any]:
+def embed_slides(
+    engine: Engine, slides: Sequence[Path], levels: Sequence[Level], out: Path, devices: int = 1
+) -> dict[str, Any]:
     """Embed slides, each into a file of its own.
 
     Args:
@@ -30,6 +32,7 @@ def embed_slides(engine: Engine, slides: Sequence[Path], levels: Sequence[Level]
         slides: Prepared slides.
         levels: Which embeddings.
         out: Folder for `<slide>.h5ad`.
+        devices: How many processes embed a slide together; they write the same file, bit for bit.
 
     Returns:
         By slide: path, number of cells and the shape of each embedding, as JSON.
@@ -41,18 +44,23 @@ def embed_slides(engine: Engine, slides: Sequence[Path], levels: Sequence[Level]
     for name in names:
         if names.count(name) > 1:
             raise CifmError(f"two slides are called {name}", "embed them into different folders with --out")
-    return {path.stem: _embed_slide(engine, path, levels, out / f"{path.stem}.h5ad") for path in slides}
+    return {path.stem: _embed_slide(engine, path, levels, out / f"{path.stem}.h5ad", devices) for path in slides}
 
 
-def _embed_slide(engine: Engine, path: Path, levels: Sequence[Level], target: Path) -> dict[str, Any]:
+def _embed_slide(engine: Engine, path: Path, levels: Sequence[Level], target: Path, devices: int) -> dict[str, Any]:
     slide = engine.fit_slide(open_slide(path))
-    embeddings = {}
-    with progress(f"embedding {slide.name}", slide.num_cells * len(levels)) as advance:
-        for level in levels:
-            embeddings[SLOTS[level]] = encode_cells(engine, slide, level, advance=advance)
-    write_embedded(target, path, embeddings, _origin(engine, path, slide.radius_um))
+    widths = dict.fromkeys((SLOTS[level] for level in levels), engine.checkpoint.recipe.model.width)
+    with (
+        embedded_file(target, slide, widths, _origin(engine, path, slide.radius_um)) as slots,
+        progress(f"embedding {slide.name}", slide.num_cells) as advance,
+    ):
+        rows_of = {level: slots[SLOTS[level]] for level in levels}
+        if devices == 1:
+            write_share(engine, slide, rows_of, (0, 1), advance)
+        else:
+            embed_together(engine, path, rows_of, devices, advance)
     say(f"{slide.name}: {slide.num_cells:,} cells embedded as {' and '.join(levels)}: {target}")
-    shapes = {slot: list(features.shape) for slot, features in embeddings.items()}
+    shapes = {slot: [slide.num_cells, width] for slot, width in widths.items()}
     return {"path": target.as_posix(), "cells": slide.num_cells, "obsm": shapes}
 
 
@@ -67,4 +75,5 @@ def _origin(engine: Engine, path: Path, radius_um: float) -> dict[str, Any]:
         radius_um=radius_um,
         backend=engine.backend.name,
         device=str(engine.device),
+        precision=engine.precision,
     )

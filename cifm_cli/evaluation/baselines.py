@@ -7,115 +7,34 @@ Letters: V visible cells, Q queries, P genes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from importlib import metadata
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.spatial import cKDTree
+
+from cifm_cli.errors import CifmError
+from cifm_cli.evaluation.blend import Blend
+from cifm_cli.evaluation.context import Estimate
+from cifm_cli.evaluation.neighbours import average, nearest, training_estimate, within
+from cifm_cli.evaluation.ridge import Ridge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.evaluation.context import Context, Settings
 
-Settings = dict[str, float]
-"""Hyper-parameters of a predictor by name."""
-
-_BLOCK = 50_000  # cells read at a time when a whole region is summed
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a predictor says of some cells.
-
-    Args:
-        mean: (Q, P) float32 log-normalised expression.
-        share: (Q, P) float32 probability that the gene is expressed: for baselines, the share of neighbours that
-            express it.
-    """
-
-    mean: NDArray[np.float32]
-    share: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What is known of each gene from the training cells.
-
-    Args:
-        mean: (P,) mean log-normalised expression.
-        share: (P,) share of expressing cells.
-        counts: (P,) total counts.
-    """
-
-    mean: NDArray[np.float64]
-    share: NDArray[np.float64]
-    counts: NDArray[np.float64]
-
-
-def train_profile(slide: Slide, rows: Rows, columns: Rows, target_sum: float) -> Profile:
-    """Sum up the training cells of a slide.
-
-    Args:
-        slide: Any slide.
-        rows: Training cells, at least one.
-        columns: (P,) columns of the slide.
-        target_sum: Of the normalisation.
-
-    Returns:
-        The profile.
-    """
-    totals = np.zeros((3, len(columns)))
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        expression = slide.expression(block, target_sum)[:, columns]
-        totals[0] += np.asarray(expression.sum(axis=0, dtype=np.float64)).ravel()
-        totals[1] += expression.getnnz(axis=0)
-        totals[2] += np.asarray(slide.counts(block)[:, columns].sum(axis=0, dtype=np.float64)).ravel()
-    return Profile(totals[0] / len(rows), totals[1] / len(rows), totals[2])
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a baseline may use.
-
-    Args:
-        xy_um: (V, 2) places of the visible cells, void ones left out, micrometres.
-        expression: (V, P) log-normalised.
-        training: The training cells, for who has no neighbours.
-        radius_um: Radius of the graph.
-        reach_um: Full receptive field of the model.
-    """
-
-    xy_um: NDArray[np.float64]
-    expression: csr_matrix
-    training: Profile
-    radius_um: float
-    reach_um: float
-
-    @cached_property
-    def tree(self) -> cKDTree:
-        """For neighbour searches."""
-        return cKDTree(self.xy_um)
-
-    @cached_property
-    def expressed(self) -> csr_matrix:
-        """(V, P) ones where a gene is expressed."""
-        x = self.expression
-        return csr_matrix((np.ones_like(x.data), x.indices, x.indptr), x.shape)
+GROUP = "cifm.baselines"  # entry points
 
 
 class Baseline(Protocol):
-    """A predictor to beat; add yours to `BASELINES`."""
+    """A predictor to beat; yours is found through the entry points `cifm.baselines`."""
 
     name: str
 
     def candidates(self) -> Sequence[Settings]:
-        """Hyper-parameters to choose among, by squared error on the validation region; `[{}]` for none."""
+        """Hyper-parameters to choose among on the validation region; `[{}]` for none."""
         ...
 
     def predict(
@@ -159,9 +78,7 @@ class TrainingMean(_WithoutSettings):
 
     def predict(self, context: Context, query_um: NDArray[np.float64], *_: object) -> Estimate:
         """See `Baseline`."""
-        ones = np.ones((len(query_um), 1), dtype=np.float32)
-        training = context.training
-        return Estimate(ones * training.mean.astype(np.float32), ones * training.share.astype(np.float32))
+        return training_estimate(context, len(query_um))
 
 
 class Uniform(_WithoutSettings):
@@ -201,7 +118,7 @@ class NeighbourhoodAverage(_WithoutSettings):
 
     def predict(self, context: Context, query_um: NDArray[np.float64], *_: object) -> Estimate:
         """See `Baseline`."""
-        return _average(_within(context, query_um, context.radius_um), context)
+        return average(within(context, query_um, context.radius_um), context)
 
 
 class RadiusMean(_WithoutSettings):
@@ -211,7 +128,7 @@ class RadiusMean(_WithoutSettings):
 
     def predict(self, context: Context, query_um: NDArray[np.float64], *_: object) -> Estimate:
         """See `Baseline`."""
-        return _average(_within(context, query_um, context.reach_um), context)
+        return average(within(context, query_um, context.reach_um), context)
 
 
 class NearestNeighbours:
@@ -225,7 +142,7 @@ class NearestNeighbours:
 
     def predict(self, context: Context, query_um: NDArray[np.float64], settings: Settings, *_: object) -> Estimate:
         """See `Baseline`."""
-        return _average(_nearest(context, query_um, int(settings["k"]), np.inf), context)
+        return average(nearest(context, query_um, int(settings["k"]), np.inf), context)
 
 
 class WeightedNeighbours:
@@ -240,7 +157,7 @@ class WeightedNeighbours:
     def predict(self, context: Context, query_um: NDArray[np.float64], settings: Settings, *_: object) -> Estimate:
         """See `Baseline`."""
         width_um = settings["width"] * context.radius_um
-        return _average(_nearest(context, query_um, int(settings["k"]), width_um), context)
+        return average(nearest(context, query_um, int(settings["k"]), width_um), context)
 
 
 BASELINES: tuple[Baseline, ...] = (
@@ -252,31 +169,29 @@ BASELINES: tuple[Baseline, ...] = (
     NearestNeighbours(),
     WeightedNeighbours(),
     RadiusMean(),
+    Blend(),
+    Ridge(),
 )
 
 
-def _within(context: Context, query_um: NDArray[np.float64], radius_um: float) -> csr_matrix:
-    """(Q, V) ones where a visible cell is at most one radius away."""
-    pairs = cKDTree(query_um).sparse_distance_matrix(context.tree, radius_um, output_type="ndarray")
-    ones = np.ones(len(pairs), dtype=np.float32)
-    return csr_matrix((ones, (pairs["i"], pairs["j"])), shape=(len(query_um), len(context.xy_um)))
+def all_baselines() -> list[Baseline]:
+    """Our baselines and those of installed packages.
 
+    Returns:
+        Instances; ours first.
 
-def _nearest(context: Context, query_um: NDArray[np.float64], k: int, width_um: float) -> csr_matrix:
-    """(Q, V) Gaussian weights of the k nearest visible cells; ones for an infinite width."""
-    k = min(k, len(context.xy_um))
-    distance, column = context.tree.query(query_um, k=range(1, k + 1))
-    weight = np.exp(-0.5 * (distance**2 - distance[:, :1] ** 2) / width_um**2).astype(np.float32)
-    indptr = np.arange(len(query_um) + 1) * k
-    return csr_matrix((weight.ravel(), column.ravel(), indptr), shape=(len(query_um), len(context.xy_um)))
-
-
-def _average(weights: csr_matrix, context: Context) -> Estimate:
-    """Weighted mean and share; the training cells' where nobody has weight."""
-    mass = np.asarray(weights.sum(axis=1), dtype=np.float32)
-    lonely = mass[:, 0] == 0
-    mass[lonely] = 1
-    mean = (weights @ context.expression).toarray() / mass
-    share = (weights @ context.expressed).toarray() / mass
-    mean[lonely], share[lonely] = context.training.mean, context.training.share
-    return Estimate(mean.astype(np.float32), np.minimum(share, 1).astype(np.float32))
+    Raises:
+        CifmError: A package's baseline does not load, or is called like another.
+    """
+    found: list[Baseline] = list(BASELINES)
+    for entry in metadata.entry_points(group=GROUP):
+        try:
+            found.append(entry.load()())
+        except (ImportError, AttributeError) as error:
+            raise CifmError(
+                f"baseline {entry.name} does not load: {error}", "install what its package needs, or remove the package"
+            ) from error
+    for name in {baseline.name for baseline in found}:
+        if sum(baseline.name == name for baseline in found) > 1:
+            raise CifmError(f"two baselines are called {name}", "remove one of the packages that bring them")
+    return found

@@ -5,32 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cifm_cli import keys, provenance
+from cifm_cli.celltype.registry import model_files
 from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
-from cifm_cli.evaluation import outputs
+from cifm_cli.evaluation import breakdown, ceiling, metrics, outputs, subsets
 from cifm_cli.evaluation.agreement import find_annotator
-from cifm_cli.evaluation.baselines import BASELINES
-from cifm_cli.evaluation.judge import MODEL, judge
+from cifm_cli.evaluation.baselines import all_baselines
+from cifm_cli.evaluation.board import MODEL
+from cifm_cli.evaluation.judge import judge
+from cifm_cli.evaluation.overall import overall
+from cifm_cli.evaluation.plan import plan_rounds, tuning_region
 from cifm_cli.evaluation.predictors import BaselinePredictor, ModelPredictor, set_up_bench
-from cifm_cli.evaluation.protocols import GEOMETRIES, hide
+from cifm_cli.evaluation.protocols import BLOCK_RADII, GEOMETRIES, geometry_names
+from cifm_cli.evaluation.scenario import scenario
 from cifm_cli.evaluation.summary import show
-from cifm_cli.evaluation.tuning import NUM_ROUNDS
 from cifm_cli.inference.engine import load_engine
-from cifm_cli.report.terminal import say, warn
+from cifm_cli.report.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.data.slide import Slide
     from cifm_cli.evaluation.judge import Verdict
-    from cifm_cli.evaluation.predictors import Bench, Predictor
-    from cifm_cli.evaluation.protocols import Round
+    from cifm_cli.evaluation.predictors import Predictor
+    from cifm_cli.recipe_sections import Precision
 
-MOST_VALUES = 30_000_000  # cells times genes scored at once unless the user says otherwise: 120 MB for each array
+SEED_NOTE = (
+    "one draw of masks, of the random baselines and of the bootstrap; results of other seeds are other draws on the same "
+    "model and tissue, not replicates of either"
+)
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,15 @@ class Request:
         models: Runs; the first is `model` and sets radius and receptive field of the baselines.
         out: Folder to write to.
         region: `train`, `validation`, `test` or `all`.
-        geometries: Of `protocols.GEOMETRIES`.
+        geometries: Of `protocols.KINDS`.
+        block_radii: Sides of the blocks of `region`, in radii.
         num_rounds: Most rounds of each geometry; absent: all, unless that is too much for memory.
-        annotator: `markers` or `markers:FILE.tsv`; absent: no typing.
+        annotator: `NAME` or `NAME:PATH`; absent: no typing.
+        trust_pickle: Whether an annotator may be a pickle.
         save_predictions: Also write predictions of every scored cell.
         backend: `auto` or a registered name.
         device: `auto` or a torch device.
+        precision: Of matrix products.
         seed: Of masks, random baselines and bootstrap.
     """
 
@@ -56,11 +64,14 @@ class Request:
     out: Path
     region: str = keys.TEST
     geometries: Sequence[str] = GEOMETRIES
+    block_radii: Sequence[float] = (BLOCK_RADII,)
     num_rounds: int | None = None
     annotator: str | None = None
+    trust_pickle: bool = False
     save_predictions: bool = False
     backend: str = "auto"
     device: str = "auto"
+    precision: Precision = "float32"
     seed: int = 0
 
 
@@ -81,7 +92,8 @@ def evaluate(request: Request) -> dict[str, Any]:
     _refuse_repeats("runs", [run.name for run in request.models])
     models = [
         ModelPredictor(
-            MODEL if position == 0 else f"{MODEL}:{run.name}", load_engine(run, request.backend, request.device)
+            MODEL if position == 0 else f"{MODEL}:{run.name}",
+            load_engine(run, request.backend, request.device, request.precision),
         )
         for position, run in enumerate(request.models)
     ]
@@ -90,53 +102,55 @@ def evaluate(request: Request) -> dict[str, Any]:
     origin = provenance.collect(
         "evaluate",
         seed=request.seed,
-        inputs=[*request.slides, *(run / "model.safetensors" for run in request.models)],
+        inputs=[
+            *request.slides,
+            *(run / "model.safetensors" for run in request.models),
+            *model_files(request.annotator),
+        ],
         backend=first.backend.name,
         device=str(first.device),
+        precision=first.precision,
         models={model.name: str(run) for model, run in zip(models, request.models, strict=True)},
         region=request.region,
         annotator=request.annotator,
     )
     verdicts: dict[str, list[Verdict]] = {}
-    result: dict[str, Any] = {"slides": {}, "provenance": origin}
+    result: dict[str, Any] = {"slides": {}, "definitions": definitions(), "provenance": origin}
     for path in request.slides:
         slide = open_slide(path)
-        verdicts[slide.name], facts = _evaluate_slide(request, slide, models)
+        verdicts[slide.name], facts = _evaluate_slide(request, slide, origin["inputs"][path.as_posix()], models)
         result["slides"][slide.name] = facts
+    if len(verdicts) > 1:
+        result["overall"] = overall(verdicts, request.seed)
     outputs.write(request.out, result, verdicts, save_predictions=request.save_predictions)
     say(f"report and tables: {request.out}")
     return result
 
 
 def _evaluate_slide(
-    request: Request, slide: Slide, models: Sequence[ModelPredictor]
+    request: Request, slide: Slide, digest: str, models: Sequence[ModelPredictor]
 ) -> tuple[list[Verdict], dict[str, Any]]:
     """Score one slide in every geometry, and tell it."""
-    rows = slide.region(request.region)
-    if not len(rows):
+    if not len(slide.region(request.region)):
         raise CifmError(
             f"slide {slide.name}: no cells in its {request.region} region", "evaluate all of its cells: --region all"
         )
     bench = set_up_bench(slide, [model.engine for model in models], request.seed)
-    tuned_on, tuning_rows = _tuning_region(slide, request.region)
-    predictors: list[Predictor] = [*models, *map(BaselinePredictor, BASELINES)]
+    tuned_on = tuning_region(slide, request.region)
+    predictors: list[Predictor] = [*models, *map(BaselinePredictor, all_baselines())]
     keep = [model.name for model in models] + ["weighted_knn"] if request.save_predictions else []
-    annotator = find_annotator(request.annotator, bench) if request.annotator else None
+    annotator = None
+    if request.annotator:
+        annotator = find_annotator(request.annotator, bench, trust_pickle=request.trust_pickle)
     verdicts = []
-    for geometry in request.geometries:
-        rounds = _rounds(request, bench, geometry, rows)
-        tuning_rounds = hide(geometry, bench.slide.xy_um, tuning_rows, bench.radius_um, request.seed)
-        tuning_rounds = _affordable(tuning_rounds, bench)[:NUM_ROUNDS]
-        if not rounds or not tuning_rounds:
-            raise CifmError(
-                f"slide {slide.name}: too few cells to hide some in the {geometry} geometry",
-                "evaluate a larger slide, or all of its cells: --region all",
-            )
-        verdicts.append(judge(bench, geometry, predictors, rounds, tuning_rounds, keep, annotator))
+    for geometry in geometry_names(request.geometries, request.block_radii):
+        tuning, rounds = plan_rounds(bench, geometry, request.region, tuned_on, request.num_rounds)
+        verdicts.append(judge(bench, geometry, predictors, rounds, tuning, keep, annotator))
         show(verdicts[-1], request.region)
     facts = {
         "region": request.region,
         "tuned_on": tuned_on,
+        "scenario": {model.name: scenario(slide, digest, model.engine.checkpoint.provenance) for model in models},
         "num_genes": len(bench.columns),
         "radius_um": bench.radius_um,
         "geometries": {verdict.geometry: verdict.facts() for verdict in verdicts},
@@ -144,31 +158,16 @@ def _evaluate_slide(
     return verdicts, facts
 
 
-def _tuning_region(slide: Slide, scored: str) -> tuple[str, Rows]:
-    """Validation, unless it is scored or empty: then the training region."""
-    if scored != keys.VALIDATION and len(slide.region(keys.VALIDATION)):
-        return keys.VALIDATION, slide.region(keys.VALIDATION)
-    why = "is what is scored" if scored == keys.VALIDATION else "has no cells"
-    warn(f"slide {slide.name}: its validation region {why}; baselines and gates are tuned on the training region")
-    return keys.TRAIN, slide.region(keys.TRAIN)
-
-
-def _rounds(request: Request, bench: Bench, geometry: str, rows: Rows) -> list[Round]:
-    """As many rounds as were asked for, or as fit in memory."""
-    rounds = hide(geometry, bench.slide.xy_um, rows, bench.radius_um, request.seed)
-    if request.num_rounds is not None:
-        return rounds[: request.num_rounds]
-    affordable = _affordable(rounds, bench)
-    if len(affordable) < len(rounds):
-        scored = sum(len(part.hidden) for part in affordable)
-        say(f"{bench.slide.name}, {geometry}: scoring {scored:,} of {len(rows):,} cells; more with --rounds")
-    return affordable
-
-
-def _affordable(rounds: list[Round], bench: Bench) -> list[Round]:
-    """The first rounds, as long as cells times genes stay within bounds; at least one."""
-    values = np.cumsum([len(part.hidden) * len(bench.columns) for part in rounds])
-    return rounds[: max(1, int(np.searchsorted(values, MOST_VALUES, side="right")))]
+def definitions() -> dict[str, Any]:
+    """What the numbers of `metrics.json` are, beside them."""
+    return {
+        "metrics": metrics.DEFINITIONS,
+        "subsets": subsets.DEFINITIONS,
+        "ceiling": ceiling.DEFINITION,
+        "calibration": breakdown.DEFINITION,
+        "p": "two-sided, from the bootstrap; p_holm is corrected for the number of metrics (Holm)",
+        "seed": SEED_NOTE,
+    }
 
 
 def _refuse_repeats(what: str, names: Sequence[str]) -> None:

@@ -15,6 +15,8 @@ from scipy.sparse import csr_matrix
 from cifm_cli.provenance import numpy_generator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 NUM_RESAMPLES = 1_000
@@ -132,3 +134,34 @@ def interval(model: NDArray[np.float64], baseline: NDArray[np.float64]) -> tuple
     """
     low, high = np.percentile(model - baseline, LEVEL)
     return float(low), float(high)
+
+
+def p_value(model: NDArray[np.float64], baseline: NDArray[np.float64]) -> float:
+    """Two-sided p-value of a paired difference being zero, from the draws of its interval.
+
+    Args:
+        model: (R,) a metric of the model, draw by draw.
+        baseline: (R,) the same metric of a baseline, on the same draws.
+
+    Returns:
+        Twice the share of draws on the rarer side of zero, ties counting for both; at least 2 / (R + 1).
+    """
+    difference = model - baseline
+    rarer = min((difference <= 0).sum(), (difference >= 0).sum())
+    return float(min(1.0, 2 * (rarer + 1) / (len(difference) + 1)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for their number, by Holm's method.
+
+    Args:
+        p_values: Of several tests.
+
+    Returns:
+        Corrected, in the same order.
+    """
+    order = np.argsort(p_values, kind="stable")
+    factor = np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(np.asarray(p_values)[order] * factor), 1)
+    return [float(value) for value in corrected]

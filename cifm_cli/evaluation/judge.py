@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from cifm_cli.evaluation.agreement import actual_types
-from cifm_cli.evaluation.intervals import interval, spatial_blocks
-from cifm_cli.evaluation.metrics import LOWER_IS_BETTER, METRICS, gate, score
-from cifm_cli.evaluation.predictors import hidden_rows, infer_rounds
+from cifm_cli.evaluation.board import GATED, MEAN, MODEL, Board, is_model
+from cifm_cli.evaluation.breakdown import by_distance, calibration, distance_bins
+from cifm_cli.evaluation.ceiling import noise_ceiling
+from cifm_cli.evaluation.distribution import judge_distribution
+from cifm_cli.evaluation.intervals import spatial_blocks
+from cifm_cli.evaluation.metrics import gate, score
+from cifm_cli.evaluation.predictors import ModelPredictor, hidden_rows, infer_rounds
 from cifm_cli.evaluation.protocols import distance_to_visible
 from cifm_cli.evaluation.tuning import tune
 from cifm_cli.report.terminal import progress
@@ -24,15 +28,30 @@ if TYPE_CHECKING:
     from cifm_cli.celltype.base import Annotator
     from cifm_cli.data.slide import Rows
     from cifm_cli.evaluation.agreement import Types
-    from cifm_cli.evaluation.baselines import Estimate
+    from cifm_cli.evaluation.context import Estimate
+    from cifm_cli.evaluation.distribution import Distributions
     from cifm_cli.evaluation.intervals import Resampler
-    from cifm_cli.evaluation.metrics import Score, Truth
+    from cifm_cli.evaluation.metrics import Score
     from cifm_cli.evaluation.predictors import Bench, Predictor
     from cifm_cli.evaluation.protocols import Round
+    from cifm_cli.evaluation.truth import Truth
     from cifm_cli.evaluation.tuning import Tuned
 
-MODEL = "model"
-MEAN, GATED = "mean", "gated"
+DRAWN, SAMPLED = "drawn", "sampled"
+
+
+class Subset(NamedTuple):
+    """Some of the genes, and how well they are predicted.
+
+    Args:
+        genes: Ascending positions among the P.
+        truth: Of these genes.
+        board: The scores.
+    """
+
+    genes: NDArray[np.int64]
+    truth: Truth
+    board: Board
 
 
 @dataclass(frozen=True)
@@ -47,11 +66,14 @@ class Verdict:
         distance_um: (Q,) to the nearest visible cell.
         truth: What was hidden.
         resampler: The bootstrap's blocks.
-        scores: Predictor, then form, to its score.
+        board: Scores on all genes.
+        subsets: Scores on some of them.
+        ceiling: What noise leaves to be predicted.
+        calibration: Predictor to whether it means what it says.
         tuned: Predictor to what was chosen for it.
-        types: Of the scored cells, where an annotator was asked for.
-        agreement: Predictor, then form, to the share of cells given the type of their actual expression.
+        types: Of the scored cells and of what is predicted for them, where an annotator was asked for.
         kept: Predictor to its estimate, where it was asked for.
+        distributions: Model to its distribution over cell states, beside the neighbours', where it has one.
     """
 
     bench: Bench
@@ -62,59 +84,42 @@ class Verdict:
     truth: Truth
     resampler: Resampler
     types: Types | None = None
-    scores: dict[str, dict[str, Score]] = field(default_factory=dict)
+    board: Board = field(default_factory=Board)
+    subsets: dict[str, Subset] = field(default_factory=dict)
+    ceiling: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
     tuned: dict[str, Tuned] = field(default_factory=dict)
-    agreement: dict[str, dict[str, float]] = field(default_factory=dict)
     kept: dict[str, Estimate] = field(default_factory=dict)
+    distributions: dict[str, Distributions] = field(default_factory=dict)
 
-    def best_form(self, predictor: str, metric: str) -> str:
-        """The form of a predictor that does better by a metric."""
-        return min(self.scores[predictor], key=lambda form: _cost(self.scores[predictor][form], metric))
-
-    def best_baseline(self, metric: str) -> str:
-        """The baseline whose better form does best by a metric."""
-        baselines = [name for name in self.scores if not is_model(name)]
-        return min(baselines, key=lambda name: _cost(self.scores[name][self.best_form(name, metric)], metric))
-
-    def paired(self, metric: str, model: str = MODEL) -> dict[str, Any]:
-        """Best form of a model minus best form of the best baseline, with its 95 % interval."""
-        baseline = self.best_baseline(metric)
-        forms = [self.best_form(name, metric) for name in (model, baseline)]
-        ours, theirs = (self.scores[name][form] for name, form in zip((model, baseline), forms, strict=True))
-        low, high = interval(ours.draws[metric], theirs.draws[metric])
-        return {
-            "best_baseline": baseline,
-            "form": forms[1],
-            "model_form": forms[0],
-            "difference": ours.metrics[metric] - theirs.metrics[metric],
-            "low": low,
-            "high": high,
-        }
+    @property
+    def scores(self) -> dict[str, dict[str, Score]]:
+        """Predictor, then form, to its score on all genes."""
+        return self.board.scores
 
     def facts(self) -> dict[str, Any]:
         """The part of `metrics.json` that tells of this geometry."""
+        edges_um, place = distance_bins(self.distance_um, self.bench.radius_um)
+        means = {name: forms[MEAN] for name, forms in self.scores.items()}
         facts: dict[str, Any] = {
             "num_cells": len(self.rows),
             "num_rounds": int(self.round_number.max()) + 1,
             "blocks": {"num": self.resampler.num_blocks, "side_um": self.resampler.side_um},
-            "predictors": {
-                name: {form: found.metrics for form, found in forms.items()} for name, forms in self.scores.items()
+            **self.board.facts(),
+            "tuned": {name: tuned.facts() for name, tuned in self.tuned.items()},
+            "ceiling": self.ceiling,
+            "by_distance": by_distance(means, edges_um, place),
+            "calibration": self.calibration,
+            "subsets": {
+                name: {"num_genes": len(subset.genes), **subset.board.facts()} for name, subset in self.subsets.items()
             },
-            "tuned": {name: {**tuned.settings, "threshold": tuned.threshold} for name, tuned in self.tuned.items()},
-            "paired": {metric: self.paired(metric) for metric in METRICS},
         }
+        if self.distributions:
+            facts["distribution"] = {name: found.facts() for name, found in self.distributions.items()}
         if self.types:
-            facts["typing"] = {"num_typed": int(self.types.typed.sum()), "agreement": self.agreement}
+            baselines = [name for name in self.scores if not is_model(name)]
+            facts["typing"] = self.types.facts() | {"paired": self.types.paired(MODEL, baselines)}
         return facts
-
-
-def is_model(name: str) -> bool:
-    """Whether a predictor is a model, not a baseline."""
-    return name.partition(":")[0] == MODEL
-
-
-def _cost(found: Score, metric: str) -> float:
-    return found.metrics[metric] * (1 if metric in LOWER_IS_BETTER else -1)
 
 
 def judge(
@@ -147,22 +152,46 @@ def judge(
             advance(0, f"{bench.slide.name}, {geometry}: {predictor.name}")
             tuned = tune(predictor, bench, tuning_rounds, tuning_truth)
             estimate = infer_rounds(predictor, bench, rounds, tuned.settings, advance)
+            if tuned.count_settings != tuned.settings:
+                counted = infer_rounds(predictor, bench, rounds, tuned.count_settings)
+                estimate = replace(estimate, composition=counted.composition)
             verdict.tuned[predictor.name] = tuned
             forms = {MEAN: estimate, GATED: gate(estimate, tuned.threshold)}
-            verdict.scores[predictor.name] = _score_forms(verdict, forms)
+            _score_forms(verdict, predictor.name, forms)
+            verdict.calibration[predictor.name] = calibration(estimate, verdict.truth)
+            distribution = None
+            if isinstance(predictor, ModelPredictor):
+                distribution = judge_distribution(bench, predictor.engine, rounds, tuning_rounds, verdict.resampler)
+            if distribution:
+                verdict.distributions[predictor.name] = distribution
             if verdict.types:
-                agree = verdict.types.agreement
-                verdict.agreement[predictor.name] = {form: agree(found.mean) for form, found in forms.items()}
+                drawn = verdict.types.draw_counts(estimate, verdict.truth, predictor.name)
+                values = {form: found.mean for form, found in forms.items()} | {DRAWN: drawn}
+                if distribution:
+                    values[SAMPLED] = distribution.sampled
+                verdict.types.compare(predictor.name, values)
             if predictor.name in keep:
                 verdict.kept[predictor.name] = estimate
     return verdict
 
 
-def _score_forms(verdict: Verdict, forms: dict[str, Estimate]) -> dict[str, Score]:
-    """Score both forms side by side."""
+def _score_forms(verdict: Verdict, name: str, forms: dict[str, Estimate]) -> None:
+    """Score both forms side by side, on all genes and on the subsets."""
+
+    def score_form(found: Estimate) -> list[Score]:
+        everything = score(verdict.truth, found, verdict.resampler)
+        return [
+            everything,
+            *(
+                score(part.truth, found.of_genes(part.genes), verdict.resampler).without_details()
+                for part in verdict.subsets.values()
+            ),
+        ]
+
     with ThreadPoolExecutor() as pool:
-        scores = pool.map(lambda found: score(verdict.truth, found, verdict.resampler), forms.values())
-        return dict(zip(forms, scores, strict=True))
+        scores = list(pool.map(score_form, forms.values()))
+    for number, board in enumerate([verdict.board, *(part.board for part in verdict.subsets.values())]):
+        board.scores[name] = {form: found[number] for form, found in zip(forms, scores, strict=True)}
 
 
 def _open(bench: Bench, geometry: str, rounds: Sequence[Round], annotator: Annotator | None) -> Verdict:
@@ -172,5 +201,10 @@ def _open(bench: Bench, geometry: str, rounds: Sequence[Round], annotator: Annot
         position = np.searchsorted(rows, part.hidden)
         round_number[position], distance_um[position] = part.number, distance_to_visible(bench.slide.xy_um, part)
     resampler = spatial_blocks(bench.slide.xy_um[rows], bench.radius_um, bench.seed)
-    types = actual_types(annotator, bench, rows) if annotator else None
-    return Verdict(bench, geometry, rows, round_number, distance_um, bench.truth(rows), resampler, types)
+    types = actual_types(annotator, bench, rows, resampler) if annotator else None
+    truth = bench.truth(rows)
+    verdict = Verdict(bench, geometry, rows, round_number, distance_um, truth, resampler, types)
+    verdict.ceiling.update(noise_ceiling(truth, resampler, bench.seed))
+    for name, genes in bench.subsets.items():
+        verdict.subsets[name] = Subset(genes, truth.of_genes(genes), Board())
+    return verdict

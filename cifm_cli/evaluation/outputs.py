@@ -9,8 +9,8 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from cifm_cli.data.predictions import read_barcodes, write_predictions
-from cifm_cli.evaluation.judge import MODEL
-from cifm_cli.evaluation.report import sections
+from cifm_cli.evaluation.board import MODEL
+from cifm_cli.evaluation.report import overall_section, sections
 from cifm_cli.report.html import write_report
 from cifm_cli.workspace import atomic_path, write_json
 
@@ -48,8 +48,9 @@ def write(folder: Path, result: dict[str, Any], verdicts: dict[str, list[Verdict
             several = f"-{verdict.bench.slide.name}" if len(verdicts) > 1 else ""
             target = folder / f"predictions-{verdict.geometry}{several}.h5ad"
             _write_predictions(target, verdict, result["provenance"])
+    together = [overall_section(geometry, found) for geometry, found in result.get("overall", {}).items()]
     pages = [section for verdict in everything for section in sections(verdict, result["provenance"]["region"])]
-    write_report(folder / REPORT_FILE, "Evaluation", pages, result["provenance"])
+    write_report(folder / REPORT_FILE, "Evaluation", [*together, *pages], result["provenance"])
     write_json(folder / METRICS_FILE, result)
 
 

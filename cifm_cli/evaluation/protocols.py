@@ -1,6 +1,7 @@
-"""What is hidden from whom: rounds of hidden cells inside one region of a slide, in two geometries.
+"""What is hidden from whom: rounds of hidden cells inside one region of a slide, in several geometries.
 
-Cells of other regions do not exist in a round: what is not hidden in the region is the whole context.
+In `scattered` and `region`, cells of other regions do not exist: what is not hidden in the region is the whole context.
+In `whole` it is the other way round: the region is hidden altogether, and the other regions are the context.
 """
 
 from __future__ import annotations
@@ -14,60 +15,109 @@ from scipy.spatial import cKDTree
 from cifm_cli.provenance import numpy_generator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows
 
-SCATTERED = "scattered"
-REGION = "region"
-GEOMETRIES = (SCATTERED, REGION)
+SCATTERED, REGION, WHOLE = KINDS = ("scattered", "region", "whole")
+GEOMETRIES = (SCATTERED, REGION)  # unless the user says otherwise
 
 NUM_SCATTERED = 20  # rounds that hide 5 % each (paper, B.3)
 BLOCK_RADII = 5.0  # side of a hidden block, in radii: its middle lies beyond the graph's reach of one layer
 BLOCK_STRIDE = 3  # one block of every 3 x 3 is hidden in a round, so that no two hidden blocks touch
+WHOLE_CELLS = 4_000  # of a region that is hidden altogether, inferred in one round
+WHOLE_RADII = 20.0  # side of the blocks on which baselines practise for `whole`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Round:
-    """One way of hiding some cells of a region.
+    """One way of hiding some cells.
 
     Args:
         number: Its place among all rounds of the geometry.
         visible: Ascending rows of the slide that a predictor may look at.
         hidden: Ascending rows to infer.
+        geometry: Its geometry.
     """
 
     number: int
     visible: Rows
     hidden: Rows
+    geometry: str = SCATTERED
 
 
-def hide(geometry: str, xy_um: NDArray[np.float64], rows: Rows, radius_um: float, seed: int) -> list[Round]:
+def geometry_names(kinds: Sequence[str], block_radii: Sequence[float]) -> list[str]:
+    """Name the geometries of an evaluation.
+
+    Args:
+        kinds: Of `KINDS`.
+        block_radii: Sides of the hidden blocks of `region`, in radii.
+
+    Returns:
+        `region` stands for blocks of 5 radii, `region_10` for blocks of 10.
+    """
+    of_region = [REGION if side == BLOCK_RADII else f"{REGION}_{side:g}" for side in block_radii]
+    return [name for kind in kinds for name in (of_region if kind == REGION else [kind])]
+
+
+def hide(
+    geometry: str, xy_um: NDArray[np.float64], rows: Rows, radius_um: float, seed: int, others: Rows | None = None
+) -> list[Round]:
     """All rounds of a geometry; each cell of the region is hidden in exactly one of them.
 
     Args:
         geometry: `scattered`: 5 % of the cells, drawn at random; `region`: square blocks 5 radii wide, one of every
-            3 x 3.
+            3 x 3, `region_10`: 10 radii wide; `whole`: all of them, inferred in patches.
         xy_um: (N, 2) places of all cells of the slide, micrometres.
         rows: Ascending rows of the region.
         radius_um: Radius of the graph.
         seed: Decides the draw, the origin of the blocks and the order of the rounds.
+        others: Ascending rows that are visible in every round; none when absent.
 
     Returns:
         Rounds that hide at least one cell and leave at least one visible.
     """
     generator = numpy_generator(seed, "hide", geometry)
-    parts = _scattered(rows, generator) if geometry == SCATTERED else _blocks(xy_um[rows], rows, radius_um, generator)
-    sets = [np.sort(part) for part in parts if 0 < len(part) < len(rows)]
-    return [Round(number, np.setdiff1d(rows, part), part) for number, part in enumerate(sets)]
+    others = rows[:0] if others is None else others
+    if geometry == SCATTERED:
+        parts = np.array_split(generator.permutation(rows), NUM_SCATTERED)
+    elif geometry == WHOLE:
+        patches = np.array_split(rows, -(-len(rows) // WHOLE_CELLS))  # rows follow a Hilbert curve
+        parts = [patches[number] for number in generator.permutation(len(patches))]
+    else:
+        parts = _blocks(xy_um[rows], rows, _side_radii(geometry) * radius_um, generator)
+    context = rows[:0] if geometry == WHOLE else rows
+    rounds = [(np.setdiff1d(np.union1d(context, others), part, assume_unique=True), np.sort(part)) for part in parts]
+    able = [(visible, hidden) for visible, hidden in rounds if len(visible) and len(hidden)]
+    return [Round(number, visible, hidden, geometry) for number, (visible, hidden) in enumerate(able)]
 
 
-def _scattered(rows: Rows, generator: np.random.Generator) -> list[Rows]:
-    return np.array_split(generator.permutation(rows), NUM_SCATTERED)
+def practice_rounds(geometry: str, xy_um: NDArray[np.float64], rows: Rows, radius_um: float, seed: int) -> list[Round]:
+    """Rounds of training cells that are hidden like those of a geometry.
+
+    Args:
+        geometry: What is practised for; for `whole`, blocks so wide that most of their cells have nobody near.
+        xy_um: (N, 2) places of all cells of the slide, micrometres.
+        rows: Ascending training rows.
+        radius_um: Radius of the graph.
+        seed: The user's seed.
+
+    Returns:
+        Rounds of rows of the training region alone.
+    """
+    alike = f"{REGION}_{WHOLE_RADII:g}" if geometry == WHOLE else geometry
+    return hide(alike, xy_um, rows, radius_um, seed)
 
 
-def _blocks(xy_um: NDArray[np.float64], rows: Rows, radius_um: float, generator: np.random.Generator) -> list[Rows]:
-    side_um = BLOCK_RADII * radius_um
+def _side_radii(geometry: str) -> float:
+    """Side of the blocks, from the geometry's name."""
+    _, _, side = geometry.partition("_")
+    return float(side) if side else BLOCK_RADII
+
+
+def _blocks(xy_um: NDArray[np.float64], rows: Rows, side_um: float, generator: np.random.Generator) -> list[Rows]:
     origin = xy_um.min(axis=0) - generator.uniform(0, side_um, size=2)
     column, row = ((xy_um - origin) // side_um).astype(np.int64).T % BLOCK_STRIDE
     turn = row * BLOCK_STRIDE + column

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifm_cli.evaluation.judge import MODEL
-from cifm_cli.evaluation.summary import describe, paired_table, score_table
+from cifm_cli.evaluation.board import MEAN, MODEL, favours_model
+from cifm_cli.evaluation.breakdown import by_distance, distance_bins
+from cifm_cli.evaluation.distribution_report import distribution_section
+from cifm_cli.evaluation.summary import WHETHER, ceiling_table, describe, paired_table, score_table, subset_table
+from cifm_cli.evaluation.type_report import typing_section
 from cifm_cli.report import plots
 from cifm_cli.report.html import Image, Section, Table
 
@@ -15,7 +18,13 @@ if TYPE_CHECKING:
     from cifm_cli.evaluation.judge import Verdict
 
 _SHOWN = "spearman_cell", "mse", "pearson_cell"  # metrics drawn as bars
-_NUM_BINS = 6  # of the distance to the nearest visible cell, with as many cells each
+_BY_DISTANCE = "mse", "pearson"  # columns per cell drawn against the distance
+_NOT_DRAWN = "uniform", "bernoulli", "zeros"
+_CEILING = (
+    "Counts are few: each cell's counts are dealt out to two halves, and one half predicts the other. The ceiling is about "
+    "what a predictor that knew every cell's true profile would reach."
+)
+_SUBSETS = "Genes chosen on the training cells: those that differ most between groups of cells, and the most variable."
 _WORST = 10  # genes listed from either end
 
 
@@ -27,15 +36,23 @@ def sections(verdict: Verdict, region: str) -> list[Section]:
         region: What was scored.
 
     Returns:
-        Headline, scores, and where the model errs.
+        Headline, scores, what noise leaves, and where the model errs.
     """
     title = f"{verdict.bench.slide.name}, {verdict.geometry}"
+    board = verdict.board
     blocks = f"{verdict.resampler.num_blocks} spatial blocks of {verdict.resampler.side_um:.0f} µm"
     return [
         Section(
             f"{title}: the model against the best baseline",
             f"{describe(verdict, region)}.\n\nEach side in its better form. Intervals: paired bootstrap over {blocks}.",
-            Table(*paired_table(verdict)),
+            Table(*paired_table(board)),
+        ),
+        *(
+            Section(
+                f"{title}: {name} against {rival or 'the best baseline'}", "", Table(*paired_table(board, name, rival))
+            )
+            for name in board.further_models()
+            for rival in (None, MODEL)
         ),
         Section(
             f"{title}: all predictors",
@@ -44,16 +61,51 @@ def sections(verdict: Verdict, region: str) -> list[Section]:
             Table(*score_table(verdict)),
             [_bars(verdict, metric) for metric in _SHOWN],
         ),
+        Section(f"{title}: what noise leaves to be predicted", _CEILING, Table(*ceiling_table(verdict))),
+        *([Section(f"{title}: some genes", _SUBSETS, Table(*subset_table(verdict)))] if verdict.subsets else []),
         Section(
-            f"{title}: where the model errs", "", _gene_table(verdict), [_by_distance(verdict), _error_map(verdict)]
+            f"{title}: where the model errs",
+            "",
+            _gene_table(verdict),
+            [*(_by_distance(verdict, column) for column in _BY_DISTANCE), _error_map(verdict), _reliability(verdict)],
         ),
+        *(distribution_section(name, found, title) for name, found in verdict.distributions.items()),
+        *([typing_section(verdict.types, title)] if verdict.types else []),
     ]
+
+
+def overall_section(geometry: str, found: dict[str, dict[str, Any]]) -> Section:
+    """The model against the best baseline over several slides.
+
+    Args:
+        geometry: Its name.
+        found: Metric to the comparison.
+
+    Returns:
+        The headline.
+    """
+    rows = [
+        [
+            metric,
+            f"{pair['difference']:+.4f}",
+            f"[{pair['low']:+.4f}, {pair['high']:+.4f}]",
+            WHETHER[favours_model(pair, metric)],
+            pair["best_baseline"],
+        ]
+        for metric, pair in found.items()
+    ]
+    number = next(iter(found.values()))["num_slides"]
+    return Section(
+        f"All {number} slides, {geometry}",
+        "Mean difference over slides. Intervals: slides are drawn, then blocks within each.",
+        Table(["metric", "model - baseline", "95 % interval", "the model is", "best baseline"], rows),
+    )
 
 
 def _bars(verdict: Verdict, metric: str) -> Image:
     """Every predictor in its better form."""
-    best = {name: verdict.scores[name][verdict.best_form(name, metric)] for name in verdict.scores}
-    labels = [f"{name}, {verdict.best_form(name, metric)}" for name in best]
+    best = {name: verdict.scores[name][verdict.board.best_form(name, metric)] for name in verdict.scores}
+    labels = [f"{name}, {verdict.board.best_form(name, metric)}" for name in best]
     ends = [np.percentile(found.draws[metric], (2.5, 97.5)) for found in best.values()]
     image = plots.bars(
         labels,
@@ -65,29 +117,43 @@ def _bars(verdict: Verdict, metric: str) -> Image:
     return Image(image, f"{metric} of every predictor in its better form")
 
 
-def _by_distance(verdict: Verdict) -> Image:
-    """Squared error against the distance to the nearest visible cell, in bins of as many cells."""
-    order = np.array_split(np.argsort(verdict.distance_um, kind="stable"), _NUM_BINS)
-    bins = [part for part in order if len(part)]
-    series = {
-        name: [float(forms["mean"].per_cell["mse"][part].mean()) for part in bins]
-        for name, forms in verdict.scores.items()
-        if name not in ("uniform", "bernoulli", "zeros")
-    }
-    image = plots.curves(
-        [float(np.median(verdict.distance_um[part])) for part in bins],
-        series,
-        "squared error by distance",
-        x_label="distance to the nearest visible cell, µm",
-        y_label="MSE",
+def _by_distance(verdict: Verdict, column: str) -> Image:
+    """A score of the mean forms against the distance to the nearest visible cell."""
+    edges_um, place = distance_bins(verdict.distance_um, verdict.bench.radius_um)
+    means = {name: forms[MEAN] for name, forms in verdict.scores.items() if name not in _NOT_DRAWN}
+    found = by_distance(means, edges_um, place)
+    number = found["num_cells"]
+    x = (np.bincount(place, weights=verdict.distance_um) / number).tolist()
+    series = {name: columns[column] for name, columns in found["predictors"].items()}
+    what = f"{column} by distance"
+    drawn = plots.curves(x, series, what, x_label="distance to the nearest visible cell, µm", y_label=column)
+    return Image(
+        drawn, f"{what} to the nearest visible cell, mean forms; cells in the bins: {', '.join(map(str, number))}"
     )
-    return Image(image, "squared error of the mean forms by distance to the nearest visible cell")
+
+
+def _reliability(verdict: Verdict) -> Image:
+    """Whether a gene is expressed as often as the model says."""
+    found = verdict.calibration[MODEL]
+    predicted, actual = found["reliability"]["predicted"], found["reliability"]["actual"]
+    image = plots.curves(
+        predicted,
+        {"expressed": actual, "perfect": predicted},
+        "calibration of P(expressed)",
+        x_label="predicted share",
+        y_label="expressed",
+    )
+    return Image(
+        image, f"share of entries that are expressed, by the model's prediction; mean error {found['ece']:.4f}"
+    )
 
 
 def _error_map(verdict: Verdict) -> Image:
     """Where the model does better or worse than the best baseline."""
-    baseline = verdict.best_baseline("mse")
-    ours, theirs = (verdict.scores[name][verdict.best_form(name, "mse")].per_cell["mse"] for name in (MODEL, baseline))
+    baseline = verdict.board.best_baseline("mse")
+    ours, theirs = (
+        verdict.scores[name][verdict.board.best_form(name, "mse")].per_cell["mse"] for name in (MODEL, baseline)
+    )
     difference = ours - theirs
     limit = float(np.percentile(np.abs(difference), 95)) or 1.0
     image = plots.tissue_map(
@@ -103,7 +169,7 @@ def _error_map(verdict: Verdict) -> Image:
 def _gene_table(verdict: Verdict) -> Table:
     """Genes that the model predicts best and worst, among those that are expressed at all."""
     model = verdict.scores[MODEL]["mean"].per_gene
-    baseline = verdict.scores[verdict.best_baseline("pearson_gene")]["mean"].per_gene
+    baseline = verdict.scores[verdict.board.best_baseline("pearson_gene")]["mean"].per_gene
     expressed = np.flatnonzero(verdict.truth.by_gene.any(axis=1))
     order = expressed[np.argsort(-model["pearson"][expressed], kind="stable")]
     shown = np.unique(np.concatenate([order[:_WORST], order[-_WORST:]]))
@@ -111,4 +177,4 @@ def _gene_table(verdict: Verdict) -> Table:
         [verdict.bench.symbols[gene], *(f"{part['pearson'][gene]:.3f}" for part in (model, baseline))]
         for gene in sorted(shown, key=lambda gene: -model["pearson"][gene])
     ]
-    return Table(["best and worst genes", "Pearson, model", f"{verdict.best_baseline('pearson_gene')}"], rows)
+    return Table(["best and worst genes", "Pearson, model", f"{verdict.board.best_baseline('pearson_gene')}"], rows)

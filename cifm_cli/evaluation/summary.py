@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cifm_cli.evaluation.judge import MODEL
+from cifm_cli.evaluation.board import MODEL, favours_model
+from cifm_cli.evaluation.distribution_report import describe_distribution, distribution_table
 from cifm_cli.evaluation.metrics import LOWER_IS_BETTER, METRICS
+from cifm_cli.evaluation.type_report import describe_typing, typing_table
 from cifm_cli.report import terminal
 
 if TYPE_CHECKING:
+    from cifm_cli.evaluation.board import Board
     from cifm_cli.evaluation.judge import Verdict
 
 WORDS = {
@@ -20,7 +23,13 @@ WORDS = {
     "spearman_gene": "Spearman gene",
     "auroc": "AUROC",
     "deviance": "deviance",
+    "ap": "AP",
+    "pearson_cell_centred": "Pearson centred",
+    "spearman_cell_centred": "Spearman centred",
 }
+
+_OF_SUBSETS = ("mse", "pearson_cell", "spearman_cell", "pearson_gene", "auroc", "deviance")
+WHETHER = {True: "better", False: "worse", None: "undecided"}
 
 
 def score_table(verdict: Verdict) -> tuple[list[str], list[list[str]], list[tuple[int, int]]]:
@@ -44,33 +53,73 @@ def score_table(verdict: Verdict) -> tuple[list[str], list[list[str]], list[tupl
     return ["predictor", *(_headline(metric).replace(" ", "\n", 1) for metric in METRICS)], rows, best
 
 
-def paired_table(verdict: Verdict) -> tuple[list[str], list[list[str]], list[tuple[int, int]]]:
-    """The model's best form beside the best baseline's best form, metric by metric.
+def paired_table(
+    board: Board, model: str = MODEL, rival: str | None = None
+) -> tuple[list[str], list[list[str]], list[tuple[int, int]]]:
+    """A model's best form beside the best form of a rival, metric by metric.
 
     Args:
-        verdict: Of a slide and geometry.
+        board: The scores.
+        model: A model.
+        rival: Another predictor; the best baseline when absent.
 
     Returns:
         Column names, rows, and the (row, column) of the differences whose interval favours the model.
     """
     rows, best = [], []
-    for position, metric in enumerate(METRICS):
-        found = verdict.paired(metric)
-        favours = found["high"] < 0 if metric in LOWER_IS_BETTER else found["low"] > 0
-        against = found["low"] > 0 if metric in LOWER_IS_BETTER else found["high"] < 0
+    for position, (metric, found) in enumerate(board.all_paired(model, rival).items()):
         rows.append(
             [
                 _headline(metric),
                 f"{found['difference']:+.4f}",
                 f"[{found['low']:+.4f}, {found['high']:+.4f}]",
-                "better" if favours else "worse" if against else "undecided",
+                WHETHER[favours_model(found, metric)],
+                f"{found['p_holm']:.3f}",
                 found["model_form"],
-                f"{found['best_baseline']}, {found['form']}",
+                f"{rival or found['best_baseline']}, {found['form']}",
             ]
         )
-        if favours:
+        if favours_model(found, metric):
             best.append((position, 1))
-    return ["metric", "model - baseline", "95 % interval", "the model is", "model's form", "best baseline"], rows, best
+    header = ["metric", "difference", "95 % interval", f"{model} is", "p (Holm)", "its form", "against"]
+    return header, rows, best
+
+
+def subset_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
+    """The model beside the best baseline on some of the genes.
+
+    Args:
+        verdict: Of a slide and geometry.
+
+    Returns:
+        Column names and rows.
+    """
+    rows = []
+    for name, subset in verdict.subsets.items():
+        for metric in _OF_SUBSETS:
+            found = subset.board.paired(metric)
+            value = subset.board.best(MODEL, metric).metrics[metric]
+            difference = f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+            rows.append([f"{len(subset.genes)} {name}", _headline(metric), _number(value, metric), difference])
+            rows[-1].append(f"{found['best_baseline']}, {found['form']}")
+    return ["genes", "metric", MODEL, "minus the best baseline", "best baseline"], rows
+
+
+def ceiling_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
+    """What noise leaves to be predicted, beside what the model reaches.
+
+    Args:
+        verdict: Of a slide and geometry.
+
+    Returns:
+        Column names and rows.
+    """
+    rows = []
+    for metric, found in verdict.ceiling.items():
+        reached = verdict.board.best(MODEL, metric).metrics[metric]
+        ceiling = _number(found["ceiling"], metric) if "ceiling" in found else "-"
+        rows.append([_headline(metric), _number(reached, metric), ceiling, _number(found["half"], metric)])
+    return ["metric", MODEL, "ceiling", "half a cell from the other half"], rows
 
 
 def describe(verdict: Verdict, region: str) -> str:
@@ -90,7 +139,14 @@ def show(verdict: Verdict, region: str) -> None:
     """
     terminal.table(describe(verdict, region), *score_table(verdict))
     blocks = f"{verdict.resampler.num_blocks} blocks of {verdict.resampler.side_um:.0f} um"
-    terminal.table(f"{MODEL} minus the best baseline, bootstrap over {blocks}", *paired_table(verdict))
+    terminal.table(f"{MODEL} minus the best baseline, bootstrap over {blocks}", *paired_table(verdict.board))
+    for name in verdict.board.further_models():
+        terminal.table(f"{name} minus the best baseline", *paired_table(verdict.board, name))
+        terminal.table(f"{name} minus {MODEL}", *paired_table(verdict.board, name, MODEL))
+    for name, found in verdict.distributions.items():
+        terminal.table(describe_distribution(name, found), *distribution_table(found))
+    if verdict.types:
+        terminal.table(describe_typing(verdict.types), *typing_table(verdict.types))
 
 
 def _headline(metric: str) -> str:

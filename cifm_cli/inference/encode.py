@@ -1,39 +1,96 @@
-"""Embed cells: the encoder's output with the neighbours (microenvironment) or without them (cell)."""
+"""Embed cells: the encoder's output with the neighbours (microenvironment) or without them (cell).
+
+Letters: n cells of a tile, c of its core, L encoder layers, D features.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from cifm_cli.data.graph import radius_graph, without_edges
+from cifm_cli.data.ahead import made_ahead
+from cifm_cli.data.graph import radius_graph, subgraph, without_edges
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.model.masking import move_graph, to_expression
+from cifm_cli.model.precision import computing_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from cifm_backends.base import Graph
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.data.tiles import Tile
     from cifm_cli.inference.engine import Engine
+    from cifm_cli.model.masking import Expression
 
 Level = Literal["microenvironment", "cell"]
+MICROENVIRONMENT: Level = "microenvironment"
+
+_MOST_CELLS = 16_384  # of a core; beyond that a halo is small already
+_TILE_BYTES = 1 << 29  # that the features of a tile may take
+_LIVE_FEATURES = 8  # times D numbers that a factored layer holds of a cell
+_EDGES_UNSTORED = ("fused",)  # backends that hold nothing of size E x D: their tiles may be larger than in training
+
+
+@dataclass(frozen=True)
+class Block:
+    """Embeddings of consecutive cells.
+
+    Args:
+        rows: (c,) rows of the slide.
+        features: Level to (c, D) float32.
+    """
+
+    rows: Rows
+    features: dict[Level, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class _Shell:
+    """What a layer runs on: with every layer less of the halo is needed.
+
+    Args:
+        graph: Over the cells that still matter.
+        kept: Positions of the cells that matter to the next layer; after the last one, of the core.
+    """
+
+    graph: Graph
+    kept: Tensor
+
+
+@dataclass(frozen=True)
+class _ReadyTile:
+    """What the network reads.
+
+    Args:
+        rows: (c,) rows of the core.
+        core: (c,) positions of the core in the tile.
+        expression: Of the n cells.
+        shells: One for each of L layers; none where no microenvironment is asked for.
+    """
+
+    rows: Rows
+    core: Tensor
+    expression: Expression
+    shells: list[_Shell]
 
 
 def encode_cells(
     engine: Engine, slide: Slide, level: Level, rows: Rows | None = None, advance: Callable[[float], None] | None = None
 ) -> NDArray[np.float32]:
-    """Embed cells tile by tile, exactly as the whole slide at once would.
+    """Embed cells at one level, into memory.
 
     Args:
         engine: The model.
         slide: The slide, at the model's radius (`Engine.fit_slide`).
-        level: `microenvironment`: what the encoder makes of a cell among its neighbours; `cell`: the same with every
-            edge between cells removed (paper, section 4).
+        level: As in `encode_blocks`.
         rows: Ascending rows to embed, and the only ones that exist; all cells when absent.
         advance: Called with the number of cells done.
 
@@ -43,34 +100,107 @@ def encode_cells(
     Raises:
         CifmError: Slide and model share no gene.
     """
-    part = np.arange(slide.num_cells) if rows is None else rows
-    embeddings = np.zeros((len(part), engine.checkpoint.recipe.model.width), dtype=np.float32)
-    for start, features in _encode_tiles(engine, slide, level, part):
-        embeddings[start : start + len(features)] = features
+    found = np.zeros((slide.num_cells if rows is None else len(rows), engine.checkpoint.recipe.model.width), np.float32)
+    done = 0
+    for block in encode_blocks(engine, slide, [level], rows):
+        found[done : done + len(block.rows)] = block.features[level]
+        done += len(block.rows)
         if advance:
-            advance(len(features))
-    return embeddings
+            advance(len(block.rows))
+    return found
 
 
-def _encode_tiles(engine: Engine, slide: Slide, level: Level, part: Rows) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Embed one tile after the other; yields where its cells start in `part`, and their features."""
+def encode_blocks(
+    engine: Engine, slide: Slide, levels: Sequence[Level], rows: Rows | None = None, share: tuple[int, int] = (0, 1)
+) -> Iterator[Block]:
+    """Embed cells tile by tile, exactly as the whole slide at once would.
+
+    Args:
+        engine: The model.
+        slide: The slide, at the model's radius (`Engine.fit_slide`).
+        levels: `microenvironment`: what the encoder makes of a cell among its neighbours; `cell`: the same with every
+            edge between cells removed (paper, section 4).
+        rows: Ascending rows to embed, and the only ones that exist; all cells when absent.
+        share: Where several processes embed a slide, the number of this one and how many there are; its tiles alone are
+            embedded, as another number of processes would embed them.
+
+    Returns:
+        A block for each tile, in the order of `rows`. While the caller has one, the network works on the next, and the
+        tile after that is made.
+
+    Raises:
+        CifmError: Slide and model share no gene.
+    """
+    part = np.arange(slide.num_cells) if rows is None else rows
+    cores, (number, of) = list(chunks(part, core_cells(engine))), share
+    mine = cores[len(cores) * number // of : len(cores) * (number + 1) // of]
+    tiles = made_ahead(_maker(engine, slide, levels, part), mine)
+    return made_ahead(partial(_encode, engine, levels), tiles)
+
+
+def core_cells(engine: Engine) -> int:
+    """Core cells of a tile: as in training, or more where the backend's memory does not grow with the edges."""
+    recipe = engine.checkpoint.recipe
+    if recipe.model.message != "factored" or engine.backend.name not in _EDGES_UNSTORED:
+        return recipe.data.tile_cells
+    return min(_MOST_CELLS, _TILE_BYTES // (4 * _LIVE_FEATURES * recipe.model.width))
+
+
+def _maker(engine: Engine, slide: Slide, levels: Sequence[Level], part: Rows) -> Callable[[Rows], _ReadyTile]:
+    """What makes a tile of its core's rows."""
     panel, recipe = engine.panel(slide), engine.checkpoint.recipe
-    halo_um = recipe.model.encoder_layers * slide.radius_um if level == "microenvironment" else 0.0
-    tiler = Tiler(slide.xy_um, part, halo_um)
-    start = 0
-    for core in chunks(part, recipe.data.tile_cells):
+    reach_um = recipe.model.encoder_layers * slide.radius_um if MICROENVIRONMENT in levels else 0.0
+    tiler = Tiler(slide.xy_um, part, reach_um)
+
+    def make(core: Rows) -> _ReadyTile:
         tile = tiler.tile(core)
         expression = slide.expression(tile.rows, recipe.data.target_sum)[:, panel.columns]
-        ready = to_expression(expression, panel.vocabulary_rows, torch.float32).to(engine.device)
-        network = engine.checkpoint.network
-        with torch.inference_mode():
-            graph = move_graph(_graph(slide, tile, level, self_loops=recipe.model.self_loops), engine.device)
-            h, _ = network.encode(engine.backend, graph, network.genes(ready))
-        yield start, h.cpu().numpy()[tile.core]
-        start += len(core)
+        ready = to_expression(expression, panel.vocabulary_rows, torch.float32)
+        shells: list[_Shell] = []
+        if MICROENVIRONMENT in levels:
+            graph = radius_graph(tile.xy_um, slide.radius_um, self_loops=recipe.model.self_loops)
+            shells = _shells(tile, graph, slide.radius_um, recipe.model.encoder_layers)
+        return _ReadyTile(core, torch.from_numpy(tile.core), ready, shells)
+
+    return make
 
 
-def _graph(slide: Slide, tile: Tile, level: Level, *, self_loops: bool) -> Graph:
-    if level == "cell":
-        return without_edges(len(tile.rows), self_loops=self_loops)
-    return radius_graph(tile.xy_um, slide.radius_um, self_loops=self_loops)
+def _shells(tile: Tile, graph: Graph, radius_um: float, num_layers: int) -> list[_Shell]:
+    """The graphs of the layers: what the last one makes of the core depends on one radius around it, and so on out."""
+    shells: list[_Shell] = []
+    cells = np.arange(len(tile.rows))
+    for layers_left in range(num_layers - 1, 0, -1):
+        kept = np.flatnonzero(tile.distance_um[cells] <= layers_left * radius_um)
+        shells.append(_Shell(graph, torch.from_numpy(kept)))
+        graph, cells = subgraph(graph, shells[-1].kept), cells[kept]
+    core = np.searchsorted(cells, tile.core)
+    return [*shells, _Shell(graph, torch.from_numpy(core))]
+
+
+@torch.inference_mode()
+def _encode(engine: Engine, levels: Sequence[Level], tile: _ReadyTile) -> Block:
+    """Run the encoder at every level; the genes are read once."""
+    genes = engine.checkpoint.network.genes(tile.expression.to(engine.device))
+    found: dict[Level, NDArray[np.float32]] = {}
+    for level in levels:
+        with computing_in(engine.precision, engine.device):
+            h = _among(engine, tile, genes) if level == MICROENVIRONMENT else _alone(engine, tile, genes)
+        found[level] = h.cpu().numpy()
+    return Block(tile.rows, found)
+
+
+def _among(engine: Engine, tile: _ReadyTile, h: Tensor) -> Tensor:
+    """Microenvironment embeddings of the core."""
+    shift = h.new_zeros(len(h), 2)
+    for layer, shell in zip(engine.checkpoint.network.encoder, tile.shells, strict=True):
+        h, shift = layer(engine.backend, move_graph(shell.graph, engine.device), h, shift)
+        kept = shell.kept.to(engine.device)
+        h, shift = h[kept], shift[kept]
+    return h
+
+
+def _alone(engine: Engine, tile: _ReadyTile, h: Tensor) -> Tensor:
+    """Cell embeddings of the core."""
+    self_loops = engine.checkpoint.recipe.model.self_loops
+    graph = move_graph(without_edges(len(tile.core), self_loops=self_loops), engine.device)
+    return engine.checkpoint.network.encode(engine.backend, graph, h[tile.core.to(engine.device)])[0]

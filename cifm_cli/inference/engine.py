@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cifm_backends.base import Backend
     from cifm_cli.data.slide import Slide
     from cifm_cli.model.checkpoint import Checkpoint
+    from cifm_cli.recipe_sections import Precision
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class Engine:
         checkpoint: The model.
         backend: Runs the edge part.
         device: Where the network is.
+        precision: Of matrix products.
     """
 
     checkpoint: Checkpoint
     backend: Backend
     device: torch.device
+    precision: Precision = "float32"
 
     def fit_slide(self, slide: Slide) -> Slide:
         """The slide with the radius the model was trained at, where its recipe names one; warns of a poor fit.
@@ -78,13 +81,14 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def load_engine(run: Path, backend: str = "auto", device: str = "auto") -> Engine:
+def load_engine(run: Path, backend: str = "auto", device: str = "auto", precision: Precision = "float32") -> Engine:
     """Load a run's model.
 
     Args:
         run: Folder with `model.safetensors`.
         backend: `auto` or a registered name.
         device: `auto` or a torch device.
+        precision: Of matrix products.
 
     Returns:
         The engine.
@@ -96,4 +100,4 @@ def load_engine(run: Path, backend: str = "auto", device: str = "auto") -> Engin
     place = choose_device(device)
     checkpoint = load_checkpoint(run)
     checkpoint.network.to(place)
-    return Engine(checkpoint, cifm_backends.select(backend, place.type), place)
+    return Engine(checkpoint, cifm_backends.select(backend, place.type), place, precision)

@@ -9,40 +9,64 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cifm_cli import provenance
+from cifm_cli.data.ahead import made_ahead
+from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
-from cifm_cli.inference.predict import add_places, predict_cells
+from cifm_cli.inference.predict import Prediction, add_places, answer, join, predict_cells, run_network
+from cifm_cli.model.masking import mask_tile, reach_um
 from cifm_cli.report.terminal import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.data.tiles import Tile
     from cifm_cli.inference.engine import Engine
-    from cifm_cli.inference.predict import Prediction
+    from cifm_cli.model.masking import MaskedTile
 
 _ROUNDS = 20  # 5 % of the cells are hidden at a time, as in training (paper, 2)
 
 
-def infer_cells(engine: Engine, slide: Slide, seed: int, advance: Callable[[float], None] | None = None) -> Prediction:
+def infer_blocks(engine: Engine, slide: Slide, seed: int) -> Iterator[tuple[Rows, Prediction]]:
     """Infer every cell from the cells around it: in each round a random twentieth is hidden and inferred.
 
     Args:
         engine: The model.
         slide: The slide, at the model's radius.
         seed: Of the order in which cells are hidden.
-        advance: Called with the number of cells done.
 
-    Returns:
-        The prediction, all cells in the order of the slide.
+    Yields:
+        Rows of the slide and their prediction, tile by tile: all rounds of a tile, then the next tile.
 
     Raises:
         CifmError: Slide and model share no gene.
     """
+    recipe, everyone = engine.checkpoint.recipe, np.arange(slide.num_cells)
     order = provenance.numpy_generator(seed, "infer cells").permutation(slide.num_cells)
-    rounds = [np.sort(part) for part in np.array_split(order, _ROUNDS)]
-    return _infer_in_rounds(engine, slide, np.arange(slide.num_cells), rounds, advance)
+    turns = np.empty(slide.num_cells, dtype=np.int8)
+    for number, part in enumerate(np.array_split(order, _ROUNDS)):
+        turns[part] = number
+    tiler = Tiler(slide.xy_um, everyone, reach_um(recipe, slide.radius_um))
+    for core in chunks(everyone, recipe.data.tile_cells):
+        tile = tiler.tile(core)
+        yield core, _infer_tile(engine, slide.cut(tile.rows), tile, turns[tile.rows])
+
+
+def _infer_tile(engine: Engine, piece: Slide, tile: Tile, turns: NDArray[np.int8]) -> Prediction:
+    """Infer the core of a tile, each cell in its turn, while all cells of that turn are hidden."""
+    panel, recipe = engine.panel(piece), engine.checkpoint.recipe
+    alone = replace(tile, rows=np.arange(len(tile.rows)))
+    core_turns = turns[tile.core]
+
+    def hide(number: int) -> MaskedTile:
+        return mask_tile(piece, alone, np.flatnonzero(turns == number), panel, recipe)
+
+    rounds = np.unique(core_turns).tolist()
+    found = [Prediction(panel, **answer(run_network(engine, ready))) for ready in made_ahead(hide, rounds)]
+    in_turn = np.concatenate([np.flatnonzero(core_turns == number) for number in rounds])
+    return join(found, np.argsort(in_turn))
 
 
 def infer_places(
@@ -100,9 +124,4 @@ def _infer_in_rounds(
 ) -> Prediction:
     """Infer the rows of each round while they alone are hidden; the prediction is in ascending order of rows."""
     found = [predict_cells(engine, slide, visible, rows, advance) for rows in rounds]
-    back = np.argsort(np.concatenate(rounds))
-    return replace(
-        found[0],
-        mean=np.concatenate([one.mean for one in found])[back],
-        expressed=np.concatenate([one.expressed for one in found])[back],
-    )
+    return join(found, np.argsort(np.concatenate(rounds)))

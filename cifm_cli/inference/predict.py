@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from cifm_cli.data.ahead import made_ahead
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.model.masking import mask_tile, reach_um
+from cifm_cli.model.precision import computing_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.inference.engine import Engine
+    from cifm_cli.model.masking import MaskedTile
+    from cifm_cli.model.output import Output
     from cifm_cli.model.vocabulary import Panel
 
 
@@ -32,15 +36,39 @@ class Prediction:
         panel: Which genes; `panel.columns` are columns of the slide.
         mean: (Q, P) float32 log-normalised expression, not negative.
         expressed: (Q, P) float32 P(expressed).
+        composition: (Q, P) float32 expected share of a cell's counts in each gene, from models that infer one.
+        states: (Q, K) float32 probability of each of the model's cell states, from models that infer them.
     """
 
     panel: Panel
     mean: NDArray[np.float32]
     expressed: NDArray[np.float32]
+    composition: NDArray[np.float32] | None = None
+    states: NDArray[np.float32] | None = None
 
     def gated(self, threshold: float) -> NDArray[np.float32]:
         """The mean, zero where P(expressed) is at most `threshold`."""
         return np.where(self.expressed > threshold, self.mean, np.float32(0))
+
+
+def join(parts: Sequence[Prediction], order: Rows) -> Prediction:
+    """Put predictions one after the other.
+
+    Args:
+        parts: Of the same model and panel, at least one.
+        order: (Q,) where each cell of the result stands in all parts together.
+
+    Returns:
+        The prediction of all their cells.
+    """
+
+    def all_of(name: str) -> NDArray[np.float32] | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else np.concatenate(values)[order]
+
+    mean = np.concatenate([part.mean for part in parts])[order]
+    expressed = np.concatenate([part.expressed for part in parts])[order]
+    return Prediction(parts[0].panel, mean, expressed, all_of("composition"), all_of("states"))
 
 
 def predict_cells(
@@ -65,24 +93,58 @@ def predict_cells(
     recipe = engine.checkpoint.recipe
     part, hidden = np.union1d(visible, queries), np.unique(queries)
     tiler = Tiler(slide.xy_um, part, reach_um(recipe, slide.radius_um))
-    mean = np.zeros((len(hidden), panel.num_genes), dtype=np.float32)
-    expressed = np.zeros_like(mean)
-    for stretch in chunks(part, recipe.data.tile_cells):
-        core = np.intersect1d(stretch, hidden, assume_unique=True)
-        if not len(core):
-            continue
+    is_hidden = np.zeros(slide.num_cells, dtype=bool)
+    is_hidden[hidden] = True
+
+    def hide(core: Rows) -> tuple[Rows, MaskedTile]:
         tile = tiler.tile(core)
-        masked = np.flatnonzero(np.isin(tile.rows, hidden, assume_unique=True))
-        ready = mask_tile(slide, tile, masked, panel, recipe).to(engine.device)
-        with torch.inference_mode():
-            output = engine.checkpoint.network(engine.backend, ready)
+        return core, mask_tile(slide, tile, np.flatnonzero(is_hidden[tile.rows]), panel, recipe)
+
+    answers: dict[str, NDArray[np.float32]] = {}
+    cores = (stretch[is_hidden[stretch]] for stretch in chunks(part, recipe.data.tile_cells))
+    for core, ready in made_ahead(hide, filter(len, cores)):
+        output = run_network(engine, ready)
         position = np.searchsorted(hidden, core)
-        mean[position] = output.magnitude.clamp(min=0).cpu().numpy()
-        expressed[position] = output.logit.sigmoid().cpu().numpy()
+        for name, values in answer(output).items():
+            answers.setdefault(name, np.zeros((len(hidden), values.shape[1]), dtype=np.float32))[position] = values
         if advance:
             advance(len(core))
     asked = np.searchsorted(hidden, queries)
-    return Prediction(panel, mean[asked], expressed[asked])
+    if not answers:
+        nothing = np.zeros((0, panel.num_genes), dtype=np.float32)
+        return Prediction(panel, nothing, nothing)
+    return Prediction(panel, **{name: values[asked] for name, values in answers.items()})
+
+
+def answer(output: Output) -> dict[str, NDArray[np.float32]]:
+    """What a head says, in the terms of a `Prediction`.
+
+    Args:
+        output: Of M cells.
+
+    Returns:
+        Field to its values.
+    """
+    found = {"mean": output.magnitude.clamp(min=0), "expressed": output.logit.sigmoid()}
+    if output.composition is not None and output.state is not None:
+        found |= {"composition": output.composition.softmax(1), "states": output.state.softmax(1)}
+    return {name: values.float().cpu().numpy() for name, values in found.items()}
+
+
+@torch.inference_mode()
+def run_network(engine: Engine, tile: MaskedTile) -> Output:
+    """Infer the masked cells of the core of a tile.
+
+    Args:
+        engine: The model.
+        tile: What it may look at.
+
+    Returns:
+        What the head says of M cells.
+    """
+    with computing_in(engine.precision, engine.device):
+        output: Output = engine.checkpoint.network(engine.backend, tile.to(engine.device))
+    return output
 
 
 def add_places(slide: Slide, places_um: NDArray[np.float64]) -> tuple[Slide, Rows]:

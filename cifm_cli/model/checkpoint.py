@@ -61,7 +61,10 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: dict[s
     """
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(ready, temporary, metadata={_HEADER: json.dumps(header)})
+        try:
+            save_file(ready, temporary, metadata={_HEADER: json.dumps(header)})
+        except SafetensorError as error:  # a full disk, to which `writing` has the answer
+            raise OSError(str(error)) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

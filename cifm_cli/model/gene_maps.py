@@ -40,14 +40,17 @@ class GeneOutput(nn.Module):
     Args:
         width: D.
         num_genes: G.
+        rank: r, of the product (G, r) (r, D) that stands for the (G, D) weights; all of them when absent.
         zero: Start at zero.
     """
 
-    def __init__(self, width: int, num_genes: int, *, zero: bool) -> None:
+    def __init__(self, width: int, num_genes: int, *, rank: int | None = None, zero: bool) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_genes, width).normal_(std=0.0 if zero else width**-0.5))
+        self.reduce = nn.Linear(width, rank, bias=False) if rank else nn.Identity()
+        inner = rank or width
+        self.weight = nn.Parameter(torch.empty(num_genes, inner).normal_(std=0.0 if zero else inner**-0.5))
         self.bias = nn.Parameter(torch.zeros(num_genes))
 
     def forward(self, h: Tensor, genes: Tensor) -> Tensor:
         """Map (M, D) to (M, P)."""
-        return functional.linear(h, self.weight[genes], self.bias[genes])
+        return functional.linear(self.reduce(h), self.weight[genes], self.bias[genes])

@@ -16,7 +16,7 @@ from cifm_backends.base import EdgeTerms, NodeTerms
 
 if TYPE_CHECKING:
     from cifm_backends.base import Backend, Graph
-    from cifm_cli.recipe import ModelRecipe
+    from cifm_cli.recipe_sections import ModelRecipe
 
 NORM_EPSILON = 1e-5  # keeps the derivative at void finite: 1 / sqrt(epsilon)
 COORDINATE_INIT = 1e-3  # cells start by standing still
@@ -100,7 +100,7 @@ class FactoredLayer(nn.Module):
         """
         nodes = NodeTerms(*self.project(self.norm(h)).chunk(4, dim=-1))
         messages = backend.messages(graph, nodes, EdgeTerms(self.radial, self.coordinate, self.num_heads), shift)
-        update = self.bfmlp4(messages.pooled)  # Eq. 14
+        update = self.bfmlp4(messages.pooled).to(h.dtype)  # Eq. 14; autocast may have made it half precision
         return (h + update if self.residual else update), shift + messages.shift
 
 
@@ -126,16 +126,13 @@ class LiteralLayer(nn.Module):
             self.bfmlp3.last.weight.mul_(COORDINATE_INIT)
 
     def forward(self, backend: Backend, graph: Graph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """Run one layer; see `FactoredLayer.forward`. The backend is not used: the MLPs leave it nothing to fuse."""
-        del backend
-        i_E, j_E = graph.targets, graph.sources
-        dx_E = graph.displacement + shift[i_E] - shift[j_E]
+        """Run one layer; see `FactoredLayer.forward`. The backend reads cells along edges and sums edges into cells."""
+        h_i, h_j, product_E, dx_E = backend.read_edges(graph, h, shift)
         distance_E = torch.linalg.vector_norm(dx_E, dim=-1, keepdim=True)
-        int_E = self.bfmlp1((h[i_E] * h[j_E]).mean(dim=-1, keepdim=True))  # Eq. 11
-        msg_E = self.bfmlp2(torch.cat([h[i_E], h[j_E], distance_E], dim=-1) * int_E)  # Eq. 12
-        moved = shift.index_add(0, i_E, dx_E * self.bfmlp3(msg_E))  # Eq. 13
-        pooled = torch.zeros_like(h).index_add(0, i_E, msg_E)
-        update = self.bfmlp4(pooled)  # Eq. 14
+        int_E = self.bfmlp1(product_E)  # Eq. 11
+        msg_E = self.bfmlp2(torch.cat([h_i, h_j, distance_E], dim=-1) * int_E)  # Eq. 12
+        moved = shift + backend.sum_edges(graph, dx_E * self.bfmlp3(msg_E))  # Eq. 13
+        update = self.bfmlp4(backend.sum_edges(graph, msg_E)).to(h.dtype)  # Eq. 14
         return (h + update if self.residual else update), moved
 
 

@@ -14,6 +14,7 @@ import torch
 
 from cifm_backends.base import Graph
 from cifm_cli.data.graph import radius_graph, subgraph
+from cifm_cli.data.slide import log_normalise
 from cifm_cli.model.smoother import Surroundings, look_around
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class MaskedTile:
         queries: (M,) masked core cells of the decoder graph, ascending: the ones to infer.
         genes: (P,) vocabulary rows of the slide's panel.
         around: What surrounds the queries, for objectives that start there.
+        surrounding: Expression of the visible cells that `around` counts, far ones included.
     """
 
     expression: Expression
@@ -69,6 +71,7 @@ class MaskedTile:
     queries: Tensor
     genes: Tensor
     around: Surroundings | None
+    surrounding: Expression | None
 
     def to(self, device: torch.device) -> MaskedTile:
         """Copy to a device; itself when it is there."""
@@ -84,6 +87,7 @@ class MaskedTile:
             queries=self.queries.to(device),
             genes=self.genes.to(device),
             around=self.around.to(device) if self.around else None,
+            surrounding=self.surrounding.to(device) if self.surrounding else None,
         )
 
 
@@ -152,10 +156,16 @@ def mask_tile(
     is_masked[masked] = True
     queries = np.intersect1d(masked, tile.core)
     visible = np.flatnonzero(~is_masked)
-    expression = slide.expression(tile.rows[visible], recipe.data.target_sum)[:, panel.columns]
+    counts = slide.counts(tile.rows[visible])[:, panel.columns]
+    depth = slide.total_counts[tile.rows[visible]]
+    expression = log_normalise(counts, depth, recipe.data.target_sum)
     near = tile.distance_um <= message_reach_um(recipe, slide.radius_um)  # the smoother may see further
     graph = radius_graph(tile.xy_um[near], slide.radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
     seen = np.flatnonzero(~is_masked[near])
+    around = None
+    if recipe.objective.name == "residual":
+        places = tile.xy_um / slide.radius_um
+        around = look_around(places[queries], places[visible], expression, counts, depth, recipe.objective).to(dtype)
     return MaskedTile(
         expression=to_expression(expression[near[visible]], panel.vocabulary_rows, dtype),
         encoder_graph=subgraph(graph, torch.from_numpy(seen)),
@@ -164,21 +174,9 @@ def mask_tile(
         masked=torch.from_numpy(np.flatnonzero(is_masked[near])),
         queries=torch.from_numpy(np.searchsorted(np.flatnonzero(near), queries)),
         genes=torch.from_numpy(panel.vocabulary_rows),
-        around=_surroundings(slide, tile, (queries, visible), expression, recipe, dtype),
+        around=around,
+        surrounding=to_expression(expression, panel.vocabulary_rows, dtype) if around else None,
     )
-
-
-def _surroundings(
-    slide: Slide, tile: Tile, cells: tuple[Rows, Rows], expression: csr_matrix, recipe: Recipe, dtype: torch.dtype
-) -> Surroundings | None:
-    """What surrounds the queries, where the objective starts there."""
-    if recipe.objective.name != "residual":
-        return None
-    queries, visible = cells
-    places = tile.xy_um / slide.radius_um
-    depth = slide.total_counts[tile.rows[visible]]
-    sums = look_around(places[queries], places[visible], expression, depth, recipe.objective)
-    return Surroundings(sums.expression.to(dtype), sums.expressed.to(dtype), sums.mass.to(dtype))
 
 
 def to_expression(matrix: csr_matrix, vocabulary_rows: NDArray[np.int64], dtype: torch.dtype) -> Expression:

@@ -16,8 +16,8 @@ from cifm_cli.model.layer import build_layer
 
 if TYPE_CHECKING:
     from cifm_backends.base import Backend, Graph
-    from cifm_cli.model.heads import Output
     from cifm_cli.model.masking import MaskedTile
+    from cifm_cli.model.output import Output
     from cifm_cli.recipe import Recipe
 
 
@@ -78,10 +78,12 @@ class Network(nn.Module):
             tile: A masked tile on the network's device.
 
         Returns:
-            Prediction for M cells and P genes.
+            Prediction for M cells and P genes, in the precision of the weights.
         """
         h, shift = self.encode(backend, tile.encoder_graph, self.genes(tile.expression))
-        return self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight)  # type: ignore[no-any-return]
+        output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight)
+        known = {name: values for name, values in output._asdict().items() if values is not None}
+        return output._replace(**{name: values.to(h.dtype) for name, values in known.items()})
 
 
 def _run(layers: nn.ModuleList, backend: Backend, graph: Graph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

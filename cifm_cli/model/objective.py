@@ -5,15 +5,19 @@ Letters: M masked cells, P genes of the panel.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch.nn import functional
 
+from cifm_cli.model.states import nearest_profile
+
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from cifm_cli.model.heads import Output
-    from cifm_cli.recipe import ObjectiveRecipe
+    from cifm_cli.model.output import Output
+    from cifm_cli.recipe_sections import ObjectiveRecipe
 
 
 def balanced_mse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -32,20 +36,51 @@ def balanced_mse(prediction: Tensor, target: Tensor) -> Tensor:
     return (halves[0] + halves[1]) / 2  # Eq. 15
 
 
-def loss(output: Output, target: Tensor, recipe: ObjectiveRecipe) -> Tensor:
+@dataclass(frozen=True)
+class Target:
+    """The truth about masked cells.
+
+    Args:
+        values: (M, P) log-normalised expression.
+        counts: (M, P) raw counts.
+    """
+
+    values: Tensor
+    counts: Tensor
+
+    def to(self, device: torch.device) -> Target:
+        """Copy to a device; itself when it is there."""
+        return self if self.values.device == device else Target(self.values.to(device), self.counts.to(device))
+
+    def repeat(self, times: int) -> Target:
+        """The same cells several times over, as the answers of an ensemble in training are; itself for one."""
+        return self if times == 1 else Target(self.values.repeat(times, 1), self.counts.repeat(times, 1))
+
+
+def loss(output: Output, target: Target, recipe: ObjectiveRecipe) -> Tensor:
     """The objective a recipe names.
 
     `balanced_mse` is Eq. 15; `residual` is the mean squared error, whose minimum is the conditional mean. Both add
-    the cross-entropy of P(expressed), without which no gradient reaches the second head.
+    the cross-entropy of P(expressed), without which no gradient reaches the second head; `residual` adds those of the
+    composition, per count, and of the cell state, per cell.
 
     Args:
-        output: Prediction of M cells and P genes.
-        target: (M, P) log-normalised.
+        output: Prediction of M cells and P genes, or of the same cells several times over.
+        target: Their truth, once.
         recipe: The objective section of a recipe.
 
     Returns:
         A scalar.
     """
+    target = target.repeat(len(output.magnitude) // len(target.values))
     error = balanced_mse if recipe.name == "balanced_mse" else functional.mse_loss
-    expressed = functional.binary_cross_entropy_with_logits(output.logit, (target > 0).to(target.dtype))
-    return error(output.magnitude, target) + recipe.expressed_weight * expressed
+    expressed = (target.values > 0).to(target.values.dtype)
+    total = error(output.magnitude, target.values)
+    total = total + recipe.expressed_weight * functional.binary_cross_entropy_with_logits(output.logit, expressed)
+    if output.composition is not None:
+        surprise = -(target.counts * output.composition.log_softmax(1)).sum() / target.counts.sum().clamp(min=1)
+        total = total + recipe.composition_weight * surprise
+    if output.state is not None and output.profiles is not None:
+        state = nearest_profile(target.values, output.profiles)
+        total = total + recipe.states_weight * functional.cross_entropy(output.state, state)
+    return total

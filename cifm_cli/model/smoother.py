@@ -1,27 +1,31 @@
 """What the cells around a query express, as weighted means at several scales: where the `residual` objective starts.
 
-Letters: M query cells, S scales, P genes of the panel, G genes of the vocabulary, V visible cells.
+Letters: M query cells, S scales, P genes of the panel, G genes of the vocabulary, V visible cells, E pairs of a query
+and a visible cell within the cutoff.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix, vstack
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
+from cifm_cli.model.weighted_sums import sum_around
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
 
-    from cifm_cli.recipe import ObjectiveRecipe
+    from cifm_cli.recipe_sections import ObjectiveRecipe
 
 RELIABLE_COUNTS = 10.0  # depth at which a cell weighs half: sparse cells are noisy, void cells weigh nothing
 PRIOR_MASS = 1.0  # mass of the next wider mean in every mean, so that a lonely query has an answer
 SHARED_BELIEF = 20.0  # how many queries' worth of belief a gene has in the weights fitted over all genes
+PRIOR_COUNTS = 30.0  # the same for compositions, in counts
 PROBABILITY_FLOOR = 1e-4
 
 
@@ -32,22 +36,40 @@ class Surroundings:
     Args:
         expression: (M, S, P) of log-normalised expression.
         expressed: (M, S, P) of "the gene is expressed", 0 or 1.
+        counts: (M, S, P) of raw counts.
         mass: (M, S) of the weights themselves; zero where nobody is near.
+        weight: (E, S) the weights, pair by pair.
+        query: (E,) query of each pair, ascending.
+        visible: (E,) visible cell of each pair.
     """
 
     expression: Tensor
     expressed: Tensor
+    counts: Tensor
     mass: Tensor
+    weight: Tensor
+    query: Tensor
+    visible: Tensor
 
-    def to(self, device: torch.device) -> Surroundings:
-        """Copy to a device."""
-        return Surroundings(self.expression.to(device), self.expressed.to(device), self.mass.to(device))
+    def to(self, where: torch.device | torch.dtype) -> Surroundings:
+        """Copy to a device, or to a precision, which the indices have none of."""
+        is_device = isinstance(where, torch.device)
+        return Surroundings(
+            expression=self.expression.to(where),
+            expressed=self.expressed.to(where),
+            counts=self.counts.to(where),
+            mass=self.mass.to(where),
+            weight=self.weight.to(where),
+            query=self.query.to(where) if is_device else self.query,
+            visible=self.visible.to(where) if is_device else self.visible,
+        )
 
 
 def look_around(
     query: NDArray[np.float64],
     visible: NDArray[np.float64],
     expression: csr_matrix,
+    counts: csr_matrix,
     total_counts: NDArray[np.float64],
     recipe: ObjectiveRecipe,
 ) -> Surroundings:
@@ -59,7 +81,8 @@ def look_around(
         query: (M, 2) places, in radii.
         visible: (V, 2) places, in radii.
         expression: (V, P) log-normalised.
-        total_counts: (V,) counts.
+        counts: (V, P) raw, of the same sparsity.
+        total_counts: (V,) depth of each cell.
         recipe: Scales s and cutoff, in radii.
 
     Returns:
@@ -69,27 +92,40 @@ def look_around(
     pairs = pairs[np.lexsort((pairs["j"], pairs["i"]))]  # slide order: a tile sums as the whole slide does
     reliability = (total_counts / (total_counts + RELIABLE_COUNTS))[pairs["j"]]
     squared = pairs["v"] ** 2
+    weight = np.stack([np.exp(-0.5 * squared / s**2) * reliability for s in recipe.scales], axis=1)
     indptr = np.searchsorted(pairs["i"], np.arange(len(query) + 1))
-    weights = [
-        csr_matrix((np.exp(-0.5 * squared / s**2) * reliability, pairs["j"], indptr), (len(query), len(visible)))
-        for s in recipe.scales
-    ]
-    stacked = vstack(weights, format="csr")
-    expressed = csr_matrix((np.ones_like(expression.data), expression.indices, expression.indptr), expression.shape)
-
-    def by_query(sums: NDArray[np.float64]) -> Tensor:
-        by_scale = sums.reshape(len(recipe.scales), len(query), sums.shape[1])
-        return torch.from_numpy(np.ascontiguousarray(by_scale.swapaxes(0, 1)))
-
+    near = pairs["j"].astype(np.int64)
+    expressions, shares, compositions = sum_around(indptr, near, weight, expression, counts)
+    mass = np.stack([np.bincount(pairs["i"], column, len(query)) for column in weight.T], axis=1)
     return Surroundings(
-        expression=by_query((stacked @ expression.astype(np.float64)).toarray()),
-        expressed=by_query((stacked @ expressed.astype(np.float64)).toarray()),
-        mass=by_query(np.asarray(stacked.sum(axis=1))).squeeze(-1),
+        expression=torch.from_numpy(expressions),
+        expressed=torch.from_numpy(shares),
+        counts=torch.from_numpy(compositions),
+        mass=torch.from_numpy(mass),
+        weight=torch.from_numpy(weight),
+        query=torch.from_numpy(pairs["i"].astype(np.int64)),
+        visible=torch.from_numpy(near),
     )
+
+
+class Terms(NamedTuple):
+    """What a smoother blends: every scale, each drawn a little to the next wider one, then the training cells.
+
+    Args:
+        means: (M, S + 1, P) of log-normalised expression.
+        shares: (M, S + 1, P) of "the gene is expressed".
+        compositions: (M, S + 1, P) of the counts among the genes.
+    """
+
+    means: Tensor
+    shares: Tensor
+    compositions: Tensor
 
 
 class Smoother(nn.Module):
     """Blends the means around a query and the training mean, with weights of each gene's own.
+
+    Compositions and state frequencies are blended as logarithms, with weights that all genes and states share.
 
     Args:
         num_genes: G.
@@ -98,55 +134,71 @@ class Smoother(nn.Module):
 
     mean_profile: Tensor
     share_profile: Tensor
+    composition_profile: Tensor
 
     def __init__(self, num_genes: int, recipe: ObjectiveRecipe) -> None:
         super().__init__()
         num_terms = len(recipe.scales) + 1
         self.register_buffer("mean_profile", torch.zeros(num_genes))
         self.register_buffer("share_profile", torch.zeros(num_genes))
+        self.register_buffer("composition_profile", torch.full((num_genes,), 1 / num_genes))
         self.mean_weights = nn.Parameter(torch.full((num_terms, num_genes), 1 / num_terms))
         self.share_weights = nn.Parameter(torch.full((num_terms, num_genes), 1 / num_terms))
+        self.composition_weights = nn.Parameter(torch.zeros(num_terms))  # before the softmax
+        self.state_weights = nn.Parameter(torch.zeros(num_terms))
 
-    def terms(self, around: Surroundings, genes: Tensor) -> tuple[Tensor, Tensor]:
-        """What is blended: the mean at every scale, drawn a little to the next wider one, and the training mean.
+    def terms(self, around: Surroundings, genes: Tensor) -> Terms:
+        """What is blended.
 
         Args:
             around: Sums around M queries.
             genes: (P,) vocabulary rows of the panel.
 
         Returns:
-            (M, S + 1, P) of expression and (M, S + 1, P) of shares.
+            The terms, the narrowest scale first and the training cells last.
         """
-        return (
-            _shrink(around.expression, around.mass, self.mean_profile[genes]),
-            _shrink(around.expressed, around.mass, self.share_profile[genes]),
+        return Terms(
+            shrink(around.expression, around.mass, self.mean_profile[genes], PRIOR_MASS),
+            shrink(around.expressed, around.mass, self.share_profile[genes], PRIOR_MASS),
+            shrink(around.counts, around.counts.sum(-1), self.composition_profile[genes], PRIOR_COUNTS),
         )
 
-    def forward(self, means: Tensor, shares: Tensor, genes: Tensor) -> tuple[Tensor, Tensor]:
-        """Blend `terms`.
+    def forward(self, terms: Terms, frequencies: Tensor, genes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Blend.
 
         Args:
-            means: (M, S + 1, P).
-            shares: (M, S + 1, P).
+            terms: From `terms`.
+            frequencies: (M, S + 1, K) of the cell states, see `CellStates.frequencies`.
             genes: (P,) vocabulary rows of the panel.
 
         Returns:
-            (M, P) expected expression and (M, P) logit of P(expressed).
+            What the surroundings say by themselves: magnitude, logit, composition and state of an `Output`.
         """
-        mean = torch.einsum("msp,sp->mp", means, self.mean_weights[:, genes])
-        share = torch.einsum("msp,sp->mp", shares, self.share_weights[:, genes])
-        return mean, torch.logit(share.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
+        mean = torch.einsum("msp,sp->mp", terms.means, self.mean_weights[:, genes])
+        share = torch.einsum("msp,sp->mp", terms.shares, self.share_weights[:, genes])
+        logit = torch.logit(share.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
+        composition = torch.einsum("msp,s->mp", terms.compositions.log(), self.composition_weights.softmax(0))
+        state = torch.einsum("msk,s->mk", frequencies.log(), self.state_weights.softmax(0))
+        return mean, logit, composition, state
 
 
-def _shrink(sums: Tensor, mass: Tensor, profile: Tensor) -> Tensor:
+def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
     """Means with the next wider mean as a prior, the widest with the training profile, which is the last term.
 
     So where nobody is near, a narrow mean is what the wider ones say, and not what the whole tissue says.
+
+    Args:
+        sums: (M, S, P) weighted sums, the narrowest scale first.
+        mass: (M, S) sums of the weights.
+        profile: (P,) of the training cells.
+        prior: Mass of the next wider mean.
+
+    Returns:
+        (M, S + 1, P), the profile last.
     """
     terms = [profile.expand(len(sums), -1)]
     for scale in reversed(range(sums.shape[1])):
-        total = mass[:, scale, None] + PRIOR_MASS
-        terms.append((sums[:, scale] + PRIOR_MASS * terms[-1]) / total)
+        terms.append((sums[:, scale] + prior * terms[-1]) / (mass[:, scale, None] + prior))
     return torch.stack(terms[:0:-1] + terms[:1], dim=1)
 
 

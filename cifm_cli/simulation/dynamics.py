@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from cifm_cli.data.slide import MemoryCounts
+from cifm_cli.data.sources import MemoryCounts
 from cifm_cli.inference.predict import predict_cells
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation.sampling import draw_counts
@@ -196,7 +196,7 @@ class Dynamics:
         depths = tissue.depths[cells]
         whole = np.rint(depths).astype(np.int64)
         if self.states:
-            return tissue.with_counts(cells, csr_matrix(self.states.draw(prediction.mean, whole, generator)))
+            return tissue.with_counts(cells, csr_matrix(self.states.draw(prediction, whole, generator)))
         target_sum = self.engine.checkpoint.recipe.data.target_sum
         expected = expected_counts(prediction, self.schedule.form, target_sum)
         nothing = expected.sum(axis=1) == 0

@@ -1,10 +1,12 @@
-"""Cell states: read which of the tissue's own states stands at a place off a prediction, and draw a cell of it.
+"""Cell states: draw the state that stands at a place, and then one of the tissue's own cells of that state.
 
 A predicted mean belongs to no cell: between a tumour nest and a T cell it is half of either. Genes drawn from it one by
-one give cells of no type, and within one sweep half of a tissue is `unassigned`. So the cells of the untouched tissue
-are sorted into states (k-means on principal components); some are masked and predicted; and a logistic regression
-learns the probability of each state given the prediction. An updated cell draws a state, and then one of the tissue's
-real cells of that state, brought to its own depth. All of it is fitted once, before anything is injected.
+one give cells of no type, and within one sweep half of a tissue is `unassigned`. So an updated cell draws a state, and
+then one of the untouched tissue's real cells of that state, brought to its own depth.
+
+A model that infers states says how likely each is. For one that does not, the tissue's cells are sorted (k-means on
+principal components), some are masked and predicted, and a logistic regression learns the probability of each state
+given the prediction. All of it is fitted once, before anything is injected.
 
 Letters: N cells of the untouched tissue, Q updated cells, P genes, K states.
 """
@@ -15,9 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix
 
 from cifm_cli.inference.predict import predict_cells
+from cifm_cli.model.heads import ResidualHead
+from cifm_cli.model.masking import to_expression
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation.sampling import draw_one, settle
 
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.inference.engine import Engine
+    from cifm_cli.inference.predict import Prediction
 
 MOST_STATES: Final = 40
 CELLS_PER_STATE: Final = 50  # at least, so that small tissues have few states
@@ -45,34 +51,43 @@ class States:
         counts: (N, P) counts of the untouched tissue.
         depths: (N,) sum of each cell.
         members: Cells of each state, by depth.
-        reader: From predicted means, (Q, P), to probabilities of the states.
+        reader: From predicted means, (Q, P), to probabilities of the states; absent where the model infers them.
     """
 
     counts: csr_matrix
     depths: NDArray[np.int64]
     members: list[Rows]
-    reader: Pipeline
+    reader: Pipeline | None = None
 
     def draw(
-        self, mean: NDArray[np.float32], depths: NDArray[np.int64], generator: np.random.Generator
+        self, prediction: Prediction, depths: NDArray[np.int64], generator: np.random.Generator
     ) -> NDArray[np.int64]:
         """Draw cells.
 
         Args:
-            mean: (Q, P) predicted expression.
+            prediction: Of Q cells.
             depths: (Q,) what the counts of each cell sum to.
             generator: Source of randomness; used up.
 
         Returns:
             (Q, P) counts.
         """
-        probability = np.zeros((len(mean), len(self.members)))
-        probability[:, self.reader.classes_] = self.reader.predict_proba(mean)
-        state = draw_one(probability, generator)
-        donors = self._donors(state, depths, generator.random(len(mean)))
+        state = draw_one(self._probability(prediction), generator)
+        donors = self._donors(state, depths, generator.random(len(state)))
         counts = self.counts[donors].toarray().astype(np.int64)
         copies = np.maximum(depths // self.depths[donors], 1)  # a shallow donor is taken several times over
         return settle(counts * copies[:, None], counts.astype(np.float64), depths, generator)
+
+    def _probability(self, prediction: Prediction) -> NDArray[np.float64]:
+        """(Q, K) of the states; none for a state of which the tissue has no cell."""
+        if self.reader is None and prediction.states is not None:
+            known = np.array([len(pool) > 0 for pool in self.members])
+            return np.asarray(np.maximum(prediction.states.astype(np.float64), np.finfo(float).tiny) * known)
+        if self.reader is None:
+            raise ValueError("neither the model nor a reader tells the states")
+        probability = np.zeros((len(prediction.mean), len(self.members)))
+        probability[:, self.reader.classes_] = self.reader.predict_proba(prediction.mean)
+        return probability
 
     def _donors(self, state: Rows, depths: NDArray[np.int64], uniform: NDArray[np.float64]) -> Rows:
         """One cell of each state asked for, a little deeper than asked for where there is one."""
@@ -85,7 +100,7 @@ class States:
 
 
 def fit_states(engine: Engine, tissue: Slide, share: float, seed: int) -> States:
-    """Sort the cells of an untouched tissue into states and learn to read them off the model's predictions.
+    """Sort the cells of an untouched tissue into states, the model's own where it has some.
 
     Args:
         engine: The model.
@@ -102,11 +117,17 @@ def fit_states(engine: Engine, tissue: Slide, share: float, seed: int) -> States
     alive = np.flatnonzero(depths > 0)
     expression = tissue.expression(alive, engine.checkpoint.recipe.data.target_sum)
     state = np.full(tissue.num_cells, -1, dtype=np.int64)
+    by_depth = alive[np.argsort(depths[alive], kind="stable")]
+    head = engine.checkpoint.network.head
+    if isinstance(head, ResidualHead):
+        genes = torch.from_numpy(engine.panel(tissue).vocabulary_rows).to(engine.device)
+        cells = to_expression(expression, genes.cpu().numpy(), torch.float32).to(engine.device)
+        state[alive] = head.states.sort_cells(cells, genes).cpu().numpy()
+        return States(counts, depths, [by_depth[state[by_depth] == n] for n in range(len(head.states.profiles))])
     state[alive] = _sort_into_states(expression, seed)
     masks = [_mask(alive, share, seed, number) for number in range(ROUNDS)]
     means = [predict_cells(engine, tissue, everyone, masked).mean for masked in masks]
     reader = _fit_reader(np.concatenate(means), state[np.concatenate(masks)], seed)
-    by_depth = alive[np.argsort(depths[alive], kind="stable")]
     members = [by_depth[state[by_depth] == number] for number in range(state.max() + 1)]
     return States(counts, depths, members, reader)
 

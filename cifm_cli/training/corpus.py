@@ -1,7 +1,8 @@
-"""The slides that are trained on, and the masked tiles drawn from them.
+"""The slides that are trained on, and the masked tiles made from them.
 
-Every draw has a generator of its own, derived from the seed and the step, so a resumed run draws what the
-uninterrupted one would have drawn.
+Every tile has a generator of its own, derived from the seed and its number, so a resumed run sees what the uninterrupted
+one would have seen. Tiles are read from disk when they are made: in memory are the place and the depth of every cell,
+about 50 bytes, and the counts of the few tiles at hand.
 """
 
 from __future__ import annotations
@@ -11,23 +12,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix, vstack
 
 from cifm_cli import keys
-from cifm_cli.data.slide import open_slide
+from cifm_cli.data.slide import log_normalise, open_slide
 from cifm_cli.data.tiles import Tiler
 from cifm_cli.errors import CifmError
 from cifm_cli.model.masking import MaskedTile, choose_masked, mask_tile, reach_um
+from cifm_cli.model.objective import Target
 from cifm_cli.model.vocabulary import Panel, match_panel, union_vocabulary
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.training.sampler import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from cifm_cli.data.slide import Slide
+    from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.recipe import Recipe
 
-_BLOCK = 50_000  # cells read at a time when a whole region is summed
+_BLOCK = 20_000  # cells read at a time when a whole region is summed
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,11 @@ class Example:
 
     Args:
         tile: What the network reads.
-        target: (M, P) log-normalised expression of the masked cells.
+        target: Of the masked cells.
     """
 
     tile: MaskedTile
-    target: torch.Tensor
+    target: Target
 
     def to(self, device: torch.device) -> Example:
         """Copy to a device; itself when it is there."""
@@ -69,16 +73,22 @@ class Corpus:
         paths: Prepared slides.
         recipe: A whole recipe.
         vocabulary: Ensembl ids of the model to go on from; the union of the slides' when absent.
+        seed: Of every training and validation tile.
 
     Raises:
         CifmError: A slide can't be read, shares no gene with the vocabulary, or has an empty training region.
     """
 
-    def __init__(self, paths: Sequence[Path], recipe: Recipe, vocabulary: tuple[str, ...] | None = None) -> None:
-        opened = [open_slide(path).with_radius(recipe.data.radius_um) for path in paths]
+    def __init__(
+        self, paths: Sequence[Path], recipe: Recipe, vocabulary: tuple[str, ...] | None = None, seed: int = 0
+    ) -> None:
+        # Counts stay on disk: many slides, each small enough to be held, would fill the memory together.
+        opened = [open_slide(path, hold=False).with_radius(recipe.data.radius_um) for path in paths]
         self.recipe = recipe
         self.vocabulary = vocabulary or union_vocabulary(opened)
         self.slides = [self._ready(slide) for slide in opened]
+        self.seed = seed
+        self._sampler = Sampler([len(part.tilers[keys.TRAIN].rows) for part in self.slides], recipe.data, seed)
 
     def _ready(self, slide: Slide) -> TrainingSlide:
         reach = reach_um(self.recipe, slide.radius_um)
@@ -96,13 +106,31 @@ class Corpus:
         """Cells of all training regions."""
         return sum(len(part.tilers[keys.TRAIN].rows) for part in self.slides)
 
+    @property
+    def num_looks(self) -> int:
+        """Validation tiles of all slides."""
+        return len(self.slides) * self.recipe.train.validation_tiles
+
+    def train_example(self, number: int) -> Example:
+        """The training tile of a number, counted from the start of training; the sampler says where it is."""
+        place = self._sampler.stretch(number)
+        part = self.slides[place.slide]
+        rows = part.tilers[keys.TRAIN].rows[place.start : place.stop]
+        return self._mask(part, keys.TRAIN, rows, numpy_generator(self.seed, "train", number))
+
+    def look_example(self, number: int) -> Example:
+        """One of the `num_looks` tiles of every look at the validation region; always the same."""
+        position, tile = divmod(number, self.recipe.train.validation_tiles)
+        generator = numpy_generator(self.seed, "look", position, tile)
+        return self._draw_from(self.slides[position], keys.VALIDATION, generator)
+
     def draw(self, region: str, seed: int, *stream: int | str) -> Example:
-        """Draw a tile: a slide (each as likely as another, Eq. 15), a stretch of its region, the masked cells.
+        """Draw a tile for another purpose: a slide (each as likely as another), a stretch of its region, masked cells.
 
         Args:
             region: `train` or `validation`.
             seed: The user's seed.
-            stream: What the draw is for, such as `("train", step)`.
+            stream: What the draw is for, such as `("smoother", number)`.
 
         Returns:
             The same example for the same arguments.
@@ -110,39 +138,59 @@ class Corpus:
         generator = numpy_generator(seed, region, *stream)
         return self._draw_from(self.slides[generator.integers(len(self.slides))], region, generator)
 
-    def validation(self, seed: int) -> list[Example]:
-        """The examples of every look at the validation region, from every slide, always the same."""
-        return [
-            self._draw_from(part, keys.VALIDATION, numpy_generator(seed, "look", position, number))
-            for position, part in enumerate(self.slides)
-            for number in range(self.recipe.train.validation_tiles)
-        ]
-
     def _draw_from(self, part: TrainingSlide, region: str, generator: np.random.Generator) -> Example:
-        tiler, size = part.tilers[region], self.recipe.data.tile_cells
-        start = generator.integers(max(len(tiler.rows) - size, 0) + 1)
-        tile = tiler.tile(tiler.rows[start : start + size])
+        rows, size = part.tilers[region].rows, self.recipe.data.tile_cells
+        start = generator.integers(max(len(rows) - size, 0) + 1)
+        return self._mask(part, region, rows[start : start + size], generator)
+
+    def _mask(self, part: TrainingSlide, region: str, core: Rows, generator: np.random.Generator) -> Example:
+        tile = part.tilers[region].tile(core)
         masked = choose_masked(tile.core, self.recipe, generator)
         ready = mask_tile(part.slide, tile, masked, part.panel, self.recipe)
-        truth = part.slide.expression(tile.rows[masked], self.recipe.data.target_sum)
-        return Example(ready, torch.from_numpy(truth[:, part.panel.columns].toarray()))
+        rows, columns = tile.rows[masked], part.panel.columns
+        counts = part.slide.counts(rows)[:, columns].toarray()
+        values = part.slide.expression(rows, self.recipe.data.target_sum)[:, columns].toarray()
+        return Example(ready, Target(torch.from_numpy(values), torch.from_numpy(counts)))
 
-    def profiles(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean expression and share of expressing cells, over the training cells that measure the gene.
+    def profiles(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean expression, share of expressing cells and share of counts, over the training cells that measure a gene.
 
         Returns:
-            Two (G,) float32 tensors.
+            Three (G,) float32 tensors; the last is positive.
         """
-        sums, expressing, measured = (np.zeros(len(self.vocabulary)) for _ in range(3))
+        sums, expressing, measured, counts = (np.zeros(len(self.vocabulary)) for _ in range(4))
         for part in self.slides:
             genes = part.panel.vocabulary_rows
             for rows in _blocks(part.tilers[keys.TRAIN].rows):
-                block = part.slide.expression(rows, self.recipe.data.target_sum)[:, part.panel.columns]
+                raw = part.slide.counts(rows)
+                block = log_normalise(raw, part.slide.total_counts[rows], self.recipe.data.target_sum)
+                block, raw = block[:, part.panel.columns], raw[:, part.panel.columns]
+                counts[genes] += np.asarray(raw.sum(axis=0, dtype=np.float64)).ravel()
                 sums[genes] += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
                 expressing[genes] += block.getnnz(axis=0)
                 measured[genes] += len(rows)
         measured = np.maximum(measured, 1)
-        return torch.from_numpy(sums / measured).float(), torch.from_numpy(expressing / measured).float()
+        rate = (counts + 1) / measured
+        found = (sums / measured, expressing / measured, rate / rate.sum())
+        return tuple(torch.from_numpy(profile).float() for profile in found)  # type: ignore[return-value]
+
+    def some_cells(self, most: int) -> csr_matrix:
+        """Expression of some training cells, spread evenly over all training regions.
+
+        Args:
+            most: Cells at most.
+
+        Returns:
+            (n, G) log-normalised; a gene that a slide does not measure is zero.
+        """
+        stride = max(1, -(-self.num_cells // most))
+        parts = []
+        for part in self.slides:
+            rows = part.tilers[keys.TRAIN].rows[::stride]
+            found = part.slide.expression(rows, self.recipe.data.target_sum)[:, part.panel.columns].tocsr()
+            genes = part.panel.vocabulary_rows[found.indices]
+            parts.append(csr_matrix((found.data, genes, found.indptr), (len(rows), len(self.vocabulary))))
+        return vstack(parts, format="csr")
 
 
 def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,22 +1,28 @@
-"""The training loop: `train` opens a run, `fit` steps, `look` validates. Meant to be read, and edited, top to bottom."""
+"""The training loop: `train` opens a run, `begin` fits what is not learned, `fit` steps, `look` validates.
+
+Meant to be read, and edited, top to bottom. Several processes may run it side by side, each on its share of the tiles of
+a step: what they have to agree on goes through `run.processes`, and the first alone writes.
+"""
 
 from __future__ import annotations
 
 import math
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from cifm_cli import keys
-from cifm_cli.errors import CifmError, StopRequested
+from cifm_cli import provenance
+from cifm_cli.data.ahead import made_ahead
+from cifm_cli.errors import POLITE_KILLS, CifmError, StopRequested
 from cifm_cli.model.objective import loss
-from cifm_cli.model.smoother import LeastSquares
+from cifm_cli.model.precision import computing_in
 from cifm_cli.report.terminal import progress, say
 from cifm_cli.training import schedule
+from cifm_cli.training.fitted import fit_head
+from cifm_cli.training.processes import join
 from cifm_cli.training.run import RECIPE_FILE, Run, Setup, open_run
 
 if TYPE_CHECKING:
@@ -26,8 +32,8 @@ if TYPE_CHECKING:
     from cifm_cli.training.corpus import Example
 
 EXPLODED = 100.0  # times the validation loss before the first step
-SMOOTHER_TILES = 24  # tiles the smoother is fitted on
-AHEAD = 2  # steps whose tiles are made while the network works
+MAKERS = 4  # threads that make tiles for a GPU
+STOPS = (signal.SIGINT, *POLITE_KILLS)
 
 
 def train(setup: Setup) -> dict[str, Any]:
@@ -43,20 +49,20 @@ def train(setup: Setup) -> dict[str, Any]:
         CifmError: Data, recipe or folder don't do, or the loss is no longer a sensible number.
         BackendUnavailableError: There is no such backend here.
     """
-    run = open_run(setup)
-    parameters = sum(weight.numel() for weight in run.network.parameters())
-    say(f"training {parameters:,} parameters on {run.corpus.num_cells:,} cells of {len(run.corpus.slides)} slide(s)")
-    say(
-        f"backend {run.backend.name} ({run.backend.version()}), {run.device}, {torch.get_num_threads()} threads: {run.folder}"
-    )
-    looks = run.corpus.validation(run.seed)
-    if run.position.step == 0:
-        if setup.init is None:
-            fit_smoother(run)
-        keep_if_better(run, looks)
-    fit(run, looks)
-    best = run.position
-    say(f"best validation loss {best.best_loss:.4f} at step {best.best_step}, in {run.folder}")
+    with join() as processes:
+        run = open_run(setup, processes)
+        parameters = sum(weight.numel() for weight in run.network.parameters())
+        say(
+            f"training {parameters:,} parameters on {run.corpus.num_cells:,} cells of {len(run.corpus.slides)} slide(s)"
+        )
+        say(
+            f"backend {run.backend.name} ({run.backend.version()}), {run.device}, {describe_machine(run)}: {run.folder}"
+        )
+        if not setup.resume:
+            begin(run, untrained=setup.init is None)
+        fit(run)
+        best = run.position
+        say(f"best validation loss {best.best_loss:.4f} at step {best.best_step}, in {run.folder}")
     return {
         "run": str(run.folder),
         "steps": best.step,
@@ -68,35 +74,51 @@ def train(setup: Setup) -> dict[str, Any]:
     }
 
 
-def fit(run: Run, looks: list[Example]) -> None:
+def begin(run: Run, *, untrained: bool) -> None:
+    """Prepare the first step: the first process fits what is fitted instead of learned, all get its weights.
+
+    Args:
+        run: At step 0.
+        untrained: Whether the weights are fresh ones, not those of another run.
+    """
+    if untrained and run.processes.first:
+        fit_head(run)
+    run.processes.copy_first(run.network)
+    run.start_average()
+    run.save_state()
+
+
+def fit(run: Run) -> None:
     """Step until the recipe's steps, minutes or patience are used up, or until somebody stops us.
 
     Args:
         run: The run; its position moves on.
-        looks: Examples of the validation region.
     """
     recipe, position = run.recipe.train, run.position
-    with progress("training", recipe.steps) as advance, stop_between_steps() as stopped:
+    with progress("training", recipe.steps) as advance, stop_between_steps() as asked:
         advance(position.step)
-        last = time.monotonic()
+        last = saved = time.monotonic()
         for examples in examples_ahead(run):
+            if position.step % recipe.validate_every == 0 and position.looked < position.step:
+                keep_if_better(run)
             done = schedule.progress(recipe, position.step, position.seconds)
             if done >= 1 or position.looks_since_best >= recipe.patience:
                 break
             step_loss = step(run, examples, schedule.learning_rate(recipe, position.step, done))
             position.step += 1
-            position.seconds, last = position.seconds + time.monotonic() - last, time.monotonic()
+            if run.average:
+                run.average.follow(run.network, position.step)
+            elapsed, last = time.monotonic() - last, time.monotonic()
+            position.seconds += run.processes.largest(elapsed)  # all must see one clock: the schedule reads it
             run.log(loss=step_loss, seconds=round(position.seconds, 2))
             advance(1, f"loss {step_loss:.3f}, best {position.best_loss:.3f}")
-            if position.step % recipe.validate_every == 0:
-                keep_if_better(run, looks)
-            if reason := stopped():
+            if number := int(run.processes.largest(asked())):
+                stop(run, number)
+            if time.monotonic() - saved > 60 * recipe.save_minutes:
                 run.save_state()
-                again = f"cifm train {run.folder / RECIPE_FILE} --resume --out {run.folder}"
-                say(f"stopped after step {position.step}; go on with: {again}")
-                raise reason
-    if position.step % recipe.validate_every:
-        keep_if_better(run, looks)
+                saved = time.monotonic()
+        if position.looked < position.step:
+            keep_if_better(run)
 
 
 def step(run: Run, examples: list[Example], learning_rate: float) -> float:
@@ -104,11 +126,11 @@ def step(run: Run, examples: list[Example], learning_rate: float) -> float:
 
     Args:
         run: Network and optimiser are changed.
-        examples: Masked tiles, each weighing the same.
+        examples: This process's share of the step's masked tiles, each weighing the same.
         learning_rate: Of this step.
 
     Returns:
-        Mean loss.
+        Mean loss of all tiles of the step.
 
     Raises:
         CifmError: The loss is not finite, or exploded; the weights are still the ones before the step.
@@ -118,11 +140,16 @@ def step(run: Run, examples: list[Example], learning_rate: float) -> float:
         group["lr"] = learning_rate
     run.optimiser.zero_grad(set_to_none=True)
     total = 0.0
-    for example in examples:
+    tiles_per_step = run.recipe.train.tiles_per_step
+    for tile, example in zip(run.processes.share(tiles_per_step), examples, strict=True):
         ready = example.to(run.device)
-        value = loss(run.network(run.backend, ready.tile), ready.target, run.recipe.objective) / len(examples)
-        value.backward()
-        total += value.item()
+        dropout = provenance.seeded_torch(run.seed, "dropout", run.position.step * tiles_per_step + tile)
+        with dropout, computing_in(run.recipe.train.precision, run.device):
+            output = run.network(run.backend, ready.tile)
+        value = loss(output, ready.target, run.recipe.objective)
+        (value / tiles_per_step).backward()
+        total += value.item() / tiles_per_step
+    total = run.processes.sum_gradients(run.network, total)
     norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), run.recipe.train.clip_norm)
     refuse_nonsense(run, total, norm.item())
     run.optimiser.step()
@@ -142,29 +169,31 @@ def refuse_nonsense(run: Run, value: float, norm: float) -> None:
 
 
 @torch.no_grad()
-def look(run: Run, looks: list[Example]) -> float:
-    """Mean loss on the validation region.
+def look(run: Run) -> float:
+    """Mean loss on the validation region, on tiles that are always the same.
 
     Args:
-        run: Its network is only read.
-        looks: The examples, always the same.
+        run: What it keeps is only read.
 
     Returns:
         The loss.
     """
-    run.network.eval()
+    run.kept.eval()
     total = 0.0
-    for example in looks:
+    for example in made_ahead(run.corpus.look_example, run.processes.share(run.corpus.num_looks)):
         ready = example.to(run.device)
-        total += loss(run.network(run.backend, ready.tile), ready.target, run.recipe.objective).item()
-    return total / len(looks)
+        with computing_in(run.recipe.train.precision, run.device):
+            output = run.kept(run.backend, ready.tile)
+        total += loss(output, ready.target, run.recipe.objective).item()
+    return run.processes.sum(total) / run.corpus.num_looks
 
 
-def keep_if_better(run: Run, looks: list[Example]) -> None:
+def keep_if_better(run: Run) -> None:
     """Look at the validation region, keep the model if it is the best so far, and save the state."""
-    position, value = run.position, look(run, looks)
+    position, value = run.position, look(run)
     if position.step == 0:
         position.first_loss = value
+    position.looked = position.step
     position.looks_since_best += 1
     if value < position.best_loss:
         position.best_loss, position.best_step, position.looks_since_best = value, position.step, 0
@@ -173,62 +202,48 @@ def keep_if_better(run: Run, looks: list[Example]) -> None:
     run.save_state()
 
 
-@torch.no_grad()
-def fit_smoother(run: Run) -> None:
-    """Fit the blend that the `residual` objective starts from, on training cells: training begins at a baseline."""
-    smoother = getattr(run.network.head, "smoother", None)
-    if smoother is None:
-        return
-    smoother.to("cpu")
-    smoother.mean_profile[:], smoother.share_profile[:] = run.corpus.profiles()
-    num_terms = len(smoother.mean_weights)
-    means, shares = (LeastSquares(num_terms, len(run.corpus.vocabulary)) for _ in range(2))
-    for number in range(SMOOTHER_TILES):
-        example = run.corpus.draw(keys.TRAIN, run.seed, "smoother", number)
-        mean_terms, share_terms = smoother.terms(example.tile.around, example.tile.genes)
-        means.add(mean_terms, example.target, example.tile.genes)
-        shares.add(share_terms, (example.target > 0).float(), example.tile.genes)
-    smoother.mean_weights[:], smoother.share_weights[:] = means.solve(), shares.solve()
-    smoother.to(run.device)
-
-
 def examples_ahead(run: Run) -> Iterator[list[Example]]:
-    """The tiles of every step from here on, made in a thread while the network works on the ones before."""
+    """This process's tiles of every step from here on, made while the network works on the ones before."""
+    tiles_per_step = run.recipe.train.tiles_per_step
+    mine = run.processes.share(tiles_per_step)
 
-    def draw(number: int) -> list[Example]:
-        return [
-            run.corpus.draw(keys.TRAIN, run.seed, "step", number, tile)
-            for tile in range(run.recipe.train.tiles_per_step)
-        ]
+    def make(number: int) -> list[Example]:
+        return [run.corpus.train_example(number * tiles_per_step + tile) for tile in mine]
 
-    first, last = run.position.step, run.recipe.train.steps
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tiles") as maker:
-        waiting = [maker.submit(draw, number) for number in range(first, min(first + AHEAD, last))]
-        try:
-            for number in range(first, last):
-                if number + AHEAD < last:
-                    waiting.append(maker.submit(draw, number + AHEAD))
-                yield waiting.pop(0).result()
-        finally:
-            maker.shutdown(wait=True, cancel_futures=True)
+    makers = 1 if run.device.type == "cpu" else MAKERS  # on a CPU the network needs the cores itself
+    return made_ahead(make, range(run.position.step, run.recipe.train.steps), makers, ahead=2 * makers)
+
+
+def describe_machine(run: Run) -> str:
+    """How many threads and processes work on a run."""
+    threads = f"{torch.get_num_threads()} threads"
+    return threads if run.processes.size == 1 else f"{run.processes.size} processes of {threads}"
 
 
 @contextmanager
-def stop_between_steps() -> Iterator[Callable[[], BaseException | None]]:
-    """Hold Ctrl-C and SIGTERM back until a step is whole.
+def stop_between_steps() -> Iterator[Callable[[], int]]:
+    """Hold Ctrl-C, SIGTERM and SIGUSR1 back until a step is whole.
 
     Yields:
-        What to raise, once somebody asked us to stop.
+        The signal with which somebody asked us to stop, or zero.
     """
-    asked: list[BaseException] = []
+    asked: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
         del frame
-        asked.append(KeyboardInterrupt() if number == signal.SIGINT else StopRequested())
+        asked.append(number)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, remember) for number in STOPS}
     try:
-        yield lambda: asked[0] if asked else None
+        yield lambda: asked[0] if asked else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop(run: Run, number: int) -> NoReturn:
+    """Save the state, say how to go on, and leave as the signal wants it."""
+    run.save_state()
+    again = f"cifm train {run.folder / RECIPE_FILE} --resume --out {run.folder}"
+    say(f"stopped after step {run.position.step}; go on with: {again}")
+    raise KeyboardInterrupt if number == signal.SIGINT else StopRequested

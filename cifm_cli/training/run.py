@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import cifm_backends
-from cifm_cli import provenance, recipe
+from cifm_cli import keys, provenance, recipe
 from cifm_cli.errors import CifmError, writing
 from cifm_cli.inference.engine import choose_device
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoint
 from cifm_cli.model.network import Network
+from cifm_cli.training.average import Average
 from cifm_cli.training.corpus import Corpus
-from cifm_cli.training.state import STATE_FILE, Position, load_state, save_state
+from cifm_cli.training.processes import check_shares
+from cifm_cli.training.state import Position, list_states, load_state, save_state
 from cifm_cli.workspace import atomic_path, point_latest
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from cifm_backends.base import Backend
     from cifm_cli.recipe import Recipe
+    from cifm_cli.training.processes import Processes
 
 RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
@@ -43,6 +46,8 @@ class Setup:
         device: `auto` or a torch device.
         seed: Of every random draw.
         latest: Link to point at the run, once it is open.
+        devices: Processes on each machine; one, or what torchrun or srun started, when absent.
+        nodes: Machines.
     """
 
     recipe: Recipe
@@ -54,11 +59,16 @@ class Setup:
     device: str = "auto"
     seed: int = 0
     latest: Path | None = None
+    devices: int | None = None
+    nodes: int = 1
 
 
 @dataclass
 class Run:
-    """Everything the loop works on."""
+    """Everything the loop works on; `average` once training has begun, where the recipe wants one.
+
+    Only the first of several processes writes.
+    """
 
     folder: Path
     recipe: Recipe
@@ -67,51 +77,83 @@ class Run:
     optimiser: torch.optim.AdamW
     backend: Backend
     device: torch.device
+    processes: Processes
     seed: int
     origin: dict[str, Any]
     position: Position = field(default_factory=Position)
+    average: Average | None = None
+
+    @property
+    def kept(self) -> Network:
+        """What is validated and kept: the averaged weights, or the trained ones where there is no average."""
+        return self.average.network if self.average else self.network
+
+    def start_average(self) -> None:
+        """Begin to average the weights, from where they are now."""
+        if self.recipe.train.average:
+            self.average = Average(self.network, self.recipe.train.average)
 
     def log(self, **values: float | str) -> None:
         """Append a line to `metrics.jsonl`."""
+        if not self.processes.first:
+            return
         path = self.folder / METRICS_FILE
         with writing(path), path.open("a", encoding="utf8") as file:
             file.write(json.dumps({"step": self.position.step, **values}) + "\n")
 
     def save_best(self) -> None:
-        """Write the network as the run's model."""
-        save_checkpoint(self.folder / MODEL_FILE, self.network, self.recipe, self.corpus.vocabulary, self.origin)
+        """Write what is kept as the run's model."""
+        if not self.processes.first:
+            return
+        save_checkpoint(self.folder / MODEL_FILE, self.kept, self.recipe, self.corpus.vocabulary, self.origin)
 
     def save_state(self) -> None:
         """Write what a resumed run needs."""
-        save_state(self.folder, self.network, self.optimiser, self.position)
+        if self.processes.first:
+            save_state(self.folder, self.parts(), self.optimiser, self.position, self.recipe.train.keep)
+
+    def parts(self) -> dict[str, Network]:
+        """The sets of weights that make up the state."""
+        return {"weights": self.network} | ({"average": self.average.network} if self.average else {})
 
 
-def open_run(setup: Setup) -> Run:
+def open_run(setup: Setup, processes: Processes) -> Run:
     """Start a run, or take one up again.
 
     Args:
         setup: What the user asked for.
+        processes: Who trains it.
 
     Returns:
         The run, at step 0 or where it stood.
 
     Raises:
-        CifmError: The folder is taken, there is nothing to resume, or what is resumed differs.
+        CifmError: The folder is taken, there is nothing to resume, what is resumed differs, or the tiles of a step can't
+            be shared out.
         BackendUnavailableError: There is no such backend here.
     """
-    device = choose_device(setup.device)
+    check_shares(setup.recipe.train.tiles_per_step, processes.size)
+    device = processes.device(choose_device(setup.device))
     backend = cifm_backends.select(setup.backend, device.type)
-    _check_folder(setup)
+    if processes.first:
+        _check_folder(setup)
     start = load_checkpoint(setup.init) if setup.init else None
     if start and start.recipe.model != setup.recipe.model:
         raise CifmError(f"--init {setup.init}: its [model] differs from the recipe's", "use the recipe that run stored")
-    corpus = Corpus(setup.slides, setup.recipe, start.vocabulary if start else None)
+    corpus = Corpus(setup.slides, setup.recipe, start.vocabulary if start else None, setup.seed)
     with provenance.seeded_torch(setup.seed, "weights"):
         network = Network(len(corpus.vocabulary), setup.recipe)
     if start:
         network.load_state_dict(start.network.state_dict())
     network.to(device)
-    facts = {"backend": backend.name, "device": str(device), "threads": torch.get_num_threads()}
+    facts = {
+        "backend": backend.name,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "processes": processes.size,
+        "platforms": sorted({(part.slide.facts or {}).get(keys.PLATFORM, "") for part in corpus.slides}),
+        "init": None if start is None else {"run": str(setup.init), **_seen(start.provenance)},
+    }
     run = Run(
         folder=setup.folder,
         recipe=setup.recipe,
@@ -120,51 +162,82 @@ def open_run(setup: Setup) -> Run:
         optimiser=_optimiser(network, setup.recipe),
         backend=backend,
         device=device,
+        processes=processes,
         seed=setup.seed,
-        origin=provenance.collect("train", seed=setup.seed, inputs=setup.slides, **facts),
+        origin=provenance.collect("train", seed=setup.seed, inputs=setup.slides if processes.first else (), **facts),
     )
     if setup.resume:
         _take_up(run)
-    else:
+    elif processes.first:
         setup.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(setup.folder / RECIPE_FILE) as temporary:
             temporary.write_text(recipe.to_toml(setup.recipe), encoding="utf8")
-    if setup.latest:
+    if setup.latest and processes.first:
         point_latest(setup.folder, setup.latest)
     return run
+
+
+def _seen(origin: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier run was trained on, and those before it."""
+    before: dict[str, Any] = origin.get("init") or {}
+    return {
+        "inputs": {**before.get("inputs", {}), **origin["inputs"]},
+        "platforms": sorted({*before.get("platforms", []), *origin.get("platforms", [])}),
+    }
 
 
 def _check_folder(setup: Setup) -> None:
     """Refuse to overwrite a run, to resume nothing, or to resume another recipe."""
     stored = setup.folder / RECIPE_FILE
     if not setup.resume:
-        # A run stopped before its first look has left a recipe and nothing to resume: it may start over.
-        if setup.folder.is_dir() and {path.name for path in setup.folder.iterdir()} - {RECIPE_FILE}:
+        # A run killed before its first state has left a recipe and nothing to resume: it may start over.
+        found = {path.name for path in setup.folder.iterdir()} if setup.folder.is_dir() else set()
+        if found - {RECIPE_FILE} - {path.name for path in _half_written(setup.folder)}:
             raise CifmError(f"{setup.folder} is not empty", "choose another --out, or go on with that run: --resume")
         return
-    if not (setup.folder / STATE_FILE).is_file():
+    if not list_states(setup.folder):
         raise CifmError(f"{setup.folder}: no training to resume", "start it without --resume")
     before = recipe.load(stored)
     changed = [
-        section
+        f"[{section}]"
         for section in ("data", "model", "mask", "objective")
         if getattr(before, section) != getattr(setup.recipe, section)
     ]
+    if (before.train.average is None) != (setup.recipe.train.average is None):
+        changed.append("train.average")
     if changed:
         raise CifmError(
-            f"{setup.folder}: resumed with another [{'], ['.join(changed)}] than it was started with",
+            f"{setup.folder}: resumed with another {', '.join(changed)} than it was started with",
             f"use its own recipe: cifm train {stored} --resume --out {setup.folder}",
         )
 
 
 def _take_up(run: Run) -> None:
-    """Load the state and forget what was logged after it."""
-    run.position = load_state(run.folder, run.network, run.optimiser)
+    """Load the state and forget what was done after it."""
+    run.start_average()
+    position = run.position = load_state(run.folder, run.parts(), run.optimiser)
+    if run.processes.largest(position.step) != -run.processes.largest(-position.step):
+        raise CifmError(
+            f"{run.folder}: the processes find different states in it", "name a folder that all machines share"
+        )
+    if not run.processes.first:
+        return
+    for path in _half_written(run.folder):
+        path.unlink()
     path = run.folder / METRICS_FILE
     lines = path.read_text(encoding="utf8").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= run.position.step]
+    kept = [line for line in lines if line.endswith("\n") and _is_past(json.loads(line), position)]
     with atomic_path(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf8")
+
+
+def _is_past(line: dict[str, Any], position: Position) -> bool:
+    return bool(line["step"] <= (position.looked if "validation_loss" in line else position.step))
+
+
+def _half_written(folder: Path) -> list[Path]:
+    """What a killed process left of the file that it was writing."""
+    return list(folder.glob(".*.partial.*"))
 
 
 def _optimiser(network: Network, recipe: Recipe) -> torch.optim.AdamW:

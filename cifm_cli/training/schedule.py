@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cifm_cli.recipe import TrainRecipe
+    from cifm_cli.recipe_sections import TrainRecipe
 
 FLOOR = 0.01
 

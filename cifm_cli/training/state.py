@@ -1,21 +1,27 @@
-"""Everything that a resumed run needs to be the uninterrupted one, in `train_state.safetensors`."""
+"""Everything that a resumed run needs to be the uninterrupted one, in `train_state-<step>.safetensors`."""
 
 from __future__ import annotations
 
+import json
+import zlib
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from cifm_cli import keys
+from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import load_tensors, save_tensors
+from cifm_cli.report.terminal import warn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    import torch
     from torch import nn
 
-STATE_FILE = "train_state.safetensors"
-_WEIGHTS, _OPTIMISER = "weights.", "optimiser."
+_STATES = "train_state-*.safetensors"
+_OPTIMISER = "optimiser"
 
 
 @dataclass
@@ -29,6 +35,7 @@ class Position:
         best_step: When it was seen.
         first_loss: Validation loss before the first step: what an explosion is measured against.
         looks_since_best: Looks at the validation region without a new best.
+        looked: Step of the last look; below zero before the first.
     """
 
     step: int = 0
@@ -37,50 +44,99 @@ class Position:
     best_step: int = 0
     first_loss: float = float("inf")
     looks_since_best: int = 0
+    looked: int = -1
 
 
-def save_state(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, position: Position) -> None:
-    """Write the training state, whole or not at all.
+def list_states(folder: Path) -> list[Path]:
+    """Training states of a run, the newest first."""
+    return sorted(folder.glob(_STATES), reverse=True)
+
+
+def save_state(
+    folder: Path, parts: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, position: Position, keep: int
+) -> None:
+    """Write a training state, whole or not at all, and then remove the old ones.
 
     Args:
         folder: The run.
-        network: Its weights now, not its best ones.
+        parts: Sets of weights by name: as they are now, not the best ones.
         optimiser: Its moments.
         position: Where the run stands.
+        keep: States to keep, this one included.
     """
-    tensors = {f"{_WEIGHTS}{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors = {
+        f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()
+    }
     for number, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"{_OPTIMISER}{number}.{name}": tensor for name, tensor in moments.items()}
+        tensors |= {f"{_OPTIMISER}.{number}.{name}": tensor for name, tensor in moments.items()}
     # Infinity is not JSON: a number that is not there yet is stored as null.
     stored = {name: None if value == float("inf") else value for name, value in asdict(position).items()}
-    save_tensors(folder / STATE_FILE, tensors, {"format": keys.CHECKPOINT_FORMAT, "position": stored})
+    header = {"format": keys.CHECKPOINT_FORMAT, "position": stored, "crc32": _checksum(tensors, stored)}
+    save_tensors(folder / _STATES.replace("*", f"{position.step:08d}"), tensors, header)
+    for old in list_states(folder)[keep:]:
+        old.unlink()
 
 
-def load_state(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -> Position:
-    """Put a run back where it stood.
+def load_state(folder: Path, parts: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer) -> Position:
+    """Put a run back where it stood: at its newest state, or the one before where that is damaged.
 
     Args:
         folder: The run.
-        network: Gets the weights.
+        parts: Get their weights.
         optimiser: Gets the moments.
 
     Returns:
         Where the run stands.
 
     Raises:
-        CifmError: The state is missing, damaged or of another format.
+        CifmError: There is no undamaged state, or it is one of another network.
     """
-    tensors, header = load_tensors(folder / STATE_FILE)
-    network.load_state_dict(_part(tensors, _WEIGHTS))
+    path, tensors, stored = _newest_whole(folder)
+    try:
+        for part, module in parts.items():
+            module.load_state_dict(_part(tensors, part))
+    except RuntimeError as error:
+        raise CifmError(
+            f"{path}: does not fit the network", "go on with the slides that the run was started with"
+        ) from error
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in _part(tensors, _OPTIMISER).items():
         number, _, moment = name.partition(".")
         moments.setdefault(int(number), {})[moment] = tensor
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
-    stored: dict[str, Any] = header["position"]
     known = {field.name for field in fields(Position)}
     return Position(**{name: value for name, value in stored.items() if name in known and value is not None})
 
 
+def _newest_whole(folder: Path) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]]:
+    """The newest state that can be read; a warning for each that can't."""
+    paths = list_states(folder)
+    for path in paths:
+        try:
+            return path, *_read(path)
+        except CifmError as error:
+            if path == paths[-1]:
+                raise
+            warn(f"{error.message}; going on from the state before it")
+    raise CifmError(f"{folder}: no training to resume", "start it without --resume")
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    tensors, header = load_tensors(path)
+    if header.get("crc32") != _checksum(tensors, header.get("position")):
+        raise CifmError(f"{path}: damaged, its checksum is another", "copy the file anew, or start again")
+    return tensors, header["position"]
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], position: Any) -> int:  # noqa: ANN401 - what a damaged file holds
+    value = zlib.crc32(json.dumps(position, sort_keys=True).encode())
+    for name in sorted(tensors):
+        flat = tensors[name].detach().cpu().contiguous().flatten()
+        value = zlib.crc32(flat.view(torch.uint8).numpy().data, value)
+    return value
+
+
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
+    }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 import pytest
 
 from cifm_cli import keys
@@ -21,7 +23,10 @@ def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.Monk
     from cifm_cli.recipe import parse
 
     (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
-    recipe, genes = parse({"model": {"width": 8}}, "test"), open_slide(prepared_synthetic).gene_ids
+    recipe, genes = (
+        parse({"model": {"width": 8}, "data": {"tile_cells": 100}}, "test"),
+        open_slide(prepared_synthetic).gene_ids,
+    )
     with seeded_torch(0, "network"):
         save_checkpoint(tmp_path / "runs/latest/model.safetensors", Network(len(genes), recipe), recipe, genes, {})
     monkeypatch.chdir(tmp_path)
@@ -65,3 +70,28 @@ def test_the_embedded_folder_is_never_its_own_input(cifm, workspace: Path) -> No
     assert code == 1
     assert "would replace its input" in err
     assert Path("embedded/tissue.h5ad").read_bytes() == before
+
+
+def test_several_processes_write_the_same_file(cifm, workspace: Path) -> None:
+    for devices in (1, 2):
+        words = ("--backend", "torch", "--devices", devices, "--out", f"by_{devices}")
+        code, _, err = cifm("embed", *words)
+        assert code == 0, err
+    alone, together = (ad.read_h5ad(f"by_{devices}/tissue.h5ad") for devices in (1, 2))
+    for slot in (keys.MICROENVIRONMENT, keys.CELL):
+        assert np.array_equal(alone.obsm[slot], together.obsm[slot])
+        assert np.abs(together.obsm[slot]).max(axis=1).min() > 0, "a row was never written"
+
+
+def test_a_process_that_dies_is_an_error(cifm, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cifm_cli.embedding import together
+
+    monkeypatch.setattr(together, "_work", _die)
+    code, _, err = cifm("embed", "--devices", 2)
+    assert code == 1
+    assert "error: an embedding process ended with 3" in err
+    assert not list(Path("embedded").iterdir())
+
+
+def _die(*_: object) -> None:
+    os._exit(3)

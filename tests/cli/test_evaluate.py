@@ -15,7 +15,10 @@ from scipy.stats import pearsonr, spearmanr
 
 from cifm_cli.data.slide import open_slide
 
-METRICS = ["mse", "balanced_mse", "pearson_cell", "spearman_cell", "pearson_gene", "spearman_gene", "auroc", "deviance"]
+METRICS = [
+    "mse", "balanced_mse", "pearson_cell", "spearman_cell", "pearson_gene", "spearman_gene", "auroc", "deviance",
+    "ap", "pearson_cell_centred", "spearman_cell_centred",
+]  # fmt: skip
 BASELINES = {
     "uniform",
     "bernoulli",
@@ -25,6 +28,8 @@ BASELINES = {
     "knn",
     "weighted_knn",
     "radius_mean",
+    "blend",
+    "ridge",
 }
 BRIEF = ("--geometry", "scattered", "--rounds", "1", "--backend", "torch", "--json")
 
@@ -142,18 +147,93 @@ def test_cells_in_blocks_are_further_from_what_is_visible(evaluated: dict) -> No
     assert distance_um["region"] > distance_um["scattered"] > 0
 
 
-def test_typing_agrees_best_with_the_cells_own_neighbours(evaluated: dict) -> None:
+def test_typing_is_told_beside_its_ceiling_and_chance(evaluated: dict) -> None:
     for found in geometries(evaluated).values():
         typing = found["typing"]
+        assert sum(typing["types"].values()) == typing["num_typed"]
         assert 0 < typing["num_typed"] <= found["num_cells"]
         assert set(typing["agreement"]) == set(found["predictors"])
-        assert all(0 <= share <= 1 for forms in typing["agreement"].values() for share in forms.values())
+        for forms in typing["agreement"].values():
+            assert {"mean", "gated", "drawn"} <= set(forms)
+            assert all(0 <= part["accuracy"] <= 1 for part in forms.values())
+            assert all(len(part["top_k"]) == len(typing["chance_top_k"]) == 10 for part in forms.values())
+        zeros = typing["agreement"]["zeros"]["mean"]
+        assert (zeros["accuracy"], zeros["assigned"]) == (0, 0)
+        best = {
+            name: max(forms[form]["accuracy"] for form in ("mean", "gated"))
+            for name, forms in typing["agreement"].items()
+        }
+        assert typing["ceiling"]["accuracy"] > best["neighbourhood_average"] > best["training_mean"]
+        pair = typing["paired"]
+        rivals = [best[name] for name in best if not name.startswith("model")]
+        assert pair["difference"] == pytest.approx(best["model"] - max(rivals))
+        assert pair["low"] <= pair["difference"] <= pair["high"]
 
 
 def test_the_report_is_one_page_with_pictures(evaluated: dict) -> None:
     page = Path("evaluation/report.html").read_text()
     assert "data:image/png" in page
     assert all(f"tissue, {geometry}" in page for geometry in geometries(evaluated))
+
+
+def test_every_number_stands_beside_its_definition(evaluated: dict) -> None:
+    assert set(evaluated["definitions"]["metrics"]) == set(METRICS)
+    assert set(evaluated["definitions"]["subsets"]) == {"differential", "variable"}
+    for found in geometries(evaluated).values():
+        assert set(found["ceiling"]) == set(METRICS)
+        assert set(found["calibration"]) == set(found["predictors"])
+        assert sum(found["by_distance"]["num_cells"]) == found["num_cells"]
+        assert set(found["subsets"]) == {"differential", "variable"}
+        for subset in found["subsets"].values():
+            assert subset["num_genes"] == evaluated["slides"]["tissue"]["num_genes"] // 3
+            assert set(subset["predictors"]) == set(found["predictors"])
+        for pair in found["paired"].values():
+            assert 0 < pair["p"] <= pair["p_holm"] <= 1
+
+
+def test_a_further_model_is_compared_with_the_first_and_with_the_best_baseline(evaluated: dict) -> None:
+    for found in geometries(evaluated).values():
+        rivals = found["paired_models"]["model:first"]
+        for metric in METRICS:
+            best = min if metric in ("mse", "balanced_mse", "deviance") else max
+            ours, first = (
+                best(form[metric] for form in found["predictors"][name].values()) for name in ("model:first", "model")
+            )
+            assert rivals["model"][metric]["difference"] == pytest.approx(ours - first)
+            assert rivals["best_baseline"][metric]["best_baseline"] == found["paired"][metric]["best_baseline"]
+
+
+def test_the_scenario_follows_from_the_provenance_of_the_run(evaluated: dict) -> None:
+    found = evaluated["slides"]["tissue"]["scenario"]
+    assert set(found) == {"model", "model:first"}
+    assert found["model"]["name"] == "in-sample"
+    assert found["model"]["trained_on"] == ["tissue"]
+    assert found["model"]["trained_platforms"] == ["xenium"]
+
+
+def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
+    words = ["--geometry", "region", "--geometry", "whole", "--block-radii", "2.5", "--block-radii", "5"]
+    code, out, _ = cifm("evaluate", *words, "--rounds", "1", "--backend", "torch", "--json", "--out", "sizes")
+    assert code == 0
+    found = json.loads(out)["slides"]["tissue"]["geometries"]
+    assert list(found) == ["region_2.5", "region", "whole"]
+    cells = pd.read_parquet("sizes/per_cell.parquet").groupby("geometry", observed=True)["distance_um"].max()
+    assert cells["region_2.5"] < cells["region"] < cells["whole"]
+
+
+def test_several_slides_are_taken_together(cifm: Callable, workspace: Path) -> None:
+    other = workspace / "other.h5ad"
+    other.write_bytes((workspace / "prepared" / "tissue.h5ad").read_bytes())
+    slide = ad.read_h5ad(other)
+    slide.uns["cifm"]["condition"] = "other"
+    slide.write_h5ad(other)
+    code, out, err = cifm("evaluate", "prepared/tissue.h5ad", other, *BRIEF, "--region", "all", "--out", "several")
+    assert code == 0
+    found = json.loads(out)
+    assert found["slides"]["other"]["scenario"]["model"]["name"] == "cross-sample"
+    assert found["overall"]["scattered"]["mse"]["num_slides"] == 2
+    assert "All 2 slides, scattered" in Path("several/report.html").read_text()
+    assert "tuned on the training region" not in err
 
 
 def test_the_same_seed_gives_the_same_numbers(cifm: Callable) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -24,6 +26,13 @@ def test_a_prepared_slide(cifm, prepared_synthetic: Path) -> None:
     assert found["provenance"]["command"] == "prepare"
 
 
+def test_slides_are_inspected_without_torch(prepared_synthetic: Path) -> None:
+    words = f"main(['inspect', '{prepared_synthetic}']), main(['inspect', '{prepared_synthetic.parent}'])"
+    program = f"import sys; from cifm_cli.app import main; print({words}, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 0 False"
+
+
 def test_a_folder_of_slides(cifm, prepared_synthetic: Path) -> None:
     corpus, slide = facts(cifm, prepared_synthetic.parent), facts(cifm, prepared_synthetic)
     shared = ("cells", "genes", "split", "platform", "radius_um", "condition", "tissue", "sample")
@@ -43,7 +52,8 @@ def test_the_readable_form_says_the_same(cifm, prepared_synthetic: Path) -> None
 def test_a_run_and_its_model(cifm, tmp_path: Path) -> None:
     from cifm_cli.model.checkpoint import save_checkpoint
     from cifm_cli.model.network import Network
-    from cifm_cli.recipe import ModelRecipe, Recipe
+    from cifm_cli.recipe import Recipe
+    from cifm_cli.recipe_sections import ModelRecipe
 
     recipe = Recipe(model=ModelRecipe(width=8))
     genes = ("ENSG1", "ENSG2", "ENSG3")

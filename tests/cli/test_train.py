@@ -34,7 +34,8 @@ def test_train_leaves_a_whole_run(cifm: Callable, workspace: Path) -> None:
         "metrics.jsonl",
         "model.safetensors",
         "recipe.toml",
-        "train_state.safetensors",
+        "train_state-00000002.safetensors",
+        "train_state-00000003.safetensors",
     ]
     assert (workspace / "runs" / "latest").resolve() == run.resolve()
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -61,6 +62,8 @@ def test_resume_goes_on_with_latest(cifm: Callable, workspace: Path) -> None:
         (["demo", "--init", "nowhere"], "no model in nowhere", "cifm train RECIPE"),
         (["demo", "--resume", "--out", "empty"], "empty: no training to resume", "without --resume"),
         (["demo", "--backend", "warp"], "unknown backend warp", "cifm backends"),
+        (["demo", "--devices", "3"], "can't be shared out evenly over 3 processes", "--set train.tiles_per_step=3"),
+        (["demo", "--nodes", "2"], "--nodes 2: this is one process on one machine", "srun cifm train"),
         (["demo", "--device", "warp"], "--device warp", "--device auto"),
     ],
 )

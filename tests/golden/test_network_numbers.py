@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.slide import slide_from_arrays
 from cifm_cli.data.tiles import Tile
+from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.masking import mask_tile
 from cifm_cli.model.network import Network
 from cifm_cli.model.vocabulary import match_panel
@@ -41,11 +42,15 @@ def test_network_numbers(form: str, golden: Callable[[str, object], object]) -> 
         for number, weight in enumerate(network.parameters()):
             values = torch.arange(weight.numel(), dtype=torch.float64)
             weight.copy_(0.4 * torch.sin(values * 1.7 + number).reshape(weight.shape))
+        if isinstance(network.head, ResidualHead):
+            profiles = network.head.states.profiles
+            profiles.copy_(torch.arange(profiles.numel(), dtype=torch.float64).reshape(profiles.shape) % 7)
     tile = Tile(np.arange(NUM_CELLS), np.arange(NUM_CELLS), grid, np.zeros(NUM_CELLS))
     ready = mask_tile(slide, tile, np.array([7, 14]), match_panel(slide, slide.gene_ids), recipe, torch.float64)
     with torch.no_grad():
         output = network(TorchBackend(), ready)
-    computed = {"magnitude": output.magnitude.tolist(), "logit": output.logit.tolist()}
+    answers = {name: answer for name, answer in output._asdict().items() if answer is not None and name != "profiles"}
+    computed = {name: answer.tolist() for name, answer in answers.items()}
     expected = golden(f"network_{form}", computed)
     for name, values in computed.items():
         assert np.asarray(values) == pytest.approx(np.asarray(expected[name]), rel=1e-9), name

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import cifm_backends
-from cifm_backends.base import EdgeTerms, Graph, Messages, NodeTerms
-from cifm_backends.conformance import Inputs, cases, check, draw
+from cifm_backends.base import EdgeTerms, EdgeValues, Graph, Messages, NodeTerms
+from cifm_backends.conformance import check
 from cifm_backends.torch_reference import TorchBackend
+from cifm_backends.trials import Inputs, cases, draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +75,17 @@ class Broken(TorchBackend):
             return found._replace(pooled=found.pooled + 1e-9 * torch.rand_like(found.pooled))
         return found
 
+    def read_edges(self, graph: Graph, h: Tensor, shift: Tensor) -> EdgeValues:
+        found = super().read_edges(graph, h, shift)
+        if self.mistake == "literal form: ends exchanged":
+            return found._replace(target=found.source, source=found.target)
+        return found
+
+    def sum_edges(self, graph: Graph, values: Tensor) -> Tensor:
+        if self.mistake == "literal form: no gradient to edges":
+            values = values.detach()
+        return super().sum_edges(graph, values)
+
 
 @pytest.mark.parametrize(
     ("mistake", "law"),
@@ -85,6 +97,8 @@ class Broken(TorchBackend):
         ("divided by the degree", "moved"),
         ("float32 inside", "pooled"),
         ("cell 0 hears noise", "tensors that change between two runs"),
+        ("literal form: ends exchanged", "literal form: target"),
+        ("literal form: no gradient to edges", "literal form: gradient of carried"),
     ],
 )
 def test_a_broken_backend_is_caught(mistake: str, law: str) -> None:

@@ -12,7 +12,11 @@ from scipy.sparse import csr_matrix
 
 import cifm_backends
 from cifm_cli.data.slide import MemoryCounts, Slide, open_slide, slide_from_arrays
-from cifm_cli.evaluation.baselines import BASELINES, Estimate, Settings
+from cifm_cli.errors import CifmError
+from cifm_cli.evaluation.baselines import BASELINES
+from cifm_cli.evaluation.blend import Blend
+from cifm_cli.evaluation.context import Estimate, Example, Practice, Settings
+from cifm_cli.evaluation.plan import plan_rounds
 from cifm_cli.evaluation.predictors import (
     BaselinePredictor,
     Bench,
@@ -74,6 +78,19 @@ class DepthReader(Peeping):
         return Estimate(mean, np.minimum(mean, 1))
 
 
+@dataclass(frozen=True)
+class PeepingPractice(BaselinePredictor):
+    """Leaks: a baseline that learns on the very cells that are scored."""
+
+    def infer(self, bench: Bench, part: Round, settings: Settings) -> Estimate:
+        context = bench.context(part)
+        own = bench.slide.expression(part.hidden, bench.target_sum)[:, bench.columns]
+        counts = bench.slide.counts(part.hidden)[:, bench.columns]
+        example = Example(context, bench.slide.xy_um[part.hidden], own, counts)
+        taught = replace(context, practice=Practice(lambda: [example]))
+        return self.baseline.predict(taught, example.query_um, settings, numpy_generator(0))
+
+
 def with_other_hidden_cells(slide: Slide, hidden: np.ndarray) -> Slide:
     """The slide with the counts of the hidden cells permuted, across genes and among themselves, and other depths."""
     generator = numpy_generator(SEED, "canary")
@@ -90,26 +107,84 @@ def leaks(predictor: Predictor, bench: Bench, part: Round) -> bool:
     other = replace(bench, slide=with_other_hidden_cells(bench.slide, part.hidden))
     settings = predictor.candidates()[0]
     first, second = (predictor.infer(tissue, part, settings) for tissue in (bench, other))
-    return not (np.array_equal(first.mean, second.mean) and np.array_equal(first.share, second.share))
+    return not all(
+        np.array_equal(one, other) for one, other in zip(vars(first).values(), vars(second).values(), strict=True)
+    )
 
 
 def rounds_of(slide: Slide, geometry: str, region: str = "test") -> list[Round]:
     return hide(geometry, slide.xy_um, slide.region(region), slide.radius_um, SEED)
 
 
-@pytest.mark.parametrize("region", ["train", "test"])
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+PROTOCOLS = [
+    ("scattered", "test"),
+    ("scattered", "train"),
+    ("scattered", "all"),
+    ("region", "test"),
+    ("region", "train"),
+    ("region_2.5", "test"),
+    ("region_10", "test"),
+    ("whole", "test"),
+]
+
+
+def scored_rounds(bench: Bench, geometry: str, region: str) -> list[Round]:
+    """What `cifm evaluate` would score."""
+    return plan_rounds(bench, geometry, region, "validation", None).scored
+
+
+@pytest.mark.parametrize(("geometry", "region"), PROTOCOLS)
 def test_no_predictor_sees_what_is_hidden(slide: Slide, engine: Engine, geometry: str, region: str) -> None:
     bench = set_up_bench(slide, [engine], SEED)
     predictors = [ModelPredictor("model", engine), *(BaselinePredictor(baseline) for baseline in BASELINES)]
-    for part in rounds_of(bench.slide, geometry, region)[:2]:
+    for part in scored_rounds(bench, geometry, region)[:1]:
         assert [predictor.name for predictor in predictors if leaks(predictor, bench, part)] == []
 
 
-@pytest.mark.parametrize("predictor", [Peeping(), DepthReader()], ids=lambda predictor: predictor.name)
-def test_a_leak_is_caught(slide: Slide, engine: Engine, predictor: Predictor) -> None:
+@pytest.mark.parametrize(("geometry", "region"), PROTOCOLS)
+@pytest.mark.parametrize(
+    "predictor", [Peeping(), DepthReader(), PeepingPractice(Blend())], ids=lambda predictor: predictor.name
+)
+def test_a_leak_is_caught(slide: Slide, engine: Engine, predictor: Predictor, geometry: str, region: str) -> None:
     bench = set_up_bench(slide, [engine], SEED)
-    assert leaks(predictor, bench, rounds_of(bench.slide, "scattered")[0])
+    assert leaks(predictor, bench, scored_rounds(bench, geometry, region)[0])
+
+
+@pytest.mark.parametrize(("geometry", "region"), PROTOCOLS)
+def test_nobody_is_tuned_on_what_is_scored(slide: Slide, engine: Engine, geometry: str, region: str) -> None:
+    bench = set_up_bench(slide, [engine], SEED)
+    plan = plan_rounds(bench, geometry, region, "validation", None)
+    tuned, scored = (np.concatenate([part.hidden for part in rounds]) for rounds in plan)
+    assert len(np.unique(scored)) == len(scored)
+    assert not np.isin(tuned, scored).any()
+    for part in [*plan.tuning, *plan.scored]:
+        assert not np.isin(part.visible, part.hidden).any()
+    if region != "all":  # what is scored is not even looked at while tuning
+        assert not any(np.isin(part.visible, scored).any() for part in plan.tuning)
+
+
+@pytest.mark.parametrize("geometry", ["scattered", "region"])
+def test_a_round_too_large_for_memory_is_scored_in_part(
+    slide: Slide, engine: Engine, geometry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = set_up_bench(slide, [engine], SEED)
+    whole = plan_rounds(bench, geometry, "train", "validation", None).scored[0]
+    monkeypatch.setattr("cifm_cli.evaluation.plan.MOST_VALUES", 5 * len(bench.columns))
+    (part,) = plan_rounds(bench, geometry, "train", "validation", None).scored
+    assert len(part.hidden) == 5
+    assert np.isin(part.hidden, whole.hidden).all()
+    assert np.array_equal(part.visible, whole.visible)
+
+
+def test_the_whole_region_is_seen_from_outside_but_not_from_the_buffer(slide: Slide, engine: Engine) -> None:
+    buffered = replace(slide, split=np.where(np.arange(slide.num_cells) % 7 == 0, 3, slide.split).astype(np.int8))
+    bench = set_up_bench(buffered, [engine], SEED)
+    plan = plan_rounds(bench, "whole", "test", "validation", None)
+    outside = np.union1d(buffered.region("train"), buffered.region("validation"))
+    assert all(np.array_equal(part.visible, outside) for part in plan.scored)
+    assert all(np.array_equal(part.visible, buffered.region("train")) for part in plan.tuning)
+    with pytest.raises(CifmError, match="leaves nothing to see"):
+        plan_rounds(bench, "whole", "all", "validation", None)
 
 
 @pytest.mark.parametrize("region", ["train", "test"])

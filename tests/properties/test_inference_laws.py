@@ -10,9 +10,12 @@ import pytest
 import torch
 
 import cifm_backends
-from cifm_cli.data.slide import MemoryCounts, Slide, open_slide
+from cifm_cli.data.slide import Slide, open_slide
+from cifm_cli.data.sources import MemoryCounts
+from cifm_cli.inference import encode
 from cifm_cli.inference.encode import encode_cells
 from cifm_cli.inference.engine import Engine
+from cifm_cli.inference.infer import infer_blocks
 from cifm_cli.inference.predict import add_places, predict_cells
 from cifm_cli.model.checkpoint import Checkpoint
 from cifm_cli.model.network import Network
@@ -21,6 +24,8 @@ from cifm_cli.recipe import parse
 
 FORMS = {
     "factored": {"model": {"width": 16}},
+    "deep": {"model": {"width": 16, "encoder_layers": 4, "decoder_layers": 1}},
+    "flat": {"model": {"width": 16, "encoder_layers": 1, "decoder_layers": 1, "self_loops": True}},
     "literal": {
         "model": {"message": "mlp", "width": 16, "residual": False, "self_loops": True},
         "objective": {"name": "balanced_mse"},
@@ -28,14 +33,14 @@ FORMS = {
 }
 
 
-def make_engine(slide: Slide, form: str, tile_cells: int) -> Engine:
+def make_engine(slide: Slide, form: str, tile_cells: int, backend: str = "torch") -> Engine:
     recipe = parse({**FORMS[form], "data": {"tile_cells": tile_cells}}, form)
     with seeded_torch(0, "network"):
         network = Network(slide.num_genes, recipe)
         for weight in network.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
     checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
-    return Engine(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
+    return Engine(checkpoint, cifm_backends.select(backend, "cpu"), torch.device("cpu"))
 
 
 def relative(first: np.ndarray, second: np.ndarray) -> float:
@@ -54,6 +59,55 @@ def test_tiles_are_the_whole_in_float32(prepared_synthetic: Path, form: str) -> 
     expected, found = (predict_cells(engine, slide, everything, hidden) for engine in (whole, tiled))
     apart = max(relative(found.mean, expected.mean), relative(found.expressed, expected.expressed))
     assert apart < 1e-6, f"prediction: relative error {apart:.2e}"
+
+
+@pytest.mark.parametrize("form", ["deep", "flat"])
+def test_the_tiles_of_a_backend_that_stores_no_edges_are_the_whole(
+    prepared_synthetic: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = open_slide(prepared_synthetic)
+    engine = make_engine(slide, form, 16, "fused")
+    whole = encode_cells(engine, slide, "microenvironment")
+    assert encode.core_cells(engine) > slide.num_cells
+    monkeypatch.setattr(encode, "_MOST_CELLS", 50)
+    apart = relative(encode_cells(engine, slide, "microenvironment"), whole)
+    assert apart < 1e-6, f"relative error {apart:.2e}"
+
+
+def test_layers_run_on_ever_fewer_cells_of_the_halo(prepared_synthetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slide = open_slide(prepared_synthetic)
+    engine, core = make_engine(slide, "deep", 50), np.arange(200, 250)
+    monkeypatch.setattr(encode, "chunks", lambda *_: [core])
+    sizes = []
+    for layer in engine.checkpoint.network.encoder:
+        layer.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[2])))
+    list(encode.encode_blocks(engine, slide, ["microenvironment"]))
+    distance = np.linalg.norm(slide.xy_um[:, None] - slide.xy_um[core], axis=-1).min(axis=1)
+    assert sizes == [(distance <= radii * slide.radius_um).sum() for radii in (4, 3, 2, 1)]
+
+
+def test_levels_together_are_the_levels_apart(prepared_synthetic: Path) -> None:
+    slide = open_slide(prepared_synthetic)
+    engine, rows = make_engine(slide, "factored", 60), np.arange(100, 400)
+    blocks = list(encode.encode_blocks(engine, slide, ["microenvironment", "cell"], rows))
+    assert np.array_equal(np.concatenate([block.rows for block in blocks]), rows)
+    for level in ("microenvironment", "cell"):
+        together = np.concatenate([block.features[level] for block in blocks])
+        assert relative(together, encode_cells(engine, slide, level, rows)) < 1e-6
+
+
+def test_every_cell_is_inferred_in_its_round(prepared_synthetic: Path) -> None:
+    """Tile by tile, each tile's rounds together, is round by round, each over the whole slide."""
+    slide = open_slide(prepared_synthetic)
+    engine = make_engine(slide, "factored", 90)
+    blocks = list(infer_blocks(engine, slide, seed=3))
+    assert np.array_equal(np.concatenate([rows for rows, _ in blocks]), np.arange(slide.num_cells))
+    mean, expressed = (np.concatenate([getattr(found, name) for _, found in blocks]) for name in ("mean", "expressed"))
+    order = numpy_generator(3, "infer cells").permutation(slide.num_cells)
+    for hidden in np.array_split(order, 20)[::7]:
+        expected = predict_cells(engine, slide, np.arange(slide.num_cells), hidden)
+        assert relative(mean[hidden], expected.mean) < 1e-6
+        assert relative(expressed[hidden], expected.expressed) < 1e-6
 
 
 def test_queries_come_back_in_the_order_asked_for(prepared_synthetic: Path) -> None:

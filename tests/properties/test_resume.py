@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from cifm_cli.errors import CifmError, StopRequested
+from cifm_cli.model import checkpoint
 from cifm_cli.model.checkpoint import load_checkpoint, load_tensors
-from cifm_cli.recipe import ObjectiveRecipe, Recipe, parse
+from cifm_cli.recipe import Recipe, parse
+from cifm_cli.recipe_sections import ObjectiveRecipe
 from cifm_cli.training import loop
+from cifm_cli.training.fitted import fit_head
+from cifm_cli.training.processes import Processes
 from cifm_cli.training.run import Setup, open_run
-from cifm_cli.training.state import STATE_FILE
+from cifm_cli.training.state import list_states
 
 
 def make_recipe(**train: Any) -> Recipe:
@@ -31,8 +37,10 @@ def make_recipe(**train: Any) -> Recipe:
     )
 
 
-def make_setup(slide: Path, folder: Path, **changes: Any) -> Setup:
-    return Setup(recipe=make_recipe(), slides=[slide], folder=folder, backend="torch", device="cpu", **changes)
+def make_setup(slide: Path, folder: Path, recipe: Recipe | None = None, **changes: Any) -> Setup:
+    return Setup(
+        recipe=recipe or make_recipe(), slides=[slide], folder=folder, backend="torch", device="cpu", **changes
+    )
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: signal.Signals) -> None:
@@ -48,23 +56,42 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: signal.Signa
     monkeypatch.setattr(loop, "step", stopped_step)
 
 
-@pytest.mark.parametrize(("steps", "number"), [(3, signal.SIGTERM), (8, signal.SIGINT), (11, signal.SIGTERM)])
-def test_resumed_is_uninterrupted(prepared_synthetic: Path, tmp_path: Path, steps: int, number: signal.Signals) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
-    loop.train(make_setup(prepared_synthetic, whole))
+def train_until(steps: int, number: signal.Signals, setup: Setup) -> None:
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, steps, number)
         with pytest.raises((KeyboardInterrupt, StopRequested)):
-            loop.train(make_setup(prepared_synthetic, parted))
-    assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == handlers
-    loop.train(make_setup(prepared_synthetic, parted, resume=True))
-    for file in (STATE_FILE, "model.safetensors"):
-        first, second = load_tensors(whole / file)[0], load_tensors(parted / file)[0]
-        assert first.keys() == second.keys()
-        different = [name for name in first if not torch.equal(first[name], second[name])]
+            loop.train(setup)
+
+
+@pytest.mark.parametrize(
+    ("steps", "number", "recipe"),
+    [
+        (3, signal.SIGTERM, make_recipe()),
+        (8, signal.SIGINT, make_recipe(average=0.9)),
+        (11, signal.SIGUSR1, make_recipe(save_minutes=1e-9)),
+    ],
+)
+def test_resumed_is_uninterrupted(
+    prepared_synthetic: Path, tmp_path: Path, steps: int, number: signal.Signals, recipe: Recipe
+) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    handlers = [signal.getsignal(kind) for kind in loop.STOPS]
+    loop.train(make_setup(prepared_synthetic, whole, recipe))
+    train_until(steps, number, make_setup(prepared_synthetic, parted, recipe))
+    assert [signal.getsignal(kind) for kind in loop.STOPS] == handlers
+    loop.train(make_setup(prepared_synthetic, parted, recipe, resume=True))
+    assert_same_run(whole, parted)
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Same weights, best and last, same moments, same curve."""
+    assert list_states(first)[0].name == list_states(second)[0].name
+    for file in (list_states(first)[0].name, "model.safetensors"):
+        one, other = load_tensors(first / file)[0], load_tensors(second / file)[0]
+        assert one.keys() == other.keys()
+        different = [name for name in one if not torch.equal(one[name], other[name])]
         assert not different, f"{file}: {different}"
-    assert losses(whole) == losses(parted)
+    assert losses(first) == losses(second)
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
@@ -100,17 +127,20 @@ def test_a_sick_loss_stops_with_the_best_model_kept(
 
 def test_training_starts_at_the_smoother(prepared_synthetic: Path, tmp_path: Path) -> None:
     """Before the first step, the prediction is the blend of neighbour means and nothing else."""
-    run = open_run(make_setup(prepared_synthetic, tmp_path / "run"))
-    loop.fit_smoother(run)
+    run = open_run(make_setup(prepared_synthetic, tmp_path / "run"), Processes())
+    fit_head(run)
     example = run.corpus.draw("train", 0, "test")
-    smoother = run.network.head.smoother
+    smoother, states, genes = run.network.head.smoother, run.network.head.states, example.tile.genes
     with torch.no_grad():
         output = run.network(run.backend, example.tile)
-        mean, logit = smoother(*smoother.terms(example.tile.around, example.tile.genes), example.tile.genes)
+        frequencies = states.frequencies(example.tile.around, states.sort_cells(example.tile.surrounding, genes))
+        mean, logit, composition, state = smoother(smoother.terms(example.tile.around, genes), frequencies, genes)
     assert torch.equal(output.magnitude, mean)
     assert torch.equal(output.logit, logit)
+    assert torch.equal(output.composition, composition)
+    assert torch.equal(output.state, state)
     constant = smoother.mean_profile.expand_as(mean)
-    assert (mean - example.target).square().mean() < (constant - example.target).square().mean()
+    assert (mean - example.target.values).square().mean() < (constant - example.target.values).square().mean()
 
 
 def test_a_model_without_smoother_learns_from_nothing(prepared_synthetic: Path, tmp_path: Path) -> None:
@@ -119,6 +149,22 @@ def test_a_model_without_smoother_learns_from_nothing(prepared_synthetic: Path, 
     setup = Setup(recipe=recipe, slides=[prepared_synthetic], folder=tmp_path / "run", backend="torch")
     result = loop.train(setup)
     assert result["best_loss"] < 0.8 * result["first_loss"]
+
+
+def test_what_is_kept_is_the_average_of_the_weights(prepared_synthetic: Path, tmp_path: Path) -> None:
+    run = open_run(
+        make_setup(prepared_synthetic, tmp_path / "run", make_recipe(average=0.5, learning_rate=5e-2)), Processes()
+    )
+    run.start_average()
+    expected = run.network.padding.detach().clone()
+    for number, share in ((1, 1 - 2 / 11), (2, 1 - 3 / 12), (30, 0.5)):  # slow only after the first steps
+        loop.step(run, [run.corpus.draw("train", 0, number)], 5e-2)
+        run.average.follow(run.network, number)
+        expected += share * (run.network.padding.detach() - expected)
+    assert torch.allclose(run.average.network.padding, expected, atol=1e-6)
+    assert not torch.allclose(run.network.padding, expected, atol=1e-4)
+    run.save_best()
+    assert torch.equal(load_checkpoint(tmp_path / "run").network.padding, run.average.network.padding)
 
 
 def test_early_stopping(prepared_synthetic: Path, tmp_path: Path) -> None:
@@ -138,15 +184,92 @@ def test_resume_refuses_another_recipe(prepared_synthetic: Path, tmp_path: Path)
         loop.train(make_setup(prepared_synthetic, tmp_path / "none", resume=True))
 
 
+def test_the_last_states_are_kept(prepared_synthetic: Path, tmp_path: Path) -> None:
+    often = make_recipe(save_minutes=1e-9, keep=3)
+    train_until(7, signal.SIGTERM, make_setup(prepared_synthetic, tmp_path / "run", often))
+    assert [int(path.stem.partition("-")[2]) for path in list_states(tmp_path / "run")] == [7, 6, 5]
+
+
+def flip_a_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [flip_a_bit, lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"\xff" * 99]
+)
+def test_a_damaged_state_costs_the_steps_since_the_one_before(
+    prepared_synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[bytes], bytes]
+) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    loop.train(make_setup(prepared_synthetic, whole))
+    train_until(10, signal.SIGTERM, make_setup(prepared_synthetic, parted))
+    newest = list_states(parted)[0]
+    newest.write_bytes(damage(newest.read_bytes()))
+    loop.train(make_setup(prepared_synthetic, parted, resume=True))
+    assert f"warning: {newest}" in capsys.readouterr().err
+    assert_same_run(whole, parted)
+
+
+def test_a_full_disk_leaves_the_last_state(
+    prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    loop.train(make_setup(prepared_synthetic, whole))
+
+    def fill_up(tensors: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(b"as far as it went")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    step, taken = loop.step, []
+
+    def step_and_fill(*arguments: Any) -> float:
+        taken.append(1)
+        if len(taken) == 6:
+            monkeypatch.setattr(checkpoint, "save_file", fill_up)
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "step", step_and_fill)
+        with pytest.raises(CifmError, match="no space left on the disk"):
+            loop.train(make_setup(prepared_synthetic, parted))
+    monkeypatch.undo()
+    assert not list(parted.glob(".*"))
+    loop.train(make_setup(prepared_synthetic, parted, resume=True))
+    assert_same_run(whole, parted)
+
+
+def test_what_a_kill_left_is_cleared_away(prepared_synthetic: Path, tmp_path: Path) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    loop.train(make_setup(prepared_synthetic, whole))
+    train_until(6, signal.SIGTERM, make_setup(prepared_synthetic, parted))
+    (parted / ".12345678.partial.model.safetensors").write_bytes(b"half")
+    with (parted / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "loss": 1.0}\n{"step": 8, "lo')
+    loop.train(make_setup(prepared_synthetic, parted, resume=True))
+    assert not list(parted.glob(".*"))
+    assert_same_run(whole, parted)
+
+
+def test_a_state_of_other_slides_is_refused(prepared_synthetic: Path, tmp_path: Path) -> None:
+    wide = make_setup(prepared_synthetic, tmp_path / "run", make_recipe())
+    loop.train(wide)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cifm_cli.training.corpus.union_vocabulary", lambda slides: slides[0].gene_ids[:50])
+        with pytest.raises(CifmError, match="does not fit the network"):
+            loop.train(make_setup(prepared_synthetic, tmp_path / "run", resume=True))
+
+
 def test_a_run_stopped_before_its_first_look_starts_over(prepared_synthetic: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "fit_smoother", lambda _run: signal.raise_signal(signal.SIGINT))
+        patch.setattr(loop, "fit_head", lambda _run: signal.raise_signal(signal.SIGINT))
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with pytest.raises(KeyboardInterrupt):
                 loop.train(make_setup(prepared_synthetic, tmp_path / "run"))
         finally:
             signal.signal(signal.SIGINT, handler)
+    (tmp_path / "run" / ".12345678.partial.recipe.toml").touch()
     assert loop.train(make_setup(prepared_synthetic, tmp_path / "run"))["steps"] == 12
 
 

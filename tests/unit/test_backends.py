@@ -129,7 +129,7 @@ def test_a_backend_sees_one_precision_and_answers_in_those_that_came() -> None:
     seen: list[torch.dtype] = []
 
     class Spy(TorchBackend):
-        @in_working_precision
+        @in_working_precision()
         def messages(self, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: torch.Tensor) -> Messages:
             seen.extend(t.dtype for t in (*nodes, edges.radial, edges.coordinate, shift, graph.displacement))
             assert not torch.is_autocast_enabled("cpu")

@@ -12,13 +12,15 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from cifm_cli.data.slide import slide_from_arrays
-from cifm_cli.evaluation.baselines import BASELINES, Baseline, Context, Estimate, Profile, train_profile
+from cifm_cli.evaluation.baselines import BASELINES, Baseline
+from cifm_cli.evaluation.context import Context, Estimate, Profile, train_profile
 from cifm_cli.provenance import numpy_generator
 
 TRAINING = Profile(mean=np.array([1.5, 0.0]), share=np.array([0.25, 0.0]), counts=np.array([10.0, 0.0]))
 TISSUE = Context(
     xy_um=np.array([[0.0, 0.0], [20.0, 0.0], [90.0, 0.0]]),
     expression=csr_matrix(np.array([[6, 0], [3, 0], [0, 0]], dtype=np.float32)),
+    counts=csr_matrix(np.array([[9, 0], [2, 0], [0, 4]], dtype=np.float32)),
     training=TRAINING,
     radius_um=20.0,
     reach_um=50.0,
@@ -54,6 +56,15 @@ def test_weighted_knn_by_hand() -> None:
     weight = np.exp(-(40**2 - 20**2) / (2 * 20**2))  # of a, beside 1 of b
     assert found.mean[0, 0] == pytest.approx((3 + 6 * weight) / (1 + weight))
     assert found.share[0, 0] == pytest.approx(1)
+
+
+def test_the_composition_is_that_of_the_counts_of_all_neighbours_together() -> None:
+    found = infer("radius_mean").composition  # 9 + 2 of the one gene, 4 of the other
+    assert found is not None
+    assert found[0].tolist() == pytest.approx([11 / 15, 4 / 15])
+    nobody = infer("radius_mean", FAR).composition
+    assert nobody is not None
+    assert nobody[0].tolist() == [1, 0]  # the training cells'
 
 
 def test_a_narrow_kernel_far_away_is_the_nearest_cell_not_nothing() -> None:
@@ -93,6 +104,9 @@ def test_every_baseline_gives_whole_float32_matrices(baseline: Baseline) -> None
             assert np.isfinite(part).all()
             assert (part >= 0).all()
         assert (found.share <= 1).all()
+        if found.composition is not None:
+            assert (found.composition.shape, found.composition.dtype) == ((2, 2), np.float32)
+            assert found.composition.sum(axis=1) == pytest.approx(1)
 
 
 def test_the_training_profile_by_hand() -> None:

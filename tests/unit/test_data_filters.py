@@ -18,10 +18,15 @@ def check(values: list[list[float]]) -> None:
     check_counts(csr_matrix(np.array(values)), CELLS, GENES, "slide.h5: X", "")
 
 
-def test_counts_pass_in_any_dtype() -> None:
-    for kind in (np.int32, np.uint8, np.int64, np.float32, np.float64, bool):
+def test_counts_pass_in_any_type_of_number() -> None:
+    for kind in (np.int32, np.uint8, np.int64, np.float32, np.float64):
         assert bad_count(np.array([1, 0, 1], dtype=kind)) is None
     assert bad_count(np.array([])) is None
+
+
+def test_true_is_no_count_nor_is_what_float32_cannot_hold() -> None:
+    assert bad_count(np.array([False, True])) == 0
+    assert bad_count(np.array([5, 1 << 24, (1 << 24) + 1])) == 2
 
 
 @pytest.mark.parametrize(

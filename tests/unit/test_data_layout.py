@@ -59,7 +59,7 @@ def test_regional_split_by_hand() -> None:
     #    0 |  t           e       e
     xy = np.array([[0, 10], [6, 10], [7, 10], [10, 10], [7, 5], [7, 4.9], [0, 0], [7, 0], [10, 0]], dtype=float)
     names = np.array(keys.REGIONS)[regional_split(xy)]
-    train, validation, test = keys.REGIONS
+    train, validation, test, _ = keys.REGIONS
     assert names.tolist() == [train, train, validation, validation, validation, test, train, test, test]
 
 

@@ -105,6 +105,12 @@ def test_spots_of_the_tissue_in_micrometres(folder: Path, tmp_path: Path) -> Non
     assert "100 um between spots" in result.report["units"]["derivation"]
 
 
+def test_spots_of_the_tissue_that_the_matrix_lacks_are_noted(folder: Path, read: Callable[..., Download]) -> None:
+    assert read().notes == ()
+    write_h5(folder / "raw_feature_bc_matrix.h5", COUNTS[:4], BARCODES[:4])
+    assert read().notes == ("2 places in the tissue are not in the matrix",)
+
+
 def test_the_paper_radius(read: Callable[..., Download]) -> None:
     assert read().radius_um == 150.0
 

@@ -126,6 +126,15 @@ def test_a_declared_scale_that_the_grid_contradicts(outs: Path, read: Callable[.
     assert np.ptp(read(microns_per_pixel=0.5).xy_um) > 0
 
 
+def test_a_bin_that_is_not_at_the_place_of_its_name(outs: Path, read: Callable[..., Download]) -> None:
+    path = outs / "binned_outputs" / "square_008um" / "spatial" / "tissue_positions.parquet"
+    table = pd.read_parquet(path)
+    table["barcode"] = np.roll(table["barcode"], 1)
+    table.to_parquet(path, index=False)
+    with pytest.raises(CifmError, match="9 bins are not at the row and column of their names, such as 's_008um_"):
+        read()
+
+
 def test_segmented_cells_lie_at_their_centroids(outs: Path, tmp_path: Path) -> None:
     options = PrepareOptions(out=tmp_path / "prepared", name="cells")
     slide = ad.read_h5ad(prepare_download(outs / "segmented_outputs", options).path)

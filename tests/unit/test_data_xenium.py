@@ -117,7 +117,7 @@ def test_the_report_counts_everything(bundle: Path) -> None:
         "mitochondrial": {"count": 1, "names": ["MT-CO1"]},
         "Negative Control Probe": {"count": 1, "names": ["NegControlProbe_00001"]},
     }
-    assert report["split"] == {keys.TRAIN: 4, keys.VALIDATION: 1, keys.TEST: 0}
+    assert report["split"] == {keys.TRAIN: 4, keys.VALIDATION: 1, keys.TEST: 0, keys.BUFFER: 0}
     assert (report["median_counts"], report["median_genes"]) == (3.0, 1.0)
     assert report["warnings"] == [
         "only 2.4 neighbours per cell within 20 um: check the units, or --radius-um",  # 3 + 2 + 3 + 3 + 1 over 5

@@ -50,12 +50,23 @@ def test_cells_come_in_the_order_of_the_download(prepared_synthetic: Path, tmp_p
 def test_everything_prepared_is_carried_along(prepared_synthetic: Path, tmp_path: Path) -> None:
     prepared = ad.read_h5ad(prepared_synthetic)
     write_embedded(tmp_path / "a.h5ad", prepared_synthetic, {keys.CELL: np.zeros((prepared.n_obs, 2), np.float32)}, {})
-    embedded = ad.read_h5ad(tmp_path / "a.h5ad")[prepared.obs_names]
-    assert embedded.obs.equals(prepared.obs)
+    embedded = ad.read_h5ad(tmp_path / "a.h5ad")
+    assert embedded.obs.loc[prepared.obs_names].equals(prepared.obs)
+    embedded = embedded[prepared.obs_names]
     assert embedded.var.equals(prepared.var)
     assert (embedded.X != prepared.X).nnz == 0
     assert np.array_equal(embedded.obsm[keys.SPATIAL], prepared.obsm[keys.SPATIAL])
     assert {key: embedded.uns[keys.CIFM][key] for key in prepared.uns[keys.CIFM]} == prepared.uns[keys.CIFM]
+
+
+def test_an_embedding_takes_the_place_of_another(prepared_synthetic: Path, tmp_path: Path) -> None:
+    number = open_slide(prepared_synthetic).num_cells
+    before = {keys.CELL: np.zeros((number, 2), np.float32), keys.MICROENVIRONMENT: np.zeros((number, 3), np.float32)}
+    write_embedded(tmp_path / "a.h5ad", prepared_synthetic, before, {"model": "first"})
+    write_embedded(tmp_path / "b.h5ad", tmp_path / "a.h5ad", {keys.CELL: np.ones((number, 4), np.float32)}, {})
+    found = read_embedded(tmp_path / "b.h5ad")
+    assert {slot: features.shape for slot, features in found.embeddings.items()} == {keys.CELL: (number, 4)}
+    assert found.origin == {}
 
 
 def test_provenance_names_model_and_slide(prepared_synthetic: Path, tmp_path: Path) -> None:

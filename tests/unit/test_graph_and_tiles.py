@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cifm_cli.data import tiles
 from cifm_cli.data.graph import radius_graph, without_edges
-from cifm_cli.data.slide import FileCounts, log_normalise, open_slide
+from cifm_cli.data.slide import log_normalise, open_slide
+from cifm_cli.data.sources import FileCounts
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
@@ -56,17 +58,25 @@ def test_far_from_the_origin_nothing_is_lost() -> None:
     assert near.displacement.tolist() == far.displacement.tolist()
 
 
-@given(seed=st.integers(0, 2**32 - 1), halo_um=st.floats(0, 60))
-def test_a_halo_is_everyone_within_reach(seed: int, halo_um: float) -> None:
+@given(seed=st.integers(0, 2**32 - 1), halo_um=st.floats(0, 60), run=st.sampled_from([1, 7, 128]))
+def test_a_halo_is_everyone_within_reach(seed: int, halo_um: float, run: int) -> None:
     generator = numpy_generator(seed)
     xy_um = generator.uniform(0, 200, (120, 2))
     part = np.flatnonzero(generator.random(120) < 0.8)
     core = part[:10]
-    tile = Tiler(xy_um, part, halo_um).tile(core)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "_RUN", run)
+        tile = Tiler(xy_um, part, halo_um).tile(core)
     distance = np.linalg.norm(xy_um[part][:, None] - xy_um[core][None], axis=-1).min(axis=1)
     assert tile.rows.tolist() == part[distance <= halo_um].tolist()
     assert tile.rows[tile.core].tolist() == core.tolist()
+    assert np.allclose(tile.distance_um, distance[distance <= halo_um], atol=1e-9)
     assert (tile.xy_um == xy_um[tile.rows]).all()
+
+
+def test_a_tile_without_a_core_is_empty() -> None:
+    tile = Tiler(XY_UM, np.arange(5), 20.0).tile(np.empty(0, dtype=np.int64))
+    assert (len(tile.rows), len(tile.core), len(tile.xy_um)) == (0, 0, 0)
 
 
 def test_chunks_cover_everything_once() -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from cifm_cli.model.masking import choose_masked
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.recipe import MaskRecipe, Recipe
+from cifm_cli.recipe import Recipe
+from cifm_cli.recipe_sections import MaskRecipe
 
 CORE = np.arange(100, 300)
 seeds = st.integers(0, 2**32 - 1)

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifm_cli.model.heads import Output
-from cifm_cli.model.objective import balanced_mse, loss
-from cifm_cli.recipe import ObjectiveRecipe, TrainRecipe
+from cifm_cli.model.objective import Target, balanced_mse, loss
+from cifm_cli.model.output import Output
+from cifm_cli.recipe_sections import ObjectiveRecipe, TrainRecipe
 from cifm_cli.training.schedule import FLOOR, learning_rate, progress
 
 TARGET = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
@@ -36,13 +36,28 @@ def test_zero_at_the_truth() -> None:
 def test_both_objectives_add_the_cross_entropy(name: str, error: float) -> None:
     recipe = ObjectiveRecipe(name=name, expressed_weight=2.0)
     output = Output(PREDICTION, torch.zeros(2, 2))
-    assert loss(output, TARGET, recipe).item() == pytest.approx(error + 2 * math.log(2))
+    assert loss(output, Target(TARGET, TARGET), recipe).item() == pytest.approx(error + 2 * math.log(2))
+
+
+def test_composition_and_state_by_hand() -> None:
+    """Per count and per cell: 2 of 3 counts in a gene of share 3/4; the cell is nearest to the second state."""
+    recipe = ObjectiveRecipe(expressed_weight=0.0, composition_weight=2.0, states_weight=3.0)
+    values = torch.tensor([[0.0, 2.0]])
+    output = Output(
+        values,
+        torch.zeros(1, 2),
+        composition=torch.tensor([[0.0, math.log(3)]]),
+        state=torch.tensor([[math.log(4), 0.0]]),
+        profiles=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+    )
+    expected = 2 * -(2 * math.log(3 / 4) + math.log(1 / 4)) / 3 + 3 * math.log(5)
+    assert loss(output, Target(values, torch.tensor([[1.0, 2.0]])), recipe).item() == pytest.approx(expected)
 
 
 def test_every_head_gets_a_gradient() -> None:
     output = Output(PREDICTION.clone().requires_grad_(), torch.zeros(2, 2, requires_grad=True))
-    loss(output, TARGET, ObjectiveRecipe()).backward()
-    assert all(tensor.grad is not None and tensor.grad.abs().sum() > 0 for tensor in output)
+    loss(output, Target(TARGET, TARGET), ObjectiveRecipe()).backward()
+    assert all(tensor.grad is not None and tensor.grad.abs().sum() > 0 for tensor in output[:2])
 
 
 def test_schedule() -> None:

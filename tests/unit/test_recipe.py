@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifm_cli import recipe
+from cifm_cli import recipe, recipe_sections
 from cifm_cli.errors import CifmError
 
-SHIPPED = {"demo", "paper_visium_hd", "paper_xenium", "visium", "visium_hd", "xenium"}
+SHIPPED = {"demo", "paper_100m", "paper_visium_hd", "paper_xenium", "visium", "visium_hd", "xenium"}
 
 
 def test_the_shipped_recipes_are_these() -> None:
@@ -38,13 +38,19 @@ def test_the_paper_recipes_are_the_paper(name: str) -> None:
 recipes = st.builds(
     recipe.Recipe,
     description=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
-    data=st.builds(recipe.DataRecipe, radius_um=st.none() | st.floats(1, 500), tile_cells=st.integers(16, 10**6)),
-    model=st.builds(recipe.ModelRecipe, width=st.sampled_from([8, 64]), message=st.sampled_from(["factored", "mlp"])),
-    mask=st.builds(recipe.MaskRecipe, share=st.floats(0.001, 0.4), share_max=st.none() | st.floats(0.4, 0.99)),
-    objective=st.builds(
-        recipe.ObjectiveRecipe, scales=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5).map(tuple)
+    data=st.builds(
+        recipe_sections.DataRecipe, radius_um=st.none() | st.floats(1, 500), tile_cells=st.integers(16, 10**6)
     ),
-    train=st.builds(recipe.TrainRecipe, learning_rate=st.floats(1e-9, 1), max_minutes=st.none() | st.floats(0.1, 1e4)),
+    model=st.builds(
+        recipe_sections.ModelRecipe, width=st.sampled_from([8, 64]), message=st.sampled_from(["factored", "mlp"])
+    ),
+    mask=st.builds(recipe_sections.MaskRecipe, share=st.floats(0.001, 0.4), share_max=st.none() | st.floats(0.4, 0.99)),
+    objective=st.builds(
+        recipe_sections.ObjectiveRecipe, scales=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5).map(tuple)
+    ),
+    train=st.builds(
+        recipe_sections.TrainRecipe, learning_rate=st.floats(1e-9, 1), max_minutes=st.none() | st.floats(0.1, 1e4)
+    ),
 )
 
 
@@ -126,3 +132,13 @@ def test_every_field_is_documented() -> None:
         fields = getattr(section.annotation, "model_fields", {})
         assert name == "description" or fields
         assert [key for key, field in fields.items() if not field.description] == []
+
+
+def test_the_large_recipe_has_a_hundred_million_parameters() -> None:
+    import torch
+
+    from cifm_cli.model.network import Network
+
+    with torch.device("meta"):  # counted, not allocated
+        network = Network(18_289, recipe.load(recipe.find("paper_100m")))
+    assert sum(weight.numel() for weight in network.parameters()) == 106_581_730

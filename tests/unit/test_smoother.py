@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from cifm_cli.model.smoother import PRIOR_MASS, LeastSquares, Smoother, look_around
-from cifm_cli.recipe import ObjectiveRecipe
+from cifm_cli.model.smoother import PRIOR_COUNTS, PRIOR_MASS, LeastSquares, Smoother, look_around
+from cifm_cli.recipe_sections import ObjectiveRecipe
 
 RECIPE = ObjectiveRecipe(scales=(1.0, 2.0), cutoff=3.0)
 
@@ -18,41 +18,64 @@ RECIPE = ObjectiveRecipe(scales=(1.0, 2.0), cutoff=3.0)
 PLACES = np.array([[1.0, 0.0], [3.0, 0.0], [6.0, 0.0], [1.0, 0.0]])
 COUNTS = np.array([30.0, 10.0, 50.0, 0.0])
 EXPRESSION = csr_matrix(np.array([[2.0, 0.0], [1.0, 4.0], [9.0, 9.0], [0.0, 0.0]]))
+RAW = csr_matrix(np.array([[30.0, 0.0], [2.0, 8.0], [25.0, 25.0], [0.0, 0.0]]))
 
 
 def test_sums_by_hand() -> None:
-    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, COUNTS, RECIPE)
+    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
     for scale, column in ((1.0, 0), (2.0, 1)):
         a = np.exp(-0.5 / scale**2) * 30 / 40
         b = np.exp(-4.5 / scale**2) * 10 / 20
         assert around.mass[0, column].item() == pytest.approx(a + b, rel=1e-12)
         assert around.expression[0, column].tolist() == pytest.approx([2 * a + b, 4 * b], rel=1e-12)
         assert around.expressed[0, column].tolist() == pytest.approx([a + b, b], rel=1e-12)
+        assert around.counts[0, column].tolist() == pytest.approx([30 * a + 2 * b, 8 * b], rel=1e-12)
+        assert around.weight[:2, column].tolist() == pytest.approx([a, b], rel=1e-12)
+    assert around.visible.tolist() == [0, 1, 3], "the cell beyond the cutoff is in no pair"
+    assert around.weight[2].tolist() == [0, 0], "the void cell weighs nothing"
 
 
 def test_a_cell_at_the_same_place_counts_fully() -> None:
-    around = look_around(PLACES[:1], PLACES[:1], EXPRESSION[:1], COUNTS[:1], RECIPE)
+    around = look_around(PLACES[:1], PLACES[:1], EXPRESSION[:1], RAW[:1], COUNTS[:1], RECIPE)
     assert around.mass.tolist() == [[0.75, 0.75]]
 
 
 def test_a_lonely_query_gets_the_training_mean() -> None:
     smoother = Smoother(2, RECIPE)
     smoother.mean_profile[:] = torch.tensor([0.5, 0.25])
-    around = look_around(np.full((1, 2), 99.0), PLACES, EXPRESSION, COUNTS, RECIPE)
+    around = look_around(np.full((1, 2), 99.0), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
     assert around.mass.abs().max() == 0
-    means, _ = smoother.terms(around, torch.arange(2))
+    means = smoother.terms(around, torch.arange(2)).means
     assert means.tolist() == [[[0.5, 0.25]] * 3]
 
 
 def test_each_mean_is_drawn_to_the_next_wider_one() -> None:
     smoother = Smoother(2, RECIPE)
     smoother.mean_profile[:] = torch.tensor([1.0, 1.0])
-    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, COUNTS, RECIPE)
-    means, _ = smoother.terms(around, torch.arange(2))
+    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
+    means = smoother.terms(around, torch.arange(2)).means
     (narrow_mass, wide_mass), (narrow, wide) = around.mass[0].tolist(), around.expression[0, :, 0].tolist()
     wide_mean = (wide + PRIOR_MASS * 1.0) / (wide_mass + PRIOR_MASS)
     narrow_mean = (narrow + PRIOR_MASS * wide_mean) / (narrow_mass + PRIOR_MASS)
     assert means[0, :, 0].tolist() == pytest.approx([narrow_mean, wide_mean, 1.0])
+
+
+def test_a_composition_is_drawn_to_the_next_wider_one_by_counts() -> None:
+    smoother = Smoother(2, RECIPE)
+    smoother.composition_profile[:] = torch.tensor([0.25, 0.75])
+    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
+    found = smoother.terms(around, torch.arange(2)).compositions
+    assert found.sum(-1).tolist() == [pytest.approx([1, 1, 1])]
+    narrow, wide = around.counts[0].tolist()
+    wide_share = (wide[0] + PRIOR_COUNTS * 0.25) / (sum(wide) + PRIOR_COUNTS)
+    narrow_share = (narrow[0] + PRIOR_COUNTS * wide_share) / (sum(narrow) + PRIOR_COUNTS)
+    assert found[0, :, 0].tolist() == pytest.approx([narrow_share, wide_share, 0.25])
+
+
+def test_a_precision_leaves_the_indices_alone() -> None:
+    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE).to(torch.float32)
+    assert {around.expression.dtype, around.mass.dtype, around.weight.dtype} == {torch.float32}
+    assert {around.query.dtype, around.visible.dtype} == {torch.int64}
 
 
 def test_least_squares_finds_planted_weights_of_each_gene() -> None:

@@ -1,0 +1,125 @@
+"""Time per cell and peak memory of `cifm embed` and `cifm evaluate` on slides of a million cells and of four.
+
+    python benchmarks/bench_scale.py --out benchmarks/results/scale.json
+
+The slides hold random counts, about 50 of 500 genes in each cell, at random places 8 um apart; the model is an untrained
+one with the shape of the xenium recipe. Each command runs as typed, in a process of its own, start of Python and imports
+included; the slides are not counted. Memory is the largest that the process ever had resident; Linux only. Needs some 15 GB
+of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+COMMANDS = ("embed", "evaluate")
+PACKAGES = ("anndata", "h5py", "numba", "numpy", "scipy", "torch")
+
+
+def main() -> None:
+    """Measure both commands on every size and print time per cell and peak memory."""
+    options = parse()
+    if options.slide:
+        make(options.slide, options.cells[0], options.genes, options.width)
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        rows = [row for cells in options.cells for row in measure(Path(folder), cells, options)]
+    for row in rows:
+        print(
+            f"{row['command']:9} {row['cells']:10,} cells {row['seconds']:8.1f} s {row['us_per_cell']:8.2f} us per cell "
+            f"{row['peak_gb']:6.2f} GB"
+        )
+    for command, ratio in (found := ratios(rows)).items():
+        print(f"{command:9} time per cell, largest slide over smallest: {ratio:.2f}")
+    if options.out:
+        content = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+            "threads": os.environ.get("OMP_NUM_THREADS", "all cores"),
+            "packages": {name: metadata.version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "slide": {"genes": options.genes, "width": options.width},
+            "rows": rows,
+            "time_per_cell_ratio": found,
+        }
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, nargs="+", default=[1_000_000, 4_000_000])
+    parser.add_argument("--genes", type=int, default=500)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--commands", nargs="+", default=COMMANDS, choices=COMMANDS)
+    parser.add_argument("--folder", type=Path, help="where there is room for the files")
+    parser.add_argument("--out", type=Path, help="write JSON here")
+    parser.add_argument("--slide", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def make(slide: Path, num_cells: int, num_genes: int, width: int) -> None:
+    """Write a slide, and a model beside it."""
+    from synthetic_slide import write_model, write_slide
+
+    from cifm_cli.recipe import load
+
+    xenium = load(Path(__file__).resolve().parent.parent / "recipes" / "xenium.toml", [f"model.width={width}"])
+    write_slide(slide, num_cells, num_genes)
+    write_model(slide.parent / "run", xenium, num_genes)
+
+
+def measure(folder: Path, num_cells: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run the commands on one slide, and take away what they wrote."""
+    slide = folder / f"{num_cells}" / "slide.h5ad"
+    sizes = ["--cells", str(num_cells), "--genes", str(options.genes), "--width", str(options.width)]
+    # In a process of its own, as a child's peak counts that of the process it was forked from.
+    subprocess.run([sys.executable, __file__, "--slide", str(slide), *sizes], check=True)
+    rows = []
+    for command in options.commands:
+        words = [command, str(slide), "--model", str(slide.parent / "run"), "--out", str(slide.parent / command)]
+        used = run_apart([sys.executable, "-m", "cifm_cli", *words])
+        rows.append({"command": command, "cells": num_cells, "us_per_cell": 1e6 * used["seconds"] / num_cells, **used})
+        shutil.rmtree(slide.parent / command)
+    shutil.rmtree(slide.parent)
+    return rows
+
+
+def run_apart(words: list[str]) -> dict[str, float]:
+    """Run a command in a new process; returns its time and its peak memory."""
+    started = time.perf_counter()
+    child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(words)} ended with {os.waitstatus_to_exitcode(status)}")
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "peak_gb": usage.ru_maxrss * 1024 / 1e9,
+    }
+
+
+def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Time per cell of the largest slide over that of the smallest, for each command."""
+    found = {}
+    for command in dict.fromkeys(row["command"] for row in rows):
+        mine = sorted((row for row in rows if row["command"] == command), key=lambda row: row["cells"])
+        found[command] = mine[-1]["us_per_cell"] / mine[0]["us_per_cell"]
+    return found
+
+
+if __name__ == "__main__":
+    main()

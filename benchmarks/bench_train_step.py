@@ -1,0 +1,144 @@
+"""What a training step spends its time on: the share of the model, and the profile it is read from.
+
+    python benchmarks/bench_train_step.py prepared/xenium_pancreas.h5ad --threads 1 --out benchmarks/results/train_step.json
+
+Trains as `cifm train` does, for a few steps, and profiles the thread that trains: tiles are made in another one, and what
+it waits for them is seen as waiting. The model's share is that of forward, loss, backward and optimiser. Without a slide,
+a synthetic one of 50,000 cells and 500 genes is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import io
+import json
+import os
+import platform
+import pstats
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+if TYPE_CHECKING:
+    from cifm_cli.training.run import Run
+
+PACKAGES = ("numba", "numpy", "scipy", "torch")
+PARTS = {  # what is told apart: a function, and the end of its file's name where others have that name too
+    "forward": ("forward", "model/network.py"),
+    "loss": ("loss", "model/objective.py"),
+    "backward": ("<method 'run_backward' of 'torch._C._EngineBase' objects>", ""),
+    "optimiser": ("wrapper", "optim/optimizer.py"),
+    "waiting for tiles": ("result", "concurrent/futures/_base.py"),
+}
+
+
+def main() -> None:
+    """Profile and print the shares, then the profile."""
+    options = parse()
+    with tempfile.TemporaryDirectory() as folder:
+        found, profile = measure(options, Path(folder))
+    for name, share in found["shares"].items():
+        print(f"{name:18} {100 * share:5.1f} %")
+    print(
+        f"step {1e3 * found['step_s']:.1f} ms; making its tiles takes {1e3 * found['tile_s']:.1f} ms in another thread"
+    )
+    print(profile)
+    if options.out:
+        content = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+            "packages": {name: metadata.version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "options": sys.argv[1:],
+            **found,
+            "profile": profile.splitlines(),
+        }
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("slide", type=Path, nargs="?", help="a prepared slide")
+    parser.add_argument("--recipe", type=Path, default=Path(__file__).resolve().parent.parent / "recipes/xenium.toml")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--cells", type=int, default=50_000, help="of the synthetic slide")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--lines", type=int, default=25, help="of the profile")
+    parser.add_argument("--out", type=Path, help="write JSON here")
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], str]:
+    """Train and profile."""
+    import torch
+
+    from cifm_cli.training import loop
+    from cifm_cli.training.processes import join
+    from cifm_cli.training.run import open_run
+
+    torch.set_num_threads(options.threads)
+    profile = cProfile.Profile()
+    with join() as processes:
+        run = open_run(setup(options, folder), processes)
+        loop.begin(run, untrained=True)
+        started = time.perf_counter()
+        for number in range(5):
+            run.corpus.train_example(number)
+        tile_s = (time.perf_counter() - started) / 5
+        warm_up(run)
+        with mock.patch.object(loop, "keep_if_better"):  # looks are no steps
+            profile.runcall(loop.fit, run)
+    stream = io.StringIO()
+    stats = pstats.Stats(profile, stream=stream).sort_stats("cumulative")
+    stats.print_stats(options.lines)
+    steps = run.position.step
+    total = seconds_in(stats, "fit", "training/loop.py")
+    shares = {
+        "model": seconds_in(stats, "step", "training/loop.py") / total,
+        **{name: seconds_in(stats, *where) / total for name, where in PARTS.items()},
+    }
+    facts = {"backend": run.backend.name, "threads": options.threads, "steps": steps, "cells": run.corpus.num_cells}
+    return {**facts, "step_s": total / steps, "tile_s": tile_s, "shares": shares}, stream.getvalue().strip()
+
+
+def setup(options: argparse.Namespace, folder: Path) -> Any:  # noqa: ANN401 - its type would be imported for this alone
+    """What `cifm train` would be asked for; one look at the end."""
+    from synthetic_slide import write_slide
+
+    from cifm_cli.recipe import load
+    from cifm_cli.training.run import Setup
+
+    slide = options.slide or folder / "slide.h5ad"
+    if not slide.exists():
+        write_slide(slide, options.cells)
+    short = [f"train.steps={options.steps}", f"train.validate_every={options.steps}", "train.validation_tiles=1"]
+    recipe = load(options.recipe, short)
+    return Setup(recipe=recipe, slides=[slide], folder=folder / "run", backend=options.backend, device=options.device)
+
+
+def warm_up(run: Run) -> None:
+    """Let everything be compiled that is compiled at its first use; the weights hardly change."""
+    from cifm_cli.training.loop import step
+
+    run.position.first_loss = float("inf")
+    step(run, [run.corpus.train_example(0)], 0.0)
+
+
+def seconds_in(stats: pstats.Stats, name: str, file: str) -> float:
+    """Time in a function and all that it calls."""
+    table: dict[tuple[str, int, str], tuple[Any, ...]] = stats.stats  # type: ignore[attr-defined]
+    return sum(row[3] for (path, _, function), row in table.items() if function == name and path.endswith(file or path))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Draw a result of `bench_layer.py`, and write its table into the README.
+
+    python benchmarks/plot.py [RESULT.json]
+
+Without a name the newest `benchmarks/results/*layer*.json` is taken, by the date in its name. The plot goes beside the
+result, as `.svg`; the table between the two `layer` marks of the README.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+RESULTS = Path(__file__).resolve().parent / "results"
+BEGIN, END = "<!-- layer: begin -->", "<!-- layer: end -->"
+LABELS = {
+    "torch": "torch, gather and index_add",
+    "dgl": "DGL, g-SDDMM and g-SpMM",
+    "fused": "fused",
+    "fused_bfloat16": "fused, bfloat16 storage",
+    "products": "matrix products of the layer",
+    "literal": "literal layer, MLPs on edges",
+}
+COLOURS = ("#8a8f98", "#c0603f", "#1f6f8b", "#79b4c4", "#d9dce1", "#5b4a72")
+
+
+def main() -> None:
+    """Draw and write."""
+    named = [Path(word) for word in sys.argv[1:]] or sorted(RESULTS.glob("*layer*.json"))[-1:]
+    if not named:
+        raise SystemExit(f"no result in {RESULTS}; run benchmarks/bench_layer.py --out first")
+    result = json.loads(named[-1].read_text())
+    draw(result, named[-1].with_suffix(".svg"))
+    print(table(result))
+    text = README.read_text()
+    if BEGIN in text:
+        before, _, rest = text.partition(BEGIN)
+        README.write_text(f"{before}{BEGIN}\n{table(result)}\n{END}{rest.partition(END)[2]}")
+
+
+def table(result: dict[str, Any]) -> str:
+    """A Markdown table: cells per second and memory of every form at every width.
+
+    Args:
+        result: What `bench_layer.py` wrote.
+
+    Returns:
+        The table, under a line that says what was measured where.
+    """
+    machine, options = result["machine"], result["options"]
+    where = f"{result['date']}, {machine['cpu']}, {options['threads']} of {machine['cores']} cores"
+    lines = [
+        f"{where}, degree {options['degree']}: cells per second, and peak memory over that of Q, K, A and B.",
+        "",
+        "| D | | cells | forward | and backward | against torch | memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        gain = against_torch(result, row)
+        memory = row["both_gib"] / row["node_gib"]
+        lines.append(
+            f"| {row['width']:,} | {LABELS[row['form']]} | {row['cells']:,} | {row['forward_cells_per_s']:,.0f} |"
+            f" {row['both_cells_per_s']:,.0f} | {gain} | {memory:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def against_torch(result: dict[str, Any], row: dict[str, Any]) -> str:
+    """How many times faster than plain torch, forward and backward; nothing where torch was not measured."""
+    for other in result["rows"]:
+        if (other["form"], other["width"]) == ("torch", row["width"]):
+            return f"{row['both_cells_per_s'] / other['both_cells_per_s']:.2g}x"
+    return ""
+
+
+def draw(result: dict[str, Any], target: Path) -> None:
+    """Bars of cells per second and of memory, a group for each width.
+
+    Args:
+        result: What `bench_layer.py` wrote.
+        target: The `.svg` to write.
+    """
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "cifm"})  # text stays text; one result, one file
+    import matplotlib.pyplot as plt
+
+    figure, (speed, memory) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    draw_bars(speed, result, {"both_cells_per_s": 1.0})
+    speed.set(yscale="log", title="cells per second, forward and backward")
+    draw_bars(memory, result, {"both_gib": 1.0, "node_gib": -1.0})
+    memory.set(yscale="log", title="peak memory over that of the node tensors")
+    figure.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(target, metadata={"Date": None})
+
+
+def draw_bars(axes: Axes, result: dict[str, Any], powers: dict[str, float]) -> None:
+    """A bar for each form in the group of its width; its height is a product of powers of the row's numbers."""
+    widths = sorted({row["width"] for row in result["rows"]})
+    for number, (form, colour) in enumerate(zip(LABELS, COLOURS, strict=True)):
+        rows = [row for row in result["rows"] if row["form"] == form]
+        places = [widths.index(row["width"]) + number / (len(LABELS) + 1) for row in rows]
+        heights = [1.0] * len(rows)
+        for key, power in powers.items():
+            heights = [height * row[key] ** power for height, row in zip(heights, rows, strict=True)]
+        bars = axes.bar(places, heights, width=1 / (len(LABELS) + 1), color=colour, label=LABELS[form])
+        axes.bar_label(bars, fmt=lambda height: f"{height:,.0f}" if height >= 100 else f"{height:.2g}", fontsize=7)
+    axes.set_xticks([position + 0.36 for position in range(len(widths))], [f"D = {width:,}" for width in widths])
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+if __name__ == "__main__":
+    main()

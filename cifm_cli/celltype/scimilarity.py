@@ -1,0 +1,158 @@
+"""The `scimilarity` annotator: a folder of a SCimilarity model, without the scimilarity package.
+
+The folder holds `gene_order.tsv` (a symbol a line), `encoder.ckpt` (torch, {"state_dict"}: `network.i.1` linear,
+`network.i.2` batch norm, `network.i.3` PReLU for each hidden layer, and a last linear `network.n`),
+`annotation/labelled_kNN.bin` (an hnswlib index, cosine) and `annotation/reference_labels.tsv` (type and study of each
+item). Genes are aligned, then log-normalised to 10,000 over the shared ones; embeddings have unit length; the type is
+the one that most of the 50 nearest labelled cells have. Here it is called where half of them agree.
+
+Letters: N cells, G genes of the model, D embedding, T types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from cifm_cli.celltype.alignment import aligned_blocks, match_genes, require_overlap
+from cifm_cli.celltype.base import UNASSIGNED, call_types
+from cifm_cli.celltype.pickles import read_torch
+from cifm_cli.celltype.registry import require_path
+from cifm_cli.errors import CifmError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+    from cifm_cli.celltype.base import Annotation, Cells
+
+NEIGHBOURS: Final = 50
+SEARCH_WIDTH: Final = 100  # of the index; hnswlib's ef
+CONFIDENT: Final = 0.5
+GENES, ENCODER, INDEX, LABELS = (
+    "gene_order.tsv", "encoder.ckpt", "annotation/labelled_kNN.bin", "annotation/reference_labels.tsv",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ScimilarityModel:
+    """A SCimilarity model.
+
+    Args:
+        types: T names.
+        genes: G symbols.
+        weights: State of the encoder.
+        index: hnswlib's index of the labelled cells.
+        item_types: (items,) position in `types` of each labelled cell.
+    """
+
+    types: tuple[str, ...]
+    genes: tuple[str, ...]
+    weights: dict[str, torch.Tensor]
+    index: Any
+    item_types: NDArray[np.int64]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Types it can give, then `unassigned`."""
+        return (*self.types, UNASSIGNED)
+
+    def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
+        """Name cells; see `Annotator`. Scores and probabilities are shares of the nearest labelled cells."""
+        columns = match_genes(self.genes, symbols)
+        shares = np.zeros((expression.shape[0], len(self.types)))
+        is_void = np.zeros(expression.shape[0], dtype=bool)
+        for rows, block in aligned_blocks(expression, columns, renormalise=True):
+            is_void[rows] = ~block.any(axis=1)
+            shares[rows] = self._vote(embed(block, self.weights))
+        with np.errstate(divide="ignore"):
+            return call_types(self.types, np.log(shares), is_void, threshold=CONFIDENT)
+
+    def _vote(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(n, T) share of each type among the nearest labelled cells."""
+        num_neighbours = min(NEIGHBOURS, len(self.item_types))
+        self.index.set_ef(max(SEARCH_WIDTH, num_neighbours))
+        items, _ = self.index.knn_query(embeddings, k=num_neighbours)
+        found = self.item_types[items.astype(np.int64)]
+        cell = np.arange(len(found))[:, None] * len(self.types)
+        votes = np.bincount((cell + found).ravel(), minlength=len(found) * len(self.types))
+        return votes.reshape(len(found), len(self.types)) / num_neighbours
+
+
+def embed(expression: NDArray[np.float32], weights: dict[str, torch.Tensor]) -> NDArray[np.float32]:
+    """Run the encoder.
+
+    Args:
+        expression: (n, G) log-normalised.
+        weights: Its state.
+
+    Returns:
+        (n, D) of unit length.
+    """
+    import torch
+    from torch.nn import functional
+
+    last = max(int(name.split(".")[1]) for name in weights)
+    h = torch.from_numpy(expression)
+    with torch.inference_mode():
+        for layer in range(last):
+            linear, norm, slope = (f"network.{layer}.{part}" for part in (1, 2, 3))
+            h = functional.linear(h, weights[f"{linear}.weight"], weights[f"{linear}.bias"])
+            mean, variance = weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"]
+            h = functional.batch_norm(h, mean, variance, weights[f"{norm}.weight"], weights[f"{norm}.bias"])
+            h = functional.prelu(h, weights[f"{slope}.weight"])
+        h = functional.linear(h, weights[f"network.{last}.weight"], weights[f"network.{last}.bias"])
+        embeddings: NDArray[np.float32] = functional.normalize(h, dim=1).numpy()
+    return embeddings
+
+
+def load_scimilarity(folder: Path, *, trust_pickle: bool) -> ScimilarityModel:
+    """Read a model folder.
+
+    Args:
+        folder: With the files named above.
+        trust_pickle: Whether the user vouches for the checkpoint, should it hold more than tensors.
+
+    Returns:
+        The model.
+
+    Raises:
+        CifmError: A file is missing or damaged, they don't fit each other, or hnswlib is not installed.
+    """
+    try:
+        import hnswlib
+    except ImportError as error:
+        raise CifmError("scimilarity models need hnswlib", "pip install hnswlib (it needs a C++ compiler)") from error
+    for name in (GENES, ENCODER, INDEX, LABELS):
+        if not (folder / name).is_file():
+            raise CifmError(f"{folder}: no {name}", "name the folder of a SCimilarity model, unpacked")
+    genes = tuple(line.strip() for line in (folder / GENES).read_text(encoding="utf8").splitlines() if line.strip())
+    labels = [line.split("\t")[0].strip() for line in (folder / LABELS).read_text(encoding="utf8").splitlines()]
+    types, item_types = np.unique(labels, return_inverse=True)
+    content = read_torch(folder / ENCODER, trusted=trust_pickle)
+    try:
+        weights = dict(content["state_dict"])
+        num_dimensions = embed(np.zeros((1, len(genes)), dtype=np.float32), weights).shape[1]
+        index = hnswlib.Index(space="cosine", dim=num_dimensions)
+        index.load_index(str(folder / INDEX))
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise CifmError(f"{folder}: not a SCimilarity model ({error})", "copy the folder anew") from error
+    if index.get_current_count() != len(labels):
+        raise CifmError(
+            f"{folder}: {len(labels):,} labels for {index.get_current_count():,} labelled cells", "copy the folder anew"
+        )
+    return ScimilarityModel(tuple(map(str, types)), genes, weights, index, item_types.astype(np.int64))
+
+
+def open_scimilarity(path: Path | None, cells: Cells, *, trust_pickle: bool) -> ScimilarityModel:
+    """Load a SCimilarity model; see `OpenAnnotator`."""
+    folder = require_path("scimilarity", "FOLDER", path)
+    model = load_scimilarity(folder, trust_pickle=trust_pickle)
+    require_overlap(f"scimilarity:{folder}", model.genes, cells)
+    return model

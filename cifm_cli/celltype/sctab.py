@@ -1,0 +1,140 @@
+"""The `sctab` annotator: scTab's own files, without its package.
+
+A folder with one checkpoint (`.ckpt`, Lightning: {"state_dict", "hyper_parameters"}, the network under `classifier.`),
+`var.parquet` (genes in order, symbols in `feature_name`) and `cell_type.parquet` or
+`categorical_lookup/cell_type.parquet` (names in `label`, by row). The network is scTab's TabNet, or the linear or
+multi-layer one of the same repository. Genes are aligned, then log-normalised to 10,000 over the shared ones.
+
+Letters: N cells, G genes of the model, T types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+import torch
+from pyarrow import ArrowException
+from torch.nn import functional
+
+from cifm_cli.celltype.alignment import aligned_blocks, match_genes, require_overlap
+from cifm_cli.celltype.base import UNASSIGNED, call_types
+from cifm_cli.celltype.pickles import read_torch
+from cifm_cli.celltype.registry import require_path
+from cifm_cli.celltype.tabnet import TabNet
+from cifm_cli.errors import CifmError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from scipy.sparse import csr_matrix
+
+    from cifm_cli.celltype.base import Annotation, Cells
+
+    Weights = dict[str, torch.Tensor]
+
+CONFIDENT: Final = 0.5
+GENES, TYPES = "var.parquet", ("cell_type.parquet", "categorical_lookup/cell_type.parquet")
+_PREFIX = "classifier."
+
+
+@dataclass(frozen=True)
+class SctabModel:
+    """A model of scTab.
+
+    Args:
+        types: T names.
+        genes: G symbols.
+        logits: From (n, G) expression to (n, T) logits.
+    """
+
+    types: tuple[str, ...]
+    genes: tuple[str, ...]
+    logits: Callable[[torch.Tensor], torch.Tensor]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Types it can give, then `unassigned`."""
+        return (*self.types, UNASSIGNED)
+
+    def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
+        """Name cells; see `Annotator`."""
+        columns = match_genes(self.genes, symbols)
+        logits = np.zeros((expression.shape[0], len(self.types)), dtype=np.float32)
+        is_void = np.zeros(expression.shape[0], dtype=bool)
+        for rows, block in aligned_blocks(expression, columns, renormalise=True):
+            is_void[rows] = ~block.any(axis=1)
+            with torch.inference_mode():
+                logits[rows] = self.logits(torch.from_numpy(block)).numpy()
+        return call_types(self.types, logits, is_void, threshold=CONFIDENT)
+
+
+def load_sctab(folder: Path, *, trust_pickle: bool) -> SctabModel:
+    """Read a model folder.
+
+    Args:
+        folder: With the files named above.
+        trust_pickle: Whether the user vouches for the checkpoint; Lightning's hold more than tensors.
+
+    Returns:
+        The model.
+
+    Raises:
+        CifmError: A file is missing, damaged or not trusted, or they don't fit each other.
+    """
+    checkpoints = sorted(folder.glob("*.ckpt"))
+    lookup = next((folder / name for name in TYPES if (folder / name).is_file()), None)
+    if len(checkpoints) != 1 or lookup is None or not (folder / GENES).is_file():
+        raise CifmError(
+            f"{folder}: {len(checkpoints)} checkpoints (.ckpt), {GENES} {'is' if (folder / GENES).is_file() else 'not'} "
+            f"there, cell_type.parquet {'is' if lookup else 'not'} there",
+            "put one checkpoint of scTab beside the var.parquet and cell_type.parquet of its data store",
+        )
+    (checkpoint,) = checkpoints
+    content = read_torch(checkpoint, trusted=trust_pickle)
+    try:
+        genes = tuple(pd.read_parquet(folder / GENES)["feature_name"].astype(str))
+        types = tuple(pd.read_parquet(lookup)["label"].astype(str))
+        logits = _network(content)
+        found = logits(torch.zeros(1, len(genes))).shape[1]
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, ArrowException) as error:
+        raise CifmError(f"{folder}: not a model of scTab ({error})", "copy the files anew") from error
+    if found != len(types):
+        raise CifmError(f"{folder}: {len(types)} names for {found} types", "take the cell_type.parquet of this model")
+    return SctabModel(types, genes, logits)
+
+
+def _network(content: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The network that the names of the weights speak of."""
+    weights = {
+        name.removeprefix(_PREFIX): weight for name, weight in content["state_dict"].items() if name.startswith(_PREFIX)
+    }
+    if "final_mapping.weight" in weights:
+        settings = content["hyper_parameters"]
+        return TabNet(weights, float(settings["gamma"]), str(settings["mask_type"])).logits
+    if "linear.weight" in weights:
+        return lambda x: _multilayer(x, weights)
+    return lambda x: functional.linear(x, weights["weight"], weights["bias"])
+
+
+def _multilayer(x: torch.Tensor, weights: Weights) -> torch.Tensor:
+    """Linear, batch norm, SiLU (and dropout, which is over), as often as there are layers; then a linear map."""
+    places = sorted(int(name.split(".")[1]) for name in weights if name.endswith(".running_mean"))
+    for norm in places:
+        x = functional.linear(x, weights[f"encoder.{norm - 1}.weight"], weights[f"encoder.{norm - 1}.bias"])
+        mean, variance, weight, bias = (
+            weights[f"encoder.{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        x = functional.silu(functional.batch_norm(x, mean, variance, weight, bias))
+    return functional.linear(x, weights["linear.weight"], weights["linear.bias"])
+
+
+def open_sctab(path: Path | None, cells: Cells, *, trust_pickle: bool) -> SctabModel:
+    """Load a model of scTab; see `OpenAnnotator`."""
+    folder = require_path("sctab", "FOLDER", path)
+    model = load_sctab(folder, trust_pickle=trust_pickle)
+    require_overlap(f"sctab:{folder}", model.genes, cells)
+    return model

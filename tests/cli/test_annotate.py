@@ -1,0 +1,127 @@
+"""`cifm annotate` as typed: a classifier trained on labelled cells, cells named by it, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anndata as ad
+import pandas as pd
+import pytest
+
+from cifm_cli.data.slide import open_slide
+
+
+@pytest.fixture(scope="module")
+def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one prepared slide, and its own labelled cells as a reference."""
+    folder = tmp_path_factory.mktemp("annotate")
+    (folder / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
+    tissue = ad.read_h5ad(prepared_synthetic)
+    tissue.obs["type"] = tissue.obs["cluster"].astype(str).replace("nan", "")
+    ad.AnnData(tissue.X, obs=tissue.obs[["type"]], var=tissue.var).write_h5ad(folder / "labelled.h5ad")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+
+
+@pytest.fixture(scope="module")
+def trained(workspace: Path) -> Path:
+    """A classifier for the slide."""
+    from cifm_cli.app import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace)
+        assert main(["annotate", "train", "labelled.h5ad", "--label", "type", "--for", "prepared/tissue.h5ad"]) == 0
+    return Path("annotators/labelled.safetensors")
+
+
+def test_markers_name_every_cell_in_the_order_of_the_download(cifm) -> None:
+    code, out, err = cifm("annotate", "apply", "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result == json.loads(Path("annotated/annotated.json").read_text(encoding="utf8"))
+    table = pd.read_csv("annotated/tissue.csv", index_col="cell_id")
+    slide = ad.read_h5ad("prepared/tissue.h5ad")
+    assert list(table) == ["cell_type", "score"]
+    assert table.index.tolist() == slide.obs_names[slide.obs["download_row"].argsort()].tolist()
+    truth = slide.obs["cluster"].astype(str).reindex(table.index)
+    assert (table["cell_type"][truth == "t_cell"] == "T cell").mean() > 0.9
+    types = result["slides"]["tissue"]["types"]
+    assert {name: part["cells"] for name, part in types.items()} == table["cell_type"].value_counts().to_dict()
+    assert "T cell" in err
+
+
+def test_a_classifier_is_trained_judged_and_used(cifm, trained: Path) -> None:
+    code, out, err = cifm("annotate", "apply", "--annotator", f"reference:{trained}", "--out", "own", "--json")
+    assert code == 0
+    table = pd.read_csv("own/tissue.csv", index_col="cell_id")
+    truth = ad.read_h5ad("labelled.h5ad").obs["type"].astype(str).reindex(table.index)
+    named = table["cell_type"] != "unassigned"
+    assert (table["cell_type"] == truth)[named & (truth != "")].mean() > 0.9
+    origin = json.loads(out)["provenance"]
+    assert origin["annotator"] == f"reference:{trained}"
+    assert origin["inputs"].keys() == {"prepared/tissue.h5ad", str(trained)}
+    assert err.count("\n") > 5
+
+
+def test_training_reports_on_cells_it_never_saw(cifm) -> None:
+    words = ["annotate", "train", "labelled.h5ad", "--label", "type", "--out", "t.safetensors", "--threshold", "0.9"]
+    code, out, err = cifm(*words, "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert report["accuracy"] > 0.9
+    assert report["cells"]["report"] > 50
+    assert set(report["recall"]) == set(report["types"])
+    assert "balanced accuracy" in err
+    assert "--annotator reference:t.safetensors" in err
+    code, out, _ = cifm("inspect", "t.safetensors", "--json")
+    about = json.loads(out)
+    assert about["kind"] == "cell type classifier"
+    assert about["threshold"] == 0.9
+    assert about["provenance"]["inputs"].keys() == {"labelled.h5ad"}
+
+
+def test_annotators_are_listed(cifm) -> None:
+    code, out, _ = cifm("annotate", "list")
+    assert code == 0
+    assert "markers      from cifm" in out
+    assert json.loads(cifm("annotate", "list", "--json").out)["reference"] == "cifm"
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["apply", "--annotator", "oracle"], "--annotator oracle: no such annotator", "markers"),
+        (["apply", "--annotator", "reference"], "needs its model", "FILE.safetensors"),
+        (["apply", "--annotator", "reference:labelled.h5ad"], "not a readable cell type classifier", "annotate train"),
+        (["apply", "--annotator", "celltypist:labelled.h5ad"], "a pickle, which can hold any code", "--trust-pickle"),
+        (["train", "labelled.h5ad", "--label", "kind"], "no obs column 'kind'", "--label: type"),
+        (["train", "none.h5ad", "--label", "kind"], "none.h5ad", ""),
+    ],
+)
+def test_mistakes_are_one_line_and_a_hint(cifm, words: list[str], message: str, hint: str) -> None:
+    code, out, err = cifm("annotate", *words)
+    assert (code, out) == (1, "")
+    *_, error, advice = err.strip().splitlines()
+    assert message in error
+    assert advice.startswith("hint: ")
+    assert hint in advice
+
+
+def test_a_panel_too_small_for_a_classifier_is_refused(cifm, trained: Path) -> None:
+    slide = ad.read_h5ad("prepared/tissue.h5ad")
+    slide[:, :5].copy().write_h5ad("few_genes.h5ad")
+    known = open_slide(Path("prepared/tissue.h5ad")).num_genes
+    code, _, err = cifm("annotate", "apply", "few_genes.h5ad", "--annotator", f"reference:{trained}")
+    assert code == 1
+    assert "its panel measures 5 of the" in err
+    assert known > 20
+
+
+def test_apply_needs_no_words_and_the_group_needs_one(cifm) -> None:
+    assert cifm("annotate", "apply", "--seed", "-1").code == 2
+    assert cifm("annotate", "train", "labelled.h5ad").code == 2

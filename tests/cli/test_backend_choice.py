@@ -1,0 +1,65 @@
+"""`--backend` and `--precision` as typed, from training to embeddings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import cifm_backends
+from cifm_cli import keys
+from cifm_cli.model.checkpoint import load_checkpoint
+
+SMALL = ["--set=train.steps=2", "--set=train.validation_tiles=1", "--set=model.width=8", "--set=data.tile_cells=64"]
+
+
+@pytest.fixture(autouse=True)
+def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.dgl
+@pytest.mark.parametrize("form", ["factored", "mlp"])
+def test_dgl_trains_evaluates_and_embeds(cifm: Callable, form: str) -> None:
+    if problem := cifm_backends.available()["dgl"].problem:
+        pytest.skip(problem)
+    for words in (
+        ["train", "demo", *SMALL, f"--set=model.message={form}"],
+        ["evaluate", "--rounds", "1", "--geometry", "scattered"],
+        ["embed"],
+    ):
+        outcome = cifm(*words, "--backend", "dgl")
+        assert outcome.code == 0, outcome.err
+    metrics = json.loads(Path("evaluation/metrics.json").read_text())
+    assert metrics["provenance"]["backend"] == "dgl"
+    assert np.isfinite(metrics["slides"]["tissue"]["geometries"]["scattered"]["predictors"]["model"]["mean"]["mse"])
+    assert np.isfinite(ad.read_h5ad("embedded/tissue.h5ad").obsm[keys.MICROENVIRONMENT]).all()
+
+
+def test_half_precision_trains_evaluates_embeds_and_predicts(cifm: Callable) -> None:
+    assert cifm("train", "demo", *SMALL, "--precision", "bfloat16").code == 0
+    checkpoint = load_checkpoint(Path("runs/latest"))
+    assert checkpoint.recipe.train.precision == "bfloat16"
+    assert {str(weight.dtype) for weight in checkpoint.network.parameters()} == {"torch.float32"}
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        outcome = cifm("embed", "--out", precision, "--precision", precision)
+        assert outcome.code == 0, outcome.err
+        found[precision] = ad.read_h5ad(f"{precision}/tissue.h5ad").obsm[keys.MICROENVIRONMENT]
+    apart = np.abs(found["bfloat16"] - found["float32"]).max() / np.abs(found["float32"]).max()
+    assert 0 < apart < 0.05
+    assert cifm("predict", "prepared/tissue.h5ad", "--precision", "bfloat16").code == 0
+    outcome = cifm("evaluate", "--rounds", "1", "--geometry", "scattered", "--precision", "bfloat16", "--json")
+    assert json.loads(outcome.out)["provenance"]["precision"] == "bfloat16"
+
+
+def test_an_unknown_precision_is_wrong_usage(cifm: Callable) -> None:
+    outcome = cifm("embed", "--precision", "float8")
+    assert outcome.code == 2
+    assert "bfloat16" in outcome.err

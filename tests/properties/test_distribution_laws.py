@@ -1,0 +1,160 @@
+"""Laws of distributions: proper scores by hand, draws that follow their probabilities, nothing hidden ever read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+
+import cifm_backends
+from cifm_cli.data.slide import MemoryCounts, Slide, open_slide
+from cifm_cli.evaluation.cell_states import (
+    StateBook,
+    draw_of_neighbours,
+    draw_of_states,
+    infer_states,
+    log_loss,
+    neighbour_frequencies,
+    neighbour_weights,
+    open_states,
+)
+from cifm_cli.evaluation.distribution import calibration_error, energy_score, judge_distribution
+from cifm_cli.evaluation.intervals import spatial_blocks
+from cifm_cli.evaluation.predictors import Bench, hidden_rows, set_up_bench
+from cifm_cli.evaluation.protocols import Round, hide
+from cifm_cli.inference.engine import Engine
+from cifm_cli.model.checkpoint import Checkpoint
+from cifm_cli.model.network import Network
+from cifm_cli.model.states import fit_states
+from cifm_cli.provenance import numpy_generator, seeded_torch
+from cifm_cli.recipe import parse
+
+SETTINGS = {"k": 32, "width": 1.0, "belief": 2.0}
+
+
+@pytest.fixture(scope="module")
+def slide(prepared_synthetic: Path) -> Slide:
+    return open_slide(prepared_synthetic)
+
+
+@pytest.fixture(scope="module")
+def engine(slide: Slide) -> Engine:
+    recipe = parse({"model": {"width": 16}, "objective": {"states": 6}, "data": {"tile_cells": 64}}, "test")
+    with seeded_torch(0, "network"):
+        network = Network(slide.num_genes, recipe)
+        for weight in network.parameters():
+            weight.data.add_(0.05 * torch.randn_like(weight))
+    network.head.states.fill(*fit_states(slide.expression(slide.region("train"), 10_000.0), 6, seed=0))
+    checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
+    return Engine(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def bench(slide: Slide, engine: Engine) -> Bench:
+    return set_up_bench(slide, [engine], 0)
+
+
+@pytest.fixture(scope="module")
+def book(bench: Bench, engine: Engine) -> StateBook:
+    found = open_states(bench, engine)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def rounds(bench: Bench) -> list[Round]:
+    return hide("scattered", bench.slide.xy_um, bench.slide.region("test"), bench.radius_um, 0)[:3]
+
+
+def test_energy_score_by_hand() -> None:
+    # |3 - 1| and |7 - 1| average 4; the two draws are 4 apart
+    score = energy_score(np.array([[1.0]], dtype=np.float32), np.array([[[3.0], [7.0]]], dtype=np.float32))
+    assert score.tolist() == [pytest.approx(4 - 4 / 2)]
+
+
+def test_energy_score_prefers_the_true_distribution() -> None:
+    """Truth is -1 or 1, never 0: draws of both beat the mean, which a squared error would prefer."""
+    generator = np.random.default_rng(0)
+    truth = generator.choice([-1.0, 1.0], (4_000, 1)).astype(np.float32)
+    both = generator.choice([-1.0, 1.0], (4_000, 8, 1)).astype(np.float32)
+    assert energy_score(truth, both).mean() < energy_score(truth, np.zeros_like(both)).mean() - 0.3
+
+
+def test_log_loss_and_calibration_by_hand() -> None:
+    probability = np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32)
+    assert log_loss(probability, np.array([1, 0])).tolist() == pytest.approx([-np.log(0.75), 0])
+    assert np.isfinite(log_loss(probability, np.array([0, 1]))).all(), "certain and wrong is dear, not infinite"
+    # one cell of 0.95 right, two of 0.55, one right: (0.05 + |1.1 - 1|) / 3
+    found = calibration_error(np.array([0.95, 0.55, 0.55]), np.array([True, True, False]))
+    assert found == pytest.approx((0.05 + 0.1) / 3)
+
+
+def test_states_are_drawn_as_often_as_they_are_likely(book: StateBook, rounds: list[Round]) -> None:
+    part = rounds[0]
+    probability = np.tile(np.array([0.5, 0.3, 0.2, 0, 0, 0], dtype=np.float32), (len(part.hidden), 1))
+    drawn = draw_of_states(book, part, probability, 400, numpy_generator(0, "draw"))
+    assert not np.isin(drawn, part.hidden).any()
+    found = np.bincount(book.state[drawn].ravel(), minlength=6) / drawn.size
+    assert found == pytest.approx([0.5, 0.3, 0.2, 0, 0, 0], abs=0.02)
+
+
+def test_neighbours_are_drawn_as_often_as_they_weigh(book: StateBook, rounds: list[Round]) -> None:
+    part = rounds[0]
+    weights = neighbour_weights(book, part, SETTINGS)
+    frequency = neighbour_frequencies(book, part, weights, 2.0)
+    drawn = draw_of_neighbours(book, part, weights, 2.0, 800, numpy_generator(0, "draw"))
+    assert not np.isin(drawn, part.hidden).any()
+    found = np.stack([np.bincount(book.state[row], minlength=6) for row in drawn]) / drawn.shape[1]
+    assert np.abs(found - frequency).max() < 0.1
+    assert np.abs(found - frequency).mean() < 0.02
+
+
+def test_what_is_hidden_is_not_read(slide: Slide, engine: Engine, book: StateBook, rounds: list[Round]) -> None:
+    """Leak canary: other counts in the hidden cells change no probability and no draw, bitwise."""
+    rows = hidden_rows(rounds)
+    counts = slide.counts(np.arange(slide.num_cells)).toarray()
+    counts[rows] = numpy_generator(0, "canary").permutation(counts[rows].ravel()).reshape(len(rows), -1) * 3
+    other_slide = replace(slide, source=MemoryCounts(csr_matrix(counts)), total_counts=counts.sum(axis=1, dtype=float))
+    other = open_states(set_up_bench(other_slide, [engine], 0), engine)
+    assert other is not None
+    assert (other.state[rows] != book.state[rows]).any(), "the canary is mute"
+    whole = Round(0, np.setdiff1d(slide.region("test"), rows), rows)
+    weights = neighbour_weights(book, whole, SETTINGS)
+    assert np.array_equal(infer_states(book, [whole])[0], infer_states(other, [whole])[0])
+    assert np.array_equal(
+        neighbour_frequencies(book, whole, weights, 2.0),
+        neighbour_frequencies(other, whole, neighbour_weights(other, whole, SETTINGS), 2.0),
+    )
+
+
+def test_a_peeping_distribution_is_caught(book: StateBook, rounds: list[Round]) -> None:
+    """The canary's own test: frequencies that count the hidden cell itself score far better than they may."""
+    part = rounds[0]
+    honest = neighbour_frequencies(book, part, neighbour_weights(book, part, SETTINGS), 2.0)
+    peeping = honest.copy()
+    peeping[np.arange(len(part.hidden)), book.state[part.hidden]] += 1
+    peeping /= peeping.sum(axis=1, keepdims=True)
+    state = book.state[part.hidden]
+    assert log_loss(peeping, state).mean() < log_loss(honest, state).mean() - 0.2
+
+
+def test_the_whole_judgement(bench: Bench, engine: Engine, rounds: list[Round]) -> None:
+    tuning = hide("scattered", bench.slide.xy_um, bench.slide.region("validation"), bench.radius_um, 0)[:2]
+    rows = hidden_rows(rounds)
+    found = judge_distribution(bench, engine, rounds, tuning, spatial_blocks(bench.slide.xy_um[rows], 20.0, 0))
+    assert found is not None
+    facts = found.facts()
+    assert set(facts["predictors"]) == {"model", "neighbours", "training_frequency"}
+    assert found.sampled.shape == (len(rows), len(bench.columns))
+    for score in facts["predictors"].values():
+        assert score["perplexity"] == pytest.approx(np.exp(score["log_loss"]))
+        assert 1 <= score["perplexity"] < 20
+    paired = facts["paired"]["log_loss"]
+    difference = facts["predictors"]["model"]["log_loss"] - facts["predictors"]["neighbours"]["log_loss"]
+    assert paired["difference"] == pytest.approx(difference)
+    assert paired["low"] < paired["difference"] < paired["high"]
+    assert set(facts["predictors"]["neighbours"]["tuned"]) == {"k", "width", "belief"}

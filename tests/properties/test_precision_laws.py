@@ -1,0 +1,155 @@
+"""bfloat16 changes the digits and nothing else; and no tensor of the network is left behind on another device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix, vstack
+
+import cifm_backends
+from cifm_backends.base import Backend
+from cifm_backends.torch_reference import TorchBackend
+from cifm_cli.data.slide import Slide, slide_from_arrays
+from cifm_cli.data.tiles import Tile, Tiler
+from cifm_cli.model.masking import MaskedTile, mask_tile, reach_um
+from cifm_cli.model.network import Network
+from cifm_cli.model.objective import balanced_mse
+from cifm_cli.model.precision import computing_in
+from cifm_cli.model.vocabulary import match_panel
+from cifm_cli.provenance import numpy_generator, seeded_torch
+from cifm_cli.recipe import Recipe, parse
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+GENES = tuple(f"ENSG{g:011d}" for g in range(12))
+RADIUS_UM, ALLOWED = 20.0, 0.1  # of the largest value; one rounding to bfloat16 is 0.004, the literal form has dozens
+MASKED = np.array([3, 17, 30, 44])
+FORMS = {
+    "factored": {"model": {"width": 16, "self_loops": True}, "objective": {"name": "balanced_mse"}},
+    "residual": {"model": {"width": 16, "gene_rank": 4}},
+    "literal": {
+        "model": {"message": "mlp", "width": 16, "residual": False, "self_loops": True},
+        "objective": {"name": "balanced_mse"},
+    },
+}
+BACKENDS = ["torch", "fused", pytest.param("dgl", marks=pytest.mark.dgl)]
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def loaded(name: str) -> Backend:
+    status = cifm_backends.available()[name]
+    if status.backend is None:
+        pytest.skip(status.problem)
+    return status.backend
+
+
+def make_recipe(form: str) -> Recipe:
+    return parse(FORMS[form], form)
+
+
+def make_tissue(num_cells: int = 80, span_um: float = 90.0) -> Slide:
+    generator = numpy_generator(0, "precision")
+    counts = csr_matrix(generator.poisson(1.2, (num_cells, len(GENES))))
+    return slide_from_arrays("tissue", generator.uniform(0, span_um, (num_cells, 2)), counts, GENES, RADIUS_UM)
+
+
+def make_network(form: str) -> Network:
+    with seeded_torch(0, "network"):
+        network = Network(len(GENES), make_recipe(form))
+        for weight in network.parameters():  # no part may hide behind a start at zero
+            weight.data.add_(0.1 * torch.randn_like(weight))
+    return network
+
+
+def mask(slide: Slide, masked: np.ndarray, form: str, tile: Tile | None = None) -> MaskedTile:
+    everything = np.arange(slide.num_cells)
+    tile = tile or Tile(everything, everything, slide.xy_um, np.zeros(slide.num_cells))
+    return mask_tile(slide, tile, masked, match_panel(slide, GENES), make_recipe(form))
+
+
+def infer(network: Network, tile: MaskedTile, backend: Backend | None = None) -> list[torch.Tensor]:
+    with torch.no_grad(), computing_in("bfloat16", CPU):
+        return list(network(backend or TorchBackend(), tile)[:2])
+
+
+def apart(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
+    """Largest difference, relative to the largest value of the same kind."""
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True))
+
+
+@every_form
+@pytest.mark.parametrize("name", BACKENDS)
+def test_bfloat16_differs_by_its_rounding(form: str, name: str) -> None:
+    network, tile = make_network(form), mask(make_tissue(), MASKED, form)
+    with torch.no_grad():
+        wanted = list(network(loaded(name), tile)[:2])
+    found = infer(network, tile, loaded(name))
+    assert {values.dtype for values in found} == {torch.float32}
+    error = apart(found, wanted)
+    assert 0 < error < ALLOWED, f"error {error:.1e}"
+
+
+@every_form
+@pytest.mark.parametrize("name", BACKENDS)
+def test_weights_and_gradients_stay_float32(form: str, name: str) -> None:
+    network, tile = make_network(form), mask(make_tissue(), MASKED, form)
+    with computing_in("bfloat16", CPU):
+        output = network(loaded(name), tile)
+    balanced_mse(output.magnitude, torch.ones_like(output.magnitude)).backward()
+    gradients = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
+    assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
+    assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+    assert float(gradients["encoder.0.bfmlp4.first.weight"].abs().max()) > 0
+
+
+@every_form
+def test_void_cells_change_nothing(form: str) -> None:
+    """Eq. 10 is exact in any precision: zeros are added to sums. Where sums are in another order they round anew."""
+    slide, network = make_tissue(), make_network(form)
+    places = numpy_generator(0, "void").uniform(-20, 110, (30, 2))
+    counts = vstack([slide.source.matrix, csr_matrix((30, len(GENES)))]).tocsr()
+    other = slide_from_arrays("void", np.concatenate([slide.xy_um, places]), counts, GENES, RADIUS_UM)
+    error = apart(infer(network, mask(other, MASKED, form)), infer(network, mask(slide, MASKED, form)))
+    assert error < ALLOWED, f"error {error:.1e}"
+
+
+@every_form
+def test_turned_and_shifted_tissue_is_the_same(form: str) -> None:
+    """Eq. 6."""
+    slide, network = make_tissue(), make_network(form)
+    rotation = np.array([[np.cos(1.0), -np.sin(1.0)], [np.sin(1.0), np.cos(1.0)]]) @ np.diag([1.0, -1.0])
+    other = slide_from_arrays("turned", slide.xy_um @ rotation + 7.0, slide.source.matrix, GENES, RADIUS_UM)
+    error = apart(infer(network, mask(other, MASKED, form)), infer(network, mask(slide, MASKED, form)))
+    assert error < ALLOWED, f"error {error:.1e}"
+
+
+@every_form
+def test_tile_is_whole(form: str) -> None:
+    slide, network = make_tissue(300, 400), make_network(form)
+    hidden = np.arange(5, 300, 9)
+    whole = infer(network, mask(slide, hidden, form))
+    core = hidden[slide.xy_um[hidden, 0] < 150]
+    tile = Tiler(slide.xy_um, np.arange(300), reach_um(make_recipe(form), RADIUS_UM)).tile(core)
+    part = infer(network, mask(slide, np.flatnonzero(np.isin(tile.rows, hidden)), form, tile))
+    error = apart(part, [values[np.isin(hidden, core)] for values in whole])
+    assert error < ALLOWED, f"error {error:.1e}"
+
+
+@every_form
+def test_everything_runs_where_the_network_is(form: str) -> None:
+    """The `meta` device refuses to mix with another, as CUDA and MPS do; it computes shapes only."""
+    network, tile = make_network(form).to(META), mask(make_tissue(), MASKED, form).to(META)
+    output = [values for values in network(TorchBackend(), tile) if values is not None]
+    assert {values.device for values in output} == {META}
+    sum(values.sum() for values in output).backward()
+    assert {weight.grad.device for weight in network.parameters() if weight.grad is not None} == {META}
+
+
+def test_a_tensor_left_behind_is_noticed() -> None:
+    """The test above can fail."""
+    network, tile = make_network("factored").to(META), mask(make_tissue(), MASKED, "factored")
+    left = replace(tile.to(META), genes=tile.genes, encoder_graph=tile.encoder_graph)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        network(TorchBackend(), left)

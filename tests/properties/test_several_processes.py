@@ -1,0 +1,94 @@
+"""Two processes that share the tiles of a step train as one does; one that is killed ends in one error and no loss."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cifm_cli.errors import CifmError, StopRequested
+from cifm_cli.recipe import Recipe, parse
+from cifm_cli.training import loop
+from cifm_cli.training.launch import launch
+from cifm_cli.training.run import Setup
+from cifm_cli.training.state import list_states
+
+STEPS = 12  # that are compared, of many more: the run is killed long before its end
+
+
+def make_recipe() -> Recipe:
+    return parse(
+        {
+            "data": {"tile_cells": 64},
+            "model": {"width": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 1},
+            "objective": {"scales": [1.0, 2.0], "cutoff": 3.0},
+            "train": {"steps": 5_000, "validate_every": 5, "validation_tiles": 3, "warmup_steps": 2, "patience": 5_000}
+            | {"tiles_per_step": 2, "learning_rate": 1e-2},
+        },
+        "test",
+    )
+
+
+def curve(folder: Path) -> dict[tuple[int, str], float]:
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    values = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {(line["step"], name): line[name] for line in values for name in ("loss", "validation_loss") if name in line}
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let a run in this process stop itself after a step."""
+    take = loop.step
+
+    def take_and_stop(run: Any, *arguments: Any) -> float:
+        if run.position.step + 1 == step:
+            signal.raise_signal(signal.SIGTERM)
+        return take(run, *arguments)
+
+    monkeypatch.setattr(loop, "step", take_and_stop)
+
+
+def kill_one(folder: Path) -> None:
+    """Kill the second process once the run is well under way."""
+    for _ in range(6_000):
+        if (STEPS, "loss") in curve(folder):
+            break
+        time.sleep(0.02)
+    second = next(child for child in multiprocessing.active_children() if child.name == "cifm-1")
+    os.kill(second.pid, signal.SIGKILL)
+
+
+def test_two_processes_train_as_one_and_a_killed_one_costs_nothing(
+    prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    settings: dict[str, Any] = {"recipe": make_recipe(), "slides": [prepared_synthetic], "backend": "torch"}
+    with ThreadPoolExecutor(1) as killer:
+        killed = killer.submit(kill_one, two)
+        with pytest.raises(CifmError, match=r"training process 1 was killed \(SIGKILL\)") as caught:
+            launch(Setup(**settings, folder=two, devices=2))
+        killed.result()
+    assert "--resume" in caught.value.hint
+    assert multiprocessing.active_children() == []
+    reached = int(list_states(two)[0].stem.partition("-")[2])
+    with_two = curve(two)
+
+    stop_at(monkeypatch, max(reached, STEPS) + 2)
+    for setup in (Setup(**settings, folder=one), Setup(**settings, folder=two, resume=True)):
+        with pytest.raises(StopRequested):  # the second goes on alone, from the state that both had reached
+            loop.train(setup)
+    with_one, resumed = curve(one), curve(two)
+    shared = with_one.keys() & with_two.keys()
+    assert {(step, "loss") for step in range(1, STEPS + 1)} | {
+        (0, "validation_loss"),
+        (10, "validation_loss"),
+    } <= shared
+    assert {key: with_two[key] for key in shared} == pytest.approx({key: with_one[key] for key in shared}, rel=1e-4)
+    assert resumed == pytest.approx(with_one, rel=1e-4)

@@ -1,0 +1,49 @@
+"""Laws of `prepare` under changed structure: harmless changes give the very slide, all others an error, a word, or the slide."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from fuzz_damage import HARMLESS, kinds_for
+from fuzz_inputs import FORMATS
+from fuzz_prepare import BAD, Lab
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+STRUCTURE = ("files", "table", "matrix", "datasets")
+READ = {name: form for name, form in FORMATS.items() if name.startswith(("xenium", "h5ad"))}  # others: test_reader_laws
+DAMAGES = [
+    (name, family, kind)
+    for name, form in READ.items()
+    for family, kinds in kinds_for(form).items()
+    if family in STRUCTURE
+    for kind in kinds
+]
+HARMLESS_CHANGES = [
+    (name, family, kind)
+    for name, form in READ.items()
+    for family, kinds in HARMLESS.items()
+    for kind in kinds
+    if form.matrix != form.table or kind not in ("rows in another order", "cells in another order")  # matched by place
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("fuzz"), seed=0)
+
+
+@pytest.mark.parametrize("change", HARMLESS_CHANGES, ids=", ".join)
+def test_a_harmless_change_gives_the_very_slide(lab: Lab, change: tuple[str, str, str]) -> None:
+    _, outcome, said = lab.try_damage(*change, np.random.default_rng(0))
+    assert outcome in ("same", "same, told", "other labels"), said
+
+
+@settings(max_examples=40, derandomize=True)
+@given(st.sampled_from(DAMAGES), st.integers(0, 2**32 - 1))
+def test_a_changed_structure_never_passes_unseen(lab: Lab, damage: tuple[str, str, str], seed: int) -> None:
+    with warnings.catch_warnings(action="error"):
+        _, outcome, said = lab.try_damage(*damage, np.random.default_rng(seed))
+    assert outcome not in BAD, said

@@ -1,0 +1,396 @@
+"""Models of other projects, from stand-ins written in their own file formats.
+
+The numbers for TabNet and the SCimilarity encoder were computed by those projects' own code, on the same weights.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import sys
+import zlib
+from collections import OrderedDict
+from pathlib import Path, PurePosixPath
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.preprocessing import StandardScaler
+
+from cifm_cli.celltype.base import UNASSIGNED, Cells
+from cifm_cli.celltype.celltypist import load_celltypist, open_celltypist
+from cifm_cli.celltype.pickles import Remains, read_pickle, read_torch
+from cifm_cli.celltype.scimilarity import embed, load_scimilarity, open_scimilarity
+from cifm_cli.celltype.sctab import load_sctab, open_sctab
+from cifm_cli.celltype.tabnet import TabNet, entmax15, sparsemax
+from cifm_cli.errors import CifmError
+from cifm_cli.provenance import numpy_generator
+
+GENES = tuple(f"G{number}" for number in range(6))
+X = torch.cos(torch.arange(18, dtype=torch.float32)).abs().reshape(3, 6) * 3
+
+
+def fill(name: str, *shape: int) -> torch.Tensor:
+    """Weights without randomness; layers that are shared have the same ones under each of their names."""
+    key = re.sub(r".*shared\.(?:shared_layers|glu_layers)\.(\d)(?:\.fc)?\.weight", r"shared \1", name)
+    number = int(np.prod(shape))
+    wave = torch.sin(torch.arange(number, dtype=torch.float32) * 0.7 + zlib.crc32(key.encode()) % 10).reshape(shape)
+    return wave.abs() + 0.5 if "running_var" in name else wave
+
+
+def norm(name: str, width: int) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{part}": fill(f"{name}.{part}", width) for part in ("weight", "bias", "running_mean", "running_var")
+    }
+
+
+def tabnet_weights() -> dict[str, torch.Tensor]:
+    """6 genes, 4 types, widths 3 and 2, two steps, two shared and two own layers."""
+    weights = norm("encoder.initial_bn", 6)
+    for part in ("initial_splitter", "feat_transformers.0", "feat_transformers.1"):
+        for block in ("shared", "specifics"):
+            for layer in (0, 1):
+                gate = f"encoder.{part}.{block}.glu_layers.{layer}"
+                width = 6 if (block, layer) == ("shared", 0) else 5
+                weights |= {f"{gate}.fc.weight": fill(f"{gate}.fc.weight", 10, width)} | norm(f"{gate}.bn.bn", 10)
+    for step in (0, 1):
+        attention = f"encoder.att_transformers.{step}"
+        weights |= {f"{attention}.fc.weight": fill(f"{attention}.fc.weight", 6, 2)} | norm(f"{attention}.bn.bn", 6)
+    return weights | {"final_mapping.weight": fill("final_mapping.weight", 4, 3)}
+
+
+TABNET_LOGITS = {
+    "entmax": [
+        [0.4763016104698181, -0.5826494693756104, 0.11199499666690826, 0.46956905722618103],
+        [0.45436257123947144, -0.6414745450019836, 0.19332918524742126, 0.4462716579437256],
+        [0.4532020688056946, -0.642420768737793, 0.19544503092765808, 0.4450814425945282],
+    ],
+    "sparsemax": [
+        [0.4736589193344116, -0.5642318725585938, 0.09604151546955109, 0.4672595262527466],
+        [0.4368441700935364, -0.6033531427383423, 0.1723567545413971, 0.42932596802711487],
+        [0.4360097348690033, -0.6049826741218567, 0.17483647167682648, 0.42845168709754944],
+    ],
+}
+EMBEDDINGS = [
+    [-0.010389869101345539, -0.006326843518763781, 0.9999260306358337],
+    [0.011262582615017891, -0.008671953342854977, 0.9998989701271057],
+    [0.012596971355378628, -0.003561001503840089, 0.999914288520813],
+]
+
+
+# Pickles ------------------------------------------------------------------------------------------------------------
+
+
+class Danger:
+    """Runs a command when it is unpickled the usual way."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        """What unpickling is to call."""
+        return (os.system, (f"touch {self.path}",))
+
+
+def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"good": np.arange(3), "bad": Danger(tmp_path / "ran")}))
+    content = read_pickle(tmp_path / "model.pkl", trusted=True)
+    assert content["good"].tolist() == [0, 1, 2]
+    assert isinstance(content["bad"], Remains)
+    assert not (tmp_path / "ran").exists()
+    torch.save({"good": torch.arange(3), "bad": Danger(tmp_path / "ran")}, tmp_path / "model.ckpt")
+    content = read_torch(tmp_path / "model.ckpt", trusted=True)
+    assert content["good"].tolist() == [0, 1, 2]
+    assert isinstance(content["bad"], Remains)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_the_attributes_of_objects_are_kept(tmp_path: Path, protocol: int) -> None:
+    scaler = StandardScaler().fit(np.array([[0.0, 1.0], [2.0, 5.0]]))
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps([scaler, np.array(["a", "b"], dtype=object)], protocol))
+    remains, names = read_pickle(tmp_path / "model.pkl", trusted=True)
+    assert isinstance(remains, Remains)
+    assert remains.mean_.tolist() == [1, 3]
+    assert names.tolist() == ["a", "b"]
+
+
+def test_without_trust_no_pickle_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({}))
+    with pytest.raises(CifmError, match=r"model\.pkl: a pickle") as error:
+        read_pickle(tmp_path / "model.pkl", trusted=False)
+    assert "--trust-pickle" in error.value.hint
+    torch.save({"settings": SimpleNamespace(gamma=1)}, tmp_path / "model.ckpt")
+    with pytest.raises(CifmError, match="a pickle with more than tensors in it") as error:
+        read_torch(tmp_path / "model.ckpt", trusted=False)
+    assert "--trust-pickle" in error.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x05X"])
+def test_damaged_pickles_say_so(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model").write_bytes(content)
+    for read in (read_pickle, read_torch):
+        with pytest.raises(CifmError, match="not a readable"):
+            read(tmp_path / "model", trusted=True)
+
+
+# CellTypist ---------------------------------------------------------------------------------------------------------
+
+
+def planted(num_types: int) -> tuple[np.ndarray, np.ndarray]:
+    """Log-normalised cells of some types over six genes."""
+    generator = numpy_generator(num_types, "planted")
+    codes = generator.integers(num_types, size=200)
+    counts = generator.poisson(1 + 20 * np.eye(6)[codes])
+    return np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)), np.array([f"type {code}" for code in codes])
+
+
+def write_celltypist(path: Path, estimator, num_types: int = 3, **scaling: bool) -> tuple[object, StandardScaler]:
+    """Write a model file as CellTypist does."""
+    values, labels = planted(num_types)
+    scaler = StandardScaler(**scaling).fit(values)
+    estimator.fit(np.minimum(scaler.transform(values), 10), labels)
+    estimator.features = np.array(GENES, dtype=object)
+    about = {"date": "2024", "details": "", "url": "", "source": "", "version": "", "number_celltypes": num_types}
+    path.write_bytes(pickle.dumps({"Model": estimator, "Scaler_": scaler, "description": about}))
+    return estimator, scaler
+
+
+@pytest.mark.parametrize("num_types", [2, 3])
+@pytest.mark.parametrize("with_mean", [True, False])
+@pytest.mark.parametrize("kind", [LogisticRegression, SGDClassifier])
+def test_celltypist_decides_as_scikit_learn_does(tmp_path: Path, kind, num_types: int, with_mean: bool) -> None:
+    estimator = kind(random_state=0) if kind is SGDClassifier else kind()
+    fitted, scaler = write_celltypist(tmp_path / "m.pkl", estimator, num_types, with_mean=with_mean)
+    values, labels = planted(num_types)
+    decision = fitted.decision_function(np.minimum(scaler.transform(values), 10))
+    decision = np.column_stack([-decision, decision]) if num_types == 2 else decision
+    model = load_celltypist(tmp_path / "m.pkl", trust_pickle=True)
+    ours, void = model.decide(csr_matrix(values.astype(np.float32)), GENES)
+    assert ours == pytest.approx(decision, rel=1e-4, abs=1e-3)
+    assert not void.any()
+    found = model.annotate(csr_matrix(values.astype(np.float32)), GENES)
+    assert found.scores == pytest.approx(1 / (1 + np.exp(-decision.max(axis=1))), abs=1e-4)
+    assert (found.labels == labels).mean() > 0.95
+    assert np.exp(found.log_probabilities[:, :-1]).sum(axis=1) == pytest.approx(np.ones(200), abs=1e-5)
+
+
+def test_celltypist_leaves_out_genes_that_are_not_measured(tmp_path: Path) -> None:
+    fitted, scaler = write_celltypist(tmp_path / "m.pkl", LogisticRegression())
+    values, _ = planted(3)
+    kept = [4, 0, 2]
+    scaled = np.minimum((values[:, kept] - scaler.mean_[kept]) / scaler.scale_[kept], 10)
+    expected = scaled @ fitted.coef_[:, kept].T + fitted.intercept_
+    model = load_celltypist(tmp_path / "m.pkl", trust_pickle=True)
+    ours, _ = model.decide(csr_matrix(values[:, kept].astype(np.float32)), [GENES[gene] for gene in kept])
+    assert ours == pytest.approx(expected, rel=1e-4, abs=1e-3)
+    assert model.annotate(csr_matrix((1, 6), dtype=np.float32), GENES).labels.tolist() == [UNASSIGNED]
+
+
+def test_celltypist_needs_trust_genes_and_a_model(tmp_path: Path) -> None:
+    write_celltypist(tmp_path / "m.pkl", LogisticRegression())
+    with pytest.raises(CifmError, match="a pickle, which can hold any code"):
+        load_celltypist(tmp_path / "m.pkl", trust_pickle=False)
+    cells = Cells("s", csr_matrix((1, 1), dtype=np.float32), ("G0",))
+    with pytest.raises(CifmError, match=r"slide s: its panel measures 1 of the 6 genes of celltypist:.* \(17%\)"):
+        open_celltypist(tmp_path / "m.pkl", cells, trust_pickle=True)
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps({"Model": 1}))
+    with pytest.raises(CifmError, match=r"other\.pkl: not a CellTypist model"):
+        load_celltypist(tmp_path / "other.pkl", trust_pickle=True)
+    content = pickle.loads((tmp_path / "m.pkl").read_bytes())
+    content["Model"].features = np.array(GENES[:3], dtype=object)
+    (tmp_path / "cut.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(CifmError, match="its parts do not fit each other"):
+        load_celltypist(tmp_path / "cut.pkl", trust_pickle=True)
+
+
+# SCimilarity --------------------------------------------------------------------------------------------------------
+
+
+def scimilarity_weights() -> OrderedDict[str, torch.Tensor]:
+    """6 genes, hidden layers of 5 and 4, embeddings of 3."""
+    weights = OrderedDict()
+    for layer, (before, after) in enumerate([(6, 5), (5, 4)]):
+        name = f"network.{layer}"
+        weights |= {f"{name}.1.weight": fill(f"{name}.1.weight", after, before)}
+        weights |= {f"{name}.1.bias": fill(f"{name}.1.bias", after)} | norm(f"{name}.2", after)
+        weights |= {f"{name}.2.num_batches_tracked": torch.tensor(3), f"{name}.3.weight": fill(f"{name}.3.weight", 1)}
+    return weights | {"network.2.weight": fill("network.2.weight", 3, 4), "network.2.bias": fill("network.2.bias", 3)}
+
+
+class ExhaustiveIndex:
+    """What hnswlib.Index does, by looking at every item."""
+
+    def __init__(self, space: str, dim: int) -> None:
+        assert space == "cosine"
+        self.dim = dim
+
+    def load_index(self, path: str) -> None:
+        self.items = np.load(path)
+        assert self.items.shape[1] == self.dim
+
+    def set_ef(self, ef: int) -> None:
+        self.ef = ef
+
+    def get_current_count(self) -> int:
+        return len(self.items)
+
+    def knn_query(self, embeddings: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        assert self.ef >= k
+        distance = 1 - embeddings @ self.items.T
+        nearest = np.argsort(distance, axis=1, kind="stable")[:, :k]
+        return nearest.astype(np.uint64), np.take_along_axis(distance, nearest, 1)
+
+
+@pytest.fixture
+def scimilarity_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model whose 60 labelled cells are the three of `X`, 30 of the first, 20 and 10 of the others."""
+    stand_in = ModuleType("hnswlib")
+    stand_in.Index = ExhaustiveIndex
+    monkeypatch.setitem(sys.modules, "hnswlib", stand_in)
+    folder = tmp_path / "model"
+    (folder / "annotation").mkdir(parents=True)
+    torch.save({"state_dict": scimilarity_weights()}, folder / "encoder.ckpt")
+    (folder / "gene_order.tsv").write_text("\n".join(GENES))
+    items = np.repeat(np.array(EMBEDDINGS, dtype=np.float32), [30, 20, 10], axis=0)
+    with (folder / "annotation/labelled_kNN.bin").open("wb") as file:
+        np.save(file, items)
+    labels = ["T cell"] * 30 + ["B cell"] * 20 + ["mast cell"] * 10
+    (folder / "annotation/reference_labels.tsv").write_text("".join(f"{label}\tstudy\n" for label in labels))
+    return folder
+
+
+def test_scimilarity_embeds_as_its_own_code_does() -> None:
+    assert embed(X.numpy(), scimilarity_weights()) == pytest.approx(np.array(EMBEDDINGS), abs=1e-5)
+
+
+def test_scimilarity_lets_the_nearest_cells_vote(scimilarity_folder: Path) -> None:
+    model = load_scimilarity(scimilarity_folder, trust_pickle=False)
+    assert model.names == ("B cell", "T cell", "mast cell", UNASSIGNED)
+    expression = csr_matrix(X.numpy())
+    found = model.annotate(expression, GENES)
+    total = np.expm1(X.numpy()).sum(axis=1, keepdims=True)
+    aligned = np.log1p(1e4 * np.expm1(X.numpy()) / total).astype(np.float32)
+    distance = 1 - embed(aligned, model.weights) @ model.index.items.T
+    for cell in range(3):
+        nearest = np.argsort(distance[cell], kind="stable")[:50]
+        shares = np.bincount(model.item_types[nearest], minlength=3) / 50
+        assert np.exp(found.log_probabilities[cell, :-1]) == pytest.approx(shares, abs=1e-6)
+        assert found.scores[cell] == pytest.approx(shares.max())
+
+
+def test_scimilarity_says_what_is_missing(scimilarity_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = Cells("s", csr_matrix((1, 1), dtype=np.float32), ("G0",))
+    with pytest.raises(CifmError, match="measures 1 of the 6 genes of scimilarity"):
+        open_scimilarity(scimilarity_folder, cells, trust_pickle=False)
+    labels = scimilarity_folder / "annotation/reference_labels.tsv"
+    labels.write_text("T cell\tstudy\n")
+    with pytest.raises(CifmError, match="1 labels for 60 labelled cells"):
+        load_scimilarity(scimilarity_folder, trust_pickle=False)
+    labels.unlink()
+    with pytest.raises(CifmError, match=r"no annotation/reference_labels\.tsv"):
+        load_scimilarity(scimilarity_folder, trust_pickle=False)
+    monkeypatch.setitem(sys.modules, "hnswlib", None)
+    with pytest.raises(CifmError, match="need hnswlib") as error:
+        load_scimilarity(scimilarity_folder, trust_pickle=False)
+    assert "pip install" in error.value.hint
+
+
+def test_scimilarity_with_the_index_it_really_has(scimilarity_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "hnswlib")
+    hnswlib = pytest.importorskip("hnswlib")
+    plain = numpy_generator(0).normal(size=(60, 3)).astype(np.float32)
+    index = hnswlib.Index(space="cosine", dim=3)
+    index.init_index(max_elements=60, ef_construction=100, M=16)
+    index.add_items(plain, np.arange(60))
+    index.save_index(str(scimilarity_folder / "annotation/labelled_kNN.bin"))
+    model = load_scimilarity(scimilarity_folder, trust_pickle=False)
+    found = model.annotate(csr_matrix(X.numpy()), GENES)
+    assert np.exp(found.log_probabilities).sum(axis=1) == pytest.approx(np.ones(3), abs=1e-5)
+
+
+# scTab --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", TABNET_LOGITS)
+def test_tabnet_gives_what_sctabs_own_code_gives(mask: str) -> None:
+    logits = TabNet(tabnet_weights(), 1.3, mask).logits(X)
+    assert logits.numpy() == pytest.approx(np.array(TABNET_LOGITS[mask]), abs=1e-5)
+
+
+@pytest.mark.parametrize(("select", "power"), [(sparsemax, 1), (entmax15, 2)])
+def test_masks_are_the_solution_of_their_equation(select, power: int) -> None:
+    """max(z' - tau, 0)^power sums to 1; tau by bisection, z' = z for sparsemax and z / 2 for entmax."""
+    z = torch.from_numpy(numpy_generator(power).normal(scale=2, size=(20, 9)))
+    low, high = z.amin(1, keepdim=True) / power - 1, z.amax(1, keepdim=True) / power
+    for _ in range(60):
+        middle = (low + high) / 2
+        total = (z / power - middle).clamp(min=0).pow(power).sum(1, keepdim=True)
+        low, high = torch.where(total > 1, middle, low), torch.where(total > 1, high, middle)
+    expected = (z / power - low).clamp(min=0).pow(power)
+    assert select(z).numpy() == pytest.approx(expected.numpy(), abs=1e-9)
+
+
+def sctab_folder(folder: Path, weights: dict[str, torch.Tensor], *, lightning: bool) -> Path:
+    """Write the files of scTab; Lightning's checkpoints hold classes and paths beside the weights."""
+    (folder / "categorical_lookup").mkdir(parents=True)
+    state = OrderedDict((f"classifier.{name}", weight) for name, weight in weights.items())
+    content = {"state_dict": state | {"class_weights": torch.ones(4)}, "hyper_parameters": {"gamma": 1.3}}
+    content["hyper_parameters"] |= {"mask_type": "entmax", "n_d": 3}
+    if lightning:
+        content["hyper_parameters"] |= {"optimizer": torch.optim.AdamW, "root": PurePosixPath("x")}
+    torch.save(content, folder / "best.ckpt")
+    pd.DataFrame({"feature_id": GENES, "feature_name": GENES}).to_parquet(folder / "var.parquet")
+    names = pd.DataFrame({"label": ["a", "b", "c", "d"]})
+    names.to_parquet(folder / "categorical_lookup/cell_type.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("lightning", [True, False])
+def test_sctab_reads_its_folder(tmp_path: Path, lightning: bool) -> None:
+    folder = sctab_folder(tmp_path / "m", tabnet_weights(), lightning=lightning)
+    if lightning:
+        with pytest.raises(CifmError, match=r"best\.ckpt: a pickle with more than tensors") as error:
+            load_sctab(folder, trust_pickle=False)
+        assert "--trust-pickle" in error.value.hint
+    model = load_sctab(folder, trust_pickle=lightning)
+    assert model.names == ("a", "b", "c", "d", UNASSIGNED)
+    assert model.logits(X).numpy() == pytest.approx(np.array(TABNET_LOGITS["entmax"]), abs=1e-5)
+    found = model.annotate(csr_matrix(X.numpy()), GENES)
+    assert np.exp(found.log_probabilities).sum(axis=1) == pytest.approx(np.ones(3), abs=1e-5)
+    assert model.annotate(csr_matrix((1, 6), dtype=np.float32), GENES).labels.tolist() == [UNASSIGNED]
+
+
+def test_sctabs_other_networks(tmp_path: Path) -> None:
+    linear = torch.nn.Linear(6, 4)
+    multilayer = torch.nn.Module()
+    layers = []
+    for before in (6, 5):
+        layers += [torch.nn.Linear(before, 5), torch.nn.BatchNorm1d(5), torch.nn.SiLU(), torch.nn.Dropout(0.5)]
+    multilayer.encoder, multilayer.linear = torch.nn.Sequential(*layers), torch.nn.Linear(5, 4)
+    multilayer.eval()
+    with torch.inference_mode():
+        expected = {"linear": linear(X), "multilayer": multilayer.linear(multilayer.encoder(X))}
+        for name, network in (("linear", linear), ("multilayer", multilayer)):
+            model = load_sctab(sctab_folder(tmp_path / name, network.state_dict(), lightning=False), trust_pickle=False)
+            assert model.logits(X).numpy() == pytest.approx(expected[name].numpy(), abs=1e-6)
+
+
+def test_sctab_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(CifmError, match="0 checkpoints"):
+        load_sctab(tmp_path, trust_pickle=False)
+    folder = sctab_folder(tmp_path / "m", tabnet_weights(), lightning=False)
+    cells = Cells("s", csr_matrix((1, 1), dtype=np.float32), ("G0",))
+    with pytest.raises(CifmError, match="measures 1 of the 6 genes of sctab"):
+        open_sctab(folder, cells, trust_pickle=False)
+    pd.DataFrame({"label": ["a"]}).to_parquet(folder / "cell_type.parquet")  # beside the checkpoint goes first
+    with pytest.raises(CifmError, match="1 names for 4 types"):
+        load_sctab(folder, trust_pickle=False)
+    pd.DataFrame({"feature_name": GENES[:2]}).to_parquet(folder / "var.parquet")
+    with pytest.raises(CifmError, match="not a model of scTab"):
+        load_sctab(folder, trust_pickle=False)

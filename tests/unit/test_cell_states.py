@@ -1,0 +1,77 @@
+"""Cell states of the model: sorting, frequencies drawn by hand, and planted states found again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix, random_array
+
+from cifm_cli.model.masking import to_expression
+from cifm_cli.model.smoother import look_around
+from cifm_cli.model.states import PRIOR_MASS, CellStates, fit_states, nearest_profile
+from cifm_cli.recipe_sections import ObjectiveRecipe
+
+PROFILES = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 2.0, 4.0]])
+
+
+def make_states(profiles: torch.Tensor, frequency: tuple[float, ...] = (0.5, 0.3, 0.2)) -> CellStates:
+    states = CellStates(len(profiles), profiles.shape[1])
+    states.fill(profiles, torch.tensor(frequency[: len(profiles)]))
+    return states
+
+
+def test_cells_go_to_the_nearest_profile() -> None:
+    cells = np.array([[1.5, 0.0, 0.1], [0.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+    genes = torch.arange(3)
+    sparse = to_expression(csr_matrix(cells), genes.numpy(), torch.float32)
+    assert make_states(PROFILES).sort_cells(sparse, genes).tolist() == [0, 1, 2]
+    assert nearest_profile(torch.from_numpy(cells), PROFILES).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("genes", [[0, 1, 2, 3, 4, 5], [4, 1, 3]])
+def test_both_ways_of_sorting_agree_on_any_panel(genes: list[int]) -> None:
+    generator = np.random.default_rng(0)
+    cells = csr_matrix(random_array((200, len(genes)), density=0.5, rng=generator))
+    states = make_states(torch.from_numpy(generator.uniform(0, 1, (3, 6))).float())
+    panel = torch.tensor(genes)
+    found = states.sort_cells(to_expression(cells, panel.numpy(), torch.float32), panel)
+    expected = ((cells.toarray()[:, None] - states.profiles[:, panel].numpy()) ** 2).sum(2).argmin(1)
+    assert found.tolist() == expected.tolist()
+    assert nearest_profile(torch.from_numpy(cells.toarray()), states.profiles[:, panel]).tolist() == expected.tolist()
+
+
+def test_frequencies_by_hand() -> None:
+    """Cells of states 0 and 2 near, nobody of state 1; each scale is drawn to the wider one and that to training."""
+    states = make_states(PROFILES)
+    recipe = ObjectiveRecipe(scales=(1.0, 2.0), cutoff=3.0)
+    places, counts = np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([90.0, 10.0])
+    some = csr_matrix(np.ones((2, 3)))
+    around = look_around(np.zeros((1, 2)), places, some, some, counts, recipe)
+    found = states.frequencies(around, torch.tensor([0, 2]))[0]
+    expected = [np.array([0.5, 0.3, 0.2])]
+    for scale in (2.0, 1.0):
+        a, b = np.exp(-0.5 / scale**2) * 0.9, np.exp(-2 / scale**2) * 0.5
+        expected.append((np.array([a, 0, b]) + PRIOR_MASS * expected[-1]) / (a + b + PRIOR_MASS))
+    assert found.numpy() == pytest.approx(np.stack([expected[2], expected[1], expected[0]]), rel=1e-5)
+
+
+def test_planted_states_are_found() -> None:
+    generator = np.random.default_rng(1)
+    planted = generator.uniform(0, 3, (4, 12)) * (generator.random((4, 12)) < 0.5)
+    label = np.repeat(np.arange(4), [400, 300, 200, 100])
+    cells = csr_matrix(np.maximum(planted[label] + generator.normal(0, 0.1, (1000, 12)), 0))
+    profiles, frequency = fit_states(cells, 4, seed=0)
+    order = [int(np.square(profiles.numpy() - state).sum(1).argmin()) for state in planted]
+    assert sorted(order) == [0, 1, 2, 3]
+    assert profiles[order].numpy() == pytest.approx(planted, abs=0.08)
+    assert frequency[order].numpy() == pytest.approx([0.4, 0.3, 0.2, 0.1], abs=0.01)
+
+
+def test_states_that_were_not_found_stay_empty() -> None:
+    states = CellStates(5, 3)
+    states.fill(PROFILES, torch.tensor([0.5, 0.3, 0.2]))
+    cells = torch.rand(100, 3) * 9
+    assert nearest_profile(cells, states.profiles).max() < 3
+    assert states.frequency.sum().item() == pytest.approx(1)
+    assert states.frequency.min() > 0, "its logarithm is read"

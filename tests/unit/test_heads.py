@@ -1,0 +1,107 @@
+"""The head that corrects a smoother: its start, its ensemble, its dropout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix, random_array
+
+from cifm_backends.torch_reference import TorchBackend
+from cifm_cli.data.slide import slide_from_arrays
+from cifm_cli.data.tiles import Tile
+from cifm_cli.model.heads import Dropout, ResidualHead
+from cifm_cli.model.masking import MaskedTile, mask_tile
+from cifm_cli.model.network import Network
+from cifm_cli.model.objective import Target, loss
+from cifm_cli.model.output import Output
+from cifm_cli.model.vocabulary import match_panel
+from cifm_cli.provenance import numpy_generator, seeded_torch
+from cifm_cli.recipe import Recipe, parse
+
+NUM_GENES, MASKED = 12, np.array([3, 17, 30])
+ANSWERS = ("magnitude", "logit", "composition", "state")
+
+
+def make_recipe(**model: float) -> Recipe:
+    return parse({"model": {"width": 8, "heads": 2, **model}, "objective": {"states": 4}}, "test")
+
+
+def make_tile(recipe: Recipe) -> MaskedTile:
+    generator = numpy_generator(0, "tissue")
+    counts = csr_matrix(np.ceil(8 * random_array((60, NUM_GENES), density=0.35, rng=generator).toarray()))
+    places = generator.uniform(0, 90, (60, 2))
+    slide = slide_from_arrays("tissue", places, counts, tuple(f"ENSG{g:011d}" for g in range(NUM_GENES)), 20.0)
+    tile = Tile(np.arange(60), np.arange(60), places, np.zeros(60))
+    return mask_tile(slide, tile, MASKED, match_panel(slide, slide.gene_ids), recipe)
+
+
+def make_network(recipe: Recipe, *, trained: bool) -> Network:
+    with seeded_torch(0, "network"):
+        network = Network(NUM_GENES, recipe)
+        for weight in network.parameters() if trained else ():
+            weight.data.add_(0.3 * torch.randn_like(weight))
+        network.head.states.fill(torch.rand(4, NUM_GENES), torch.full((4,), 0.25))
+    return network
+
+
+def infer(network: Network, tile: MaskedTile) -> Output:
+    with torch.no_grad():
+        return network(TorchBackend(), tile)
+
+
+def test_an_ensemble_answers_with_its_mean() -> None:
+    recipe = make_recipe(ensemble=3)
+    network, tile = make_network(recipe, trained=True), make_tile(recipe)
+    each, mean = infer(network.train(), tile), infer(network.eval(), tile)
+    assert len(each.magnitude) == 3 * len(MASKED)
+    for name in ANSWERS:
+        parts = torch.stack(getattr(each, name).chunk(3))
+        assert not torch.allclose(parts[0], parts[1]), f"{name}: the members are one and the same"
+        assert torch.allclose(getattr(mean, name), parts.mean(0), atol=1e-5), name
+
+
+def test_each_member_of_an_ensemble_learns_for_itself() -> None:
+    """The loss in training is the mean of the members' own losses, not the loss of their mean."""
+    recipe = make_recipe(ensemble=3)
+    network, tile = make_network(recipe, trained=True).train(), make_tile(recipe)
+    output = infer(network, tile)
+    counts = torch.ceil(torch.rand(len(MASKED), NUM_GENES) * 3)
+    target = Target(torch.log1p(counts), counts)
+    members = [
+        output._replace(**{name: getattr(output, name).chunk(3)[number] for name in ANSWERS}) for number in range(3)
+    ]
+    alone = [loss(member, target, recipe.objective).item() for member in members]
+    assert loss(output, target, recipe.objective).item() == pytest.approx(np.mean(alone), rel=1e-5)
+
+
+def test_before_training_all_members_answer_alike() -> None:
+    recipe = make_recipe(ensemble=2)
+    network, tile = make_network(recipe, trained=False).train(), make_tile(recipe)
+    output = infer(network, tile)
+    for name in ANSWERS:
+        first, second = getattr(output, name).chunk(2)
+        assert torch.equal(first, second), name
+
+
+def test_dropout_keeps_the_mean_and_is_gone_outside_training() -> None:
+    x, dropout = torch.ones(200, 100), Dropout(0.2)
+    with seeded_torch(0, "dropout"):
+        dropped = dropout.train()(x)
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.2, abs=0.01)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.02)
+    assert dropout.eval()(x) is x
+    with seeded_torch(0, "dropout"):
+        again = dropout.train()(x)
+    assert torch.equal(dropped, again), "the seed decides what is dropped"
+
+
+def test_dropout_changes_training_alone() -> None:
+    plain, dropping = make_recipe(), make_recipe(dropout=0.5)
+    tile = make_tile(plain)
+    networks = [make_network(recipe, trained=True) for recipe in (plain, dropping)]
+    assert isinstance(networks[1].head, ResidualHead)
+    inferred = [infer(network.eval(), tile) for network in networks]
+    assert torch.equal(inferred[0].magnitude, inferred[1].magnitude)
+    trained = [infer(network.train(), tile) for network in networks]
+    assert not torch.equal(trained[0].magnitude, trained[1].magnitude)
