@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SPECIES = len("ENSG0")  # letters of an id that tell human from mouse
+_SPECIES_PREFIXES = ("ENSG0", "ENSMUSG0")
 _MISTYPED = 2  # letters
 _MOST, _CHANCE = 0.5, 10
+_FEW = 0.1  # of the ids; where more are unknown, the table is of other genes
 
 
 class _Contradiction(NamedTuple):
@@ -36,7 +38,8 @@ def name_notes(features: pd.DataFrame, where: str) -> tuple[str, ...]:
         where: The download and its matrix, for the message.
 
     Returns:
-        A note where some contradict each other, which is seldom and harmless in genuine downloads.
+        A note where some contradict each other, which is seldom and harmless in genuine downloads, and one where a few
+        ids are no gene's.
 
     Raises:
         CifmError: Most do: ids and symbols do not belong together.
@@ -52,15 +55,25 @@ def name_notes(features: pd.DataFrame, where: str) -> tuple[str, ...]:
         num_known += bool(known)
         if known and gene not in known and (gene in ids or any(_is_near(gene, one) for one in known)):
             wrong.append(_Contradiction(gene, symbol, min(known)))
+    notes = _unknown_note([strip_version(gene) for gene in features["id"]], ids)
     if not wrong:
-        return ()
+        return notes
     example = f"{wrong[0].gene} is called {wrong[0].symbol}, as {wrong[0].other} is"
     if len(wrong) > max(_CHANCE, _MOST * num_known):
         raise CifmError(
             f"{where}: ids and symbols do not belong together, of {len(wrong):,} genes: {example}",
             "take the features as the instrument's software wrote them, or leave the symbols out",
         )
-    return (f"{len(wrong):,} genes bear the symbol of another ({example}): renamed since, or damaged?",)
+    return (*notes, f"{len(wrong):,} genes bear the symbol of another ({example}): renamed since, or damaged?")
+
+
+def _unknown_note(genes: list[str], known: frozenset[str]) -> tuple[str, ...]:
+    """A note of ids that look like human or mouse genes and are none, where they are few."""
+    ours = [gene for gene in genes if gene.startswith(_SPECIES_PREFIXES)]
+    unknown = [gene for gene in ours if gene not in known]
+    if not 0 < len(unknown) <= _FEW * len(ours):
+        return ()
+    return (f"ids of no gene in the packaged table: {len(unknown):,}, such as {unknown[0]}; retired, or damaged?",)
 
 
 @cache

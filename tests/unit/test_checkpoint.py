@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from cifm_cli import keys
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import describe, load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from cifm_cli.model.network import Network
@@ -40,7 +41,9 @@ def test_round_trip(tmp_path: Path) -> None:
 @given(st.dictionaries(st.text("abc.", min_size=1), st.lists(st.floats(width=32, allow_nan=False)), max_size=4))
 def test_tensors_round_trip(tmp_path_factory: pytest.TempPathFactory, content: dict[str, list[float]]) -> None:
     path = tmp_path_factory.mktemp("tensors") / "some.safetensors"
-    save_tensors(path, {name: torch.tensor(values) for name, values in content.items()}, {"format": 1})
+    save_tensors(
+        path, {name: torch.tensor(values) for name, values in content.items()}, {"format": keys.CHECKPOINT_FORMAT}
+    )
     assert {name: tensor.tolist() for name, tensor in load_tensors(path)[0].items()} == content
 
 

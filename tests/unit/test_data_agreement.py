@@ -141,8 +141,16 @@ def test_an_id_with_the_symbol_of_another_gene_is_noted() -> None:
 
 def test_a_mistyped_id_is_noted() -> None:
     one = features()["id"][0]
-    (note,) = name_notes(features({one: one[:-1] + chr(ord(one[-1]) ^ 1)}), "here")
-    assert note.startswith("1 genes bear")
+    notes = name_notes(features({one: one[:-1] + chr(ord(one[-1]) ^ 1)}), "here")
+    assert notes[-1].startswith("1 genes bear")
+
+
+def test_an_id_of_no_gene_is_noted_where_the_others_are_known() -> None:
+    one = features()["id"][0]
+    (note,) = name_notes(features({one: "ENSG00040170421"}).assign(symbol=""), "here")
+    assert note.startswith("ids of no gene in the packaged table: 1, such as ENSG00040170421")
+    unknown = {gene: f"ENSG0009{number:07d}" for number, gene in enumerate(features()["id"])}
+    assert name_notes(features(unknown).assign(symbol=""), "here") == (), "the table is of other genes"
 
 
 def test_ids_shifted_against_symbols_are_refused() -> None:
