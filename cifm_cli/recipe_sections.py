@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Precision = Literal["float32", "bfloat16"]
@@ -50,8 +50,6 @@ class ModelRecipe(Section):
     """Rank of the weights from features to genes, r: (G, r) (r, D); full when absent, as in the paper."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the head's features that are zero in a training step (`residual` only)."""
-    ensemble: int = Field(default=1, ge=1)
-    """Heads that learn side by side, each for itself; what they answer is averaged (`residual` only)."""
     norm: bool = True
     """Normalise features without bias, so that void stays void."""
     residual: bool = True
@@ -80,12 +78,16 @@ class MaskRecipe(Section):
     share_max: Share | None = None
     """Largest share, drawn uniformly from [share, share_max] for every tile; `share` when absent."""
     contiguous: float = Field(default=0.0, ge=0, le=1)
-    """Share of tiles whose masked cells form one patch instead of lying scattered; the paper has none."""
+    """Share of tiles whose masked cells fill squares instead of lying scattered; the paper has none."""
+    patch_radii: tuple[PositiveFloat, PositiveFloat] = (2.0, 8.0)
+    """Smallest and largest side of these squares, in radii, drawn uniformly for every tile."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.share_max is not None and self.share_max < self.share:
             raise ValueError(f"mask.share_max = {self.share_max} is below mask.share = {self.share}")
+        if self.patch_radii[1] < self.patch_radii[0]:
+            raise ValueError(f"mask.patch_radii = {list(self.patch_radii)} goes from large to small")
         return self
 
 

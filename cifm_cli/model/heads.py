@@ -5,7 +5,7 @@ Letters: M inferred cells, G genes of the vocabulary, P of the panel, D features
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,6 @@ from cifm_cli.model.smoother import Smoother
 from cifm_cli.model.states import CellStates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cifm_cli.model.masking import MaskedTile
     from cifm_cli.recipe import Recipe
 
@@ -73,24 +71,12 @@ class Dropout(nn.Module):
         return x * kept.to(x.device) / (1 - self.share)
 
 
-class Context(NamedTuple):
-    """What a correction reads of M queries.
+class ResidualHead(nn.Module):
+    """What the visible cells around a query say by themselves, plus a correction that starts at zero.
 
-    Args:
-        features: (M, D) of the decoder, normalised.
-        means: (M, (S + 1) D) means at every scale, through the gene input's weights, normalised.
-        mixture: (M, (S + 1) K) square roots of the frequencies of the cell states.
-        amount: (M, 2 S) logarithms of how many cells were seen, and of their counts.
-    """
-
-    features: Tensor
-    means: Tensor
-    mixture: Tensor
-    amount: Tensor
-
-
-class Correction(nn.Module):
-    """What is added to the smoother's four answers; zero before training.
+    Four answers, each from the same features: expression, P(expressed), composition of the counts, cell state. The
+    correction reads the decoder's features, through the gene input's own weights the means at every scale, how often each
+    cell state stands around, and how much was seen there: depth is a trait of places, and decides what shows.
 
     Args:
         num_genes: G.
@@ -99,14 +85,18 @@ class Correction(nn.Module):
 
     def __init__(self, num_genes: int, recipe: Recipe) -> None:
         super().__init__()
-        width, num_scales = recipe.model.width, len(recipe.objective.scales)
+        width, num_terms = recipe.model.width, len(recipe.objective.scales) + 1
         num_states, rank = recipe.objective.states, recipe.model.gene_rank
+        self.smoother = Smoother(num_genes, recipe.objective)
+        self.states = CellStates(num_states, num_genes)
+        self.norm = VoidNorm()
         self.features = nn.Linear(width, width)
-        self.means = nn.Linear((num_scales + 1) * width, width)
-        self.mixture = nn.Linear((num_scales + 1) * num_states, width)
-        self.amount = nn.Linear(2 * num_scales, width)
+        self.means = nn.Linear(num_terms * width, width)
+        self.amount = nn.Linear(2 * (num_terms - 1), width)
+        self.mixture = nn.Linear(num_terms * num_states, width)
         self.hidden = nn.Linear(width, width)
         self.dropout = Dropout(recipe.model.dropout)
+        self.expected = nn.Parameter(torch.zeros(num_genes))  # how much of the distribution's own mean is believed
         self.magnitude = GeneOutput(width, num_genes, rank=rank, zero=True)
         self.logit = GeneOutput(width, num_genes, rank=rank, zero=True)
         self.composition = GeneOutput(width, num_genes, rank=rank, zero=True)
@@ -114,71 +104,27 @@ class Correction(nn.Module):
         nn.init.zeros_(self.state.weight)
         nn.init.zeros_(self.state.bias)
 
-    def forward(self, context: Context, genes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Correct M queries.
-
-        Args:
-            context: What is read.
-            genes: (P,) vocabulary rows of the panel.
-
-        Returns:
-            Additions to magnitude, logit, composition and state of an `Output`.
-        """
-        features, means, mixture = (self.dropout(part) for part in context[:3])
-        z = self.features(features) + self.means(means) + self.mixture(mixture) + self.amount(context.amount)
-        z = self.dropout(functional.silu(z))
-        z = self.dropout(functional.silu(self.hidden(z)) + z)
-        return self.magnitude(z, genes), self.logit(z, genes), self.composition(z, genes), self.state(z)
-
-
-class ResidualHead(nn.Module):
-    """What the visible cells around a query say by themselves, plus corrections that start at zero.
-
-    Four answers: expression, P(expressed), composition of the counts, cell state. The corrections read the decoder's
-    features, the means at every scale, how often each cell state stands around, and how much was seen there: depth is a
-    trait of places, and decides what shows. Several may learn side by side, each for itself; outside training their
-    answers are averaged, which errs less than any of them.
-
-    Args:
-        num_genes: G.
-        recipe: A whole recipe.
-    """
-
-    def __init__(self, num_genes: int, recipe: Recipe) -> None:
-        super().__init__()
-        self.smoother = Smoother(num_genes, recipe.objective)
-        self.states = CellStates(recipe.objective.states, num_genes)
-        self.norm = VoidNorm()
-        self.expected = nn.Parameter(torch.zeros(num_genes))  # how much of the distribution's own mean is believed
-        self.corrections = nn.ModuleList(Correction(num_genes, recipe) for _ in range(recipe.model.ensemble))
-
     def forward(self, h: Tensor, tile: MaskedTile, gene_weight: Tensor) -> Output:
-        """Predict the masked cells of the core; see `PlainHead.forward`.
-
-        In training the answers of E corrections come one after the other, (E M, P); else their mean, (M, P).
-        """
+        """Predict the masked cells of the core; see `PlainHead.forward`."""
         if tile.around is None or tile.surrounding is None:
             raise ValueError("the residual head needs the surroundings of the masked cells")
         around, genes = tile.around, tile.genes
         terms = self.smoother.terms(around, genes)
         frequencies = self.states.frequencies(around, self.states.sort_cells(tile.surrounding, genes))
-        context = Context(
-            features=self.norm(h),
-            means=self.norm(terms.means @ gene_weight[genes]).flatten(1),
-            mixture=frequencies.sqrt().flatten(1),
-            amount=torch.log1p(torch.cat([around.mass, around.counts.sum(-1)], dim=1)),
-        )
-        start = self.smoother(terms, frequencies, genes)
+        seen = self.norm(terms.means @ gene_weight[genes]).flatten(1)
+        h, seen, mixture = (self.dropout(part) for part in (self.norm(h), seen, frequencies.sqrt().flatten(1)))
+        amount = torch.log1p(torch.cat([around.mass, around.counts.sum(-1)], dim=1))  # of cells, and of their counts
+        z = self.features(h) + self.means(seen) + self.mixture(mixture) + self.amount(amount)
+        z = self.dropout(functional.silu(z))
+        z = self.dropout(functional.silu(self.hidden(z)) + z)
+        mean, logit, composition, state = self.smoother(terms, frequencies, genes)
+        state = state + self.state(z)
         profiles = self.states.profiles[:, genes]
-        answers = []
-        for correction in self.corrections:
-            mean, logit, composition, state = (a + b for a, b in zip(start, correction(context, genes), strict=True))
-            expected = state.detach().softmax(1) @ profiles.to(state.dtype)
-            answers.append((mean + self.expected[genes] * expected, logit, composition, state))
-        join = torch.cat if self.training else _mean
-        magnitude, logit, composition, state = (join(each) for each in zip(*answers, strict=True))
-        return Output(magnitude, logit, composition, state, profiles)
-
-
-def _mean(answers: Sequence[Tensor]) -> Tensor:
-    return torch.stack(tuple(answers)).mean(0)
+        expected = state.detach().softmax(1) @ profiles.to(state.dtype)
+        return Output(
+            magnitude=mean + self.expected[genes] * expected + self.magnitude(z, genes),
+            logit=logit + self.logit(z, genes),
+            composition=composition + self.composition(z, genes),
+            state=state,
+            profiles=profiles,
+        )

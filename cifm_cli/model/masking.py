@@ -117,11 +117,12 @@ def move_graph(graph: Graph, device: torch.device) -> Graph:
     )
 
 
-def choose_masked(core: Rows, recipe: Recipe, generator: np.random.Generator) -> Rows:
-    """Draw the masked cells of a tile: scattered uniformly over its core (paper, B.3), or a patch of it.
+def choose_masked(core: Rows, places: NDArray[np.float64], recipe: Recipe, generator: np.random.Generator) -> Rows:
+    """Draw the masked cells of a tile: scattered uniformly over its core (paper, B.3), or filling squares of it.
 
     Args:
-        core: (c,) positions of the core cells, in Hilbert order, so that a stretch of them is a patch.
+        core: (c,) positions of the core cells.
+        places: (c, 2) where they are, in radii.
         recipe: Its mask section says how many and which.
         generator: Source of randomness.
 
@@ -131,8 +132,11 @@ def choose_masked(core: Rows, recipe: Recipe, generator: np.random.Generator) ->
     low, high = recipe.mask.share, recipe.mask.share_max or recipe.mask.share
     number = max(1, round(len(core) * generator.uniform(low, high)))
     if generator.random() < recipe.mask.contiguous:
-        start = generator.integers(len(core) - number + 1)
-        return core[start : start + number]
+        side = generator.uniform(*recipe.mask.patch_radii)
+        corner = places.min(axis=0) - generator.uniform(0, side, size=2)
+        _, square = np.unique(((places - corner) // side).astype(np.int64), axis=0, return_inverse=True)
+        turn = generator.permutation(int(square.max()) + 1)  # squares are filled one after the other
+        return np.sort(core[np.argsort(turn[square.ravel()], kind="stable")[:number]])
     return np.sort(generator.choice(core, size=number, replace=False))
 
 

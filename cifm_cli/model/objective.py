@@ -52,10 +52,6 @@ class Target:
         """Copy to a device; itself when it is there."""
         return self if self.values.device == device else Target(self.values.to(device), self.counts.to(device))
 
-    def repeat(self, times: int) -> Target:
-        """The same cells several times over, as the answers of an ensemble in training are; itself for one."""
-        return self if times == 1 else Target(self.values.repeat(times, 1), self.counts.repeat(times, 1))
-
 
 def loss(output: Output, target: Target, recipe: ObjectiveRecipe) -> Tensor:
     """The objective a recipe names.
@@ -65,14 +61,13 @@ def loss(output: Output, target: Target, recipe: ObjectiveRecipe) -> Tensor:
     composition, per count, and of the cell state, per cell.
 
     Args:
-        output: Prediction of M cells and P genes, or of the same cells several times over.
-        target: Their truth, once.
+        output: Prediction of M cells and P genes.
+        target: Their truth.
         recipe: The objective section of a recipe.
 
     Returns:
         A scalar.
     """
-    target = target.repeat(len(output.magnitude) // len(target.values))
     error = balanced_mse if recipe.name == "balanced_mse" else functional.mse_loss
     expressed = (target.values > 0).to(target.values.dtype)
     total = error(output.magnitude, target.values)

@@ -145,7 +145,7 @@ class Corpus:
 
     def _mask(self, part: TrainingSlide, region: str, core: Rows, generator: np.random.Generator) -> Example:
         tile = part.tilers[region].tile(core)
-        masked = choose_masked(tile.core, self.recipe, generator)
+        masked = choose_masked(tile.core, tile.xy_um[tile.core] / part.slide.radius_um, self.recipe, generator)
         ready = mask_tile(part.slide, tile, masked, part.panel, self.recipe)
         rows, columns = tile.rows[masked], part.panel.columns
         counts = part.slide.counts(rows)[:, columns].toarray()

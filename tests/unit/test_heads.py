@@ -1,4 +1,4 @@
-"""The head that corrects a smoother: its start, its ensemble, its dropout."""
+"""The head that corrects a smoother: its dropout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from cifm_cli.data.tiles import Tile
 from cifm_cli.model.heads import Dropout, ResidualHead
 from cifm_cli.model.masking import MaskedTile, mask_tile
 from cifm_cli.model.network import Network
-from cifm_cli.model.objective import Target, loss
 from cifm_cli.model.output import Output
 from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch
@@ -48,40 +47,6 @@ def make_network(recipe: Recipe, *, trained: bool) -> Network:
 def infer(network: Network, tile: MaskedTile) -> Output:
     with torch.no_grad():
         return network(TorchBackend(), tile)
-
-
-def test_an_ensemble_answers_with_its_mean() -> None:
-    recipe = make_recipe(ensemble=3)
-    network, tile = make_network(recipe, trained=True), make_tile(recipe)
-    each, mean = infer(network.train(), tile), infer(network.eval(), tile)
-    assert len(each.magnitude) == 3 * len(MASKED)
-    for name in ANSWERS:
-        parts = torch.stack(getattr(each, name).chunk(3))
-        assert not torch.allclose(parts[0], parts[1]), f"{name}: the members are one and the same"
-        assert torch.allclose(getattr(mean, name), parts.mean(0), atol=1e-5), name
-
-
-def test_each_member_of_an_ensemble_learns_for_itself() -> None:
-    """The loss in training is the mean of the members' own losses, not the loss of their mean."""
-    recipe = make_recipe(ensemble=3)
-    network, tile = make_network(recipe, trained=True).train(), make_tile(recipe)
-    output = infer(network, tile)
-    counts = torch.ceil(torch.rand(len(MASKED), NUM_GENES) * 3)
-    target = Target(torch.log1p(counts), counts)
-    members = [
-        output._replace(**{name: getattr(output, name).chunk(3)[number] for name in ANSWERS}) for number in range(3)
-    ]
-    alone = [loss(member, target, recipe.objective).item() for member in members]
-    assert loss(output, target, recipe.objective).item() == pytest.approx(np.mean(alone), rel=1e-5)
-
-
-def test_before_training_all_members_answer_alike() -> None:
-    recipe = make_recipe(ensemble=2)
-    network, tile = make_network(recipe, trained=False).train(), make_tile(recipe)
-    output = infer(network, tile)
-    for name in ANSWERS:
-        first, second = getattr(output, name).chunk(2)
-        assert torch.equal(first, second), name
 
 
 def test_dropout_keeps_the_mean_and_is_gone_outside_training() -> None:
