@@ -58,8 +58,8 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["install"])
 def bench(session: nox.Session) -> None:
-    """Timings: every script in benchmarks/."""
-    for script in sorted(Path("benchmarks").glob("*.py")):
+    """Timings: every `benchmarks/bench_*.py`."""
+    for script in sorted(Path("benchmarks").glob("bench_*.py")):
         run(session, "python", str(script), *session.posargs)
 
 

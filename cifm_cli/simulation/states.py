@@ -4,7 +4,8 @@ A predicted mean belongs to no cell: between a tumour nest and a T cell it is ha
 one give cells of no type, and within one sweep half of a tissue is `unassigned`. So an updated cell draws a state, and
 then one of the untouched tissue's real cells of that state, brought to its own depth.
 
-A model that infers states says how likely each is. For one that does not, the tissue's cells are sorted (k-means on
+A model that infers states says how likely each is; some cells are masked and predicted, and the probabilities weighed such
+that on average each state is as frequent as it is in this tissue. For a model that does not, the tissue's cells are sorted (k-means on
 principal components), some are masked and predicted, and a logistic regression learns the probability of each state
 given the prediction. All of it is fitted once, before anything is injected.
 
@@ -40,6 +41,7 @@ COMPONENTS: Final = 30  # principal components that states are told by
 FEATURES: Final = 20  # principal components of the predictions that they are read from
 ROUNDS: Final = 5  # times that a share of the cells is masked and predicted to learn from
 STIFFNESS: Final = 0.05  # inverse strength of the regression's penalty
+BALANCING: Final = 100  # steps in which the weights of the states settle
 NEAREST: Final = 20  # deeper cells of a state, from the cell's depth on, of which one is drawn
 
 
@@ -52,12 +54,14 @@ class States:
         depths: (N,) sum of each cell.
         members: Cells of each state, by depth.
         reader: From predicted means, (Q, P), to probabilities of the states; absent where the model infers them.
+        balance: (K,) weight of each state that the model infers.
     """
 
     counts: csr_matrix
     depths: NDArray[np.int64]
     members: list[Rows]
     reader: Pipeline | None = None
+    balance: NDArray[np.float64] | None = None
 
     def draw(
         self, prediction: Prediction, depths: NDArray[np.int64], generator: np.random.Generator
@@ -80,9 +84,8 @@ class States:
 
     def _probability(self, prediction: Prediction) -> NDArray[np.float64]:
         """(Q, K) of the states; none for a state of which the tissue has no cell."""
-        if self.reader is None and prediction.states is not None:
-            known = np.array([len(pool) > 0 for pool in self.members])
-            return np.asarray(np.maximum(prediction.states.astype(np.float64), np.finfo(float).tiny) * known)
+        if self.balance is not None and prediction.states is not None:
+            return np.asarray(np.maximum(prediction.states, np.finfo(np.float32).tiny) * self.balance)
         if self.reader is None:
             raise ValueError("neither the model nor a reader tells the states")
         probability = np.zeros((len(prediction.mean), len(self.members)))
@@ -120,16 +123,44 @@ def fit_states(engine: Engine, tissue: Slide, share: float, seed: int) -> States
     by_depth = alive[np.argsort(depths[alive], kind="stable")]
     head = engine.checkpoint.network.head
     if isinstance(head, ResidualHead):
-        genes = torch.from_numpy(engine.panel(tissue).vocabulary_rows).to(engine.device)
-        cells = to_expression(expression, genes.cpu().numpy(), torch.float32).to(engine.device)
-        state[alive] = head.states.sort_cells(cells, genes).cpu().numpy()
-        return States(counts, depths, [by_depth[state[by_depth] == n] for n in range(len(head.states.profiles))])
-    state[alive] = _sort_into_states(expression, seed)
+        state[alive], num_states = _own_states(engine, tissue, expression, head), len(head.states.profiles)
+    else:
+        state[alive] = _sort_into_states(expression, seed)
+        num_states = int(state.max()) + 1
+    members = [by_depth[state[by_depth] == number] for number in range(num_states)]
     masks = [_mask(alive, share, seed, number) for number in range(ROUNDS)]
-    means = [predict_cells(engine, tissue, everyone, masked).mean for masked in masks]
-    reader = _fit_reader(np.concatenate(means), state[np.concatenate(masks)], seed)
-    members = [by_depth[state[by_depth] == number] for number in range(state.max() + 1)]
+    found = [predict_cells(engine, tissue, everyone, masked) for masked in masks]
+    inferred = [prediction.states for prediction in found if prediction.states is not None]
+    if inferred:
+        frequency = np.array([len(pool) for pool in members]) / len(alive)
+        return States(counts, depths, members, balance=_balance(np.concatenate(inferred), frequency))
+    reader = _fit_reader(np.concatenate([one.mean for one in found]), state[np.concatenate(masks)], seed)
     return States(counts, depths, members, reader)
+
+
+def _own_states(engine: Engine, tissue: Slide, expression: csr_matrix, head: ResidualHead) -> NDArray[np.int64]:
+    """State of every cell, by the model's profiles."""
+    genes = torch.from_numpy(engine.panel(tissue).vocabulary_rows).to(engine.device)
+    cells = to_expression(expression, genes.cpu().numpy(), torch.float32).to(engine.device)
+    return np.asarray(head.states.sort_cells(cells, genes).cpu().numpy())
+
+
+def _balance(probability: NDArray[np.float32], frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights of the states with which their mean probability is their frequency, found step by step.
+
+    Args:
+        probability: (Q, K) inferred for masked cells.
+        frequency: (K,) of the tissue's own cells; a state without any gets no weight.
+
+    Returns:
+        (K,).
+    """
+    weight = (frequency > 0).astype(np.float64)
+    for _ in range(BALANCING):
+        weighed = np.maximum(probability, np.finfo(np.float32).tiny) * weight
+        mean = (weighed / weighed.sum(axis=1, keepdims=True)).mean(axis=0)
+        weight *= np.divide(frequency, mean, out=np.zeros_like(mean), where=mean > 0)
+    return weight
 
 
 def _mask(cells: Rows, share: float, seed: int, number: int) -> Rows:

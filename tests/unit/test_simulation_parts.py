@@ -20,6 +20,7 @@ from cifm_cli.simulation.dynamics import Schedule, expected_counts
 from cifm_cli.simulation.experiment import CONTROL, TREATED, Course
 from cifm_cli.simulation.injection import draw_injection, draw_places
 from cifm_cli.simulation.sampling import _poisson_quantile, draw_counts, draw_one, settle
+from cifm_cli.simulation.states import _balance
 from cifm_cli.simulation.window import choose_window
 
 # A tissue of nine cells, 10 um apart, and one far away:
@@ -223,3 +224,13 @@ def test_transitions_are_pooled_over_replicates() -> None:
     moved = summary.mean_transitions(COURSES, TREATED, 4)
     assert moved[0].tolist() == [0.25, 0.75, 0, 0]
     assert np.isnan(moved[3]).all()
+
+
+def test_balanced_states_are_as_frequent_as_in_the_tissue() -> None:
+    """A model that believes too much in one state, and a state of which the tissue has no cell."""
+    generator = np.random.default_rng(0)
+    inferred = generator.dirichlet([4, 1, 1, 2], size=500).astype(np.float32)
+    frequency = np.array([0.2, 0.5, 0.3, 0.0])
+    weighed = inferred * _balance(inferred, frequency)
+    mean = (weighed / weighed.sum(axis=1, keepdims=True)).mean(axis=0)
+    assert mean == pytest.approx(frequency, abs=1e-6)
