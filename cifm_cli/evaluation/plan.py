@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cifm_cli.evaluation.predictors import Bench
     from cifm_cli.evaluation.protocols import Round
 
-MOST_VALUES = 30_000_000  # cells times genes scored at once unless the user says otherwise: 120 MB for each array
+MOST_VALUES = 16_000_000  # cells times genes scored at once unless the user says otherwise: 64 MB for each array
 
 
 class Plan(NamedTuple):
