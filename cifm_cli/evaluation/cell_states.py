@@ -18,13 +18,10 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.evaluation.neighbours import nearest
-from cifm_cli.inference.predict import predict_cells
 from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.states import nearest_profile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows
@@ -70,15 +67,20 @@ class StateBook:
             found[rows] = nearest_profile(torch.from_numpy(values), self.profiles).numpy()
         return found
 
-    def training_cells(self, hidden: Rows) -> Rows:
-        """(T,) cells of the training region that show counts and are not hidden; all visible ones where none are."""
-        slide = self.bench.slide
-        rows = np.setdiff1d(slide.region(keys.TRAIN), hidden, assume_unique=True)
-        return rows[slide.total_counts[rows] > 0]
+    def visible_cells(self, part: Round) -> Rows:
+        """(V,) visible cells of a round that show counts, the columns of `neighbour_weights`."""
+        return part.visible[self.bench.slide.total_counts[part.visible] > 0]
 
-    def frequency(self, hidden: Rows) -> NDArray[np.float64]:
+    def training_cells(self, part: Round) -> Rows:
+        """(T,) cells of the training region that show counts and are not hidden; the visible ones where none are."""
+        slide = self.bench.slide
+        rows = np.setdiff1d(slide.region(keys.TRAIN), part.hidden, assume_unique=True)
+        rows = rows[slide.total_counts[rows] > 0]
+        return rows if len(rows) else self.visible_cells(part)
+
+    def frequency(self, part: Round) -> NDArray[np.float64]:
         """(K,) share of the training cells in each state, with one cell more for each."""
-        number = np.bincount(self.state[self.training_cells(hidden)], minlength=self.num_states) + 1.0
+        number = np.bincount(self.state[self.training_cells(part)], minlength=self.num_states) + 1.0
         return np.asarray(number / number.sum())
 
 
@@ -97,22 +99,6 @@ def open_states(bench: Bench, engine: Engine) -> StateBook | None:
         return None
     genes = torch.from_numpy(engine.panel(bench.slide).vocabulary_rows)
     return StateBook(bench, engine, head.states.profiles.detach().cpu()[:, genes])
-
-
-def infer_states(book: StateBook, rounds: Sequence[Round]) -> list[NDArray[np.float32]]:
-    """What the model says of every hidden cell of some rounds.
-
-    Args:
-        book: The model's states.
-        rounds: Rounds that hide different cells.
-
-    Returns:
-        (Q, K) probabilities for each round.
-    """
-    recipe = book.engine.checkpoint.recipe
-    slide = book.bench.slide.with_radius(recipe.data.radius_um)
-    found = [predict_cells(book.engine, slide, part.visible, part.hidden).states for part in rounds]
-    return [part for part in found if part is not None]
 
 
 def neighbour_settings() -> list[Settings]:
@@ -148,11 +134,11 @@ def neighbour_frequencies(book: StateBook, part: Round, weights: csr_matrix, bel
     Returns:
         (Q, K) probabilities.
     """
-    rows = visible_rows(book, part)
+    rows = book.visible_cells(part)
     member = csr_matrix(
         (np.ones(len(rows)), book.state[rows], np.arange(len(rows) + 1)), shape=(len(rows), book.num_states)
     )
-    sums = (weights @ member).toarray() + belief * book.frequency(part.hidden)
+    sums = (weights @ member).toarray() + belief * book.frequency(part)
     return np.asarray(sums / sums.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
@@ -171,7 +157,7 @@ def draw_of_states(
     Returns:
         (Q, m) rows of the slide.
     """
-    pool = book.training_cells(part.hidden)
+    pool = book.training_cells(part)
     pool = pool[np.argsort(book.state[pool], kind="stable")]
     number = np.bincount(book.state[pool], minlength=book.num_states)
     cumulated = np.cumsum(probability.astype(np.float64) * (number > 0), axis=1)
@@ -202,7 +188,7 @@ def draw_of_neighbours(
     Returns:
         (Q, m) rows of the slide.
     """
-    rows, pool = visible_rows(book, part), book.training_cells(part.hidden)
+    rows, pool = book.visible_cells(part), book.training_cells(part)
     mass = np.asarray(weights.sum(axis=1)).ravel()
     place = generator.random((len(mass), num_draws)) * (mass + belief)[:, None]
     # Cumulated over all cells, the weights of each are one stretch of a single ascending line.
@@ -211,11 +197,6 @@ def draw_of_neighbours(
     own = np.minimum(np.searchsorted(line, start[:, None] + place, side="right"), weights.indptr[1:, None] - 1)
     anyone = pool[(generator.random(place.shape) * len(pool)).astype(np.int64)]
     return np.asarray(np.where(place < mass[:, None], rows[weights.indices[own]], anyone))
-
-
-def visible_rows(book: StateBook, part: Round) -> Rows:
-    """(V,) visible cells of a round that show counts, the columns of `neighbour_weights`."""
-    return part.visible[book.bench.slide.total_counts[part.visible] > 0]
 
 
 def log_loss(probability: NDArray[np.float32], state: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -38,16 +38,18 @@ class Estimate:
             express it.
         composition: (Q, P) float32 expected share of a cell's counts in each gene, rows sum to 1 (or are 0: nothing
             known); where a predictor gives none, one is derived from mean and share.
+        states: (Q, K) float32 probability of each cell state, from models that infer them.
     """
 
     mean: NDArray[np.float32]
     share: NDArray[np.float32]
     composition: NDArray[np.float32] | None = None
+    states: NDArray[np.float32] | None = None
 
     def of_genes(self, genes: NDArray[np.int64]) -> Estimate:
         """The same cells, some of their genes."""
         composition = None if self.composition is None else self.composition[:, genes]
-        return Estimate(self.mean[:, genes], self.share[:, genes], composition)
+        return Estimate(self.mean[:, genes], self.share[:, genes], composition, self.states)
 
 
 @dataclass(frozen=True)

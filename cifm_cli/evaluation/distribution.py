@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from cifm_cli.evaluation.board import MODEL
 from cifm_cli.evaluation.cell_states import (
     draw_of_neighbours,
     draw_of_states,
-    infer_states,
     log_loss,
     neighbour_frequencies,
     neighbour_settings,
     neighbour_weights,
-    open_states,
 )
 from cifm_cli.evaluation.intervals import interval
+from cifm_cli.evaluation.predictors import hidden_rows
 from cifm_cli.provenance import numpy_generator
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from cifm_cli.evaluation.intervals import Resampler
     from cifm_cli.evaluation.predictors import Bench
     from cifm_cli.evaluation.protocols import Round
-    from cifm_cli.inference.engine import Engine
 
-MODEL: Final = "model"
 NEIGHBOURS: Final = "neighbours"
 TRAINING: Final = "training_frequency"
 SCORES: Final = ("log_loss", "energy_score")
@@ -107,34 +105,36 @@ class Distributions:
 
 
 def judge_distribution(
-    bench: Bench, engine: Engine, rounds: Sequence[Round], tuning_rounds: Sequence[Round], resampler: Resampler
-) -> Distributions | None:
+    book: StateBook,
+    states: NDArray[np.float32],
+    rounds: Sequence[Round],
+    tuning_rounds: Sequence[Round],
+    resampler: Resampler,
+) -> Distributions:
     """Score a model's states; the neighbours' kernel is tuned by log loss on other rounds, as every baseline is.
 
     Args:
-        bench: The slide.
-        engine: The model.
+        book: The model's states, and the slide's.
+        states: (Q, K) what the model says of `hidden_rows(rounds)`.
         rounds: What is scored.
         tuning_rounds: What is tuned on.
         resampler: Blocks of the scored cells, ascending.
 
     Returns:
-        The scores; None for a model without states.
+        The scores.
     """
-    book = open_states(bench, engine)
-    if book is None:
-        return None
+    bench = book.bench
     rows = np.concatenate([part.hidden for part in rounds])
     back = np.argsort(rows)
     state = book.state[rows]
+    ours = [states[np.searchsorted(hidden_rows(rounds), part.hidden)] for part in rounds]
     settings = _tune(book, tuning_rounds)
     belief = settings["belief"]
     around = [neighbour_weights(book, part, settings) for part in rounds]
     frequencies = [
         neighbour_frequencies(book, part, weights, belief) for part, weights in zip(rounds, around, strict=True)
     ]
-    training = [np.tile(book.frequency(part.hidden).astype(np.float32), (len(part.hidden), 1)) for part in rounds]
-    ours = infer_states(book, rounds)
+    training = [np.tile(book.frequency(part).astype(np.float32), (len(part.hidden), 1)) for part in rounds]
     drawn = {
         MODEL: _draw(book, rounds, MODEL, lambda n, part, *how: draw_of_states(book, part, ours[n], *how)),
         NEIGHBOURS: _draw(

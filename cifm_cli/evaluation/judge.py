@@ -12,6 +12,7 @@ from cifm_cli.evaluation.agreement import actual_types
 from cifm_cli.evaluation.board import GATED, MEAN, MODEL, Board, is_model
 from cifm_cli.evaluation.breakdown import by_distance, calibration, distance_bins
 from cifm_cli.evaluation.ceiling import noise_ceiling
+from cifm_cli.evaluation.cell_states import open_states
 from cifm_cli.evaluation.distribution import judge_distribution
 from cifm_cli.evaluation.intervals import spatial_blocks
 from cifm_cli.evaluation.metrics import gate, score
@@ -159,15 +160,15 @@ def judge(
             forms = {MEAN: estimate, GATED: gate(estimate, tuned.threshold)}
             _score_forms(verdict, predictor.name, forms)
             verdict.calibration[predictor.name] = calibration(estimate, verdict.truth)
-            distribution = None
-            if isinstance(predictor, ModelPredictor):
-                distribution = judge_distribution(bench, predictor.engine, rounds, tuning_rounds, verdict.resampler)
-            if distribution:
-                verdict.distributions[predictor.name] = distribution
+            book = open_states(bench, predictor.engine) if isinstance(predictor, ModelPredictor) else None
+            if book and estimate.states is not None:
+                verdict.distributions[predictor.name] = judge_distribution(
+                    book, estimate.states, rounds, tuning_rounds, verdict.resampler
+                )
             if verdict.types:
                 drawn = verdict.types.draw_counts(estimate, verdict.truth, predictor.name)
                 values = {form: found.mean for form, found in forms.items()} | {DRAWN: drawn}
-                if distribution:
+                if distribution := verdict.distributions.get(predictor.name):
                     values[SAMPLED] = distribution.sampled
                 verdict.types.compare(predictor.name, values)
             if predictor.name in keep:

@@ -74,7 +74,7 @@ def gate(estimate: Estimate, threshold: float) -> Estimate:
     """The gated form: zero where the probability of expression is at most `threshold`."""
     passed = estimate.share > threshold
     composition = None if estimate.composition is None else estimate.composition * passed
-    return Estimate(estimate.mean * passed, estimate.share * passed, composition)
+    return Estimate(estimate.mean * passed, estimate.share * passed, composition, estimate.states)
 
 
 def score(truth: Truth, estimate: Estimate, resampler: Resampler) -> Score:

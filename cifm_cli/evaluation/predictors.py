@@ -232,7 +232,7 @@ class ModelPredictor:
         found = predict_cells(self.engine, slide, part.visible, part.hidden)
         position = np.searchsorted(found.panel.columns, bench.columns)
         composition = None if found.composition is None else found.composition[:, position]
-        return Estimate(found.mean[:, position], found.expressed[:, position], composition)
+        return Estimate(found.mean[:, position], found.expressed[:, position], composition, found.states)
 
 
 def infer_rounds(
@@ -255,17 +255,15 @@ def infer_rounds(
         (Q, P) in the order of `hidden_rows`.
     """
     rows = hidden_rows(rounds)
-    whole: list[NDArray[np.float32]] = []
+    whole: dict[str, NDArray[np.float32]] = {}
     for part in rounds:
         position = np.searchsorted(rows, part.hidden)
-        found = predictor.infer(bench, part, settings)
-        pieces = [found.mean, found.share, *([] if found.composition is None else [found.composition])]
-        whole = whole or [np.empty((len(rows), len(bench.columns)), dtype=np.float32) for _ in pieces]
-        for matrix, piece in zip(whole, pieces, strict=True):
-            matrix[position] = piece
+        for name, values in vars(predictor.infer(bench, part, settings)).items():
+            if values is not None:
+                whole.setdefault(name, np.empty((len(rows), values.shape[1]), dtype=np.float32))[position] = values
         if advance:
             advance()
-    return Estimate(*whole)
+    return Estimate(**whole)
 
 
 def hidden_rows(rounds: Sequence[Round]) -> Rows:
