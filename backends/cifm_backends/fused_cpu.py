@@ -124,6 +124,7 @@ def _array(value: Tensor) -> Array:
 
 
 def _rows(value: Tensor) -> Rows:
+    # Q, K, A and B are columns of one product: a flat view and its stride spare a copy of each.
     if value.stride(1) != 1:
         value = value.contiguous()
     length = (len(value) - 1) * value.stride(0) + value.shape[1] if len(value) else 0

@@ -106,6 +106,7 @@ class Gradients(NamedTuple):
 @exact
 def transpose(indptr: Array, sources: Array) -> Index:
     """Index the edges by their source; targets ascend inside a row."""
+    # A counting sort: linear in the edges, and stable, so that a sender's gradients have one order of summation.
     num_cells, num_edges = len(indptr) - 1, len(sources)
     starts = np.zeros(num_cells + 1, np.int64)
     for e in range(num_edges):
@@ -124,6 +125,7 @@ def transpose(indptr: Array, sources: Array) -> Index:
 def forward_rows(first: int, last: int, layer: Layer, graph: Index, out: Sums, scratch: Scratch) -> None:
     """Sum what cells first..last - 1 hear."""
     for i in range(first, last):
+        # Sums of one number per edge are float64 in any precision: beside D features an edge they cost nothing.
         pooled, step_x, step_y, total = out.pooled[i], 0.0, 0.0, 0.0
         pooled[:] = 0
         query, target = receiver(i, layer, scratch)
@@ -200,6 +202,7 @@ def backward_target_rows(
             out.displacement[e, 0] = sums.step[i, 0] * message + slope * dx
             out.displacement[e, 1] = sums.step[i, 1] * message + slope * dy
             add(out.displacement[e], 1, out.shift[i])
+            # Each edge adds rho^T back to the gradient of C; TILE edges at once touch its B x D sums a TILE-th as often.
             copy(scratch.back, tile[slot])
             copy(scratch.rho, tile_rho[slot])
             slot = (slot + 1) % TILE
@@ -207,7 +210,7 @@ def backward_target_rows(
                 add_tile(tile, tile_rho, out.radial)
         store(own_query, out.query[i])
         store(own_target, out.target[i])
-    tile_rho[slot:] = 0
+    tile[slot:] = 0  # the last tile may be short, and what no edge has written may be NaN, which no zero of rho mends
     add_tile(tile, tile_rho, out.radial)
 
 
@@ -259,6 +262,7 @@ def backward_source_rows(
         for place in range(graph.indptr[j], graph.indptr[j + 1]):
             e, i = graph.edges[place], graph.others[place]
             query, target = receiver(i, layer, scratch)
+            # Once more, as the pass over receivers went by: to keep what it found for senders would take E x D.
             fill_edge_backward(Edge(e, i, j, query, key, target, source), layer, sums, scratch)
             add_scaled(scratch.back_product, query, own_key)
             add(scratch.back, 1, own_source)

@@ -92,6 +92,7 @@ class Scratch(NamedTuple):
 @exact
 def sigmoid_32(x: Scalar) -> Scalar:
     """1 / (1 + exp(-x)) with a relative error below 4e-7, in operations that have vector forms."""
+    # Within 87 the biased exponent lies in 1 ... 253, so that shifting it into place makes a normal number.
     bounded = min(max(x, np.float32(-87)), np.float32(87))
     power = np.int32(bounded * np.float32(-1 / math.log(2)) + np.float32(127.5))  # exponent of exp(-x), biased
     whole = np.float32(power - np.int32(127))
@@ -222,7 +223,7 @@ def fill_backward(pooled: Array, weight: float, coordinate: Array, scratch: Scra
     silu, product, back = scratch.silu, scratch.product, scratch.back
     one, weight = coordinate.dtype.type(1), coordinate.dtype.type(weight)
     for d in range(len(pooled)):
-        gate = sigmoid(argument[d])
+        gate = sigmoid(argument[d])  # silu' = gate + silu (1 - gate)
         message = pooled[d] + weight * coordinate[d]
         silu[d] = argument[d] * gate
         product[d] = message * silu[d]
@@ -242,6 +243,7 @@ def fill_backward_product(total: float, scratch: Scratch) -> None:
     scale = product.dtype.type(size**-0.5)
     for h in range(len(damping)):
         part = product[h * size : (h + 1) * size]
+        # Int = z / (1 + |z|) has the slope damping^2 and the sign of z.
         gradient = product.dtype.type(total * np.sign(intensity[h * size]))
         for p in range(size):
             gradient += part[p]

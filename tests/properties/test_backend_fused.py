@@ -77,6 +77,20 @@ def test_nan_stays_with_those_who_hear_it() -> None:
     assert found.pooled.isnan().any(dim=1).tolist() == [False, True, True, False, False]
 
 
+def test_memory_that_no_edge_wrote_reaches_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three edges fill no tile of four; what was in the fourth place may be anything."""
+
+    def poisoned(layer: fused_math.Layer) -> fused_math.Scratch:
+        scratch = fused_math.new_scratch(layer)
+        for name in set(scratch._fields) - {"rho", "rho_slope", "tile_rho"}:  # these begin as zeros
+            getattr(scratch, name).fill(np.nan)
+        return scratch
+
+    expected = run(ring(3, 1), 8)
+    monkeypatch.setattr(fused_cpu, "new_scratch", poisoned)
+    assert all(torch.equal(a, b) for a, b in zip(run(ring(3, 1), 8), expected, strict=True))
+
+
 @pytest.mark.parametrize(("kind", "allowed"), [(np.float32, 4e-7), (np.float64, 1e-15)])
 def test_sigmoid_is_exact_to_a_few_roundings(kind: type, allowed: float) -> None:
     @njit
