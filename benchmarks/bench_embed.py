@@ -17,16 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from apart import memory_bytes, run_again
+from record import write_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +44,11 @@ def main() -> None:
         print(json.dumps(measure(options)))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        rows = [run_apart(form, width, Path(folder)) for width in options.widths for form in options.forms]
+        rows = [
+            run_again("--form", form, "--width", str(width), "--into", folder)
+            for width in options.widths
+            for form in options.forms
+        ]
     for row in rows:
         print(
             f"{row['form']:17} D {row['width']:5} {row['layers']} layers {row['cells']:8,} cells "
@@ -58,17 +60,7 @@ def main() -> None:
     for width, facts in found.items():
         print(f"D {width:5}", ", ".join(f"{name} {value:.2f}" for name, value in facts.items()))
     if options.out:
-        content = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "packages": {name: metadata.version(name) for name in PACKAGES},
-            "python": platform.python_version(),
-            "options": sys.argv[1:],
-            "rows": rows,
-            "ratios": found,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_record(options.out, PACKAGES, {"options": sys.argv[1:], "rows": rows, "ratios": found})
 
 
 def parse() -> argparse.Namespace:
@@ -79,6 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=4, help="of the encoder")
     parser.add_argument("--literal-tiles", type=int, default=1, help="tiles of 512 cells that the literal form embeds")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of embedding alone")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument("--folder", type=Path, help="where there is room for the files")
@@ -87,15 +80,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def run_apart(form: str, width: int, folder: Path) -> dict[str, Any]:
-    """Measure one form in a new process."""
-    words = ["--form", form, "--width", str(width), "--into", str(folder)]
-    done = subprocess.run(
-        [sys.executable, __file__, *sys.argv[1:], *words], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return dict(json.loads(done.stdout))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -112,18 +96,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         run = {"products": products, "embed": embed, "microenvironment": microenvironment}[options.form]
         run(engine, slides[0])()
         seconds = best_of(options.repeats, run(engine, slides[1]))
-    status = Path("/proc/self/status").read_text().splitlines()
-    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024 / 1e9
     return {
         "form": options.form,
         "width": options.width,
         "layers": options.layers,
         "threads": options.threads,
+        "precision": engine.precision,
         "backend": engine.backend.name,
         "cells": cells,
         "seconds": seconds,
         "cells_per_second": cells / seconds,
-        "peak_gb": peak,
+        "peak_gb": memory_bytes() / 1e9,
     }
 
 
@@ -143,7 +126,8 @@ def prepare(options: argparse.Namespace) -> tuple[Engine, list[Path]]:
     run = options.into / f"{options.form}-{options.width}"
     objective = {"name": "balanced_mse"}  # whose head is small: embedding needs none
     write_model(run, parse_recipe({"model": model, "objective": objective, "data": {"tile_cells": 512}}, "bench_embed"))
-    return load_engine(run, device="cpu"), slides
+    embeds = options.form in {"embed", "microenvironment"}
+    return load_engine(run, device="cpu", precision=options.precision if embeds else "float32"), slides
 
 
 def products(engine: Engine, path: Path) -> Callable[[], object]:

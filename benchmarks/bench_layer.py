@@ -14,18 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from apart import memory_bytes, run_again
+from record import write_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +31,7 @@ if TYPE_CHECKING:
 
 HEADS, BASIS = 4, 6
 FORMS = ("torch", "dgl", "fused", "fused_bfloat16", "products", "literal")
+PACKAGES = ("torch", "numba", "dgl", "numpy")
 LITERAL_WORK = 3e10  # E x D x D, a few seconds
 
 
@@ -51,14 +49,8 @@ def main() -> None:
     for row in rows:
         print(describe(row, next((r for r in rows if (r["form"], r["width"]) == ("torch", row["width"])), row)))
     if options.out:
-        found = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": machine(),
-            "options": {name: str(value) for name, value in vars(options).items() if name not in {"form", "width"}},
-            "rows": rows,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+        asked = {name: str(value) for name, value in vars(options).items() if name not in {"form", "width"}}
+        write_record(options.out, PACKAGES, {"options": asked, "rows": rows})
 
 
 def parse() -> argparse.Namespace:
@@ -79,12 +71,11 @@ def parse() -> argparse.Namespace:
 
 def run_apart(form: str, width: int) -> dict[str, Any] | None:
     """Measure one form in a new process; None, and a line on stderr, where it does not run here."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--form", form, "--width", str(width)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"{form} at width {width}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}", file=sys.stderr)
+    try:
+        return run_again("--form", form, "--width", str(width), stderr=subprocess.PIPE)
+    except subprocess.CalledProcessError as error:
+        print(f"{form} at width {width}: {(error.stderr.strip().splitlines() or ['failed'])[-1]}", file=sys.stderr)
         return None
-    return dict(json.loads(done.stdout))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -166,18 +157,12 @@ def differentiate(run: Callable[[], tuple[Tensor, ...]], leaves: list[Tensor]) -
 def best_of(repeats: int, run: Callable[[], object]) -> tuple[float, float]:
     """Shortest time in seconds and what the runs added to the memory of the process at its peak, in GiB."""
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak
-    before, times = memory_gib("VmRSS"), []
+    before, times = memory_bytes("VmRSS"), []
     for _ in range(repeats):
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
-    return min(times), memory_gib("VmHWM") - before
-
-
-def memory_gib(key: str) -> float:
-    """A line of this process's status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 2**20
+    return min(times), (memory_bytes() - before) / 2**30
 
 
 def describe(row: dict[str, Any], torch_row: dict[str, Any]) -> str:
@@ -185,18 +170,6 @@ def describe(row: dict[str, Any], torch_row: dict[str, Any]) -> str:
     times = [f"{row[key]:10.2f} {torch_row[key] / row[key]:6.1f}x" for key in ("forward_us", "both_us")]
     memory = f"{row['forward_gib'] / row['node_gib']:6.2f} {row['both_gib'] / row['node_gib']:6.2f}"
     return f"{row['form']:15} D {row['width']:5} N {row['cells']:6} {' '.join(times)} {memory}"
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were taken on."""
-    packages = {name: metadata.version(name) for name in ("torch", "numba", "dgl", "numpy") if find_spec(name)}
-    return {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version(), "packages": packages}
-
-
-def cpu_name() -> str:
-    """As the kernel calls it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
 
 
 if __name__ == "__main__":

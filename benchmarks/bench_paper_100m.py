@@ -17,16 +17,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from apart import memory_bytes, run_again
+from record import write_record
+
 CELLS_OF_THE_PAPER = 23_139_655
 WARM_UP = 5  # steps: kernels are compiled, memory is claimed
+PACKAGES = ("torch", "numba", "numpy")
 GENES, GENES_PER_CELL, SPACING_UM = 18_289, 150, 8.0
 H100_FLOPS, H100_BYTES = 989e12, 3.35e12  # dense bfloat16 operations and bytes in a second, SXM data sheet
 UTILISATION = 0.3  # of the peak, in the products
@@ -45,20 +46,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         write_slide(folder / "prepared" / "synthetic.h5ad", options.cells)
-        found = run_apart(folder)
+        found = run_again("--prepared", name)
         work = count_work(folder / "prepared" / "synthetic.h5ad", folder / "run" / "recipe.toml")
     found |= work | project(found, work)
     for key, value in found.items():
         print(f"{key:32} {value:,.4g}" if isinstance(value, float) else f"{key:32} {value}")
     if options.out:
-        about = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
-            "packages": {name: metadata.version(name) for name in ("torch", "numba", "numpy")},
-            "options": sys.argv[1:],
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(about | found, indent=1) + "\n")
+        write_record(options.out, PACKAGES, {"options": sys.argv[1:], **found})
 
 
 def parse() -> argparse.Namespace:
@@ -82,13 +76,6 @@ def write_slide(target: Path, num_cells: int) -> None:
     synthetic_slide.write_slide(target, num_cells, GENES, per_cell=GENES_PER_CELL, spacing_um=SPACING_UM)
 
 
-def run_apart(folder: Path) -> dict[str, Any]:
-    """Train in a new process."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--prepared", str(folder)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
 def train_here(options: argparse.Namespace) -> None:
     """Train in this process; prints speed, losses and peak memory as JSON."""
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # before torch is imported
@@ -102,9 +89,7 @@ def train_here(options: argparse.Namespace) -> None:
         raise SystemExit("training failed")
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
-    status = Path("/proc/self/status").read_text().splitlines()
-    peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    print(json.dumps({"threads": options.threads, **describe(steps), "peak_gb": peak_kib * 1024 / 1e9}))
+    print(json.dumps({"threads": options.threads, **describe(steps), "peak_gb": memory_bytes() / 1e9}))
 
 
 def describe(steps: list[dict[str, float]]) -> dict[str, float]:
@@ -167,12 +152,6 @@ def project(found: dict[str, Any], work: dict[str, Any]) -> dict[str, float]:
         "h100_cells_per_second_with_edges": 1 / (products_s + traffic_s),
         "h100_hours_with_edges": CELLS_OF_THE_PAPER * (products_s + traffic_s) / 3_600,
     }
-
-
-def cpu_name() -> str:
-    """As the kernel calls it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
 
 
 if __name__ == "__main__":

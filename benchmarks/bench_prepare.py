@@ -14,19 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 import pandas as pd
+from apart import memory_bytes, run_again
+from record import write_record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,16 +53,11 @@ def main() -> None:
         )
     if options.out:
         found = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "packages": {name: metadata.version(name) for name in PACKAGES},
-            "python": platform.python_version(),
             "download": {"cells": options.cells, "genes": GENES, "nonzeros": nonzeros, "matrix_mb": megabytes},
             "rows": rows,
             "ratios": {row["form"]: row["seconds"] / rows[0]["seconds"] for row in rows},
         }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+        write_record(options.out, PACKAGES, found)
 
 
 def parse() -> argparse.Namespace:
@@ -131,11 +123,10 @@ def write_counts(group: h5py.Group, num_cells: int, rng: np.random.Generator) ->
 def run_apart(form: str, download: Path, folder: Path) -> dict[str, Any]:
     """Measure one form in a new process, and take away what it wrote."""
     target = folder / f"{form}.h5ad"
-    words = ["--form", form, "--download", str(download), "--target", str(target)]
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
+    used = run_again("--form", form, "--download", str(download), "--target", str(target))
     seconds = time.perf_counter() - started
-    found = {"form": form, "seconds": seconds, **json.loads(done.stdout), "written_mb": target.stat().st_size / 1e6}
+    found = {"form": form, "seconds": seconds, **used, "written_mb": target.stat().st_size / 1e6}
     target.unlink()
     return found
 
@@ -153,10 +144,8 @@ def measure(form: str, download: Path, target: Path) -> dict[str, Any]:
         from cifm_cli.app import main as cifm
 
         cifm(["prepare", str(download), "--out", str(target.parent), "--name", target.stem])
-    status = Path("/proc/self/status").read_text().splitlines()
-    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024 / 1e9
     times = os.times()
-    return {"peak_gb": peak, "user_s": times.user, "system_s": times.system}
+    return {"peak_gb": memory_bytes() / 1e9, "user_s": times.user, "system_s": times.system}
 
 
 def copy_matrix(path: Path, target: Path) -> None:

@@ -11,18 +11,16 @@ of disk.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from record import write_record
 
 COMMANDS = ("embed", "evaluate")
 PACKAGES = ("anndata", "h5py", "numba", "numpy", "scipy", "torch")
@@ -45,17 +43,12 @@ def main() -> None:
         print(f"{command:9} time per cell, largest slide over smallest: {ratio:.2f}")
     if options.out:
         content = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
             "threads": os.environ.get("OMP_NUM_THREADS", "all cores"),
-            "packages": {name: metadata.version(name) for name in PACKAGES},
-            "python": platform.python_version(),
             "slide": {"genes": options.genes, "width": options.width},
             "rows": rows,
             "time_per_cell_ratio": found,
         }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_record(options.out, PACKAGES, content)
 
 
 def parse() -> argparse.Namespace:

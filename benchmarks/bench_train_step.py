@@ -12,25 +12,22 @@ from __future__ import annotations
 import argparse
 import cProfile
 import io
-import json
-import os
-import platform
 import pstats
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
+
+from record import write_record
 
 if TYPE_CHECKING:
     from cifm_cli.training.run import Run
 
 PACKAGES = ("numba", "numpy", "scipy", "torch")
 PARTS = {  # what is told apart: a function, and the end of its file's name where others have that name too
-    "forward": ("forward", "model/network.py"),
+    "forward": ("opinions", "model/network.py"),
     "loss": ("loss", "model/objective.py"),
     "backward": ("<method 'run_backward' of 'torch._C._EngineBase' objects>", ""),
     "optimiser": ("wrapper", "optim/optimizer.py"),
@@ -50,17 +47,8 @@ def main() -> None:
     )
     print(profile)
     if options.out:
-        content = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "packages": {name: metadata.version(name) for name in PACKAGES},
-            "python": platform.python_version(),
-            "options": sys.argv[1:],
-            **found,
-            "profile": profile.splitlines(),
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+        content = {"options": sys.argv[1:], **found, "profile": profile.splitlines()}
+        write_record(options.out, PACKAGES, content)
 
 
 def parse() -> argparse.Namespace:

@@ -24,7 +24,6 @@ import contextlib
 import faulthandler
 import io
 import json
-import platform
 import shutil
 import subprocess
 import sys
@@ -33,8 +32,6 @@ import traceback
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,6 +39,7 @@ import anndata as ad
 import numpy as np
 from fuzz_damage import VALID, damage, kinds_for
 from fuzz_inputs import FORMATS, Format, write_format
+from record import write_record
 
 from cifm_cli.data.download import PrepareOptions
 from cifm_cli.data.prepare import prepare_download
@@ -91,8 +89,7 @@ def main() -> None:
     tally = Counter(one.outcome for one in tried)
     print(f"{len(tried):,} inputs:", ", ".join(f"{outcome} {count:,}" for outcome, count in sorted(tally.items())))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(summarise(tried, options.seed), indent=1) + "\n")
+        write_record(options.out, PACKAGES, summarise(tried, options.seed))
 
 
 def parse() -> argparse.Namespace:
@@ -263,11 +260,8 @@ def told(report: dict[str, Any], intact: dict[str, Any]) -> list[str]:
 def summarise(tried: list[Tried], seed: int) -> dict[str, Any]:
     """Tallies of outcomes over all, by format and by kind of damage, and every input that should not have passed."""
     return {
-        "date": datetime.now(UTC).date().isoformat(),
         "seed": seed,
         "inputs": len(tried),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
         "all": dict(sorted(Counter(one.outcome for one in tried).items())),
         "by_format": _tally(tried, "format"),
         "by_family": _tally(tried, "family"),

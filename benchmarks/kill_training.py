@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import sys
 import tempfile
@@ -21,13 +20,12 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from record import write_record
 
 from cifm_cli import recipe as recipes
 from cifm_cli.data.download import PrepareOptions
@@ -46,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CELLS = 300
+PACKAGES = ("torch", "safetensors", "h5py", "anndata")
 RECIPE: dict[str, Any] = {
     "data": {"tile_cells": 32},
     "model": {"width": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 1},
@@ -175,9 +174,6 @@ def main() -> None:
             until = time.monotonic() + 60 * share * options.minutes
             torment(job, whole, folder, tally, (round(options.kills * share), until))
     content = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "packages": {name: metadata.version(name) for name in ("torch", "safetensors", "h5py", "anndata")},
         "kills": dict(tally.kills),
         "found_after_a_kill": {name: dict(sorted(found.items())) for name, found in tally.found.items()},
         "work_finished": dict(tally.finished),
@@ -187,8 +183,7 @@ def main() -> None:
     }
     print(json.dumps(content, indent=1))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_record(options.out, PACKAGES, content)
     sys.exit(bool(tally.failures))
 
 

@@ -1,11 +1,11 @@
-"""From the genes of a slide to the genes of an annotator: matching, refusing too few, and dense blocks in its order.
+"""From the genes of a slide to the genes of an annotator: matching, refusing too few, and scoring cells in its order.
 
-Letters: N cells, P genes of the slide, G genes of the annotator.
+Letters: N cells, n of a block, P genes of the slide, G genes of the annotator, T types.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -13,12 +13,16 @@ from cifm_cli.celltype.base import TYPING_SUM
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
     from cifm_cli.celltype.base import Cells
+
+    Floats = NDArray[np.float32]
+    Booleans = NDArray[np.bool_]
+    Score = Callable[[Floats, Booleans], NDArray[np.floating[Any]]]
 
 SMALLEST_OVERLAP: Final = 0.25  # of the annotator's genes that a slide must measure
 BLOCK_VALUES: Final = 20_000_000  # cells times genes made dense at once: 80 MB
@@ -56,6 +60,28 @@ def require_overlap(who: str, genes: Sequence[str], cells: Cells) -> None:
             f"({num_found / len(genes):.0%}), at least {SMALLEST_OVERLAP:.0%} are needed",
             "train one for the genes of this slide: cifm annotate train LABELLED.h5ad --label COLUMN --for SLIDE",
         )
+
+
+def score_cells(
+    score: Score, genes: Sequence[str], expression: csr_matrix, symbols: Sequence[str], *, renormalise: bool
+) -> tuple[NDArray[np.floating[Any]], Booleans]:
+    """Score all cells for every type, some cells at a time.
+
+    Args:
+        score: From a block's (n, G) expression, and which (G,) genes the panel measures, to (n, T) scores.
+        genes: G symbols that the annotator knows.
+        expression: (N, P) log-normalised to 10,000.
+        symbols: P symbols of the panel.
+        renormalise: See `aligned_blocks`.
+
+    Returns:
+        (N, T) scores; and (N,) void cells, which express none of the genes.
+    """
+    columns = match_genes(genes, symbols)
+    blocks = aligned_blocks(expression, columns, renormalise=renormalise)
+    parts = [(score(block, columns >= 0), ~block.any(axis=1)) for _, block in blocks]
+    scores, is_void = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return scores, is_void
 
 
 def aligned_blocks(

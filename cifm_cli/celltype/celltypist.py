@@ -11,12 +11,12 @@ Letters: N cells, G genes of the model, T types.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy.special import expit, log_expit
 
-from cifm_cli.celltype.alignment import aligned_blocks, match_genes, require_overlap
+from cifm_cli.celltype.alignment import require_overlap, score_cells
 from cifm_cli.celltype.base import UNASSIGNED, call_types
 from cifm_cli.celltype.pickles import read_pickle
 from cifm_cli.celltype.registry import require_path
@@ -62,7 +62,9 @@ class CelltypistModel:
         """Types it can give, then `unassigned`."""
         return (*self.types, UNASSIGNED)
 
-    def decide(self, expression: csr_matrix, symbols: Sequence[str]) -> tuple[Floats, NDArray[np.bool_]]:
+    def decide(
+        self, expression: csr_matrix, symbols: Sequence[str]
+    ) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_]]:
         """Decision values.
 
         Args:
@@ -72,15 +74,13 @@ class CelltypistModel:
         Returns:
             (N, T) values, whose sigmoid is CellTypist's probability; and (N,) cells that express no gene of the model.
         """
-        columns = match_genes(self.genes, symbols)
-        decision = np.zeros((expression.shape[0], len(self.types)), dtype=np.float32)
-        is_void = np.zeros(expression.shape[0], dtype=bool)
-        for rows, block in aligned_blocks(expression, columns, renormalise=False):
-            is_void[rows] = ~block.any(axis=1)
-            scaled = np.minimum((block - self.mean) / self.scale, LARGEST_VALUE)
-            scaled[:, columns < 0] = 0
-            decision[rows] = scaled @ self.weights + self.intercepts
-        return decision, is_void
+        return score_cells(self._decide_block, self.genes, expression, symbols, renormalise=False)
+
+    def _decide_block(self, block: Floats, is_measured: NDArray[np.bool_]) -> Floats:
+        """(n, T) of (n, G) expression; a gene that the panel lacks has no say."""
+        scaled = np.where(is_measured, np.minimum((block - self.mean) / self.scale, LARGEST_VALUE), 0)
+        decision: Floats = scaled @ self.weights + self.intercepts
+        return decision
 
     def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
         """Name cells; see `Annotator`. Scores are CellTypist's; probabilities are its sigmoids over their sum."""

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from cifm_cli.celltype.alignment import aligned_blocks, match_genes, require_overlap
+from cifm_cli.celltype.alignment import require_overlap, score_cells
 from cifm_cli.celltype.base import UNASSIGNED, call_types
 from cifm_cli.celltype.registry import require_path
 from cifm_cli.errors import CifmError
@@ -74,16 +74,15 @@ class ReferenceClassifier:
         return (*self.types, UNASSIGNED)
 
     def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
-        """Name cells; see `Annotator`. A gene that the panel lacks counts as the reference's mean."""
-        columns = match_genes(self.genes, symbols)
-        logits = np.zeros((expression.shape[0], len(self.types)), dtype=np.float32)
-        is_void = np.zeros(expression.shape[0], dtype=bool)
-        for rows, block in aligned_blocks(expression, columns, renormalise=True):
-            is_void[rows] = ~block.any(axis=1)
-            ready = standardise(block, self.mean, self.scale)
-            ready[:, columns < 0] = 0
-            logits[rows] = (ready @ self.weights + self.intercepts) / self.temperature
+        """Name cells; see `Annotator`."""
+        logits, is_void = score_cells(self._logits, self.genes, expression, symbols, renormalise=True)
         return call_types(self.types, logits, is_void, threshold=self.threshold)
+
+    def _logits(self, block: Floats, is_measured: NDArray[np.bool_]) -> Floats:
+        """(n, T) of (n, G) expression; a gene that the panel lacks counts as the reference's mean."""
+        deviation = np.where(is_measured, standardise(block, self.mean, self.scale), 0)
+        logits: Floats = (deviation @ self.weights + self.intercepts) / self.temperature
+        return logits
 
 
 def standardise(expression: Floats, mean: Floats, scale: Floats) -> Floats:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from cifm_cli.celltype.alignment import aligned_blocks, match_genes, require_overlap
+from cifm_cli.celltype.alignment import require_overlap, score_cells
 from cifm_cli.celltype.base import UNASSIGNED, call_types
 from cifm_cli.celltype.pickles import read_torch
 from cifm_cli.celltype.registry import require_path
@@ -65,12 +65,9 @@ class ScimilarityModel:
 
     def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
         """Name cells; see `Annotator`. Scores and probabilities are shares of the nearest labelled cells."""
-        columns = match_genes(self.genes, symbols)
-        shares = np.zeros((expression.shape[0], len(self.types)))
-        is_void = np.zeros(expression.shape[0], dtype=bool)
-        for rows, block in aligned_blocks(expression, columns, renormalise=True):
-            is_void[rows] = ~block.any(axis=1)
-            shares[rows] = self._vote(embed(block, self.weights))
+        shares, is_void = score_cells(
+            lambda block, _: self._vote(embed(block, self.weights)), self.genes, expression, symbols, renormalise=True
+        )
         with np.errstate(divide="ignore"):
             return call_types(self.types, np.log(shares), is_void, threshold=CONFIDENT)
 

@@ -13,13 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import pandas as pd
 import torch
 from pyarrow import ArrowException
 from torch.nn import functional
 
-from cifm_cli.celltype.alignment import aligned_blocks, match_genes, require_overlap
+from cifm_cli.celltype.alignment import require_overlap, score_cells
 from cifm_cli.celltype.base import UNASSIGNED, call_types
 from cifm_cli.celltype.pickles import read_torch
 from cifm_cli.celltype.registry import require_path
@@ -62,13 +61,14 @@ class SctabModel:
 
     def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
         """Name cells; see `Annotator`."""
-        columns = match_genes(self.genes, symbols)
-        logits = np.zeros((expression.shape[0], len(self.types)), dtype=np.float32)
-        is_void = np.zeros(expression.shape[0], dtype=bool)
-        for rows, block in aligned_blocks(expression, columns, renormalise=True):
-            is_void[rows] = ~block.any(axis=1)
-            with torch.inference_mode():
-                logits[rows] = self.logits(torch.from_numpy(block)).numpy()
+        with torch.inference_mode():
+            logits, is_void = score_cells(
+                lambda block, _: self.logits(torch.from_numpy(block)).numpy(),
+                self.genes,
+                expression,
+                symbols,
+                renormalise=True,
+            )
         return call_types(self.types, logits, is_void, threshold=CONFIDENT)
 
 

@@ -28,6 +28,7 @@ def made_ahead(make: Callable[[Item], Made], items: Iterable[Item], workers: int
     with ThreadPoolExecutor(workers, thread_name_prefix="ahead") as makers:
         waiting: deque[Future[Made]] = deque()
         try:
+            # In the caller's thread: what yields the items need not know of threads.
             for item in items:
                 waiting.append(makers.submit(make, item))
                 if len(waiting) > ahead:
@@ -35,4 +36,5 @@ def made_ahead(make: Callable[[Item], Made], items: Iterable[Item], workers: int
             while waiting:
                 yield waiting.popleft().result()
         finally:
+            # The caller may break off: what has not begun by then is not made.
             makers.shutdown(wait=True, cancel_futures=True)

@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.data.sources import FileCounts, MemoryCounts
+from cifm_cli.data.units import isolation_note
 from cifm_cli.errors import CifmError
 from cifm_cli.report.terminal import warn
 
@@ -138,10 +139,12 @@ class Slide:
         )
 
     def with_radius(self, radius_um: float | None) -> Slide:
-        """The same slide with another graph radius, said when it differs; itself for None."""
+        """The same slide with another graph radius, said when it differs or is too small; itself for None."""
         if radius_um is None or radius_um == self.radius_um:
             return self
         warn(f"slide {self.name}: prepared for a radius of {self.radius_um:g} um, used with {radius_um:g} um")
+        if note := isolation_note(self.xy_um, radius_um):
+            warn(f"slide {self.name}: {note}")
         return replace(self, radius_um=radius_um)
 
 

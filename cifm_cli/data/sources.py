@@ -65,6 +65,7 @@ class FileCounts:
         ordered, position = np.unique(rows, return_inverse=True)
         if not len(ordered):
             return csr_matrix((0, self.num_genes), dtype=np.float32)
+        # Opened for each reading: an open file survives neither a fork nor pickling, and opening one takes little.
         with h5py.File(self.path, "r") as file:
             parts = [self._stretch(file["X"], stretch) for stretch in self._stretches(ordered)]
         block = parts[0] if len(parts) == 1 else vstack(parts, format="csr")
@@ -73,6 +74,7 @@ class FileCounts:
     def _stretches(self, ordered: Rows) -> list[Rows]:
         """Cut ascending rows where many in a row are left out, and where a stretch becomes large."""
         left_out = np.diff(ordered) > _FEW_ROWS
+        # Where a multiple of the limit lies between two rows, so that no stretch holds much more than one limit.
         large = np.diff(self.indptr[ordered] // _STRETCH_NONZEROS) > 0
         return np.split(ordered, np.flatnonzero(left_out | large) + 1)
 

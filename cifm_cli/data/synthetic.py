@@ -133,9 +133,8 @@ def write_xenium_prime(folder: Path, num_cells: int, seed: int, num_genes: int |
     Returns:
         The truth, cells in the order of the download.
     """
-    tissue, genes = grow(num_cells, seed), choose_genes(num_genes or _PRIME_GENES)
-    planted = _describe(tissue, genes)
-    _write_bundle(folder, planted, express(tissue, genes, seed), _PRIME_CONTROLS, seed)
+    planted, blocks, _ = _plant(num_cells, seed, num_genes or _PRIME_GENES)
+    _write_bundle(folder, planted, blocks, _PRIME_CONTROLS, seed)
     return planted
 
 
@@ -151,9 +150,8 @@ def write_visium(folder: Path, num_cells: int, seed: int, num_genes: int | None 
     Returns:
         The truth of the cells.
     """
-    tissue, genes = grow(num_cells, seed), choose_genes(num_genes)
-    planted = _describe(tissue, genes)
-    write_spots(folder, planted.xy_um, express(tissue, genes, seed), _gene_features(genes), seed)
+    planted, blocks, features = _plant(num_cells, seed, num_genes)
+    write_spots(folder, planted.xy_um, blocks, features, seed)
     return planted
 
 
@@ -169,9 +167,8 @@ def write_visium_hd(folder: Path, num_cells: int, seed: int, num_genes: int | No
     Returns:
         The truth of the cells.
     """
-    tissue, genes = grow(num_cells, seed), choose_genes(num_genes)
-    planted = _describe(tissue, genes)
-    write_bins(folder, planted.xy_um, express(tissue, genes, seed), _gene_features(genes), seed)
+    planted, blocks, features = _plant(num_cells, seed, num_genes)
+    write_bins(folder, planted.xy_um, blocks, features, seed)
     return planted
 
 
@@ -181,6 +178,12 @@ WRITERS: dict[str, Callable[[Path, int, int, int | None], PlantedCells]] = {
     "xenium": write_xenium,
     "xenium_prime": write_xenium_prime,
 }
+
+
+def _plant(num_cells: int, seed: int, num_genes: int | None) -> tuple[PlantedCells, Iterator[csr_matrix], pd.DataFrame]:
+    """A tissue: the truth of its cells, their counts block by block, and its genes as features."""
+    tissue, genes = grow(num_cells, seed), choose_genes(num_genes)
+    return _describe(tissue, genes), express(tissue, genes, seed), _gene_features(genes)
 
 
 def _describe(tissue: Tissue, genes: pd.DataFrame, order: NDArray[np.int64] | slice = slice(None)) -> PlantedCells:

@@ -21,6 +21,7 @@ FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 0.1, 200.0
 _FEW = 3.0
 _ALONE = 10.0  # radii
 _FARTHEST = 1e12  # no instrument; squares of such distances overflow
+_ASKED = 10_000  # cells, enough for a median
 
 
 class Scale(NamedTuple):
@@ -158,6 +159,26 @@ def check_units(xy_um: NDArray[np.float64], platform_um: float | None, asked_um:
             "are they pixels or nanometres? convert them (--microns-per-pixel), or give --radius-um if cells are that far apart",
         )
     return check
+
+
+def isolation_note(xy_um: NDArray[np.float64], radius_um: float) -> str | None:
+    """A warning where most cells have no other within a radius that is not their own; None otherwise.
+
+    Args:
+        xy_um: (N, 2) cell centres.
+        radius_um: Of the graph.
+
+    Returns:
+        What is wrong with it, and a radius that would do.
+    """
+    asked_um = xy_um[:: max(1, len(xy_um) // _ASKED)]
+    spacing = float(np.median(cKDTree(xy_um).query(asked_um, k=[2])[0]))
+    if spacing <= radius_um:
+        return None
+    return (
+        f"most cells have no neighbour within {radius_um:g} um, as the nearest is {spacing:.4g} um away (median): a model "
+        f"sees none of their surroundings; train with --set data.radius_um={RADIUS_IN_SPACINGS * spacing:.4g}"
+    )
 
 
 def _radius(spacing: float, platform_um: float | None, asked_um: float | None) -> tuple[float, str]:

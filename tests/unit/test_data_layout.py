@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.data.hilbert import hilbert_distance, hilbert_order
 from cifm_cli.data.regions import regional_split
-from cifm_cli.data.units import check_units, to_micrometres
+from cifm_cli.data.slide import slide_from_arrays
+from cifm_cli.data.units import check_units, isolation_note, to_micrometres
 from cifm_cli.errors import CifmError
 
 
@@ -84,6 +86,33 @@ def test_radius_from_the_spacing_covers_two_rings() -> None:
     check = check_units(grid(30, 30, 100.0), platform_um=None, asked_um=None)
     assert check.radius_um == 250.0
     assert 17 < check.mean_degree < 20
+
+
+@pytest.mark.parametrize(("radius_um", "is_told"), [(199.0, True), (200.0, False)])
+def test_a_radius_below_the_spacing_leaves_cells_alone(radius_um: float, is_told: bool) -> None:
+    """Spots of the first spatial arrays, 200 um apart: 199 um join none of them, 200 um all."""
+    note = isolation_note(grid(30, 30, 200.0), radius_um)
+    assert (note is not None) == is_told
+    if note:
+        assert "within 199 um" in note
+        assert "200 um away" in note
+        assert note.endswith("--set data.radius_um=500")
+
+
+def test_most_cells_alone_and_few_of_them() -> None:
+    # o5o   o   o   o   and   o5o   o5o   o, 50 um between groups: two of five have a neighbour within 20 um, or four
+    assert isolation_note(np.array([[0.0, 0], [5, 0], [55, 0], [105, 0], [155, 0]]), 20.0)
+    assert isolation_note(np.array([[0.0, 0], [5, 0], [55, 0], [60, 0], [110, 0]]), 20.0) is None
+
+
+def test_a_slide_says_once_that_its_radius_is_too_small(capsys: pytest.CaptureFixture[str]) -> None:
+    xy_um = grid(5, 5, 200.0)
+    slide = slide_from_arrays("arrays", xy_um, csr_matrix(np.ones((25, 1), np.float32)), ("ENSG1",), 500.0)
+    assert slide.with_radius(150.0).radius_um == 150.0
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if "slide arrays: most cells have no neighbour within 150 um" in line] == told[1:]
+    assert slide.with_radius(300.0).with_radius(None).radius_um == 300.0
+    assert "no neighbour" not in capsys.readouterr().err
 
 
 def test_radius_asked_for_wins() -> None:
