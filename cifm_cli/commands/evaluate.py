@@ -73,14 +73,17 @@ def evaluate(
     out: options.Out = workspace.EVALUATION,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes that judge together, one predictor each; GPUs are taken in turn.")
+    ] = 1,
     precision: options.Precision = "float32",
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
     """Measure models on hidden cells, beside the strongest trivial predictors, with paired intervals."""
-    from cifm_cli.evaluation.evaluate import Request
     from cifm_cli.evaluation.evaluate import evaluate as run_evaluation
     from cifm_cli.evaluation.protocols import BLOCK_RADII, GEOMETRIES
+    from cifm_cli.evaluation.stage import Request
     from cifm_cli.report.terminal import emit
 
     result = run_evaluation(
@@ -99,6 +102,7 @@ def evaluate(
             device=device,
             precision=precision,
             seed=seed,
+            devices=devices,
         )
     )
     if as_json:

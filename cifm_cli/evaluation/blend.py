@@ -55,6 +55,8 @@ class _Sums:
         """
         prior = np.eye(self.xx.shape[1]) * _SMALL
         shared = np.linalg.solve(self.xx.sum(axis=0) + prior, self.xy.sum(axis=0))
+        # The posterior mean of weights that lie normally around the shared ones: the noise is what the shared ones leave
+        # unexplained in a cell, over the variance of the weights.
         left = self.yy - 2 * self.xy @ shared + np.einsum("s,pst,t->p", shared, self.xx, shared)
         noise = (np.maximum(left, _SMALL) / max(self.size, 1) / spread**2)[:, None]
         own = self.xx + noise[..., None] * np.eye(self.xx.shape[1])
@@ -134,7 +136,7 @@ def _blend(means: Sequence[Values], weights: Values, usual: Numbers) -> Values:
 def _mix(means: Sequence[Estimate], parts: Numbers, training: Profile) -> Values:
     """(Q, P) the mixture of compositions."""
     found = np.tile((parts[-1] * training.composition).astype(np.float32), (len(means[0].mean), 1))
-    for estimate, part in zip(means, parts, strict=False):
+    for estimate, part in zip(means, parts, strict=False):  # the last part, of the training cells, is in already
         if estimate.composition is not None:
             found += np.float32(part) * estimate.composition
     return found
@@ -152,6 +154,7 @@ def _learn(examples: Iterable[Example], training: Profile) -> Learned:
         for i, (known, actual) in enumerate(
             zip(([part.mean for part in means], [part.share for part in means]), (truth, truth > 0), strict=True)
         ):
+            # Products of one example in float32, for speed; their sum over examples in float64.
             x = np.stack(known).transpose(2, 0, 1) - usual[i][:, None, None]
             y = (actual - usual[i]).T
             xx[i] += x @ x.transpose(0, 2, 1)

@@ -48,8 +48,8 @@ class Estimate:
 
     def of_genes(self, genes: NDArray[np.int64]) -> Estimate:
         """The same cells, some of their genes."""
-        composition = None if self.composition is None else self.composition[:, genes]
-        return Estimate(self.mean[:, genes], self.share[:, genes], composition, self.states)
+        composition = None if self.composition is None else self.composition.take(genes, axis=1)
+        return Estimate(self.mean.take(genes, axis=1), self.share.take(genes, axis=1), composition, self.states)
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,13 @@ class Context:
     radius_um: float
     reach_um: float
     practice: Practice = field(default_factory=Practice)
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What was made of the visible cells under a name; made when it is first asked for."""
+        if name not in self._made:
+            self._made[name] = make()
+        return cast("T", self._made[name])
 
     @cached_property
     def tree(self) -> cKDTree:

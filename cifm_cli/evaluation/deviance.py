@@ -102,6 +102,7 @@ def _linear(mean: Values, share: Values, truth: Truth) -> Values:
     tiny = np.finfo(np.float32).tiny
     usual = (training.mean / np.maximum(training.share, tiny)).astype(np.float32)
     magnitude = (mean + belief * usual) / (share + belief)
+    # Expressed with probability m / a, and then e^a - 1 of the target sum; no gene has more than all of it.
     np.clip(magnitude, tiny, np.log1p(np.float32(truth.target_sum)), out=magnitude)
     return np.asarray(np.maximum(mean, 0) * np.expm1(magnitude) / magnitude)
 
@@ -122,5 +123,6 @@ def deviance(counts: csr_matrix, shares: Values) -> Numbers:
     cell = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
     depth = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     c = counts.data.astype(np.float64)
+    # Poisson's terms c - lambda cancel over a cell, as its shares sum to 1.
     terms = np.where(c > 0, c * np.log(np.where(c > 0, c, 1) / (depth[cell] * shares[cell, counts.indices])), 0)
     return np.bincount(cell, weights=2 * terms, minlength=counts.shape[0]).astype(np.float64)

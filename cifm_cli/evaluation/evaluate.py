@@ -2,77 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cifm_cli import keys, provenance
+from cifm_cli import provenance
 from cifm_cli.celltype.registry import model_files
-from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation import breakdown, ceiling, metrics, outputs, subsets
-from cifm_cli.evaluation.agreement import find_annotator
-from cifm_cli.evaluation.baselines import all_baselines
-from cifm_cli.evaluation.board import MODEL
-from cifm_cli.evaluation.judge import judge
+from cifm_cli.evaluation.judge import run_trial
 from cifm_cli.evaluation.overall import overall
-from cifm_cli.evaluation.plan import plan_rounds, tuning_region
-from cifm_cli.evaluation.predictors import BaselinePredictor, ModelPredictor, set_up_bench
-from cifm_cli.evaluation.protocols import BLOCK_RADII, GEOMETRIES, geometry_names
 from cifm_cli.evaluation.scenario import scenario
+from cifm_cli.evaluation.stage import set_stage
 from cifm_cli.evaluation.summary import show
-from cifm_cli.inference.engine import load_engine
+from cifm_cli.evaluation.together import assemble
 from cifm_cli.report.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from cifm_cli.data.slide import Slide
     from cifm_cli.evaluation.judge import Verdict
-    from cifm_cli.evaluation.predictors import Predictor
-    from cifm_cli.recipe_sections import Precision
+    from cifm_cli.evaluation.predictors import ModelPredictor
+    from cifm_cli.evaluation.stage import Request, Stage
+    from cifm_cli.evaluation.together import Crew
 
 SEED_NOTE = (
     "one draw of masks, of the random baselines and of the bootstrap; results of other seeds are other draws on the same "
     "model and tissue, not replicates of either"
 )
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for.
-
-    Args:
-        slides: Prepared slides.
-        models: Runs; the first is `model` and sets radius and receptive field of the baselines.
-        out: Folder to write to.
-        region: `train`, `validation`, `test` or `all`.
-        geometries: Of `protocols.KINDS`.
-        block_radii: Sides of the blocks of `region`, in radii.
-        num_rounds: Most rounds of each geometry; absent: all, unless that is too much for memory.
-        annotator: `NAME` or `NAME:PATH`; absent: no typing.
-        trust_pickle: Whether an annotator may be a pickle.
-        save_predictions: Also write predictions of every scored cell.
-        backend: `auto` or a registered name.
-        device: `auto` or a torch device.
-        precision: Of matrix products.
-        seed: Of masks, random baselines and bootstrap.
-    """
-
-    slides: Sequence[Path]
-    models: Sequence[Path]
-    out: Path
-    region: str = keys.TEST
-    geometries: Sequence[str] = GEOMETRIES
-    block_radii: Sequence[float] = (BLOCK_RADII,)
-    num_rounds: int | None = None
-    annotator: str | None = None
-    trust_pickle: bool = False
-    save_predictions: bool = False
-    backend: str = "auto"
-    device: str = "auto"
-    precision: Precision = "float32"
-    seed: int = 0
 
 
 def evaluate(request: Request) -> dict[str, Any]:
@@ -90,13 +47,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     """
     _refuse_repeats("slides", [path.stem for path in request.slides])
     _refuse_repeats("runs", [run.name for run in request.models])
-    models = [
-        ModelPredictor(
-            MODEL if position == 0 else f"{MODEL}:{run.name}",
-            load_engine(run, request.backend, request.device, request.precision),
-        )
-        for position, run in enumerate(request.models)
-    ]
+    models = request.load_models()
     first = models[0].engine
     say(f"backend {first.backend.name} ({first.backend.version()}), {first.device}")
     origin = provenance.collect(
@@ -116,10 +67,12 @@ def evaluate(request: Request) -> dict[str, Any]:
     )
     verdicts: dict[str, list[Verdict]] = {}
     result: dict[str, Any] = {"slides": {}, "definitions": definitions(), "provenance": origin}
-    for path in request.slides:
-        slide = open_slide(path)
-        verdicts[slide.name], facts = _evaluate_slide(request, slide, origin["inputs"][path.as_posix()], models)
-        result["slides"][slide.name] = facts
+    with assemble(request) as crew:
+        for path in request.slides:
+            stage = set_stage(request, path, models)
+            name = stage.bench.slide.name
+            verdicts[name] = _judge_slide(request, path, stage, crew)
+            result["slides"][name] = _facts(request, stage, origin["inputs"][path.as_posix()], models, verdicts[name])
     if len(verdicts) > 1:
         result["overall"] = overall(verdicts, request.seed)
     outputs.write(request.out, result, verdicts, save_predictions=request.save_predictions)
@@ -127,35 +80,32 @@ def evaluate(request: Request) -> dict[str, Any]:
     return result
 
 
-def _evaluate_slide(
-    request: Request, slide: Slide, digest: str, models: Sequence[ModelPredictor]
-) -> tuple[list[Verdict], dict[str, Any]]:
-    """Score one slide in every geometry, and tell it."""
-    if not len(slide.region(request.region)):
-        raise CifmError(
-            f"slide {slide.name}: no cells in its {request.region} region", "evaluate all of its cells: --region all"
-        )
-    bench = set_up_bench(slide, [model.engine for model in models], request.seed)
-    tuned_on = tuning_region(slide, request.region)
-    predictors: list[Predictor] = [*models, *map(BaselinePredictor, all_baselines())]
-    keep = [model.name for model in models] + ["weighted_knn"] if request.save_predictions else []
-    annotator = None
-    if request.annotator:
-        annotator = find_annotator(request.annotator, bench, trust_pickle=request.trust_pickle)
+def _judge_slide(request: Request, path: Path, stage: Stage, crew: Crew | None) -> list[Verdict]:
+    """Judge one slide in every geometry, and tell it."""
+    if crew:
+        crew.begin(path, request.geometry_names, [predictor.name for predictor in stage.predictors])
     verdicts = []
-    for geometry in geometry_names(request.geometries, request.block_radii):
-        tuning, rounds = plan_rounds(bench, geometry, request.region, tuned_on, request.num_rounds)
-        verdicts.append(judge(bench, geometry, predictors, rounds, tuning, keep, annotator))
+    for geometry in request.geometry_names:
+        trial = stage.open_trial(request, geometry)
+        examine = partial(crew.examine, path, trial) if crew else trial.examine
+        verdicts.append(run_trial(trial, stage.predictors, examine))
         show(verdicts[-1], request.region)
-    facts = {
+    return verdicts
+
+
+def _facts(
+    request: Request, stage: Stage, digest: str, models: Sequence[ModelPredictor], verdicts: Sequence[Verdict]
+) -> dict[str, Any]:
+    """The part of `metrics.json` that tells of one slide."""
+    bench = stage.bench
+    return {
         "region": request.region,
-        "tuned_on": tuned_on,
-        "scenario": {model.name: scenario(slide, digest, model.engine.checkpoint.provenance) for model in models},
+        "tuned_on": stage.tuned_on,
+        "scenario": {model.name: scenario(bench.slide, digest, model.engine.checkpoint.provenance) for model in models},
         "num_genes": len(bench.columns),
         "radius_um": bench.radius_um,
         "geometries": {verdict.geometry: verdict.facts() for verdict in verdicts},
     }
-    return verdicts, facts
 
 
 def definitions() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from cifm_cli.evaluation.compiled import sum_blocks
 from cifm_cli.provenance import numpy_generator
 
 if TYPE_CHECKING:
@@ -90,8 +91,10 @@ class Resampler:
         num_cells = (self.weights @ np.bincount(self.block))[:, None]
         for start in range(0, len(x), _GENES_AT_ONCE):
             part = slice(start, start + _GENES_AT_ONCE)
-            a, b = (z[part].T - z[part].mean(axis=1, dtype=np.float64) for z in (x, y))
-            sum_a, sum_b, aa, bb, ab = (self.weights @ (self._membership @ z) for z in (a, b, a * a, b * b, a * b))
+            means = np.stack([z[part].mean(axis=1, dtype=np.float64) for z in (x, y)])
+            sums = np.zeros((5, len(x[part]), self.num_blocks))
+            sum_blocks(x[part], y[part], means, self.block, sums)
+            sum_a, sum_b, aa, bb, ab = (self.weights @ z.T for z in sums)
             spread_a, spread_b = aa - sum_a**2 / num_cells, bb - sum_b**2 / num_cells
             constant = (spread_a <= _NO_VARIANCE * aa) | (spread_b <= _NO_VARIANCE * bb)
             scale = np.sqrt(np.where(constant, 1, spread_a * spread_b))

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from cifm_cli.evaluation.agreement import actual_types
-from cifm_cli.evaluation.board import GATED, MEAN, MODEL, Board, is_model
-from cifm_cli.evaluation.breakdown import by_distance, calibration, distance_bins
+from cifm_cli.evaluation.board import MEAN, MODEL, Board, is_model
+from cifm_cli.evaluation.breakdown import by_distance, distance_bins
 from cifm_cli.evaluation.ceiling import noise_ceiling
-from cifm_cli.evaluation.cell_states import open_states
-from cifm_cli.evaluation.distribution import judge_distribution
 from cifm_cli.evaluation.intervals import spatial_blocks
-from cifm_cli.evaluation.metrics import gate, score
-from cifm_cli.evaluation.predictors import ModelPredictor, hidden_rows, infer_rounds
+from cifm_cli.evaluation.predictors import hidden_rows
 from cifm_cli.evaluation.protocols import distance_to_visible
-from cifm_cli.evaluation.tuning import tune
+from cifm_cli.evaluation.trial import Trial
 from cifm_cli.report.terminal import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,10 +32,9 @@ if TYPE_CHECKING:
     from cifm_cli.evaluation.metrics import Score
     from cifm_cli.evaluation.predictors import Bench, Predictor
     from cifm_cli.evaluation.protocols import Round
+    from cifm_cli.evaluation.trial import Finding
     from cifm_cli.evaluation.truth import Truth
     from cifm_cli.evaluation.tuning import Tuned
-
-DRAWN, SAMPLED = "drawn", "sampled"
 
 
 class Subset(NamedTuple):
@@ -69,7 +65,6 @@ class Verdict:
         resampler: The bootstrap's blocks.
         board: Scores on all genes.
         subsets: Scores on some of them.
-        ceiling: What noise leaves to be predicted.
         calibration: Predictor to whether it means what it says.
         tuned: Predictor to what was chosen for it.
         types: Of the scored cells and of what is predicted for them, where an annotator was asked for.
@@ -87,16 +82,35 @@ class Verdict:
     types: Types | None = None
     board: Board = field(default_factory=Board)
     subsets: dict[str, Subset] = field(default_factory=dict)
-    ceiling: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
     tuned: dict[str, Tuned] = field(default_factory=dict)
     kept: dict[str, Estimate] = field(default_factory=dict)
     distributions: dict[str, Distributions] = field(default_factory=dict)
 
+    @cached_property
+    def ceiling(self) -> dict[str, Any]:
+        """What noise leaves to be predicted."""
+        return noise_ceiling(self.truth, self.resampler, self.bench.seed)
+
     @property
     def scores(self) -> dict[str, dict[str, Score]]:
         """Predictor, then form, to its score on all genes."""
         return self.board.scores
+
+    def take(self, finding: Finding) -> None:
+        """Put in what was found of one predictor."""
+        name = finding.predictor
+        self.tuned[name], self.calibration[name] = finding.tuned, finding.calibration
+        for board, forms in zip(
+            [self.board, *(part.board for part in self.subsets.values())], finding.scores, strict=True
+        ):
+            board.scores[name] = forms
+        if finding.distributions:
+            self.distributions[name] = finding.distributions
+        if self.types:
+            self.types.found[name] = finding.agreement
+        if finding.kept:
+            self.kept[name] = finding.kept
 
     def facts(self) -> dict[str, Any]:
         """The part of `metrics.json` that tells of this geometry."""
@@ -123,6 +137,32 @@ class Verdict:
         return facts
 
 
+def open_verdict(bench: Bench, geometry: str, rounds: Sequence[Round], annotator: Annotator | None) -> Verdict:
+    """See what is hidden, before any predictor.
+
+    Args:
+        bench: The slide and what is scored.
+        geometry: Name of the rounds' geometry.
+        rounds: What is scored.
+        annotator: Types cells.
+
+    Returns:
+        A verdict without predictors.
+    """
+    rows = hidden_rows(rounds)
+    round_number, distance_um = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
+    for part in rounds:
+        position = np.searchsorted(rows, part.hidden)
+        round_number[position], distance_um[position] = part.number, distance_to_visible(bench.slide.xy_um, part)
+    resampler = spatial_blocks(bench.slide.xy_um[rows], bench.radius_um, bench.seed)
+    types = actual_types(annotator, bench, rows, resampler) if annotator else None
+    truth = bench.truth(rows)
+    verdict = Verdict(bench, geometry, rows, round_number, distance_um, truth, resampler, types)
+    for name, genes in bench.subsets.items():
+        verdict.subsets[name] = Subset(genes, truth.of_genes(genes), Board())
+    return verdict
+
+
 def judge(
     bench: Bench,
     geometry: str,
@@ -146,66 +186,27 @@ def judge(
     Returns:
         The verdict.
     """
-    verdict = _open(bench, geometry, rounds, annotator)
-    tuning_truth = bench.truth(hidden_rows(tuning_rounds))
-    with progress(f"{bench.slide.name}, {geometry}", len(predictors) * len(rounds)) as advance:
+    trial = Trial(open_verdict(bench, geometry, rounds, annotator), rounds, tuning_rounds, keep)
+    return run_trial(trial, predictors, trial.examine)
+
+
+def run_trial(
+    trial: Trial, predictors: Sequence[Predictor], examine: Callable[[Predictor, Callable[..., None]], Finding]
+) -> Verdict:
+    """Put all predictors through a trial.
+
+    Args:
+        trial: On one slide and geometry.
+        predictors: Models first, then baselines.
+        examine: `Trial.examine`, here or in another process.
+
+    Returns:
+        The verdict.
+    """
+    verdict, num_rounds = trial.verdict, len(trial.rounds)
+    where = f"{verdict.bench.slide.name}, {verdict.geometry}"
+    with progress(where, len(predictors) * num_rounds) as advance:
         for predictor in predictors:
-            advance(0, f"{bench.slide.name}, {geometry}: {predictor.name}")
-            tuned = tune(predictor, bench, tuning_rounds, tuning_truth)
-            estimate = infer_rounds(predictor, bench, rounds, tuned.settings, advance)
-            if tuned.count_settings != tuned.settings:
-                counted = infer_rounds(predictor, bench, rounds, tuned.count_settings)
-                estimate = replace(estimate, composition=counted.composition)
-            verdict.tuned[predictor.name] = tuned
-            forms = {MEAN: estimate, GATED: gate(estimate, tuned.threshold)}
-            _score_forms(verdict, predictor.name, forms)
-            verdict.calibration[predictor.name] = calibration(estimate, verdict.truth)
-            book = open_states(bench, predictor.engine) if isinstance(predictor, ModelPredictor) else None
-            if book and estimate.states is not None:
-                verdict.distributions[predictor.name] = judge_distribution(
-                    book, estimate.states, rounds, tuning_rounds, verdict.resampler
-                )
-            if verdict.types:
-                drawn = verdict.types.draw_counts(estimate, verdict.truth, predictor.name)
-                values = {form: found.mean for form, found in forms.items()} | {DRAWN: drawn}
-                if distribution := verdict.distributions.get(predictor.name):
-                    values[SAMPLED] = distribution.sampled
-                verdict.types.compare(predictor.name, values)
-            if predictor.name in keep:
-                verdict.kept[predictor.name] = estimate
-    return verdict
-
-
-def _score_forms(verdict: Verdict, name: str, forms: dict[str, Estimate]) -> None:
-    """Score both forms side by side, on all genes and on the subsets."""
-
-    def score_form(found: Estimate) -> list[Score]:
-        everything = score(verdict.truth, found, verdict.resampler)
-        return [
-            everything,
-            *(
-                score(part.truth, found.of_genes(part.genes), verdict.resampler).without_details()
-                for part in verdict.subsets.values()
-            ),
-        ]
-
-    with ThreadPoolExecutor() as pool:
-        scores = list(pool.map(score_form, forms.values()))
-    for number, board in enumerate([verdict.board, *(part.board for part in verdict.subsets.values())]):
-        board.scores[name] = {form: found[number] for form, found in zip(forms, scores, strict=True)}
-
-
-def _open(bench: Bench, geometry: str, rounds: Sequence[Round], annotator: Annotator | None) -> Verdict:
-    rows = hidden_rows(rounds)
-    round_number, distance_um = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
-    for part in rounds:
-        position = np.searchsorted(rows, part.hidden)
-        round_number[position], distance_um[position] = part.number, distance_to_visible(bench.slide.xy_um, part)
-    resampler = spatial_blocks(bench.slide.xy_um[rows], bench.radius_um, bench.seed)
-    types = actual_types(annotator, bench, rows, resampler) if annotator else None
-    truth = bench.truth(rows)
-    verdict = Verdict(bench, geometry, rows, round_number, distance_um, truth, resampler, types)
-    verdict.ceiling.update(noise_ceiling(truth, resampler, bench.seed))
-    for name, genes in bench.subsets.items():
-        verdict.subsets[name] = Subset(genes, truth.of_genes(genes), Board())
+            advance(0, f"{where}: {predictor.name}")
+            verdict.take(examine(predictor, advance))
     return verdict

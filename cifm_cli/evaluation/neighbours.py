@@ -11,6 +11,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
+from cifm_cli.evaluation.compiled import weighted_sums
 from cifm_cli.evaluation.context import Estimate
 
 if TYPE_CHECKING:
@@ -151,6 +152,6 @@ def pooled(weights: csr_matrix, pool: Pool, instead: Estimate) -> Estimate:
 
 def _mean(weights: csr_matrix, values: csr_matrix, mass: NDArray[np.float32]) -> NDArray[np.float32]:
     """(Q, P) weighted sums by their mass; 0 where there is none."""
-    total = (weights @ values).toarray().astype(np.float32, copy=False)
+    total = weighted_sums(weights, values)
     total /= np.where(mass > 0, mass, 1)
-    return np.asarray(total)
+    return total

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cifm_cli.evaluation.compiled import detect_in_order, rank_in_order
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -40,16 +42,15 @@ def average_ranks(values: Values) -> Values:
     """
     ranks = np.empty(values.shape, dtype=np.float32)
     for part in pieces(values):
-        order = np.argsort(values[part], axis=1)
-        order += np.arange(len(order))[:, None] * values.shape[1]
-        ordered = values[part].ravel()[order.ravel()].reshape(order.shape)
-        is_first = np.ones(order.shape, dtype=bool)
-        np.not_equal(ordered[:, 1:], ordered[:, :-1], out=is_first[:, 1:])
-        first = np.flatnonzero(is_first)
-        length = np.diff(first, append=order.size)
-        middle = (first % values.shape[1] + (length + 1) / 2).astype(np.float32)
-        ranks[part].ravel()[order.ravel()] = np.repeat(middle, length)
+        rank_in_order(values[part], _order(values[part]), ranks[part])
     return ranks
+
+
+def _order(values: Values) -> NDArray[np.int64]:
+    """(n, m) columns of each row by ascending value; the many that share the lowest are told apart first, for speed."""
+    lowest = values.min(axis=1, keepdims=True)
+    lower = lowest - np.arange(1, values.shape[1] + 1, dtype=values.dtype)
+    return np.argsort(np.where(values == lowest, lower, values), axis=1)
 
 
 def correlations(x: Values, y: Values) -> Numbers:
@@ -86,29 +87,6 @@ def detection(share: Values, expressed: NDArray[np.bool_]) -> tuple[Numbers, Num
         of expressed genes among those with at least the share of an expressed one, averaged over these; 0 for a cell
         with nothing expressed.
     """
-    order = np.argsort(-share, axis=1)
-    ordered, hit = np.take_along_axis(share, order, axis=1), np.take_along_axis(expressed, order, axis=1)
-    num_genes = share.shape[1]
-    is_last = np.ones(share.shape, dtype=bool)
-    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=is_last[:, :-1])
-    place = np.where(is_last, np.arange(num_genes), num_genes)
-    last = np.minimum.accumulate(place[:, ::-1], axis=1)[:, ::-1]  # of the genes with the same share
-    hits_so_far = hit.cumsum(axis=1, dtype=np.int32)
-    precision = np.take_along_axis(hits_so_far, last, axis=1) / (last + 1.0)
-    num_expressed = expressed.sum(axis=1).astype(np.float64)
-    average_precision = (precision * hit).sum(axis=1) / np.maximum(num_expressed, 1)
-    return _auroc(last, is_last, hit, num_expressed), average_precision
-
-
-def _auroc(
-    last: NDArray[np.int64], is_last: NDArray[np.bool_], hit: NDArray[np.bool_], num_expressed: Numbers
-) -> Numbers:
-    """Mann-Whitney's U from average ranks, from the highest share down."""
-    num_genes = hit.shape[1]
-    first = np.zeros_like(last)
-    first[:, 1:] = np.where(is_last[:, :-1], np.arange(1, num_genes), 0)
-    first = np.maximum.accumulate(first, axis=1)
-    rank_sum = (hit * (num_genes - (first + last) / 2)).sum(axis=1)
-    num_pairs = num_expressed * (num_genes - num_expressed)
-    wins = rank_sum - num_expressed * (num_expressed + 1) / 2
-    return np.where(num_pairs > 0, wins / np.maximum(num_pairs, 1), 0.5)
+    roc_area, precision = np.empty(len(share)), np.empty(len(share))
+    detect_in_order(share, expressed, _order(share), roc_area, precision)
+    return roc_area, precision

@@ -112,6 +112,7 @@ def _learn(examples: Iterable[Example], context: Context) -> _Moments:
         xy += x.T @ y
     x_mean, y_mean = x_sum / max(size, 1), y_sum / max(size, 1)
     xx, xy = xx / max(size, 1) - np.outer(x_mean, x_mean), xy / max(size, 1) - np.outer(x_mean, y_mean)
+    # In units of the features' own variance, one row of penalties serves panels of any size and depth.
     unit = max(float(np.trace(xx)) / max(num_features, 1), _SMALL)
     return _Moments(genes, x_mean + usual, y_mean, xx / unit, xy / unit)
 

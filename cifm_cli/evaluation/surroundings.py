@@ -5,6 +5,7 @@ Letters: Q hidden cells, P genes.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
 from cifm_cli.evaluation.context import Estimate
-from cifm_cli.evaluation.neighbours import Pool, every_cell, pairs_within, pooled, training_estimate, within
+from cifm_cli.evaluation.neighbours import Pool, every_cell, pairs_within, pooled, training_estimate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -85,10 +86,10 @@ def radius_means(context: Context, query_um: NDArray[np.float64], radii_um: Sequ
     wider = training_estimate(context, len(query_um))
     for radius_um in reversed(radii_um):
         if radius_um > WIDE_RADII * context.radius_um:
-            pool = _squares(context, radius_um / _SQUARES)
-            weights = pairs_within(cKDTree(query_um), pool.tree, radius_um)
+            pool = context.once(f"squares {radius_um}", partial(_squares, context, radius_um / _SQUARES))
         else:
-            pool, weights = every_cell(context), within(context, query_um, radius_um)
+            pool = every_cell(context)
+        weights = pairs_within(cKDTree(query_um), pool.tree, radius_um)
         wider = pooled(weights, pool, wider)
         found.insert(0, wider)
     return found

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import anndata as ad
@@ -14,6 +16,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from cifm_cli.data.slide import open_slide
+from cifm_cli.evaluation.together import Answer
 
 METRICS = [
     "mse", "balanced_mse", "pearson_cell", "spearman_cell", "pearson_gene", "spearman_gene", "auroc", "deviance",
@@ -244,6 +247,46 @@ def test_the_same_seed_gives_the_same_numbers(cifm: Callable) -> None:
     )
     assert first == again
     assert first != other
+
+
+def test_several_processes_give_the_same_numbers(cifm: Callable, evaluated: dict) -> None:
+    words = ["--model", "runs/latest", "--model", "runs/first", "--save-predictions", "--annotator", "markers"]
+    code, out, err = cifm("evaluate", *words, "--backend", "torch", "--devices", "2", "--out", "together", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert json.dumps(found["slides"]) == json.dumps(evaluated["slides"])  # the order of the predictors, too
+    for table in ("per_cell.parquet", "per_gene.parquet"):
+        pd.testing.assert_frame_equal(pd.read_parquet(f"together/{table}"), pd.read_parquet(f"evaluation/{table}"))
+    for geometry in geometries(evaluated):
+        alone, together = (ad.read_h5ad(f"{out}/predictions-{geometry}.h5ad") for out in ("evaluation", "together"))
+        assert set(alone.layers) == set(together.layers)
+        assert all(np.array_equal(alone.layers[name], together.layers[name]) for name in alone.layers)
+
+
+def test_a_process_that_dies_is_an_error(cifm: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifm_cli.evaluation.together._work", _die)
+    code, _, err = cifm("evaluate", *BRIEF, "--devices", "2", "--out", "dead")
+    assert code == 1
+    assert "error: an evaluation process ended before its time" in err
+    assert not Path("dead").exists()
+
+
+def test_what_a_process_says_is_wrong_is_told_once(cifm: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifm_cli.evaluation.together._work", _complain)
+    code, _, err = cifm("evaluate", *BRIEF, "--devices", "2", "--out", "wrong")
+    assert code == 1
+    assert err.count("error: model: its predictions are not finite numbers") == 1
+    assert "hint: train it again" in err
+
+
+def _die(*_: object) -> None:
+    os._exit(3)
+
+
+def _complain(_request: object, _number: int, _threads: int, pipe: Connection) -> None:
+    while True:
+        answer = Answer(pipe.recv(), None, ("model: its predictions are not finite numbers", "train it again"))
+        pipe.send(answer)
 
 
 def test_json_is_the_only_thing_on_stdout(cifm: Callable) -> None:

@@ -1,0 +1,145 @@
+"""What is judged: what the user asked for, the models, and one slide with all that every process needs to judge on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cifm_cli import keys
+from cifm_cli.data.slide import open_slide
+from cifm_cli.errors import CifmError
+from cifm_cli.evaluation.agreement import find_annotator
+from cifm_cli.evaluation.baselines import all_baselines
+from cifm_cli.evaluation.board import MODEL
+from cifm_cli.evaluation.judge import open_verdict
+from cifm_cli.evaluation.plan import plan_rounds, tuning_region
+from cifm_cli.evaluation.predictors import BaselinePredictor, ModelPredictor, set_up_bench
+from cifm_cli.evaluation.protocols import BLOCK_RADII, GEOMETRIES, geometry_names
+from cifm_cli.evaluation.trial import Trial
+from cifm_cli.inference.engine import load_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from cifm_cli.celltype.base import Annotator
+    from cifm_cli.evaluation.predictors import Bench, Predictor
+    from cifm_cli.recipe_sections import Precision
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    Args:
+        slides: Prepared slides.
+        models: Runs; the first is `model` and sets radius and receptive field of the baselines.
+        out: Folder to write to.
+        region: `train`, `validation`, `test` or `all`.
+        geometries: Of `protocols.KINDS`.
+        block_radii: Sides of the blocks of `region`, in radii.
+        num_rounds: Most rounds of each geometry; absent: all, unless that is too much for memory.
+        annotator: `NAME` or `NAME:PATH`; absent: no typing.
+        trust_pickle: Whether an annotator may be a pickle.
+        save_predictions: Also write predictions of every scored cell.
+        backend: `auto` or a registered name.
+        device: `auto` or a torch device.
+        precision: Of matrix products.
+        seed: Of masks, random baselines and bootstrap.
+        devices: How many processes judge together; the numbers are the same, bit for bit.
+    """
+
+    slides: Sequence[Path]
+    models: Sequence[Path]
+    out: Path
+    region: str = keys.TEST
+    geometries: Sequence[str] = GEOMETRIES
+    block_radii: Sequence[float] = (BLOCK_RADII,)
+    num_rounds: int | None = None
+    annotator: str | None = None
+    trust_pickle: bool = False
+    save_predictions: bool = False
+    backend: str = "auto"
+    device: str = "auto"
+    precision: Precision = "float32"
+    seed: int = 0
+    devices: int = 1
+
+    @property
+    def geometry_names(self) -> list[str]:
+        """Every geometry by its name in the results."""
+        return geometry_names(self.geometries, self.block_radii)
+
+    def load_models(self, device: str | None = None) -> list[ModelPredictor]:
+        """Load the models, on the device that the user named unless there is another.
+
+        Raises:
+            CifmError: A checkpoint can't be used, or there is no such device.
+            BackendUnavailableError: There is no such backend here.
+        """
+        return [
+            ModelPredictor(
+                MODEL if position == 0 else f"{MODEL}:{run.name}",
+                load_engine(run, self.backend, device or self.device, self.precision),
+            )
+            for position, run in enumerate(self.models)
+        ]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One slide, and everybody who infers its hidden cells.
+
+    Args:
+        bench: The slide and what is scored.
+        predictors: Models first, then baselines.
+        tuned_on: The region that everybody is tuned on.
+        annotator: Types cells, where one was asked for.
+    """
+
+    bench: Bench
+    predictors: list[Predictor]
+    tuned_on: str
+    annotator: Annotator | None
+
+    def predictor(self, name: str) -> Predictor:
+        """One of the predictors."""
+        return next(predictor for predictor in self.predictors if predictor.name == name)
+
+    def open_trial(self, request: Request, geometry: str) -> Trial:
+        """Hide cells.
+
+        Raises:
+            CifmError: There are too few.
+        """
+        tuning, rounds = plan_rounds(self.bench, geometry, request.region, self.tuned_on, request.num_rounds)
+        models = [predictor.name for predictor in self.predictors if isinstance(predictor, ModelPredictor)]
+        keep = [*models, "weighted_knn"] if request.save_predictions else []
+        return Trial(open_verdict(self.bench, geometry, rounds, self.annotator), rounds, tuning, keep)
+
+
+def set_stage(request: Request, path: Path, models: Sequence[ModelPredictor]) -> Stage:
+    """Open a slide for the models.
+
+    Args:
+        request: What to score.
+        path: The prepared slide.
+        models: The first sets radius and reach.
+
+    Returns:
+        The stage.
+
+    Raises:
+        CifmError: The slide can't be used, or its region is empty.
+    """
+    slide = open_slide(path)
+    if not len(slide.region(request.region)):
+        raise CifmError(
+            f"slide {slide.name}: no cells in its {request.region} region", "evaluate all of its cells: --region all"
+        )
+    bench = set_up_bench(slide, [model.engine for model in models], request.seed)
+    tuned_on = tuning_region(slide, request.region)
+    annotator = None
+    if request.annotator:
+        annotator = find_annotator(request.annotator, bench, trust_pickle=request.trust_pickle)
+    return Stage(bench, [*models, *map(BaselinePredictor, all_baselines())], tuned_on, annotator)
