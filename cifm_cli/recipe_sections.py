@@ -27,6 +27,8 @@ class DataRecipe(Section):
     """Core cells of a tile; its halo comes on top."""
     sampling: Literal["slides", "cells"] = "slides"
     """What is trained on equally often: each slide, as in Eq. 15, or each cell of all slides."""
+    validation_slides: tuple[str, ...] = ()
+    """Slides, by name, that only validate, with all their cells: for models meant for other patients."""
 
 
 class ModelRecipe(Section):
@@ -50,6 +52,8 @@ class ModelRecipe(Section):
     """Rank of the weights from features to genes, r: (G, r) (r, D); full when absent, as in the paper."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the head's features that are zero in a training step (`residual` only)."""
+    members: int = Field(default=1, ge=1)
+    """Networks trained side by side from different starts, whose predictions are averaged; embeddings are the first's."""
     norm: bool = True
     """Normalise features without bias, so that void stays void."""
     residual: bool = True

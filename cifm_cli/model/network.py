@@ -1,5 +1,7 @@
 """The whole network: sparse gene input, encoder on visible cells, padding, decoder on all cells, heads on masked ones.
 
+With `model.members` above one, several such networks answer side by side, and what they say is averaged.
+
 Letters: N cells, V visible, K masked, M inferred, G genes of the vocabulary, P of the panel, D features.
 """
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from cifm_cli.model.gene_maps import GeneInput
 from cifm_cli.model.heads import PlainHead, ResidualHead
 from cifm_cli.model.layer import build_layer
+from cifm_cli.model.output import mean_output
 
 if TYPE_CHECKING:
     from cifm_backends.base import Backend, Graph
@@ -37,6 +40,8 @@ class Network(nn.Module):
         self.padding = nn.Parameter(torch.empty(recipe.model.width).normal_())  # e
         head = ResidualHead if recipe.objective.name == "residual" else PlainHead
         self.head = head(num_genes, recipe)
+        alone = recipe.model_copy(update={"model": recipe.model.model_copy(update={"members": 1})})
+        self.others = nn.ModuleList(Network(num_genes, alone) for _ in range(recipe.model.members - 1))
 
     def encode(self, backend: Backend, graph: Graph, h: Tensor) -> tuple[Tensor, Tensor]:
         """Embed visible cells (Eq. 2).
@@ -78,8 +83,27 @@ class Network(nn.Module):
             tile: A masked tile on the network's device.
 
         Returns:
-            Prediction for M cells and P genes, in the precision of the weights.
+            Prediction for M cells and P genes, in the precision of the weights: the mean of all members.
         """
+        return mean_output(self.opinions(backend, tile))
+
+    def opinions(self, backend: Backend, tile: MaskedTile) -> list[Output]:
+        """What each member says; they are trained each on its own answer, or they would come to agree.
+
+        Args:
+            backend: Runs the edge part of every layer.
+            tile: A masked tile on the network's device.
+
+        Returns:
+            One prediction for each member.
+        """
+        return [member._infer(backend, tile) for member in self.members()]
+
+    def members(self) -> list[Network]:
+        """This network and the ones beside it."""
+        return [self, *(other for other in self.others if isinstance(other, Network))]
+
+    def _infer(self, backend: Backend, tile: MaskedTile) -> Output:
         h, shift = self.encode(backend, tile.encoder_graph, self.genes(tile.expression))
         output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight)
         known = {name: values for name, values in output._asdict().items() if values is not None}

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 
@@ -27,3 +31,24 @@ class Output(NamedTuple):
     composition: Tensor | None = None
     state: Tensor | None = None
     profiles: Tensor | None = None
+
+
+def mean_output(outputs: Sequence[Output]) -> Output:
+    """Average what several members say; probabilities as logits, which is their geometric mean.
+
+    Args:
+        outputs: Of the same cells and genes, and of the same states; at least one.
+
+    Returns:
+        Their mean.
+    """
+    if len(outputs) == 1:
+        return outputs[0]
+    first = outputs[0]
+    return first._replace(
+        **{
+            name: torch.stack([getattr(output, name) for output in outputs]).mean(0)
+            for name, values in first._asdict().items()
+            if values is not None
+        }
+    )

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 RELIABLE_COUNTS = 10.0  # depth at which a cell weighs half: sparse cells are noisy, void cells weigh nothing
 PRIOR_MASS = 1.0  # mass of the next wider mean in every mean, so that a lonely query has an answer
-SHARED_BELIEF = 20.0  # how many queries' worth of belief a gene has in the weights fitted over all genes
 PRIOR_COUNTS = 30.0  # the same for compositions, in counts
 PROBABILITY_FLOOR = 1e-4
 
@@ -228,8 +227,11 @@ class LeastSquares:
         self.moment.index_add_(0, genes, torch.einsum("msp,mp->ps", terms, target))
         self.num_queries[genes] += len(target)
 
-    def solve(self) -> Tensor:
+    def solve(self, belief: float) -> Tensor:
         """Weights of every gene, drawn to the weights that serve all genes together.
+
+        Args:
+            belief: How many queries' worth of belief a gene has in the shared weights.
 
         Returns:
             (T, G) float32.
@@ -239,6 +241,6 @@ class LeastSquares:
         pooled = self.gram.sum(0)
         shared = torch.linalg.solve(pooled + tiny * (1 + pooled.trace()), self.moment.sum(0))
         per_query = self.gram.diagonal(dim1=1, dim2=2) / self.num_queries.clamp(min=1)[:, None]
-        belief = torch.diag_embed(SHARED_BELIEF * per_query) + tiny
-        weights: Tensor = torch.linalg.solve(self.gram + belief, self.moment + belief @ shared)
+        prior = torch.diag_embed(belief * per_query) + tiny
+        weights: Tensor = torch.linalg.solve(self.gram + prior, self.moment + prior @ shared)
         return weights.T.float()

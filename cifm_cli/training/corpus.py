@@ -58,7 +58,7 @@ class TrainingSlide:
     Args:
         slide: At the recipe's radius.
         panel: Its genes in the vocabulary.
-        tilers: Region to tiler; no cell of another region is ever seen.
+        tilers: `train`, `validation` or both, to tiler; no cell of another region is ever seen.
     """
 
     slide: Slide
@@ -76,7 +76,8 @@ class Corpus:
         seed: Of every training and validation tile.
 
     Raises:
-        CifmError: A slide can't be read, shares no gene with the vocabulary, or has an empty training region.
+        CifmError: A slide can't be read, shares no gene with the vocabulary, or has an empty training region; or the
+            slides that the recipe names for validation are not there, or are all there are.
     """
 
     def __init__(
@@ -85,14 +86,20 @@ class Corpus:
         # Counts stay on disk: many slides, each small enough to be held, would fill the memory together.
         opened = [open_slide(path, hold=False).with_radius(recipe.data.radius_um) for path in paths]
         self.recipe = recipe
-        self.vocabulary = vocabulary or union_vocabulary(opened)
-        self.slides = [self._ready(slide) for slide in opened]
+        apart = set(recipe.data.validation_slides)
+        _refuse_strangers(apart, {slide.name for slide in opened})
+        self.vocabulary = vocabulary or union_vocabulary([slide for slide in opened if slide.name not in apart])
+        own = {name: name for name in ((keys.TRAIN,) if apart else (keys.TRAIN, keys.VALIDATION))}
+        self.slides = [self._ready(slide, own) for slide in opened if slide.name not in apart]
+        held_out = [self._ready(slide, {keys.VALIDATION: keys.ALL}) for slide in opened if slide.name in apart]
+        self.looked_at = held_out or self.slides
         self.seed = seed
         self._sampler = Sampler([len(part.tilers[keys.TRAIN].rows) for part in self.slides], recipe.data, seed)
 
-    def _ready(self, slide: Slide) -> TrainingSlide:
+    def _ready(self, slide: Slide, regions: dict[str, str]) -> TrainingSlide:
+        """Cut up a slide; `regions` says which of its regions serves for what."""
         reach = reach_um(self.recipe, slide.radius_um)
-        tilers = {name: Tiler(slide.xy_um, slide.region(name), reach) for name in (keys.TRAIN, keys.VALIDATION)}
+        tilers = {use: Tiler(slide.xy_um, slide.region(region), reach) for use, region in regions.items()}
         for name, tiler in tilers.items():
             if len(tiler.rows) < 2:
                 raise CifmError(
@@ -108,8 +115,8 @@ class Corpus:
 
     @property
     def num_looks(self) -> int:
-        """Validation tiles of all slides."""
-        return len(self.slides) * self.recipe.train.validation_tiles
+        """Validation tiles of all slides that are looked at."""
+        return len(self.looked_at) * self.recipe.train.validation_tiles
 
     def train_example(self, number: int) -> Example:
         """The training tile of a number, counted from the start of training; the sampler says where it is."""
@@ -122,7 +129,7 @@ class Corpus:
         """One of the `num_looks` tiles of every look at the validation region; always the same."""
         position, tile = divmod(number, self.recipe.train.validation_tiles)
         generator = numpy_generator(self.seed, "look", position, tile)
-        return self._draw_from(self.slides[position], keys.VALIDATION, generator)
+        return self._draw_from(self.looked_at[position], keys.VALIDATION, generator)
 
     def draw(self, region: str, seed: int, *stream: int | str) -> Example:
         """Draw a tile for another purpose: a slide (each as likely as another), a stretch of its region, masked cells.
@@ -191,6 +198,17 @@ class Corpus:
             genes = part.panel.vocabulary_rows[found.indices]
             parts.append(csr_matrix((found.data, genes, found.indptr), (len(rows), len(self.vocabulary))))
         return vstack(parts, format="csr")
+
+
+def _refuse_strangers(named: set[str], slides: set[str]) -> None:
+    """Slides set apart for validation must be there, and leave some to train on."""
+    if unknown := sorted(named - slides):
+        raise CifmError(
+            f"data.validation_slides: no slide {', '.join(unknown)} among {', '.join(sorted(slides))}",
+            "name slides as their files are named, without .h5ad",
+        )
+    if named == slides:
+        raise CifmError("data.validation_slides names every slide: none is left to train on", "leave some out of it")
 
 
 def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -145,8 +145,9 @@ def step(run: Run, examples: list[Example], learning_rate: float) -> float:
         ready = example.to(run.device)
         dropout = provenance.seeded_torch(run.seed, "dropout", run.position.step * tiles_per_step + tile)
         with dropout, computing_in(run.recipe.train.precision, run.device):
-            output = run.network(run.backend, ready.tile)
-        value = loss(output, ready.target, run.recipe.objective)
+            opinions = run.network.opinions(run.backend, ready.tile)
+        values = [loss(output, ready.target, run.recipe.objective) for output in opinions]
+        value = torch.stack(values).mean()
         (value / tiles_per_step).backward()
         total += value.item() / tiles_per_step
     total = run.processes.sum_gradients(run.network, total)

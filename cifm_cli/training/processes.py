@@ -170,6 +170,7 @@ class Processes(Place):
         if self.size == 1:
             return value
         weights = [weight for weight in network.parameters() if weight.requires_grad]
+        # A gradient of zero is not none: moments and weight decay would move a weight that no tile had to do with.
         used = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float32)
         flat = torch.cat([_gradient(weight) for weight in weights])
         with _contact():

@@ -44,6 +44,7 @@ class Sampler:
         self.lengths = lengths
         self.size = recipe.tile_cells
         self.seed = seed
+        # One more than fit in, so that they cover every cell from any offset that `_place` may draw.
         self.num_stretches = [length // self.size + 1 for length in lengths]
         self._by_cells = recipe.sampling == "cells"
         self._shuffled = lru_cache(maxsize=2 * len(lengths))(self._shuffle)

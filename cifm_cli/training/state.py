@@ -129,6 +129,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor], position: Any) -> int:  # noqa: ANN401 - what a damaged file holds
+    # safetensors checks lengths, not contents: a flipped bit would be trained on.
     value = zlib.crc32(json.dumps(position, sort_keys=True).encode())
     for name in sorted(tensors):
         flat = tensors[name].detach().cpu().contiguous().flatten()

@@ -93,6 +93,11 @@ def test_an_unknown_recipe_key(refused, prepared_synthetic: Path) -> None:
     assert "train.stps" in refused("train", "demo", "--data", prepared_synthetic, "--set", "train.stps=3")
 
 
+def test_a_validation_slide_that_is_not_there(refused, prepared_synthetic: Path) -> None:
+    nobody = 'data.validation_slides=["nobody"]'
+    assert "nobody" in refused("train", "demo", "--data", prepared_synthetic, "--set", nobody)
+
+
 def test_a_checkpoint_of_another_format(refused, tmp_path: Path) -> None:
     from cifm_cli.model.checkpoint import save_tensors
 

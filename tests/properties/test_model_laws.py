@@ -27,6 +27,7 @@ RADIUS_UM = 20.0
 FORMS = {
     "factored": {"model": {"message": "factored", "width": 8, "heads": 2}},
     "factored_low_rank": {"model": {"width": 8, "heads": 2, "self_loops": True, "gene_rank": 3}},
+    "members": {"model": {"width": 8, "heads": 2, "encoder_layers": 1, "members": 2}},
     "literal": {
         "model": {"message": "mlp", "width": 8, "mlp_layers": 3, "norm": False, "residual": False, "self_loops": True},
         "objective": {"name": "balanced_mse"},

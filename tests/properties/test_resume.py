@@ -125,9 +125,12 @@ def test_a_sick_loss_stops_with_the_best_model_kept(
     assert all(torch.isfinite(weight).all() for weight in kept.network.state_dict().values())
 
 
-def test_training_starts_at_the_smoother(prepared_synthetic: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("members", [1, 2])
+def test_training_starts_at_the_smoother(prepared_synthetic: Path, tmp_path: Path, members: int) -> None:
     """Before the first step, the prediction is the blend of neighbour means and nothing else."""
-    run = open_run(make_setup(prepared_synthetic, tmp_path / "run"), Processes())
+    recipe = make_recipe()
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"members": members})})
+    run = open_run(make_setup(prepared_synthetic, tmp_path / "run", recipe), Processes())
     fit_head(run)
     example = run.corpus.draw("train", 0, "test")
     smoother, states, genes = run.network.head.smoother, run.network.head.states, example.tile.genes

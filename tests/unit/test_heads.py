@@ -70,3 +70,16 @@ def test_dropout_changes_training_alone() -> None:
     assert torch.equal(inferred[0].magnitude, inferred[1].magnitude)
     trained = [infer(network.train(), tile) for network in networks]
     assert not torch.equal(trained[0].magnitude, trained[1].magnitude)
+
+
+def test_members_answer_side_by_side() -> None:
+    recipe = make_recipe(members=3)
+    tile, network = make_tile(recipe), make_network(recipe, trained=True).eval()
+    with torch.no_grad():
+        opinions = network.opinions(TorchBackend(), tile)
+    assert len(opinions) == 3
+    assert not torch.equal(opinions[0].magnitude, opinions[1].magnitude), "they start at different places"
+    together = infer(network, tile)
+    for name in ("magnitude", "logit", "composition", "state"):
+        expected = sum(getattr(opinion, name) for opinion in opinions) / 3
+        assert torch.allclose(getattr(together, name), expected, atol=1e-6)

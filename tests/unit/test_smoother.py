@@ -87,7 +87,7 @@ def test_least_squares_finds_planted_weights_of_each_gene() -> None:
         terms = generator.normal(size=(2_000, 3, 2))
         target = np.einsum("msp,sp->mp", terms, planted)
         regression.add(torch.from_numpy(terms), torch.from_numpy(target), genes)
-    weights = regression.solve()
+    weights = regression.solve(20.0)
     assert weights[:, genes].numpy() == pytest.approx(planted, abs=0.005)
     shared = planted.mean(axis=1)
     assert weights[:, 0].numpy() == pytest.approx(shared, abs=0.05), "an unseen gene takes the shared weights"

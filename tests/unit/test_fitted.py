@@ -1,0 +1,50 @@
+"""What is fitted before the first step: pools by likelihood, and how much of its weights a gene may call its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cifm_cli.model.smoother import LeastSquares
+from cifm_cli.provenance import numpy_generator
+from cifm_cli.training.fitted import BELIEFS, choose_weights, fit_pool
+
+
+def test_a_pool_believes_the_term_that_knows() -> None:
+    """Of two terms one is the law that the counts are drawn from, the other has nothing to do with it."""
+    generator = numpy_generator(0, "pool")
+    law, other = (generator.dirichlet(np.ones(8), 200) for _ in range(2))
+    seen = np.stack([generator.multinomial(50, probability) for probability in law])
+    logs = torch.from_numpy(np.log(np.stack([law, other], axis=1))).float()
+    share = fit_pool([(logs, torch.from_numpy(seen).float())]).softmax(0)
+    assert share[0].item() == pytest.approx(1, abs=0.03)
+
+
+def test_a_pool_of_equals_is_even() -> None:
+    generator = numpy_generator(0, "pool")
+    law = generator.dirichlet(np.ones(5), 50)
+    logs = torch.from_numpy(np.log(np.stack([law, law, law], axis=1))).float()
+    assert fit_pool([(logs, torch.from_numpy(law).float())]).softmax(0).numpy() == pytest.approx(np.full(3, 1 / 3))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_unseen_cells_decide_whether_a_gene_has_weights_of_its_own(*, own: bool) -> None:
+    """Many quiet cells show that genes differ; a few noisy ones only seem to."""
+    generator = numpy_generator(0, "weights")
+    num_genes = 40
+    cells, noise = (2_000, 0.1) if own else (20, 3.0)
+    planted = generator.uniform(0, 1, (2, num_genes)) if own else np.full((2, num_genes), 0.5)
+    genes = torch.arange(num_genes)
+
+    def draw(number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        terms = generator.normal(size=(number, 2, num_genes))
+        target = np.einsum("mtp,tp->mp", terms, planted) + noise * generator.normal(size=(number, num_genes))
+        return torch.from_numpy(terms).float(), torch.from_numpy(target).float(), genes
+
+    fit = LeastSquares(2, num_genes)
+    fit.add(*draw(cells))
+    chosen = choose_weights(fit, [draw(2_000)])
+    expected = fit.solve(BELIEFS[0] if own else BELIEFS[-1])
+    assert torch.equal(chosen, expected)
+    assert np.abs(chosen.numpy() - planted).max() < 0.2

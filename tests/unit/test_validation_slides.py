@@ -1,0 +1,58 @@
+"""Slides that only validate: nothing of them is trained on, and all of them is looked at."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifm_cli import keys
+from cifm_cli.errors import CifmError
+from cifm_cli.recipe import parse
+from cifm_cli.training.corpus import Corpus
+
+
+@pytest.fixture(scope="module")
+def patients(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("patients")
+    return [Path(shutil.copy(prepared_synthetic, folder / f"{name}.h5ad")) for name in ("first", "second", "third")]
+
+
+def open_corpus(patients: list[Path], *held_out: str) -> Corpus:
+    return Corpus(patients, parse({"data": {"validation_slides": list(held_out), "tile_cells": 64}}, "test"))
+
+
+def test_slides_set_apart_validate_whole(patients: list[Path]) -> None:
+    corpus = open_corpus(patients, "second")
+    assert [part.slide.name for part in corpus.slides] == ["first", "third"]
+    (looked_at,) = corpus.looked_at
+    assert looked_at.slide.name == "second"
+    assert len(looked_at.tilers[keys.VALIDATION].rows) == looked_at.slide.num_cells
+    assert corpus.num_cells == 2 * len(looked_at.slide.region(keys.TRAIN))
+    assert corpus.num_looks == corpus.recipe.train.validation_tiles
+
+
+def test_nothing_of_them_is_trained_on(patients: list[Path]) -> None:
+    apart, without = open_corpus(patients, "second"), open_corpus([patients[0], patients[2]])
+    assert all(np.array_equal(one, other) for one, other in zip(apart.profiles(), without.profiles(), strict=True))
+    for number in range(6):
+        ours, theirs = (corpus.train_example(number).target.counts for corpus in (apart, without))
+        assert np.array_equal(ours, theirs)
+
+
+def test_without_any_each_slide_validates_itself(patients: list[Path]) -> None:
+    corpus = open_corpus(patients)
+    assert corpus.looked_at is corpus.slides
+    part = corpus.slides[0]
+    assert np.array_equal(part.tilers[keys.VALIDATION].rows, part.slide.region(keys.VALIDATION))
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [(("fourth",), r"no slide fourth among first, second, third"), (("first", "second", "third"), "names every slide")],
+)
+def test_slides_that_cannot_be_set_apart(patients: list[Path], names: tuple[str, ...], what: str) -> None:
+    with pytest.raises(CifmError, match=what):
+        open_corpus(patients, *names)
