@@ -15,9 +15,10 @@ import numpy as np
 
 from cifm_cli.data.slide import open_slide
 from cifm_cli.evaluation.baselines import BASELINES
+from cifm_cli.evaluation.bench import Bench
 from cifm_cli.evaluation.judge import judge
 from cifm_cli.evaluation.plan import plan_rounds
-from cifm_cli.evaluation.predictors import BaselinePredictor, Bench
+from cifm_cli.evaluation.predictors import BaselinePredictor
 from cifm_cli.evaluation.protocols import GEOMETRIES
 
 

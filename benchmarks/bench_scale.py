@@ -4,13 +4,15 @@
 
 The slides hold random counts, about 50 of 500 genes in each cell, at random places 8 um apart; the model is an untrained
 one with the shape of the xenium recipe. Each command runs as typed, in a process of its own, start of Python and imports
-included; the slides are not counted. Memory is the largest that the process ever had resident; Linux only. Needs some 15 GB
+included; the slides are not counted. `cifm evaluate` scores but some cells of a large slide, so its time is also given for
+each scored cell, over all geometries. Memory is the largest that the process ever had resident; Linux only. Needs some 15 GB
 of disk.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -35,9 +37,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         rows = [row for cells in options.cells for row in measure(Path(folder), cells, options)]
     for row in rows:
+        scored = f" {row['scored']:,} scored, {row['us_per_scored']:.0f} us for each" if "scored" in row else ""
         print(
             f"{row['command']:9} {row['cells']:10,} cells {row['seconds']:8.1f} s {row['us_per_cell']:8.2f} us per cell "
-            f"{row['peak_gb']:6.2f} GB"
+            f"{row['peak_gb']:6.2f} GB{scored}"
         )
     for command, ratio in (found := ratios(rows)).items():
         print(f"{command:9} time per cell, largest slide over smallest: {ratio:.2f}")
@@ -85,7 +88,10 @@ def measure(folder: Path, num_cells: int, options: argparse.Namespace) -> list[d
     for command in options.commands:
         words = [command, str(slide), "--model", str(slide.parent / "run"), "--out", str(slide.parent / command)]
         used = run_apart([sys.executable, "-m", "cifm_cli", *words])
-        rows.append({"command": command, "cells": num_cells, "us_per_cell": 1e6 * used["seconds"] / num_cells, **used})
+        row = {"command": command, "cells": num_cells, "us_per_cell": 1e6 * used["seconds"] / num_cells, **used}
+        if num_scored := scored_cells(slide.parent / command / "metrics.json"):
+            row |= {"scored": num_scored, "us_per_scored": 1e6 * used["seconds"] / num_scored}
+        rows.append(row)
         shutil.rmtree(slide.parent / command)
     shutil.rmtree(slide.parent)
     return rows
@@ -103,6 +109,14 @@ def run_apart(words: list[str]) -> dict[str, float]:
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "peak_gb": usage.ru_maxrss * 1024 / 1e9,
     }
+
+
+def scored_cells(metrics: Path) -> int:
+    """Cells that were scored, in all geometries together; 0 where nothing was."""
+    if not metrics.exists():
+        return 0
+    slides = json.loads(metrics.read_text())["slides"]
+    return sum(geometry["num_cells"] for slide in slides.values() for geometry in slide["geometries"].values())
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-_IN_MEMORY_NONZEROS = 50_000_000  # 400 MB of values and columns; larger matrices are read by stretches of rows
+_IN_MEMORY_NONZEROS = 25_000_000  # 200 MB of values and columns; larger matrices are read by stretches of rows
 
 
 @dataclass(frozen=True)

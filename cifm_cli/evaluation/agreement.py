@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from cifm_cli.celltype.base import Annotation, Annotator
     from cifm_cli.data.slide import Rows
+    from cifm_cli.evaluation.bench import Bench
     from cifm_cli.evaluation.context import Estimate
     from cifm_cli.evaluation.intervals import Resampler
-    from cifm_cli.evaluation.predictors import Bench
     from cifm_cli.evaluation.truth import Truth
     from cifm_cli.evaluation.type_overlap import Agreement
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows
+    from cifm_cli.evaluation.bench import Bench
     from cifm_cli.evaluation.context import Settings
-    from cifm_cli.evaluation.predictors import Bench
     from cifm_cli.evaluation.protocols import Round
     from cifm_cli.inference.engine import Engine
 

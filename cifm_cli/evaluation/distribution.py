@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows
+    from cifm_cli.evaluation.bench import Bench
     from cifm_cli.evaluation.cell_states import StateBook
     from cifm_cli.evaluation.context import Settings
     from cifm_cli.evaluation.intervals import Resampler
-    from cifm_cli.evaluation.predictors import Bench
     from cifm_cli.evaluation.protocols import Round
 
 NEIGHBOURS: Final = "neighbours"
@@ -98,7 +98,8 @@ class Distributions:
             ours, theirs = model.per_cell[name], neighbours.per_cell[name]
             low, high = interval(self.resampler.mean(ours), self.resampler.mean(theirs))
             difference = float((ours - theirs).mean())
-            relative = difference / float(theirs.mean())
+            # Where all cells are in one state nobody is surprised, and there is nothing to be relative to.
+            relative = difference / float(theirs.mean()) if theirs.any() else 0.0
             paired[name] = {"difference": difference, "low": low, "high": high, "relative": relative}
         scores = {name: found.facts() for name, found in self.scores.items()}
         return {"num_states": self.num_states, "predictors": scores, "paired": paired}

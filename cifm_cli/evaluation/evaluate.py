@@ -90,6 +90,7 @@ def _judge_slide(request: Request, path: Path, stage: Stage, crew: Crew | None) 
         examine = partial(crew.examine, path, trial) if crew else trial.examine
         verdicts.append(run_trial(trial, stage.predictors, examine))
         show(verdicts[-1], request.region)
+        stage.bench.forget()
     return verdicts
 
 

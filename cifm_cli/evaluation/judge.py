@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from cifm_cli.celltype.base import Annotator
     from cifm_cli.data.slide import Rows
     from cifm_cli.evaluation.agreement import Types
+    from cifm_cli.evaluation.bench import Bench
     from cifm_cli.evaluation.context import Estimate
     from cifm_cli.evaluation.distribution import Distributions
     from cifm_cli.evaluation.intervals import Resampler
     from cifm_cli.evaluation.metrics import Score
-    from cifm_cli.evaluation.predictors import Bench, Predictor
+    from cifm_cli.evaluation.predictors import Predictor
     from cifm_cli.evaluation.protocols import Round
     from cifm_cli.evaluation.trial import Finding
     from cifm_cli.evaluation.truth import Truth

@@ -9,17 +9,21 @@ import numpy as np
 
 from cifm_cli import keys
 from cifm_cli.errors import CifmError
-from cifm_cli.evaluation.protocols import SCATTERED, WHOLE, hide, practice_rounds
+from cifm_cli.evaluation.piece import hide_around, too_large
+from cifm_cli.evaluation.protocols import SCATTERED, WHOLE, hide, practised
 from cifm_cli.evaluation.tuning import NUM_ROUNDS
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.report.terminal import say, warn
 
 if TYPE_CHECKING:
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.evaluation.predictors import Bench
+    from cifm_cli.evaluation.bench import Bench
     from cifm_cli.evaluation.protocols import Round
 
 MOST_VALUES = 16_000_000  # cells times genes scored at once unless the user says otherwise: 64 MB for each array
+MOST_SEEN = 10_000_000  # counts of the cells that a round looks at, where a region is too large to be scored: 200 MB
+MOST_OF_PIECE = 16_000  # cells scored of the piece that is taken of such a region
+PIECE = 4  # times as many cells are in it, so that several rounds of the usual density are scored
 
 
 class Plan(NamedTuple):
@@ -68,25 +72,56 @@ def plan_rounds(bench: Bench, geometry: str, scored: str, tuned: str, most: int 
         CifmError: There are too few cells.
     """
     if scored == keys.ALL:
-        tuning, rounds = _everywhere(bench, geometry, tuned)
+        tuning, rounds = _everywhere(bench, geometry, tuned, most)
     else:
-        tuning, rounds = _tuning_rounds(bench, geometry, tuned), _hide(bench, geometry, scored)
+        tuning, rounds = _tuning_rounds(bench, geometry, tuned), _hide(bench, geometry, scored, whole=most is not None)
     tuning = _affordable(tuning, bench)[:NUM_ROUNDS]
     if not rounds or not tuning:
         raise CifmError(
             f"slide {bench.slide.name}: too few cells to hide some in the {geometry} geometry",
             "evaluate a larger slide, or all of its cells: --region all",
         )
-    return Plan(tuning, rounds[:most] if most is not None else _within_memory(rounds, bench))
+    if most is not None:
+        return Plan(tuning, rounds[:most])
+    affordable = _affordable(rounds, bench)
+    num_cells = len(bench.slide.region(scored)) - (_num_hidden(tuning) if scored == keys.ALL else 0)
+    if (num_scored := _num_hidden(affordable)) < num_cells:
+        where = ", in one piece of the tissue" if _num_hidden(rounds) < num_cells else ""
+        say(f"{bench.slide.name}, {geometry}: scoring {num_scored:,} of {num_cells:,} cells{where}; more with --rounds")
+    return Plan(tuning, affordable)
 
 
-def _hide(bench: Bench, geometry: str, region: str, seen: Rows | None = None) -> list[Round]:
+def _hide(bench: Bench, geometry: str, region: str, seen: Rows | None = None, *, whole: bool = False) -> list[Round]:
     """Rounds of a region; in `whole` the cells of all other regions are visible, unless `seen` says which."""
     slide = bench.slide
     if geometry == WHOLE and seen is None:
         apart = (keys.REGIONS.index(region), keys.REGIONS.index(keys.BUFFER))
         seen = np.flatnonzero(~np.isin(slide.split, apart))
-    return hide(geometry, slide.xy_um, slide.region(region), bench.radius_um, bench.seed, seen)
+    return _hide_rows(bench, geometry, slide.region(region), seen, whole=whole)
+
+
+def _hide_rows(bench: Bench, geometry: str, rows: Rows, seen: Rows | None, *, whole: bool = False) -> list[Round]:
+    """Rounds of some cells, or of a compact piece of them where they are too many to be looked at in every round.
+
+    Args:
+        bench: The slide.
+        geometry: Of `protocols`.
+        rows: Ascending rows to hide.
+        seen: Ascending rows that are visible in every round.
+        whole: However many they are, don't take a piece.
+
+    Returns:
+        The rounds.
+    """
+    slide, num_scored = bench.slide, min(MOST_OF_PIECE, _most_cells(bench))
+    num_cells = PIECE * num_scored
+    everybody = rows if seen is None else np.union1d(rows, seen)
+    if whole or geometry == WHOLE or len(rows) <= num_cells or not too_large(slide, everybody, MOST_SEEN):
+        return hide(geometry, slide.xy_um, rows, bench.radius_um, bench.seed, seen)
+    first = int(numpy_generator(bench.seed, "piece").integers(len(rows) - num_cells + 1))
+    core = rows[first : first + num_cells]
+    rounds = hide_around(slide, geometry, core, rows, bench.margin_um(geometry), bench.seed, seen)
+    return _affordable(rounds, bench, num_scored)
 
 
 def _tuning_rounds(bench: Bench, geometry: str, region: str) -> list[Round]:
@@ -96,10 +131,10 @@ def _tuning_rounds(bench: Bench, geometry: str, region: str) -> list[Round]:
         return _hide(bench, geometry, region)
     if region == keys.VALIDATION:
         return _hide(bench, geometry, region, slide.region(keys.TRAIN))
-    return practice_rounds(geometry, slide.xy_um, slide.region(region), bench.radius_um, bench.seed)
+    return _hide(bench, practised(geometry), region)
 
 
-def _everywhere(bench: Bench, geometry: str, tuned: str) -> tuple[list[Round], list[Round]]:
+def _everywhere(bench: Bench, geometry: str, tuned: str, most: int | None) -> tuple[list[Round], list[Round]]:
     """Rounds of the whole slide: cells that are tuned on are not scored, and visible while others are."""
     slide = bench.slide
     if geometry == WHOLE:
@@ -110,21 +145,20 @@ def _everywhere(bench: Bench, geometry: str, tuned: str) -> tuple[list[Round], l
     tuning = _affordable(_hide(bench, geometry, tuned, everybody), bench)[:NUM_ROUNDS]
     spent = np.sort(np.concatenate([part.hidden for part in tuning])) if tuning else everybody[:0]
     rest = np.setdiff1d(everybody, spent, assume_unique=True)
-    return tuning, hide(geometry, slide.xy_um, rest, bench.radius_um, bench.seed, spent)
+    return tuning, _hide_rows(bench, geometry, rest, spent, whole=most is not None)
 
 
-def _within_memory(rounds: list[Round], bench: Bench) -> list[Round]:
-    affordable = _affordable(rounds, bench)
-    scored, hidden = (sum(len(part.hidden) for part in some) for some in (affordable, rounds))
-    if scored < hidden:
-        geometry = rounds[0].geometry
-        say(f"{bench.slide.name}, {geometry}: scoring {scored:,} of {hidden:,} cells; more with --rounds")
-    return affordable
+def _num_hidden(rounds: list[Round]) -> int:
+    return sum(len(part.hidden) for part in rounds)
 
 
-def _affordable(rounds: list[Round], bench: Bench) -> list[Round]:
+def _most_cells(bench: Bench) -> int:
+    return max(1, MOST_VALUES // len(bench.columns))
+
+
+def _affordable(rounds: list[Round], bench: Bench, most: int | None = None) -> list[Round]:
     """The first rounds, as long as cells times genes stay within bounds; a piece of the first where it is too large."""
-    most = max(1, MOST_VALUES // len(bench.columns))
+    most = most or _most_cells(bench)
     if rounds and len(rounds[0].hidden) > most:
         first = int(numpy_generator(bench.seed, "piece").integers(len(rounds[0].hidden) - most + 1))
         return [replace(rounds[0], hidden=rounds[0].hidden[first : first + most])]  # the others are in nobody's sight

@@ -87,32 +87,31 @@ def hide(
         patches = np.array_split(rows, -(-len(rows) // WHOLE_CELLS))  # rows follow a Hilbert curve
         parts = [patches[number] for number in generator.permutation(len(patches))]
     else:
-        parts = _blocks(xy_um[rows], rows, _side_radii(geometry) * radius_um, generator)
-    context = rows[:0] if geometry == WHOLE else rows
-    rounds = [(np.setdiff1d(np.union1d(context, others), part, assume_unique=True), np.sort(part)) for part in parts]
+        parts = _blocks(xy_um[rows], rows, side_radii(geometry) * radius_um, generator)
+    if geometry == WHOLE:
+        seen = np.setdiff1d(others, rows, assume_unique=True)
+        rounds = [(seen, np.sort(part)) for part in parts]  # one array for all of them
+    else:
+        seen = np.union1d(rows, others)
+        rounds = [(np.setdiff1d(seen, part, assume_unique=True), np.sort(part)) for part in parts]
     able = [(visible, hidden) for visible, hidden in rounds if len(visible) and len(hidden)]
     return [Round(number, visible, hidden, geometry) for number, (visible, hidden) in enumerate(able)]
 
 
-def practice_rounds(geometry: str, xy_um: NDArray[np.float64], rows: Rows, radius_um: float, seed: int) -> list[Round]:
-    """Rounds of training cells that are hidden like those of a geometry.
+def practised(geometry: str) -> str:
+    """The geometry in which training cells are hidden to practise for another one.
 
     Args:
         geometry: What is practised for; for `whole`, blocks so wide that most of their cells have nobody near.
-        xy_um: (N, 2) places of all cells of the slide, micrometres.
-        rows: Ascending training rows.
-        radius_um: Radius of the graph.
-        seed: The user's seed.
 
     Returns:
-        Rounds of rows of the training region alone.
+        Its name.
     """
-    alike = f"{REGION}_{WHOLE_RADII:g}" if geometry == WHOLE else geometry
-    return hide(alike, xy_um, rows, radius_um, seed)
+    return f"{REGION}_{WHOLE_RADII:g}" if geometry == WHOLE else geometry
 
 
-def _side_radii(geometry: str) -> float:
-    """Side of the blocks, from the geometry's name."""
+def side_radii(geometry: str) -> float:
+    """Side of the blocks in radii, from the geometry's name."""
     _, _, side = geometry.partition("_")
     return float(side) if side else BLOCK_RADII
 

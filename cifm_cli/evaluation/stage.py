@@ -10,10 +10,11 @@ from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.agreement import find_annotator
 from cifm_cli.evaluation.baselines import all_baselines
+from cifm_cli.evaluation.bench import set_up_bench
 from cifm_cli.evaluation.board import MODEL
 from cifm_cli.evaluation.judge import open_verdict
 from cifm_cli.evaluation.plan import plan_rounds, tuning_region
-from cifm_cli.evaluation.predictors import BaselinePredictor, ModelPredictor, set_up_bench
+from cifm_cli.evaluation.predictors import BaselinePredictor, ModelPredictor
 from cifm_cli.evaluation.protocols import BLOCK_RADII, GEOMETRIES, geometry_names
 from cifm_cli.evaluation.trial import Trial
 from cifm_cli.inference.engine import load_engine
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_cli.celltype.base import Annotator
-    from cifm_cli.evaluation.predictors import Bench, Predictor
+    from cifm_cli.evaluation.bench import Bench
+    from cifm_cli.evaluation.predictors import Predictor
     from cifm_cli.recipe_sections import Precision
 
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from cifm_cli.evaluation.bench import Bench
     from cifm_cli.evaluation.context import Estimate, Settings
-    from cifm_cli.evaluation.predictors import Bench, Predictor
+    from cifm_cli.evaluation.predictors import Predictor
     from cifm_cli.evaluation.protocols import Round
     from cifm_cli.evaluation.truth import Truth
 

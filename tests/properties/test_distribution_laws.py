@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 import cifm_backends
 from cifm_cli.data.slide import MemoryCounts, Slide, open_slide
+from cifm_cli.evaluation.bench import Bench, set_up_bench
 from cifm_cli.evaluation.cell_states import (
     StateBook,
     draw_of_neighbours,
@@ -24,7 +25,7 @@ from cifm_cli.evaluation.cell_states import (
 )
 from cifm_cli.evaluation.distribution import calibration_error, energy_score, judge_distribution
 from cifm_cli.evaluation.intervals import spatial_blocks
-from cifm_cli.evaluation.predictors import Bench, ModelPredictor, hidden_rows, infer_rounds, set_up_bench
+from cifm_cli.evaluation.predictors import ModelPredictor, hidden_rows, infer_rounds
 from cifm_cli.evaluation.protocols import Round, hide
 from cifm_cli.inference.engine import Engine
 from cifm_cli.model.checkpoint import Checkpoint

@@ -14,17 +14,11 @@ import cifm_backends
 from cifm_cli.data.slide import MemoryCounts, Slide, open_slide, slide_from_arrays
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.baselines import BASELINES
+from cifm_cli.evaluation.bench import Bench, set_up_bench
 from cifm_cli.evaluation.blend import Blend
 from cifm_cli.evaluation.context import Estimate, Example, Practice, Settings
 from cifm_cli.evaluation.plan import plan_rounds
-from cifm_cli.evaluation.predictors import (
-    BaselinePredictor,
-    Bench,
-    ModelPredictor,
-    Predictor,
-    infer_rounds,
-    set_up_bench,
-)
+from cifm_cli.evaluation.predictors import BaselinePredictor, ModelPredictor, Predictor, infer_rounds
 from cifm_cli.evaluation.protocols import BLOCK_RADII, GEOMETRIES, Round, distance_to_visible, hide
 from cifm_cli.inference.engine import Engine
 from cifm_cli.model.checkpoint import Checkpoint

@@ -9,9 +9,9 @@ from scipy.sparse import csr_matrix
 from cifm_cli.celltype.base import UNASSIGNED, Annotation
 from cifm_cli.data.slide import slide_from_arrays
 from cifm_cli.evaluation.agreement import Types, actual_types
+from cifm_cli.evaluation.bench import Bench
 from cifm_cli.evaluation.context import Estimate
 from cifm_cli.evaluation.intervals import spatial_blocks
-from cifm_cli.evaluation.predictors import Bench
 from cifm_cli.evaluation.type_overlap import compare_types, top_k_overlap
 from cifm_cli.evaluation.type_report import typing_section, typing_table
 from cifm_cli.provenance import numpy_generator
