@@ -112,6 +112,8 @@ class ObjectiveRecipe(Section):
     """Cell states whose probabilities are inferred: the distribution beside the mean (`residual` only)."""
     states_weight: float = Field(default=0.2, ge=0)
     """Weight of the cross-entropy of a cell's state (`residual` only)."""
+    pool_decay: float = Field(default=0.05, ge=0)
+    """How evenly training begins to blend compositions and states; small for few cells (`residual` only)."""
 
 
 class TrainRecipe(Section):

@@ -28,7 +28,6 @@ SMOOTHER_TILES = 24  # tiles the smoother is fitted on
 BELIEFS = (20.0, 200.0, 2_000.0, 20_000.0)  # queries' worth that a gene may believe in the weights of all genes
 POOL_TILES = 6  # tiles on which a handful of weights is fitted
 POOL_STEPS = 30
-POOL_DECAY = 1e-4  # weights far below the others stay finite
 STATE_CELLS = 50_000  # training cells that the states are told from
 CELLS_PER_STATE = 20  # at least, so that small tissues have few states; the others stay empty
 
@@ -93,8 +92,8 @@ def fit_smoother(run: Run, head: ResidualHead) -> None:
     smoother.share_weights[:] = choose_weights(
         shares, [(blended(head, part)[0].shares, expressed(part), part.tile.genes) for part in unseen]
     )
-    smoother.composition_weights[:] = fit_pool(compositions)
-    smoother.state_weights[:] = fit_pool(states)
+    smoother.composition_weights[:] = fit_pool(compositions, run.recipe.objective.pool_decay)
+    smoother.state_weights[:] = fit_pool(states, run.recipe.objective.pool_decay)
 
 
 def blended(head: ResidualHead, example: Example) -> tuple[Terms, Tensor]:
@@ -138,11 +137,12 @@ def choose_weights(fit: LeastSquares, unseen: Sequence[tuple[Tensor, Tensor, Ten
     return min((fit.solve(belief) for belief in BELIEFS), key=cost)
 
 
-def fit_pool(parts: Sequence[Pool]) -> Tensor:
+def fit_pool(parts: Sequence[Pool], decay: float) -> Tensor:
     """Fit the weights of a logarithmic pool, one for each of its terms, by likelihood.
 
     Args:
         parts: Logarithms of what is pooled, (M, T, X), and how often each of the X was seen, (M, X).
+        decay: How strongly the weights are drawn to each other, nats.
 
     Returns:
         (T,) weights before the softmax.
@@ -155,7 +155,7 @@ def fit_pool(parts: Sequence[Pool]) -> Tensor:
         optimiser.zero_grad()
         pooled = [torch.einsum("mtx,t->mx", logs, weights.softmax(0)).log_softmax(1) for logs, _ in parts]
         total = torch.stack([-(seen * log).sum() for log, (_, seen) in zip(pooled, parts, strict=True)]).sum()
-        value = total / num_seen + POOL_DECAY * weights.square().sum()
+        value = total / num_seen + decay * weights.square().sum()
         value.backward()
         return value
 

@@ -17,15 +17,26 @@ def test_a_pool_believes_the_term_that_knows() -> None:
     law, other = (generator.dirichlet(np.ones(8), 200) for _ in range(2))
     seen = np.stack([generator.multinomial(50, probability) for probability in law])
     logs = torch.from_numpy(np.log(np.stack([law, other], axis=1))).float()
-    share = fit_pool([(logs, torch.from_numpy(seen).float())]).softmax(0)
+    share = fit_pool([(logs, torch.from_numpy(seen).float())], 1e-4).softmax(0)
     assert share[0].item() == pytest.approx(1, abs=0.03)
+
+
+def test_decay_keeps_a_pool_even() -> None:
+    generator = numpy_generator(0, "pool")
+    law, other = (generator.dirichlet(np.ones(8), 200) for _ in range(2))
+    logs = torch.from_numpy(np.log(np.stack([law, other], axis=1))).float()
+    even, free = (fit_pool([(logs, torch.from_numpy(law).float())], decay).softmax(0)[0] for decay in (100.0, 0.0))
+    assert even.item() == pytest.approx(0.5, abs=0.01)
+    assert free.item() > 0.95
 
 
 def test_a_pool_of_equals_is_even() -> None:
     generator = numpy_generator(0, "pool")
     law = generator.dirichlet(np.ones(5), 50)
     logs = torch.from_numpy(np.log(np.stack([law, law, law], axis=1))).float()
-    assert fit_pool([(logs, torch.from_numpy(law).float())]).softmax(0).numpy() == pytest.approx(np.full(3, 1 / 3))
+    assert fit_pool([(logs, torch.from_numpy(law).float())], 1e-4).softmax(0).numpy() == pytest.approx(
+        np.full(3, 1 / 3)
+    )
 
 
 @pytest.mark.parametrize("own", [True, False])
