@@ -87,8 +87,8 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
         with mock.patch.object(loop, "keep_if_better"):  # looks are no steps
             profile.runcall(loop.fit, run)
     stream = io.StringIO()
-    stats = pstats.Stats(profile, stream=stream).sort_stats("cumulative")
-    stats.print_stats(options.lines)
+    stats = pstats.Stats(profile)
+    pstats.Stats(profile, stream=stream).strip_dirs().sort_stats("cumulative").print_stats(options.lines)
     steps = run.position.step
     total = seconds_in(stats, "fit", "training/loop.py")
     shares = {
