@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cifm_cli.evaluation.context import Profile
     from cifm_cli.evaluation.protocols import Round
     from cifm_cli.inference.engine import Engine
+
 _MOST_KEPT = 10_000_000  # expressed genes of visible cells that are kept from round to round: 160 MB
 _MOST_ALONE = 2  # contexts kept whose practice serves no other round
 _PRACTICE_CELLS = 15_000  # training cells that baselines learn from

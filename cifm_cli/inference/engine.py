@@ -75,7 +75,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch asserts that it was built for CUDA
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
         reason = str(error).strip().splitlines()[0]
         raise CifmError(f"--device {name}: {reason}", "use --device auto, or see `cifm doctor`") from error
     return device

@@ -143,7 +143,8 @@ class Corpus:
             The same example for the same arguments.
         """
         generator = numpy_generator(seed, region, *stream)
-        return self._draw_from(self.slides[generator.integers(len(self.slides))], region, generator)
+        parts = self.slides if region == keys.TRAIN else self.looked_at
+        return self._draw_from(parts[generator.integers(len(parts))], region, generator)
 
     def _draw_from(self, part: TrainingSlide, region: str, generator: np.random.Generator) -> Example:
         rows, size = part.tilers[region].rows, self.recipe.data.tile_cells

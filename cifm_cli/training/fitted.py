@@ -85,12 +85,13 @@ def fit_smoother(run: Run, head: ResidualHead) -> None:
         if number < POOL_TILES:
             compositions.append((terms.compositions.log(), example.target.counts))
             states.append((frequencies.log(), actual_states(head, example)))
-    unseen = [run.corpus.look_example(number) for number in range(min(run.corpus.num_looks, SMOOTHER_TILES))]
+    looks = [run.corpus.look_example(number) for number in range(min(run.corpus.num_looks, SMOOTHER_TILES))]
+    unseen = [(blended(head, part)[0], part) for part in looks]
     smoother.mean_weights[:] = choose_weights(
-        means, [(blended(head, part)[0].means, part.target.values, part.tile.genes) for part in unseen]
+        means, [(terms.means, part.target.values, part.tile.genes) for terms, part in unseen]
     )
     smoother.share_weights[:] = choose_weights(
-        shares, [(blended(head, part)[0].shares, expressed(part), part.tile.genes) for part in unseen]
+        shares, [(terms.shares, expressed(part), part.tile.genes) for terms, part in unseen]
     )
     smoother.composition_weights[:] = fit_pool(compositions, run.recipe.objective.pool_decay)
     smoother.state_weights[:] = fit_pool(states, run.recipe.objective.pool_decay)
