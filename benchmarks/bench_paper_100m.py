@@ -122,15 +122,15 @@ def count_work(slide: Path, recipe_file: Path) -> dict[str, Any]:
     with FlopCounterMode(display=False) as counter:
         output = network(select("torch", "meta"), tile)
         (output.magnitude.sum() + output.logit.sum()).backward()
-    encoder, decoder = tile.encoder_graph, tile.decoder_graph
+    layers = [shell.graph for shell in (*tile.encoder, *tile.decoder)]
     model, core = resolved.model, resolved.data.tile_cells
-    edges = model.encoder_layers * encoder.num_edges + model.decoder_layers * decoder.num_edges
+    edges = sum(graph.num_edges for graph in layers)
     return {
         "parameters": sum(weight.numel() for weight in network.parameters()),
         "genes": len(corpus.vocabulary),
         "core_cells_per_step": core * resolved.train.tiles_per_step,
-        "cells_of_a_tile": decoder.num_cells,
-        "edges_per_cell": decoder.num_edges / decoder.num_cells,
+        "cells_of_the_layers": [graph.num_cells for graph in layers],
+        "edges_of_the_layers": [graph.num_edges for graph in layers],
         "precision": resolved.train.precision,
         "flops_per_core_cell": counter.get_total_flops() / core,
         "edge_bytes_per_core_cell": edges * model.width * EDGE_PASSES * EDGE_BYTES / core,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,23 @@ from cifm_backends.base import Graph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Shell:
+    """What one layer runs on: the farther from the cells that are asked for, the fewer layers a cell matters to.
+
+    Args:
+        graph: Over the n cells that the layer reads; only cells that are kept receive edges.
+        kept: (k,) positions, ascending, of the cells that the next layer reads; after the last layer, of those asked for.
+    """
+
+    graph: Graph
+    kept: torch.Tensor
+
+    def to(self, device: torch.device) -> Shell:
+        """Copy to a device."""
+        return Shell(move_graph(self.graph, device), self.kept.to(device))
 
 
 def radius_graph(
@@ -59,6 +77,54 @@ def subgraph(graph: Graph, cells: torch.Tensor) -> Graph:
     sources, targets = position[graph.sources], position[graph.targets]
     kept = (sources >= 0) & (targets >= 0)
     return _from_sorted(len(cells), sources[kept], targets[kept], graph.displacement[kept])
+
+
+def shells(graph: Graph, wanted: torch.Tensor, num_layers: int) -> tuple[torch.Tensor, list[Shell]]:
+    """Cut a graph down to what some cells need, layer by layer; what they get is what the whole graph would give them.
+
+    Args:
+        graph: Over N cells.
+        wanted: (k,) int64 cells that are asked for after the last layer, ascending.
+        num_layers: Of message passing, at least one.
+
+    Returns:
+        (n,) ascending cells that the first layer reads, and what each layer runs on.
+    """
+    reached = torch.zeros(graph.num_cells, dtype=torch.bool, device=wanted.device)
+    reached[wanted] = True
+    cells, found = wanted, []
+    for _ in range(num_layers):
+        needed = reached[graph.targets]
+        asked = cells
+        reached = reached.index_fill(0, graph.sources[needed], value=True)
+        cells = reached.nonzero().ravel()
+        position = torch.empty_like(graph.indptr[:-1])
+        position[cells] = torch.arange(len(cells), device=cells.device)
+        inner = _from_sorted(
+            len(cells), position[graph.sources[needed]], position[graph.targets[needed]], graph.displacement[needed]
+        )
+        found.append(Shell(inner, position[asked]))
+    return cells, found[::-1]
+
+
+def whole(graph: Graph, num_layers: int) -> list[Shell]:
+    """All cells in every layer.
+
+    Args:
+        graph: Over N cells.
+        num_layers: Of message passing.
+
+    Returns:
+        What each layer runs on.
+    """
+    return [Shell(graph, torch.arange(graph.num_cells, device=graph.indptr.device))] * num_layers
+
+
+def move_graph(graph: Graph, device: torch.device) -> Graph:
+    """Copy a graph to a device."""
+    return Graph(
+        graph.indptr.to(device), graph.sources.to(device), graph.targets.to(device), graph.displacement.to(device)
+    )
 
 
 def without_edges(num_cells: int, *, self_loops: bool, dtype: torch.dtype = torch.float32) -> Graph:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from cifm_cli.data.ahead import made_ahead
-from cifm_cli.data.graph import radius_graph, subgraph, without_edges
+from cifm_cli.data.graph import Shell, move_graph, radius_graph, shells, whole, without_edges
 from cifm_cli.data.tiles import Tiler, chunks
-from cifm_cli.model.masking import move_graph, to_expression
+from cifm_cli.model.masking import to_expression
 from cifm_cli.model.precision import computing_in
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from cifm_backends.base import Graph
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.data.tiles import Tile
     from cifm_cli.inference.engine import Engine
     from cifm_cli.model.masking import Expression
 
@@ -53,33 +51,20 @@ class Block:
 
 
 @dataclass(frozen=True)
-class _Shell:
-    """What a layer runs on: with every layer less of the halo is needed.
-
-    Args:
-        graph: Over the cells that still matter.
-        kept: Positions of the cells that matter to the next layer; after the last one, of the core.
-    """
-
-    graph: Graph
-    kept: Tensor
-
-
-@dataclass(frozen=True)
 class _ReadyTile:
     """What the network reads.
 
     Args:
         rows: (c,) rows of the core.
-        core: (c,) positions of the core in the tile.
-        expression: Of the n cells.
+        core: (c,) positions of the core among the n cells.
+        expression: Of the n cells that the core depends on.
         shells: One for each of L layers; none where no microenvironment is asked for.
     """
 
     rows: Rows
     core: Tensor
     expression: Expression
-    shells: list[_Shell]
+    shells: list[Shell]
 
 
 def encode_cells(
@@ -154,27 +139,16 @@ def _maker(engine: Engine, slide: Slide, levels: Sequence[Level], part: Rows) ->
 
     def make(core: Rows) -> _ReadyTile:
         tile = tiler.tile(core)
-        expression = slide.expression(tile.rows, recipe.data.target_sum)[:, panel.columns]
-        ready = to_expression(expression, panel.vocabulary_rows, torch.float32)
-        shells: list[_Shell] = []
+        read, layers = tile.core, list[Shell]()
         if MICROENVIRONMENT in levels:
             graph = radius_graph(tile.xy_um, slide.radius_um, self_loops=recipe.model.self_loops)
-            shells = _shells(tile, graph, slide.radius_um, recipe.model.encoder_layers)
-        return _ReadyTile(core, torch.from_numpy(tile.core), ready, shells)
+            cells, layers = shells(graph, torch.from_numpy(tile.core), recipe.model.encoder_layers)
+            read = cells.numpy()
+        expression = slide.expression(tile.rows[read], recipe.data.target_sum)[:, panel.columns]
+        ready = to_expression(expression, panel.vocabulary_rows, torch.float32)
+        return _ReadyTile(core, torch.from_numpy(np.searchsorted(read, tile.core)), ready, layers)
 
     return make
-
-
-def _shells(tile: Tile, graph: Graph, radius_um: float, num_layers: int) -> list[_Shell]:
-    """The graphs of the layers: what the last one makes of the core depends on one radius around it, and so on out."""
-    shells: list[_Shell] = []
-    cells = np.arange(len(tile.rows))
-    for layers_left in range(num_layers - 1, 0, -1):
-        kept = np.flatnonzero(tile.distance_um[cells] <= layers_left * radius_um)
-        shells.append(_Shell(graph, torch.from_numpy(kept)))
-        graph, cells = subgraph(graph, shells[-1].kept), cells[kept]
-    core = np.searchsorted(cells, tile.core)
-    return [*shells, _Shell(graph, torch.from_numpy(core))]
 
 
 @torch.inference_mode()
@@ -191,16 +165,13 @@ def _encode(engine: Engine, levels: Sequence[Level], tile: _ReadyTile) -> Block:
 
 def _among(engine: Engine, tile: _ReadyTile, h: Tensor) -> Tensor:
     """Microenvironment embeddings of the core."""
-    shift = h.new_zeros(len(h), 2)
-    for layer, shell in zip(engine.checkpoint.network.encoder, tile.shells, strict=True):
-        h, shift = layer(engine.backend, move_graph(shell.graph, engine.device), h, shift)
-        kept = shell.kept.to(engine.device)
-        h, shift = h[kept], shift[kept]
-    return h
+    layers = [shell.to(engine.device) for shell in tile.shells]
+    return engine.checkpoint.network.encode(engine.backend, layers, h)[0]
 
 
 def _alone(engine: Engine, tile: _ReadyTile, h: Tensor) -> Tensor:
     """Cell embeddings of the core."""
-    self_loops = engine.checkpoint.recipe.model.self_loops
-    graph = move_graph(without_edges(len(tile.core), self_loops=self_loops), engine.device)
-    return engine.checkpoint.network.encode(engine.backend, graph, h[tile.core.to(engine.device)])[0]
+    model = engine.checkpoint.recipe.model
+    graph = move_graph(without_edges(len(tile.core), self_loops=model.self_loops), engine.device)
+    layers = whole(graph, model.encoder_layers)
+    return engine.checkpoint.network.encode(engine.backend, layers, h[tile.core.to(engine.device)])[0]

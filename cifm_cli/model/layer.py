@@ -1,6 +1,6 @@
 """One void-invariant message-passing layer (Eqs 11-14), in its factored and in its literal form.
 
-Letters: N cells, E edges j -> i, D features, H heads. A void cell has h = 0; nothing below has a bias, so it stays
+Letters: N cells, n of them kept, E edges j -> i, D features, H heads. A void cell has h = 0; nothing below has a bias, so it stays
 void, sends nothing and receives nothing (Eq. 10).
 """
 
@@ -15,7 +15,8 @@ from torch.nn import functional
 from cifm_backends.base import EdgeTerms, NodeTerms
 
 if TYPE_CHECKING:
-    from cifm_backends.base import Backend, Graph
+    from cifm_backends.base import Backend
+    from cifm_cli.data.graph import Shell
     from cifm_cli.recipe_sections import ModelRecipe
 
 NORM_EPSILON = 1e-5  # keeps the derivative at void finite: 1 / sqrt(epsilon)
@@ -86,22 +87,23 @@ class FactoredLayer(nn.Module):
         self.coordinate = nn.Parameter(torch.empty(width).normal_(std=COORDINATE_INIT))  # v
         self.bfmlp4 = BiasFreeMLP((width, 2 * width, width), recipe.mlp_layers, norm=False)
 
-    def forward(self, backend: Backend, graph: Graph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, backend: Backend, shell: Shell, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Run one layer.
 
         Args:
             backend: Runs the edge part.
-            graph: N cells, E edges.
+            shell: Graph of N cells and E edges, and the n cells to keep.
             h: (N, D) features.
             shift: (N, 2) how far each cell has moved, in radii.
 
         Returns:
-            (N, D) features and (N, 2) shift.
+            (n, D) features and (n, 2) shift.
         """
+        graph, kept = shell.graph, shell.kept
         nodes = NodeTerms(*self.project(self.norm(h)).chunk(4, dim=-1))
         messages = backend.messages(graph, nodes, EdgeTerms(self.radial, self.coordinate, self.num_heads), shift)
-        update = self.bfmlp4(messages.pooled).to(h.dtype)  # Eq. 14; autocast may have made it half precision
-        return (h + update if self.residual else update), shift + messages.shift
+        update = self.bfmlp4(messages.pooled[kept]).to(h.dtype)  # Eq. 14; autocast may have made it half precision
+        return (h[kept] + update if self.residual else update), (shift + messages.shift)[kept]
 
 
 class LiteralLayer(nn.Module):
@@ -125,15 +127,16 @@ class LiteralLayer(nn.Module):
         with torch.no_grad():
             self.bfmlp3.last.weight.mul_(COORDINATE_INIT)
 
-    def forward(self, backend: Backend, graph: Graph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, backend: Backend, shell: Shell, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Run one layer; see `FactoredLayer.forward`. The backend reads cells along edges and sums edges into cells."""
+        graph, kept = shell.graph, shell.kept
         h_i, h_j, product_E, dx_E = backend.read_edges(graph, h, shift)
         distance_E = torch.linalg.vector_norm(dx_E, dim=-1, keepdim=True)
         int_E = self.bfmlp1(product_E)  # Eq. 11
         msg_E = self.bfmlp2(torch.cat([h_i, h_j, distance_E], dim=-1) * int_E)  # Eq. 12
         moved = shift + backend.sum_edges(graph, dx_E * self.bfmlp3(msg_E))  # Eq. 13
-        update = self.bfmlp4(backend.sum_edges(graph, msg_E)).to(h.dtype)  # Eq. 14
-        return (h + update if self.residual else update), moved
+        update = self.bfmlp4(backend.sum_edges(graph, msg_E)[kept]).to(h.dtype)  # Eq. 14
+        return (h[kept] + update if self.residual else update), moved[kept]
 
 
 def build_layer(recipe: ModelRecipe) -> FactoredLayer | LiteralLayer:

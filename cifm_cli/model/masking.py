@@ -1,6 +1,6 @@
 """Masking (Eqs 2-3): which cells are removed, and the tensors that the encoder and the decoder see.
 
-Letters: n cells of a tile, K masked, V = n - K visible, M of the masked are in the core and inferred, P genes of the
+Letters: n cells of a tile, of them V visible and K masked, M of the masked are in the core and inferred, P genes of the
 panel.
 """
 
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cifm_backends.base import Graph
-from cifm_cli.data.graph import radius_graph, subgraph
+from cifm_cli.data.graph import radius_graph, shells, subgraph
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.model.smoother import Surroundings, look_around
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from torch import Tensor
 
+    from cifm_cli.data.graph import Shell
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.data.tiles import Tile
     from cifm_cli.model.vocabulary import Panel
@@ -49,26 +49,25 @@ class Expression:
 
 @dataclass(frozen=True)
 class MaskedTile:
-    """A tile with some of its cells masked, ready for the network.
+    """A tile with some of its cells masked, ready for the network: of it, what the cells to infer depend on.
 
     Args:
         expression: Of the V visible cells; the masked cells' is not in here.
-        encoder_graph: A(C_unm) over the visible cells (Eq. 2).
-        decoder_graph: A(C) over all n cells (Eq. 3).
-        visible: (V,) visible cells of the decoder graph.
-        masked: (K,) masked cells of the decoder graph.
-        queries: (M,) masked core cells of the decoder graph, ascending: the ones to infer.
+        encoder: A(C_unm) over the visible cells (Eq. 2), for each layer of the encoder.
+        decoder: A(C) over all cells (Eq. 3), for each layer of the decoder; the last one keeps the M queries, which are
+            the masked cells of the core, ascending.
+        visible: (U,) cells of the first decoder graph that the encoder embeds.
+        masked: (K,) cells of the first decoder graph that are masked.
         genes: (P,) vocabulary rows of the slide's panel.
         around: What surrounds the queries, for objectives that start there.
         surrounding: Expression of the visible cells that `around` counts, far ones included.
     """
 
     expression: Expression
-    encoder_graph: Graph
-    decoder_graph: Graph
+    encoder: tuple[Shell, ...]
+    decoder: tuple[Shell, ...]
     visible: Tensor
     masked: Tensor
-    queries: Tensor
     genes: Tensor
     around: Surroundings | None
     surrounding: Expression | None
@@ -80,11 +79,10 @@ class MaskedTile:
         return replace(
             self,
             expression=self.expression.to(device),
-            encoder_graph=move_graph(self.encoder_graph, device),
-            decoder_graph=move_graph(self.decoder_graph, device),
+            encoder=tuple(shell.to(device) for shell in self.encoder),
+            decoder=tuple(shell.to(device) for shell in self.decoder),
             visible=self.visible.to(device),
             masked=self.masked.to(device),
-            queries=self.queries.to(device),
             genes=self.genes.to(device),
             around=self.around.to(device) if self.around else None,
             surrounding=self.surrounding.to(device) if self.surrounding else None,
@@ -108,13 +106,6 @@ def reach_um(recipe: Recipe, radius_um: float) -> float:
     """
     messages_um = message_reach_um(recipe, radius_um)
     return max(messages_um, recipe.objective.cutoff * radius_um) if recipe.objective.name == "residual" else messages_um
-
-
-def move_graph(graph: Graph, device: torch.device) -> Graph:
-    """Copy a graph to a device."""
-    return Graph(
-        graph.indptr.to(device), graph.sources.to(device), graph.targets.to(device), graph.displacement.to(device)
-    )
 
 
 def choose_masked(core: Rows, places: NDArray[np.float64], recipe: Recipe, generator: np.random.Generator) -> Rows:
@@ -163,20 +154,27 @@ def mask_tile(
     counts = slide.counts(tile.rows[visible])[:, panel.columns]
     depth = slide.total_counts[tile.rows[visible]]
     expression = log_normalise(counts, depth, recipe.data.target_sum)
-    near = tile.distance_um <= message_reach_um(recipe, slide.radius_um)  # the smoother may see further
+    near = np.flatnonzero(tile.distance_um <= message_reach_um(recipe, slide.radius_um))  # the smoother may see further
     graph = radius_graph(tile.xy_um[near], slide.radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
-    seen = np.flatnonzero(~is_masked[near])
+    asked = torch.from_numpy(np.searchsorted(near, queries))
+    decoded, decoder = shells(graph, asked, recipe.model.decoder_layers)
+    hidden = torch.from_numpy(is_masked[near])
+    seen = (~hidden).nonzero().ravel()
+    visible_decoded = (~hidden[decoded]).nonzero().ravel()
+    encoded, encoder = shells(
+        subgraph(graph, seen), torch.searchsorted(seen, decoded[visible_decoded]), recipe.model.encoder_layers
+    )
+    read = np.searchsorted(visible, near[seen[encoded].numpy()])
     around = None
     if recipe.objective.name == "residual":
         places = tile.xy_um / slide.radius_um
         around = look_around(places[queries], places[visible], expression, counts, depth, recipe.objective).to(dtype)
     return MaskedTile(
-        expression=to_expression(expression[near[visible]], panel.vocabulary_rows, dtype),
-        encoder_graph=subgraph(graph, torch.from_numpy(seen)),
-        decoder_graph=graph,
-        visible=torch.from_numpy(seen),
-        masked=torch.from_numpy(np.flatnonzero(is_masked[near])),
-        queries=torch.from_numpy(np.searchsorted(np.flatnonzero(near), queries)),
+        expression=to_expression(expression[read], panel.vocabulary_rows, dtype),
+        encoder=tuple(encoder),
+        decoder=tuple(decoder),
+        visible=visible_decoded,
+        masked=hidden[decoded].nonzero().ravel(),
         genes=torch.from_numpy(panel.vocabulary_rows),
         around=around,
         surrounding=to_expression(expression, panel.vocabulary_rows, dtype) if around else None,

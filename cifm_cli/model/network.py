@@ -2,7 +2,7 @@
 
 With `model.members` above one, several such networks answer side by side, and what they say is averaged.
 
-Letters: N cells, V visible, K masked, M inferred, G genes of the vocabulary, P of the panel, D features.
+Letters: N cells, V visible, U of them embedded, K masked, M inferred, G genes of the vocabulary, P of the panel, D features.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from cifm_cli.model.layer import build_layer
 from cifm_cli.model.output import mean_output
 
 if TYPE_CHECKING:
-    from cifm_backends.base import Backend, Graph
+    from collections.abc import Sequence
+
+    from cifm_backends.base import Backend
+    from cifm_cli.data.graph import Shell
     from cifm_cli.model.masking import MaskedTile
     from cifm_cli.model.output import Output
     from cifm_cli.recipe import Recipe
@@ -43,18 +46,18 @@ class Network(nn.Module):
         alone = recipe.model_copy(update={"model": recipe.model.model_copy(update={"members": 1})})
         self.others = nn.ModuleList(Network(num_genes, alone) for _ in range(recipe.model.members - 1))
 
-    def encode(self, backend: Backend, graph: Graph, h: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, backend: Backend, shells: Sequence[Shell], h: Tensor) -> tuple[Tensor, Tensor]:
         """Embed visible cells (Eq. 2).
 
         Args:
             backend: Runs the edge part of every layer.
-            graph: A(C_unm), V cells.
+            shells: A(C_unm) for every layer; the first has V cells, and the last keeps U.
             h: (V, D) from `self.genes`.
 
         Returns:
-            Z_enc: (V, D) invariant features and (V, 2) how far each cell has moved, in radii.
+            Z_enc: (U, D) invariant features and (U, 2) how far each cell has moved, in radii.
         """
-        return _run(self.encoder, backend, graph, h, h.new_zeros(len(h), 2))
+        return _run(self.encoder, backend, shells, h, h.new_zeros(len(h), 2))
 
     def decode(self, backend: Backend, tile: MaskedTile, h: Tensor, shift: Tensor) -> Tensor:
         """Pad the masked cells with e and decode (Eq. 3).
@@ -62,18 +65,18 @@ class Network(nn.Module):
         Args:
             backend: Runs the edge part of every layer.
             tile: Which cells are masked.
-            h: (V, D) encoder features.
-            shift: (V, 2) encoder shift.
+            h: (U, D) encoder features.
+            shift: (U, 2) encoder shift.
 
         Returns:
             (M, D) features of the cells to infer.
         """
-        num_cells = tile.decoder_graph.num_cells
+        num_cells = tile.decoder[0].graph.num_cells
         padded = h.new_zeros(num_cells, h.shape[1]).index_copy(0, tile.visible, h)
         padded = padded.index_copy(0, tile.masked, self.padding.expand(len(tile.masked), -1))  # Pad
         moved = shift.new_zeros(num_cells, 2).index_copy(0, tile.visible, shift)
-        decoded, _ = _run(self.decoder, backend, tile.decoder_graph, padded, moved)
-        return decoded[tile.queries]
+        decoded, _ = _run(self.decoder, backend, tile.decoder, padded, moved)
+        return decoded
 
     def forward(self, backend: Backend, tile: MaskedTile) -> Output:
         """Infer the masked cells of a tile from its visible ones.
@@ -104,13 +107,15 @@ class Network(nn.Module):
         return [self, *(other for other in self.others if isinstance(other, Network))]
 
     def _infer(self, backend: Backend, tile: MaskedTile) -> Output:
-        h, shift = self.encode(backend, tile.encoder_graph, self.genes(tile.expression))
+        h, shift = self.encode(backend, tile.encoder, self.genes(tile.expression))
         output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight)
         known = {name: values for name, values in output._asdict().items() if values is not None}
         return output._replace(**{name: values.to(h.dtype) for name, values in known.items()})
 
 
-def _run(layers: nn.ModuleList, backend: Backend, graph: Graph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    for layer in layers:
-        h, shift = layer(backend, graph, h, shift)
+def _run(
+    layers: nn.ModuleList, backend: Backend, shells: Sequence[Shell], h: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor]:
+    for layer, shell in zip(layers, shells, strict=True):
+        h, shift = layer(backend, shell, h, shift)
     return h, shift

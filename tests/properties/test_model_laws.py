@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array, vstack
 
 from cifm_backends.torch_reference import TorchBackend
-from cifm_cli.data.graph import radius_graph, subgraph, without_edges
+from cifm_cli.data.graph import Shell, radius_graph, shells, subgraph, whole, without_edges
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.data.tiles import Tile, Tiler
 from cifm_cli.model.heads import ResidualHead
-from cifm_cli.model.masking import MaskedTile, mask_tile, reach_um
+from cifm_cli.model.masking import Expression, MaskedTile, mask_tile, reach_um, to_expression
 from cifm_cli.model.network import Network
 from cifm_cli.model.output import Output
 from cifm_cli.model.vocabulary import match_panel
@@ -85,11 +85,19 @@ def error(first: Output, second: Output) -> float:
     return max(apart(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None)
 
 
+def everyone(slide: Slide, form: str) -> tuple[list[Shell], Expression]:
+    """All cells, all visible, as the encoder reads them."""
+    recipe, panel = make_recipe(form), match_panel(slide, slide.gene_ids)
+    graph = radius_graph(slide.xy_um, slide.radius_um, self_loops=recipe.model.self_loops, dtype=torch.float64)
+    expression = slide.expression(np.arange(slide.num_cells), recipe.data.target_sum)[:, panel.columns]
+    return whole(graph, recipe.model.encoder_layers), to_expression(expression, panel.vocabulary_rows, torch.float64)
+
+
 def encode(network: Network, slide: Slide, form: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Z_inv, and Z_eqv in micrometres."""
-    tile = mask(slide, np.array([], dtype=np.int64), form)
+    layers, expression = everyone(slide, form)
     with torch.no_grad():
-        h, shift = network.encode(BACKEND, tile.encoder_graph, network.genes(tile.expression))
+        h, shift = network.encode(BACKEND, layers, network.genes(expression))
     return h, torch.from_numpy(slide.xy_um) + shift * RADIUS_UM
 
 
@@ -152,7 +160,8 @@ def test_void_invariance(form: str, seed: int, num_void: int) -> None:
     h_other, coordinates_other = encode(network, other, form)
     first, second = infer(network, mask(slide, MASKED, form)), infer(network, mask(other, MASKED, form))
     num_cells = slide.num_cells
-    assert mask(other, MASKED, form).decoder_graph.num_edges > mask(slide, MASKED, form).decoder_graph.num_edges
+    edges, edges_other = (mask(tissue, MASKED, form).decoder[0].graph.num_edges for tissue in (slide, other))
+    assert edges_other > edges
     features, places_apart = apart(h_other[:num_cells], h), apart(coordinates_other[:num_cells], coordinates)
     prediction = error(second, first)
     assert features < 1e-12, f"feature error {features:.2e}"
@@ -165,11 +174,11 @@ def test_void_invariance(form: str, seed: int, num_void: int) -> None:
 def test_gradient_at_void_is_finite(form: str) -> None:
     """The derivative at void features exists, and is not zero everywhere, so a counterfactual search can start there."""
     slide, network = make_tissue(1), make_network(form, 1)
-    tile = mask(slide, np.array([], dtype=np.int64), form)
-    h = network.genes(tile.expression).detach()
+    layers, expression = everyone(slide, form)
+    h = network.genes(expression).detach()
     h[5:10] = 0
     h.requires_grad_()
-    out, shift = network.encode(BACKEND, tile.encoder_graph, h)
+    out, shift = network.encode(BACKEND, layers, h)
     (out.square().sum() + shift.square().sum()).backward()
     assert h.grad is not None
     assert torch.isfinite(h.grad).all()
@@ -255,15 +264,32 @@ def test_subgraph_is_the_graph_of_the_rest(seed: int) -> None:
         assert torch.equal(getattr(derived, name), getattr(built, name)), name
 
 
+@every_form
+@given(seed=st.integers(0, 2**32 - 1), num_wanted=st.integers(1, 30))
+def test_shells_give_what_the_whole_graph_gives(form: str, seed: int, num_wanted: int) -> None:
+    """Cells that cannot matter to the ones asked for are left out, layer by layer, and nothing changes."""
+    slide, network = make_tissue(seed), make_network(form, seed)
+    everywhere, expression = everyone(slide, form)
+    wanted = np.sort(numpy_generator(seed, "wanted").choice(slide.num_cells, num_wanted, replace=False))
+    cells, layers = shells(everywhere[0].graph, torch.from_numpy(wanted), len(network.encoder))
+    with torch.no_grad():
+        h = network.genes(expression)
+        h_whole, shift_whole = network.encode(BACKEND, everywhere, h)
+        h_part, shift_part = network.encode(BACKEND, layers, h[cells])
+    assert [shell.graph.num_cells for shell in layers] == [len(cells), *(len(shell.kept) for shell in layers[:-1])]
+    difference = max(apart(h_part, h_whole[wanted]), apart(shift_part, shift_whole[wanted]))
+    assert difference < 1e-13, f"difference {difference:.2e}"
+
+
 def test_cell_embedding_sees_nobody() -> None:
     """With every edge between cells removed, a cell's features depend on the cell alone."""
     network, slide = make_network("literal", 7), make_tissue(7)
-    tile = mask(slide, np.array([], dtype=np.int64), "literal")
+    expression = everyone(slide, "literal")[1]
     with torch.no_grad():
-        h = network.genes(tile.expression)
-        graph = without_edges(slide.num_cells, self_loops=True, dtype=torch.float64)
-        alone, _ = network.encode(BACKEND, graph, h)
+        h = network.genes(expression)
+        alone_each = whole(without_edges(slide.num_cells, self_loops=True, dtype=torch.float64), len(network.encoder))
+        alone, _ = network.encode(BACKEND, alone_each, h)
         h[1:] = 3.0
-        changed, _ = network.encode(BACKEND, graph, h)
+        changed, _ = network.encode(BACKEND, alone_each, h)
     assert torch.equal(alone[0], changed[0])
     assert float(alone.abs().max()) > 0

@@ -150,6 +150,6 @@ def test_everything_runs_where_the_network_is(form: str) -> None:
 def test_a_tensor_left_behind_is_noticed() -> None:
     """The test above can fail."""
     network, tile = make_network("factored").to(META), mask(make_tissue(), MASKED, "factored")
-    left = replace(tile.to(META), genes=tile.genes, encoder_graph=tile.encoder_graph)
+    left = replace(tile.to(META), genes=tile.genes, encoder=tile.encoder)
     with pytest.raises(RuntimeError):
         network(TorchBackend(), left)
