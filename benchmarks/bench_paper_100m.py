@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def main() -> None:
     for key, value in found.items():
         print(f"{key:32} {value:,.4g}" if isinstance(value, float) else f"{key:32} {value}")
     if options.out:
-        write_record(options.out, PACKAGES, {"options": sys.argv[1:], **found})
+        write_record(options.out, PACKAGES, {"cells": options.cells, "settings": options.settings, **found})
 
 
 def parse() -> argparse.Namespace:
