@@ -173,12 +173,17 @@ class Smoother(nn.Module):
         Returns:
             What the surroundings say by themselves: magnitude, logit, composition and state of an `Output`.
         """
-        mean = torch.einsum("msp,sp->mp", terms.means, self.mean_weights[:, genes])
-        share = torch.einsum("msp,sp->mp", terms.shares, self.share_weights[:, genes])
+        mean = _blend(terms.means, self.mean_weights[:, genes])
+        share = _blend(terms.shares, self.share_weights[:, genes])
         logit = torch.logit(share.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
-        composition = torch.einsum("msp,s->mp", terms.compositions.log(), self.composition_weights.softmax(0))
-        state = torch.einsum("msk,s->mk", frequencies.log(), self.state_weights.softmax(0))
+        composition = _blend(terms.compositions.log(), self.composition_weights.softmax(0)[:, None])
+        state = _blend(frequencies.log(), self.state_weights.softmax(0)[:, None])
         return mean, logit, composition, state
+
+
+def _blend(terms: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum of (M, T, P) over T; as a batch of products it would be a product for each gene."""
+    return (terms * weights).sum(1)
 
 
 def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
