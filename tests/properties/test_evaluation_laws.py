@@ -135,6 +135,20 @@ def test_no_predictor_sees_what_is_hidden(slide: Slide, engine: Engine, geometry
         assert [predictor.name for predictor in predictors if leaks(predictor, bench, part)] == []
 
 
+@pytest.mark.parametrize(("geometry", "region"), [("scattered", "train"), ("scattered", "all"), ("region", "train")])
+def test_no_predictor_sees_what_a_piece_of_a_large_region_hides(
+    slide: Slide, engine: Engine, geometry: str, region: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifm_cli.evaluation.plan.MOST_SEEN", 0)
+    monkeypatch.setattr("cifm_cli.evaluation.plan.MOST_VALUES", 40 * slide.num_genes)
+    bench = set_up_bench(slide, [engine], SEED)
+    predictors = [ModelPredictor("model", engine), *(BaselinePredictor(baseline) for baseline in BASELINES)]
+    rounds = scored_rounds(bench, geometry, region)
+    assert sum(len(part.hidden) for part in rounds) <= 40
+    for part in rounds[:2]:
+        assert [predictor.name for predictor in predictors if leaks(predictor, bench, part)] == []
+
+
 @pytest.mark.parametrize(("geometry", "region"), PROTOCOLS)
 @pytest.mark.parametrize(
     "predictor", [Peeping(), DepthReader(), PeepingPractice(Blend())], ids=lambda predictor: predictor.name
