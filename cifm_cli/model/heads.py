@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cifm_cli.model.dropout import Dropout
 from cifm_cli.model.gene_maps import GeneOutput
 from cifm_cli.model.layer import VoidNorm
 from cifm_cli.model.output import Output
@@ -50,25 +51,6 @@ class PlainHead(nn.Module):
         del gene_weight
         h = self.norm(h)
         return Output(self.magnitude(h, tile.genes), self.logit(h, tile.genes))
-
-
-class Dropout(nn.Module):
-    """Dropout whose draws come from torch's CPU generator, so that seed and step decide them on any device.
-
-    Args:
-        share: Of the values that are zero in a training step.
-    """
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop values of any shape; the identity outside training."""
-        if not self.training or not self.share:
-            return x
-        kept = torch.rand(x.shape) >= self.share
-        return x * kept.to(x.device) / (1 - self.share)
 
 
 class ResidualHead(nn.Module):

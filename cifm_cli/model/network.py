@@ -88,25 +88,14 @@ class Network(nn.Module):
         Returns:
             Prediction for M cells and P genes, in the precision of the weights: the mean of all members.
         """
-        return mean_output(self.opinions(backend, tile))
-
-    def opinions(self, backend: Backend, tile: MaskedTile) -> list[Output]:
-        """What each member says; they are trained each on its own answer, or they would come to agree.
-
-        Args:
-            backend: Runs the edge part of every layer.
-            tile: A masked tile on the network's device.
-
-        Returns:
-            One prediction for each member.
-        """
-        return [member._infer(backend, tile) for member in self.members()]
+        return mean_output([member.infer(backend, tile) for member in self.members()])
 
     def members(self) -> list[Network]:
-        """This network and the ones beside it."""
+        """This network and the ones beside it; each is trained on its own answer, or they would come to agree."""
         return [self, *(other for other in self.others if isinstance(other, Network))]
 
-    def _infer(self, backend: Backend, tile: MaskedTile) -> Output:
+    def infer(self, backend: Backend, tile: MaskedTile) -> Output:
+        """What this member says alone; see `forward`."""
         h, shift = self.encode(backend, tile.encoder, self.genes(tile.expression))
         output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight)
         known = {name: values for name, values in output._asdict().items() if values is not None}

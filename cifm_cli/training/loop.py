@@ -17,6 +17,7 @@ import torch
 from cifm_cli import provenance
 from cifm_cli.data.ahead import made_ahead
 from cifm_cli.errors import POLITE_KILLS, CifmError, StopRequested
+from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
 from cifm_cli.model.precision import computing_in
 from cifm_cli.report.terminal import progress, say
@@ -24,6 +25,7 @@ from cifm_cli.training import schedule
 from cifm_cli.training.fitted import fit_head
 from cifm_cli.training.processes import join
 from cifm_cli.training.run import RECIPE_FILE, Run, Setup, open_run
+from cifm_cli.training.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,19 +144,37 @@ def step(run: Run, examples: list[Example], learning_rate: float) -> float:
     total = 0.0
     tiles_per_step = run.recipe.train.tiles_per_step
     for tile, example in zip(run.processes.share(tiles_per_step), examples, strict=True):
-        ready = example.to(run.device)
-        dropout = provenance.seeded_torch(run.seed, "dropout", run.position.step * tiles_per_step + tile)
-        with dropout, computing_in(run.recipe.train.precision, run.device):
-            opinions = run.network.opinions(run.backend, ready.tile)
-        values = [loss(output, ready.target, run.recipe.objective) for output in opinions]
-        value = torch.stack(values).mean()
-        (value / tiles_per_step).backward()
-        total += value.item() / tiles_per_step
+        total += learn(run, example.to(run.device), run.position.step * tiles_per_step + tile)
     total = run.processes.sum_gradients(run.network, total)
     norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), run.recipe.train.clip_norm)
     refuse_nonsense(run, total, norm.item())
     run.optimiser.step()
     return total
+
+
+def learn(run: Run, example: Example, number: int) -> float:
+    """Add the gradients of a tile to those of the step; the members of the network learn side by side.
+
+    Args:
+        run: The gradients of its network are changed.
+        example: The tile, on the run's device.
+        number: Of the tile, counted from the start of training.
+
+    Returns:
+        The tile's share of the step's loss, a mean over members.
+    """
+    members, recipe = run.network.members(), run.recipe
+    share = 1 / (len(members) * recipe.train.tiles_per_step)
+
+    def teach(member: int) -> float:
+        draws = provenance.torch_generator(run.seed, "dropout", number, member)
+        with drawing_from(draws), computing_in(recipe.train.precision, run.device):
+            output = members[member].infer(run.backend, example.tile)
+        value = share * loss(output, example.target, recipe.objective)
+        value.backward()
+        return value.item()
+
+    return sum(side_by_side(teach, range(len(members)), run.device))
 
 
 def refuse_nonsense(run: Run, value: float, norm: float) -> None:

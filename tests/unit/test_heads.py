@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,13 @@ from scipy.sparse import csr_matrix, random_array
 from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.slide import slide_from_arrays
 from cifm_cli.data.tiles import Tile
-from cifm_cli.model.heads import Dropout, ResidualHead
+from cifm_cli.model.dropout import Dropout, drawing_from
+from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.masking import MaskedTile, mask_tile
 from cifm_cli.model.network import Network
 from cifm_cli.model.output import Output
 from cifm_cli.model.vocabulary import match_panel
-from cifm_cli.provenance import numpy_generator, seeded_torch
+from cifm_cli.provenance import numpy_generator, seeded_torch, torch_generator
 from cifm_cli.recipe import Recipe, parse
 
 NUM_GENES, MASKED = 12, np.array([3, 17, 30])
@@ -76,10 +79,24 @@ def test_members_answer_side_by_side() -> None:
     recipe = make_recipe(members=3)
     tile, network = make_tile(recipe), make_network(recipe, trained=True).eval()
     with torch.no_grad():
-        opinions = network.opinions(TorchBackend(), tile)
+        opinions = [member.infer(TorchBackend(), tile) for member in network.members()]
     assert len(opinions) == 3
     assert not torch.equal(opinions[0].magnitude, opinions[1].magnitude), "they start at different places"
     together = infer(network, tile)
     for name in ("magnitude", "logit", "composition", "state"):
         expected = sum(getattr(opinion, name) for opinion in opinions) / 3
         assert torch.allclose(getattr(together, name), expected, atol=1e-6)
+
+
+def test_each_thread_draws_from_its_own_generator() -> None:
+    x, dropout = torch.ones(50, 20), Dropout(0.5).train()
+
+    def drop(seed: int) -> torch.Tensor:
+        with drawing_from(torch_generator(seed, "dropout")):
+            return torch.stack([dropout(x) for _ in range(20)])
+
+    alone = [drop(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(drop, range(4)))
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+    assert not torch.equal(alone[0], alone[1])

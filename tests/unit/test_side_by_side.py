@@ -1,0 +1,49 @@
+"""Members on threads: the same answers in the same order, and nobody else's number of threads is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import get_ident
+
+import pytest
+import torch
+
+from cifm_cli.training.side_by_side import side_by_side
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_cores_are_shared_out_over_the_items() -> None:
+    def look(item: int) -> tuple[int, int, int]:
+        return item, get_ident(), torch.get_num_threads()
+
+    found = side_by_side(look, range(8), CPU)
+    assert [item for item, _, _ in found] == list(range(8))
+    assert {number for _, _, number in found} == {1}
+    found = side_by_side(look, range(2), CPU)
+    assert {number for _, _, number in found} == {2}
+    assert torch.get_num_threads() == 4
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(torch.get_num_threads).result() == 4
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize(("items", "device"), [([1], CPU), ([1, 2], torch.device("meta"))])
+def test_one_item_or_another_device_needs_no_threads(items: list[int], device: torch.device) -> None:
+    assert side_by_side(lambda _: get_ident(), items, device) == [get_ident()] * len(items)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_what_goes_wrong_comes_out() -> None:
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda item: 1 / item, [1, 0, 2], CPU)
