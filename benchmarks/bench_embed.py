@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -60,7 +59,10 @@ def main() -> None:
     for width, facts in found.items():
         print(f"D {width:5}", ", ".join(f"{name} {value:.2f}" for name, value in facts.items()))
     if options.out:
-        write_record(options.out, PACKAGES, {"options": sys.argv[1:], "rows": rows, "ratios": found})
+        asked = {
+            name: getattr(options, name) for name in ("cells", "widths", "layers", "threads", "precision", "repeats")
+        }
+        write_record(options.out, PACKAGES, {"options": asked, "rows": rows, "ratios": found})
 
 
 def parse() -> argparse.Namespace:

@@ -13,7 +13,6 @@ import argparse
 import cProfile
 import io
 import pstats
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -47,7 +46,11 @@ def main() -> None:
     )
     print(profile)
     if options.out:
-        content = {"options": sys.argv[1:], **found, "profile": profile.splitlines()}
+        content = {
+            "slide": options.slide.stem if options.slide else "synthetic",
+            **found,
+            "profile": profile.splitlines(),
+        }
         write_record(options.out, PACKAGES, content)
 
 
