@@ -80,7 +80,8 @@ def train_here(options: argparse.Namespace) -> None:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # before torch is imported
     from cifm_cli.app import main as cifm
 
-    folder = options.prepared
+    folder = options.prepared.resolve()
+    os.chdir(folder)  # `cifm train` leaves runs/latest where it was typed
     settings = [f"train.steps={options.steps}", f"train.validate_every={options.steps}", "train.validation_tiles=1"]
     words = [word for setting in (*settings, *options.settings) for word in ("--set", setting)]
     words += ["--data", str(folder / "prepared"), "--out", str(folder / "run"), "--precision", options.precision]

@@ -1,7 +1,7 @@
 """One void-invariant message-passing layer (Eqs 11-14), in its factored and in its literal form.
 
-Letters: N cells, n of them kept, E edges j -> i, D features, H heads. A void cell has h = 0; nothing below has a bias, so it stays
-void, sends nothing and receives nothing (Eq. 10).
+Letters: N cells, n of them kept, E edges j -> i, D features, H heads. A void cell has h = 0; nothing below has a bias,
+so it stays void, sends nothing and receives nothing (Eq. 10).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 With `model.members` above one, several such networks answer side by side, and what they say is averaged.
 
-Letters: N cells, V visible, U of them embedded, K masked, M inferred, G genes of the vocabulary, P of the panel, D features.
+Letters: N cells, V visible, U of them embedded, K masked, M inferred, G genes of the vocabulary, P of the panel, D
+features.
 """
 
 from __future__ import annotations

@@ -132,3 +132,29 @@ def test_fifty_steps_give_one_curve(
         record_property(f"{form}: largest relative difference", apart)
         sys.stderr.write(f"{name}, {form}: largest relative difference of a loss in 50 steps {apart:.1e}\n")
         assert apart < 1e-4, f"{form}: losses {apart:.1e} apart"
+
+
+@pytest.mark.parametrize("name", ["torch", *OTHERS])
+def test_members_on_threads_learn_what_they_learn_in_turn(
+    name: str, prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two members share a tile, its graph and the backend: side by side they must not get into each other's way."""
+    from cifm_cli.app import main
+
+    loaded(name)
+    monkeypatch.chdir(tmp_path)
+    settings = {**SHORT, "model.members": 2, "model.dropout": 0.2, "train.steps": 8}
+    words = ["train", "demo", "--data", str(prepared_synthetic.parent), f"--backend={name}"]
+    words += [f"--set={key}={value}" for key, value in settings.items()]
+    before, losses = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            assert main([*words, f"--out={threads}"]) == 0
+            lines = [json.loads(line) for line in Path(str(threads), "metrics.jsonl").read_text().splitlines()]
+            losses.append(np.array([line["loss"] for line in lines if "loss" in line]))
+    finally:
+        torch.set_num_threads(before)
+    assert len(losses[0]) == 8
+    apart = float(np.abs(losses[1] / losses[0] - 1).max())
+    assert apart < 1e-5, f"losses {apart:.1e} apart"
