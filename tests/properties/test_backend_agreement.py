@@ -143,7 +143,7 @@ def test_members_on_threads_learn_what_they_learn_in_turn(
 
     loaded(name)
     monkeypatch.chdir(tmp_path)
-    settings = {**SHORT, "model.members": 2, "model.dropout": 0.2, "train.steps": 8}
+    settings = {**SHORT, "objective.name": "residual", "model.members": 2, "model.dropout": 0.2, "train.steps": 8}
     words = ["train", "demo", "--data", str(prepared_synthetic.parent), f"--backend={name}"]
     words += [f"--set={key}={value}" for key, value in settings.items()]
     before, losses = torch.get_num_threads(), []
