@@ -28,6 +28,10 @@ class Shell:
     graph: Graph
     kept: torch.Tensor
 
+    def keep(self, values: torch.Tensor) -> torch.Tensor:
+        """The (k, ...) rows of (n, ...) values that are kept; not a copy where all of them are."""
+        return values if len(self.kept) == len(values) else values.index_select(0, self.kept)
+
     def to(self, device: torch.device) -> Shell:
         """Copy to a device."""
         return Shell(move_graph(self.graph, device), self.kept.to(device))

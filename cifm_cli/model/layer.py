@@ -99,11 +99,10 @@ class FactoredLayer(nn.Module):
         Returns:
             (n, D) features and (n, 2) shift.
         """
-        graph, kept = shell.graph, shell.kept
         nodes = NodeTerms(*self.project(self.norm(h)).chunk(4, dim=-1))
-        messages = backend.messages(graph, nodes, EdgeTerms(self.radial, self.coordinate, self.num_heads), shift)
-        update = self.bfmlp4(messages.pooled[kept]).to(h.dtype)  # Eq. 14; autocast may have made it half precision
-        return (h[kept] + update if self.residual else update), (shift + messages.shift)[kept]
+        messages = backend.messages(shell.graph, nodes, EdgeTerms(self.radial, self.coordinate, self.num_heads), shift)
+        update = self.bfmlp4(shell.keep(messages.pooled)).to(h.dtype)  # Eq. 14; autocast may have made it half precision
+        return (shell.keep(h) + update if self.residual else update), shell.keep(shift + messages.shift)
 
 
 class LiteralLayer(nn.Module):
@@ -129,14 +128,14 @@ class LiteralLayer(nn.Module):
 
     def forward(self, backend: Backend, shell: Shell, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Run one layer; see `FactoredLayer.forward`. The backend reads cells along edges and sums edges into cells."""
-        graph, kept = shell.graph, shell.kept
+        graph = shell.graph
         h_i, h_j, product_E, dx_E = backend.read_edges(graph, h, shift)
         distance_E = torch.linalg.vector_norm(dx_E, dim=-1, keepdim=True)
         int_E = self.bfmlp1(product_E)  # Eq. 11
         msg_E = self.bfmlp2(torch.cat([h_i, h_j, distance_E], dim=-1) * int_E)  # Eq. 12
         moved = shift + backend.sum_edges(graph, dx_E * self.bfmlp3(msg_E))  # Eq. 13
-        update = self.bfmlp4(backend.sum_edges(graph, msg_E)[kept]).to(h.dtype)  # Eq. 14
-        return (h[kept] + update if self.residual else update), moved[kept]
+        update = self.bfmlp4(shell.keep(backend.sum_edges(graph, msg_E))).to(h.dtype)  # Eq. 14
+        return (shell.keep(h) + update if self.residual else update), shell.keep(moved)
 
 
 def build_layer(recipe: ModelRecipe) -> FactoredLayer | LiteralLayer:
