@@ -1,17 +1,22 @@
 """Time and memory of the judge with every baseline and no model: cells x genes that are scored, seconds, peak memory.
 
-`python benchmarks/bench_evaluate.py prepared/SLIDE.h5ad --region train --cells 40000`
+    python benchmarks/bench_evaluate.py prepared/SLIDE.h5ad --region train --tuned-on validation --out RESULT.json
+
+The time is that of tuning and scoring; opening the slide is left out. Memory is the largest that the process ever had
+resident, the other geometry before it included; Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 
 import numpy as np
+import torch
+from apart import memory_bytes
+from record import write_record
 
 from cifm_cli.data.slide import open_slide
 from cifm_cli.evaluation.baselines import BASELINES
@@ -21,6 +26,8 @@ from cifm_cli.evaluation.plan import plan_rounds
 from cifm_cli.evaluation.predictors import BaselinePredictor
 from cifm_cli.evaluation.protocols import GEOMETRIES
 
+PACKAGES = ("numba", "numpy", "scipy", "torch")
+
 
 def main() -> None:
     """Judge all baselines in both geometries, the tuning included, and print one line of JSON for each."""
@@ -29,7 +36,11 @@ def main() -> None:
     parser.add_argument("--region", default="validation")
     parser.add_argument("--tuned-on", default="train")
     parser.add_argument("--cells", type=int, default=40_000, help="scored in each geometry, at most")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="write JSON here")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
     slide = open_slide(arguments.slide)
     bench = Bench(slide, np.arange(slide.num_genes), 10_000.0, slide.radius_um, 6 * slide.radius_um, seed=0)
     for geometry in GEOMETRIES:
@@ -45,10 +56,14 @@ def main() -> None:
             "predictors": len(BASELINES),
             "seconds": round(time.perf_counter() - started, 1),
             "processor_seconds": round(time.process_time() - processor, 1),
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_gb": round(memory_bytes() / 1e9, 2),
             "best_mse": verdict.board.best_baseline("mse"),
         }
         print(json.dumps(found), flush=True)
+        rows.append(found)
+    if arguments.out:
+        facts = {"slide": slide.name, "region": arguments.region, "tuned_on": arguments.tuned_on}
+        write_record(arguments.out, PACKAGES, facts | {"threads": arguments.threads, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/plot.py [RESULT.json]
 
-Without a name the newest `benchmarks/results/*layer*.json` is taken, by the date in its name. The plot goes beside the
-result, as `.svg`; the table between the two `layer` marks of the README.
+Without a name the newest `benchmarks/results/DATE-layer.json` is taken. The plot goes beside the result, as `.svg`; the
+table and the plot between the two `layer` marks of the README.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from record import README, RESULTS, write_between
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-RESULTS = Path(__file__).resolve().parent / "results"
-BEGIN, END = "<!-- layer: begin -->", "<!-- layer: end -->"
 LABELS = {
     "torch": "torch, gather and index_add",
     "dgl": "DGL, g-SDDMM and g-SpMM",
@@ -32,16 +31,14 @@ COLOURS = ("#8a8f98", "#c0603f", "#1f6f8b", "#79b4c4", "#d9dce1", "#5b4a72")
 
 def main() -> None:
     """Draw and write."""
-    named = [Path(word) for word in sys.argv[1:]] or sorted(RESULTS.glob("*layer*.json"))[-1:]
+    named = [Path(word) for word in sys.argv[1:]] or sorted(RESULTS.glob("????-??-??-layer.json"))[-1:]
     if not named:
         raise SystemExit(f"no result in {RESULTS}; run benchmarks/bench_layer.py --out first")
     result = json.loads(named[-1].read_text())
     draw(result, named[-1].with_suffix(".svg"))
     print(table(result))
-    text = README.read_text()
-    if BEGIN in text:
-        before, _, rest = text.partition(BEGIN)
-        README.write_text(f"{before}{BEGIN}\n{table(result)}\n{END}{rest.partition(END)[2]}")
+    plot = named[-1].with_suffix(".svg").resolve().relative_to(README.parent)
+    write_between("layer", f"{table(result)}\n\n![cells per second and memory of each form of the layer]({plot})")
 
 
 def table(result: dict[str, Any]) -> str:
@@ -111,9 +108,16 @@ def draw_bars(axes: Axes, result: dict[str, Any], powers: dict[str, float]) -> N
         for key, power in powers.items():
             heights = [height * row[key] ** power for height, row in zip(heights, rows, strict=True)]
         bars = axes.bar(places, heights, width=1 / (len(LABELS) + 1), color=colour, label=LABELS[form])
-        axes.bar_label(bars, fmt=lambda height: f"{height:,.0f}" if height >= 100 else f"{height:.2g}", fontsize=7)
+        axes.bar_label(bars, fmt=short, fontsize=7)
     axes.set_xticks([position + 0.36 for position in range(len(widths))], [f"D = {width:,}" for width in widths])
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def short(height: float) -> str:
+    """Thousands as k, so that neighbouring bars have room for their numbers."""
+    if height >= 1000:
+        return f"{height / 1000:.2g}k"
+    return f"{height:.0f}" if height >= 100 else f"{height:.2g}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The file that a benchmark leaves: what was found, under the day, the machine and the versions it was found with."""
+"""What a benchmark leaves: what was found, under the day, the machine and the versions it was found with; and the README."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 CPU_INFO = Path("/proc/cpuinfo")
+README = Path(__file__).resolve().parent.parent / "README.md"
+RESULTS = Path(__file__).resolve().parent / "results"
+
+Result = dict[str, Any]
 
 
-def write_record(path: Path, packages: Iterable[str], found: dict[str, Any]) -> None:
+def write_record(path: Path, packages: Iterable[str], found: Result) -> None:
     """Write a result as JSON.
 
     Args:
@@ -33,6 +37,24 @@ def write_record(path: Path, packages: Iterable[str], found: dict[str, Any]) -> 
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(header | found, indent=1) + "\n")
+
+
+def newest(name: str) -> Result | None:
+    """The latest result of a benchmark, by the date in front of its name."""
+    paths = sorted(RESULTS.glob(f"????-??-??-{name}.json"))
+    return dict(json.loads(paths[-1].read_text())) if paths else None
+
+
+def write_between(mark: str, text: str) -> None:
+    """Put a text between two marks of the README.
+
+    Args:
+        mark: The README holds `<!-- mark: begin -->` and `<!-- mark: end -->`.
+        text: What stands between them from now on.
+    """
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, _, rest = README.read_text().partition(begin)
+    README.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
 def cpu_name() -> str:

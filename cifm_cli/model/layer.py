@@ -101,7 +101,7 @@ class FactoredLayer(nn.Module):
         """
         nodes = NodeTerms(*self.project(self.norm(h)).chunk(4, dim=-1))
         messages = backend.messages(shell.graph, nodes, EdgeTerms(self.radial, self.coordinate, self.num_heads), shift)
-        update = self.bfmlp4(shell.keep(messages.pooled)).to(h.dtype)  # Eq. 14; autocast may have made it half precision
+        update = self.bfmlp4(shell.keep(messages.pooled)).to(h.dtype)  # Eq. 14; autocast may have halved it
         return (shell.keep(h) + update if self.residual else update), shell.keep(shift + messages.shift)
 
 
