@@ -15,7 +15,10 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-settings.register_profile("suite", deadline=None)  # a shared machine makes any deadline flaky
+# A shared machine makes any deadline flaky. The suite tries the same examples everywhere, so that what fails on one machine
+# fails on all; `pytest --hypothesis-profile=explore` looks for new ones.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
