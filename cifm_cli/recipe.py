@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from cifm_cli.errors import CifmError
-from cifm_cli.recipe_sections import DataRecipe, MaskRecipe, ModelRecipe, ObjectiveRecipe, Section, TrainRecipe
+from cifm_cli.recipe_sections import (
+    DataRecipe,
+    EvaluateRecipe,
+    MaskRecipe,
+    ModelRecipe,
+    ObjectiveRecipe,
+    Section,
+    TrainRecipe,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +37,7 @@ class Recipe(Section):
     mask: MaskRecipe = MaskRecipe()
     objective: ObjectiveRecipe = ObjectiveRecipe()
     train: TrainRecipe = TrainRecipe()
+    evaluate: EvaluateRecipe = EvaluateRecipe()
 
 
 def shipped() -> dict[str, Path]:

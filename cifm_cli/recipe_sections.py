@@ -147,3 +147,20 @@ class TrainRecipe(Section):
     """Of matrix products; with `bfloat16` weights, sums over neighbours and losses stay in float32."""
     average: Share | None = None
     """Validate and keep an exponential moving average of the weights with this decay, such as 0.999; off when absent."""
+
+
+class EvaluateRecipe(Section):
+    """What `cifm evaluate` does where no flag says otherwise."""
+
+    region: Literal["train", "validation", "test", "all"] = "test"
+    """Whose cells are hidden and inferred."""
+    geometries: tuple[Literal["scattered", "region", "whole"], ...] = Field(
+        default=("scattered", "region"), min_length=1
+    )
+    """Hide 5 % of the cells here and there, blocks of them, or the whole region."""
+    block_radii: tuple[Annotated[float, Field(ge=0.5)], ...] = Field(default=(5.0,), min_length=1)
+    """Sides of the blocks of `region`, in radii."""
+    rounds: int | None = Field(default=None, ge=1)
+    """Most rounds of hiding per geometry; all when absent, or as many as memory allows."""
+    annotator: str | None = None
+    """What types actual and predicted cells: `NAME` or `NAME:PATH`; cells are not typed when absent."""

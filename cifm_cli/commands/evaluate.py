@@ -31,13 +31,16 @@ class Geometry(StrEnum):
 def evaluate(
     slides: options.Slides = None,
     model: options.Models = None,
-    region: Annotated[Region, typer.Option("--region", help="Whose cells are hidden and inferred.")] = Region.test,
+    region: Annotated[
+        Region | None,
+        typer.Option("--region", help="Whose cells are hidden and inferred.", show_default="the recipe's, or test"),
+    ] = None,
     geometry: Annotated[
         list[Geometry] | None,
         typer.Option(
             "--geometry",
             help="Hide 5 % of the cells here and there, blocks of them, or the whole region; may be repeated.",
-            show_default="scattered and region",
+            show_default="the recipe's, or scattered and region",
         ),
     ] = None,
     block_radii: Annotated[
@@ -46,7 +49,7 @@ def evaluate(
             "--block-radii",
             min=0.5,
             help="Side of the blocks of --geometry region, in radii; may be repeated.",
-            show_default="5",
+            show_default="the recipe's, or 5",
         ),
     ] = None,
     rounds: Annotated[
@@ -55,7 +58,7 @@ def evaluate(
             "--rounds",
             min=1,
             help="Most rounds of hiding per geometry; all of them hide every cell once.",
-            show_default="all",
+            show_default="the recipe's, or all",
         ),
     ] = None,
     annotator: Annotated[
@@ -64,6 +67,7 @@ def evaluate(
             "--annotator",
             metavar="NAME[:PATH]",
             help="Also compare cell types of actual and predicted cells: markers, or one in `cifm annotate list`.",
+            show_default="the recipe's, or none",
         ),
     ] = None,
     trust_pickle: options.TrustPickle = False,
@@ -82,7 +86,6 @@ def evaluate(
 ) -> None:
     """Measure models on hidden cells, beside the strongest trivial predictors, with paired intervals."""
     from cifm_cli.evaluation.evaluate import evaluate as run_evaluation
-    from cifm_cli.evaluation.protocols import BLOCK_RADII, GEOMETRIES
     from cifm_cli.evaluation.stage import Request
     from cifm_cli.report.terminal import emit
 
@@ -91,9 +94,9 @@ def evaluate(
             slides=workspace.slide_paths(slides or ()),
             models=[workspace.run_folder(run) for run in model] if model else [workspace.run_folder(None)],
             out=out,
-            region=region.value,
-            geometries=list(dict.fromkeys(chosen.value for chosen in geometry)) if geometry else GEOMETRIES,
-            block_radii=list(dict.fromkeys(block_radii or [BLOCK_RADII])),
+            region=region.value if region else "",
+            geometries=[chosen.value for chosen in geometry or ()],
+            block_radii=block_radii or (),
             num_rounds=rounds,
             annotator=annotator,
             trust_pickle=trust_pickle,

@@ -49,6 +49,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     _refuse_repeats("runs", [run.name for run in request.models])
     models = request.load_models()
     first = models[0].engine
+    request = request.completed(first.checkpoint.recipe.evaluate)
     say(f"backend {first.backend.name} ({first.backend.version()}), {first.device}")
     origin = provenance.collect(
         "evaluate",

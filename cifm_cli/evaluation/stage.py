@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cifm_cli import keys
 from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.agreement import find_annotator
@@ -15,7 +14,7 @@ from cifm_cli.evaluation.board import MODEL
 from cifm_cli.evaluation.judge import open_verdict
 from cifm_cli.evaluation.plan import plan_rounds, tuning_region
 from cifm_cli.evaluation.predictors import BaselinePredictor, ModelPredictor
-from cifm_cli.evaluation.protocols import BLOCK_RADII, GEOMETRIES, geometry_names
+from cifm_cli.evaluation.protocols import geometry_names
 from cifm_cli.evaluation.trial import Trial
 from cifm_cli.inference.engine import load_engine
 
@@ -26,22 +25,22 @@ if TYPE_CHECKING:
     from cifm_cli.celltype.base import Annotator
     from cifm_cli.evaluation.bench import Bench
     from cifm_cli.evaluation.predictors import Predictor
-    from cifm_cli.recipe_sections import Precision
+    from cifm_cli.recipe_sections import EvaluateRecipe, Precision
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for.
+    """What the user asked for; `completed` by the recipe in what it leaves open.
 
     Args:
         slides: Prepared slides.
         models: Runs; the first is `model` and sets radius and receptive field of the baselines.
         out: Folder to write to.
-        region: `train`, `validation`, `test` or `all`.
-        geometries: Of `protocols.KINDS`.
-        block_radii: Sides of the blocks of `region`, in radii.
-        num_rounds: Most rounds of each geometry; absent: all, unless that is too much for memory.
-        annotator: `NAME` or `NAME:PATH`; absent: no typing.
+        region: `train`, `validation`, `test` or `all`; empty: the recipe's.
+        geometries: Of `protocols.KINDS`; empty: the recipe's.
+        block_radii: Sides of the blocks of `region`, in radii; empty: the recipe's.
+        num_rounds: Most rounds of each geometry; absent: the recipe's, or all, unless that is too much for memory.
+        annotator: `NAME` or `NAME:PATH`; absent: the recipe's, or no typing.
         trust_pickle: Whether an annotator may be a pickle.
         save_predictions: Also write predictions of every scored cell.
         backend: `auto` or a registered name.
@@ -54,9 +53,9 @@ class Request:
     slides: Sequence[Path]
     models: Sequence[Path]
     out: Path
-    region: str = keys.TEST
-    geometries: Sequence[str] = GEOMETRIES
-    block_radii: Sequence[float] = (BLOCK_RADII,)
+    region: str = ""
+    geometries: Sequence[str] = ()
+    block_radii: Sequence[float] = ()
     num_rounds: int | None = None
     annotator: str | None = None
     trust_pickle: bool = False
@@ -67,10 +66,21 @@ class Request:
     seed: int = 0
     devices: int = 1
 
+    def completed(self, recipe: EvaluateRecipe) -> Request:
+        """The same, with the recipe's word where the user gave none."""
+        return replace(
+            self,
+            region=self.region or recipe.region,
+            geometries=self.geometries or recipe.geometries,
+            block_radii=self.block_radii or recipe.block_radii,
+            num_rounds=self.num_rounds or recipe.rounds,
+            annotator=self.annotator or recipe.annotator,
+        )
+
     @property
     def geometry_names(self) -> list[str]:
-        """Every geometry by its name in the results."""
-        return geometry_names(self.geometries, self.block_radii)
+        """Every geometry by its name in the results, once."""
+        return list(dict.fromkeys(geometry_names(self.geometries, self.block_radii)))
 
     def load_models(self, device: str | None = None) -> list[ModelPredictor]:
         """Load the models, on the device that the user named unless there is another.

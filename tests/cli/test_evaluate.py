@@ -224,6 +224,25 @@ def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
     assert cells["region_2.5"] < cells["region"] < cells["whole"]
 
 
+def test_the_recipe_says_what_no_flag_does(cifm: Callable) -> None:
+    table = ['geometries=["region"]', "block_radii=[2.5, 2.5]", "rounds=1", "region=validation", "annotator=markers"]
+    words = [word for key in table for word in ("--set", f"evaluate.{key}")]
+    small = ["--set", "train.steps=1", "--set", "model.width=8", "--set", "train.validation_tiles=1"]
+    assert cifm("train", "demo", *small, *words, "--backend", "torch", "--out", "told").code == 0
+    as_told = ["evaluate", "--model", "told", "--backend", "torch", "--json", "--out", "as_told"]
+    found = json.loads(cifm(*as_told).out)
+    facts = found["slides"]["tissue"]
+    assert (facts["region"], facts["tuned_on"]) == ("validation", "train")
+    assert {name: geometry["num_rounds"] for name, geometry in facts["geometries"].items()} == {"region_2.5": 1}
+    assert "typing" in facts["geometries"]["region_2.5"]
+    assert found["provenance"]["annotator"] == "markers"
+    facts = json.loads(cifm(*as_told, "--region", "test", "--geometry", "scattered", "--rounds", "2").out)["slides"][
+        "tissue"
+    ]
+    assert facts["region"] == "test"
+    assert {name: geometry["num_rounds"] for name, geometry in facts["geometries"].items()} == {"scattered": 2}
+
+
 def test_several_slides_are_taken_together(cifm: Callable, workspace: Path) -> None:
     other = workspace / "other.h5ad"
     other.write_bytes((workspace / "prepared" / "tissue.h5ad").read_bytes())

@@ -12,7 +12,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
 HEAD = """\
 # Recipes
 
-A recipe is a TOML file of five sections. Every key has a default; an unknown key is refused with the nearest known one,
+A recipe is a TOML file of six sections. Every key has a default; an unknown key is refused with the nearest known one,
 and all mistakes are shown at once.
 
 ```bash
