@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -40,18 +41,23 @@ BRIEF = ("--geometry", "scattered", "--rounds", "1", "--backend", "torch", "--js
 @pytest.fixture(scope="module")
 def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a prepared slide and two small runs, `first` and the latest, `second`."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
+    for seed, name in enumerate(("first", "second")):
+        train_small(folder, name, seed=seed, latest=folder / "runs" / "latest")
+    return folder
+
+
+def train_small(folder: Path, name: str, settings: Sequence[str] = (), **further: Any) -> None:
+    """A run of three steps on the slide of the workspace."""
     from cifm_cli import recipe
     from cifm_cli.training.loop import train
     from cifm_cli.training.run import Setup
 
-    folder = tmp_path_factory.mktemp("evaluate")
-    (folder / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
-    small = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64"]
-    for seed, name in enumerate(("first", "second")):
-        resolved = recipe.load(recipe.find("demo"), small)
-        run, latest = folder / "runs" / name, folder / "runs" / "latest"
-        train(Setup(resolved, [prepared_synthetic], run, backend="torch", seed=seed, latest=latest))
-    return folder
+    small = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64", *settings]
+    resolved = recipe.load(recipe.find("demo"), small)
+    slide = folder / "prepared" / "tissue.h5ad"
+    train(Setup(resolved, [slide], folder / "runs" / name, backend="torch", **further))
 
 
 @pytest.fixture(autouse=True)
@@ -224,12 +230,10 @@ def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
     assert cells["region_2.5"] < cells["region"] < cells["whole"]
 
 
-def test_the_recipe_says_what_no_flag_does(cifm: Callable) -> None:
+def test_the_recipe_says_what_no_flag_does(cifm: Callable, workspace: Path) -> None:
     table = ['geometries=["region"]', "block_radii=[2.5, 2.5]", "rounds=1", "region=validation", "annotator=markers"]
-    words = [word for key in table for word in ("--set", f"evaluate.{key}")]
-    small = ["--set", "train.steps=1", "--set", "model.width=8", "--set", "train.validation_tiles=1"]
-    assert cifm("train", "demo", *small, *words, "--backend", "torch", "--out", "told").code == 0
-    as_told = ["evaluate", "--model", "told", "--backend", "torch", "--json", "--out", "as_told"]
+    train_small(workspace, "told", [f"evaluate.{key}" for key in table])
+    as_told = ["evaluate", "--model", "runs/told", "--backend", "torch", "--json", "--out", "as_told"]
     found = json.loads(cifm(*as_told).out)
     facts = found["slides"]["tissue"]
     assert (facts["region"], facts["tuned_on"]) == ("validation", "train")
