@@ -160,6 +160,10 @@ class Corpus:
         values = part.slide.expression(rows, self.recipe.data.target_sum)[:, columns].toarray()
         return Example(ready, Target(torch.from_numpy(values), torch.from_numpy(counts)))
 
+    def measured_genes(self) -> torch.Tensor:
+        """Ascending rows of the vocabulary, int64, that at least one of the slides measures."""
+        return torch.from_numpy(np.unique(np.concatenate([part.panel.vocabulary_rows for part in self.slides])))
+
     def profiles(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean expression, share of expressing cells and share of counts, over the training cells that measure a gene.
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from cifm_cli.model.smoother import Terms
-    from cifm_cli.training.corpus import Example
+    from cifm_cli.model.smoother import Smoother, Terms
+    from cifm_cli.training.corpus import Corpus, Example
     from cifm_cli.training.run import Run
 
     Pool = tuple[Tensor, Tensor]
@@ -33,33 +33,41 @@ CELLS_PER_STATE = 20  # at least, so that small tissues have few states; the oth
 
 
 @torch.no_grad()
-def fit_head(run: Run) -> None:
+def fit_head(run: Run, *, trained: bool = False) -> None:
     """Fit the `residual` objective's head on training cells, so that training begins at a baseline.
 
     Args:
         run: At step 0; the head of its network is changed, unless it is the paper's, which has nothing to fit.
+        trained: Whether the network comes from another run. It knows its cell states then, and keeps them, and what it
+            knows of genes that these slides don't measure.
     """
     head = run.network.head
     if not isinstance(head, ResidualHead):
         return
     head.to("cpu")
     smoother, states = head.smoother, head.states
-    for profile, found in zip(
-        (smoother.mean_profile, smoother.share_profile, smoother.composition_profile),
-        run.corpus.profiles(),
-        strict=True,
-    ):
-        profile.copy_(found)
-    cells = run.corpus.some_cells(STATE_CELLS)
-    num_states = min(len(states.frequency), max(1, cells.shape[0] // CELLS_PER_STATE))
-    number = int(numpy_generator(run.seed, "states").integers(2**31))
-    states.fill(*fit_states(cells, num_states, number))
+    fill_profiles(smoother, run.corpus)
+    if not trained:
+        cells = run.corpus.some_cells(STATE_CELLS)
+        num_states = min(len(states.frequency), max(1, cells.shape[0] // CELLS_PER_STATE))
+        number = int(numpy_generator(run.seed, "states").integers(2**31))
+        states.fill(*fit_states(cells, num_states, number))
     fit_smoother(run, head)
     head.to(run.device)
     for member in run.network.members():  # all start at the same baseline, and know the same states
         if isinstance(member.head, ResidualHead):
             member.head.smoother.load_state_dict(smoother.state_dict())
             member.head.states.load_state_dict(states.state_dict())
+
+
+def fill_profiles(smoother: Smoother, corpus: Corpus) -> None:
+    """Take over what the training cells express on average; genes that they don't measure stay as they are."""
+    genes = corpus.measured_genes()
+    mean, share, composition = (profile[genes] for profile in corpus.profiles())
+    smoother.mean_profile[genes] = mean
+    smoother.share_profile[genes] = share
+    known = smoother.composition_profile[genes].sum()  # 1, where every gene is measured
+    smoother.composition_profile[genes] = composition * known / composition.sum()
 
 
 def fit_smoother(run: Run, head: ResidualHead) -> None:
@@ -70,7 +78,7 @@ def fit_smoother(run: Run, head: ResidualHead) -> None:
 
     Args:
         run: Whose tiles.
-        head: Its profiles and states are there; the weights of its smoother are changed.
+        head: Its profiles and states are there; the weights of its smoother are changed, for the genes of the slides.
     """
     smoother = head.smoother
     num_terms, num_genes = smoother.mean_weights.shape
@@ -87,12 +95,10 @@ def fit_smoother(run: Run, head: ResidualHead) -> None:
             states.append((frequencies.log(), actual_states(head, example)))
     looks = [run.corpus.look_example(number) for number in range(min(run.corpus.num_looks, SMOOTHER_TILES))]
     unseen = [(blended(head, part)[0], part) for part in looks]
-    smoother.mean_weights[:] = choose_weights(
-        means, [(terms.means, part.target.values, part.tile.genes) for terms, part in unseen]
-    )
-    smoother.share_weights[:] = choose_weights(
-        shares, [(terms.shares, expressed(part), part.tile.genes) for terms, part in unseen]
-    )
+    genes = run.corpus.measured_genes()
+    mean_weights = choose_weights(means, [(terms.means, part.target.values, part.tile.genes) for terms, part in unseen])
+    share_weights = choose_weights(shares, [(terms.shares, expressed(part), part.tile.genes) for terms, part in unseen])
+    smoother.mean_weights[:, genes], smoother.share_weights[:, genes] = mean_weights[:, genes], share_weights[:, genes]
     smoother.composition_weights[:] = fit_pool(compositions, run.recipe.objective.pool_decay)
     smoother.state_weights[:] = fit_pool(states, run.recipe.objective.pool_decay)
 

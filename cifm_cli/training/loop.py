@@ -6,6 +6,7 @@ a step: what they have to agree on goes through `run.processes`, and the first a
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 import time
@@ -83,11 +84,33 @@ def begin(run: Run, *, untrained: bool) -> None:
         run: At step 0.
         untrained: Whether the weights are fresh ones, not those of another run.
     """
-    if untrained and run.processes.first:
-        fit_head(run)
-    run.processes.copy_first(run.network)
+    if untrained:
+        if run.processes.first:
+            fit_head(run)
+        run.processes.copy_first(run.network)
+    else:
+        adapt(run)
     run.start_average()
     run.save_state()
+
+
+def adapt(run: Run) -> None:
+    """Begin fine-tuning: fit profiles and blends to the new slides, and keep them if that infers validation tiles better.
+
+    Args:
+        run: At step 0, with the weights of another run.
+    """
+    if run.recipe.objective.name != "residual":
+        return  # nothing is fitted
+    given = copy.deepcopy(run.network.state_dict())
+    before = look(run)
+    if run.processes.first:
+        fit_head(run, trained=True)
+    run.processes.copy_first(run.network)
+    after = look(run)
+    say(f"validation loss {before:.4f}; {after:.4f} with profiles and blends of these slides")
+    if not after < before:  # nor where it is not a number
+        run.network.load_state_dict(given)
 
 
 def fit(run: Run) -> None:

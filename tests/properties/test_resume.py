@@ -274,9 +274,3 @@ def test_a_run_stopped_before_its_first_look_starts_over(prepared_synthetic: Pat
             signal.signal(signal.SIGINT, handler)
     (tmp_path / "run" / ".12345678.partial.recipe.toml").touch()
     assert loop.train(make_setup(prepared_synthetic, tmp_path / "run"))["steps"] == 12
-
-
-def test_fine_tuning_starts_from_the_given_run(prepared_synthetic: Path, tmp_path: Path) -> None:
-    first = loop.train(make_setup(prepared_synthetic, tmp_path / "first"))
-    second = loop.train(make_setup(prepared_synthetic, tmp_path / "second", init=tmp_path / "first"))
-    assert second["first_loss"] == pytest.approx(first["best_loss"], rel=1e-6)
