@@ -14,6 +14,7 @@ from cifm_cli.errors import CifmError, writing
 from cifm_cli.inference.engine import choose_device
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoint
 from cifm_cli.model.network import Network
+from cifm_cli.recipe_sections import ModelRecipe
 from cifm_cli.training.average import Average
 from cifm_cli.training.corpus import Corpus
 from cifm_cli.training.processes import check_shares
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
 RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
+SHAPE = {  # keys that weights are bound to
+    "data": ("target_sum",),
+    "model": tuple(name for name in ModelRecipe.model_fields if name != "dropout"),
+    "objective": ("name", "scales", "states"),
+}
 
 
 @dataclass(frozen=True)
@@ -138,8 +144,8 @@ def open_run(setup: Setup, processes: Processes) -> Run:
     if processes.first:
         _check_folder(setup)
     start = load_checkpoint(setup.init) if setup.init else None
-    if start and start.recipe.model != setup.recipe.model:
-        raise CifmError(f"--init {setup.init}: its [model] differs from the recipe's", "use the recipe that run stored")
+    if start:
+        _check_shape(setup, start.recipe)
     corpus = Corpus(setup.slides, setup.recipe, start.vocabulary if start else None, setup.seed)
     with provenance.seeded_torch(setup.seed, "weights"):
         network = Network(len(corpus.vocabulary), setup.recipe)
@@ -175,6 +181,23 @@ def open_run(setup: Setup, processes: Processes) -> Run:
     if setup.latest and processes.first:
         point_latest(setup.folder, setup.latest)
     return run
+
+
+def _check_shape(setup: Setup, given: Recipe) -> None:
+    """Refuse weights of a network of another shape, or of another meaning."""
+    wanted, differing = setup.recipe, []
+    for section, names in SHAPE.items():
+        ours, theirs = getattr(wanted, section), getattr(given, section)
+        differing += [
+            f"{section}.{name} = {json.dumps(getattr(theirs, name))}, here {json.dumps(getattr(ours, name))}"
+            for name in names
+            if getattr(ours, name) != getattr(theirs, name)
+        ]
+    if differing:
+        raise CifmError(
+            f"--init {setup.init}: trained with another network: {'; '.join(differing)}",
+            f"start from its recipe: cifm train {setup.init}/{RECIPE_FILE} --init {setup.init}",
+        )
 
 
 def _seen(origin: dict[str, Any]) -> dict[str, Any]:

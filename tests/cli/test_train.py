@@ -25,6 +25,16 @@ def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.Monk
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def given(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose weights others start from."""
+    from cifm_cli.app import main
+
+    folder = tmp_path_factory.mktemp("given") / "run"
+    assert main(["train", "demo", *SMALL, "--data", str(prepared_synthetic), "--out", str(folder)]) == 0
+    return folder
+
+
 def test_train_leaves_a_whole_run(cifm: Callable, workspace: Path) -> None:
     outcome = cifm("train", "demo", *SMALL, "--json")
     assert outcome.code == 0, outcome.err
@@ -78,6 +88,33 @@ def test_mistakes_are_one_line_and_a_hint(
     assert lines[-1].startswith("hint: ")
     assert hint in lines[-1]
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("objective.scales=[1.0]", "objective.scales = [0.5, 1.0, 2.0, 4.0], here [1.0]"),
+        ("objective.name=balanced_mse", 'objective.name = "residual", here "balanced_mse"'),
+        ("model.width=16", "model.width = 8, here 16"),
+        ("data.target_sum=100", "data.target_sum = 10000.0, here 100.0"),
+    ],
+)
+def test_weights_of_another_network_are_refused(
+    cifm: Callable, workspace: Path, given: Path, setting: str, message: str
+) -> None:
+    outcome = cifm("train", "demo", *SMALL, "--init", given, "--set", setting, "--out", "refused")
+    assert outcome.code == 1
+    error, hint = outcome.err.strip().splitlines()[-2:]
+    assert error.startswith(f"error: --init {given}: trained with another network: ")
+    assert message in error
+    assert hint == f"hint: start from its recipe: cifm train {given}/recipe.toml --init {given}"
+    assert not Path("refused").exists()
+
+
+def test_dropout_may_differ_from_that_of_the_given_weights(cifm: Callable, workspace: Path, given: Path) -> None:
+    outcome = cifm("train", "demo", *SMALL, "--init", given, "--set", "model.dropout=0.4", "--json")
+    assert outcome.code == 0, outcome.err
+    assert "with profiles and blends of these slides" in outcome.err
 
 
 def test_all_mistakes_of_a_recipe_at_once(cifm: Callable, workspace: Path) -> None:
