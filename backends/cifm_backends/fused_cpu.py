@@ -1,15 +1,17 @@
 """The fused backend: the edge part of a layer in one pass over the rows of the graph, on the CPU.
 
 An edge lives in a core's cache from its intensity to its message; nothing of size E x D exists, and the backward pass
-computes edges anew. Ranges of rows run on as many threads as torch has: plain threads that sleep between calls, so no
-second pool spins beside torch's. The ranges depend on the graph alone, so the answer does not depend on the threads.
+computes edges anew. Ranges of rows run on as many threads as torch has for whoever calls: plain threads that sleep between
+calls, so no second pool spins beside torch's; callers on threads of their own have a pool each. The ranges depend on the graph
+alone, so the answer does not depend on the threads.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,6 +42,10 @@ if TYPE_CHECKING:
 
 MAX_RANGES = 64  # of rows; each holds its own sums of the parameters' gradients
 RANGE_WORK = 2**18  # edges times features, about half a millisecond
+
+_own = (
+    threading.local()
+)  # the pool of each thread that calls: members that learn side by side do not wait for each other
 
 
 class FusedBackend(Backend):
@@ -164,11 +170,13 @@ def _run(
         for call in calls:
             call()
         return
-    for done in [_threads(num_threads, os.getpid()).submit(call) for call in calls]:
+    for done in [_threads(num_threads).submit(call) for call in calls]:
         done.result()
 
 
-@lru_cache(maxsize=1)
-def _threads(num_threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process; a forked child starts its own."""
-    return ThreadPoolExecutor(num_threads, thread_name_prefix=f"cifm-fused-{process}")
+def _threads(num_threads: int) -> ThreadPoolExecutor:
+    """Threads that work for this one; a forked child starts its own."""
+    wanted = (num_threads, os.getpid())
+    if getattr(_own, "wanted", None) != wanted:
+        _own.wanted, _own.pool = wanted, ThreadPoolExecutor(num_threads, thread_name_prefix="cifm-fused")
+    return cast("ThreadPoolExecutor", _own.pool)

@@ -16,7 +16,12 @@ def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a name in `cifm recipes list`.")],
     data: Annotated[
         list[Path] | None,
-        typer.Option("--data", metavar="PATH", help="Prepared slides or folders of them.", show_default="prepared"),
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="Prepared slides or folders of them.",
+            show_default="prepared, or those of a resumed run",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -38,7 +43,15 @@ def train(
         Literal["float32", "bfloat16"] | None,
         typer.Option("--precision", help="Short for --set train.precision=NAME.", show_default="the recipe's"),
     ] = None,
-    seed: options.Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            help="Seed of every random choice: same seed, same result.",
+            show_default="0, or what a resumed run began with",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Train a model on prepared slides: it learns to infer hidden cells from the cells around them."""
@@ -53,7 +66,7 @@ def train(
     result = launch(
         Setup(
             recipe=recipes.load(path, changes),
-            slides=workspace.slide_paths(data or ()),
+            slides=workspace.slide_paths(data or ()) if data or not resume else (),
             folder=out or (workspace.LATEST.resolve() if resume else workspace.RUNS / name),
             resume=resume,
             init=workspace.run_folder(init) if init else None,

@@ -10,8 +10,7 @@ import torch
 import cifm_backends
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import load_checkpoint
-from cifm_cli.model.vocabulary import FEW_SHARED, Panel, match_panel
-from cifm_cli.report.terminal import warn
+from cifm_cli.model.vocabulary import Panel, match_panel, warn_of_few_shared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,9 +43,7 @@ class Engine:
         Raises:
             CifmError: Slide and model share no gene.
         """
-        num_shared = self.panel(slide).num_genes
-        if num_shared < FEW_SHARED * slide.num_genes:
-            warn(f"slide {slide.name}: the model knows only {num_shared} of its {slide.num_genes} genes")
+        warn_of_few_shared(slide, self.panel(slide))
         return slide.with_radius(self.checkpoint.recipe.data.radius_um)
 
     def panel(self, slide: Slide) -> Panel:

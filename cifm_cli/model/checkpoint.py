@@ -84,16 +84,37 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
-        raise CifmError(f"{path}: not a readable checkpoint ({error})", "train again, or copy the file anew") from error
+        raise _unreadable(path, error) from error
+    return tensors, _parse_header(path, metadata)
+
+
+def load_header(path: Path) -> dict[str, Any]:
+    """Read the header alone of what `save_tensors` wrote; arguments and errors as `load_tensors`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    return _parse_header(path, metadata)
+
+
+def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     if _HEADER not in metadata:
         raise CifmError(f"{path}: safetensors, but not a checkpoint of cifm", "name a run that `cifm train` wrote")
-    header = json.loads(metadata[_HEADER])
+    try:
+        header = dict(json.loads(metadata[_HEADER]))
+    except (ValueError, TypeError) as error:  # a flipped bit
+        raise _unreadable(path, error) from error
     if header.get("format") != keys.CHECKPOINT_FORMAT:
         raise CifmError(
             f"{path}: checkpoint format {header.get('format')}, this cifm reads {keys.CHECKPOINT_FORMAT}",
             "use the version of cifm that wrote it, or train again",
         )
-    return tensors, header
+    return header
+
+
+def _unreadable(path: Path, error: Exception) -> CifmError:
+    return CifmError(f"{path}: not a readable checkpoint ({error})", "train again, or copy the file anew")
 
 
 def save_checkpoint(

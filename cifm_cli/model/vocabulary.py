@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cifm_cli.errors import CifmError
+from cifm_cli.report.terminal import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,12 @@ def union_vocabulary(slides: Sequence[Slide]) -> tuple[str, ...]:
         Ensembl ids without repetition.
     """
     return tuple(dict.fromkeys(gene for slide in slides for gene in slide.gene_ids))
+
+
+def warn_of_few_shared(slide: Slide, panel: Panel) -> None:
+    """Say so where a model knows few of a slide's genes: the others are neither read nor inferred."""
+    if panel.num_genes < FEW_SHARED * slide.num_genes:
+        warn(f"slide {slide.name}: the model knows only {panel.num_genes} of its {slide.num_genes} genes")
 
 
 def match_panel(slide: Slide, vocabulary: Sequence[str]) -> Panel:

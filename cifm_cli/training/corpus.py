@@ -20,7 +20,7 @@ from cifm_cli.data.tiles import Tiler
 from cifm_cli.errors import CifmError
 from cifm_cli.model.masking import MaskedTile, choose_masked, mask_tile, reach_um
 from cifm_cli.model.objective import Target
-from cifm_cli.model.vocabulary import Panel, match_panel, union_vocabulary
+from cifm_cli.model.vocabulary import Panel, match_panel, union_vocabulary, warn_of_few_shared
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.training.sampler import Sampler
 
@@ -106,7 +106,9 @@ class Corpus:
                     f"slide {slide.name}: its {name} region has {len(tiler.rows)} cells",
                     "leave this slide out with --data, or prepare a larger piece of it",
                 )
-        return TrainingSlide(slide, match_panel(slide, self.vocabulary), tilers)
+        panel = match_panel(slide, self.vocabulary)
+        warn_of_few_shared(slide, panel)  # the vocabulary may be that of a run that is fine-tuned
+        return TrainingSlide(slide, panel, tilers)
 
     @property
     def num_cells(self) -> int:

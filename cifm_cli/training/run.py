@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoi
 from cifm_cli.model.network import Network
 from cifm_cli.recipe_sections import ModelRecipe
 from cifm_cli.training.average import Average
+from cifm_cli.training.began import Began
 from cifm_cli.training.corpus import Corpus
 from cifm_cli.training.processes import check_shares
-from cifm_cli.training.state import Position, list_states, load_state, save_state
+from cifm_cli.training.state import Position, list_states, load_began, load_state, save_state
 from cifm_cli.workspace import atomic_path, point_latest
 
 if TYPE_CHECKING:
@@ -44,13 +46,13 @@ class Setup:
 
     Args:
         recipe: Resolved.
-        slides: Prepared slides.
+        slides: Prepared slides; where a run is resumed, none stands for those that it began with.
         folder: The run's folder.
         resume: Go on with the run in `folder`.
         init: A run whose weights and vocabulary to start from.
         backend: `auto` or a registered name.
         device: `auto` or a torch device.
-        seed: Of every random draw.
+        seed: Of every random draw; absent: 0, or what the run began with.
         latest: Link to point at the run, once it is open.
         devices: Processes on each machine; one, or what torchrun or srun started, when absent.
         nodes: Machines.
@@ -63,7 +65,7 @@ class Setup:
     init: Path | None = None
     backend: str = "auto"
     device: str = "auto"
-    seed: int = 0
+    seed: int | None = None
     latest: Path | None = None
     devices: int | None = None
     nodes: int = 1
@@ -116,7 +118,8 @@ class Run:
     def save_state(self) -> None:
         """Write what a resumed run needs."""
         if self.processes.first:
-            save_state(self.folder, self.parts(), self.optimiser, self.position, self.recipe.train.keep)
+            began = Began.of(self.corpus.vocabulary, self.origin)
+            save_state(self.folder, self.parts(), self.optimiser, self.position, began, self.recipe.train.keep)
 
     def parts(self) -> dict[str, Network]:
         """The sets of weights that make up the state."""
@@ -140,14 +143,17 @@ def open_run(setup: Setup, processes: Processes) -> Run:
     """
     check_shares(setup.recipe.train.tiles_per_step, processes.size)
     device = processes.device(choose_device(setup.device))
-    backend = cifm_backends.select(setup.backend, device.type)
     if processes.first:
         _check_folder(setup)
-    start = load_checkpoint(setup.init) if setup.init else None
+    began = load_began(setup.folder) if setup.resume else None
+    setup = began.complete(setup, first=processes.first) if began else setup
+    backend = _choose_backend(setup.backend, device, began)
+    start = load_checkpoint(setup.init) if setup.init and not began else None
     if start:
         _check_shape(setup, start.recipe)
-    corpus = Corpus(setup.slides, setup.recipe, start.vocabulary if start else None, setup.seed)
-    with provenance.seeded_torch(setup.seed, "weights"):
+    seed, known = setup.seed or 0, began or start
+    corpus = Corpus(setup.slides, setup.recipe, known.vocabulary if known else None, seed)
+    with provenance.seeded_torch(seed, "weights"):
         network = Network(len(corpus.vocabulary), setup.recipe)
     if start:
         network.load_state_dict(start.network.state_dict())
@@ -158,7 +164,7 @@ def open_run(setup: Setup, processes: Processes) -> Run:
         "threads": torch.get_num_threads(),
         "processes": processes.size,
         "platforms": sorted({(part.slide.facts or {}).get(keys.PLATFORM, "") for part in corpus.slides}),
-        "init": None if start is None else {"run": str(setup.init), **_seen(start.provenance)},
+        "init": began.init if began else {"run": str(setup.init), **_seen(start.provenance)} if start else None,
     }
     run = Run(
         folder=setup.folder,
@@ -169,8 +175,8 @@ def open_run(setup: Setup, processes: Processes) -> Run:
         backend=backend,
         device=device,
         processes=processes,
-        seed=setup.seed,
-        origin=provenance.collect("train", seed=setup.seed, inputs=setup.slides if processes.first else (), **facts),
+        seed=seed,
+        origin=provenance.collect("train", seed=seed, inputs=setup.slides if processes.first else (), **facts),
     )
     if setup.resume:
         _take_up(run)
@@ -181,6 +187,14 @@ def open_run(setup: Setup, processes: Processes) -> Run:
     if setup.latest and processes.first:
         point_latest(setup.folder, setup.latest)
     return run
+
+
+def _choose_backend(name: str, device: torch.device, began: Began | None) -> Backend:
+    """The one that is asked for; `auto` goes on with the one that a run began with, where that works here."""
+    if began and name == "auto":
+        with suppress(cifm_backends.BackendUnavailableError):
+            return cifm_backends.select(began.backend, device.type)
+    return cifm_backends.select(name, device.type)
 
 
 def _check_shape(setup: Setup, given: Recipe) -> None:

@@ -13,6 +13,7 @@ from cifm_cli import keys
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import load_tensors, save_tensors
 from cifm_cli.report.terminal import warn
+from cifm_cli.training.began import Began
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +54,12 @@ def list_states(folder: Path) -> list[Path]:
 
 
 def save_state(
-    folder: Path, parts: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, position: Position, keep: int
+    folder: Path,
+    parts: Mapping[str, nn.Module],
+    optimiser: torch.optim.Optimizer,
+    position: Position,
+    began: Began,
+    keep: int,
 ) -> None:
     """Write a training state, whole or not at all, and then remove the old ones.
 
@@ -62,6 +68,7 @@ def save_state(
         parts: Sets of weights by name: as they are now, not the best ones.
         optimiser: Its moments.
         position: Where the run stands.
+        began: How it began.
         keep: States to keep, this one included.
     """
     tensors = {
@@ -71,10 +78,26 @@ def save_state(
         tensors |= {f"{_OPTIMISER}.{number}.{name}": tensor for name, tensor in moments.items()}
     # Infinity is not JSON: a number that is not there yet is stored as null.
     stored = {name: None if value == float("inf") else value for name, value in asdict(position).items()}
-    header = {"format": keys.CHECKPOINT_FORMAT, "position": stored, "crc32": _checksum(tensors, stored)}
+    content = {"position": stored, "began": began.to_json()}
+    header = {"format": keys.CHECKPOINT_FORMAT, **content, "crc32": _checksum(tensors, content)}
     save_tensors(folder / _STATES.replace("*", f"{position.step:08d}"), tensors, header)
     for old in list_states(folder)[keep:]:
         old.unlink()
+
+
+def load_began(folder: Path) -> Began:
+    """How a run began.
+
+    Args:
+        folder: The run.
+
+    Returns:
+        What its newest undamaged state says.
+
+    Raises:
+        CifmError: There is none.
+    """
+    return Began.from_json(_newest_whole(folder, quiet=True)[2]["began"])
 
 
 def load_state(folder: Path, parts: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer) -> Position:
@@ -91,14 +114,13 @@ def load_state(folder: Path, parts: Mapping[str, nn.Module], optimiser: torch.op
     Raises:
         CifmError: There is no undamaged state, or it is one of another network.
     """
-    path, tensors, stored = _newest_whole(folder)
+    path, tensors, content = _newest_whole(folder)
+    stored = content["position"]
     try:
         for part, module in parts.items():
             module.load_state_dict(_part(tensors, part))
     except RuntimeError as error:
-        raise CifmError(
-            f"{path}: does not fit the network", "go on with the slides that the run was started with"
-        ) from error
+        raise CifmError(f"{path}: does not fit the network of its recipe", "train again") from error
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in _part(tensors, _OPTIMISER).items():
         number, _, moment = name.partition(".")
@@ -108,8 +130,8 @@ def load_state(folder: Path, parts: Mapping[str, nn.Module], optimiser: torch.op
     return Position(**{name: value for name, value in stored.items() if name in known and value is not None})
 
 
-def _newest_whole(folder: Path) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]]:
-    """The newest state that can be read; a warning for each that can't."""
+def _newest_whole(folder: Path, *, quiet: bool = False) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]]:
+    """The newest state that can be read; a warning for each that can't, unless quiet."""
     paths = list_states(folder)
     for path in paths:
         try:
@@ -117,20 +139,22 @@ def _newest_whole(folder: Path) -> tuple[Path, dict[str, torch.Tensor], dict[str
         except CifmError as error:
             if path == paths[-1]:
                 raise
-            warn(f"{error.message}; going on from the state before it")
+            if not quiet:
+                warn(f"{error.message}; going on from the state before it")
     raise CifmError(f"{folder}: no training to resume", "start it without --resume")
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     tensors, header = load_tensors(path)
-    if header.get("crc32") != _checksum(tensors, header.get("position")):
+    content = {name: header.get(name) for name in ("position", "began")}
+    if header.get("crc32") != _checksum(tensors, content):
         raise CifmError(f"{path}: damaged, its checksum is another", "copy the file anew, or start again")
-    return tensors, header["position"]
+    return tensors, content
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor], position: Any) -> int:  # noqa: ANN401 - what a damaged file holds
+def _checksum(tensors: Mapping[str, torch.Tensor], content: dict[str, Any]) -> int:
     # safetensors checks lengths, not contents: a flipped bit would be trained on.
-    value = zlib.crc32(json.dumps(position, sort_keys=True).encode())
+    value = zlib.crc32(json.dumps(content, sort_keys=True).encode())
     for name in sorted(tensors):
         flat = tensors[name].detach().cpu().contiguous().flatten()
         value = zlib.crc32(flat.view(torch.uint8).numpy().data, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from cifm_cli.training import loop
 from cifm_cli.training.fitted import fit_head
 from cifm_cli.training.processes import Processes
 from cifm_cli.training.run import Setup, open_run
-from cifm_cli.training.state import list_states
+from cifm_cli.training.state import list_states, load_began
 
 
 def make_recipe(**train: Any) -> Recipe:
@@ -254,11 +255,11 @@ def test_what_a_kill_left_is_cleared_away(prepared_synthetic: Path, tmp_path: Pa
     assert_same_run(whole, parted)
 
 
-def test_a_state_of_other_slides_is_refused(prepared_synthetic: Path, tmp_path: Path) -> None:
-    wide = make_setup(prepared_synthetic, tmp_path / "run", make_recipe())
-    loop.train(wide)
+def test_a_state_of_another_network_is_refused(prepared_synthetic: Path, tmp_path: Path) -> None:
+    loop.train(make_setup(prepared_synthetic, tmp_path / "run", make_recipe()))
+    began = load_began(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cifm_cli.training.corpus.union_vocabulary", lambda slides: slides[0].gene_ids[:50])
+        patch.setattr("cifm_cli.training.run.load_began", lambda _: replace(began, vocabulary=began.vocabulary[:50]))
         with pytest.raises(CifmError, match="does not fit the network"):
             loop.train(make_setup(prepared_synthetic, tmp_path / "run", resume=True))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import get_ident
+from threading import Barrier, get_ident
 
 import pytest
 import torch
 
+from cifm_backends import fused_cpu
 from cifm_cli.training.side_by_side import side_by_side
 
 CPU = torch.device("cpu")
@@ -47,3 +48,16 @@ def test_one_item_or_another_device_needs_no_threads(items: list[int], device: t
 def test_what_goes_wrong_comes_out() -> None:
     with pytest.raises(ZeroDivisionError):
         side_by_side(lambda item: 1 / item, [1, 0, 2], CPU)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_members_do_not_share_the_threads_of_their_kernels() -> None:
+    """Two members on four cores: four ranges of rows are worked on at once, or the barrier breaks."""
+    at_once = Barrier(4, timeout=20)
+
+    def kernel(start: int, stop: int) -> None:
+        assert (start, stop) in bounds
+        at_once.wait()
+
+    bounds = [(0, 1), (1, 2), (2, 3), (3, 4)]
+    side_by_side(lambda _: fused_cpu._run(kernel, bounds, (), [()] * 4), range(2), CPU)
