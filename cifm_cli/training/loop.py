@@ -205,10 +205,13 @@ def refuse_nonsense(run: Run, value: float, norm: float) -> None:
     limit = EXPLODED * run.position.first_loss
     if math.isfinite(value) and math.isfinite(norm) and value <= limit:
         return
+    kept = ""
+    if run.position.best_loss < float("inf"):
+        kept = f"the best model so far, of step {run.position.best_step}, is kept; "
     what = "is not finite" if not (math.isfinite(value) and math.isfinite(norm)) else f"exploded beyond {limit:.3g}"
     raise CifmError(
         f"{run.folder}: the loss {what} at step {run.position.step + 1} (loss {value:.3g}, gradient norm {norm:.3g})",
-        f"the best model so far, of step {run.position.best_step}, is kept; try a lower train.learning_rate",
+        f"{kept}try a lower train.learning_rate",
     )
 
 
