@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from scipy.stats import false_discovery_control
 
 from cifm_cli.data.slide import Slide, slide_from_arrays
+from cifm_cli.evaluation.bench import Bench
 from cifm_cli.evaluation.board import Board, favours_model
 from cifm_cli.evaluation.breakdown import by_distance, calibration, distance_bins
 from cifm_cli.evaluation.ceiling import halves, noise_ceiling, reliability
@@ -103,19 +104,45 @@ def test_spearman_and_brown() -> None:
     assert reliability(np.array([0.5, 0.0, -0.3, 1.0])) == pytest.approx([2 / 3, 0, 0, 1])
 
 
-def test_the_ceiling_is_what_the_true_profile_reaches() -> None:
+def make_bench(counts: np.ndarray, columns: np.ndarray) -> Bench:
+    genes = tuple(f"g{number}" for number in range(counts.shape[1]))
+    slide = slide_from_arrays("tissue", np.zeros((len(counts), 2)), csr_matrix(counts.astype(np.float32)), genes, 20.0)
+    return Bench(slide, columns, target_sum=100.0, radius_um=20.0, reach_um=40.0, seed=0)
+
+
+def profiles_and_counts() -> tuple[np.ndarray, np.ndarray]:
     generator = numpy_generator(0)
     profiles = generator.gamma(0.3, 1.0, (400, 60))
     profiles /= profiles.sum(axis=1, keepdims=True)
-    counts = generator.poisson(300 * profiles)
-    truth = make_truth(counts)
-    resampler = spatial_blocks(generator.uniform(0, 900, (400, 2)), 20.0, seed=0)
-    perfect = np.log1p(100 * profiles)
+    return profiles, generator.poisson(300 * profiles)
+
+
+RESAMPLER = spatial_blocks(numpy_generator(1).uniform(0, 900, (400, 2)), 20.0, seed=0)
+
+
+@pytest.mark.parametrize("num_scored", [60, 12])
+def test_the_ceiling_is_what_the_true_profile_reaches(num_scored: int) -> None:
+    profiles, counts = profiles_and_counts()
+    genes = np.arange(num_scored)
+    truth = make_truth(counts).of_genes(genes)
+    perfect = np.log1p(100 * profiles[:, genes])
     reached = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(perfect, truth.values, strict=True)])
-    found = noise_ceiling(truth, resampler, seed=0)
+    found = noise_ceiling(make_bench(counts, genes), np.arange(400), truth, RESAMPLER)
     assert found["pearson_cell"]["ceiling"] == pytest.approx(reached, abs=0.02)
     assert found["pearson_cell"]["half"] < found["pearson_cell"]["ceiling"]
     assert set(found) == set(METRICS)
+
+
+def test_halves_of_few_genes_are_on_the_scale_of_the_whole_cell() -> None:
+    """Which genes are scored changes nothing about the halves of a gene: the mean over parts is that of the whole."""
+    _, counts = profiles_and_counts()
+    everything = np.arange(60)
+
+    def half(genes: np.ndarray) -> float:
+        truth = make_truth(counts).of_genes(genes)
+        return noise_ceiling(make_bench(counts, genes), np.arange(400), truth, RESAMPLER)["mse"]["half"]
+
+    assert np.mean([half(genes) for genes in np.split(everything, 5)]) == pytest.approx(half(everything), rel=1e-5)
 
 
 def test_genes_that_mark_groups_are_differential_and_overdispersed_ones_variable() -> None:
