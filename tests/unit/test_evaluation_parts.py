@@ -20,7 +20,7 @@ from cifm_cli.evaluation.context import Estimate, Profile
 from cifm_cli.evaluation.intervals import holm, p_value, spatial_blocks
 from cifm_cli.evaluation.metrics import METRICS, Score
 from cifm_cli.evaluation.overall import _draw_slides
-from cifm_cli.evaluation.scenario import scenario
+from cifm_cli.evaluation.scenario import describe_scenario, scenario
 from cifm_cli.evaluation.subsets import between_groups, residual_variance
 from cifm_cli.evaluation.truth import Truth
 from cifm_cli.provenance import numpy_generator
@@ -216,3 +216,25 @@ def test_how_new_a_slide_is(origin: dict, digest: str, platform: str, name: str,
 def test_a_slide_split_anew_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
     scenario(slide_of("xenium", "a"), "other", XENIUM)
     assert "trained on another file of this name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("origin", "validating", "number"),
+    [
+        (XENIUM, (), 2),
+        (XENIUM, ("a",), 0),  # the run kept the whole slide for validation
+        ({**VISIUM, "init": {"run": "runs/x", **XENIUM}}, (), 2),
+        (VISIUM, (), 0),
+    ],
+)
+def test_scored_cells_that_a_model_was_trained_on_are_told(
+    capsys: pytest.CaptureFixture[str], origin: dict, validating: tuple[str, ...], number: int
+) -> None:
+    """Rows 0, 1 and 2 are in the training region, 3 in validation, 4 in test; 1, 2 and 4 are scored."""
+    split = np.array([0, 0, 0, 1, 2], dtype=np.int8)
+    slide = slide_from_arrays("new", np.zeros((5, 2)), csr_matrix(np.ones((5, 1))), ("g",), 20.0, split=split)
+    found = scenario(slide, "aa", origin, np.array([1, 2, 4]), validating)
+    assert found["trained_cells_scored"] == number
+    assert ("trained on 2 of the 3 scored cells" in capsys.readouterr().err) == (number > 0)
+    assert ("2 of the scored cells are cells that it was trained on" in describe_scenario(found)) == (number > 0)
+    assert describe_scenario(found).startswith(found["name"])
