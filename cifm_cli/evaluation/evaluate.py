@@ -69,10 +69,9 @@ def evaluate(request: Request) -> dict[str, Any]:
         region=request.region,
         annotator=request.annotator,
     )
+    # All of them before anybody works: what is wrong with the last is not to cost the work on the others.
     stages = {path: set_stage(request, path, models) for path in request.slides}
-    for (
-        stage
-    ) in stages.values():  # all of them first: what is wrong with the last is not to cost the work on the others
+    for stage in stages.values():
         stage.check(request)
     verdicts: dict[str, list[Verdict]] = {}
     result: dict[str, Any] = {"slides": {}, "definitions": definitions(), "provenance": origin}
