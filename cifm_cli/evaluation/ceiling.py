@@ -1,6 +1,6 @@
 """What shot noise leaves to be predicted: one half of each cell's counts as a prediction of the other half.
 
-Letters: Q scored cells, P genes.
+Letters: Q scored cells, P scored genes, G genes of the slide.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
+    from cifm_cli.data.slide import Rows
+    from cifm_cli.evaluation.bench import Bench
     from cifm_cli.evaluation.intervals import Resampler
 
 DEFINITION = (
     "each count of a scored cell falls into one of two halves at random (binomial, from the seed); 'half' scores one half, "
-    "log-normalised by its own depth, as the prediction of the other. 'ceiling' (correlations only): the square root of "
+    "log-normalised by its own depth over all genes of the slide, as the prediction of the other. 'ceiling' (correlations only): the square root of "
     "the reliability 2 r / (1 + r) that two halves correlating with r give the whole cell (Spearman-Brown), averaged like "
     "the metric: about what a predictor that knew every cell's true profile would reach"
 )
@@ -37,20 +39,22 @@ _COLUMNS = {
 }
 
 
-def noise_ceiling(truth: Truth, resampler: Resampler, seed: int) -> dict[str, Any]:
+def noise_ceiling(bench: Bench, rows: Rows, truth: Truth, resampler: Resampler) -> dict[str, Any]:
     """Estimate how far any prediction can come.
 
     Args:
-        truth: What was hidden.
+        bench: The slide and what is scored; its seed decides which count falls where.
+        rows: (Q,) scored rows.
+        truth: What was hidden in them.
         resampler: Of the same cells.
-        seed: Decides which count falls where.
 
     Returns:
         Metric to `half`, and to `ceiling` where it is a correlation.
     """
-    first, second = halves(truth.counts, seed)
-    target = Truth(second, _normalised(second, truth).toarray(), truth.training, truth.target_sum)
-    guess = _normalised(first, truth).toarray()
+    # Whole cells, as the truth is normalised by them: scored genes alone would be scaled up to the whole sum.
+    whole = halves(bench.slide.counts(rows), bench.seed)
+    (first, guess), (second, other) = (_scored(half, bench) for half in whole)
+    target = Truth(second, other, truth.training, truth.target_sum)
     found = score(target, Estimate(guess, (guess > 0).astype(np.float32), first.toarray()), resampler)
     facts: dict[str, Any] = {metric: {"half": found.metrics[metric]} for metric in METRICS}
     for metric, (part, column) in _COLUMNS.items():
@@ -62,11 +66,11 @@ def halves(counts: csr_matrix, seed: int) -> tuple[csr_matrix, csr_matrix]:
     """Let each count fall into one of two halves.
 
     Args:
-        counts: (Q, P) whole counts.
+        counts: (Q, G) whole counts.
         seed: The user's seed.
 
     Returns:
-        Two (Q, P) matrices whose sum is `counts`.
+        Two (Q, G) matrices whose sum is `counts`.
     """
     first, second = counts.copy(), counts.copy()
     whole = np.rint(counts.data).astype(np.int64)
@@ -83,5 +87,8 @@ def reliability(r: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(2 * r / (1 + r))
 
 
-def _normalised(counts: csr_matrix, truth: Truth) -> csr_matrix:
-    return log_normalise(counts, np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(), truth.target_sum)
+def _scored(half: csr_matrix, bench: Bench) -> tuple[csr_matrix, NDArray[np.float32]]:
+    """(Q, P) counts and log-normalised expression of the scored genes in (Q, G) halves of cells."""
+    depth = np.asarray(half.sum(axis=1), dtype=np.float64).ravel()
+    expression: NDArray[np.float32] = log_normalise(half, depth, bench.target_sum)[:, bench.columns].toarray()
+    return half[:, bench.columns], expression

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 NEIGHBOURS: Final = (32, 128, 512)
 WIDTHS: Final = (0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # of the kernel, radii
-BELIEFS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # cells' worth of training frequencies in every frequency
+# Cells' worth of training frequencies in every frequency; with the last, neighbours that tell nothing are not heard.
+BELIEFS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 32.0, 128.0, 1e6)
 _CELLS_AT_ONCE: Final = 20_000
 _TINY: Final = 1e-9  # probability below which no predictor is believed
 

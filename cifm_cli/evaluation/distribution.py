@@ -91,18 +91,30 @@ class Distributions:
     resampler: Resampler
 
     def facts(self) -> dict[str, Any]:
-        """For `metrics.json`: scores, and model minus neighbours with 95 % intervals over spatial blocks."""
-        model, neighbours = self.scores[MODEL], self.scores[NEIGHBOURS]
-        paired = {}
-        for name in SCORES:
-            ours, theirs = model.per_cell[name], neighbours.per_cell[name]
-            low, high = interval(self.resampler.mean(ours), self.resampler.mean(theirs))
-            difference = float((ours - theirs).mean())
-            # Where all cells are in one state nobody is surprised, and there is nothing to be relative to.
-            relative = difference / float(theirs.mean()) if theirs.any() else 0.0
-            paired[name] = {"difference": difference, "low": low, "high": high, "relative": relative}
-        scores = {name: found.facts() for name, found in self.scores.items()}
-        return {"num_states": self.num_states, "predictors": scores, "paired": paired}
+        """For `metrics.json`: scores, and model minus its best rival with 95 % intervals over spatial blocks."""
+        return {
+            "num_states": self.num_states,
+            "predictors": {name: found.facts() for name, found in self.scores.items()},
+            "paired": {name: self.paired(name) for name in SCORES},
+        }
+
+    def paired(self, name: str) -> dict[str, Any]:
+        """Model minus the better of the two others.
+
+        Args:
+            name: Of `SCORES`.
+
+        Returns:
+            The rival, the difference, its interval, and the difference as a share of the rival's score.
+        """
+        ours = self.scores[MODEL].per_cell[name]
+        rival = min((NEIGHBOURS, TRAINING), key=lambda other: float(self.scores[other].per_cell[name].mean()))
+        theirs = self.scores[rival].per_cell[name]
+        low, high = interval(self.resampler.mean(ours), self.resampler.mean(theirs))
+        difference = float((ours - theirs).mean())
+        # Where all cells are in one state nobody is surprised, and there is nothing to be relative to.
+        relative = difference / float(theirs.mean()) if theirs.any() else 0.0
+        return {"rival": rival, "difference": difference, "low": low, "high": high, "relative": relative}
 
 
 def judge_distribution(

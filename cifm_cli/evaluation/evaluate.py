@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cifm_cli import provenance
 from cifm_cli.celltype.registry import model_files
 from cifm_cli.errors import CifmError
@@ -13,7 +15,7 @@ from cifm_cli.evaluation.judge import run_trial
 from cifm_cli.evaluation.overall import overall
 from cifm_cli.evaluation.scenario import scenario
 from cifm_cli.evaluation.stage import set_stage
-from cifm_cli.evaluation.summary import show
+from cifm_cli.evaluation.summary import show, show_overall
 from cifm_cli.evaluation.together import assemble
 from cifm_cli.report.terminal import say
 
@@ -42,11 +44,12 @@ def evaluate(request: Request) -> dict[str, Any]:
         The content of `metrics.json`.
 
     Raises:
-        CifmError: A slide or model can't be used, or the region is empty.
+        CifmError: A slide or model can't be used, the region is empty, or the results can't be written.
         BackendUnavailableError: There is no such backend here.
     """
     _refuse_repeats("slides", [path.stem for path in request.slides])
     _refuse_repeats("runs", [run.name for run in request.models])
+    outputs.check_folder(request.out)
     models = request.load_models()
     first = models[0].engine
     request = request.completed(first.checkpoint.recipe.evaluate)
@@ -66,16 +69,20 @@ def evaluate(request: Request) -> dict[str, Any]:
         region=request.region,
         annotator=request.annotator,
     )
+    # All of them before anybody works: what is wrong with the last is not to cost the work on the others.
+    stages = {path: set_stage(request, path, models) for path in request.slides}
+    for stage in stages.values():
+        stage.check(request)
     verdicts: dict[str, list[Verdict]] = {}
     result: dict[str, Any] = {"slides": {}, "definitions": definitions(), "provenance": origin}
     with assemble(request) as crew:
-        for path in request.slides:
-            stage = set_stage(request, path, models)
+        for path, stage in stages.items():
             name = stage.bench.slide.name
             verdicts[name] = _judge_slide(request, path, stage, crew)
             result["slides"][name] = _facts(request, stage, origin["inputs"][path.as_posix()], models, verdicts[name])
     if len(verdicts) > 1:
         result["overall"] = overall(verdicts, request.seed)
+        show_overall(result["overall"])
     outputs.write(request.out, result, verdicts, save_predictions=request.save_predictions)
     say(f"report and tables: {request.out}")
     return result
@@ -100,10 +107,16 @@ def _facts(
 ) -> dict[str, Any]:
     """The part of `metrics.json` that tells of one slide."""
     bench = stage.bench
+    scored = np.unique(np.concatenate([verdict.rows for verdict in verdicts]))
+
+    def how_new(model: ModelPredictor) -> dict[str, Any]:
+        known = model.engine.checkpoint
+        return scenario(bench.slide, digest, known.provenance, scored, known.recipe.data.validation_slides)
+
     return {
         "region": request.region,
         "tuned_on": stage.tuned_on,
-        "scenario": {model.name: scenario(bench.slide, digest, model.engine.checkpoint.provenance) for model in models},
+        "scenario": {model.name: how_new(model) for model in models},
         "num_genes": len(bench.columns),
         "radius_um": bench.radius_um,
         "geometries": {verdict.geometry: verdict.facts() for verdict in verdicts},

@@ -91,7 +91,7 @@ class Verdict:
     @cached_property
     def ceiling(self) -> dict[str, Any]:
         """What noise leaves to be predicted."""
-        return noise_ceiling(self.truth, self.resampler, self.bench.seed)
+        return noise_ceiling(self.bench, self.rows, self.truth, self.resampler)
 
     @property
     def scores(self) -> dict[str, dict[str, Score]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,13 +10,16 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from cifm_cli.data.predictions import read_barcodes, write_predictions
+from cifm_cli.errors import writing
 from cifm_cli.evaluation.board import MODEL
+from cifm_cli.evaluation.protocols import KINDS
 from cifm_cli.evaluation.report import overall_section, sections
 from cifm_cli.report.html import write_report
 from cifm_cli.workspace import atomic_path, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,8 +32,22 @@ PER_GENE_FILE = "per_gene.parquet"
 REPORT_FILE = "report.html"
 
 
+def check_folder(folder: Path) -> None:
+    """See that files can be written to a folder, and leave no trace of that.
+
+    Args:
+        folder: May be missing.
+
+    Raises:
+        CifmError: A file is in the way, or the folder may not be written.
+    """
+    with writing(folder):
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        TemporaryFile(dir=there).close()
+
+
 def write(folder: Path, result: dict[str, Any], verdicts: dict[str, list[Verdict]], *, save_predictions: bool) -> None:
-    """Write all files, each whole or not at all, the metrics last.
+    """Write all files, each whole or not at all, the metrics last; predictions of an earlier evaluation go.
 
     Args:
         folder: Made if missing.
@@ -43,15 +61,31 @@ def write(folder: Path, result: dict[str, Any], verdicts: dict[str, list[Verdict
     everything = [verdict for found in verdicts.values() for verdict in found]
     _write_table(folder / PER_CELL_FILE, [per_cell(verdict) for verdict in everything])
     _write_table(folder / PER_GENE_FILE, [per_gene(verdict) for verdict in everything])
-    if save_predictions:
-        for verdict in everything:
-            several = f"-{verdict.bench.slide.name}" if len(verdicts) > 1 else ""
-            target = folder / f"predictions-{verdict.geometry}{several}.h5ad"
-            _write_predictions(target, verdict, result["provenance"])
+    written = set()
+    for verdict in everything if save_predictions else ():
+        several = f"-{verdict.bench.slide.name}" if len(verdicts) > 1 else ""
+        target = folder / f"predictions-{verdict.geometry}{several}.h5ad"
+        _write_predictions(target, verdict, result["provenance"])
+        written.add(target)
+    _remove_predictions(folder, written)
     together = [overall_section(geometry, found) for geometry, found in result.get("overall", {}).items()]
-    pages = [section for verdict in everything for section in sections(verdict, result["provenance"]["region"])]
+    pages = [
+        section
+        for name, found in verdicts.items()
+        for verdict in found
+        for section in sections(verdict, result["slides"][name])
+    ]
     write_report(folder / REPORT_FILE, "Evaluation", [*together, *pages], result["provenance"])
     write_json(folder / METRICS_FILE, result)
+
+
+def _remove_predictions(folder: Path, kept: AbstractSet[Path]) -> None:
+    """Remove predictions beside which other metrics stood: nothing would tell them from those of this evaluation."""
+    with writing(folder):
+        for kind in KINDS:
+            for path in folder.glob(f"predictions-{kind}*.h5ad"):
+                if path not in kept and path.is_file():
+                    path.unlink()
 
 
 def cells_of(verdict: Verdict) -> pd.DataFrame:

@@ -6,10 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifm_cli.evaluation.board import MEAN, MODEL, favours_model
+from cifm_cli import keys
+from cifm_cli.evaluation.board import MEAN, MODEL
 from cifm_cli.evaluation.breakdown import by_distance, distance_bins
 from cifm_cli.evaluation.distribution_report import distribution_section
-from cifm_cli.evaluation.summary import WHETHER, ceiling_table, describe, paired_table, score_table, subset_table
+from cifm_cli.evaluation.scenario import describe_scenario
+from cifm_cli.evaluation.summary import (
+    ceiling_table,
+    describe,
+    describe_overall,
+    overall_table,
+    paired_table,
+    score_table,
+    subset_table,
+)
 from cifm_cli.evaluation.type_report import typing_section
 from cifm_cli.report import plots
 from cifm_cli.report.html import Image, Section, Table
@@ -28,12 +38,12 @@ _SUBSETS = "Genes chosen on the training cells: those that differ most between g
 _WORST = 10  # genes listed from either end
 
 
-def sections(verdict: Verdict, region: str) -> list[Section]:
+def sections(verdict: Verdict, facts: dict[str, Any]) -> list[Section]:
     """What the report says of one slide and geometry.
 
     Args:
         verdict: Of the judge.
-        region: What was scored.
+        facts: What `metrics.json` says of the slide.
 
     Returns:
         Headline, scores, what noise leaves, and where the model errs.
@@ -44,7 +54,7 @@ def sections(verdict: Verdict, region: str) -> list[Section]:
     return [
         Section(
             f"{title}: the model against the best baseline",
-            f"{describe(verdict, region)}.\n\nEach side in its better form. Intervals: paired bootstrap over {blocks}.",
+            f"{describe(verdict, facts['region'])}.\n\n{_setting(verdict, facts)}\n\nEach side in its better form. Intervals: paired bootstrap over {blocks}.",
             Table(*paired_table(board)),
         ),
         *(
@@ -84,22 +94,24 @@ def overall_section(geometry: str, found: dict[str, dict[str, Any]]) -> Section:
     Returns:
         The headline.
     """
-    rows = [
-        [
-            metric,
-            f"{pair['difference']:+.4f}",
-            f"[{pair['low']:+.4f}, {pair['high']:+.4f}]",
-            WHETHER[favours_model(pair, metric)],
-            pair["best_baseline"],
-        ]
-        for metric, pair in found.items()
-    ]
-    number = next(iter(found.values()))["num_slides"]
     return Section(
-        f"All {number} slides, {geometry}",
-        "Mean difference over slides. Intervals: slides are drawn, then blocks within each.",
-        Table(["metric", "model - baseline", "95 % interval", "the model is", "best baseline"], rows),
+        describe_overall(geometry, found),
+        "Mean difference over slides, the model minus the best baseline. Intervals: slides are drawn, then blocks within each.",
+        Table(*overall_table(found)),
     )
+
+
+def _setting(verdict: Verdict, facts: dict[str, Any]) -> str:
+    """On what everybody was scored and tuned, and how new the slide was to each model: a paragraph for each."""
+    region, num_scored = facts["region"], len(verdict.rows)
+    num_cells = len(verdict.bench.slide.region(region))
+    where = f"the {num_cells:,} cells of " + ("the slide" if region == keys.ALL else f"its {region} region")
+    left_out = " Cells that everybody was tuned on are not scored." if region == keys.ALL else ""
+    text = [f"Scored: {num_scored:,} of {where}. Everybody was tuned on its {facts['tuned_on']} region.{left_out}"]
+    if num_scored < num_cells:
+        text[0] += " The intervals tell of the cells that were scored, not of the others."
+    text += [f"{name}: {describe_scenario(found)}." for name, found in facts["scenario"].items()]
+    return "\n\n".join(text)
 
 
 def _bars(verdict: Verdict, metric: str) -> Image:

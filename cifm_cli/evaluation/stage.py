@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from cifm_cli.data.slide import open_slide
@@ -117,6 +119,16 @@ class Stage:
     def predictor(self, name: str) -> Predictor:
         """One of the predictors."""
         return next(predictor for predictor in self.predictors if predictor.name == name)
+
+    def check(self, request: Request) -> None:
+        """Plan every geometry once, silently, so that one that can't be is refused before any other is judged.
+
+        Raises:
+            CifmError: There are too few cells.
+        """
+        with redirect_stderr(StringIO()):  # `open_trial` says it
+            for geometry in request.geometry_names:
+                plan_rounds(self.bench, geometry, request.region, self.tuned_on, request.num_rounds)
 
     def open_trial(self, request: Request, geometry: str) -> Trial:
         """Hide cells.

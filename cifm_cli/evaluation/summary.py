@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cifm_cli.evaluation.board import MODEL, favours_model
 from cifm_cli.evaluation.distribution_report import describe_distribution, distribution_table
@@ -50,7 +50,7 @@ def score_table(verdict: Verdict) -> tuple[list[str], list[list[str]], list[tupl
         choose = min if metric in LOWER_IS_BETTER else max
         top = choose(metrics[metric] for *_, metrics in scores)
         best += [(row, column) for row, (*_, metrics) in enumerate(scores) if metrics[metric] == top]
-    return ["predictor", *(_headline(metric).replace(" ", "\n", 1) for metric in METRICS)], rows, best
+    return ["predictor", *(headline(metric).replace(" ", "\n", 1) for metric in METRICS)], rows, best
 
 
 def paired_table(
@@ -70,7 +70,7 @@ def paired_table(
     for position, (metric, found) in enumerate(board.all_paired(model, rival).items()):
         rows.append(
             [
-                _headline(metric),
+                headline(metric),
                 f"{found['difference']:+.4f}",
                 f"[{found['low']:+.4f}, {found['high']:+.4f}]",
                 WHETHER[favours_model(found, metric)],
@@ -100,7 +100,7 @@ def subset_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
             found = subset.board.paired(metric)
             value = subset.board.best(MODEL, metric).metrics[metric]
             difference = f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
-            rows.append([f"{len(subset.genes)} {name}", _headline(metric), _number(value, metric), difference])
+            rows.append([f"{len(subset.genes)} {name}", headline(metric), _number(value, metric), difference])
             rows[-1].append(f"{found['best_baseline']}, {found['form']}")
     return ["genes", "metric", MODEL, "minus the best baseline", "best baseline"], rows
 
@@ -118,8 +118,36 @@ def ceiling_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
     for metric, found in verdict.ceiling.items():
         reached = verdict.board.best(MODEL, metric).metrics[metric]
         ceiling = _number(found["ceiling"], metric) if "ceiling" in found else "-"
-        rows.append([_headline(metric), _number(reached, metric), ceiling, _number(found["half"], metric)])
+        rows.append([headline(metric), _number(reached, metric), ceiling, _number(found["half"], metric)])
     return ["metric", MODEL, "ceiling", "half a cell from the other half"], rows
+
+
+def overall_table(found: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]], list[tuple[int, int]]]:
+    """The model against the best baseline over several slides.
+
+    Args:
+        found: Metric to the comparison.
+
+    Returns:
+        Column names, rows, and the (row, column) of the differences whose interval favours the model.
+    """
+    rows = [
+        [
+            headline(metric),
+            f"{pair['difference']:+.4f}",
+            f"[{pair['low']:+.4f}, {pair['high']:+.4f}]",
+            WHETHER[favours_model(pair, metric)],
+            pair["best_baseline"],
+        ]
+        for metric, pair in found.items()
+    ]
+    best = [(row, 1) for row, (metric, pair) in enumerate(found.items()) if favours_model(pair, metric)]
+    return ["metric", "difference", "95 % interval", f"{MODEL} is", "against"], rows, best
+
+
+def describe_overall(geometry: str, found: dict[str, dict[str, Any]]) -> str:
+    """Which slides are taken together, in a few words."""
+    return f"All {next(iter(found.values()))['num_slides']} slides, {geometry}"
 
 
 def describe(verdict: Verdict, region: str) -> str:
@@ -149,7 +177,19 @@ def show(verdict: Verdict, region: str) -> None:
         terminal.table(describe_typing(verdict.types), *typing_table(verdict.types))
 
 
-def _headline(metric: str) -> str:
+def show_overall(overall: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Print how the model does over several slides.
+
+    Args:
+        overall: Geometry, then metric, to the comparison.
+    """
+    for geometry, found in overall.items():
+        title = f"{describe_overall(geometry, found)}: {MODEL} minus the best baseline, mean over slides"
+        terminal.table(title, *overall_table(found))
+
+
+def headline(metric: str) -> str:
+    """A metric in words, with an arrow to where it is good."""
     return f"{WORDS[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
 
 

@@ -34,7 +34,7 @@ def typing_table(types: Types) -> tuple[list[str], list[list[str]], list[tuple[i
     rows += [[name, *_cells(part)] for name, part in found.items()]
     best = max((part.accuracy for part in found.values()), default=0.0)
     marked = [(row, 1) for row, part in enumerate(found.values(), start=2) if part.accuracy == best]
-    return ["predictor", "same type", "balanced", "top 3", "log loss", "confidence", "assigned"], rows, marked
+    return ["predictor", "same type ↑", "balanced ↑", "top 3 ↑", "log loss ↓", "confidence", "assigned"], rows, marked
 
 
 def typing_section(types: Types, title: str) -> Section:

@@ -218,6 +218,7 @@ def test_the_scenario_follows_from_the_provenance_of_the_run(evaluated: dict) ->
     assert found["model"]["name"] == "in-sample"
     assert found["model"]["trained_on"] == ["tissue"]
     assert found["model"]["trained_platforms"] == ["xenium"]
+    assert found["model"]["trained_cells_scored"] == 0
 
 
 def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
@@ -258,7 +259,17 @@ def test_several_slides_are_taken_together(cifm: Callable, workspace: Path) -> N
     found = json.loads(out)
     assert found["slides"]["other"]["scenario"]["model"]["name"] == "cross-sample"
     assert found["overall"]["scattered"]["mse"]["num_slides"] == 2
-    assert "All 2 slides, scattered" in Path("several/report.html").read_text()
+    page = Path("several/report.html").read_text()
+    assert "All 2 slides, scattered" in page
+    assert "All 2 slides, scattered: model minus the best baseline" in err
+    assert "balanced MSE ↓" in page.partition("tissue, scattered")[0], "readable names in the table of all slides"
+    for name in ("tissue", "other"):
+        seen = found["slides"][name]["scenario"]["model"]["trained_cells_scored"]
+        assert (f"slide {name}: the model was trained on {seen:,} of the" in err) == (name == "tissue")
+        assert (seen > 0) == (name == "tissue")
+    assert "cross-sample, zero-shot: trained on other slides" in page
+    assert f"{found['slides']['tissue']['scenario']['model']['trained_cells_scored']:,} of the scored cells are" in page
+    assert "Everybody was tuned on its validation region." in page
     assert "tuned on the training region" not in err
 
 

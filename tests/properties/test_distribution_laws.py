@@ -20,10 +20,18 @@ from cifm_cli.evaluation.cell_states import (
     draw_of_states,
     log_loss,
     neighbour_frequencies,
+    neighbour_settings,
     neighbour_weights,
     open_states,
 )
-from cifm_cli.evaluation.distribution import calibration_error, energy_score, judge_distribution
+from cifm_cli.evaluation.distribution import (
+    Distributions,
+    DistributionScore,
+    calibration_error,
+    energy_score,
+    judge_distribution,
+)
+from cifm_cli.evaluation.distribution_report import distribution_table
 from cifm_cli.evaluation.intervals import spatial_blocks
 from cifm_cli.evaluation.predictors import ModelPredictor, hidden_rows, infer_rounds
 from cifm_cli.evaluation.protocols import Round, hide
@@ -194,8 +202,42 @@ def test_the_whole_judgement(bench: Bench, engine: Engine, book: StateBook, roun
     for score in facts["predictors"].values():
         assert score["perplexity"] == pytest.approx(np.exp(score["log_loss"]))
         assert 1 <= score["perplexity"] < 20
-    paired = facts["paired"]["log_loss"]
-    difference = facts["predictors"]["model"]["log_loss"] - facts["predictors"]["neighbours"]["log_loss"]
-    assert paired["difference"] == pytest.approx(difference)
-    assert paired["low"] < paired["difference"] < paired["high"]
+    for name, paired in facts["paired"].items():
+        rivals = {rival: facts["predictors"][rival][name] for rival in ("neighbours", "training_frequency")}
+        assert paired["rival"] == min(rivals, key=rivals.__getitem__)
+        difference = facts["predictors"]["model"][name] - rivals[paired["rival"]]
+        assert paired["difference"] == pytest.approx(difference)
+        assert paired["low"] < paired["difference"] < paired["high"]
     assert set(facts["predictors"]["neighbours"]["tuned"]) == {"k", "width", "belief"}
+
+
+def by_hand(log_loss: float, energy: float) -> DistributionScore:
+    cells = {"log_loss": np.full(4, log_loss), "energy_score": np.full(4, energy)}
+    return DistributionScore(cells, np.full(4, 0.5), np.array([True, True, False, False]))
+
+
+def test_the_model_is_held_against_the_stronger_rival_of_each_score() -> None:
+    scores = {"model": by_hand(3.2, 5.0), "neighbours": by_hand(3.7, 4.0), "training_frequency": by_hand(3.3, 6.0)}
+    resampler = spatial_blocks(np.zeros((4, 2)), 20.0, 0)
+    found = Distributions(6, scores, np.zeros((4, 1), dtype=np.float32), resampler)
+    paired = found.facts()["paired"]
+    assert paired["log_loss"] == {
+        "rival": "training_frequency",
+        **dict.fromkeys(("difference", "low", "high"), pytest.approx(-0.1)),
+        "relative": pytest.approx(-0.1 / 3.3),
+    }
+    assert (paired["energy_score"]["rival"], paired["energy_score"]["difference"]) == ("neighbours", 1.0)
+    header, rows, best = distribution_table(found)
+    assert {len(row) for row in rows} == {len(header)}
+    assert "of training_frequency" in rows[-1][1]
+    assert "of neighbours" in rows[-1][3]
+    assert {(0, 1), (0, 2), (1, 3)} <= set(best)
+    assert not {(1, 1), (2, 1), (0, 3), (2, 3)} & set(best)
+
+
+def test_the_tuned_neighbours_can_fall_back_on_the_training_frequencies(book: StateBook, rounds: list[Round]) -> None:
+    """Where those around a cell tell nothing, tuning must be able not to hear them."""
+    part = rounds[0]
+    settings = neighbour_settings()[-1]
+    found = neighbour_frequencies(book, part, neighbour_weights(book, part, settings), settings["belief"])
+    assert np.abs(found - book.frequency(part)).max() < 1e-3

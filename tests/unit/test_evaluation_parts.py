@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from scipy.stats import false_discovery_control
 
 from cifm_cli.data.slide import Slide, slide_from_arrays
+from cifm_cli.evaluation.bench import Bench
 from cifm_cli.evaluation.board import Board, favours_model
 from cifm_cli.evaluation.breakdown import by_distance, calibration, distance_bins
 from cifm_cli.evaluation.ceiling import halves, noise_ceiling, reliability
@@ -19,7 +20,7 @@ from cifm_cli.evaluation.context import Estimate, Profile
 from cifm_cli.evaluation.intervals import holm, p_value, spatial_blocks
 from cifm_cli.evaluation.metrics import METRICS, Score
 from cifm_cli.evaluation.overall import _draw_slides
-from cifm_cli.evaluation.scenario import scenario
+from cifm_cli.evaluation.scenario import describe_scenario, scenario
 from cifm_cli.evaluation.subsets import between_groups, residual_variance
 from cifm_cli.evaluation.truth import Truth
 from cifm_cli.provenance import numpy_generator
@@ -103,19 +104,45 @@ def test_spearman_and_brown() -> None:
     assert reliability(np.array([0.5, 0.0, -0.3, 1.0])) == pytest.approx([2 / 3, 0, 0, 1])
 
 
-def test_the_ceiling_is_what_the_true_profile_reaches() -> None:
+def make_bench(counts: np.ndarray, columns: np.ndarray) -> Bench:
+    genes = tuple(f"g{number}" for number in range(counts.shape[1]))
+    slide = slide_from_arrays("tissue", np.zeros((len(counts), 2)), csr_matrix(counts.astype(np.float32)), genes, 20.0)
+    return Bench(slide, columns, target_sum=100.0, radius_um=20.0, reach_um=40.0, seed=0)
+
+
+def profiles_and_counts() -> tuple[np.ndarray, np.ndarray]:
     generator = numpy_generator(0)
     profiles = generator.gamma(0.3, 1.0, (400, 60))
     profiles /= profiles.sum(axis=1, keepdims=True)
-    counts = generator.poisson(300 * profiles)
-    truth = make_truth(counts)
-    resampler = spatial_blocks(generator.uniform(0, 900, (400, 2)), 20.0, seed=0)
-    perfect = np.log1p(100 * profiles)
+    return profiles, generator.poisson(300 * profiles)
+
+
+RESAMPLER = spatial_blocks(numpy_generator(1).uniform(0, 900, (400, 2)), 20.0, seed=0)
+
+
+@pytest.mark.parametrize("num_scored", [60, 12])
+def test_the_ceiling_is_what_the_true_profile_reaches(num_scored: int) -> None:
+    profiles, counts = profiles_and_counts()
+    genes = np.arange(num_scored)
+    truth = make_truth(counts).of_genes(genes)
+    perfect = np.log1p(100 * profiles[:, genes])
     reached = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(perfect, truth.values, strict=True)])
-    found = noise_ceiling(truth, resampler, seed=0)
+    found = noise_ceiling(make_bench(counts, genes), np.arange(400), truth, RESAMPLER)
     assert found["pearson_cell"]["ceiling"] == pytest.approx(reached, abs=0.02)
     assert found["pearson_cell"]["half"] < found["pearson_cell"]["ceiling"]
     assert set(found) == set(METRICS)
+
+
+def test_halves_of_few_genes_are_on_the_scale_of_the_whole_cell() -> None:
+    """Which genes are scored changes nothing about the halves of a gene: the mean over parts is that of the whole."""
+    _, counts = profiles_and_counts()
+    everything = np.arange(60)
+
+    def half(genes: np.ndarray) -> float:
+        truth = make_truth(counts).of_genes(genes)
+        return noise_ceiling(make_bench(counts, genes), np.arange(400), truth, RESAMPLER)["mse"]["half"]
+
+    assert np.mean([half(genes) for genes in np.split(everything, 5)]) == pytest.approx(half(everything), rel=1e-5)
 
 
 def test_genes_that_mark_groups_are_differential_and_overdispersed_ones_variable() -> None:
@@ -189,3 +216,25 @@ def test_how_new_a_slide_is(origin: dict, digest: str, platform: str, name: str,
 def test_a_slide_split_anew_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
     scenario(slide_of("xenium", "a"), "other", XENIUM)
     assert "trained on another file of this name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("origin", "validating", "number"),
+    [
+        (XENIUM, (), 2),
+        (XENIUM, ("a",), 0),  # the run kept the whole slide for validation
+        ({**VISIUM, "init": {"run": "runs/x", **XENIUM}}, (), 2),
+        (VISIUM, (), 0),
+    ],
+)
+def test_scored_cells_that_a_model_was_trained_on_are_told(
+    capsys: pytest.CaptureFixture[str], origin: dict, validating: tuple[str, ...], number: int
+) -> None:
+    """Rows 0, 1 and 2 are in the training region, 3 in validation, 4 in test; 1, 2 and 4 are scored."""
+    split = np.array([0, 0, 0, 1, 2], dtype=np.int8)
+    slide = slide_from_arrays("new", np.zeros((5, 2)), csr_matrix(np.ones((5, 1))), ("g",), 20.0, split=split)
+    found = scenario(slide, "aa", origin, np.array([1, 2, 4]), validating)
+    assert found["trained_cells_scored"] == number
+    assert ("trained on 2 of the 3 scored cells" in capsys.readouterr().err) == (number > 0)
+    assert ("2 of the scored cells are cells that it was trained on" in describe_scenario(found)) == (number > 0)
+    assert describe_scenario(found).startswith(found["name"])
