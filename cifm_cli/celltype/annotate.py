@@ -12,11 +12,13 @@ from cifm_cli.celltype.base import TYPING_SUM, Annotation, Cells
 from cifm_cli.celltype.registry import open_annotator
 from cifm_cli.data.carry import download_order
 from cifm_cli.data.predictions import read_barcodes
+from cifm_cli.data.slide import open_slide
+from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from cifm_cli.celltype.base import Annotator
@@ -24,6 +26,29 @@ if TYPE_CHECKING:
 
 MOST_CELLS: Final = 50_000  # that an annotator may learn from
 _BLOCK: Final = 50_000  # cells named at a time
+
+
+def open_slides(paths: Sequence[Path]) -> list[Slide]:
+    """Open all slides that are to be annotated, none with its counts: what can't be opened is known before any is named.
+
+    Args:
+        paths: Prepared slides.
+
+    Returns:
+        The slides.
+
+    Raises:
+        CifmError: A file is no prepared slide, or two have one name and so one CSV.
+    """
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in by_name:
+            raise CifmError(
+                f"two slides are called {path.stem}: {by_name[path.stem]} and {path}",
+                "rename one of them, or annotate them one by one, each into an --out of its own",
+            )
+        by_name[path.stem] = path
+    return [open_slide(path, hold=False) for path in paths]
 
 
 def open_for_slide(spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pickle: bool = False) -> Annotator:

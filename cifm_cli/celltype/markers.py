@@ -25,11 +25,12 @@ COLUMNS: Final = ("cell_type", "symbol")
 FEWEST: Final = 2  # markers on the panel; one gene alone is as often spillover from a neighbour as a type
 
 
-def load_markers(extra: Path | None = None) -> Markers:
+def load_markers(extra: Path | None = None, option: str = "--markers FILE.tsv") -> Markers:
     """Read the packaged table, and the user's on top of it.
 
     Args:
         extra: A TSV with the columns `cell_type` and `symbol`, one marker a line.
+        option: How the user names it, for the hint.
 
     Returns:
         Symbols by type, in the order of the tables.
@@ -43,7 +44,7 @@ def load_markers(extra: Path | None = None) -> Markers:
     try:
         own = _read(extra)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CifmError(f"{extra}: not a readable marker table ({error})", "name a TSV file with --markers") from error
+        raise CifmError(f"{extra}: not a readable marker table ({error})", f"name a TSV file: {option}") from error
     replaced = {name_key(name) for name in own}
     return {name: genes for name, genes in markers.items() if name_key(name) not in replaced} | own
 

@@ -37,6 +37,7 @@ PRIOR_SHARE: Final = 0.01  # weight of the starting profile, as a share of all e
 ROUNDS: Final = 5  # later rounds only move cells between types that look alike
 CONFIDENT: Final = 0.5  # posterior probability from which a type is called; no runner-up can reach it
 SMALLEST_SHARE: Final = 1e-5  # of the slide's expression; keeps the logarithm of an unseen gene finite
+OPTION: Final = "--annotator markers:FILE.tsv"
 PRIOR_CELLS: Final = 5.0  # cells that every type is thought to have before looking
 
 
@@ -89,11 +90,12 @@ def open_markers(path: Path | None, cells: Cells, *, trust_pickle: bool) -> Mark
     Raises:
         CifmError: The table can't be read, or the panel marks fewer than two types.
     """
-    typer = fit_typer(cells.expression, cells.symbols, load_markers(path))
+    markers = load_markers(path, OPTION)
+    typer = fit_typer(cells.expression, cells.symbols, markers)
     if len(typer.names) < 3:
         raise CifmError(
             f"slide {cells.name}: its panel marks {len(typer.names) - 1} cell types, too few to tell them apart",
-            "add genes that mark types on this panel with --annotator markers:FILE.tsv",
+            f"add genes that mark types on this panel with {OPTION}",
         )
     return typer
 

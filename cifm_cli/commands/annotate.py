@@ -33,18 +33,19 @@ def apply(
     from cifm_cli.report import terminal
 
     paths = workspace.slide_paths(slides or ())
-    result = {}
-    for path in paths:
-        slide = open_slide(path)
-        rows = slide.region(keys.ALL)
-        opened = annotate.open_for_slide(annotator, slide, rows, seed, trust_pickle=trust_pickle)
+    found = []
+    for listed in annotate.open_slides(paths):
+        slide = open_slide(listed.file)
+        opened = annotate.open_for_slide(annotator, slide, slide.region(keys.ALL), seed, trust_pickle=trust_pickle)
         with terminal.progress(slide.name, slide.num_cells) as advance:
-            types = annotate.annotate_slide(opened, slide, advance)
-        target = out / f"{path.stem}.csv"
+            found.append((listed, annotate.annotate_slide(opened, slide, advance)))
+    result = {}
+    for slide, types in found:  # only now, so that a slide that can't be annotated leaves no half of a result
+        target = out / f"{slide.name}.csv"
         annotate.write_types(target, slide, types)
-        found = annotate.composition_facts(types)
-        result[slide.name] = {"path": target.as_posix(), "cells": slide.num_cells, "types": found}
-        shown = [[name, f"{part['cells']:,}", f"{part['mean_score']:.2f}"] for name, part in found.items()]
+        facts = annotate.composition_facts(types)
+        result[slide.name] = {"path": target.as_posix(), "cells": slide.num_cells, "types": facts}
+        shown = [[name, f"{part['cells']:,}", f"{part['mean_score']:.2f}"] for name, part in facts.items()]
         terminal.table(f"{slide.name}, by {annotator}", ["type", "cells", "mean score"], shown)
         terminal.say(f"cells, types and scores: {target}")
     inputs = [*paths, *model_files(annotator)]

@@ -16,6 +16,7 @@ class Form(StrEnum):
     """Which point estimate is written."""
 
     MEAN = "mean"
+    MEDIAN = "median"
     GATED = "gated"
 
 
@@ -31,7 +32,12 @@ def predict(
         ),
     ] = None,
     form: Annotated[
-        Form, typer.Option("--form", help="The mean; or the mean, zero where P(expressed) is low.")
+        Form,
+        typer.Option(
+            "--form",
+            help="The mean; the median: zero up to P(expressed) = 1/2, above it mean / P(expressed), the level of a cell "
+            "that expresses the gene; or gated: the mean, zero where P(expressed) is low.",
+        ),
     ] = Form.MEAN,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0, max=1, help="P(expressed) up to which `gated` says zero.")
@@ -53,11 +59,13 @@ def predict(
     from cifm_cli.data.slide import open_slide
     from cifm_cli.inference.engine import load_engine
     from cifm_cli.inference.infer import infer_blocks, infer_places
+    from cifm_cli.inference.predict import estimator
     from cifm_cli.report import terminal
 
     (path,) = workspace.slide_paths([slide])[:1]
     run = workspace.run_folder(model)
     engine = load_engine(run, backend, device, precision)
+    estimate = estimator(engine, form.value, threshold)
     tissue = engine.fit_slide(open_slide(path))
     columns = engine.panel(tissue).columns
     facts = {"form": form.value, "threshold": threshold if form is Form.GATED else None}
@@ -71,13 +79,12 @@ def predict(
         if places_um is None:
             with inferred.inferred_file(target, tissue, columns, origin) as (values, expressed):
                 for rows, found in infer_blocks(engine, tissue, seed):
-                    values.write(rows, found.gated(threshold) if form is Form.GATED else found.mean)
+                    values.write(rows, estimate(found))
                     expressed.write(rows, found.expressed)
                     advance(len(rows))
         else:
             found = infer_places(engine, tissue, places_um, advance)
-            shown = found.gated(threshold) if form is Form.GATED else found.mean
-            inferred.write_places(target, tissue, columns, places_um, shown, found.expressed, origin)
+            inferred.write_places(target, tissue, columns, places_um, estimate(found), found.expressed, origin)
     terminal.say(f"{number:,} {'cells' if at is None else 'places'} x {len(columns):,} genes: {target}")
     if as_json:
         terminal.emit({"path": target.as_posix(), "cells": number, "genes": len(columns), **facts})

@@ -16,6 +16,7 @@ from anndata.io import read_elem
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
+from cifm_cli.data.sound import require_places, require_sums
 from cifm_cli.data.sources import FileCounts, MemoryCounts
 from cifm_cli.data.units import isolation_note
 from cifm_cli.errors import CifmError
@@ -213,7 +214,8 @@ def open_slide(path: Path, *, hold: bool = True) -> Slide:
         The slide.
 
     Raises:
-        CifmError: The file is damaged, or is not a prepared slide of a format this version reads.
+        CifmError: The file is damaged, or is not a prepared slide of a format this version reads; or a cell of it has
+            no place, or counts that are none.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -235,14 +237,18 @@ def _read(file: h5py.File, path: Path, *, hold: bool) -> Slide:
         )
     obs, var = file["obs"], cast("pd.DataFrame", read_elem(file["var"]))
     split = cast("pd.Categorical", read_elem(obs[keys.SPLIT]))
+    xy_um = file[f"obsm/{keys.SPATIAL}"][:].astype(np.float64)
+    total_counts = obs[keys.TOTAL_COUNTS][:].astype(np.float64)
+    require_places(xy_um, file, path)
+    require_sums(total_counts, file, path)
     indptr = file["X/indptr"][:].astype(np.int64)
     source: CountsSource = FileCounts(path, indptr, len(var))
     if hold and indptr[-1] <= _IN_MEMORY_NONZEROS:
         source = MemoryCounts(source.read(np.arange(len(indptr) - 1)))
     return Slide(
         name=path.stem,
-        xy_um=file[f"obsm/{keys.SPATIAL}"][:].astype(np.float64),
-        total_counts=obs[keys.TOTAL_COUNTS][:].astype(np.float64),
+        xy_um=xy_um,
+        total_counts=total_counts,
         split=split.set_categories(list(keys.REGIONS)).codes.astype(np.int8),
         gene_ids=tuple(var.index),
         symbols=tuple(var[keys.SYMBOL]),

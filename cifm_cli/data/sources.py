@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
+from cifm_cli.data.sound import require_counts
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -79,10 +81,11 @@ class FileCounts:
         return np.split(ordered, np.flatnonzero(left_out | large) + 1)
 
     def _stretch(self, group: h5py.Group, rows: Rows) -> csr_matrix:
-        """Counts of ascending rows, read with those between them."""
+        """Counts of ascending rows, read with those between them; checked here, as the whole is read by nobody."""
         first, last = rows[0], rows[-1] + 1
         start, stop = self.indptr[first], self.indptr[last]
         values = group["data"][start:stop].astype(np.float32, copy=False)
+        require_counts(values, start, self.indptr, group.file, self.path)
         parts = (values, group["indices"][start:stop], self.indptr[first : last + 1] - start)
         block = csr_matrix(parts, shape=(last - first, self.num_genes))
         return block if len(rows) == last - first else block[rows - first]

@@ -13,6 +13,7 @@ import torch
 
 from cifm_cli.data.ahead import made_ahead
 from cifm_cli.data.tiles import Tiler, chunks
+from cifm_cli.errors import CifmError
 from cifm_cli.model.masking import mask_tile, reach_um
 from cifm_cli.model.precision import computing_in
 
@@ -49,6 +50,48 @@ class Prediction:
     def gated(self, threshold: float) -> NDArray[np.float32]:
         """The mean, zero where P(expressed) is at most `threshold`."""
         return np.where(self.expressed > threshold, self.mean, np.float32(0))
+
+    def median(self, target_sum: float) -> NDArray[np.float32]:
+        """The median of the distribution that mean and P(expressed) tell: zero, or with P(expressed) at one level.
+
+        Up to P(expressed) = 1/2 the median is zero whatever the levels are. Above, it is the level of the cells that
+        express the gene, mean / P(expressed). How far levels scatter around it no head says: just above 1/2 the true
+        median is lower, as few of the expressing cells lie below it.
+
+        Args:
+            target_sum: What expression is normalised to; no level is above that of a cell with no other gene.
+
+        Returns:
+            (Q, P), not negative.
+        """
+        level = np.minimum(self.mean / np.maximum(self.expressed, np.float32(0.5)), np.float32(np.log1p(target_sum)))
+        return np.where(self.expressed > 0.5, level, np.float32(0))
+
+
+def estimator(engine: Engine, form: str, threshold: float) -> Callable[[Prediction], NDArray[np.float32]]:
+    """Choose a point estimate.
+
+    Args:
+        engine: The model.
+        form: `mean`, `median` or `gated`.
+        threshold: P(expressed) up to which `gated` says zero.
+
+    Returns:
+        From a prediction to its (Q, P) values.
+
+    Raises:
+        CifmError: The median is asked of a model that infers no mean.
+    """
+    recipe = engine.checkpoint.recipe
+    if form == "median":
+        if recipe.objective.name == "balanced_mse":  # Eq. 15 weighs each zero less, the more there are
+            raise CifmError(
+                "--form median: the model was trained with the objective balanced_mse, under which its magnitude is no "
+                "mean, and a median does not follow from it",
+                "ask for --form gated, or use a model with the objective residual",
+            )
+        return lambda found: found.median(recipe.data.target_sum)
+    return (lambda found: found.gated(threshold)) if form == "gated" else (lambda found: found.mean)
 
 
 def join(parts: Sequence[Prediction], order: Rows) -> Prediction:

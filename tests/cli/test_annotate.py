@@ -96,6 +96,7 @@ def test_annotators_are_listed(cifm) -> None:
     ("words", "message", "hint"),
     [
         (["apply", "--annotator", "oracle"], "--annotator oracle: no such annotator", "markers"),
+        (["apply", "--annotator", "markers:no.tsv"], "no.tsv: not a readable", "name a TSV file: --annotator markers:"),
         (["apply", "--annotator", "reference"], "needs its model", "FILE.safetensors"),
         (["apply", "--annotator", "reference:labelled.h5ad"], "not a readable cell type classifier", "annotate train"),
         (["apply", "--annotator", "celltypist:labelled.h5ad"], "a pickle, which can hold any code", "--trust-pickle"),
@@ -120,6 +121,36 @@ def test_a_panel_too_small_for_a_classifier_is_refused(cifm, trained: Path) -> N
     assert code == 1
     assert "its panel measures 5 of the" in err
     assert known > 20
+
+
+def test_two_slides_of_one_name_are_refused(cifm, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "demo1.h5ad").symlink_to(Path("prepared/tissue.h5ad").resolve())
+    both = [tmp_path / folder / "demo1.h5ad" for folder in ("a", "b")]
+    code, out, err = cifm("annotate", "apply", *both, "--out", tmp_path / "out")
+    assert (code, out) == (1, "")
+    assert f"two slides are called demo1: {both[0]} and {both[1]}" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_slide_that_is_unusable_leaves_no_half_of_a_result(cifm, tmp_path: Path) -> None:
+    ad.read_h5ad("prepared/tissue.h5ad")[:, :5].copy().write_h5ad(tmp_path / "few_genes.h5ad")
+    (tmp_path / "broken.h5ad").write_bytes(b"no HDF5")
+    for bad, message in (("few_genes.h5ad", "its panel marks"), ("broken.h5ad", "not a prepared slide")):
+        code, out, err = cifm("annotate", "apply", "prepared/tissue.h5ad", tmp_path / bad, "--out", tmp_path / "out")
+        assert (code, out) == (1, "")
+        assert message in err
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_cell_that_is_nowhere_is_named(cifm, tmp_path: Path) -> None:
+    slide = ad.read_h5ad("prepared/tissue.h5ad")
+    slide.obsm["spatial"][3, 0] = float("nan")
+    slide.write_h5ad(tmp_path / "nowhere.h5ad")
+    code, _, err = cifm("annotate", "apply", tmp_path / "nowhere.h5ad", "--out", tmp_path / "out")
+    assert code == 1
+    assert f"nowhere.h5ad: cell {slide.obs_names[3]!r} (row 3) stands at (nan, " in err
 
 
 def test_apply_needs_no_words_and_the_group_needs_one(cifm) -> None:

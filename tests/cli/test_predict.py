@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -11,11 +12,11 @@ import pytest
 
 from cifm_cli import keys
 from cifm_cli.inference.infer import far_apart
+from cifm_cli.inference.predict import Prediction
 
 
-@pytest.fixture
-def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with a prepared slide and a run whose weights are random."""
+def save_run(tables: dict, slide: Path) -> None:
+    """Save a network with random weights as `runs/latest` of the folder we are in."""
     import torch
 
     from cifm_cli.data.slide import open_slide
@@ -24,14 +25,20 @@ def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.Monk
     from cifm_cli.provenance import seeded_torch
     from cifm_cli.recipe import parse
 
-    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
-    recipe, genes = parse({"model": {"width": 8}}, "test"), open_slide(prepared_synthetic).gene_ids
+    recipe, genes = parse(tables, "test"), open_slide(slide).gene_ids
     with seeded_torch(0, "network"):
         network = Network(len(genes), recipe)
         for weight in network.parameters():
             weight.data.add_(0.1 * torch.randn_like(weight))
-    save_checkpoint(tmp_path / "runs/latest/model.safetensors", network, recipe, genes, {})
+    save_checkpoint(Path("runs/latest/model.safetensors"), network, recipe, genes, {})
+
+
+@pytest.fixture
+def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with a prepared slide and a run whose weights are random."""
+    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
     monkeypatch.chdir(tmp_path)
+    save_run({"model": {"width": 8}}, prepared_synthetic)
     return tmp_path
 
 
@@ -61,6 +68,46 @@ def test_gated_is_the_mean_where_genes_are_likely(cifm, workspace: Path) -> None
     likely = mean.layers["expressed"] > 0.4
     assert 0 < likely.mean() < 1
     assert np.array_equal(gated.X, np.where(likely, mean.X, 0))
+
+
+def test_the_median_by_hand() -> None:
+    """Zero up to 1/2; above, mean / P(expressed); never above log1p(10,000) = 9.21."""
+    mean = np.array([[3, 2, 2, 4.5, 7, 0]], dtype=np.float32)
+    expressed = np.array([[0.3, 0.5, 0.625, 0.75, 0.7, 0.9]], dtype=np.float32)
+    found = Prediction(SimpleNamespace(), mean, expressed).median(1e4)
+    assert found.dtype == np.float32
+    assert found[0] == pytest.approx([0, 0, 3.2, 6, np.log1p(1e4), 0])
+
+
+def test_the_median_of_cells_that_are_at_one_level_is_the_median() -> None:
+    """Ten cells, n of them at level 6: the median of what they are is that of their mean and share."""
+    for number in (0, 1, 4, 6, 9, 10):
+        cells = np.array([6.0] * number + [0.0] * (10 - number))
+        mean, share = (np.array([[value]], dtype=np.float32) for value in (cells.mean(), (cells > 0).mean()))
+        assert Prediction(SimpleNamespace(), mean, share).median(1e4)[0, 0] == pytest.approx(np.median(cells))
+
+
+def test_the_median_of_cells_and_of_places(cifm, workspace: Path) -> None:
+    at = ("--at", places("p.csv", "x,y", "200,200", "300,310"))
+    for where in ((), at):
+        for form in ("mean", "median"):
+            words = ("--form", form, "--out", f"{form}.h5ad", "--json")
+            code, out, _ = cifm("predict", "prepared/tissue.h5ad", *where, *words)
+            assert code == 0
+            assert (json.loads(out)["form"], json.loads(out)["threshold"]) == (form, None)
+        mean, median = ad.read_h5ad("mean.h5ad"), ad.read_h5ad("median.h5ad")
+        share = mean.layers["expressed"]
+        assert 0 < (share > 0.5).mean() < 1
+        assert np.allclose(median.X, np.where(share > 0.5, np.minimum(mean.X / share, np.log1p(1e4)), 0), rtol=1e-6)
+
+
+def test_a_model_without_a_mean_has_no_median(cifm, workspace: Path) -> None:
+    save_run({"model": {"width": 8}, "objective": {"name": "balanced_mse"}}, Path("prepared/tissue.h5ad"))
+    code, out, err = cifm("predict", "prepared/tissue.h5ad", "--form", "median")
+    assert (code, out) == (1, "")
+    assert "balanced_mse" in err
+    assert "hint: ask for --form gated" in err
+    assert not Path("predicted").exists()
 
 
 def test_a_place_does_not_know_of_the_other_places(cifm, workspace: Path) -> None:
