@@ -14,7 +14,7 @@ import numpy as np
 from cifm_cli import keys
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.errors import CifmError
-from cifm_cli.evaluation.context import Context, Example, Practice, train_profile
+from cifm_cli.evaluation.context import Context, Example, Practice, Profile, train_profile
 from cifm_cli.evaluation.piece import hide_around, margin_um, too_large
 from cifm_cli.evaluation.protocols import hide, practised
 from cifm_cli.evaluation.subsets import choose_subsets
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.evaluation.context import Profile
     from cifm_cli.evaluation.protocols import Round
     from cifm_cli.inference.engine import Engine
 
@@ -45,13 +44,14 @@ class Bench:
     """What all predictors of a slide share.
 
     Args:
-        slide: As it was prepared.
+        slide: As it was prepared, but for the radius, which is the first model's.
         columns: (P,) columns of the slide that are scored: the genes that every model knows.
         target_sum: Of the normalisation.
         radius_um: Radius of the graph of the first model.
         reach_um: Its full receptive field.
         seed: The user's seed.
         sight_um: Full receptive field of the model that looks furthest.
+        prepared_um: Radius that the slide was prepared for; the slide's when absent.
     """
 
     slide: Slide
@@ -61,6 +61,7 @@ class Bench:
     reach_um: float
     seed: int
     sight_um: float = 0.0
+    prepared_um: float | None = None
     _contexts: dict[Round, Context] = field(default_factory=dict, init=False, repr=False, compare=False)
     _practices: dict[str, Practice] = field(default_factory=dict, init=False, repr=False, compare=False)
     _slides: dict[float, Slide] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -85,19 +86,21 @@ class Bench:
         return margin_um(geometry, self.radius_um, max(self.reach_um, self.sight_um))
 
     def slide_at(self, radius_um: float | None) -> Slide:
-        """The slide at a model's own radius; what is to be said of that is said once."""
-        if radius_um is None:
+        """The slide at a model's own radius, or as it was prepared; what is to be said of that is said once."""
+        prepared_um = self.prepared_um or self.slide.radius_um
+        wanted_um = radius_um or prepared_um
+        if wanted_um == self.slide.radius_um:
             return self.slide
-        if radius_um not in self._slides:
-            self._slides[radius_um] = self.slide.with_radius(radius_um)
-        return self._slides[radius_um]
+        if wanted_um not in self._slides:
+            self._slides[wanted_um] = replace(self.slide, radius_um=prepared_um).with_radius(wanted_um)
+        return self._slides[wanted_um]
 
     def context(self, part: Round) -> Context:
         """What baselines may use in a round; void cells tell nothing and are left out."""
         if part not in self._contexts:
             if self._keeps_too_much():
                 self._contexts.clear()
-            training = self._training_without(part.hidden)
+            training = self._training_for(part)
             context = self._look(part, training)
             self._contexts[part] = replace(context, practice=self._practice(part, training))
         return self._contexts[part]
@@ -121,9 +124,8 @@ class Bench:
 
     def _practice(self, part: Round, training: Profile) -> Practice:
         """Examples among the training cells, without those that are inferred."""
-        cells = self.slide.region(keys.TRAIN)
-        others = np.setdiff1d(cells, part.hidden, assume_unique=True)
-        alone = len(others) < len(cells)
+        others = self._to_learn_from(part)
+        alone = len(others) < len(self.slide.region(keys.TRAIN))
         num_cells = _PRACTICE_CELLS // 3 if alone else _PRACTICE_CELLS  # for one round's sake only
         practice = Practice(lambda: self._examples(part.geometry, others, training, num_cells))
         return practice if alone else self._practices.setdefault(part.geometry, practice)
@@ -135,11 +137,14 @@ class Bench:
             for part in rounds:
                 if left <= 0:
                     break
+                if not self.shows_anything(part):
+                    continue
                 chosen = np.sort(numpy_generator(self.seed, "practice", part.number).permutation(part.hidden)[:left])
                 left -= len(chosen)
                 expression = self.slide.expression(chosen, self.target_sum)[:, self.columns]
                 counts = self.slide.counts(chosen)[:, self.columns]
-                yield Example(self._look(part, training), self.slide.xy_um[chosen], expression, counts)
+                known = self._training_less(training, len(rows), part.hidden)
+                yield Example(self._look(part, known), self.slide.xy_um[chosen], expression, counts)
 
     def _practice_rounds(self, geometry: str, rows: Rows, most: int) -> Iterator[tuple[list[Round], int]]:
         """Rounds of training cells, and how many to learn from; of a large region, those of pieces all over it."""
@@ -154,13 +159,44 @@ class Bench:
             core = stretch[first : first + most]
             yield hide_around(self.slide, geometry, core, rows, self.margin_um(geometry), self.seed), size
 
-    def _training_without(self, hidden: Rows) -> Profile:
+    def shows_anything(self, part: Round) -> bool:
+        """Whether a cell that is not void is visible."""
+        return bool((self.slide.total_counts[part.visible] > 0).any())
+
+    def _to_learn_from(self, part: Round) -> Rows:
+        """The training cells, without those that are hidden or withheld."""
+        others = np.setdiff1d(self.slide.region(keys.TRAIN), part.hidden, assume_unique=True)
+        return others if part.withheld is None else np.setdiff1d(others, part.withheld, assume_unique=True)
+
+    def _training_for(self, part: Round) -> Profile:
         """The training profile; without the hidden cells where training cells themselves are scored."""
-        cells = self.slide.region(keys.TRAIN)
-        others = np.setdiff1d(cells, hidden, assume_unique=True)
-        if not 0 < len(others) < len(cells):
+        others = self._to_learn_from(part)
+        if len(others) == len(self.slide.region(keys.TRAIN)):
             return self.training
-        return train_profile(self.slide, others, self.columns, self.target_sum)
+        # Where all training cells are hidden, the visible ones are all that anybody knows.
+        rows = others if len(others) else part.visible
+        return train_profile(self.slide, rows, self.columns, self.target_sum)
+
+    def _training_less(self, training: Profile, num_cells: int, hidden: Rows) -> Profile:
+        """The profile of some cells, less those that are hidden among them.
+
+        A profile that holds the hidden cells tells of them: where the widest circle covers the region, what it lacks to
+        the profile is what is hidden, turned round.
+
+        Args:
+            training: Of all these cells.
+            num_cells: How many they are.
+            hidden: Rows, not all of them.
+
+        Returns:
+            Of the others.
+        """
+        hid, num_left = train_profile(self.slide, hidden, self.columns, self.target_sum), num_cells - len(hidden)
+        mean, share = (
+            np.maximum(whole * num_cells - part * len(hidden), 0) / num_left
+            for whole, part in ((training.mean, hid.mean), (training.share, hid.share))
+        )
+        return Profile(mean, share, np.maximum(training.counts - hid.counts, 0))
 
     def truth(self, rows: Rows) -> Truth:
         """What was hidden in some cells."""
@@ -190,13 +226,21 @@ def set_up_bench(slide: Slide, engines: Sequence[Engine], seed: int) -> Bench:
         columns = np.intersect1d(columns, engine.panel(slide).columns)
     if not len(columns):
         raise CifmError(f"slide {slide.name}: the models share none of its genes", "evaluate them one by one")
-    if not len(slide.region(keys.TRAIN)):
+    if not slide.total_counts[slide.region(keys.TRAIN)].any():
         raise CifmError(
-            f"slide {slide.name}: no cells in its train region, from which the baselines learn",
+            f"slide {slide.name}: no cells with counts in its train region, from which the baselines learn",
             "prepare a larger piece of the tissue",
         )
+    prepared_um = slide.radius_um
     slide = engines[0].fit_slide(slide)
-    reaches_um = [reach_um(recipe, recipe.data.radius_um or slide.radius_um) for recipe in recipes]
+    reaches_um = [reach_um(recipe, recipe.data.radius_um or prepared_um) for recipe in recipes]
     return Bench(
-        slide, columns, recipes[0].data.target_sum, slide.radius_um, reaches_um[0], seed, sight_um=max(reaches_um)
+        slide,
+        columns,
+        recipes[0].data.target_sum,
+        slide.radius_um,
+        reaches_um[0],
+        seed,
+        sight_um=max(reaches_um),
+        prepared_um=prepared_um,
     )

@@ -43,18 +43,20 @@ class _Sums:
     xy: Numbers
     yy: Numbers
 
-    def weights(self, spread: float) -> Numbers:
-        """Weights of the circles, shrunk towards those that all genes share.
+    def weights(self, spread: float, shrink: float) -> Numbers:
+        """Weights of the circles, shrunk towards those that all genes share, and these towards none.
 
         Args:
             spread: Standard deviation of the genes' weights around the shared ones; how far a gene follows its own
                 cells grows with it and with how much they tell.
+            shrink: How strongly the shared weights are shrunk, in units of the circles' mean variance.
 
         Returns:
             (S, P).
         """
-        prior = np.eye(self.xx.shape[1]) * _SMALL
-        shared = np.linalg.solve(self.xx.sum(axis=0) + prior, self.xy.sum(axis=0))
+        together = self.xx.sum(axis=0)
+        prior = (shrink * np.trace(together) / len(together) + _SMALL) * np.eye(len(together))
+        shared = np.linalg.solve(together + prior, self.xy.sum(axis=0))
         # The posterior mean of weights that lie normally around the shared ones: the noise is what the shared ones leave
         # unexplained in a cell, over the variance of the weights.
         left = self.yy - 2 * self.xy @ shared + np.einsum("s,pst,t->p", shared, self.xx, shared)
@@ -88,15 +90,21 @@ class Blend:
     name = "blend"
 
     def candidates(self) -> Sequence[Settings]:
-        """How far the weights of a gene may lie from the shared ones."""
-        return [{"spread": spread} for spread in (0.01, 0.03, 0.1, 0.3, 1.0)]
+        """How far the weights of a gene may lie from the shared ones, and how strongly these are shrunk.
+
+        On large tissues the training cells tell the shared weights, and the first shrinks as good as nothing. On small
+        ones the widest circles are alike all over the training region: it can't tell their weights, others need them.
+        """
+        return [
+            {"spread": spread, "shrink": shrink}
+            for shrink in (1e-4, 0.01, 0.1)
+            for spread in (0.01, 0.03, 0.1, 0.3, 1.0)
+        ]
 
     def predict(self, context: Context, query_um: NDArray[np.float64], settings: Settings, *_: object) -> Estimate:
         """See `Baseline`."""
         learned = learn_blend(context)
-        return join(
-            blend(means, learned, context.training, settings["spread"]) for means in in_pieces(context, query_um)
-        )
+        return join(blend(means, learned, context.training, **settings) for means in in_pieces(context, query_um))
 
 
 def learn_blend(context: Context) -> Learned:
@@ -104,7 +112,7 @@ def learn_blend(context: Context) -> Learned:
     return context.practice.once(Blend.name, lambda examples: _learn(examples, context.training))
 
 
-def blend(means: Sequence[Estimate], learned: Learned, training: Profile, spread: float) -> Estimate:
+def blend(means: Sequence[Estimate], learned: Learned, training: Profile, spread: float, shrink: float) -> Estimate:
     """Blend the surroundings of some cells.
 
     Args:
@@ -112,11 +120,12 @@ def blend(means: Sequence[Estimate], learned: Learned, training: Profile, spread
         learned: From the training cells.
         training: Their profile.
         spread: How far the weights of a gene may lie from the shared ones.
+        shrink: How strongly these are shrunk.
 
     Returns:
         The estimate.
     """
-    of_mean, of_share = (part.weights(spread).astype(np.float32) for part in (learned.mean, learned.share))
+    of_mean, of_share = (part.weights(spread, shrink).astype(np.float32) for part in (learned.mean, learned.share))
     return Estimate(
         _blend([part.mean for part in means], of_mean, training.mean),
         np.minimum(_blend([part.share for part in means], of_share, training.share), 1),
@@ -144,18 +153,19 @@ def _mix(means: Sequence[Estimate], parts: Numbers, training: Profile) -> Values
 
 def _learn(examples: Iterable[Example], training: Profile) -> Learned:
     num_radii, num_genes = len(RADII), len(training.mean)
-    usual = [part.astype(np.float32) for part in (training.mean, training.share)]
     xx = np.zeros((2, num_genes, num_radii, num_radii))
     xy, yy = np.zeros((2, num_genes, num_radii)), np.zeros((2, num_genes))
     size, likely, counted = 0, [np.empty((num_radii + 1, 0))], [np.empty(0)]
     for example in examples:
         means = surroundings(example.context, example.query_um)
+        known = example.context.training  # without the cells that this example infers
+        usual = [part.astype(np.float32) for part in (known.mean, known.share)]
         truth = example.expression.toarray().astype(np.float32)
-        for i, (known, actual) in enumerate(
+        for i, (seen, actual) in enumerate(
             zip(([part.mean for part in means], [part.share for part in means]), (truth, truth > 0), strict=True)
         ):
             # Products of one example in float32, for speed; their sum over examples in float64.
-            x = np.stack(known).transpose(2, 0, 1) - usual[i][:, None, None]
+            x = np.stack(seen).transpose(2, 0, 1) - usual[i][:, None, None]
             y = (actual - usual[i]).T
             xx[i] += x @ x.transpose(0, 2, 1)
             xy[i] += np.einsum("psq,pq->ps", x, y)
@@ -163,7 +173,7 @@ def _learn(examples: Iterable[Example], training: Profile) -> Learned:
         size += len(truth)
         counts = example.counts.tocoo()
         of_circles = [part.composition[counts.row, counts.col] for part in means if part.composition is not None]
-        likely.append(np.stack([*of_circles, training.composition[counts.col]]))
+        likely.append(np.stack([*of_circles, known.composition[counts.col]]))
         counted.append(counts.data)
     parts = _mixture(np.concatenate(likely, axis=1), np.concatenate(counted))
     mean, share = (_Sums(size, xx[i], xy[i], yy[i]) for i in range(2))

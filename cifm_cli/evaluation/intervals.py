@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NUM_RESAMPLES = 1_000
 SIDE_RADII = 10.0  # side of a block: wider than what neighbours share by being neighbours
 MIN_BLOCKS = 30  # a small tissue is cut finer, into about this many
+FEWEST_BLOCKS = 8  # with fewer, no difference is told from none: draws of so few blocks are too much alike
 LEVEL = (2.5, 97.5)  # per cent
 _GENES_AT_ONCE = 64
 _NO_VARIANCE = 1e-10  # of the sum of squares: what rounding leaves of a constant
@@ -35,7 +36,8 @@ class Resampler:
     Args:
         side_um: Side of a block.
         block: (Q,) block of each cell, 0 to B - 1.
-        weights: (R, B) how often each draw holds each block.
+        weights: (R, B) how often each draw holds each block. Where there are too few blocks the first draw is empty, so that
+            all its means are 0: that is how `interval` and `p_value`, which see draws alone, know.
     """
 
     side_um: float
@@ -88,7 +90,7 @@ class Resampler:
             (R,); a gene constant in a draw counts 0 there.
         """
         total = np.zeros(len(self.weights))
-        num_cells = (self.weights @ np.bincount(self.block))[:, None]
+        num_cells = np.maximum(self.weights @ np.bincount(self.block), 1)[:, None]
         for start in range(0, len(x), _GENES_AT_ONCE):
             part = slice(start, start + _GENES_AT_ONCE)
             means = np.stack([z[part].mean(axis=1, dtype=np.float64) for z in (x, y)])
@@ -102,6 +104,24 @@ class Resampler:
         return total / len(x)
 
 
+def cut_blocks(xy_um: NDArray[np.float64], radius_um: float) -> tuple[float, NDArray[np.int64]]:
+    """Cut the scored cells into square blocks.
+
+    Args:
+        xy_um: (Q, 2) micrometres.
+        radius_um: Radius of the graph.
+
+    Returns:
+        Side of a block in micrometres, and (Q,) block of each cell, 0 to B - 1.
+    """
+    # A row of cells has a width too: who stands in the same place within a radius is no block of his own.
+    extent_um = np.maximum(xy_um.max(axis=0) - xy_um.min(axis=0), radius_um)
+    side_um = min(SIDE_RADII * radius_um, float(np.sqrt(extent_um.prod() / MIN_BLOCKS)))
+    square = ((xy_um - xy_um.min(axis=0)) // side_um).astype(np.int64)
+    _, block = np.unique(square, axis=0, return_inverse=True)
+    return side_um, block.ravel()
+
+
 def spatial_blocks(xy_um: NDArray[np.float64], radius_um: float, seed: int) -> Resampler:
     """Cut the scored cells into square blocks and draw resamples of them.
 
@@ -113,16 +133,19 @@ def spatial_blocks(xy_um: NDArray[np.float64], radius_um: float, seed: int) -> R
     Returns:
         The resampler.
     """
-    extent_um = xy_um.max(axis=0) - xy_um.min(axis=0)
-    finer_um = float(np.sqrt(max(extent_um.prod(), 1.0) / MIN_BLOCKS))
-    side_um = min(SIDE_RADII * radius_um, finer_um)
-    square = ((xy_um - xy_um.min(axis=0)) // side_um).astype(np.int64)
-    _, block = np.unique(square, axis=0, return_inverse=True)
+    side_um, block = cut_blocks(xy_um, radius_um)
     num_blocks = int(block.max()) + 1
     draws = numpy_generator(seed, "bootstrap").multinomial(
         num_blocks, np.full(num_blocks, 1 / num_blocks), NUM_RESAMPLES
     )
-    return Resampler(side_um, block.ravel(), draws.astype(np.float64))
+    if num_blocks < FEWEST_BLOCKS:
+        draws[0] = 0
+    return Resampler(side_um, block, draws.astype(np.float64))
+
+
+def _says_nothing(model: NDArray[np.float64], baseline: NDArray[np.float64]) -> bool:
+    """Whether the draws are of too few blocks."""
+    return bool(model[0] == 0 == baseline[0])
 
 
 def interval(model: NDArray[np.float64], baseline: NDArray[np.float64]) -> tuple[float, float]:
@@ -133,9 +156,11 @@ def interval(model: NDArray[np.float64], baseline: NDArray[np.float64]) -> tuple
         baseline: (R,) the same metric of a baseline, on the same draws.
 
     Returns:
-        Low and high end of model minus baseline.
+        Low and high end of model minus baseline; it reaches to zero where there are too few blocks.
     """
     low, high = np.percentile(model - baseline, LEVEL)
+    if _says_nothing(model, baseline):
+        low, high = min(low, 0.0), max(high, 0.0)
     return float(low), float(high)
 
 
@@ -147,8 +172,11 @@ def p_value(model: NDArray[np.float64], baseline: NDArray[np.float64]) -> float:
         baseline: (R,) the same metric of a baseline, on the same draws.
 
     Returns:
-        Twice the share of draws on the rarer side of zero, ties counting for both; at least 2 / (R + 1).
+        Twice the share of draws on the rarer side of zero, ties counting for both; at least 2 / (R + 1), and 1 where
+        there are too few blocks.
     """
+    if _says_nothing(model, baseline):
+        return 1.0
     difference = model - baseline
     rarer = min((difference <= 0).sum(), (difference >= 0).sum())
     return float(min(1.0, 2 * (rarer + 1) / (len(difference) + 1)))

@@ -9,8 +9,9 @@ import numpy as np
 
 from cifm_cli import keys
 from cifm_cli.errors import CifmError
+from cifm_cli.evaluation.intervals import FEWEST_BLOCKS, cut_blocks
 from cifm_cli.evaluation.piece import hide_around, too_large
-from cifm_cli.evaluation.protocols import SCATTERED, WHOLE, hide, practised
+from cifm_cli.evaluation.protocols import REGION, SCATTERED, WHOLE, hide, practised
 from cifm_cli.evaluation.tuning import NUM_ROUNDS
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.report.terminal import say, warn
@@ -69,26 +70,53 @@ def plan_rounds(bench: Bench, geometry: str, scored: str, tuned: str, most: int 
         The rounds.
 
     Raises:
-        CifmError: There are too few cells.
+        CifmError: There are too few cells, or none with counts would be visible.
     """
-    if scored == keys.ALL:
-        tuning, rounds = _everywhere(bench, geometry, tuned, most)
+    together = scored in (keys.ALL, tuned)
+    if together:
+        tuning, rounds = _beside_tuning(bench, geometry, scored, tuned, most)
     else:
-        tuning, rounds = _tuning_rounds(bench, geometry, tuned), _hide(bench, geometry, scored, whole=most is not None)
+        tuning = _tuning_rounds(bench, geometry, tuned, scored)
+        rounds = _hide(bench, geometry, scored, whole=most is not None)
     tuning = _affordable(tuning, bench)[:NUM_ROUNDS]
-    if not rounds or not tuning:
-        raise CifmError(
-            f"slide {bench.slide.name}: too few cells to hide some in the {geometry} geometry",
-            "evaluate a larger slide, or all of its cells: --region all",
-        )
+    _refuse_blindness(bench, geometry, tuning, tuned)
+    _refuse_blindness(bench, geometry, rounds, scored)
+    affordable = _affordable(rounds, bench) if most is None else rounds[:most]
+    _warn_of_few_blocks(bench, geometry, affordable)
     if most is not None:
-        return Plan(tuning, rounds[:most])
-    affordable = _affordable(rounds, bench)
-    num_cells = len(bench.slide.region(scored)) - (_num_hidden(tuning) if scored == keys.ALL else 0)
+        return Plan(tuning, affordable)
+    num_cells = len(bench.slide.region(scored)) - (_num_hidden(tuning) if together else 0)
     if (num_scored := _num_hidden(affordable)) < num_cells:
         where = ", in one piece of the tissue" if _num_hidden(rounds) < num_cells else ""
         say(f"{bench.slide.name}, {geometry}: scoring {num_scored:,} of {num_cells:,} cells{where}; more with --rounds")
     return Plan(tuning, affordable)
+
+
+def _refuse_blindness(bench: Bench, geometry: str, rounds: list[Round], region: str) -> None:
+    """Refuse to infer cells where nothing can be seen."""
+    where = f"slide {bench.slide.name}, {region} region"
+    if not rounds:
+        narrower = f"narrower blocks: --block-radii; or --geometry {SCATTERED}"
+        raise CifmError(
+            f"{where}: too few cells to hide some in the {geometry} geometry",
+            narrower if geometry.startswith(REGION) else "evaluate a larger slide, or all of its cells: --region all",
+        )
+    if not all(map(bench.shows_anything, rounds)):
+        raise CifmError(
+            f"{where}: hiding cells in the {geometry} geometry leaves none visible that has counts",
+            "evaluate another region, or prepare a larger piece of the tissue",
+        )
+
+
+def _warn_of_few_blocks(bench: Bench, geometry: str, rounds: list[Round]) -> None:
+    """Say it where intervals say nothing."""
+    rows = np.concatenate([part.hidden for part in rounds])
+    num_blocks = len(np.unique(cut_blocks(bench.slide.xy_um[rows], bench.radius_um)[1]))
+    if num_blocks < FEWEST_BLOCKS:
+        warn(
+            f"slide {bench.slide.name}, {geometry}: {num_blocks} spatial blocks of scored cells, of {FEWEST_BLOCKS} that "
+            "a bootstrap needs at least; every difference is undecided, and intervals reach to zero"
+        )
 
 
 def _hide(bench: Bench, geometry: str, region: str, seen: Rows | None = None, *, whole: bool = False) -> list[Round]:
@@ -124,24 +152,28 @@ def _hide_rows(bench: Bench, geometry: str, rows: Rows, seen: Rows | None, *, wh
     return _affordable(rounds, bench, num_scored)
 
 
-def _tuning_rounds(bench: Bench, geometry: str, region: str) -> list[Round]:
+def _tuning_rounds(bench: Bench, geometry: str, region: str, scored: str) -> list[Round]:
     """Rounds to tune on, in which no scored cell is visible."""
     slide = bench.slide
     if geometry != WHOLE:
         return _hide(bench, geometry, region)
-    if region == keys.VALIDATION:
+    if region == keys.VALIDATION and scored != keys.TRAIN:
         return _hide(bench, geometry, region, slide.region(keys.TRAIN))
-    return _hide(bench, practised(geometry), region)
+    # All other cells are what is scored: wide blocks of the region alone, or narrower ones where these don't fit.
+    rounds = _hide(bench, practised(geometry), region) or _hide(bench, REGION, region)
+    return [replace(part, withheld=slide.region(scored)) for part in rounds]
 
 
-def _everywhere(bench: Bench, geometry: str, tuned: str, most: int | None) -> tuple[list[Round], list[Round]]:
-    """Rounds of the whole slide: cells that are tuned on are not scored, and visible while others are."""
-    slide = bench.slide
+def _beside_tuning(
+    bench: Bench, geometry: str, region: str, tuned: str, most: int | None
+) -> tuple[list[Round], list[Round]]:
+    """Rounds of a region in which cells are tuned on: these are not scored, and visible while others are."""
     if geometry == WHOLE:
         raise CifmError(
-            "--region all leaves nothing to see in the geometry whole", f"choose a region, or --geometry {SCATTERED}"
+            f"--region {region} leaves nothing to see in the geometry whole, or nothing to tune on",
+            f"choose another region, or --geometry {SCATTERED}",
         )
-    everybody = np.arange(slide.num_cells)
+    everybody = bench.slide.region(region)
     tuning = _affordable(_hide(bench, geometry, tuned, everybody), bench)[:NUM_ROUNDS]
     spent = np.sort(np.concatenate([part.hidden for part in tuning])) if tuning else everybody[:0]
     rest = np.setdiff1d(everybody, spent, assume_unique=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial import cKDTree
 
+from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ NUM_SCATTERED = 20  # rounds that hide 5 % each (paper, B.3)
 BLOCK_RADII = 5.0  # side of a hidden block, in radii: its middle lies beyond the graph's reach of one layer
 BLOCK_STRIDE = 3  # one block of every 3 x 3 is hidden in a round, so that no two hidden blocks touch
 WHOLE_CELLS = 4_000  # of a region that is hidden altogether, inferred in one round
+MOST_RADII = 1e6  # no tissue is that wide
 WHOLE_RADII = 20.0  # side of the blocks on which baselines practise for `whole`
 
 
@@ -40,12 +42,14 @@ class Round:
         visible: Ascending rows of the slide that a predictor may look at.
         hidden: Ascending rows to infer.
         geometry: Its geometry.
+        withheld: Ascending rows that nobody may learn from either, beyond the hidden ones; none when absent.
     """
 
     number: int
     visible: Rows
     hidden: Rows
     geometry: str = SCATTERED
+    withheld: Rows | None = None
 
 
 def geometry_names(kinds: Sequence[str], block_radii: Sequence[float]) -> list[str]:
@@ -57,7 +61,13 @@ def geometry_names(kinds: Sequence[str], block_radii: Sequence[float]) -> list[s
 
     Returns:
         `region` stands for blocks of 5 radii, `region_10` for blocks of 10.
+
+    Raises:
+        CifmError: A side is no number of radii.
     """
+    for side in block_radii:
+        if not 0 < side <= MOST_RADII:
+            raise CifmError(f"blocks of {side:g} radii: no tissue has room for them", "choose a smaller --block-radii")
     of_region = [REGION if side == BLOCK_RADII else f"{REGION}_{side:g}" for side in block_radii]
     return [name for kind in kinds for name in (of_region if kind == REGION else [kind])]
 
@@ -95,7 +105,8 @@ def hide(
         seen = np.union1d(rows, others)
         rounds = [(np.setdiff1d(seen, part, assume_unique=True), np.sort(part)) for part in parts]
     able = [(visible, hidden) for visible, hidden in rounds if len(visible) and len(hidden)]
-    return [Round(number, visible, hidden, geometry) for number, (visible, hidden) in enumerate(able)]
+    withheld = rows if geometry == WHOLE else None  # a patch of it is inferred, but all of it is hidden
+    return [Round(number, visible, hidden, geometry, withheld) for number, (visible, hidden) in enumerate(able)]
 
 
 def practised(geometry: str) -> str:

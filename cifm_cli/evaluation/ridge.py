@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Values = NDArray[np.float32]
 
 MOST_FEATURES = 2_000  # panels with more genes than fit are represented by their most expressed ones
-SPREAD = 0.1  # of the blend that is corrected
+SPREAD, SHRINK = 0.1, 0.01  # of the blend that is corrected: near the best on large tissues and on small ones
 MOST_COEFFICIENTS = 10_000_000  # for panels with very many genes
 _SMALL = 1e-12
 
@@ -76,16 +76,18 @@ class Ridge:
 
 
 def _correct(means: Sequence[Estimate], moments: _Moments, coefficients: Values, context: Context) -> Estimate:
-    base = blend(means, learn_blend(context), context.training, SPREAD)
-    x = _features(means, moments.genes) - moments.x_mean.astype(np.float32)
+    base = blend(means, learn_blend(context), context.training, SPREAD, SHRINK)
+    x = _features(means, moments.genes, context) - moments.x_mean.astype(np.float32)
     errors = np.split(x @ coefficients + moments.y_mean.astype(np.float32), 3, axis=1)
     mean, share, composition = (np.maximum(part + error, 0) for part, error in zip(_parts(base), errors, strict=True))
     total = composition.sum(axis=1, keepdims=True)
     return Estimate(mean, np.minimum(share, 1), composition / np.maximum(total, np.float32(_SMALL)))
 
 
-def _features(means: Sequence[Estimate], genes: NDArray[np.int64]) -> Values:
-    return np.concatenate([part.mean[:, genes] for part in means], axis=1)
+def _features(means: Sequence[Estimate], genes: NDArray[np.int64], context: Context) -> Values:
+    """(Q, F) distances of the circles' means from what the context knows of each gene; small numbers, for precision."""
+    usual = context.training.mean[genes].astype(np.float32)
+    return np.concatenate([part.mean[:, genes] - usual for part in means], axis=1)
 
 
 def _parts(estimate: Estimate) -> list[Values]:
@@ -97,14 +99,13 @@ def _learn(examples: Iterable[Example], context: Context) -> _Moments:
     training, num_genes = context.training, context.expression.shape[1]
     most = min(MOST_FEATURES, max(len(RADII), MOST_COEFFICIENTS // (3 * num_genes)))
     genes = np.sort(np.argsort(-training.mean, kind="stable")[: most // len(RADII)])
-    usual = np.tile(training.mean[genes], len(RADII)).astype(np.float32)  # taken off early, for precision
     num_features = len(genes) * len(RADII)
     size, x_sum, y_sum = 0, np.zeros(num_features), np.zeros(3 * num_genes)
     xx, xy = np.zeros((num_features, num_features)), np.zeros((num_features, 3 * num_genes))
     for example in examples:
         means = surroundings(example.context, example.query_um)
-        x = _features(means, genes) - usual
-        y = _errors(example, blend(means, learn_blend(context), training, SPREAD))
+        x = _features(means, genes, example.context)
+        y = _errors(example, blend(means, learn_blend(context), example.context.training, SPREAD, SHRINK))
         size += len(x)
         x_sum += x.sum(axis=0, dtype=np.float64)
         y_sum += y.sum(axis=0, dtype=np.float64)
@@ -114,7 +115,7 @@ def _learn(examples: Iterable[Example], context: Context) -> _Moments:
     xx, xy = xx / max(size, 1) - np.outer(x_mean, x_mean), xy / max(size, 1) - np.outer(x_mean, y_mean)
     # In units of the features' own variance, one row of penalties serves panels of any size and depth.
     unit = max(float(np.trace(xx)) / max(num_features, 1), _SMALL)
-    return _Moments(genes, x_mean + usual, y_mean, xx / unit, xy / unit)
+    return _Moments(genes, x_mean, y_mean, xx / unit, xy / unit)
 
 
 def _errors(example: Example, base: Estimate) -> Values:

@@ -18,7 +18,7 @@ from cifm_cli.evaluation.bench import Bench, set_up_bench
 from cifm_cli.evaluation.blend import Blend
 from cifm_cli.evaluation.context import Estimate, Example, Practice, Settings
 from cifm_cli.evaluation.plan import plan_rounds
-from cifm_cli.evaluation.predictors import BaselinePredictor, ModelPredictor, Predictor, infer_rounds
+from cifm_cli.evaluation.predictors import BaselinePredictor, ModelPredictor, Predictor, hidden_rows, infer_rounds
 from cifm_cli.evaluation.protocols import BLOCK_RADII, GEOMETRIES, Round, distance_to_visible, hide
 from cifm_cli.inference.engine import Engine
 from cifm_cli.model.checkpoint import Checkpoint
@@ -119,6 +119,7 @@ PROTOCOLS = [
     ("region_2.5", "test"),
     ("region_10", "test"),
     ("whole", "test"),
+    ("whole", "train"),
 ]
 
 
@@ -169,6 +170,31 @@ def test_nobody_is_tuned_on_what_is_scored(slide: Slide, engine: Engine, geometr
         assert not np.isin(part.visible, part.hidden).any()
     if region != "all":  # what is scored is not even looked at while tuning
         assert not any(np.isin(part.visible, scored).any() for part in plan.tuning)
+
+
+@pytest.mark.parametrize(("geometry", "region"), [("scattered", "test"), ("region", "test"), *PROTOCOLS[-2:]])
+def test_nothing_that_is_scored_changes_what_is_tuned(slide: Slide, engine: Engine, geometry: str, region: str) -> None:
+    bench = set_up_bench(slide, [engine], SEED)
+    plan = plan_rounds(bench, geometry, region, "validation", None)
+    other = replace(bench, slide=with_other_hidden_cells(bench.slide, hidden_rows(plan.scored)))
+    for predictor in (ModelPredictor("model", engine), *(BaselinePredictor(baseline) for baseline in BASELINES)):
+        settings = predictor.candidates()[0]
+        first, second = (infer_rounds(predictor, tissue, plan.tuning, settings) for tissue in (bench, other))
+        assert np.array_equal(first.mean, second.mean), predictor.name
+        assert np.array_equal(first.share, second.share), predictor.name
+
+
+@pytest.mark.parametrize("geometry", ["scattered", "region"])
+def test_cells_tuned_on_in_the_region_that_is_scored_are_not_scored(
+    slide: Slide, engine: Engine, geometry: str
+) -> None:
+    bench = set_up_bench(replace(slide, split=np.where(slide.split == 1, 0, slide.split)), [engine], SEED)
+    plan = plan_rounds(bench, geometry, "train", "train", None)
+    tuned, scored = map(hidden_rows, plan)
+    assert not np.isin(tuned, scored).any()
+    assert np.array_equal(np.union1d(tuned, scored), bench.slide.region("train"))
+    with pytest.raises(CifmError, match="leaves nothing to see"):
+        plan_rounds(bench, "whole", "train", "train", None)
 
 
 @pytest.mark.parametrize("geometry", ["scattered", "region"])

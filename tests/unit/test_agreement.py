@@ -101,8 +101,8 @@ def bench() -> Bench:
 
 def typed(bench: Bench, number: int = 61, annotator: type = LargestGene) -> Types:
     """The first cells, typed."""
-    rows = np.arange(number)
-    return actual_types(annotator(), bench, rows, spatial_blocks(bench.slide.xy_um[rows], 20.0, 0))
+    rows = np.arange(number)  # small blocks, or they would be too few to decide anything
+    return actual_types(annotator(), bench, rows, spatial_blocks(bench.slide.xy_um[rows], 1.0, 0))
 
 
 def test_the_ceiling_is_below_certainty_only_by_noise(bench: Bench) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cifm_cli.evaluation.intervals import NUM_RESAMPLES, Resampler, interval, spatial_blocks
+from cifm_cli.evaluation.intervals import FEWEST_BLOCKS, NUM_RESAMPLES, Resampler, interval, p_value, spatial_blocks
 from cifm_cli.provenance import numpy_generator
 
 
@@ -54,6 +54,31 @@ def test_blocks_are_squares_of_ten_radii() -> None:
 def test_a_small_tissue_is_cut_finer() -> None:
     xy_um = numpy_generator(0).uniform(0, 300, (500, 2))
     assert 25 <= spatial_blocks(xy_um, 20.0, seed=0).num_blocks <= 49
+
+
+@pytest.mark.parametrize(("num_cells", "width_um"), [(1, 0.0), (5, 4.0), (6, 60.0)])
+def test_too_few_blocks_decide_nothing(num_cells: int, width_um: float) -> None:
+    xy_um = np.c_[np.linspace(0, width_um, num_cells), np.zeros(num_cells)]
+    blocks = spatial_blocks(xy_um, 20.0, seed=0)
+    assert blocks.num_blocks < FEWEST_BLOCKS
+    worse = 1 + numpy_generator(0).random(num_cells)
+    for sign in (1, -1):
+        model, baseline = blocks.mean(sign * (worse + 1)), blocks.mean(sign * worse)
+        low, high = interval(model, baseline)
+        assert low <= 0 <= high
+        assert low < high
+        assert p_value(model, baseline) == 1
+    values = numpy_generator(1).random((3, num_cells)).astype(np.float32)
+    assert np.isfinite(blocks.correlation(values, values)).all()
+
+
+def test_cells_in_a_row_are_cut_into_pieces_of_it() -> None:
+    xy_um = np.c_[np.linspace(0, 1_000, 200), np.zeros(200)]
+    blocks = spatial_blocks(xy_um, 20.0, seed=0)
+    assert 30 <= blocks.num_blocks <= 50
+    assert (np.bincount(blocks.block) > 1).all()
+    worse = 1 + numpy_generator(0).random(200)
+    assert p_value(blocks.mean(worse), blocks.mean(0 * worse)) < 0.01
 
 
 def test_the_same_seed_draws_the_same() -> None:

@@ -74,13 +74,13 @@ def test_the_blend_finds_the_weights_of_each_gene() -> None:
     weights = np.zeros((len(RADII), 2))
     weights[0, 0], weights[2, 1] = 0.5, 0.9
     context = learned_from([example(seed, weights) for seed in range(3)])
-    assert learn_blend(context).mean.weights(10.0) == pytest.approx(weights, abs=0.05)
+    assert learn_blend(context).mean.weights(10.0, 1e-6) == pytest.approx(weights, abs=0.05)
 
 
 def test_a_narrow_spread_gives_all_genes_the_same_weights() -> None:
     weights = np.zeros((len(RADII), 2))
     weights[0, 0], weights[2, 1] = 0.5, 0.9
-    found = learn_blend(learned_from([example(0, weights)])).mean.weights(1e-6)
+    found = learn_blend(learned_from([example(0, weights)])).mean.weights(1e-6, 1e-6)
     assert found[:, 0] == pytest.approx(found[:, 1], abs=1e-3)
 
 
@@ -111,7 +111,7 @@ def test_the_ridge_learns_from_other_genes_what_the_blend_cannot() -> None:
     generator = numpy_generator(0)
     errors = [
         np.square(baseline.predict(context, test.query_um, settings, generator).mean - test.expression.toarray()).mean()
-        for baseline, settings in ((Blend(), {"spread": 0.1}), (Ridge(), {"penalty": 0.001}))
+        for baseline, settings in ((Blend(), {"spread": 0.1, "shrink": 0.01}), (Ridge(), {"penalty": 0.001}))
     ]
     assert errors[1] < 0.2 * errors[0]
 
@@ -120,7 +120,7 @@ def test_a_high_penalty_leaves_the_blend() -> None:
     weights = np.full((len(RADII), 2), 0.2)
     context, place = learned_from([example(0, weights)]), np.array([[200.0, 200.0], [90.0, 300.0]])
     generator = numpy_generator(0)
-    blend = Blend().predict(context, place, {"spread": 0.1}, generator)
+    blend = Blend().predict(context, place, {"spread": 0.1, "shrink": 0.01}, generator)
     ridge = Ridge().predict(context, place, {"penalty": 1e9}, generator)
     assert ridge.mean == pytest.approx(blend.mean, abs=0.05)
 
