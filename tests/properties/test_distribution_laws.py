@@ -212,14 +212,14 @@ def test_the_whole_judgement(bench: Bench, engine: Engine, book: StateBook, roun
 
 
 def by_hand(log_loss: float, energy: float) -> DistributionScore:
-    cells = {"log_loss": np.full(4, log_loss), "energy_score": np.full(4, energy)}
-    return DistributionScore(cells, np.full(4, 0.5), np.array([True, True, False, False]))
+    cells = {"log_loss": np.full(16, log_loss), "energy_score": np.full(16, energy)}
+    return DistributionScore(cells, np.full(16, 0.5), np.arange(16) % 2 == 0)
 
 
 def test_the_model_is_held_against_the_stronger_rival_of_each_score() -> None:
     scores = {"model": by_hand(3.2, 5.0), "neighbours": by_hand(3.7, 4.0), "training_frequency": by_hand(3.3, 6.0)}
-    resampler = spatial_blocks(np.zeros((4, 2)), 20.0, 0)
-    found = Distributions(6, scores, np.zeros((4, 1), dtype=np.float32), resampler)
+    grid = 300.0 * np.stack(np.divmod(np.arange(16), 4), axis=1)  # each cell in a block of its own
+    found = Distributions(6, scores, np.zeros((16, 1), dtype=np.float32), spatial_blocks(grid, 20.0, 0))
     paired = found.facts()["paired"]
     assert paired["log_loss"] == {
         "rival": "training_frequency",
