@@ -20,7 +20,13 @@ from cifm_cli.training.state import list_states
 
 SMALL = [
     word
-    for setting in ("train.steps=8", "train.validate_every=4", "train.validation_tiles=1", "model.width=8")
+    for setting in (
+        "train.steps=8",
+        "train.max_minutes=1e6",  # the clock must not bear on the learning rate: compiling may take a while
+        "train.validate_every=4",
+        "train.validation_tiles=1",
+        "model.width=8",
+    )
     for word in ("--set", setting)
 ]
 
