@@ -43,9 +43,8 @@ if TYPE_CHECKING:
 MAX_RANGES = 64  # of rows; each holds its own sums of the parameters' gradients
 RANGE_WORK = 2**18  # edges times features, about half a millisecond
 
-_own = (
-    threading.local()
-)  # the pool of each thread that calls: members that learn side by side do not wait for each other
+# The pool of each thread that calls, so that members that learn side by side do not wait for each other.
+_own = threading.local()
 
 
 class FusedBackend(Backend):

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 DEFINITION = (
     "each count of a scored cell falls into one of two halves at random (binomial, from the seed); 'half' scores one half, "
-    "log-normalised by its own depth over all genes of the slide, as the prediction of the other. 'ceiling' (correlations only): the square root of "
-    "the reliability 2 r / (1 + r) that two halves correlating with r give the whole cell (Spearman-Brown), averaged like "
+    "log-normalised by its own depth over all genes of the slide, as the prediction of the other. 'ceiling' (correlations "
+    "only): the square root of the reliability 2 r / (1 + r) that two halves correlating with r give the whole cell (Spearman-Brown), averaged like "
     "the metric: about what a predictor that knew every cell's true profile would reach"
 )
 _COLUMNS = {

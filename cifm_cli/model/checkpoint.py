@@ -88,16 +88,6 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return tensors, _parse_header(path, metadata)
 
 
-def load_header(path: Path) -> dict[str, Any]:
-    """Read the header alone of what `save_tensors` wrote; arguments and errors as `load_tensors`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from error
-    return _parse_header(path, metadata)
-
-
 def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     if _HEADER not in metadata:
         raise CifmError(f"{path}: safetensors, but not a checkpoint of cifm", "name a run that `cifm train` wrote")

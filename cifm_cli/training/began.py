@@ -73,8 +73,8 @@ class Began:
                     f"{path}: a slide of {setup.folder}, and no such file", "name the run's slides: --data PATH"
                 )
         found = {(path.stem, hash_file(path)): path for path in given}
-        wanted = {(Path(name).stem, digest): name for name, digest in self.inputs.items()}
-        for key, name in wanted.items():
+        wanted = [(Path(name).stem, digest) for name, digest in self.inputs.items()]
+        for key, name in zip(wanted, self.inputs, strict=True):
             if key not in found:
                 raise CifmError(
                     f"{setup.folder}: began with {name}, which has changed or is not among the slides",

@@ -181,12 +181,17 @@ def open_run(setup: Setup, processes: Processes) -> Run:
     if setup.resume:
         _take_up(run)
     elif processes.first:
-        setup.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(setup.folder / RECIPE_FILE) as temporary:
-            temporary.write_text(recipe.to_toml(setup.recipe), encoding="utf8")
+        _store_recipe(setup)
     if setup.latest and processes.first:
         point_latest(setup.folder, setup.latest)
     return run
+
+
+def _store_recipe(setup: Setup) -> None:
+    """The first file of a run."""
+    setup.folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(setup.folder / RECIPE_FILE) as temporary:
+        temporary.write_text(recipe.to_toml(setup.recipe), encoding="utf8")
 
 
 def _choose_backend(name: str, device: torch.device, began: Began | None) -> Backend:
