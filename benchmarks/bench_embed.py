@@ -28,7 +28,7 @@ from record import write_record
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cifm_cli.inference.engine import Engine
+    from cifm_cli.inference.loaded_model import LoadedModel
 
 FORMS = ("products", "embed", "microenvironment", "literal")
 LEVELS = ("microenvironment", "cell")
@@ -112,11 +112,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def prepare(options: argparse.Namespace) -> tuple[Engine, list[Path]]:
+def prepare(options: argparse.Namespace) -> tuple[LoadedModel, list[Path]]:
     """Write a small slide to warm up with, the slide, and a model, where they are not there yet."""
     from synthetic_slide import write_model, write_slide
 
-    from cifm_cli.inference.engine import load_engine
+    from cifm_cli.inference.loaded_model import load_model
     from cifm_cli.recipe import parse as parse_recipe
 
     slides = [options.into / f"{cells}.h5ad" for cells in (1_000, options.cells)]
@@ -129,10 +129,10 @@ def prepare(options: argparse.Namespace) -> tuple[Engine, list[Path]]:
     objective = {"name": "balanced_mse"}  # whose head is small: embedding needs none
     write_model(run, parse_recipe({"model": model, "objective": objective, "data": {"tile_cells": 512}}, "bench_embed"))
     embeds = options.form in {"embed", "microenvironment"}
-    return load_engine(run, device="cpu", precision=options.precision if embeds else "float32"), slides
+    return load_model(run, device="cpu", precision=options.precision if embeds else "float32"), slides
 
 
-def products(engine: Engine, path: Path) -> Callable[[], object]:
+def products(engine: LoadedModel, path: Path) -> Callable[[], object]:
     """Every dense map of the encoder, at both levels."""
     import torch
 
@@ -152,14 +152,14 @@ def products(engine: Engine, path: Path) -> Callable[[], object]:
     return run
 
 
-def embed(engine: Engine, path: Path) -> Callable[[], object]:
+def embed(engine: LoadedModel, path: Path) -> Callable[[], object]:
     """What `cifm embed` does."""
     from cifm_cli.embedding.embed import embed_slides
 
     return lambda: embed_slides(engine, [path], LEVELS, path.parent / "embedded")
 
 
-def microenvironment(engine: Engine, path: Path) -> Callable[[], object]:
+def microenvironment(engine: LoadedModel, path: Path) -> Callable[[], object]:
     """One level, into memory."""
     from cifm_cli.data.slide import open_slide
     from cifm_cli.inference.encode import encode_cells
@@ -167,7 +167,7 @@ def microenvironment(engine: Engine, path: Path) -> Callable[[], object]:
     return lambda: encode_cells(engine, open_slide(path), "microenvironment")
 
 
-def literal(engine: Engine, path: Path, num_tiles: int) -> Callable[[], object]:
+def literal(engine: LoadedModel, path: Path, num_tiles: int) -> Callable[[], object]:
     """The same on tiles from the middle."""
     from cifm_cli.data.slide import open_slide
     from cifm_cli.inference.encode import core_cells, encode_blocks

@@ -119,7 +119,7 @@ def prepare(form: str, width: int, cells: int, degree: float) -> tuple[Callable[
     from cifm_backends import select
     from cifm_backends.base import EdgeTerms, NodeTerms
     from cifm_cli.data.graph import radius_graph, whole
-    from cifm_cli.data.hilbert import hilbert_order
+    from cifm_cli.data.prepare.order import hilbert_order
     from cifm_cli.model.layer import build_layer
     from cifm_cli.provenance import numpy_generator, torch_generator
     from cifm_cli.recipe_sections import ModelRecipe

@@ -136,10 +136,10 @@ def measure(form: str, download: Path, target: Path) -> dict[str, Any]:
     if form == "copy":
         copy_matrix(download / "cell_feature_matrix.h5", target)
     elif form == "slide":
-        from cifm_cli.data.download import PrepareOptions
-        from cifm_cli.data.prepare import prepare_download
+        from cifm_cli.data.prepare.pipeline import prepare_download
+        from cifm_cli.data.readers.base import PrepareConfig
 
-        prepare_download(download, PrepareOptions(out=target.parent, name=target.stem))
+        prepare_download(download, PrepareConfig(out=target.parent, name=target.stem))
     else:
         from cifm_cli.app import main as cifm
 

@@ -22,7 +22,7 @@ from unittest import mock
 from record import write_record
 
 if TYPE_CHECKING:
-    from cifm_cli.training.run import Run
+    from cifm_cli.training.session import Run
 
 PACKAGES = ("numba", "numpy", "scipy", "torch")
 PARTS = {  # what is told apart: a function, and the end of its file's name where others have that name too
@@ -74,8 +74,8 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
     import torch
 
     from cifm_cli.training import loop
-    from cifm_cli.training.processes import join
-    from cifm_cli.training.run import open_run
+    from cifm_cli.training.distributed import join
+    from cifm_cli.training.session import open_run
 
     torch.set_num_threads(options.threads)
     profile = cProfile.Profile()
@@ -107,7 +107,7 @@ def setup(options: argparse.Namespace, folder: Path) -> Any:  # noqa: ANN401 - i
     from synthetic_slide import write_slide
 
     from cifm_cli.recipe import load
-    from cifm_cli.training.run import Setup
+    from cifm_cli.training.session import Setup
 
     slide = options.slide or folder / "slide.h5ad"
     if not slide.exists():

@@ -14,11 +14,11 @@ import zarr
 from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.counts import in_memory
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.prepare import prepare_download
-from cifm_cli.data.synthetic import WRITERS
-from cifm_cli.data.tenx import read_matrix
+from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.readers.base import PrepareConfig
+from cifm_cli.data.readers.counts import in_memory
+from cifm_cli.data.readers.tenx import read_matrix
+from cifm_cli.synthetic.downloads import WRITERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,7 @@ def write_format(name: str, folder: Path) -> None:
 
 def _write_h5ad_of(folder: Path, form: Format, compression: str | None) -> None:
     """What people make of a bundle: the prepared cells, the columns of scanpy, counts in X."""
-    slide = ad.read_h5ad(prepare_download(folder, PrepareOptions(out=folder, name="slide")).path)
+    slide = ad.read_h5ad(prepare_download(folder, PrepareConfig(out=folder, name="slide")).path)
     shutil.rmtree(folder)
     folder.mkdir()
     del slide.uns["cifm"]
@@ -121,7 +121,7 @@ def _read_matrix(path: Path) -> Matrix:
         features = pd.DataFrame(dict.fromkeys(_FEATURES, values.columns))
         return Matrix(csr_matrix(values.to_numpy()), values.index.to_numpy(), features)
     if path.suffix == ".zip":
-        from cifm_cli.data.xenium_zarr import read_zarr_matrix
+        from cifm_cli.data.readers.xenium_zarr import read_zarr_matrix
 
         stored = read_zarr_matrix(path)
     else:

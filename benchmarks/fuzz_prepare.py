@@ -41,8 +41,8 @@ from fuzz_damage import VALID, damage, kinds_for
 from fuzz_inputs import FORMATS, Format, write_format
 from record import write_record
 
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.prepare import prepare_download
+from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class Lab:
         shutil.rmtree(out, ignore_errors=True)
         cells = None if form.cells is None else folder / form.cells
         with contextlib.redirect_stderr(io.StringIO()):
-            result = prepare_download(folder / form.download, PrepareOptions(out=out, name="slide", cells=cells))
+            result = prepare_download(folder / form.download, PrepareConfig(out=out, name="slide", cells=cells))
         if [path.name for path in out.iterdir()] != ["slide.h5ad"]:
             raise FileExistsError(", ".join(path.name for path in out.iterdir()))
         return Prepared(ad.read_h5ad(result.path), result.report)

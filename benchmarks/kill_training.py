@@ -28,16 +28,16 @@ import torch
 from record import write_record
 
 from cifm_cli import recipe as recipes
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.embedded import read_embedded
-from cifm_cli.data.prepare import prepare_download
-from cifm_cli.data.synthetic import write_xenium
+from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.readers.base import PrepareConfig
+from cifm_cli.data.writers.embedded import read_embedded
 from cifm_cli.embedding.embed import SLOTS, embed_slides
-from cifm_cli.inference.engine import load_engine
+from cifm_cli.inference.loaded_model import load_model
 from cifm_cli.model.checkpoint import MODEL_FILE, load_tensors
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.synthetic.downloads import write_xenium
 from cifm_cli.training import loop
-from cifm_cli.training.run import METRICS_FILE, RECIPE_FILE, Setup
+from cifm_cli.training.session import METRICS_FILE, RECIPE_FILE, Setup
 from cifm_cli.training.state import list_states
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Embedding:
 
     def work(self, folder: Path) -> None:
         """See `Job`."""
-        embed_slides(load_engine(self.run, "torch"), [self.slide], list(SLOTS), folder)
+        embed_slides(load_model(self.run, "torch"), [self.slide], list(SLOTS), folder)
 
     def inspect(self, folder: Path) -> str:
         """See `Job`."""
@@ -164,7 +164,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_xenium(folder / "download", CELLS, seed=0)
-        prepare_download(folder / "download", PrepareOptions(out=folder, name="tissue"))
+        prepare_download(folder / "download", PrepareConfig(out=folder, name="tissue"))
         training = Training(folder / "tissue.h5ad")
         reference = folder / "reference"
         training.work(reference)  # here, so that the children need not import anything

@@ -35,11 +35,11 @@ def write_slide(
         spacing_um: Between cells.
     """
     from cifm_cli import keys
-    from cifm_cli.data import prepared
-    from cifm_cli.data.genes import GenePlan
-    from cifm_cli.data.hilbert import hilbert_order
-    from cifm_cli.data.regions import regional_split
-    from cifm_cli.data.spool import Spool
+    from cifm_cli.data.prepare.genes import GenePlan
+    from cifm_cli.data.prepare.order import hilbert_order
+    from cifm_cli.data.prepare.splits import regional_split
+    from cifm_cli.data.writers import prepared
+    from cifm_cli.data.writers.row_buffer import Spool
     from cifm_cli.provenance import numpy_generator
 
     rng, side = numpy_generator(0, "bench"), int(np.ceil(num_cells**0.5))

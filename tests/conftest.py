@@ -62,7 +62,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def xenium_download(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic tissue in the layout of a Xenium download."""
-    from cifm_cli.data.synthetic import write_xenium
+    from cifm_cli.synthetic.downloads import write_xenium
 
     folder = tmp_path_factory.mktemp("download") / "tissue"
     write_xenium(folder, 800, seed=0)

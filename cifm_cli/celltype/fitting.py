@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from cifm_cli.data.reference import Labelled
+    from cifm_cli.celltype.labelled_cells import Labelled
 
     Floats = NDArray[np.float32]
     Codes = NDArray[np.int64]

@@ -86,8 +86,8 @@ def train(
 
     from cifm_cli import provenance
     from cifm_cli.celltype.fitting import Target, report_table, train_classifier
+    from cifm_cli.celltype.labelled_cells import read_labelled
     from cifm_cli.celltype.reference import save_classifier
-    from cifm_cli.data.reference import read_labelled
     from cifm_cli.data.slide import open_slide
     from cifm_cli.report import terminal
 

@@ -37,8 +37,8 @@ def demo(
 ) -> None:
     """Run all six commands on a synthetic tissue: four minutes on two cores, nothing to download."""
     from cifm_cli import workspace
-    from cifm_cli.data.synthetic import write_xenium
     from cifm_cli.report import terminal
+    from cifm_cli.synthetic.downloads import write_xenium
 
     out.mkdir(parents=True, exist_ok=True)
     terminal.say(f"\n$ cd {shlex.quote(str(out))}")

@@ -40,11 +40,11 @@ def embed(
 ) -> None:
     """Embed every cell of prepared slides, as it is among its neighbours and as it is alone."""
     from cifm_cli.embedding.embed import SLOTS, embed_slides
-    from cifm_cli.inference.engine import load_engine
+    from cifm_cli.inference.loaded_model import load_model
     from cifm_cli.report.terminal import emit
 
     paths = workspace.slide_paths(slides or ())
-    engine = load_engine(workspace.run_folder(model), backend, device, precision)
+    engine = load_model(workspace.run_folder(model), backend, device, precision)
     wanted = [level for level in SLOTS if Level(level) in (levels or list(Level))]
     result = embed_slides(engine, paths, wanted, out, devices)
     if as_json:

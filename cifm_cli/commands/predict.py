@@ -55,16 +55,16 @@ def predict(
 ) -> None:
     """Infer the expression of every cell, or at free places, from the cells around."""
     from cifm_cli import provenance
-    from cifm_cli.data import inferred
     from cifm_cli.data.slide import open_slide
-    from cifm_cli.inference.engine import load_engine
-    from cifm_cli.inference.infer import infer_blocks, infer_places
+    from cifm_cli.data.writers import predicted as inferred
+    from cifm_cli.inference.loaded_model import load_model
     from cifm_cli.inference.predict import estimator
+    from cifm_cli.inference.predict_slide import infer_blocks, infer_places
     from cifm_cli.report import terminal
 
     (path,) = workspace.slide_paths([slide])[:1]
     run = workspace.run_folder(model)
-    engine = load_engine(run, backend, device, precision)
+    engine = load_model(run, backend, device, precision)
     estimate = estimator(engine, form.value, threshold)
     tissue = engine.fit_slide(open_slide(path))
     columns = engine.panel(tissue).columns

@@ -88,11 +88,11 @@ def prepare(
     as_json: options.Json = False,
 ) -> None:
     """Turn downloads into prepared slides: genes and cells filtered, units checked, regions split, every drop reported."""
-    from cifm_cli.data.batch import Task, prepare_all, refuse
-    from cifm_cli.data.download import PrepareOptions
-    from cifm_cli.data.filters import parse_crop
-    from cifm_cli.data.regions import Split
-    from cifm_cli.data.sheet import read_sheet
+    from cifm_cli.data.prepare.batch import Task, prepare_all, refuse
+    from cifm_cli.data.prepare.filters import parse_crop
+    from cifm_cli.data.prepare.samplesheet import read_sheet
+    from cifm_cli.data.prepare.splits import Split
+    from cifm_cli.data.readers.base import PrepareConfig
     from cifm_cli.report.terminal import emit
 
     inputs = [*(downloads or ()), *([matrix] if matrix else ())]
@@ -100,7 +100,7 @@ def prepare(
         raise typer.BadParameter("give downloads, or --matrix with --cells, or a --sheet of them")
     if (cells is None) != (matrix is None) or (matrix is not None and len(inputs) > 1):
         raise typer.BadParameter("--matrix and --cells go together, without another download")
-    asked = PrepareOptions(
+    asked = PrepareConfig(
         out=out,
         name=name,
         platform=platform,

@@ -30,7 +30,7 @@ def probe(
 ) -> None:
     """Measure what a linear classifier reads from embeddings, beside the cell's own expression and its neighbours'."""
     from cifm_cli import provenance
-    from cifm_cli.data.embedded import read_embedded
+    from cifm_cli.data.writers.embedded import read_embedded
     from cifm_cli.embedding import probe_report
     from cifm_cli.embedding.probe import probe_slides
     from cifm_cli.report import html, terminal

@@ -78,7 +78,7 @@ def simulate(
     from cifm_cli.report.terminal import emit
     from cifm_cli.simulation.donors import Reference
     from cifm_cli.simulation.dynamics import Schedule
-    from cifm_cli.simulation.experiment import Wanted
+    from cifm_cli.simulation.experiment import InjectionConfig
     from cifm_cli.simulation.simulate import Request, run_simulation
 
     result = run_simulation(
@@ -86,7 +86,7 @@ def simulate(
             slide=_one_slide(slide),
             model=workspace.run_folder(model),
             out=out,
-            wanted=Wanted(inject, Reference(reference, reference_label) if reference else None),
+            wanted=InjectionConfig(inject, Reference(reference, reference_label) if reference else None),
             count=count,
             schedule=Schedule(steps, share, form.value, seed),
             replicates=replicates,

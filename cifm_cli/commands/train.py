@@ -58,7 +58,7 @@ def train(
     from cifm_cli import recipe as recipes
     from cifm_cli.report.terminal import emit
     from cifm_cli.training.launch import launch
-    from cifm_cli.training.run import Setup
+    from cifm_cli.training.session import Setup
 
     path = recipes.find(recipe)
     changes = [*(settings or ()), *([f"train.precision={precision}"] if precision else [])]

@@ -14,7 +14,7 @@ import numpy as np
 from anndata.io import read_elem
 
 from cifm_cli import keys
-from cifm_cli.data.prepared import read_about
+from cifm_cli.data.writers.prepared import read_about
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shell:
+class LayerGraph:
     """What one layer runs on: the farther from the cells that are asked for, the fewer layers a cell matters to.
 
     Args:
@@ -32,9 +32,9 @@ class Shell:
         """The (k, ...) rows of (n, ...) values that are kept; not a copy where all of them are."""
         return values if len(self.kept) == len(values) else values.index_select(0, self.kept)
 
-    def to(self, device: torch.device) -> Shell:
+    def to(self, device: torch.device) -> LayerGraph:
         """Copy to a device."""
-        return Shell(move_graph(self.graph, device), self.kept.to(device))
+        return LayerGraph(move_graph(self.graph, device), self.kept.to(device))
 
 
 def radius_graph(
@@ -83,7 +83,7 @@ def subgraph(graph: Graph, cells: torch.Tensor) -> Graph:
     return _from_sorted(len(cells), sources[kept], targets[kept], graph.displacement[kept])
 
 
-def shells(graph: Graph, wanted: torch.Tensor, num_layers: int) -> tuple[torch.Tensor, list[Shell]]:
+def shells(graph: Graph, wanted: torch.Tensor, num_layers: int) -> tuple[torch.Tensor, list[LayerGraph]]:
     """Cut a graph down to what some cells need, layer by layer; what they get is what the whole graph would give them.
 
     Args:
@@ -107,11 +107,11 @@ def shells(graph: Graph, wanted: torch.Tensor, num_layers: int) -> tuple[torch.T
         inner = _from_sorted(
             len(cells), position[graph.sources[needed]], position[graph.targets[needed]], graph.displacement[needed]
         )
-        found.append(Shell(inner, position[asked]))
+        found.append(LayerGraph(inner, position[asked]))
     return cells, found[::-1]
 
 
-def whole(graph: Graph, num_layers: int) -> list[Shell]:
+def whole(graph: Graph, num_layers: int) -> list[LayerGraph]:
     """All cells in every layer.
 
     Args:
@@ -121,7 +121,7 @@ def whole(graph: Graph, num_layers: int) -> list[Shell]:
     Returns:
         What each layer runs on.
     """
-    return [Shell(graph, torch.arange(graph.num_cells, device=graph.indptr.device))] * num_layers
+    return [LayerGraph(graph, torch.arange(graph.num_cells, device=graph.indptr.device))] * num_layers
 
 
 def move_graph(graph: Graph, device: torch.device) -> Graph:

@@ -16,9 +16,9 @@ from anndata.io import read_elem
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data.sound import require_places, require_sums
-from cifm_cli.data.sources import FileCounts, MemoryCounts
+from cifm_cli.data.counts_source import FileCounts, MemoryCounts
 from cifm_cli.data.units import isolation_note
+from cifm_cli.data.validate_slide import require_places, require_sums
 from cifm_cli.errors import CifmError
 from cifm_cli.report.terminal import warn
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from cifm_cli.data.sources import CountsSource
+    from cifm_cli.data.counts_source import CountsSource
 
     Rows = NDArray[np.int64]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cifm_cli import keys, provenance
-from cifm_cli.data.embedded import embedded_file
 from cifm_cli.data.slide import open_slide
-from cifm_cli.embedding.together import embed_together, write_share
+from cifm_cli.data.writers.embedded import embedded_file
+from cifm_cli.embedding.parallel import embed_together, write_share
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.report.terminal import progress, say
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_cli.inference.encode import Level
-    from cifm_cli.inference.engine import Engine
+    from cifm_cli.inference.loaded_model import LoadedModel
 
 SLOTS: dict[Level, str] = {"microenvironment": keys.MICROENVIRONMENT, "cell": keys.CELL}
 
 
 def embed_slides(
-    engine: Engine, slides: Sequence[Path], levels: Sequence[Level], out: Path, devices: int = 1
+    engine: LoadedModel, slides: Sequence[Path], levels: Sequence[Level], out: Path, devices: int = 1
 ) -> dict[str, Any]:
     """Embed slides, each into a file of its own.
 
@@ -47,7 +47,9 @@ def embed_slides(
     return {path.stem: _embed_slide(engine, path, levels, out / f"{path.stem}.h5ad", devices) for path in slides}
 
 
-def _embed_slide(engine: Engine, path: Path, levels: Sequence[Level], target: Path, devices: int) -> dict[str, Any]:
+def _embed_slide(
+    engine: LoadedModel, path: Path, levels: Sequence[Level], target: Path, devices: int
+) -> dict[str, Any]:
     slide = engine.fit_slide(open_slide(path))
     widths = dict.fromkeys((SLOTS[level] for level in levels), engine.checkpoint.recipe.model.width)
     with (
@@ -64,7 +66,7 @@ def _embed_slide(engine: Engine, path: Path, levels: Sequence[Level], target: Pa
     return {"path": target.as_posix(), "cells": slide.num_cells, "obsm": shapes}
 
 
-def _origin(engine: Engine, path: Path, radius_um: float) -> dict[str, Any]:
+def _origin(engine: LoadedModel, path: Path, radius_um: float) -> dict[str, Any]:
     """Provenance of an embedding: the slide and the model by their hashes, the recipe and the radius in use."""
     checkpoint = engine.checkpoint
     return provenance.collect(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cifm_cli.data.embedded import EmbeddedSlide
+    from cifm_cli.data.writers.embedded import EmbeddedSlide
 
     Rows = NDArray[np.int64]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cifm_cli.data.embedded import EmbeddedSlide
+    from cifm_cli.data.writers.embedded import EmbeddedSlide
 
 MOST_CLASSES = 50
 _OF_SLIDES = (keys.CONDITION, keys.TISSUE, keys.SAMPLE)  # constant over a slide, kept in uns["cifm"]

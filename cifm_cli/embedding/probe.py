@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cifm_cli.data.embedded import EmbeddedSlide
+    from cifm_cli.data.writers.embedded import EmbeddedSlide
     from cifm_cli.embedding.classifier import Fit
     from cifm_cli.embedding.features import Features
     from cifm_cli.embedding.folds import Groups, Rows

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.evaluation.protocols import Round
-    from cifm_cli.inference.engine import Engine
+    from cifm_cli.inference.loaded_model import LoadedModel
 
 _MOST_KEPT = 10_000_000  # expressed genes of visible cells that are kept from round to round: 160 MB
 _MOST_ALONE = 2  # contexts kept whose practice serves no other round
@@ -204,7 +204,7 @@ class Bench:
         return Truth(self.slide.counts(rows)[:, self.columns], values, self.training, self.target_sum)
 
 
-def set_up_bench(slide: Slide, engines: Sequence[Engine], seed: int) -> Bench:
+def set_up_bench(slide: Slide, engines: Sequence[LoadedModel], seed: int) -> Bench:
     """Find what the models and the slide have in common.
 
     Args:

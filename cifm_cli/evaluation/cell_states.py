@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cifm_cli.evaluation.bench import Bench
     from cifm_cli.evaluation.context import Settings
     from cifm_cli.evaluation.protocols import Round
-    from cifm_cli.inference.engine import Engine
+    from cifm_cli.inference.loaded_model import LoadedModel
 
 NEIGHBOURS: Final = (32, 128, 512)
 WIDTHS: Final = (0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # of the kernel, radii
@@ -49,7 +49,7 @@ class StateBook:
     """
 
     bench: Bench
-    engine: Engine
+    engine: LoadedModel
     profiles: torch.Tensor
 
     @property
@@ -85,7 +85,7 @@ class StateBook:
         return np.asarray(number / number.sum())
 
 
-def open_states(bench: Bench, engine: Engine) -> StateBook | None:
+def open_states(bench: Bench, engine: LoadedModel) -> StateBook | None:
     """The states of a model; None for a model without.
 
     Args:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cifm_backends.fused_compile import exact
+from cifm_cli.jit import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +35,7 @@ def weighted_sums(weights: csr_matrix, values: csr_matrix) -> Values:
     return total
 
 
-@exact
+@compiled
 def _add_rows(
     total: Values, first: Places, row: Places, weight: Values, first_gene: Places, gene: Places, value: Values
 ) -> None:
@@ -45,7 +45,7 @@ def _add_rows(
                 total[place, gene[j]] += weight[i] * value[j]
 
 
-@exact
+@compiled
 def rank_in_order(values: Values, order: Places, ranks: Values) -> None:
     """Ranks within each row, from 1; ties share the mean of their ranks.
 
@@ -65,7 +65,7 @@ def rank_in_order(values: Values, order: Places, ranks: Values) -> None:
             start = stop
 
 
-@exact
+@compiled
 def order_gated(gated: Values, order: Places, found: Places) -> None:
     """Order rows of which some values have become zero.
 
@@ -83,7 +83,7 @@ def order_gated(gated: Values, order: Places, found: Places) -> None:
                     place += 1
 
 
-@exact
+@compiled
 def detect_in_order(
     share: Values, expressed: NDArray[np.bool_], order: Places, roc_area: Numbers, precision: Numbers
 ) -> None:
@@ -114,7 +114,7 @@ def detect_in_order(
         precision[row] = found / hits if hits else 0.0
 
 
-@exact
+@compiled
 def sum_blocks(x: Values, y: Values, means: Numbers, block: Places, sums: Numbers) -> None:
     """Add up two variables, their squares and their product over the cells of each block, gene by gene.
 

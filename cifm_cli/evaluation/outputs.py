@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.predictions import read_barcodes, write_predictions
+from cifm_cli.data.writers.evaluation_predictions import read_barcodes, write_predictions
 from cifm_cli.errors import writing
 from cifm_cli.evaluation.board import MODEL
 from cifm_cli.evaluation.protocols import KINDS

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cifm_cli.evaluation.bench import Bench
     from cifm_cli.evaluation.context import Settings
     from cifm_cli.evaluation.protocols import Round
-    from cifm_cli.inference.engine import Engine
+    from cifm_cli.inference.loaded_model import LoadedModel
 
 
 class Predictor(Protocol):
@@ -84,7 +84,7 @@ class ModelPredictor:
     """
 
     name: str
-    engine: Engine
+    engine: LoadedModel
 
     def candidates(self) -> Sequence[Settings]:
         """Nothing to choose but the gate."""

@@ -18,7 +18,7 @@ from cifm_cli.evaluation.plan import plan_rounds, tuning_region
 from cifm_cli.evaluation.predictors import BaselinePredictor, ModelPredictor
 from cifm_cli.evaluation.protocols import geometry_names
 from cifm_cli.evaluation.trial import Trial
-from cifm_cli.inference.engine import load_engine
+from cifm_cli.inference.loaded_model import load_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +94,7 @@ class Request:
         return [
             ModelPredictor(
                 MODEL if position == 0 else f"{MODEL}:{run.name}",
-                load_engine(run, self.backend, device or self.device, self.precision),
+                load_model(run, self.backend, device or self.device, self.precision),
             )
             for position, run in enumerate(self.models)
         ]

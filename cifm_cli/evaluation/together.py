@@ -18,7 +18,7 @@ import torch
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.board import is_model
 from cifm_cli.evaluation.stage import set_stage
-from cifm_cli.inference.engine import choose_device
+from cifm_cli.inference.loaded_model import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

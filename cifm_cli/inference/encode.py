@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from cifm_cli.data.ahead import made_ahead
-from cifm_cli.data.graph import Shell, move_graph, radius_graph, shells, whole, without_edges
+from cifm_cli.data.graph import LayerGraph, move_graph, radius_graph, shells, whole, without_edges
+from cifm_cli.data.prefetch import made_ahead
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.model.masking import to_expression
 from cifm_cli.model.precision import computing_in
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.inference.engine import Engine
+    from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.model.masking import Expression
 
 Level = Literal["microenvironment", "cell"]
@@ -64,17 +64,21 @@ class _ReadyTile:
     rows: Rows
     core: Tensor
     expression: Expression
-    shells: list[Shell]
+    shells: list[LayerGraph]
 
 
 def encode_cells(
-    engine: Engine, slide: Slide, level: Level, rows: Rows | None = None, advance: Callable[[float], None] | None = None
+    engine: LoadedModel,
+    slide: Slide,
+    level: Level,
+    rows: Rows | None = None,
+    advance: Callable[[float], None] | None = None,
 ) -> NDArray[np.float32]:
     """Embed cells at one level, into memory.
 
     Args:
         engine: The model.
-        slide: The slide, at the model's radius (`Engine.fit_slide`).
+        slide: The slide, at the model's radius (`LoadedModel.fit_slide`).
         level: As in `encode_blocks`.
         rows: Ascending rows to embed, and the only ones that exist; all cells when absent.
         advance: Called with the number of cells done.
@@ -96,13 +100,17 @@ def encode_cells(
 
 
 def encode_blocks(
-    engine: Engine, slide: Slide, levels: Sequence[Level], rows: Rows | None = None, share: tuple[int, int] = (0, 1)
+    engine: LoadedModel,
+    slide: Slide,
+    levels: Sequence[Level],
+    rows: Rows | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Block]:
     """Embed cells tile by tile, exactly as the whole slide at once would.
 
     Args:
         engine: The model.
-        slide: The slide, at the model's radius (`Engine.fit_slide`).
+        slide: The slide, at the model's radius (`LoadedModel.fit_slide`).
         levels: `microenvironment`: what the encoder makes of a cell among its neighbours; `cell`: the same with every
             edge between cells removed (paper, section 4).
         rows: Ascending rows to embed, and the only ones that exist; all cells when absent.
@@ -123,7 +131,7 @@ def encode_blocks(
     return made_ahead(partial(_encode, engine, levels), tiles)
 
 
-def core_cells(engine: Engine) -> int:
+def core_cells(engine: LoadedModel) -> int:
     """Core cells of a tile: as in training, or more where the backend's memory does not grow with the edges."""
     recipe = engine.checkpoint.recipe
     if recipe.model.message != "factored" or engine.backend.name not in _EDGES_UNSTORED:
@@ -131,7 +139,7 @@ def core_cells(engine: Engine) -> int:
     return min(_MOST_CELLS, _TILE_BYTES // (4 * _LIVE_FEATURES * recipe.model.width))
 
 
-def _maker(engine: Engine, slide: Slide, levels: Sequence[Level], part: Rows) -> Callable[[Rows], _ReadyTile]:
+def _maker(engine: LoadedModel, slide: Slide, levels: Sequence[Level], part: Rows) -> Callable[[Rows], _ReadyTile]:
     """What makes a tile of its core's rows."""
     panel, recipe = engine.panel(slide), engine.checkpoint.recipe
     reach_um = recipe.model.encoder_layers * slide.radius_um if MICROENVIRONMENT in levels else 0.0
@@ -139,7 +147,7 @@ def _maker(engine: Engine, slide: Slide, levels: Sequence[Level], part: Rows) ->
 
     def make(core: Rows) -> _ReadyTile:
         tile = tiler.tile(core)
-        read, layers = tile.core, list[Shell]()
+        read, layers = tile.core, list[LayerGraph]()
         if MICROENVIRONMENT in levels:
             graph = radius_graph(tile.xy_um, slide.radius_um, self_loops=recipe.model.self_loops)
             cells, layers = shells(graph, torch.from_numpy(tile.core), recipe.model.encoder_layers)
@@ -152,7 +160,7 @@ def _maker(engine: Engine, slide: Slide, levels: Sequence[Level], part: Rows) ->
 
 
 @torch.inference_mode()
-def _encode(engine: Engine, levels: Sequence[Level], tile: _ReadyTile) -> Block:
+def _encode(engine: LoadedModel, levels: Sequence[Level], tile: _ReadyTile) -> Block:
     """Run the encoder at every level; the genes are read once."""
     genes = engine.checkpoint.network.genes(tile.expression.to(engine.device))
     found: dict[Level, NDArray[np.float32]] = {}
@@ -163,13 +171,13 @@ def _encode(engine: Engine, levels: Sequence[Level], tile: _ReadyTile) -> Block:
     return Block(tile.rows, found)
 
 
-def _among(engine: Engine, tile: _ReadyTile, h: Tensor) -> Tensor:
+def _among(engine: LoadedModel, tile: _ReadyTile, h: Tensor) -> Tensor:
     """Microenvironment embeddings of the core."""
     layers = [shell.to(engine.device) for shell in tile.shells]
     return engine.checkpoint.network.encode(engine.backend, layers, h)[0]
 
 
-def _alone(engine: Engine, tile: _ReadyTile, h: Tensor) -> Tensor:
+def _alone(engine: LoadedModel, tile: _ReadyTile, h: Tensor) -> Tensor:
     """Cell embeddings of the core."""
     model = engine.checkpoint.recipe.model
     graph = move_graph(without_edges(len(tile.core), self_loops=model.self_loops), engine.device)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cifm_cli.data.ahead import made_ahead
+from cifm_cli.data.prefetch import made_ahead
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
 from cifm_cli.model.masking import mask_tile, reach_um
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.inference.engine import Engine
+    from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.model.masking import MaskedTile
     from cifm_cli.model.output import Output
     from cifm_cli.model.vocabulary import Panel
@@ -68,7 +68,7 @@ class Prediction:
         return np.where(self.expressed > 0.5, level, np.float32(0))
 
 
-def estimator(engine: Engine, form: str, threshold: float) -> Callable[[Prediction], NDArray[np.float32]]:
+def estimator(engine: LoadedModel, form: str, threshold: float) -> Callable[[Prediction], NDArray[np.float32]]:
     """Choose a point estimate.
 
     Args:
@@ -115,13 +115,13 @@ def join(parts: Sequence[Prediction], order: Rows) -> Prediction:
 
 
 def predict_cells(
-    engine: Engine, slide: Slide, visible: Rows, queries: Rows, advance: Callable[[float], None] | None = None
+    engine: LoadedModel, slide: Slide, visible: Rows, queries: Rows, advance: Callable[[float], None] | None = None
 ) -> Prediction:
     """Infer cells of a slide whose own counts are hidden.
 
     Args:
         engine: The model.
-        slide: The slide, at the model's radius (`Engine.fit_slide`).
+        slide: The slide, at the model's radius (`LoadedModel.fit_slide`).
         visible: Ascending rows the model may look at; queries among them are hidden nevertheless.
         queries: (Q,) rows to infer.
         advance: Called with the number of queries done.
@@ -175,7 +175,7 @@ def answer(output: Output) -> dict[str, NDArray[np.float32]]:
 
 
 @torch.inference_mode()
-def run_network(engine: Engine, tile: MaskedTile) -> Output:
+def run_network(engine: LoadedModel, tile: MaskedTile) -> Output:
     """Infer the masked cells of the core of a tile.
 
     Args:

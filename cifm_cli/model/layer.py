@@ -16,7 +16,7 @@ from cifm_backends.base import EdgeTerms, NodeTerms
 
 if TYPE_CHECKING:
     from cifm_backends.base import Backend
-    from cifm_cli.data.graph import Shell
+    from cifm_cli.data.graph import LayerGraph
     from cifm_cli.recipe_sections import ModelRecipe
 
 NORM_EPSILON = 1e-5  # keeps the derivative at void finite: 1 / sqrt(epsilon)
@@ -87,7 +87,7 @@ class FactoredLayer(nn.Module):
         self.coordinate = nn.Parameter(torch.empty(width).normal_(std=COORDINATE_INIT))  # v
         self.bfmlp4 = BiasFreeMLP((width, 2 * width, width), recipe.mlp_layers, norm=False)
 
-    def forward(self, backend: Backend, shell: Shell, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, backend: Backend, shell: LayerGraph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Run one layer.
 
         Args:
@@ -126,7 +126,7 @@ class LiteralLayer(nn.Module):
         with torch.no_grad():
             self.bfmlp3.last.weight.mul_(COORDINATE_INIT)
 
-    def forward(self, backend: Backend, shell: Shell, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, backend: Backend, shell: LayerGraph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Run one layer; see `FactoredLayer.forward`. The backend reads cells along edges and sums edges into cells."""
         graph = shell.graph
         h_i, h_j, product_E, dx_E = backend.read_edges(graph, h, shift)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from torch import Tensor
 
-    from cifm_cli.data.graph import Shell
+    from cifm_cli.data.graph import LayerGraph
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.data.tiles import Tile
     from cifm_cli.model.vocabulary import Panel
@@ -64,8 +64,8 @@ class MaskedTile:
     """
 
     expression: Expression
-    encoder: tuple[Shell, ...]
-    decoder: tuple[Shell, ...]
+    encoder: tuple[LayerGraph, ...]
+    decoder: tuple[LayerGraph, ...]
     visible: Tensor
     masked: Tensor
     genes: Tensor

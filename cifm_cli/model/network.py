@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cifm_backends.base import Backend
-    from cifm_cli.data.graph import Shell
+    from cifm_cli.data.graph import LayerGraph
     from cifm_cli.model.masking import MaskedTile
     from cifm_cli.model.output import Output
     from cifm_cli.recipe import Recipe
@@ -47,7 +47,7 @@ class Network(nn.Module):
         alone = recipe.model_copy(update={"model": recipe.model.model_copy(update={"members": 1})})
         self.others = nn.ModuleList(Network(num_genes, alone) for _ in range(recipe.model.members - 1))
 
-    def encode(self, backend: Backend, shells: Sequence[Shell], h: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, backend: Backend, shells: Sequence[LayerGraph], h: Tensor) -> tuple[Tensor, Tensor]:
         """Embed visible cells (Eq. 2).
 
         Args:
@@ -104,7 +104,7 @@ class Network(nn.Module):
 
 
 def _run(
-    layers: nn.ModuleList, backend: Backend, shells: Sequence[Shell], h: Tensor, shift: Tensor
+    layers: nn.ModuleList, backend: Backend, shells: Sequence[LayerGraph], h: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
     for layer, shell in zip(layers, shells, strict=True):
         h, shift = layer(backend, shell, h, shift)

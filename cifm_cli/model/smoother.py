@@ -14,7 +14,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from cifm_cli.model.weighted_sums import sum_around
+from cifm_cli.model.kernels import sum_around
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,32 @@ def say(message: str) -> None:
 def warn(message: str) -> None:
     """Print one `warning:` line for people."""
     _stderr().print(Text.assemble(("warning: ", "yellow"), message))
+
+
+class TerminalHandler(logging.Handler):
+    """Shows what library code logs: warnings as `warning:` lines, everything else as plain lines, all on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record.
+
+        Args:
+            record: What was logged.
+        """
+        (warn if record.levelno >= logging.WARNING else say)(record.getMessage())
+
+
+@contextmanager
+def showing_logs() -> Iterator[None]:
+    """Show what `cifm_cli` logs while a command runs; without this, Python shows warnings only."""
+    logger, handler = logging.getLogger("cifm_cli"), TerminalHandler()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def fail(message: str, hint: str) -> None:

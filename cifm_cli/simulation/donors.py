@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cifm_cli.celltype.labelled_cells import read_reference
 from cifm_cli.celltype.markers import find_type
-from cifm_cli.data.reference import read_reference
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
 

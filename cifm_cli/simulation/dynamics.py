@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from cifm_cli.data.sources import MemoryCounts
+from cifm_cli.data.counts_source import MemoryCounts
 from cifm_cli.inference.predict import predict_cells
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation.sampling import draw_counts
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.inference.engine import Engine
+    from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.inference.predict import Prediction
     from cifm_cli.model.vocabulary import Panel
     from cifm_cli.simulation.injection import Injection
@@ -159,7 +159,7 @@ class Dynamics:
         states: For the form `state`.
     """
 
-    engine: Engine
+    engine: LoadedModel
     schedule: Schedule
     states: States | None
 
@@ -207,7 +207,7 @@ class Dynamics:
         return tissue.with_counts(cells, csr_matrix(profiles * depths[:, None]))
 
 
-def prepare_dynamics(engine: Engine, tissue: Tissue, schedule: Schedule) -> Dynamics:
+def prepare_dynamics(engine: LoadedModel, tissue: Tissue, schedule: Schedule) -> Dynamics:
     """Fit what the schedule's form needs.
 
     Args:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.celltype.markers import Markers
     from cifm_cli.data.slide import Slide
-    from cifm_cli.inference.engine import Engine
+    from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.simulation.donors import Donors, Reference
     from cifm_cli.simulation.window import Window
 
@@ -36,7 +36,7 @@ TYPER_CELLS: Final = 50_000  # cells of the slide that the typer is fitted on, a
 
 
 @dataclass(frozen=True)
-class Wanted:
+class InjectionConfig:
     """What to inject.
 
     Args:
@@ -119,7 +119,7 @@ class Experiment:
 
 
 def prepare_experiment(
-    engine: Engine, slide: Slide, wanted: Wanted, markers: Markers, window: Window, schedule: Schedule
+    engine: LoadedModel, slide: Slide, wanted: InjectionConfig, markers: Markers, window: Window, schedule: Schedule
 ) -> Experiment:
     """Type the slide, find donors, cut the window, fit the dynamics.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from cifm_cli.data.trajectory import cell_names, write_trajectory
+from cifm_cli.data.writers.trajectory import cell_names, write_trajectory
 from cifm_cli.report import html
 from cifm_cli.simulation import figures, summary
 from cifm_cli.simulation.experiment import CONTROL, TREATED

@@ -9,7 +9,7 @@ from cifm_cli import provenance
 from cifm_cli.celltype.markers import load_markers
 from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
-from cifm_cli.inference.engine import load_engine
+from cifm_cli.inference.loaded_model import load_model
 from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.report.terminal import progress, say, table, warn
 from cifm_cli.simulation import outputs, summary
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_cli.data.slide import Slide
-    from cifm_cli.inference.engine import Engine
+    from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.simulation.dynamics import Schedule
-    from cifm_cli.simulation.experiment import Course, Experiment, Wanted
+    from cifm_cli.simulation.experiment import Course, Experiment, InjectionConfig
     from cifm_cli.simulation.window import Box, Window
 
 INJECTED_SHARE: Final = 0.02  # of the cells of the window, when the user names no number
@@ -54,7 +54,7 @@ class Request:
     slide: Path
     model: Path
     out: Path
-    wanted: Wanted
+    wanted: InjectionConfig
     count: int | None
     schedule: Schedule
     replicates: int
@@ -80,7 +80,7 @@ def run_simulation(request: Request) -> dict[str, Any]:
     """
     _check_folder(request.out)
     markers = load_markers(request.markers)
-    engine = load_engine(request.model, request.backend, request.device)
+    engine = load_model(request.model, request.backend, request.device)
     slide = engine.fit_slide(open_slide(request.slide))
     window = choose_window(slide.xy_um, request.crop_um, request.max_cells)
     say_window(slide, window)
@@ -116,7 +116,7 @@ def say_window(slide: Slide, window: Window) -> None:
     )
 
 
-def say_plan(engine: Engine, experiment: Experiment, count: int, replicates: int) -> None:
+def say_plan(engine: LoadedModel, experiment: Experiment, count: int, replicates: int) -> None:
     """Tell what is going to happen."""
     schedule, donors = experiment.dynamics.schedule, experiment.donors
     num_donors = donors.counts.shape[0]
@@ -129,7 +129,7 @@ def say_plan(engine: Engine, experiment: Experiment, count: int, replicates: int
 
 
 def describe(
-    request: Request, engine: Engine, experiment: Experiment, courses: Sequence[Course], count: int
+    request: Request, engine: LoadedModel, experiment: Experiment, courses: Sequence[Course], count: int
 ) -> dict[str, Any]:
     """Content of `simulation.json`."""
     schedule, names = request.schedule, experiment.typer.names

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.inference.engine import Engine
+    from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.inference.predict import Prediction
 
 MOST_STATES: Final = 40
@@ -102,7 +102,7 @@ class States:
         return donors
 
 
-def fit_states(engine: Engine, tissue: Slide, share: float, seed: int) -> States:
+def fit_states(engine: LoadedModel, tissue: Slide, share: float, seed: int) -> States:
     """Sort the cells of an untouched tissue into states, the model's own where it has some.
 
     Args:
@@ -138,7 +138,7 @@ def fit_states(engine: Engine, tissue: Slide, share: float, seed: int) -> States
     return States(counts, depths, members, reader)
 
 
-def _own_states(engine: Engine, tissue: Slide, expression: csr_matrix, head: ResidualHead) -> NDArray[np.int64]:
+def _own_states(engine: LoadedModel, tissue: Slide, expression: csr_matrix, head: ResidualHead) -> NDArray[np.int64]:
     """State of every cell, by the model's profiles."""
     genes = torch.from_numpy(engine.panel(tissue).vocabulary_rows).to(engine.device)
     cells = to_expression(expression, genes.cpu().numpy(), torch.float32).to(engine.device)

@@ -17,7 +17,7 @@ import torch
 from cifm_backends import BackendUnavailableError
 from cifm_cli.errors import CifmError, StopRequested, unwinding
 from cifm_cli.training import loop
-from cifm_cli.training.processes import LostContactError, check_shares, find_meeting_point, find_place
+from cifm_cli.training.distributed import LostContactError, check_shares, find_meeting_point, find_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from types import FrameType
 
-    from cifm_cli.training.run import Setup
+    from cifm_cli.training.session import Setup
 
 GRACE = 20.0  # seconds that the others have to end by themselves when one has failed
 DONE, STOPPED, FAILED, LOST = "done", "stopped", "failed", "lost"

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from cifm_cli import provenance
-from cifm_cli.data.ahead import made_ahead
+from cifm_cli.data.prefetch import made_ahead
 from cifm_cli.errors import POLITE_KILLS, CifmError, StopRequested
 from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
 from cifm_cli.model.precision import computing_in
 from cifm_cli.report.terminal import progress, say
 from cifm_cli.training import schedule
-from cifm_cli.training.fitted import fit_head
-from cifm_cli.training.processes import join
-from cifm_cli.training.run import RECIPE_FILE, Run, Setup, open_run
-from cifm_cli.training.side_by_side import side_by_side
+from cifm_cli.training.distributed import join
+from cifm_cli.training.initialise import fit_head
+from cifm_cli.training.session import RECIPE_FILE, Run, Setup, open_run
+from cifm_cli.training.threads import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

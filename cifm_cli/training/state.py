@@ -13,7 +13,7 @@ from cifm_cli import keys
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import load_tensors, save_tensors
 from cifm_cli.report.terminal import warn
-from cifm_cli.training.began import Began
+from cifm_cli.training.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,7 @@ def save_state(
     parts: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
     position: Position,
-    began: Began,
+    began: RunSpec,
     keep: int,
 ) -> None:
     """Write a training state, whole or not at all, and then remove the old ones.
@@ -85,7 +85,7 @@ def save_state(
         old.unlink()
 
 
-def load_began(folder: Path) -> Began:
+def load_began(folder: Path) -> RunSpec:
     """How a run began.
 
     Args:
@@ -97,7 +97,7 @@ def load_began(folder: Path) -> Began:
     Raises:
         CifmError: There is none.
     """
-    return Began.from_json(_newest_whole(folder, quiet=True)[2]["began"])
+    return RunSpec.from_json(_newest_whole(folder, quiet=True)[2]["began"])
 
 
 def load_state(folder: Path, parts: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer) -> Position:

@@ -84,7 +84,7 @@ def test_several_processes_write_the_same_file(cifm, workspace: Path) -> None:
 
 
 def test_a_process_that_dies_is_an_error(cifm, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cifm_cli.embedding import together
+    from cifm_cli.embedding import parallel as together
 
     monkeypatch.setattr(together, "_work", _die)
     code, _, err = cifm("embed", "--devices", 2)

@@ -52,7 +52,7 @@ def train_small(folder: Path, name: str, settings: Sequence[str] = (), **further
     """A run of three steps on the slide of the workspace."""
     from cifm_cli import recipe
     from cifm_cli.training.loop import train
-    from cifm_cli.training.run import Setup
+    from cifm_cli.training.session import Setup
 
     small = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64", *settings]
     resolved = recipe.load(recipe.find("demo"), small)

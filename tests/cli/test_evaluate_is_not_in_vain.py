@@ -17,7 +17,7 @@ def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory
     """A workspace with a prepared slide, one without a test region, and a small run."""
     from cifm_cli import recipe
     from cifm_cli.training.loop import train
-    from cifm_cli.training.run import Setup
+    from cifm_cli.training.session import Setup
 
     folder = tmp_path_factory.mktemp("in_vain")
     slide = ad.read_h5ad(prepared_synthetic)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from cifm_cli import keys
-from cifm_cli.inference.infer import far_apart
 from cifm_cli.inference.predict import Prediction
+from cifm_cli.inference.predict_slide import far_apart
 
 
 def save_run(tables: dict, slide: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cifm_cli import keys
-from cifm_cli.data.embedded import write_embedded
+from cifm_cli.data.writers.embedded import write_embedded
 
 PREDICTORS = [
     keys.MICROENVIRONMENT,

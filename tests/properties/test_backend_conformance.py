@@ -11,8 +11,8 @@ import torch
 import cifm_backends
 from cifm_backends.base import EdgeTerms, EdgeValues, Graph, Messages, NodeTerms
 from cifm_backends.conformance import check
+from cifm_backends.conformance_cases import Inputs, cases, draw
 from cifm_backends.torch_reference import TorchBackend
-from cifm_backends.trials import Inputs, cases, draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data import counts as counts_module
-from cifm_cli.data.counts import in_memory, row_blocks, row_ranges, stored_counts
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.prepare import prepare_download
-from cifm_cli.data.spool import Spool
+from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.readers import counts as counts_module
+from cifm_cli.data.readers.base import PrepareConfig
+from cifm_cli.data.readers.counts import in_memory, row_blocks, row_ranges, stored_counts
+from cifm_cli.data.writers.row_buffer import Spool
 from cifm_cli.errors import CifmError
 
 lengths = st.lists(st.integers(0, 9), min_size=1, max_size=40)
@@ -82,7 +82,7 @@ def test_the_size_of_blocks_does_not_change_a_slide(
     slides = []
     for out, size in (("whole", 1 << 22), ("blocks", most * 97)):
         monkeypatch.setattr(counts_module, "BLOCK_NONZEROS", size)
-        options = PrepareOptions(out=tmp_path / out)
+        options = PrepareConfig(out=tmp_path / out)
         slides.append(
             [ad.read_h5ad(prepare_download(one, options).path) for one in (xenium_download, tmp_path / "t.h5ad")]
         )
@@ -104,7 +104,7 @@ def test_a_bad_count_is_found_in_any_block(tmp_path: Path, row: int, bad: float)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counts_module, "BLOCK_NONZEROS", 20)
         with pytest.raises(CifmError, match=rf"in cell 'c{row}', gene"):
-            prepare_download(tmp_path / "bad.h5ad", PrepareOptions(out=tmp_path / "out"))
+            prepare_download(tmp_path / "bad.h5ad", PrepareConfig(out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

@@ -35,7 +35,7 @@ from cifm_cli.evaluation.distribution_report import distribution_table
 from cifm_cli.evaluation.intervals import spatial_blocks
 from cifm_cli.evaluation.predictors import ModelPredictor, hidden_rows, infer_rounds
 from cifm_cli.evaluation.protocols import Round, hide
-from cifm_cli.inference.engine import Engine
+from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import Checkpoint
 from cifm_cli.model.network import Network
 from cifm_cli.model.states import fit_states
@@ -51,7 +51,7 @@ def slide(prepared_synthetic: Path) -> Slide:
 
 
 @pytest.fixture(scope="module")
-def engine(slide: Slide) -> Engine:
+def engine(slide: Slide) -> LoadedModel:
     recipe = parse({"model": {"width": 16}, "objective": {"states": 6}, "data": {"tile_cells": 64}}, "test")
     with seeded_torch(0, "network"):
         network = Network(slide.num_genes, recipe)
@@ -59,16 +59,16 @@ def engine(slide: Slide) -> Engine:
             weight.data.add_(0.05 * torch.randn_like(weight))
     network.head.states.fill(*fit_states(slide.expression(slide.region("train"), 10_000.0), 6, seed=0))
     checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
-    return Engine(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
+    return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def bench(slide: Slide, engine: Engine) -> Bench:
+def bench(slide: Slide, engine: LoadedModel) -> Bench:
     return set_up_bench(slide, [engine], 0)
 
 
 @pytest.fixture(scope="module")
-def book(bench: Bench, engine: Engine) -> StateBook:
+def book(bench: Bench, engine: LoadedModel) -> StateBook:
     found = open_states(bench, engine)
     assert found is not None
     return found
@@ -190,7 +190,7 @@ def test_without_training_cells_the_visible_ones_speak(book: StateBook) -> None:
     assert np.isin(drawn_from_the_training_cells(book, part), part.visible).all()
 
 
-def test_the_whole_judgement(bench: Bench, engine: Engine, book: StateBook, rounds: list[Round]) -> None:
+def test_the_whole_judgement(bench: Bench, engine: LoadedModel, book: StateBook, rounds: list[Round]) -> None:
     tuning = hide("scattered", bench.slide.xy_um, bench.slide.region("validation"), bench.radius_um, 0)[:2]
     rows = hidden_rows(rounds)
     states = infer_rounds(ModelPredictor("model", engine), bench, rounds, {}).states

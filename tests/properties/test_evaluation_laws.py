@@ -20,7 +20,7 @@ from cifm_cli.evaluation.context import Estimate, Example, Practice, Settings
 from cifm_cli.evaluation.plan import plan_rounds
 from cifm_cli.evaluation.predictors import BaselinePredictor, ModelPredictor, Predictor, hidden_rows, infer_rounds
 from cifm_cli.evaluation.protocols import BLOCK_RADII, GEOMETRIES, Round, distance_to_visible, hide
-from cifm_cli.inference.engine import Engine
+from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import Checkpoint
 from cifm_cli.model.network import Network
 from cifm_cli.provenance import numpy_generator, seeded_torch
@@ -35,14 +35,14 @@ def slide(prepared_synthetic: Path) -> Slide:
 
 
 @pytest.fixture(scope="module")
-def engine(slide: Slide) -> Engine:
+def engine(slide: Slide) -> LoadedModel:
     recipe = parse({"model": {"width": 16}, "data": {"tile_cells": 64}}, "test")
     with seeded_torch(0, "network"):
         network = Network(slide.num_genes, recipe)
         for weight in network.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
     checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
-    return Engine(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
+    return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def scored_rounds(bench: Bench, geometry: str, region: str) -> list[Round]:
 
 
 @pytest.mark.parametrize(("geometry", "region"), PROTOCOLS)
-def test_no_predictor_sees_what_is_hidden(slide: Slide, engine: Engine, geometry: str, region: str) -> None:
+def test_no_predictor_sees_what_is_hidden(slide: Slide, engine: LoadedModel, geometry: str, region: str) -> None:
     bench = set_up_bench(slide, [engine], SEED)
     predictors = [ModelPredictor("model", engine), *(BaselinePredictor(baseline) for baseline in BASELINES)]
     for part in scored_rounds(bench, geometry, region)[:1]:
@@ -138,7 +138,7 @@ def test_no_predictor_sees_what_is_hidden(slide: Slide, engine: Engine, geometry
 
 @pytest.mark.parametrize(("geometry", "region"), [("scattered", "train"), ("scattered", "all"), ("region", "train")])
 def test_no_predictor_sees_what_a_piece_of_a_large_region_hides(
-    slide: Slide, engine: Engine, geometry: str, region: str, monkeypatch: pytest.MonkeyPatch
+    slide: Slide, engine: LoadedModel, geometry: str, region: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cifm_cli.evaluation.plan.MOST_SEEN", 0)
     monkeypatch.setattr("cifm_cli.evaluation.plan.MOST_VALUES", 40 * slide.num_genes)
@@ -154,13 +154,13 @@ def test_no_predictor_sees_what_a_piece_of_a_large_region_hides(
 @pytest.mark.parametrize(
     "predictor", [Peeping(), DepthReader(), PeepingPractice(Blend())], ids=lambda predictor: predictor.name
 )
-def test_a_leak_is_caught(slide: Slide, engine: Engine, predictor: Predictor, geometry: str, region: str) -> None:
+def test_a_leak_is_caught(slide: Slide, engine: LoadedModel, predictor: Predictor, geometry: str, region: str) -> None:
     bench = set_up_bench(slide, [engine], SEED)
     assert leaks(predictor, bench, scored_rounds(bench, geometry, region)[0])
 
 
 @pytest.mark.parametrize(("geometry", "region"), PROTOCOLS)
-def test_nobody_is_tuned_on_what_is_scored(slide: Slide, engine: Engine, geometry: str, region: str) -> None:
+def test_nobody_is_tuned_on_what_is_scored(slide: Slide, engine: LoadedModel, geometry: str, region: str) -> None:
     bench = set_up_bench(slide, [engine], SEED)
     plan = plan_rounds(bench, geometry, region, "validation", None)
     tuned, scored = (np.concatenate([part.hidden for part in rounds]) for rounds in plan)
@@ -173,7 +173,9 @@ def test_nobody_is_tuned_on_what_is_scored(slide: Slide, engine: Engine, geometr
 
 
 @pytest.mark.parametrize(("geometry", "region"), [("scattered", "test"), ("region", "test"), *PROTOCOLS[-2:]])
-def test_nothing_that_is_scored_changes_what_is_tuned(slide: Slide, engine: Engine, geometry: str, region: str) -> None:
+def test_nothing_that_is_scored_changes_what_is_tuned(
+    slide: Slide, engine: LoadedModel, geometry: str, region: str
+) -> None:
     bench = set_up_bench(slide, [engine], SEED)
     plan = plan_rounds(bench, geometry, region, "validation", None)
     other = replace(bench, slide=with_other_hidden_cells(bench.slide, hidden_rows(plan.scored)))
@@ -186,7 +188,7 @@ def test_nothing_that_is_scored_changes_what_is_tuned(slide: Slide, engine: Engi
 
 @pytest.mark.parametrize("geometry", ["scattered", "region"])
 def test_cells_tuned_on_in_the_region_that_is_scored_are_not_scored(
-    slide: Slide, engine: Engine, geometry: str
+    slide: Slide, engine: LoadedModel, geometry: str
 ) -> None:
     bench = set_up_bench(replace(slide, split=np.where(slide.split == 1, 0, slide.split)), [engine], SEED)
     plan = plan_rounds(bench, geometry, "train", "train", None)
@@ -199,7 +201,7 @@ def test_cells_tuned_on_in_the_region_that_is_scored_are_not_scored(
 
 @pytest.mark.parametrize("geometry", ["scattered", "region"])
 def test_a_round_too_large_for_memory_is_scored_in_part(
-    slide: Slide, engine: Engine, geometry: str, monkeypatch: pytest.MonkeyPatch
+    slide: Slide, engine: LoadedModel, geometry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = set_up_bench(slide, [engine], SEED)
     whole = plan_rounds(bench, geometry, "train", "validation", None).scored[0]
@@ -210,7 +212,7 @@ def test_a_round_too_large_for_memory_is_scored_in_part(
     assert np.array_equal(part.visible, whole.visible)
 
 
-def test_the_whole_region_is_seen_from_outside_but_not_from_the_buffer(slide: Slide, engine: Engine) -> None:
+def test_the_whole_region_is_seen_from_outside_but_not_from_the_buffer(slide: Slide, engine: LoadedModel) -> None:
     buffered = replace(slide, split=np.where(np.arange(slide.num_cells) % 7 == 0, 3, slide.split).astype(np.int8))
     bench = set_up_bench(buffered, [engine], SEED)
     plan = plan_rounds(bench, "whole", "test", "validation", None)
@@ -271,7 +273,7 @@ def test_another_seed_hides_other_cells_and_the_same_seed_the_same(slide: Slide)
         assert not np.array_equal(first, other)
 
 
-def test_cells_of_other_regions_do_not_exist(slide: Slide, engine: Engine) -> None:
+def test_cells_of_other_regions_do_not_exist(slide: Slide, engine: LoadedModel) -> None:
     """Changing every cell of the validation region changes nothing in the test region."""
     bench = set_up_bench(slide, [engine], SEED)
     other = replace(bench, slide=with_other_hidden_cells(bench.slide, slide.region("validation")))
@@ -282,7 +284,7 @@ def test_cells_of_other_regions_do_not_exist(slide: Slide, engine: Engine) -> No
         assert np.array_equal(first.mean, second.mean), predictor.name
 
 
-def test_rounds_are_put_together_in_slide_order(slide: Slide, engine: Engine) -> None:
+def test_rounds_are_put_together_in_slide_order(slide: Slide, engine: LoadedModel) -> None:
     bench = set_up_bench(slide, [engine], SEED)
     rounds = rounds_of(slide, "scattered")
     predictor = BaselinePredictor(BASELINES[2])

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import cifm_backends
+from cifm_cli.data.counts_source import MemoryCounts
 from cifm_cli.data.slide import Slide, open_slide
-from cifm_cli.data.sources import MemoryCounts
 from cifm_cli.inference import encode
 from cifm_cli.inference.encode import encode_cells
-from cifm_cli.inference.engine import Engine
-from cifm_cli.inference.infer import infer_blocks
+from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.inference.predict import add_places, predict_cells
+from cifm_cli.inference.predict_slide import infer_blocks
 from cifm_cli.model.checkpoint import Checkpoint
 from cifm_cli.model.network import Network
 from cifm_cli.provenance import numpy_generator, seeded_torch
@@ -33,14 +33,14 @@ FORMS = {
 }
 
 
-def make_engine(slide: Slide, form: str, tile_cells: int, backend: str = "torch") -> Engine:
+def make_engine(slide: Slide, form: str, tile_cells: int, backend: str = "torch") -> LoadedModel:
     recipe = parse({**FORMS[form], "data": {"tile_cells": tile_cells}}, form)
     with seeded_torch(0, "network"):
         network = Network(slide.num_genes, recipe)
         for weight in network.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
     checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
-    return Engine(checkpoint, cifm_backends.select(backend, "cpu"), torch.device("cpu"))
+    return LoadedModel(checkpoint, cifm_backends.select(backend, "cpu"), torch.device("cpu"))
 
 
 def relative(first: np.ndarray, second: np.ndarray) -> float:

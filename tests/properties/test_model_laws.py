@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array, vstack
 
 from cifm_backends.torch_reference import TorchBackend
-from cifm_cli.data.graph import Shell, radius_graph, shells, subgraph, whole, without_edges
+from cifm_cli.data.graph import LayerGraph, radius_graph, shells, subgraph, whole, without_edges
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.data.tiles import Tile, Tiler
 from cifm_cli.model.heads import ResidualHead
@@ -85,7 +85,7 @@ def error(first: Output, second: Output) -> float:
     return max(apart(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None)
 
 
-def everyone(slide: Slide, form: str) -> tuple[list[Shell], Expression]:
+def everyone(slide: Slide, form: str) -> tuple[list[LayerGraph], Expression]:
     """All cells, all visible, as the encoder reads them."""
     recipe, panel = make_recipe(form), match_panel(slide, slide.gene_ids)
     graph = radius_graph(slide.xy_um, slide.radius_um, self_loops=recipe.model.self_loops, dtype=torch.float64)

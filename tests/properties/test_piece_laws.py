@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 import cifm_backends
-from cifm_cli.data.hilbert import hilbert_order
+from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.evaluation.baselines import BASELINES
 from cifm_cli.evaluation.bench import Bench, set_up_bench
@@ -18,7 +18,7 @@ from cifm_cli.evaluation.piece import around, hide_around
 from cifm_cli.evaluation.plan import PIECE, Plan, plan_rounds
 from cifm_cli.evaluation.predictors import BaselinePredictor, ModelPredictor
 from cifm_cli.evaluation.protocols import Round, hide
-from cifm_cli.inference.engine import Engine
+from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import Checkpoint
 from cifm_cli.model.network import Network
 from cifm_cli.provenance import numpy_generator, seeded_torch
@@ -39,18 +39,18 @@ def slide() -> Slide:
 
 
 @pytest.fixture(scope="module")
-def engine(slide: Slide) -> Engine:
+def engine(slide: Slide) -> LoadedModel:
     recipe = parse({"model": {"width": 16}, "data": {"tile_cells": 64}}, "test")
     with seeded_torch(0, "network"):
         network = Network(GENES, recipe)
         for weight in network.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
     checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
-    return Engine(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
+    return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
 
 
 @pytest.fixture
-def bench(slide: Slide, engine: Engine) -> Bench:
+def bench(slide: Slide, engine: LoadedModel) -> Bench:
     return set_up_bench(slide, [engine], SEED)
 
 
@@ -92,7 +92,9 @@ def test_a_user_who_names_rounds_gets_the_whole_region(bench: Bench) -> None:
 
 @pytest.mark.usefixtures("too_large")
 @pytest.mark.parametrize("geometry", ["scattered", "region", "region_10"])
-def test_nobody_infers_anything_else_from_the_rest_of_the_region(bench: Bench, engine: Engine, geometry: str) -> None:
+def test_nobody_infers_anything_else_from_the_rest_of_the_region(
+    bench: Bench, engine: LoadedModel, geometry: str
+) -> None:
     """Whoever is further from the piece than its margin changes no prediction."""
     rows = bench.slide.region("test")
     part = plan(bench, geometry, "test").scored[0]

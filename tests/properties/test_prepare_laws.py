@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.genes import plan_genes
-from cifm_cli.data.hilbert import hilbert_order
-from cifm_cli.data.prepare import prepare_download
-from cifm_cli.data.regions import regional_split
+from cifm_cli.data.prepare.genes import plan_genes
+from cifm_cli.data.prepare.order import hilbert_order
+from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.prepare.splits import regional_split
+from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.data.slide import open_slide
-from cifm_cli.data.synthetic import SyntheticTruth, write_xenium
 from cifm_cli.errors import CifmError
+from cifm_cli.synthetic.downloads import SyntheticTruth, write_xenium
 
 coordinates = st.lists(
     st.tuples(st.floats(-1e4, 1e4, width=32), st.floats(-1e4, 1e4, width=32)), min_size=1, max_size=60
@@ -43,7 +43,7 @@ def copy(download: tuple[Path, SyntheticTruth], tmp_path: Path) -> Path:
 
 
 def prepared(folder: Path, out: Path) -> ad.AnnData:
-    return ad.read_h5ad(prepare_download(folder, PrepareOptions(out=out, force=True)).path)
+    return ad.read_h5ad(prepare_download(folder, PrepareConfig(out=out, force=True)).path)
 
 
 @given(coordinates)
@@ -92,7 +92,7 @@ def test_summing_features_conserves_counts(genes: list[int], seed: int) -> None:
 
 def test_nothing_is_lost_but_what_is_reported(download: tuple[Path, SyntheticTruth], tmp_path: Path) -> None:
     folder, truth = download
-    result = prepare_download(folder, PrepareOptions(out=tmp_path))
+    result = prepare_download(folder, PrepareConfig(out=tmp_path))
     slide, report = ad.read_h5ad(result.path), result.report
     assert report["cells"]["in"] == report["cells"]["kept"] + sum(report["cells"]["dropped"].values())
     dropped_genes = sum(part["count"] for part in report["genes"]["dropped"].values())
@@ -171,7 +171,7 @@ def test_preparing_an_h5ad_of_a_slide_gives_the_slide(copy: Path, tmp_path: Path
     plain = first.copy()
     del plain.uns[keys.CIFM]
     plain.write_h5ad(tmp_path / "plain.h5ad")
-    result = prepare_download(tmp_path / "plain.h5ad", PrepareOptions(out=tmp_path / "again", radius_um=20.0))
+    result = prepare_download(tmp_path / "plain.h5ad", PrepareConfig(out=tmp_path / "again", radius_um=20.0))
     again, slide = ad.read_h5ad(result.path), open_slide(result.path)
     assert again.obs_names.tolist() == first.obs_names.tolist()
     assert (again.X != first.X).nnz == 0
@@ -197,6 +197,6 @@ def test_damage_is_refused_or_harmless_never_a_traceback(
     (copy / name).write_bytes(damaged)
     out = tmp_path / "fuzz"
     with suppress(CifmError):
-        prepare_download(copy, PrepareOptions(out=out, force=True))
+        prepare_download(copy, PrepareConfig(out=out, force=True))
     (copy / name).write_bytes(whole)
     assert not list(out.glob(".*partial*"))

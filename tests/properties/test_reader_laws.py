@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.spatial.distance import pdist
 
-from cifm_cli.data.counts import in_memory
-from cifm_cli.data.download import Download, PrepareOptions, Reader
-from cifm_cli.data.spaceranger import fit_grid
-from cifm_cli.data.table_reader import TABLE
-from cifm_cli.data.visium import VISIUM, derive_scale
-from cifm_cli.data.visium_hd import VISIUM_HD
+from cifm_cli.data.readers.base import Download, PrepareConfig, Reader
+from cifm_cli.data.readers.counts import in_memory
+from cifm_cli.data.readers.spaceranger import fit_grid
+from cifm_cli.data.readers.table import TABLE
+from cifm_cli.data.readers.visium import VISIUM, derive_scale
+from cifm_cli.data.readers.visium_hd import VISIUM_HD
 from cifm_cli.errors import CifmError
 
 ROWS, COLUMNS = 12, 14
@@ -96,8 +96,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def read(reader: Reader, folder: Path) -> Download:
     if reader is TABLE:
-        return TABLE.read(folder / "counts.csv", PrepareOptions(cells=folder / "cells.csv"))
-    return reader.read(folder, PrepareOptions())
+        return TABLE.read(folder / "counts.csv", PrepareConfig(cells=folder / "cells.csv"))
+    return reader.read(folder, PrepareConfig())
 
 
 def same_cells(one: Download, other: Download) -> bool:

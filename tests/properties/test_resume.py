@@ -19,9 +19,9 @@ from cifm_cli.model.checkpoint import load_checkpoint, load_tensors
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.recipe_sections import ObjectiveRecipe
 from cifm_cli.training import loop
-from cifm_cli.training.fitted import fit_head
-from cifm_cli.training.processes import Processes
-from cifm_cli.training.run import Setup, open_run
+from cifm_cli.training.distributed import Processes
+from cifm_cli.training.initialise import fit_head
+from cifm_cli.training.session import Setup, open_run
 from cifm_cli.training.state import list_states, load_began
 
 
@@ -259,7 +259,9 @@ def test_a_state_of_another_network_is_refused(prepared_synthetic: Path, tmp_pat
     loop.train(make_setup(prepared_synthetic, tmp_path / "run", make_recipe()))
     began = load_began(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cifm_cli.training.run.load_began", lambda _: replace(began, vocabulary=began.vocabulary[:50]))
+        patch.setattr(
+            "cifm_cli.training.session.load_began", lambda _: replace(began, vocabulary=began.vocabulary[:50])
+        )
         with pytest.raises(CifmError, match="does not fit the network"):
             loop.train(make_setup(prepared_synthetic, tmp_path / "run", resume=True))
 

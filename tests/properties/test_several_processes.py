@@ -17,7 +17,7 @@ from cifm_cli.errors import CifmError, StopRequested
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.training import loop
 from cifm_cli.training.launch import launch
-from cifm_cli.training.run import Setup
+from cifm_cli.training.session import Setup
 from cifm_cli.training.state import list_states
 
 STEPS = 12  # that are compared, of many more: the run is killed long before its end

@@ -12,14 +12,14 @@ from scipy.spatial import cKDTree
 import cifm_backends
 from cifm_cli.celltype.markers import load_markers
 from cifm_cli.data.slide import Slide, open_slide
-from cifm_cli.inference.engine import Engine
+from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import Checkpoint
 from cifm_cli.model.masking import reach_um
 from cifm_cli.model.network import Network
 from cifm_cli.provenance import seeded_torch
 from cifm_cli.recipe import parse
 from cifm_cli.simulation.dynamics import Schedule
-from cifm_cli.simulation.experiment import Course, Experiment, Wanted, prepare_experiment
+from cifm_cli.simulation.experiment import Course, Experiment, InjectionConfig, prepare_experiment
 from cifm_cli.simulation.window import choose_window
 
 FORMS = ("state", "sample", "mean", "gated")
@@ -32,7 +32,7 @@ def slide(prepared_synthetic: Path) -> Slide:
 
 
 @pytest.fixture(scope="module")
-def engine(slide: Slide) -> Engine:
+def engine(slide: Slide) -> LoadedModel:
     """A network of random weights on top of a plain average of the neighbours."""
     recipe = parse(
         {"model": {"width": 16, "encoder_layers": 1, "decoder_layers": 1}, "objective": {"cutoff": 2.0}}, "test"
@@ -42,17 +42,17 @@ def engine(slide: Slide) -> Engine:
         for weight in network.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
     checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
-    return Engine(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
+    return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
 
 
-def prepare(engine: Engine, slide: Slide, form: str, seed: int = 0) -> Experiment:
+def prepare(engine: LoadedModel, slide: Slide, form: str, seed: int = 0) -> Experiment:
     window = choose_window(slide.xy_um, None, 500)
     schedule = Schedule(STEPS, 0.2, form, seed)
-    return prepare_experiment(engine, slide, Wanted("tcell"), load_markers(), window, schedule)
+    return prepare_experiment(engine, slide, InjectionConfig("tcell"), load_markers(), window, schedule)
 
 
 @pytest.fixture(scope="module", params=FORMS)
-def experiment(request: pytest.FixtureRequest, engine: Engine, slide: Slide) -> Experiment:
+def experiment(request: pytest.FixtureRequest, engine: LoadedModel, slide: Slide) -> Experiment:
     return prepare(engine, slide, request.param)
 
 
@@ -76,7 +76,7 @@ def test_without_injection_the_arms_are_identical_bit_for_bit(experiment: Experi
 
 
 def test_the_same_seed_gives_the_same_bit_for_bit(
-    engine: Engine, slide: Slide, experiment: Experiment, courses: list[Course]
+    engine: LoadedModel, slide: Slide, experiment: Experiment, courses: list[Course]
 ) -> None:
     again = prepare(engine, slide, experiment.dynamics.schedule.form).run(10, 1)
     assert all(same(first, second) for first, second in zip(courses, again, strict=True))
@@ -127,7 +127,7 @@ def test_an_injected_cell_matters_only_within_reach(experiment: Experiment) -> N
         assert apart[~far].max() > 1e-3
 
 
-def test_replicates_differ_and_are_apart_from_each_other(engine: Engine, slide: Slide) -> None:
+def test_replicates_differ_and_are_apart_from_each_other(engine: LoadedModel, slide: Slide) -> None:
     experiment = prepare(engine, slide, "state")
     three = experiment.run(5, 2)
     assert [(course.arm, course.replicate) for course in three] == [

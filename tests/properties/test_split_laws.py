@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from cifm_cli import keys
-from cifm_cli.data.regions import Split, empty_note, random_blocks, strips
+from cifm_cli.data.prepare.splits import Split, empty_note, random_blocks, strips
 from cifm_cli.data.slide import open_slide
 
 TRAIN, VALIDATION, TEST, BUFFER = range(4)

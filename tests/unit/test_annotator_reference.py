@@ -21,8 +21,8 @@ from cifm_cli.celltype.fitting import (
     report_table,
     train_classifier,
 )
+from cifm_cli.celltype.labelled_cells import Labelled, read_labelled
 from cifm_cli.celltype.reference import ReferenceClassifier, describe, load_classifier, open_reference, save_classifier
-from cifm_cli.data.reference import Labelled, read_labelled
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator

@@ -13,9 +13,9 @@ from scipy.sparse import csr_matrix, vstack
 from cifm_cli.celltype.base import UNASSIGNED
 from cifm_cli.celltype.markers import load_markers
 from cifm_cli.celltype.typer import MarkerTyper, fit_typer
-from cifm_cli.data.counts import in_memory
+from cifm_cli.data.readers.counts import in_memory
+from cifm_cli.data.readers.tenx import read_matrix
 from cifm_cli.data.slide import log_normalise, open_slide
-from cifm_cli.data.tenx import read_matrix
 from cifm_cli.provenance import numpy_generator
 
 SYMBOLS = tuple(f"G{i}" for i in range(12))

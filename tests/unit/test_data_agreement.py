@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.naming import name_notes
-from cifm_cli.data.prepare import prepare_download
-from cifm_cli.data.symbols import packaged_symbols
+from cifm_cli.data.prepare.gene_id_checks import name_notes
+from cifm_cli.data.prepare.gene_symbols import packaged_symbols
+from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.errors import CifmError
 
 CELLS, GENES = 60, 15
@@ -40,7 +40,7 @@ def slide(tmp_path: Path) -> ad.AnnData:
 def remarks(slide: ad.AnnData, tmp_path: Path) -> tuple[list[str], list[str]]:
     """Notes and warnings that an `.h5ad` gets."""
     slide.write_h5ad(tmp_path / "slide.h5ad")
-    report = prepare_download(tmp_path / "slide.h5ad", PrepareOptions(out=tmp_path / "prepared", force=True)).report
+    report = prepare_download(tmp_path / "slide.h5ad", PrepareConfig(out=tmp_path / "prepared", force=True)).report
     return [note for note in report["notes"] if "symbol of another" in note], report["warnings"]
 
 
@@ -50,7 +50,7 @@ def bundle(xenium_download: Path, tmp_path: Path) -> Path:
 
 
 def prepare(bundle: Path) -> list[str]:
-    result = prepare_download(bundle, PrepareOptions(out=bundle.parent / "prepared", force=True))
+    result = prepare_download(bundle, PrepareConfig(out=bundle.parent / "prepared", force=True))
     return list(result.report["warnings"])
 
 

@@ -14,8 +14,8 @@ import pytest
 from scipy.sparse import csc_matrix, csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.prepare import PrepareResult, prepare_download
+from cifm_cli.data.prepare.pipeline import PrepareResult, prepare_download
+from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.errors import CifmError
 
 Prepare = Callable[..., tuple[ad.AnnData, PrepareResult]]
@@ -39,10 +39,10 @@ def tissue(matrix: object = None, index: list[str] | None = None, **var: list[st
 
 @pytest.fixture
 def prepare(tmp_path: Path) -> Prepare:
-    def run(slide: ad.AnnData, options: PrepareOptions | None = None) -> tuple[ad.AnnData, PrepareResult]:
+    def run(slide: ad.AnnData, options: PrepareConfig | None = None) -> tuple[ad.AnnData, PrepareResult]:
         slide.write_h5ad(tmp_path / "slide.h5ad")
         result = prepare_download(
-            tmp_path / "slide.h5ad", replace(options or PrepareOptions(), out=tmp_path / "prepared")
+            tmp_path / "slide.h5ad", replace(options or PrepareConfig(), out=tmp_path / "prepared")
         )
         return ad.read_h5ad(result.path), result
 
@@ -112,7 +112,7 @@ def test_the_table_of_the_user_goes_first(prepare: Prepare, tmp_path: Path) -> N
     assert "--gene-table" in caught.value.hint
     table = tmp_path / "genes.csv"
     table.write_text("ENSG00000000001,CD4\nENSG00000000002,second\n")
-    slide, _ = prepare(tissue(None, ["CD4", "second", "CD19"]), PrepareOptions(gene_table=table))
+    slide, _ = prepare(tissue(None, ["CD4", "second", "CD19"]), PrepareConfig(gene_table=table))
     assert slide.var_names.tolist() == ["ENSG00000000001", "ENSG00000000002", IDS[2]]
 
 
@@ -142,10 +142,10 @@ def test_a_normalised_x_is_refused_with_the_layer_to_use(prepare: Prepare) -> No
     with pytest.raises(CifmError, match=r"X: .* in cell 'cell-0', gene .* looks log-normalised") as caught:
         prepare(normalised)
     assert caught.value.hint == "the raw counts are elsewhere: --layer spliced"
-    slide, _ = prepare(normalised, PrepareOptions(layer="spliced"))
+    slide, _ = prepare(normalised, PrepareConfig(layer="spliced"))
     assert counts_in_download_order(slide) == COUNTS.tolist()
     with pytest.raises(CifmError, match="no layers/unspliced") as caught:
-        prepare(normalised, PrepareOptions(layer="unspliced", name="other"))
+        prepare(normalised, PrepareConfig(layer="unspliced", name="other"))
     assert caught.value.hint.endswith("X, spliced")
 
 
@@ -190,7 +190,7 @@ def test_a_visium_slide_from_scanpy_is_in_pixels(prepare: Prepare) -> None:
     slide.uns["spatial"] = {"library": {"scalefactors": {"spot_diameter_fullres": 89.4, "tissue_hires_scalef": 0.1}}}
     with pytest.raises(CifmError, match="image pixels"):
         prepare(slide)
-    prepared, result = prepare(slide, PrepareOptions(microns_per_pixel=2.0))
+    prepared, result = prepare(slide, PrepareConfig(microns_per_pixel=2.0))
     assert prepared.obsm[keys.SPATIAL].max() == 60.0
     assert result.report["units"]["derivation"] == "obsm['spatial'] x 2 um, as asked"
 
@@ -236,7 +236,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "slide.h5ad").read_bytes()
     (tmp_path / "slide.h5ad").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CifmError, match=r"slide.h5ad: damaged"):
-        prepare_download(tmp_path / "slide.h5ad", PrepareOptions(out=tmp_path / "prepared"))
+        prepare_download(tmp_path / "slide.h5ad", PrepareConfig(out=tmp_path / "prepared"))
 
 
 def test_a_slide_whose_parts_disagree_is_refused(tmp_path: Path) -> None:
@@ -248,10 +248,10 @@ def test_a_slide_whose_parts_disagree_is_refused(tmp_path: Path) -> None:
         file[f"obsm/{keys.SPATIAL}"] = np.zeros((7, 2))
         file[f"obsm/{keys.SPATIAL}"].attrs.update(attributes)
     with pytest.raises(CifmError, match="do not fit"):
-        prepare_download(path, PrepareOptions(out=tmp_path / "prepared"))
+        prepare_download(path, PrepareConfig(out=tmp_path / "prepared"))
 
 
 def test_a_prepared_slide_is_no_download(prepare: Prepare, tmp_path: Path) -> None:
     _, result = prepare(tissue())
     with pytest.raises(CifmError, match="prepared slide already"):
-        prepare_download(result.path, PrepareOptions(out=tmp_path / "again"))
+        prepare_download(result.path, PrepareConfig(out=tmp_path / "again"))

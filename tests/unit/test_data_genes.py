@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.genes import plan_genes, share_note, species_note, strip_version
-from cifm_cli.data.symbols import packaged_symbols, read_gene_table, read_orthologs, symbols_for
+from cifm_cli.data.prepare.gene_symbols import packaged_symbols, read_gene_table, read_orthologs, symbols_for
+from cifm_cli.data.prepare.genes import plan_genes, share_note, species_note, strip_version
 from cifm_cli.errors import CifmError
 
 GENE = "Gene Expression"

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from cifm_cli.data.hdf5 import check_arrays, open_hdf5
+from cifm_cli.data.readers.hdf5 import check_arrays, open_hdf5
 from cifm_cli.errors import CifmError
 
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data.hilbert import hilbert_distance, hilbert_order
-from cifm_cli.data.regions import regional_split
+from cifm_cli.data.prepare.order import hilbert_distance, hilbert_order
+from cifm_cli.data.prepare.splits import regional_split
 from cifm_cli.data.slide import slide_from_arrays
 from cifm_cli.data.units import check_units, isolation_note, to_micrometres
 from cifm_cli.errors import CifmError

@@ -9,7 +9,7 @@ import pytest
 from scipy.io import mmwrite
 from scipy.sparse import random
 
-from cifm_cli.data.matrix_market import read_matrix_market
+from cifm_cli.data.readers.matrix_market import read_matrix_market
 
 HEADER = "%%MatrixMarket matrix coordinate integer general\n"
 

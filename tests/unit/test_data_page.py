@@ -16,9 +16,9 @@ from PIL import Image as Picture
 
 from cifm_cli import keys
 from cifm_cli.app import main
-from cifm_cli.data import page
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.prepare import prepare_download
+from cifm_cli.data.prepare import qc_report as page
+from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.data.slide import describe
 from cifm_cli.errors import CifmError
 
@@ -116,7 +116,7 @@ def test_bars_hold_equally_many_whole_numbers(largest: int) -> None:
 
 
 def test_a_missing_page_is_made_and_a_strange_one_kept(xenium_download: Path, tmp_path: Path) -> None:
-    options = PrepareOptions(out=tmp_path, page=True)
+    options = PrepareConfig(out=tmp_path, page=True)
     slide = prepare_download(xenium_download, options).path
     written = page.page_of(slide)
     written.unlink()
@@ -133,5 +133,5 @@ def test_a_missing_page_is_made_and_a_strange_one_kept(xenium_download: Path, tm
 
 
 def test_matplotlib_waits_for_the_page() -> None:
-    code = "import sys, cifm_cli.data.prepare; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, cifm_cli.data.prepare.pipeline; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

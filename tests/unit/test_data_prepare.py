@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from cifm_cli import keys
-from cifm_cli.data.batch import Task, prepare_all
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.prepare import prepare_download, recognise, slide_name
+from cifm_cli.data.prepare.batch import Task, prepare_all
+from cifm_cli.data.prepare.pipeline import prepare_download, recognise, slide_name
+from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.data.slide import describe
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import hash_file
@@ -27,11 +27,11 @@ def download(xenium_download: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> PrepareOptions:
-    return PrepareOptions(out=tmp_path / "prepared")
+def options(tmp_path: Path) -> PrepareConfig:
+    return PrepareConfig(out=tmp_path / "prepared")
 
 
-def test_a_second_run_is_up_to_date(download: Path, options: PrepareOptions) -> None:
+def test_a_second_run_is_up_to_date(download: Path, options: PrepareConfig) -> None:
     first = prepare_download(download, options)
     stamp = first.path.stat().st_mtime_ns
     second = prepare_download(download, options)
@@ -42,7 +42,7 @@ def test_a_second_run_is_up_to_date(download: Path, options: PrepareOptions) -> 
 
 
 @pytest.mark.parametrize("change", [{"radius_um": 25.0}, {"condition": "tumour"}, {"crop": (0.0, 0.0, 200.0, 200.0)}])
-def test_other_options_need_force(download: Path, options: PrepareOptions, change: dict[str, object]) -> None:
+def test_other_options_need_force(download: Path, options: PrepareConfig, change: dict[str, object]) -> None:
     path = prepare_download(download, options).path
     before = hash_file(path)
     with pytest.raises(CifmError, match="made of other input or with other options") as caught:
@@ -53,7 +53,7 @@ def test_other_options_need_force(download: Path, options: PrepareOptions, chang
     assert hash_file(path) != before
 
 
-def test_changed_input_needs_force(download: Path, options: PrepareOptions) -> None:
+def test_changed_input_needs_force(download: Path, options: PrepareConfig) -> None:
     prepare_download(download, options)
     table = pd.read_parquet(download / "cells.parquet")
     table["x_centroid"] += 1.0
@@ -62,7 +62,7 @@ def test_changed_input_needs_force(download: Path, options: PrepareOptions) -> N
         prepare_download(download, options)
 
 
-def test_a_file_of_somebody_else_is_never_replaced(download: Path, options: PrepareOptions) -> None:
+def test_a_file_of_somebody_else_is_never_replaced(download: Path, options: PrepareConfig) -> None:
     options.out.mkdir()
     theirs = options.out / "tissue.h5ad"
     ad.AnnData(obs=pd.DataFrame(index=["a"])).write_h5ad(theirs)
@@ -72,7 +72,7 @@ def test_a_file_of_somebody_else_is_never_replaced(download: Path, options: Prep
     assert hash_file(theirs) == before
 
 
-def test_the_input_is_never_replaced(download: Path, options: PrepareOptions) -> None:
+def test_the_input_is_never_replaced(download: Path, options: PrepareConfig) -> None:
     path = prepare_download(download, options).path
     slide = ad.read_h5ad(path)
     del slide.uns[keys.CIFM]
@@ -84,7 +84,7 @@ def test_the_input_is_never_replaced(download: Path, options: PrepareOptions) ->
     assert hash_file(theirs) == before
 
 
-def test_inputs_are_left_as_they_were(download: Path, options: PrepareOptions) -> None:
+def test_inputs_are_left_as_they_were(download: Path, options: PrepareConfig) -> None:
     files = [path for path in download.rglob("*") if path.is_file()]
     before = {path: hash_file(path) for path in files}
     result = prepare_download(download, options)
@@ -99,7 +99,7 @@ def test_inputs_are_left_as_they_were(download: Path, options: PrepareOptions) -
     }
 
 
-def test_a_failed_run_leaves_nothing_behind(download: Path, options: PrepareOptions) -> None:
+def test_a_failed_run_leaves_nothing_behind(download: Path, options: PrepareConfig) -> None:
     (download / "cells.parquet").write_bytes(b"PAR1")
     with pytest.raises(CifmError):
         prepare_download(download, options)
@@ -107,16 +107,16 @@ def test_a_failed_run_leaves_nothing_behind(download: Path, options: PrepareOpti
 
 
 def test_names_of_slides(tmp_path: Path) -> None:
-    assert slide_name(tmp_path / "a.b" / "outs", PrepareOptions()) == "a.b"
-    assert slide_name(tmp_path / "section_1", PrepareOptions()) == "section_1"
-    assert slide_name(tmp_path / "s.h5ad", PrepareOptions()) == "s"
-    assert slide_name(tmp_path / "s.h5ad", PrepareOptions(name="tumour.h5ad")) == "tumour"
+    assert slide_name(tmp_path / "a.b" / "outs", PrepareConfig()) == "a.b"
+    assert slide_name(tmp_path / "section_1", PrepareConfig()) == "section_1"
+    assert slide_name(tmp_path / "s.h5ad", PrepareConfig()) == "s"
+    assert slide_name(tmp_path / "s.h5ad", PrepareConfig(name="tumour.h5ad")) == "tumour"
     for bad in ("", "a/b", ".hidden", "../up"):
         with pytest.raises(CifmError, match="cannot name a file"):
-            slide_name(tmp_path, PrepareOptions(name=bad))
+            slide_name(tmp_path, PrepareConfig(name=bad))
 
 
-def test_two_downloads_of_one_name_are_refused_before_any_work(download: Path, options: PrepareOptions) -> None:
+def test_two_downloads_of_one_name_are_refused_before_any_work(download: Path, options: PrepareConfig) -> None:
     with pytest.raises(CifmError, match="2 downloads would be prepared as 'tissue'"):
         prepare_all([Task(download, options), Task(download.parent / "elsewhere" / "tissue", options)])
     assert not options.out.exists()
@@ -134,11 +134,11 @@ def test_unrecognised_downloads_say_what_is_there(tmp_path: Path) -> None:
         recognise(tmp_path, "nanostring")
 
 
-def test_a_platform_insisted_on_says_what_it_misses(tmp_path: Path, options: PrepareOptions) -> None:
+def test_a_platform_insisted_on_says_what_it_misses(tmp_path: Path, options: PrepareConfig) -> None:
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(CifmError, match=r"without cell_feature_matrix.h5"):
         prepare_download(tmp_path, replace(options, platform="xenium"))
 
 
-def test_the_report_is_json(download: Path, options: PrepareOptions) -> None:
+def test_the_report_is_json(download: Path, options: PrepareConfig) -> None:
     json.dumps(prepare_download(download, options).to_json(), allow_nan=False)

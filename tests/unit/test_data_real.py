@@ -13,8 +13,8 @@ from scipy.sparse import csc_matrix, csr_matrix
 from scipy.spatial import cKDTree
 
 from cifm_cli import keys
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.prepare import prepare_download
+from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
 
@@ -29,7 +29,7 @@ XENIUM = {  # cells in, void, features in, genes kept
 @pytest.mark.parametrize("name", XENIUM)
 def test_xenium_slides(shared_data: Path, tmp_path: Path, name: str) -> None:
     num_cells, num_void, num_features, num_genes = XENIUM[name]
-    result = prepare_download(shared_data / name, PrepareOptions(out=tmp_path))
+    result = prepare_download(shared_data / name, PrepareConfig(out=tmp_path))
     report, slide = result.report, ad.read_h5ad(result.path)
     assert (report["cells"]["in"], report["genes"]["in"]) == (num_cells, num_features)
     assert report["cells"]["dropped"] == {"void (no counts)": num_void}
@@ -73,7 +73,7 @@ def test_xenium_slides(shared_data: Path, tmp_path: Path, name: str) -> None:
 
 def test_pancreas_in_pixels_is_refused(shared_data: Path, tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="too sparse for micrometres") as caught:
-        prepare_download(shared_data / "xenium_pancreas", PrepareOptions(out=tmp_path, microns_per_pixel=1 / 0.2125))
+        prepare_download(shared_data / "xenium_pancreas", PrepareConfig(out=tmp_path, microns_per_pixel=1 / 0.2125))
     assert "pixels" in caught.value.hint
 
 
@@ -81,7 +81,7 @@ def test_pancreas_in_pixels_is_refused(shared_data: Path, tmp_path: Path) -> Non
 def test_her2_sections(shared_data: Path, tmp_path: Path, name: str) -> None:
     path = shared_data / "her2_breast_st" / f"{name}.h5ad"
     source = ad.read_h5ad(path)
-    result = prepare_download(path, PrepareOptions(out=tmp_path))
+    result = prepare_download(path, PrepareConfig(out=tmp_path))
     slide = ad.read_h5ad(result.path)
     ids = source.var["gene_ids"].astype(str)
     mitochondrial = source.var_names.str.startswith("MT-")
@@ -100,7 +100,7 @@ def test_her2_sections(shared_data: Path, tmp_path: Path, name: str) -> None:
 
 def test_xenium_fixture_written_by_r(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "format_fixtures" / "spatialexperimentio_extdata" / "Xenium_small"
-    result = prepare_download(folder, PrepareOptions(out=tmp_path))
+    result = prepare_download(folder, PrepareConfig(out=tmp_path))
     slide = ad.read_h5ad(result.path)
     assert slide.shape == (6, 4)
     assert sorted(slide.obs_names) == ["1", "2", "3", "4", "5", "6"]
@@ -119,4 +119,4 @@ def test_xenium_fixture_written_by_r(shared_data: Path, tmp_path: Path) -> None:
 )
 def test_what_is_no_slide_is_refused_for_its_defect(shared_data: Path, tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(CifmError, match=words):
-        prepare_download(shared_data / name, PrepareOptions(out=tmp_path))
+        prepare_download(shared_data / name, PrepareConfig(out=tmp_path))

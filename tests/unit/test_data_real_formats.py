@@ -16,8 +16,8 @@ from scipy.sparse import csc_matrix, csr_matrix
 from scipy.spatial import cKDTree
 
 from cifm_cli import keys
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.prepare import PrepareResult, prepare_download
+from cifm_cli.data.prepare.pipeline import PrepareResult, prepare_download
+from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.errors import CifmError
 
 pytestmark = pytest.mark.data
@@ -75,7 +75,7 @@ def read_places(folder: Path) -> pd.DataFrame:
 @pytest.fixture
 def prepare(shared_data: Path, tmp_path: Path) -> Callable[..., tuple[ad.AnnData, PrepareResult]]:
     def run(name: str, **options: object) -> tuple[ad.AnnData, PrepareResult]:
-        result = prepare_download(shared_data / name, PrepareOptions(out=tmp_path, **options))
+        result = prepare_download(shared_data / name, PrepareConfig(out=tmp_path, **options))
         return ad.read_h5ad(result.path), result
 
     return run
@@ -122,7 +122,7 @@ def test_spots_are_100_um_apart_along_and_across_rows(prepare: Callable[..., tup
 @pytest.fixture(scope="module")
 def bins(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ad.AnnData:
     """The pancreas as bins of 8 um, prepared."""
-    options = PrepareOptions(out=tmp_path_factory.mktemp("bins"))
+    options = PrepareConfig(out=tmp_path_factory.mktemp("bins"))
     return ad.read_h5ad(prepare_download(shared_data / "visium_hd_like", options).path)
 
 

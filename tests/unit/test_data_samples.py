@@ -10,10 +10,10 @@ import anndata as ad
 import pytest
 
 from cifm_cli import keys
-from cifm_cli.data.batch import Failure, Task, _killed, prepare_all, refuse
 from cifm_cli.data.corpus import corpus_table, describe_corpus, is_corpus
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.sheet import read_sheet
+from cifm_cli.data.prepare.batch import Failure, Task, _killed, prepare_all, refuse
+from cifm_cli.data.prepare.samplesheet import read_sheet
+from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.errors import CifmError
 
 
@@ -28,8 +28,8 @@ def folder(xenium_download: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> PrepareOptions:
-    return PrepareOptions(out=tmp_path / "prepared", condition="normal")
+def options(tmp_path: Path) -> PrepareConfig:
+    return PrepareConfig(out=tmp_path / "prepared", condition="normal")
 
 
 def sheet(folder: Path, text: str) -> Path:
@@ -37,14 +37,14 @@ def sheet(folder: Path, text: str) -> Path:
     return folder / "samples.csv"
 
 
-def test_a_row_says_what_differs_from_the_command(folder: Path, options: PrepareOptions) -> None:
+def test_a_row_says_what_differs_from_the_command(folder: Path, options: PrepareConfig) -> None:
     text = 'download,name,condition,radius_um,crop\na,first,tumour,25,"0,0,150,150"\n,,,,\nb,,,,\n'
     tasks = read_sheet(sheet(folder, text), options)
     changed = replace(options, name="first", condition="tumour", radius_um=25.0, crop=(0.0, 0.0, 150.0, 150.0))
     assert tasks == [Task(folder / "a", changed), Task(folder / "b", options)]
 
 
-def test_every_problem_of_a_sheet_is_told_with_its_row(folder: Path, options: PrepareOptions) -> None:
+def test_every_problem_of_a_sheet_is_told_with_its_row(folder: Path, options: PrepareConfig) -> None:
     rows = ["a,x,,", "b,x,,", "absent,,,", "empty,,8.5,", ",y,,", "a,c/d,,codex"]
     text = "\n".join(["download,name,bin_um,platforms", *rows])
     with pytest.raises(CifmError) as caught:
@@ -65,7 +65,7 @@ def test_every_problem_of_a_sheet_is_told_with_its_row(folder: Path, options: Pr
     assert not options.out.exists()
 
 
-def test_a_sheet_without_downloads_is_refused(folder: Path, options: PrepareOptions) -> None:
+def test_a_sheet_without_downloads_is_refused(folder: Path, options: PrepareConfig) -> None:
     with pytest.raises(CifmError, match=r"no column download \(it has sample\)"):
         read_sheet(sheet(folder, "sample\na\n"), options)
     with pytest.raises(CifmError, match="no row names a download"):
@@ -76,7 +76,7 @@ def test_a_sheet_without_downloads_is_refused(folder: Path, options: PrepareOpti
 
 @pytest.mark.parametrize("num_jobs", [1, 2])
 def test_one_failure_loses_no_other_slide(
-    folder: Path, options: PrepareOptions, num_jobs: int, capfd: pytest.CaptureFixture[str]
+    folder: Path, options: PrepareConfig, num_jobs: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tasks = [Task(folder / name, options) for name in ("broken", "a", "b")]
     results, failures = prepare_all(tasks, num_jobs)
@@ -88,7 +88,7 @@ def test_one_failure_loses_no_other_slide(
     assert [result.up_to_date for result in prepare_all(tasks, 1)[0]] == [True, True]
 
 
-def test_processes_make_the_same_slides(folder: Path, options: PrepareOptions, tmp_path: Path) -> None:
+def test_processes_make_the_same_slides(folder: Path, options: PrepareConfig, tmp_path: Path) -> None:
     others = replace(options, out=tmp_path / "others")
     here = prepare_all([Task(folder / name, options) for name in ("a", "b")])[0]
     there = prepare_all([Task(folder / name, others) for name in ("a", "b")], 2)[0]
@@ -97,7 +97,7 @@ def test_processes_make_the_same_slides(folder: Path, options: PrepareOptions, t
         assert (ad.read_h5ad(one.path).X != ad.read_h5ad(other.path).X).nnz == 0
 
 
-def test_failures_are_told_one_by_one(capsys: pytest.CaptureFixture[str], options: PrepareOptions) -> None:
+def test_failures_are_told_one_by_one(capsys: pytest.CaptureFixture[str], options: PrepareConfig) -> None:
     refuse([], 3)
     failures = [Failure(Path("x"), "x: bad", "mend x"), _killed(Task(Path("y"), options))]
     with pytest.raises(CifmError, match="2 of 3 downloads were not prepared: x, y"):
@@ -107,7 +107,7 @@ def test_failures_are_told_one_by_one(capsys: pytest.CaptureFixture[str], option
         refuse(failures[:1], 1)
 
 
-def test_a_corpus_tells_what_its_slides_hold(folder: Path, options: PrepareOptions) -> None:
+def test_a_corpus_tells_what_its_slides_hold(folder: Path, options: PrepareConfig) -> None:
     tumour = replace(options, condition="tumour", crop=(0.0, 0.0, 150.0, 150.0), sample="p1")
     prepare_all([Task(folder / "a", options), Task(folder / "b", tumour)])
     paths = sorted(options.out.glob("*.h5ad"))
@@ -125,6 +125,6 @@ def test_a_corpus_tells_what_its_slides_hold(folder: Path, options: PrepareOptio
     assert len({len(row) for row in rows}) == 1
 
 
-def test_a_folder_with_other_files_is_no_corpus(folder: Path, options: PrepareOptions) -> None:
+def test_a_folder_with_other_files_is_no_corpus(folder: Path, options: PrepareConfig) -> None:
     ad.AnnData(ad.read_h5ad(prepare_all([Task(folder / "a", options)])[0][0].path).X).write_h5ad(options.out / "z.h5ad")
     assert not is_corpus(sorted(options.out.glob("*.h5ad")))

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from cifm_cli import keys
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.prepare import prepare_download, recognise, slide_name
-from cifm_cli.data.spatialdata_reader import SPATIALDATA
+from cifm_cli.data.prepare.pipeline import prepare_download, recognise, slide_name
+from cifm_cli.data.readers.base import PrepareConfig
+from cifm_cli.data.readers.spatialdata import SPATIALDATA
 from cifm_cli.errors import CifmError
 
 COUNTS = np.array([[1, 0], [0, 2], [3, 4]])
@@ -34,9 +34,9 @@ def store(tmp_path: Path) -> Path:
 def test_without_the_package_the_user_is_told_what_to_install(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spatialdata", None)
     assert recognise(store)[1] is SPATIALDATA
-    assert slide_name(store, PrepareOptions()) == "tissue"
+    assert slide_name(store, PrepareConfig()) == "tissue"
     with pytest.raises(CifmError, match="the spatialdata package is missing") as caught:
-        SPATIALDATA.read(store, PrepareOptions())
+        SPATIALDATA.read(store, PrepareConfig())
     assert "cifm[spatialdata]" in caught.value.hint
 
 
@@ -67,7 +67,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("places", "shift"), [(True, 0.0), (False, 100.0)])
 def test_counts_and_places_of_a_store(write: Callable[..., Path], tmp_path: Path, places: bool, shift: float) -> None:
-    options = PrepareOptions(out=tmp_path / "prepared", layer="counts")
+    options = PrepareConfig(out=tmp_path / "prepared", layer="counts")
     slide = ad.read_h5ad(prepare_download(write(places=places), options).path)
     order = np.argsort(slide.obs[keys.DOWNLOAD_ROW])
     assert slide.X.toarray()[order].astype(int).tolist() == COUNTS.tolist()
@@ -80,9 +80,9 @@ def test_counts_and_places_of_a_store(write: Callable[..., Path], tmp_path: Path
 def test_bins_choose_among_tables(write: Callable[..., Path]) -> None:
     path = write(tables=["square_008um", "square_016um"])
     assert (
-        SPATIALDATA.read(path, PrepareOptions(layer="counts", bin_um=16)).matrix == "tables/square_016um/layers/counts"
+        SPATIALDATA.read(path, PrepareConfig(layer="counts", bin_um=16)).matrix == "tables/square_016um/layers/counts"
     )
     with pytest.raises(CifmError, match=r"2 tables \(square_008um, square_016um\)"):
-        SPATIALDATA.read(path, PrepareOptions(bin_um=4))
+        SPATIALDATA.read(path, PrepareConfig(bin_um=4))
     with pytest.raises(CifmError, match="no layer 'raw'"):
-        SPATIALDATA.read(path, PrepareOptions(layer="raw"))
+        SPATIALDATA.read(path, PrepareConfig(layer="raw"))

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from scipy.spatial import cKDTree
 
-from cifm_cli.data.counts import in_memory
-from cifm_cli.data.synthetic import SyntheticTruth, write_xenium
-from cifm_cli.data.synthetic_expression import panel
-from cifm_cli.data.synthetic_tissue import EFFECTS, EVERYWHERE, MARKERS, MITOCHONDRIAL, Effect
-from cifm_cli.data.xenium import XENIUM
+from cifm_cli.data.readers.counts import in_memory
+from cifm_cli.data.readers.xenium import XENIUM
 from cifm_cli.provenance import hash_file
+from cifm_cli.synthetic.downloads import SyntheticTruth, write_xenium
+from cifm_cli.synthetic.expression import panel
+from cifm_cli.synthetic.tissue import EFFECTS, EVERYWHERE, MARKERS, MITOCHONDRIAL, Effect
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,10 @@ def test_the_files_say_the_same(planted: tuple[Path, SyntheticTruth]) -> None:
 
 
 def test_the_reader_finds_the_truth(planted: tuple[Path, SyntheticTruth]) -> None:
-    from cifm_cli.data.download import PrepareOptions
+    from cifm_cli.data.readers.base import PrepareConfig
 
     folder, truth = planted
-    download = XENIUM.read(folder, PrepareOptions())
+    download = XENIUM.read(folder, PrepareConfig())
     assert (in_memory(download.counts)[:, : len(truth.gene_ids)] != truth.counts).nnz == 0
     assert np.array_equal(download.xy_um, truth.xy_um)
     assert download.obs["cell_type"].tolist() == truth.cell_type.tolist()

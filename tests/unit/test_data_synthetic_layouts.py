@@ -14,10 +14,10 @@ from scipy.spatial import cKDTree
 from scipy.stats import spearmanr
 
 from cifm_cli.app import main
-from cifm_cli.data.synthetic import WRITERS, PlantedCells, SyntheticTruth, write_download, write_xenium
-from cifm_cli.data.synthetic_expression import choose_genes, panel
-from cifm_cli.data.synthetic_tissue import EFFECTS, MARKERS, MITOCHONDRIAL, Effect
 from cifm_cli.provenance import hash_file
+from cifm_cli.synthetic.downloads import WRITERS, PlantedCells, SyntheticTruth, write_download, write_xenium
+from cifm_cli.synthetic.expression import choose_genes, panel
+from cifm_cli.synthetic.tissue import EFFECTS, MARKERS, MITOCHONDRIAL, Effect
 
 NUM_CELLS = 12_000
 SEED = 5

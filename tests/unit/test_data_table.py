@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cifm_cli.data import count_table
-from cifm_cli.data.count_table import read_count_table
-from cifm_cli.data.counts import in_memory
-from cifm_cli.data.download import Download, PrepareOptions
-from cifm_cli.data.table_reader import TABLE
+from cifm_cli.data.readers import count_table
+from cifm_cli.data.readers.base import Download, PrepareConfig
+from cifm_cli.data.readers.count_table import read_count_table
+from cifm_cli.data.readers.counts import in_memory
+from cifm_cli.data.readers.table import TABLE
 from cifm_cli.errors import CifmError
 
 GENES = ["CD4", "CD8A", "Blank-1"]
@@ -36,7 +36,7 @@ def read(tmp_path: Path) -> Read:
             matrix.to_csv(tmp_path / "counts.csv", index=False)
             matrix = tmp_path / "counts.csv"
         cells.to_csv(tmp_path / "cells.csv", index=False)
-        return TABLE.read(matrix, PrepareOptions(cells=tmp_path / "cells.csv", **options))
+        return TABLE.read(matrix, PrepareConfig(cells=tmp_path / "cells.csv", **options))
 
     return run
 

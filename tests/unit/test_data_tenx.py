@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from cifm_cli.data.counts import in_memory
-from cifm_cli.data.tenx import find_matrix, read_matrix
+from cifm_cli.data.readers.counts import in_memory
+from cifm_cli.data.readers.tenx import find_matrix, read_matrix
 from cifm_cli.errors import CifmError
 
 # cells x features: two genes and a control

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from cifm_cli import keys
-from cifm_cli.data.counts import in_memory
-from cifm_cli.data.download import Download, PrepareOptions
-from cifm_cli.data.prepare import prepare_download, recognise, slide_name
-from cifm_cli.data.spaceranger import Grid
-from cifm_cli.data.visium import VISIUM, derive_scale
+from cifm_cli.data.prepare.pipeline import prepare_download, recognise, slide_name
+from cifm_cli.data.readers.base import Download, PrepareConfig
+from cifm_cli.data.readers.counts import in_memory
+from cifm_cli.data.readers.spaceranger import Grid
+from cifm_cli.data.readers.visium import VISIUM, derive_scale
 from cifm_cli.errors import CifmError
 
 # array_col 0   1   2   3     spots of a row are 2 columns and 100 um apart, 40 pixels here: 2.5 um per pixel
@@ -84,11 +84,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def read(folder: Path) -> Callable[..., Download]:
-    return lambda **options: VISIUM.read(folder, PrepareOptions(**options))
+    return lambda **options: VISIUM.read(folder, PrepareConfig(**options))
 
 
 def test_spots_of_the_tissue_in_micrometres(folder: Path, tmp_path: Path) -> None:
-    options = PrepareOptions(out=tmp_path / "prepared", radius_um=150.0)
+    options = PrepareConfig(out=tmp_path / "prepared", radius_um=150.0)
     assert recognise(folder.parent)[1] is VISIUM
     assert slide_name(folder, options) == "section"
     result = prepare_download(folder, options)
@@ -255,7 +255,7 @@ def test_a_download_without_matrix_says_so(folder: Path, read: Callable[..., Dow
 
 
 def test_switches_leave_in_what_the_filters_drop(folder: Path, tmp_path: Path) -> None:
-    options = PrepareOptions(out=tmp_path / "prepared", radius_um=150.0)
+    options = PrepareConfig(out=tmp_path / "prepared", radius_um=150.0)
     kept = replace(options, name="all", keep=("outside-tissue", "mitochondrial"))
     slide = ad.read_h5ad(prepare_download(folder, kept).path)
     assert slide.shape == (6, 3)

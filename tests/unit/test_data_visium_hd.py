@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifm_cli import keys
-from cifm_cli.data.download import Download, PrepareOptions
-from cifm_cli.data.prepare import prepare_download, recognise, slide_name
-from cifm_cli.data.segmentation import centroid
-from cifm_cli.data.visium_hd import VISIUM_HD
+from cifm_cli.data.prepare.pipeline import prepare_download, recognise, slide_name
+from cifm_cli.data.readers.base import Download, PrepareConfig
+from cifm_cli.data.readers.segmentation import centroid
+from cifm_cli.data.readers.visium_hd import VISIUM_HD
 from cifm_cli.errors import CifmError
 
 UM_PER_PIXEL = 0.25
@@ -83,14 +83,14 @@ def read(outs: Path) -> Callable[..., Download]:
     def run(folder: str = ".", **options: object) -> Download:
         root, reader = recognise(outs / folder)
         assert reader is VISIUM_HD
-        return reader.read(root, PrepareOptions(**options))
+        return reader.read(root, PrepareConfig(**options))
 
     return run
 
 
 @pytest.mark.parametrize("folder", ["..", ".", "binned_outputs", "binned_outputs/square_008um"])
 def test_the_folder_may_be_given_at_every_level(outs: Path, read: Callable[..., Download], folder: str) -> None:
-    assert slide_name(outs / folder, PrepareOptions()) == "section"
+    assert slide_name(outs / folder, PrepareConfig()) == "section"
     download = read(folder)
     expected = np.array([125.0, 225.0]) + PLACES[:, ::-1] * [8.0, -8.0]
     assert np.abs(download.xy_um - expected).max() < 1e-9
@@ -102,7 +102,7 @@ def test_the_folder_may_be_given_at_every_level(outs: Path, read: Callable[..., 
 
 @pytest.mark.parametrize("size_um", [2, 16])
 def test_other_bins_have_their_own_radius(outs: Path, tmp_path: Path, size_um: int) -> None:
-    options = PrepareOptions(out=tmp_path / "prepared", bin_um=size_um)
+    options = PrepareConfig(out=tmp_path / "prepared", bin_um=size_um)
     slide = ad.read_h5ad(prepare_download(outs, options).path)
     assert np.ptp(slide.obsm[keys.SPATIAL], axis=0).tolist() == [2.0 * size_um] * 2
     assert slide.uns[keys.CIFM][keys.RADIUS_UM] == 2.5 * size_um
@@ -136,7 +136,7 @@ def test_a_bin_that_is_not_at_the_place_of_its_name(outs: Path, read: Callable[.
 
 
 def test_segmented_cells_lie_at_their_centroids(outs: Path, tmp_path: Path) -> None:
-    options = PrepareOptions(out=tmp_path / "prepared", name="cells")
+    options = PrepareConfig(out=tmp_path / "prepared", name="cells")
     slide = ad.read_h5ad(prepare_download(outs / "segmented_outputs", options).path)
     order = np.argsort(slide.obs[keys.DOWNLOAD_ROW])
     assert slide.obs_names[order].tolist() == [f"cellid_{number:09d}-1" for number in (305, 21, 7)]
@@ -148,7 +148,7 @@ def test_segmented_cells_lie_at_their_centroids(outs: Path, tmp_path: Path) -> N
 def test_cells_without_bins_are_found_below(outs: Path) -> None:
     (outs / "binned_outputs").rename(outs / "elsewhere")
     root, reader = recognise(outs / "segmented_outputs")
-    assert len(reader.read(root, PrepareOptions()).obs) == 3
+    assert len(reader.read(root, PrepareConfig()).obs) == 3
 
 
 def test_an_outline_that_is_missing_or_twice(outs: Path, read: Callable[..., Download]) -> None:

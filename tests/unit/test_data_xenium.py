@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from cifm_cli import keys
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.prepare import prepare_download
+from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
 
@@ -70,8 +70,8 @@ def cells_table(names: list[str]) -> pd.DataFrame:
     return table.assign(total_counts=COUNTS.sum(axis=1), cell_area=50.0).iloc[::-1]  # in another order than the matrix
 
 
-def prepare(folder: Path, options: PrepareOptions | None = None) -> ad.AnnData:
-    options = replace(options or PrepareOptions(), out=folder.parent / "prepared")
+def prepare(folder: Path, options: PrepareConfig | None = None) -> ad.AnnData:
+    options = replace(options or PrepareConfig(), out=folder.parent / "prepared")
     return ad.read_h5ad(prepare_download(folder, options).path)
 
 
@@ -108,7 +108,7 @@ def test_six_cells_by_hand(bundle: Path) -> None:
 
 
 def test_the_report_counts_everything(bundle: Path) -> None:
-    result = prepare_download(bundle, PrepareOptions(out=bundle.parent / "prepared"))
+    result = prepare_download(bundle, PrepareConfig(out=bundle.parent / "prepared"))
     report = result.report
     assert report["cells"] == {"in": 6, "dropped": {"void (no counts)": 1}, "kept": 5, "duplicate_coordinates": 0}
     assert report["genes"]["in"] == 4
@@ -127,7 +127,7 @@ def test_the_report_counts_everything(bundle: Path) -> None:
 
 
 def test_the_slide_opens_as_the_rest_of_the_toolchain_sees_it(bundle: Path) -> None:
-    result = prepare_download(bundle, PrepareOptions(out=bundle.parent / "prepared", condition="tumour", sample="p1"))
+    result = prepare_download(bundle, PrepareConfig(out=bundle.parent / "prepared", condition="tumour", sample="p1"))
     slide = open_slide(result.path)
     assert slide.name == "section"
     assert (slide.num_cells, slide.num_genes, slide.radius_um) == (5, 2, 20.0)
@@ -177,7 +177,7 @@ def no_experiment(folder: Path) -> None:
 def test_variants_of_the_bundle_prepare_the_same(bundle: Path, change: Callable[[Path], None]) -> None:
     expected = prepare(bundle)
     change(bundle)
-    slide = prepare(bundle, PrepareOptions(force=True))
+    slide = prepare(bundle, PrepareConfig(force=True))
     assert slide.obs_names.tolist() == expected.obs_names.tolist()
     assert (slide.X != expected.X).nnz == 0
     assert np.array_equal(slide.obsm[keys.SPATIAL], expected.obsm[keys.SPATIAL])
@@ -202,14 +202,14 @@ def test_integer_ids_match_whatever_their_type(tmp_path: Path, kept: str) -> Non
 
 def test_controls_known_only_by_name_are_dropped(tmp_path: Path) -> None:
     write_bundle(tmp_path / "old", kinds=["Gene Expression"] * 4)
-    result = prepare_download(tmp_path / "old", PrepareOptions(out=tmp_path / "prepared"))
+    result = prepare_download(tmp_path / "old", PrepareConfig(out=tmp_path / "prepared"))
     assert result.report["genes"]["dropped"]["control by name"]["names"] == ["NegControlProbe_00001"]
 
 
 def test_a_bundle_may_lie_in_outs(tmp_path: Path) -> None:
     write_bundle(tmp_path / "tumour_1" / "outs")
     for download in (tmp_path / "tumour_1", tmp_path / "tumour_1" / "outs"):
-        result = prepare_download(download, PrepareOptions(out=tmp_path / "prepared"))
+        result = prepare_download(download, PrepareConfig(out=tmp_path / "prepared"))
         assert result.path == tmp_path / "prepared" / "tumour_1.h5ad"
     assert result.up_to_date
 
@@ -218,7 +218,7 @@ def test_a_cell_without_position_is_dropped_and_counted(bundle: Path) -> None:
     table = pd.read_parquet(bundle / "cells.parquet")
     table.loc[table["cell_id"] == "aaaab-1", "x_centroid"] = np.nan
     table.to_parquet(bundle / "cells.parquet", index=False)
-    result = prepare_download(bundle, PrepareOptions(out=bundle.parent / "prepared"))
+    result = prepare_download(bundle, PrepareConfig(out=bundle.parent / "prepared"))
     assert result.report["cells"]["dropped"] == {"no position": 1, "void (no counts)": 1}
 
 
@@ -227,17 +227,17 @@ def test_two_cells_at_one_place_are_kept_and_counted(bundle: Path) -> None:
     table.loc[table["cell_id"] == "aaaab-1", "x_centroid"] = 0.0
     table.to_parquet(bundle / "cells.parquet", index=False)
     (bundle / "cells.csv.gz").unlink()  # it would contradict the other table
-    cells = prepare_download(bundle, PrepareOptions(out=bundle.parent / "prepared")).report["cells"]
+    cells = prepare_download(bundle, PrepareConfig(out=bundle.parent / "prepared")).report["cells"]
     assert (cells["kept"], cells["duplicate_coordinates"]) == (5, 1)
 
 
 def test_a_crop_keeps_a_rectangle(bundle: Path) -> None:
-    slide = prepare(bundle, PrepareOptions(crop=(0.0, 0.0, 10.0, 10.0)))
+    slide = prepare(bundle, PrepareConfig(crop=(0.0, 0.0, 10.0, 10.0)))
     assert sorted(by_letter(slide)) == ["a", "b", "c"]
 
 
 def test_a_scale_is_applied(bundle: Path) -> None:
-    slide = prepare(bundle, PrepareOptions(microns_per_pixel=0.5))
+    slide = prepare(bundle, PrepareConfig(microns_per_pixel=0.5))
     assert slide.obsm[keys.SPATIAL].max() == 10.0
 
 

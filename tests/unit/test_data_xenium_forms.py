@@ -14,9 +14,9 @@ import zarr
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data.download import PrepareOptions
-from cifm_cli.data.prepare import prepare_download
-from cifm_cli.data.xenium_zarr import read_zarr_matrix
+from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.readers.base import PrepareConfig
+from cifm_cli.data.readers.xenium_zarr import read_zarr_matrix
 from cifm_cli.errors import CifmError
 
 PREFIXES = np.array([0x0F, 0x1234ABCD, 0])
@@ -59,7 +59,7 @@ def test_a_bundle_with_the_zarr_matrix_alone(tmp_path: Path) -> None:
     write_zarr(folder / "cell_feature_matrix.zarr.zip")
     lines = [f"{name},{10 * row},0" for row, name in enumerate(NAMES)]
     (folder / "cells.csv").write_text("\n".join(["cell_id,x_centroid,y_centroid", *lines]))
-    slide = ad.read_h5ad(prepare_download(folder, PrepareOptions(out=tmp_path / "prepared")).path)
+    slide = ad.read_h5ad(prepare_download(folder, PrepareConfig(out=tmp_path / "prepared")).path)
     assert slide.shape == (3, 2)
     assert slide.uns[keys.CIFM][keys.PLATFORM] == "xenium"
 
@@ -88,7 +88,7 @@ def test_a_panel_of_five_thousand_genes(tmp_path: Path) -> None:
     x, y = np.divmod(np.arange(num_cells), 7) * np.array([[10.0], [10.0]])
     table = pd.DataFrame({"cell_id": barcodes, "x_centroid": x, "y_centroid": y})
     table.to_parquet(folder / "cells.parquet", index=False)
-    result = prepare_download(folder, PrepareOptions(out=tmp_path / "prepared"))
+    result = prepare_download(folder, PrepareConfig(out=tmp_path / "prepared"))
     slide = ad.read_h5ad(result.path)
     assert slide.shape == (num_cells, num_genes)
     assert {kind: part["count"] for kind, part in result.report["genes"]["dropped"].items()} == dict.fromkeys(

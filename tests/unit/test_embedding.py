@@ -12,24 +12,24 @@ import torch
 
 import cifm_backends
 from cifm_cli import keys
-from cifm_cli.data.embedded import read_embedded, write_embedded
 from cifm_cli.data.slide import Slide, open_slide
+from cifm_cli.data.writers.embedded import read_embedded, write_embedded
 from cifm_cli.embedding.embed import embed_slides
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.encode import encode_cells
-from cifm_cli.inference.engine import Engine
+from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import load_checkpoint, save_checkpoint
 from cifm_cli.model.network import Network
 from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import parse
 
 
-def make_engine(slide: Slide, folder: Path, tile_cells: int = 100) -> Engine:
+def make_engine(slide: Slide, folder: Path, tile_cells: int = 100) -> LoadedModel:
     recipe = parse({"model": {"width": 16}, "data": {"tile_cells": tile_cells}}, "test")
     with seeded_torch(0, "network"):
         network = Network(slide.num_genes, recipe)
     save_checkpoint(folder / "model.safetensors", network, recipe, slide.gene_ids, {})
-    return Engine(load_checkpoint(folder), cifm_backends.select("torch", "cpu"), torch.device("cpu"))
+    return LoadedModel(load_checkpoint(folder), cifm_backends.select("torch", "cpu"), torch.device("cpu"))
 
 
 def test_cells_come_in_the_order_of_the_download(prepared_synthetic: Path, tmp_path: Path) -> None:

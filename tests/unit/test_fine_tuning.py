@@ -15,8 +15,8 @@ from cifm_cli.model.heads import ResidualHead
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.training import loop
-from cifm_cli.training.processes import Processes
-from cifm_cli.training.run import Run, Setup, open_run
+from cifm_cli.training.distributed import Processes
+from cifm_cli.training.session import Run, Setup, open_run
 
 FITTED = ("mean_profile", "share_profile", "composition_profile", "mean_weights", "share_weights")
 

@@ -8,7 +8,7 @@ import torch
 
 from cifm_cli.model.smoother import LeastSquares
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.training.fitted import BELIEFS, choose_weights, fit_pool
+from cifm_cli.training.initialise import BELIEFS, choose_weights, fit_pool
 
 
 def test_a_pool_believes_the_term_that_knows() -> None:

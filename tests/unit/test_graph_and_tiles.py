@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifm_cli.data import tiles
+from cifm_cli.data.counts_source import FileCounts
 from cifm_cli.data.graph import radius_graph, without_edges
 from cifm_cli.data.slide import log_normalise, open_slide
-from cifm_cli.data.sources import FileCounts
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator

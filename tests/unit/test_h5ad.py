@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data import h5ad
+from cifm_cli.data.writers import h5ad
 from cifm_cli.errors import CifmError
 
 

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from cifm_cli import keys
-from cifm_cli.data.embedded import EmbeddedSlide
+from cifm_cli.data.writers.embedded import EmbeddedSlide
 from cifm_cli.embedding.classifier import Cells, cross_validate
 from cifm_cli.embedding.features import neighbour_weights
 from cifm_cli.embedding.folds import Groups, block_groups, folds, sample_groups

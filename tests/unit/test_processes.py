@@ -10,10 +10,10 @@ import torch
 
 from cifm_cli.errors import CifmError, StopRequested
 from cifm_cli.recipe import Recipe
-from cifm_cli.training import processes
+from cifm_cli.training import distributed as processes
+from cifm_cli.training.distributed import Place, Processes, check_shares, find_meeting_point, find_place, first_node
 from cifm_cli.training.launch import DONE, FAILED, LOST, STOPPED, Worker, _conclude, launch
-from cifm_cli.training.processes import Place, Processes, check_shares, find_meeting_point, find_place, first_node
-from cifm_cli.training.run import Setup
+from cifm_cli.training.session import Setup
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
 SRUN = {

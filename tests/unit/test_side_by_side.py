@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cifm_backends import fused_cpu
-from cifm_cli.training.side_by_side import side_by_side
+from cifm_cli.training.threads import side_by_side
 
 CPU = torch.device("cpu")
 

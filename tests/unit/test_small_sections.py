@@ -21,7 +21,7 @@ from cifm_cli.evaluation.protocols import geometry_names
 from cifm_cli.evaluation.ridge import Ridge
 from cifm_cli.evaluation.surroundings import RADII
 from cifm_cli.evaluation.tuning import tune
-from cifm_cli.inference.engine import Engine
+from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import Checkpoint
 from cifm_cli.model.network import Network
 from cifm_cli.provenance import numpy_generator
@@ -81,11 +81,11 @@ def test_examples_know_the_mean_of_the_cells_they_see() -> None:
 def test_each_model_is_judged_at_its_own_radius(capsys: pytest.CaptureFixture[str]) -> None:
     slide = section()
 
-    def engine(radius_um: float | None) -> Engine:
+    def engine(radius_um: float | None) -> LoadedModel:
         data = {} if radius_um is None else {"radius_um": radius_um}
         recipe = parse({"model": {"width": 16}, "data": data}, "test")
         checkpoint = Checkpoint(Network(slide.num_genes, recipe).eval(), recipe, slide.gene_ids, {}, Path())
-        return Engine(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
+        return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
 
     bench = set_up_bench(slide, [engine(40.0), engine(None)], 0)
     assert bench.radius_um == bench.slide_at(40.0).radius_um == 40

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array
 
 from cifm_cli import keys
-from cifm_cli.data import predictions, sources
+from cifm_cli.data import counts_source as sources
 from cifm_cli.data import slide as slides
-from cifm_cli.data.ahead import made_ahead
-from cifm_cli.data.carry import carry_slide, download_order, places
-from cifm_cli.data.dense import reserve, reserved
+from cifm_cli.data.counts_source import FileCounts
+from cifm_cli.data.prefetch import made_ahead
 from cifm_cli.data.slide import open_slide
-from cifm_cli.data.sources import FileCounts
+from cifm_cli.data.writers import evaluation_predictions as predictions
+from cifm_cli.data.writers.dense_rows import reserve, reserved
+from cifm_cli.data.writers.reorder import carry_slide, download_order, places
 from cifm_cli.provenance import numpy_generator
 
 # Dense rows ----------------------------------------------------------------------------------------------------------

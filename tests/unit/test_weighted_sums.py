@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix, random_array
 
-from cifm_cli.model.weighted_sums import sum_around
+from cifm_cli.model.kernels import sum_around
 from cifm_cli.provenance import numpy_generator
 
 

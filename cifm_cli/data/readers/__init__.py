@@ -1,0 +1,1 @@
+"""Readers of downloads: 10x Genomics folders, AnnData, SpatialData and tables of counts."""

@@ -1,0 +1,259 @@
+"""Any `.h5ad` with `obsm["spatial"]` in micrometres: counts found, ids found, every obs column carried along."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import OldFormatWarning
+from anndata._io.specs.registry import IORegistryError
+from anndata.io import read_elem
+from scipy.sparse import csr_matrix, issparse
+
+from cifm_cli import keys
+from cifm_cli.data.prepare.filters import bad_count
+from cifm_cli.data.prepare.genes import is_ensembl
+from cifm_cli.data.readers.base import GENE_EXPRESSION, Download, PrepareConfig, Reader
+from cifm_cli.data.readers.counts import Counts, canonical, row_blocks, stored_counts
+from cifm_cli.data.readers.hdf5 import check_arrays, open_hdf5
+from cifm_cli.data.units import to_micrometres
+from cifm_cli.errors import CifmError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl", "ensemblid", "feature_id", "id")
+_SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_symbols", "feature_name", "gene_name", "gene_names", "name")
+_TYPE_COLUMNS = ("feature_types", "feature_type")
+_COUNT_LAYERS = ("counts", "raw_counts", "count", "raw")
+_RAW = "raw/X"
+
+
+def _recognises(path: Path) -> bool:
+    return path.is_file() and path.suffix == ".h5ad"
+
+
+class H5adCounts(NamedTuple):
+    """Counts of an AnnData file: N cells by G genes, the slot they were found in, and what the user should know."""
+
+    counts: Counts
+    names: pd.Index[str]
+    genes: pd.DataFrame
+    slot: str
+    notes: tuple[str, ...]
+    instead: str
+
+
+def read_h5ad_counts(path: Path, layer: str | None) -> H5adCounts:
+    """Read the counts of an AnnData file, and nothing of its cells but their names.
+
+    Args:
+        path: The `.h5ad`.
+        layer: Where the counts are; found when absent.
+
+    Returns:
+        The counts.
+
+    Raises:
+        CifmError: The file is damaged, or has no such layer.
+    """
+    with open_hdf5(path) as file:
+        return _read_counts(file, path, layer)
+
+
+def _read_counts(file: h5py.File, path: Path, layer: str | None) -> H5adCounts:
+    names = _table(file["obs"]).index.astype(str)
+    slot, counts, notes = _find_counts(file, path, layer)
+    genes = find_genes(_table(file["raw/var" if slot == _RAW else "var"]))
+    instead = "" if _begins_with_counts(counts) else _alternatives(file, path, slot)
+    if counts.shape != (len(names), len(genes)):
+        raise CifmError(
+            f"{path}: {slot} {counts.shape}, obs {len(names)} and var {len(genes)} do not fit",
+            "write the file again with anndata",
+        )
+    return H5adCounts(counts, names, genes, slot, tuple(notes), instead)
+
+
+def _read(path: Path, options: PrepareConfig) -> Download:
+    """Read an AnnData file slot by slot; obsp, embeddings and unused layers are never loaded."""
+    with open_hdf5(path) as file:
+        _check_slots(file, path, options)
+        obs = _table(file["obs"])
+        xy = np.asarray(_element(file[f"obsm/{keys.SPATIAL}"]), dtype=np.float64)
+        content = _read_counts(file, path, options.layer)
+    if xy.ndim != 2 or len(xy) != len(obs) or xy.shape[1] < 2:
+        raise CifmError(
+            f"{path}: obs {len(obs)} and obsm['spatial'] {xy.shape} do not fit", "write the file again with anndata"
+        )
+    obs.index, renamed = _unique(content.names)
+    notes = content.notes
+    if renamed:
+        notes += (f"{renamed:,} barcodes occur twice; the later ones got a suffix -1, -2, ...",)
+    xy_um, units = to_micrometres(xy[:, :2], options.microns_per_pixel, "obsm['spatial']")
+    return Download(
+        platform="anndata",
+        counts=content.counts,
+        obs=obs,
+        genes=content.genes,
+        xy_um=xy_um,
+        units=units,
+        matrix=content.slot,
+        files=(path,),
+        notes=notes,
+        instead=content.instead,
+    )
+
+
+ANNDATA = Reader("anndata", _recognises, _read)
+
+
+def _check_slots(file: h5py.File, path: Path, options: PrepareConfig) -> None:
+    if f"uns/{keys.CIFM}/{keys.FORMAT}" in file:
+        raise CifmError(f"{path}: a prepared slide already", "train, evaluate or embed with it")
+    if f"obsm/{keys.SPATIAL}" not in file:
+        have = ", ".join(file["obsm"]) if isinstance(file.get("obsm"), h5py.Group) else "nothing"
+        raise CifmError(
+            f"{path}: no obsm['spatial'] (obsm holds {have or 'nothing'})", "store cell centres there, in micrometres"
+        )
+    if not isinstance(file["obs"], h5py.Group):
+        raise CifmError(f"{path}: written by an anndata before 0.7", "read it with anndata and write it again")
+    if options.microns_per_pixel is None and _in_pixels(file):
+        raise CifmError(
+            f"{path}: obsm['spatial'] is in image pixels (uns['spatial'] holds the scale factors of a 10x image)",
+            "prepare the 10x folder itself, or give --microns-per-pixel",
+        )
+
+
+def _in_pixels(file: h5py.File) -> bool:
+    """Whether scanpy or squidpy read a Visium folder, which leaves pixels and the scale factors of the image."""
+    images = file.get("uns/spatial")
+    if not isinstance(images, h5py.Group):
+        return False
+    return bool(images.visit(lambda name: name.endswith("spot_diameter_fullres") or None))
+
+
+def _find_counts(file: h5py.File, path: Path, layer: str | None) -> tuple[str, Counts, list[str]]:
+    """The matrix asked for, or X, or another slot that holds raw counts where X does not."""
+    slots = _slots(file)
+    wanted = None if layer is None else {"X": "X", "raw": _RAW}.get(layer, f"layers/{layer}")
+    if not slots or (wanted and wanted not in slots):
+        names = ", ".join(map(_layer_name, slots)) or "neither X nor layers nor raw"
+        raise CifmError(f"{path}: no {wanted or 'counts'}", f"--layer takes what the file holds: {names}")
+    if wanted:
+        return wanted, _rows(path, file[wanted]), []
+    usual = [slot for slot in (slots[0], *(f"layers/{name}" for name in _COUNT_LAYERS), _RAW) if slot in slots]
+    for slot in usual:
+        counts = _rows(path, file[slot])
+        if _begins_with_counts(counts):
+            return slot, counts, [] if slot == usual[0] else [f"{usual[0]} holds no raw counts; took {slot}"]
+    return usual[0], _rows(path, file[usual[0]]), []
+
+
+def _slots(file: h5py.File) -> list[str]:
+    layers = [f"layers/{name}" for name in file.get("layers", ())]
+    return [slot for slot in ("X", *layers, _RAW) if slot in file]
+
+
+def _layer_name(slot: str) -> str:
+    return {_RAW: "raw"}.get(slot, slot.removeprefix("layers/"))
+
+
+def _alternatives(file: h5py.File, path: Path, slot: str) -> str:
+    """The hint for a matrix that is no counts: slots that are."""
+    others = [other for other in _slots(file) if other != slot]
+    good = [_layer_name(other) for other in others if _begins_with_counts(_rows(path, file[other]))]
+    return f"the raw counts are elsewhere: --layer {' or '.join(good)}" if good else ""
+
+
+def _element(element: Any) -> Any:  # noqa: ANN401 - an h5py group or dataset, and what anndata makes of it
+    check_arrays(element)
+    try:
+        with warnings.catch_warnings(action="ignore", category=OldFormatWarning):  # it is read all the same
+            return read_elem(element)
+    except IORegistryError as error:
+        raise ValueError(f"{element.name} is of no encoding that anndata knows") from error
+
+
+def _table(element: Any) -> pd.DataFrame:  # noqa: ANN401 - an h5py group
+    table = _element(element)
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"{element.name} does not say that it is a table")
+    for place in range(table.shape[1]):
+        table.isetitem(place, _in_native_order(table.iloc[:, place]).array)
+    return table
+
+
+def _in_native_order(column: pd.Series) -> pd.Series:
+    """A column whose numbers, or categories' codes, have this machine's byte order, which pandas needs."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes = column.cat.codes.to_numpy()
+        native = pd.Categorical.from_codes(codes.astype(codes.dtype.newbyteorder("=")), dtype=column.dtype)
+        return pd.Series(native, index=column.index)
+    if isinstance(column.dtype, np.dtype) and not column.dtype.isnative:
+        return column.astype(column.dtype.newbyteorder("="))
+    return column
+
+
+def _rows(path: Path, element: Any) -> Counts:  # noqa: ANN401 - an h5py group or dataset
+    """A matrix by rows; it stays in the file where its rows do."""
+    if element.attrs.get("encoding-type") == "csr_matrix":
+        check_arrays(element)
+        num_rows, num_columns = (int(size) for size in element.attrs["shape"])
+        return stored_counts(path, element, (num_rows, num_columns))
+    stored = _element(element)
+    if issparse(stored):
+        stored.check_format(full_check=True)  # a damaged index would crash the conversion
+    return canonical(csr_matrix(stored))
+
+
+def _begins_with_counts(counts: Counts) -> bool:
+    """Whether the first block of a matrix holds counts; the others are checked when they are taken."""
+    return all(bad_count(block.data) is None for _, block in islice(row_blocks(counts), 1))
+
+
+def find_genes(var: pd.DataFrame) -> pd.DataFrame:
+    """Find ids, symbols and feature types by the names that people give them.
+
+    Args:
+        var: G rows as an AnnData describes its genes.
+
+    Returns:
+        G rows with columns id, symbol and feature_type.
+    """
+    index = pd.Series(var.index.astype(str), index=var.index)
+    id_column = None if 2 * is_ensembl(index).sum() > len(index) else _column(var, _ID_COLUMNS)
+    symbol_column = _column(var, _SYMBOL_COLUMNS)
+    ids = index if id_column is None else _texts(var[id_column])
+    symbols = index.mask(is_ensembl(index), "") if symbol_column is None else _texts(var[symbol_column])
+    type_column = _column(var, _TYPE_COLUMNS)
+    kinds = pd.Series(GENE_EXPRESSION, index=var.index) if type_column is None else _texts(var[type_column])
+    return pd.DataFrame({"id": ids, "symbol": symbols, "feature_type": kinds}).reset_index(drop=True)
+
+
+def _column(var: pd.DataFrame, names: tuple[str, ...]) -> str | None:
+    lower = {str(column).lower(): str(column) for column in var.columns}
+    return next((lower[name] for name in names if name in lower), None)
+
+
+def _texts(column: pd.Series[Any]) -> pd.Series[str]:
+    return column.astype(object).where(column.notna(), "").astype(str)
+
+
+def _unique(barcodes: pd.Index[str]) -> tuple[pd.Index[str], int]:
+    """Append -1, -2, ... to barcodes that occur again."""
+    if barcodes.is_unique:
+        return barcodes, 0
+    taken, names = set(barcodes), []
+    seen: set[str] = set()
+    for barcode in barcodes:
+        name, number = barcode, 0
+        while name in seen or (number and name in taken):
+            number += 1
+            name = f"{barcode}-{number}"
+        seen.add(name)
+        names.append(name)
+    return pd.Index(names), int(barcodes.duplicated().sum())

@@ -1,0 +1,197 @@
+"""What Space Ranger writes beside its matrices: positions of spots and bins, scale factors, and the grid they form."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pyarrow import parquet
+
+from cifm_cli.data.readers.base import first_existing, open_maybe_gzip, reading
+from cifm_cli.errors import CifmError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+BARCODE, IN_TISSUE = "barcode", "in_tissue"
+ARRAY = ["array_col", "array_row"]
+PIXELS = ["pxl_col_in_fullres", "pxl_row_in_fullres"]  # x, y
+POSITIONS_PARQUET = "spatial/tissue_positions.parquet"
+_POSITIONS = (POSITIONS_PARQUET, "spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv")
+_SCALES = "spatial/scalefactors_json.json"
+_COLUMNS = [BARCODE, IN_TISSUE, *ARRAY[::-1], *PIXELS[::-1]]  # the order where there is no header
+# 10x Genomics, "Visium HD barcodes": s_008um_00602_00290-1 is the bin at row 602, column 290.
+_PLACE = r"s_\d{3}um_(\d{5})_(\d{5})-\d+"
+_LARGEST_RESIDUAL = 0.5  # in steps of the grid; genuine files stay below 0.15
+
+
+class Grid(NamedTuple):
+    """Pixels from one array column to the next and from one array row to the next; NaN where the positions don't tell."""
+
+    column_px: float
+    row_px: float
+
+
+def find_positions(folder: Path) -> Path | None:
+    """The positions file of a folder, of any version; None where it has none."""
+    return first_existing(folder, _POSITIONS)
+
+
+def read_positions(path: Path) -> pd.DataFrame:
+    """Read `tissue_positions` in any of its three forms, with or without header.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Rows indexed by barcode, columns in_tissue (bool), array_row, array_col and the two pixel coordinates, in the
+        order of the file.
+
+    Raises:
+        CifmError: It cannot be read, lacks a column or holds text for numbers; a barcode has two rows.
+    """
+    with reading(path):
+        if path.suffix == ".parquet":
+            table: pd.DataFrame = parquet.read_table(path, page_checksum_verification=True).to_pandas()
+        else:
+            with open_maybe_gzip(path) as handle:
+                table = _with_header(pd.read_csv(handle, header=None, dtype=str))
+    missing = [name for name in _COLUMNS if name not in table.columns]
+    if missing:
+        raise CifmError(
+            f"{path}: no column {', '.join(missing)} (it has {', '.join(map(str, table.columns))})",
+            "take the positions as Space Ranger wrote them",
+        )
+    barcodes = pd.Index(table[BARCODE], dtype=object, name=None)
+    if not barcodes.is_unique:
+        twice = barcodes[barcodes.duplicated()][0]
+        raise CifmError(
+            f"{path}: barcode {twice!r} has two rows", "remove the repeated rows, one spot has one position"
+        )
+    with reading(path):
+        numbers = table[_COLUMNS[1:]].astype(np.float64).set_axis(barcodes).astype(dict.fromkeys(ARRAY, np.int64))
+    if not numbers[IN_TISSUE].isin([0, 1]).all():
+        raise CifmError(f"{path}: {IN_TISSUE} is neither 0 nor 1 everywhere", "take the positions as written")
+    return numbers.astype({IN_TISSUE: bool})
+
+
+def _with_header(table: pd.DataFrame) -> pd.DataFrame:
+    """Name the columns after the first row where it is a header, else by position."""
+    first = [str(name).strip().lower() for name in table.iloc[0]]
+    if BARCODE in first:
+        return table.iloc[1:].set_axis(first, axis=1)
+    return table.set_axis([*_COLUMNS, *range(len(_COLUMNS), table.shape[1])][: table.shape[1]], axis=1)
+
+
+def match_positions(positions: pd.DataFrame, barcodes: NDArray[np.object_], path: Path) -> pd.DataFrame:
+    """Rows of the positions in the order of the matrix.
+
+    Args:
+        positions: As `read_positions` returns them.
+        barcodes: N barcodes of the matrix.
+        path: The positions file, for the message.
+
+    Returns:
+        N rows.
+
+    Raises:
+        CifmError: A barcode has no position.
+    """
+    rows = positions.index.get_indexer(pd.Index(barcodes, dtype=object))
+    if (absent := int((rows < 0).sum())) > 0:
+        raise CifmError(
+            f"{path}: no position for {absent:,} of the {len(barcodes):,} barcodes of the matrix, such as "
+            f"{barcodes[int(rows.argmin())]!r} (it has {', '.join(map(repr, positions.index[:1]))}, ...)",
+            "take matrix and positions from the same run; a first row taken for a header is lost",
+        )
+    return positions.iloc[rows]
+
+
+def absence_notes(positions: pd.DataFrame, found: pd.DataFrame) -> tuple[str, ...]:
+    """Tell of places in the tissue that the matrix lacks; genuine downloads have none.
+
+    Args:
+        positions: As `read_positions` returns them, every place of the array.
+        found: Those of the matrix.
+
+    Returns:
+        A note where there are some.
+    """
+    absent = int(positions[IN_TISSUE].sum() - found[IN_TISSUE].sum())
+    return (f"{absent:,} places in the tissue are not in the matrix",) if absent > 0 else ()
+
+
+def check_names(positions: pd.DataFrame, path: Path) -> None:
+    """Hold the names of bins, which tell row and column, against their places in the array.
+
+    Args:
+        positions: As `read_positions` returns them.
+        path: The positions file, for the message.
+
+    Raises:
+        CifmError: A bin has the name of another place.
+    """
+    named = positions.index.to_series().str.extract(_PLACE).dropna().astype(np.int64)
+    wrong = (named.to_numpy() != positions.loc[named.index, ARRAY[::-1]].to_numpy()).any(axis=1)
+    if wrong.any():
+        raise CifmError(
+            f"{path}: {wrong.sum():,} bins are not at the row and column of their names, such as "
+            f"{named.index[int(wrong.argmax())]!r}",
+            "take the positions as Space Ranger wrote them",
+        )
+
+
+def read_scales(folder: Path) -> tuple[dict[str, float], Path]:
+    """Read `scalefactors_json.json`.
+
+    Args:
+        folder: The folder that holds `spatial/`.
+
+    Returns:
+        Its numbers by name, and the file.
+
+    Raises:
+        CifmError: It is missing or damaged.
+    """
+    path = folder / _SCALES
+    with reading(path):
+        content = dict(json.loads(path.read_text(encoding="utf8")))
+        return {name: float(value) for name, value in content.items() if isinstance(value, int | float)}, path
+
+
+def fit_grid(positions: pd.DataFrame, path: Path) -> Grid:
+    """Measure the grid: the linear map from array places to pixels that fits all positions best.
+
+    Args:
+        positions: As `read_positions` returns them.
+        path: The positions file, for the message.
+
+    Returns:
+        Its two steps; they may be turned and mirrored against the image.
+
+    Raises:
+        CifmError: The pixels do not follow the array places.
+    """
+    ordered = positions.sort_values(ARRAY)  # sums round by the order
+    complete = ordered[np.isfinite(ordered[PIXELS]).all(axis=1)]
+    places = complete[ARRAY].to_numpy(dtype=np.float64)
+    spread = places.max(axis=0, initial=-np.inf) > places.min(axis=0, initial=np.inf)
+    if len(places) < 4 or not spread.any():
+        return Grid(np.nan, np.nan)
+    design = np.column_stack([places[:, spread], np.ones(len(places))])
+    pixels = complete[PIXELS].to_numpy()
+    solution = np.linalg.lstsq(design, pixels, rcond=None)[0]
+    steps = np.full(2, np.nan)
+    steps[spread] = np.hypot(*solution[:-1].T)
+    residual = float(np.abs(design @ solution - pixels).max())
+    if not residual <= _LARGEST_RESIDUAL * np.nanmax(steps):
+        raise CifmError(
+            f"{path}: array and pixel positions do not form one grid (off by {residual:.4g} pixels, its steps are "
+            f"{steps[0]:.4g} and {steps[1]:.4g})",
+            "take the positions as Space Ranger wrote them, unsorted columns and all",
+        )
+    return Grid(float(steps[0]), float(steps[1]))

@@ -1,0 +1,105 @@
+"""SpatialData `.zarr` stores: the table of cells, and their places in it or in the shapes that it annotates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from cifm_cli import keys
+from cifm_cli.data.readers.anndata import find_genes
+from cifm_cli.data.readers.base import Download, PrepareConfig, Reader, reading
+from cifm_cli.data.units import to_micrometres
+from cifm_cli.errors import CifmError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+_ATTRIBUTES, _REGION, _INSTANCE = "spatialdata_attrs", "region", "instance_key"
+_SIGNS = ("tables", "shapes", "points", "images", "labels")
+_DESCRIPTIONS = ("zarr.json", ".zattrs", "zmetadata", ".zmetadata")
+
+
+def _recognises(path: Path) -> bool:
+    return (
+        path.is_dir()
+        and any((path / name).is_file() for name in _DESCRIPTIONS)
+        and any((path / name).is_dir() for name in _SIGNS)
+    )
+
+
+def _read(path: Path, options: PrepareConfig) -> Download:
+    """Read the one table, or that of the bins asked for; images are never opened."""
+    store, layer = _open(path), options.layer
+    name = _choose_table(path, list(store.tables), options.bin_um)
+    table: AnnData = store.tables[name]
+    with reading(path):
+        counts = csr_matrix(_stored_counts(table, path, layer))
+        xy, where = _places(store, table, path)
+        obs = table.obs.set_axis(table.obs_names.astype(str))
+        genes = find_genes(table.var)
+    xy_um, units = to_micrometres(xy, options.microns_per_pixel, where)
+    return Download(
+        platform="spatialdata",
+        counts=counts,
+        obs=obs,
+        genes=genes,
+        xy_um=xy_um,
+        units=units,
+        matrix=f"tables/{name}" + (f"/layers/{layer}" if layer else "/X"),
+        files=tuple(sorted(file for file in (path / "tables" / name).rglob("*") if file.is_file())),
+    )
+
+
+SPATIALDATA = Reader("spatialdata", _recognises, _read)
+
+
+def _open(path: Path) -> Any:  # noqa: ANN401 - a SpatialData, whose package is optional
+    try:
+        from spatialdata import read_zarr
+    except ImportError as error:
+        raise CifmError(
+            f"{path}: a SpatialData store, and the spatialdata package is missing",
+            "pip install 'cifm[spatialdata]', or write its table as .h5ad with obsm['spatial'] in micrometres",
+        ) from error
+    with reading(path):
+        return read_zarr(path, selection=("tables", "shapes"))
+
+
+def _choose_table(path: Path, names: list[str], bin_um: int) -> str:
+    bins = [name for name in names if name.endswith(f"square_{bin_um:03d}um")]  # as spatialdata-io names Visium HD
+    if len(names) != 1 and len(bins) != 1:
+        raise CifmError(
+            f"{path}: {len(names)} tables ({', '.join(names) or 'none'})",
+            "write the one that holds cells as .h5ad, with obsm['spatial'] in micrometres",
+        )
+    return names[0] if len(names) == 1 else bins[0]
+
+
+def _stored_counts(table: AnnData, path: Path, layer: str | None) -> Any:  # noqa: ANN401 - whatever kind of matrix
+    if layer is not None and layer not in table.layers:
+        raise CifmError(f"{path}: no layer {layer!r}", f"the table has {', '.join(table.layers) or 'X alone'}")
+    return table.layers[layer] if layer is not None else table.X
+
+
+def _places(store: Any, table: AnnData, path: Path) -> tuple[NDArray[np.float64], str]:  # noqa: ANN401 - as above
+    """Coordinates as stored, and where; a cell without a shape has NaN."""
+    if keys.SPATIAL in table.obsm:
+        return np.asarray(table.obsm[keys.SPATIAL], dtype=np.float64)[:, :2], "obsm['spatial']"
+    about = table.uns.get(_ATTRIBUTES, {})
+    region = about.get(_REGION)
+    if isinstance(region, list | np.ndarray) and len(region) == 1:
+        region = region[0]
+    if not isinstance(region, str) or region not in store.shapes:
+        raise CifmError(
+            f"{path}: the table has no obsm['spatial'], and annotates no single element of shapes ({region!r})",
+            "store cell centres there, in micrometres",
+        )
+    centres = store.shapes[region].geometry.centroid
+    xy = pd.DataFrame({"x": centres.x, "y": centres.y}).reindex(table.obs[about[_INSTANCE]])
+    return xy.to_numpy(dtype=np.float64), f"centroids of shapes/{region}"

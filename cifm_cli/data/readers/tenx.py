@@ -1,0 +1,142 @@
+"""10x feature-barcode matrices, HDF5 or MEX, in every variant that Space Ranger, Xenium and their copies write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from cifm_cli.data.readers.base import GENE_EXPRESSION, first_existing, open_maybe_gzip, reading
+from cifm_cli.data.readers.counts import Counts, canonical, stored_counts
+from cifm_cli.data.readers.hdf5 import check_arrays, open_hdf5
+from cifm_cli.data.readers.matrix_market import read_matrix_market
+from cifm_cli.errors import CifmError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class FeatureMatrix:
+    """A feature-barcode matrix, N cells by G features.
+
+    Args:
+        counts: (N, G) values as stored; those of an HDF5 file stay in it.
+        barcodes: N barcodes.
+        genes: G rows with columns id, symbol and feature_type.
+        files: Files read.
+    """
+
+    counts: Counts
+    barcodes: NDArray[np.object_]
+    genes: pd.DataFrame
+    files: tuple[Path, ...]
+
+
+def find_matrix(folder: Path, stem: str) -> Path | None:
+    """Find a matrix by name: `<stem>.h5`, the MEX folder `<stem>/`, or `<sample>_<stem>.h5` as 10x's website names it."""
+    named = sorted(folder.glob(f"*_{stem}.h5"))
+    return first_existing(folder, (f"{stem}.h5", stem)) or (named[0] if len(named) == 1 else None)
+
+
+def read_matrix(path: Path) -> FeatureMatrix:
+    """Read a 10x matrix.
+
+    Args:
+        path: An `.h5` file or a MEX folder.
+
+    Returns:
+        The matrix, cells by features.
+
+    Raises:
+        CifmError: A file is missing, damaged, or its parts disagree; a barcode occurs twice.
+    """
+    return _read_mex(path) if path.is_dir() else _read_h5(path)
+
+
+def _read_h5(path: Path) -> FeatureMatrix:
+    with open_hdf5(path) as file:
+        if "matrix" not in file:
+            raise CifmError(
+                f"{path}: no group `matrix`, so not a 10x feature-barcode matrix (it holds {', '.join(file) or 'nothing'})",
+                "give the file that the 10x software wrote (Cell Ranger 3, Space Ranger or Xenium)",
+            )
+        group = file["matrix"]
+        check_arrays(group)
+        num_features, num_cells = (int(size) for size in group["shape"][:])
+        features = group["features"]
+        genes = pd.DataFrame({"id": _strings(features["id"]), "symbol": _strings(features["name"])})
+        genes["feature_type"] = _strings(features["feature_type"]) if "feature_type" in features else GENE_EXPRESSION
+        barcodes = _strings(group["barcodes"])
+        return assemble(stored_counts(path, group, (num_cells, num_features)), barcodes, genes, (path,))
+
+
+def _read_mex(folder: Path) -> FeatureMatrix:
+    matrix, features, barcodes = (
+        _mex_part(folder, names) for names in (("matrix.mtx",), ("features.tsv", "genes.tsv"), ("barcodes.tsv",))
+    )
+    with reading(features), open_maybe_gzip(features) as handle:
+        columns = pd.read_csv(handle, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
+        columns = columns.apply(lambda column: column.str.strip('"'))  # R quotes text
+        genes = pd.DataFrame({"id": columns[0], "symbol": columns[1]})
+        genes["feature_type"] = columns[2] if columns.shape[1] > 2 else GENE_EXPRESSION
+    with reading(barcodes), open_maybe_gzip(barcodes) as handle:
+        names = np.array([name.strip('"') for name in handle.read().decode().split()], dtype=object)
+    with reading(matrix), open_maybe_gzip(matrix) as handle:
+        return assemble(canonical(read_matrix_market(handle)), names, genes, (matrix, features, barcodes))
+
+
+def _mex_part(folder: Path, names: tuple[str, ...]) -> Path:
+    found = first_existing(folder, tuple(name + ending for name in names for ending in (".gz", "")))
+    if found is None:
+        raise CifmError(f"{folder}: no {' or '.join(names)} (plain or .gz)", "complete the download")
+    return found
+
+
+def assemble(
+    counts: Counts, barcodes: NDArray[np.object_], genes: pd.DataFrame, files: tuple[Path, ...]
+) -> FeatureMatrix:
+    """Put the parts of a matrix together; the caller stands inside `reading`.
+
+    Args:
+        counts: (N, G) values.
+        barcodes: N barcodes.
+        genes: G rows with columns id, symbol and feature_type.
+        files: Files read.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        CifmError: A barcode occurs twice.
+        ValueError: The parts do not fit each other.
+    """
+    if counts.shape != (len(barcodes), len(genes)):
+        raise ValueError(
+            f"{counts.shape[0]} x {counts.shape[1]} matrix, {len(barcodes)} barcodes, {len(genes)} features"
+        )
+    names = pd.Index(barcodes)
+    if not names.is_unique:
+        twice = names[names.duplicated()]
+        raise CifmError(
+            f"{files[0]}: {len(twice):,} barcodes occur twice, the first is {twice[0]!r}",
+            "take the matrix as the instrument's software wrote it; merged matrices need distinct barcodes",
+        )
+    return FeatureMatrix(counts, barcodes, genes, files)
+
+
+def _strings(dataset: h5py.Dataset) -> NDArray[np.object_]:
+    """Text of fixed or variable length; old Xenium ids are numbers."""
+    if not isinstance(dataset, h5py.Dataset):
+        raise TypeError(f"{dataset.name} is no array")
+    if not h5py.check_string_dtype(dataset.dtype):
+        return np.asarray(dataset[:].astype(str), dtype=object)
+    values = np.asarray(dataset.asstr("utf8")[:], dtype=object)
+    if "\0" in "".join(values):
+        raise ValueError(f"{dataset.name} holds a name with a NUL byte")
+    return values

@@ -1,0 +1,111 @@
+"""Visium downloads of Space Ranger 1 to 4: spots of a hexagonal array, whose pitch of 100 um gives the scale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cifm_cli.data.readers.base import Download, PrepareConfig, Reader
+from cifm_cli.data.readers.spaceranger import (
+    IN_TISSUE,
+    PIXELS,
+    Grid,
+    absence_notes,
+    find_positions,
+    fit_grid,
+    match_positions,
+    read_positions,
+    read_scales,
+)
+from cifm_cli.data.readers.tenx import find_matrix, read_matrix
+from cifm_cli.data.units import Scale, agree, to_micrometres
+from cifm_cli.errors import CifmError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RADIUS_UM = 150.0  # paper, B.1
+MATRICES = ("filtered_feature_bc_matrix", "raw_feature_bc_matrix")
+# 10x Genomics, "Space Ranger spatial outputs": neighbouring spots are 100 um apart, every second column of a row.
+PITCH_UM = 100.0
+_COLUMN_UM, _ROW_UM = PITCH_UM / 2, PITCH_UM * np.sqrt(3) / 2
+# The same page calls `spot_diameter_fullres` the diameter of "a theoretical 65 um spot"; Space Ranger 3 writes 70, and
+# the spots themselves measure 55. The pitch is exact, so the spot is only there to catch a wrong image scale.
+SPOT_UM = 65.0
+SPOT_TOLERANCE, ROW_TOLERANCE = 0.2, 0.02
+_SPOT = "spot_diameter_fullres"
+
+
+def find_counts(folder: Path) -> Path | None:
+    """The matrix of a folder, that of the tissue before that of the whole array; None where it has none."""
+    return next(filter(None, (find_matrix(folder, stem) for stem in MATRICES)), None)
+
+
+def _recognises(path: Path) -> bool:
+    return path.is_dir() and find_positions(path) is not None
+
+
+def _read(folder: Path, options: PrepareConfig) -> Download:
+    """Read matrix, positions and scale factors; spots are matched by barcode."""
+    matrix_path, positions_path = find_counts(folder), find_positions(folder)
+    if matrix_path is None or positions_path is None:
+        missing = "spatial/tissue_positions" if positions_path is None else " or ".join(f"{m}.h5" for m in MATRICES)
+        raise CifmError(f"{folder}: a Visium download without {missing}", "copy it from the original download")
+    matrix = read_matrix(matrix_path)
+    positions = read_positions(positions_path)
+    obs = match_positions(positions, matrix.barcodes, positions_path)
+    files = [*matrix.files, positions_path]
+    scale = None
+    if options.microns_per_pixel is None:
+        scales, scales_path = read_scales(folder)
+        files.append(scales_path)
+        scale = derive_scale(fit_grid(positions, positions_path), scales, str(folder))
+    pixels = obs[PIXELS].to_numpy()
+    xy_um, units = to_micrometres(pixels, options.microns_per_pixel, ", ".join(PIXELS), scale)
+    return Download(
+        platform="visium",
+        counts=matrix.counts,
+        obs=obs.drop(columns=[IN_TISSUE, *PIXELS]),
+        genes=matrix.genes,
+        xy_um=xy_um,
+        units=units,
+        matrix=matrix_path.name,
+        files=tuple(files),
+        radius_um=RADIUS_UM,
+        in_tissue=obs[IN_TISSUE].to_numpy(),
+        notes=absence_notes(positions, obs),
+    )
+
+
+VISIUM = Reader("visium", _recognises, _read)
+
+
+def derive_scale(grid: Grid, scales: dict[str, float], where: str) -> Scale:
+    """Micrometres per pixel from the pitch of the array, checked against its rows and the diameter of a spot.
+
+    Args:
+        grid: Pixels per array column and row.
+        scales: The scale factors.
+        where: The download, for the message.
+
+    Returns:
+        The scale, from the spots alone where the positions do not show the pitch.
+
+    Raises:
+        CifmError: Two derivations disagree, or there is none.
+    """
+    columns = Scale(
+        _COLUMN_UM / grid.column_px, f"{PITCH_UM:g} um between spots that are {2 * grid.column_px:.4f} pixels apart"
+    )
+    rows = Scale(_ROW_UM / grid.row_px, f"rows of spots {grid.row_px:.4f} pixels apart")
+    diameter = scales.get(_SPOT, np.nan)
+    spot = Scale(
+        SPOT_UM / diameter if diameter else np.nan, f"spots of {SPOT_UM:g} um that are {diameter:.4f} pixels wide"
+    )
+    known = [scale for scale in (columns, rows, spot) if np.isfinite(scale.microns_per_pixel)]
+    if not known:
+        raise CifmError(f"{where}: neither positions nor {_SPOT} tell the scale", "give it with --microns-per-pixel")
+    agree(columns, rows, ROW_TOLERANCE, where)
+    agree(known[0], spot, SPOT_TOLERANCE, where)
+    return known[0]

@@ -1,0 +1,172 @@
+"""Xenium output bundles: the matrix, the cells, the graph clusters and `experiment.xenium`, and no other file."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from pyarrow import parquet
+
+from cifm_cli import keys
+from cifm_cli.data.readers.base import Download, PrepareConfig, Reader, first_existing, open_maybe_gzip, reading
+from cifm_cli.data.readers.tenx import find_matrix, read_matrix
+from cifm_cli.data.readers.xenium_zarr import read_zarr_matrix
+from cifm_cli.data.units import to_micrometres
+from cifm_cli.errors import CifmError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+RADIUS_UM = 20.0  # paper, B.1
+_MATRIX = "cell_feature_matrix"
+_ZARR = f"{_MATRIX}.zarr.zip"
+_CELLS = ("cells.parquet", "cells.csv.gz", "cells.csv")
+_EXPERIMENT = "experiment.xenium"
+_CLUSTERS = "analysis/clustering/gene_expression_graphclust/clusters.csv"
+_ROUNDING_UM = 0.01
+_X, _Y, _ID = "x_centroid", "y_centroid", "cell_id"
+
+
+def _recognises(path: Path) -> bool:
+    return path.is_dir() and ((path / _EXPERIMENT).exists() or _find_matrix(path) is not None)
+
+
+def _find_matrix(folder: Path) -> Path | None:
+    return find_matrix(folder, _MATRIX) or first_existing(folder, (_ZARR,))
+
+
+def _read(folder: Path, options: PrepareConfig) -> Download:
+    """Read a bundle; cells are matched to barcodes by id, never by position."""
+    matrix_path, cells_path = _find_matrix(folder), first_existing(folder, _CELLS)
+    if matrix_path is None or cells_path is None:
+        missing = f"{_MATRIX}.h5 (or the folder {_MATRIX}, or {_ZARR})" if matrix_path is None else " or ".join(_CELLS)
+        raise CifmError(
+            f"{folder}: a Xenium bundle without {missing}", "copy the missing file from the original download"
+        )
+    matrix = read_zarr_matrix(matrix_path) if matrix_path.name == _ZARR else read_matrix(matrix_path)
+    cells = _read_cells(cells_path)
+    obs = _match(cells, matrix.barcodes, cells_path)
+    files, notes = [*matrix.files, cells_path], []
+    warnings = _compare_tables(cells, cells_path)
+    if len(cells) > len(obs):
+        notes.append(f"{len(cells) - len(obs):,} cells of {cells_path.name} are not in the matrix and were left out")
+    if (folder / _CLUSTERS).is_file():
+        files.append(folder / _CLUSTERS)
+        obs[keys.CLUSTER] = _read_clusters(folder / _CLUSTERS).reindex(obs.index)
+    if (folder / _EXPERIMENT).is_file():
+        files.append(folder / _EXPERIMENT)
+        notes += _compare(_read_experiment(folder / _EXPERIMENT), len(obs))
+    xy_um, units = to_micrometres(obs[[_X, _Y]].to_numpy(dtype=np.float64), options.microns_per_pixel, f"{_X}, {_Y}")
+    return Download(
+        platform="xenium",
+        counts=matrix.counts,
+        obs=obs.drop(columns=[_X, _Y]),
+        genes=matrix.genes,
+        xy_um=xy_um,
+        units=units,
+        matrix=matrix_path.name,
+        files=tuple(files),
+        radius_um=RADIUS_UM,
+        notes=tuple(notes),
+        warnings=warnings,
+    )
+
+
+XENIUM = Reader("xenium", _recognises, _read)
+
+
+def _read_cells(path: Path, only: list[str] | None = None) -> pd.DataFrame:
+    """Read the table of cells, or some columns of it, indexed by id as text."""
+    with reading(path):
+        if path.suffix == ".parquet":
+            cells: pd.DataFrame = parquet.read_table(path, page_checksum_verification=True).to_pandas()
+        else:
+            with open_maybe_gzip(path) as handle:
+                cells = pd.read_csv(handle, dtype={_ID: str}, usecols=only)
+    missing = [name for name in (_ID, _X, _Y) if name not in cells.columns]
+    if missing:
+        raise CifmError(
+            f"{path}: no column {', '.join(missing)} (it has {', '.join(map(str, cells.columns))})",
+            "take cells.parquet or cells.csv.gz as the instrument wrote it",
+        )
+    for name in (_X, _Y):
+        if not pd.api.types.is_numeric_dtype(cells[name]):
+            raise CifmError(
+                f"{path}: column {name} holds text", "write the coordinates as plain numbers, with a decimal point"
+            )
+    cells.index = pd.Index([_id_text(value) for value in cells[_ID]], dtype=object)
+    if not cells.index.is_unique:
+        twice = cells.index[cells.index.duplicated()][0]
+        raise CifmError(f"{path}: cell {twice!r} has two rows", "remove the repeated rows, one cell has one position")
+    unnamed = [name for name in cells.columns if str(name).startswith("Unnamed:")]  # row numbers that R wrote
+    return cells.drop(columns=[_ID, *unnamed])
+
+
+def _compare_tables(cells: pd.DataFrame, path: Path) -> tuple[str, ...]:
+    """Hold the places of the cells against the other form of their table, where the bundle has both.
+
+    Parquet as most software writes it has no checksums; a compressed CSV has one.
+    """
+    other_path = first_existing(path.parent, _CELLS[1:2])
+    if other_path in (None, path):
+        return ()
+    try:
+        other = _read_cells(other_path, [_ID, _X, _Y]).reindex(cells.index)
+    except CifmError as error:
+        return (f"{error.message}: {path.name} was not compared with it",)
+    apart = (cells[[_X, _Y]].astype(np.float64) - other).abs().max(axis=1)
+    differing = cells.index[(apart > _ROUNDING_UM).to_numpy()]
+    if not len(differing):
+        return ()
+    first = differing[0]
+    message = (
+        f"{path.name} and {other_path.name} place {len(differing):,} of {len(cells):,} cells otherwise, such as {first!r}: "
+        f"{cells.loc[first, _X]:.10g}, {cells.loc[first, _Y]:.10g} and {other.loc[first, _X]:.10g}, {other.loc[first, _Y]:.10g}"
+    )
+    if 2 * len(differing) > len(cells):
+        return (message,)
+    raise CifmError(f"{path.parent}: {message}", f"copy {path.name} again, or remove the one that is wrong")
+
+
+def _id_text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _match(cells: pd.DataFrame, barcodes: NDArray[np.object_], path: Path) -> pd.DataFrame:
+    """Rows of `cells` in the order of the matrix."""
+    found = int(pd.Index(barcodes).isin(cells.index).sum())
+    if found < len(barcodes):
+        raise CifmError(
+            f"{path}: {found:,} of the {len(barcodes):,} barcodes of the matrix are among its {len(cells):,} cells "
+            f"(matrix {barcodes[0]!r}, ..., cells {', '.join(map(repr, cells.index[:1]))}, ...)",
+            "take the matrix and the cells from the same download",
+        )
+    return cells.loc[pd.Index(barcodes)].copy()
+
+
+def _read_clusters(path: Path) -> pd.Series[Any]:
+    with reading(path):
+        table = pd.read_csv(path, dtype=str).drop_duplicates("Barcode").set_index("Barcode")["Cluster"]
+    names = table.dropna().unique()
+    ordered = sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+    return table.astype(pd.CategoricalDtype(ordered))
+
+
+def _read_experiment(path: Path) -> dict[str, object]:
+    with reading(path):
+        content = json.loads(path.read_text(encoding="utf8"))
+    return content if isinstance(content, dict) else {}
+
+
+def _compare(experiment: dict[str, object], num_cells: int) -> list[str]:
+    """What the description of the run says otherwise than its matrix."""
+    declared = experiment.get("num_cells")
+    if isinstance(declared, int) and declared != num_cells:
+        return [f"{_EXPERIMENT} declares {declared:,} cells, the matrix has {num_cells:,}"]
+    return []

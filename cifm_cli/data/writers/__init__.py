@@ -1,0 +1,1 @@
+"""Writers of `.h5ad` files: prepared, embedded, predicted and simulated slides."""

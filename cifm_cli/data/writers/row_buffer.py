@@ -1,0 +1,102 @@
+"""Rows of counts set aside on disk: written in the order of the download, read in that of the slide."""
+
+from __future__ import annotations
+
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from cifm_cli.data.readers.counts import row_ranges
+from cifm_cli.errors import writing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import h5py
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+_ENTRY = np.dtype([("column", np.int32), ("value", np.float32)])
+_LARGEST = np.iinfo(np.int32).max
+
+
+class Spool:
+    """Rows of G counts in a file without a name, which the system takes back even from a process that is killed.
+
+    The rows of a compressed download can only be reached by inflating all before them, so they are read once, in their
+    own order; from here each row is one read, in any order.
+
+    Args:
+        folder: Where there is space for the counts.
+        num_cells: N.
+        num_genes: G.
+    """
+
+    def __init__(self, folder: Path, num_cells: int, num_genes: int) -> None:
+        self.num_genes = num_genes
+        self.total_counts = np.zeros(num_cells)
+        self.num_expressed = np.zeros(num_cells, dtype=np.int64)
+        self._folder = folder
+        with writing(folder):
+            self._file = TemporaryFile(dir=folder)  # noqa: SIM115 - __exit__ closes it
+
+    def __enter__(self) -> Self:
+        """The spool itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the space back."""
+        self._file.close()
+
+    def write(self, first: int, block: csr_matrix) -> None:
+        """Set rows aside.
+
+        Args:
+            first: Number of the first of them, the one after the last row written before.
+            block: (n, G) counts, columns sorted within rows.
+
+        Raises:
+            CifmError: The disk is full.
+        """
+        rows = slice(first, first + block.shape[0])
+        self.total_counts[rows] = np.asarray(block.sum(axis=1), dtype=np.float64).ravel()
+        self.num_expressed[rows] = np.diff(block.indptr)
+        entries = np.empty(block.nnz, dtype=_ENTRY)
+        entries["column"], entries["value"] = block.indices, block.data
+        with writing(self._folder):
+            self._file.write(entries.view(np.uint8).data)
+            self._file.flush()
+
+    def write_matrix(self, group: h5py.Group, rows: NDArray[np.int64]) -> None:
+        """Write some rows as a CSR matrix in the on-disk format of AnnData, in blocks, without compression.
+
+        Args:
+            group: An empty group.
+            rows: Rows, in the order to write them.
+        """
+        indptr = np.concatenate([[0], np.cumsum(self.num_expressed[rows])])
+        offsets = np.concatenate([[0], np.cumsum(self.num_expressed)])[rows]
+        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
+        group.attrs["shape"] = np.array([len(rows), self.num_genes])
+        group["indptr"] = indptr if indptr[-1] > _LARGEST else indptr.astype(np.int32)
+        columns = group.create_dataset("indices", (indptr[-1],), np.int32)
+        values = group.create_dataset("data", (indptr[-1],), np.float32)
+        for first, last in row_ranges(indptr):
+            start, stop = indptr[first], indptr[last]
+            entries = self._gather(indptr[first : last + 1] - start, offsets[first:last])
+            columns[start:stop], values[start:stop] = entries["column"], entries["value"]
+
+    def num_bytes(self, rows: NDArray[np.int64]) -> int:
+        """Size of the matrix that `write_matrix` would write."""
+        return int(self.num_expressed[rows].sum()) * _ENTRY.itemsize + (len(rows) + 1) * 8
+
+    def _gather(self, starts: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.void]:
+        """Entries of rows that lie at `offsets` of the file, put at `starts`."""
+        entries = np.empty(starts[-1], dtype=_ENTRY)
+        places, size = entries.view(np.uint8).data, _ENTRY.itemsize
+        bounds = (starts * size).tolist()
+        for start, stop, offset in zip(bounds, bounds[1:], (offsets * size).tolist(), strict=False):
+            self._file.raw.seek(offset)
+            self._file.raw.readinto(places[start:stop])
+        return entries

@@ -1,0 +1,1 @@
+"""Statistics that several commands need: resampling, regression, clustering and scores. A leaf."""
