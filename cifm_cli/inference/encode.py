@@ -34,7 +34,6 @@ MICROENVIRONMENT: Level = "microenvironment"
 _MOST_CELLS = 16_384  # of a core; beyond that a halo is small already
 _TILE_BYTES = 1 << 29  # that the features of a tile may take
 _LIVE_FEATURES = 8  # times D numbers that a factored layer holds of a cell
-_EDGES_UNSTORED = ("fused",)  # backends that hold nothing of size E x D: their tiles may be larger than in training
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def encode_blocks(
 def core_cells(engine: LoadedModel) -> int:
     """Core cells of a tile: as in training, or more where the backend's memory does not grow with the edges."""
     recipe = engine.checkpoint.recipe
-    if recipe.model.message != "factored" or engine.backend.name not in _EDGES_UNSTORED:
+    if recipe.model.message != "factored" or engine.backend.stores_edges:
         return recipe.data.tile_cells
     return min(_MOST_CELLS, _TILE_BYTES // (4 * _LIVE_FEATURES * recipe.model.width))
 
