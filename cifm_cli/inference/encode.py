@@ -161,7 +161,7 @@ def _maker(engine: LoadedModel, slide: Slide, levels: Sequence[Level], part: Row
 @torch.inference_mode()
 def _encode(engine: LoadedModel, levels: Sequence[Level], tile: _ReadyTile) -> Block:
     """Run the encoder at every level; the genes are read once."""
-    genes = engine.checkpoint.network.genes(tile.expression.to(engine.device))
+    genes = engine.checkpoint.network.first.genes(tile.expression.to(engine.device))
     found: dict[Level, NDArray[np.float32]] = {}
     for level in levels:
         with computing_in(engine.precision, engine.device):
@@ -173,7 +173,7 @@ def _encode(engine: LoadedModel, levels: Sequence[Level], tile: _ReadyTile) -> B
 def _among(engine: LoadedModel, tile: _ReadyTile, h: Tensor) -> Tensor:
     """Microenvironment embeddings of the core."""
     layers = [shell.to(engine.device) for shell in tile.shells]
-    return engine.checkpoint.network.encode(engine.backend, layers, h)[0]
+    return engine.checkpoint.network.first.encode(engine.backend, layers, h)[0]
 
 
 def _alone(engine: LoadedModel, tile: _ReadyTile, h: Tensor) -> Tensor:
@@ -181,4 +181,4 @@ def _alone(engine: LoadedModel, tile: _ReadyTile, h: Tensor) -> Tensor:
     model = engine.checkpoint.recipe.model
     graph = move_graph(without_edges(len(tile.core), self_loops=model.self_loops), engine.device)
     layers = whole(graph, model.encoder_layers)
-    return engine.checkpoint.network.encode(engine.backend, layers, h[tile.core.to(engine.device)])[0]
+    return engine.checkpoint.network.first.encode(engine.backend, layers, h[tile.core.to(engine.device)])[0]
