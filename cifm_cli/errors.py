@@ -33,17 +33,17 @@ class StopRequested(BaseException):
 
 
 # What schedulers send before they kill; Windows has no SIGUSR1.
-POLITE_KILLS = tuple({signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)})
+STOP_SIGNALS = tuple({signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)})
 
 
 @contextmanager
-def unwinding() -> Iterator[None]:
+def raising_on_stop_signals() -> Iterator[None]:
     """Within the block SIGTERM and SIGUSR1 raise `StopRequested`."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise StopRequested
 
-    before = {number: signal.signal(number, stop) for number in POLITE_KILLS}
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:
         yield
     finally:

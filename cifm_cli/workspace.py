@@ -137,7 +137,7 @@ def run_folder(given: Path | None) -> Path:
     return folder.resolve() if folder.is_symlink() else folder
 
 
-def point_latest(run: Path, link: Path = LATEST) -> None:
+def link_latest(run: Path, link: Path = LATEST) -> None:
     """Make `runs/latest` of the workspace point at a run, wherever that is.
 
     Args:

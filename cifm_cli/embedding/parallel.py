@@ -46,7 +46,7 @@ def write_share(
         share: As in `encode_blocks`.
         advance: Called with the number of cells done.
     """
-    for block in encode_blocks(engine, slide, list(rows_of), share=share):
+    for block in encode_blocks(engine, slide, list(rows_of), rank_slice=share):
         for level, features in block.features.items():
             rows_of[level].write(block.rows, features)
         advance(len(block.rows))

@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.evaluation.neighbours import nearest
-from cifm_cli.model.states import nearest_profile
+from cifm_cli.model.states import nearest_state
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +64,7 @@ class StateBook:
         for start in range(0, slide.num_cells, _CELLS_AT_ONCE):
             rows = np.arange(start, min(start + _CELLS_AT_ONCE, slide.num_cells))
             values = slide.expression(rows, self.bench.target_sum)[:, columns].toarray()
-            found[rows] = nearest_profile(torch.from_numpy(values), self.profiles).numpy()
+            found[rows] = nearest_state(torch.from_numpy(values), self.profiles).numpy()
         return found
 
     def visible_cells(self, part: Round) -> Rows:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from cifm_cli import keys
 from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.smoother import LeastSquares
-from cifm_cli.model.states import fit_states, nearest_profile
+from cifm_cli.model.states import fit_states, nearest_state
 from cifm_cli.provenance import numpy_generator
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def fit_smoother(run: Run, head: ResidualHead) -> None:
         example = run.corpus.draw(keys.TRAIN, run.seed, "smoother", number)
         terms, frequencies = blended(head, example)
         means.add(terms.means, example.target.values, example.tile.genes)
-        shares.add(terms.shares, expressed(example), example.tile.genes)
+        shares.add(terms.expressed, expressed(example), example.tile.genes)
         if number < POOL_TILES:
             compositions.append((terms.compositions.log(), example.target.counts))
             states.append((frequencies.log(), actual_states(head, example)))
@@ -97,7 +97,9 @@ def fit_smoother(run: Run, head: ResidualHead) -> None:
     unseen = [(blended(head, part)[0], part) for part in looks]
     genes = run.corpus.measured_genes()
     mean_weights = choose_weights(means, [(terms.means, part.target.values, part.tile.genes) for terms, part in unseen])
-    share_weights = choose_weights(shares, [(terms.shares, expressed(part), part.tile.genes) for terms, part in unseen])
+    share_weights = choose_weights(
+        shares, [(terms.expressed, expressed(part), part.tile.genes) for terms, part in unseen]
+    )
     smoother.mean_weights[:, genes], smoother.share_weights[:, genes] = mean_weights[:, genes], share_weights[:, genes]
     smoother.composition_weights[:] = fit_pool(compositions, run.recipe.objective.pool_decay)
     smoother.state_weights[:] = fit_pool(states, run.recipe.objective.pool_decay)
@@ -105,11 +107,11 @@ def fit_smoother(run: Run, head: ResidualHead) -> None:
 
 def blended(head: ResidualHead, example: Example) -> tuple[Terms, Tensor]:
     """What a smoother blends for the masked cells of a tile: its terms, and (M, S + 1, K) frequencies of the states."""
-    around, surrounding, genes = example.tile.around, example.tile.surrounding, example.tile.genes
+    around, surrounding, genes = example.tile.neighbours, example.tile.neighbour_expression, example.tile.genes
     if around is None or surrounding is None:
         raise ValueError("a tile made for another objective has no surroundings")
     return head.smoother.terms(around, genes), head.states.frequencies(
-        around, head.states.sort_cells(surrounding, genes)
+        around, head.states.assign_states(surrounding, genes)
     )
 
 
@@ -121,7 +123,7 @@ def expressed(example: Example) -> Tensor:
 def actual_states(head: ResidualHead, example: Example) -> Tensor:
     """(M, K) 1 at the state that each masked cell is in."""
     profiles = head.states.profiles[:, example.tile.genes]
-    return functional.one_hot(nearest_profile(example.target.values, profiles), len(profiles)).float()
+    return functional.one_hot(nearest_state(example.target.values, profiles), len(profiles)).float()
 
 
 def choose_weights(fit: LeastSquares, unseen: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cifm_backends import BackendUnavailableError
-from cifm_cli.errors import CifmError, StopRequested, unwinding
+from cifm_cli.errors import CifmError, StopRequested, raising_on_stop_signals
 from cifm_cli.training import loop
 from cifm_cli.training.distributed import LostContactError, check_shares, find_meeting_point, find_place
 
@@ -114,7 +114,7 @@ def _work(setup: Setup, environment: Mapping[str, str], threads: int, pipe: Conn
 def _end(setup: Setup) -> tuple[Any, ...]:
     """Train, and say how that ended."""
     try:
-        with unwinding():
+        with raising_on_stop_signals():
             return DONE, loop.train(setup)
     except LostContactError as error:
         return LOST, error.message, error.hint

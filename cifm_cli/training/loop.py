@@ -17,7 +17,7 @@ import torch
 
 from cifm_cli import provenance
 from cifm_cli.data.prefetch import made_ahead
-from cifm_cli.errors import POLITE_KILLS, CifmError, StopRequested
+from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested
 from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
 from cifm_cli.model.precision import computing_in
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 EXPLODED = 100.0  # times the validation loss before the first step
 MAKERS = 4  # threads that make tiles for a GPU
-STOPS = (signal.SIGINT, *POLITE_KILLS)
+STOPS = (signal.SIGINT, *STOP_SIGNALS)
 
 
 def train(setup: Setup) -> dict[str, Any]:

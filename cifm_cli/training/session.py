@@ -21,7 +21,7 @@ from cifm_cli.training.distributed import check_shares
 from cifm_cli.training.ema import Average
 from cifm_cli.training.run_spec import RunSpec
 from cifm_cli.training.state import Position, list_states, load_began, load_state, save_state
-from cifm_cli.workspace import atomic_path, point_latest
+from cifm_cli.workspace import atomic_path, link_latest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -183,7 +183,7 @@ def open_run(setup: Setup, processes: Processes) -> Run:
     elif processes.first:
         _store_recipe(setup)
     if setup.latest and processes.first:
-        point_latest(setup.folder, setup.latest)
+        link_latest(setup.folder, setup.latest)
     return run
 
 

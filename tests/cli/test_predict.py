@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cifm_cli import keys
-from cifm_cli.inference.predict_slide import far_apart
+from cifm_cli.inference.predict_slide import split_far_apart
 
 
 def save_run(tables: dict, slide: Path) -> None:
@@ -105,11 +105,11 @@ def test_a_place_does_not_know_of_the_other_places(cifm, workspace: Path) -> Non
     assert not np.allclose(one.X[0], many.X[3], rtol=1e-5, atol=1e-6)
 
 
-def test_rounds_hold_places_far_apart() -> None:
+def test_rounds_hold_places_split_far_apart() -> None:
     """a-b-c, 10 um a dash: within 10 um b conflicts with both, a and c go together."""
     places_um = np.array([[0.0, 0], [10, 0], [20, 0]])
-    assert [part.tolist() for part in far_apart(places_um, 10.0)] == [[0, 2], [1]]
-    assert [part.tolist() for part in far_apart(places_um, 9.9)] == [[0, 1, 2]]
+    assert [part.tolist() for part in split_far_apart(places_um, 10.0)] == [[0, 2], [1]]
+    assert [part.tolist() for part in split_far_apart(places_um, 9.9)] == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,10 @@ def test_training_starts_at_the_smoother(prepared_synthetic: Path, tmp_path: Pat
     smoother, states, genes = run.network.first.head.smoother, run.network.first.head.states, example.tile.genes
     with torch.no_grad():
         output = run.network(run.backend, example.tile)
-        frequencies = states.frequencies(example.tile.around, states.sort_cells(example.tile.surrounding, genes))
-        mean, logit, composition, state = smoother(smoother.terms(example.tile.around, genes), frequencies, genes)
+        frequencies = states.frequencies(
+            example.tile.neighbours, states.assign_states(example.tile.neighbour_expression, genes)
+        )
+        mean, logit, composition, state = smoother(smoother.terms(example.tile.neighbours, genes), frequencies, genes)
     assert torch.equal(output.magnitude, mean)
     assert torch.equal(output.logit, logit)
     assert torch.equal(output.composition, composition)

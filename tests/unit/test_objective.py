@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifm_cli.model.objective import Target, balanced_mse, loss
+from cifm_cli.model.objective import Targets, balanced_mse, loss
 from cifm_cli.model.output import Output
 from cifm_cli.recipe_sections import ObjectiveRecipe, TrainRecipe
 from cifm_cli.training.schedule import FLOOR, learning_rate, progress
@@ -36,7 +36,7 @@ def test_zero_at_the_truth() -> None:
 def test_both_objectives_add_the_cross_entropy(name: str, error: float) -> None:
     recipe = ObjectiveRecipe(name=name, expressed_weight=2.0)
     output = Output(PREDICTION, torch.zeros(2, 2))
-    assert loss(output, Target(TARGET, TARGET), recipe).item() == pytest.approx(error + 2 * math.log(2))
+    assert loss(output, Targets(TARGET, TARGET), recipe).item() == pytest.approx(error + 2 * math.log(2))
 
 
 def test_composition_and_state_by_hand() -> None:
@@ -51,12 +51,12 @@ def test_composition_and_state_by_hand() -> None:
         profiles=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
     )
     expected = 2 * -(2 * math.log(3 / 4) + math.log(1 / 4)) / 3 + 3 * math.log(5)
-    assert loss(output, Target(values, torch.tensor([[1.0, 2.0]])), recipe).item() == pytest.approx(expected)
+    assert loss(output, Targets(values, torch.tensor([[1.0, 2.0]])), recipe).item() == pytest.approx(expected)
 
 
 def test_every_head_gets_a_gradient() -> None:
     output = Output(PREDICTION.clone().requires_grad_(), torch.zeros(2, 2, requires_grad=True))
-    loss(output, Target(TARGET, TARGET), ObjectiveRecipe()).backward()
+    loss(output, Targets(TARGET, TARGET), ObjectiveRecipe()).backward()
     assert all(tensor.grad is not None and tensor.grad.abs().sum() > 0 for tensor in output[:2])
 
 

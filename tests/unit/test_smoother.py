@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from cifm_cli.model.smoother import PRIOR_COUNTS, PRIOR_MASS, LeastSquares, Smoother, look_around
+from cifm_cli.model.smoother import PRIOR_COUNTS, PRIOR_MASS, LeastSquares, Smoother, sum_neighbours
 from cifm_cli.recipe_sections import ObjectiveRecipe
 
 RECIPE = ObjectiveRecipe(scales=(1.0, 2.0), cutoff=3.0)
@@ -22,7 +22,7 @@ RAW = csr_matrix(np.array([[30.0, 0.0], [2.0, 8.0], [25.0, 25.0], [0.0, 0.0]]))
 
 
 def test_sums_by_hand() -> None:
-    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
+    around = sum_neighbours(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
     for scale, column in ((1.0, 0), (2.0, 1)):
         a = np.exp(-0.5 / scale**2) * 30 / 40
         b = np.exp(-4.5 / scale**2) * 10 / 20
@@ -36,14 +36,14 @@ def test_sums_by_hand() -> None:
 
 
 def test_a_cell_at_the_same_place_counts_fully() -> None:
-    around = look_around(PLACES[:1], PLACES[:1], EXPRESSION[:1], RAW[:1], COUNTS[:1], RECIPE)
+    around = sum_neighbours(PLACES[:1], PLACES[:1], EXPRESSION[:1], RAW[:1], COUNTS[:1], RECIPE)
     assert around.mass.tolist() == [[0.75, 0.75]]
 
 
 def test_a_lonely_query_gets_the_training_mean() -> None:
     smoother = Smoother(2, RECIPE)
     smoother.mean_profile[:] = torch.tensor([0.5, 0.25])
-    around = look_around(np.full((1, 2), 99.0), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
+    around = sum_neighbours(np.full((1, 2), 99.0), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
     assert around.mass.abs().max() == 0
     means = smoother.terms(around, torch.arange(2)).means
     assert means.tolist() == [[[0.5, 0.25]] * 3]
@@ -52,7 +52,7 @@ def test_a_lonely_query_gets_the_training_mean() -> None:
 def test_each_mean_is_drawn_to_the_next_wider_one() -> None:
     smoother = Smoother(2, RECIPE)
     smoother.mean_profile[:] = torch.tensor([1.0, 1.0])
-    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
+    around = sum_neighbours(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
     means = smoother.terms(around, torch.arange(2)).means
     (narrow_mass, wide_mass), (narrow, wide) = around.mass[0].tolist(), around.expression[0, :, 0].tolist()
     wide_mean = (wide + PRIOR_MASS * 1.0) / (wide_mass + PRIOR_MASS)
@@ -63,7 +63,7 @@ def test_each_mean_is_drawn_to_the_next_wider_one() -> None:
 def test_a_composition_is_drawn_to_the_next_wider_one_by_counts() -> None:
     smoother = Smoother(2, RECIPE)
     smoother.composition_profile[:] = torch.tensor([0.25, 0.75])
-    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
+    around = sum_neighbours(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
     found = smoother.terms(around, torch.arange(2)).compositions
     assert found.sum(-1).tolist() == [pytest.approx([1, 1, 1])]
     narrow, wide = around.counts[0].tolist()
@@ -73,7 +73,7 @@ def test_a_composition_is_drawn_to_the_next_wider_one_by_counts() -> None:
 
 
 def test_a_precision_leaves_the_indices_alone() -> None:
-    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE).to(torch.float32)
+    around = sum_neighbours(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE).to(torch.float32)
     assert {around.expression.dtype, around.mass.dtype, around.weight.dtype} == {torch.float32}
     assert {around.query.dtype, around.visible.dtype} == {torch.int64}
 

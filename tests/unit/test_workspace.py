@@ -143,7 +143,7 @@ def test_runs_are_found_by_folder_file_or_latest(tmp_path: Path, monkeypatch: py
     for run in (Path("runs/one"), tmp_path / "elsewhere" / "two", Path("runs/three")):
         run.mkdir(parents=True)
         (run / "model.safetensors").touch()
-        workspace.point_latest(run)
+        workspace.link_latest(run)
         assert workspace.run_folder(None).name == run.name
     assert workspace.run_folder(Path("runs/one")) == Path("runs/one")
     assert workspace.run_folder(Path("runs/one/model.safetensors")) == Path("runs/one")
@@ -152,5 +152,5 @@ def test_runs_are_found_by_folder_file_or_latest(tmp_path: Path, monkeypatch: py
 def test_somebody_s_own_folder_called_latest_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "latest").mkdir()
     (tmp_path / "run").mkdir()
-    workspace.point_latest(tmp_path / "run", tmp_path / "latest")
+    workspace.link_latest(tmp_path / "run", tmp_path / "latest")
     assert not (tmp_path / "latest").is_symlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix, random_array
 
-from cifm_cli.model.kernels import sum_around
+from cifm_cli.model.kernels import weighted_sums
 from cifm_cli.provenance import numpy_generator
 
 
@@ -14,7 +14,7 @@ def test_by_hand() -> None:
     expression = csr_matrix(np.array([[2.0, 0.0], [1.0, 4.0]]))
     counts = csr_matrix(np.array([[30, 0], [2, 8]]))
     weight = np.array([[0.5, 1.0], [0.25, 1.0], [3.0, 0.0]])
-    values, shares, raw = sum_around(np.array([0, 2, 2, 3]), np.array([0, 1, 1]), weight, expression, counts)
+    values, shares, raw = weighted_sums(np.array([0, 2, 2, 3]), np.array([0, 1, 1]), weight, expression, counts)
     assert values.tolist() == [[[1.25, 1.0], [3.0, 4.0]], [[0, 0], [0, 0]], [[3.0, 12.0], [0, 0]]]
     assert shares.tolist() == [[[0.75, 0.25], [2.0, 1.0]], [[0, 0], [0, 0]], [[3.0, 3.0], [0, 0]]]
     assert raw.tolist() == [[[15.5, 2.0], [32.0, 8.0]], [[0, 0], [0, 0]], [[6.0, 24.0], [0, 0]]]
@@ -27,7 +27,7 @@ def test_as_dense_products() -> None:
     near = generator.random((25, 40)) < 0.3
     indptr = np.concatenate([[0], near.sum(axis=1).cumsum()])
     weight = generator.random((near.sum(), 3))
-    found = sum_around(indptr, np.nonzero(near)[1], weight, expression, counts)
+    found = weighted_sums(indptr, np.nonzero(near)[1], weight, expression, counts)
     for scale in range(3):
         dense = np.zeros(near.shape)
         dense[near] = weight[:, scale]
@@ -37,5 +37,5 @@ def test_as_dense_products() -> None:
 
 def test_nobody_and_no_query() -> None:
     void = csr_matrix((2, 5), dtype=np.float32)
-    nothing = sum_around(np.array([0]), np.zeros(0, dtype=np.int64), np.zeros((0, 4)), void, void)
+    nothing = weighted_sums(np.array([0]), np.zeros(0, dtype=np.int64), np.zeros((0, 4)), void, void)
     assert [sums.shape for sums in nothing] == [(0, 4, 5)] * 3
