@@ -104,7 +104,7 @@ def encode_blocks(
     slide: Slide,
     levels: Sequence[Level],
     rows: Rows | None = None,
-    rank_slice: tuple[int, int] = (0, 1),
+    tile_slice: tuple[int, int] = (0, 1),
 ) -> Iterator[Block]:
     """Embed cells tile by tile. The result is that of the whole slide at once.
 
@@ -114,8 +114,8 @@ def encode_blocks(
         levels: `microenvironment` is the output of the encoder for a cell among its neighbours. `cell` is the same with
             every edge between cells removed (paper, section 4).
         rows: Ascending rows to embed; the other cells are ignored. None for all cells.
-        rank_slice: Number of this process and number of processes, where several embed one slide. Only the tiles of
-            this process are embedded. The tiles do not depend on the number of processes.
+        tile_slice: Number of a slice of the tiles, and number of slices, where several processes embed one slide. Only
+            the tiles of the slice are embedded. The tiles do not depend on the number of slices.
 
     Returns:
         A block for each tile, in the order of `rows`. While the caller handles a block, the network runs on the next
@@ -125,8 +125,8 @@ def encode_blocks(
         CifmError: Slide and model share no gene.
     """
     all_rows = np.arange(slide.num_cells) if rows is None else rows
-    cores, (rank, num_ranks) = list(chunks(all_rows, core_cells(model))), rank_slice
-    own_cores = cores[len(cores) * rank // num_ranks : len(cores) * (rank + 1) // num_ranks]
+    cores, (number, num_slices) = list(chunks(all_rows, core_cells(model))), tile_slice
+    own_cores = cores[len(cores) * number // num_slices : len(cores) * (number + 1) // num_slices]
     tiles = made_ahead(_tile_maker(model, slide, levels, all_rows), own_cores)
     return made_ahead(partial(_encode, model, levels), tiles)
 
