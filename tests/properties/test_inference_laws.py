@@ -1,4 +1,4 @@
-"""Inference tile by tile is inference on the whole slide, in float32, whatever the size of a tile."""
+"""Inference tile by tile gives the results of the whole slide, in float32, for any size of the tiles."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def relative(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_tiles_are_the_whole_in_float32(prepared_synthetic: Path, form: str) -> None:
+def test_tiles_give_the_results_of_the_whole_slide(prepared_synthetic: Path, form: str) -> None:
     slide = open_slide(prepared_synthetic)
     everything = np.arange(slide.num_cells)
     hidden = np.sort(numpy_generator(0, "hidden").choice(everything, 60, replace=False))
@@ -62,7 +62,7 @@ def test_tiles_are_the_whole_in_float32(prepared_synthetic: Path, form: str) -> 
 
 
 @pytest.mark.parametrize("form", ["deep", "flat"])
-def test_the_tiles_of_a_backend_that_stores_no_edges_are_the_whole(
+def test_the_tiles_of_a_backend_without_stored_edges_give_the_results_of_the_whole_slide(
     prepared_synthetic: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide = open_slide(prepared_synthetic)
@@ -74,7 +74,9 @@ def test_the_tiles_of_a_backend_that_stores_no_edges_are_the_whole(
     assert apart < 1e-6, f"relative error {apart:.2e}"
 
 
-def test_layers_run_on_ever_fewer_cells_of_the_halo(prepared_synthetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_layer_runs_on_the_cells_that_reach_the_core(
+    prepared_synthetic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slide = open_slide(prepared_synthetic)
     model, core = make_model(slide, "deep", 50), np.arange(200, 250)
     monkeypatch.setattr(encode, "chunks", lambda *_: [core])
@@ -90,7 +92,7 @@ def test_layers_run_on_ever_fewer_cells_of_the_halo(prepared_synthetic: Path, mo
     assert sizes == hops[::-1]
 
 
-def test_levels_together_are_the_levels_apart(prepared_synthetic: Path) -> None:
+def test_two_levels_together_equal_each_level_alone(prepared_synthetic: Path) -> None:
     slide = open_slide(prepared_synthetic)
     model, rows = make_model(slide, "factored", 60), np.arange(100, 400)
     blocks = list(encode.encode_blocks(model, slide, ["microenvironment", "cell"], rows))
@@ -100,8 +102,8 @@ def test_levels_together_are_the_levels_apart(prepared_synthetic: Path) -> None:
         assert relative(together, encode_cells(model, slide, level, rows)) < 1e-6
 
 
-def test_every_cell_is_inferred_in_its_round(prepared_synthetic: Path) -> None:
-    """Tile by tile, each tile's rounds together, is round by round, each over the whole slide."""
+def test_blocks_equal_rounds_over_the_whole_slide(prepared_synthetic: Path) -> None:
+    """All rounds of one tile after the other give the results of all tiles in one round after the other."""
     slide = open_slide(prepared_synthetic)
     model = make_model(slide, "factored", 90)
     blocks = list(predict_blocks(model, slide, seed=3))
@@ -114,7 +116,7 @@ def test_every_cell_is_inferred_in_its_round(prepared_synthetic: Path) -> None:
         assert relative(expressed[hidden], expected.expressed) < 1e-6
 
 
-def test_queries_come_back_in_the_order_asked_for(prepared_synthetic: Path) -> None:
+def test_predictions_are_in_the_order_of_the_queries(prepared_synthetic: Path) -> None:
     slide = open_slide(prepared_synthetic)
     model = make_model(slide, "factored", 50)
     queries = np.array([40, 3, 500, 4])
@@ -123,8 +125,8 @@ def test_queries_come_back_in_the_order_asked_for(prepared_synthetic: Path) -> N
     assert np.array_equal(shuffled.mean, ordered.mean[np.argsort(np.argsort(queries))])
 
 
-def test_hidden_counts_never_enter(prepared_synthetic: Path) -> None:
-    """The leak canary: other counts in the hidden cells, the same prediction bit for bit."""
+def test_hidden_counts_have_no_effect(prepared_synthetic: Path) -> None:
+    """Other counts in the hidden cells give the same prediction, bit for bit."""
     slide = open_slide(prepared_synthetic)
     model, everything = make_model(slide, "factored", 100), np.arange(slide.num_cells)
     hidden = np.arange(30, 300, 7)
@@ -138,7 +140,7 @@ def test_hidden_counts_never_enter(prepared_synthetic: Path) -> None:
     assert np.array_equal(first.expressed, second.expressed)
 
 
-def test_a_free_place_is_a_hidden_cell_there(prepared_synthetic: Path) -> None:
+def test_a_free_position_is_inferred_like_a_hidden_cell_there(prepared_synthetic: Path) -> None:
     slide = open_slide(prepared_synthetic)
     model, cell = make_model(slide, "factored", 100), np.array([123])
     others = np.setdiff1d(np.arange(slide.num_cells), cell)

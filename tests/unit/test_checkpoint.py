@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, and what is not ours is refused in words."""
+"""Checkpoints: round trips, names of weights in files, and messages for unusable files."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-def test_a_stranger_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(CifmError, match="not a checkpoint of cifm"):
         load_checkpoint(tmp_path)

@@ -1,4 +1,4 @@
-"""Objectives and schedule, by hand."""
+"""Objectives and learning-rate schedule, computed by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_balanced_mse_with_one_half_empty(target: torch.Tensor) -> None:
     assert balanced_mse(target + 2, target).item() == pytest.approx(0.5 * 4)
 
 
-def test_zero_at_the_truth() -> None:
+def test_balanced_mse_of_the_truth_is_zero() -> None:
     assert balanced_mse(TARGET, TARGET).item() == 0
 
 
@@ -40,7 +40,7 @@ def test_both_objectives_add_the_cross_entropy(name: str, error: float) -> None:
 
 
 def test_composition_and_state_by_hand() -> None:
-    """Per count and per cell: 2 of 3 counts in a gene of share 3/4; the cell is nearest to the second state."""
+    """Per count and per cell: 2 of 3 counts in a gene with probability 3/4; the cell is nearest to the second state."""
     recipe = ObjectiveRecipe(expressed_weight=0.0, composition_weight=2.0, states_weight=3.0)
     values = torch.tensor([[0.0, 2.0]])
     output = Output(
@@ -67,10 +67,10 @@ def test_schedule() -> None:
     assert learning_rate(recipe, 500, 0.5) == pytest.approx(1e-3 * (FLOOR + (1 - FLOOR) / 2))
     assert learning_rate(recipe, 999, 1.0) == pytest.approx(1e-3 * FLOOR)
     assert progress(recipe, 100, 0.0) == pytest.approx(0.1)
-    assert progress(recipe, 100, 300.0) == pytest.approx(0.5), "minutes used up count too"
+    assert progress(recipe, 100, 300.0) == pytest.approx(0.5), "the time used counts as well"
     assert progress(recipe, 5_000, 0.0) == 1
 
 
 @given(step=st.integers(0, 1_000), seconds=st.floats(0, 1e6))
-def test_progress_is_a_share(step: int, seconds: float) -> None:
+def test_progress_is_between_0_and_1(step: int, seconds: float) -> None:
     assert 0 <= progress(TrainRecipe(steps=1_000, max_minutes=1), step, seconds) <= 1
