@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.celltype.annotate import draw_rows
+from cifm_cli.celltype.annotate import sample_rows
 from cifm_cli.celltype.base import TYPING_SUM, UnlabelledCells
 from cifm_cli.celltype.registry import open_annotator
 from cifm_cli.data.slide import log_normalise
@@ -52,7 +52,7 @@ def find_annotator(wanted: str, bench: Bench, *, trust_pickle: bool = False) -> 
     Raises:
         CifmError: There is no such annotator, or it can't be used on this slide.
     """
-    rows = draw_rows(bench.slide.region(keys.TRAIN), bench.seed)
+    rows = sample_rows(bench.slide.region(keys.TRAIN), bench.seed)
     expression = bench.slide.expression(rows, TYPING_SUM)[:, bench.columns]
     return open_annotator(
         wanted, UnlabelledCells(bench.slide.name, expression, bench.symbols), trust_pickle=trust_pickle
