@@ -24,6 +24,7 @@ from cifm_cli.celltype.reference import MAX_DEVIATION, ReferenceClassifier
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.report.table import Table
 from cifm_cli.statistics.classifier import (
     choose_strength,
     fit_logistic,
@@ -259,14 +260,14 @@ def classification_report(logits: Floats, codes: Codes, types: Sequence[str], th
     }
 
 
-def report_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def report_table(report: dict[str, Any]) -> Table:
     """Format a report as a table: overall scores, then the recall of every type.
 
     Args:
         report: Of a classifier from `train_classifier`.
 
     Returns:
-        Column names and rows.
+        The table.
     """
     cells, recall = report["cells"], report["recall"]
     rows = [
@@ -277,4 +278,4 @@ def report_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         *([f"recall of {name}", f"{recall[name]:.3f}"] for name in recall),
     ]
     title = f"{cells['report']:,} cells, {report['genes']:,} genes, fitted on {cells['fit']:,}"
-    return [title, ""], rows
+    return Table([title, ""], rows)

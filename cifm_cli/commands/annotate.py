@@ -106,7 +106,7 @@ def train(
     path = out or workspace.ANNOTATORS / f"{labelled.stem}.safetensors"
     save_classifier(path, replace(classifier, provenance=origin))
     report = classifier.report
-    terminal.table("held-out cells", *report_table(report))
+    terminal.show_table("held-out cells", report_table(report))
     for name, size in report["left_out"].items():
         terminal.warn(f"{name}: left out, {size} cells are too few")
     terminal.say(f"annotate a slide with: cifm annotate apply SLIDE --annotator reference:{path}")

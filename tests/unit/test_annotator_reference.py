@@ -174,9 +174,9 @@ def test_other_files_are_refused(tmp_path: Path, prepared_synthetic: Path) -> No
 
 
 def test_the_report_as_a_table(classifier: ReferenceClassifier) -> None:
-    columns, rows = report_table(classifier.report)
-    assert columns[0].endswith(f"fitted on {classifier.report['cells']['fit']:,}")
-    assert [row[0] for row in rows][-3:] == [f"recall of {name}" for name in TYPES]
+    table = report_table(classifier.report)
+    assert table.columns[0].endswith(f"fitted on {classifier.report['cells']['fit']:,}")
+    assert [row[0] for row in table.rows][-3:] == [f"recall of {name}" for name in TYPES]
 
 
 def test_counts_are_read_from_every_slot_that_can_hold_them(tmp_path: Path) -> None:
