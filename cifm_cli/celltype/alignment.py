@@ -38,6 +38,7 @@ def match_genes(genes: Sequence[str], symbols: Sequence[str]) -> NDArray[np.int6
     Returns:
         (G,) columns of the panel; -1 for genes that it lacks.
     """
+    # Reversed, so that the first of several columns with one symbol is used.
     column = {symbol.upper(): position for position, symbol in reversed(list(enumerate(symbols)))}
     return np.array([column.get(gene.upper(), -1) for gene in genes], dtype=np.int64)
 
@@ -104,6 +105,7 @@ def aligned_blocks(
     for first in range(0, expression.shape[0], block_cells):
         values = shared[first : first + block_cells].toarray().astype(np.float32)
         if renormalise:
+            # Undo log1p and the factor of the slide's depth; any common factor of a cell cancels.
             linear = np.expm1(values)
             total = linear.sum(axis=1, keepdims=True)
             values = np.log1p(linear * (TYPING_SUM / np.where(total > 0, total, 1.0)))

@@ -137,6 +137,7 @@ def annotate_slide(annotator: Annotator, slide: Slide, advance: Callable[[float]
         parts.append(annotator.annotate(slide.expression(rows, TYPING_SUM), slide.symbols))
         if advance:
             advance(len(rows))
+    # Without probabilities: some models have hundreds of types, and the matrix could be larger than the counts.
     codes, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scores"))
     return Annotation(annotator.names, codes, scores)
 
@@ -175,6 +176,7 @@ def write_types(target: Path, slide: Slide, types: Annotation) -> None:
     Raises:
         CifmError: The disk is full or may not be written.
     """
+    # Cells of a prepared slide are in Hilbert order; users join the CSV with tables of their download.
     barcodes = read_barcodes(slide, slide.region(keys.ALL))
     columns = {"cell_id": barcodes, "cell_type": types.labels, "score": np.round(types.scores, 4)}
     order = download_order(slide.file)

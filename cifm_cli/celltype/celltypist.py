@@ -1,9 +1,9 @@
 """The `celltypist` annotator: model files of CellTypist (`.pkl`), read without the celltypist package.
 
 Such a file is the pickle of {"Model": a scikit-learn linear classifier with `coef_`, `intercept_`, `classes_` and the
-genes in `features`; "Scaler_": a StandardScaler; "description"}. As in CellTypist, expression is log-normalised to 10,000
-over all measured genes, scaled, and clipped at +10; genes of the model that the slide lacks are left out; and the
-probability of a type is the sigmoid of its decision value. The likeliest type is called from a probability of 0.5.
+genes in `features`; "Scaler_": a StandardScaler; "description"}. As in CellTypist, expression is log-normalised to
+10,000 over all measured genes, scaled, and clipped at +10; genes of the model that the slide lacks are left out; and
+the probability of a type is the sigmoid of its decision value. The likeliest type is called from a probability of 0.5.
 
 Letters: N cells, G genes of the model, T types.
 """
@@ -79,6 +79,7 @@ class CelltypistModel:
 
     def _decide(self, block: Floats, is_measured: NDArray[np.bool_]) -> Floats:
         """(n, T) decision values of (n, G) expression; genes that the panel lacks contribute nothing."""
+        # A scaled value of zero contributes nothing, as if the gene were left out.
         scaled = np.where(is_measured, np.minimum((block - self.mean) / self.scale, MAX_SCALED), 0)
         decision: Floats = scaled @ self.weights + self.intercepts
         return decision
@@ -86,6 +87,7 @@ class CelltypistModel:
     def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
         """Assign types to cells; see `Annotator`. Scores are CellTypist's probabilities, which need not sum to 1."""
         decision, is_void = self.decision_function(expression, symbols)
+        # The sigmoids of the types are independent; `call_types` divides them by their sum for the probabilities.
         scores = expit(decision.max(axis=1))
         return call_types(self.types, log_expit(decision), is_void, scores, THRESHOLD)
 

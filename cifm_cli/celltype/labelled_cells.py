@@ -1,4 +1,4 @@
-"""Reading of labelled cells: an AnnData file of another data set, such as a single-cell atlas, with a column of types."""
+"""Reading of labelled cells: an AnnData file of another data set, such as an atlas, with a column of cell types."""
 
 from __future__ import annotations
 
@@ -83,6 +83,7 @@ def read_reference(path: Path, label: str, slide: Slide) -> tuple[csr_matrix, ND
             f"{path}: none of the {slide.num_genes} genes of slide {slide.name} (such as {slide.gene_ids[0]})",
             "use Ensembl ids or gene symbols as var_names",
         )
+    # A gene that the file lacks takes column 0, and is then set to zero.
     aligned = counts[:, np.maximum(column, 0)].multiply(column >= 0)
     return csr_matrix(aligned, dtype=np.float32), labels.astype(str).to_numpy(dtype=object)
 
@@ -95,6 +96,7 @@ def _read(path: Path, label: str, option: str) -> tuple[csr_matrix, pd.DataFrame
         known = ", ".join(map(str, reference.obs))
         raise CifmError(f"{path}: no obs column {label!r}", f"name one with {option}: {known}")
     raw = reference.raw
+    # Files of scanpy often have normalised values in X, and the counts in a layer or in raw.
     slots = [(reference.X, reference.var), (reference.layers.get("counts"), reference.var)]
     slots += [(raw.X, raw.var)] if raw is not None else []
     for matrix, var in slots:
@@ -105,7 +107,7 @@ def _read(path: Path, label: str, option: str) -> tuple[csr_matrix, pd.DataFrame
 
 
 def _symbols(var: pd.DataFrame) -> tuple[str, ...]:
-    """Gene symbols: a column of symbols if there is one, else the names, with Ensembl ids looked up in the packaged table."""
+    """Gene symbols: a column of symbols if there is one, else the names; Ensembl ids are looked up in a table."""
     column = next((name for name in SYMBOL_COLUMNS if name in var), None)
     names = [str(name) for name in (var.index if column is None else var[column])]
     if not is_ensembl(var.index).any() or column is not None:

@@ -1,11 +1,11 @@
 """The `markers` annotator: a mixture of cell types that is initialised from marker genes and fitted to a slide.
 
-Average marker expression is too noisy for targeted panels: a cell with 17 counts shows two or three of its markers, and
-one stray count of a rare gene outweighs them. Instead, every type has a profile over all genes, initialised to ten times
-the slide's mean profile at its markers and to the mean profile elsewhere. A cell has the type whose profile gives its
-counts the highest likelihood (multinomial naive Bayes), and a few rounds of expectation-maximisation adapt the profiles to
-genes that are co-expressed with the markers. The markers of other types are excluded from this adaptation. The mean
-profile takes part as one more component: cells that it explains best are `unassigned`.
+Average marker expression is too noisy for targeted panels: a cell with 17 counts shows two or three of its markers,
+and one stray count of a rare gene outweighs them. Instead, every type has a profile over all genes, initialised to ten
+times the slide's mean profile at its markers and to the mean profile elsewhere. A cell has the type whose profile gives
+its counts the highest likelihood (multinomial naive Bayes), and a few rounds of expectation-maximisation adapt the
+profiles to genes that are co-expressed with the markers. The markers of other types are excluded from this adaptation.
+The mean profile takes part as one more component: cells that it explains best are `unassigned`.
 
 Letters: N cells, G genes, T types.
 """
@@ -117,6 +117,7 @@ def fit_marker_annotator(expression: csr_matrix, symbols: Sequence[str], markers
     is_marker = np.zeros((len(symbols), len(measured)), dtype=bool)
     for row, symbol in enumerate(symbols):
         is_marker[row] = [symbol.upper() in genes for genes in upper_case]
+    # The likelihood needs counts: in units of the mean non-zero expression, a typical entry is one observation.
     unit = float(expression.data.mean()) if expression.nnz else 1.0
     observed = expression.astype(np.float64) / unit
     mean = np.asarray(observed.sum(axis=0)).ravel()

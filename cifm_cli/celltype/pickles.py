@@ -1,9 +1,9 @@
 """Reading of models stored as pickles, without running code from them.
 
-A pickle names functions and classes, and unpickling calls them. Here only numbers, strings, containers, NumPy arrays and
-torch tensors are constructed. Every other class becomes an `OpaqueObject`, which keeps the attributes and runs nothing: that
-is enough to read the coefficients of a scikit-learn estimator, without scikit-learn. The user still has to pass
-`--trust-pickle`, because the allowed functions are not proven to be harmless.
+A pickle names functions and classes, and unpickling calls them. Here only numbers, strings, containers, NumPy arrays
+and torch tensors are constructed. Every other class becomes an `OpaqueObject`, which keeps the attributes and runs
+nothing: that is enough to read the coefficients of a scikit-learn estimator, without scikit-learn. The user still has
+to pass `--trust-pickle`, because the allowed functions are not proven to be harmless.
 """
 
 from __future__ import annotations

@@ -41,12 +41,13 @@ def open_annotator(spec: str, cells: UnlabelledCells, *, trust_pickle: bool = Fa
     Raises:
         CifmError: The annotator is unknown, does not load, or cannot be used on this slide.
     """
-    name, _, path = spec.partition(":")
+    name, _, path = spec.partition(":")  # the path itself may contain colons
     entries = metadata.entry_points(group=GROUP, name=name)
     if not entries:
         known = ", ".join(installed_annotators())
         raise CifmError(f"--annotator {spec}: no such annotator", f"known: {known}; as NAME[:PATH]")
     (entry, *_) = entries
+    # Errors of the plugin's own imports are reported as the user's: usually an optional dependency is missing.
     try:
         opener: OpenAnnotator = entry.load()
     except (ImportError, AttributeError) as error:

@@ -2,9 +2,10 @@
 
 The folder holds `gene_order.tsv` (one symbol a line), `encoder.ckpt` (torch, {"state_dict"}: `network.i.1` linear,
 `network.i.2` batch norm and `network.i.3` PReLU for each hidden layer, and a last linear `network.n`),
-`annotation/labelled_kNN.bin` (an hnswlib index, cosine distance) and `annotation/reference_labels.tsv` (type and study of
-each item of the index). Expression is log-normalised to 10,000 over the shared genes and embedded on the unit sphere. The
-probability of a type is its fraction among the 50 nearest labelled cells, and a type is called from a half.
+`annotation/labelled_kNN.bin` (an hnswlib index, cosine distance) and `annotation/reference_labels.tsv` (type and study
+of each item of the index). Expression is log-normalised to 10,000 over the shared genes, and embeddings have unit
+length. The probability of a type is its fraction among the 50 nearest labelled cells, and a type is
+called from a half.
 
 Letters: N cells, G genes of the model, D dimensions of the embedding, T types.
 """
@@ -138,6 +139,7 @@ def load_scimilarity(folder: Path, *, trust_pickle: bool) -> ScimilarityModel:
     content = read_torch(folder / ENCODER, trusted=trust_pickle)
     try:
         weights = dict(content["state_dict"])
+        # Embedding a void cell gives the number of dimensions, and checks that the weights fit the genes.
         num_dimensions = embed(np.zeros((1, len(genes)), dtype=np.float32), weights).shape[1]
         index = hnswlib.Index(space="cosine", dim=num_dimensions)
         index.load_index(str(folder / INDEX))

@@ -1,7 +1,7 @@
 """The `sctab` annotator: the files of an scTab model, read without its package.
 
-The folder holds one checkpoint (`.ckpt`, Lightning: {"state_dict", "hyper_parameters"}, the network under `classifier.`),
-`var.parquet` (genes in order, symbols in `feature_name`) and `cell_type.parquet` or
+The folder holds one checkpoint (`.ckpt`, Lightning: {"state_dict", "hyper_parameters"}, the network under
+`classifier.`), `var.parquet` (genes in order, symbols in `feature_name`) and `cell_type.parquet` or
 `categorical_lookup/cell_type.parquet` (names in `label`, by row). The network is scTab's TabNet, or the linear or
 multi-layer network of the same repository. Expression is log-normalised to 10,000 over the shared genes.
 
@@ -89,8 +89,9 @@ def load_sctab(folder: Path, *, trust_pickle: bool) -> SctabModel:
     lookup = next((folder / name for name in TYPES if (folder / name).is_file()), None)
     if len(checkpoints) != 1 or lookup is None or not (folder / GENES).is_file():
         raise CifmError(
-            f"{folder}: {len(checkpoints)} checkpoints (.ckpt), {GENES} {'is' if (folder / GENES).is_file() else 'not'} "
-            f"there, cell_type.parquet {'is' if lookup else 'not'} there",
+            f"{folder}: needs one checkpoint (.ckpt), var.parquet and cell_type.parquet; there are {len(checkpoints)} "
+            f"checkpoints, {'a' if (folder / GENES).is_file() else 'no'} var.parquet and "
+            f"{'a' if lookup else 'no'} cell_type.parquet",
             "put one checkpoint of scTab beside the var.parquet and cell_type.parquet of its data store",
         )
     (checkpoint,) = checkpoints
@@ -99,6 +100,7 @@ def load_sctab(folder: Path, *, trust_pickle: bool) -> SctabModel:
         genes = tuple(pd.read_parquet(folder / GENES)["feature_name"].astype(str))
         types = tuple(pd.read_parquet(lookup)["label"].astype(str))
         logits = _network(content)
+        # Apply the network once, so that weights that do not fit the genes or the types are an error here.
         num_outputs = logits(torch.zeros(1, len(genes))).shape[1]
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, ArrowException) as error:
         raise CifmError(f"{folder}: not an scTab model ({error})", "copy the files anew") from error
@@ -123,6 +125,7 @@ def _network(content: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def _multilayer(x: torch.Tensor, weights: Weights) -> torch.Tensor:
     """Linear, batch norm and SiLU for every layer (dropout is for training only), then a linear map."""
+    # `encoder` is a sequence of linear, batch norm, SiLU and dropout; only batch norms have a running mean.
     norms = sorted(int(name.split(".")[1]) for name in weights if name.endswith(".running_mean"))
     for norm in norms:
         x = functional.linear(x, weights[f"encoder.{norm - 1}.weight"], weights[f"encoder.{norm - 1}.bias"])

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-_ROOT_HALF: Final = 0.5**0.5
+_ROOT_HALF: Final = 0.5**0.5  # of a sum of two layers: keeps its variance near that of each
 _ENCODER = "encoder"
 
 
@@ -33,7 +33,7 @@ class TabNet:
 
     @property
     def num_features(self) -> int:
-        """Width of the part of a step's output that is classified; the rest is the input of the next step's attention."""
+        """Width of the classified part of a step's output; the rest is the input of the next step's attention."""
         return self.weights["final_mapping.weight"].shape[1]
 
     @property

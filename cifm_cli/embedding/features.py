@@ -66,6 +66,7 @@ def collect_features(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> l
     first = slides[0]
     for slide in slides:
         if slide.origin["model"]["sha256"] != first.origin["model"]["sha256"]:
+            # Dimensions of two models have nothing in common, even for the same recipe.
             message = f"{first.name} and {slide.name} were embedded by different models"
             raise CifmError(message, "embed them with the same model: `cifm embed SLIDE... --model RUN`")
     slots = [slot for slot in _EMBEDDINGS if all(slot in slide.embeddings for slide in slides)]
@@ -120,13 +121,14 @@ def neighbour_weights(xy_um: NDArray[np.float64], rows: Rows, radius_um: float) 
         radius_um: Radius in micrometres, inclusive.
 
     Returns:
-        (n, N) float32: equal weights for the other cells within the radius; a row of zeros for a cell without neighbours.
+        (n, N) float32: equal weights for the other cells within the radius; zeros for a cell without neighbours.
     """
     tree = cKDTree(xy_um)
     near: list[list[int]] = list(tree.query_ball_point(xy_um[rows], radius_um))
     lengths = np.array([len(cells) for cells in near], dtype=np.int64)
     owners, cells = np.repeat(np.arange(len(rows)), lengths), np.concatenate([*near, []]).astype(np.int64)
+    # By row, not by distance: other cells at the same place are neighbours.
     is_other = cells != rows[owners]
-    weights = 1.0 / np.maximum(lengths - 1, 1)
+    weights = 1.0 / np.maximum(lengths - 1, 1)  # each list contains the cell itself
     owners, cells = owners[is_other], cells[is_other]
     return csr_matrix((weights[owners].astype(np.float32), (owners, cells)), shape=(len(rows), len(xy_um)))

@@ -94,8 +94,8 @@ def grouped_folds(
         codes: (n,) class of each cell.
         groups: Groups that are held out together.
         xy_um: (n, 2) positions in micrometres, for the buffer.
-        num_folds: Largest number of folds. There are no more folds than groups and, for samples, no more than the rarest
-            class has samples, so that every fold can hold out cells of every class.
+        num_folds: Largest number of folds. There are no more folds than groups and, for samples, no more than the
+            rarest class has samples, so that every fold can hold out cells of every class.
         seed: Of the assignment of groups to folds.
 
     Yields:

@@ -105,6 +105,7 @@ def probe_slides(
     features = collect_features(task.slides, task.rows)
     cells = task.cells
     splits = list(grouped_folds(cells.codes, cells.groups, cells.xy_um, num_folds, seed))
+    # Scores compare only cells of one fold, and a fold holds out whole groups.
     fold_of_group = np.zeros(task.groups.num, dtype=np.int64)
     for fold, (_, test) in enumerate(splits):
         fold_of_group[task.groups.ids[test]] = fold

@@ -74,8 +74,8 @@ def explain(probe: ProbeResult) -> str:
     content = probe.content
     groups, left_out = content["groups"], content["left_out"]
     method = (
-        f"{content['cells']:,} cells of {len(content['classes'])} classes, {content['folds']}-fold cross-validation that "
-        f"holds out whole {groups['unit']}s ({groups['number']})"
+        f"{content['cells']:,} cells of {len(content['classes'])} classes, {content['folds']}-fold cross-validation "
+        f"that holds out whole {groups['unit']}s ({groups['number']})"
     )
     if groups["unit"] == "block":
         method += f", {groups['block_um']:,.0f} µm wide, training cells at least {groups['buffer_um']:g} µm away"
@@ -109,6 +109,7 @@ def draw_bars(probe: ProbeResult, metric: str) -> bytes:
     """
     features = probe.content["features"]
     values = [features[name][metric] for name in features]
+    # Balanced accuracy of any constant prediction is 1 / K.
     chance = 0.5 if metric == ROC_AUC else 1 / len(probe.content["classes"])
     return plots.bars(
         list(features),

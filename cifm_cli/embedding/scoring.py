@@ -87,15 +87,17 @@ def _roc_auc(
 ) -> Floats:
     """Area under the ROC curve on every draw: the fraction of (positive, negative) pairs that are ranked correctly.
 
-    Pairs are counted once for each pair of groups, and a draw weights these counts: that is exact, and independent of B.
-    `correct[r, s]` counts the pairs of a positive cell of group r and a negative one of group s in which the positive cell
-    has the higher score; ties count half. Only groups of the same fold are paired, because scores of two classifiers
-    differ for reasons other than the cells, such as the frequency of each class among their training cells.
+    `correct[r, s]` counts the pairs of a positive cell of group r and a negative cell of group s in which the positive
+    one has the higher score; ties count half. Only groups of the same fold are paired, because scores of two
+    classifiers differ for reasons other than the cells, such as the frequencies of the classes in training.
     """
+    # Pairs are counted once for each pair of groups, and a draw weights these counts. That is exact, and much faster
+    # than sorting the cells of each of a thousand draws.
     levels, level = np.unique(scores, return_inverse=True)
     counts = np.zeros((2, len(levels), weights.shape[1]))
     np.add.at(counts, (is_positive.astype(np.int64), level, groups), 1.0)
     negatives, positives = counts
+    # Negatives of lower levels, and half of those of the same level.
     correct = positives.T @ (negatives.cumsum(axis=0) - negatives / 2) * same_fold
     pairs = np.outer(positives.sum(axis=0), negatives.sum(axis=0)) * same_fold
     return _ratio(((weights @ correct) * weights).sum(axis=1), ((weights @ pairs) * weights).sum(axis=1))

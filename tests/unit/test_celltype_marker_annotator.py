@@ -120,7 +120,7 @@ def test_types_of_the_synthetic_tissue_are_recovered(prepared_synthetic: Path) -
 
 @pytest.mark.data
 def test_types_of_a_real_tissue(shared_data: Path) -> None:
-    """Types agree with the download's graph clusters, which are computed from the same counts and are no ground truth."""
+    """Types agree with the graph clusters of the download, which were computed from the same counts."""
     folder = shared_data / "xenium_pancreas"
     matrix = read_matrix(folder / "cell_feature_matrix.h5")
     genes = matrix.genes["feature_type"].to_numpy() == "Gene Expression"

@@ -225,7 +225,7 @@ def test_slides_of_different_models_are_refused() -> None:
         probe_slides([first, second], "kind", num_folds=2, max_cells=500, seed=0)
 
 
-# Whole probes -----------------------------------------------------------------------------------------------------------
+# Whole probes --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
