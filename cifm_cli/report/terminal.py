@@ -8,10 +8,12 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import rich.table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
+
+from cifm_cli.report.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -110,26 +112,29 @@ def flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
+def show_table(title: str, table: Table) -> None:
+    """Print a table on stderr.
+
+    Args:
+        title: Text above the table.
+        table: Its content; the cells in `table.best` are bold.
+    """
+    shown = rich.table.Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for position, name in enumerate(table.columns):
+        shown.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
+    best = set(table.best)
+    for i, row in enumerate(table.rows):
+        shown.add_row(*(Text(cell, style="bold" if (i, j) in best else "") for j, cell in enumerate(row)))
+    console = _stderr()
+    console.width = max(console.width, 400)  # rich would cut cells to fit; a narrow terminal wraps the line instead
+    console.print(shown)
+
+
 def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[tuple[int, int]] = ()
 ) -> None:
-    """Print a table for people.
-
-    Args:
-        title: Headline.
-        columns: Column names; the first column is left-aligned, the others right-aligned.
-        rows: Cells as text.
-        best: (row, column) positions to set in bold.
-    """
-    shown = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for position, name in enumerate(columns):
-        shown.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
-    marked = set(best)
-    for i, row in enumerate(rows):
-        shown.add_row(*(Text(cell, style="bold" if (i, j) in marked else "") for j, cell in enumerate(row)))
-    console = _stderr()
-    console.width = max(console.width, 400)  # no number is cut; a narrow terminal wraps the line
-    console.print(shown)
+    """Print a table given by its parts; see `show_table`."""
+    show_table(title, Table(columns, rows, best))
 
 
 class _Rate(ProgressColumn):
