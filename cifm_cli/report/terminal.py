@@ -64,6 +64,12 @@ def showing_logs() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def shows_logs() -> bool:
+    """Whether `showing_logs` is in force in this process, and its level has not been raised."""
+    logger = logging.getLogger("cifm_cli")
+    return logger.isEnabledFor(logging.INFO) and any(isinstance(one, TerminalHandler) for one in logger.handlers)
+
+
 def fail(message: str, hint: str) -> None:
     """Print what went wrong and what to do about it: one `error:` line and one `hint:` line, for people and grep."""
     for label, style, text in (("error", "bold red", message), ("hint", "cyan", hint)):
@@ -147,7 +153,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(description: str, total: float | None) -> Iterator[Callable[..., None]]:
-    """A live bar with rate and time left; silent when stderr is not a terminal.
+    """A live bar with rate and time left; silent when stderr is not a terminal, or logs are not shown on it.
 
     Args:
         description: What is being counted.
@@ -159,7 +165,11 @@ def progress(description: str, total: float | None) -> Iterator[Callable[..., No
     console = _stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(
-        *columns, console=console, disable=not console.is_terminal, transient=True, redirect_stdout=False
+        *columns,
+        console=console,
+        disable=not (console.is_terminal and shows_logs()),
+        transient=True,
+        redirect_stdout=False,
     ) as bar:
         task = bar.add_task(description, total=total)
 
