@@ -5,6 +5,7 @@ Letters: V visible cells, Q hidden cells, P genes.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, cast
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, cast
 import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
-from sklearn.base import clone
 
 from cifm_cli.evaluation.metrics.ranking import average_ranks
 from cifm_cli.provenance import numpy_generator
@@ -187,7 +187,10 @@ class Example(NamedTuple):
 class Estimator(Protocol):
     """Anything that learns from examples."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Distinguishes estimators."""
+        ...
 
     def fit(self, examples: TrainingFolds) -> Self:
         """Learn from examples."""
@@ -224,7 +227,7 @@ class TrainingFolds:
             The fitted copy, the same at every call.
         """
         if estimator.name not in self._fitted:
-            self._fitted[estimator.name] = clone(estimator).fit(self)
+            self._fitted[estimator.name] = copy(estimator).fit(self)
         return cast("EstimatorT", self._fitted[estimator.name])
 
 

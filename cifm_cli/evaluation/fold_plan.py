@@ -131,10 +131,11 @@ def _block_notes(dataset: EvaluationDataset, geometry: str, folds: Sequence[Fold
     num_blocks = len(np.unique(cut_blocks(xy_um, dataset.radius_um)[1]))
     if num_blocks >= MIN_BLOCKS:
         return []
-    return [
+    note = (
         f"slide {dataset.slide.name}, {geometry}: {num_blocks} spatial blocks of scored cells, fewer than the {MIN_BLOCKS} "
         "that a bootstrap needs; every difference is undecided, and intervals include zero"
-    ]
+    )
+    return [note]
 
 
 def _folds_of_region(

@@ -139,7 +139,9 @@ def make_folds(
     return [Fold(number, visible, part, geometry, withheld) for number, (visible, part) in enumerate(usable)]
 
 
-def _hidden_blocks(xy_um: NDArray[np.float64], rows: Rows, side_um: float, generator: np.random.Generator) -> list[Rows]:
+def _hidden_blocks(
+    xy_um: NDArray[np.float64], rows: Rows, side_um: float, generator: np.random.Generator
+) -> list[Rows]:
     """Rows of every ninth block, for each of the nine positions in a square of 3 x 3 blocks."""
     origin = xy_um.min(axis=0) - generator.uniform(0, side_um, size=2)
     column, row = ((xy_um - origin) // side_um).astype(np.int64).T % BLOCK_STRIDE

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cifm_cli.evaluation.metrics.ranking import row_slices
+from cifm_cli.statistics.scores import ReliabilityCurve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,24 +81,15 @@ def calibration(prediction: Prediction, targets: Targets) -> dict[str, Any]:
     Returns:
         For `metrics.json`; see `DEFINITION`.
     """
-    num_bins = len(PROBABILITY_EDGES) - 1
-    number, predicted, actual = (np.zeros(num_bins) for _ in range(3))
+    curve = ReliabilityCurve(PROBABILITY_EDGES)
     for cells in row_slices(targets.values):
-        probability = prediction.expressed[cells].ravel()
-        position = np.clip(np.searchsorted(PROBABILITY_EDGES, probability, side="right") - 1, 0, num_bins - 1)
-        number += np.bincount(position, minlength=num_bins)
-        predicted += np.bincount(position, weights=probability, minlength=num_bins)
-        actual += np.bincount(position, weights=(targets.values[cells] > 0).ravel(), minlength=num_bins)
+        curve.add(prediction.expressed[cells], targets.values[cells] > 0)
     num_cells = len(targets.values)
     row_sums = [float(values.sum(dtype=np.float64)) / num_cells for values in (prediction.mean, targets.values)]
-    filled = number > 0
+    number, predicted, actual = curve.points()
     return {
         "row_sum": {"predicted": row_sums[0], "actual": row_sums[1]},
-        "expressed": {"predicted": float(predicted.sum() / number.sum()), "actual": float(actual.sum() / number.sum())},
-        "ece": float(np.abs(predicted - actual).sum() / number.sum()),
-        "reliability": {
-            "num_entries": number[filled].astype(int).tolist(),
-            "predicted": (predicted[filled] / number[filled]).tolist(),
-            "actual": (actual[filled] / number[filled]).tolist(),
-        },
+        "expressed": {"predicted": curve.mean_predicted, "actual": curve.mean_observed},
+        "ece": curve.calibration_error,
+        "reliability": {"num_entries": number, "predicted": predicted, "actual": actual},
     }

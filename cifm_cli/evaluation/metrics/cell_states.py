@@ -24,6 +24,7 @@ from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.states import nearest_profile
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.statistics.bootstrap import Statistic
+from cifm_cli.statistics.scores import calibration_error, log_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,10 +49,9 @@ WIDTHS: Final = (0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # of the kernel, radii
 # Cells' worth of training frequencies in every frequency; with the largest, the neighbours have no weight.
 PRIOR_COUNTS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 32.0, 128.0, 1e6)
 NUM_SAMPLES: Final = 8  # cells sampled for the energy score
-NUM_BINS: Final = 10  # of the calibration error
 _ROWS_AT_ONCE: Final = 20_000
 _CELLS_AT_ONCE: Final = 1_000
-_MIN_PROBABILITY: Final = 1e-9  # before a logarithm
+_MIN_PROBABILITY: Final = 1e-9  # smaller ones are raised to this before the logarithm
 
 
 @dataclass(frozen=True)
@@ -204,12 +204,6 @@ def sample_neighbours(
     return np.asarray(np.where(position < mass[:, None], rows[weights.indices[own]], random_cell))
 
 
-def log_loss(probability: Values, state: NDArray[np.int64]) -> Floats:
-    """Log loss of (Q,) actual states under (Q, K) probabilities: (Q,) nats."""
-    own = probability[np.arange(len(state)), state].astype(np.float64)
-    return np.asarray(-np.log(np.maximum(own, _MIN_PROBABILITY)))
-
-
 def energy_score(actual: Values, samples: Values) -> Floats:
     """Energy score, mean |X - y| - mean |X - X'| / 2 over different samples: lowest in expectation for the true law.
 
@@ -227,21 +221,6 @@ def energy_score(actual: Values, samples: Values) -> Floats:
         for second in range(first):
             between += np.linalg.norm(samples[:, first] - samples[:, second], axis=1)
     return np.asarray(distance - between / (m * (m - 1)))
-
-
-def calibration_error(confidence: Floats, correct: NDArray[np.bool_]) -> float:
-    """Expected calibration error of the likeliest state: |mean probability - accuracy|, averaged over equal bins.
-
-    Args:
-        confidence: (Q,) probability of the likeliest state.
-        correct: (Q,) whether it is the actual one.
-
-    Returns:
-        The mean over the cells.
-    """
-    bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - correct, minlength=NUM_BINS)
-    return float(np.abs(gaps).sum() / len(confidence))
 
 
 @dataclass(frozen=True)
@@ -355,9 +334,7 @@ def evaluate_states(
     of_neighbours = [
         neighbour_frequencies(states, fold, around, prior_count) for fold, around in zip(folds, weights, strict=True)
     ]
-    of_training = [
-        np.tile(states.training_frequency(fold).astype(np.float32), (len(fold.hidden), 1)) for fold in folds
-    ]
+    of_training = [np.tile(states.training_frequency(fold).astype(np.float32), (len(fold.hidden), 1)) for fold in folds]
     samples = {
         MODEL: _sample(states, folds, MODEL, lambda n, fold, *how: sample_from_states(states, fold, of_model[n], *how)),
         NEIGHBOURS: _sample(
@@ -386,7 +363,10 @@ def evaluate_states(
 
 def _score(probability: Values, state: NDArray[np.int64], energy: Floats, order: Rows) -> StateScore:
     correct = probability.argmax(axis=1) == state
-    per_cell = {"log_loss": log_loss(probability, state)[order], "energy_score": energy[order]}
+    per_cell = {
+        "log_loss": log_loss(probability, state, smallest=_MIN_PROBABILITY)[order],
+        "energy_score": energy[order],
+    }
     return StateScore(per_cell, probability.max(axis=1).astype(np.float64)[order], correct[order])
 
 
@@ -410,7 +390,11 @@ def _tune(states: SlideStates, folds: Sequence[Fold]) -> Parameters:
         if kernel not in weights:  # only the latest kernel stays in memory
             weights = {kernel: [neighbour_weights(states, fold, parameters) for fold in folds]}
         losses = [
-            log_loss(neighbour_frequencies(states, fold, around, parameters["belief"]), states.state[fold.hidden])
+            log_loss(
+                neighbour_frequencies(states, fold, around, parameters["belief"]),
+                states.state[fold.hidden],
+                smallest=_MIN_PROBABILITY,
+            )
             for fold, around in zip(folds, weights[kernel], strict=True)
         ]
         if (loss := float(np.concatenate(losses).mean())) < lowest:

@@ -94,7 +94,7 @@ def composition_from_mean(mean: Values, expressed: Values, targets: Targets) -> 
 
 
 def _normalised_expectation(mean: Values, expressed: Values, targets: Targets) -> Values:
-    """m (e^a - 1) / a, before any scaling."""
+    """M (e^a - 1) / a, before any scaling."""
     training, prior = targets.gene_stats, np.float32(PRIOR_FRACTION)
     tiny = np.finfo(np.float32).tiny
     usual = (training.mean / np.maximum(training.fraction, tiny)).astype(np.float32)

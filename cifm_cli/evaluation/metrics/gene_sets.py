@@ -5,17 +5,14 @@ Letters: N training cells, P genes, K groups.
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from sklearn.cluster import KMeans
-from sklearn.decomposition import TruncatedSVD
-from sklearn.exceptions import ConvergenceWarning
 
 from cifm_cli import keys
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.statistics.clustering import cluster_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,11 +68,7 @@ def variance_between_groups(expression: csr_matrix, seed: int) -> NDArray[np.flo
         (P,); 0 for a constant gene.
     """
     state = int(numpy_generator(seed, "groups").integers(2**31))
-    components = min(_NUM_COMPONENTS, min(expression.shape) - 1)
-    reduced = TruncatedSVD(components, random_state=state).fit_transform(expression)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct cells than groups give fewer groups
-        group = KMeans(_NUM_GROUPS, n_init=1, random_state=state).fit_predict(reduced)
+    group = cluster_cells(expression, _NUM_GROUPS, num_components=_NUM_COMPONENTS, seed=state)
     member = csr_matrix((np.ones(len(group)), (group, np.arange(len(group)))))
     size = np.maximum(np.asarray(member.sum(axis=1)), 1)
     mean = np.asarray(expression.mean(axis=0)).ravel()

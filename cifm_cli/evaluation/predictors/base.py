@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator
 
 from cifm_cli.evaluation.folds import hidden_rows
 from cifm_cli.inference.predict import predict_cells
@@ -31,10 +30,11 @@ Parameters = dict[str, float]
 """Hyper-parameters of a predictor by name."""
 
 
-class Baseline(BaseEstimator, ABC):
-    """A predictor that a model must outperform, as a scikit-learn estimator.
+class Baseline(ABC):
+    """A predictor that a model must outperform, with the conventions of scikit-learn's estimators.
 
-    Hyper-parameters are arguments of the constructor. Installed packages add baselines through the entry points
+    Hyper-parameters are arguments of the constructor and attributes of the same names; what `fit` learns is stored in
+    attributes whose names end with an underscore. Installed packages add baselines through the entry points
     `cifm.baselines`; the evaluation creates them without arguments.
     """
 
@@ -54,6 +54,19 @@ class Baseline(BaseEstimator, ABC):
             Itself.
         """
         del examples
+        return self
+
+    def set_params(self, **parameters: float) -> Self:
+        """Set hyper-parameters.
+
+        Args:
+            parameters: Of `parameter_grid`.
+
+        Returns:
+            Itself.
+        """
+        for name, value in parameters.items():
+            setattr(self, name, value)
         return self
 
     @abstractmethod

@@ -14,6 +14,7 @@ from scipy.linalg import cho_factor, cho_solve
 from cifm_cli.evaluation.predictors.base import Baseline, Parameters
 from cifm_cli.evaluation.predictors.local_averages import radius_means
 from cifm_cli.inference.prediction import Prediction
+from cifm_cli.statistics.regression import residual_variance, shared_weights, shrunk_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,14 +80,11 @@ class LeastSquaresSums:
             (S, P) float32.
         """
         pooled = self.xx.sum(axis=0)
-        penalty = (shrink * np.trace(pooled) / len(pooled) + _SMALL) * np.eye(len(pooled))
-        shared = np.linalg.solve(pooled + penalty, self.xy.sum(axis=0))
-        # Posterior mean under a normal prior around the shared weights. The penalty of a gene is the variance that the
-        # shared weights leave unexplained per cell, divided by the variance of the prior.
-        residual = self.yy - 2 * self.xy @ shared + np.einsum("s,pst,t->p", shared, self.xx, shared)
-        noise = (np.maximum(residual, _SMALL) / max(self.num_cells, 1) / spread**2)[:, None]
-        own = self.xx + noise[..., None] * np.eye(self.xx.shape[1])
-        return np.asarray(np.linalg.solve(own, (self.xy + noise * shared)[..., None])[..., 0].T, dtype=np.float32)
+        ridge = shrink * np.trace(pooled) / len(pooled) + _SMALL
+        shared = shared_weights(self.xx, self.xy, ridge)
+        # The noise of a cell that the shared weights leave unexplained, relative to the variance of the prior.
+        noise = residual_variance(self.xx, self.xy, self.yy, shared, self.num_cells, _SMALL) / spread**2
+        return np.asarray(shrunk_weights(self.xx, self.xy, shared, noise[:, None]).T, dtype=np.float32)
 
 
 class Blend(Baseline):
