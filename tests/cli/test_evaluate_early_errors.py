@@ -9,7 +9,7 @@ from pathlib import Path
 import anndata as ad
 import pytest
 
-BRIEF = ("--geometry", "scattered", "--rounds", "1", "--backend", "torch", "--json")
+BRIEF = ("--geometry", "scattered", "--folds", "1", "--backend", "torch", "--json")
 
 
 @pytest.fixture(scope="module")

@@ -13,34 +13,31 @@ from scipy.sparse import csr_matrix
 
 import cifm_backends
 from cifm_cli.data.slide import MemoryCounts, Slide, open_slide
-from cifm_cli.evaluation.bench import Bench, set_up_bench
-from cifm_cli.evaluation.cell_states import (
-    StateBook,
-    draw_of_neighbours,
-    draw_of_states,
-    log_loss,
-    neighbour_frequencies,
-    neighbour_settings,
-    neighbour_weights,
-    open_states,
-)
-from cifm_cli.evaluation.distribution import (
-    Distributions,
-    DistributionScore,
-    calibration_error,
+from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
+from cifm_cli.evaluation.folds import Fold, hidden_rows, make_folds
+from cifm_cli.evaluation.metrics.cell_states import (
+    SlideStates,
+    StateResult,
+    StateScore,
     energy_score,
-    judge_distribution,
+    evaluate_states,
+    neighbour_frequencies,
+    neighbour_parameter_grid,
+    neighbour_weights,
+    sample_from_states,
+    sample_neighbours,
+    slide_states,
 )
-from cifm_cli.evaluation.distribution_report import distribution_table
-from cifm_cli.evaluation.intervals import spatial_blocks
-from cifm_cli.evaluation.predictors import ModelPredictor, hidden_rows, infer_rounds
-from cifm_cli.evaluation.protocols import Round, hide
+from cifm_cli.evaluation.predictors.base import ModelPredictor, predict_folds
+from cifm_cli.evaluation.report.tables import state_table
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import Checkpoint
 from cifm_cli.model.network import Network
 from cifm_cli.model.states import fit_states
 from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import parse
+from cifm_cli.statistics.bootstrap import spatial_bootstrap
+from cifm_cli.statistics.scores import calibration_error, log_loss
 
 SETTINGS = {"k": 32, "width": 1.0, "belief": 2.0}
 
@@ -51,7 +48,7 @@ def slide(prepared_synthetic: Path) -> Slide:
 
 
 @pytest.fixture(scope="module")
-def engine(slide: Slide) -> LoadedModel:
+def model(slide: Slide) -> LoadedModel:
     recipe = parse({"model": {"width": 16}, "objective": {"states": 6}, "data": {"tile_cells": 64}}, "test")
     with seeded_torch(0, "network"):
         network = Network(slide.num_genes, recipe)
@@ -63,20 +60,20 @@ def engine(slide: Slide) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def bench(slide: Slide, engine: LoadedModel) -> Bench:
-    return set_up_bench(slide, [engine], 0)
+def dataset(slide: Slide, model: LoadedModel) -> EvaluationDataset:
+    return open_dataset(slide, [model], 0)
 
 
 @pytest.fixture(scope="module")
-def book(bench: Bench, engine: LoadedModel) -> StateBook:
-    found = open_states(bench, engine)
+def states(dataset: EvaluationDataset, model: LoadedModel) -> SlideStates:
+    found = slide_states(dataset, model)
     assert found is not None
     return found
 
 
 @pytest.fixture(scope="module")
-def rounds(bench: Bench) -> list[Round]:
-    return hide("scattered", bench.slide.xy_um, bench.slide.region("test"), bench.radius_um, 0)[:3]
+def folds(dataset: EvaluationDataset) -> list[Fold]:
+    return make_folds("scattered", dataset.slide.xy_um, dataset.slide.region("test"), dataset.radius_um, 0)[:3]
 
 
 def test_energy_score_by_hand() -> None:
@@ -88,9 +85,9 @@ def test_energy_score_by_hand() -> None:
 def test_energy_score_prefers_the_true_distribution() -> None:
     """Truth is -1 or 1, never 0: draws of both beat the mean, which a squared error would prefer."""
     generator = np.random.default_rng(0)
-    truth = generator.choice([-1.0, 1.0], (4_000, 1)).astype(np.float32)
+    targets = generator.choice([-1.0, 1.0], (4_000, 1)).astype(np.float32)
     both = generator.choice([-1.0, 1.0], (4_000, 8, 1)).astype(np.float32)
-    assert energy_score(truth, both).mean() < energy_score(truth, np.zeros_like(both)).mean() - 0.3
+    assert energy_score(targets, both).mean() < energy_score(targets, np.zeros_like(both)).mean() - 0.3
 
 
 def test_log_loss_and_calibration_by_hand() -> None:
@@ -102,66 +99,66 @@ def test_log_loss_and_calibration_by_hand() -> None:
     assert found == pytest.approx((0.05 + 0.1) / 3)
 
 
-def test_states_are_drawn_as_often_as_they_are_likely(book: StateBook, rounds: list[Round]) -> None:
-    part = rounds[0]
-    probability = np.tile(np.array([0.5, 0.3, 0.2, 0, 0, 0], dtype=np.float32), (len(part.hidden), 1))
-    drawn = draw_of_states(book, part, probability, 400, numpy_generator(0, "draw"))
-    assert not np.isin(drawn, part.hidden).any()
-    found = np.bincount(book.state[drawn].ravel(), minlength=6) / drawn.size
+def test_states_are_drawn_as_often_as_they_are_likely(states: SlideStates, folds: list[Fold]) -> None:
+    fold = folds[0]
+    probability = np.tile(np.array([0.5, 0.3, 0.2, 0, 0, 0], dtype=np.float32), (len(fold.hidden), 1))
+    drawn = sample_from_states(states, fold, probability, 400, numpy_generator(0, "draw"))
+    assert not np.isin(drawn, fold.hidden).any()
+    found = np.bincount(states.state[drawn].ravel(), minlength=6) / drawn.size
     assert found == pytest.approx([0.5, 0.3, 0.2, 0, 0, 0], abs=0.02)
 
 
-def test_neighbours_are_drawn_as_often_as_they_weigh(book: StateBook, rounds: list[Round]) -> None:
-    part = rounds[0]
-    weights = neighbour_weights(book, part, SETTINGS)
-    frequency = neighbour_frequencies(book, part, weights, 2.0)
-    drawn = draw_of_neighbours(book, part, weights, 2.0, 800, numpy_generator(0, "draw"))
-    assert not np.isin(drawn, part.hidden).any()
-    found = np.stack([np.bincount(book.state[row], minlength=6) for row in drawn]) / drawn.shape[1]
+def test_neighbours_are_drawn_as_often_as_they_weigh(states: SlideStates, folds: list[Fold]) -> None:
+    fold = folds[0]
+    weights = neighbour_weights(states, fold, SETTINGS)
+    frequency = neighbour_frequencies(states, fold, weights, 2.0)
+    drawn = sample_neighbours(states, fold, weights, 2.0, 800, numpy_generator(0, "draw"))
+    assert not np.isin(drawn, fold.hidden).any()
+    found = np.stack([np.bincount(states.state[row], minlength=6) for row in drawn]) / drawn.shape[1]
     assert np.abs(found - frequency).max() < 0.1
     assert np.abs(found - frequency).mean() < 0.02
 
 
-Distribution = Callable[[StateBook, Round], np.ndarray]
+Distribution = Callable[[SlideStates, Fold], np.ndarray]
 
 
-def of_the_model(book: StateBook, part: Round) -> np.ndarray:
-    found = infer_rounds(ModelPredictor("model", book.engine), book.bench, [part], {}).states
+def of_the_model(states: SlideStates, fold: Fold) -> np.ndarray:
+    found = predict_folds(ModelPredictor("model", states.model), states.dataset, [fold], {}).states
     assert found is not None
     return found
 
 
-def of_the_neighbours(book: StateBook, part: Round) -> np.ndarray:
-    return neighbour_frequencies(book, part, neighbour_weights(book, part, SETTINGS), 2.0)
+def of_the_neighbours(states: SlideStates, fold: Fold) -> np.ndarray:
+    return neighbour_frequencies(states, fold, neighbour_weights(states, fold, SETTINGS), 2.0)
 
 
-def drawn_from_the_neighbours(book: StateBook, part: Round) -> np.ndarray:
-    weights = neighbour_weights(book, part, SETTINGS)
-    return draw_of_neighbours(book, part, weights, 2.0, 8, numpy_generator(0, "canary"))
+def drawn_from_the_neighbours(states: SlideStates, fold: Fold) -> np.ndarray:
+    weights = neighbour_weights(states, fold, SETTINGS)
+    return sample_neighbours(states, fold, weights, 2.0, 8, numpy_generator(0, "canary"))
 
 
-def drawn_from_the_training_cells(book: StateBook, part: Round) -> np.ndarray:
-    probability = np.tile(book.frequency(part).astype(np.float32), (len(part.hidden), 1))
-    return draw_of_states(book, part, probability, 8, numpy_generator(0, "canary"))
+def drawn_from_the_training_cells(states: SlideStates, fold: Fold) -> np.ndarray:
+    probability = np.tile(states.training_frequency(fold).astype(np.float32), (len(fold.hidden), 1))
+    return sample_from_states(states, fold, probability, 8, numpy_generator(0, "canary"))
 
 
-def of_a_peeping_one(book: StateBook, part: Round) -> np.ndarray:
+def of_a_peeping_one(states: SlideStates, fold: Fold) -> np.ndarray:
     """Leaks: it believes a little in the state that the hidden cell is in."""
-    found = of_the_neighbours(book, part)
-    found[np.arange(len(part.hidden)), book.state[part.hidden]] += 1e-3
+    found = of_the_neighbours(states, fold)
+    found[np.arange(len(fold.hidden)), states.state[fold.hidden]] += 1e-3
     return found
 
 
-def leaks(distribution: Distribution, book: StateBook, part: Round) -> bool:
+def leaks(distribution: Distribution, states: SlideStates, fold: Fold) -> bool:
     """Whether a distribution changes, in any bit, with the counts of the hidden cells."""
-    slide, rows = book.bench.slide, part.hidden
+    slide, rows = states.dataset.slide, fold.hidden
     counts = slide.counts(np.arange(slide.num_cells)).toarray()
     counts[rows] = numpy_generator(0, "canary").permutation(counts[rows].ravel()).reshape(len(rows), -1) * 3
     other_slide = replace(slide, source=MemoryCounts(csr_matrix(counts)), total_counts=counts.sum(axis=1, dtype=float))
-    other = open_states(set_up_bench(other_slide, [book.engine], 0), book.engine)
+    other = slide_states(open_dataset(other_slide, [states.model], 0), states.model)
     assert other is not None
-    assert (other.state[rows] != book.state[rows]).any(), "the canary is mute"
-    return not np.array_equal(distribution(book, part), distribution(other, part))
+    assert (other.state[rows] != states.state[rows]).any(), "the canary is mute"
+    return not np.array_equal(distribution(states, fold), distribution(other, fold))
 
 
 @pytest.mark.parametrize("region", ["test", "train"])
@@ -175,30 +172,34 @@ def leaks(distribution: Distribution, book: StateBook, part: Round) -> bool:
         (of_a_peeping_one, True),
     ],
 )
-def test_what_is_hidden_is_not_read(book: StateBook, distribution: Distribution, region: str, *, peeps: bool) -> None:
+def test_what_is_hidden_is_not_read(
+    states: SlideStates, distribution: Distribution, region: str, *, peeps: bool
+) -> None:
     """Leak canary, and the canary's own test."""
-    cells = book.bench.slide.region(region)
+    cells = states.dataset.slide.region(region)
     hidden = np.sort(numpy_generator(0, "hidden").permutation(cells)[: len(cells) // 4])
-    assert leaks(distribution, book, Round(0, np.setdiff1d(cells, hidden), hidden)) == peeps
+    assert leaks(distribution, states, Fold(0, np.setdiff1d(cells, hidden), hidden)) == peeps
 
 
-def test_without_training_cells_the_visible_ones_speak(book: StateBook) -> None:
-    slide = book.bench.slide
-    part = Round(0, slide.region("test"), slide.region("train"), "whole")
-    assert np.array_equal(book.training_cells(part), book.visible_cells(part))
-    assert book.frequency(part).sum() == pytest.approx(1)
-    assert np.isin(drawn_from_the_training_cells(book, part), part.visible).all()
+def test_without_training_cells_the_visible_ones_speak(states: SlideStates) -> None:
+    slide = states.dataset.slide
+    fold = Fold(0, slide.region("test"), slide.region("train"), "whole")
+    assert np.array_equal(states.training_cells(fold), states.visible_cells(fold))
+    assert states.training_frequency(fold).sum() == pytest.approx(1)
+    assert np.isin(drawn_from_the_training_cells(states, fold), fold.visible).all()
 
 
-def test_the_whole_judgement(bench: Bench, engine: LoadedModel, book: StateBook, rounds: list[Round]) -> None:
-    tuning = hide("scattered", bench.slide.xy_um, bench.slide.region("validation"), bench.radius_um, 0)[:2]
-    rows = hidden_rows(rounds)
-    states = infer_rounds(ModelPredictor("model", engine), bench, rounds, {}).states
+def test_the_whole_judgement(
+    dataset: EvaluationDataset, model: LoadedModel, states: SlideStates, folds: list[Fold]
+) -> None:
+    tuning = make_folds("scattered", dataset.slide.xy_um, dataset.slide.region("validation"), dataset.radius_um, 0)[:2]
+    rows = hidden_rows(folds)
+    states = predict_folds(ModelPredictor("model", model), dataset, folds, {}).states
     assert states is not None
-    found = judge_distribution(book, states, rounds, tuning, spatial_blocks(bench.slide.xy_um[rows], 20.0, 0))
+    found = evaluate_states(states, states, folds, tuning, spatial_bootstrap(dataset.slide.xy_um[rows], 20.0, 0))
     facts = found.facts()
     assert set(facts["predictors"]) == {"model", "neighbours", "training_frequency"}
-    assert found.sampled.shape == (len(rows), len(bench.columns))
+    assert found.sampled.shape == (len(rows), len(dataset.columns))
     for score in facts["predictors"].values():
         assert score["perplexity"] == pytest.approx(np.exp(score["log_loss"]))
         assert 1 <= score["perplexity"] < 20
@@ -211,15 +212,15 @@ def test_the_whole_judgement(bench: Bench, engine: LoadedModel, book: StateBook,
     assert set(facts["predictors"]["neighbours"]["tuned"]) == {"k", "width", "belief"}
 
 
-def by_hand(log_loss: float, energy: float) -> DistributionScore:
+def by_hand(log_loss: float, energy: float) -> StateScore:
     cells = {"log_loss": np.full(16, log_loss), "energy_score": np.full(16, energy)}
-    return DistributionScore(cells, np.full(16, 0.5), np.arange(16) % 2 == 0)
+    return StateScore(cells, np.full(16, 0.5), np.arange(16) % 2 == 0)
 
 
 def test_the_model_is_held_against_the_stronger_rival_of_each_score() -> None:
     scores = {"model": by_hand(3.2, 5.0), "neighbours": by_hand(3.7, 4.0), "training_frequency": by_hand(3.3, 6.0)}
     grid = 300.0 * np.stack(np.divmod(np.arange(16), 4), axis=1)  # each cell in a block of its own
-    found = Distributions(6, scores, np.zeros((16, 1), dtype=np.float32), spatial_blocks(grid, 20.0, 0))
+    found = StateResult(6, scores, np.zeros((16, 1), dtype=np.float32), spatial_bootstrap(grid, 20.0, 0))
     paired = found.facts()["paired"]
     assert paired["log_loss"] == {
         "rival": "training_frequency",
@@ -227,7 +228,7 @@ def test_the_model_is_held_against_the_stronger_rival_of_each_score() -> None:
         "relative": pytest.approx(-0.1 / 3.3),
     }
     assert (paired["energy_score"]["rival"], paired["energy_score"]["difference"]) == ("neighbours", 1.0)
-    header, rows, best = distribution_table(found)
+    header, rows, best = state_table(found)
     assert {len(row) for row in rows} == {len(header)}
     assert "of training_frequency" in rows[-1][1]
     assert "of neighbours" in rows[-1][3]
@@ -235,9 +236,9 @@ def test_the_model_is_held_against_the_stronger_rival_of_each_score() -> None:
     assert not {(1, 1), (2, 1), (0, 3), (2, 3)} & set(best)
 
 
-def test_the_tuned_neighbours_can_fall_back_on_the_training_frequencies(book: StateBook, rounds: list[Round]) -> None:
+def test_the_tuned_neighbours_can_fall_back_on_the_training_frequencies(states: SlideStates, folds: list[Fold]) -> None:
     """Where those around a cell tell nothing, tuning must be able not to hear them."""
-    part = rounds[0]
-    settings = neighbour_settings()[-1]
-    found = neighbour_frequencies(book, part, neighbour_weights(book, part, settings), settings["belief"])
-    assert np.abs(found - book.frequency(part)).max() < 1e-3
+    fold = folds[0]
+    parameters = neighbour_parameter_grid()[-1]
+    found = neighbour_frequencies(states, fold, neighbour_weights(states, fold, parameters), parameters["belief"])
+    assert np.abs(found - states.training_frequency(fold)).max() < 1e-3

@@ -12,18 +12,18 @@ from scipy.sparse import csr_matrix
 from scipy.stats import false_discovery_control
 
 from cifm_cli.data.slide import Slide, slide_from_arrays
-from cifm_cli.evaluation.bench import Bench
-from cifm_cli.evaluation.board import Board, favours_model
-from cifm_cli.evaluation.breakdown import by_distance, calibration, distance_bins
-from cifm_cli.evaluation.ceiling import halves, noise_ceiling, reliability
-from cifm_cli.evaluation.context import Estimate, Profile
-from cifm_cli.evaluation.intervals import holm, p_value, spatial_blocks
-from cifm_cli.evaluation.metrics import METRICS, Score
-from cifm_cli.evaluation.overall import _draw_slides
-from cifm_cli.evaluation.scenario import describe_scenario, scenario
-from cifm_cli.evaluation.subsets import between_groups, residual_variance
-from cifm_cli.evaluation.truth import Truth
+from cifm_cli.evaluation.comparison import Comparison, favours_model
+from cifm_cli.evaluation.dataset import EvaluationDataset
+from cifm_cli.evaluation.examples import GeneStats, Targets
+from cifm_cli.evaluation.metrics.calibration import by_distance, calibration, distance_bins
+from cifm_cli.evaluation.metrics.counts import reliability, split_counts
+from cifm_cli.evaluation.metrics.expression import METRICS, Score
+from cifm_cli.evaluation.metrics.gene_sets import residual_variance, variance_between_groups
+from cifm_cli.evaluation.metrics.noise_ceiling import noise_ceiling
+from cifm_cli.evaluation.transfer import describe_transfer, transfer
+from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.statistics.bootstrap import compare_over_slides, holm, p_value, spatial_bootstrap
 
 
 def score(value: float, spread: float = 0.0) -> Score:
@@ -32,7 +32,7 @@ def score(value: float, spread: float = 0.0) -> Score:
     return Score(dict.fromkeys(METRICS, value), dict.fromkeys(METRICS, draws), {}, {})
 
 
-BOARD = Board(
+BOARD = Comparison(
     {
         "model": {"mean": score(2.0), "gated": score(3.0)},
         "model:other": {"mean": score(1.0), "gated": score(5.0)},
@@ -84,30 +84,30 @@ def test_holm_is_at_least_as_strict_as_benjamini_and_hochberg(p_values: list[flo
     assert (corrected >= false_discovery_control(p_values) - 1e-12).all()
 
 
-def make_truth(counts: np.ndarray) -> Truth:
+def make_targets(counts: np.ndarray) -> Targets:
     depth = counts.sum(axis=1, keepdims=True)
     values = np.log1p(100 * counts / np.maximum(depth, 1)).astype(np.float32)
-    profile = Profile(values.mean(axis=0), (counts > 0).mean(axis=0), counts.sum(axis=0))
-    return Truth(csr_matrix(counts.astype(np.float32)), values, profile, 100.0)
+    profile = GeneStats(values.mean(axis=0), (counts > 0).mean(axis=0), counts.sum(axis=0))
+    return Targets(csr_matrix(counts.astype(np.float32)), values, profile, 100.0)
 
 
 def test_halves_add_up_and_are_halves() -> None:
     counts = csr_matrix(numpy_generator(0).poisson(20, (50, 40)).astype(np.float32))
-    first, second = halves(counts, seed=1)
+    first, second = split_counts(counts, seed=1)
     assert (first + second != counts).nnz == 0
     assert first.sum() / counts.sum() == pytest.approx(0.5, abs=0.02)
-    assert (halves(counts, seed=1)[0] != first).nnz == 0
-    assert (halves(counts, seed=2)[0] != first).nnz > 0
+    assert (split_counts(counts, seed=1)[0] != first).nnz == 0
+    assert (split_counts(counts, seed=2)[0] != first).nnz > 0
 
 
 def test_spearman_and_brown() -> None:
     assert reliability(np.array([0.5, 0.0, -0.3, 1.0])) == pytest.approx([2 / 3, 0, 0, 1])
 
 
-def make_bench(counts: np.ndarray, columns: np.ndarray) -> Bench:
+def make_dataset(counts: np.ndarray, columns: np.ndarray) -> EvaluationDataset:
     genes = tuple(f"g{number}" for number in range(counts.shape[1]))
     slide = slide_from_arrays("tissue", np.zeros((len(counts), 2)), csr_matrix(counts.astype(np.float32)), genes, 20.0)
-    return Bench(slide, columns, target_sum=100.0, radius_um=20.0, reach_um=40.0, seed=0)
+    return EvaluationDataset(slide, columns, target_sum=100.0, radius_um=20.0, reach_um=40.0, seed=0)
 
 
 def profiles_and_counts() -> tuple[np.ndarray, np.ndarray]:
@@ -117,30 +117,30 @@ def profiles_and_counts() -> tuple[np.ndarray, np.ndarray]:
     return profiles, generator.poisson(300 * profiles)
 
 
-RESAMPLER = spatial_blocks(numpy_generator(1).uniform(0, 900, (400, 2)), 20.0, seed=0)
+BOOTSTRAP = spatial_bootstrap(numpy_generator(1).uniform(0, 900, (400, 2)), 20.0, seed=0)
 
 
 @pytest.mark.parametrize("num_scored", [60, 12])
 def test_the_ceiling_is_what_the_true_profile_reaches(num_scored: int) -> None:
     profiles, counts = profiles_and_counts()
     genes = np.arange(num_scored)
-    truth = make_truth(counts).of_genes(genes)
+    targets = make_targets(counts).take_genes(genes)
     perfect = np.log1p(100 * profiles[:, genes])
-    reached = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(perfect, truth.values, strict=True)])
-    found = noise_ceiling(make_bench(counts, genes), np.arange(400), truth, RESAMPLER)
+    reached = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(perfect, targets.values, strict=True)])
+    found = noise_ceiling(make_dataset(counts, genes), np.arange(400), targets, BOOTSTRAP)
     assert found["pearson_cell"]["ceiling"] == pytest.approx(reached, abs=0.02)
     assert found["pearson_cell"]["half"] < found["pearson_cell"]["ceiling"]
     assert set(found) == set(METRICS)
 
 
 def test_halves_of_few_genes_are_on_the_scale_of_the_whole_cell() -> None:
-    """Which genes are scored changes nothing about the halves of a gene: the mean over parts is that of the whole."""
+    """Which genes are scored changes nothing about the split_counts of a gene: the mean over parts is that of the whole."""
     _, counts = profiles_and_counts()
     everything = np.arange(60)
 
     def half(genes: np.ndarray) -> float:
-        truth = make_truth(counts).of_genes(genes)
-        return noise_ceiling(make_bench(counts, genes), np.arange(400), truth, RESAMPLER)["mse"]["half"]
+        targets = make_targets(counts).take_genes(genes)
+        return noise_ceiling(make_dataset(counts, genes), np.arange(400), targets, BOOTSTRAP)["mse"]["half"]
 
     assert np.mean([half(genes) for genes in np.split(everything, 5)]) == pytest.approx(half(everything), rel=1e-5)
 
@@ -152,10 +152,10 @@ def test_genes_that_mark_groups_are_differential_and_overdispersed_ones_variable
     rate[:, 4] = np.array([1.0, 20.0, 5.0])[group]
     counts = generator.poisson(rate)
     expression = np.log1p(counts)
-    assert np.argmax(between_groups(csr_matrix(expression), seed=0)) == 4
+    assert np.argmax(variance_between_groups(csr_matrix(expression), seed=0)) == 4
     assert np.argmax(residual_variance(csr_matrix(counts))) == 4
     constant = csr_matrix(np.hstack([expression, np.zeros((600, 1))]))
-    assert between_groups(constant, seed=0)[-1] == 0
+    assert variance_between_groups(constant, seed=0)[-1] == 0
 
 
 def test_scores_by_distance_by_hand() -> None:
@@ -169,9 +169,9 @@ def test_scores_by_distance_by_hand() -> None:
 
 
 def test_calibration_by_hand() -> None:
-    truth = make_truth(np.array([[1, 0, 0, 0], [1, 1, 0, 0]]))
-    share = np.array([[0.95, 0.25, 0.25, 0.0], [0.95, 0.25, 0.25, 0.0]], dtype=np.float32)
-    found = calibration(Estimate(share, share), truth)
+    targets = make_targets(np.array([[1, 0, 0, 0], [1, 1, 0, 0]]))
+    expressed = np.array([[0.95, 0.25, 0.25, 0.0], [0.95, 0.25, 0.25, 0.0]], dtype=np.float32)
+    found = calibration(Prediction(expressed, expressed), targets)
     assert found["reliability"]["num_entries"] == [2, 4, 2]
     assert found["reliability"]["predicted"] == pytest.approx([0, 0.25, 0.95])
     assert found["reliability"]["actual"] == [0, 0.25, 1]
@@ -181,7 +181,7 @@ def test_calibration_by_hand() -> None:
 
 
 def test_slides_are_drawn_before_blocks() -> None:
-    draws = _draw_slides(np.array([[0.0] * 500, [1.0] * 500]), seed=0)
+    draws = compare_over_slides(np.array([[0.0] * 500, [1.0] * 500]), seed=0)
     assert set(draws) == {0.0, 0.5, 1.0}
     assert draws.mean() == pytest.approx(0.5, abs=0.06)
 
@@ -209,12 +209,12 @@ VISIUM = {"inputs": {"prepared/v.h5ad": "vv"}, "platforms": ["visium_hd"]}
     ],
 )
 def test_how_new_a_slide_is(origin: dict, digest: str, platform: str, name: str, adaptation: str | None) -> None:
-    found = scenario(slide_of(platform), digest, origin)
+    found = transfer(slide_of(platform), digest, origin)
     assert (found["name"], found["adaptation"]) == (name, adaptation)
 
 
 def test_a_slide_split_anew_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    scenario(slide_of("xenium", "a"), "other", XENIUM)
+    transfer(slide_of("xenium", "a"), "other", XENIUM)
     assert "trained on another file of this name" in capsys.readouterr().err
 
 
@@ -233,8 +233,8 @@ def test_scored_cells_that_a_model_was_trained_on_are_told(
     """Rows 0, 1 and 2 are in the training region, 3 in validation, 4 in test; 1, 2 and 4 are scored."""
     split = np.array([0, 0, 0, 1, 2], dtype=np.int8)
     slide = slide_from_arrays("new", np.zeros((5, 2)), csr_matrix(np.ones((5, 1))), ("g",), 20.0, split=split)
-    found = scenario(slide, "aa", origin, np.array([1, 2, 4]), validating)
+    found = transfer(slide, "aa", origin, np.array([1, 2, 4]), validating)
     assert found["trained_cells_scored"] == number
     assert ("trained on 2 of the 3 scored cells" in capsys.readouterr().err) == (number > 0)
-    assert ("2 of the scored cells are cells that it was trained on" in describe_scenario(found)) == (number > 0)
-    assert describe_scenario(found).startswith(found["name"])
+    assert ("2 of the scored cells are cells that it was trained on" in describe_transfer(found)) == (number > 0)
+    assert describe_transfer(found).startswith(found["name"])

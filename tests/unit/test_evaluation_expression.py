@@ -11,11 +11,11 @@ from scipy.sparse import csr_matrix
 from scipy.stats import pearsonr, rankdata, spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cifm_cli.evaluation import deviance, metrics, ranking
-from cifm_cli.evaluation.context import Estimate, Profile
-from cifm_cli.evaluation.intervals import spatial_blocks
-from cifm_cli.evaluation.truth import Truth
+from cifm_cli.evaluation.examples import GeneStats, Targets
+from cifm_cli.evaluation.metrics import counts, expression, ranking
+from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.statistics.bootstrap import spatial_bootstrap
 
 TIED_ROWS = arrays(np.float32, (3, 9), elements=st.sampled_from([0.0, 0.5, 1.0, 2.0, 4.0]))
 
@@ -24,14 +24,14 @@ def f32(*rows: list[float]) -> np.ndarray:
     return np.array(rows, dtype=np.float32)
 
 
-def make_truth(counts: np.ndarray, training_counts: list[float] | None = None) -> Truth:
-    """Truth at a target sum of 100, with a training tissue of two cells that share the counts equally."""
+def make_targets(counts: np.ndarray, training_counts: list[float] | None = None) -> Targets:
+    """Truth at a target sum of 100, with a training tissue of two cells that expressed the counts equally."""
     depth = counts.sum(axis=1, keepdims=True)
     values = np.log1p(100 * counts / depth).astype(np.float32)
     total = np.array(training_counts or [10.0] * counts.shape[1])
     mean = np.log1p(100 * total / total.sum())
-    profile = Profile(mean=mean, share=(total > 0).astype(float), counts=total)
-    return Truth(csr_matrix(counts.astype(np.float32)), values, profile, 100.0)
+    profile = GeneStats(mean=mean, expressed=(total > 0).astype(float), counts=total)
+    return Targets(csr_matrix(counts.astype(np.float32)), values, profile, 100.0)
 
 
 def test_ranks_share_the_mean_of_a_tie() -> None:
@@ -70,18 +70,20 @@ def test_correlations_are_those_of_scipy(x: np.ndarray, y: np.ndarray) -> None:
 
 
 def test_detection_by_hand() -> None:
-    share = f32([0.9, 0.1, 0.5, 0.5], [0.2, 0.4, 0.6, 0.8])
+    expressed = f32([0.9, 0.1, 0.5, 0.5], [0.2, 0.4, 0.6, 0.8])
     expressed = np.array([[True, False, True, False], [False, False, False, False]])
     # pairs (0.9, 0.1) (0.9, 0.5) (0.5, 0.1) won, (0.5, 0.5) tied: 3.5 of 4; nothing expressed: 0.5
     # falling: 0.9 (1 of 1), then 0.5 0.5 (2 of 3): (1 + 2 / 3) / 2
-    area, precision = ranking.detection(share, expressed)
+    area, precision = ranking.detection(expressed, expressed)
     assert area.tolist() == [3.5 / 4, 0.5]
     assert precision.tolist() == pytest.approx([(1 + 2 / 3) / 2, 0])
 
 
 @given(TIED_ROWS, arrays(np.bool_, (3, 9)))
-def test_detection_is_that_of_scikit_learn(share: np.ndarray, expressed: np.ndarray) -> None:
-    for area, precision, labels, scores in zip(*ranking.detection(share, expressed), expressed, share, strict=True):
+def test_detection_is_that_of_scikit_learn(expressed: np.ndarray, expressed: np.ndarray) -> None:
+    for area, precision, labels, scores in zip(
+        *ranking.detection(expressed, expressed), expressed, expressed, strict=True
+    ):
         mixed = labels.any() and not labels.all()
         assert area == pytest.approx(roc_auc_score(labels, scores) if mixed else 0.5)
         assert precision == pytest.approx(average_precision_score(labels, scores) if labels.any() else 0)
@@ -91,35 +93,35 @@ def test_deviance_by_hand() -> None:
     counts = csr_matrix(f32([3, 1, 0], [0, 0, 2]))
     shares = np.array([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]])
     # lambda = 2 1 1 and 0.5 0.5 1: 2 (3 log 1.5 + 1 log 1) and 2 (2 log 2)
-    assert deviance.deviance(counts, shares) == pytest.approx([6 * np.log(1.5), 4 * np.log(2)])
+    assert counts.deviance(counts, shares) == pytest.approx([6 * np.log(1.5), 4 * np.log(2)])
 
 
 def test_the_training_mean_and_nothing_at_all_both_expect_the_training_counts() -> None:
-    truth = make_truth(np.array([[4, 0, 1]]), training_counts=[30, 9, 1])
-    training = truth.training
+    targets = make_targets(np.array([[4, 0, 1]]), training_counts=[30, 9, 1])
+    training = targets.training
     floor = np.array([31, 10, 2]) / 43
-    everywhere = f32(training.mean), f32(training.share)
+    everywhere = f32(gene_stats.mean), f32(training.expressed)
     nothing = f32([0, 0, 0]), f32([0, 0, 0])
-    for mean, share in (everywhere, nothing):
-        assert deviance.expected_shares(mean, share, truth)[0] == pytest.approx(floor, rel=1e-5)
+    for mean, expressed in (everywhere, nothing):
+        assert counts.expected_shares(mean, expressed, targets)[0] == pytest.approx(floor, rel=1e-5)
 
 
 def test_expected_shares_sum_to_one_and_are_never_zero() -> None:
-    truth = make_truth(np.array([[4, 0, 1]]), training_counts=[30, 0, 1])
-    found = deviance.expected_shares(f32([0, 0, 2.0], [9, 0.1, 0]), f32([0, 0, 1], [0, 1, 0]), truth)
+    targets = make_targets(np.array([[4, 0, 1]]), training_counts=[30, 0, 1])
+    found = counts.expected_shares(f32([0, 0, 2.0], [9, 0.1, 0]), f32([0, 0, 1], [0, 1, 0]), targets)
     assert found.sum(axis=1) == pytest.approx(1)
     assert (found > 0).all()
-    assert np.isfinite(deviance.deviance(csr_matrix(f32([1, 1, 1], [1, 1, 1])), found)).all()
+    assert np.isfinite(counts.deviance(csr_matrix(f32([1, 1, 1], [1, 1, 1])), found)).all()
 
 
 def test_a_score_by_hand() -> None:
     """Two cells of two genes; log1p(100 c / depth): 4.615 where a cell has all its counts in one gene."""
-    truth = make_truth(np.array([[2, 0], [0, 3]]))
+    targets = make_targets(np.array([[2, 0], [0, 3]]))
     full = float(np.log1p(100))
-    estimate = Estimate(mean=f32([full, 1], [0, full - 2]), share=f32([0.9, 0.2], [0.3, 0.3]))
-    resampler = spatial_blocks(np.array([[0.0, 0.0], [900.0, 900.0]]), 20.0, seed=0)
-    found = metrics.score(truth, estimate, resampler)
-    assert list(found.metrics) == list(metrics.METRICS)
+    estimate = Prediction(mean=f32([full, 1], [0, full - 2]), expressed=f32([0.9, 0.2], [0.3, 0.3]))
+    bootstrap = spatial_bootstrap(np.array([[0.0, 0.0], [900.0, 900.0]]), 20.0, seed=0)
+    found = expression.score(targets, estimate, bootstrap)
+    assert list(found.metrics) == list(expression.METRICS)
     assert found.per_cell["mse"] == pytest.approx([1 / 2, 4 / 2])
     assert found.per_gene["mse"] == pytest.approx([0, 5 / 2])
     assert found.metrics["mse"] == pytest.approx(1.25)
@@ -128,37 +130,37 @@ def test_a_score_by_hand() -> None:
     assert found.metrics["pearson_cell"] == found.metrics["spearman_cell"] == 1
     assert found.metrics["pearson_gene"] == found.metrics["spearman_gene"] == 1
     assert found.metrics["auroc"] == (1 + 0.5) / 2
-    assert set(found.draws) == set(metrics.METRICS)
+    assert set(found.draws) == set(expression.METRICS)
     # Both cells, or one of them twice; the first draw is empty, for two blocks are too few.
     assert set(np.round(found.draws["mse"][1:], 6)) == {0.5, 1.25, 2.0}
 
 
 def test_a_composition_is_scored_as_it_is_given() -> None:
-    truth = make_truth(np.array([[3, 1, 0]]), training_counts=[9, 9, 9])  # a floor of a third each
-    mean = share = f32([0, 0, 0])
-    given = deviance.count_shares(Estimate(mean, share, f32([0.8, 0.2, 0])), slice(None), truth)
+    targets = make_targets(np.array([[3, 1, 0]]), training_counts=[9, 9, 9])  # a floor of a third each
+    mean = expressed = f32([0, 0, 0])
+    given = counts.count_shares(Prediction(mean, expressed, f32([0.8, 0.2, 0])), slice(None), targets)
     assert given[0] == pytest.approx([0.95 * 0.8 + 0.05 / 3, 0.95 * 0.2 + 0.05 / 3, 0.05 / 3])
-    nothing = deviance.count_shares(Estimate(mean, share, f32([0, 0, 0])), slice(None), truth)
+    nothing = counts.count_shares(Prediction(mean, expressed, f32([0, 0, 0])), slice(None), targets)
     assert nothing[0] == pytest.approx([1 / 3] * 3)
-    assert deviance.mean_deviance(Estimate(mean, share, f32([3, 1, 0])), truth) < deviance.mean_deviance(
-        Estimate(mean, share, f32([1, 3, 0])), truth
+    assert counts.mean_deviance(Prediction(mean, expressed, f32([3, 1, 0])), targets) < counts.mean_deviance(
+        Prediction(mean, expressed, f32([1, 3, 0])), targets
     )
 
 
 def test_what_the_training_mean_predicts_is_taken_off_before_centred_correlations() -> None:
-    truth = make_truth(np.array([[4, 2, 1], [5, 1, 2]]), training_counts=[30, 9, 1])
-    resampler = spatial_blocks(np.array([[0.0, 0.0], [900.0, 900.0]]), 20.0, seed=0)
-    usual = np.tile(truth.training.mean, (2, 1)).astype(np.float32)
-    share = np.ones_like(usual)
-    constant = metrics.score(truth, Estimate(usual, share), resampler).metrics
+    targets = make_targets(np.array([[4, 2, 1], [5, 1, 2]]), training_counts=[30, 9, 1])
+    bootstrap = spatial_bootstrap(np.array([[0.0, 0.0], [900.0, 900.0]]), 20.0, seed=0)
+    usual = np.tile(targets.gene_stats.mean, (2, 1)).astype(np.float32)
+    expressed = np.ones_like(usual)
+    constant = expression.score(targets, Prediction(usual, expressed), bootstrap).metrics
     assert constant["pearson_cell"] > 0.5
     assert constant["pearson_cell_centred"] == constant["spearman_cell_centred"] == 0
-    halfway = metrics.score(truth, Estimate((usual + truth.values) / 2, share), resampler).metrics
+    halfway = expression.score(targets, Prediction((usual + targets.values) / 2, expressed), bootstrap).metrics
     assert halfway["pearson_cell_centred"] == pytest.approx(1)
     assert halfway["spearman_cell_centred"] == pytest.approx(1)
 
 
 def test_gating_zeroes_what_is_unlikely() -> None:
-    found = metrics.gate(Estimate(f32([5, 1, 2]), f32([0.9, 0.3, 0.1])), 0.3)
+    found = expression.gate(Prediction(f32([5, 1, 2]), f32([0.9, 0.3, 0.1])), 0.3)
     assert found.mean.tolist() == [[5, 0, 0]]
-    assert found.share.tolist() == f32([0.9, 0, 0]).tolist()
+    assert found.expressed.tolist() == f32([0.9, 0, 0]).tolist()

@@ -8,13 +8,13 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli.celltype.base import UNASSIGNED, Annotation
 from cifm_cli.data.slide import slide_from_arrays
-from cifm_cli.evaluation.agreement import Types, actual_types
-from cifm_cli.evaluation.bench import Bench
-from cifm_cli.evaluation.context import Estimate
-from cifm_cli.evaluation.intervals import spatial_blocks
-from cifm_cli.evaluation.type_overlap import compare_types, top_k_overlap
-from cifm_cli.evaluation.type_report import typing_section, typing_table
+from cifm_cli.evaluation.dataset import EvaluationDataset
+from cifm_cli.evaluation.metrics.cell_types import CellTypes, compare_types, top_k_overlap, type_cells
+from cifm_cli.evaluation.report.page import _cell_type_section
+from cifm_cli.evaluation.report.tables import cell_type_table
+from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.statistics.bootstrap import spatial_bootstrap
 
 NAMES = ("a", "b", "c", UNASSIGNED)
 
@@ -89,24 +89,24 @@ class LargestGene:
 
 
 @pytest.fixture
-def bench() -> Bench:
+def dataset() -> EvaluationDataset:
     """Sixty cells with ten counts of one gene and one of another, and one void cell; three scored genes of four."""
     counts = np.zeros((61, 4), dtype=np.float32)
     for cell in range(60):
         counts[cell, [cell % 3, (cell + 1) % 3, 3]] = 10, 1, 5
     xy_um = np.arange(122.0).reshape(61, 2)
     slide = slide_from_arrays("s", xy_um, csr_matrix(counts), ("A", "B", "C", "D"), 20.0)
-    return Bench(slide, np.arange(3), 10_000.0, 20.0, 40.0, 0)
+    return EvaluationDataset(slide, np.arange(3), 10_000.0, 20.0, 40.0, 0)
 
 
-def typed(bench: Bench, number: int = 61, annotator: type = LargestGene) -> Types:
+def typed(dataset: EvaluationDataset, number: int = 61, annotator: type = LargestGene) -> CellTypes:
     """The first cells, typed."""
     rows = np.arange(number)  # small blocks, or they would be too few to decide anything
-    return actual_types(annotator(), bench, rows, spatial_blocks(bench.slide.xy_um[rows], 1.0, 0))
+    return type_cells(annotator(), dataset, rows, spatial_bootstrap(dataset.slide.xy_um[rows], 1.0, 0))
 
 
-def test_the_ceiling_is_below_certainty_only_by_noise(bench: Bench) -> None:
-    types = typed(bench)
+def test_the_ceiling_is_below_certainty_only_by_noise(dataset: EvaluationDataset) -> None:
+    types = typed(dataset)
     assert types.typed.tolist() == [True] * 60 + [False]
     assert types.actual.composition().tolist() == [20, 20, 20, 0]
     facts = types.facts()
@@ -117,23 +117,23 @@ def test_the_ceiling_is_below_certainty_only_by_noise(bench: Bench) -> None:
     assert facts["ceiling"]["top_k"][1] < 1  # but the second gene is often lost
 
 
-def test_the_truth_agrees_wholly_and_nothing_not_at_all(bench: Bench) -> None:
-    types = typed(bench)
-    values = bench.slide.expression(np.arange(61), 10_000.0)[:, :3].toarray()
+def test_the_truth_agrees_wholly_and_nothing_not_at_all(dataset: EvaluationDataset) -> None:
+    types = typed(dataset)
+    values = dataset.slide.expression(np.arange(61), 10_000.0)[:, :3].toarray()
     types.compare("oracle", {"mean": values, "gated": np.zeros_like(values)})
     types.compare("zeros", {"mean": np.zeros_like(values), "sampled": values})  # draws don't count in a pair
-    truth, nothing = types.found["oracle"]["mean"], types.found["oracle"]["gated"]
-    assert truth.accuracy == truth.balanced_accuracy == truth.top_k[0] == 1
+    targets, nothing = types.found["oracle"]["mean"], types.found["oracle"]["gated"]
+    assert targets.accuracy == targets.balanced_accuracy == targets.top_k[0] == 1
     assert (nothing.accuracy, nothing.assigned) == (0, 0)
     paired = types.paired("oracle", ["zeros"])
     assert (paired["model_form"], paired["best_baseline"], paired["form"]) == ("mean", "zeros", "mean")
     assert paired["difference"] == paired["low"] == paired["high"] == 1
 
 
-def test_the_interval_knows_which_blocks_agree(bench: Bench) -> None:
-    """Half of the tissue is right: the share of right cells differs from draw to draw of blocks."""
-    types = typed(bench, 60)
-    values = bench.slide.expression(np.arange(60), 10_000.0)[:, :3].toarray()
+def test_the_interval_knows_which_blocks_agree(dataset: EvaluationDataset) -> None:
+    """Half of the tissue is right: the expressed of right cells differs from draw to draw of blocks."""
+    types = typed(dataset, 60)
+    values = dataset.slide.expression(np.arange(60), 10_000.0)[:, :3].toarray()
     half = values.copy()
     half[:30] = 0
     types.compare("half", {"mean": half})
@@ -143,32 +143,32 @@ def test_the_interval_knows_which_blocks_agree(bench: Bench) -> None:
     assert 0.1 < paired["low"] < 0.5 < paired["high"] < 0.9
 
 
-def test_a_region_of_void_cells_has_no_types(bench: Bench) -> None:
+def test_a_region_of_void_cells_has_no_types(dataset: EvaluationDataset) -> None:
     rows = np.array([60])
-    types = actual_types(LargestGene(), bench, rows, spatial_blocks(bench.slide.xy_um[rows], 20.0, 0))
+    types = type_cells(LargestGene(), dataset, rows, spatial_bootstrap(dataset.slide.xy_um[rows], 20.0, 0))
     types.compare("model", {"mean": np.ones((1, 3), dtype=np.float32)})
     types.compare("zeros", {"mean": np.zeros((1, 3), dtype=np.float32)})
     assert types.facts()["num_typed"] == types.facts()["confidence"] == 0
     assert types.paired("model", ["zeros"])["difference"] == 0
-    assert len(typing_table(types)[1]) == 4
-    assert typing_section(types, "s").images == []
+    assert len(cell_type_table(types)[1]) == 4
+    assert _cell_type_section(types, "s").images == []
 
 
-def test_what_is_reported(bench: Bench) -> None:
-    types = typed(bench)
-    values = bench.slide.expression(np.arange(61), 10_000.0)[:, :3].toarray()
+def test_what_is_reported(dataset: EvaluationDataset) -> None:
+    types = typed(dataset)
+    values = dataset.slide.expression(np.arange(61), 10_000.0)[:, :3].toarray()
     types.compare("model", {"mean": 0 * values, "gated": values})
-    columns, rows, best = typing_table(types)
+    columns, rows, best = cell_type_table(types)
     assert [row[0] for row in rows] == ["actual", "ceiling: half of the counts", "model, mean", "model, gated"]
     assert {len(row) for row in rows} == {len(columns)}
     assert best == [(3, 1)]
-    section = typing_section(types, "s, scattered")
+    section = _cell_type_section(types, "s, scattered")
     assert section.heading == "s, scattered: cell types of 60 cells"
     assert len(section.images) == 1
     assert types.facts()["agreement"]["model"]["gated"]["accuracy"] == 1
 
 
-def test_another_normalisation_is_brought_to_the_annotators(bench: Bench) -> None:
+def test_another_normalisation_is_brought_to_the_annotators(dataset: EvaluationDataset) -> None:
     """log1p of counts scaled to 1 becomes log1p of counts scaled to 10,000."""
     seen = []
 
@@ -177,20 +177,20 @@ def test_another_normalisation_is_brought_to_the_annotators(bench: Bench) -> Non
             seen.append(expression.toarray())
             return super().annotate(expression, symbols)
 
-    other = Bench(bench.slide, bench.columns, 1.0, 20.0, 40.0, 0)
+    other = EvaluationDataset(dataset.slide, dataset.columns, 1.0, 20.0, 40.0, 0)
     types = typed(other, 60, Spy)
-    types.compare("model", {"mean": bench.slide.expression(np.arange(60), 1.0)[:, :3].toarray()})
+    types.compare("model", {"mean": dataset.slide.expression(np.arange(60), 1.0)[:, :3].toarray()})
     assert seen[-1] == pytest.approx(seen[0], rel=1e-4)
 
 
-def test_drawn_cells_have_counts_at_their_own_depth(bench: Bench) -> None:
-    types = typed(bench, 60)
-    truth = bench.truth(np.arange(60))
-    mean = np.tile(truth.values.mean(axis=0), (60, 1)).astype(np.float32)
-    estimate = Estimate(mean, np.full((60, 3), 2 / 3, dtype=np.float32))
-    drawn = types.draw_counts(estimate, truth, "model")
-    counts = np.expm1(drawn) / 10_000 * bench.slide.total_counts[:60, None]
+def test_drawn_cells_have_counts_at_their_own_depth(dataset: EvaluationDataset) -> None:
+    types = typed(dataset, 60)
+    targets = dataset.targets(np.arange(60))
+    mean = np.tile(targets.values.mean(axis=0), (60, 1)).astype(np.float32)
+    estimate = Prediction(mean, np.full((60, 3), 2 / 3, dtype=np.float32))
+    drawn = types.draw_counts(estimate, targets, "model")
+    counts = np.expm1(drawn) / 10_000 * dataset.slide.total_counts[:60, None]
     assert counts == pytest.approx(np.rint(counts), abs=1e-3)
-    assert counts.sum() == pytest.approx(truth.counts.sum(), rel=0.15)
-    assert np.array_equal(drawn, types.draw_counts(estimate, truth, "model"))
-    assert not np.array_equal(drawn, types.draw_counts(estimate, truth, "knn"))
+    assert counts.sum() == pytest.approx(targets.counts.sum(), rel=0.15)
+    assert np.array_equal(drawn, types.draw_counts(estimate, targets, "model"))
+    assert not np.array_equal(drawn, types.draw_counts(estimate, targets, "knn"))

@@ -13,14 +13,12 @@ from scipy.sparse import csr_matrix
 import cifm_backends
 from cifm_cli.data.slide import MemoryCounts, Slide, slide_from_arrays
 from cifm_cli.errors import CifmError
-from cifm_cli.evaluation.bench import Bench, set_up_bench
-from cifm_cli.evaluation.blend import Blend
-from cifm_cli.evaluation.plan import plan_rounds
-from cifm_cli.evaluation.predictors import BaselinePredictor, hidden_rows, infer_rounds
-from cifm_cli.evaluation.protocols import geometry_names
-from cifm_cli.evaluation.ridge import Ridge
-from cifm_cli.evaluation.surroundings import RADII
-from cifm_cli.evaluation.tuning import tune
+from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
+from cifm_cli.evaluation.evaluator import tune
+from cifm_cli.evaluation.fold_plan import plan_folds
+from cifm_cli.evaluation.folds import geometry_names, hidden_rows
+from cifm_cli.evaluation.predictors.base import BaselinePredictor, predict_folds
+from cifm_cli.evaluation.predictors.regression import RADII, Blend, Ridge
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import Checkpoint
 from cifm_cli.model.network import Network
@@ -41,8 +39,8 @@ def section() -> Slide:
     return slide_from_arrays("small", xy_um, csr_matrix(counts.astype(np.float32)), ids, RADIUS_UM, split=split)
 
 
-def bench_of(slide: Slide) -> Bench:
-    return Bench(slide, np.arange(slide.num_genes), 10_000.0, slide.radius_um, 2 * slide.radius_um, 0)
+def dataset_of(slide: Slide) -> EvaluationDataset:
+    return EvaluationDataset(slide, np.arange(slide.num_genes), 10_000.0, slide.radius_um, 2 * slide.radius_um, 0)
 
 
 def without_counts(slide: Slide, rows: np.ndarray) -> Slide:
@@ -58,58 +56,58 @@ def without_counts(slide: Slide, rows: np.ndarray) -> Slide:
 @pytest.mark.parametrize("baseline", [Blend(), Ridge()], ids=lambda baseline: baseline.name)
 def test_a_circle_as_wide_as_the_section_misleads_nobody(baseline: Blend | Ridge, geometry: str) -> None:
     """Where the circle covers the training region, its distance from the training mean must not tell the hidden cells."""
-    bench = bench_of(section())
-    assert np.ptp(bench.slide.xy_um, axis=0).max() < RADII[-1] * RADIUS_UM
-    plan, predictor = plan_rounds(bench, geometry, "test", "validation", None), BaselinePredictor(baseline)
-    tuned = tune(predictor, bench, plan.tuning, bench.truth(hidden_rows(plan.tuning)))
-    truth = bench.truth(hidden_rows(plan.scored)).values
-    usual = np.square(bench.training.mean - truth).mean()
-    found = infer_rounds(predictor, bench, plan.scored, tuned.settings)
-    assert np.square(found.mean - truth).mean() <= 1.1 * usual
+    dataset = dataset_of(section())
+    assert np.ptp(dataset.slide.xy_um, axis=0).max() < RADII[-1] * RADIUS_UM
+    plan, predictor = plan_folds(dataset, geometry, "test", "validation", None), BaselinePredictor(baseline)
+    tuned = tune(predictor, dataset, plan.tuning, dataset.targets(hidden_rows(plan.tuning)))
+    targets = dataset.targets(hidden_rows(plan.scored)).values
+    usual = np.square(dataset.gene_stats.mean - targets).mean()
+    found = predict_folds(predictor, dataset, plan.scored, tuned.parameters)
+    assert np.square(found.mean - targets).mean() <= 1.1 * usual
 
 
 def test_examples_know_the_mean_of_the_cells_they_see() -> None:
-    bench = bench_of(section())
-    rows = bench.slide.region("train")
-    for example in bench._examples("scattered", rows, bench.training, 500):
-        known = example.context.training
-        assert known.mean == pytest.approx(example.context.expression.toarray().mean(axis=0), abs=1e-5)
-        assert known.share == pytest.approx(example.context.expressed.toarray().mean(axis=0), abs=1e-5)
-        assert known.counts.tolist() == example.context.counts.toarray().sum(axis=0).tolist()
+    dataset = dataset_of(section())
+    rows = dataset.slide.region("train")
+    for example in dataset._draw_examples("scattered", rows, dataset.gene_stats, 500):
+        known = example.visible.training
+        assert known.mean == pytest.approx(example.visible.expression.toarray().mean(axis=0), abs=1e-5)
+        assert known.expressed == pytest.approx(example.visible.expressed.toarray().mean(axis=0), abs=1e-5)
+        assert known.counts.tolist() == example.visible.counts.toarray().sum(axis=0).tolist()
 
 
 def test_each_model_is_judged_at_its_own_radius(capsys: pytest.CaptureFixture[str]) -> None:
     slide = section()
 
-    def engine(radius_um: float | None) -> LoadedModel:
+    def model(radius_um: float | None) -> LoadedModel:
         data = {} if radius_um is None else {"radius_um": radius_um}
         recipe = parse({"model": {"width": 16}, "data": data}, "test")
         checkpoint = Checkpoint(Network(slide.num_genes, recipe).eval(), recipe, slide.gene_ids, {}, Path())
         return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
 
-    bench = set_up_bench(slide, [engine(40.0), engine(None)], 0)
-    assert bench.radius_um == bench.slide_at(40.0).radius_um == 40
-    assert bench.slide_at(None).radius_um == 20
-    assert bench.slide_at(None) is bench.slide_at(None)
+    dataset = open_dataset(slide, [model(40.0), model(None)], 0)
+    assert dataset.radius_um == dataset.slide_at(40.0).radius_um == 40
+    assert dataset.slide_at(None).radius_um == 20
+    assert dataset.slide_at(None) is dataset.slide_at(None)
     capsys.readouterr()
-    assert bench.slide_at(30.0).radius_um == 30
+    assert dataset.slide_at(30.0).radius_um == 30
     assert "prepared for a radius of 20 um, used with 30 um" in capsys.readouterr().err
-    other = set_up_bench(slide, [engine(None), engine(40.0)], 0)
+    other = open_dataset(slide, [model(None), model(40.0)], 0)
     assert (other.slide_at(None).radius_um, other.slide_at(40.0).radius_um) == (20, 40)
-    assert other.sight_um == bench.sight_um == bench.reach_um == 2 * other.reach_um
+    assert other.max_reach_um == dataset.max_reach_um == dataset.reach_um == 2 * other.reach_um
 
 
 @pytest.mark.parametrize("region", ["test", "validation"])
 def test_a_region_of_void_cells_is_refused(region: str) -> None:
     slide = section()
-    bench = bench_of(without_counts(slide, slide.region(region)))
+    dataset = dataset_of(without_counts(slide, slide.region(region)))
     with pytest.raises(CifmError, match=f"slide small, {region} region: .* none visible"):
-        plan_rounds(bench, "scattered", "test", "validation", None)
+        plan_folds(dataset, "scattered", "test", "validation", None)
 
 
 def test_blocks_wider_than_the_region_are_refused_with_the_option_to_change() -> None:
     with pytest.raises(CifmError, match="too few cells to hide some in the region_90 geometry") as caught:
-        plan_rounds(bench_of(section()), "region_90", "test", "validation", None)
+        plan_folds(dataset_of(section()), "region_90", "test", "validation", None)
     assert "--block-radii" in caught.value.hint
 
 
@@ -125,7 +123,7 @@ def test_too_few_blocks_are_said(capsys: pytest.CaptureFixture[str]) -> None:
     crowded = slide.xy_um.copy()
     crowded[test[: len(test) // 2]] = [250.0, 200.0]
     crowded[test[len(test) // 2 :]] = [258.0, 200.0]
-    plan_rounds(bench_of(replace(slide, xy_um=crowded)), "scattered", "test", "validation", None)
+    plan_folds(dataset_of(replace(slide, xy_um=crowded)), "scattered", "test", "validation", None)
     assert "small, scattered: 2 spatial blocks" in capsys.readouterr().err
-    plan_rounds(bench_of(slide), "scattered", "test", "validation", None)
+    plan_folds(dataset_of(slide), "scattered", "test", "validation", None)
     assert "spatial blocks" not in capsys.readouterr().err

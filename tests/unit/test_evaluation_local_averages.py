@@ -12,12 +12,14 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from cifm_cli.data.slide import slide_from_arrays
-from cifm_cli.evaluation.baselines import BASELINES, Baseline
-from cifm_cli.evaluation.context import Context, Estimate, Profile, train_profile
+from cifm_cli.evaluation.examples import GeneStats, VisibleCells, gene_stats
+from cifm_cli.evaluation.predictors.base import Baseline
+from cifm_cli.evaluation.predictors.registry import BASELINES
+from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
 
-TRAINING = Profile(mean=np.array([1.5, 0.0]), share=np.array([0.25, 0.0]), counts=np.array([10.0, 0.0]))
-TISSUE = Context(
+TRAINING = GeneStats(mean=np.array([1.5, 0.0]), expressed=np.array([0.25, 0.0]), counts=np.array([10.0, 0.0]))
+TISSUE = VisibleCells(
     xy_um=np.array([[0.0, 0.0], [20.0, 0.0], [90.0, 0.0]]),
     expression=csr_matrix(np.array([[6, 0], [3, 0], [0, 0]], dtype=np.float32)),
     counts=csr_matrix(np.array([[9, 0], [2, 0], [0, 4]], dtype=np.float32)),
@@ -30,32 +32,32 @@ FAR = np.array([[5000.0, 0.0]])
 BY_NAME = {baseline.name: baseline for baseline in BASELINES}
 
 
-def infer(name: str, place: np.ndarray = QUERY, **settings: float) -> Estimate:
-    return BY_NAME[name].predict(TISSUE, place, settings, numpy_generator(0))
+def infer(name: str, place: np.ndarray = QUERY, **parameters: float) -> Prediction:
+    return BY_NAME[name].predict(TISSUE, place, parameters, numpy_generator(0))
 
 
 def test_neighbourhood_average_includes_the_cell_at_the_radius() -> None:
     found = infer("neighbourhood_average")
-    assert (found.mean[0].tolist(), found.share[0].tolist()) == ([3, 0], [1, 0])  # b alone, 20 um away
+    assert (found.mean[0].tolist(), found.expressed[0].tolist()) == ([3, 0], [1, 0])  # b alone, 20 um away
 
 
 def test_radius_mean_sees_as_far_as_the_model() -> None:
     found = infer("radius_mean")
     assert found.mean[0].tolist() == pytest.approx([(6 + 3 + 0) / 3, 0])  # a at 40 um, b at 20, c at 50
-    assert found.share[0].tolist() == pytest.approx([2 / 3, 0])
+    assert found.expressed[0].tolist() == pytest.approx([2 / 3, 0])
 
 
-@pytest.mark.parametrize(("k", "mean", "share"), [(1, 3, 1), (2, 4.5, 1), (3, 3, 2 / 3), (100, 3, 2 / 3)])
-def test_knn_is_the_mean_of_the_nearest(k: int, mean: float, share: float) -> None:
+@pytest.mark.parametrize(("k", "mean", "expressed"), [(1, 3, 1), (2, 4.5, 1), (3, 3, 2 / 3), (100, 3, 2 / 3)])
+def test_knn_is_the_mean_of_the_nearest(k: int, mean: float, expressed: float) -> None:
     found = infer("knn", k=k)
-    assert (found.mean[0, 0], found.share[0, 0]) == pytest.approx((mean, share))
+    assert (found.mean[0, 0], found.expressed[0, 0]) == pytest.approx((mean, expressed))
 
 
 def test_weighted_knn_by_hand() -> None:
     found = infer("weighted_knn", k=2, width=1.0)
     weight = np.exp(-(40**2 - 20**2) / (2 * 20**2))  # of a, beside 1 of b
     assert found.mean[0, 0] == pytest.approx((3 + 6 * weight) / (1 + weight))
-    assert found.share[0, 0] == pytest.approx(1)
+    assert found.expressed[0, 0] == pytest.approx(1)
 
 
 def test_the_composition_is_that_of_the_counts_of_all_neighbours_together() -> None:
@@ -75,13 +77,13 @@ def test_a_narrow_kernel_far_away_is_the_nearest_cell_not_nothing() -> None:
 def test_a_lonely_cell_is_the_training_mean(name: str) -> None:
     found = infer(name, FAR)
     assert found.mean[0].tolist() == TRAINING.mean.tolist()
-    assert found.share[0].tolist() == TRAINING.share.tolist()
+    assert found.expressed[0].tolist() == TRAINING.expressed.tolist()
 
 
 def test_zeros_are_zeros() -> None:
     found = infer("zeros")
     assert not found.mean.any()
-    assert not found.share.any()
+    assert not found.expressed.any()
 
 
 def test_random_baselines_have_the_training_mean_on_average() -> None:
@@ -92,18 +94,18 @@ def test_random_baselines_have_the_training_mean_on_average() -> None:
         assert not found.mean[:, 1].any()
     assert uniform.mean.max() < 2 * 1.5
     assert set(np.unique(bernoulli.mean)) == {0.0, 1.5 / 0.25}
-    assert bernoulli.share.mean(axis=0) == pytest.approx(TRAINING.share, abs=0.02)
+    assert bernoulli.expressed.mean(axis=0) == pytest.approx(TRAINING.expressed, abs=0.02)
 
 
 @pytest.mark.parametrize("baseline", BASELINES, ids=lambda baseline: baseline.name)
 def test_every_baseline_gives_whole_float32_matrices(baseline: Baseline) -> None:
-    for settings in (baseline.candidates()[0], baseline.candidates()[-1]):
-        found = baseline.predict(TISSUE, np.concatenate([QUERY, FAR]), settings, numpy_generator(0))
-        for part in (found.mean, found.share):
-            assert (part.shape, part.dtype) == ((2, 2), np.float32)
-            assert np.isfinite(part).all()
-            assert (part >= 0).all()
-        assert (found.share <= 1).all()
+    for parameters in (baseline.parameter_grid()[0], baseline.parameter_grid()[-1]):
+        found = baseline.predict(TISSUE, np.concatenate([QUERY, FAR]), parameters, numpy_generator(0))
+        for fold in (found.mean, found.expressed):
+            assert (fold.shape, fold.dtype) == ((2, 2), np.float32)
+            assert np.isfinite(fold).all()
+            assert (fold >= 0).all()
+        assert (found.expressed <= 1).all()
         if found.composition is not None:
             assert (found.composition.shape, found.composition.dtype) == ((2, 2), np.float32)
             assert found.composition.sum(axis=1) == pytest.approx(1)
@@ -112,7 +114,7 @@ def test_every_baseline_gives_whole_float32_matrices(baseline: Baseline) -> None
 def test_the_training_profile_by_hand() -> None:
     counts = np.array([[1, 0, 9], [0, 0, 5], [5, 5, 0]])
     slide = slide_from_arrays("toy", np.zeros((3, 2)), csr_matrix(counts), ("g1", "g2", "g3"), 20.0)
-    found = train_profile(slide, np.array([0, 1]), np.array([0, 2]), target_sum=100.0)
+    found = gene_stats(slide, np.array([0, 1]), np.array([0, 2]), target_sum=100.0)
     assert found.mean == pytest.approx([np.log1p(10) / 2, (np.log1p(90) + np.log1p(100)) / 2])
-    assert found.share.tolist() == [0.5, 1.0]
+    assert found.expressed.tolist() == [0.5, 1.0]
     assert found.counts.tolist() == [1, 14]
