@@ -79,7 +79,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         number = error.errno or _hidden_errno(error)
-        if number not in reasons:
+        if number not in reasons:  # unexpected, so the traceback is needed
             raise
         reason, hint = reasons[number]
         raise CifmError(f"cannot write {path}: {reason}", hint) from error

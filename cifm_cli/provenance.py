@@ -62,6 +62,7 @@ def seeded_torch(seed: int, *stream: int | str) -> Iterator[None]:
     """
     import torch
 
+    # Weights are created on the CPU, so generators of GPUs need no state.
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(torch_generator(seed, *stream).get_state())
         yield
@@ -123,7 +124,7 @@ def _versions() -> dict[str, str]:
 def _git_revision() -> str | None:
     """Revision of the checkout, with `+dirty` after uncommitted changes; None for an installed wheel."""
     root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
+    if not (root / ".git").exists():  # git would look for a repository in the parent folders
         return None
     try:
         answer = subprocess.run(

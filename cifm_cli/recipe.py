@@ -91,6 +91,7 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
         content = tomllib.loads(path.read_text(encoding="utf8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CifmError(f"{path}: not valid TOML: {error}", "see `cifm recipes show xenium` for an example") from error
+    # Settings are applied before validation, so their mistakes are listed with those of the file.
     for setting in settings:
         _apply(content, setting)
     return parse(content, str(path))
@@ -124,7 +125,7 @@ def _explain(detail: ErrorDetails) -> tuple[str, str]:
     if detail["type"] == "extra_forbidden":
         near = _nearest(key)
         return f"unknown key {key}" + (f" (nearest: {near})" if near else ""), f"did you mean {near}?" if near else ""
-    if detail["type"] == "value_error":
+    if detail["type"] == "value_error":  # raised by a validator of a section, which names the keys itself
         return str(detail["ctx"]["error"]), ""
     given = detail["input"]
     return f"{key} = {given!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}", ""
@@ -145,6 +146,7 @@ def keys() -> list[str]:
 def _nearest(key: str) -> str | None:
     """The known key that the user may have meant: one of the same name in another section, or a similar one."""
     known = keys()
+    # The right key in the wrong section is a more likely mistake than a misspelled one.
     same_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     near = same_leaf or difflib.get_close_matches(key, [*known, *Recipe.model_fields], n=1)
     return near[0] if near else None
@@ -159,7 +161,7 @@ def _apply(content: dict[str, Any], setting: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()
+        value = text.strip()  # a word without quotes, such as `mlp`
     for part in parts[:-1]:
         content = content.setdefault(part, {})
         if not isinstance(content, dict):

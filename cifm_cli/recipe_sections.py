@@ -67,9 +67,11 @@ class ModelRecipe(Section):
             raise ValueError(f"model.heads = {self.heads} does not divide model.width = {self.width}")
         if self.gene_rank and self.gene_rank > self.width:
             raise ValueError(f"model.gene_rank = {self.gene_rank} is above model.width = {self.width}")
+        # Eq. 14 without residual is a sum over edges, which is zero for a cell without any.
         if self.message == "mlp" and not (self.residual or self.self_loops):
             raise ValueError(
-                "model.message = 'mlp' without residual needs model.self_loops = true, or a lone cell is lost"
+                "model.message = 'mlp' without residual needs model.self_loops = true, "
+                "or cells without neighbours lose their features"
             )
         return self
 

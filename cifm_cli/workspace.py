@@ -46,13 +46,14 @@ def atomic_path(target: Path) -> Iterator[Path]:
         try:
             yield temporary
             _give_usual_mode(temporary)
+            # Data first, then the name: after a crash the target is the old file or the whole new one.
             for inner in (*temporary.rglob("*"), temporary):
                 _sync(inner)
             replaced = temporary.with_suffix(".replaced")
             if target.is_dir() and temporary.is_dir():  # a folder cannot be renamed over another
                 target.replace(replaced)
             temporary.replace(target)
-            _sync(target.parent)
+            _sync(target.parent)  # makes the renaming durable
             shutil.rmtree(replaced, ignore_errors=True)
         finally:
             if temporary.is_dir():
@@ -64,7 +65,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def _give_usual_mode(path: Path) -> None:
     """Set the mode of a file from the user's umask; safetensors creates files that only their owner can read."""
     if path.is_file():
-        mask = os.umask(0)
+        mask = os.umask(0)  # the only way to read it is to set it
         os.umask(mask)
         path.chmod(0o666 & ~mask)
 
@@ -150,4 +151,4 @@ def link_latest(run: Path, link: Path = LATEST) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         temporary = link.with_name(f".{secrets.token_hex(4)}.latest")
         temporary.symlink_to(os.path.relpath(run, link.parent), target_is_directory=True)
-        temporary.replace(link)
+        temporary.replace(link)  # atomic, unlike removing the old link first

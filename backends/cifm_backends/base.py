@@ -176,6 +176,7 @@ class Backend(Protocol):
         working = h.to(torch.promote_types(h.dtype, torch.float32))  # gradients are summed in this precision
         target, source = working[i_E], working[j_E]
         product = (target * source).mean(dim=-1, keepdim=True)
+        # Displacements stay in float32, since differences of positions lose digits in half precision.
         displacement = graph.displacement + shift[i_E] - shift[j_E]
         return EdgeValues(target.to(h.dtype), source.to(h.dtype), product.to(h.dtype), displacement)
 
@@ -214,9 +215,10 @@ def in_working_precision(*unconverted: torch.dtype) -> Callable[[Method], Method
     def decorate(method: Method) -> Method:
         @wraps(method)
         def messages(backend: Backend, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
-            stored = nodes.target.dtype
+            stored = nodes.target.dtype  # bfloat16 under autocast
             working = torch.promote_types(stored, torch.float32)
             features = stored if stored in unconverted else working
+            # Autocast would convert products inside the backend back to half precision.
             with _without_autocast(shift.device.type):
                 result = method(
                     backend,

@@ -174,7 +174,7 @@ def draw_case(backend: Backend, case: Case, dtype: torch.dtype, device: str) -> 
     Returns:
         The backend and its inputs.
     """
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)  # drawn in float64, then rounded
     num_cells, num_edges, width = len(case.mask), int(case.mask.sum()), case.width
     occupied = (torch.arange(num_cells) >= case.num_void)[:, None]
     spread = 0.0 if case.stacked else 1.0
@@ -186,6 +186,7 @@ def draw_case(backend: Backend, case: Case, dtype: torch.dtype, device: str) -> 
         spread * 0.4 * draw_normal(generator, num_edges, 2),
     ]
     wide = torch.promote_types(dtype, torch.float32)
+    # Geometry and parameters are never narrower than float32.
     inputs = [value.to(device, dtype) for value in nodes] + [value.to(device, wide) for value in parameters + geometry]
     weights = (
         draw_normal(generator, num_cells, width).to(device, dtype),

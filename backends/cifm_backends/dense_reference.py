@@ -20,11 +20,13 @@ def dense_messages(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:
     num_cells, head_width = len(case.mask), case.width // case.num_heads
     dx = dense_displacement(case.mask, inputs.displacement) + inputs.shift[:, None] - inputs.shift[None]
     squared = (dx * dx).sum(-1)
+    # beta_b = 0, 1, 2, 4, ... is written out, since this file shares no code with the backends.
     beta = [0, 1, 2, 4, 8, 16, 32, 64, 128][: case.num_basis]
     fade = torch.where(squared < 1, (1 - squared) ** 2, 0.0)
     rho = torch.stack([fade * torch.exp(-b * squared) for b in beta], dim=-1)
     query, key = (t.reshape(num_cells, case.num_heads, head_width) for t in (inputs.query, inputs.key))
     inner = torch.einsum("ihp,jhp->ijh", query, key) / head_width**0.5
+    # A pair without an edge has no intensity, and so no message.
     intensity = torch.where(case.mask[..., None], inner / (1 + inner.abs()), 0.0)
     argument = inputs.target[:, None] + inputs.source[None] + torch.einsum("ijb,db->ijd", rho, inputs.radial)
     message = argument / (1 + torch.exp(-argument)) * intensity.repeat_interleave(head_width, dim=-1)

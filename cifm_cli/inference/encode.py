@@ -128,6 +128,7 @@ def encode_blocks(
     cores, (number, num_slices) = list(chunks(all_rows, core_cells(model))), tile_slice
     own_cores = cores[len(cores) * number // num_slices : len(cores) * (number + 1) // num_slices]
     tiles = made_ahead(_tile_maker(model, slide, levels, all_rows), own_cores)
+    # Two stages: threads prepare tiles ahead of the network, and the network runs ahead of the caller, who writes.
     return made_ahead(partial(_encode, model, levels), tiles)
 
 
@@ -144,6 +145,7 @@ def _tile_maker(
 ) -> Callable[[Rows], _EncoderTile]:
     """Return a function that prepares the tile of a core, given by its rows."""
     panel, recipe = model.panel(slide), model.checkpoint.recipe
+    # Without edges no halo is needed.
     reach_um = recipe.model.encoder_layers * slide.radius_um if MICROENVIRONMENT in levels else 0.0
     tiler = Tiler(slide.xy_um, rows, reach_um)
 

@@ -77,6 +77,7 @@ def predict_cells(
     """
     panel = model.panel(slide)
     recipe = model.checkpoint.recipe
+    # Queries may be absent from `visible`, such as free positions, so tiles cover both.
     rows, hidden = np.union1d(visible, queries), np.unique(queries)
     tiler = Tiler(slide.xy_um, rows, reach_um(recipe, slide.radius_um))
     is_hidden = np.zeros(slide.num_cells, dtype=bool)
@@ -86,6 +87,7 @@ def predict_cells(
         tile = tiler.tile(core)
         return core, mask_tile(slide, tile, np.flatnonzero(is_hidden[tile.rows]), panel, recipe)
 
+    # A core holds hidden cells only; chunks without any cost nothing.
     cores = (chunk[is_hidden[chunk]] for chunk in chunks(rows, recipe.data.tile_cells))
     parts = []
     for core, tile in made_ahead(prepare, filter(len, cores)):

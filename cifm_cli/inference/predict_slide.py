@@ -71,6 +71,7 @@ def _predict_tile(model: LoadedModel, cut: Slide, tile: Tile, round_of: NDArray[
         The prediction, in the order of the core.
     """
     panel, recipe = model.panel(cut), model.checkpoint.recipe
+    # The counts of a tile are read once and used in all its rounds.
     tile_of_cut = replace(tile, rows=np.arange(len(tile.rows)))
     core_rounds = round_of[tile.core]
 

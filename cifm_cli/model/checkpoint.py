@@ -89,6 +89,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The header that `save_tensors` wrote, checked for its format."""
     if _HEADER not in metadata:
         raise CifmError(f"{path}: safetensors, but not a checkpoint of cifm", "give a run that `cifm train` wrote")
     try:
@@ -104,6 +105,7 @@ def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> CifmError:
+    """Error for a missing or damaged file."""
     return CifmError(f"{path}: not a readable checkpoint ({error})", "train again, or copy the file anew")
 
 
@@ -144,6 +146,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     tensors, header = load_tensors(path)
     resolved = recipe.parse(header["recipe"], str(path))
     vocabulary = tuple(header["vocabulary"])
+    # The recipe in the header decides the architecture, not the names of the tensors.
     network = Ensemble(len(vocabulary), resolved)
     try:
         network.load_stored_weights(tensors)

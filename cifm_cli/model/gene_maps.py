@@ -29,6 +29,7 @@ class GeneInput(nn.Module):
 
     def forward(self, expression: Expression) -> Tensor:
         """Map the expression of V cells to (V, D) features; those of a void cell are zero."""
+        # A weighted sum of rows: the expression is never made dense, and a panel may lack any genes.
         return functional.embedding_bag(
             expression.genes, self.weight, expression.offsets, mode="sum", per_sample_weights=expression.values
         )
@@ -53,4 +54,5 @@ class GeneOutput(nn.Module):
 
     def forward(self, h: Tensor, genes: Tensor) -> Tensor:
         """Map (M, D) features to (M, P) values for the vocabulary rows `genes`."""
+        # Rows are selected before the product, so its cost depends on the panel and not on the vocabulary.
         return functional.linear(self.reduce(h), self.weight[genes], self.bias[genes])

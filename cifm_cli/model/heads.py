@@ -84,6 +84,7 @@ class ResidualHead(nn.Module):
         self.logit = GeneOutput(width, num_genes, rank=rank, zero=True)
         self.composition = GeneOutput(width, num_genes, rank=rank, zero=True)
         self.state = nn.Linear(width, num_states)
+        # All corrections start at zero, so training starts at the smoother.
         nn.init.zeros_(self.state.weight)
         nn.init.zeros_(self.state.bias)
 
@@ -95,6 +96,7 @@ class ResidualHead(nn.Module):
         terms = self.smoother.terms(neighbours, genes)
         frequencies = self.states.frequencies(neighbours, self.states.assign_states(tile.neighbour_expression, genes))
         means = self.norm(terms.means @ gene_weight[genes]).flatten(1)
+        # The square root keeps rare states visible beside frequent ones.
         h, means, mixture = (self.dropout(part) for part in (self.norm(h), means, frequencies.sqrt().flatten(1)))
         amount = torch.log1p(torch.cat([neighbours.mass, neighbours.counts.sum(-1)], dim=1))  # of cells, and of counts
         z = self.features(h) + self.means(means) + self.mixture(mixture) + self.amount(amount)
@@ -103,6 +105,7 @@ class ResidualHead(nn.Module):
         mean, logit, composition, state = self.smoother(terms, frequencies, genes)
         state = state + self.state(z)
         profiles = self.states.profiles[:, genes]
+        # Detached: the loss of the magnitude must not change the probabilities of the states.
         expected = state.detach().softmax(1) @ profiles.to(state.dtype)
         return Output(
             magnitude=mean + self.expected[genes] * expected + self.magnitude(z, genes),

@@ -149,9 +149,10 @@ def mask_tile(
     """
     is_masked = np.zeros(len(tile.rows), dtype=bool)
     is_masked[masked] = True
-    queries = np.intersect1d(masked, tile.core)
+    queries = np.intersect1d(masked, tile.core)  # masked cells of the halo belong to another tile
     visible = np.flatnonzero(~is_masked)
     counts = slide.counts(tile.rows[visible])[:, panel.columns]
+    # The depth is that over all genes of the slide, so normalised values do not depend on the panel of the model.
     depth = slide.total_counts[tile.rows[visible]]
     expression = log_normalise(counts, depth, recipe.data.target_sum)
     # Messages may reach less far than the smoother, which the halo allows for: the graph needs only the nearer cells.

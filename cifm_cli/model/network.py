@@ -70,6 +70,7 @@ class Network(nn.Module):
         num_cells = tile.decoder[0].graph.num_cells
         padded = h.new_zeros(num_cells, h.shape[1]).index_copy(0, tile.visible, h)
         padded = padded.index_copy(0, tile.masked, self.padding.expand(len(tile.masked), -1))  # Pad
+        # Masked cells start at their measured position.
         moved = shift.new_zeros(num_cells, 2).index_copy(0, tile.visible, shift)
         decoded, _ = _run(self.decoder, backend, tile.decoder, padded, moved)
         return decoded
@@ -86,6 +87,7 @@ class Network(nn.Module):
         """
         h, shift = self.encode(backend, tile.encoder, self.genes(tile.expression))
         output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight)
+        # The head may have computed in bfloat16; losses and probabilities need the precision of the weights.
         known = {name: values for name, values in output._asdict().items() if values is not None}
         return output._replace(**{name: values.to(h.dtype) for name, values in known.items()})
 

@@ -73,9 +73,11 @@ def loss(output: Output, target: Targets, recipe: ObjectiveRecipe) -> Tensor:
     total = magnitude_loss(output.magnitude, target.values)
     total = total + recipe.expressed_weight * functional.binary_cross_entropy_with_logits(output.logit, expressed)
     if output.composition is not None:
+        # Per count and not per cell: a multinomial likelihood gives deep cells more weight, as they carry more information.
         cross_entropy = -(target.counts * output.composition.log_softmax(1)).sum() / target.counts.sum().clamp(min=1)
         total = total + recipe.composition_weight * cross_entropy
     if output.state is not None and output.profiles is not None:
+        # The true state is assigned by the genes of this panel, like those of the visible cells.
         state = nearest_state(target.values, output.profiles)
         total = total + recipe.states_weight * functional.cross_entropy(output.state, state)
     return total

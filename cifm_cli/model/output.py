@@ -45,7 +45,7 @@ def mean_output(outputs: Sequence[Output]) -> Output:
         The mean of each field.
     """
     if len(outputs) == 1:
-        return outputs[0]
+        return outputs[0]  # bit for bit, and without a copy
     first = outputs[0]
     return first._replace(
         **{
