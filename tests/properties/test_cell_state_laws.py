@@ -196,9 +196,9 @@ def test_evaluation_of_states(
 ) -> None:
     tuning = make_folds("scattered", dataset.slide.xy_um, dataset.slide.region("validation"), dataset.radius_um, 0)[:2]
     rows = hidden_rows(folds)
-    states = predict_folds(ModelPredictor("model", model), dataset, folds, {}).states
-    assert states is not None
-    result = evaluate_states(states, states, folds, tuning, spatial_bootstrap(dataset.slide.xy_um[rows], 20.0, 0))
+    predicted = predict_folds(ModelPredictor("model", model), dataset, folds, {}).states
+    assert predicted is not None
+    result = evaluate_states(states, predicted, folds, tuning, spatial_bootstrap(dataset.slide.xy_um[rows], 20.0, 0))
     facts = result.facts()
     assert set(facts["predictors"]) == {"model", "neighbours", "training_frequency"}
     assert result.sampled.shape == (len(rows), len(dataset.columns))
