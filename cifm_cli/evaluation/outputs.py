@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.writers.evaluation_predictions import read_barcodes, write_predictions
+from cifm_cli.data.writers.evaluation_predictions import write_predictions
 from cifm_cli.errors import writing
 from cifm_cli.evaluation.board import MODEL
 from cifm_cli.evaluation.protocols import KINDS
@@ -91,7 +91,7 @@ def _remove_predictions(folder: Path, kept: AbstractSet[Path]) -> None:
 def cells_of(verdict: Verdict) -> pd.DataFrame:
     """The scored cells, named by barcode: row in the slide, round, distance to the nearest visible cell."""
     table = {"row": verdict.rows, "round": verdict.round_number, "distance_um": verdict.distance_um}
-    return pd.DataFrame(table, index=read_barcodes(verdict.bench.slide, verdict.rows))
+    return pd.DataFrame(table, index=verdict.bench.slide.barcodes(verdict.rows))
 
 
 def per_cell(verdict: Verdict) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cifm_cli.data.prefetch import made_ahead
+from cifm_cli.data.prefetch import prefetch
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
 from cifm_cli.model.masking import mask_tile, reach_um
@@ -145,7 +145,7 @@ def predict_cells(
 
     answers: dict[str, NDArray[np.float32]] = {}
     cores = (stretch[is_hidden[stretch]] for stretch in chunks(part, recipe.data.tile_cells))
-    for core, ready in made_ahead(hide, filter(len, cores)):
+    for core, ready in prefetch(hide, filter(len, cores)):
         output = run_network(engine, ready)
         position = np.searchsorted(hidden, core)
         for name, values in answer(output).items():

@@ -50,7 +50,7 @@ def test_the_files_say_the_same(planted: tuple[Path, SyntheticTruth]) -> None:
 
 
 def test_the_reader_finds_the_truth(planted: tuple[Path, SyntheticTruth]) -> None:
-    from cifm_cli.data.readers.base import PrepareConfig
+    from cifm_cli.data.prepare.config import PrepareConfig
 
     folder, truth = planted
     download = XENIUM.read(folder, PrepareConfig())

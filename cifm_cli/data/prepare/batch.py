@@ -1,118 +1,101 @@
-"""Several downloads in one call: each becomes a slide of its own, and one that fails leaves the others be."""
+"""Several downloads in one call: each becomes a slide of its own, and a failure does not stop the others."""
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr
-from io import StringIO
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, NamedTuple
 
 from cifm_cli.data.prepare.pipeline import PrepareResult, prepare_download, slide_name
 from cifm_cli.errors import CifmError
-from cifm_cli.report import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from cifm_cli.data.readers.base import PrepareConfig
+    from cifm_cli.data.prepare.config import PrepareConfig
 
 
-class Task(NamedTuple):
-    """A download and what is asked of it."""
+class PrepareTask(NamedTuple):
+    """A download and the options to prepare it with."""
 
     download: Path
-    options: PrepareConfig
+    config: PrepareConfig
 
 
-class Failure(NamedTuple):
-    """A download that could not be prepared, and the error it met."""
+class PrepareFailure(NamedTuple):
+    """A download that could not be prepared, with the message and the hint of the error."""
 
     download: Path
     message: str
     hint: str
 
 
-def prepare_all(tasks: Sequence[Task], num_jobs: int = 1) -> tuple[list[PrepareResult], list[Failure]]:
-    """Prepare downloads; all are tried.
+def prepare_all(tasks: Sequence[PrepareTask], num_jobs: int = 1) -> Iterator[PrepareResult | PrepareFailure]:
+    """Prepare downloads; after a failure the next one is tried.
 
     Args:
-        tasks: Downloads, each with its options.
-        num_jobs: How many to prepare at a time, each in a process of its own; 1 for none but this.
+        tasks: Downloads with their options.
+        num_jobs: Number of downloads to prepare at a time, each in a process of its own; with 1, all in this process.
 
     Returns:
-        Prepared slides and failures, each in the order of the tasks.
+        An iterator over the outcomes, in the order of the tasks, each available as soon as it is known.
 
     Raises:
-        CifmError: Two slides would get one name; none is prepared then.
+        CifmError: Two slides would have one name. This is checked before the first download is read.
     """
-    names = Counter((task.options.out, slide_name(*task)) for task in tasks)
+    names = Counter((task.config.out, slide_name(*task)) for task in tasks)
     (_, name), times = names.most_common(1)[0]
     if times > 1:
         raise CifmError(
             f"{times} downloads would be prepared as {name!r}",
             "name each with --name, or in the column name of a --sheet",
         )
-    workers = min(num_jobs, len(tasks))
-    outcomes = list(map(_attempt, tasks) if workers == 1 else _attempt_apart(tasks, workers))
-    results = [outcome for outcome in outcomes if isinstance(outcome, PrepareResult)]
-    return results, [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    num_workers = min(num_jobs, len(tasks))
+    return map(_prepare, tasks) if num_workers == 1 else _prepare_in_processes(tasks, num_workers)
 
 
-def refuse(failures: Sequence[Failure], num_tasks: int) -> None:
-    """Tell of every failure.
+def failure_error(failures: Sequence[PrepareFailure], num_tasks: int) -> CifmError:
+    """The error that a call with failures ends with.
 
     Args:
-        failures: Failures.
-        num_tasks: Downloads that were tried.
+        failures: At least one.
+        num_tasks: Number of downloads of the call.
 
-    Raises:
-        CifmError: There is a failure.
+    Returns:
+        The failure itself for a single download, or else an error that lists the downloads that failed.
     """
-    if num_tasks == 1 and failures:
-        raise CifmError(failures[0].message, failures[0].hint)
-    for failure in failures:
-        terminal.fail(failure.message, failure.hint)
-    if failures:
-        raise CifmError(
-            f"{len(failures)} of {num_tasks} downloads were not prepared: {', '.join(str(f.download) for f in failures)}",
-            "put right what is said above and run the same again; the slides that are prepared are kept as they are",
-        )
+    if num_tasks == 1:
+        return CifmError(failures[0].message, failures[0].hint)
+    return CifmError(
+        f"{len(failures)} of {num_tasks} downloads were not prepared: {', '.join(str(f.download) for f in failures)}",
+        "correct the errors above and run the same command again; slides that are already prepared are kept",
+    )
 
 
-def _attempt(task: Task) -> PrepareResult | Failure:
+def _prepare(task: PrepareTask) -> PrepareResult | PrepareFailure:
     try:
         return prepare_download(*task)
     except CifmError as error:
-        return Failure(task.download, error.message, error.hint)
+        return PrepareFailure(task.download, error.message, error.hint)
 
 
-def _attempt_apart(tasks: Sequence[Task], num_jobs: int) -> Iterator[PrepareResult | Failure]:
+def _prepare_in_processes(tasks: Sequence[PrepareTask], num_workers: int) -> Iterator[PrepareResult | PrepareFailure]:
     # A fork of a process with threads may hang, and a fork counts the memory of its parent as its own.
-    pool = ProcessPoolExecutor(num_jobs, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))
     try:
-        for task, future in [(task, pool.submit(_attempt_quietly, task)) for task in tasks]:
+        for task, future in [(task, pool.submit(_prepare, task)) for task in tasks]:
             try:
-                outcome, told = future.result()
+                outcome = future.result()
             except BrokenProcessPool:
-                outcome, told = _killed(task), ""
-            sys.stderr.write(told)
+                outcome = _killed(task)
             yield outcome
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _attempt_quietly(task: Task) -> tuple[PrepareResult | Failure, str]:
-    """Attempt a download in a process of its own; what it tells people comes back, to be shown in one piece."""
-    with redirect_stderr(StringIO()) as told:
-        outcome = _attempt(task)
-    return outcome, told.getvalue()
-
-
-def _killed(task: Task) -> Failure:
+def _killed(task: PrepareTask) -> PrepareFailure:
     message = f"{task.download}: a process was killed before this download was prepared"
-    return Failure(task.download, message, "was the memory used up? prepare fewer at a time with --jobs")
+    return PrepareFailure(task.download, message, "if memory ran out, prepare fewer downloads at a time with --jobs")
