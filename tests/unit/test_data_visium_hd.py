@@ -99,7 +99,7 @@ def test_the_folder_may_be_given_at_every_level(outs: Path, read: Callable[..., 
     assert download.obs.index[:2].tolist() == ["s_008um_00000_00000-1", "s_008um_00000_00001-1"]
     assert download.radius_um == 20.0
     assert download.notes[0] == "bins of 8 um"
-    assert any("segmented cells too" in note for note in download.notes) == (folder in {"..", "."})
+    assert any("also has segmented cells" in note for note in download.notes) == (folder in {"..", "."})
 
 
 @pytest.mark.parametrize("size_um", [2, 16])
