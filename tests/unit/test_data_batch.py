@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
 import pytest
 
-from cifm_cli.data.prepare.batch import PrepareFailure, PrepareTask, failure_error, prepare_all
+from cifm_cli.data.prepare.batch import PrepareFailure, PrepareTask, _attempt_numbered, failure_error, prepare_all
 from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import PrepareResult
 
@@ -55,6 +57,29 @@ def test_processes_give_the_same_slides_and_notes(folder: Path, config: PrepareC
     assert [result.report for result in in_process] == [result.report for result in in_workers]
     for one, other_one in zip(in_process, in_workers, strict=True):
         assert (ad.read_h5ad(one.path).X != ad.read_h5ad(other_one.path).X).nnz == 0
+
+
+def test_killed_process_fails_only_its_own_download(
+    folder: Path, config: PrepareConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifm_cli.data.prepare.batch._start_worker", _start_worker_killed_by_b)
+    failure, result = prepare_all([PrepareTask(folder / name, config) for name in ("b", "a")], 2)
+    assert isinstance(result, PrepareResult)
+    assert result.name == "a"
+    assert isinstance(failure, PrepareFailure)
+    assert failure.download == folder / "b"
+    assert "was killed (SIGKILL)" in failure.message
+    assert "--jobs" in failure.hint
+
+
+def _start_worker_killed_by_b(_number: int) -> Callable[[tuple[int, PrepareTask]], PrepareResult | PrepareFailure]:
+    return _attempt_and_die_on_b
+
+
+def _attempt_and_die_on_b(numbered: tuple[int, PrepareTask]) -> PrepareResult | PrepareFailure:
+    if numbered[1].download.name == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _attempt_numbered(numbered)
 
 
 def test_error_of_one_download_is_its_own_and_of_several_a_list() -> None:

@@ -1,18 +1,17 @@
-"""Several downloads in one call: each becomes a slide of its own, and a failure does not stop the others."""
+"""Preparing several downloads in one call. Each becomes a slide; a failure does not affect the other downloads."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, NamedTuple
 
 from cifm_cli.data.prepare.pipeline import PrepareResult, prepare_download, slide_name
 from cifm_cli.errors import CifmError
+from cifm_cli.processes import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from cifm_cli.data.prepare.config import PrepareConfig
@@ -34,17 +33,19 @@ class PrepareFailure(NamedTuple):
 
 
 def prepare_all(tasks: Sequence[PrepareTask], num_jobs: int = 1) -> Iterator[PrepareResult | PrepareFailure]:
-    """Prepare downloads; after a failure the next one is tried.
+    """Prepare downloads, and go on after a failure.
 
     Args:
         tasks: Downloads with their options.
-        num_jobs: Number of downloads to prepare at a time, each in a process of its own; with 1, all in this process.
+        num_jobs: Number of downloads that are prepared at a time, each in a process of its own. With 1, all are
+            prepared in this process.
 
     Returns:
-        An iterator over the outcomes, in the order of the tasks, each available as soon as it is known.
+        An iterator over the outcomes in the order of the tasks. An outcome is available as soon as it and those before
+        it are known.
 
     Raises:
-        CifmError: Two slides would have one name. This is checked before the first download is read.
+        CifmError: Two slides would get the same name. No download is prepared in that case.
     """
     names = Counter((task.config.out, slide_name(*task)) for task in tasks)
     (_, name), times = names.most_common(1)[0]
@@ -54,7 +55,7 @@ def prepare_all(tasks: Sequence[PrepareTask], num_jobs: int = 1) -> Iterator[Pre
             "name each with --name, or in the column name of a --sheet",
         )
     num_workers = min(num_jobs, len(tasks))
-    return map(_prepare, tasks) if num_workers == 1 else _prepare_in_processes(tasks, num_workers)
+    return map(_attempt, tasks) if num_workers == 1 else _attempt_in_pool(tasks, num_workers)
 
 
 def failure_error(failures: Sequence[PrepareFailure], num_tasks: int) -> CifmError:
@@ -75,27 +76,33 @@ def failure_error(failures: Sequence[PrepareFailure], num_tasks: int) -> CifmErr
     )
 
 
-def _prepare(task: PrepareTask) -> PrepareResult | PrepareFailure:
+def _attempt(task: PrepareTask) -> PrepareResult | PrepareFailure:
+    """Prepare one download in this process."""
     try:
         return prepare_download(*task)
     except CifmError as error:
         return PrepareFailure(task.download, error.message, error.hint)
 
 
-def _prepare_in_processes(tasks: Sequence[PrepareTask], num_workers: int) -> Iterator[PrepareResult | PrepareFailure]:
-    # A fork of a process with threads may hang, and a fork counts the memory of its parent as its own.
-    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))
-    try:
-        for task, future in [(task, pool.submit(_prepare, task)) for task in tasks]:
-            try:
-                outcome = future.result()
-            except BrokenProcessPool:
-                outcome = _killed(task)
-            yield outcome
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _attempt_in_pool(tasks: Sequence[PrepareTask], num_workers: int) -> Iterator[PrepareResult | PrepareFailure]:
+    """Prepare downloads in several processes, and yield the outcomes in the order of the tasks."""
+    outcomes: dict[int, PrepareResult | PrepareFailure] = {}
+    hint = "the memory may have been used up: prepare fewer downloads at a time with --jobs"
+    next_number = 0
+    with WorkerPool(num_workers, _start_worker, name="preparing process", hint=hint, log_level=logging.INFO) as pool:
+        for (number, task), outcome in pool.attempt(enumerate(tasks)):
+            if isinstance(outcome, CifmError):  # the process was killed: `_attempt` returns every other error
+                outcomes[number] = PrepareFailure(task.download, f"{task.download}: {outcome.message}", outcome.hint)
+            else:
+                outcomes[number] = outcome
+            while next_number in outcomes:
+                yield outcomes.pop(next_number)
+                next_number += 1
 
 
-def _killed(task: PrepareTask) -> PrepareFailure:
-    message = f"{task.download}: a process was killed before this download was prepared"
-    return PrepareFailure(task.download, message, "if memory ran out, prepare fewer downloads at a time with --jobs")
+def _start_worker(_number: int) -> Callable[[tuple[int, PrepareTask]], PrepareResult | PrepareFailure]:
+    return _attempt_numbered
+
+
+def _attempt_numbered(numbered: tuple[int, PrepareTask]) -> PrepareResult | PrepareFailure:
+    return _attempt(numbered[1])
