@@ -71,7 +71,7 @@ def test_units_of_a_square_grid() -> None:
     # 20 um reach 2.5 pitches: 20 neighbours inside the grid, fewer at its border
     assert 18.5 < check.mean_degree < 20.0
     assert check.radius_from == "platform"
-    assert check.note() is None
+    assert check.few_neighbours_note() is None
 
 
 def test_units_of_three_cells_by_hand() -> None:
@@ -79,7 +79,7 @@ def test_units_of_three_cells_by_hand() -> None:
     check = check_units(np.array([[0.0, 0], [10, 0], [40, 0]]), platform_um=20.0, given_um=None)
     assert check.mean_degree == pytest.approx(2 / 3)
     assert check.spacing_um == 10.0
-    assert check.note() is not None
+    assert check.few_neighbours_note() is not None
 
 
 def test_radius_from_the_spacing_covers_two_rings() -> None:
