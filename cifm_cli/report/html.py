@@ -10,26 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from cifm_cli.report.table import Table
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Table:
-    """Text in rows and columns, as `terminal.table` takes it.
-
-    Args:
-        columns: Column names; the first column is left-aligned, the others right-aligned.
-        rows: Cells as text.
-        best: (row, column) positions to highlight.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    best: Sequence[tuple[int, int]] = ()
+__all__ = ["Image", "Section", "Table", "write_report"]
 
 
 @dataclass(frozen=True)

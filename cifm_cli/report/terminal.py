@@ -8,10 +8,12 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import rich.table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
+
+from cifm_cli.report.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -62,6 +64,12 @@ def showing_logs() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def shows_logs() -> bool:
+    """Whether `showing_logs` is in force in this process, and its level has not been raised."""
+    logger = logging.getLogger("cifm_cli")
+    return logger.isEnabledFor(logging.INFO) and any(isinstance(one, TerminalHandler) for one in logger.handlers)
+
+
 def fail(message: str, hint: str) -> None:
     """Print what went wrong and what to do about it: one `error:` line and one `hint:` line, for people and grep."""
     for label, style, text in (("error", "bold red", message), ("hint", "cyan", hint)):
@@ -110,26 +118,29 @@ def flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
+def show_table(title: str, table: Table) -> None:
+    """Print a table on stderr.
+
+    Args:
+        title: Text above the table.
+        table: Its content; the cells in `table.best` are bold.
+    """
+    shown = rich.table.Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for position, name in enumerate(table.columns):
+        shown.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
+    best = set(table.best)
+    for i, row in enumerate(table.rows):
+        shown.add_row(*(Text(cell, style="bold" if (i, j) in best else "") for j, cell in enumerate(row)))
+    console = _stderr()
+    console.width = max(console.width, 400)  # rich would cut cells to fit; a narrow terminal wraps the line instead
+    console.print(shown)
+
+
 def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[tuple[int, int]] = ()
 ) -> None:
-    """Print a table for people.
-
-    Args:
-        title: Headline.
-        columns: Column names; the first column is left-aligned, the others right-aligned.
-        rows: Cells as text.
-        best: (row, column) positions to set in bold.
-    """
-    shown = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for position, name in enumerate(columns):
-        shown.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
-    marked = set(best)
-    for i, row in enumerate(rows):
-        shown.add_row(*(Text(cell, style="bold" if (i, j) in marked else "") for j, cell in enumerate(row)))
-    console = _stderr()
-    console.width = max(console.width, 400)  # no number is cut; a narrow terminal wraps the line
-    console.print(shown)
+    """Print a table given by its parts; see `show_table`."""
+    show_table(title, Table(columns, rows, best))
 
 
 class _Rate(ProgressColumn):
@@ -142,7 +153,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(description: str, total: float | None) -> Iterator[Callable[..., None]]:
-    """A live bar with rate and time left; silent when stderr is not a terminal.
+    """A live bar with rate and time left; silent when stderr is not a terminal, or logs are not shown on it.
 
     Args:
         description: What is being counted.
@@ -154,7 +165,11 @@ def progress(description: str, total: float | None) -> Iterator[Callable[..., No
     console = _stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(
-        *columns, console=console, disable=not console.is_terminal, transient=True, redirect_stdout=False
+        *columns,
+        console=console,
+        disable=not (console.is_terminal and shows_logs()),
+        transient=True,
+        redirect_stdout=False,
     ) as bar:
         task = bar.add_task(description, total=total)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.inference.loaded_model import LoadedModel
-    from cifm_cli.inference.predict import Prediction
+    from cifm_cli.inference.prediction import Prediction
     from cifm_cli.model.vocabulary import Panel
     from cifm_cli.simulation.injection import Injection
 
@@ -238,7 +238,7 @@ def expected_counts(prediction: Prediction, form: Form, target_sum: float) -> ND
         (Q, P), not negative.
     """
     if form == "gated":
-        return np.expm1(prediction.gated(GATE).astype(np.float64))
+        return np.expm1(prediction.gated(GATE).mean.astype(np.float64))
     mean = prediction.mean.astype(np.float64)
     if form == "mean":
         return np.expm1(mean)

@@ -1,0 +1,24 @@
+"""A table of text, which `terminal.show_table` prints and `html.Section` holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and columns of text.
+
+    Args:
+        columns: Column names. The first column is left-aligned, the others are right-aligned.
+        rows: One sequence of texts per row, each as long as `columns`.
+        best: (row, column) positions that are highlighted.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    best: Sequence[tuple[int, int]] = ()
