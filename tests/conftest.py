@@ -37,7 +37,9 @@ MAX_WORKERS = 8  # a worker imports torch and collects all tests, which takes lo
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--regenerate", action="store_true", help="rewrite the golden files instead of comparing with them")
+    parser.addoption(
+        "--regenerate", action="store_true", help="rewrite the golden files instead of comparing with them"
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
