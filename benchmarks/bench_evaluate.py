@@ -1,9 +1,9 @@
-"""Time and memory of the judge with every baseline and no model: cells x genes that are scored, seconds, peak memory.
+"""Measure time and peak memory of an evaluation of all baselines, without a model.
 
     python benchmarks/bench_evaluate.py prepared/SLIDE.h5ad --region train --tuned-on validation --out RESULT.json
 
-The time is that of tuning and scoring; opening the slide is left out. Memory is the largest that the process ever had
-resident, the other geometry before it included; Linux only.
+The time includes tuning and scoring, but not opening the slide. The memory is the peak of the resident memory since the start
+of the process, which includes geometries measured before. Linux only.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from apart import memory_bytes
 from record import write_record
+from subprocesses import memory_bytes
 
 from cifm_cli.data.slide import open_slide
 from cifm_cli.evaluation.baselines import BASELINES
@@ -30,12 +30,12 @@ PACKAGES = ("numba", "numpy", "scipy", "torch")
 
 
 def main() -> None:
-    """Judge all baselines in both geometries, the tuning included, and print one line of JSON for each."""
+    """Tune and score all baselines in both geometries; print one line of JSON for each geometry."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("slide", type=Path)
     parser.add_argument("--region", default="validation")
     parser.add_argument("--tuned-on", default="train")
-    parser.add_argument("--cells", type=int, default=40_000, help="scored in each geometry, at most")
+    parser.add_argument("--cells", type=int, default=40_000, help="maximum number of scored cells per geometry")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write JSON here")
     arguments = parser.parse_args()
@@ -49,7 +49,7 @@ def main() -> None:
         rounds = plan.scored[: max(1, int(np.searchsorted(number, arguments.cells, side="right")))]
         started, processor = time.perf_counter(), time.process_time()
         verdict = judge(bench, geometry, [BaselinePredictor(baseline) for baseline in BASELINES], rounds, plan.tuning)
-        found = {
+        row = {
             "geometry": geometry,
             "cells": len(verdict.rows),
             "genes": len(bench.columns),
@@ -59,8 +59,8 @@ def main() -> None:
             "peak_gb": round(memory_bytes() / 1e9, 2),
             "best_mse": verdict.board.best_baseline("mse"),
         }
-        print(json.dumps(found), flush=True)
-        rows.append(found)
+        print(json.dumps(row), flush=True)
+        rows.append(row)
     if arguments.out:
         facts = {"slide": slide.name, "region": arguments.region, "tuned_on": arguments.tuned_on}
         write_record(arguments.out, PACKAGES, facts | {"threads": arguments.threads, "rows": rows})
