@@ -1,4 +1,4 @@
-"""`cifm predict`: infer the expression of hidden cells or at free positions of a prepared slide."""
+"""`cifm predict`: infer the expression of hidden cells or at free locations of a prepared slide."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def predict(
         typer.Option(
             "--at",
             metavar="CSV",
-            help="Places to infer: columns x_um and y_um, micrometres.",
+            help="Locations to infer: a CSV with the columns x_um and y_um, in micrometres.",
             show_default="every cell, each while it is hidden",
         ),
     ] = None,
@@ -53,13 +53,13 @@ def predict(
     precision: options.Precision = "float32",
     as_json: options.Json = False,
 ) -> None:
-    """Infer the expression of every cell, or at free positions, from the cells around."""
+    """Infer the expression of every cell, or at free locations, from the cells around."""
     from cifm_cli import provenance
     from cifm_cli.data.slide import open_slide
     from cifm_cli.data.writers import predicted
     from cifm_cli.inference.loaded_model import load_model
     from cifm_cli.inference.predict import point_estimate
-    from cifm_cli.inference.predict_slide import predict_blocks, predict_places
+    from cifm_cli.inference.predict_slide import predict_blocks, predict_locations
     from cifm_cli.report import terminal
 
     (path,) = workspace.slide_paths([slide])[:1]
@@ -73,20 +73,20 @@ def predict(
         "predict", seed=seed, inputs=[path, run / "model.safetensors"], precision=precision, **facts
     )
     target = out or Path("predicted", path.name)
-    places_um = None if at is None else predicted.read_locations(at)
-    number = tissue.num_cells if places_um is None else len(places_um)
+    locations_um = None if at is None else predicted.read_locations(at)
+    number = tissue.num_cells if locations_um is None else len(locations_um)
     with terminal.progress("inferring", number) as advance:
-        if places_um is None:
+        if locations_um is None:
             with predicted.predicted_file(target, tissue, columns, origin) as (values, expressed):
                 for rows, prediction in predict_blocks(loaded, tissue, seed):
                     values.write(rows, estimate(prediction))
                     expressed.write(rows, prediction.expressed)
                     advance(len(rows))
         else:
-            prediction = predict_places(loaded, tissue, places_um, advance)
+            prediction = predict_locations(loaded, tissue, locations_um, advance)
             predicted.write_locations(
-                target, tissue, columns, places_um, estimate(prediction), prediction.expressed, origin
+                target, tissue, columns, locations_um, estimate(prediction), prediction.expressed, origin
             )
-    terminal.say(f"{number:,} {'cells' if at is None else 'places'} x {len(columns):,} genes: {target}")
+    terminal.say(f"{number:,} {'cells' if at is None else 'locations'} x {len(columns):,} genes: {target}")
     if as_json:
         terminal.emit({"path": target.as_posix(), "cells": number, "genes": len(columns), **facts})

@@ -1,4 +1,4 @@
-"""Infer the expression of masked cells, or at free positions, from the visible cells around them.
+"""Infer the expression of masked cells, or at free locations, from the visible cells around them.
 
 Letters: Q queries, P genes that slide and model share.
 """
@@ -77,7 +77,7 @@ def predict_cells(
     """
     panel = model.panel(slide)
     recipe = model.checkpoint.recipe
-    # Queries may be absent from `visible`, such as free positions, so tiles cover both.
+    # Queries may be absent from `visible`, such as free locations, so tiles cover both.
     rows, hidden = np.union1d(visible, queries), np.unique(queries)
     tiler = Tiler(slide.xy_um, rows, reach_um(recipe, slide.radius_um))
     is_hidden = np.zeros(slide.num_cells, dtype=bool)
@@ -117,21 +117,21 @@ def run_network(model: LoadedModel, tile: MaskedTile) -> Output:
     return output
 
 
-def add_places(slide: Slide, places_um: NDArray[np.float64]) -> tuple[Slide, Rows]:
-    """Append free positions to a slide, which are then inferred like masked cells.
+def add_locations(slide: Slide, locations_um: NDArray[np.float64]) -> tuple[Slide, Rows]:
+    """Append free locations to a slide, which are then inferred like masked cells.
 
     Args:
         slide: The slide.
-        places_um: (Q, 2) positions in micrometres.
+        locations_um: (Q, 2) locations in micrometres.
 
     Returns:
-        The larger slide, and the (Q,) rows of the positions. They have no counts and must not be visible.
+        The larger slide, and the (Q,) rows of the locations. They have no counts and must not be visible.
     """
-    rows = np.arange(slide.num_cells, slide.num_cells + len(places_um))
+    rows = np.arange(slide.num_cells, slide.num_cells + len(locations_um))
     larger = replace(
         slide,
-        xy_um=np.concatenate([slide.xy_um, places_um]),
-        total_counts=np.concatenate([slide.total_counts, np.zeros(len(places_um))]),
-        split=np.concatenate([slide.split, np.zeros(len(places_um), dtype=np.int8)]),
+        xy_um=np.concatenate([slide.xy_um, locations_um]),
+        total_counts=np.concatenate([slide.total_counts, np.zeros(len(locations_um))]),
+        split=np.concatenate([slide.split, np.zeros(len(locations_um), dtype=np.int8)]),
     )
     return larger, rows

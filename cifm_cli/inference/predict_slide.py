@@ -1,4 +1,4 @@
-"""Infer every cell of a slide while it is hidden, or positions where no cell was measured."""
+"""Infer every cell of a slide while it is hidden, or locations where no cell was measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cifm_cli import provenance
 from cifm_cli.data.prefetch import prefetch
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
-from cifm_cli.inference.predict import add_places, predict_cells, run_network
+from cifm_cli.inference.predict import add_locations, predict_cells, run_network
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.model.masking import mask_tile, reach_um
 
@@ -84,57 +84,57 @@ def _predict_tile(model: LoadedModel, cut: Slide, tile: Tile, round_of: NDArray[
     return Prediction.concatenate(parts, np.argsort(by_round))
 
 
-def predict_places(
-    model: LoadedModel, slide: Slide, places_um: NDArray[np.float64], advance: Callable[[float], None] | None = None
+def predict_locations(
+    model: LoadedModel, slide: Slide, locations_um: NDArray[np.float64], advance: Callable[[float], None] | None = None
 ) -> Prediction:
-    """Infer the expression of a cell at each of some positions. No position has an effect on another.
+    """Infer the expression of a cell at each of some locations. No location has an effect on another.
 
     Args:
         model: The model.
         slide: The slide, at the radius of the model (`LoadedModel.fit_slide`).
-        places_um: (Q, 2) positions in micrometres.
-        advance: Called with the number of positions done.
+        locations_um: (Q, 2) locations in micrometres.
+        advance: Called with the number of locations done.
 
     Returns:
-        The prediction, in the order of `places_um`. A warning is logged if positions have no cell within the radius.
+        The prediction, in the order of `locations_um`. A warning is logged if locations have no cell within the radius.
 
     Raises:
-        CifmError: No position is near the tissue, or slide and model share no gene.
+        CifmError: No location is near the tissue, or slide and model share no gene.
     """
-    distance_um, _ = cKDTree(slide.xy_um).query(places_um)
+    distance_um, _ = cKDTree(slide.xy_um).query(locations_um)
     num_far = int((distance_um > slide.radius_um).sum())
-    if num_far == len(places_um):
+    if num_far == len(locations_um):
         raise CifmError(
-            f"no cell of {slide.name} is within {slide.radius_um:g} um of any place",
-            "places are micrometres in the slide's own coordinates, not pixels",
+            f"no cell of {slide.name} is within {slide.radius_um:g} um of any location",
+            "locations are micrometres in the slide's own coordinates, not pixels",
         )
     if num_far:
-        message = "%d of %d places have no cell within %g um: little to infer from"
-        logger.warning(message, num_far, len(places_um), slide.radius_um)
-    larger, queries = add_places(slide, places_um)
+        message = "%d of %d locations have no cell within %g um: little to infer from"
+        logger.warning(message, num_far, len(locations_um), slide.radius_um)
+    larger, queries = add_locations(slide, locations_um)
     visible = np.arange(slide.num_cells)
     # A masked cell sends messages in the decoder only: beyond its layers, queries in one round are independent.
     apart_um = model.checkpoint.recipe.model.decoder_layers * slide.radius_um
-    rounds = [queries[positions] for positions in split_far_apart(places_um, apart_um)]
+    rounds = [queries[part] for part in split_far_apart(locations_um, apart_um)]
     parts = [predict_cells(model, larger, visible, rows, advance) for rows in rounds]
     return Prediction.concatenate(parts, np.argsort(np.concatenate(rounds)))
 
 
-def split_far_apart(places_um: NDArray[np.float64], apart_um: float) -> list[Rows]:
-    """Split positions into rounds such that any two of a round are farther apart than a given distance.
+def split_far_apart(locations_um: NDArray[np.float64], apart_um: float) -> list[Rows]:
+    """Split locations into rounds such that any two of a round are farther apart than a given distance.
 
-    The split is greedy: each position goes into the first round without a position near it.
+    The split is greedy: each location goes into the first round without a location near it.
 
     Args:
-        places_um: (Q, 2) positions in micrometres.
+        locations_um: (Q, 2) locations in micrometres.
         apart_um: The distance in micrometres.
 
     Returns:
-        For each round, the ascending indices of its positions.
+        For each round, the ascending indices of its locations.
     """
-    neighbours = cKDTree(places_um).query_ball_point(places_um, apart_um)
-    rounds = np.full(len(places_um), -1)
-    for place, near in enumerate(neighbours):
+    neighbours = cKDTree(locations_um).query_ball_point(locations_um, apart_um)
+    rounds = np.full(len(locations_um), -1)
+    for location, near in enumerate(neighbours):
         taken = set(rounds[near].tolist())
-        rounds[place] = next(number for number in range(len(taken) + 1) if number not in taken)
+        rounds[location] = next(number for number in range(len(taken) + 1) if number not in taken)
     return [np.flatnonzero(rounds == number) for number in range(rounds.max() + 1)]

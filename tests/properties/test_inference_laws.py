@@ -15,7 +15,7 @@ from cifm_cli.data.slide import Slide, open_slide
 from cifm_cli.inference import encode
 from cifm_cli.inference.encode import encode_cells
 from cifm_cli.inference.loaded_model import LoadedModel
-from cifm_cli.inference.predict import add_places, predict_cells
+from cifm_cli.inference.predict import add_locations, predict_cells
 from cifm_cli.inference.predict_slide import predict_blocks
 from cifm_cli.model.checkpoint import Checkpoint
 from cifm_cli.model.ensemble import Ensemble
@@ -140,11 +140,11 @@ def test_hidden_counts_have_no_effect(prepared_synthetic: Path) -> None:
     assert np.array_equal(first.expressed, second.expressed)
 
 
-def test_a_free_position_is_inferred_like_a_hidden_cell_there(prepared_synthetic: Path) -> None:
+def test_a_free_location_is_inferred_like_a_hidden_cell_there(prepared_synthetic: Path) -> None:
     slide = open_slide(prepared_synthetic)
     model, cell = make_model(slide, "factored", 100), np.array([123])
     others = np.setdiff1d(np.arange(slide.num_cells), cell)
-    larger, places = add_places(slide, slide.xy_um[cell])
+    larger, rows = add_locations(slide, slide.xy_um[cell])
     hidden = predict_cells(model, slide, others, cell)
-    free = predict_cells(model, larger, others, places)
+    free = predict_cells(model, larger, others, rows)
     assert relative(free.mean, hidden.mean) < 1e-6
