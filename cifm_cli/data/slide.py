@@ -20,7 +20,6 @@ from cifm_cli.data.counts_source import FileCounts, MemoryCounts
 from cifm_cli.data.units import isolation_note
 from cifm_cli.data.validate_slide import require_places, require_sums
 from cifm_cli.errors import CifmError
-from cifm_cli.report.terminal import warn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,13 +139,29 @@ class Slide:
         )
 
     def with_radius(self, radius_um: float | None) -> Slide:
-        """The same slide with another graph radius, said when it differs or is too small; itself for None."""
+        """The same slide with another graph radius; itself for None. See `radius_notes` for what to tell the user."""
         if radius_um is None or radius_um == self.radius_um:
             return self
-        warn(f"slide {self.name}: prepared for a radius of {self.radius_um:g} um, used with {radius_um:g} um")
-        if note := isolation_note(self.xy_um, radius_um):
-            warn(f"slide {self.name}: {note}")
         return replace(self, radius_um=radius_um)
+
+
+def radius_notes(slide: Slide, radius_um: float | None) -> list[str]:
+    """Warnings about using a slide with a graph radius other than its own.
+
+    Args:
+        slide: The slide, with the radius that it was prepared for.
+        radius_um: The radius to use, micrometres; None for the slide's own.
+
+    Returns:
+        A warning if the radius differs, and one if most cells have no neighbour within it; may be empty.
+    """
+    if radius_um is None or radius_um == slide.radius_um:
+        return []
+    isolated = isolation_note(slide.xy_um, radius_um)
+    return [
+        f"slide {slide.name}: prepared for a radius of {slide.radius_um:g} um, used with {radius_um:g} um",
+        *([f"slide {slide.name}: {isolated}"] if isolated else []),
+    ]
 
 
 def log_normalise(counts: csr_matrix, total_counts: NDArray[np.float64], target_sum: float) -> csr_matrix:

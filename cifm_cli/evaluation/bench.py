@@ -5,6 +5,7 @@ Letters: Q hidden cells, P scored genes.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cifm_cli import keys
-from cifm_cli.data.slide import log_normalise
+from cifm_cli.data.slide import log_normalise, radius_notes
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.context import Context, Example, Practice, Profile, train_profile
 from cifm_cli.evaluation.piece import hide_around, margin_um, too_large
@@ -37,6 +38,7 @@ _PRACTICE_CELLS = 15_000  # training cells that baselines learn from
 _PRACTICE_VALUES = 20_000_000  # the same times genes
 _PRACTICE_SEEN = 30_000_000  # counts of the training region: with more, it is practised on pieces of it
 _PRACTICE_PIECES = 5
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,10 @@ class Bench:
         if wanted_um == self.slide.radius_um:
             return self.slide
         if wanted_um not in self._slides:
-            self._slides[wanted_um] = replace(self.slide, radius_um=prepared_um).with_radius(wanted_um)
+            prepared = replace(self.slide, radius_um=prepared_um)
+            for note in radius_notes(prepared, wanted_um):
+                logger.warning(note)
+            self._slides[wanted_um] = prepared.with_radius(wanted_um)
         return self._slides[wanted_um]
 
     def context(self, part: Round) -> Context:

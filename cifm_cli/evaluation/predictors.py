@@ -94,9 +94,8 @@ class ModelPredictor:
         """See `Predictor`."""
         slide = bench.slide_at(self.engine.checkpoint.recipe.data.radius_um)
         found = predict_cells(self.engine, slide, part.visible, part.hidden)
-        position = np.searchsorted(found.panel.columns, bench.columns)
-        composition = None if found.composition is None else found.composition[:, position]
-        return Estimate(found.mean[:, position], found.expressed[:, position], composition, found.states)
+        scored = found.take_genes(np.searchsorted(self.engine.panel(slide).columns, bench.columns))
+        return Estimate(scored.mean, scored.expressed, scored.composition, scored.states)
 
 
 def infer_rounds(

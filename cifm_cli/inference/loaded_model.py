@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 import cifm_backends
+from cifm_cli.data.slide import radius_notes
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import load_checkpoint
 from cifm_cli.model.vocabulary import Panel, match_panel, warn_of_few_shared
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Slide
     from cifm_cli.model.checkpoint import Checkpoint
     from cifm_cli.recipe_sections import Precision
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,10 @@ class LoadedModel:
             CifmError: Slide and model share no gene.
         """
         warn_of_few_shared(slide, self.panel(slide))
-        return slide.with_radius(self.checkpoint.recipe.data.radius_um)
+        radius_um = self.checkpoint.recipe.data.radius_um
+        for note in radius_notes(slide, radius_um):
+            logger.warning(note)
+        return slide.with_radius(radius_um)
 
     def panel(self, slide: Slide) -> Panel:
         """Genes that slide and model share.

@@ -5,7 +5,7 @@ Letters: Q queries, P genes that slide and model share.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +14,12 @@ import torch
 from cifm_cli.data.prefetch import made_ahead
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
+from cifm_cli.inference.prediction import Prediction
 from cifm_cli.model.masking import mask_tile, reach_um
 from cifm_cli.model.precision import computing_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -26,46 +27,6 @@ if TYPE_CHECKING:
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.model.masking import MaskedTile
     from cifm_cli.model.output import Output
-    from cifm_cli.model.vocabulary import Panel
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model infers.
-
-    Args:
-        panel: Which genes; `panel.columns` are columns of the slide.
-        mean: (Q, P) float32 log-normalised expression, not negative.
-        expressed: (Q, P) float32 P(expressed).
-        composition: (Q, P) float32 expected share of a cell's counts in each gene, from models that infer one.
-        states: (Q, K) float32 probability of each of the model's cell states, from models that infer them.
-    """
-
-    panel: Panel
-    mean: NDArray[np.float32]
-    expressed: NDArray[np.float32]
-    composition: NDArray[np.float32] | None = None
-    states: NDArray[np.float32] | None = None
-
-    def gated(self, threshold: float) -> NDArray[np.float32]:
-        """The mean, zero where P(expressed) is at most `threshold`."""
-        return np.where(self.expressed > threshold, self.mean, np.float32(0))
-
-    def median(self, target_sum: float) -> NDArray[np.float32]:
-        """The median of the distribution that mean and P(expressed) tell: zero, or with P(expressed) at one level.
-
-        Up to P(expressed) = 1/2 the median is zero whatever the levels are. Above, it is the level of the cells that
-        express the gene, mean / P(expressed). How far levels scatter around it no head says: just above 1/2 the true
-        median is lower, as few of the expressing cells lie below it.
-
-        Args:
-            target_sum: What expression is normalised to; no level is above that of a cell with no other gene.
-
-        Returns:
-            (Q, P), not negative.
-        """
-        level = np.minimum(self.mean / np.maximum(self.expressed, np.float32(0.5)), np.float32(np.log1p(target_sum)))
-        return np.where(self.expressed > 0.5, level, np.float32(0))
 
 
 def estimator(engine: LoadedModel, form: str, threshold: float) -> Callable[[Prediction], NDArray[np.float32]]:
@@ -91,27 +52,7 @@ def estimator(engine: LoadedModel, form: str, threshold: float) -> Callable[[Pre
                 "ask for --form gated, or use a model with the objective residual",
             )
         return lambda found: found.median(recipe.data.target_sum)
-    return (lambda found: found.gated(threshold)) if form == "gated" else (lambda found: found.mean)
-
-
-def join(parts: Sequence[Prediction], order: Rows) -> Prediction:
-    """Put predictions one after the other.
-
-    Args:
-        parts: Of the same model and panel, at least one.
-        order: (Q,) where each cell of the result stands in all parts together.
-
-    Returns:
-        The prediction of all their cells.
-    """
-
-    def all_of(name: str) -> NDArray[np.float32] | None:
-        values = [getattr(part, name) for part in parts]
-        return None if values[0] is None else np.concatenate(values)[order]
-
-    mean = np.concatenate([part.mean for part in parts])[order]
-    expressed = np.concatenate([part.expressed for part in parts])[order]
-    return Prediction(parts[0].panel, mean, expressed, all_of("composition"), all_of("states"))
+    return (lambda found: found.gated(threshold).mean) if form == "gated" else (lambda found: found.mean)
 
 
 def predict_cells(
@@ -127,7 +68,7 @@ def predict_cells(
         advance: Called with the number of queries done.
 
     Returns:
-        The prediction, in the order of `queries`.
+        The prediction, in the order of `queries`; its genes are those of `engine.panel(slide)`.
 
     Raises:
         CifmError: Slide and model share no gene.
@@ -143,35 +84,16 @@ def predict_cells(
         tile = tiler.tile(core)
         return core, mask_tile(slide, tile, np.flatnonzero(is_hidden[tile.rows]), panel, recipe)
 
-    answers: dict[str, NDArray[np.float32]] = {}
     cores = (stretch[is_hidden[stretch]] for stretch in chunks(part, recipe.data.tile_cells))
+    parts = []
     for core, ready in made_ahead(hide, filter(len, cores)):
-        output = run_network(engine, ready)
-        position = np.searchsorted(hidden, core)
-        for name, values in answer(output).items():
-            answers.setdefault(name, np.zeros((len(hidden), values.shape[1]), dtype=np.float32))[position] = values
+        parts.append(Prediction.from_logits(run_network(engine, ready)))
         if advance:
             advance(len(core))
-    asked = np.searchsorted(hidden, queries)
-    if not answers:
+    if not parts:
         nothing = np.zeros((0, panel.num_genes), dtype=np.float32)
-        return Prediction(panel, nothing, nothing)
-    return Prediction(panel, **{name: values[asked] for name, values in answers.items()})
-
-
-def answer(output: Output) -> dict[str, NDArray[np.float32]]:
-    """What a head says, in the terms of a `Prediction`.
-
-    Args:
-        output: Of M cells.
-
-    Returns:
-        Field to its values.
-    """
-    found = {"mean": output.magnitude.clamp(min=0), "expressed": output.logit.sigmoid()}
-    if output.composition is not None and output.state is not None:
-        found |= {"composition": output.composition.softmax(1), "states": output.state.softmax(1)}
-    return {name: values.float().cpu().numpy() for name, values in found.items()}
+        return Prediction(nothing, nothing)
+    return Prediction.concatenate(parts, np.searchsorted(hidden, queries))  # tiles come in ascending order of rows
 
 
 @torch.inference_mode()

@@ -12,7 +12,8 @@ from cifm_cli import provenance
 from cifm_cli.data.prefetch import made_ahead
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
-from cifm_cli.inference.predict import Prediction, add_places, answer, join, predict_cells, run_network
+from cifm_cli.inference.predict import add_places, predict_cells, run_network
+from cifm_cli.inference.prediction import Prediction
 from cifm_cli.model.masking import mask_tile, reach_um
 from cifm_cli.report.terminal import warn
 
@@ -64,9 +65,9 @@ def _infer_tile(engine: LoadedModel, piece: Slide, tile: Tile, turns: NDArray[np
         return mask_tile(piece, alone, np.flatnonzero(turns == number), panel, recipe)
 
     rounds = np.unique(core_turns).tolist()
-    found = [Prediction(panel, **answer(run_network(engine, ready))) for ready in made_ahead(hide, rounds)]
+    found = [Prediction.from_logits(run_network(engine, ready)) for ready in made_ahead(hide, rounds)]
     in_turn = np.concatenate([np.flatnonzero(core_turns == number) for number in rounds])
-    return join(found, np.argsort(in_turn))
+    return Prediction.concatenate(found, np.argsort(in_turn))
 
 
 def infer_places(
@@ -124,4 +125,4 @@ def _infer_in_rounds(
 ) -> Prediction:
     """Infer the rows of each round while they alone are hidden; the prediction is in ascending order of rows."""
     found = [predict_cells(engine, slide, visible, rows, advance) for rows in rounds]
-    return join(found, np.argsort(np.concatenate(rounds)))
+    return Prediction.concatenate(found, np.argsort(np.concatenate(rounds)))

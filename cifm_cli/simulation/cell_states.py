@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.inference.loaded_model import LoadedModel
-    from cifm_cli.inference.predict import Prediction
+    from cifm_cli.inference.prediction import Prediction
 
 MOST_STATES: Final = 40
 CELLS_PER_STATE: Final = 50  # at least, so that small tissues have few states

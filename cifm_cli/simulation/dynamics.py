@@ -123,7 +123,7 @@ def expected_counts(prediction: Prediction, form: Form, target_sum: float) -> ND
         (Q, P), not negative.
     """
     if form == "gated":
-        return np.expm1(prediction.gated(GATE).astype(np.float64))
+        return np.expm1(prediction.gated(GATE).mean.astype(np.float64))
     mean = prediction.mean.astype(np.float64)
     if form == "mean":
         return np.expm1(mean)

@@ -7,6 +7,7 @@ about 50 bytes, and the counts of the few tiles at hand.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 
 from cifm_cli import keys
-from cifm_cli.data.slide import log_normalise, open_slide
+from cifm_cli.data.slide import log_normalise, open_slide, radius_notes
 from cifm_cli.data.tiles import Tiler
 from cifm_cli.errors import CifmError
 from cifm_cli.model.masking import MaskedTile, choose_masked, mask_tile, reach_um
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 _BLOCK = 20_000  # cells read at a time when a whole region is summed
 
@@ -84,7 +87,10 @@ class Corpus:
         self, paths: Sequence[Path], recipe: Recipe, vocabulary: tuple[str, ...] | None = None, seed: int = 0
     ) -> None:
         # Counts stay on disk: many slides, each small enough to be held, would fill the memory together.
-        opened = [open_slide(path, hold=False).with_radius(recipe.data.radius_um) for path in paths]
+        prepared = [open_slide(path, hold=False) for path in paths]
+        for note in (note for slide in prepared for note in radius_notes(slide, recipe.data.radius_um)):
+            logger.warning(note)
+        opened = [slide.with_radius(recipe.data.radius_um) for slide in prepared]
         self.recipe = recipe
         apart = set(recipe.data.validation_slides)
         _refuse_strangers(apart, {slide.name for slide in opened})

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
 import pytest
 
 from cifm_cli import keys
-from cifm_cli.inference.predict import Prediction
 from cifm_cli.inference.predict_slide import far_apart
 
 
@@ -68,23 +66,6 @@ def test_gated_is_the_mean_where_genes_are_likely(cifm, workspace: Path) -> None
     likely = mean.layers["expressed"] > 0.4
     assert 0 < likely.mean() < 1
     assert np.array_equal(gated.X, np.where(likely, mean.X, 0))
-
-
-def test_the_median_by_hand() -> None:
-    """Zero up to 1/2; above, mean / P(expressed); never above log1p(10,000) = 9.21."""
-    mean = np.array([[3, 2, 2, 4.5, 7, 0]], dtype=np.float32)
-    expressed = np.array([[0.3, 0.5, 0.625, 0.75, 0.7, 0.9]], dtype=np.float32)
-    found = Prediction(SimpleNamespace(), mean, expressed).median(1e4)
-    assert found.dtype == np.float32
-    assert found[0] == pytest.approx([0, 0, 3.2, 6, np.log1p(1e4), 0])
-
-
-def test_the_median_of_cells_that_are_at_one_level_is_the_median() -> None:
-    """Ten cells, n of them at level 6: the median of what they are is that of their mean and share."""
-    for number in (0, 1, 4, 6, 9, 10):
-        cells = np.array([6.0] * number + [0.0] * (10 - number))
-        mean, share = (np.array([[value]], dtype=np.float32) for value in (cells.mean(), (cells > 0).mean()))
-        assert Prediction(SimpleNamespace(), mean, share).median(1e4)[0, 0] == pytest.approx(np.median(cells))
 
 
 def test_the_median_of_cells_and_of_places(cifm, workspace: Path) -> None:

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from scipy.stats import chisquare, poisson
 
 from cifm_cli.errors import CifmError
-from cifm_cli.inference.predict import Prediction
+from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation import summary
 from cifm_cli.simulation.donors import Donors, thin
@@ -164,7 +164,7 @@ def test_expected_counts_undo_the_logarithm() -> None:
     """Gene 0: every cell at level 2. Gene 1: one cell in three at level 6. Gene 2: impossible numbers stay finite."""
     mean = np.array([[2.0, 2.0, 3.0]], dtype=np.float32)
     expressed = np.array([[1.0, 1 / 3, 0.0]], dtype=np.float32)
-    prediction = Prediction(SimpleNamespace(), mean, expressed)
+    prediction = Prediction(mean, expressed)
     sample = expected_counts(prediction, "sample", 1e4)[0]
     assert sample[:2] == pytest.approx([np.expm1(2), np.expm1(6) / 3], rel=1e-5)
     assert sample[2] == 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +36,7 @@ from cifm_cli.errors import CifmError
 from cifm_cli.report import terminal
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from anndata import AnnData
 
@@ -91,28 +94,60 @@ def prepare_download(download: Path, options: PrepareConfig) -> PrepareResult:
         return PrepareResult(target, name, existing, up_to_date=True)
     if options.page:
         check_page(target)
-    content = _read(root, reader, options)
-    genes = _plan(content, options)
-    with Spool(_nearest_folder(options.out), len(content.obs), len(genes.ids)) as spool:
-        content = replace(content, warnings=(*content.warnings, *_fill(spool, content, genes, root)))
-        slide, report = _arrange(root, content, genes, spool, options)
-        inputs = {_relative(file, root): provenance.hash_file(file) for file in content.files}
-        about = {
-            keys.FORMAT: keys.PREPARED_FORMAT,
-            keys.PLATFORM: content.platform,
-            keys.RADIUS_UM: report["units"]["radius_um"],
-            keys.TISSUE: options.tissue,
-            keys.CONDITION: options.condition,
-            keys.SAMPLE: options.sample or name,
-            keys.REPORT: report,
-            keys.PROVENANCE: {**provenance.collect("prepare", options=_settings(options)), "inputs": inputs},
-        }
+    with _prepared_slide(root, reader, name, options) as (slide, about, spool):
         prepared.write(target, slide, about, spool)
+    report = about[keys.REPORT]
     show_report(name, report)
     terminal.say(f"wrote {target}")
     if options.page:
         terminal.say(f"look at {write_page(target)}")
     return PrepareResult(target, name, report)
+
+
+def prepare_to_anndata(download: Path, config: PrepareConfig) -> AnnData:
+    """Prepare one download in memory; no file is written.
+
+    Args:
+        download: Folder or file.
+        config: Options of the preparation; `out`, `force` and `page` have no effect.
+
+    Returns:
+        N cells x G genes, what `anndata.read_h5ad` returns for the file that `prepare_download` writes.
+
+    Raises:
+        CifmError: The download is not recognised, is damaged, or holds no counts or no coordinates in micrometres.
+    """
+    name = slide_name(download, config)
+    root, reader = (download, TABLE) if config.cells else recognise(download, config.platform)
+    config = replace(config, out=Path(tempfile.gettempdir()))  # the row buffer is the only file
+    with _prepared_slide(root, reader, name, config) as (slide, about, spool):
+        slide.X = spool.read(slide.obs[keys.DOWNLOAD_ROW].to_numpy())
+        slide.uns[keys.CIFM] = prepared.encode_about(about)
+    return slide
+
+
+@contextmanager
+def _prepared_slide(
+    root: Path, reader: Reader, name: str, config: PrepareConfig
+) -> Iterator[tuple[AnnData, dict[str, Any], Spool]]:
+    """Yield a prepared slide without `X` and `uns`, its `uns["cifm"]`, and the counts of the whole download."""
+    content = _read(root, reader, config)
+    genes = _plan(content, config)
+    with Spool(_nearest_folder(config.out), len(content.obs), len(genes.ids)) as spool:
+        content = replace(content, warnings=(*content.warnings, *_fill(spool, content, genes, root)))
+        slide, report = _arrange(root, content, genes, spool, config)
+        inputs = {_relative(file, root): provenance.hash_file(file) for file in content.files}
+        about = {
+            keys.FORMAT: keys.PREPARED_FORMAT,
+            keys.PLATFORM: content.platform,
+            keys.RADIUS_UM: report["units"]["radius_um"],
+            keys.TISSUE: config.tissue,
+            keys.CONDITION: config.condition,
+            keys.SAMPLE: config.sample or name,
+            keys.REPORT: report,
+            keys.PROVENANCE: {**provenance.collect("prepare", options=_settings(config)), "inputs": inputs},
+        }
+        yield slide, about, spool
 
 
 def slide_name(download: Path, options: PrepareConfig) -> str:

@@ -24,6 +24,7 @@ from cifm_cli.data.units import to_micrometres
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl", "ensemblid", "feature_id", "id")
@@ -137,20 +138,39 @@ def _in_pixels(file: h5py.File) -> bool:
 
 
 def _find_counts(file: h5py.File, path: Path, layer: str | None) -> tuple[str, Counts, list[str]]:
-    """The matrix asked for, or X, or another slot that holds raw counts where X does not."""
-    slots = _slots(file)
-    wanted = None if layer is None else {"X": "X", "raw": _RAW}.get(layer, f"layers/{layer}")
-    if not slots or (wanted and wanted not in slots):
+    """The counts of a file and the slot they are in."""
+    slot, notes = choose_slot(_slots(file), layer, lambda slot: _begins_with_counts(_rows(path, file[slot])), str(path))
+    return slot, _rows(path, file[slot]), notes
+
+
+def choose_slot(
+    slots: Sequence[str], layer: str | None, holds_counts: Callable[[str], bool], where: str
+) -> tuple[str, list[str]]:
+    """Choose the slot of an AnnData that holds the raw counts.
+
+    Args:
+        slots: Slots that exist: `X`, `layers/NAME` and `raw/X`.
+        layer: The slot asked for, as `X`, `raw` or the name of a layer; None to look for one that holds counts.
+        holds_counts: Whether the values of a slot are counts.
+        where: Name of the input, for messages.
+
+    Returns:
+        The slot, and a note if it is not the first choice. The first slot if none holds counts.
+
+    Raises:
+        CifmError: There is no such slot.
+    """
+    asked = None if layer is None else {"X": "X", "raw": _RAW}.get(layer, f"layers/{layer}")
+    if not slots or (asked and asked not in slots):
         names = ", ".join(map(_layer_name, slots)) or "neither X nor layers nor raw"
-        raise CifmError(f"{path}: no {wanted or 'counts'}", f"--layer takes what the file holds: {names}")
-    if wanted:
-        return wanted, _rows(path, file[wanted]), []
+        raise CifmError(f"{where}: no {asked or 'counts'}", f"--layer takes what the file holds: {names}")
+    if asked:
+        return asked, []
     usual = [slot for slot in (slots[0], *(f"layers/{name}" for name in _COUNT_LAYERS), _RAW) if slot in slots]
     for slot in usual:
-        counts = _rows(path, file[slot])
-        if _begins_with_counts(counts):
-            return slot, counts, [] if slot == usual[0] else [f"{usual[0]} holds no raw counts; took {slot}"]
-    return usual[0], _rows(path, file[usual[0]]), []
+        if holds_counts(slot):
+            return slot, [] if slot == usual[0] else [f"{usual[0]} holds no raw counts; took {slot}"]
+    return usual[0], []
 
 
 def _slots(file: h5py.File) -> list[str]:

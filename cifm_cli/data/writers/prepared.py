@@ -73,10 +73,16 @@ def write(target: Path, slide: ad.AnnData, about: dict[str, Any], spool: Spool) 
     Raises:
         CifmError: The disk is full or may not be written.
     """
-    for key in (keys.REPORT, keys.PROVENANCE):
-        about[key] = json.dumps(about[key], allow_nan=False)
-    slide.uns[keys.CIFM] = about
+    slide.uns[keys.CIFM] = encode_about(about)
     write_h5ad(target, slide, spool)
+
+
+def encode_about(about: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `uns["cifm"]` with the report and the provenance as JSON text, which `.h5ad` can store."""
+    return {
+        key: json.dumps(value, allow_nan=False) if key in (keys.REPORT, keys.PROVENANCE) else value
+        for key, value in about.items()
+    }
 
 
 def read_about(path: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from cifm_cli.data.readers.counts import row_ranges
 from cifm_cli.errors import writing
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     import h5py
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
 
 _ENTRY = np.dtype([("column", np.int32), ("value", np.float32)])
 _LARGEST = np.iinfo(np.int32).max
@@ -86,6 +86,21 @@ class Spool:
             start, stop = indptr[first], indptr[last]
             entries = self._gather(indptr[first : last + 1] - start, offsets[first:last])
             columns[start:stop], values[start:stop] = entries["column"], entries["value"]
+
+    def read(self, rows: NDArray[np.int64]) -> csr_matrix:
+        """Read some rows as a matrix in memory.
+
+        Args:
+            rows: (n,) rows, in any order.
+
+        Returns:
+            (n, G) float32 counts.
+        """
+        indptr = np.concatenate([[0], np.cumsum(self.num_expressed[rows])])
+        offsets = np.concatenate([[0], np.cumsum(self.num_expressed)])[rows]
+        entries = self._gather(indptr, offsets)
+        parts = (entries["value"].copy(), entries["column"].copy(), indptr)
+        return csr_matrix(parts, shape=(len(rows), self.num_genes))
 
     def num_bytes(self, rows: NDArray[np.int64]) -> int:
         """Size of the matrix that `write_matrix` would write."""

@@ -1,0 +1,214 @@
+"""Slides from AnnData objects in memory, without a file in between.
+
+`slide_from_anndata` turns the caller's AnnData into a `Slide`; `prepare_to_anndata` (in `prepare.pipeline`) turns a
+download into an AnnData.
+
+Letters: N cells, G genes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from cifm_cli import keys
+from cifm_cli.data.counts_source import MemoryCounts
+from cifm_cli.data.prepare.filters import bad_count, check_counts
+from cifm_cli.data.prepare.gene_id_checks import name_notes
+from cifm_cli.data.prepare.gene_symbols import symbols_for
+from cifm_cli.data.prepare.genes import plan_genes, share_note, species_note
+from cifm_cli.data.prepare.order import hilbert_order
+from cifm_cli.data.readers.anndata import choose_slot, find_genes
+from cifm_cli.data.slide import Slide, radius_notes
+from cifm_cli.data.units import check_units, to_micrometres
+from cifm_cli.errors import CifmError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from cifm_cli.data.prepare.genes import GenePlan
+
+_FACTS = (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)
+_RAW = "raw/X"
+
+
+class AnnDataSlide(NamedTuple):
+    """A slide made from an AnnData object.
+
+    Args:
+        slide: The slide, cells in Hilbert order.
+        rows: (N,) row of the AnnData for each cell of the slide; every row occurs once.
+        notes: Remarks for the user, such as which layer the counts were taken from.
+    """
+
+    slide: Slide
+    rows: NDArray[np.int64]
+    notes: tuple[str, ...]
+
+    def in_caller_order(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Reorder values of the slide's cells to the rows of the AnnData.
+
+        Args:
+            values: (N, ...) one entry per cell of the slide.
+
+        Returns:
+            (N, ...) one entry per row of the AnnData.
+        """
+        reordered = np.empty_like(values)
+        reordered[self.rows] = values
+        return reordered
+
+
+def slide_from_anndata(
+    adata: AnnData,
+    *,
+    name: str,
+    radius_um: float | None = None,
+    layer: str | None = None,
+    microns_per_pixel: float | None = None,
+) -> AnnDataSlide:
+    """Make a slide from an AnnData object, which is not changed.
+
+    All cells stay, those without counts too. Of a slide that `cifm prepare` wrote (`uns["cifm"]` is there), radius,
+    split and depth are kept. Any other AnnData is checked as `cifm prepare` checks a file: genes are identified by
+    Ensembl id or by symbol, mitochondrial genes and control features are dropped, and all cells belong to the training
+    region.
+
+    Args:
+        adata: N cells with raw counts and `obsm["spatial"]`, centres in micrometres.
+        name: Name of the slide in messages and results.
+        radius_um: Radius of the graph in micrometres; when None, that of the prepared slide, or one derived from the
+            spacing of the cells.
+        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; when None, the first that holds counts.
+        microns_per_pixel: Scale of the coordinates, where they are pixels.
+
+    Returns:
+        The slide, the AnnData's row of each of its cells, and notes.
+
+    Raises:
+        CifmError: Counts, genes or coordinates are missing or cannot be what they should be.
+    """
+    adata = adata.to_memory() if adata.isbacked else adata
+    about = _about(adata, name)
+    xy_um = _coordinates(adata, name, microns_per_pixel, prepared=about is not None)
+    genes, counts, notes = _gene_counts(adata, name, layer, prepared=about is not None)
+    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    if about is None:
+        units = check_units(xy_um, None, radius_um)
+        notes += filter(None, (species_note(genes.ids), share_note(genes), units.note(), _void_note(total)))
+        radius, split, facts = units.radius_um, np.zeros(adata.n_obs, dtype=np.int8), None
+    else:
+        radius, split = float(about[keys.RADIUS_UM]), _split(adata)
+        facts = {key: str(about.get(key, "")) for key in _FACTS}
+        if keys.TOTAL_COUNTS in adata.obs:
+            total = adata.obs[keys.TOTAL_COUNTS].to_numpy(dtype=np.float64)
+    rows = hilbert_order(xy_um)
+    slide = Slide(
+        name=name,
+        xy_um=xy_um[rows],
+        total_counts=total[rows],
+        split=split[rows],
+        gene_ids=genes.ids,
+        symbols=genes.symbols,
+        radius_um=radius,
+        source=MemoryCounts(counts[rows]),
+        facts=facts,
+    )
+    notes += radius_notes(slide, radius_um)
+    return AnnDataSlide(slide.with_radius(radius_um), rows, tuple(notes))
+
+
+def _about(adata: AnnData, name: str) -> dict[str, Any] | None:
+    """`uns["cifm"]` of a prepared slide; None for any other AnnData."""
+    about = adata.uns.get(keys.CIFM)
+    if not isinstance(about, dict) or keys.FORMAT not in about:
+        return None
+    if int(about[keys.FORMAT]) != keys.PREPARED_FORMAT:
+        raise CifmError(
+            f"{name}: prepared-slide format {about[keys.FORMAT]}, this cifm reads {keys.PREPARED_FORMAT}",
+            "prepare the download again with this version",
+        )
+    return about
+
+
+def _gene_counts(
+    adata: AnnData, name: str, layer: str | None, *, prepared: bool
+) -> tuple[GenePlan, csr_matrix, list[str]]:
+    """The plan of the G genes, their (N, G) float32 counts in the caller's order, and notes."""
+    slot, notes = choose_slot(_slots(adata), layer, lambda slot: bad_count(_matrix(adata, slot).data) is None, name)
+    counts, where = _matrix(adata, slot), f"{name}: {slot}"
+    features = find_genes(adata.raw.var if slot == _RAW else adata.var)
+    names = features["symbol"].where(features["symbol"] != "", features["id"])
+    check_counts(counts, adata.obs_names, names, where, "name the layer of the raw counts")
+    if not prepared:
+        notes += name_notes(features, where)
+    # `cifm prepare --keep mitochondrial` leaves mitochondrial genes in on purpose.
+    genes = plan_genes(features, symbols_for(features, None), keep_mitochondrial=prepared)
+    return genes, genes.apply(counts).astype(np.float32), notes
+
+
+def _coordinates(adata: AnnData, name: str, microns_per_pixel: float | None, *, prepared: bool) -> NDArray[np.float64]:
+    """(N, 2) cell centres in micrometres, all finite."""
+    if keys.SPATIAL not in adata.obsm:
+        raise CifmError(f"{name}: no obsm['spatial']", "store cell centres there, in micrometres")
+    stored = adata.obsm[keys.SPATIAL]
+    xy = np.asarray(stored, dtype=np.float64)
+    if xy.ndim != 2 or xy.shape[1] < 2:
+        raise CifmError(f"{name}: obsm['spatial'] has shape {xy.shape}", "store two columns there, x and y")
+    if microns_per_pixel is None and not prepared and _in_pixels(adata):
+        raise CifmError(
+            f"{name}: obsm['spatial'] is in image pixels (uns['spatial'] holds the scale factors of a 10x image)",
+            "give microns_per_pixel, or prepare the 10x folder itself",
+        )
+    xy_um, _ = to_micrometres(xy[:, :2], microns_per_pixel, "obsm['spatial']")
+    bad = ~np.isfinite(xy_um).all(axis=1)
+    if bad.any():
+        cell = adata.obs_names[int(bad.argmax())]
+        raise CifmError(f"{name}: cell {cell!r} has no finite coordinates", "leave out cells without a position")
+    return xy_um
+
+
+def _in_pixels(adata: AnnData) -> bool:
+    """Whether scanpy or squidpy read a Visium folder, which leaves pixels and the scale factors of the image."""
+    libraries = adata.uns.get("spatial")
+    if not isinstance(libraries, dict):
+        return False
+    return any(
+        isinstance(library, dict) and "spot_diameter_fullres" in library.get("scalefactors", {})
+        for library in libraries.values()
+    )
+
+
+def _slots(adata: AnnData) -> list[str]:
+    slots = ["X"] if adata.X is not None else []
+    return [*slots, *(f"layers/{layer}" for layer in adata.layers), *([_RAW] if adata.raw is not None else [])]
+
+
+def _matrix(adata: AnnData, slot: str) -> csr_matrix:
+    """A slot as CSR, columns sorted within rows."""
+    stored = adata.raw.X if slot == _RAW else adata.X if slot == "X" else adata.layers[slot.removeprefix("layers/")]
+    matrix = csr_matrix(stored)
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()  # the caller's arrays must stay as they are
+        matrix.sum_duplicates()
+    return matrix
+
+
+def _split(adata: AnnData) -> NDArray[np.int8]:
+    """(N,) positions in `keys.REGIONS`; all training where the column is missing."""
+    if keys.SPLIT not in adata.obs:
+        return np.zeros(adata.n_obs, dtype=np.int8)
+    regions = pd.Categorical(adata.obs[keys.SPLIT].astype(str), categories=list(keys.REGIONS))
+    if (regions.codes < 0).any():
+        unknown = adata.obs[keys.SPLIT].astype(str)[regions.codes < 0].iloc[0]
+        raise CifmError(f"obs['split'] holds {unknown!r}", f"use only {', '.join(keys.REGIONS)}")
+    return np.asarray(regions.codes, dtype=np.int8)
+
+
+def _void_note(total_counts: NDArray[np.float64]) -> str | None:
+    void = int((total_counts == 0).sum())
+    return f"{void:,} of {len(total_counts):,} cells have no counts; they do not affect other cells" if void else None

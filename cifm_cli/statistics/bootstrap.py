@@ -1,0 +1,278 @@
+"""Paired block bootstrap: the one source of intervals, p-values and decisions.
+
+Errors of neighbouring cells are correlated, so whole spatial blocks are resampled instead of cells. Every predictor is
+evaluated on the same draws, which makes differences paired.
+
+Letters: Q cells, B blocks, R draws, P genes, S slides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from cifm_cli.jit import compiled
+from cifm_cli.provenance import numpy_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+NUM_DRAWS = 1_000
+INTERVAL = (2.5, 97.5)  # percentiles of a 95 % interval
+BLOCK_RADII = 10.0  # side of a block: wider than the distance over which neighbours are correlated
+TARGET_BLOCKS = 30  # a small tissue is cut into about this many smaller blocks
+MIN_BLOCKS = 8  # draws of fewer blocks are too similar to each other to decide anything
+_GENES_AT_ONCE = 64
+_ROUNDING = 1e-10  # of the sum of squares: the variance that rounding leaves of a constant
+
+
+class Statistic(NamedTuple):
+    """A metric of one predictor.
+
+    Args:
+        value: On all cells.
+        draws: (R,) on each draw of blocks.
+    """
+
+    value: float
+    draws: Floats
+
+
+class PairedDifference(NamedTuple):
+    """The difference of a metric between two predictors.
+
+    Args:
+        difference: First minus second, on all cells.
+        low: Lower end of the 95 % interval.
+        high: Upper end of it.
+        p: Two-sided p-value of no difference; at least 2 / (R + 1).
+        decided: Whether there are enough blocks, and the interval excludes zero.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    decided: bool
+
+
+def paired_difference(difference: float, draws: Floats, *, decidable: bool) -> PairedDifference:
+    """Summarise draws of a difference.
+
+    Args:
+        difference: On all cells.
+        draws: (R,) of the difference.
+        decidable: Whether the draws are of enough blocks. If not, the interval is extended to zero and p is 1.
+
+    Returns:
+        The difference with its interval, p-value and decision.
+    """
+    low, high = percentile_interval(draws)
+    if not decidable:
+        return PairedDifference(difference, min(low, 0.0), max(high, 0.0), 1.0, decided=False)
+    rarer = min((draws <= 0).sum(), (draws >= 0).sum())  # ties count on both sides
+    p = float(min(1.0, 2 * (rarer + 1) / (len(draws) + 1)))
+    return PairedDifference(difference, low, high, p, decided=not low <= 0 <= high)
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Draws of spatial blocks with replacement.
+
+    Args:
+        block: (Q,) block of each cell, 0 to B - 1.
+        weights: (R, B) how often each draw contains each block.
+        side_um: Side of a block in micrometres.
+    """
+
+    block: NDArray[np.int64]
+    weights: Floats
+    side_um: float
+
+    @property
+    def num_blocks(self) -> int:
+        """B."""
+        return int(self.weights.shape[1])
+
+    @property
+    def decidable(self) -> bool:
+        """Whether there are enough blocks to decide on a difference."""
+        return self.num_blocks >= MIN_BLOCKS
+
+    def compare(self, a: Statistic, b: Statistic) -> PairedDifference:
+        """Compare a metric of two predictors.
+
+        Args:
+            a: The metric of the first predictor.
+            b: The same metric of the second, on the same draws.
+
+        Returns:
+            First minus second; undecided where there are too few blocks.
+        """
+        return paired_difference(a.value - b.value, a.draws - b.draws, decidable=self.decidable)
+
+    def mean(self, values: Floats) -> Floats:
+        """Average (Q,) values over the cells of each draw: (R,)."""
+        return self.ratio(values, np.ones(len(values)))
+
+    def ratio(self, numerator: Floats, denominator: Floats) -> Floats:
+        """Ratio of two sums over the cells of each draw.
+
+        Args:
+            numerator: (Q,).
+            denominator: (Q,), not negative.
+
+        Returns:
+            (R,); 0 where the sum of the denominator is 0.
+        """
+        above, below = (self.weights @ (self._membership @ values) for values in (numerator, denominator))
+        return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=below > 0))
+
+    def correlation(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> Floats:
+        """Pearson's correlation over the cells of each draw, averaged over genes; computed from sums per block.
+
+        Args:
+            x: (P, Q) gene by gene.
+            y: (P, Q).
+
+        Returns:
+            (R,); a gene that is constant in a draw contributes 0 to it.
+        """
+        total = np.zeros(len(self.weights))
+        num_cells = np.maximum(self.weights @ np.bincount(self.block), 1)[:, None]
+        for start in range(0, len(x), _GENES_AT_ONCE):
+            genes = slice(start, start + _GENES_AT_ONCE)
+            means = np.stack([z[genes].mean(axis=1, dtype=np.float64) for z in (x, y)])
+            sums = np.zeros((5, len(x[genes]), self.num_blocks))
+            _sum_blocks(x[genes], y[genes], means, self.block, sums)
+            sum_x, sum_y, xx, yy, xy = (self.weights @ z.T for z in sums)
+            spread_x, spread_y = xx - sum_x**2 / num_cells, yy - sum_y**2 / num_cells
+            constant = (spread_x <= _ROUNDING * xx) | (spread_y <= _ROUNDING * yy)
+            scale = np.sqrt(np.where(constant, 1, spread_x * spread_y))
+            total += np.where(constant, 0, (xy - sum_x * sum_y / num_cells) / scale).sum(axis=1)
+        return total / len(x)
+
+    @cached_property
+    def _membership(self) -> csr_matrix:
+        """(B, Q) ones where a cell belongs to a block."""
+        cells = np.arange(len(self.block))
+        return csr_matrix((np.ones(len(cells)), (self.block, cells)), shape=(self.num_blocks, len(cells)))
+
+
+def spatial_bootstrap(xy_um: Floats, radius_um: float, seed: int) -> Bootstrap:
+    """Cut cells into square blocks and draw the blocks with replacement.
+
+    Args:
+        xy_um: (Q, 2) places of the scored cells, micrometres.
+        radius_um: Radius of the graph. Blocks are 10 radii wide, or less where that gives fewer than about 30.
+        seed: The user's seed.
+
+    Returns:
+        The bootstrap.
+    """
+    side_um, block = cut_blocks(xy_um, radius_um)
+    weights = resample(int(block.max()) + 1, NUM_DRAWS, numpy_generator(seed, "bootstrap"))
+    return Bootstrap(block, weights, side_um)
+
+
+def cut_blocks(xy_um: Floats, radius_um: float) -> tuple[float, NDArray[np.int64]]:
+    """Cut cells into square blocks.
+
+    Args:
+        xy_um: (Q, 2) micrometres.
+        radius_um: Radius of the graph.
+
+    Returns:
+        Side of a block in micrometres, and (Q,) block of each cell, 0 to B - 1.
+    """
+    # A single row of cells has no width of its own; one radius keeps the side of a block above zero.
+    extent_um = np.maximum(xy_um.max(axis=0) - xy_um.min(axis=0), radius_um)
+    side_um = min(BLOCK_RADII * radius_um, float(np.sqrt(extent_um.prod() / TARGET_BLOCKS)))
+    square = ((xy_um - xy_um.min(axis=0)) // side_um).astype(np.int64)
+    _, block = np.unique(square, axis=0, return_inverse=True)
+    return side_um, block.ravel()
+
+
+def resample(num_groups: int, num_draws: int, generator: np.random.Generator) -> Floats:
+    """Draw groups with replacement.
+
+    Args:
+        num_groups: B groups, such as blocks, samples or slides.
+        num_draws: R.
+        generator: Source of randomness; used up.
+
+    Returns:
+        (R, B) how often each draw contains each group.
+    """
+    return generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), num_draws).astype(np.float64)
+
+
+def compare_over_slides(
+    differences: Sequence[float], draws: Floats, seed: int, *, decidable: bool
+) -> PairedDifference:
+    """Average a difference over slides; each draw resamples the slides, then the blocks within each.
+
+    Args:
+        differences: S differences, one of each slide.
+        draws: (S, R) of each slide's difference.
+        seed: The user's seed.
+        decidable: Whether each of the slides has enough blocks: slides that decide nothing alone decide nothing together.
+
+    Returns:
+        The mean difference over slides.
+    """
+    num_slides, num_draws = draws.shape
+    generator = numpy_generator(seed, "slides")
+    slide = generator.integers(num_slides, size=(num_slides, num_draws))
+    draw = generator.integers(num_draws, size=(num_slides, num_draws))
+    means = np.asarray(draws[slide, draw].mean(axis=0))
+    return paired_difference(float(np.mean(differences)), means, decidable=decidable)
+
+
+def percentile_interval(draws: Floats) -> tuple[float, float]:
+    """95 % percentile interval of (R,) draws; draws that are NaN are left out."""
+    low, high = np.nanpercentile(draws, INTERVAL)
+    return float(low), float(high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for the number of tests (Holm 1979).
+
+    Args:
+        p_values: Of several tests.
+
+    Returns:
+        Corrected p-values, in the same order.
+    """
+    order = np.argsort(p_values, kind="stable")
+    factor = np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(np.asarray(p_values)[order] * factor), 1)
+    return [float(value) for value in corrected]
+
+
+@compiled
+def _sum_blocks(
+    x: NDArray[np.float32],
+    y: NDArray[np.float32],
+    means: Floats,
+    block: NDArray[np.int64],
+    sums: Floats,
+) -> None:
+    """Add x, y, x x, y y and x y over the cells of each block to (5, P, B) sums; means (2, P) are subtracted first."""
+    for gene in range(len(x)):
+        for cell in range(len(block)):
+            a, b, place = x[gene, cell] - means[0, gene], y[gene, cell] - means[1, gene], block[cell]
+            sums[0, gene, place] += a
+            sums[1, gene, place] += b
+            sums[2, gene, place] += a * a
+            sums[3, gene, place] += b * b
+            sums[4, gene, place] += a * b
