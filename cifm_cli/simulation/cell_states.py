@@ -1,15 +1,16 @@
-"""Cell states: draw the state that stands at a place, and then one of the tissue's own cells of that state.
+"""Cell states: an updated cell becomes a real cell of a state that is drawn from the predicted probabilities.
 
-A predicted mean belongs to no cell: between a tumour nest and a T cell it is half of either. Genes drawn from it one by
-one give cells of no type, and within one sweep half of a tissue is `unassigned`. So an updated cell draws a state, and
-then one of the untouched tissue's real cells of that state, brought to its own depth.
+A predicted mean is the profile of no real cell: between a tumour nest and a T cell it is half of either. Cells whose genes
+are drawn from it one by one have no clear type, and after one sweep half of a tissue is `unassigned`. Therefore an
+updated cell first draws a state, then copies a cell of that state from the tissue before injection, and is brought to its
+own depth.
 
-A model that infers states says how likely each is; some cells are masked and predicted, and the probabilities weighed such
-that on average each state is as frequent as it is in this tissue. For a model that does not, the tissue's cells are sorted (k-means on
-principal components), some are masked and predicted, and a logistic regression learns the probability of each state
-given the prediction. All of it is fitted once, before anything is injected.
+A model with cell states of its own predicts their probabilities. Some cells are masked and predicted, and the
+probabilities are reweighted so that on average each state is as frequent as in this tissue. For a model without states,
+the cells of the tissue are clustered (k-means on principal components), and a logistic regression is fitted that maps the
+predictions of masked cells to their clusters. Both are fitted once, before any cell is injected.
 
-Letters: N cells of the untouched tissue, Q updated cells, P genes, K states.
+Letters: N cells of the tissue before injection, Q updated cells, P genes, K states.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cifm_cli.inference.predict import predict_cells
 from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.masking import to_expression
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.simulation.sampling import draw_one, settle
+from cifm_cli.simulation.sampling import draw_category, match_depths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,161 +36,166 @@ if TYPE_CHECKING:
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.inference.prediction import Prediction
 
-MOST_STATES: Final = 40
-CELLS_PER_STATE: Final = 50  # at least, so that small tissues have few states
-COMPONENTS: Final = 30  # principal components that states are told by
-FEATURES: Final = 20  # principal components of the predictions that they are read from
-ROUNDS: Final = 5  # times that a share of the cells is masked and predicted to learn from
-STIFFNESS: Final = 0.05  # inverse strength of the regression's penalty
-BALANCING: Final = 100  # steps in which the weights of the states settle
-NEAREST: Final = 20  # deeper cells of a state, from the cell's depth on, of which one is drawn
+MAX_CLUSTERS: Final = 40
+MIN_CELLS_PER_CLUSTER: Final = 50  # on average; small tissues get fewer clusters
+CLUSTER_COMPONENTS: Final = 30  # principal components that are clustered
+CLASSIFIER_COMPONENTS: Final = 20  # principal components of the predictions that the classifier uses
+MASKED_SAMPLES: Final = 5  # samples of cells that are masked and predicted to fit the probabilities
+CLASSIFIER_C: Final = 0.05  # inverse strength of the L2 penalty
+REWEIGHTING_STEPS: Final = 100
+CANDIDATES: Final = 20  # cells of a state, from the depth of the updated cell upwards, of which one is copied
 
 
 @dataclass(frozen=True)
-class States:
-    """The states of a tissue, and how to read them off predictions.
+class CellStates:
+    """The cell states of a tissue, and how their probabilities are derived from predictions.
 
     Args:
-        counts: (N, P) counts of the untouched tissue.
-        depths: (N,) sum of each cell.
-        members: Cells of each state, by depth.
-        reader: From predicted means, (Q, P), to probabilities of the states; absent where the model infers them.
-        balance: (K,) weight of each state that the model infers.
+        counts: (N, P) counts of the tissue before injection.
+        depths: (N,) row sums.
+        members: K arrays of rows, the cells of each state in order of depth.
+        classifier: Maps (Q, P) predicted means to probabilities of the states; None if the model predicts them.
+        weights: (K,) factors of the probabilities that the model predicts; None if it does not.
     """
 
     counts: csr_matrix
     depths: NDArray[np.int64]
     members: list[Rows]
-    reader: Pipeline | None = None
-    balance: NDArray[np.float64] | None = None
+    classifier: Pipeline | None = None
+    weights: NDArray[np.float64] | None = None
 
     def draw(
         self, prediction: Prediction, depths: NDArray[np.int64], generator: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Draw cells.
+        """Draw counts for some cells.
 
         Args:
-            prediction: Of Q cells.
-            depths: (Q,) what the counts of each cell sum to.
-            generator: Source of randomness; used up.
+            prediction: Prediction of Q cells.
+            depths: (Q,) row sums of the result.
+            generator: Source of randomness; do not use it afterwards.
 
         Returns:
             (Q, P) counts.
         """
-        state = draw_one(self._probability(prediction), generator)
-        donors = self._donors(state, depths, generator.random(len(state)))
-        counts = self.counts[donors].toarray().astype(np.int64)
-        copies = np.maximum(depths // self.depths[donors], 1)  # a shallow donor is taken several times over
-        return settle(counts * copies[:, None], counts.astype(np.float64), depths, generator)
+        states = draw_category(self._probability(prediction), generator)
+        templates = self._choose_templates(states, depths, generator.random(len(states)))
+        counts = self.counts[templates].toarray().astype(np.int64)
+        # A template with few counts is multiplied first, so that fewer counts have to be added at random.
+        factor = np.maximum(depths // self.depths[templates], 1)
+        return match_depths(counts * factor[:, None], counts.astype(np.float64), depths, generator)
 
     def _probability(self, prediction: Prediction) -> NDArray[np.float64]:
-        """(Q, K) of the states; none for a state of which the tissue has no cell."""
-        if self.balance is not None and prediction.states is not None:
-            return np.asarray(np.maximum(prediction.states, np.finfo(np.float32).tiny) * self.balance)
-        if self.reader is None:
-            raise ValueError("neither the model nor a reader tells the states")
+        """(Q, K) weights of the states, up to a factor per row; zero for a state without cells in the tissue."""
+        if self.weights is not None and prediction.states is not None:
+            return np.asarray(np.maximum(prediction.states, np.finfo(np.float32).tiny) * self.weights)
+        if self.classifier is None:
+            raise ValueError("neither the model nor a classifier gives probabilities of the states")
         probability = np.zeros((len(prediction.mean), len(self.members)))
-        probability[:, self.reader.classes_] = self.reader.predict_proba(prediction.mean)
+        probability[:, self.classifier.classes_] = self.classifier.predict_proba(prediction.mean)
         return probability
 
-    def _donors(self, state: Rows, depths: NDArray[np.int64], uniform: NDArray[np.float64]) -> Rows:
-        """One cell of each state asked for, a little deeper than asked for where there is one."""
-        donors = np.empty(len(state), dtype=np.int64)
-        for number in np.unique(state):
-            asked, pool = np.flatnonzero(state == number), self.members[number]
-            first = np.minimum(np.searchsorted(self.depths[pool], depths[asked]), max(len(pool) - NEAREST, 0))
-            donors[asked] = pool[first + (uniform[asked] * min(NEAREST, len(pool))).astype(np.int64)]
-        return donors
+    def _choose_templates(self, states: Rows, depths: NDArray[np.int64], uniform: NDArray[np.float64]) -> Rows:
+        """(Q,) rows of cells of the drawn states, slightly deeper than `depths` where there are such cells."""
+        templates = np.empty(len(states), dtype=np.int64)
+        for state in np.unique(states):
+            cells, members = np.flatnonzero(states == state), self.members[state]
+            deep_enough = np.searchsorted(self.depths[members], depths[cells])
+            first = np.minimum(deep_enough, max(len(members) - CANDIDATES, 0))
+            templates[cells] = members[first + (uniform[cells] * min(CANDIDATES, len(members))).astype(np.int64)]
+        return templates
 
 
-def fit_states(engine: LoadedModel, tissue: Slide, share: float, seed: int) -> States:
-    """Sort the cells of an untouched tissue into states, the model's own where it has some.
+def fit_cell_states(model: LoadedModel, tissue: Slide, update_fraction: float, seed: int) -> CellStates:
+    """Assign the cells of a tissue to states: the model's own states, or clusters if it has none.
 
     Args:
-        engine: The model.
-        tissue: All cells that exist, with genes that the model knows.
-        share: Share of the cells masked at once, as in the simulation.
-        seed: The user's seed.
+        model: The model.
+        tissue: The residents, with the genes that the model knows.
+        update_fraction: Fraction of the cells that is masked at once, as in the simulation.
+        seed: Seed of all random draws.
 
     Returns:
         The states.
     """
-    everyone = np.arange(tissue.num_cells)
-    counts = csr_matrix(tissue.counts(everyone))
+    all_cells = np.arange(tissue.num_cells)
+    counts = csr_matrix(tissue.counts(all_cells))
     depths = np.rint(np.asarray(counts.sum(axis=1)).ravel()).astype(np.int64)
-    alive = np.flatnonzero(depths > 0)
-    expression = tissue.expression(alive, engine.checkpoint.recipe.data.target_sum)
+    expressing = np.flatnonzero(depths > 0)
+    expression = tissue.expression(expressing, model.checkpoint.recipe.data.target_sum)
     state = np.full(tissue.num_cells, -1, dtype=np.int64)
-    by_depth = alive[np.argsort(depths[alive], kind="stable")]
-    head = engine.checkpoint.network.head
+    by_depth = expressing[np.argsort(depths[expressing], kind="stable")]
+    head = model.checkpoint.network.head
     if isinstance(head, ResidualHead):
-        state[alive], num_states = _own_states(engine, tissue, expression, head), len(head.states.profiles)
+        state[expressing], num_states = _states_of_model(model, tissue, expression, head), len(head.states.profiles)
     else:
-        state[alive] = _sort_into_states(expression, seed)
+        state[expressing] = _cluster(expression, seed)
         num_states = int(state.max()) + 1
     members = [by_depth[state[by_depth] == number] for number in range(num_states)]
-    masks = [_mask(alive, share, seed, number) for number in range(ROUNDS)]
-    found = [predict_cells(engine, tissue, everyone, masked) for masked in masks]
-    inferred = [prediction.states for prediction in found if prediction.states is not None]
-    if inferred:
-        frequency = np.array([len(pool) for pool in members]) / len(alive)
-        return States(counts, depths, members, balance=_balance(np.concatenate(inferred), frequency))
-    reader = _fit_reader(np.concatenate([one.mean for one in found]), state[np.concatenate(masks)], seed)
-    return States(counts, depths, members, reader)
+    samples = [_sample_cells(expressing, update_fraction, seed, number) for number in range(MASKED_SAMPLES)]
+    predictions = [predict_cells(model, tissue, all_cells, masked) for masked in samples]
+    probabilities = [prediction.states for prediction in predictions if prediction.states is not None]
+    if probabilities:
+        frequency = np.array([len(cells) for cells in members]) / len(expressing)
+        return CellStates(counts, depths, members, weights=_fit_weights(np.concatenate(probabilities), frequency))
+    means = np.concatenate([prediction.mean for prediction in predictions])
+    return CellStates(counts, depths, members, _fit_classifier(means, state[np.concatenate(samples)], seed))
 
 
-def _own_states(engine: LoadedModel, tissue: Slide, expression: csr_matrix, head: ResidualHead) -> NDArray[np.int64]:
-    """State of every cell, by the model's profiles."""
-    genes = torch.from_numpy(engine.panel(tissue).vocabulary_rows).to(engine.device)
-    cells = to_expression(expression, genes.cpu().numpy(), torch.float32).to(engine.device)
+def _states_of_model(
+    model: LoadedModel, tissue: Slide, expression: csr_matrix, head: ResidualHead
+) -> NDArray[np.int64]:
+    """(N,) the model's state of every cell."""
+    genes = torch.from_numpy(model.panel(tissue).vocabulary_rows).to(model.device)
+    cells = to_expression(expression, genes.cpu().numpy(), torch.float32).to(model.device)
     return np.asarray(head.states.sort_cells(cells, genes).cpu().numpy())
 
 
-def _balance(probability: NDArray[np.float32], frequency: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights of the states with which their mean probability is their frequency, found step by step.
+def _fit_weights(probability: NDArray[np.float32], frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fit weights of the states, such that the mean of the reweighted probabilities is the frequency, by iteration.
 
     Args:
-        probability: (Q, K) inferred for masked cells.
-        frequency: (K,) of the tissue's own cells; a state without any gets no weight.
+        probability: (Q, K) predicted for masked cells.
+        frequency: (K,) of the cells of the tissue; a state with frequency zero gets the weight zero.
 
     Returns:
-        (K,).
+        (K,) weights.
     """
-    weight = (frequency > 0).astype(np.float64)
-    for _ in range(BALANCING):
-        weighed = np.maximum(probability, np.finfo(np.float32).tiny) * weight
-        mean = (weighed / weighed.sum(axis=1, keepdims=True)).mean(axis=0)
-        weight *= np.divide(frequency, mean, out=np.zeros_like(mean), where=mean > 0)
-    return weight
+    weights = (frequency > 0).astype(np.float64)
+    for _ in range(REWEIGHTING_STEPS):
+        weighted = np.maximum(probability, np.finfo(np.float32).tiny) * weights
+        mean = (weighted / weighted.sum(axis=1, keepdims=True)).mean(axis=0)
+        weights *= np.divide(frequency, mean, out=np.zeros_like(mean), where=mean > 0)
+    return weights
 
 
-def _mask(cells: Rows, share: float, seed: int, number: int) -> Rows:
-    size = max(1, round(share * len(cells)))
+def _sample_cells(cells: Rows, fraction: float, seed: int, number: int) -> Rows:
+    """A random sample of some cells, ascending."""
+    size = max(1, round(fraction * len(cells)))
     return np.sort(numpy_generator(seed, "states", number).choice(cells, size, replace=False))
 
 
-def _sort_into_states(expression: csr_matrix, seed: int) -> NDArray[np.int64]:
-    """State of every cell, by k-means on principal components; every state has a cell."""
+def _cluster(expression: csr_matrix, seed: int) -> NDArray[np.int64]:
+    """(N,) cluster of every cell, by k-means on principal components; no cluster is empty."""
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.decomposition import TruncatedSVD
 
-    num_states = int(np.clip(expression.shape[0] // CELLS_PER_STATE, 1, MOST_STATES))
-    components = min(COMPONENTS, expression.shape[1] - 1)
-    number = int(numpy_generator(seed, "states").integers(2**31))
-    places = TruncatedSVD(components, random_state=number).fit_transform(expression)
-    found = MiniBatchKMeans(num_states, n_init=3, batch_size=4096, random_state=number).fit_predict(places)
-    return np.unique(found, return_inverse=True)[1].astype(np.int64)
+    num_clusters = int(np.clip(expression.shape[0] // MIN_CELLS_PER_CLUSTER, 1, MAX_CLUSTERS))
+    num_components = min(CLUSTER_COMPONENTS, expression.shape[1] - 1)
+    state = int(numpy_generator(seed, "states").integers(2**31))
+    components = TruncatedSVD(num_components, random_state=state).fit_transform(expression)
+    clusters = MiniBatchKMeans(num_clusters, n_init=3, batch_size=4096, random_state=state).fit_predict(components)
+    return np.unique(clusters, return_inverse=True)[1].astype(np.int64)
 
 
-def _fit_reader(means: NDArray[np.float32], state: NDArray[np.int64], seed: int) -> Pipeline:
-    """Learn P(state | prediction) on predictions of masked cells."""
+def _fit_classifier(means: NDArray[np.float32], cluster: NDArray[np.int64], seed: int) -> Pipeline:
+    """Fit P(cluster | prediction) to the predictions of masked cells."""
     from sklearn.decomposition import PCA
     from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    if len(np.unique(state)) == 1:
-        return make_pipeline(DummyClassifier()).fit(means, state)
-    number = int(numpy_generator(seed, "reader").integers(2**31))
-    features = PCA(min(FEATURES, *means.shape), whiten=True, svd_solver="full", random_state=number)
-    return make_pipeline(features, LogisticRegression(C=STIFFNESS, max_iter=500)).fit(means, state)
+    if len(np.unique(cluster)) == 1:
+        return make_pipeline(DummyClassifier()).fit(means, cluster)
+    state = int(numpy_generator(seed, "reader").integers(2**31))
+    components = PCA(min(CLASSIFIER_COMPONENTS, *means.shape), whiten=True, svd_solver="full", random_state=state)
+    return make_pipeline(components, LogisticRegression(C=CLASSIFIER_C, max_iter=500)).fit(means, cluster)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.slide import Rows
     from cifm_cli.inference.loaded_model import LoadedModel
-    from cifm_cli.inference.predict import Prediction
+    from cifm_cli.inference.prediction import Prediction
     from cifm_cli.simulation.config import Form, UpdateSchedule
     from cifm_cli.simulation.tissue import TissueState
 
@@ -102,9 +102,7 @@ def fit_dynamics(model: LoadedModel, tissue: TissueState, schedule: UpdateSchedu
     """
     if schedule.form != "state":
         return Dynamics(model, schedule, None)
-    return Dynamics(
-        model, schedule, fit_cell_states(model, tissue.slide, schedule.update_fraction, schedule.seed)
-    )
+    return Dynamics(model, schedule, fit_cell_states(model, tissue.slide, schedule.update_fraction, schedule.seed))
 
 
 def expected_counts(prediction: Prediction, form: Form, target_sum: float) -> NDArray[np.float64]:

@@ -215,9 +215,7 @@ def resample(num_groups: int, num_draws: int, generator: np.random.Generator) ->
     return generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), num_draws).astype(np.float64)
 
 
-def compare_over_slides(
-    differences: Sequence[float], draws: Floats, seed: int, *, decidable: bool
-) -> PairedDifference:
+def compare_over_slides(differences: Sequence[float], draws: Floats, seed: int, *, decidable: bool) -> PairedDifference:
     """Average a difference over slides; each draw resamples the slides, then the blocks within each.
 
     Args:

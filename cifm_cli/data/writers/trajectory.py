@@ -1,4 +1,4 @@
-"""Writing a simulated tissue: one `.h5ad` with the counts before and after, that any AnnData tool can open."""
+"""A simulated tissue as an AnnData: the counts of its cells before and after."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import pandas as pd
 from anndata.io import read_elem
 
 from cifm_cli import keys
-from cifm_cli.data.writers.h5ad import write_h5ad
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
@@ -24,49 +22,48 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Rows, Slide
 
 
-def write_trajectory(
-    path: Path,
+def trajectory_anndata(
     tissue: Slide,
-    names: list[str],
+    names: Sequence[str],
     obs: Mapping[str, NDArray[Any]],
     layers: Mapping[str, csr_matrix],
     provenance: dict[str, Any],
-) -> None:
-    """Write the states of a tissue.
+) -> ad.AnnData:
+    """Build an AnnData from several states of the same cells.
 
     Args:
-        path: The `.h5ad`.
-        tissue: N cells; their places and genes are stored.
+        tissue: N cells, of which positions and genes are stored.
         names: N cell names.
         obs: (N,) columns by name; text is stored as categories.
         layers: (N, G) counts by name; the last one is also `X`.
-        provenance: From `provenance.collect`.
+        provenance: What `provenance.collect` returned.
+
+    Returns:
+        N cells x G genes.
     """
     table = pd.DataFrame(
         {name: pd.Categorical(values) if values.dtype == object else values for name, values in obs.items()},
-        index=pd.Index(names, dtype=object),
+        index=pd.Index(list(names), dtype=object),
     )
     var = pd.DataFrame(
         {keys.SYMBOL: np.array(tissue.symbols, dtype=object)}, index=pd.Index(tissue.gene_ids, dtype=object)
     )
-    stored = ad.AnnData(X=list(layers.values())[-1], obs=table, var=var, layers=dict(layers))
-    stored.obsm[keys.SPATIAL] = tissue.xy_um
-    stored.uns[keys.CIFM] = {keys.RADIUS_UM: tissue.radius_um, keys.PROVENANCE: json.dumps(provenance)}
-    write_h5ad(path, stored)
+    adata = ad.AnnData(X=list(layers.values())[-1], obs=table, var=var, layers=dict(layers))
+    adata.obsm[keys.SPATIAL] = tissue.xy_um
+    adata.uns[keys.CIFM] = {keys.RADIUS_UM: tissue.radius_um, keys.PROVENANCE: json.dumps(provenance)}
+    return adata
 
 
 def cell_names(slide: Slide, rows: Rows) -> list[str]:
-    """Barcodes of some cells of a prepared slide; row numbers for a slide that has no file.
+    """Barcodes of some cells of a prepared slide.
 
     Args:
-        slide: Any slide.
-        rows: Rows.
+        slide: A slide that has a file.
+        rows: Rows of the slide.
 
     Returns:
-        Names.
+        One name per row.
     """
-    if slide.path is None:
-        return [str(row) for row in rows]
-    with h5py.File(slide.path, "r") as file:
+    with h5py.File(slide.file, "r") as file:
         obs = read_elem(file["obs"])
     return [str(name) for name in obs.index[rows]]
