@@ -11,7 +11,7 @@ from cifm_cli.embedding.probe import METRICS
 from cifm_cli.embedding.scoring import BALANCED_ACCURACY, ROC_AUC
 from cifm_cli.report import plots
 from cifm_cli.report.html import Image, Section, Table
-from cifm_cli.report.palette import by_name
+from cifm_cli.report.palette import sort_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,7 +105,7 @@ def sections(probe: Probe) -> list[Section]:
             f"{probe.content['classes'][one]:,}",
             *(_area(features[name]["roc_auc_by_class"][one]) for name in named),
         ]
-        for one in by_name(classes)
+        for one in sort_names(classes)
     ]
     return [
         Section("What a linear classifier reads", explain(probe), summary_table(probe), charts),
