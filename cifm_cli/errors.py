@@ -27,6 +27,10 @@ class CifmError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[type[CifmError], tuple[str, str]]:
+        """Pickle with message and hint, so that a worker process can send the error to its parent."""
+        return type(self), (self.message, self.hint)
+
 
 class StopRequested(BaseException):
     """SIGTERM arrived, or SIGUSR1: unwind as Ctrl-C does, so that `finally` blocks leave a resumable state."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from cifm_cli.celltype.base import Cells
+    from cifm_cli.celltype.base import UnlabelledCells
 
     Floats = NDArray[np.float32]
     Booleans = NDArray[np.bool_]
@@ -42,7 +42,7 @@ def match_genes(genes: Sequence[str], symbols: Sequence[str]) -> NDArray[np.int6
     return np.array([column.get(gene.upper(), -1) for gene in genes], dtype=np.int64)
 
 
-def require_overlap(who: str, genes: Sequence[str], cells: Cells) -> None:
+def require_overlap(who: str, genes: Sequence[str], cells: UnlabelledCells) -> None:
     """Refuse a slide that lacks too many of an annotator's genes.
 
     Args:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cifm_cli import keys
-from cifm_cli.celltype.base import TYPING_SUM, Annotation, Cells
+from cifm_cli.celltype.base import TYPING_SUM, Annotation, UnlabelledCells
 from cifm_cli.celltype.registry import open_annotator
 from cifm_cli.data.slide import open_slide
 from cifm_cli.data.writers.evaluation_predictions import read_barcodes
@@ -57,7 +57,7 @@ def open_for_slide(spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pick
     Args:
         spec: `NAME`, or `NAME:PATH`.
         slide: Which it is for.
-        rows: Cells that it may learn from; 50,000 of them are drawn where there are more.
+        rows: UnlabelledCells that it may learn from; 50,000 of them are drawn where there are more.
         seed: Of the draw.
         trust_pickle: Whether the user vouches for pickles.
 
@@ -67,7 +67,7 @@ def open_for_slide(spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pick
     Raises:
         CifmError: There is no such annotator, or it can't be used on this slide.
     """
-    cells = Cells(slide.name, slide.expression(draw_rows(rows, seed), TYPING_SUM), slide.symbols)
+    cells = UnlabelledCells(slide.name, slide.expression(draw_rows(rows, seed), TYPING_SUM), slide.symbols)
     return open_annotator(spec, cells, trust_pickle=trust_pickle)
 
 
@@ -118,7 +118,7 @@ def write_types(target: Path, slide: Slide, types: Annotation) -> None:
 
 
 def composition_facts(types: Annotation) -> dict[str, Any]:
-    """Cells and mean score of each type that occurs, the commonest first."""
+    """UnlabelledCells and mean score of each type that occurs, the commonest first."""
     sizes = types.composition()
     order = [code for code in np.argsort(-sizes, kind="stable") if sizes[code]]
     return {

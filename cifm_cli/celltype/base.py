@@ -58,7 +58,7 @@ class Annotation:
         return Annotation(self.names, self.codes[rows], self.scores[rows], None if weighed is None else weighed[rows])
 
     def of_type(self, name: str) -> NDArray[np.int64]:
-        """Cells of one type, ascending."""
+        """UnlabelledCells of one type, ascending."""
         return np.flatnonzero(self.codes == self.names.index(name))
 
     def composition(self) -> NDArray[np.int64]:
@@ -88,7 +88,7 @@ class Annotator(Protocol):
 
 
 @dataclass(frozen=True)
-class Cells:
+class UnlabelledCells:
     """Unlabelled cells of the slide to be annotated: an annotator may learn from them, and must fit their genes.
 
     Args:
@@ -105,7 +105,7 @@ class Cells:
 class OpenAnnotator(Protocol):
     """What an entry point of the group `cifm.annotators` names."""
 
-    def __call__(self, path: Path | None, cells: Cells, *, trust_pickle: bool) -> Annotator:
+    def __call__(self, path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> Annotator:
         """Load or fit an annotator.
 
         Args:

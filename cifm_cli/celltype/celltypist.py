@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from cifm_cli.celltype.base import Annotation, Cells
+    from cifm_cli.celltype.base import Annotation, UnlabelledCells
 
     Floats = NDArray[np.float32]
 
@@ -123,7 +123,7 @@ def load_celltypist(path: Path, *, trust_pickle: bool) -> CelltypistModel:
     return CelltypistModel(types, genes, coefficients.T, intercepts, mean, scale)
 
 
-def open_celltypist(path: Path | None, cells: Cells, *, trust_pickle: bool) -> CelltypistModel:
+def open_celltypist(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> CelltypistModel:
     """Load a CellTypist model; see `OpenAnnotator`."""
     given = require_path("celltypist", "FILE.pkl", path)
     model = load_celltypist(given, trust_pickle=trust_pickle)

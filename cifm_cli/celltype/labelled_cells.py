@@ -29,8 +29,8 @@ SYMBOL_COLUMNS: Final = (keys.SYMBOL, "gene_symbol", "gene_symbols", "feature_na
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Labelled cells.
+class LabelledCells:
+    """LabelledCells cells.
 
     Args:
         counts: (M, G) raw counts.
@@ -43,7 +43,7 @@ class Labelled:
     labels: NDArray[Any]
 
 
-def read_labelled(path: Path, label: str) -> Labelled:
+def read_labelled(path: Path, label: str) -> LabelledCells:
     """Read the labelled cells of an AnnData file.
 
     Args:
@@ -58,7 +58,7 @@ def read_labelled(path: Path, label: str) -> Labelled:
     """
     counts, var, given = _read(path, label, "--label")
     there = (given.notna() & (given.astype(str) != "")).to_numpy()
-    return Labelled(counts[there], _symbols(var), given[there].astype(str).to_numpy(dtype=object))
+    return LabelledCells(counts[there], _symbols(var), given[there].astype(str).to_numpy(dtype=object))
 
 
 def read_reference(path: Path, label: str, slide: Slide) -> tuple[csr_matrix, NDArray[Any]]:

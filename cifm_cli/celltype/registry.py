@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
-    from cifm_cli.celltype.base import Annotator, Cells, OpenAnnotator
+    from cifm_cli.celltype.base import Annotator, OpenAnnotator, UnlabelledCells
 
 GROUP = "cifm.annotators"
 
@@ -24,7 +24,7 @@ def installed() -> dict[str, str]:
     return {entry.name: entry.dist.name if entry.dist else "" for entry in entries}
 
 
-def open_annotator(spec: str, cells: Cells, *, trust_pickle: bool = False) -> Annotator:
+def open_annotator(spec: str, cells: UnlabelledCells, *, trust_pickle: bool = False) -> Annotator:
     """Load or fit the annotator that a user named.
 
     Args:

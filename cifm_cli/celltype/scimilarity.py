@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from cifm_cli.celltype.base import Annotation, Cells
+    from cifm_cli.celltype.base import Annotation, UnlabelledCells
 
 NEIGHBOURS: Final = 50
 SEARCH_WIDTH: Final = 100  # of the index; hnswlib's ef
@@ -147,7 +147,7 @@ def load_scimilarity(folder: Path, *, trust_pickle: bool) -> ScimilarityModel:
     return ScimilarityModel(tuple(map(str, types)), genes, weights, index, item_types.astype(np.int64))
 
 
-def open_scimilarity(path: Path | None, cells: Cells, *, trust_pickle: bool) -> ScimilarityModel:
+def open_scimilarity(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> ScimilarityModel:
     """Load a SCimilarity model; see `OpenAnnotator`."""
     folder = require_path("scimilarity", "FOLDER", path)
     model = load_scimilarity(folder, trust_pickle=trust_pickle)

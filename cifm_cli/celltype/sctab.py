@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from scipy.sparse import csr_matrix
 
-    from cifm_cli.celltype.base import Annotation, Cells
+    from cifm_cli.celltype.base import Annotation, UnlabelledCells
 
     Weights = dict[str, torch.Tensor]
 
@@ -132,7 +132,7 @@ def _multilayer(x: torch.Tensor, weights: Weights) -> torch.Tensor:
     return functional.linear(x, weights["linear.weight"], weights["linear.bias"])
 
 
-def open_sctab(path: Path | None, cells: Cells, *, trust_pickle: bool) -> SctabModel:
+def open_sctab(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> SctabModel:
     """Load a model of scTab; see `OpenAnnotator`."""
     folder = require_path("sctab", "FOLDER", path)
     model = load_sctab(folder, trust_pickle=trust_pickle)

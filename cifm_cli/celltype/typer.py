@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from cifm_cli.celltype.base import Cells
+    from cifm_cli.celltype.base import UnlabelledCells
     from cifm_cli.celltype.markers import Markers
 
 BOOST: Final = 10.0  # a marker in a cell of its type, beside the slide's mean
@@ -76,7 +76,7 @@ class MarkerTyper:
         return Annotation(self.names, codes, scores, log_posterior.astype(np.float32))
 
 
-def open_markers(path: Path | None, cells: Cells, *, trust_pickle: bool) -> MarkerTyper:
+def open_markers(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> MarkerTyper:
     """Fit the packaged table, and the user's on top of it, to a slide; see `OpenAnnotator`.
 
     Args:

@@ -85,14 +85,14 @@ def train(
     from dataclasses import replace
 
     from cifm_cli import provenance
-    from cifm_cli.celltype.fitting import Target, report_table, train_classifier
+    from cifm_cli.celltype.fitting import TargetSlide, report_table, train_classifier
     from cifm_cli.celltype.labelled_cells import read_labelled
     from cifm_cli.celltype.reference import save_classifier
     from cifm_cli.data.slide import open_slide
     from cifm_cli.report import terminal
 
     tissue = open_slide(slide) if slide else None
-    target = Target(tissue.symbols, tissue.total_counts) if tissue else None
+    target = TargetSlide(tissue.symbols, tissue.total_counts) if tissue else None
     found = train_classifier(
         read_labelled(labelled, label), target, max_cells=max_cells, threshold=threshold, seed=seed
     )

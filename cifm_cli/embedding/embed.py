@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cifm_cli import keys, provenance
 from cifm_cli.data.slide import open_slide
 from cifm_cli.data.writers.embedded import embedded_file
-from cifm_cli.embedding.parallel import embed_together, write_share
+from cifm_cli.embedding.parallel import write_slice, write_with_processes
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.report.terminal import progress, say
@@ -58,9 +58,9 @@ def _embed_slide(
     ):
         rows_of = {level: slots[SLOTS[level]] for level in levels}
         if devices == 1:
-            write_share(engine, slide, rows_of, (0, 1), advance)
+            write_slice(engine, slide, rows_of, advance=advance)
         else:
-            embed_together(engine, path, rows_of, devices, advance)
+            write_with_processes(engine, path, rows_of, devices, advance)
     say(f"{slide.name}: {slide.num_cells:,} cells embedded as {' and '.join(levels)}: {target}")
     shapes = {slot: [slide.num_cells, width] for slot, width in widths.items()}
     return {"path": target.as_posix(), "cells": slide.num_cells, "obsm": shapes}

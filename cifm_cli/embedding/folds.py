@@ -44,7 +44,7 @@ class Groups:
         """Number of groups."""
         return int(self.ids.max(initial=-1)) + 1
 
-    def keep(self, kept: NDArray[np.bool_]) -> Groups:
+    def subset(self, kept: NDArray[np.bool_]) -> Groups:
         """The groups of some of the cells, numbered anew."""
         return Groups(self.unit, np.unique(self.ids[kept], return_inverse=True)[1], self.block_um, self.buffer_um)
 
@@ -78,7 +78,7 @@ def sample_groups(samples: NDArray[np.object_]) -> Groups:
     return Groups("sample", np.unique(samples.astype(str), return_inverse=True)[1])
 
 
-def folds(
+def grouped_folds(
     codes: Rows, groups: Groups, xy_um: NDArray[np.float64], num_folds: int, seed: int
 ) -> Iterator[tuple[Rows, Rows]]:
     """Cut cells into folds along groups, each with about the same mix of classes.

@@ -1,11 +1,8 @@
-"""Several processes embed one slide: each its share of the tiles, written straight to its rows of the one file."""
+"""Embedding one slide in several processes, each of which writes its rows into the same file."""
 
 from __future__ import annotations
 
-import signal
-from contextlib import redirect_stderr
-from io import StringIO
-from multiprocessing import connection, get_context
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,11 +11,10 @@ from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.encode import encode_blocks
 from cifm_cli.inference.loaded_model import load_model
+from cifm_cli.processes import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from multiprocessing.process import BaseProcess
-    from multiprocessing.sharedctypes import Synchronized
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from cifm_cli.data.slide import Slide
@@ -27,108 +23,89 @@ if TYPE_CHECKING:
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.recipe_sections import Precision
 
-_LOOK_S = 0.2  # between looks at how far the processes are
+# Several slices for each process: the last processes end at nearly the same time, and the progress bar moves.
+_SLICES_PER_PROCESS = 16
 
 
-def write_share(
-    engine: LoadedModel,
+def write_slice(
+    model: LoadedModel,
     slide: Slide,
     rows_of: Mapping[Level, DenseRows],
-    share: tuple[int, int],
-    advance: Callable[[float], None],
-) -> None:
-    """Embed a share of a slide's tiles and write them.
+    tile_slice: tuple[int, int] = (0, 1),
+    advance: Callable[[float], None] = lambda _: None,
+) -> int:
+    """Embed a slice of the tiles of a slide, and write the embeddings.
 
     Args:
-        engine: The model.
-        slide: The slide, at the model's radius.
-        rows_of: Where the rows of each level go.
-        share: As in `encode_blocks`.
-        advance: Called with the number of cells done.
+        model: The model.
+        slide: The slide, with the radius of the model.
+        rows_of: For each level, where its rows are written.
+        tile_slice: Number of the slice, and how many there are; all tiles by default.
+        advance: Called with the number of cells after every tile.
+
+    Returns:
+        Number of cells that were embedded.
     """
-    for block in encode_blocks(engine, slide, list(rows_of), share=share):
+    num_cells = 0
+    for block in encode_blocks(model, slide, list(rows_of), share=tile_slice):
         for level, features in block.features.items():
             rows_of[level].write(block.rows, features)
+        num_cells += len(block.rows)
         advance(len(block.rows))
+    return num_cells
 
 
-def embed_together(
-    engine: LoadedModel, path: Path, rows_of: Mapping[Level, DenseRows], devices: int, advance: Callable[[float], None]
-) -> None:
-    """Embed a slide with several processes, on a GPU each where the engine is on one.
-
-    Args:
-        engine: The model, as each of them loads it.
-        path: The prepared slide.
-        rows_of: Where the rows of each level go.
-        devices: How many processes.
-        advance: Called with the number of cells done.
-
-    Raises:
-        CifmError: There are fewer GPUs, or a process did not come to its end.
-    """
-    gpus = torch.cuda.device_count() if engine.device.type == "cuda" else devices
-    if gpus < devices:
-        raise CifmError(f"--devices {devices}: there are {gpus} GPUs here", "ask for no more processes than GPUs")
-    context = get_context("spawn")  # a fork of a process with threads may hang
-    done, threads = context.Value("q", 0), max(1, torch.get_num_threads() // devices)
-    processes = [
-        context.Process(
-            target=_work, args=(_plan(engine, number), path, dict(rows_of), (number, devices), threads, done)
-        )
-        for number in range(devices)
-    ]
-    try:
-        for process in processes:
-            process.start()
-        _wait(processes, done, advance)
-    finally:
-        for process in processes:
-            if process.pid is not None:
-                process.terminate()
-                process.join()
-
-
-def _plan(engine: LoadedModel, number: int) -> tuple[Path, str, str, Precision]:
-    """What a process loads its engine from."""
-    device = f"cuda:{number}" if engine.device.type == "cuda" else str(engine.device)
-    return engine.checkpoint.folder, engine.backend.name, device, engine.precision
-
-
-def _work(
-    plan: tuple[Path, str, str, Precision],
+def write_with_processes(
+    model: LoadedModel,
     path: Path,
     rows_of: Mapping[Level, DenseRows],
-    share: tuple[int, int],
-    threads: int,
-    done: Synchronized[int],
+    num_processes: int,
+    advance: Callable[[float], None],
 ) -> None:
-    """What a process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
-    torch.set_num_threads(threads)
-    engine = load_model(*plan)
-    with redirect_stderr(StringIO()):  # that process has said it
-        slide = engine.fit_slide(open_slide(path))
+    """Embed a slide in several processes, each on a GPU of its own where the model is on a GPU.
 
-    def advance(amount: float) -> None:
-        with done.get_lock():
-            done.value += int(amount)
+    Args:
+        model: The model; every process loads it from its folder.
+        path: The prepared slide.
+        rows_of: For each level, where its rows are written.
+        num_processes: Number of processes.
+        advance: Called with the number of cells after every slice of tiles.
 
-    write_share(engine, slide, rows_of, share, advance)
+    Raises:
+        CifmError: There are fewer GPUs than processes, or a process failed.
+    """
+    on_gpu = model.device.type == "cuda"
+    if on_gpu and torch.cuda.device_count() < num_processes:
+        raise CifmError(
+            f"--devices {num_processes}: there are {torch.cuda.device_count()} GPUs here",
+            "ask for no more processes than GPUs",
+        )
+    num_slices = num_processes * _SLICES_PER_PROCESS
+    devices = [f"cuda:{number}" if on_gpu else str(model.device) for number in range(num_processes)]
+    start = partial(
+        _start_worker, model.checkpoint.folder, model.backend.name, devices, model.precision, path, dict(rows_of)
+    )
+    with WorkerPool(
+        num_processes,
+        start,
+        name="embedding process",
+        hint="the memory may have been used up: use fewer --devices",
+        num_threads=max(1, torch.get_num_threads() // num_processes),
+    ) as pool:
+        for _, num_cells in pool.run((number, num_slices) for number in range(num_slices)):
+            advance(num_cells)
 
 
-def _wait(processes: Sequence[BaseProcess], done: Synchronized[int], advance: Callable[[float], None]) -> None:
-    """Wait until all are done; one that fails says why by itself."""
-    told, waiting = 0, list(processes)
-    while waiting:
-        connection.wait([process.sentinel for process in waiting], _LOOK_S)
-        waiting = [process for process in waiting if process.is_alive()]
-        now = done.value
-        advance(now - told)
-        told = now
-        failed = [process.exitcode for process in processes if process.exitcode]
-        if failed:
-            raise CifmError(
-                f"an embedding process ended with {failed[0]}",
-                "the reason is above; where there is none, memory was used up: use fewer --devices",
-            )
+def _start_worker(
+    folder: Path,
+    backend: str,
+    devices: list[str],
+    precision: Precision,
+    path: Path,
+    rows_of: Mapping[Level, DenseRows],
+    number: int,
+) -> Callable[[tuple[int, int]], int]:
+    """Load the model and open the slide in a worker; return the function that embeds a slice of tiles."""
+    model = load_model(folder, backend, devices[number], precision)
+    slide = model.fit_slide(open_slide(path))
+    return partial(write_slice, model, slide, rows_of)

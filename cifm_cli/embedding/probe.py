@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cifm_cli import keys, provenance
-from cifm_cli.embedding.classifier import MOST_FEATURES, REDUCED, Cells, cross_validate
+from cifm_cli.embedding.classifier import MAX_FEATURES, NUM_COMPONENTS, ProbeCells, cross_validate
 from cifm_cli.embedding.features import BOTH, EXPRESSION, NEIGHBOURHOOD, gather
-from cifm_cli.embedding.folds import block_groups, folds, sample_groups
+from cifm_cli.embedding.folds import block_groups, grouped_folds, sample_groups
 from cifm_cli.embedding.labels import Labels, encode_labels, rare_classes, read_labels
 from cifm_cli.embedding.scoring import (
     BALANCED_ACCURACY,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.writers.embedded import EmbeddedSlide
-    from cifm_cli.embedding.classifier import Fit
+    from cifm_cli.embedding.classifier import CrossValidation
     from cifm_cli.embedding.features import Features
     from cifm_cli.embedding.folds import Groups, Rows
 
@@ -60,10 +60,10 @@ class Task:
     left_out: dict[str, Any]
 
     @property
-    def cells(self) -> Cells:
+    def cells(self) -> ProbeCells:
         """The probed cells as the classifier sees them."""
         xy_um = np.concatenate([slide.xy_um[rows] for slide, rows in zip(self.slides, self.rows, strict=True)])
-        return Cells(self.labels.codes, self.groups, xy_um, len(self.labels.classes))
+        return ProbeCells(self.labels.codes, self.groups, xy_um, len(self.labels.classes))
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def probe_slides(slides: Sequence[EmbeddedSlide], column: str, *, num_folds: int
     task = choose_cells(slides, column, max_cells, seed)
     described = gather(task.slides, task.rows)
     cells = task.cells
-    splits = list(folds(cells.codes, cells.groups, cells.xy_um, num_folds, seed))
+    splits = list(grouped_folds(cells.codes, cells.groups, cells.xy_um, num_folds, seed))
     fold_of_group = np.zeros(task.groups.num, dtype=np.int64)
     for fold, (_, test) in enumerate(splits):
         fold_of_group[task.groups.ids[test]] = fold
@@ -144,7 +144,7 @@ def choose_cells(slides: Sequence[EmbeddedSlide], column: str, max_cells: int, s
         warn(f"label {column}: left out for too few cells or a single {groups.unit}: {', '.join(sorted(rare))}")
     left_out = {"missing": len(texts) - len(labelled), "sampled": len(labelled) - len(chosen), "rare": rare}
     labels = encode_labels(column, texts[chosen][common])
-    return Task(slides, _rows_by_slide(slides, chosen[common]), labels, groups.keep(common), left_out)
+    return Task(slides, _rows_by_slide(slides, chosen[common]), labels, groups.subset(common), left_out)
 
 
 def _group(slides: Sequence[EmbeddedSlide], chosen: Rows) -> Groups:
@@ -167,7 +167,9 @@ def _rows_by_slide(slides: Sequence[EmbeddedSlide], chosen: Rows) -> list[Rows]:
     return [chosen[a:b] - start for a, b, start in zip(bounds, bounds[1:], starts, strict=False)]
 
 
-def _judge(task: Task, described: Sequence[Features], fits: dict[str, Fit], fold_of_group: Rows, seed: int) -> Probe:
+def _judge(
+    task: Task, described: Sequence[Features], fits: dict[str, CrossValidation], fold_of_group: Rows, seed: int
+) -> Probe:
     """Metrics, intervals and comparisons, as `probe.json` holds them."""
     codes, groups = task.labels.codes, task.groups
     counts = np.bincount(codes)
@@ -199,13 +201,13 @@ def _judge(task: Task, described: Sequence[Features], fits: dict[str, Fit], fold
     return Probe(content, task.labels, probabilities)
 
 
-def _describe(features: Features, fit: Fit, task: Task, fold_of_group: Rows) -> dict[str, Any]:
+def _describe(features: Features, fit: CrossValidation, task: Task, fold_of_group: Rows) -> dict[str, Any]:
     dimensions = features.values.shape[1]
     areas = area_by_class(fit.probabilities, task.labels.codes, task.groups.ids, fold_of_group)
     return {
         "what": features.what,
         "dimensions": dimensions,
-        "reduced_to": REDUCED if dimensions > MOST_FEATURES else None,
+        "reduced_to": NUM_COMPONENTS if dimensions > MAX_FEATURES else None,
         "inverse_regularisation": fit.strengths,
         "not_converged": fit.not_converged,
         "roc_auc_by_class": dict(zip(task.labels.classes, areas, strict=True)),

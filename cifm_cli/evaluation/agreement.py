@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.celltype.annotate import draw_rows
-from cifm_cli.celltype.base import TYPING_SUM, Cells
+from cifm_cli.celltype.base import TYPING_SUM, UnlabelledCells
 from cifm_cli.celltype.registry import open_annotator
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.evaluation.ceiling import halves
@@ -54,7 +54,9 @@ def find_annotator(wanted: str, bench: Bench, *, trust_pickle: bool = False) -> 
     """
     rows = draw_rows(bench.slide.region(keys.TRAIN), bench.seed)
     expression = bench.slide.expression(rows, TYPING_SUM)[:, bench.columns]
-    return open_annotator(wanted, Cells(bench.slide.name, expression, bench.symbols), trust_pickle=trust_pickle)
+    return open_annotator(
+        wanted, UnlabelledCells(bench.slide.name, expression, bench.symbols), trust_pickle=trust_pickle
+    )
 
 
 @dataclass(frozen=True)

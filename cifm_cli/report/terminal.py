@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 _MAX_LENGTH = 100  # characters of a value in `flatten`
 
-_running = False  # whether `command_output` is active
-
 
 def _stderr() -> Console:
     # A new console each time, because tests and callers may replace sys.stderr.
@@ -59,18 +57,21 @@ def command_output() -> Iterator[None]:
     Outside this context, when the package is used as a library, nothing is printed: progress bars are off, and log records
     go to the handlers of the application (Python's default shows warnings only).
     """
-    global _running  # noqa: PLW0603 - the state of the process, like the handlers of `logging`
     logger, handler = logging.getLogger("cifm_cli"), TerminalHandler()
     level = logger.level
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
-    before, _running = _running, True
     try:
         yield
     finally:
-        _running = before
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+def shows_logs() -> bool:
+    """Whether `command_output` is active in this process, and the level of the logger has not been raised."""
+    logger = logging.getLogger("cifm_cli")
+    return logger.isEnabledFor(logging.INFO) and any(isinstance(one, TerminalHandler) for one in logger.handlers)
 
 
 def fail(message: str, hint: str) -> None:
@@ -168,7 +169,11 @@ def progress(description: str, total: float | None) -> Iterator[Callable[..., No
     console = _stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(
-        *columns, console=console, disable=not (_running and console.is_terminal), transient=True, redirect_stdout=False
+        *columns,
+        console=console,
+        disable=not (console.is_terminal and shows_logs()),
+        transient=True,
+        redirect_stdout=False,
     ) as bar:
         task = bar.add_task(description, total=total)
 

@@ -27,6 +27,7 @@ from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.masking import to_expression
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation.sampling import draw_category, match_depths
+from cifm_cli.statistics.clustering import cluster_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -176,14 +177,15 @@ def _sample_cells(cells: Rows, fraction: float, seed: int, number: int) -> Rows:
 
 def _cluster(expression: csr_matrix, seed: int) -> NDArray[np.int64]:
     """(N,) cluster of every cell, by k-means on principal components; no cluster is empty."""
-    from sklearn.cluster import MiniBatchKMeans
-    from sklearn.decomposition import TruncatedSVD
-
     num_clusters = int(np.clip(expression.shape[0] // MIN_CELLS_PER_CLUSTER, 1, MAX_CLUSTERS))
-    num_components = min(CLUSTER_COMPONENTS, expression.shape[1] - 1)
-    state = int(numpy_generator(seed, "states").integers(2**31))
-    components = TruncatedSVD(num_components, random_state=state).fit_transform(expression)
-    clusters = MiniBatchKMeans(num_clusters, n_init=3, batch_size=4096, random_state=state).fit_predict(components)
+    clusters = cluster_cells(
+        expression,
+        num_clusters,
+        num_components=CLUSTER_COMPONENTS,
+        seed=int(numpy_generator(seed, "states").integers(2**31)),
+        restarts=3,
+        batch_size=4096,
+    )
     return np.unique(clusters, return_inverse=True)[1].astype(np.int64)
 
 

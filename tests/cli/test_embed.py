@@ -84,12 +84,12 @@ def test_several_processes_write_the_same_file(cifm, workspace: Path) -> None:
 
 
 def test_a_process_that_dies_is_an_error(cifm, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cifm_cli.embedding import parallel as together
+    from cifm_cli.embedding import parallel
 
-    monkeypatch.setattr(together, "_work", _die)
+    monkeypatch.setattr(parallel, "_start_worker", _die)
     code, _, err = cifm("embed", "--devices", 2)
     assert code == 1
-    assert "error: an embedding process ended with 3" in err
+    assert "ended with exit code 3" in err
     assert not list(Path("embedded").iterdir())
 
 

@@ -22,7 +22,7 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.preprocessing import StandardScaler
 
-from cifm_cli.celltype.base import UNASSIGNED, Cells
+from cifm_cli.celltype.base import UNASSIGNED, UnlabelledCells
 from cifm_cli.celltype.celltypist import load_celltypist, open_celltypist
 from cifm_cli.celltype.pickles import Remains, read_pickle, read_torch
 from cifm_cli.celltype.scimilarity import embed, load_scimilarity, open_scimilarity
@@ -196,7 +196,7 @@ def test_celltypist_needs_trust_genes_and_a_model(tmp_path: Path) -> None:
     write_celltypist(tmp_path / "m.pkl", LogisticRegression())
     with pytest.raises(CifmError, match="a pickle, which can hold any code"):
         load_celltypist(tmp_path / "m.pkl", trust_pickle=False)
-    cells = Cells("s", csr_matrix((1, 1), dtype=np.float32), ("G0",))
+    cells = UnlabelledCells("s", csr_matrix((1, 1), dtype=np.float32), ("G0",))
     with pytest.raises(CifmError, match=r"slide s: its panel measures 1 of the 6 genes of celltypist:.* \(17%\)"):
         open_celltypist(tmp_path / "m.pkl", cells, trust_pickle=True)
     (tmp_path / "other.pkl").write_bytes(pickle.dumps({"Model": 1}))
@@ -285,7 +285,7 @@ def test_scimilarity_lets_the_nearest_cells_vote(scimilarity_folder: Path) -> No
 
 
 def test_scimilarity_says_what_is_missing(scimilarity_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = Cells("s", csr_matrix((1, 1), dtype=np.float32), ("G0",))
+    cells = UnlabelledCells("s", csr_matrix((1, 1), dtype=np.float32), ("G0",))
     with pytest.raises(CifmError, match="measures 1 of the 6 genes of scimilarity"):
         open_scimilarity(scimilarity_folder, cells, trust_pickle=False)
     labels = scimilarity_folder / "annotation/reference_labels.tsv"
@@ -385,7 +385,7 @@ def test_sctab_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="0 checkpoints"):
         load_sctab(tmp_path, trust_pickle=False)
     folder = sctab_folder(tmp_path / "m", tabnet_weights(), lightning=False)
-    cells = Cells("s", csr_matrix((1, 1), dtype=np.float32), ("G0",))
+    cells = UnlabelledCells("s", csr_matrix((1, 1), dtype=np.float32), ("G0",))
     with pytest.raises(CifmError, match="measures 1 of the 6 genes of sctab"):
         open_sctab(folder, cells, trust_pickle=False)
     pd.DataFrame({"label": ["a"]}).to_parquet(folder / "cell_type.parquet")  # beside the checkpoint goes first

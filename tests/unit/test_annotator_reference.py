@@ -11,17 +11,17 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
 
-from cifm_cli.celltype.base import UNASSIGNED, Cells
+from cifm_cli.celltype.base import UNASSIGNED, UnlabelledCells
 from cifm_cli.celltype.fitting import (
-    FEWEST_CELLS,
-    Target,
-    calibration_error,
-    judge_calls,
-    log_loss,
+    MIN_CELLS,
+    TargetSlide,
+    balanced_calibration_error,
+    balanced_log_loss,
+    classification_report,
     report_table,
     train_classifier,
 )
-from cifm_cli.celltype.labelled_cells import Labelled, read_labelled
+from cifm_cli.celltype.labelled_cells import LabelledCells, read_labelled
 from cifm_cli.celltype.reference import ReferenceClassifier, describe, load_classifier, open_reference, save_classifier
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.errors import CifmError
@@ -34,12 +34,12 @@ TYPES = ("alpha", "beta", "gamma")
 PLAIN = {"max_cells": 900, "threshold": 0.5, "seed": 0}
 
 
-def draw(num_cells: int, depth: float, seed: int) -> Labelled:
-    """Cells of three types, the first one ten times as common as the last."""
+def draw(num_cells: int, depth: float, seed: int) -> LabelledCells:
+    """UnlabelledCells of three types, the first one ten times as common as the last."""
     generator = numpy_generator(seed, "reference")
     codes = generator.choice(3, num_cells, p=[10 / 14, 3 / 14, 1 / 14])
     counts = generator.poisson(PROFILES[codes] * depth).astype(np.float32)
-    return Labelled(csr_matrix(counts), SYMBOLS, np.array(TYPES, dtype=object)[codes])
+    return LabelledCells(csr_matrix(counts), SYMBOLS, np.array(TYPES, dtype=object)[codes])
 
 
 def expression(counts: csr_matrix) -> csr_matrix:
@@ -98,11 +98,11 @@ def test_the_same_seed_gives_the_same_classifier(classifier: ReferenceClassifier
 
 
 def test_a_slide_sets_genes_and_depth() -> None:
-    target = Target(SYMBOLS[:20], np.full(100, 12.0))
+    target = TargetSlide(SYMBOLS[:20], np.full(100, 12.0))
     found = train_classifier(draw(1500, 400, 0), target, **PLAIN)
     assert set(found.genes) <= set(SYMBOLS[:20])
     assert 9 < found.report["median_depth"] < 15
-    shallow = Target(SYMBOLS, np.full(100, 1e6))
+    shallow = TargetSlide(SYMBOLS, np.full(100, 1e6))
     assert train_classifier(draw(1500, 40, 0), shallow, **PLAIN).report["median_depth"] > 35  # nothing is added
 
 
@@ -111,35 +111,39 @@ def test_rare_types_are_left_out_and_two_types_suffice() -> None:
     labels = labelled.labels.copy()
     labels[labels == "gamma"] = "beta"
     labels[:3] = "odd"
-    found = train_classifier(Labelled(labelled.counts, SYMBOLS, labels), None, **PLAIN)
+    found = train_classifier(LabelledCells(labelled.counts, SYMBOLS, labels), None, **PLAIN)
     assert found.types == ("alpha", "beta")
     assert found.report["left_out"] == {"odd": 3}
     assert found.weights.shape == (len(found.genes), 2)
     named = found.annotate(expression(labelled.counts), SYMBOLS).labels
     assert (named == labels)[3:].mean() > 0.85
-    with pytest.raises(CifmError, match=f"1 of 2 types have {FEWEST_CELLS} cells"):
-        train_classifier(Labelled(labelled.counts, SYMBOLS, np.where(labels == "odd", "odd", "all")), None, **PLAIN)
+    with pytest.raises(CifmError, match=f"1 of 2 types have {MIN_CELLS} cells"):
+        train_classifier(
+            LabelledCells(labelled.counts, SYMBOLS, np.where(labels == "odd", "odd", "all")), None, **PLAIN
+        )
 
 
 def test_a_slide_without_the_references_genes_is_refused() -> None:
     with pytest.raises(CifmError, match=r"none of the genes of the slide \(such as X1\)"):
-        train_classifier(draw(300, 60, 0), Target(("X1",), np.ones(3)), **PLAIN)
+        train_classifier(draw(300, 60, 0), TargetSlide(("X1",), np.ones(3)), **PLAIN)
 
 
 def test_measures_by_hand() -> None:
     """Five cells of types 0, 0, 0, 0, 1, so that a cell of type 1 weighs as much as four of type 0."""
     logits = np.log(np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.3, 0.7]])).astype(np.float32)
     codes = np.array([0, 0, 0, 0, 1])
-    assert log_loss(logits, codes) == pytest.approx(-(3 * np.log(0.9) + np.log(0.3)) / 8 - np.log(0.7) / 2, rel=1e-5)
+    assert balanced_log_loss(logits, codes) == pytest.approx(
+        -(3 * np.log(0.9) + np.log(0.3)) / 8 - np.log(0.7) / 2, rel=1e-5
+    )
     # Bin of 0.9: three right cells of weight 1/8. Bin of 0.7: one wrong of 1/8, one right of 1/2.
-    assert calibration_error(logits, codes) == pytest.approx(3 / 8 * 0.1 + abs(-0.7 / 8 + 0.3 / 2), rel=1e-4)
-    judged = judge_calls(logits, codes, ("a", "b"), 0.8)
+    assert balanced_calibration_error(logits, codes) == pytest.approx(3 / 8 * 0.1 + abs(-0.7 / 8 + 0.3 / 2), rel=1e-4)
+    judged = classification_report(logits, codes, ("a", "b"), 0.8)
     assert judged["accuracy"] == pytest.approx(0.8)
     assert judged["recall"] == pytest.approx({"a": 0.75, "b": 1.0})
     assert judged["balanced_accuracy"] == pytest.approx(0.875)
     assert judged["unassigned"] == pytest.approx(0.4)
     assert judged["accuracy_of_assigned"] == 1
-    assert judge_calls(logits, codes, ("a", "b"), 0.95)["accuracy_of_assigned"] is None
+    assert classification_report(logits, codes, ("a", "b"), 0.95)["accuracy_of_assigned"] is None
 
 
 def test_the_file_gives_it_back(classifier: ReferenceClassifier, tmp_path: Path) -> None:
@@ -150,10 +154,12 @@ def test_the_file_gives_it_back(classifier: ReferenceClassifier, tmp_path: Path)
     assert np.array_equal(found.log_probabilities, expected.log_probabilities)
     assert again.report == classifier.report
     assert describe(tmp_path / "types.safetensors")["genes"] == len(classifier.genes)
-    opened = open_reference(tmp_path / "types.safetensors", Cells("s", cells, SYMBOLS), trust_pickle=False)
+    opened = open_reference(tmp_path / "types.safetensors", UnlabelledCells("s", cells, SYMBOLS), trust_pickle=False)
     assert opened.names == classifier.names
     with pytest.raises(CifmError, match="slide s: its panel measures 7 of"):
-        open_reference(tmp_path / "types.safetensors", Cells("s", cells[:, :7], SYMBOLS[:7]), trust_pickle=False)
+        open_reference(
+            tmp_path / "types.safetensors", UnlabelledCells("s", cells[:, :7], SYMBOLS[:7]), trust_pickle=False
+        )
 
 
 def test_other_files_are_refused(tmp_path: Path, prepared_synthetic: Path) -> None:

@@ -11,16 +11,16 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli.celltype import registry
 from cifm_cli.celltype.alignment import aligned_blocks, match_genes, require_overlap
-from cifm_cli.celltype.base import UNASSIGNED, Annotation, Cells, call_types
+from cifm_cli.celltype.base import UNASSIGNED, Annotation, UnlabelledCells, call_types
 from cifm_cli.celltype.registry import installed, open_annotator
 from cifm_cli.celltype.typer import MarkerTyper
 from cifm_cli.errors import CifmError
 
 SYMBOLS = ("G1", "G2", "G3", "G4")
-CELLS = Cells("slide", csr_matrix(np.eye(4, dtype=np.float32)), SYMBOLS)
+CELLS = UnlabelledCells("slide", csr_matrix(np.eye(4, dtype=np.float32)), SYMBOLS)
 
 
-def open_constant(path: Path | None, cells: Cells, *, trust_pickle: bool):
+def open_constant(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool):
     """Somebody else's annotator: all cells are of the type that the path names."""
 
     class Constant:

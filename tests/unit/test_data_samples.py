@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 
 from cifm_cli import keys
 from cifm_cli.data.corpus import corpus_table, describe_corpus, is_corpus
-from cifm_cli.data.prepare.batch import Failure, Task, _killed, prepare_all, refuse
+from cifm_cli.data.prepare.batch import Failure, PrepareResult, Task, _attempt_numbered, prepare_all, refuse
 from cifm_cli.data.prepare.samplesheet import read_sheet
 from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.errors import CifmError
@@ -97,9 +100,30 @@ def test_processes_make_the_same_slides(folder: Path, options: PrepareConfig, tm
         assert (ad.read_h5ad(one.path).X != ad.read_h5ad(other.path).X).nnz == 0
 
 
+def test_a_killed_process_loses_only_its_own_download(
+    folder: Path, options: PrepareConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifm_cli.data.prepare.batch._start_worker", _start_being_killed)
+    results, failures = prepare_all([Task(folder / name, options) for name in ("b", "a")], 2)
+    assert [result.name for result in results] == ["a"]
+    assert failures[0].download == folder / "b"
+    assert "was killed (SIGKILL)" in failures[0].message
+    assert "--jobs" in failures[0].hint
+
+
+def _start_being_killed(_number: int) -> Callable:
+    return _be_killed_by_b
+
+
+def _be_killed_by_b(numbered: tuple[int, Task]) -> PrepareResult | Failure:
+    if numbered[1].download.name == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _attempt_numbered(numbered)
+
+
 def test_failures_are_told_one_by_one(capsys: pytest.CaptureFixture[str], options: PrepareConfig) -> None:
     refuse([], 3)
-    failures = [Failure(Path("x"), "x: bad", "mend x"), _killed(Task(Path("y"), options))]
+    failures = [Failure(Path("x"), "x: bad", "mend x"), Failure(Path("y"), "y: worse", "mend y")]
     with pytest.raises(CifmError, match="2 of 3 downloads were not prepared: x, y"):
         refuse(failures, 3)
     assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["error", "hint"] * 2

@@ -12,9 +12,9 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from cifm_cli import keys
 from cifm_cli.data.writers.embedded import EmbeddedSlide
-from cifm_cli.embedding.classifier import Cells, cross_validate
+from cifm_cli.embedding.classifier import ProbeCells, cross_validate
 from cifm_cli.embedding.features import neighbour_weights
-from cifm_cli.embedding.folds import Groups, block_groups, folds, sample_groups
+from cifm_cli.embedding.folds import Groups, block_groups, grouped_folds, sample_groups
 from cifm_cli.embedding.labels import read_labels
 from cifm_cli.embedding.probe import choose_cells, probe_slides
 from cifm_cli.embedding.scoring import BALANCED_ACCURACY, ROC_AUC, resample_groups, score, summarise
@@ -88,7 +88,7 @@ def test_groups_are_never_split(seed: int, num_groups: int, num_folds: int) -> N
     r = np.random.default_rng(seed)
     ids = np.unique(np.concatenate([np.arange(num_groups), r.integers(0, num_groups, 200)]), return_inverse=True)[1]
     codes = r.integers(0, 2, len(ids))
-    splits = list(folds(codes, Groups("sample", ids), np.zeros((len(ids), 2)), num_folds, seed))
+    splits = list(grouped_folds(codes, Groups("sample", ids), np.zeros((len(ids), 2)), num_folds, seed))
     assert len(splits) >= 2
     assert sorted(np.concatenate([test for _, test in splits]).tolist()) == list(range(len(ids)))
     for train, test in splits:
@@ -99,7 +99,7 @@ def test_training_cells_keep_their_distance() -> None:
     slide = make_slide()
     groups = block_groups(slide.xy_um, RADIUS_UM, buffer_um=50.0)
     dropped = 0
-    for train, test in folds(np.arange(slide.num_cells) % 3, groups, slide.xy_um, 4, 0):
+    for train, test in grouped_folds(np.arange(slide.num_cells) % 3, groups, slide.xy_um, 4, 0):
         apart = np.linalg.norm(slide.xy_um[train][:, None] - slide.xy_um[test][None], axis=2).min()
         assert apart > 50.0
         dropped += slide.num_cells - len(train) - len(test)
@@ -284,7 +284,7 @@ def test_the_same_seed_gives_the_same_numbers(probed) -> None:
 
 def test_classes_that_training_lacks_get_no_probability() -> None:
     codes = np.array([0, 1] * 10 + [2] * 5)
-    cells = Cells(codes, Groups("sample", np.repeat([0, 1], [20, 5])), np.zeros((25, 2)), 3)
+    cells = ProbeCells(codes, Groups("sample", np.repeat([0, 1], [20, 5])), np.zeros((25, 2)), 3)
     values = np.random.default_rng(0).normal(size=(25, 2)).astype(np.float32)
     fit = cross_validate(values, cells, [(np.arange(20), np.arange(20, 25))], seed=0)
     assert (fit.probabilities[20:, 2] == 0).all()
@@ -299,7 +299,7 @@ def test_wide_features_are_reduced_on_training_cells_only() -> None:
     wide[:, :50] = r.normal(size=(120, 50)) + codes[:, None]
     poisoned = wide.copy()
     poisoned[100:, 1_000:] = 50.0
-    cells = Cells(codes, Groups("sample", ids), np.zeros((120, 2)), 2)
+    cells = ProbeCells(codes, Groups("sample", ids), np.zeros((120, 2)), 2)
     split = [(np.arange(100), np.arange(100, 120))]
     plain, other = (cross_validate(csr_matrix(values), cells, split, seed=0) for values in (wide, poisoned))
     assert np.allclose(plain.probabilities, other.probabilities, atol=1e-4)

@@ -1,143 +1,257 @@
-"""Where a process stands, as torchrun, srun and `--devices` say it; and the one outcome of several processes."""
+"""Worker processes: results, errors and signals reach the parent, and no process is left behind."""
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 
+from cifm_backends import BackendUnavailableError
 from cifm_cli.errors import CifmError, StopRequested
-from cifm_cli.recipe import Recipe
-from cifm_cli.training import distributed as processes
-from cifm_cli.training.distributed import Place, Processes, check_shares, find_meeting_point, find_place, first_node
-from cifm_cli.training.launch import DONE, FAILED, LOST, STOPPED, Worker, _conclude, launch
-from cifm_cli.training.session import Setup
+from cifm_cli.processes import LostContactError, Member, WorkerError, WorkerPool, run_group
 
-TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
-SRUN = {
-    "SLURM_PROCID": "3",
-    "SLURM_STEP_NUM_TASKS": "4",
-    "SLURM_LOCALID": "1",
-    "SLURM_STEP_NODELIST": "gpu[03-04]",
-    "SLURM_JOB_ID": "41234",
-    "SLURM_STEP_ID": "2",
-}
-SBATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "41234"}
+logger = logging.getLogger("cifm_cli.test_processes")
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    yield
+    assert multiprocessing.active_children() == []
+
+
+def make_pool(start: Callable, num_workers: int = 2, **options: object) -> WorkerPool:
+    return WorkerPool(num_workers, start, name="test process", hint="use fewer", **options)
+
+
+def start_counting(number: int) -> Callable[[int], tuple[int, int, int]]:
+    """Return the task's square, the number of the worker and how many tasks it has done."""
+    done: list[int] = []
+
+    def work(task: int) -> tuple[int, int, int]:
+        done.append(task)
+        return task**2, number, len(done)
+
+    return work
+
+
+def start_raising(_number: int, error: BaseException) -> Callable[[str], str]:
+    """Raise the error for the task `bad`."""
+
+    def work(task: str) -> str:
+        if task == "bad":
+            raise error
+        return task.upper()
+
+    return work
+
+
+def start_dying(_number: int, exit_code: int) -> Callable[[str], str]:
+    """End the process for the task `bad`; a negative code is a signal."""
+
+    def work(task: str) -> str:
+        if task != "bad":
+            return task.upper()
+        if exit_code < 0:
+            os.kill(os.getpid(), -exit_code)
+        os._exit(exit_code)
+
+    return work
+
+
+def start_failing(_number: int) -> Callable[[str], str]:
+    raise CifmError("no model there", "train one")
+
+
+def start_logging(_number: int) -> Callable[[str], None]:
+    def work(task: str) -> None:
+        logger.info("%s: first", task)
+        logger.warning("%s: second", task)
+
+    return work
+
+
+def start_sleeping(_number: int) -> Callable[[float], None]:
+    return time.sleep
+
+
+def start_reading_threads(_number: int) -> Callable[[object], tuple[int, bool]]:
+    import torch
+
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    return lambda _: (torch.get_num_threads(), ignored)
+
+
+def test_every_task_gets_its_result_and_workers_keep_their_state() -> None:
+    with make_pool(start_counting) as pool:
+        results = dict(pool.run(range(7)))
+        again = dict(pool.run([10]))
+    assert {task: square for task, (square, _, _) in results.items()} == {task: task**2 for task in range(7)}
+    assert {number for _, number, _ in results.values()} <= {0, 1}
+    assert again[10][0] == 100
+    assert again[10][2] > 1
+
+
+def test_no_task_is_no_result() -> None:
+    with make_pool(start_counting, 1) as pool:
+        assert list(pool.run([])) == []
 
 
 @pytest.mark.parametrize(
-    ("environment", "place", "meeting"),
+    ("error", "raised"),
     [
-        ({}, Place(), "tcp://127.0.0.1:20000"),
-        (TORCHRUN, Place(5, 8, 1), "tcp://node7:29500"),
-        (SRUN, Place(3, 4, 1), "tcp://gpu03:21236"),
-        (SRUN | TORCHRUN, Place(5, 8, 1), "tcp://node7:29500"),  # torchrun within srun
-        (
-            SBATCH,
-            Place(),
-            "tcp://127.0.0.1:21234",
-        ),  # the batch script itself is one process, whatever its job may start
+        (CifmError("slide a: no cells", "prepare it again"), CifmError),
+        (BackendUnavailableError("no backend named x"), BackendUnavailableError),
+        (ZeroDivisionError("a bug"), WorkerError),
     ],
 )
-def test_place_and_meeting_point(environment: dict[str, str], place: Place, meeting: str) -> None:
-    assert find_place(environment) == place
-    assert find_meeting_point(environment) == meeting
-
-
-@pytest.mark.parametrize(
-    ("nodes", "first"),
-    [
-        ("tux", "tux"),
-        ("tux1,tux2", "tux1"),
-        ("tux[1-4]", "tux1"),
-        ("gpu[007,9-12],cpu3", "gpu007"),
-        ("a-1[05]", "a-105"),
-        ("b[3,5]", "b3"),
-    ],
-)
-def test_the_first_of_a_list_of_nodes(nodes: str, first: str) -> None:
-    assert first_node(nodes) == first
-
-
-def test_shares_are_even_and_leave_nothing() -> None:
-    shares = [Processes(rank, 3).share(9) for rank in range(3)]
-    assert sorted(number for share in shares for number in share) == list(range(9))
-    assert {len(share) for share in shares} == {3}
-    for tiles in (1, 4):
-        with pytest.raises(CifmError, match="can't be shared out evenly over 3 processes") as caught:
-            check_shares(tiles, 3)
-        assert f"tiles_per_step={3 if tiles == 1 else 6}" in caught.value.hint
-
-
-def test_alone_nothing_is_exchanged() -> None:
-    layer = torch.nn.Linear(2, 1)
-    assert Processes().sum_gradients(layer, 3.5) == 3.5
-    assert layer.weight.grad is None
-    assert (Processes().sum(2.0), Processes().largest(2.0)) == (2.0, 2.0)
-    assert Processes().device(torch.device("cuda")) == torch.device("cuda")
-
-
-def test_others_that_do_not_come_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {**TORCHRUN, "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(processes, "TIMEOUT", processes.timedelta(seconds=1))
-    with pytest.raises(CifmError, match="lost contact"), processes.join():
-        pytest.fail("nobody else is there")
-
-
-@pytest.mark.parametrize(
-    ("environment", "devices", "nodes", "message", "hint"),
-    [
-        ({}, None, 2, "--nodes 2: this is one process on one machine", "srun"),
-        ({}, 3, 1, "can't be shared out evenly over 3 processes", "tiles_per_step=3"),
-        (SRUN, 3, 1, "makes 3 processes, and 4 were started", "one task for each device"),
-        (TORCHRUN, 2, 2, "makes 4 processes, and 8 were started", "one task for each device"),
-    ],
-)
-def test_processes_that_do_not_add_up(
-    monkeypatch: pytest.MonkeyPatch,
-    environment: dict[str, str],
-    devices: int | None,
-    nodes: int,
-    message: str,
-    hint: str,
+def test_an_error_in_a_worker_is_raised_in_the_parent(
+    error: Exception, raised: type[Exception], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    setup = Setup(recipe=Recipe(), slides=[], folder=Path("none"), devices=devices, nodes=nodes)
-    with pytest.raises(CifmError, match=message) as caught:
-        launch(setup)
-    assert hint in caught.value.hint
+    with pytest.raises(raised, match=str(error)) as caught, make_pool(partial(start_raising, error=error)) as pool:
+        list(pool.run(["good", "bad", "bad", "good"]))
+    if isinstance(error, CifmError):
+        assert caught.value.hint == "prepare it again"
+    if raised is WorkerError:
+        assert "raise error" in str(caught.value), "the traceback of the worker is lost"
+    assert capfd.readouterr().err == ""
 
 
-LOST_ONE = (LOST, "lost contact", "go on")
+@pytest.mark.parametrize(("exit_code", "end"), [(3, "ended with exit code 3"), (-9, r"was killed \(SIGKILL\)")])
+def test_a_worker_that_dies_is_an_error_with_a_hint(exit_code: int, end: str) -> None:
+    start = partial(start_dying, exit_code=exit_code)
+    with pytest.raises(CifmError, match=f"test process 0 {end}") as caught, make_pool(start, 1) as pool:
+        list(pool.run(["bad"]))
+    assert caught.value.hint == "use fewer"
+
+
+def test_other_tasks_go_on_after_an_error_where_the_caller_wants_that() -> None:
+    tasks = ["a", "bad", "b", "c"]
+    with make_pool(partial(start_raising, error=CifmError("broken", "mend it"))) as pool:
+        raised = dict(pool.attempt(tasks))
+    with make_pool(partial(start_dying, exit_code=3)) as pool:
+        died = dict(pool.attempt(tasks))
+    for results in (raised, died):
+        assert {task: result for task, result in results.items() if task != "bad"} == {"a": "A", "b": "B", "c": "C"}
+        assert isinstance(results["bad"], CifmError)
+    assert (raised["bad"].message, raised["bad"].hint) == ("broken", "mend it")
+    assert died["bad"].message.endswith("ended with exit code 3")
+
+
+def test_a_worker_that_cannot_start_is_an_error() -> None:
+    with pytest.raises(CifmError, match="no model there"), make_pool(start_failing) as pool:
+        list(pool.run(["a", "b", "c"]))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StopRequested, ValueError])
+def test_an_exception_in_the_parent_ends_workers_at_once(error: type[BaseException]) -> None:
+    def raise_after_first_result(pool: WorkerPool) -> None:
+        for _task in pool.run([0.0, 600.0]):
+            raise error
+
+    began = time.monotonic()
+    with pytest.raises(error), make_pool(start_sleeping) as pool:
+        raise_after_first_result(pool)
+    assert time.monotonic() - began < 60
+
+
+def test_a_pool_that_is_left_early_takes_no_further_tasks() -> None:
+    with make_pool(start_sleeping) as pool:
+        next(results := pool.run([0.0, 600.0]))
+        results.close()
+        with pytest.raises(RuntimeError, match="ended"):
+            list(pool.run([0.0]))
+
+
+@pytest.mark.parametrize("level", [logging.ERROR, logging.INFO])
+def test_log_records_come_back_only_where_the_caller_wants_them(
+    level: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    with make_pool(start_logging, log_level=level) as pool:
+        list(pool.run(["a", "b"]))
+    lines = [record.getMessage() for record in caplog.records]
+    expected = [["a: first", "a: second", "b: first", "b: second"], ["b: first", "b: second", "a: first", "a: second"]]
+    assert lines in (expected if level == logging.INFO else [[]])
+    assert capfd.readouterr().err == ""
+
+
+def test_workers_use_the_given_number_of_threads_and_ignore_ctrl_c() -> None:
+    with make_pool(start_reading_threads, 1, num_threads=3) as pool:
+        assert list(pool.run([None])) == [(None, (3, True))]
+
+
+def work_in_a_group(folder: Path, ends: dict[str, str]) -> str:
+    """End as `ends` says for the number in the environment."""
+    number = os.environ["NUMBER"]
+    (folder / number).touch()
+    end = ends.get(number, "result")
+    if end == "lost":
+        raise LostContactError("lost contact", "see above")
+    if end == "error":
+        raise CifmError("disk full", "empty it")
+    if end == "bug":
+        raise ZeroDivisionError
+    if end == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if end == "wait":
+        time.sleep(600)
+    return f"result of {number}"
+
+
+def make_group(folder: Path, *ends: str) -> list[str]:
+    members = [Member(f"member {number}", {"NUMBER": str(number)}) for number in range(len(ends))]
+    work = partial(work_in_a_group, folder, {str(number): end for number, end in enumerate(ends)})
+    return run_group(work, members, hint="start again")
+
+
+def test_a_group_returns_results_in_the_order_of_its_members(tmp_path: Path) -> None:
+    assert make_group(tmp_path, "result", "result") == ["result of 0", "result of 1"]
 
 
 @pytest.mark.parametrize(
     ("ends", "raised", "message"),
     [
-        ([(None, -9), (LOST_ONE, 0)], CifmError, "training process 0 was killed \\(SIGKILL\\)"),
-        ([(LOST_ONE, 0), (None, 1)], CifmError, "training process 1 ended with the error above"),
-        ([(LOST_ONE, 0), ((FAILED, "the disk is full", "free some"), 0)], CifmError, "the disk is full"),
-        ([(LOST_ONE, 0), ((STOPPED, StopRequested), 0)], StopRequested, None),
-        ([((STOPPED, KeyboardInterrupt), 0)] * 2, KeyboardInterrupt, None),
-        ([(LOST_ONE, 0)] * 2, CifmError, "lost contact"),
+        (("lost", "error"), CifmError, "disk full"),
+        (("lost", "kill"), CifmError, r"member 1 was killed \(SIGKILL\)"),
+        (("lost", "bug"), WorkerError, "ZeroDivisionError"),
+        (("lost", "lost"), LostContactError, "lost contact"),
+        (("wait", "error"), CifmError, "disk full"),
     ],
 )
-def test_the_outcome_is_the_cause_not_what_followed(
-    ends: list[tuple[tuple | None, int]], raised: type[BaseException], message: str | None
+def test_a_group_raises_the_cause_not_what_followed(
+    ends: tuple[str, ...],
+    raised: type[Exception],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    workers = [
-        Worker(rank, SimpleNamespace(exitcode=code), SimpleNamespace(), ended)
-        for rank, (ended, code) in enumerate(ends)
-    ]
+    monkeypatch.setattr("cifm_cli.processes.GRACE_S", 0.5)
     with pytest.raises(raised, match=message):
-        _conclude(workers)
+        make_group(tmp_path, *ends)
 
 
-def test_the_outcome_of_a_good_end_is_the_first_ones_result() -> None:
-    workers = [Worker(rank, SimpleNamespace(exitcode=0), SimpleNamespace(), (DONE, {"rank": rank})) for rank in (0, 1)]
-    assert _conclude(workers) == {"rank": 0}
-    assert _conclude(workers[1:]) is None  # another machine has the first
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, StopRequested)])
+def test_signals_reach_every_process_of_a_group(
+    number: signal.Signals, raised: type[BaseException], tmp_path: Path
+) -> None:
+    def send_signal(_signal: int, _frame: object) -> None:
+        if len(list(tmp_path.iterdir())) < 2:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+        else:
+            signal.raise_signal(number)
+
+    before = signal.signal(signal.SIGALRM, send_signal)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(raised):
+            make_group(tmp_path, "wait", "wait")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,22 +1,18 @@
-"""Several downloads in one call: each becomes a slide of its own, and one that fails leaves the others be."""
+"""Preparing several downloads in one call. Each becomes a slide; a failure does not affect the other downloads."""
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr
-from io import StringIO
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, NamedTuple
 
 from cifm_cli.data.prepare.pipeline import PrepareResult, prepare_download, slide_name
 from cifm_cli.errors import CifmError
+from cifm_cli.processes import WorkerPool
 from cifm_cli.report import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from cifm_cli.data.readers.base import PrepareConfig
@@ -38,17 +34,18 @@ class Failure(NamedTuple):
 
 
 def prepare_all(tasks: Sequence[Task], num_jobs: int = 1) -> tuple[list[PrepareResult], list[Failure]]:
-    """Prepare downloads; all are tried.
+    """Prepare downloads, and go on after a failure.
 
     Args:
         tasks: Downloads, each with its options.
-        num_jobs: How many to prepare at a time, each in a process of its own; 1 for none but this.
+        num_jobs: Number of downloads that are prepared at a time, each in a process of its own. With 1, all are
+            prepared in this process.
 
     Returns:
         Prepared slides and failures, each in the order of the tasks.
 
     Raises:
-        CifmError: Two slides would get one name; none is prepared then.
+        CifmError: Two slides would get the same name. No download is prepared in that case.
     """
     names = Counter((task.options.out, slide_name(*task)) for task in tasks)
     (_, name), times = names.most_common(1)[0]
@@ -57,8 +54,8 @@ def prepare_all(tasks: Sequence[Task], num_jobs: int = 1) -> tuple[list[PrepareR
             f"{times} downloads would be prepared as {name!r}",
             "name each with --name, or in the column name of a --sheet",
         )
-    workers = min(num_jobs, len(tasks))
-    outcomes = list(map(_attempt, tasks) if workers == 1 else _attempt_apart(tasks, workers))
+    num_workers = min(num_jobs, len(tasks))
+    outcomes = [_attempt(task) for task in tasks] if num_workers == 1 else _attempt_in_pool(tasks, num_workers)
     results = [outcome for outcome in outcomes if isinstance(outcome, PrepareResult)]
     return results, [outcome for outcome in outcomes if isinstance(outcome, Failure)]
 
@@ -85,34 +82,29 @@ def refuse(failures: Sequence[Failure], num_tasks: int) -> None:
 
 
 def _attempt(task: Task) -> PrepareResult | Failure:
+    """Prepare one download in this process."""
     try:
         return prepare_download(*task)
     except CifmError as error:
         return Failure(task.download, error.message, error.hint)
 
 
-def _attempt_apart(tasks: Sequence[Task], num_jobs: int) -> Iterator[PrepareResult | Failure]:
-    # A fork of a process with threads may hang, and a fork counts the memory of its parent as its own.
-    pool = ProcessPoolExecutor(num_jobs, mp_context=get_context("spawn"))
-    try:
-        for task, future in [(task, pool.submit(_attempt_quietly, task)) for task in tasks]:
-            try:
-                outcome, told = future.result()
-            except BrokenProcessPool:
-                outcome, told = _killed(task), ""
-            sys.stderr.write(told)
-            yield outcome
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _attempt_in_pool(tasks: Sequence[Task], num_workers: int) -> list[PrepareResult | Failure]:
+    """Prepare downloads in several processes; outcomes are in the order of the tasks."""
+    outcomes: dict[int, PrepareResult | Failure] = {}
+    hint = "the memory may have been used up: prepare fewer downloads at a time with --jobs"
+    with WorkerPool(num_workers, _start_worker, name="preparing process", hint=hint, log_level=logging.INFO) as pool:
+        for (number, task), outcome in pool.attempt(enumerate(tasks)):
+            if isinstance(outcome, CifmError):  # the process was killed: `_attempt` returns every other error
+                outcomes[number] = Failure(task.download, f"{task.download}: {outcome.message}", outcome.hint)
+            else:
+                outcomes[number] = outcome
+    return [outcomes[number] for number in range(len(tasks))]
 
 
-def _attempt_quietly(task: Task) -> tuple[PrepareResult | Failure, str]:
-    """Attempt a download in a process of its own; what it tells people comes back, to be shown in one piece."""
-    with redirect_stderr(StringIO()) as told:
-        outcome = _attempt(task)
-    return outcome, told.getvalue()
+def _start_worker(_number: int) -> Callable[[tuple[int, Task]], PrepareResult | Failure]:
+    return _attempt_numbered
 
 
-def _killed(task: Task) -> Failure:
-    message = f"{task.download}: a process was killed before this download was prepared"
-    return Failure(task.download, message, "was the memory used up? prepare fewer at a time with --jobs")
+def _attempt_numbered(numbered: tuple[int, Task]) -> PrepareResult | Failure:
+    return _attempt(numbered[1])
