@@ -122,6 +122,22 @@ def slide_from_anndata(
     return AnnDataSlide(slide.with_radius(radius_um), rows, tuple(notes))
 
 
+def gene_columns(adata: AnnData, slide: Slide) -> NDArray[np.int64]:
+    """Find the gene of a slide for each gene of the AnnData from which it was made.
+
+    Args:
+        adata: An AnnData with V genes in `var`.
+        slide: The slide that `slide_from_anndata` made from it, G genes.
+
+    Returns:
+        (V,) columns of the slide; -1 for features that the slide does not contain, such as control features.
+    """
+    features = find_genes(adata.var)
+    plan = plan_genes(features, symbols_for(features, None), keep_mitochondrial=True)
+    columns = np.array([slide.columns.get(gene, -1) for gene in plan.ids], dtype=np.int64)
+    return np.where(plan.column >= 0, columns[plan.column], -1)
+
+
 def _about(adata: AnnData, name: str) -> dict[str, Any] | None:
     """`uns["cifm"]` of a prepared slide; None for any other AnnData."""
     about = adata.uns.get(keys.CIFM)

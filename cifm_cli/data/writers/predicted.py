@@ -20,7 +20,7 @@ from cifm_cli.errors import CifmError, writing
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -48,16 +48,33 @@ def read_places(path: Path) -> NDArray[np.float64]:
         table = pd.read_csv(path)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise CifmError(f"--at {path}: not a readable CSV file ({error})", "give columns x_um and y_um") from error
+    return places_from_table(table, f"--at {path}", lambda row: f"line {row + 2}")
+
+
+def places_from_table(table: pd.DataFrame, where: str, address: Callable[[int], str]) -> NDArray[np.float64]:
+    """Take positions from the columns `x_um` and `y_um`, or `x` and `y`, of a table.
+
+    Args:
+        table: Q rows.
+        where: What the table is, for messages.
+        address: Names a row by its position, for messages.
+
+    Returns:
+        (Q, 2) micrometres.
+
+    Raises:
+        CifmError: There are no such columns, no rows, or a value that is no finite number.
+    """
     named = next((columns for columns in _COLUMNS if set(columns) <= set(table)), None)
     if named is None:
         found = ", ".join(map(str, table.columns))
-        raise CifmError(f"--at {path}: no columns x_um and y_um, but {found}", "name them in the first line")
+        raise CifmError(f"{where}: no columns x_um and y_um, but {found}", "name them in the first line")
     numbers = table[named].apply(pd.to_numeric, errors="coerce")
     places: NDArray[np.float64] = numbers.to_numpy(dtype=np.float64)
     wrong = np.flatnonzero(~np.isfinite(places).all(axis=1))
     if len(wrong) or not len(places):
-        what = f"line {wrong[0] + 2} is not two numbers" if len(wrong) else "no places in it"
-        raise CifmError(f"--at {path}: {what}", "give one place a line, in micrometres")
+        what = f"{address(int(wrong[0]))} is not two numbers" if len(wrong) else "no places in it"
+        raise CifmError(f"{where}: {what}", "give one place a line, in micrometres")
     return places
 
 
