@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cifm_cli.api import (
+        Evaluation,
         LoadedModel,
         annotate,
         embed,
+        evaluate,
         load_model,
         predict,
         prepare,
@@ -33,9 +35,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CifmError",
+    "Evaluation",
     "LoadedModel",
     "annotate",
     "embed",
+    "evaluate",
     "load_model",
     "predict",
     "prepare",

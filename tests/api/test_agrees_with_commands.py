@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import anndata as ad
@@ -102,3 +103,26 @@ def test_train(command_line, adata: ad.AnnData, prepared_synthetic: Path) -> Non
     assert set(expected) == set(written)
     assert all(np.array_equal(expected[name].numpy(), written[name].numpy()) for name in expected)
     assert model.checkpoint.vocabulary == tuple(adata.var_names)
+
+
+def test_evaluate(
+    command_line, adata: ad.AnnData, model: cifm.LoadedModel, prepared_synthetic: Path, run_folder: Path
+) -> None:
+    words = ("--geometry", "scattered", "--rounds", 2, "--annotator", "markers")
+    run(command_line, "evaluate", prepared_synthetic, "--model", run_folder, *words, *TORCH)
+    written = json.loads(Path("evaluation/metrics.json").read_text(encoding="utf8"))
+    result = cifm.evaluate({"tissue": adata}, model, geometries=["scattered"], num_folds=2, annotator="markers")
+    of_slide = written["slides"]["tissue"]
+    del of_slide["scenario"]
+    assert json.loads(json.dumps(result.metrics["slides"]["tissue"])) == of_slide
+    cells = pd.read_parquet("evaluation/per_cell.parquet")
+    order = adata.obs_names.get_indexer(cells["barcode"])
+    cells = cells.drop(columns=["barcode", "row"]).iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
+    for column in ("spearman", "distance_um", "x_um"):
+        assert np.array_equal(
+            result.per_cell.sort_values(["predictor", "form"], kind="stable")[column],
+            cells.sort_values(["predictor", "form"], kind="stable")[column],
+        )
+    pd.testing.assert_frame_equal(
+        result.per_gene, pd.read_parquet("evaluation/per_gene.parquet"), check_dtype=False, check_categorical=False
+    )

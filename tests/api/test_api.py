@@ -17,11 +17,12 @@ from cifm_cli.recipe import parse
 
 QUICK = {"max_cells": 150, "steps": 1, "update_fraction": 0.2}
 TRAIN = {"train.steps": 2, "model.width": 8, "train.validation_tiles": 1, "train.tiles_per_step": 1}
-CALLS: dict[str, Callable[[ad.AnnData, object], ad.AnnData]] = {
+CALLS: dict[str, Callable[[ad.AnnData, cifm.LoadedModel], object]] = {
     "embed": cifm.embed,
     "predict": cifm.predict,
     "predict at": lambda adata, model: cifm.predict(adata, model, at=adata.obsm["spatial"][:3]),
     "annotate": lambda adata, _: cifm.annotate(adata),
+    "evaluate": lambda adata, model: cifm.evaluate(adata, model, geometries=["scattered"], num_folds=1),
     "simulate": lambda adata, model: cifm.simulate(adata, model, "tcell", **QUICK),
 }
 
@@ -132,6 +133,32 @@ def test_a_gene_that_the_model_does_not_know_is_nan(adata: ad.AnnData, model: ci
     assert places.shape == (2, adata.n_vars - 1)
 
 
+def test_an_evaluation_is_a_set_of_tables(plain: ad.AnnData, model: cifm.LoadedModel) -> None:
+    """Two models and two plain slides, which get the regional split; the results name the caller's cells."""
+    slides = {"first": plain, "second": plain[::2].copy()}
+    evaluation = cifm.evaluate(
+        slides, {"a": model, "b": model}, geometries=["scattered"], num_folds=1, layer="counts", radius_um=20.0
+    )
+    scores = evaluation.scores
+    assert set(scores["slide"]) == {"first", "second"}
+    assert {"model", "model:b", "weighted_knn", "zeros"} <= set(scores["predictor"])
+    assert {"all", "variable"} <= set(scores["genes"])
+    assert not scores.duplicated(["slide", "geometry", "genes", "predictor", "form", "metric"]).any()
+    pair = scores[scores["predictor"].isin(["model", "model:b"])].pivot_table(
+        index=["slide", "genes", "form", "metric"], columns="predictor", values="value"
+    )
+    assert np.array_equal(pair["model"], pair["model:b"])
+    paired = evaluation.paired
+    assert (paired["low"] <= paired["high"]).all()
+    assert "overall" in evaluation.metrics
+    cells = evaluation.per_cell.query("predictor == 'model' and form == 'mean' and slide == 'first'")
+    rows = plain.obs_names.get_indexer(cells["cell"])
+    assert np.array_equal(rows, np.sort(rows))
+    assert np.array_equal(plain.obsm["spatial"][rows], cells[["x_um", "y_um"]])
+    x_um = plain.obsm["spatial"][:, 0]
+    assert (cells["x_um"] > x_um.min() + 0.6 * (x_um.max() - x_um.min())).all()
+
+
 def test_positions_may_have_names(adata: ad.AnnData, model: cifm.LoadedModel) -> None:
     table = pd.DataFrame(adata.obsm["spatial"][:2], columns=["x", "y"], index=["a", "b"])
     assert cifm.predict(adata, model, at=table).obs_names.tolist() == ["a", "b"]
@@ -187,6 +214,12 @@ def test_train_takes_a_recipe_and_slides_by_name(adata: ad.AnnData) -> None:
         (lambda adata, _: cifm.train("demo", {"a/b": adata}), "'a/b' cannot name a file"),
         (lambda adata, _: cifm.train("demo", adata, settings={"train.stps": 3}), "train.stps"),
         (lambda adata, _: cifm.train("dmo", adata), "recipe dmo"),
+        (lambda adata, model: cifm.evaluate(adata, [model, model]), "two models are called random"),
+        (lambda adata, _: cifm.evaluate(adata, []), "no model"),
+        (
+            lambda adata, model: cifm.evaluate(adata[adata.obs["split"] == "train"], model),
+            "no cells in its test region",
+        ),
         (lambda *_: cifm.prepare("nowhere"), "nowhere: no such file or folder"),
         (lambda *_: cifm.load_model("runs/nowhere"), "no model in runs/nowhere"),
     ],

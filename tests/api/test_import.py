@@ -53,9 +53,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         cifm.fly  # noqa: B018
 
 
-@pytest.mark.parametrize("name", api.__all__)
+@pytest.mark.parametrize("name", [name for name in api.__all__ if name.islower()])
 def test_every_function_is_documented_with_an_example(name: str) -> None:
     function = getattr(api, name)
-    if isinstance(function, type):
-        pytest.skip("a class")
     assert all(section in function.__doc__ for section in ("Args:", "Returns:", "Raises:", "Example:"))
