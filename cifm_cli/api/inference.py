@@ -10,10 +10,9 @@ from anndata import AnnData
 
 from cifm_cli import keys, provenance
 from cifm_cli.api.slides import load, open_adata, parse_positions, predicted_genes, record_provenance, result_provenance
-from cifm_cli.celltype.annotate import annotate_slide, open_for_slide
-from cifm_cli.embedding.embed import SLOTS
+from cifm_cli.celltype.annotate import annotate as annotate_cells
+from cifm_cli.embedding.embed import SLOTS, embed_cells
 from cifm_cli.errors import CifmError
-from cifm_cli.inference.encode import encode_blocks
 from cifm_cli.inference.predict import estimator
 from cifm_cli.inference.predict_slide import infer_blocks, infer_places
 
@@ -61,16 +60,11 @@ def embed(
     if not levels or (unknown := set(levels) - set(SLOTS)):
         raise CifmError(f"levels: {', '.join(sorted(unknown)) if levels else 'none'}", f"known are {', '.join(SLOTS)}")
     loaded, opened = load(model), open_adata(adata, layer, radius_um)
-    slide = loaded.fit_slide(opened.slide)
-    width = loaded.checkpoint.recipe.model.width
-    features = {level: np.empty((slide.num_cells, width), dtype=np.float32) for level in SLOTS if level in levels}
-    for block in encode_blocks(loaded, slide, list(features)):
-        for level, rows in block.features.items():
-            features[level][block.rows] = rows
+    embeddings = embed_cells(loaded, opened.slide, [level for level in SLOTS if level in levels])
     result = adata.copy() if copy else adata
-    for level, values in features.items():
+    for level, values in embeddings.items():
         result.obsm[SLOTS[level]] = opened.in_caller_order(values)
-    record_provenance(result, keys.EMBEDDING, result_provenance("embed", loaded, slide))
+    record_provenance(result, keys.EMBEDDING, result_provenance("embed", loaded, opened.slide))
     return result
 
 
@@ -172,9 +166,7 @@ def annotate(
         >>> sc.pl.embedding(adata, "spatial", color="cifm_cell_type")
     """
     opened = open_adata(adata, layer, None)
-    slide = opened.slide
-    fitted = open_for_slide(annotator, slide, np.arange(slide.num_cells), seed, trust_pickle=trust_pickle)
-    annotation = annotate_slide(fitted, slide)
+    annotation = annotate_cells(opened.slide, annotator, seed=seed, trust_pickle=trust_pickle)
     result = adata.copy() if copy else adata
     types = pd.Categorical(opened.in_caller_order(annotation.labels), categories=list(annotation.names))
     result.obs[keys.CELL_TYPE] = types.remove_unused_categories()

@@ -144,7 +144,7 @@ def result_provenance(command: str, model: LoadedModel, slide: Slide, **facts: A
             "sha256": provenance.hash_file(weights) if weights.is_file() else None,
         },
         recipe=checkpoint.recipe.model_dump(mode="json", exclude_none=True),
-        radius_um=slide.radius_um,
+        radius_um=checkpoint.recipe.data.radius_um or slide.radius_um,
         backend=model.backend.name,
         device=str(model.device),
         precision=model.precision,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cifm_cli.celltype.base import TYPING_SUM
+from cifm_cli.celltype.marker_annotator import MarkerAnnotator, fit_marker_annotator
 from cifm_cli.celltype.markers import find_type, load_markers
-from cifm_cli.celltype.typer import MarkerTyper, fit_typer
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation.dynamics import Dynamics, fit_dynamics
 from cifm_cli.simulation.injection import draw_injected_cells
@@ -34,7 +34,7 @@ TREATED: Final = "treated"
 CONTROL: Final = "control"
 ARMS: Final = (CONTROL, TREATED)
 MAX_TYPED_CELLS: Final = (
-    50_000  # cells of the slide on which the typer is fitted and among which source cells are found
+    50_000  # cells of the slide on which the annotator is fitted and among which source cells are found
 )
 
 
@@ -46,7 +46,7 @@ class Trajectory:
         arm: `treated` (with injected cells) or `control` (without).
         replicate: Number of the replicate, from 0.
         codes: (steps + 1, N) type of every resident before the first step and after each step, as positions in the
-            typer's names.
+            annotator's names.
         final: State after the last step.
     """
 
@@ -64,7 +64,7 @@ class Experiment:
         tissue: The residents before the first step.
         window: Their rows and their extent on the slide.
         source: Cells of which copies are injected.
-        typer: Assigns cell types before, during and after the simulation.
+        annotator: Assigns cell types before, during and after the simulation.
         dynamics: The update rule.
         num_injected: Number of injected cells.
     """
@@ -72,7 +72,7 @@ class Experiment:
     tissue: TissueState
     window: Window
     source: SourceCells
-    typer: MarkerTyper
+    annotator: MarkerAnnotator
     dynamics: Dynamics
     num_injected: int
 
@@ -106,14 +106,14 @@ class Experiment:
         return inject(self.tissue, cells)
 
     def annotate(self, tissue: TissueState) -> NDArray[np.int64]:
-        """(N,) types of the residents, as positions in the typer's names."""
+        """(N,) types of the residents, as positions in the annotator's names."""
         residents = np.arange(tissue.num_residents)
         expression = tissue.slide.expression(residents, TYPING_SUM)
-        return self.typer.annotate(expression, tissue.slide.symbols).codes
+        return self.annotator.annotate(expression, tissue.slide.symbols).codes
 
 
 def prepare_experiment(model: LoadedModel, slide: Slide, config: SimulateConfig, window: Window) -> Experiment:
-    """Fit the typer, select source cells, cut out the window and fit the update rule.
+    """Fit the annotator, select source cells, cut out the window and fit the update rule.
 
     Args:
         model: The model.
@@ -134,14 +134,14 @@ def prepare_experiment(model: LoadedModel, slide: Slide, config: SimulateConfig,
         rows = np.sort(numpy_generator(config.seed, "typer").choice(rows, MAX_TYPED_CELLS, replace=False))
     symbols = [slide.symbols[column] for column in panel.columns]
     expression = slide.expression(rows, TYPING_SUM)[:, panel.columns]
-    typer = fit_typer(expression, symbols, markers)
+    annotator = fit_marker_annotator(expression, symbols, markers)
     injection = config.injection
     if injection.reference:
         source = source_cells_of_reference(slide, injection.reference, injection.cell_type, config.seed)
     else:
-        cell_type = find_type(injection.cell_type, typer.names[:-1], typer.left_out)
-        source = source_cells_of_slide(slide, rows, typer.annotate(expression, symbols), cell_type)
+        cell_type = find_type(injection.cell_type, annotator.names[:-1], annotator.left_out)
+        source = source_cells_of_slide(slide, rows, annotator.annotate(expression, symbols), cell_type)
     source = replace(source, counts=source.counts[:, panel.columns])
     tissue = crop_tissue(slide, window.rows, panel)
     dynamics = fit_dynamics(model, tissue, config.schedule)
-    return Experiment(tissue, window, source, typer, dynamics, config.num_injected(len(window.rows)))
+    return Experiment(tissue, window, source, annotator, dynamics, config.num_injected(len(window.rows)))

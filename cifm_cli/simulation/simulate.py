@@ -38,7 +38,7 @@ CAVEATS: Final = (
         "window are not simulated. A change of composition is a change of what the model predicts at these positions."
     ),
     (
-        "Types are called by marker genes, with a typer that was fitted on the slide before the injection; a cell without "
+        "Types are called by marker genes, with a classifier that was fitted on the slide before the injection; a cell without "
         "a clear type is unassigned."
     ),
 )
@@ -51,7 +51,7 @@ class SimulationResult:
     Args:
         slide: The slide, at the model's radius.
         config: The settings.
-        experiment: Window, source cells, typer and update rule.
+        experiment: Window, source cells, annotator and update rule.
         trajectories: Control and treated trajectory of every replicate.
     """
 
@@ -63,7 +63,7 @@ class SimulationResult:
     @property
     def type_names(self) -> tuple[str, ...]:
         """Cell types, then `unassigned`."""
-        return self.experiment.typer.names
+        return self.experiment.annotator.names
 
     def composition(self) -> pd.DataFrame:
         """Number of residents by arm, replicate, step and cell type; see `summary.composition_table`."""
@@ -94,7 +94,7 @@ class SimulationResult:
                 "num_donors": experiment.source.num_cells,
                 "donors": str(reference.path) if reference else "the slide",
             },
-            "types": {"known": list(self.type_names), "too_few_markers": experiment.typer.left_out},
+            "types": {"known": list(self.type_names), "too_few_markers": experiment.annotator.left_out},
             "change": summary.composition_change(self.trajectories, self.type_names),
             "drift": summary.control_drift(self.trajectories, self.type_names),
             "notes": list(CAVEATS),

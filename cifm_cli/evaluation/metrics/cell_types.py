@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.celltype.annotate import draw_rows
+from cifm_cli.celltype.annotate import sample_rows
 from cifm_cli.celltype.base import TYPING_SUM, UnlabelledCells
 from cifm_cli.celltype.registry import open_annotator
 from cifm_cli.data.slide import log_normalise
@@ -53,7 +53,7 @@ def annotator_for(spec: str, dataset: EvaluationDataset, *, trust_pickle: bool =
     Raises:
         CifmError: There is no such annotator, or it can't be used on this slide.
     """
-    rows = draw_rows(dataset.slide.region(keys.TRAIN), dataset.seed)
+    rows = sample_rows(dataset.slide.region(keys.TRAIN), dataset.seed)
     expression = dataset.slide.expression(rows, TYPING_SUM)[:, dataset.columns]
     cells = UnlabelledCells(dataset.slide.name, expression, dataset.symbols)
     return open_annotator(spec, cells, trust_pickle=trust_pickle)
