@@ -6,7 +6,7 @@ order and the names of the caller's cells. They are stored in the given object, 
 new cells return a new object. No file is written unless the caller asks for it. Messages are logged with `logging`
 under the name `cifm_cli`; errors that the caller can fix are `CifmError`, with a message and a hint.
 
-Letters: N cells, G genes of `adata`, D features, Q positions.
+Letters: N cells, G genes of `adata`, D features, Q locations.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from cifm_cli import keys, provenance
-from cifm_cli.api.slides import load, open_adata, parse_positions, predicted_genes, record_provenance, result_provenance
+from cifm_cli.api.slides import load, open_adata, parse_locations, predicted_genes, record_provenance, result_provenance
 from cifm_cli.celltype.annotate import annotate as annotate_cells
 from cifm_cli.embedding.embed import SLOTS, embed_cells
 from cifm_cli.errors import CifmError
@@ -85,7 +85,7 @@ def predict(
     Args:
         adata: N cells and G genes.
         model: A model, or the path of a training run.
-        at: (Q, 2) positions in micrometres, or a DataFrame with the columns `x_um` and `y_um` (or `x` and `y`). By
+        at: (Q, 2) locations in micrometres, or a DataFrame with the columns `x_um` and `y_um` (or `x` and `y`). By
             default every cell of `adata` is predicted while its own counts are hidden, 5 % of the cells at a time.
         form: `mean`; `median`, which is zero where P(expressed) is at most 1/2; or `gated`, the mean where P(expressed)
             is above `threshold` and zero elsewhere.
@@ -97,12 +97,12 @@ def predict(
 
     Returns:
         Without `at`: `adata`, or the copy, with (N, G) dense layers `cifm_<form>` (the prediction) and `cifm_expressed`
-        (P(expressed)); both are NaN for genes that the model does not know. With `at`: a new AnnData of Q positions and
+        (P(expressed)); both are NaN for genes that the model does not know. With `at`: a new AnnData of Q locations and
         the genes of `adata` that the model knows, with the prediction in `X`, P(expressed) in the layer
-        `cifm_expressed`, and the positions in `obsm["spatial"]`.
+        `cifm_expressed`, and the locations in `obsm["spatial"]`.
 
     Raises:
-        CifmError: The counts, genes, coordinates or positions cannot be used, or the model knows none of the genes.
+        CifmError: The counts, genes, coordinates or locations cannot be used, or the model knows none of the genes.
 
     Example:
         >>> cifm.predict(adata, model, form="gated")
@@ -117,12 +117,12 @@ def predict(
         "predict", loaded, slide, seed=seed, form=form, threshold=threshold if form == "gated" else None
     )
     if at is not None:
-        positions, names = parse_positions(at)
-        prediction = infer_places(loaded, slide, positions)
+        locations, names = parse_locations(at)
+        prediction = infer_places(loaded, slide, locations)
         values, expressed = estimate(prediction)[:, panel_column], prediction.expressed[:, panel_column]
         obs = pd.DataFrame(index=pd.Index(names, dtype=object))
         result = AnnData(values, obs=obs, var=adata.var.iloc[var].copy(), layers={keys.EXPRESSED: expressed})
-        result.obsm[keys.SPATIAL] = positions
+        result.obsm[keys.SPATIAL] = locations
     else:
         values, expressed = (np.full(adata.shape, np.nan, dtype=np.float32) for _ in range(2))
         for rows, prediction in infer_blocks(loaded, slide, seed):

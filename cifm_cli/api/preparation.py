@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from cifm_cli import keys
 from cifm_cli.api.slides import optional_path
+from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_to_anndata
-from cifm_cli.data.prepare.splits import Split
-from cifm_cli.data.readers.base import PrepareConfig
+from cifm_cli.data.prepare.splits import SplitConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +92,7 @@ def prepare(
         cells=optional_path(cells),
         keep=tuple(keep),
         crop=crop_um,
-        split=Split(split, split_gap_um, seed),
+        split=SplitConfig(split, split_gap_um, seed),
     )
     adata = prepare_to_anndata(Path(path), config)
     report = json.loads(adata.uns[keys.CIFM][keys.REPORT])

@@ -1,6 +1,6 @@
-"""What the functions of the API share: slides from AnnData objects, models, positions, genes and provenance.
+"""What the functions of the API share: slides from AnnData objects, models, locations, genes and provenance.
 
-Letters: N cells, P genes that slide and model share, Q positions.
+Letters: N cells, P genes that slide and model share, Q locations.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from anndata import AnnData
 
 from cifm_cli import keys, provenance, workspace
 from cifm_cli.data.in_memory import AnnDataSlide, gene_columns, slide_from_anndata
-from cifm_cli.data.prepare.splits import Split
-from cifm_cli.data.writers.predicted import places_from_table
+from cifm_cli.data.prepare.splits import SplitConfig
+from cifm_cli.data.writers.predicted import locations_from_table
 from cifm_cli.errors import CifmError
 from cifm_cli.inference import loaded_model
 from cifm_cli.inference.loaded_model import LoadedModel
@@ -89,7 +89,7 @@ def open_with_split(adata: AnnData, layer: str | None, radius_um: float | None, 
     opened = open_adata(adata, layer, radius_um, name)
     if keys.SPLIT in adata.obs:
         return opened
-    split = Split().regions(opened.slide.xy_um, opened.slide.radius_um)
+    split = SplitConfig().regions(opened.slide.xy_um, opened.slide.radius_um)
     return opened._replace(slide=replace(opened.slide, split=split))
 
 
@@ -117,20 +117,20 @@ def var_of_panel(adata: AnnData, slide: Slide, model: LoadedModel) -> pd.DataFra
     return annotation
 
 
-def parse_positions(at: ArrayLike | pd.DataFrame) -> tuple[NDArray[np.float64], list[str]]:
+def parse_locations(at: ArrayLike | pd.DataFrame) -> tuple[NDArray[np.float64], list[str]]:
     """(Q, 2) micrometres, and Q names."""
     if isinstance(at, pd.DataFrame):
-        return places_from_table(at, "at", str), at.index.astype(str).tolist()
+        return locations_from_table(at, "at", str), at.index.astype(str).tolist()
     hint = "give an array of shape (Q, 2), in micrometres"
     try:
-        positions = np.asarray(at, dtype=np.float64)
+        locations = np.asarray(at, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise CifmError(f"at: not an array of numbers ({error})", hint) from error
-    if positions.ndim != 2 or positions.shape[1] != 2 or not len(positions):
-        raise CifmError(f"at: an array of shape {positions.shape}", hint)
-    if not np.isfinite(positions).all():
-        raise CifmError("at: a position is not finite", hint)
-    return positions, [f"place_{number}" for number in range(1, len(positions) + 1)]
+    if locations.ndim != 2 or locations.shape[1] != 2 or not len(locations):
+        raise CifmError(f"at: an array of shape {locations.shape}", hint)
+    if not np.isfinite(locations).all():
+        raise CifmError("at: a location is not finite", hint)
+    return locations, [f"place_{number}" for number in range(1, len(locations) + 1)]
 
 
 def result_provenance(command: str, model: LoadedModel, slide: Slide, **facts: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values

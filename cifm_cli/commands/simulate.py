@@ -80,12 +80,9 @@ def simulate(
     as_json: options.Json = False,
 ) -> None:
     """Inject cells into a tissue, let the model update the others step by step, and compare with no injection."""
-    import numpy as np
-
     from cifm_cli import provenance
-    from cifm_cli.data.prepare.filters import parse_crop
+    from cifm_cli.data.crop import parse_crop
     from cifm_cli.data.slide import open_slide
-    from cifm_cli.data.writers.trajectory import cell_names
     from cifm_cli.inference.loaded_model import load_model
     from cifm_cli.report import terminal
     from cifm_cli.simulation.config import InjectionConfig, ReferenceFile, SimulateConfig
@@ -115,8 +112,7 @@ def simulate(
         backend=loaded.backend.name,
         device=str(loaded.device),
     )
-    names = cell_names(result.slide, np.asarray(result.experiment.window.rows))
-    content = write_simulation(out, result, names, origin)
+    content = write_simulation(out, result, result.slide.barcodes(result.experiment.window.rows), origin)
     terminal.show_table(f"{result.slide.name}: composition of the residents", change_table(content, _MAX_TYPES))
     for note in result_notes(content):
         terminal.say(note)

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cifm_cli.report.table import Table
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rich.progress import Task
+
+    from cifm_cli.report.table import Table
 
 _MAX_LENGTH = 100  # characters of a value in `flatten`
 
@@ -138,13 +138,6 @@ def show_table(title: str, table: Table) -> None:
     console = _stderr()
     console.width = max(console.width, 400)  # rich would cut cells to fit; a narrow terminal wraps the line instead
     console.print(shown)
-
-
-def table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[tuple[int, int]] = ()
-) -> None:
-    """Print a table given by its parts; see `show_table`."""
-    show_table(title, Table(columns, rows, best))
 
 
 class _Rate(ProgressColumn):

@@ -18,7 +18,7 @@ from cifm_cli.simulation.simulate import change_table
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
     from anndata import AnnData
@@ -43,7 +43,7 @@ def check_folder(out: Path) -> None:
 
 
 def write_simulation(
-    out: Path, result: SimulationResult, names: Sequence[str], provenance: dict[str, Any]
+    out: Path, result: SimulationResult, names: Iterable[str], provenance: dict[str, Any]
 ) -> dict[str, Any]:
     """Write a simulation into a folder, completely or not at all.
 
@@ -73,7 +73,7 @@ def write_simulation(
     return content
 
 
-def to_anndata(result: SimulationResult, names: Sequence[str], provenance: dict[str, Any]) -> AnnData:
+def to_anndata(result: SimulationResult, names: Iterable[str], provenance: dict[str, Any]) -> AnnData:
     """The first replicate as an AnnData: residents, then injected cells.
 
     Args:

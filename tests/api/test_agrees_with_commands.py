@@ -54,7 +54,7 @@ def test_predict(
     assert np.array_equal(adata.layers["cifm_expressed"], written.layers["expressed"])
 
 
-def test_predict_at_positions(
+def test_predict_at_locations(
     command_line, adata: ad.AnnData, model: cifm.LoadedModel, prepared_synthetic: Path, run_folder: Path
 ) -> None:
     table = pd.DataFrame(adata.obsm["spatial"][:9] + 3.0, columns=["x_um", "y_um"])

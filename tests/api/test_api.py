@@ -159,7 +159,7 @@ def test_an_evaluation_is_a_set_of_tables(plain: ad.AnnData, model: cifm.LoadedM
     assert (cells["x_um"] > x_um.min() + 0.6 * (x_um.max() - x_um.min())).all()
 
 
-def test_positions_may_have_names(adata: ad.AnnData, model: cifm.LoadedModel) -> None:
+def test_locations_may_have_names(adata: ad.AnnData, model: cifm.LoadedModel) -> None:
     table = pd.DataFrame(adata.obsm["spatial"][:2], columns=["x", "y"], index=["a", "b"])
     assert cifm.predict(adata, model, at=table).obs_names.tolist() == ["a", "b"]
 

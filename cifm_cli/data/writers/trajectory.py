@@ -6,10 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
-from anndata.io import read_elem
 
 from cifm_cli import keys
 
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.data.slide import Slide
 
 
 def trajectory_anndata(
@@ -52,18 +50,3 @@ def trajectory_anndata(
     adata.obsm[keys.SPATIAL] = tissue.xy_um
     adata.uns[keys.CIFM] = {keys.RADIUS_UM: tissue.radius_um, keys.PROVENANCE: json.dumps(provenance)}
     return adata
-
-
-def cell_names(slide: Slide, rows: Rows) -> list[str]:
-    """Barcodes of some cells of a prepared slide.
-
-    Args:
-        slide: A slide that has a file.
-        rows: Rows of the slide.
-
-    Returns:
-        One name per row.
-    """
-    with h5py.File(slide.file, "r") as file:
-        obs = read_elem(file["obs"])
-    return [str(name) for name in obs.index[rows]]
