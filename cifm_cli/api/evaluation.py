@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from cifm_cli import keys
 from cifm_cli.api.slides import load, named_slides, open_with_split
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.predictors.base import MODEL, ModelPredictor
@@ -22,7 +24,10 @@ from cifm_cli.inference.loaded_model import LoadedModel
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from cifm_cli.api.slides import Model
+    from cifm_cli import keys
+from cifm_cli.api.slides import Model
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def evaluate(
         annotator: Also compare cell types of actual and predicted cells: `NAME` or `NAME:PATH`.
         trust_pickle: Read annotators that are stored as pickles. A pickle can run code.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
-        radius_um: Radius of the graph, if neither model nor slide defines one.
+        radius_um: Radius of the graph, micrometres, for models whose recipe does not define it; by default that of the
+            prepared slide, or one derived from the spacing of the cells.
         seed: Seed of the folds, the random baselines and the bootstrap.
 
     Returns:
@@ -89,8 +95,8 @@ def evaluate(
         >>> evaluation = cifm.evaluate(adata, model, geometries=["scattered"])
         >>> evaluation.paired.query("metric == 'spearman_cell' and genes == 'all'")
     """
-    models = _named_models(model)
-    slides = {name: open_with_split(adata, layer, radius_um, name) for name, adata in named_slides(data).items()}
+    models, adatas = _named_models(model), named_slides(data)
+    slides = {name: open_with_split(adata, layer, radius_um, name) for name, adata in adatas.items()}
     config = EvaluateConfig(
         region=region or "",
         geometries=geometries,
@@ -100,10 +106,14 @@ def evaluate(
         trust_pickle=trust_pickle,
         seed=seed,
     ).completed(models[0].model.checkpoint.recipe.evaluate)
+    if config.region in (keys.TRAIN, keys.ALL):
+        logger.warning(
+            "region %s: scores of cells on which the model was trained do not show how well it predicts new cells",
+            config.region,
+        )
     evaluation = evaluate_slides([opened.slide for opened in slides.values()], models, config)
     for of_slide in evaluation.metrics["slides"].values():
-        del of_slide["scenario"]  # it compares files
-    adatas = named_slides(data)
+        del of_slide["scenario"]  # found by comparing files, which do not exist here
     cells, genes = [], []
     for name, results in evaluation.results.items():
         rows, names = slides[name].rows, adatas[name].obs_names.to_numpy()
@@ -111,6 +121,7 @@ def evaluate(
             table = per_cell(result).drop(columns="barcode")
             row = rows[table.pop("row").to_numpy()]
             table.insert(0, "cell", names[row])
+            # Slides are in Hilbert order; the table is in the caller's order.
             cells.append(table.iloc[np.argsort(row, kind="stable")])
             genes.append(per_gene(result))
     return Evaluation(

@@ -42,7 +42,8 @@ def embed(
         levels: `microenvironment` for the encoder output of a cell among its neighbours, `cell` for the output without
             edges between cells; one of them or both.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
-        radius_um: Radius of the graph, if neither model nor slide defines one.
+        radius_um: Radius of the graph, micrometres, for models whose recipe does not define it; by default that of the
+            prepared slide, or one derived from the spacing of the cells.
         copy: Return a copy instead of changing `adata`.
 
     Returns:
@@ -91,7 +92,8 @@ def predict(
             is above `threshold` and zero elsewhere.
         threshold: Threshold of P(expressed) for `gated`.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
-        radius_um: Radius of the graph, if neither model nor slide defines one.
+        radius_um: Radius of the graph, micrometres, for models whose recipe does not define it; by default that of the
+            prepared slide, or one derived from the spacing of the cells.
         seed: Seed of the order in which cells are hidden.
         copy: Return a copy instead of changing `adata`; no effect with `at`.
 
@@ -124,6 +126,7 @@ def predict(
         result = AnnData(values, obs=obs, var=adata.var.iloc[var].copy(), layers={keys.EXPRESSED: expressed})
         result.obsm[keys.SPATIAL] = locations
     else:
+        # A layer must have all genes of `adata`; those that the model does not know stay NaN.
         values, expressed = (np.full(adata.shape, np.nan, dtype=np.float32) for _ in range(2))
         for rows, prediction in infer_blocks(loaded, slide, seed):
             cells = np.ix_(opened.rows[rows], var)

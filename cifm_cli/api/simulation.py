@@ -61,7 +61,8 @@ def simulate(
         reference: `.h5ad` of labelled cells to copy; by default, cells of `adata` are copied.
         reference_label: Column of the reference's `obs` with cell types.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
-        radius_um: Radius of the graph, if neither model nor slide defines one.
+        radius_um: Radius of the graph, micrometres, for models whose recipe does not define it; by default that of the
+            prepared slide, or one derived from the spacing of the cells.
         seed: Seed of all random draws.
 
     Returns:
@@ -98,6 +99,7 @@ def simulate(
         result, adata.obs_names[rows].tolist(), result_provenance("simulate", loaded, slide, seed=seed)
     )
     injected = np.arange(len(rows), trajectory.n_obs)
+    # The residents are in Hilbert order; the caller gets them in the order of `adata`.
     trajectory = trajectory[np.concatenate([np.argsort(rows), injected])].copy()
     trajectory.var = var_of_panel(adata, slide, loaded)
     change = pd.DataFrame.from_dict(result.facts()["change"], orient="index").drop(columns="replicates")

@@ -17,7 +17,7 @@ import pandas as pd
 from anndata import AnnData
 
 from cifm_cli import keys, provenance, workspace
-from cifm_cli.data.in_memory import AnnDataSlide, gene_columns, slide_from_anndata
+from cifm_cli.data.in_memory import AnnDataSlide, gene_columns, read_split, slide_from_anndata
 from cifm_cli.data.prepare.splits import SplitConfig
 from cifm_cli.data.writers.predicted import locations_from_table
 from cifm_cli.errors import CifmError
@@ -79,17 +79,18 @@ def open_adata(adata: AnnData, layer: str | None, radius_um: float | None, name:
     about = adata.uns.get(keys.CIFM, {})
     sample = about.get(keys.SAMPLE) if isinstance(about, Mapping) else None
     opened = slide_from_anndata(adata, name=name or str(sample or "adata"), radius_um=radius_um, layer=layer)
-    for note in opened.notes:
+    for note in opened.notes:  # for instance, which layer the counts were taken from
         logger.warning(note)
     return opened
 
 
 def open_with_split(adata: AnnData, layer: str | None, radius_um: float | None, name: str) -> AnnDataSlide:
-    """Make a slide from an AnnData; without `obs["split"]` it gets the regional split of the paper."""
+    """Make a slide with the regions of `obs["split"]`, or with the regional split of the paper."""
     opened = open_adata(adata, layer, radius_um, name)
     if keys.SPLIT in adata.obs:
-        return opened
-    split = SplitConfig().regions(opened.slide.xy_um, opened.slide.radius_um)
+        split = read_split(adata)[opened.rows]
+    else:
+        split = SplitConfig().regions(opened.slide.xy_um, opened.slide.radius_um)
     return opened._replace(slide=replace(opened.slide, split=split))
 
 
@@ -100,6 +101,7 @@ def optional_path(path: str | Path | None) -> Path | None:
 
 def predicted_genes(adata: AnnData, slide: Slide, model: LoadedModel) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions in `adata.var` of the genes that the model knows, and their columns in a prediction."""
+    # From a column of adata.var to a column of the slide, and from there to a column of the prediction.
     in_panel = np.full(slide.num_genes, -1)
     panel = model.panel(slide)
     in_panel[panel.columns] = np.arange(panel.num_genes)
@@ -112,7 +114,7 @@ def predicted_genes(adata: AnnData, slide: Slide, model: LoadedModel) -> tuple[N
 def var_of_panel(adata: AnnData, slide: Slide, model: LoadedModel) -> pd.DataFrame:
     """(P, ...) the caller's annotation of the genes that slide and model share, in the order of the panel."""
     var, column = predicted_genes(adata, slide, model)
-    _, first = np.unique(column, return_index=True)  # a gene that occurs twice was summed
+    _, first = np.unique(column, return_index=True)  # features of one gene were summed; the first stands for it
     annotation: pd.DataFrame = adata.var.iloc[var[first]].copy()
     return annotation
 
@@ -136,7 +138,7 @@ def parse_locations(at: ArrayLike | pd.DataFrame) -> tuple[NDArray[np.float64], 
 def result_provenance(command: str, model: LoadedModel, slide: Slide, **facts: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
     """Provenance of a result: the model, the recipe and the radius."""
     checkpoint = model.checkpoint
-    weights = checkpoint.folder / MODEL_FILE
+    weights = checkpoint.folder / MODEL_FILE  # removed, if `train` used a temporary folder
     return provenance.collect(
         command,
         model={
@@ -158,14 +160,14 @@ def record_provenance(adata: AnnData, key: str, origin: dict[str, Any]) -> None:
 
 
 def named_slides(data: AnnData | Sequence[AnnData] | Mapping[str, AnnData]) -> dict[str, AnnData]:
-    """Slides by name; names are made up where none are given."""
+    """Slides by name; slides that are given without a name are called slide_1, slide_2, ..."""
     if isinstance(data, Mapping):
         slides = dict(data)
     else:
         several = [data] if isinstance(data, AnnData) else list(data)
         slides = {f"slide_{number}": adata for number, adata in enumerate(several, start=1)}
     if not slides:
-        raise CifmError("no slides to train on", "give at least one AnnData")
+        raise CifmError("no slides", "give at least one AnnData")
     if bad := next((name for name in slides if not name or "/" in name), None):
         raise CifmError(f"slide name {bad!r} cannot name a file", "use letters, digits, - and _")
     return slides

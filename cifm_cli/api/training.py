@@ -47,7 +47,8 @@ def train(
         settings: Keys of the recipe to change, such as `{"train.steps": 500}`; not for a `Recipe`.
         init: A training run from whose weights to start.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
-        radius_um: Radius of the graph, if neither recipe nor slide defines one.
+        radius_um: Radius of the graph, micrometres, for recipes that do not define it; by default that of the prepared
+            slide, or one derived from the spacing of the cells.
         device: `auto`, `cpu`, `cuda` or another torch device.
         backend: Implementation of the graph network: `auto`, or a name that `cifm backends` lists.
         seed: Seed of all random draws.
@@ -65,6 +66,7 @@ def train(
     resolved = _resolve_recipe(recipe, settings or {})
     slides = named_slides(data)
     with tempfile.TemporaryDirectory(prefix="cifm_") as folder:
+        # Training reads tiles from files, so that a corpus may be larger than memory; slides in memory are written first.
         paths = []
         for name, adata in slides.items():
             opened = open_with_split(adata, layer, radius_um, name)

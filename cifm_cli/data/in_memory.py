@@ -104,7 +104,7 @@ def slide_from_anndata(
         )
         radius, split, facts = units.radius_um, np.zeros(adata.n_obs, dtype=np.int8), None
     else:
-        radius, split = float(metadata[keys.RADIUS_UM]), _split(adata)
+        radius, split = float(metadata[keys.RADIUS_UM]), read_split(adata)
         facts = {key: str(metadata.get(key, "")) for key in _FACTS}
         if keys.TOTAL_COUNTS in adata.obs:
             total = adata.obs[keys.TOTAL_COUNTS].to_numpy(dtype=np.float64)
@@ -216,7 +216,7 @@ def _matrix(adata: AnnData, slot: str) -> csr_matrix:
     return matrix
 
 
-def _split(adata: AnnData) -> NDArray[np.int8]:
+def read_split(adata: AnnData) -> NDArray[np.int8]:
     """(N,) positions in `keys.REGIONS`; all training where the column is missing."""
     if keys.SPLIT not in adata.obs:
         return np.zeros(adata.n_obs, dtype=np.int8)

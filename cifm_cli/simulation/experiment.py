@@ -90,6 +90,7 @@ class Experiment:
         return [self._simulate(arm, replicate, advance) for replicate in range(replicates) for arm in ARMS]
 
     def _simulate(self, arm: str, replicate: int, advance: Callable[[], None]) -> Trajectory:
+        # Both arms of a replicate use the same schedule and random numbers; see `Dynamics.run`.
         tissue = self.inject(replicate) if arm == TREATED else self.tissue
         codes = [self.annotate(tissue)]
         for state in self.dynamics.run(tissue, replicate):
@@ -132,6 +133,7 @@ def prepare_experiment(model: LoadedModel, slide: Slide, config: SimulateConfig,
     rows = np.arange(slide.num_cells)
     if len(rows) > MAX_TYPED_CELLS:
         rows = np.sort(numpy_generator(config.seed, "typer").choice(rows, MAX_TYPED_CELLS, replace=False))
+    # Simulated cells have only the genes that the model knows; all cells must be typed by the same genes.
     symbols = [slide.symbols[column] for column in panel.columns]
     expression = slide.expression(rows, TYPING_SUM)[:, panel.columns]
     annotator = fit_marker_annotator(expression, symbols, markers)

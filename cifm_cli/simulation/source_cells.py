@@ -107,6 +107,7 @@ def downsample(source: SourceCells, depth: float, generator: np.random.Generator
         Cells of at most about that depth, without those that lost all counts.
     """
     keep_probability = np.minimum(depth / np.maximum(source.total_counts, 1.0), 1.0)
+    # Binomial thinning of every count gives the counts of a shallower measurement of the same cell.
     counts = source.counts.copy()
     counts.data = generator.binomial(
         np.rint(counts.data).astype(np.int64), np.repeat(keep_probability, np.diff(counts.indptr))

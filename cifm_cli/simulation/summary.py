@@ -27,6 +27,7 @@ def count_types(trajectory: Trajectory, num_types: int) -> NDArray[np.int64]:
 
 def count_transitions(trajectory: Trajectory, num_types: int) -> NDArray[np.int64]:
     """(T, T) number of residents by type before the first step (rows) and after the last step (columns)."""
+    # Each pair of types is one number, so that a single bincount gives the matrix; int16 codes would overflow.
     pairs = trajectory.codes[0].astype(np.int64) * num_types + trajectory.codes[-1]
     return np.bincount(pairs, minlength=num_types**2).reshape(num_types, num_types)
 

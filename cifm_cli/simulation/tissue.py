@@ -50,6 +50,7 @@ class TissueState:
         Returns:
             A new state; `self` does not change.
         """
+        # The new rows are appended and then selected in place of the old ones, which is cheaper than assigning to CSR rows.
         row = np.arange(self.slide.num_cells)
         row[cells] = self.slide.num_cells + np.arange(len(cells))
         updated = vstack([self.counts, counts.astype(np.float32)], format="csr")[row]

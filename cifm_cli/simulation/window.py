@@ -66,6 +66,7 @@ def choose_window(xy_um: NDArray[np.float64], crop_um: Box | None, max_cells: in
                 f"no cell in the box {','.join(map(str, crop_um))}", f"the slide spans {extent} micrometres"
             )
     if len(rows) > max_cells:
+        # The median is inside the tissue more often than the centre of the bounding box.
         centre = np.median(xy_um[rows], axis=0)
         distance = np.abs(xy_um[rows] - centre).max(axis=1)
         rows = np.sort(rows[np.argsort(distance, kind="stable")[:max_cells]])

@@ -182,6 +182,37 @@ def test_train_without_a_folder_leaves_nothing(
     assert plain.obsm["X_cifm"].shape == (plain.n_obs, 8)
 
 
+def test_a_split_of_the_caller_is_used(plain: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    """Regions of a plain AnnData: strips of x that the regional split of the paper does not have."""
+    x_um = plain.obsm["spatial"][:, 0]
+    thirds = np.searchsorted(np.quantile(x_um, [1 / 3, 2 / 3]), x_um)
+    plain.obs["split"] = np.array(["validation", "train", "test"])[thirds]
+    with caplog.at_level(logging.INFO, logger="cifm_cli"):
+        model = cifm.train("demo", plain, settings=TRAIN, radius_um=20.0, backend="torch", device="cpu")
+    evaluation = cifm.evaluate(plain, model, geometries=["scattered"], num_folds=1, radius_um=20.0)
+    scored = evaluation.per_cell["cell"].unique()
+    assert (plain.obs.loc[scored, "split"] == "test").all()
+    plain.obs["split"] = "somewhere"
+    with pytest.raises(cifm.CifmError, match="somewhere"):
+        cifm.evaluate(plain, model)
+
+
+def test_a_view_becomes_an_object_with_the_result(adata: ad.AnnData, model: cifm.LoadedModel) -> None:
+    view = adata[:100]
+    with pytest.warns(ad.ImplicitModificationWarning):
+        embedded = cifm.embed(view, model, ["cell"])
+    assert embedded is view
+    assert embedded.obsm["X_cifm_cell"].shape == (100, 8)
+    assert "X_cifm_cell" not in adata.obsm
+
+
+def test_scores_of_training_cells_give_a_warning(
+    adata: ad.AnnData, model: cifm.LoadedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    cifm.evaluate(adata, model, geometries=["scattered"], num_folds=1, region="train")
+    assert "region train" in caplog.text
+
+
 def test_train_takes_a_recipe_and_slides_by_name(adata: ad.AnnData) -> None:
     recipe = parse(
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,3 +67,18 @@ def test_a_notebook(sc: ModuleType, xenium_download: Path, run_folder: Path) -> 
     assert np.array_equal(again.obsm["X_cifm"], adata.obsm["X_cifm"])
     cifm.embed(again, model, ["cell"])
     assert np.array_equal(again.obsm["X_cifm_cell"], adata.obsm["X_cifm_cell"])
+
+
+@pytest.mark.slow
+def test_the_example_of_the_documentation_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example of docs/python.md that needs no download, on fewer cells and with fewer steps."""
+    text = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf8")
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "write_xenium" in block]
+    for usual, quick in (("2_000", "500"), ('"train.steps": 50', '"train.steps": 2'), ("num_folds=4", "num_folds=1")):
+        assert usual in example
+        example = example.replace(usual, quick)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "docs/python.md", "exec"), {})
+    assert "best_baseline" in capsys.readouterr().out
