@@ -24,8 +24,7 @@ from cifm_cli.inference.loaded_model import LoadedModel
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from cifm_cli import keys
-from cifm_cli.api.slides import Model
+    from cifm_cli.api.slides import Model
 
 logger = logging.getLogger(__name__)
 
