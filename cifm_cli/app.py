@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     switches = Switches()
     try:
-        with unwinding(), terminal.command_output():
+        with unwinding(), terminal.showing_logs():
             code: Any = get_command(app).main(words or ["--help"], "cifm", standalone_mode=False, obj=switches)
     except (CifmError, BackendUnavailableError) as error:
         if switches.debug:

@@ -51,7 +51,7 @@ class TerminalHandler(logging.Handler):
 
 
 @contextmanager
-def command_output() -> Iterator[None]:
+def showing_logs() -> Iterator[None]:
     """Show log records of `cifm_cli` and progress bars while a command runs.
 
     Outside this context, when the package is used as a library, nothing is printed: progress bars are off, and log records
@@ -69,7 +69,7 @@ def command_output() -> Iterator[None]:
 
 
 def shows_logs() -> bool:
-    """Whether `command_output` is active in this process, and the level of the logger has not been raised."""
+    """Whether `showing_logs` is active in this process, and the level of the logger has not been raised."""
     logger = logging.getLogger("cifm_cli")
     return logger.isEnabledFor(logging.INFO) and any(isinstance(one, TerminalHandler) for one in logger.handlers)
 

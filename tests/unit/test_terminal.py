@@ -29,7 +29,7 @@ def test_a_wide_table_keeps_every_column(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_progress_is_silent_when_stderr_is_a_file(capsys: pytest.CaptureFixture[str]) -> None:
-    with terminal.command_output(), terminal.progress("cells", 10) as advance:
+    with terminal.showing_logs(), terminal.progress("cells", 10) as advance:
         advance(5, "half")
     assert capsys.readouterr() == ("", "")
 
@@ -44,7 +44,7 @@ def test_progress_bars_appear_only_while_a_command_runs(monkeypatch: pytest.Monk
 
     advance_once()
     assert screen.getvalue() == ""
-    with terminal.command_output():
+    with terminal.showing_logs():
         advance_once()
     assert "counting cells" in screen.getvalue()
     printed = len(screen.getvalue())
@@ -54,7 +54,7 @@ def test_progress_bars_appear_only_while_a_command_runs(monkeypatch: pytest.Monk
 
 def test_log_records_are_shown_only_while_a_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("cifm_cli.somewhere")
-    with terminal.command_output():
+    with terminal.showing_logs():
         logger.info("a note")
         logger.warning("a doubt")
     logger.info("another note")
