@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from cifm_cli import keys
 from cifm_cli.api.slides import load, open_adata, optional_path, result_provenance, var_of_panel
-from cifm_cli.simulation.config import InjectionConfig, ReferenceFile, SimulateConfig
+from cifm_cli.simulation.config import InjectionConfig, ReferenceCells, SimulateConfig
 from cifm_cli.simulation.outputs import to_anndata
 from cifm_cli.simulation.simulate import simulate as run_simulation
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from cifm_cli.api.slides import Model
     from cifm_cli.simulation.config import Form
     from cifm_cli.simulation.window import Box
@@ -35,7 +34,7 @@ def simulate(
     crop_um: Box | None = None,
     max_cells: int = 10_000,
     markers: str | Path | None = None,
-    reference: str | Path | None = None,
+    reference: AnnData | str | Path | None = None,
     reference_label: str = "cell_type",
     layer: str | None = None,
     radius_um: float | None = None,
@@ -58,7 +57,8 @@ def simulate(
         crop_um: Only cells in this rectangle are simulated: x0, y0, x1, y1 in micrometres.
         max_cells: Largest number of simulated cells; they fill a square in the middle of the tissue.
         markers: TSV of marker genes (columns `cell_type` and `symbol`) that extends the packaged table.
-        reference: `.h5ad` of labelled cells to copy; by default, cells of `adata` are copied.
+        reference: Labelled cells to copy, as an AnnData with raw counts or the path of an `.h5ad`; by default, cells of
+            `adata` are copied.
         reference_label: Column of the reference's `obs` with cell types.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
         radius_um: Radius of the graph, micrometres, for models whose recipe does not define it; by default that of the
@@ -82,8 +82,12 @@ def simulate(
     """
     loaded, opened = load(model), open_adata(adata, layer, radius_um)
     slide = loaded.fit_slide(opened.slide)
+    reference_cells = None
+    if reference is not None:
+        source = reference if isinstance(reference, AnnData) else Path(reference)
+        reference_cells = ReferenceCells(source, reference_label)
     config = SimulateConfig(
-        InjectionConfig(inject, count, ReferenceFile(Path(reference), reference_label) if reference else None),
+        InjectionConfig(inject, count, reference_cells),
         steps=steps,
         update_fraction=update_fraction,
         form=form,

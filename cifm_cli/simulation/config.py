@@ -12,6 +12,7 @@ from cifm_cli.provenance import numpy_generator
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cifm_cli.celltype.labelled_cells import LabelledSource
     from cifm_cli.data.slide import Rows
     from cifm_cli.simulation.window import Box
 
@@ -23,15 +24,15 @@ DEFAULT_INJECTED: Final = 0.02  # injected cells per resident, unless their numb
 
 
 @dataclass(frozen=True)
-class ReferenceFile:
-    """A file of labelled cells from which injected cells are taken.
+class ReferenceCells:
+    """Labelled cells of another data set, of which injected cells are copies.
 
     Args:
-        path: An `.h5ad` file with raw counts.
+        source: An `.h5ad` file or an AnnData, with raw counts.
         label: Column of its `obs` with cell types.
     """
 
-    path: Path
+    source: LabelledSource
     label: str = "cell_type"
 
 
@@ -47,7 +48,7 @@ class InjectionConfig:
 
     cell_type: str
     count: int | None = None
-    reference: ReferenceFile | None = None
+    reference: ReferenceCells | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from cifm_cli.celltype.labelled_cells import source_name
 from cifm_cli.report.table import Table
 from cifm_cli.report.terminal import progress
 from cifm_cli.simulation import summary
@@ -92,7 +93,7 @@ class SimulationResult:
                 "cell_type": experiment.source.cell_type,
                 "count": experiment.num_injected,
                 "num_donors": experiment.source.num_cells,
-                "donors": str(reference.path) if reference else "the slide",
+                "donors": source_name(reference.source) if reference else "the slide",
             },
             "types": {"known": list(self.type_names), "too_few_markers": experiment.annotator.left_out},
             "change": summary.composition_change(self.trajectories, self.type_names),

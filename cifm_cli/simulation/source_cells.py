@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cifm_cli.celltype.labelled_cells import read_reference
+from cifm_cli.celltype.labelled_cells import read_reference, source_name
 from cifm_cli.celltype.markers import find_type
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.celltype.base import Annotation
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.simulation.config import ReferenceFile
+    from cifm_cli.simulation.config import ReferenceCells
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def source_cells_of_slide(slide: Slide, rows: Rows, annotation: Annotation, cell
     return SourceCells(cell_type, slide.counts(selected), slide.total_counts[selected])
 
 
-def source_cells_of_reference(slide: Slide, reference: ReferenceFile, requested: str, seed: int) -> SourceCells:
+def source_cells_of_reference(slide: Slide, reference: ReferenceCells, requested: str, seed: int) -> SourceCells:
     """Take the cells of one type from a reference and downsample them to the depth of the slide.
 
     Args:
@@ -83,14 +83,15 @@ def source_cells_of_reference(slide: Slide, reference: ReferenceFile, requested:
     Raises:
         CifmError: The reference cannot be read, or contains no such cell.
     """
-    counts, labels = read_reference(reference.path, reference.label, slide)
+    counts, labels = read_reference(reference.source, reference.label, slide)
     label = find_type(requested, sorted(set(labels)), {})
     selected = counts[np.flatnonzero(labels == label)]
     source = SourceCells(label, selected, np.asarray(selected.sum(axis=1), dtype=np.float64).ravel())
     source = downsample(source, float(np.median(slide.total_counts)), numpy_generator(seed, "thin"))
     if not source.num_cells:
         raise CifmError(
-            f"{reference.path}: no {label} with a count in the genes of slide {slide.name}", "use another reference"
+            f"{source_name(reference.source)}: no {label} with a count in the genes of slide {slide.name}",
+            "use another reference",
         )
     return source
 

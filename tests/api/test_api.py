@@ -67,6 +67,23 @@ def test_a_trajectory_keeps_the_order_and_the_names_of_the_caller(plain: ad.AnnD
     assert change.loc["T cell", "before"] > 0
 
 
+def test_injected_cells_of_another_data_set(adata: ad.AnnData, model: cifm.LoadedModel, tmp_path: Path) -> None:
+    """The reference in memory and as a file give the same trajectory."""
+    reference = ad.AnnData(
+        adata.X[:60] * 40, obs=pd.DataFrame({"kind": ["odd"] * 20 + ["even"] * 40}).set_index(adata.obs_names[:60])
+    )
+    reference.var_names = adata.var["symbol"].astype(str)
+    reference.write_h5ad(tmp_path / "atlas.h5ad")
+    trajectories = [
+        cifm.simulate(adata, model, "odd", reference=source, reference_label="kind", count=9, **QUICK)
+        for source in (reference, tmp_path / "atlas.h5ad")
+    ]
+    assert set(trajectories[0].obs["type_before"][trajectories[0].obs["injected"]]) == {"odd"}
+    assert (trajectories[0].X != trajectories[1].X).nnz == 0
+    with pytest.raises(cifm.CifmError, match="the reference: no obs column 'cell_type'"):
+        cifm.simulate(adata, model, "odd", reference=reference, **QUICK)
+
+
 def test_a_trajectory_can_be_written_and_read(adata: ad.AnnData, model: cifm.LoadedModel, tmp_path: Path) -> None:
     trajectory = cifm.simulate(adata, model, "tcell", **QUICK)
     trajectory.write_h5ad(tmp_path / "trajectory.h5ad")
