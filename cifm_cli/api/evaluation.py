@@ -23,8 +23,11 @@ from cifm_cli.inference.loaded_model import LoadedModel
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from cifm_cli.api.slides import Model
+    from cifm_cli.data.in_memory import AnnDataSlide
+    from cifm_cli.evaluation.evaluator import EvaluationResult
 
 logger = logging.getLogger(__name__)
 
@@ -113,23 +116,26 @@ def evaluate(
     evaluation = evaluate_slides([opened.slide for opened in slides.values()], models, config)
     for of_slide in evaluation.metrics["slides"].values():
         del of_slide["scenario"]  # found by comparing files, which do not exist here
-    cells, genes = [], []
-    for name, results in evaluation.results.items():
-        rows, names = slides[name].rows, adatas[name].obs_names.to_numpy()
-        for result in results:
-            table = per_cell(result).drop(columns="barcode")
-            row = rows[table.pop("row").to_numpy()]
-            table.insert(0, "cell", names[row])
-            # Slides are in Hilbert order; the table is in the caller's order.
-            cells.append(table.iloc[np.argsort(row, kind="stable")])
-            genes.append(per_gene(result))
+    results = [result for of_slide in evaluation.results.values() for result in of_slide]
+    names = {name: adatas[name].obs_names.to_numpy() for name in slides}
     return Evaluation(
         metrics=evaluation.metrics,
         scores=score_table(evaluation.metrics),
         paired=paired_table(evaluation.metrics),
-        per_cell=pd.concat(cells, ignore_index=True),
-        per_gene=pd.concat(genes, ignore_index=True),
+        per_cell=pd.concat([_per_cell(result, slides, names) for result in results], ignore_index=True),
+        per_gene=pd.concat(map(per_gene, results), ignore_index=True),
     )
+
+
+def _per_cell(
+    result: EvaluationResult, slides: Mapping[str, AnnDataSlide], names: Mapping[str, NDArray[Any]]
+) -> pd.DataFrame:
+    """Scores of the cells, with the caller's names and in the caller's order."""
+    table = per_cell(result).drop(columns="barcode")
+    slide = result.dataset.slide.name
+    row = slides[slide].rows[table.pop("row").to_numpy()]
+    table.insert(0, "cell", names[slide][row])
+    return table.iloc[np.argsort(row, kind="stable")]
 
 
 def _named_models(given: Model | Sequence[Model] | Mapping[str, Model]) -> list[ModelPredictor]:

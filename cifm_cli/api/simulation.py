@@ -17,7 +17,9 @@ from cifm_cli.simulation.simulate import simulate as run_simulation
 
 if TYPE_CHECKING:
     from cifm_cli.api.slides import Model
+    from cifm_cli.data.slide import Rows
     from cifm_cli.simulation.config import Form
+    from cifm_cli.simulation.simulate import SimulationResult
     from cifm_cli.simulation.window import Box
 
 
@@ -82,12 +84,8 @@ def simulate(
     """
     loaded, opened = load(model), open_adata(adata, layer, radius_um)
     slide = loaded.fit_slide(opened.slide)
-    reference_cells = None
-    if reference is not None:
-        source = reference if isinstance(reference, AnnData) else Path(reference)
-        reference_cells = ReferenceCells(source, reference_label)
     config = SimulateConfig(
-        InjectionConfig(inject, count, reference_cells),
+        InjectionConfig(inject, count, _reference_cells(reference, reference_label)),
         steps=steps,
         update_fraction=update_fraction,
         form=form,
@@ -98,18 +96,31 @@ def simulate(
         seed=seed,
     )
     result = run_simulation(loaded, slide, config)
+    origin = result_provenance("simulate", loaded, slide, seed=seed)
     rows = opened.rows[result.experiment.window.rows]
-    trajectory = to_anndata(
-        result, adata.obs_names[rows].tolist(), result_provenance("simulate", loaded, slide, seed=seed)
-    )
-    injected = np.arange(len(rows), trajectory.n_obs)
-    # The residents are in Hilbert order; the caller gets them in the order of `adata`.
-    trajectory = trajectory[np.concatenate([np.argsort(rows), injected])].copy()
+    trajectory = _in_caller_order(to_anndata(result, adata.obs_names[rows].tolist(), origin), rows)
     trajectory.var = var_of_panel(adata, slide, loaded)
+    trajectory.uns[keys.CIFM] |= _tables(result)
+    return trajectory
+
+
+def _reference_cells(reference: AnnData | str | Path | None, label: str) -> ReferenceCells | None:
+    if reference is None:
+        return None
+    return ReferenceCells(reference if isinstance(reference, AnnData) else Path(reference), label)
+
+
+def _in_caller_order(trajectory: AnnData, rows: Rows) -> AnnData:
+    """Put the residents, which are in Hilbert order, into the order of their rows in the caller's AnnData."""
+    injected = np.arange(len(rows), trajectory.n_obs)
+    return trajectory[np.concatenate([np.argsort(rows), injected])].copy()
+
+
+def _tables(result: SimulationResult) -> dict[str, pd.DataFrame]:
+    """What the simulation changed, over all replicates."""
     change = pd.DataFrame.from_dict(result.facts()["change"], orient="index").drop(columns="replicates")
-    trajectory.uns[keys.CIFM] |= {
+    return {
         "composition": result.composition(),
         "transitions": result.transitions(),
         "change": change.astype(float),
     }
-    return trajectory
