@@ -145,7 +145,7 @@ def products(engine: LoadedModel, path: Path) -> Callable[[], object]:
     @torch.inference_mode()
     def run() -> None:
         for size in sizes * len(LEVELS):
-            for layer in engine.checkpoint.network.encoder:
+            for layer in engine.checkpoint.network.first.encoder:
                 layer.project(h[:size])
                 layer.bfmlp4(h[:size])
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("numba", "numpy", "scipy", "torch")
 PARTS = {  # what is told apart: a function, and the end of its file's name where others have that name too
-    "forward": ("infer", "model/network.py"),
+    "forward": ("forward", "model/network.py"),
     "loss": ("loss", "model/objective.py"),
     "backward": ("<method 'run_backward' of 'torch._C._EngineBase' objects>", ""),
     "optimiser": ("wrapper", "optim/optimizer.py"),

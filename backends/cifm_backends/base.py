@@ -111,13 +111,24 @@ class EdgeTerms(NamedTuple):
 
 @runtime_checkable
 class Backend(Protocol):
-    """One way to run the edge part of a layer: `messages` for the factored form, the other two for the literal one.
+    """Base class of backends, which run the edge part of a layer.
 
-    The literal form's work is its MLPs, which are the layer's; a backend that inherits from this class and has no
-    kernels for what is left reads and sums with plain torch.
+    `messages` serves the factored form of a layer, `read_edges` and `sum_edges` the literal one. A backend may inherit
+    the last two, which use plain torch operations: most of the literal form's work is in the MLPs of the layer.
+
+    The registered class must import quickly, because `auto` reads the priority of every class. Libraries that are slow
+    to import or optional belong into `__init__`.
+
+    Args:
+        name: As given to `--backend`.
+        priority: `auto` takes the backend with the highest priority among those that run on the device.
+        stores_edges: Whether `messages` holds tensors of size E x D. If it does not, inference uses larger tiles than
+            training.
     """
 
     name: str
+    priority: int = 0
+    stores_edges: bool = True
 
     def version(self) -> str:
         """Versions of what it runs on, for people and provenance."""

@@ -30,6 +30,7 @@ class DglBackend(Backend):
     """
 
     name = "dgl"
+    priority = 20
 
     def __init__(self) -> None:
         os.environ.setdefault("DGLBACKEND", "pytorch")  # else its first import asks, and writes into the user's home

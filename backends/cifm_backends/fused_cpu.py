@@ -51,6 +51,8 @@ class FusedBackend(Backend):
     """Compiled by numba on first use, for float32, float64, and features stored in bfloat16 but computed in float32."""
 
     name = "fused"
+    priority = 30
+    stores_edges = False
 
     def version(self) -> str:
         """Version of numba."""

@@ -40,6 +40,7 @@ class TorchBackend(Backend):
     """Gathers to edges, multiplies there, adds back to cells. Holds a few tensors of size E x D."""
 
     name = "torch"
+    priority = 10
 
     def version(self) -> str:
         """Version of torch."""

@@ -18,7 +18,6 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.evaluation.neighbours import nearest
-from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.states import nearest_profile
 
 if TYPE_CHECKING:
@@ -95,11 +94,11 @@ def open_states(bench: Bench, engine: LoadedModel) -> StateBook | None:
     Returns:
         The states.
     """
-    head = engine.checkpoint.network.head
-    if not isinstance(head, ResidualHead):
+    states = engine.cell_states
+    if states is None:
         return None
     genes = torch.from_numpy(engine.panel(bench.slide).vocabulary_rows)
-    return StateBook(bench, engine, head.states.profiles.detach().cpu()[:, genes])
+    return StateBook(bench, engine, states.profiles.detach().cpu()[:, genes])
 
 
 def neighbour_settings() -> list[Settings]:

@@ -34,7 +34,6 @@ MICROENVIRONMENT: Level = "microenvironment"
 _MOST_CELLS = 16_384  # of a core; beyond that a halo is small already
 _TILE_BYTES = 1 << 29  # that the features of a tile may take
 _LIVE_FEATURES = 8  # times D numbers that a factored layer holds of a cell
-_EDGES_UNSTORED = ("fused",)  # backends that hold nothing of size E x D: their tiles may be larger than in training
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def encode_blocks(
 def core_cells(engine: LoadedModel) -> int:
     """Core cells of a tile: as in training, or more where the backend's memory does not grow with the edges."""
     recipe = engine.checkpoint.recipe
-    if recipe.model.message != "factored" or engine.backend.name not in _EDGES_UNSTORED:
+    if recipe.model.message != "factored" or engine.backend.stores_edges:
         return recipe.data.tile_cells
     return min(_MOST_CELLS, _TILE_BYTES // (4 * _LIVE_FEATURES * recipe.model.width))
 
@@ -162,7 +161,7 @@ def _maker(engine: LoadedModel, slide: Slide, levels: Sequence[Level], part: Row
 @torch.inference_mode()
 def _encode(engine: LoadedModel, levels: Sequence[Level], tile: _ReadyTile) -> Block:
     """Run the encoder at every level; the genes are read once."""
-    genes = engine.checkpoint.network.genes(tile.expression.to(engine.device))
+    genes = engine.checkpoint.network.first.genes(tile.expression.to(engine.device))
     found: dict[Level, NDArray[np.float32]] = {}
     for level in levels:
         with computing_in(engine.precision, engine.device):
@@ -174,7 +173,7 @@ def _encode(engine: LoadedModel, levels: Sequence[Level], tile: _ReadyTile) -> B
 def _among(engine: LoadedModel, tile: _ReadyTile, h: Tensor) -> Tensor:
     """Microenvironment embeddings of the core."""
     layers = [shell.to(engine.device) for shell in tile.shells]
-    return engine.checkpoint.network.encode(engine.backend, layers, h)[0]
+    return engine.checkpoint.network.first.encode(engine.backend, layers, h)[0]
 
 
 def _alone(engine: LoadedModel, tile: _ReadyTile, h: Tensor) -> Tensor:
@@ -182,4 +181,4 @@ def _alone(engine: LoadedModel, tile: _ReadyTile, h: Tensor) -> Tensor:
     model = engine.checkpoint.recipe.model
     graph = move_graph(without_edges(len(tile.core), self_loops=model.self_loops), engine.device)
     layers = whole(graph, model.encoder_layers)
-    return engine.checkpoint.network.encode(engine.backend, layers, h[tile.core.to(engine.device)])[0]
+    return engine.checkpoint.network.first.encode(engine.backend, layers, h[tile.core.to(engine.device)])[0]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cifm_backends.base import Backend
     from cifm_cli.data.slide import Slide
     from cifm_cli.model.checkpoint import Checkpoint
+    from cifm_cli.model.states import CellStates
     from cifm_cli.recipe_sections import Precision
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,11 @@ class LoadedModel:
         for note in radius_notes(slide, radius_um):
             logger.warning(note)
         return slide.with_radius(radius_um)
+
+    @property
+    def cell_states(self) -> CellStates | None:
+        """Cell states that the model knows; None if it infers none."""
+        return self.checkpoint.network.cell_states
 
     def panel(self, slide: Slide) -> Panel:
         """Genes that slide and model share.

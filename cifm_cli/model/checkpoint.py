@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from cifm_cli import keys, recipe
 from cifm_cli.errors import CifmError
-from cifm_cli.model.network import Network
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Checkpoint:
         folder: The run.
     """
 
-    network: Network
+    network: Ensemble
     recipe: Recipe
     vocabulary: tuple[str, ...]
     provenance: dict[str, Any]
@@ -108,7 +108,7 @@ def _unreadable(path: Path, error: Exception) -> CifmError:
 
 
 def save_checkpoint(
-    path: Path, network: Network, recipe: Recipe, vocabulary: tuple[str, ...], provenance: dict[str, Any]
+    path: Path, network: Ensemble, recipe: Recipe, vocabulary: tuple[str, ...], provenance: dict[str, Any]
 ) -> None:
     """Write `model.safetensors`.
 
@@ -125,7 +125,7 @@ def save_checkpoint(
         "vocabulary": list(vocabulary),
         "provenance": provenance,
     }
-    save_tensors(path, network.state_dict(), header)
+    save_tensors(path, network.stored_weights(), header)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -144,9 +144,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     tensors, header = load_tensors(path)
     resolved = recipe.parse(header["recipe"], str(path))
     vocabulary = tuple(header["vocabulary"])
-    network = Network(len(vocabulary), resolved)
+    network = Ensemble(len(vocabulary), resolved)
     try:
-        network.load_state_dict(tensors)
+        network.load_stored_weights(tensors)
     except RuntimeError as error:
         raise CifmError(f"{path}: the weights do not fit the recipe stored beside them", "train again") from error
     return Checkpoint(network.eval(), resolved, vocabulary, header["provenance"], folder)

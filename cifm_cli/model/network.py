@@ -1,6 +1,4 @@
-"""The whole network: sparse gene input, encoder on visible cells, padding, decoder on all cells, heads on masked ones.
-
-With `model.members` above one, several such networks answer side by side, and what they say is averaged.
+"""One network: sparse gene input, encoder on visible cells, padding, decoder on all cells, head on masked cells.
 
 Letters: N cells, V visible, U of them embedded, K masked, M inferred, G genes of the vocabulary, P of the panel, D
 features.
@@ -16,7 +14,6 @@ from torch import Tensor, nn
 from cifm_cli.model.gene_maps import GeneInput
 from cifm_cli.model.heads import PlainHead, ResidualHead
 from cifm_cli.model.layer import build_layer
-from cifm_cli.model.output import mean_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,8 +41,6 @@ class Network(nn.Module):
         self.padding = nn.Parameter(torch.empty(recipe.model.width).normal_())  # e
         head = ResidualHead if recipe.objective.name == "residual" else PlainHead
         self.head = head(num_genes, recipe)
-        alone = recipe.model_copy(update={"model": recipe.model.model_copy(update={"members": 1})})
-        self.others = nn.ModuleList(Network(num_genes, alone) for _ in range(recipe.model.members - 1))
 
     def encode(self, backend: Backend, shells: Sequence[LayerGraph], h: Tensor) -> tuple[Tensor, Tensor]:
         """Embed visible cells (Eq. 2).
@@ -87,16 +82,8 @@ class Network(nn.Module):
             tile: A masked tile on the network's device.
 
         Returns:
-            Prediction for M cells and P genes, in the precision of the weights: the mean of all members.
+            Prediction for M cells and P genes, in the precision of the weights.
         """
-        return mean_output([member.infer(backend, tile) for member in self.members()])
-
-    def members(self) -> list[Network]:
-        """This network and the ones beside it; each is trained on its own answer, or they would come to agree."""
-        return [self, *(other for other in self.others if isinstance(other, Network))]
-
-    def infer(self, backend: Backend, tile: MaskedTile) -> Output:
-        """What this member says alone; see `forward`."""
         h, shift = self.encode(backend, tile.encoder, self.genes(tile.expression))
         output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight)
         known = {name: values for name, values in output._asdict().items() if values is not None}

@@ -22,7 +22,6 @@ import torch
 from scipy.sparse import csr_matrix
 
 from cifm_cli.inference.predict import predict_cells
-from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.masking import to_expression
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation.sampling import draw_one, settle
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.inference.prediction import Prediction
+    from cifm_cli.model.states import CellStates
 
 MOST_STATES: Final = 40
 CELLS_PER_STATE: Final = 50  # at least, so that small tissues have few states
@@ -121,9 +121,9 @@ def fit_states(engine: LoadedModel, tissue: Slide, share: float, seed: int) -> S
     expression = tissue.expression(alive, engine.checkpoint.recipe.data.target_sum)
     state = np.full(tissue.num_cells, -1, dtype=np.int64)
     by_depth = alive[np.argsort(depths[alive], kind="stable")]
-    head = engine.checkpoint.network.head
-    if isinstance(head, ResidualHead):
-        state[alive], num_states = _own_states(engine, tissue, expression, head), len(head.states.profiles)
+    states = engine.cell_states
+    if states is not None:
+        state[alive], num_states = _own_states(engine, tissue, expression, states), len(states.profiles)
     else:
         state[alive] = _sort_into_states(expression, seed)
         num_states = int(state.max()) + 1
@@ -138,11 +138,11 @@ def fit_states(engine: LoadedModel, tissue: Slide, share: float, seed: int) -> S
     return States(counts, depths, members, reader)
 
 
-def _own_states(engine: LoadedModel, tissue: Slide, expression: csr_matrix, head: ResidualHead) -> NDArray[np.int64]:
+def _own_states(engine: LoadedModel, tissue: Slide, expression: csr_matrix, states: CellStates) -> NDArray[np.int64]:
     """State of every cell, by the model's profiles."""
     genes = torch.from_numpy(engine.panel(tissue).vocabulary_rows).to(engine.device)
     cells = to_expression(expression, genes.cpu().numpy(), torch.float32).to(engine.device)
-    return np.asarray(head.states.sort_cells(cells, genes).cpu().numpy())
+    return np.asarray(states.sort_cells(cells, genes).cpu().numpy())
 
 
 def _balance(probability: NDArray[np.float32], frequency: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from cifm_cli.model.network import Network
+    from cifm_cli.model.ensemble import Ensemble
 
 
 class Average:
@@ -19,12 +19,12 @@ class Average:
         decay: Share of itself that it keeps at every step.
     """
 
-    def __init__(self, network: Network, decay: float) -> None:
+    def __init__(self, network: Ensemble, decay: float) -> None:
         self.network = deepcopy(network).requires_grad_(requires_grad=False)
         self.decay = decay
 
     @torch.no_grad()
-    def follow(self, network: Network, step: int) -> None:
+    def follow(self, network: Ensemble, step: int) -> None:
         """Move towards the trained weights; faster in the first steps, so that the start is soon forgotten.
 
         Args:

@@ -41,7 +41,7 @@ def fit_head(run: Run, *, trained: bool = False) -> None:
         trained: Whether the network comes from another run. It knows its cell states then, and keeps them, and what it
             knows of genes that these slides don't measure.
     """
-    head = run.network.head
+    head = run.network.first.head
     if not isinstance(head, ResidualHead):
         return
     head.to("cpu")
@@ -54,7 +54,7 @@ def fit_head(run: Run, *, trained: bool = False) -> None:
         states.fill(*fit_states(cells, num_states, number))
     fit_smoother(run, head)
     head.to(run.device)
-    for member in run.network.members():  # all start at the same baseline, and know the same states
+    for member in run.network.members:  # all start at the same baseline, and know the same states
         if isinstance(member.head, ResidualHead):
             member.head.smoother.load_state_dict(smoother.state_dict())
             member.head.states.load_state_dict(states.state_dict())

@@ -186,13 +186,13 @@ def learn(run: Run, example: Example, number: int) -> float:
     Returns:
         The tile's share of the step's loss, a mean over members.
     """
-    members, recipe = run.network.members(), run.recipe
+    members, recipe = run.network.members, run.recipe
     share = 1 / (len(members) * recipe.train.tiles_per_step)
 
     def teach(member: int) -> float:
         draws = provenance.torch_generator(run.seed, "dropout", number, member)
         with drawing_from(draws), computing_in(recipe.train.precision, run.device):
-            output = members[member].infer(run.backend, example.tile)
+            output = members[member](run.backend, example.tile)
         value = share * loss(output, example.target, recipe.objective)
         value.backward()
         return value.item()

@@ -14,7 +14,7 @@ from cifm_cli import keys, provenance, recipe
 from cifm_cli.errors import CifmError, writing
 from cifm_cli.inference.loaded_model import choose_device
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoint
-from cifm_cli.model.network import Network
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.recipe_sections import ModelRecipe
 from cifm_cli.training.corpus import Corpus
 from cifm_cli.training.distributed import check_shares
@@ -81,7 +81,7 @@ class Run:
     folder: Path
     recipe: Recipe
     corpus: Corpus
-    network: Network
+    network: Ensemble
     optimiser: torch.optim.AdamW
     backend: Backend
     device: torch.device
@@ -92,7 +92,7 @@ class Run:
     average: Average | None = None
 
     @property
-    def kept(self) -> Network:
+    def kept(self) -> Ensemble:
         """What is validated and kept: the averaged weights, or the trained ones where there is no average."""
         return self.average.network if self.average else self.network
 
@@ -121,7 +121,7 @@ class Run:
             began = RunSpec.of(self.corpus.vocabulary, self.origin)
             save_state(self.folder, self.parts(), self.optimiser, self.position, began, self.recipe.train.keep)
 
-    def parts(self) -> dict[str, Network]:
+    def parts(self) -> dict[str, Ensemble]:
         """The sets of weights that make up the state."""
         return {"weights": self.network} | ({"average": self.average.network} if self.average else {})
 
@@ -154,7 +154,7 @@ def open_run(setup: Setup, processes: Processes) -> Run:
     seed, known = setup.seed or 0, began or start
     corpus = Corpus(setup.slides, setup.recipe, known.vocabulary if known else None, seed)
     with provenance.seeded_torch(seed, "weights"):
-        network = Network(len(corpus.vocabulary), setup.recipe)
+        network = Ensemble(len(corpus.vocabulary), setup.recipe)
     if start:
         network.load_state_dict(start.network.state_dict())
     network.to(device)
@@ -282,7 +282,7 @@ def _half_written(folder: Path) -> list[Path]:
     return list(folder.glob(".*.partial.*"))
 
 
-def _optimiser(network: Network, recipe: Recipe) -> torch.optim.AdamW:
+def _optimiser(network: Ensemble, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW; weight decay pulls on matrices, not on biases, vectors or the smoother's blend."""
     named = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
     decayed = [weight for name, weight in named if weight.ndim > 1 and "smoother" not in name]

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from torch import nn
-
+    from cifm_cli.model.ensemble import Ensemble
 _STATES = "train_state-*.safetensors"
 _OPTIMISER = "optimiser"
 
@@ -55,7 +54,7 @@ def list_states(folder: Path) -> list[Path]:
 
 def save_state(
     folder: Path,
-    parts: Mapping[str, nn.Module],
+    parts: Mapping[str, Ensemble],
     optimiser: torch.optim.Optimizer,
     position: Position,
     began: RunSpec,
@@ -72,7 +71,7 @@ def save_state(
         keep: States to keep, this one included.
     """
     tensors = {
-        f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()
+        f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.stored_weights().items()
     }
     for number, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"{_OPTIMISER}.{number}.{name}": tensor for name, tensor in moments.items()}
@@ -100,7 +99,7 @@ def load_began(folder: Path) -> RunSpec:
     return RunSpec.from_json(_newest_whole(folder, quiet=True)[2]["began"])
 
 
-def load_state(folder: Path, parts: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer) -> Position:
+def load_state(folder: Path, parts: Mapping[str, Ensemble], optimiser: torch.optim.Optimizer) -> Position:
     """Put a run back where it stood: at its newest state, or the one before where that is damaged.
 
     Args:
@@ -118,7 +117,7 @@ def load_state(folder: Path, parts: Mapping[str, nn.Module], optimiser: torch.op
     stored = content["position"]
     try:
         for part, module in parts.items():
-            module.load_state_dict(_part(tensors, part))
+            module.load_stored_weights(_part(tensors, part))
     except RuntimeError as error:
         raise CifmError(f"{path}: does not fit the network of its recipe", "train again") from error
     moments: dict[int, dict[str, torch.Tensor]] = {}

@@ -19,13 +19,13 @@ def save_run(tables: dict, slide: Path) -> None:
 
     from cifm_cli.data.slide import open_slide
     from cifm_cli.model.checkpoint import save_checkpoint
-    from cifm_cli.model.network import Network
+    from cifm_cli.model.ensemble import Ensemble
     from cifm_cli.provenance import seeded_torch
     from cifm_cli.recipe import parse
 
     recipe, genes = parse(tables, "test"), open_slide(slide).gene_ids
     with seeded_torch(0, "network"):
-        network = Network(len(genes), recipe)
+        network = Ensemble(len(genes), recipe)
         for weight in network.parameters():
             weight.data.add_(0.1 * torch.randn_like(weight))
     save_checkpoint(Path("runs/latest/model.safetensors"), network, recipe, genes, {})

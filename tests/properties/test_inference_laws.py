@@ -18,7 +18,7 @@ from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.inference.predict import add_places, predict_cells
 from cifm_cli.inference.predict_slide import infer_blocks
 from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.network import Network
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import parse
 
@@ -36,7 +36,7 @@ FORMS = {
 def make_engine(slide: Slide, form: str, tile_cells: int, backend: str = "torch") -> LoadedModel:
     recipe = parse({**FORMS[form], "data": {"tile_cells": tile_cells}}, form)
     with seeded_torch(0, "network"):
-        network = Network(slide.num_genes, recipe)
+        network = Ensemble(slide.num_genes, recipe)
         for weight in network.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
     checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
@@ -79,7 +79,7 @@ def test_layers_run_on_ever_fewer_cells_of_the_halo(prepared_synthetic: Path, mo
     engine, core = make_engine(slide, "deep", 50), np.arange(200, 250)
     monkeypatch.setattr(encode, "chunks", lambda *_: [core])
     sizes = []
-    for layer in engine.checkpoint.network.encoder:
+    for layer in engine.checkpoint.network.first.encoder:
         layer.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[2])))
     list(encode.encode_blocks(engine, slide, ["microenvironment"]))
     joined = np.linalg.norm(slide.xy_um[:, None] - slide.xy_um, axis=-1) <= slide.radius_um

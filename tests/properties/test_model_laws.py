@@ -13,9 +13,9 @@ from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.graph import LayerGraph, radius_graph, shells, subgraph, whole, without_edges
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.data.tiles import Tile, Tiler
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.masking import Expression, MaskedTile, mask_tile, reach_um, to_expression
-from cifm_cli.model.network import Network
 from cifm_cli.model.output import Output
 from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch
@@ -55,13 +55,13 @@ def make_tissue(seed: int, num_cells: int = 60, span_um: float = 90.0, corner_um
     return slide_from_arrays("tissue", xy_um, counts, tuple(f"ENSG{g:011d}" for g in range(NUM_GENES)), RADIUS_UM)
 
 
-def make_network(form: str, seed: int) -> Network:
+def make_network(form: str, seed: int) -> Ensemble:
     with seeded_torch(seed, "network"):
-        network = Network(NUM_GENES, make_recipe(form)).double()
+        network = Ensemble(NUM_GENES, make_recipe(form)).double()
         for weight in network.parameters():  # no part may hide behind a start at zero
             weight.data.add_(0.1 * torch.randn_like(weight))
-        if isinstance(network.head, ResidualHead):
-            network.head.states.profiles.copy_(torch.rand_like(network.head.states.profiles))
+        if isinstance(network.first.head, ResidualHead):
+            network.first.head.states.profiles.copy_(torch.rand_like(network.first.head.states.profiles))
     return network.eval()
 
 
@@ -71,7 +71,7 @@ def mask(slide: Slide, masked: np.ndarray, form: str, tile: Tile | None = None) 
     return mask_tile(slide, tile, masked, match_panel(slide, slide.gene_ids), make_recipe(form), torch.float64)
 
 
-def infer(network: Network, tile: MaskedTile) -> Output:
+def infer(network: Ensemble, tile: MaskedTile) -> Output:
     with torch.no_grad():
         return network(BACKEND, tile)
 
@@ -93,11 +93,11 @@ def everyone(slide: Slide, form: str) -> tuple[list[LayerGraph], Expression]:
     return whole(graph, recipe.model.encoder_layers), to_expression(expression, panel.vocabulary_rows, torch.float64)
 
 
-def encode(network: Network, slide: Slide, form: str) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(network: Ensemble, slide: Slide, form: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Z_inv, and Z_eqv in micrometres."""
     layers, expression = everyone(slide, form)
     with torch.no_grad():
-        h, shift = network.encode(BACKEND, layers, network.genes(expression))
+        h, shift = network.first.encode(BACKEND, layers, network.first.genes(expression))
     return h, torch.from_numpy(slide.xy_um) + shift * RADIUS_UM
 
 
@@ -175,10 +175,10 @@ def test_gradient_at_void_is_finite(form: str) -> None:
     """The derivative at void features exists, and is not zero everywhere, so a counterfactual search can start there."""
     slide, network = make_tissue(1), make_network(form, 1)
     layers, expression = everyone(slide, form)
-    h = network.genes(expression).detach()
+    h = network.first.genes(expression).detach()
     h[5:10] = 0
     h.requires_grad_()
-    out, shift = network.encode(BACKEND, layers, h)
+    out, shift = network.first.encode(BACKEND, layers, h)
     (out.square().sum() + shift.square().sum()).backward()
     assert h.grad is not None
     assert torch.isfinite(h.grad).all()
@@ -271,11 +271,11 @@ def test_shells_give_what_the_whole_graph_gives(form: str, seed: int, num_wanted
     slide, network = make_tissue(seed), make_network(form, seed)
     everywhere, expression = everyone(slide, form)
     wanted = np.sort(numpy_generator(seed, "wanted").choice(slide.num_cells, num_wanted, replace=False))
-    cells, layers = shells(everywhere[0].graph, torch.from_numpy(wanted), len(network.encoder))
+    cells, layers = shells(everywhere[0].graph, torch.from_numpy(wanted), len(network.first.encoder))
     with torch.no_grad():
-        h = network.genes(expression)
-        h_whole, shift_whole = network.encode(BACKEND, everywhere, h)
-        h_part, shift_part = network.encode(BACKEND, layers, h[cells])
+        h = network.first.genes(expression)
+        h_whole, shift_whole = network.first.encode(BACKEND, everywhere, h)
+        h_part, shift_part = network.first.encode(BACKEND, layers, h[cells])
     assert [shell.graph.num_cells for shell in layers] == [len(cells), *(len(shell.kept) for shell in layers[:-1])]
     difference = max(apart(h_part, h_whole[wanted]), apart(shift_part, shift_whole[wanted]))
     assert difference < 1e-13, f"difference {difference:.2e}"
@@ -286,10 +286,12 @@ def test_cell_embedding_sees_nobody() -> None:
     network, slide = make_network("literal", 7), make_tissue(7)
     expression = everyone(slide, "literal")[1]
     with torch.no_grad():
-        h = network.genes(expression)
-        alone_each = whole(without_edges(slide.num_cells, self_loops=True, dtype=torch.float64), len(network.encoder))
-        alone, _ = network.encode(BACKEND, alone_each, h)
+        h = network.first.genes(expression)
+        alone_each = whole(
+            without_edges(slide.num_cells, self_loops=True, dtype=torch.float64), len(network.first.encoder)
+        )
+        alone, _ = network.first.encode(BACKEND, alone_each, h)
         h[1:] = 3.0
-        changed, _ = network.encode(BACKEND, alone_each, h)
+        changed, _ = network.first.encode(BACKEND, alone_each, h)
     assert torch.equal(alone[0], changed[0])
     assert float(alone.abs().max()) > 0

@@ -134,7 +134,7 @@ def test_training_starts_at_the_smoother(prepared_synthetic: Path, tmp_path: Pat
     run = open_run(make_setup(prepared_synthetic, tmp_path / "run", recipe), Processes())
     fit_head(run)
     example = run.corpus.draw("train", 0, "test")
-    smoother, states, genes = run.network.head.smoother, run.network.head.states, example.tile.genes
+    smoother, states, genes = run.network.first.head.smoother, run.network.first.head.states, example.tile.genes
     with torch.no_grad():
         output = run.network(run.backend, example.tile)
         frequencies = states.frequencies(example.tile.around, states.sort_cells(example.tile.surrounding, genes))
@@ -160,15 +160,15 @@ def test_what_is_kept_is_the_average_of_the_weights(prepared_synthetic: Path, tm
         make_setup(prepared_synthetic, tmp_path / "run", make_recipe(average=0.5, learning_rate=5e-2)), Processes()
     )
     run.start_average()
-    expected = run.network.padding.detach().clone()
+    expected = run.network.first.padding.detach().clone()
     for number, share in ((1, 1 - 2 / 11), (2, 1 - 3 / 12), (30, 0.5)):  # slow only after the first steps
         loop.step(run, [run.corpus.draw("train", 0, number)], 5e-2)
         run.average.follow(run.network, number)
-        expected += share * (run.network.padding.detach() - expected)
-    assert torch.allclose(run.average.network.padding, expected, atol=1e-6)
-    assert not torch.allclose(run.network.padding, expected, atol=1e-4)
+        expected += share * (run.network.first.padding.detach() - expected)
+    assert torch.allclose(run.average.network.first.padding, expected, atol=1e-6)
+    assert not torch.allclose(run.network.first.padding, expected, atol=1e-4)
     run.save_best()
-    assert torch.equal(load_checkpoint(tmp_path / "run").network.padding, run.average.network.padding)
+    assert torch.equal(load_checkpoint(tmp_path / "run").network.first.padding, run.average.network.first.padding)
 
 
 def test_early_stopping(prepared_synthetic: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_another_tissue_brings_its_own_profiles(prepared_synthetic: Path, given:
     loop.begin(run, untrained=False)
     assert loop.look(run) < before
     mean, share, composition = run.corpus.profiles()
-    for member in run.network.members():
+    for member in run.network.members:
         assert isinstance(member.head, ResidualHead)
         assert torch.equal(member.head.smoother.mean_profile, mean)
         assert torch.equal(member.head.smoother.share_profile, share)
@@ -79,9 +79,9 @@ def test_what_was_learned_and_the_states_stay(prepared_synthetic: Path, given: P
 def test_a_fit_that_infers_worse_is_dropped(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
     def spoil(run: Run, *, trained: bool) -> None:
         assert trained
-        assert isinstance(run.network.head, ResidualHead)
+        assert isinstance(run.network.first.head, ResidualHead)
         with torch.no_grad():
-            run.network.head.smoother.mean_weights.fill_(100.0)
+            run.network.first.head.smoother.mean_weights.fill_(100.0)
 
     run = open_fine_tuning(Path(shutil.copy(prepared_synthetic, tmp_path)), given)
     with pytest.MonkeyPatch.context() as patch:
@@ -98,9 +98,9 @@ def test_genes_that_are_not_measured_stay_known(prepared_synthetic: Path, given:
     unmeasured = torch.ones(len(run.corpus.vocabulary), dtype=torch.bool)
     unmeasured[run.corpus.measured_genes()] = False
     assert 0 < int(unmeasured.sum()) < len(unmeasured)
-    before = {name: value.clone() for name, value in run.network.head.smoother.state_dict().items()}
+    before = {name: value.clone() for name, value in run.network.first.head.smoother.state_dict().items()}
     loop.begin(run, untrained=False)
-    after = run.network.head.smoother.state_dict()
+    after = run.network.first.head.smoother.state_dict()
     for name in FITTED:
         assert torch.equal(after[name][..., unmeasured], before[name][..., unmeasured])
         assert not torch.equal(after[name][..., ~unmeasured], before[name][..., ~unmeasured])

@@ -13,9 +13,9 @@ from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.slide import slide_from_arrays
 from cifm_cli.data.tiles import Tile
 from cifm_cli.model.dropout import Dropout, drawing_from
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.masking import MaskedTile, mask_tile
-from cifm_cli.model.network import Network
 from cifm_cli.model.output import Output
 from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch, torch_generator
@@ -38,16 +38,16 @@ def make_tile(recipe: Recipe) -> MaskedTile:
     return mask_tile(slide, tile, MASKED, match_panel(slide, slide.gene_ids), recipe)
 
 
-def make_network(recipe: Recipe, *, trained: bool) -> Network:
+def make_network(recipe: Recipe, *, trained: bool) -> Ensemble:
     with seeded_torch(0, "network"):
-        network = Network(NUM_GENES, recipe)
+        network = Ensemble(NUM_GENES, recipe)
         for weight in network.parameters() if trained else ():
             weight.data.add_(0.3 * torch.randn_like(weight))
-        network.head.states.fill(torch.rand(4, NUM_GENES), torch.full((4,), 0.25))
+        network.first.head.states.fill(torch.rand(4, NUM_GENES), torch.full((4,), 0.25))
     return network
 
 
-def infer(network: Network, tile: MaskedTile) -> Output:
+def infer(network: Ensemble, tile: MaskedTile) -> Output:
     with torch.no_grad():
         return network(TorchBackend(), tile)
 
@@ -68,7 +68,7 @@ def test_dropout_changes_training_alone() -> None:
     plain, dropping = make_recipe(), make_recipe(dropout=0.5)
     tile = make_tile(plain)
     networks = [make_network(recipe, trained=True) for recipe in (plain, dropping)]
-    assert isinstance(networks[1].head, ResidualHead)
+    assert isinstance(networks[1].first.head, ResidualHead)
     inferred = [infer(network.eval(), tile) for network in networks]
     assert torch.equal(inferred[0].magnitude, inferred[1].magnitude)
     trained = [infer(network.train(), tile) for network in networks]
@@ -79,7 +79,7 @@ def test_members_answer_side_by_side() -> None:
     recipe = make_recipe(members=3)
     tile, network = make_tile(recipe), make_network(recipe, trained=True).eval()
     with torch.no_grad():
-        opinions = [member.infer(TorchBackend(), tile) for member in network.members()]
+        opinions = [member(TorchBackend(), tile) for member in network.members]
     assert len(opinions) == 3
     assert not torch.equal(opinions[0].magnitude, opinions[1].magnitude), "they start at different places"
     together = infer(network, tile)

@@ -137,8 +137,8 @@ def test_every_field_is_documented() -> None:
 def test_the_large_recipe_has_a_hundred_million_parameters() -> None:
     import torch
 
-    from cifm_cli.model.network import Network
+    from cifm_cli.model.ensemble import Ensemble
 
     with torch.device("meta"):  # counted, not allocated
-        network = Network(18_289, recipe.load(recipe.find("paper_100m")))
+        network = Ensemble(18_289, recipe.load(recipe.find("paper_100m")))
     assert sum(weight.numel() for weight in network.parameters()) == 106_581_730

@@ -23,7 +23,7 @@ from cifm_cli.evaluation.surroundings import RADII
 from cifm_cli.evaluation.tuning import tune
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.network import Network
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.recipe import parse
 
@@ -84,7 +84,7 @@ def test_each_model_is_judged_at_its_own_radius(capsys: pytest.CaptureFixture[st
     def engine(radius_um: float | None) -> LoadedModel:
         data = {} if radius_um is None else {"radius_um": radius_um}
         recipe = parse({"model": {"width": 16}, "data": data}, "test")
-        checkpoint = Checkpoint(Network(slide.num_genes, recipe).eval(), recipe, slide.gene_ids, {}, Path())
+        checkpoint = Checkpoint(Ensemble(slide.num_genes, recipe).eval(), recipe, slide.gene_ids, {}, Path())
         return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
 
     bench = set_up_bench(slide, [engine(40.0), engine(None)], 0)
