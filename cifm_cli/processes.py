@@ -398,18 +398,32 @@ def _passing_signals_on(workers: Sequence[_Worker]) -> Iterator[list[int]]:
     """
     passed_on: list[int] = []
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def pass_on(number: int) -> None:
         passed_on.append(number)
         for worker in workers:
             if worker.process.pid and worker.process.is_alive():
                 os.kill(worker.process.pid, number)
 
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
+    with handling_signals(STOP_SIGNALS, pass_on):
         yield passed_on
+
+
+@contextmanager
+def handling_signals(signals: Sequence[int], handler: Callable[[int], None]) -> Iterator[None]:
+    """Within the block, call a function with the number of each signal that arrives, and do nothing else.
+
+    Python handles signals in the main thread. In any other thread the block changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        handler(number)
+
+    before = {number: signal.signal(number, handle) for number in signals}
     try:
-        yield passed_on
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -57,14 +57,14 @@ def train(
     """Train a model on prepared slides: it learns to infer hidden cells from the cells around them."""
     from cifm_cli import recipe as recipes
     from cifm_cli.report.terminal import emit
+    from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.launch import launch
-    from cifm_cli.training.session import Setup
 
     path = recipes.find(recipe)
     changes = [*(settings or ()), *([f"train.precision={precision}"] if precision else [])]
     name = f"{path.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     result = launch(
-        Setup(
+        TrainConfig(
             recipe=recipes.load(path, changes),
             slides=workspace.slide_paths(data or ()) if data or not resume else (),
             folder=out or (workspace.LATEST.resolve() if resume else workspace.RUNS / name),
@@ -79,4 +79,4 @@ def train(
         )
     )
     if as_json and result:
-        emit(result)
+        emit(result.to_json())

@@ -41,7 +41,7 @@ def prepared(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 def train_and_stop(cifm: Callable, out: str, *words: object, steps: int = 6) -> list[str]:
     """Train until a signal after some steps; returns the command that is printed then."""
-    step, taken = loop.step, []
+    step, taken = loop.train_step, []
 
     def stopped_step(*arguments: Any) -> float:
         taken.append(1)
@@ -50,7 +50,7 @@ def train_and_stop(cifm: Callable, out: str, *words: object, steps: int = 6) -> 
         return step(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "step", stopped_step)
+        patch.setattr(loop, "train_step", stopped_step)
         outcome = cifm("train", "demo", *SMALL, "--out", out, *words)
     assert outcome.code == 143, outcome.err
     return shlex.split(outcome.err.rpartition("go on with: cifm ")[2].splitlines()[0])
@@ -115,15 +115,15 @@ def test_what_a_run_did_not_begin_with_is_refused(cifm: Callable, prepared: Path
     command = train_and_stop(cifm, "run")
     before = weights("run")
     outcome = cifm(*command, "--seed", 3)
-    assert "error: run: resumed with --seed 3, begun with 0" in outcome.err
+    assert "error: run: resumed with --seed 3, started with 0" in outcome.err
     shutil.copy(prepared, "prepared/later.h5ad")
     outcome = cifm(*command, "--data", "prepared")
-    assert "error: prepared/later.h5ad: not among the slides that run began with" in outcome.err
+    assert "error: prepared/later.h5ad: not among the slides that run was started with" in outcome.err
     slide = ad.read_h5ad(prepared)
     slide[: slide.n_obs - 1].write_h5ad(prepared)
     outcome = cifm(*command)
     assert outcome.code == 1
-    assert "error: run: began with prepared/tissue.h5ad, which has changed" in outcome.err
+    assert "error: run: started with prepared/tissue.h5ad, which has changed" in outcome.err
     assert all(torch.equal(value, weights("run")[name]) for name, value in before.items())
 
 

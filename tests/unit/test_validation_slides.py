@@ -1,4 +1,4 @@
-"""Slides that only validate: nothing of them is trained on, and all of them is looked at."""
+"""Slides that only validate: nothing of them is trained on, and all of their cells are used for that."""
 
 from __future__ import annotations
 
@@ -27,24 +27,26 @@ def open_corpus(patients: list[Path], *held_out: str) -> Corpus:
 def test_slides_set_apart_validate_whole(patients: list[Path]) -> None:
     corpus = open_corpus(patients, "second")
     assert [part.slide.name for part in corpus.slides] == ["first", "third"]
-    (looked_at,) = corpus.looked_at
-    assert looked_at.slide.name == "second"
-    assert len(looked_at.tilers[keys.VALIDATION].rows) == looked_at.slide.num_cells
-    assert corpus.num_cells == 2 * len(looked_at.slide.region(keys.TRAIN))
-    assert corpus.num_looks == corpus.recipe.train.validation_tiles
+    (held_out,) = corpus.validation_slides
+    assert held_out.slide.name == "second"
+    assert len(held_out.tilers[keys.VALIDATION].rows) == held_out.slide.num_cells
+    assert corpus.num_cells == 2 * len(held_out.slide.region(keys.TRAIN))
+    assert corpus.num_validation_tiles == corpus.recipe.train.validation_tiles
 
 
 def test_nothing_of_them_is_trained_on(patients: list[Path]) -> None:
-    apart, without = open_corpus(patients, "second"), open_corpus([patients[0], patients[2]])
-    assert all(np.array_equal(one, other) for one, other in zip(apart.profiles(), without.profiles(), strict=True))
+    held_out, without = open_corpus(patients, "second"), open_corpus([patients[0], patients[2]])
+    assert all(
+        np.array_equal(one, other) for one, other in zip(held_out.gene_profiles(), without.gene_profiles(), strict=True)
+    )
     for number in range(6):
-        ours, theirs = (corpus.train_example(number).target.counts for corpus in (apart, without))
+        ours, theirs = (corpus.train_example(number).target.counts for corpus in (held_out, without))
         assert np.array_equal(ours, theirs)
 
 
 def test_without_any_each_slide_validates_itself(patients: list[Path]) -> None:
     corpus = open_corpus(patients)
-    assert corpus.looked_at is corpus.slides
+    assert corpus.validation_slides is corpus.slides
     part = corpus.slides[0]
     assert np.array_equal(part.tilers[keys.VALIDATION].rows, part.slide.region(keys.VALIDATION))
 

@@ -8,7 +8,7 @@ import torch
 
 from cifm_cli.model.smoother import LeastSquares
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.training.initialise import BELIEFS, choose_weights, fit_pool
+from cifm_cli.training.initialise import PRIOR_COUNTS, choose_weights, fit_pool
 
 
 def test_a_pool_believes_the_term_that_knows() -> None:
@@ -56,6 +56,6 @@ def test_unseen_cells_decide_whether_a_gene_has_weights_of_its_own(*, own: bool)
     fit = LeastSquares(2, num_genes)
     fit.add(*draw(cells))
     chosen = choose_weights(fit, [draw(2_000)])
-    expected = fit.solve(BELIEFS[0] if own else BELIEFS[-1])
+    expected = fit.solve(PRIOR_COUNTS[0] if own else PRIOR_COUNTS[-1])
     assert torch.equal(chosen, expected)
     assert np.abs(chosen.numpy() - planted).max() < 0.2
