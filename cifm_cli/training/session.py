@@ -25,6 +25,7 @@ from cifm_cli.training.state import TrainState, list_states, load_run_spec, load
 from cifm_cli.workspace import atomic_path, point_latest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from cifm_backends.base import Backend
@@ -70,7 +71,7 @@ class Session:
     device: torch.device
     processes: Processes
     seed: int
-    provenance: dict[str, Any]
+    provenance: dict[str, Any] = field(default_factory=dict)
     state: TrainState = field(default_factory=TrainState)
     ema: EMA | None = None
 
@@ -144,16 +145,6 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     if init:
         network.load_state_dict(init.network.state_dict())
     network.to(device)
-    facts = {
-        "backend": backend.name,
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "processes": processes.size,
-        "platforms": sorted({(part.slide.facts or {}).get(keys.PLATFORM, "") for part in corpus.slides}),
-        "init": spec.init if spec else {"run": str(config.init), **_training_data(init.provenance)} if init else None,
-    }
-    # Hashes of the slides are only needed by the process that writes files.
-    inputs = config.slides if processes.is_first else ()
     session = Session(
         folder=config.folder,
         recipe=recipe,
@@ -164,8 +155,9 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
         device=device,
         processes=processes,
         seed=seed,
-        provenance=provenance.collect("train", seed=seed, inputs=inputs, **facts),
     )
+    source = spec.init if spec else {"run": str(config.init), **_training_data(init.provenance)} if init else None
+    session.provenance = _collect_provenance(session, config.slides, source)
     if config.resume:
         _restore(session)
     elif processes.is_first:
@@ -173,6 +165,21 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     if config.latest and processes.is_first:
         point_latest(config.folder, config.latest)
     return session
+
+
+def _collect_provenance(session: Session, slides: Sequence[Path], init: dict[str, Any] | None) -> dict[str, Any]:
+    """Origin of a run; `init` is the run that its weights come from."""
+    return provenance.collect(
+        "train",
+        seed=session.seed,
+        inputs=slides if session.processes.is_first else (),  # they are hashed for files, which only the first writes
+        backend=session.backend.name,
+        device=str(session.device),
+        threads=torch.get_num_threads(),
+        processes=session.processes.size,
+        platforms=sorted({(part.slide.facts or {}).get(keys.PLATFORM, "") for part in session.corpus.slides}),
+        init=init,
+    )
 
 
 def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
