@@ -1,8 +1,9 @@
-"""Training the `reference` annotator: cells of a labelled data set, made as shallow as the slide they are meant for.
+"""Training of the `reference` annotator: a calibrated classifier fitted to labelled cells.
 
-Three parts of the cells, of every type alike: most fit the classifier; some choose its strength and its temperature;
-the rest is only reported on. The classifier that is kept is the one that was reported on. Every type weighs the same in
-all three, because a tissue's composition is not the reference's.
+The labelled cells are restricted to the genes of the target slide and thinned to its depth. They are then split, within
+every type, into three parts: one fits the classifier, one chooses the penalty and the temperature, and one is used for
+the report alone. Every type has the same total weight in all three, because the composition of the labelled data says
+little about that of the slide.
 
 Letters: M cells, G genes, T types.
 """
@@ -16,42 +17,49 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_selection import f_classif
-from sklearn.linear_model import LogisticRegression
 
 from cifm_cli.celltype.base import TYPING_SUM
-from cifm_cli.celltype.reference import ReferenceClassifier, standardise
+from cifm_cli.celltype.reference import MAX_DEVIATION, ReferenceClassifier
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.report.table import Table
+from cifm_cli.statistics.classifier import (
+    choose_strength,
+    fit_logistic,
+    mean_and_scale,
+    softmax_weights,
+    standardise,
+)
+from cifm_cli.statistics.scores import balanced_weights, calibration_error, log_loss_from_logs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
+    from sklearn.linear_model import LogisticRegression
 
-    from cifm_cli.celltype.labelled_cells import Labelled
+    from cifm_cli.celltype.labelled_cells import LabelledCells
 
     Floats = NDArray[np.float32]
     Codes = NDArray[np.int64]
+    Mask = NDArray[np.bool_]
 
-FEWEST_CELLS: Final = 20  # of a type; three of them are reported on
-MOST_GENES: Final = 2_000
+MIN_CELLS: Final = 20  # of a type: leaves three for the report
+MAX_GENES: Final = 2_000
 STRENGTHS: Final = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse regularisation, scikit-learn's C
-PARTS: Final = (0.7, 0.15, 0.15)  # of the cells: fit, tune, report
-NUM_BINS: Final = 10  # of the calibration error
-_MOST_ITERATIONS = 300
+SPLITS: Final = {"fit": 0.7, "tune": 0.15, "report": 0.15}  # fractions of the cells
 
 
 @dataclass(frozen=True)
-class Target:
-    """The slide that a classifier is meant for.
+class TargetSlide:
+    """Panel and depth of the slide that a classifier is trained for.
 
     Args:
-        symbols: Of its panel.
-        total_counts: Of its cells: the depths that training cells are thinned to.
+        symbols: Gene symbols of its panel.
+        total_counts: (N,) counts of its cells; training cells are thinned to this distribution.
     """
 
     symbols: tuple[str, ...]
@@ -59,236 +67,219 @@ class Target:
 
 
 def train_classifier(
-    labelled: Labelled, target: Target | None, *, max_cells: int, threshold: float, seed: int
+    labelled: LabelledCells, target: TargetSlide | None, *, max_cells: int, threshold: float, seed: int
 ) -> ReferenceClassifier:
-    """Train, calibrate and judge a classifier.
+    """Train and calibrate a classifier, and evaluate it on held-out cells.
 
     Args:
-        labelled: The reference.
-        target: Cuts it to the genes and the depth of a slide; as it is when absent.
-        max_cells: About how many cells are used, as many of each type as possible.
-        threshold: Probability below which a cell is `unassigned`.
-        seed: Of the choice of cells, of thinning and of the three parts.
+        labelled: The labelled cells.
+        target: Restricts them to the genes and the depth of a slide; all genes at full depth when absent.
+        max_cells: Approximate number of cells to use, as many of each type as possible.
+        threshold: Probability of the likeliest type below which a cell is `unassigned`.
+        seed: Of the sampled cells, the thinning and the split.
 
     Returns:
-        The classifier, with its report and without provenance.
+        The classifier with its report, without provenance.
 
     Raises:
-        CifmError: Fewer than two types have enough cells, or reference and slide share no gene.
+        CifmError: Fewer than two types have enough cells, or the labelled cells and the slide share no gene.
     """
-    types, rows, left_out = _choose_cells(labelled.labels, max_cells, seed)
+    types, rows, left_out = _sample_cells(labelled.labels, max_cells, seed)
     codes = np.array([types.index(name) for name in labelled.labels[rows]], dtype=np.int64)
-    counts, genes = _cut(labelled.counts[rows], labelled.symbols, target, seed)
-    part = _split(codes, seed)
-    genes, counts = _informative(genes, counts, codes, part == 0)
+    counts, genes = _match_slide(labelled.counts[rows], labelled.symbols, target, seed)
+    split = _split_cells(codes, seed)
+    fit, tune, report = (split == number for number in range(len(SPLITS)))
+    counts, genes = _select_genes(counts, genes, codes, fit)
     depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    values = log_normalise(counts, depth, TYPING_SUM).toarray()
-    mean, scale = values[part == 0].mean(axis=0), values[part == 0].std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
-    ready = standardise(values, mean, scale)
-    fitted, tuned, judged = (part == number for number in range(len(PARTS)))
-    model, strength = _choose_strength(ready, codes, fitted, tuned)
-    weights, intercepts = _softmax_form(model)
-    temperature = _temperature(ready[tuned] @ weights + intercepts, codes[tuned])
-    logits = ready[judged] @ weights + intercepts
-    report = {
-        "cells": {name: int((part == number).sum()) for number, name in enumerate(("fit", "tune", "report"))},
+    expression = log_normalise(counts, depth, TYPING_SUM).toarray()
+    mean, scale = mean_and_scale(expression[fit])
+    features = standardise(expression, mean, scale, MAX_DEVIATION)
+    model, strength = _choose_classifier(features, codes, fit, tune)
+    weights, intercepts = softmax_weights(model)
+    temperature = _best_temperature(features[tune] @ weights + intercepts, codes[tune])
+    logits = features[report] @ weights + intercepts
+    facts = {
+        "cells": {name: int((split == number).sum()) for number, name in enumerate(SPLITS)},
         "types": {name: int((codes == code).sum()) for code, name in enumerate(types)},
         "left_out": left_out,
         "genes": len(genes),
         "strength": strength,
         "median_depth": float(np.median(depth)),
-        "calibration_error_before": calibration_error(logits, codes[judged]),
-        **judge_calls(logits / temperature, codes[judged], types, threshold),
+        "calibration_error_before": balanced_calibration_error(logits, codes[report]),
+        **classification_report(logits / temperature, codes[report], types, threshold),
     }
-    return ReferenceClassifier(types, genes, weights, intercepts, mean, scale, temperature, threshold, report)
+    return ReferenceClassifier(types, genes, weights, intercepts, mean, scale, temperature, threshold, facts)
 
 
-def _choose_cells(labels: NDArray[Any], max_cells: int, seed: int) -> tuple[tuple[str, ...], Codes, dict[str, int]]:
-    """Types with enough cells, rows of as many cells of each as fit, and the sizes of the types left out."""
+def _sample_cells(labels: NDArray[Any], max_cells: int, seed: int) -> tuple[tuple[str, ...], Codes, dict[str, int]]:
+    """Types with enough cells, ascending rows with as many cells of each as fit, and the sizes of the other types."""
     names, sizes = np.unique(labels.astype(str), return_counts=True)
-    enough = sizes >= FEWEST_CELLS
-    if enough.sum() < 2:
+    is_common = sizes >= MIN_CELLS
+    if is_common.sum() < 2:
         raise CifmError(
-            f"{int(enough.sum())} of {len(names)} types have {FEWEST_CELLS} cells, two are needed",
+            f"{int(is_common.sum())} of {len(names)} types have {MIN_CELLS} cells, two are needed",
             "choose a coarser column with --label, or a larger reference",
         )
-    types = tuple(map(str, names[enough]))
-    most = max(FEWEST_CELLS, max_cells // len(types))
+    types = tuple(map(str, names[is_common]))
+    cells_per_type = max(MIN_CELLS, max_cells // len(types))
     generator = numpy_generator(seed, "reference cells")
-    chosen = [generator.permutation(np.flatnonzero(labels == name))[:most] for name in types]
-    left_out = zip(names[~enough].tolist(), sizes[~enough].tolist(), strict=True)
-    return types, np.sort(np.concatenate(chosen)), dict(left_out)
+    sampled = [generator.permutation(np.flatnonzero(labels == name))[:cells_per_type] for name in types]
+    left_out = zip(names[~is_common].tolist(), sizes[~is_common].tolist(), strict=True)
+    return types, np.sort(np.concatenate(sampled)), dict(left_out)
 
 
-def _cut(
-    counts: csr_matrix, symbols: tuple[str, ...], target: Target | None, seed: int
+def _match_slide(
+    counts: csr_matrix, symbols: tuple[str, ...], target: TargetSlide | None, seed: int
 ) -> tuple[csr_matrix, tuple[str, ...]]:
-    """The reference's counts as the slide would have measured them, each gene once."""
+    """Counts as the slide would have measured them: the genes of its panel, each gene once, at its depth."""
     panel = None if target is None else {symbol.upper() for symbol in target.symbols}
-    column = {symbol.upper(): place for place, symbol in reversed(list(enumerate(symbols)))}
-    kept = np.array(sorted(place for name, place in column.items() if panel is None or name in panel), dtype=np.int64)
-    if not len(kept):
+    # Reversed, so that the first of several columns with one symbol is used.
+    column_of = {symbol.upper(): column for column, symbol in reversed(list(enumerate(symbols)))}
+    columns = np.array(sorted(column for name, column in column_of.items() if panel is None or name in panel), np.int64)
+    if not len(columns):
         raise CifmError(
             f"the reference has none of the genes of the slide (such as {next(iter(sorted(panel or ())), '')})",
             "use gene symbols or Ensembl ids as var_names",
         )
-    counts = counts[:, kept].astype(np.float32)
+    counts = counts[:, columns].astype(np.float32)
     if target is not None:
         depth = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0)
+        # Depths are matched by rank: the deepest cells stay the deepest, because depth differs between types.
         rank = (depth.argsort(kind="stable").argsort(kind="stable") + 0.5) / len(depth)
-        wanted = np.quantile(target.total_counts, rank)  # the deepest cells stay the deepest
-        share = np.repeat(np.minimum(wanted / depth, 1.0), np.diff(counts.indptr))
+        target_depth = np.quantile(target.total_counts, rank)
+        probability = np.repeat(np.minimum(target_depth / depth, 1.0), np.diff(counts.indptr))
         generator = numpy_generator(seed, "reference depth")
-        counts.data = generator.binomial(np.rint(counts.data).astype(np.int64), share).astype(np.float32)
+        # Binomial thinning is what sequencing the same cell less deeply would give; it never adds counts.
+        counts.data = generator.binomial(np.rint(counts.data).astype(np.int64), probability).astype(np.float32)
         counts.eliminate_zeros()
-    return counts, tuple(symbols[place] for place in kept)
+    return counts, tuple(symbols[column] for column in columns)
 
 
-def _split(codes: Codes, seed: int) -> Codes:
-    """(M,) part of each cell, every type cut in the same proportions."""
-    part = np.zeros(len(codes), dtype=np.int64)
+def _split_cells(codes: Codes, seed: int) -> Codes:
+    """(M,) position in `SPLITS` of each cell; every type is split in the same proportions."""
+    split = np.zeros(len(codes), dtype=np.int64)
     generator = numpy_generator(seed, "reference parts")
     for code in np.unique(codes):
         rows = generator.permutation(np.flatnonzero(codes == code))
-        ends = np.rint(np.cumsum(PARTS) * len(rows)).astype(np.int64)
-        part[rows[ends[0] : ends[1]]], part[rows[ends[1] :]] = 1, 2
-    return part
+        ends = np.rint(np.cumsum(tuple(SPLITS.values())) * len(rows)).astype(np.int64)
+        split[rows[ends[0] : ends[1]]], split[rows[ends[1] :]] = 1, 2
+    return split
 
 
-def _informative(
-    genes: tuple[str, ...], counts: csr_matrix, codes: Codes, fitted: NDArray[np.bool_]
-) -> tuple[tuple[str, ...], csr_matrix]:
-    """The genes that tell the types apart best, by their variance between over that within."""
+def _select_genes(
+    counts: csr_matrix, genes: tuple[str, ...], codes: Codes, fit: Mask
+) -> tuple[csr_matrix, tuple[str, ...]]:
+    """The genes with the largest ratio of the variance between types to that within."""
     depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    values = log_normalise(counts, depth, TYPING_SUM)[fitted]
+    expression = log_normalise(counts, depth, TYPING_SUM)[fit]
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # constant genes, which come last anyway
-        ratio = np.nan_to_num(f_classif(values, codes[fitted])[0], nan=-1.0)
-    kept = np.sort(np.argsort(-ratio, kind="stable")[:MOST_GENES])
-    kept = kept[ratio[kept] > 0]
-    return tuple(genes[place] for place in kept), counts[:, kept]
+        warnings.simplefilter("ignore", UserWarning)  # about constant genes, which are sorted last
+        ratio = np.nan_to_num(f_classif(expression, codes[fit])[0], nan=-1.0)
+    columns = np.sort(np.argsort(-ratio, kind="stable")[:MAX_GENES])
+    columns = columns[ratio[columns] > 0]  # constant genes, where a small panel has fewer than MAX_GENES others
+    return counts[:, columns], tuple(genes[column] for column in columns)
 
 
-def _choose_strength(
-    ready: Floats, codes: Codes, fitted: NDArray[np.bool_], tuned: NDArray[np.bool_]
-) -> tuple[LogisticRegression, float]:
-    """The classifier with the least log loss on the tuning cells, at its own best temperature.
+def _choose_classifier(features: Floats, codes: Codes, fit: Mask, tune: Mask) -> tuple[LogisticRegression, float]:
+    """The classifier with the least log loss on the tuning cells, each at its best temperature; and its strength."""
 
-    Strengths rise, each fit starting where the one before it ended, until the loss does.
-    """
-    best, chosen, least = None, STRENGTHS[0], np.inf
-    model = LogisticRegression(max_iter=_MOST_ITERATIONS, class_weight="balanced", warm_start=True)
-    for strength in STRENGTHS:
-        model.set_params(C=strength)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # stopping early is one more regularisation
-            model.fit(ready[fitted], codes[fitted])
-        weights, intercepts = _softmax_form(model)
-        logits = ready[tuned] @ weights + intercepts
-        loss = log_loss(logits / _temperature(logits, codes[tuned]), codes[tuned])
-        if loss >= least:
-            break
-        least, chosen, best = loss, strength, (model.coef_.copy(), model.intercept_.copy())
-    if best is not None:
-        model.coef_, model.intercept_ = best
-    return model, chosen
+    def fit_with(strength: float, start: LogisticRegression | None) -> LogisticRegression:
+        return fit_logistic(features[fit], codes[fit], strength, start=start, balanced=True)
+
+    def loss_of(model: LogisticRegression) -> float:
+        # At the best temperature, so that strengths are compared by how well they separate types, not by calibration.
+        weights, intercepts = softmax_weights(model)
+        logits = features[tune] @ weights + intercepts
+        return balanced_log_loss(logits / _best_temperature(logits, codes[tune]), codes[tune])
+
+    return choose_strength(STRENGTHS, fit_with, loss_of)
 
 
-def _softmax_form(model: LogisticRegression) -> tuple[Floats, Floats]:
-    """(G, T) weights and (T,) intercepts; of two types scikit-learn stores the second one only."""
-    weights, intercepts = model.coef_.T, model.intercept_
-    if len(model.classes_) == 2:
-        weights, intercepts = np.hstack([0 * weights, weights]), np.concatenate([0 * intercepts, intercepts])
-    return weights.astype(np.float32), intercepts.astype(np.float32)
+def _best_temperature(logits: Floats, codes: Codes) -> float:
+    """The divisor of the logits with the least log loss (temperature scaling, Guo et al. 2017)."""
+
+    # Optimised as a logarithm, within a factor of 20 of no change, so that the search treats both directions alike.
+    def loss_at(log_temperature: float) -> float:
+        return balanced_log_loss(logits / np.exp(log_temperature), codes)
+
+    return float(np.exp(minimize_scalar(loss_at, bounds=(-3, 3), method="bounded").x))
 
 
-def _temperature(logits: Floats, codes: Codes) -> float:
-    """What logits are to be divided by for the least log loss (Guo et al. 2017)."""
-    found = minimize_scalar(lambda power: log_loss(logits / np.exp(power), codes), bounds=(-3, 3), method="bounded")
-    return float(np.exp(found.x))
-
-
-def log_loss(logits: Floats, codes: Codes) -> float:
-    """Mean -log P(type) in nats, every type weighing the same.
+def balanced_log_loss(logits: Floats, codes: Codes) -> float:
+    """Mean log loss in nats, every type having the same total weight.
 
     Args:
         logits: (M, T).
-        codes: (M,) types.
+        codes: (M,) actual types.
 
     Returns:
-        The loss.
+        The mean of -log P(actual type).
     """
-    chosen = log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(codes)), codes]
-    return float(-(chosen * _even_weights(codes)).sum())
+    losses = log_loss_from_logs(log_softmax(logits.astype(np.float64), axis=1), codes)
+    return float((losses * balanced_weights(codes)).sum())
 
 
-def calibration_error(logits: Floats, codes: Codes) -> float:
-    """Mean distance between confidence and accuracy, over ten bins of confidence, every type weighing the same.
+def balanced_calibration_error(logits: Floats, codes: Codes) -> float:
+    """Expected calibration error, every type having the same total weight.
 
     Args:
         logits: (M, T).
-        codes: (M,) types.
+        codes: (M,) actual types.
 
     Returns:
         The error, from 0 to 1.
     """
-    confidence = np.exp(log_softmax(logits.astype(np.float64), axis=1).max(axis=1))
-    right = logits.argmax(axis=1) == codes
-    place = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
-    return float(np.abs(np.bincount(place, (right - confidence) * _even_weights(codes))).sum())
+    return calibration_error(_confidence(logits), logits.argmax(axis=1) == codes, balanced_weights(codes))
 
 
-def judge_calls(logits: Floats, codes: Codes, types: Sequence[str], threshold: float) -> dict[str, Any]:
-    """What held-out cells say of a classifier.
+def _confidence(logits: Floats) -> NDArray[np.float64]:
+    """(M,) probability of the likeliest type."""
+    return np.asarray(np.exp(log_softmax(logits.astype(np.float64), axis=1).max(axis=1)))
+
+
+def classification_report(logits: Floats, codes: Codes, types: Sequence[str], threshold: float) -> dict[str, Any]:
+    """Scores of a classifier on held-out cells.
 
     Args:
-        logits: (M, T), tempered.
-        codes: (M,) types.
+        logits: (M, T), divided by the temperature.
+        codes: (M,) actual types.
         types: T names.
-        threshold: Probability below which a cell is `unassigned`.
+        threshold: Probability of the likeliest type below which a cell is `unassigned`.
 
     Returns:
-        Accuracy of the likeliest type, its mean over types, recall by type, log loss, calibration error; the share left
-        unassigned, and the accuracy of the others.
+        Accuracy of the likeliest type, its mean over types, recall by type, log loss and calibration error; the
+        fraction of unassigned cells, and the accuracy of the others.
     """
-    right = logits.argmax(axis=1) == codes
-    called = np.exp(log_softmax(logits.astype(np.float64), axis=1).max(axis=1)) >= threshold
-    recall = {name: float(right[codes == code].mean()) for code, name in enumerate(types)}
+    is_correct = logits.argmax(axis=1) == codes
+    is_assigned = _confidence(logits) >= threshold
+    recall = {name: float(is_correct[codes == code].mean()) for code, name in enumerate(types)}
     return {
-        "accuracy": float(right.mean()),
+        "accuracy": float(is_correct.mean()),
         "balanced_accuracy": float(np.mean(list(recall.values()))),
         "recall": recall,
-        "log_loss": log_loss(logits, codes),
-        "calibration_error": calibration_error(logits, codes),
-        "unassigned": float(1 - called.mean()),
-        "accuracy_of_assigned": float(right[called].mean()) if called.any() else None,
+        "log_loss": balanced_log_loss(logits, codes),
+        "calibration_error": balanced_calibration_error(logits, codes),
+        "unassigned": float(1 - is_assigned.mean()),
+        "accuracy_of_assigned": float(is_correct[is_assigned].mean()) if is_assigned.any() else None,
     }
 
 
-def report_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """A report as a table: the whole, then every type.
+def report_table(report: dict[str, Any]) -> Table:
+    """Format a report as a table: overall scores, then the recall of every type.
 
     Args:
-        report: Of `train_classifier`.
+        report: Of a classifier from `train_classifier`.
 
     Returns:
-        Column names and rows.
+        The table.
     """
     cells, recall = report["cells"], report["recall"]
     rows = [
         ["balanced accuracy", f"{report['balanced_accuracy']:.3f}"],
         ["accuracy", f"{report['accuracy']:.3f}"],
         ["calibration error", f"{report['calibration_error']:.3f}"],
-        ["left unassigned", f"{report['unassigned']:.1%}"],
+        ["unassigned", f"{report['unassigned']:.1%}"],
         *([f"recall of {name}", f"{recall[name]:.3f}"] for name in recall),
     ]
-    fitted = f"{cells['report']:,} cells, {report['genes']:,} genes, fitted on {cells['fit']:,}"
-    return [fitted, ""], rows
-
-
-def _even_weights(codes: Codes) -> NDArray[np.float64]:
-    """(M,) weights that sum to 1 over the cells and are the same in sum for every type."""
-    sizes = np.bincount(codes)
-    weights: NDArray[np.float64] = 1.0 / (sizes[codes] * (sizes > 0).sum())
-    return weights
+    title = f"{cells['report']:,} cells, {report['genes']:,} genes, fitted on {cells['fit']:,}"
+    return Table([title, ""], rows)

@@ -1,4 +1,4 @@
-"""The `reference` annotator: a calibrated multinomial logistic classifier, as `cifm annotate train` writes it.
+"""The `reference` annotator: a calibrated multinomial logistic classifier, written by `cifm annotate train`.
 
 The file is safetensors with a JSON header `cifm` = {"format", "kind", "types", "genes", "temperature", "threshold",
 "report", "provenance"}; the tensors are `weights`, `intercepts`, `mean` and `scale`.
@@ -20,6 +20,7 @@ from cifm_cli.celltype.alignment import require_overlap, score_cells
 from cifm_cli.celltype.base import UNASSIGNED, call_types
 from cifm_cli.celltype.registry import require_path
 from cifm_cli.errors import CifmError
+from cifm_cli.statistics.classifier import standardise
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from cifm_cli.celltype.base import Annotation, Cells
+    from cifm_cli.celltype.base import Annotation, UnlabelledCells
 
     Floats = NDArray[np.float32]
 
 FORMAT: Final = 1
 KIND: Final = "cell type classifier"
-LARGEST_DEVIATION: Final = 10.0  # of a standardised gene: one count of a gene that hardly any cell shows
+# Limit of a standardised value: a gene that hardly any training cell expresses has a tiny standard deviation, and a
+# single count of it would otherwise outweigh all other genes.
+MAX_DEVIATION: Final = 10.0
 _HEADER: Final = "cifm"
 _TENSORS: Final = ("weights", "intercepts", "mean", "scale")
 
@@ -49,12 +52,12 @@ class ReferenceClassifier:
         genes: G symbols.
         weights: (G, T) of standardised expression.
         intercepts: (T,).
-        mean: (G,) log-normalised expression of the cells it was trained on.
+        mean: (G,) mean log-normalised expression of the training cells.
         scale: (G,) their standard deviation.
-        temperature: Divides the logits; found on cells that were not trained on.
+        temperature: Divides the logits; chosen on cells that did not fit the weights.
         threshold: Probability of the likeliest type below which a cell is `unassigned`.
-        report: What held-out cells said of it.
-        provenance: Where it came from.
+        report: Scores on held-out cells, see `classification_report`.
+        provenance: How the classifier was trained.
     """
 
     types: tuple[str, ...]
@@ -70,33 +73,28 @@ class ReferenceClassifier:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Types it can give, then `unassigned`."""
+        """The types of the classifier, then `unassigned`."""
         return (*self.types, UNASSIGNED)
 
     def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
-        """Name cells; see `Annotator`."""
+        """Assign types to cells; see `Annotator`."""
         logits, is_void = score_cells(self._logits, self.genes, expression, symbols, renormalise=True)
         return call_types(self.types, logits, is_void, threshold=self.threshold)
 
     def _logits(self, block: Floats, is_measured: NDArray[np.bool_]) -> Floats:
-        """(n, T) of (n, G) expression; a gene that the panel lacks counts as the reference's mean."""
-        deviation = np.where(is_measured, standardise(block, self.mean, self.scale), 0)
-        logits: Floats = (deviation @ self.weights + self.intercepts) / self.temperature
+        """(n, T) logits of (n, G) expression; a gene that the panel lacks counts as the training cells' mean."""
+        # The mean of a standardised gene is zero.
+        features = np.where(is_measured, standardise(block, self.mean, self.scale, MAX_DEVIATION), 0)
+        logits: Floats = (features @ self.weights + self.intercepts) / self.temperature
         return logits
 
 
-def standardise(expression: Floats, mean: Floats, scale: Floats) -> Floats:
-    """Deviations from the reference's mean in its standard deviations, cut at ten; shapes (N, G), (G,), (G,)."""
-    deviation: Floats = ((expression - mean) / scale).astype(np.float32)
-    return deviation.clip(-LARGEST_DEVIATION, LARGEST_DEVIATION)
-
-
 def save_classifier(path: Path, classifier: ReferenceClassifier) -> None:
-    """Write a classifier, whole or not at all.
+    """Write a classifier atomically.
 
     Args:
         path: The `.safetensors` file.
-        classifier: Trained.
+        classifier: A trained classifier.
 
     Raises:
         CifmError: The disk is full or may not be written.
@@ -117,16 +115,16 @@ def save_classifier(path: Path, classifier: ReferenceClassifier) -> None:
 
 
 def load_classifier(path: Path) -> ReferenceClassifier:
-    """Read what `save_classifier` wrote.
+    """Read a file that `save_classifier` wrote.
 
     Args:
-        path: The file.
+        path: The `.safetensors` file.
 
     Returns:
         The classifier.
 
     Raises:
-        CifmError: It is damaged, of another format, or no classifier.
+        CifmError: The file is damaged, has another format, or holds no classifier.
     """
     hint = "train one with `cifm annotate train LABELLED.h5ad --label COLUMN`"
     try:
@@ -149,7 +147,14 @@ def load_classifier(path: Path) -> ReferenceClassifier:
 
 
 def describe(path: Path) -> dict[str, Any] | None:
-    """What a classifier says of itself, for `cifm inspect`; None for safetensors of another kind."""
+    """Read the header of a classifier, for `cifm inspect`.
+
+    Args:
+        path: Any safetensors file.
+
+    Returns:
+        The header with the number of genes in place of their names; None for a file that holds no classifier.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             header: dict[str, Any] = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
@@ -158,10 +163,10 @@ def describe(path: Path) -> dict[str, Any] | None:
     return header | {"genes": len(header["genes"])} if header.get("kind") == KIND else None
 
 
-def open_reference(path: Path | None, cells: Cells, *, trust_pickle: bool) -> ReferenceClassifier:
+def open_reference(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> ReferenceClassifier:
     """Load a classifier that `cifm annotate train` wrote; see `OpenAnnotator`."""
-    del trust_pickle  # no pickle in it
-    given = require_path("reference", "FILE.safetensors", path)
-    classifier = load_classifier(given)
-    require_overlap(f"reference:{given}", classifier.genes, cells)
+    del trust_pickle  # safetensors files hold no pickle
+    file = require_path("reference", "FILE.safetensors", path)
+    classifier = load_classifier(file)
+    require_overlap(f"reference:{file}", classifier.genes, cells)
     return classifier

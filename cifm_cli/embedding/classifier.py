@@ -1,47 +1,56 @@
-"""The probe itself: multinomial logistic regression on standardised features, its strength chosen inside the training cells."""
+"""The classifier of a probe: logistic regression on standardised features, cross-validated over groups of cells.
+
+Letters: n cells, F features, K classes.
+"""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.decomposition import TruncatedSVD
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
-from cifm_cli.embedding.folds import folds
+from cifm_cli.embedding.folds import grouped_folds
+from cifm_cli.statistics.classifier import (
+    MAX_ITERATIONS,
+    choose_strength,
+    class_probabilities,
+    fit_logistic,
+    mean_and_scale,
+    standardise,
+)
+from cifm_cli.statistics.scores import log_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
+    from sklearn.linear_model import LogisticRegression
 
     from cifm_cli.embedding.folds import Groups, Rows
 
     Floats = NDArray[np.float32]
 
-MOST_FEATURES = 1_000  # more columns are reduced to REDUCED before the fit
-REDUCED = 128
+MAX_FEATURES = 1_000  # wider features are reduced to NUM_COMPONENTS before the fit
+NUM_COMPONENTS = 128
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse regularisation, scikit-learn's C
-_FALLBACK = 0.1  # where the training cells are a single group
+_DEFAULT_STRENGTH = 0.1  # where the training cells cannot be split to choose one
 _INNER_FOLDS = 4
-MOST_ITERATIONS = 300
-_ROUGH, _FINE = 1e-3, 1e-4  # tolerance while choosing the strength, and of the final fit
-_SMALLEST = 1e-6  # of a probability, before its logarithm
+_SEARCH_TOLERANCE, _FINAL_TOLERANCE = 1e-3, 1e-4  # of the fits that choose the strength, and of the final fit
+_SMALLEST_PROBABILITY = 1e-6  # in the log loss
 
 
 @dataclass(frozen=True)
-class Cells:
-    """The cells of a probe.
+class ProbeCells:
+    """Classes and groups of the cells of a probe.
 
     Args:
         codes: (n,) classes.
-        groups: Held out together.
-        xy_um: (n, 2) micrometres.
+        groups: Groups of cells that are held out together.
+        xy_um: (n, 2) positions in micrometres.
         num_classes: K.
     """
 
@@ -52,13 +61,13 @@ class Cells:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What cross-validation gave for one description of the cells.
+class CrossValidation:
+    """Held-out predictions from one set of features.
 
     Args:
-        probabilities: (n, K) of every cell while it was held out.
-        strengths: Chosen C of each fold.
-        not_converged: Fits of the folds that hit the limit of iterations.
+        probabilities: (n, K) of each cell, predicted while it was held out.
+        strengths: The strength chosen in each fold.
+        not_converged: Number of folds whose final fit reached the limit of iterations.
     """
 
     probabilities: NDArray[np.float64]
@@ -68,88 +77,75 @@ class Fit:
 
 def cross_validate(
     values: Floats | csr_matrix,
-    cells: Cells,
+    cells: ProbeCells,
     splits: Iterable[tuple[Rows, Rows]],
     seed: int,
     advance: Callable[[], None] | None = None,
-) -> Fit:
-    """Predict every cell by a classifier that saw no cell of its group.
+) -> CrossValidation:
+    """Predict the class of every cell with a classifier that was fitted without its group.
 
     Args:
         values: (n, F) features.
         cells: Their classes and groups.
-        splits: Training and held-out cells, from `folds`.
-        seed: Of the inner split and of the reduction.
+        splits: Training and held-out cells of each fold, from `grouped_folds`.
+        seed: Of the inner split and the reduction of wide features.
         advance: Called after each fold.
 
     Returns:
-        Probabilities of the held-out cells, and how they came about.
+        Probabilities of the held-out cells, and the choices made in each fold.
     """
     probabilities = np.zeros((len(cells.codes), cells.num_classes))
     strengths, not_converged = [], 0
     for train, test in splits:
-        ready, held_out = _standardise(values[train], values[test], seed)
-        strength, start = _choose(ready, train, cells, seed)
-        model = _fit(ready, cells.codes[train], strength, _FINE, start)
-        probabilities[test] = _predict(model, held_out, cells.num_classes)
+        features, test_features = _prepare_features(values[train], values[test], seed)
+        strength, start = _choose_strength(features, train, cells, seed)
+        model = fit_logistic(features, cells.codes[train], strength, start=start, tolerance=_FINAL_TOLERANCE)
+        probabilities[test] = class_probabilities(model, test_features, cells.num_classes)
         strengths.append(strength)
-        not_converged += int(model.n_iter_.max() >= MOST_ITERATIONS)
+        not_converged += int(model.n_iter_.max() >= MAX_ITERATIONS)
         if advance:
             advance()
-    return Fit(probabilities, tuple(strengths), not_converged)
+    return CrossValidation(probabilities, tuple(strengths), not_converged)
 
 
-def _standardise(train: Floats | csr_matrix, test: Floats | csr_matrix, seed: int) -> tuple[Floats, Floats]:
-    """Reduce wide features, then scale to mean 0 and deviation 1, both as the training cells have it."""
-    if train.shape[1] > MOST_FEATURES:
+def _prepare_features(train: Floats | csr_matrix, test: Floats | csr_matrix, seed: int) -> tuple[Floats, Floats]:
+    """Reduce wide features and standardise them, both fitted to the training cells."""
+    if train.shape[1] > MAX_FEATURES:
         with np.errstate(invalid="ignore"):  # features that are all zero have no variance to explain
-            reduction = TruncatedSVD(min(REDUCED, train.shape[0] - 1), random_state=seed).fit(train)
+            reduction = TruncatedSVD(min(NUM_COMPONENTS, train.shape[0] - 1), random_state=seed).fit(train)
         train, test = reduction.transform(train), reduction.transform(test)
     dense_train, dense_test = _dense(train), _dense(test)
-    mean, deviation = dense_train.mean(axis=0), dense_train.std(axis=0)
-    scale = np.where(deviation > 0, deviation, 1.0)
-    return ((dense_train - mean) / scale).astype(np.float32), ((dense_test - mean) / scale).astype(np.float32)
+    mean, scale = mean_and_scale(dense_train)
+    return standardise(dense_train, mean, scale), standardise(dense_test, mean, scale)
 
 
 def _dense(values: Any) -> Floats:  # noqa: ANN401 - dense or sparse
     return values.toarray() if issparse(values) else np.asarray(values)
 
 
-def _choose(ready: Floats, train: Rows, cells: Cells, seed: int) -> tuple[float, LogisticRegression | None]:
-    """The strength with the least log loss on a part of the training cells, again cut along groups, and its classifier.
+def _choose_strength(
+    features: Floats, train: Rows, cells: ProbeCells, seed: int
+) -> tuple[float, LogisticRegression | None]:
+    """The strength with the least log loss on an inner fold of the training cells, and its classifier.
 
-    Strengths rise, each fit starting where the one before it ended, until the loss does.
+    The inner fold is split along groups as well: otherwise it would favour classifiers that recognise a group.
     """
-    groups = cells.groups.keep(np.isin(np.arange(len(cells.codes)), train))
+    groups = cells.groups.subset(np.isin(np.arange(len(cells.codes)), train))
     codes = cells.codes[train]
-    inner, outer = next(folds(codes, groups, cells.xy_um[train], _INNER_FOLDS, seed)) if groups.num > 1 else ((), ())
-    if len(np.unique(codes[list(inner)])) < 2:
-        return _FALLBACK, None
-    best, least, model = _FALLBACK, np.inf, None
-    for strength in STRENGTHS:
-        candidate = _fit(ready[inner], codes[inner], strength, _ROUGH, model)
-        probabilities = _predict(candidate, ready[outer], cells.num_classes)[np.arange(len(outer)), codes[outer]]
-        loss = -np.log(np.maximum(probabilities, _SMALLEST)).mean()
-        if loss > least:
-            break
-        best, least, model = strength, loss, candidate
-    return best, model
+    inner, outer = np.empty(0, np.int64), np.empty(0, np.int64)
+    if groups.num > 1:
+        inner, outer = next(grouped_folds(codes, groups, cells.xy_um[train], _INNER_FOLDS, seed))
+    if len(np.unique(codes[inner])) < 2:
+        return _DEFAULT_STRENGTH, None
 
+    def fit(strength: float, start: LogisticRegression | None) -> LogisticRegression:
+        return fit_logistic(features[inner], codes[inner], strength, start=start, tolerance=_SEARCH_TOLERANCE)
 
-def _fit(
-    ready: Floats, codes: Rows, strength: float, tolerance: float, start: LogisticRegression | None
-) -> LogisticRegression:
-    """Fit a classifier, from the weights of `start` where it knows the same classes."""
-    model = LogisticRegression(C=strength, max_iter=MOST_ITERATIONS, tol=tolerance, warm_start=True)
-    if start is not None and np.array_equal(start.classes_, np.unique(codes)):
-        model.coef_, model.intercept_ = start.coef_.copy(), start.intercept_.copy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # counted by the caller
-        return model.fit(ready, codes)
+    def loss(model: LogisticRegression) -> float:
+        probabilities = class_probabilities(model, features[outer], cells.num_classes)
+        return float(log_loss(probabilities, codes[outer], smallest=_SMALLEST_PROBABILITY).mean())
 
-
-def _predict(model: LogisticRegression, held_out: Floats, num_classes: int) -> NDArray[np.float64]:
-    """Probabilities over all classes, zero for those the training cells lack."""
-    probabilities = np.zeros((len(held_out), num_classes))
-    probabilities[:, model.classes_] = model.predict_proba(held_out)
-    return probabilities
+    # A warm start may already satisfy the coarse tolerance of the search; the loss is the same then, and a larger
+    # strength can still lower it.
+    model, strength = choose_strength(STRENGTHS, fit, loss, accept_equal=True)
+    return strength, model

@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 from cifm_cli.model.kernels import sum_around
+from cifm_cli.statistics.regression import shared_weights, shrunk_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -241,11 +242,8 @@ class LeastSquares:
         Returns:
             (T, G) float32.
         """
-        num_terms = self.gram.shape[1]
-        tiny = 1e-6 * torch.eye(num_terms, dtype=torch.float64)
-        pooled = self.gram.sum(0)
-        shared = torch.linalg.solve(pooled + tiny * (1 + pooled.trace()), self.moment.sum(0))
+        gram, moment = self.gram.numpy(), self.moment.numpy()
         per_query = self.gram.diagonal(dim1=1, dim2=2) / self.num_queries.clamp(min=1)[:, None]
-        prior = torch.diag_embed(belief * per_query) + tiny
-        weights: Tensor = torch.linalg.solve(self.gram + prior, self.moment + prior @ shared)
-        return weights.T.float()
+        shared = shared_weights(gram, moment, ridge=1e-6 * (1 + float(np.trace(gram.sum(axis=0)))))
+        weights = shrunk_weights(gram, moment, shared, precision=belief * per_query.numpy() + 1e-6)
+        return torch.from_numpy(weights.T).float().contiguous()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cifm_cli.model.smoother import shrink
+from cifm_cli.statistics.clustering import cluster_cells
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -124,13 +125,8 @@ def fit_states(expression: csr_matrix, num_states: int, seed: int) -> tuple[Tens
     Returns:
         (K, P) mean expression of each state and (K,) share of the cells in it, both float32.
     """
-    from sklearn.cluster import KMeans
-    from sklearn.decomposition import PCA
-
     dense = expression.toarray()
-    components = min(COMPONENTS, *dense.shape)
-    places = PCA(components, svd_solver="randomized", random_state=seed).fit_transform(dense)
-    label = KMeans(num_states, n_init=RESTARTS, random_state=seed).fit_predict(places)
+    label = cluster_cells(dense, num_states, num_components=COMPONENTS, seed=seed, restarts=RESTARTS)
     number = np.bincount(label, minlength=num_states)
     sums = np.zeros((num_states, dense.shape[1]))
     np.add.at(sums, label, dense)

@@ -25,6 +25,7 @@ from cifm_cli.inference.predict import predict_cells
 from cifm_cli.model.masking import to_expression
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation.sampling import draw_one, settle
+from cifm_cli.statistics.clustering import cluster_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -170,14 +171,9 @@ def _mask(cells: Rows, share: float, seed: int, number: int) -> Rows:
 
 def _sort_into_states(expression: csr_matrix, seed: int) -> NDArray[np.int64]:
     """State of every cell, by k-means on principal components; every state has a cell."""
-    from sklearn.cluster import MiniBatchKMeans
-    from sklearn.decomposition import TruncatedSVD
-
     num_states = int(np.clip(expression.shape[0] // CELLS_PER_STATE, 1, MOST_STATES))
-    components = min(COMPONENTS, expression.shape[1] - 1)
     number = int(numpy_generator(seed, "states").integers(2**31))
-    places = TruncatedSVD(components, random_state=number).fit_transform(expression)
-    found = MiniBatchKMeans(num_states, n_init=3, batch_size=4096, random_state=number).fit_predict(places)
+    found = cluster_cells(expression, num_states, num_components=COMPONENTS, seed=number, restarts=3, batch_size=4096)
     return np.unique(found, return_inverse=True)[1].astype(np.int64)
 
 

@@ -1,1 +1,4 @@
-"""Statistics that several commands need: resampling, regression, clustering and scores. A leaf."""
+"""Statistics used by several commands: resampling, regression, classification, clustering and scores.
+
+A leaf: of this package it imports other leaves only.
+"""

@@ -17,7 +17,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from cifm_cli.data.slide import open_slide
-from cifm_cli.evaluation.together import Answer
+from cifm_cli.evaluation.parallel import Answer
 
 METRICS = [
     "mse", "balanced_mse", "pearson_cell", "spearman_cell", "pearson_gene", "spearman_gene", "auroc", "deviance",
@@ -35,7 +35,7 @@ BASELINES = {
     "blend",
     "ridge",
 }
-BRIEF = ("--geometry", "scattered", "--rounds", "1", "--backend", "torch", "--json")
+BRIEF = ("--geometry", "scattered", "--folds", "1", "--backend", "torch", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,13 @@ def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-def train_small(folder: Path, name: str, settings: Sequence[str] = (), **further: Any) -> None:
+def train_small(folder: Path, name: str, parameters: Sequence[str] = (), **further: Any) -> None:
     """A run of three steps on the slide of the workspace."""
     from cifm_cli import recipe
     from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.loop import train
 
-    small = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64", *settings]
+    small = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64", *parameters]
     resolved = recipe.load(recipe.find("demo"), small)
     slide = folder / "prepared" / "tissue.h5ad"
     train(TrainConfig(resolved, [slide], folder / "runs" / name, backend="torch", **further))
@@ -70,7 +70,7 @@ def evaluated(workspace: Path) -> dict:
     """What one evaluation with everything switched on gave."""
     from cifm_cli.app import main
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.visible_cells() as patch:
         patch.chdir(workspace)
         words = ["--model", "runs/latest", "--model", "runs/first", "--save-predictions", "--annotator", "markers"]
         assert main(["evaluate", *words, "--backend", "torch"]) == 0
@@ -136,7 +136,7 @@ def test_numbers_can_be_recomputed_from_the_saved_predictions(evaluated: dict) -
 
 
 def test_tables_average_to_the_metrics(evaluated: dict) -> None:
-    cells, genes = (pd.read_parquet(f"evaluation/per_{part}.parquet") for part in ("cell", "gene"))
+    cells, genes = (pd.read_parquet(f"evaluation/per_{fold}.parquet") for fold in ("cell", "gene"))
     keys = ["geometry", "predictor", "form"]
     by_cell = cells.groupby(keys, observed=True).mean(numeric_only=True)
     by_gene = genes.groupby(keys, observed=True).mean(numeric_only=True)
@@ -164,8 +164,8 @@ def test_typing_is_told_beside_its_ceiling_and_chance(evaluated: dict) -> None:
         assert set(typing["agreement"]) == set(found["predictors"])
         for forms in typing["agreement"].values():
             assert {"mean", "gated", "drawn"} <= set(forms)
-            assert all(0 <= part["accuracy"] <= 1 for part in forms.values())
-            assert all(len(part["top_k"]) == len(typing["chance_top_k"]) == 10 for part in forms.values())
+            assert all(0 <= fold["accuracy"] <= 1 for fold in forms.values())
+            assert all(len(fold["top_k"]) == len(typing["chance_top_k"]) == 10 for fold in forms.values())
         zeros = typing["agreement"]["zeros"]["mean"]
         assert (zeros["accuracy"], zeros["assigned"]) == (0, 0)
         best = {
@@ -223,7 +223,7 @@ def test_the_scenario_follows_from_the_provenance_of_the_run(evaluated: dict) ->
 
 def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
     words = ["--geometry", "region", "--geometry", "whole", "--block-radii", "2.5", "--block-radii", "5"]
-    code, out, _ = cifm("evaluate", *words, "--rounds", "1", "--backend", "torch", "--json", "--out", "sizes")
+    code, out, _ = cifm("evaluate", *words, "--folds", "1", "--backend", "torch", "--json", "--out", "sizes")
     assert code == 0
     found = json.loads(out)["slides"]["tissue"]["geometries"]
     assert list(found) == ["region_2.5", "region", "whole"]
@@ -232,7 +232,7 @@ def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
 
 
 def test_the_recipe_says_what_no_flag_does(cifm: Callable, workspace: Path) -> None:
-    table = ['geometries=["region"]', "block_radii=[2.5, 2.5]", "rounds=1", "region=validation", "annotator=markers"]
+    table = ['geometries=["region"]', "block_radii=[2.5, 2.5]", "folds=1", "region=validation", "annotator=markers"]
     train_small(workspace, "told", [f"evaluate.{key}" for key in table])
     as_told = ["evaluate", "--model", "runs/told", "--backend", "torch", "--json", "--out", "as_told"]
     found = json.loads(cifm(*as_told).out)
@@ -241,7 +241,7 @@ def test_the_recipe_says_what_no_flag_does(cifm: Callable, workspace: Path) -> N
     assert {name: geometry["num_rounds"] for name, geometry in facts["geometries"].items()} == {"region_2.5": 1}
     assert "typing" in facts["geometries"]["region_2.5"]
     assert found["provenance"]["annotator"] == "markers"
-    facts = json.loads(cifm(*as_told, "--region", "test", "--geometry", "scattered", "--rounds", "2").out)["slides"][
+    facts = json.loads(cifm(*as_told, "--region", "test", "--geometry", "scattered", "--folds", "2").out)["slides"][
         "tissue"
     ]
     assert facts["region"] == "test"
