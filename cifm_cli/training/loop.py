@@ -105,7 +105,7 @@ def fit_head_if_better(session: Session) -> None:
     before = validate(session)
     fit_head_once(session, new_weights=False)
     after = validate(session)
-    logger.info(f"validation loss {before:.4f}; {after:.4f} with profiles and blends of these slides")
+    logger.info(f"validation loss {before:.4f}; {after:.4f} with gene profiles and smoother weights of these slides")
     if not after < before:  # also where it is not a number
         session.network.load_state_dict(given)
 

@@ -1,4 +1,4 @@
-"""A stopped and resumed run is the uninterrupted one, bit for bit; a sick run keeps its last good model."""
+"""A stopped and resumed run equals an uninterrupted one bit for bit; a run that diverges keeps its best model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make_config(slide: Path, folder: Path, recipe: Recipe | None = None, **chang
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: signal.Signals) -> None:
-    """Send ourselves a signal while a step is running."""
+    """Send a signal to this process while a step is running."""
     step, taken = loop.train_step, []
 
     def stopped_step(*arguments: Any) -> float:
@@ -74,20 +74,20 @@ def train_until(steps: int, number: signal.Signals, config: TrainConfig) -> None
         (11, signal.SIGUSR1, make_recipe(save_minutes=1e-9)),
     ],
 )
-def test_resumed_is_uninterrupted(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     prepared_synthetic: Path, tmp_path: Path, steps: int, number: signal.Signals, recipe: Recipe
 ) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     handlers = [signal.getsignal(kind) for kind in STOP_SIGNALS]
     loop.train(make_config(prepared_synthetic, whole, recipe))
-    train_until(steps, number, make_config(prepared_synthetic, parted, recipe))
+    train_until(steps, number, make_config(prepared_synthetic, interrupted, recipe))
     assert [signal.getsignal(kind) for kind in STOP_SIGNALS] == handlers
-    loop.train(make_config(prepared_synthetic, parted, recipe, resume=True))
-    assert_same_run(whole, parted)
+    loop.train(make_config(prepared_synthetic, interrupted, recipe, resume=True))
+    assert_same_run(whole, interrupted)
 
 
 def assert_same_run(first: Path, second: Path) -> None:
-    """Same weights, best and last, same moments, same curve."""
+    """Compare the best and the last weights, the moments and the metrics of two runs."""
     assert list_states(first)[0].name == list_states(second)[0].name
     for file in (list_states(first)[0].name, "model.safetensors"):
         one, other = load_tensors(first / file)[0], load_tensors(second / file)[0]
@@ -102,25 +102,25 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line.get("loss", line.get("validation_loss"))) for line in lines]
 
 
-def test_same_seed_same_run_other_seed_other_run(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_the_seed_decides_the_run(prepared_synthetic: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         loop.train(make_config(prepared_synthetic, tmp_path / name, seed=seed))
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
-@pytest.mark.parametrize("sick", [float("nan"), float("inf"), 1e9])
-def test_a_sick_loss_stops_with_the_best_model_kept(
-    prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sick: float
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e9])
+def test_a_diverging_loss_ends_the_run_and_keeps_the_best_model(
+    prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
     objective, calls = loop.loss, []
 
-    def sicken(*arguments: Any) -> torch.Tensor:
+    def spoil(*arguments: Any) -> torch.Tensor:
         calls.append(1)
         value = objective(*arguments)
-        return value * sick if len(calls) > 9 and value.requires_grad else value
+        return value * factor if len(calls) > 9 and value.requires_grad else value
 
-    monkeypatch.setattr(loop, "loss", sicken)
+    monkeypatch.setattr(loop, "loss", spoil)
     with pytest.raises(CifmError, match=r"the loss (is not finite|exploded).* at step \d+") as caught:
         loop.train(make_config(prepared_synthetic, tmp_path / "run"))
     assert "is kept" in caught.value.hint
@@ -129,8 +129,10 @@ def test_a_sick_loss_stops_with_the_best_model_kept(
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_training_starts_at_the_smoother(prepared_synthetic: Path, tmp_path: Path, members: int) -> None:
-    """Before the first step, the prediction is the blend of neighbour means and nothing else."""
+def test_training_starts_at_the_prediction_of_the_smoother(
+    prepared_synthetic: Path, tmp_path: Path, members: int
+) -> None:
+    """Before the first step, the prediction is a weighted sum of means over neighbours."""
     recipe = make_recipe()
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"members": members})})
     session = open_session(make_config(prepared_synthetic, tmp_path / "run", recipe), Processes())
@@ -149,7 +151,7 @@ def test_training_starts_at_the_smoother(prepared_synthetic: Path, tmp_path: Pat
     assert (mean - example.target.values).square().mean() < (constant - example.target.values).square().mean()
 
 
-def test_a_model_without_smoother_learns_from_nothing(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_a_model_without_smoother_learns(prepared_synthetic: Path, tmp_path: Path) -> None:
     recipe = make_recipe(steps=60, validate_every=20, learning_rate=5e-3)
     recipe = recipe.model_copy(update={"objective": ObjectiveRecipe(name="balanced_mse")})
     config = TrainConfig(recipe=recipe, slides=[prepared_synthetic], folder=tmp_path / "run", backend="torch")
@@ -157,16 +159,16 @@ def test_a_model_without_smoother_learns_from_nothing(prepared_synthetic: Path, 
     assert result.best_loss < 0.8 * result.first_loss
 
 
-def test_what_is_kept_is_the_average_of_the_weights(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_the_moving_average_is_saved(prepared_synthetic: Path, tmp_path: Path) -> None:
     session = open_session(
         make_config(prepared_synthetic, tmp_path / "run", make_recipe(average=0.5, learning_rate=5e-2)), Processes()
     )
     session.start_ema()
     expected = session.network.first.padding.detach().clone()
-    for number, share in ((1, 1 - 2 / 11), (2, 1 - 3 / 12), (30, 0.5)):  # slow only after the first steps
+    for number, weight in ((1, 1 - 2 / 11), (2, 1 - 3 / 12), (30, 0.5)):  # a faster average in the first steps
         loop.train_step(session, [session.corpus.draw_example("train", 0, number)], 5e-2)
         session.ema.update(session.network, number)
-        expected += share * (session.network.first.padding.detach() - expected)
+        expected += weight * (session.network.first.padding.detach() - expected)
     assert torch.allclose(session.ema.network.first.padding, expected, atol=1e-6)
     assert not torch.allclose(session.network.first.padding, expected, atol=1e-4)
     session.save_model()
@@ -179,7 +181,7 @@ def test_early_stopping(prepared_synthetic: Path, tmp_path: Path) -> None:
     assert loop.train(config).steps < 50
 
 
-def test_resume_refuses_another_recipe(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_resuming_with_another_recipe_is_an_error(prepared_synthetic: Path, tmp_path: Path) -> None:
     loop.train(make_config(prepared_synthetic, tmp_path / "run"))
     other = make_recipe().model_copy(update={"mask": make_recipe().mask.model_copy(update={"share": 0.2})})
     with pytest.raises(CifmError, match=r"resumed with another \[mask\]"):
@@ -190,7 +192,7 @@ def test_resume_refuses_another_recipe(prepared_synthetic: Path, tmp_path: Path)
         loop.train(make_config(prepared_synthetic, tmp_path / "none", resume=True))
 
 
-def test_the_last_states_are_kept(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_the_newest_states_are_kept(prepared_synthetic: Path, tmp_path: Path) -> None:
     often = make_recipe(save_minutes=1e-9, keep=3)
     train_until(7, signal.SIGTERM, make_config(prepared_synthetic, tmp_path / "run", often))
     assert [int(path.stem.partition("-")[2]) for path in list_states(tmp_path / "run")] == [7, 6, 5]
@@ -204,23 +206,23 @@ def flip_a_bit(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     "damage", [flip_a_bit, lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"\xff" * 99]
 )
-def test_a_damaged_state_costs_the_steps_since_the_one_before(
+def test_a_run_continues_from_the_state_before_a_damaged_one(
     prepared_synthetic: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
 ) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     loop.train(make_config(prepared_synthetic, whole))
-    train_until(10, signal.SIGTERM, make_config(prepared_synthetic, parted))
-    newest = list_states(parted)[0]
+    train_until(10, signal.SIGTERM, make_config(prepared_synthetic, interrupted))
+    newest = list_states(interrupted)[0]
     newest.write_bytes(damage(newest.read_bytes()))
-    loop.train(make_config(prepared_synthetic, parted, resume=True))
+    loop.train(make_config(prepared_synthetic, interrupted, resume=True))
     assert str(newest) in caplog.text
-    assert_same_run(whole, parted)
+    assert_same_run(whole, interrupted)
 
 
-def test_a_full_disk_leaves_the_last_state(
+def test_a_full_disk_keeps_the_last_state(
     prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     loop.train(make_config(prepared_synthetic, whole))
 
     def fill_up(tensors: Any, path: Path, metadata: Any) -> None:
@@ -238,26 +240,26 @@ def test_a_full_disk_leaves_the_last_state(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", step_and_fill)
         with pytest.raises(CifmError, match="no space left on the disk"):
-            loop.train(make_config(prepared_synthetic, parted))
+            loop.train(make_config(prepared_synthetic, interrupted))
     monkeypatch.undo()
-    assert not list(parted.glob(".*"))
-    loop.train(make_config(prepared_synthetic, parted, resume=True))
-    assert_same_run(whole, parted)
+    assert not list(interrupted.glob(".*"))
+    loop.train(make_config(prepared_synthetic, interrupted, resume=True))
+    assert_same_run(whole, interrupted)
 
 
-def test_what_a_kill_left_is_cleared_away(prepared_synthetic: Path, tmp_path: Path) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
+def test_partial_files_of_a_killed_run_are_removed(prepared_synthetic: Path, tmp_path: Path) -> None:
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     loop.train(make_config(prepared_synthetic, whole))
-    train_until(6, signal.SIGTERM, make_config(prepared_synthetic, parted))
-    (parted / ".12345678.partial.model.safetensors").write_bytes(b"half")
-    with (parted / "metrics.jsonl").open("a") as file:
+    train_until(6, signal.SIGTERM, make_config(prepared_synthetic, interrupted))
+    (interrupted / ".12345678.partial.model.safetensors").write_bytes(b"half")
+    with (interrupted / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "loss": 1.0}\n{"step": 8, "lo')
-    loop.train(make_config(prepared_synthetic, parted, resume=True))
-    assert not list(parted.glob(".*"))
-    assert_same_run(whole, parted)
+    loop.train(make_config(prepared_synthetic, interrupted, resume=True))
+    assert not list(interrupted.glob(".*"))
+    assert_same_run(whole, interrupted)
 
 
-def test_a_state_of_another_network_is_refused(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_a_state_of_another_network_is_an_error(prepared_synthetic: Path, tmp_path: Path) -> None:
     loop.train(make_config(prepared_synthetic, tmp_path / "run", make_recipe()))
     spec = load_run_spec(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
@@ -268,7 +270,7 @@ def test_a_state_of_another_network_is_refused(prepared_synthetic: Path, tmp_pat
             loop.train(make_config(prepared_synthetic, tmp_path / "run", resume=True))
 
 
-def test_a_run_stopped_before_its_first_look_starts_over(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_a_run_stopped_before_its_first_state_starts_over(prepared_synthetic: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "fit_head", lambda _session, **_: signal.raise_signal(signal.SIGINT))
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Two processes that share the tiles of a step train as one does; one that is killed ends in one error and no loss."""
+"""Two processes train as one does; after one of them is killed, the run can be resumed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cifm_cli.training.config import TrainConfig
 from cifm_cli.training.launch import launch
 from cifm_cli.training.state import list_states
 
-STEPS = 12  # that are compared, of many more: the run is killed long before its end
+STEPS = 12  # at least these are compared; the run is killed long before its end
 
 
 def make_recipe() -> Recipe:
@@ -44,7 +44,7 @@ def curve(folder: Path) -> dict[tuple[int, str], float]:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Let a run in this process stop itself after a step."""
+    """Send SIGTERM to this process before a step."""
     take = loop.train_step
 
     def take_and_stop(session: Any, *arguments: Any) -> float:
@@ -65,7 +65,7 @@ def kill_one(folder: Path) -> None:
     os.kill(second.pid, signal.SIGKILL)
 
 
-def test_two_processes_train_as_one_and_a_killed_one_costs_nothing(
+def test_two_processes_train_as_one_and_a_killed_run_can_be_resumed(
     prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
@@ -82,7 +82,7 @@ def test_two_processes_train_as_one_and_a_killed_one_costs_nothing(
 
     stop_at(monkeypatch, max(reached, STEPS) + 2)
     for config in (TrainConfig(**settings, folder=one), TrainConfig(**settings, folder=two, resume=True)):
-        with pytest.raises(StopRequested):  # the second goes on alone, from the state that both had reached
+        with pytest.raises(StopRequested):  # the second one continues in one process, from the last state of two
             loop.train(config)
     with_one, resumed = curve(one), curve(two)
     shared = with_one.keys() & with_two.keys()

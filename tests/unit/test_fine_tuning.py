@@ -1,4 +1,4 @@
-"""Fine-tuning begins with the given weights, or with profiles and blends of the new slides where those infer them better."""
+"""Fine-tuning starts with the given head, or with one fitted to the new slides if that has a lower validation loss."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def given(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def open_fine_tuning(slide: Path, given: Path) -> Session:
-    """A run at step 0, with the given weights and nothing done to them."""
+    """A session at step 0, with the given weights as they are."""
     return open_session(
         TrainConfig(make_recipe(), [slide], slide.parent / "run", backend="torch", init=given), Processes()
     )
 
 
 def other_tissue(prepared: Path, folder: Path) -> Path:
-    """The same cells at each other's places, each gene expressed as another one was: neighbours tell nothing here."""
+    """The same cells in random order, with genes exchanged: neighbours are not informative here."""
     slide = ad.read_h5ad(prepared)
     order = numpy_generator(0, "other").permutation(slide.n_obs)
     slide.X = slide.X[order][:, np.roll(np.arange(slide.n_vars), 1)]
@@ -57,7 +57,7 @@ def other_tissue(prepared: Path, folder: Path) -> Path:
     return folder / "other.h5ad"
 
 
-def test_another_tissue_brings_its_own_profiles(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
+def test_another_tissue_gets_its_own_profiles(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
     session = open_fine_tuning(other_tissue(prepared_synthetic, tmp_path), given)
     before = loop.validate(session)
     loop.initialise(session, new_weights=False)
@@ -70,7 +70,7 @@ def test_another_tissue_brings_its_own_profiles(prepared_synthetic: Path, given:
         assert member.head.smoother.composition_profile.numpy() == pytest.approx(composition.numpy(), rel=1e-5)
 
 
-def test_what_was_learned_and_the_states_stay(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
+def test_learned_weights_and_cell_states_stay(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
     session = open_fine_tuning(other_tissue(prepared_synthetic, tmp_path), given)
     loop.initialise(session, new_weights=False)
     weights, ours = load_checkpoint(given).network.state_dict(), session.network.state_dict()
@@ -79,7 +79,7 @@ def test_what_was_learned_and_the_states_stay(prepared_synthetic: Path, given: P
     assert not {f"head.smoother.{name}" for name in FITTED} & same
 
 
-def test_a_fit_that_infers_worse_is_dropped(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
+def test_a_fit_with_a_higher_validation_loss_is_undone(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
     def spoil(session: Session, *, new_weights: bool) -> None:
         assert not new_weights
         assert isinstance(session.network.first.head, ResidualHead)
@@ -94,7 +94,7 @@ def test_a_fit_that_infers_worse_is_dropped(prepared_synthetic: Path, given: Pat
     assert all(torch.equal(weights[name], value) for name, value in session.network.state_dict().items())
 
 
-def test_genes_that_are_not_measured_stay_known(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
+def test_genes_that_are_not_measured_keep_their_values(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
     slide = ad.read_h5ad(other_tissue(prepared_synthetic, tmp_path))
     slide[:, ::2].write_h5ad(tmp_path / "half.h5ad")
     session = open_fine_tuning(tmp_path / "half.h5ad", given)
@@ -110,7 +110,7 @@ def test_genes_that_are_not_measured_stay_known(prepared_synthetic: Path, given:
     assert float(after["composition_profile"].sum()) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_papers_head_has_nothing_to_fit(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_the_head_of_the_paper_is_not_fitted(prepared_synthetic: Path, tmp_path: Path) -> None:
     slide, recipe = Path(shutil.copy(prepared_synthetic, tmp_path)), make_recipe("balanced_mse")
     first = loop.train(TrainConfig(recipe, [slide], tmp_path / "first", backend="torch"))
     second = loop.train(TrainConfig(recipe, [slide], tmp_path / "second", backend="torch", init=tmp_path / "first"))

@@ -1,4 +1,4 @@
-"""What is fitted before the first step: pools by likelihood, and how much of its weights a gene may call its own."""
+"""What is fitted before the first step: weights of logarithmic pools, and weights of the smoother."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from cifm_cli.provenance import numpy_generator
 from cifm_cli.training.initialise import PRIOR_COUNTS, choose_weights, fit_pool
 
 
-def test_a_pool_believes_the_term_that_knows() -> None:
-    """Of two terms one is the law that the counts are drawn from, the other has nothing to do with it."""
+def test_a_pool_gives_its_weight_to_the_true_distribution() -> None:
+    """The counts are drawn from the first of two distributions; the other one is unrelated."""
     generator = numpy_generator(0, "pool")
-    law, other = (generator.dirichlet(np.ones(8), 200) for _ in range(2))
-    seen = np.stack([generator.multinomial(50, probability) for probability in law])
-    logs = torch.from_numpy(np.log(np.stack([law, other], axis=1))).float()
-    share = fit_pool([(logs, torch.from_numpy(seen).float())], 1e-4).softmax(0)
-    assert share[0].item() == pytest.approx(1, abs=0.03)
+    true, other = (generator.dirichlet(np.ones(8), 200) for _ in range(2))
+    seen = np.stack([generator.multinomial(50, probability) for probability in true])
+    logs = torch.from_numpy(np.log(np.stack([true, other], axis=1))).float()
+    weights = fit_pool([(logs, torch.from_numpy(seen).float())], 1e-4).softmax(0)
+    assert weights[0].item() == pytest.approx(1, abs=0.03)
 
 
-def test_decay_keeps_a_pool_even() -> None:
+def test_decay_keeps_the_weights_of_a_pool_equal() -> None:
     generator = numpy_generator(0, "pool")
-    law, other = (generator.dirichlet(np.ones(8), 200) for _ in range(2))
-    logs = torch.from_numpy(np.log(np.stack([law, other], axis=1))).float()
-    even, free = (fit_pool([(logs, torch.from_numpy(law).float())], decay).softmax(0)[0] for decay in (100.0, 0.0))
+    true, other = (generator.dirichlet(np.ones(8), 200) for _ in range(2))
+    logs = torch.from_numpy(np.log(np.stack([true, other], axis=1))).float()
+    even, free = (fit_pool([(logs, torch.from_numpy(true).float())], decay).softmax(0)[0] for decay in (100.0, 0.0))
     assert even.item() == pytest.approx(0.5, abs=0.01)
     assert free.item() > 0.95
 
 
-def test_a_pool_of_equals_is_even() -> None:
+def test_a_pool_of_equal_distributions_has_equal_weights() -> None:
     generator = numpy_generator(0, "pool")
-    law = generator.dirichlet(np.ones(5), 50)
-    logs = torch.from_numpy(np.log(np.stack([law, law, law], axis=1))).float()
-    assert fit_pool([(logs, torch.from_numpy(law).float())], 1e-4).softmax(0).numpy() == pytest.approx(
+    true = generator.dirichlet(np.ones(5), 50)
+    logs = torch.from_numpy(np.log(np.stack([true, true, true], axis=1))).float()
+    assert fit_pool([(logs, torch.from_numpy(true).float())], 1e-4).softmax(0).numpy() == pytest.approx(
         np.full(3, 1 / 3)
     )
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_unseen_cells_decide_whether_a_gene_has_weights_of_its_own(*, own: bool) -> None:
-    """Many quiet cells show that genes differ; a few noisy ones only seem to."""
+def test_validation_tiles_decide_how_much_the_weights_of_genes_differ(*, own: bool) -> None:
+    """Many cells with little noise show that genes differ; a few noisy ones do not."""
     generator = numpy_generator(0, "weights")
     num_genes = 40
     cells, noise = (2_000, 0.1) if own else (20, 3.0)

@@ -1,4 +1,4 @@
-"""Slides that only validate: nothing of them is trained on, and all of their cells are used for that."""
+"""Slides held out for validation: all of their cells validate, and none is trained on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_corpus(patients: list[Path], *held_out: str) -> Corpus:
     return Corpus(patients, parse({"data": {"validation_slides": list(held_out), "tile_cells": 64}}, "test"))
 
 
-def test_slides_set_apart_validate_whole(patients: list[Path]) -> None:
+def test_all_cells_of_held_out_slides_validate(patients: list[Path]) -> None:
     corpus = open_corpus(patients, "second")
     assert [part.slide.name for part in corpus.slides] == ["first", "third"]
     (held_out,) = corpus.validation_slides
@@ -34,7 +34,7 @@ def test_slides_set_apart_validate_whole(patients: list[Path]) -> None:
     assert corpus.num_validation_tiles == corpus.recipe.train.validation_tiles
 
 
-def test_nothing_of_them_is_trained_on(patients: list[Path]) -> None:
+def test_held_out_slides_are_not_trained_on(patients: list[Path]) -> None:
     held_out, without = open_corpus(patients, "second"), open_corpus([patients[0], patients[2]])
     assert all(
         np.array_equal(one, other) for one, other in zip(held_out.gene_profiles(), without.gene_profiles(), strict=True)
@@ -44,7 +44,7 @@ def test_nothing_of_them_is_trained_on(patients: list[Path]) -> None:
         assert np.array_equal(ours, theirs)
 
 
-def test_without_any_each_slide_validates_itself(patients: list[Path]) -> None:
+def test_without_held_out_slides_each_slide_validates_on_its_own_region(patients: list[Path]) -> None:
     corpus = open_corpus(patients)
     assert corpus.validation_slides is corpus.slides
     part = corpus.slides[0]
@@ -55,6 +55,6 @@ def test_without_any_each_slide_validates_itself(patients: list[Path]) -> None:
     ("names", "what"),
     [(("fourth",), r"no slide fourth among first, second, third"), (("first", "second", "third"), "names every slide")],
 )
-def test_slides_that_cannot_be_set_apart(patients: list[Path], names: tuple[str, ...], what: str) -> None:
+def test_slides_that_cannot_be_held_out(patients: list[Path], names: tuple[str, ...], what: str) -> None:
     with pytest.raises(CifmError, match=what):
         open_corpus(patients, *names)
