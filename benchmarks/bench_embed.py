@@ -175,7 +175,7 @@ def literal(engine: LoadedModel, path: Path, num_tiles: int) -> Callable[[], obj
     of = -(-int(path.stem) // core_cells(engine))
     shares = [((of - num_tiles) // 2 + number, of) for number in range(num_tiles)]
     slide = open_slide(path)
-    return lambda: [list(encode_blocks(engine, slide, ["microenvironment"], share=share)) for share in shares]
+    return lambda: [list(encode_blocks(engine, slide, ["microenvironment"], tile_slice=share)) for share in shares]
 
 
 def best_of(repeats: int, run: Callable[[], object]) -> float:

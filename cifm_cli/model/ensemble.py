@@ -58,6 +58,7 @@ class Ensemble(nn.Module):
     @property
     def cell_states(self) -> CellStates | None:
         """Cell states whose probabilities are inferred, the same in all members; None for the head of the paper."""
+        # Training fits the states once and copies them to every member, so that probabilities can be averaged.
         head = self.first.head
         return head.states if isinstance(head, ResidualHead) else None
 

@@ -42,25 +42,25 @@ class Network(nn.Module):
         head = ResidualHead if recipe.objective.name == "residual" else PlainHead
         self.head = head(num_genes, recipe)
 
-    def encode(self, backend: Backend, shells: Sequence[LayerGraph], h: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, backend: Backend, layers: Sequence[LayerGraph], h: Tensor) -> tuple[Tensor, Tensor]:
         """Embed visible cells (Eq. 2).
 
         Args:
             backend: Runs the edge part of every layer.
-            shells: A(C_unm) for every layer; the first has V cells, and the last keeps U.
+            layers: A(C_unm) for every layer; the first graph has V cells, and the last layer keeps U.
             h: (V, D) from `self.genes`.
 
         Returns:
             Z_enc: (U, D) invariant features and (U, 2) how far each cell has moved, in radii.
         """
-        return _run(self.encoder, backend, shells, h, h.new_zeros(len(h), 2))
+        return _run(self.encoder, backend, layers, h, h.new_zeros(len(h), 2))
 
     def decode(self, backend: Backend, tile: MaskedTile, h: Tensor, shift: Tensor) -> Tensor:
         """Pad the masked cells with e and decode (Eq. 3).
 
         Args:
             backend: Runs the edge part of every layer.
-            tile: Which cells are masked.
+            tile: The masked tile.
             h: (U, D) encoder features.
             shift: (U, 2) encoder shift.
 
@@ -70,6 +70,7 @@ class Network(nn.Module):
         num_cells = tile.decoder[0].graph.num_cells
         padded = h.new_zeros(num_cells, h.shape[1]).index_copy(0, tile.visible, h)
         padded = padded.index_copy(0, tile.masked, self.padding.expand(len(tile.masked), -1))  # Pad
+        # Masked cells start at their measured position.
         moved = shift.new_zeros(num_cells, 2).index_copy(0, tile.visible, shift)
         decoded, _ = _run(self.decoder, backend, tile.decoder, padded, moved)
         return decoded
@@ -86,13 +87,14 @@ class Network(nn.Module):
         """
         h, shift = self.encode(backend, tile.encoder, self.genes(tile.expression))
         output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight)
+        # The head may have computed in bfloat16; losses and probabilities need the precision of the weights.
         known = {name: values for name, values in output._asdict().items() if values is not None}
         return output._replace(**{name: values.to(h.dtype) for name, values in known.items()})
 
 
 def _run(
-    layers: nn.ModuleList, backend: Backend, shells: Sequence[LayerGraph], h: Tensor, shift: Tensor
+    modules: nn.ModuleList, backend: Backend, layers: Sequence[LayerGraph], h: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    for layer, shell in zip(layers, shells, strict=True):
-        h, shift = layer(backend, shell, h, shift)
+    for module, layer in zip(modules, layers, strict=True):
+        h, shift = module(backend, layer, h, shift)
     return h, shift

@@ -6,14 +6,12 @@ runs one function in several processes at once, as distributed training does.
 
 from cifm_cli.processes.group import LostContactError, Member, run_group
 from cifm_cli.processes.pool import WorkerPool
-from cifm_cli.processes.worker import STOP_SIGNALS, WorkerError, handling_signals
+from cifm_cli.processes.worker import WorkerError
 
 __all__ = [
-    "STOP_SIGNALS",
     "LostContactError",
     "Member",
     "WorkerError",
     "WorkerPool",
-    "handling_signals",
     "run_group",
 ]

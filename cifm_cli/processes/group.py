@@ -9,16 +9,8 @@ from contextlib import contextmanager
 from multiprocessing import connection
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from cifm_cli.errors import CifmError, StopRequested, unwinding
-from cifm_cli.processes.worker import (
-    STOP_SIGNALS,
-    Reply,
-    Worker,
-    WorkerSettings,
-    attempt,
-    handling_signals,
-    unblock_interrupts,
-)
+from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested, handling_signals, raising_on_stop_signals
+from cifm_cli.processes.worker import Reply, Worker, WorkerSettings, attempt, unblock_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,7 +76,7 @@ def run_group(
 
 def _run_once(pipe: Connection, work: Callable[[], object]) -> None:
     """Do the work of a group. Signals to stop become exceptions there, so that it can save what it has."""
-    with unwinding():
+    with raising_on_stop_signals():
         reply = attempt(_with_interrupts, work)
     pipe.send(reply)
 
@@ -157,5 +149,5 @@ def _passing_signals_on(workers: Sequence[Worker]) -> Iterator[list[int]]:
             if worker.process.pid and worker.process.is_alive():
                 os.kill(worker.process.pid, number)
 
-    with handling_signals(STOP_SIGNALS, pass_on):
+    with handling_signals((signal.SIGINT, *STOP_SIGNALS), pass_on):
         yield passed_on

@@ -17,14 +17,12 @@ from multiprocessing import get_context, parent_process, resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from cifm_backends import BackendUnavailableError
-from cifm_cli.errors import POLITE_KILLS, CifmError, StopRequested
+from cifm_cli.errors import CifmError, StopRequested
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from multiprocessing.connection import Connection
-    from types import FrameType
 
-STOP_SIGNALS = (signal.SIGINT, *POLITE_KILLS)
 PACKAGE_LOGGER = logging.getLogger("cifm_cli")  # the parent of every logger of this package
 
 
@@ -154,24 +152,3 @@ def unblock_interrupts() -> None:
     """Let SIGINT through in a worker, one that has arrived earlier included."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-@contextmanager
-def handling_signals(signals: Sequence[int], handler: Callable[[int], None]) -> Iterator[None]:
-    """Within the block, call a function with the number of each signal that arrives, and do nothing else.
-
-    Python handles signals in the main thread. In any other thread the block changes nothing.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        handler(number)
-
-    before = {number: signal.signal(number, handle) for number in signals}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)

@@ -143,7 +143,7 @@ def _own_states(engine: LoadedModel, tissue: Slide, expression: csr_matrix, stat
     """State of every cell, by the model's profiles."""
     genes = torch.from_numpy(engine.panel(tissue).vocabulary_rows).to(engine.device)
     cells = to_expression(expression, genes.cpu().numpy(), torch.float32).to(engine.device)
-    return np.asarray(states.sort_cells(cells, genes).cpu().numpy())
+    return np.asarray(states.assign_states(cells, genes).cpu().numpy())
 
 
 def _balance(probability: NDArray[np.float32], frequency: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,8 +20,8 @@ from cifm_cli.data.slide import log_normalise, open_slide, radius_notes
 from cifm_cli.data.tiles import Tiler
 from cifm_cli.errors import CifmError
 from cifm_cli.model.masking import MaskedTile, choose_masked, mask_tile, reach_um
-from cifm_cli.model.objective import Target
-from cifm_cli.model.vocabulary import Panel, match_panel, union_vocabulary, warn_of_few_shared
+from cifm_cli.model.objective import Targets
+from cifm_cli.model.vocabulary import Panel, match_panel, panel_notes, union_vocabulary
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.training.sampler import Sampler
 
@@ -47,7 +47,7 @@ class Example:
     """
 
     tile: MaskedTile
-    target: Target
+    target: Targets
 
     def to(self, device: torch.device) -> Example:
         """Copy to a device; itself when it is there."""
@@ -130,7 +130,8 @@ class Corpus:
                     "leave this slide out with --data, or prepare a larger piece of it",
                 )
         panel = match_panel(slide, self.vocabulary)
-        warn_of_few_shared(slide, panel)  # a vocabulary that comes from another run may lack many of the genes
+        for note in panel_notes(slide, panel):  # a vocabulary that comes from another run may lack many of the genes
+            logger.warning(note)
         return TrainingSlide(slide, panel, tilers)
 
     @property
@@ -185,7 +186,7 @@ class Corpus:
         rows, columns = tile.rows[masked], part.panel.columns
         counts = part.slide.counts(rows)[:, columns].toarray()
         values = part.slide.expression(rows, self.recipe.data.target_sum)[:, columns].toarray()
-        return Example(masked_tile, Target(torch.from_numpy(values), torch.from_numpy(counts)))
+        return Example(masked_tile, Targets(torch.from_numpy(values), torch.from_numpy(counts)))
 
     def measured_genes(self) -> torch.Tensor:
         """Ascending rows of the vocabulary, int64, that at least one of the training slides measures."""

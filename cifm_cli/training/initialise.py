@@ -10,7 +10,7 @@ from torch.nn import functional
 from cifm_cli import keys
 from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.smoother import LeastSquares
-from cifm_cli.model.states import fit_states, nearest_profile
+from cifm_cli.model.states import fit_states, nearest_state
 from cifm_cli.provenance import numpy_generator
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def fit_smoother(session: Session, head: ResidualHead) -> None:
         example = corpus.draw_example(keys.TRAIN, session.seed, "smoother", number)
         terms, frequencies = smoother_terms(head, example)
         means.add(terms.means, example.target.values, example.tile.genes)
-        expressed.add(terms.shares, is_expressed(example), example.tile.genes)
+        expressed.add(terms.expressed, is_expressed(example), example.tile.genes)
         if number < NUM_POOL_TILES:
             compositions.append((terms.compositions.log(), example.target.counts))
             states.append((frequencies.log(), true_states(head, example)))
@@ -105,7 +105,7 @@ def fit_smoother(session: Session, head: ResidualHead) -> None:
         means, [(terms.means, example.target.values, example.tile.genes) for terms, example in with_terms]
     )
     expressed_weights = choose_weights(
-        expressed, [(terms.shares, is_expressed(example), example.tile.genes) for terms, example in with_terms]
+        expressed, [(terms.expressed, is_expressed(example), example.tile.genes) for terms, example in with_terms]
     )
     genes = corpus.measured_genes()
     smoother.mean_weights[:, genes] = mean_weights[:, genes]
@@ -120,11 +120,11 @@ def smoother_terms(head: ResidualHead, example: Example) -> tuple[Terms, Tensor]
     Returns:
         Its terms, and (M, S + 1, K) frequencies of the K cell states.
     """
-    around, surrounding, genes = example.tile.around, example.tile.surrounding, example.tile.genes
-    if around is None or surrounding is None:
+    sums, expression, genes = example.tile.neighbours, example.tile.neighbour_expression, example.tile.genes
+    if sums is None or expression is None:
         raise ValueError("a tile made for another objective has no sums over neighbours")
-    states = head.states.sort_cells(surrounding, genes)
-    return head.smoother.terms(around, genes), head.states.frequencies(around, states)
+    states = head.states.assign_states(expression, genes)
+    return head.smoother.terms(sums, genes), head.states.frequencies(sums, states)
 
 
 def is_expressed(example: Example) -> Tensor:
@@ -135,7 +135,7 @@ def is_expressed(example: Example) -> Tensor:
 def true_states(head: ResidualHead, example: Example) -> Tensor:
     """(M, K) 1 at the state of each masked cell, 0 elsewhere."""
     profiles = head.states.profiles[:, example.tile.genes]
-    return functional.one_hot(nearest_profile(example.target.values, profiles), len(profiles)).float()
+    return functional.one_hot(nearest_state(example.target.values, profiles), len(profiles)).float()
 
 
 def choose_weights(fit: LeastSquares, validation: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:

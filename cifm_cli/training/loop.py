@@ -18,11 +18,10 @@ import torch
 
 from cifm_cli import provenance
 from cifm_cli.data.prefetch import made_ahead
-from cifm_cli.errors import CifmError, StopRequested
+from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested, handling_signals
 from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
 from cifm_cli.model.precision import computing_in
-from cifm_cli.processes import STOP_SIGNALS, handling_signals
 from cifm_cli.report.terminal import progress
 from cifm_cli.training import schedule
 from cifm_cli.training.config import TrainResult
@@ -276,7 +275,7 @@ def holding_signals() -> Iterator[Callable[[], int]]:
         A function that returns the first signal that has arrived, or 0.
     """
     received: list[int] = []
-    with handling_signals(STOP_SIGNALS, received.append):
+    with handling_signals((signal.SIGINT, *STOP_SIGNALS), received.append):
         yield lambda: received[0] if received else 0
 
 

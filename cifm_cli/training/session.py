@@ -22,7 +22,7 @@ from cifm_cli.training.distributed import check_even_split
 from cifm_cli.training.ema import EMA
 from cifm_cli.training.run_spec import RunSpec
 from cifm_cli.training.state import TrainState, list_states, load_run_spec, load_state, save_state
-from cifm_cli.workspace import atomic_path, point_latest
+from cifm_cli.workspace import atomic_path, link_latest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +163,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     elif processes.is_first:
         _write_recipe(config.folder, recipe)
     if config.latest and processes.is_first:
-        point_latest(config.folder, config.latest)
+        link_latest(config.folder, config.latest)
     return session
 
 

@@ -13,10 +13,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from cifm_cli.errors import CifmError, StopRequested
+from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested
 from cifm_cli.model import checkpoint
 from cifm_cli.model.checkpoint import load_checkpoint, load_tensors
-from cifm_cli.processes import STOP_SIGNALS
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.recipe_sections import ObjectiveRecipe
 from cifm_cli.training import loop
@@ -78,10 +77,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     prepared_synthetic: Path, tmp_path: Path, steps: int, number: signal.Signals, recipe: Recipe
 ) -> None:
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
-    handlers = [signal.getsignal(kind) for kind in STOP_SIGNALS]
+    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, *STOP_SIGNALS)]
     loop.train(make_config(prepared_synthetic, whole, recipe))
     train_until(steps, number, make_config(prepared_synthetic, interrupted, recipe))
-    assert [signal.getsignal(kind) for kind in STOP_SIGNALS] == handlers
+    assert [signal.getsignal(kind) for kind in (signal.SIGINT, *STOP_SIGNALS)] == handlers
     loop.train(make_config(prepared_synthetic, interrupted, recipe, resume=True))
     assert_same_run(whole, interrupted)
 
@@ -141,8 +140,10 @@ def test_training_starts_at_the_prediction_of_the_smoother(
     smoother, states, genes = session.network.first.head.smoother, session.network.first.head.states, example.tile.genes
     with torch.no_grad():
         output = session.network(session.backend, example.tile)
-        frequencies = states.frequencies(example.tile.around, states.sort_cells(example.tile.surrounding, genes))
-        mean, logit, composition, state = smoother(smoother.terms(example.tile.around, genes), frequencies, genes)
+        frequencies = states.frequencies(
+            example.tile.neighbours, states.assign_states(example.tile.neighbour_expression, genes)
+        )
+        mean, logit, composition, state = smoother(smoother.terms(example.tile.neighbours, genes), frequencies, genes)
     assert torch.equal(output.magnitude, mean)
     assert torch.equal(output.logit, logit)
     assert torch.equal(output.composition, composition)

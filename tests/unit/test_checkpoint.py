@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, and what is not ours is refused in words."""
+"""Checkpoints: round trips, names of weights in files, and messages for unusable files."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_members_after_the_first_have_a_prefix_in_files(tmp_path: Path) -> None:
     prefixes = ("", "others.0.", "others.1.")
     assert set(stored) == {prefix + name for prefix in prefixes for name in single}
     loaded = load_checkpoint(tmp_path).network
-    for prefix, given, read in zip(prefixes, ensemble.members, loaded.members, strict=True):
-        assert torch.equal(stored[f"{prefix}genes.weight"], given.genes.weight)
-        assert torch.equal(read.genes.weight, given.genes.weight)
+    for prefix, saved, read in zip(prefixes, ensemble.members, loaded.members, strict=True):
+        assert torch.equal(stored[f"{prefix}genes.weight"], saved.genes.weight)
+        assert torch.equal(read.genes.weight, saved.genes.weight)
 
 
 def test_another_number_of_members_does_not_fit(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-def test_a_stranger_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(CifmError, match="not a checkpoint of cifm"):
         load_checkpoint(tmp_path)
