@@ -15,7 +15,6 @@ from cifm_cli import keys
 from cifm_cli.celltype.base import TYPING_SUM, Annotation, UnlabelledCells
 from cifm_cli.celltype.registry import open_annotator
 from cifm_cli.data.slide import open_slide
-from cifm_cli.data.writers.evaluation_predictions import read_barcodes
 from cifm_cli.data.writers.reorder import download_order
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
@@ -177,7 +176,7 @@ def write_types(target: Path, slide: Slide, types: Annotation) -> None:
         CifmError: The disk is full or may not be written.
     """
     # Cells of a prepared slide are in Hilbert order; users join the CSV with tables of their download.
-    barcodes = read_barcodes(slide, slide.region(keys.ALL))
+    barcodes = slide.barcodes(slide.region(keys.ALL))
     columns = {"cell_id": barcodes, "cell_type": types.labels, "score": np.round(types.scores, 4)}
     order = download_order(slide.file)
     with atomic_path(target) as temporary:

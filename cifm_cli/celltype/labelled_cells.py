@@ -10,10 +10,10 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data.prepare.filters import bad_count
+from cifm_cli.data.count_checks import bad_count
+from cifm_cli.data.ensembl import are_ensembl_ids, strip_version
 from cifm_cli.data.prepare.gene_symbols import packaged_symbols
-from cifm_cli.data.prepare.genes import is_ensembl, strip_version
-from cifm_cli.data.readers.base import reading
+from cifm_cli.data.readers.files import reading
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _symbols(var: pd.DataFrame) -> tuple[str, ...]:
     """Gene symbols: a column of symbols if there is one, else the names; Ensembl ids are looked up in a table."""
     column = next((name for name in SYMBOL_COLUMNS if name in var), None)
     names = [str(name) for name in (var.index if column is None else var[column])]
-    if not is_ensembl(var.index).any() or column is not None:
+    if not are_ensembl_ids(var.index).any() or column is not None:
         return tuple(names)
     table = packaged_symbols()
     symbol_of = dict(zip(table["id"], table["symbol"], strict=True))

@@ -73,18 +73,18 @@ def predict(
         "predict", seed=seed, inputs=[path, run / "model.safetensors"], precision=precision, **facts
     )
     target = out or Path("predicted", path.name)
-    places_um = None if at is None else predicted.read_places(at)
+    places_um = None if at is None else predicted.read_locations(at)
     number = tissue.num_cells if places_um is None else len(places_um)
     with terminal.progress("inferring", number) as advance:
         if places_um is None:
-            with predicted.inferred_file(target, tissue, columns, origin) as (values, expressed):
+            with predicted.predicted_file(target, tissue, columns, origin) as (values, expressed):
                 for rows, prediction in predict_blocks(loaded, tissue, seed):
                     values.write(rows, estimate(prediction))
                     expressed.write(rows, prediction.expressed)
                     advance(len(rows))
         else:
             prediction = predict_places(loaded, tissue, places_um, advance)
-            predicted.write_places(
+            predicted.write_locations(
                 target, tissue, columns, places_um, estimate(prediction), prediction.expressed, origin
             )
     terminal.say(f"{number:,} {'cells' if at is None else 'places'} x {len(columns):,} genes: {target}")

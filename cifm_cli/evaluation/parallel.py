@@ -17,7 +17,7 @@ from cifm_cli.inference.loaded_model import choose_device, load_model
 from cifm_cli.processes import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from cifm_cli.evaluation.evaluator import Evaluator, PredictorResult
@@ -72,7 +72,7 @@ def evaluation_pool(config: EvaluateConfig) -> WorkerPool[EvaluationTask, Predic
     """
     return WorkerPool(
         config.num_processes,
-        partial(_Worker, config),
+        partial(start_worker, config),
         name="evaluation process",
         hint="the reason is above; where there is none, memory was exhausted: use fewer --devices",
         num_threads=max(1, torch.get_num_threads() // config.num_processes),
@@ -93,6 +93,19 @@ def order_tasks(path: Path, geometry: str, predictors: Sequence[str]) -> list[Ev
     models = [name for name in predictors if is_model(name)]
     ordered = [*models, *reversed(predictors[len(models) :])]
     return [EvaluationTask(path, geometry, name) for name in ordered]
+
+
+def start_worker(config: EvaluateConfig, number: int) -> Callable[[EvaluationTask], PredictorResult]:
+    """Load the models in a process.
+
+    Args:
+        config: The user's choices, completed.
+        number: Number of the process.
+
+    Returns:
+        What evaluates a task.
+    """
+    return _Worker(config, number)
 
 
 class _Worker:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from cifm_cli.data.graph import LayerGraph, move_graph, radius_graph, shells, whole, without_edges
-from cifm_cli.data.prefetch import made_ahead
+from cifm_cli.data.graph import LayerGraph, edgeless_graph, full_layer_graphs, layer_graphs, move_graph, radius_graph
+from cifm_cli.data.prefetch import prefetch
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.model.masking import to_expression
 from cifm_cli.model.precision import computing_in
@@ -127,9 +127,9 @@ def encode_blocks(
     all_rows = np.arange(slide.num_cells) if rows is None else rows
     cores, (number, num_slices) = list(chunks(all_rows, core_cells(model))), tile_slice
     own_cores = cores[len(cores) * number // num_slices : len(cores) * (number + 1) // num_slices]
-    tiles = made_ahead(_tile_maker(model, slide, levels, all_rows), own_cores)
+    tiles = prefetch(_tile_maker(model, slide, levels, all_rows), own_cores)
     # Two stages: threads prepare tiles ahead of the network, and the network runs ahead of the caller, who writes.
-    return made_ahead(partial(_encode, model, levels), tiles)
+    return prefetch(partial(_encode, model, levels), tiles)
 
 
 def core_cells(model: LoadedModel) -> int:
@@ -154,7 +154,7 @@ def _tile_maker(
         read, layers = tile.core, list[LayerGraph]()
         if MICROENVIRONMENT in levels:
             graph = radius_graph(tile.xy_um, slide.radius_um, self_loops=recipe.model.self_loops)
-            cells, layers = shells(graph, torch.from_numpy(tile.core), recipe.model.encoder_layers)
+            cells, layers = layer_graphs(graph, torch.from_numpy(tile.core), recipe.model.encoder_layers)
             read = cells.numpy()
         matrix = slide.expression(tile.rows[read], recipe.data.target_sum)[:, panel.columns]
         expression = to_expression(matrix, panel.vocabulary_rows, torch.float32)
@@ -185,6 +185,6 @@ def _with_neighbours(model: LoadedModel, tile: _EncoderTile, h: Tensor) -> Tenso
 def _without_neighbours(model: LoadedModel, tile: _EncoderTile, h: Tensor) -> Tensor:
     """(c, D) cell embeddings of the core."""
     recipe = model.checkpoint.recipe.model
-    graph = move_graph(without_edges(len(tile.core), self_loops=recipe.self_loops), model.device)
-    layers = whole(graph, recipe.encoder_layers)
+    graph = move_graph(edgeless_graph(len(tile.core), self_loops=recipe.self_loops), model.device)
+    layers = full_layer_graphs(graph, recipe.encoder_layers)
     return model.checkpoint.network.first.encode(model.backend, layers, h[tile.core.to(model.device)])[0]

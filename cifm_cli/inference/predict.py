@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cifm_cli.data.prefetch import made_ahead
+from cifm_cli.data.prefetch import prefetch
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.prediction import Prediction
@@ -90,7 +90,7 @@ def predict_cells(
     # A core holds hidden cells only; chunks without any cost nothing.
     cores = (chunk[is_hidden[chunk]] for chunk in chunks(rows, recipe.data.tile_cells))
     parts = []
-    for core, tile in made_ahead(prepare, filter(len, cores)):
+    for core, tile in prefetch(prepare, filter(len, cores)):
         parts.append(Prediction.from_logits(run_network(model, tile)))
         if advance:
             advance(len(core))

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cifm_cli import provenance
-from cifm_cli.data.prefetch import made_ahead
+from cifm_cli.data.prefetch import prefetch
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.predict import add_places, predict_cells, run_network
@@ -55,7 +55,7 @@ def predict_blocks(model: LoadedModel, slide: Slide, seed: int) -> Iterator[tupl
     tiler = Tiler(slide.xy_um, rows, reach_um(recipe, slide.radius_um))
     for core in chunks(rows, recipe.data.tile_cells):
         tile = tiler.tile(core)
-        yield core, _predict_tile(model, slide.cut(tile.rows), tile, round_of[tile.rows])
+        yield core, _predict_tile(model, slide.subset(tile.rows), tile, round_of[tile.rows])
 
 
 def _predict_tile(model: LoadedModel, cut: Slide, tile: Tile, round_of: NDArray[np.int8]) -> Prediction:
@@ -79,7 +79,7 @@ def _predict_tile(model: LoadedModel, cut: Slide, tile: Tile, round_of: NDArray[
         return mask_tile(cut, tile_of_cut, np.flatnonzero(round_of == number), panel, recipe)
 
     rounds = np.unique(core_rounds).tolist()
-    parts = [Prediction.from_logits(run_network(model, masked)) for masked in made_ahead(prepare, rounds)]
+    parts = [Prediction.from_logits(run_network(model, masked)) for masked in prefetch(prepare, rounds)]
     by_round = np.concatenate([np.flatnonzero(core_rounds == number) for number in rounds])
     return Prediction.concatenate(parts, np.argsort(by_round))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cifm_cli.data.graph import radius_graph, shells, subgraph
+from cifm_cli.data.graph import layer_graphs, radius_graph, subgraph
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.model.smoother import NeighbourSums, sum_neighbours
 
@@ -160,11 +160,11 @@ def mask_tile(
     graph = radius_graph(tile.xy_um[near], slide.radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
     # From the queries backwards: the decoder runs on the cells that reach them, the encoder on those that reach these.
     near_queries = torch.from_numpy(np.searchsorted(near, queries))
-    decoded, decoder = shells(graph, near_queries, recipe.model.decoder_layers)
+    decoded, decoder = layer_graphs(graph, near_queries, recipe.model.decoder_layers)
     near_masked = torch.from_numpy(is_masked[near])
     near_visible = (~near_masked).nonzero().ravel()
     visible_decoded = (~near_masked[decoded]).nonzero().ravel()
-    encoded, encoder = shells(
+    encoded, encoder = layer_graphs(
         subgraph(graph, near_visible),
         torch.searchsorted(near_visible, decoded[visible_decoded]),
         recipe.model.encoder_layers,

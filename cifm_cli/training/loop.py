@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 
 from cifm_cli import provenance
-from cifm_cli.data.prefetch import made_ahead
+from cifm_cli.data.prefetch import prefetch
 from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested, handling_signals
 from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
@@ -232,7 +232,7 @@ def validate(session: Session) -> float:
     network, corpus, recipe = session.ema_network, session.corpus, session.recipe
     network.eval()
     total = 0.0
-    for example in made_ahead(corpus.validation_example, session.processes.own_indices(corpus.num_validation_tiles)):
+    for example in prefetch(corpus.validation_example, session.processes.own_indices(corpus.num_validation_tiles)):
         on_device = example.to(session.device)
         with computing_in(recipe.train.precision, session.device):
             output = network(session.backend, on_device.tile)
@@ -264,7 +264,7 @@ def prefetch_examples(session: Session) -> Iterator[list[Example]]:
 
     num_threads = 1 if session.device.type == "cpu" else NUM_GPU_LOADERS  # on a CPU the network needs the cores
     steps = range(session.state.step, session.recipe.train.steps)
-    return made_ahead(make_examples, steps, num_threads, ahead=2 * num_threads)
+    return prefetch(make_examples, steps, num_threads, ahead=2 * num_threads)
 
 
 @contextmanager

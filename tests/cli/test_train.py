@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,10 @@ def first_run(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory
     """A run whose weights other runs start from."""
     from cifm_cli.app import main
 
-    folder = tmp_path_factory.mktemp("given") / "run"
-    assert main(["train", "demo", *SMALL, "--data", str(prepared_synthetic), "--out", str(folder)]) == 0
-    return folder
+    folder = tmp_path_factory.mktemp("given")
+    with chdir(folder):  # the command writes runs/latest to the current folder
+        assert main(["train", "demo", *SMALL, "--data", str(prepared_synthetic), "--out", "run"]) == 0
+    return folder / "run"
 
 
 def test_train_writes_a_complete_run(cifm: Callable, workspace: Path) -> None:

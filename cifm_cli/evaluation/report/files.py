@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.writers.evaluation_predictions import read_barcodes, write_predictions
+from cifm_cli.data.writers.evaluation_predictions import write_predictions
 from cifm_cli.errors import writing
 from cifm_cli.evaluation.folds import KINDS
 from cifm_cli.evaluation.predictors.base import MODEL
@@ -91,7 +91,7 @@ def _remove_predictions(folder: Path, keep: AbstractSet[Path]) -> None:
 def scored_cells(result: EvaluationResult) -> pd.DataFrame:
     """The scored cells by barcode: row in the slide, fold, distance to the nearest visible cell."""
     columns = {"row": result.rows, "round": result.fold_number, "distance_um": result.distance_um}
-    return pd.DataFrame(columns, index=read_barcodes(result.dataset.slide, result.rows))
+    return pd.DataFrame(columns, index=result.dataset.slide.barcodes(result.rows))
 
 
 def per_cell(result: EvaluationResult) -> pd.DataFrame:

@@ -102,7 +102,7 @@ def sections(result: EvaluationResult, facts: dict[str, Any]) -> list[Section]:
             Section(f"{title}: {describe_states(name, states)}", _STATES, state_table(states))
             for name, states in result.states.items()
         ),
-        *([_cell_type_section(result.cell_types, title)] if result.cell_types else []),
+        *([cell_type_section(result.cell_types, title)] if result.cell_types else []),
     ]
 
 
@@ -210,8 +210,16 @@ def _gene_table(result: EvaluationResult) -> Table:
     return Table(["best and worst genes", "Pearson, model", baseline], rows)
 
 
-def _cell_type_section(types: CellTypes, title: str) -> Section:
-    """Agreement of cell types, and the overlap of the k likeliest types of the mean forms."""
+def cell_type_section(types: CellTypes, title: str) -> Section:
+    """Agreement of cell types, and the overlap of the k likeliest types of the mean forms.
+
+    Args:
+        types: Types of the scored cells and the agreement of the predictors.
+        title: Slide and geometry.
+
+    Returns:
+        The section.
+    """
     images = []
     if types.ceiling.top_k:
         series = {name: forms[MEAN].top_k for name, forms in types.agreement.items()}

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from cifm_cli import keys
-from cifm_cli.data.prepare.batch import Task, prepare_all
-from cifm_cli.data.prepare.pipeline import prepare_download, recognise, slide_name
-from cifm_cli.data.readers.base import PrepareConfig
-from cifm_cli.data.slide import describe
+from cifm_cli.data.prepare.batch import PrepareTask, prepare_all
+from cifm_cli.data.prepare.config import PrepareConfig
+from cifm_cli.data.prepare.pipeline import prepare_download, slide_name
+from cifm_cli.data.readers.registry import find_reader
+from cifm_cli.data.slide import describe_slide
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import hash_file
 
@@ -45,7 +46,7 @@ def test_a_second_run_is_up_to_date(download: Path, options: PrepareConfig) -> N
 def test_other_options_need_force(download: Path, options: PrepareConfig, change: dict[str, object]) -> None:
     path = prepare_download(download, options).path
     before = hash_file(path)
-    with pytest.raises(CifmError, match="made of other input or with other options") as caught:
+    with pytest.raises(CifmError, match="made from other input or with other options") as caught:
         prepare_download(download, replace(options, **change))
     assert "--force" in caught.value.hint
     assert hash_file(path) == before
@@ -58,7 +59,7 @@ def test_changed_input_needs_force(download: Path, options: PrepareConfig) -> No
     table = pd.read_parquet(download / "cells.parquet")
     table["x_centroid"] += 1.0
     table.to_parquet(download / "cells.parquet", index=False)
-    with pytest.raises(CifmError, match="made of other input"):
+    with pytest.raises(CifmError, match="made from other input"):
         prepare_download(download, options)
 
 
@@ -67,7 +68,7 @@ def test_a_file_of_somebody_else_is_never_replaced(download: Path, options: Prep
     theirs = options.out / "tissue.h5ad"
     ad.AnnData(obs=pd.DataFrame(index=["a"])).write_h5ad(theirs)
     before = hash_file(theirs)
-    with pytest.raises(CifmError, match="no slide that cifm prepared"):
+    with pytest.raises(CifmError, match="not a slide that cifm prepared"):
         prepare_download(download, replace(options, force=True))
     assert hash_file(theirs) == before
 
@@ -89,7 +90,7 @@ def test_inputs_are_left_as_they_were(download: Path, options: PrepareConfig) ->
     before = {path: hash_file(path) for path in files}
     result = prepare_download(download, options)
     assert {path: hash_file(path) for path in download.rglob("*") if path.is_file()} == before
-    inputs = describe(result.path)[keys.PROVENANCE]["inputs"]
+    inputs = describe_slide(result.path)[keys.PROVENANCE]["inputs"]
     assert inputs == {name: before[download / name] for name in inputs}
     assert set(inputs) == {
         "cell_feature_matrix.h5",
@@ -118,20 +119,20 @@ def test_names_of_slides(tmp_path: Path) -> None:
 
 def test_two_downloads_of_one_name_are_refused_before_any_work(download: Path, options: PrepareConfig) -> None:
     with pytest.raises(CifmError, match="2 downloads would be prepared as 'tissue'"):
-        prepare_all([Task(download, options), Task(download.parent / "elsewhere" / "tissue", options)])
+        prepare_all([PrepareTask(download, options), PrepareTask(download.parent / "elsewhere" / "tissue", options)])
     assert not options.out.exists()
 
 
 def test_unrecognised_downloads_say_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="no such file or folder"):
-        recognise(tmp_path / "absent")
+        find_reader(tmp_path / "absent")
     with pytest.raises(CifmError, match="found an empty folder"):
-        recognise(tmp_path)
+        find_reader(tmp_path)
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(CifmError, match=r"found notes.txt"):
-        recognise(tmp_path)
+        find_reader(tmp_path)
     with pytest.raises(CifmError, match="--platform nanostring: unknown"):
-        recognise(tmp_path, "nanostring")
+        find_reader(tmp_path, "nanostring")
 
 
 def test_a_platform_insisted_on_says_what_it_misses(tmp_path: Path, options: PrepareConfig) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cifm_cli.data import tiles
 from cifm_cli.data.counts_source import FileCounts
-from cifm_cli.data.graph import radius_graph, without_edges
+from cifm_cli.data.graph import edgeless_graph, radius_graph
 from cifm_cli.data.slide import log_normalise, open_slide
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
@@ -50,7 +50,7 @@ def test_self_loops_are_the_papers_diagonal() -> None:
 def test_no_cells_no_edges(num_cells: int) -> None:
     graph = radius_graph(np.zeros((num_cells, 2)), 20.0)
     assert (graph.num_cells, graph.num_edges) == (num_cells, 0)
-    assert without_edges(num_cells, self_loops=True).num_edges == num_cells
+    assert edgeless_graph(num_cells, self_loops=True).num_edges == num_cells
 
 
 def test_far_from_the_origin_nothing_is_lost() -> None:

@@ -33,8 +33,8 @@ def write(path: Path, slot: str, place: object, value: float) -> str:
 @pytest.mark.parametrize(
     ("slot", "column", "value", "says"),
     [
-        (f"obsm/{keys.SPATIAL}", (1,), np.nan, "nan) um, which is no place"),
-        (f"obsm/{keys.SPATIAL}", (0,), np.inf, "stands at (inf, "),
+        (f"obsm/{keys.SPATIAL}", (1,), np.nan, "nan) um"),
+        (f"obsm/{keys.SPATIAL}", (0,), np.inf, "has the coordinates (inf, "),
         (f"obs/{keys.TOTAL_COUNTS}", (), np.nan, "has nan counts"),
         (f"obs/{keys.TOTAL_COUNTS}", (), -3, "has -3 counts"),
     ],

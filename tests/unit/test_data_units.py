@@ -66,24 +66,24 @@ def test_regional_split_by_hand() -> None:
 
 
 def test_units_of_a_square_grid() -> None:
-    check = check_units(grid(50, 50, 8.0), platform_um=20.0, asked_um=None)
+    check = check_units(grid(50, 50, 8.0), platform_um=20.0, given_um=None)
     assert check.spacing_um == 8.0
     # 20 um reach 2.5 pitches: 20 neighbours inside the grid, fewer at its border
     assert 18.5 < check.mean_degree < 20.0
     assert check.radius_from == "platform"
-    assert check.note() is None
+    assert check.few_neighbours_note() is None
 
 
 def test_units_of_three_cells_by_hand() -> None:
     # o-10-o----30----o   within 20 um: two cells see each other, one sees none
-    check = check_units(np.array([[0.0, 0], [10, 0], [40, 0]]), platform_um=20.0, asked_um=None)
+    check = check_units(np.array([[0.0, 0], [10, 0], [40, 0]]), platform_um=20.0, given_um=None)
     assert check.mean_degree == pytest.approx(2 / 3)
     assert check.spacing_um == 10.0
-    assert check.note() is not None
+    assert check.few_neighbours_note() is not None
 
 
 def test_radius_from_the_spacing_covers_two_rings() -> None:
-    check = check_units(grid(30, 30, 100.0), platform_um=None, asked_um=None)
+    check = check_units(grid(30, 30, 100.0), platform_um=None, given_um=None)
     assert check.radius_um == 250.0
     assert 17 < check.mean_degree < 20
 
@@ -123,7 +123,7 @@ def test_with_radius_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_radius_asked_for_wins() -> None:
-    check = check_units(grid(10, 10, 50.0), platform_um=20.0, asked_um=60.0)
+    check = check_units(grid(10, 10, 50.0), platform_um=20.0, given_um=60.0)
     assert (check.radius_um, check.radius_from) == (60.0, "given")
 
 
@@ -150,7 +150,7 @@ def test_nonsense_is_refused() -> None:
         check_units(grid(3, 3, 8.0), 20.0, -1.0)
     with pytest.raises(CifmError, match="not a scale"):
         to_micrometres(grid(3, 3, 8.0), 0.0, "somewhere")
-    with pytest.raises(CifmError, match=r"1e.300 um is none of a tissue"):
+    with pytest.raises(CifmError, match=r"1e.300 um is outside any tissue"):
         check_units(np.array([[0.0, 0.0], [1e300, 0.0]]), 20.0, None)
     with pytest.raises(CifmError, match="no graph"):
         check_units(np.zeros((1, 2)), 20.0, None)

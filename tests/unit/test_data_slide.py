@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array
 
 from cifm_cli import keys
+from cifm_cli.data import barcodes
 from cifm_cli.data import counts_source as sources
 from cifm_cli.data import slide as slides
 from cifm_cli.data.counts_source import FileCounts
-from cifm_cli.data.prefetch import made_ahead
+from cifm_cli.data.prefetch import prefetch
 from cifm_cli.data.slide import open_slide
-from cifm_cli.data.writers import evaluation_predictions as predictions
-from cifm_cli.data.writers.dense_rows import reserve, reserved
-from cifm_cli.data.writers.reorder import carry_slide, download_order, places
+from cifm_cli.data.writers.dense_rows import create_dense, open_dense
+from cifm_cli.data.writers.reorder import copy_slide, download_order, inverse_order
 from cifm_cli.provenance import numpy_generator
 
 # Dense rows ----------------------------------------------------------------------------------------------------------
@@ -33,9 +33,9 @@ def test_rows_land_where_they_belong(tmp_path: Path) -> None:
     """Slide rows 0 1 2 3 go to places 2 0 3 1; they come in two blocks, not in order."""
     path, values = tmp_path / "x.h5ad", np.arange(8, dtype=np.float32).reshape(4, 2)
     with h5py.File(path, "w") as file:
-        reserve(file, "before", (3, 5))
-        reserve(file, "X", (4, 2))
-    matrix = reserved(path, "X", np.array([2, 0, 3, 1]))
+        create_dense(file, "before", (3, 5))
+        create_dense(file, "X", (4, 2))
+    matrix = open_dense(path, "X", np.array([2, 0, 3, 1]))
     matrix.write(np.array([3, 0]), values[[3, 0]])
     matrix.write(np.array([1, 2]), values[[1, 2]])
     with h5py.File(path, "r") as file:
@@ -47,8 +47,8 @@ def test_a_reserved_matrix_is_one_for_anndata(tmp_path: Path) -> None:
     path = tmp_path / "x.h5ad"
     ad.AnnData(obs=pd.DataFrame(index=["a", "b"]), var=pd.DataFrame(index=["g", "h", "i"])).write_h5ad(path)
     with h5py.File(path, "r+") as file:
-        reserve(file["layers"], "mine", (2, 3))
-    reserved(path, "layers/mine", np.arange(2)).write(np.arange(2), np.ones((2, 3), np.float32))
+        create_dense(file["layers"], "mine", (2, 3))
+    open_dense(path, "layers/mine", np.arange(2)).write(np.arange(2), np.ones((2, 3), np.float32))
     assert ad.read_h5ad(path).layers["mine"].tolist() == [[1, 1, 1]] * 2
 
 
@@ -57,8 +57,8 @@ def test_a_reserved_matrix_is_one_for_anndata(tmp_path: Path) -> None:
 
 def test_places_undo_an_order() -> None:
     order = np.array([2, 0, 3, 1])
-    assert places(order).tolist() == [1, 3, 0, 2]
-    assert order[places(order)].tolist() == [0, 1, 2, 3]
+    assert inverse_order(order).tolist() == [1, 3, 0, 2]
+    assert order[inverse_order(order)].tolist() == [0, 1, 2, 3]
 
 
 def test_whatever_anndata_holds_is_carried_over(prepared_synthetic: Path, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_whatever_anndata_holds_is_carried_over(prepared_synthetic: Path, tmp_pa
     prepared.write_h5ad(tmp_path / "prepared.h5ad")
     slide = open_slide(tmp_path / "prepared.h5ad")
     with h5py.File(tmp_path / "carried.h5ad", "w") as file:
-        carry_slide(slide, file, download_order(slide.file))
+        copy_slide(slide, file, download_order(slide.file))
     carried = ad.read_h5ad(tmp_path / "carried.h5ad")
     expected = prepared[np.argsort(prepared.obs[keys.DOWNLOAD_ROW].to_numpy())]
     assert carried.obs_names.tolist() == expected.obs_names.tolist()
@@ -97,8 +97,8 @@ def test_counts_from_a_file_are_those_of_memory(prepared_synthetic: Path, seed: 
     slide, generator = open_slide(prepared_synthetic), numpy_generator(seed)
     rows = generator.choice(slide.num_cells, generator.integers(0, 60), replace=bool(generator.integers(2)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_FEW_ROWS", few)
-        patch.setattr(sources, "_STRETCH_NONZEROS", nonzeros)
+        patch.setattr(sources, "_MAX_GAP", few)
+        patch.setattr(sources, "_MAX_READ_NONZEROS", nonzeros)
         found = FileCounts(slide.file, slide.source.matrix.indptr.astype(np.int64), slide.num_genes).read(rows)
     assert found.dtype == np.float32
     assert found.shape == (len(rows), slide.num_genes)
@@ -107,11 +107,11 @@ def test_counts_from_a_file_are_those_of_memory(prepared_synthetic: Path, seed: 
 
 def test_a_piece_of_a_slide_is_its_cells(prepared_synthetic: Path) -> None:
     slide, rows = open_slide(prepared_synthetic), np.array([5, 3, 700])
-    piece = slide.cut(rows)
+    piece = slide.subset(rows)
     assert (piece.counts(np.arange(3)) != slide.counts(rows)).nnz == 0
     assert np.array_equal(piece.expression(np.array([2]), 100.0).data, slide.expression(rows[2:], 100.0).data)
     assert np.array_equal(piece.xy_um, slide.xy_um[rows])
-    with pytest.raises(ValueError, match="held in memory"):
+    with pytest.raises(ValueError, match="in memory"):
         _ = piece.file
 
 
@@ -130,7 +130,7 @@ def test_reading_from_a_file_holds_a_stretch_at_a_time(tmp_path: Path, monkeypat
     counts = csr_matrix((np.arange(1_000_000, dtype=np.float32), columns, np.arange(10_001) * 100))
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["X/data"], file["X/indices"], file["X/indptr"] = counts.data, counts.indices, counts.indptr
-    monkeypatch.setattr(sources, "_STRETCH_NONZEROS", 10_000)
+    monkeypatch.setattr(sources, "_MAX_READ_NONZEROS", 10_000)
     source, rows = FileCounts(tmp_path / "x.h5", counts.indptr.astype(np.int64), 100), np.arange(0, 10_000, 50)
     expected = counts[rows]
     del counts
@@ -143,11 +143,11 @@ def test_reading_from_a_file_holds_a_stretch_at_a_time(tmp_path: Path, monkeypat
 
 
 def test_barcodes_are_read_block_by_block(prepared_synthetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictions, "_NAMES_AT_ONCE", 100)
+    monkeypatch.setattr(barcodes, "_NAMES_AT_ONCE", 100)
     names, rows = ad.read_h5ad(prepared_synthetic).obs_names, np.array([700, 3, 99, 100, 3])
     slide = open_slide(prepared_synthetic)
-    assert predictions.read_barcodes(slide, rows).tolist() == names[rows].tolist()
-    assert predictions.read_barcodes(slide.cut(rows), rows[:2]).tolist() == ["700", "3"]
+    assert slide.barcodes(rows).tolist() == names[rows].tolist()
+    assert slide.subset(rows).barcodes(rows[:2]).tolist() == ["700", "3"]
 
 
 # Ahead ---------------------------------------------------------------------------------------------------------------
@@ -155,8 +155,8 @@ def test_barcodes_are_read_block_by_block(prepared_synthetic: Path, monkeypatch:
 
 @pytest.mark.parametrize(("workers", "ahead"), [(1, 1), (2, 3), (1, 0)])
 def test_made_ahead_is_map(workers: int, ahead: int) -> None:
-    assert list(made_ahead(lambda number: number**2, range(7), workers, ahead)) == [n**2 for n in range(7)]
-    assert list(made_ahead(str, [], workers, ahead)) == []
+    assert list(prefetch(lambda number: number**2, range(7), workers, ahead)) == [n**2 for n in range(7)]
+    assert list(prefetch(str, [], workers, ahead)) == []
 
 
 def test_the_next_is_made_while_the_caller_has_one() -> None:
@@ -166,7 +166,7 @@ def test_the_next_is_made_while_the_caller_has_one() -> None:
         begun[number].set()
         return get_ident()
 
-    made = made_ahead(make, range(4))
+    made = prefetch(make, range(4))
     assert next(made) != get_ident()
     assert begun[1].wait(10)
     assert not begun[2].is_set(), "only one is made ahead"
@@ -174,7 +174,7 @@ def test_the_next_is_made_while_the_caller_has_one() -> None:
 
 
 def test_what_fails_ahead_fails_where_it_is_asked_for() -> None:
-    made = made_ahead(lambda number: 1 // number, [1, 0, 1])
+    made = prefetch(lambda number: 1 // number, [1, 0, 1])
     assert next(made) == 1
     with pytest.raises(ZeroDivisionError):
         next(made)

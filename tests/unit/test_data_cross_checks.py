@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.prepare.gene_id_checks import name_notes
+from cifm_cli.data.prepare.config import PrepareConfig
+from cifm_cli.data.prepare.gene_id_checks import gene_id_notes
 from cifm_cli.data.prepare.gene_symbols import packaged_symbols
 from cifm_cli.data.prepare.pipeline import prepare_download
-from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.errors import CifmError
 
 CELLS, GENES = 60, 15
@@ -75,18 +75,18 @@ def test_a_bundle_whose_cells_declare_other_sums_is_refused_by_name(bundle: Path
 
 def test_sums_that_most_cells_contradict_are_a_warning(bundle: Path) -> None:
     change_sum(bundle, slice(0, 700))
-    assert [warning[:45] for warning in prepare(bundle)] == ["transcript_counts is not what the matrix sums"]
+    assert [warning[:45] for warning in prepare(bundle)] == ["transcript_counts is not the sum of the matri"]
 
 
 def test_two_forms_of_the_cells_that_differ_in_few_are_refused_by_name(bundle: Path) -> None:
     table = pd.read_parquet(bundle / "cells.parquet")
     table.loc[5, "x_centroid"] += 8.0
     table.to_parquet(bundle / "cells.parquet", index=False)
-    with pytest.raises(CifmError, match=f"place 1 of 800 cells otherwise, such as '{table['cell_id'][5]}'"):
+    with pytest.raises(CifmError, match=f"different coordinates for 1 of 800 cells, such as '{table['cell_id'][5]}'"):
         prepare(bundle)
     table["x_centroid"] += 8.0
     table.to_parquet(bundle / "cells.parquet", index=False)
-    assert "place 800 of 800 cells otherwise" in prepare(bundle)[0]
+    assert "different coordinates for 800 of 800 cells" in prepare(bundle)[0]
     (bundle / "cells.csv.gz").write_bytes(b"\x1f\x8b broken")
     assert prepare(bundle)[0].endswith("cells.parquet was not compared with it")
 
@@ -105,14 +105,14 @@ def test_genes_out_of_order_in_few_cells_are_a_warning(slide: ad.AnnData, tmp_pa
             values[[start, start + 1]] = values[[start + 1, start]]
             file["X"][name][:] = values
     warnings = prepare(tmp_path / "slide.h5ad")
-    assert warnings == ["the genes of 1 cells, such as 'cell-3', are out of order in the file: is it damaged there?"]
+    assert warnings == ["the genes of 1 cells, such as 'cell-3', are out of order: the file may be damaged there"]
 
 
 def test_a_gene_that_stands_twice_in_a_cell_is_refused(slide: ad.AnnData, tmp_path: Path) -> None:
     remarks(slide, tmp_path)
     with h5py.File(tmp_path / "slide.h5ad", "r+") as file:
         file["X/indices"][1] = file["X/indices"][0]
-    with pytest.raises(CifmError, match="1 counts stand where there is another"):
+    with pytest.raises(CifmError, match="1 entries have the same row and column as another"):
         prepare(tmp_path / "slide.h5ad")
 
 
@@ -127,33 +127,33 @@ def features(change: dict[str, str] | None = None) -> pd.DataFrame:
 
 
 def test_ids_and_symbols_that_belong_together_say_nothing() -> None:
-    assert name_notes(features(), "here") == ()
+    assert gene_id_notes(features(), "here") == ()
     renamed = features().assign(symbol=lambda table: table["symbol"].where(table.index != 3, "NAME-OF-NO-GENE"))
-    assert name_notes(renamed, "here") == ()
-    assert name_notes(features().assign(symbol=""), "here") == ()
+    assert gene_id_notes(renamed, "here") == ()
+    assert gene_id_notes(features().assign(symbol=""), "here") == ()
 
 
 def test_an_id_with_the_symbol_of_another_gene_is_noted() -> None:
     one, other, *_ = features()["id"]
-    (note,) = name_notes(features({one: other, other: one}), "here")
-    assert note.startswith(f"2 genes bear the symbol of another ({other} is called")
+    (note,) = gene_id_notes(features({one: other, other: one}), "here")
+    assert note.startswith(f"2 genes have the symbol of another gene ({other} is called")
 
 
 def test_a_mistyped_id_is_noted() -> None:
     one = features()["id"][0]
-    notes = name_notes(features({one: one[:-1] + chr(ord(one[-1]) ^ 1)}), "here")
-    assert notes[-1].startswith("1 genes bear")
+    notes = gene_id_notes(features({one: one[:-1] + chr(ord(one[-1]) ^ 1)}), "here")
+    assert notes[-1].startswith("1 genes have")
 
 
 def test_an_id_of_no_gene_is_noted_where_the_others_are_known() -> None:
     one = features()["id"][0]
-    (note,) = name_notes(features({one: "ENSG00040170421"}).assign(symbol=""), "here")
-    assert note.startswith("ids of no gene in the packaged table: 1, such as ENSG00040170421")
+    (note,) = gene_id_notes(features({one: "ENSG00040170421"}).assign(symbol=""), "here")
+    assert note.startswith("1 ids are not in the packaged table, such as ENSG00040170421")
     unknown = {gene: f"ENSG0009{number:07d}" for number, gene in enumerate(features()["id"])}
-    assert name_notes(features(unknown).assign(symbol=""), "here") == (), "the table is of other genes"
+    assert gene_id_notes(features(unknown).assign(symbol=""), "here") == (), "the table is of other genes"
 
 
 def test_ids_shifted_against_symbols_are_refused() -> None:
     shifted = features().assign(id=lambda table: np.roll(table["id"], 1))
-    with pytest.raises(CifmError, match="do not belong together, of 40 genes"):
-        name_notes(shifted, "here")
+    with pytest.raises(CifmError, match="of 40 genes do not belong together"):
+        gene_id_notes(shifted, "here")
