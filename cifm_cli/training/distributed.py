@@ -116,6 +116,7 @@ def join_processes() -> Iterator[Processes]:
     if this.size == 1:
         yield Processes()
         return
+    # Flags and losses are tensors on the CPU, also where the gradients are on a GPU.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _translating_errors():
         distributed.init_process_group(
@@ -161,7 +162,7 @@ class Processes(Rank):
                 f"process {self.rank} has no GPU of its own: {torch.cuda.device_count()} are here",
                 "start one process for each GPU; with SLURM ask for GPUs by node, not by task",
             )
-        torch.cuda.set_device(self.local_rank)
+        torch.cuda.set_device(self.local_rank)  # NCCL uses the current device
         return torch.device("cuda", self.local_rank)
 
     def sum_gradients(self, network: nn.Module, value: float) -> float:

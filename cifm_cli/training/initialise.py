@@ -1,4 +1,4 @@
-"""What is fitted to the training cells before the first step: gene profiles, cell states, and weights of the smoother."""
+"""Fits to the training cells before the first step: gene profiles, cell states, and the weights of the smoother."""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ def launch(config: TrainConfig) -> TrainResult | None:
     one_task_per_machine = this.size > 1 and this.size == config.nodes and "RANK" not in os.environ  # by srun
     if num_local > 1 and ((this.size == 1 and config.nodes == 1) or one_task_per_machine):
         return _train_in_group(config, num_local, node=this.rank)
+    # 1 means that the user gave neither option.
     if this.size > 1 and wanted not in (this.size, 1):
         raise CifmError(
             f"--devices {num_local} on --nodes {config.nodes} makes {wanted} processes, and {this.size} were started",

@@ -1,7 +1,7 @@
 """The training loop: `train` opens a session, `initialise` fits what is not learned, `fit` takes the steps.
 
-Meant to be read, and edited, from top to bottom. With several processes, each of them runs this loop on its own tiles of
-every step. Whatever they must agree on goes through `session.processes`, and only the first of them writes files.
+Meant to be read, and edited, from top to bottom. With several processes, each of them runs this loop on its own tiles
+of every step. Whatever they must agree on goes through `session.processes`, and only the first of them writes files.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def initialise(session: Session, *, new_weights: bool) -> None:
     elif session.recipe.objective.name == "residual":  # the only objective whose head has something to fit
         fit_head_if_better(session)
     session.start_ema()
+    # From here on the run can be resumed, so that a long fit of the head is not lost.
     session.save_state()
 
 
@@ -140,6 +141,7 @@ def fit(session: Session) -> None:
             if time.monotonic() - last_save > 60 * recipe.save_minutes:
                 session.save_state()
                 last_save = time.monotonic()
+        # The last steps since a validation may have made the best model.
         if state.last_validated < state.step:
             validate_and_save(session)
 
@@ -160,6 +162,7 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     """
     recipe = session.recipe.train
     session.network.train()
+    # A resumed run has no scheduler to restore: the rate is a function of step and time.
     for group in session.optimiser.param_groups:
         group["lr"] = learning_rate
     session.optimiser.zero_grad(set_to_none=True)
@@ -167,6 +170,7 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     for tile, example in zip(session.processes.own_indices(recipe.tiles_per_step), examples, strict=True):
         number = session.state.step * recipe.tiles_per_step + tile
         step_loss += backward_tile(session, example.to(session.device), number)
+    # Sums, not means: the loss of each tile is divided by the number of all tiles of the step.
     step_loss = session.processes.sum_gradients(session.network, step_loss)
     norm = torch.nn.utils.clip_grad_norm_(session.network.parameters(), recipe.clip_norm)
     check_finite(session, step_loss, norm.item())
@@ -191,9 +195,11 @@ def backward_tile(session: Session, example: Example, number: int) -> float:
     weight = 1 / (len(members) * recipe.train.tiles_per_step)
 
     def backward_member(member: int) -> float:
+        # A generator of its own, so that neither the thread nor the process that runs it changes the draws.
         dropout = provenance.torch_generator(session.seed, "dropout", number, member)
         with drawing_from(dropout), computing_in(recipe.train.precision, session.device):
             output = members[member](session.backend, example.tile)
+        # The weight makes the sum over members and tiles a mean, whatever the number of processes.
         value = weight * loss(output, example.target, recipe.objective)
         value.backward()
         return value.item()
@@ -213,6 +219,7 @@ def check_finite(session: Session, step_loss: float, norm: float) -> None:
         CifmError: One of them is not finite, or the loss is above `MAX_LOSS_RATIO` times the first one.
     """
     state = session.state
+    # All processes have the same numbers here, so that all of them stop.
     limit = MAX_LOSS_RATIO * state.first_loss
     is_finite = math.isfinite(step_loss) and math.isfinite(norm)
     if is_finite and step_loss <= limit:
@@ -282,6 +289,7 @@ def holding_signals() -> Iterator[Callable[[], int]]:
 def stop(session: Session, number: int) -> NoReturn:
     """Save the state, log how to continue, and raise what a signal asks for."""
     session.save_state()
+    # Seed, slides, backend and `--init` are part of the state; a resumed run needs no other option.
     command = f"cifm train {session.folder / RECIPE_FILE} --resume --out {session.folder}"
     logger.info(f"stopped after step {session.state.step}; go on with: {command}")
     raise KeyboardInterrupt if number == signal.SIGINT else StopRequested

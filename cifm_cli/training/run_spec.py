@@ -76,6 +76,7 @@ class RunSpec:
                 raise CifmError(
                     f"{path}: a slide of {config.folder}, and no such file", "name the run's slides: --data PATH"
                 )
+        # Slides are recognised by name and contents, because they may have been moved.
         given = {(path.stem, hash_file(path)): path for path in paths}
         expected = [(Path(name).stem, digest) for name, digest in self.inputs.items()]
         for slide, name in zip(expected, self.inputs, strict=True):

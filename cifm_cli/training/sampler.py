@@ -1,7 +1,7 @@
 """Which cells are the core of each training tile: a pure function of the seed and the number of the tile.
 
-The cells of a region lie along a Hilbert curve. Each epoch cuts the curve anew into ranges of `tile_cells` cells, from a
-random offset, so that every cell is in one range and a few are in two, and visits the ranges in random order. No draw
+The cells of a region lie along a Hilbert curve. Each epoch cuts the curve anew into ranges of `tile_cells` cells, from
+a random offset, so that every cell is in one range and a few are in two, and visits the ranges in random order. No draw
 depends on an earlier one: a resumed run, or another number of processes, makes the same tiles.
 """
 

@@ -130,6 +130,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     device = processes.own_device(choose_device(config.device))
     if processes.is_first:
         _check_folder(config, recipe)
+    # A resumed run takes seed, slides, vocabulary and backend from its state.
     spec = load_run_spec(config.folder) if config.resume else None
     if spec:
         config = spec.complete(config, check_slides=processes.is_first)
@@ -140,6 +141,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     seed = config.seed or 0
     vocabulary = spec.vocabulary if spec else init.vocabulary if init else None
     corpus = Corpus(config.slides, recipe, vocabulary, seed)
+    # Every process draws the same weights.
     with provenance.seeded_torch(seed, "weights"):
         network = Ensemble(len(corpus.vocabulary), recipe)
     if init:
@@ -162,6 +164,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
         _restore(session)
     elif processes.is_first:
         _write_recipe(config.folder, recipe)
+    # Last, so that the link never points at a run that could not be opened.
     if config.latest and processes.is_first:
         link_latest(config.folder, config.latest)
     return session
@@ -256,8 +259,9 @@ def _make_optimiser(network: Ensemble, recipe: Recipe) -> torch.optim.AdamW:
 
 def _restore(session: Session) -> None:
     """Load the last state of a run, and remove the metrics of later steps."""
-    session.start_ema()
+    session.start_ema()  # a network that the stored average is loaded into
     state = session.state = load_state(session.folder, session.networks(), session.optimiser)
+    # Largest and smallest step. They differ if the machines don't share the folder.
     if session.processes.max(state.step) != -session.processes.max(-state.step):
         raise CifmError(
             f"{session.folder}: the processes find different states in it", "name a folder that all machines share"

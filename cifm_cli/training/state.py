@@ -100,6 +100,7 @@ def save_state(
     content = {_STATE: state.to_json(), _SPEC: spec.to_json()}
     header = {"format": keys.CHECKPOINT_FORMAT, **content, _CHECKSUM: _checksum(tensors, content)}
     save_tensors(folder / _FILE_PATTERN.replace("*", f"{state.step:08d}"), tensors, header)
+    # Only now that the new state is complete.
     for old in list_states(folder)[num_kept:]:
         old.unlink()
 
@@ -143,6 +144,7 @@ def load_state(folder: Path, networks: Mapping[str, Ensemble], optimiser: torch.
     for key, tensor in _with_prefix(tensors, _OPTIMISER).items():
         number, _, moment = key.partition(".")
         moments.setdefault(int(number), {})[moment] = tensor
+    # The parameter groups come from the recipe, whose weight decay the user may have changed.
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
     return TrainState.from_json(content[_STATE])
 
@@ -154,7 +156,7 @@ def _read_newest(folder: Path, *, warn: bool) -> tuple[Path, dict[str, torch.Ten
         try:
             return path, *_read(path)
         except CifmError as error:
-            if path == paths[-1]:
+            if path == paths[-1]:  # no older state is left
                 raise
             if warn:
                 logger.warning(f"{error.message}; continuing from the state before it")
