@@ -150,7 +150,7 @@ def products(model: LoadedModel, path: Path) -> Callable[[], object]:
     @torch.inference_mode()
     def run() -> None:
         for size in sizes * len(LEVELS):
-            for layer in model.checkpoint.network.encoder:
+            for layer in model.checkpoint.network.first.encoder:
                 layer.project(h[:size])
                 layer.bfmlp4(h[:size])
 
@@ -180,7 +180,7 @@ def literal(model: LoadedModel, path: Path, num_tiles: int) -> Callable[[], obje
     total = -(-int(path.stem) // core_cells(model))
     parts = [((total - num_tiles) // 2 + number, total) for number in range(num_tiles)]
     slide = open_slide(path)
-    return lambda: [list(encode_blocks(model, slide, ["microenvironment"], share=part)) for part in parts]
+    return lambda: [list(encode_blocks(model, slide, ["microenvironment"], tile_slice=part)) for part in parts]
 
 
 def best_of(repeats: int, run: Callable[[], object]) -> float:

@@ -110,14 +110,14 @@ def count_work(slide: Path, recipe_file: Path) -> dict[str, Any]:
 
     from cifm_backends import select
     from cifm_cli import keys, recipe
-    from cifm_cli.model.network import Network
+    from cifm_cli.model.ensemble import Ensemble
     from cifm_cli.training.corpus import Corpus
 
     resolved = recipe.load(recipe_file)
     corpus = Corpus([slide], resolved, None, 0)
-    tile = corpus.draw(keys.TRAIN, 0, "bench").tile.to(torch.device("meta"))
+    tile = corpus.draw_example(keys.TRAIN, 0, "bench").tile.to(torch.device("meta"))
     with torch.device("meta"):
-        network = Network(len(corpus.vocabulary), resolved)
+        network = Ensemble(len(corpus.vocabulary), resolved)
     with FlopCounterMode(display=False) as counter:
         output = network(select("torch", "meta"), tile)
         (output.magnitude.sum() + output.logit.sum()).backward()

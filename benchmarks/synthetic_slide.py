@@ -85,9 +85,9 @@ def write_model(folder: Path, recipe: Recipe, num_genes: int = GENES) -> None:
         num_genes: Number of genes.
     """
     from cifm_cli.model.checkpoint import MODEL_FILE, save_checkpoint
-    from cifm_cli.model.network import Network
+    from cifm_cli.model.ensemble import Ensemble
     from cifm_cli.provenance import seeded_torch
 
     folder.mkdir(parents=True, exist_ok=True)
     with seeded_torch(0, "bench"):
-        save_checkpoint(folder / MODEL_FILE, Network(num_genes, recipe), recipe, gene_ids(num_genes), {})
+        save_checkpoint(folder / MODEL_FILE, Ensemble(num_genes, recipe), recipe, gene_ids(num_genes), {})

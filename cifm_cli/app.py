@@ -31,7 +31,7 @@ from cifm_cli.commands import (
     simulate,
     train,
 )
-from cifm_cli.errors import CifmError, StopRequested, unwinding
+from cifm_cli.errors import CifmError, StopRequested, raising_on_stop_signals
 from cifm_cli.report import terminal
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     switches = Switches()
     try:
-        with unwinding(), terminal.showing_logs():
+        with raising_on_stop_signals(), terminal.showing_logs():
             code: Any = get_command(app).main(words or ["--help"], "cifm", standalone_mode=False, obj=switches)
     except (CifmError, BackendUnavailableError) as error:
         if switches.debug:

@@ -1,25 +1,25 @@
-"""The one error a user sees, and the translation of a few system errors into it."""
+"""The exception for errors that a user can fix, and the translation of some system errors into it."""
 
 from __future__ import annotations
 
 import errno
 import re
 import signal
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-    from types import FrameType
 
 
 class CifmError(Exception):
-    """Something the user can put right.
+    """An error that the user can fix. `app.main` prints it without a traceback.
 
     Args:
-        message: What is wrong, with its address: the file, slide, key or row.
-        hint: What to do next, one sentence.
+        message: The problem and its location: file, slide, key or row.
+        hint: What to do about it, in one sentence.
     """
 
     def __init__(self, message: str, hint: str) -> None:
@@ -33,42 +33,59 @@ class CifmError(Exception):
 
 
 class StopRequested(BaseException):
-    """SIGTERM arrived, or SIGUSR1: unwind as Ctrl-C does, so that `finally` blocks leave a resumable state."""
+    """Raised on SIGTERM and SIGUSR1, so that `finally` blocks run as after Ctrl-C and leave a resumable state."""
 
 
-# What schedulers send before they kill; Windows has no SIGUSR1.
-POLITE_KILLS = tuple({signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)})
+# Signals that schedulers send some time before they kill a process. Windows has no SIGUSR1.
+STOP_SIGNALS = tuple({signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)})
 
 
 @contextmanager
-def unwinding() -> Iterator[None]:
-    """Within the block SIGTERM and SIGUSR1 raise `StopRequested`."""
+def handling_signals(signals: Sequence[int], handler: Callable[[int], None]) -> Iterator[None]:
+    """Within the block, call a function with the number of each signal that arrives, and do nothing else.
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise StopRequested
+    Python handles signals in the main thread. In any other thread the block changes nothing.
 
-    before = {number: signal.signal(number, stop) for number in POLITE_KILLS}
+    Args:
+        signals: Numbers of the signals.
+        handler: Called in the main thread, between two instructions of the block.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, lambda number, _frame: handler(number)) for number in signals}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous_handler in previous.items():
+            signal.signal(number, previous_handler)
+
+
+@contextmanager
+def raising_on_stop_signals() -> Iterator[None]:
+    """Raise `StopRequested` on SIGTERM and SIGUSR1 within the block."""
+
+    def stop(_number: int) -> None:
+        raise StopRequested
+
+    with handling_signals(STOP_SIGNALS, stop):
+        yield
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the system's refusals to write `path` into a `CifmError`.
+    """Translate errors of the system when writing `path` into a `CifmError`.
 
     Args:
         path: The file or folder that the block writes.
 
     Raises:
-        CifmError: The disk is full or read-only, the folder may not be written, or something is in the way.
+        CifmError: The disk is full or read-only, permission is denied, or a file or folder of that name exists.
     """
     reasons = {
         errno.ENOSPC: ("no space left on the disk", "free some space, or write to another disk with --out"),
         errno.EDQUOT: ("the disk quota is used up", "free some space, or write to another disk with --out"),
-        errno.EACCES: ("permission denied", "write to a folder of yours with --out"),
+        errno.EACCES: ("permission denied", "write to a folder that you own with --out"),
         errno.EROFS: ("the file system is read-only", "write to another place with --out"),
         errno.EEXIST: ("a file is in the way", "name another folder with --out"),
         errno.EISDIR: ("a folder is in the way", "name another file with --out, or move the folder"),
@@ -79,13 +96,13 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         number = error.errno or _hidden_errno(error)
-        if number not in reasons:
+        if number not in reasons:  # unexpected, so the traceback is needed
             raise
-        what, hint = reasons[number]
-        raise CifmError(f"cannot write {path}: {what}", hint) from error
+        reason, hint = reasons[number]
+        raise CifmError(f"cannot write {path}: {reason}", hint) from error
 
 
 def _hidden_errno(error: OSError) -> int | None:
-    """HDF5 and safetensors report the system's error number inside their message (`errno = 28`, `os error 28`)."""
-    found = re.search(r"(?:errno =|os error) (\d+)", str(error))
-    return int(found[1]) if found else None
+    """Error number inside the message of HDF5 or safetensors (`errno = 28`, `os error 28`)."""
+    match = re.search(r"(?:errno =|os error) (\d+)", str(error))
+    return int(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""How loops over arrays are compiled: by numba, at the first call, and kept on disk."""
+"""Compilation of loops over arrays, by numba, at the first call."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+from numpy.typing import NDArray
 
+Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Floats keep their order of summation, so results are the same in every run and on every machine.
+# `reassoc` stays off: sums keep their order, so results are the same in every run and on every machine.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
@@ -17,13 +19,13 @@ def compiled(function: Function) -> Function:
     """Compile a function at its first call.
 
     Args:
-        function: Takes arrays and numbers only.
+        function: A function of arrays and numbers only.
 
     Returns:
-        The compiled function. Its machine code is kept beside the file or in the user's cache; where neither can be
-        written, it is compiled anew in each process.
+        The compiled function. Its machine code is cached beside the file or in the user's cache folder. Where neither
+        can be written, every process compiles the function again.
     """
     try:
         return cast("Function", numba.njit(cache=True, **_OPTIONS)(function))
-    except RuntimeError:
+    except RuntimeError:  # numba found no folder for its cache
         return cast("Function", numba.njit(**_OPTIONS)(function))

@@ -1,4 +1,4 @@
-"""Names of everything we store, one constant per slot: (shape) | meaning.
+"""Names of all slots in files, one constant each, with (shape) | meaning.
 
 N cells, G genes, D features. AnnData slots follow scverse conventions.
 """
@@ -9,13 +9,13 @@ from typing import Final
 
 # Prepared slide (.h5ad), cells in Hilbert order --------------------------------------------------------------------
 SPATIAL: Final = "spatial"  # obsm (N, 2) float64 | cell centres, micrometres
-TOTAL_COUNTS: Final = "total_counts"  # obs (N,) | counts over the kept genes
-NUM_GENES: Final = "n_genes_by_counts"  # obs (N,) | kept genes with a count
+TOTAL_COUNTS: Final = "total_counts"  # obs (N,) | sum of the counts over the genes of the slide
+NUM_GENES: Final = "n_genes_by_counts"  # obs (N,) | number of genes with a count
 SPLIT: Final = "split"  # obs (N,) categorical | train, validation, test or buffer
-DOWNLOAD_ROW: Final = "download_row"  # obs (N,) int64 | the cell's row in the download, before filters and sorting
-CLUSTER: Final = "cluster"  # obs (N,) categorical | the download's own graph clusters, where it has them
+DOWNLOAD_ROW: Final = "download_row"  # obs (N,) int64 | row of the cell in the download, before filters and sorting
+CLUSTER: Final = "cluster"  # obs (N,) categorical | graph clusters of the download, if it has any
 SYMBOL: Final = "symbol"  # var (G,) | gene symbol; var_names are Ensembl ids without version
-CIFM: Final = "cifm"  # uns | everything of ours, in the shape of the keys below
+CIFM: Final = "cifm"  # uns | dictionary with the keys below
 
 # uns["cifm"] -------------------------------------------------------------------------------------------------------
 FORMAT: Final = "format"  # int | format number of the prepared slide
@@ -24,7 +24,7 @@ RADIUS_UM: Final = "radius_um"  # float | radius of the graph, micrometres
 TISSUE: Final = "tissue"  # str | free text, may be empty
 CONDITION: Final = "condition"  # str | free text, may be empty
 SAMPLE: Final = "sample"  # str | free text, defaults to the slide's name
-REPORT: Final = "report"  # str | JSON: every cell and gene dropped, and why
+REPORT: Final = "report"  # str | JSON: dropped cells and genes, with the reasons
 PROVENANCE: Final = "provenance"  # str | JSON: version, git revision, seed, inputs and their hashes
 
 # Embedded slide (.h5ad), cells in the order of the download -----------------------------------------------------------
@@ -43,7 +43,7 @@ ANNOTATION: Final = "annotation"  # uns["cifm"], str | JSON: provenance of the c
 TRAIN: Final = "train"
 VALIDATION: Final = "validation"
 TEST: Final = "test"
-BUFFER: Final = "buffer"  # between regions: no cell of it is trained on, tuned on or scored
+BUFFER: Final = "buffer"  # cells between regions, which are not used for training, tuning or scores
 ALL: Final = "all"
 REGIONS: Final = (TRAIN, VALIDATION, TEST, BUFFER)
 

@@ -1,4 +1,4 @@
-"""Where an artefact came from, and the only source of randomness: generators derived from one seed."""
+"""Provenance of output files, and random generators, which are all derived from one seed."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ _BLOCK = 1 << 20
 
 
 def numpy_generator(seed: int, *stream: int | str) -> np.random.Generator:
-    """A NumPy generator of its own for one purpose.
+    """Create a NumPy generator for one purpose.
 
     Args:
         seed: The user's `--seed`.
-        stream: What it is for, such as `("mask", step)`; other streams are independent.
+        stream: Words and numbers that identify the purpose, such as `("mask", step)`. Different streams are independent.
 
     Returns:
-        The same generator for the same arguments, on every machine.
+        A generator whose numbers depend on the arguments only, on every machine.
     """
-    # A spawn key, not more entropy: SeedSequence takes [7] and [7, 0] for the same entropy.
+    # The stream is a spawn key and not entropy, because SeedSequence treats the entropies [7] and [7, 0] as equal.
     key = tuple(zlib.crc32(word.encode()) if isinstance(word, str) else word for word in stream)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def torch_generator(seed: int, *stream: int | str) -> torch.Generator:
-    """A CPU torch generator of its own for one purpose; arguments as `numpy_generator`."""
+    """Create a torch generator on the CPU for one purpose; arguments as `numpy_generator`."""
     import torch
 
     generator = torch.Generator()
@@ -51,24 +51,25 @@ def torch_generator(seed: int, *stream: int | str) -> torch.Generator:
 
 @contextmanager
 def seeded_torch(seed: int, *stream: int | str) -> Iterator[None]:
-    """Run a block, such as fresh weights, on torch's global generator seeded for it; put the generator back after.
+    """Seed torch's global generator within a block, such as the creation of weights, and restore it afterwards.
 
     Args:
         seed: The user's `--seed`.
-        stream: What it is for; see `numpy_generator`.
+        stream: The purpose, see `numpy_generator`.
 
     Yields:
         Nothing.
     """
     import torch
 
+    # Weights are created on the CPU, so generators of GPUs need no state.
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(torch_generator(seed, *stream).get_state())
         yield
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in blocks.
+    """Compute the SHA-256 of a file.
 
     Args:
         path: The file.
@@ -84,16 +85,16 @@ def hash_file(path: Path) -> str:
 
 
 def collect(command: str, *, seed: int | None = None, inputs: Iterable[Path] = (), **facts: Any) -> dict[str, Any]:  # noqa: ANN401
-    """What every artefact carries about its origin.
+    """Collect the provenance that is stored in every output file.
 
     Args:
         command: The subcommand, such as `train`.
-        seed: The user's seed, where there is randomness.
-        inputs: Files read; each is stored as it was named, with its SHA-256.
-        facts: More, such as `backend`, `device` or `recipe`; JSON values.
+        seed: The user's seed, if the command uses random numbers.
+        inputs: Input files; each is stored as the user named it, with its SHA-256.
+        facts: Further JSON values, such as `backend`, `device` or `recipe`.
 
     Returns:
-        A JSON-serialisable dictionary.
+        A dictionary of JSON values.
     """
     return {
         "command": command,
@@ -110,6 +111,7 @@ def collect(command: str, *, seed: int | None = None, inputs: Iterable[Path] = (
 
 
 def _versions() -> dict[str, str]:
+    """Versions of the installed packages that results depend on."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -120,9 +122,9 @@ def _versions() -> dict[str, str]:
 
 
 def _git_revision() -> str | None:
-    """Revision of the checkout this code runs from, with `+dirty`; None for an installed wheel."""
+    """Revision of the checkout, with `+dirty` after uncommitted changes; None for an installed wheel."""
     root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
+    if not (root / ".git").exists():  # git would look for a repository in the parent folders
         return None
     try:
         answer = subprocess.run(

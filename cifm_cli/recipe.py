@@ -1,4 +1,4 @@
-"""Recipes: TOML in, frozen models out, every mistake reported at once."""
+"""Recipes: TOML files that are validated to frozen models. All mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Recipe(Section):
-    """A whole recipe; its sections are the tables of the TOML file."""
+    """A whole recipe. Its sections are the tables of the TOML file."""
 
     description: str = ""
     """One line, shown by `cifm recipes list`."""
@@ -41,10 +41,10 @@ class Recipe(Section):
 
 
 def shipped() -> dict[str, Path]:
-    """Recipes that come with cifm.
+    """List the recipes that come with cifm.
 
     Returns:
-        Name to path: from the installed package, or from the checkout's `recipes/` in an editable install.
+        Name to path. The files are in the package, or in `recipes/` of the checkout in an editable install.
     """
     packaged = Path(str(resources.files("cifm_cli"))) / "recipes"
     folder = packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / "recipes"
@@ -55,13 +55,13 @@ def find(name: str) -> Path:
     """Find a recipe by path or by shipped name.
 
     Args:
-        name: A path (which wins), or a shipped recipe as `xenium`, `xenium.toml` or `recipes/xenium.toml`.
+        name: An existing path, or else a shipped recipe as `xenium`, `xenium.toml` or `recipes/xenium.toml`.
 
     Returns:
         The TOML file.
 
     Raises:
-        CifmError: There is none.
+        CifmError: There is no such file and no such recipe.
     """
     path = Path(name)
     recipes = shipped()
@@ -75,82 +75,85 @@ def find(name: str) -> Path:
 
 
 def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `--set` on top.
+    """Read a recipe and override keys by `--set`.
 
     Args:
         path: TOML file.
-        settings: `section.key=value`, the value in TOML (a bare word is a string).
+        settings: `section.key=value` each, with the value in TOML; a word without quotes is a string.
 
     Returns:
         The validated recipe.
 
     Raises:
-        CifmError: The file is not TOML, or holds mistakes; all of them are listed.
+        CifmError: The file is not TOML, or the recipe is invalid; the message lists all mistakes.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CifmError(f"{path}: not valid TOML: {error}", "see `cifm recipes show xenium` for an example") from error
+    # Settings are applied before validation, so their mistakes are listed with those of the file.
     for setting in settings:
         _apply(content, setting)
     return parse(content, str(path))
 
 
 def parse(content: dict[str, Any], origin: str) -> Recipe:
-    """Validate a recipe's content.
+    """Validate the content of a recipe.
 
     Args:
-        content: Nested tables, as TOML or JSON gives them.
-        origin: Where it came from, for messages.
+        content: Nested dictionaries, as parsed from TOML or JSON.
+        origin: Path of the file, for messages.
 
     Returns:
         The validated recipe.
 
     Raises:
-        CifmError: The content holds mistakes; all of them are listed.
+        CifmError: The recipe is invalid; the message lists all mistakes.
     """
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         mistakes = [_explain(detail) for detail in error.errors()]
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        hint = next((near for _, near in mistakes if near), "see `cifm recipes show xenium` for every key")
-        raise CifmError(f"recipe {origin}: {count}: {'; '.join(what for what, _ in mistakes)}", hint) from error
+        hint = next((hint for _, hint in mistakes if hint), "see `cifm recipes show xenium` for every key")
+        raise CifmError(f"recipe {origin}: {count}: {'; '.join(message for message, _ in mistakes)}", hint) from error
 
 
 def _explain(detail: ErrorDetails) -> tuple[str, str]:
-    """One mistake in the user's words, and a hint when a known key is near."""
+    """Describe one mistake by the key that the user typed; the hint is empty if no known key is similar."""
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         near = _nearest(key)
         return f"unknown key {key}" + (f" (nearest: {near})" if near else ""), f"did you mean {near}?" if near else ""
-    if detail["type"] == "value_error":
+    if detail["type"] == "value_error":  # raised by a validator of a section, which names the keys itself
         return str(detail["ctx"]["error"]), ""
     given = detail["input"]
     return f"{key} = {given!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}", ""
 
 
 def keys() -> list[str]:
-    """Every key of a recipe, as `section.key`."""
-    found = []
+    """List every key of a recipe, as `section.key`."""
+    names = []
     for name, field in Recipe.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, Section):
-            found += [f"{name}.{key}" for key in section.model_fields]
+            names += [f"{name}.{key}" for key in section.model_fields]
         else:
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def _nearest(key: str) -> str | None:
+    """The known key that the user may have meant: one of the same name in another section, or a similar one."""
     known = keys()
+    # The right key in the wrong section is a more likely mistake than a misspelled one.
     same_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     near = same_leaf or difflib.get_close_matches(key, [*known, *Recipe.model_fields], n=1)
     return near[0] if near else None
 
 
 def _apply(content: dict[str, Any], setting: str) -> None:
-    """Set one `section.key=value` in place."""
+    """Apply one `section.key=value` to nested dictionaries, in place."""
     key, equals, text = setting.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -158,7 +161,7 @@ def _apply(content: dict[str, Any], setting: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()
+        value = text.strip()  # a word without quotes, such as `mlp`
     for part in parts[:-1]:
         content = content.setdefault(part, {})
         if not isinstance(content, dict):
@@ -167,13 +170,13 @@ def _apply(content: dict[str, Any], setting: str) -> None:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """Write a resolved recipe as TOML; `load` gives the same recipe back.
+    """Format a recipe as TOML. `load` reads the same recipe back.
 
     Args:
-        recipe: Any recipe.
+        recipe: The recipe.
 
     Returns:
-        TOML with every key that has a value.
+        TOML with every key that is not None.
     """
     import tomli_w
 

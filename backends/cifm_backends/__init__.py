@@ -1,6 +1,6 @@
-"""Backends of the edge part of a layer, found through the entry-point group `cifm.backends`.
+"""Backends of the edge part of a layer, discovered through the entry-point group `cifm.backends`.
 
-A broken or missing backend is a line in `cifm backends`, never a crash.
+A backend that is missing or fails to import is reported by `cifm backends` and does not stop the program.
 """
 
 from __future__ import annotations
@@ -8,27 +8,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cifm_backends.base import Backend
 
+    T = TypeVar("T")
+
 GROUP = "cifm.backends"
-PREFERENCE = ("fused", "dgl", "torch")
 
 
 class BackendUnavailableError(LookupError):
-    """A backend was asked for that is not installed, does not load, or does not run on the device."""
+    """The requested backend is not installed, does not load, or does not run on the device."""
 
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """What became of one registered backend.
+    """State of one registered backend.
 
     Args:
         name: As given to `--backend`.
-        backend: The backend, when it loads.
-        problem: Why it does not load, in one line.
+        backend: The backend; None if it does not load.
+        problem: Why it does not load, in one line; None if it does.
     """
 
     name: str
@@ -37,35 +40,35 @@ class BackendStatus:
 
 
 def available() -> dict[str, BackendStatus]:
-    """Try every registered backend, which may take seconds to import.
+    """Load every registered backend. Imports may take seconds.
 
     Returns:
-        Name to status, in order of preference, then by name.
+        Name to status, by descending `Backend.priority`, then by name.
     """
-    return {name: _status(name) for name in _entries()}
+    return {name: _status(name) for name in _names_by_priority()}
 
 
 def select(name: str, device: str) -> Backend:
-    """Choose a backend, importing no other.
+    """Choose a backend.
 
     Args:
-        name: A registered name, or `auto` for the fastest that runs on the device.
+        name: A registered name, or `auto` for the backend with the highest `Backend.priority` that runs on the device.
         device: Device type, such as `cpu` or `cuda`.
 
     Returns:
-        The backend.
+        The backend. No other backend is created, unless `auto` tried it first.
 
     Raises:
-        BackendUnavailableError: It is unknown, does not load, or does not run on the device.
+        BackendUnavailableError: The backend is unknown, does not load, or does not run on the device.
     """
     if name == "auto":
-        for candidate in _entries():
+        for candidate in _names_by_priority():
             backend = _status(candidate).backend
             if backend is not None and backend.supports(device):
                 return backend
         raise BackendUnavailableError(f"no backend runs on {device}")
-    if name not in _entries():
-        raise BackendUnavailableError(f"unknown backend {name}; installed: {', '.join(_entries())}")
+    if name not in _entry_points():
+        raise BackendUnavailableError(f"unknown backend {name}; installed: {', '.join(_entry_points())}")
     status = _status(name)
     if status.backend is None:
         raise BackendUnavailableError(f"backend {name} does not load: {status.problem}")
@@ -75,18 +78,42 @@ def select(name: str, device: str) -> Backend:
 
 
 @cache
-def _entries() -> dict[str, metadata.EntryPoint]:
-    found = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
-    order = [name for name in PREFERENCE if name in found] + sorted(set(found) - set(PREFERENCE))
-    return {name: found[name] for name in order}
+def _entry_points() -> dict[str, metadata.EntryPoint]:
+    return {entry.name: entry for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name)}
+
+
+@cache
+def _names_by_priority() -> list[str]:
+    """Names of the registered backends; one whose module cannot be imported counts as priority 0."""
+
+    def priority(name: str) -> int:
+        backend_class, _ = _backend_class(name)
+        return getattr(backend_class, "priority", 0)
+
+    return sorted(_entry_points(), key=lambda name: (-priority(name), name))
+
+
+@cache
+def _backend_class(name: str) -> tuple[Callable[[], Backend] | None, str | None]:
+    """The registered class, or None and why its module cannot be imported."""
+    return _try(_entry_points()[name].load)
 
 
 @cache
 def _status(name: str) -> BackendStatus:
+    backend_class, problem = _backend_class(name)
+    if backend_class is None:
+        return BackendStatus(name, None, problem)
+    backend, problem = _try(backend_class)
+    if backend is not None:
+        _, problem = _try(backend.version)  # a library that loads only in part often fails here
+    return BackendStatus(name, backend if problem is None else None, problem)
+
+
+def _try(action: Callable[[], T]) -> tuple[T | None, str | None]:
+    """Result of an action of third-party code, or None and the first line of the exception."""
     try:
-        backend: Backend = _entries()[name].load()()
-        backend.version()
-    except Exception as error:  # noqa: BLE001 - whatever a third party's import raises is a line in the list
+        return action(), None
+    except Exception as error:  # noqa: BLE001 - the import of a third-party package may raise anything
         lines = str(error).strip().splitlines() or [""]
-        return BackendStatus(name, None, f"{type(error).__name__}: {lines[0]}")
-    return BackendStatus(name, backend, None)
+        return None, f"{type(error).__name__}: {lines[0]}"

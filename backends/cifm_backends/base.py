@@ -1,4 +1,4 @@
-"""The seam: the edge part of a message-passing layer, and the graph it runs on.
+"""Interface of backends: the edge part of a message-passing layer, and the graph that it runs on.
 
 A backend holds no parameters, so a checkpoint runs on every backend.
 Letters: N cells, E edges j -> i sorted by target i, D features, H heads, P = D / H features of a head,
@@ -30,8 +30,8 @@ class Graph:
         sources: (E,) int64, the sending cell j of each edge.
         targets: (E,) int64, the receiving cell i of each edge, ascending.
         displacement: (E, 2) float, (x_i - x_j) / radius. Differences are taken in double precision before they are
-            rounded, so a tissue far from the origin loses nothing.
-        cache: Where a backend keeps what it derives from this graph, by its own name.
+            rounded, so a tissue far from the origin loses no digits.
+        cache: Data that backends derive from this graph, by a key that starts with the name of the backend.
     """
 
     indptr: Tensor
@@ -42,17 +42,17 @@ class Graph:
 
     @property
     def num_cells(self) -> int:
-        """N."""
+        """Number of cells, N."""
         return self.indptr.shape[0] - 1
 
     @property
     def num_edges(self) -> int:
-        """E."""
+        """Number of edges, E."""
         return self.sources.shape[0]
 
 
 class Messages(NamedTuple):
-    """What the edges of a layer give each cell.
+    """Result of the edge part of a layer, for each cell.
 
     Args:
         pooled: (N, D) sum_j msg_ij.
@@ -69,8 +69,8 @@ class NodeTerms(NamedTuple):
     Args:
         query: (N, D) Q, split into H heads.
         key: (N, D) K, split into H heads.
-        target: (N, D) A, the receiver's part of the message.
-        source: (N, D) B, the sender's part of the message.
+        target: (N, D) A, the part of the message that depends on the receiving cell.
+        source: (N, D) B, the part of the message that depends on the sending cell.
     """
 
     query: Tensor
@@ -80,7 +80,7 @@ class NodeTerms(NamedTuple):
 
 
 class EdgeValues(NamedTuple):
-    """What the literal form of a layer reads along each edge.
+    """Values at the two ends of each edge, for the literal form of a layer.
 
     Args:
         target: (E, D) h_i.
@@ -96,11 +96,11 @@ class EdgeValues(NamedTuple):
 
 
 class EdgeTerms(NamedTuple):
-    """The layer's parameters that act on edges.
+    """Parameters of the layer that act on edges.
 
     Args:
         radial: (D, B) C, weights of the radial basis.
-        coordinate: (D,) v, weighs a message into a coordinate step.
+        coordinate: (D,) v; the product of a message with it scales the coordinate step.
         num_heads: H.
     """
 
@@ -111,20 +111,31 @@ class EdgeTerms(NamedTuple):
 
 @runtime_checkable
 class Backend(Protocol):
-    """One way to run the edge part of a layer: `messages` for the factored form, the other two for the literal one.
+    """Base class of backends, which run the edge part of a layer.
 
-    The literal form's work is its MLPs, which are the layer's; a backend that inherits from this class and has no
-    kernels for what is left reads and sums with plain torch.
+    `messages` serves the factored form of a layer, `read_edges` and `sum_edges` the literal one. A backend may inherit
+    the last two, which use plain torch operations: most of the literal form's work is in the MLPs of the layer.
+
+    The registered class must import quickly, because `auto` reads the priority of every class. Libraries that are slow
+    to import or optional belong into `__init__`.
+
+    Args:
+        name: As given to `--backend`.
+        priority: `auto` takes the backend with the highest priority among those that run on the device.
+        stores_edges: Whether `messages` holds tensors of size E x D. If it does not, inference uses larger tiles than
+            training.
     """
 
     name: str
+    priority: int = 0
+    stores_edges: bool = True
 
     def version(self) -> str:
-        """Versions of what it runs on, for people and provenance."""
+        """Names and versions of the libraries it uses, shown by `cifm backends` and stored as provenance."""
         ...
 
     def supports(self, device: str) -> bool:
-        """Whether it can run on a device type such as `cpu` or `cuda`."""
+        """Whether the backend runs on a device type such as `cpu` or `cuda`."""
         ...
 
     def messages(self, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
@@ -143,7 +154,7 @@ class Backend(Protocol):
             graph: The radius graph.
             nodes: Projections of the cells' features.
             edges: Edge parameters.
-            shift: (N, 2) how far each cell has moved since the input, in radii.
+            shift: (N, 2) displacement of each cell from its input position, in radii.
 
         Returns:
             Pooled messages and the coordinate step.
@@ -151,32 +162,33 @@ class Backend(Protocol):
         ...
 
     def read_edges(self, graph: Graph, h: Tensor, shift: Tensor) -> EdgeValues:
-        """Read cells along every edge, differentiably in every tensor.
+        """Gather the features of both ends of every edge, differentiably in every tensor.
 
         Args:
             graph: The radius graph.
             h: (N, D) features.
-            shift: (N, 2) how far each cell has moved since the input, in radii.
+            shift: (N, 2) displacement of each cell from its input position, in radii.
 
         Returns:
-            What Eqs 11-13 take from the two ends of an edge.
+            The values that Eqs 11-13 take from the two ends of an edge.
         """
         i_E, j_E = graph.targets, graph.sources
-        working = h.to(torch.promote_types(h.dtype, torch.float32))  # gradients are summed in it
+        working = h.to(torch.promote_types(h.dtype, torch.float32))  # gradients are summed in this precision
         target, source = working[i_E], working[j_E]
         product = (target * source).mean(dim=-1, keepdim=True)
+        # Displacements stay in float32, since differences of positions lose digits in half precision.
         displacement = graph.displacement + shift[i_E] - shift[j_E]
         return EdgeValues(target.to(h.dtype), source.to(h.dtype), product.to(h.dtype), displacement)
 
     def sum_edges(self, graph: Graph, values: Tensor) -> Tensor:
-        """Sum what edges carry into the cells that hear them, differentiably.
+        """Sum values of edges over the edges of each receiving cell, differentiably.
 
         Args:
             graph: The radius graph.
-            values: (E, F).
+            values: (E, F) values of the edges.
 
         Returns:
-            (N, F); half precision is summed in float32.
+            (N, F) sums. Half precision is summed in float32.
         """
         working = torch.promote_types(values.dtype, torch.float32)
         total = torch.zeros(graph.num_cells, values.shape[1], dtype=working, device=values.device)
@@ -186,34 +198,36 @@ class Backend(Protocol):
 Method = Callable[[Any, Graph, NodeTerms, EdgeTerms, "Tensor"], Messages]
 
 
-def in_working_precision(*kept: torch.dtype) -> Callable[[Method], Method]:
-    """Let a backend see one floating type, whatever autocast hands it.
+def in_working_precision(*unconverted: torch.dtype) -> Callable[[Method], Method]:
+    """Decorate `messages` of a backend so that its inputs have one floating type, also under autocast.
 
-    Half-precision features are widened to float32, since sums over neighbours lose digits in bfloat16; geometry and
-    parameters take the features' type. The answer goes back in the types that came.
+    Half-precision features are widened to float32, since sums over neighbours lose digits in bfloat16. Geometry and
+    parameters are converted to the type of the features. Results are converted back to the types of the inputs.
 
     Args:
-        kept: Half-precision types that a backend's kernels widen themselves: features come as they are stored.
+        unconverted: Half-precision types of features that the backend widens itself; they are passed on as they are.
 
     Returns:
-        A decorator of a backend's `messages`: inputs in float32 or float64, all alike but for `kept`, autocast off.
+        A decorator. The decorated method receives inputs in float32 or float64, all of one type except features of an
+        unconverted type, with autocast off.
     """
 
     def decorate(method: Method) -> Method:
         @wraps(method)
         def messages(backend: Backend, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
-            stored = nodes.target.dtype
+            stored = nodes.target.dtype  # bfloat16 under autocast
             working = torch.promote_types(stored, torch.float32)
-            features = stored if stored in kept else working
+            features = stored if stored in unconverted else working
+            # Autocast would convert products inside the backend back to half precision.
             with _without_autocast(shift.device.type):
-                found = method(
+                result = method(
                     backend,
                     replace(graph, displacement=graph.displacement.to(working)),
                     NodeTerms(*(term.to(features) for term in nodes)),
                     EdgeTerms(edges.radial.to(working), edges.coordinate.to(working), edges.num_heads),
                     shift.to(working),
                 )
-            return Messages(found.pooled.to(stored), found.shift.to(shift.dtype))
+            return Messages(result.pooled.to(stored), result.shift.to(shift.dtype))
 
         return messages
 
@@ -221,5 +235,5 @@ def in_working_precision(*kept: torch.dtype) -> Callable[[Method], Method]:
 
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:
-    """Switch autocast off; there are devices that have none."""
+    """Switch autocast off, on devices that have it."""
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

@@ -1,9 +1,9 @@
-"""The laws of a backend, measured against a dense float64 reference: for ours and for third parties'.
+"""Checks that every backend must pass, ours and those of third parties, against a dense float64 reference.
 
     from cifm_backends.conformance import check
-    failures = [finding for finding in check(MyBackend()) if not finding.holds]
+    failures = [result for result in check(MyBackend()) if not result.passed]
 
-Letters as in `trials`.
+Letters as in `conformance_cases`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 
 from cifm_backends.base import NodeTerms
 from cifm_backends.conformance_cases import (
-    Finding,
+    CaseRun,
+    CheckResult,
     Inputs,
-    Trial,
-    answers,
-    cases,
-    draw,
-    join,
-    normal,
+    all_cases,
+    draw_case,
+    draw_normal,
+    graph_from_mask,
+    name_outputs,
     relative_error,
     with_gradients,
 )
@@ -35,108 +35,117 @@ if TYPE_CHECKING:
 
     from cifm_backends.base import Backend
 
-SLOPE_STEP, SLOPE_TOLERANCE = 1e-5, 1e-6  # central differences in float64
+SLOPE_STEP, SLOPE_TOLERANCE = 1e-5, 1e-6  # of central differences in float64
 
 
 def check(
     backend: Backend, dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32), device: str = "cpu"
-) -> list[Finding]:
-    """Measure every law on every case.
+) -> list[CheckResult]:
+    """Run every check on every case.
 
     Args:
-        backend: The backend to judge.
-        dtypes: Precisions of the features to try: float64, float32 or bfloat16.
-        device: Where to run it.
+        backend: The backend to check.
+        dtypes: Precisions of the features: float64, float32 or bfloat16.
+        device: Device to run on.
 
     Returns:
-        All findings; the failures are those that do not hold.
+        The result of every check; `passed` is False for failures.
     """
-    laws = (reference, repeatable, numbering, few_gradients, slope, literal)
-    trials = [draw(backend, case, dtype, device) for case, dtype in product(cases(), dtypes)]
-    return [finding for trial in trials for law in laws for finding in law(trial)]
+    checks = (
+        check_reference,
+        check_repeatable,
+        check_numbering,
+        check_partial_gradients,
+        check_slope,
+        check_literal_form,
+    )
+    runs = [draw_case(backend, case, dtype, device) for case, dtype in product(all_cases(), dtypes)]
+    return [result for run in runs for run_check in checks for result in run_check(run)]
 
 
-def reference(trial: Trial) -> Iterator[Finding]:
-    """Answers and gradients are those of the dense reference."""
-    inputs = _as_truth(trial.inputs._asdict())
-    cotangents = tuple(value.cpu().double() for value in trial.cotangents)
-    wanted = with_gradients(inputs, answers(dense_messages(trial.case, Inputs(**inputs))), cotangents)
-    for name, value in trial.differentiate().items():
-        yield trial.finding(name, relative_error(value, wanted[name]))
+def check_reference(run: CaseRun) -> Iterator[CheckResult]:
+    """Compare outputs and gradients with the dense reference."""
+    inputs = _reference_inputs(run.inputs._asdict())
+    cotangents = tuple(value.cpu().double() for value in run.cotangents)
+    expected = with_gradients(inputs, name_outputs(dense_messages(run.case, Inputs(**inputs))), cotangents)
+    for name, value in run.differentiate().items():
+        yield run.result(name, relative_error(value, expected[name]))
 
 
-def repeatable(trial: Trial) -> Iterator[Finding]:
-    """Two runs agree in every bit."""
-    first, second = trial.differentiate(), trial.differentiate()
+def check_repeatable(run: CaseRun) -> Iterator[CheckResult]:
+    """Compare two runs with each other, bit by bit."""
+    first, second = run.differentiate(), run.differentiate()
     changed = sum(not torch.equal(first[name], second[name]) for name in first)
-    yield Finding("tensors that change between two runs", trial.case.name, trial.dtype, changed, 0)
+    yield CheckResult("tensors that change between two runs", run.case.name, run.dtype, changed, 0)
 
 
-def numbering(trial: Trial) -> Iterator[Finding]:
-    """Numbering the cells in another order gives the same answers in that order."""
-    mask, inputs = trial.case.mask, trial.inputs
+def check_numbering(run: CaseRun) -> Iterator[CheckResult]:
+    """Number the cells in another order, which must give the same outputs in that order."""
+    mask, inputs = run.case.mask, run.inputs
     order = torch.arange(len(mask)).flip(0)
-    place = dense_displacement(mask, inputs.displacement)
-    moved = {name: getattr(inputs, name)[order] for name in (*NodeTerms._fields, "shift")}
-    mask_moved = mask[order][:, order]
-    found = trial.run(inputs._replace(**moved, displacement=place[order][:, order][mask_moved]), mask_moved)
-    for name, value, wanted in zip(("pooled", "moved"), found, trial.run(inputs), strict=True):
-        yield trial.finding(f"{name}, cells renumbered", relative_error(value, wanted[order]))
+    displacement = dense_displacement(mask, inputs.displacement)
+    reordered = {name: getattr(inputs, name)[order] for name in (*NodeTerms._fields, "shift")}
+    new_mask = mask[order][:, order]
+    new_inputs = inputs._replace(**reordered, displacement=displacement[order][:, order][new_mask])
+    outputs = run.outputs(new_inputs, new_mask)
+    for name, value, expected in zip(("pooled", "moved"), outputs, run.outputs(inputs), strict=True):
+        yield run.result(f"{name}, cells renumbered", relative_error(value, expected[order]))
 
 
-def few_gradients(trial: Trial) -> Iterator[Finding]:
-    """A gradient does not depend on which others are asked for."""
-    every = trial.differentiate()
+def check_partial_gradients(run: CaseRun) -> Iterator[CheckResult]:
+    """Ask for the gradients of a few inputs, which must be the same as when all are asked for."""
+    all_gradients = run.differentiate()
     for names in (("query", "target", "radial"), ("key", "source"), ("shift",), ("displacement", "coordinate")):
-        some = trial.differentiate(names)
-        error = max(relative_error(value, every[name]) for name, value in some.items())
-        yield trial.finding(f"gradients of {', '.join(names)} only", error)
+        gradients = run.differentiate(names)
+        error = max(relative_error(value, all_gradients[name]) for name, value in gradients.items())
+        yield run.result(f"gradients of {', '.join(names)} only", error)
 
 
-def slope(trial: Trial) -> Iterator[Finding]:
-    """In float64, the gradient is the slope of the answers along a random direction."""
-    if trial.dtype != torch.float64:
+def check_slope(run: CaseRun) -> Iterator[CheckResult]:
+    """Compare the gradient with a difference quotient along a random direction, in float64."""
+    if run.dtype != torch.float64:
         return
     generator = torch.Generator().manual_seed(2)
-    # Void stays void and cells in one place stay together: |Int| has a kink there.
-    along = [normal(generator, *value.shape).to(value) * (value != 0) for value in trial.inputs]
+    # Zeros stay zero: at void cells, and at cells in one position, the derivative of |Int| is not continuous.
+    direction = [draw_normal(generator, *value.shape).to(value) * (value != 0) for value in run.inputs]
 
     def total(step: float) -> Tensor:
-        inputs = Inputs(*(value + step * direction for value, direction in zip(trial.inputs, along, strict=True)))
-        return torch.stack([(a * w).sum() for a, w in zip(trial.run(inputs), trial.cotangents, strict=True)]).sum()
+        inputs = Inputs(*(value + step * change for value, change in zip(run.inputs, direction, strict=True)))
+        return torch.stack([(y * w).sum() for y, w in zip(run.outputs(inputs), run.cotangents, strict=True)]).sum()
 
-    measured = float(total(SLOPE_STEP) - total(-SLOPE_STEP)) / (2 * SLOPE_STEP)
-    found = trial.differentiate()
-    claimed = sum(float((found[f"gradient of {n}"] * d).sum()) for n, d in zip(Inputs._fields, along, strict=True))
-    error = abs(measured - claimed) / (1 + abs(measured))
-    yield Finding("slope along a direction", trial.case.name, trial.dtype, error, SLOPE_TOLERANCE)
+    expected = float(total(SLOPE_STEP) - total(-SLOPE_STEP)) / (2 * SLOPE_STEP)
+    values = run.differentiate()
+    slope = sum(float((values[f"gradient of {n}"] * d).sum()) for n, d in zip(Inputs._fields, direction, strict=True))
+    error = abs(expected - slope) / (1 + abs(expected))
+    yield CheckResult("slope along a direction", run.case.name, run.dtype, error, SLOPE_TOLERANCE)
 
 
-def literal(trial: Trial) -> Iterator[Finding]:
-    """What the literal form reads along edges and sums into cells is the dense reference's, twice the same."""
-    generator, mask = torch.Generator().manual_seed(3), trial.case.mask
-    given = trial.inputs
-    carried = normal(generator, int(mask.sum()), trial.case.width).to(given.target)
-    inputs = {"h": given.target, "shift": given.shift, "displacement": given.displacement, "carried": carried}
-    truth = _as_truth(inputs)
-    wanted = dense_edges(mask, **truth)
-    weights = [normal(generator, *value.shape) for value in wanted.values()]
-    expected = with_gradients(truth, wanted, weights)
-    first, second = (_read_and_sum(trial, inputs, weights) for _ in range(2))
+def check_literal_form(run: CaseRun) -> Iterator[CheckResult]:
+    """Compare the operations of the literal form, and their gradients, with the dense reference and between two runs."""
+    generator, mask = torch.Generator().manual_seed(3), run.case.mask
+    drawn = run.inputs
+    values = draw_normal(generator, int(mask.sum()), run.case.width).to(drawn.target)
+    inputs = {"h": drawn.target, "shift": drawn.shift, "displacement": drawn.displacement, "carried": values}
+    reference_inputs = _reference_inputs(inputs)
+    reference = dense_edges(mask, **reference_inputs)
+    weights = [draw_normal(generator, *value.shape) for value in reference.values()]
+    expected = with_gradients(reference_inputs, reference, weights)
+    first, second = (_read_and_sum(run, inputs, weights) for _ in range(2))
     for name, value in first.items():
-        yield trial.finding(f"literal form: {name}", relative_error(value, expected[name]))
+        yield run.result(f"literal form: {name}", relative_error(value, expected[name]))
     changed = sum(not torch.equal(first[name], second[name]) for name in first)
-    yield Finding("literal form: tensors that change between two runs", trial.case.name, trial.dtype, changed, 0)
+    yield CheckResult("literal form: tensors that change between two runs", run.case.name, run.dtype, changed, 0)
 
 
-def _read_and_sum(trial: Trial, inputs: Mapping[str, Tensor], weights: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The backend's answers to the literal form, and gradients."""
+def _read_and_sum(run: CaseRun, inputs: Mapping[str, Tensor], weights: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Outputs of `read_edges` and `sum_edges`, and their gradients, by name."""
     leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
-    graph = join(trial.case.mask, leaves["displacement"])
-    read = trial.backend.read_edges(graph, leaves["h"], leaves["shift"])
-    found = {**read._asdict(), "sum": trial.backend.sum_edges(graph, leaves["carried"])}
-    return with_gradients(leaves, found, [w.to(v) for w, v in zip(weights, found.values(), strict=True)])
+    graph = graph_from_mask(run.case.mask, leaves["displacement"])
+    edge_values = run.backend.read_edges(graph, leaves["h"], leaves["shift"])
+    outputs = {**edge_values._asdict(), "sum": run.backend.sum_edges(graph, leaves["carried"])}
+    return with_gradients(leaves, outputs, [w.to(v) for w, v in zip(weights, outputs.values(), strict=True)])
 
 
-def _as_truth(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _reference_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in float64 on the CPU that require gradients."""
     return {name: value.detach().cpu().double().requires_grad_() for name, value in inputs.items()}

@@ -1,4 +1,4 @@
-"""What conformance measures on: cases, drawn inputs, a backend on them, and findings.
+"""Cases of the conformance checks, their random inputs, and the results.
 
 Letters: N cells, E edges, D features, H heads, P = D / H, B radial basis functions.
 """
@@ -18,52 +18,52 @@ if TYPE_CHECKING:
 
     from cifm_backends.base import Backend
 
-# Largest error, relative to the largest entry of a tensor. Half precision is rounded once, after sums in float32.
+# Largest error allowed, relative to the largest entry of a tensor. Half precision is rounded once, after float32 sums.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One law measured on one case.
+class CheckResult:
+    """Result of one check on one case.
 
     Args:
-        law: What was compared.
-        case: On which graph.
-        dtype: In which precision of the features.
-        error: Measured.
-        tolerance: Allowed.
+        quantity: Name of the compared tensor, or description of the comparison.
+        case: Name of the case.
+        dtype: Precision of the features.
+        error: Measured error.
+        tolerance: Largest error allowed.
     """
 
-    law: str
+    quantity: str
     case: str
     dtype: torch.dtype
     error: float
     tolerance: float
 
     @property
-    def holds(self) -> bool:
-        """Whether the error is allowed; a NaN is not."""
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance; False for NaN."""
         return self.error <= self.tolerance
 
     def __str__(self) -> str:
         """One line with the measured error."""
-        verdict = "holds" if self.holds else "FAILS"
-        kind = str(self.dtype).removeprefix("torch.")
-        return f"{verdict}: {self.law}; {self.case}; {kind}: error {self.error:.1e}, allowed {self.tolerance:.0e}"
+        outcome = "passed" if self.passed else "FAILED"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{outcome}: {self.quantity}; {self.case}; {dtype}: error {self.error:.1e}, allowed {self.tolerance:.0e}"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A graph and the sizes of what runs on it.
+    """A graph and the sizes of the tensors on it.
 
     Args:
-        name: What is special about it.
-        mask: (N, N) bool, cell i hears cell j.
+        name: Description of the graph.
+        mask: (N, N) bool, whether there is an edge j -> i.
         width: D.
         num_heads: H.
         num_basis: B.
-        num_void: Leading cells without features.
-        stacked: Put all cells in one place.
+        num_void: Number of leading cells whose features are zero.
+        stacked: Whether all cells are at one position.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Case:
 
 
 class Inputs(NamedTuple):
-    """Every tensor that `Backend.messages` is differentiable in; see `NodeTerms`, `EdgeTerms` and `Graph`."""
+    """The tensors in which `Backend.messages` is differentiable; see `NodeTerms`, `EdgeTerms` and `Graph`."""
 
     query: Tensor
     key: Tensor
@@ -89,16 +89,16 @@ class Inputs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A backend on a case.
+class CaseRun:
+    """A backend and random inputs of one case.
 
     Args:
-        backend: The backend to judge.
+        backend: The backend to check.
         case: Graph and sizes.
-        dtype: Of the features; parameters and geometry have it too, but never less than float32.
-        device: Where it runs.
-        inputs: Drawn values.
-        cotangents: (N, D) and (N, 2), weights of the answers in the scalar that is differentiated.
+        dtype: Precision of the features. Parameters and geometry have the same, but at least float32.
+        device: Device of the inputs.
+        inputs: Random inputs.
+        cotangents: (N, D) and (N, 2) weights of the two outputs in the scalar that is differentiated.
     """
 
     backend: Backend
@@ -108,25 +108,34 @@ class Trial:
     inputs: Inputs
     cotangents: tuple[Tensor, Tensor]
 
-    def finding(self, law: str, error: float) -> Finding:
-        """A finding with the tolerance of the precision."""
-        return Finding(law, self.case.name, self.dtype, error, TOLERANCE[self.dtype])
+    def result(self, quantity: str, error: float) -> CheckResult:
+        """Result with the tolerance of this precision."""
+        return CheckResult(quantity, self.case.name, self.dtype, error, TOLERANCE[self.dtype])
 
-    def run(self, inputs: Inputs, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The backend's answers; features arrive as a layer hands them, as slices of one tensor."""
-        graph = join(self.case.mask if mask is None else mask, inputs.displacement)
+    def outputs(self, inputs: Inputs, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run `Backend.messages`.
+
+        Args:
+            inputs: Values of the tensors.
+            mask: (N, N) another graph than that of the case.
+
+        Returns:
+            (N, D) pooled messages and (N, 2) shift.
+        """
+        # As in a layer, Q, K, A and B are slices of one tensor.
+        graph = graph_from_mask(self.case.mask if mask is None else mask, inputs.displacement)
         nodes = NodeTerms(*torch.cat(inputs[:4], dim=-1).chunk(4, dim=-1))
         edges = EdgeTerms(inputs.radial, inputs.coordinate, self.case.num_heads)
         return self.backend.messages(graph, nodes, edges, inputs.shift)
 
-    def differentiate(self, wanted: Sequence[str] = Inputs._fields) -> dict[str, Tensor]:
-        """The backend's answers and the gradients of the wanted inputs, by name."""
-        inputs = {n: value.detach().requires_grad_(n in wanted) for n, value in self.inputs._asdict().items()}
-        return with_gradients(inputs, answers(self.run(Inputs(**inputs))), self.cotangents)
+    def differentiate(self, names: Sequence[str] = Inputs._fields) -> dict[str, Tensor]:
+        """Outputs of the backend, and gradients of the named inputs, by name."""
+        inputs = {n: value.detach().requires_grad_(n in names) for n, value in self.inputs._asdict().items()}
+        return with_gradients(inputs, name_outputs(self.outputs(Inputs(**inputs))), self.cotangents)
 
 
-def cases() -> list[Case]:
-    """Graphs on which backends go wrong."""
+def all_cases() -> list[Case]:
+    """Graphs that are likely to reveal mistakes of a backend."""
     generator = torch.Generator().manual_seed(0)
 
     def random(num_cells: int, degree: float) -> Tensor:
@@ -135,14 +144,14 @@ def cases() -> list[Case]:
     def loops(num_cells: int) -> Tensor:
         return torch.eye(num_cells, dtype=torch.bool)
 
-    talks, hears = torch.arange(12) % 3 > 0, torch.arange(12) % 4 > 0
+    sends, receives = torch.arange(12) % 3 > 0, torch.arange(12) % 4 > 0
     return [
         Case("one-way edges", random(23, 5) & ~loops(23)),
         Case("no cells", loops(0)),
         Case("no edges", torch.zeros_like(loops(7))),
-        Case("one cell hearing itself", loops(1)),
-        Case("isolated cells", random(12, 5) & talks & hears[:, None]),
-        Case("cells in one place", ~loops(9), stacked=True),
+        Case("one cell with a self loop", loops(1)),
+        Case("isolated cells", random(12, 5) & sends & receives[:, None]),
+        Case("cells at one position", ~loops(9), stacked=True),
         Case("self loops", random(11, 4) | loops(11)),
         Case("void cells", random(14, 6), num_void=5),
         Case("long rows", random(70, 60), width=8, num_heads=2),
@@ -153,64 +162,71 @@ def cases() -> list[Case]:
     ]
 
 
-def draw(backend: Backend, case: Case, dtype: torch.dtype, device: str) -> Trial:
+def draw_case(backend: Backend, case: Case, dtype: torch.dtype, device: str) -> CaseRun:
     """Draw the inputs of a case, the same values in every precision up to rounding.
 
     Args:
-        backend: The backend to judge.
+        backend: The backend to check.
         case: Graph and sizes.
-        dtype: Of the features.
-        device: Where to put them.
+        dtype: Precision of the features.
+        device: Device of the inputs.
 
     Returns:
-        A trial on the device.
+        The backend and its inputs.
     """
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)  # drawn in float64, then rounded
     num_cells, num_edges, width = len(case.mask), int(case.mask.sum()), case.width
     occupied = (torch.arange(num_cells) >= case.num_void)[:, None]
     spread = 0.0 if case.stacked else 1.0
-    nodes = [normal(generator, num_cells, width) * occupied for _ in NodeTerms._fields]
-    parameters = [normal(generator, width, case.num_basis), normal(generator, width)]
+    nodes = [draw_normal(generator, num_cells, width) * occupied for _ in NodeTerms._fields]
+    parameters = [draw_normal(generator, width, case.num_basis), draw_normal(generator, width)]
     # A few edges end up longer than the radius.
-    geometry = [spread * 0.2 * normal(generator, num_cells, 2), spread * 0.4 * normal(generator, num_edges, 2)]
+    geometry = [
+        spread * 0.2 * draw_normal(generator, num_cells, 2),
+        spread * 0.4 * draw_normal(generator, num_edges, 2),
+    ]
     wide = torch.promote_types(dtype, torch.float32)
+    # Geometry and parameters are never narrower than float32.
     inputs = [value.to(device, dtype) for value in nodes] + [value.to(device, wide) for value in parameters + geometry]
-    weights = normal(generator, num_cells, width).to(device, dtype), normal(generator, num_cells, 2).to(device, wide)
-    return Trial(backend, case, dtype, device, Inputs(*inputs), weights)
+    weights = (
+        draw_normal(generator, num_cells, width).to(device, dtype),
+        draw_normal(generator, num_cells, 2).to(device, wide),
+    )
+    return CaseRun(backend, case, dtype, device, Inputs(*inputs), weights)
 
 
-def join(mask: Tensor, displacement: Tensor) -> Graph:
-    """The graph of an (N, N) mask; displacements are (E, 2), in the order of its rows."""
+def graph_from_mask(mask: Tensor, displacement: Tensor) -> Graph:
+    """Build the graph of an (N, N) mask, with (E, 2) displacements in the order of the rows of the mask."""
     targets, sources = mask.to(displacement.device).nonzero(as_tuple=True)
     indptr = torch.zeros(len(mask) + 1, dtype=torch.int64, device=displacement.device)
     indptr[1:] = mask.to(displacement.device).sum(1).cumsum(0)
     return Graph(indptr, sources, targets, displacement)
 
 
-def answers(found: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """Name what `Backend.messages` gives."""
-    return dict(zip(("pooled", "moved"), found, strict=True))
+def name_outputs(outputs: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """Name the two outputs of `Backend.messages`."""
+    return dict(zip(("pooled", "moved"), outputs, strict=True))
 
 
 def with_gradients(
-    inputs: Mapping[str, Tensor], found: Mapping[str, Tensor], weights: Sequence[Tensor]
+    inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], weights: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Answers, and the gradients of their weighted sum in every input that asks for one, by name."""
-    asked = {name: value for name, value in inputs.items() if value.requires_grad}
-    total = torch.stack([(answer * weight).sum() for answer, weight in zip(found.values(), weights, strict=True)]).sum()
-    grads = torch.autograd.grad(total, list(asked.values()), materialize_grads=True)
-    values = {name: answer.detach() for name, answer in found.items()}
-    return values | {f"gradient of {name}": grad for name, grad in zip(asked, grads, strict=True)}
+    """Outputs, and gradients of their weighted sum in the inputs that require one, by name."""
+    leaves = {name: value for name, value in inputs.items() if value.requires_grad}
+    total = torch.stack([(value * weight).sum() for value, weight in zip(outputs.values(), weights, strict=True)]).sum()
+    grads = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+    values = {name: value.detach() for name, value in outputs.items()}
+    return values | {f"gradient of {name}": grad for name, grad in zip(leaves, grads, strict=True)}
 
 
-def normal(generator: torch.Generator, *shape: int) -> Tensor:
-    """Draw float64 numbers."""
+def draw_normal(generator: torch.Generator, *shape: int) -> Tensor:
+    """Draw normally distributed float64 numbers."""
     return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
-def relative_error(value: Tensor, wanted: Tensor) -> float:
-    """Largest difference over the largest entry, or the difference itself where all entries are zero."""
+def relative_error(value: Tensor, expected: Tensor) -> float:
+    """Largest difference divided by the largest expected entry; not divided if all expected entries are zero."""
     if value.numel() == 0:
         return 0.0
-    difference = float((value.cpu().double() - wanted.cpu().double()).abs().max())
-    return difference / (float(wanted.abs().max()) or 1.0)
+    difference = float((value.cpu().double() - expected.cpu().double()).abs().max())
+    return difference / (float(expected.abs().max()) or 1.0)

@@ -1,6 +1,6 @@
-"""The reference that conformance measures against: Eqs 11-13 over all N x N pairs of cells, differentiated by torch.
+"""Reference of the conformance checks: Eqs 11-13 over all N x N pairs of cells, differentiated by torch.
 
-It shares no code with any backend. Letters as in `trials`.
+It shares no code with any backend. Letters as in `conformance_cases`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
 
 def dense_messages(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """Eqs 11-13 over all pairs (i, j) of cells; see `Backend.messages`."""
+    """Compute Eqs 11-13 over all pairs (i, j) of cells; see `Backend.messages`."""
     num_cells, head_width = len(case.mask), case.width // case.num_heads
     dx = dense_displacement(case.mask, inputs.displacement) + inputs.shift[:, None] - inputs.shift[None]
     squared = (dx * dx).sum(-1)
+    # beta_b = 0, 1, 2, 4, ... is written out, since this file shares no code with the backends.
     beta = [0, 1, 2, 4, 8, 16, 32, 64, 128][: case.num_basis]
     fade = torch.where(squared < 1, (1 - squared) ** 2, 0.0)
     rho = torch.stack([fade * torch.exp(-b * squared) for b in beta], dim=-1)
     query, key = (t.reshape(num_cells, case.num_heads, head_width) for t in (inputs.query, inputs.key))
     inner = torch.einsum("ihp,jhp->ijh", query, key) / head_width**0.5
+    # A pair without an edge has no intensity, and so no message.
     intensity = torch.where(case.mask[..., None], inner / (1 + inner.abs()), 0.0)
     argument = inputs.target[:, None] + inputs.source[None] + torch.einsum("ijb,db->ijd", rho, inputs.radial)
     message = argument / (1 + torch.exp(-argument)) * intensity.repeat_interleave(head_width, dim=-1)
@@ -33,22 +35,22 @@ def dense_messages(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def dense_edges(mask: Tensor, h: Tensor, shift: Tensor, displacement: Tensor, carried: Tensor) -> dict[str, Tensor]:
-    """What `Backend.read_edges` reads, and `Backend.sum_edges` of `carried`, by (E, N) matrices of who hears whom."""
+    """Compute `Backend.read_edges`, and `Backend.sum_edges` of `carried`, by (E, N) incidence matrices."""
     edges = mask.nonzero()
-    hears, sends = (edges[:, [end]] == torch.arange(len(mask)) for end in range(2))
-    target, source = hears.to(h) @ h, sends.to(h) @ h
+    receives, sends = (edges[:, [end]] == torch.arange(len(mask)) for end in range(2))
+    target, source = receives.to(h) @ h, sends.to(h) @ h
     product = torch.einsum("ed,ed->e", target, source)[:, None] / h.shape[1]
-    moved = displacement + (hears.to(h) - sends.to(h)) @ shift
+    moved = displacement + (receives.to(h) - sends.to(h)) @ shift
     return {
         "target": target,
         "source": source,
         "product": product,
         "displacement": moved,
-        "sum": hears.T.to(h) @ carried,
+        "sum": receives.T.to(h) @ carried,
     }
 
 
 def dense_displacement(mask: Tensor, displacement: Tensor) -> Tensor:
     """(N, N, 2) displacement of every pair, zero where there is no edge."""
-    place = torch.zeros(*mask.shape, 2, dtype=displacement.dtype, device=displacement.device)
-    return place.index_put(mask.to(displacement.device).nonzero(as_tuple=True), displacement)
+    dense = torch.zeros(*mask.shape, 2, dtype=displacement.dtype, device=displacement.device)
+    return dense.index_put(mask.to(displacement.device).nonzero(as_tuple=True), displacement)

@@ -1,7 +1,7 @@
 """The DGL backend: Eqs 11-14 through DGL graphs and their g-SDDMM and g-SpMM kernels, on the CPU and on CUDA.
 
-DGL is imported when the backend is made, never with this module: a machine without it does not notice. Its kernels read
-cells along edges and sum edges into cells; what happens on an edge in between holds a few tensors of size E x D.
+DGL is imported when the backend is created, not with this module, so this module imports on machines without DGL. The
+kernels of DGL gather features to edges and sum edges into cells; the operations in between hold a few E x D tensors.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ INSTALL = "pip install 'cifm[dgl]' on Python 3.11 installs a release that does"
 
 
 class DglBackend(Backend):
-    """Runs where the installed build of DGL runs.
+    """Runs on the devices that the installed build of DGL supports.
 
     Raises:
-        ImportError: DGL is not installed, or its libraries do not load.
+        ImportError: DGL is not installed, or its shared libraries do not load.
     """
 
     name = "dgl"
+    priority = 20
 
     def __init__(self) -> None:
-        os.environ.setdefault("DGLBACKEND", "pytorch")  # else its first import asks, and writes into the user's home
+        os.environ.setdefault(
+            "DGLBACKEND", "pytorch"
+        )  # else the first import of DGL asks for a backend and writes a file into the user's home
         try:
             self._dgl: Any = import_module("dgl")
         except (ImportError, OSError) as error:
@@ -44,7 +47,7 @@ class DglBackend(Backend):
         return f"dgl {self._dgl.__version__}"
 
     def supports(self, device: str) -> bool:
-        """The CPU, and CUDA if DGL was built for it: the wheels of the package index were not."""
+        """The CPU, and CUDA if DGL was built for it. The wheels on the package index were not."""
         return device == "cpu" or (device == "cuda" and bool(self._dgl.ndarray.gpu(0).exist))
 
     @in_working_precision()
@@ -63,7 +66,7 @@ class DglBackend(Backend):
         return Messages(ops.copy_e_sum(g, msg_E), step / (1 + total))  # Eq. 13
 
     def read_edges(self, graph: Graph, h: Tensor, shift: Tensor) -> EdgeValues:
-        """Read cells along every edge; see `Backend.read_edges`."""
+        """Gather the features of both ends of every edge; see `Backend.read_edges`."""
         ops, g = self._dgl.ops, self._graph(graph)
         working = h.to(torch.promote_types(h.dtype, torch.float32))
         target, source = ops.copy_v(g, working), ops.copy_u(g, working)
@@ -72,7 +75,7 @@ class DglBackend(Backend):
         return EdgeValues(target.to(h.dtype), source.to(h.dtype), product.to(h.dtype), displacement)
 
     def sum_edges(self, graph: Graph, values: Tensor) -> Tensor:
-        """Sum what edges carry into cells; see `Backend.sum_edges`."""
+        """Sum values of edges into cells; see `Backend.sum_edges`."""
         working = values.to(torch.promote_types(values.dtype, torch.float32))
         total: Tensor = self._dgl.ops.copy_e_sum(self._graph(graph), working)
         return total.to(values.dtype)

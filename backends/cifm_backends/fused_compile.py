@@ -1,4 +1,4 @@
-"""How the fused backend's code is compiled: with numba, at the first call, and kept on disk."""
+"""Compilation of the fused backend by numba, at the first call, with a cache on disk."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def exact(function: Function) -> Function:
-    """Compile at the first call."""
+    """Compile a function at its first call. Sums keep their order."""
     return _compile(function, {"fastmath": {"contract"}})
 
 
 def fast(function: Function) -> Function:
-    """Compile code that allocates nothing and whose sums may be reordered, alike in every run.
+    """Compile a function that allocates no memory, with reordered sums. The order is the same in every run.
 
-    NaN and infinity keep their meaning. Without numba's runtime (`_nrt`) no slice counts references: that would cost
-    more than the arithmetic, and make threads wait for each other.
+    NaN and infinity are preserved. Numba's runtime (`_nrt`) is off, so slices have no reference counts: counting would
+    take more time than the arithmetic, and threads would wait for each other.
     """
     return _compile(function, {"fastmath": {"reassoc", "contract", "nsz"}, "_nrt": False})
 
 
 def _compile(function: Function, options: dict[str, Any]) -> Function:
-    """Keep the machine code beside the file, or in the user's cache; where neither can be written, don't keep it."""
+    """Cache the machine code beside the file or in the user's cache folder, or not at all if neither can be written."""
     options = {"nogil": True, "error_model": "numpy", **options}
     try:
         return cast("Function", numba.njit(cache=True, **options)(function))
-    except RuntimeError:
+    except RuntimeError:  # numba found no folder for its cache
         return cast("Function", numba.njit(**options)(function))
 
 
 def inlined(function: Function) -> Function:
-    """Paste into `fast` code: a call would push every array of a tuple on the stack."""
+    """Inline a function into `fast` code: a call would push every array of its tuples on the stack."""
     return cast("Function", numba.njit(inline="always")(function))

@@ -1,9 +1,9 @@
 """The fused backend: the edge part of a layer in one pass over the rows of the graph, on the CPU.
 
-An edge lives in a core's cache from its intensity to its message; nothing of size E x D exists, and the backward pass
-computes edges anew. Ranges of rows run on as many threads as torch has for whoever calls: plain threads that sleep between
-calls, so no second pool spins beside torch's; callers on threads of their own have a pool each. The ranges depend on the graph
-alone, so the answer does not depend on the threads.
+The values of an edge stay in the cache of a core from intensity to message. There are no tensors of size E x D; the
+backward pass computes the edges again. Ranges of rows run on as many threads as torch uses. These are plain threads that
+sleep between calls, because a second pool of spinning threads would slow down that of torch. The ranges depend only on
+the graph, so the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -40,17 +40,19 @@ if TYPE_CHECKING:
 
     from cifm_backends.fused_compile import Array
 
-MAX_RANGES = 64  # of rows; each holds its own sums of the parameters' gradients
+MAX_RANGES = 64  # of rows; each range has its own sums of the gradients of the parameters
 RANGE_WORK = 2**18  # edges times features, about half a millisecond
 
-# The pool of each thread that calls, so that members that learn side by side do not wait for each other.
-_own = threading.local()
+# Every calling thread has its own pool, so that members of an ensemble that train in parallel do not wait for each other.
+_local = threading.local()
 
 
 class FusedBackend(Backend):
-    """Compiled by numba on first use, for float32, float64, and features stored in bfloat16 but computed in float32."""
+    """Compiled by numba at first use. Features are float32, float64, or bfloat16, which is computed in float32."""
 
     name = "fused"
+    priority = 30
+    stores_edges = False
 
     def version(self) -> str:
         """Version of numba."""
@@ -69,7 +71,7 @@ class FusedBackend(Backend):
 
 
 class _EdgeSums(torch.autograd.Function):
-    """`Sums` of the edges, differentiable in the first eight tensors of a `Layer`."""
+    """The `Sums` over edges as a function of the first eight tensors of a `Layer`, with its gradient."""
 
     @staticmethod
     def forward(ctx: Any, graph: Graph, num_heads: int, *inputs: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
@@ -87,34 +89,34 @@ class _EdgeSums(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
         sums = Sums(*(value.contiguous().numpy() for value in upstream))
-        found = _differentiate(ctx.graph, _layer(inputs, ctx.num_heads), sums, wanted)
+        computed = _differentiate(ctx.graph, _layer(inputs, ctx.num_heads), sums, wanted)
         gradients = (
-            torch.from_numpy(gradient).view(value.dtype) for gradient, value in zip(found, inputs, strict=True)
+            torch.from_numpy(gradient).view(value.dtype) for gradient, value in zip(computed, inputs, strict=True)
         )
-        return (None, None, *(g if asked else None for g, asked in zip(gradients, wanted, strict=True)))
+        return (None, None, *(g if needed else None for g, needed in zip(gradients, wanted, strict=True)))
 
 
 def _differentiate(graph: Graph, layer: Layer, sums: Sums, wanted: Sequence[bool]) -> Gradients:
-    """Gradients of the inputs; where nobody wants one, it may hold anything."""
+    """Gradients of the inputs. Those that are not wanted may be uninitialised."""
     width, kind, num_cells = len(layer.coordinate), layer.coordinate.dtype, graph.num_cells
-    asked = dict(zip(Gradients._fields, wanted, strict=True))
+    needed = dict(zip(Gradients._fields, wanted, strict=True))
     index = _by_target(graph)
     bounds = _bounds(index, width)
     rows = [np.empty((num_cells, width), layer.query.flat.dtype) for _ in range(4)]
     radial, coordinate = np.zeros((len(bounds), *layer.radial.shape), kind), np.zeros((len(bounds), width), kind)
     shift, displacement = np.zeros((num_cells, 2), kind), np.zeros((graph.num_edges, 2), kind)
     outs = [Gradients._make([*rows, r, c, shift, displacement]) for r, c in zip(radial, coordinate, strict=True)]
-    rooms = [(out, new_scratch(layer)) for out in outs]
-    _run(backward_target_rows, bounds, (layer, index, sums), rooms)
-    if asked["key"] or asked["source"] or asked["shift"]:
+    buffers = [(out, new_scratch(layer)) for out in outs]
+    _run(backward_target_rows, bounds, (layer, index, sums), buffers)
+    if needed["key"] or needed["source"] or needed["shift"]:
         index = _by_source(graph)
-        _run(backward_source_rows, _bounds(index, width), (layer, index, sums), rooms)
+        _run(backward_source_rows, _bounds(index, width), (layer, index, sums), buffers)
     summed = np.ascontiguousarray(radial.sum(0)[: layer.num_basis].T)
     return Gradients._make([*rows, summed, coordinate.sum(0), shift, displacement])
 
 
 def _layer(inputs: Sequence[Tensor], num_heads: int) -> Layer:
-    """What the kernels read, without a copy of anything large."""
+    """Input of the kernels, without copies of large tensors."""
     *nodes, radial, coordinate, shift, displacement = (value.detach() for value in inputs)
     width, num_basis = radial.shape
     columns = np.zeros((-(-num_basis // GROUP) * GROUP, width), _array(radial).dtype)
@@ -129,7 +131,7 @@ def _array(value: Tensor) -> Array:
 
 
 def _rows(value: Tensor) -> Rows:
-    # Q, K, A and B are columns of one product: a flat view and its stride spare a copy of each.
+    # Q, K, A and B are columns of one tensor: a flat view with a stride avoids copies.
     if value.stride(1) != 1:
         value = value.contiguous()
     length = (len(value) - 1) * value.stride(0) + value.shape[1] if len(value) else 0
@@ -152,7 +154,7 @@ def _by_source(graph: Graph) -> Index:
 
 
 def _bounds(index: Index, width: int) -> list[tuple[int, int]]:
-    """Cut the rows into ranges of about equal work, whatever the number of threads."""
+    """Split the rows into ranges with about the same number of edges, independent of the number of threads."""
     num_cells, num_edges = len(index.indptr) - 1, len(index.others)
     num_ranges = min(MAX_RANGES, 1 + num_edges * width // RANGE_WORK)
     cuts = np.searchsorted(index.indptr, np.linspace(0, num_edges, num_ranges + 1)[1:-1])
@@ -160,22 +162,22 @@ def _bounds(index: Index, width: int) -> list[tuple[int, int]]:
 
 
 def _run(
-    kernel: Callable[..., None], bounds: list[tuple[int, int]], shared: tuple[Any, ...], rooms: list[tuple[Any, ...]]
+    kernel: Callable[..., None], bounds: list[tuple[int, int]], shared: tuple[Any, ...], buffers: list[tuple[Any, ...]]
 ) -> None:
-    """Run a kernel on every range of rows, each in its own room, side by side."""
-    calls = [partial(kernel, *bound, *shared, *room) for bound, room in zip(bounds, rooms, strict=True)]
+    """Run a kernel on every range of rows in parallel, each with its own output and scratch memory."""
+    calls = [partial(kernel, *bound, *shared, *own) for bound, own in zip(bounds, buffers, strict=True)]
     num_threads = torch.get_num_threads()
     if num_threads == 1 or len(calls) == 1:
         for call in calls:
             call()
         return
-    for done in [_threads(num_threads).submit(call) for call in calls]:
-        done.result()
+    for future in [_threads(num_threads).submit(call) for call in calls]:
+        future.result()
 
 
 def _threads(num_threads: int) -> ThreadPoolExecutor:
-    """Threads that work for this one; a forked child starts its own."""
-    wanted = (num_threads, os.getpid())
-    if getattr(_own, "wanted", None) != wanted:
-        _own.wanted, _own.pool = wanted, ThreadPoolExecutor(num_threads, thread_name_prefix="cifm-fused")
-    return cast("ThreadPoolExecutor", _own.pool)
+    """Thread pool of the calling thread. A forked process inherits no threads, so it creates its own."""
+    key = (num_threads, os.getpid())
+    if getattr(_local, "key", None) != key:
+        _local.key, _local.pool = key, ThreadPoolExecutor(num_threads, thread_name_prefix="cifm-fused")
+    return cast("ThreadPoolExecutor", _local.pool)

@@ -1,7 +1,7 @@
 """Compiled passes of the fused backend over the rows of a graph, forward and backward.
 
-A pass takes a range of rows, so that ranges run on threads side by side. Whoever owns a row writes it: nothing is
-shared, and every sum has one order. The backward passes compute edges anew instead of storing them.
+A pass takes a range of rows, so that ranges can run on threads in parallel. A range writes its own rows only: threads
+share no output, and every sum has a fixed order. The backward passes compute the edges again instead of storing them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from cifm_backends.fused_storage import row, store
 
 
 class Index(NamedTuple):
-    """Edges by one of their ends: row i spans places `indptr[i]:indptr[i + 1]`.
+    """Edges sorted by one of their ends: row i has the positions `indptr[i]:indptr[i + 1]`.
 
     Args:
-        indptr: (N + 1,) where rows begin.
+        indptr: (N + 1,) position of the first edge of each row.
         others: (E,) the cell at the other end.
-        edges: (E,) number of the edge in the graph; empty where that is its place.
+        edges: (E,) number of the edge in the graph; empty if that is its position.
     """
 
     indptr: Array
@@ -64,7 +64,7 @@ class Edge(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What edges give cells, or the gradients of it.
+    """Sums over the edges of each cell, or their gradients.
 
     Args:
         pooled: (N, D) sum_j msg_ij.
@@ -78,16 +78,16 @@ class Sums(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of a `Layer`. A range of rows writes its own rows, and has the parameters' sums for itself.
+    """Gradients of a `Layer`. Each range of rows has its own gradients of the parameters.
 
-    What is bfloat16 in the layer is bfloat16 here, and comes as its bits.
+    Gradients of bfloat16 tensors are bfloat16, stored as their bits.
 
     Args:
         query: (N, D).
         key: (N, D).
         target: (N, D).
         source: (N, D).
-        radial: (B, D), transposed and filled as in `Layer`.
+        radial: (B, D), transposed and padded as in `Layer`.
         coordinate: (D,).
         shift: (N, 2).
         displacement: (E, 2).
@@ -105,8 +105,8 @@ class Gradients(NamedTuple):
 
 @exact
 def transpose(indptr: Array, sources: Array) -> Index:
-    """Index the edges by their source; targets ascend inside a row."""
-    # A counting sort: linear in the edges, and stable, so that a sender's gradients have one order of summation.
+    """Sort the edges by their source; targets ascend within a row."""
+    # A counting sort: linear in the edges, and stable, so that gradients of a sender are summed in a fixed order.
     num_cells, num_edges = len(indptr) - 1, len(sources)
     starts = np.zeros(num_cells + 1, np.int64)
     for e in range(num_edges):
@@ -115,25 +115,25 @@ def transpose(indptr: Array, sources: Array) -> Index:
     free, edges, targets = starts.copy(), np.empty(num_edges, np.int64), np.empty(num_edges, np.int64)
     for i in range(num_cells):
         for e in range(indptr[i], indptr[i + 1]):
-            place = free[sources[e]]
-            edges[place], targets[place] = e, i
-            free[sources[e]] = place + 1
+            position = free[sources[e]]
+            edges[position], targets[position] = e, i
+            free[sources[e]] = position + 1
     return Index(starts, targets, edges)
 
 
 @fast
 def forward_rows(first: int, last: int, layer: Layer, graph: Index, out: Sums, scratch: Scratch) -> None:
-    """Sum what cells first..last - 1 hear."""
+    """Sum the messages that cells first..last - 1 receive."""
     for i in range(first, last):
-        # Sums of one number per edge are float64 in any precision: beside D features an edge they cost nothing.
+        # Sums of one number per edge are float64 in any precision: their cost is small beside that of D features.
         pooled, step_x, step_y, total = out.pooled[i], 0.0, 0.0, 0.0
         pooled[:] = 0
         query, target = receiver(i, layer, scratch)
         for e in range(graph.indptr[i], graph.indptr[i + 1]):
             key, source = sender(graph.others[e], layer, scratch)
-            dx, dy, share = fill_edge(Edge(e, i, graph.others[e], query, key, target, source), layer, scratch)
+            dx, dy, intensity = fill_edge(Edge(e, i, graph.others[e], query, key, target, source), layer, scratch)
             weight = add_message(layer.coordinate, scratch, pooled)
-            step_x, step_y, total = step_x + dx * weight, step_y + dy * weight, total + share
+            step_x, step_y, total = step_x + dx * weight, step_y + dy * weight, total + intensity
         out.step[i, 0], out.step[i, 1], out.total[i] = step_x, step_y, total / layer.num_heads
 
 
@@ -151,7 +151,7 @@ def sender(j: int, layer: Layer, scratch: Scratch) -> tuple[Array, Array]:
 
 @inlined
 def fill_edge(edge: Edge, layer: Layer, scratch: Scratch) -> tuple[float, float, float]:
-    """Compute an edge up to its argument of silu; returns dx, dy and sum_h |Int_h|."""
+    """Compute an edge up to the argument of silu; return dx, dy and sum_h |Int_h|."""
     e, i, j, move, shift = edge.e, edge.i, edge.j, layer.displacement, layer.shift
     dx = np.float64(move[e, 0]) + shift[i, 0] - shift[j, 0]
     dy = np.float64(move[e, 1]) + shift[i, 1] - shift[j, 1]
@@ -163,7 +163,7 @@ def fill_edge(edge: Edge, layer: Layer, scratch: Scratch) -> tuple[float, float,
 
 @inlined
 def fill_edge_backward(edge: Edge, layer: Layer, sums: Sums, scratch: Scratch) -> tuple[float, float, float]:
-    """Differentiate an edge down to its cells; returns dx, dy and the gradient of <v, msg>."""
+    """Differentiate an edge with respect to its cells; return dx, dy and the gradient of <v, msg>."""
     i = edge.i
     dx, dy, _ = fill_edge(edge, layer, scratch)
     weight = sums.step[i, 0] * dx + sums.step[i, 1] * dy
@@ -176,16 +176,16 @@ def fill_edge_backward(edge: Edge, layer: Layer, sums: Sums, scratch: Scratch) -
 def backward_target_rows(
     first: int, last: int, layer: Layer, graph: Index, sums: Sums, out: Gradients, scratch: Scratch
 ) -> None:
-    """Gradients of what cells first..last - 1 are as receivers, of their edges, and of the parameters.
+    """Gradients of cells first..last - 1 as receivers, of their edges, and of the parameters.
 
     Args:
         first: First cell.
-        last: Behind the last cell.
+        last: One past the last cell.
         layer: Inputs of the forward pass.
         graph: Rows of targets.
         sums: Gradients of the sums.
-        out: Where to write.
-        scratch: Room for one edge.
+        out: Gradients to write.
+        scratch: Memory for one edge.
     """
     slot, tile, tile_rho = 0, scratch.tile, scratch.tile_rho
     for i in range(first, last):
@@ -202,7 +202,7 @@ def backward_target_rows(
             out.displacement[e, 0] = sums.step[i, 0] * message + slope * dx
             out.displacement[e, 1] = sums.step[i, 1] * message + slope * dy
             add(out.displacement[e], 1, out.shift[i])
-            # Each edge adds rho^T back to the gradient of C; TILE edges at once touch its B x D sums a TILE-th as often.
+            # Each edge adds rho^T back to the B x D gradient of C. Adding TILE edges at once saves most of the memory traffic.
             copy(scratch.back, tile[slot])
             copy(scratch.rho, tile_rho[slot])
             slot = (slot + 1) % TILE
@@ -210,13 +210,13 @@ def backward_target_rows(
                 add_tile(tile, tile_rho, out.radial)
         store(own_query, out.query[i])
         store(own_target, out.target[i])
-    tile[slot:] = 0  # the last tile may be short, and what no edge has written may be NaN, which no zero of rho mends
+    tile[slot:] = 0  # the last tile may be incomplete; uninitialised entries may be NaN, and NaN times zero is NaN
     add_tile(tile, tile_rho, out.radial)
 
 
 @inlined
 def add_receiver(coordinate: Array, weight: float, scratch: Scratch, target: Array, coordinate_out: Array) -> float:
-    """Add an edge's gradients of A_i and of v; returns <v, msg>."""
+    """Add the gradients of A_i and v from one edge; return <v, msg>."""
     intensity, silu, back = scratch.intensity, scratch.silu, scratch.back
     total, weight = coordinate.dtype.type(0), coordinate.dtype.type(weight)
     for d in range(len(target)):
@@ -229,7 +229,7 @@ def add_receiver(coordinate: Array, weight: float, scratch: Scratch, target: Arr
 
 @inlined
 def distance_slope(radial: Array, scratch: Scratch) -> float:
-    """Gradient of an edge's squared distance."""
+    """Gradient of the squared distance of an edge."""
     slope, back = scratch.product, scratch.back
     slope[:] = 0
     add_basis(0, scratch.rho_slope, radial, slope)
@@ -254,15 +254,15 @@ def add_tile(tile: Array, tile_rho: Array, out: Array) -> None:
 def backward_source_rows(
     first: int, last: int, layer: Layer, graph: Index, sums: Sums, out: Gradients, scratch: Scratch
 ) -> None:
-    """Gradients of what cells first..last - 1 are as senders; runs after every `backward_target_rows`."""
+    """Gradients of cells first..last - 1 as senders. Must run after `backward_target_rows` has run on all rows."""
     for j in range(first, last):
         key, source = sender(j, layer, scratch)
         own_key, own_source = scratch.own[0], scratch.own[1]
         own_key[:], own_source[:] = 0, 0
-        for place in range(graph.indptr[j], graph.indptr[j + 1]):
-            e, i = graph.edges[place], graph.others[place]
+        for position in range(graph.indptr[j], graph.indptr[j + 1]):
+            e, i = graph.edges[position], graph.others[position]
             query, target = receiver(i, layer, scratch)
-            # Once more, as the pass over receivers went by: to keep what it found for senders would take E x D.
+            # The pass over receivers computed this too, but storing its results for senders would take E x D numbers.
             fill_edge_backward(Edge(e, i, j, query, key, target, source), layer, sums, scratch)
             add_scaled(scratch.back_product, query, own_key)
             add(scratch.back, 1, own_source)
@@ -281,6 +281,6 @@ def add(values: Array, sign: int, out: Array) -> None:
 
 @inlined
 def copy(values: Array, out: Array) -> None:
-    """Out = values; an assignment would look for overlaps in newly allocated memory."""
+    """Out = values. An assignment of slices would check for overlaps and allocate memory."""
     for d in range(len(out)):
         out[d] = values[d]

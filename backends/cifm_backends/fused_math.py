@@ -1,7 +1,7 @@
-"""What the fused backend computes on one edge, compiled: intensity, radial basis, silu, and how to differentiate them.
+"""Computation of one edge in the fused backend, compiled: intensity, radial basis, silu, and their derivatives.
 
-Inner loops run over features that lie together in memory and call nothing, for LLVM to vectorise. Numba looks for
-changes in the file of a kernel only: after an edit here, touch `fused_kernels.py`.
+Inner loops run over contiguous features and call no functions, so that LLVM can vectorise them. The cache of numba checks
+the file of a kernel only: after an edit here, touch `fused_kernels.py`.
 Letters: N cells, E edges j -> i, D features, H heads, B radial basis functions.
 """
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
     from cifm_backends.fused_storage import Rows
 
-GROUP = 6  # basis functions per pass over the features; zeros fill the last group
-TILE = 4  # edges whose shares of the gradient of C are added at once
+GROUP = 6  # basis functions per pass over the features; the last group is padded with zeros
+TILE = 4  # edges whose contributions to the gradient of C are added at once
 TAYLOR_32 = tuple(np.float32(1 / math.factorial(n)) for n in range(6, -1, -1))
 TAYLOR_64 = tuple(1 / math.factorial(n) for n in range(13, -1, -1))
 
 
 class Layer(NamedTuple):
-    """What kernels read, all in float32 or all in float64, features in bfloat16 too; see `NodeTerms` and `EdgeTerms`.
+    """Input of the kernels, all float32 or all float64, or features in bfloat16; see `NodeTerms` and `EdgeTerms`.
 
     Args:
         query: (N, D) Q.
         key: (N, D) K.
         target: (N, D) A.
         source: (N, D) B.
-        radial: (B, D) C transposed, filled with zeros to whole groups.
+        radial: (B, D) C transposed, padded with zeros to whole groups.
         coordinate: (D,) v.
         shift: (N, 2) in radii.
         displacement: (E, 2) in radii.
@@ -56,17 +56,17 @@ class Layer(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What is known of one edge, and of the last few.
+    """Intermediate values of one edge, and of the last TILE edges.
 
     Args:
-        rho: (B,) radial basis, with the zeros that fill the last group.
+        rho: (B,) radial basis, padded with zeros to whole groups.
         rho_slope: (B,) its derivative in the squared distance.
         damping: (H,) 1 / (1 + |z|), z = <Q, K> / sqrt(P).
         back_product: (H,) gradient of <Q, K>.
         intensity: (D,) Int, repeated for the features of a head.
         argument: (D,) A + B + C rho.
         silu: (D,) silu of it.
-        product: (D,) what the gradient of Int sums over the features of a head.
+        product: (D,) summands of the gradient of Int, which sums them over the features of a head.
         back: (D,) gradient of the argument.
         tile: (TILE, D) `back` of the last edges.
         tile_rho: (TILE, B) `rho` of the last edges.
@@ -121,7 +121,7 @@ def sigmoid(x: Scalar) -> Scalar:
     return sigmoid_32(x) if isinstance(x, np.float32) else sigmoid_64(x)
 
 
-@overload(sigmoid, strict=False)  # not strict: the annotation is for people and mypy
+@overload(sigmoid, strict=False)  # not strict: numba ignores the annotation, which is for mypy
 def _sigmoid_by_type(x: types.Type) -> Callable[[Any], Any]:
     def single(x: Scalar) -> Scalar:
         return sigmoid_32(x)
@@ -133,7 +133,7 @@ def _sigmoid_by_type(x: types.Type) -> Callable[[Any], Any]:
 
 
 def new_scratch(layer: Layer) -> Scratch:
-    """Room for one edge."""
+    """Allocate memory for one edge."""
     kind = layer.coordinate.dtype
     basis, heads = np.zeros((2, len(layer.radial)), kind), np.empty((2, layer.num_heads), kind)
     features, tile = np.empty((5, len(layer.coordinate)), kind), np.empty((TILE, len(layer.coordinate)), kind)
@@ -181,7 +181,7 @@ def add_basis(first: int, weights: Array, radial: Array, out: Array) -> None:
 
 @inlined
 def fill_intensity(query: Array, key: Array, scratch: Scratch) -> float:
-    """Eq. 11 for every head; returns sum_h |Int_h|."""
+    """Eq. 11 for every head; return sum_h |Int_h|."""
     damping, intensity = scratch.damping, scratch.intensity
     size = len(query) // len(damping)
     one, scale, total = query.dtype.type(1), query.dtype.type(size**-0.5), query.dtype.type(0)
@@ -199,7 +199,7 @@ def fill_intensity(query: Array, key: Array, scratch: Scratch) -> float:
 
 @inlined
 def add_message(coordinate: Array, scratch: Scratch, pooled: Array) -> float:
-    """Add Eq. 12 to a cell's sum; returns <v, msg>."""
+    """Add Eq. 12 to the sum of a cell; return <v, msg>."""
     argument, intensity = scratch.argument, scratch.intensity
     weight = coordinate.dtype.type(0)
     for d in range(len(pooled)):
@@ -214,7 +214,7 @@ def fill_backward(pooled: Array, weight: float, coordinate: Array, scratch: Scra
     """Differentiate silu and the product of Eq. 12.
 
     Args:
-        pooled: (D,) gradient of the cell's sum.
+        pooled: (D,) gradient of the sum of the cell.
         weight: Gradient of <v, msg>.
         coordinate: (D,) v.
         scratch: An edge after `fill_argument`.
@@ -235,7 +235,7 @@ def fill_backward_product(total: float, scratch: Scratch) -> None:
     """Differentiate Eq. 11.
 
     Args:
-        total: Gradient of every head's |Int|.
+        total: Gradient of |Int| of every head.
         scratch: An edge after `fill_backward`.
     """
     damping, intensity, product = scratch.damping, scratch.intensity, scratch.product
@@ -252,7 +252,7 @@ def fill_backward_product(total: float, scratch: Scratch) -> None:
 
 @inlined
 def add_scaled(weights: Array, values: Array, out: Array) -> None:
-    """Out += values, each head's features times its weight."""
+    """Out += values, the features of each head times its weight."""
     size = len(values) // len(weights)
     for h in range(len(weights)):
         weight, part, total = weights[h], values[h * size : (h + 1) * size], out[h * size : (h + 1) * size]

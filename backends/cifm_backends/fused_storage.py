@@ -1,4 +1,4 @@
-"""How features lie in memory for the fused backend: float32, float64, or bfloat16, which numba knows as 16 bits only.
+"""Storage of features in the fused backend: float32, float64, or bfloat16, which numba handles as 16-bit integers.
 
 After an edit here, touch `fused_kernels.py`. Letters: N cells, D features.
 """
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """(N, D) numbers whose rows may lie apart, as those of a slice of a wider matrix do.
+    """(N, D) numbers whose rows need not be contiguous, such as a slice of the columns of a wider matrix.
 
     Args:
-        flat: Memory from the first entry to the last; bfloat16, which numba does not know, comes as its bits.
-        stride: Entries from one row to the next.
+        flat: Memory from the first entry to the last; bfloat16, which numba lacks, as its bits.
+        stride: Number of entries from one row to the next.
     """
 
     flat: Array
@@ -30,31 +30,31 @@ class Rows(NamedTuple):
 
 
 @inlined
-def row(matrix: Rows, i: int, room: Array) -> Array:
-    """Features of cell i: a view of memory, or, where they are bfloat16, the room filled with them."""
-    return widen(matrix.flat[i * matrix.stride : i * matrix.stride + len(room)], room)
+def row(matrix: Rows, i: int, buffer: Array) -> Array:
+    """Features of cell i: a view of the memory, or, for bfloat16, the buffer after the values are widened into it."""
+    return widen(matrix.flat[i * matrix.stride : i * matrix.stride + len(buffer)], buffer)
 
 
-def widen(values: Array, room: Array) -> Array:
-    """The values, or, from the bits of bfloat16, which are the upper half of a float32, the room filled with them."""
+def widen(values: Array, buffer: Array) -> Array:
+    """The values themselves, or, for bits of bfloat16, the buffer after they are widened to float32 in it."""
     raise NotImplementedError("in compiled code only")
 
 
 @overload(widen, strict=False)
-def _widen_by_type(values: types.Array, room: types.Array) -> Callable[[Any, Any], Any]:
-    def same(values: Array, room: Array) -> Array:
+def _widen_by_type(values: types.Array, buffer: types.Array) -> Callable[[Any, Any], Any]:
+    def same(values: Array, buffer: Array) -> Array:
         return values
 
-    def wide(values: Array, room: Array) -> Array:
-        for d in range(len(room)):
-            room[d] = np.int32(np.int32(values[d]) << np.int32(16)).view(np.float32)
-        return room
+    def wide(values: Array, buffer: Array) -> Array:
+        for d in range(len(buffer)):  # the bits of bfloat16 are the upper half of those of float32
+            buffer[d] = np.int32(np.int32(values[d]) << np.int32(16)).view(np.float32)
+        return buffer
 
     return wide if values.dtype == types.int16 else same
 
 
 def store(values: Array, out: Array) -> None:
-    """Out = values, rounded to the bits of bfloat16 where those are what out holds."""
+    """Out = values, rounded to the bits of bfloat16 if `out` has the type of bits."""
     raise NotImplementedError("in compiled code only")
 
 
@@ -68,7 +68,7 @@ def _store_by_type(values: types.Array, out: types.Array) -> Callable[[Any, Any]
         for d in range(len(out)):
             bits = np.float32(values[d]).view(np.int32)
             rounded = bits + np.int32(0x7FFF) + (bits >> np.int32(16) & np.int32(1))  # to the nearest, ties to even
-            known = np.int32(rounded >> np.int32(16))
-            out[d] = known if values[d] == values[d] else np.int32(0x7FC0)  # NaN
+            narrow_bits = np.int32(rounded >> np.int32(16))
+            out[d] = narrow_bits if values[d] == values[d] else np.int32(0x7FC0)  # NaN
 
     return narrow if out.dtype == types.int16 else same

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def radial_basis(squared: Tensor, num_basis: int) -> Tensor:
     """Gaussians of the distance, from flat to narrow, faded to zero at the radius.
 
-    They are functions of the squared distance, so they are smooth where two cells share a place.
+    They are functions of the squared distance, so they are smooth where two cells have the same position.
     rho_b(u) = (1 - u)^2 exp(-beta_b u) for u < 1, else 0; beta_b = 0, 1, 2, 4, 8, ...
 
     Args:
@@ -32,21 +32,22 @@ def radial_basis(squared: Tensor, num_basis: int) -> Tensor:
 
 
 def intensity(product: Tensor) -> Tensor:
-    """The phi of Eq. 11: bounded, smooth at zero, and zero there, so that void sends and receives nothing."""
+    """The phi of Eq. 11: bounded, and smooth and zero at zero, so that void cells send and receive no messages."""
     return product / (1 + product.abs())
 
 
 class TorchBackend(Backend):
-    """Gathers to edges, multiplies there, adds back to cells. Holds a few tensors of size E x D."""
+    """Gathers features to edges, multiplies them there, and adds the results to cells. Holds a few E x D tensors."""
 
     name = "torch"
+    priority = 10
 
     def version(self) -> str:
         """Version of torch."""
         return f"torch {torch.__version__}"
 
     def supports(self, device: str) -> bool:
-        """Every device that torch has."""
+        """Every device of torch."""
         return bool(device)
 
     @in_working_precision()

@@ -13,8 +13,8 @@ from cifm_cli.api.slides import load, open_adata, parse_locations, predicted_gen
 from cifm_cli.celltype.annotate import annotate as annotate_cells
 from cifm_cli.embedding.embed import SLOTS, embed_cells
 from cifm_cli.errors import CifmError
-from cifm_cli.inference.predict import estimator
-from cifm_cli.inference.predict_slide import infer_blocks, infer_places
+from cifm_cli.inference.predict import point_estimate
+from cifm_cli.inference.predict_slide import predict_blocks, predict_places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,14 +113,14 @@ def predict(
     """
     loaded, opened = load(model), open_adata(adata, layer, radius_um)
     slide = loaded.fit_slide(opened.slide)
-    estimate = estimator(loaded, form, threshold)
+    estimate = point_estimate(loaded, form, threshold)
     var, panel_column = predicted_genes(adata, slide, loaded)
     origin = result_provenance(
         "predict", loaded, slide, seed=seed, form=form, threshold=threshold if form == "gated" else None
     )
     if at is not None:
         locations, names = parse_locations(at)
-        prediction = infer_places(loaded, slide, locations)
+        prediction = predict_places(loaded, slide, locations)
         values, expressed = estimate(prediction)[:, panel_column], prediction.expressed[:, panel_column]
         obs = pd.DataFrame(index=pd.Index(names, dtype=object))
         result = AnnData(values, obs=obs, var=adata.var.iloc[var].copy(), layers={keys.EXPRESSED: expressed})
@@ -128,7 +128,7 @@ def predict(
     else:
         # A layer must have all genes of `adata`; those that the model does not know stay NaN.
         values, expressed = (np.full(adata.shape, np.nan, dtype=np.float32) for _ in range(2))
-        for rows, prediction in infer_blocks(loaded, slide, seed):
+        for rows, prediction in predict_blocks(loaded, slide, seed):
             cells = np.ix_(opened.rows[rows], var)
             values[cells] = estimate(prediction)[:, panel_column]
             expressed[cells] = prediction.expressed[:, panel_column]

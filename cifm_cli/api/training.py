@@ -13,8 +13,8 @@ from cifm_cli.api.slides import load_model, named_slides, open_with_split
 from cifm_cli.data.writers.from_slide import write_slide
 from cifm_cli.errors import CifmError
 from cifm_cli.recipe import Recipe
+from cifm_cli.training.config import TrainConfig
 from cifm_cli.training.launch import launch
-from cifm_cli.training.session import Setup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,7 +74,7 @@ def train(
             write_slide(paths[-1], opened.slide, adata.obs_names[opened.rows].tolist(), opened.rows)
         run = Path(folder, "run") if out is None else Path(out)
         launch(
-            Setup(
+            TrainConfig(
                 recipe=resolved,
                 slides=paths,
                 folder=run,
@@ -92,5 +92,5 @@ def _resolve_recipe(recipe: str | Path | Recipe, settings: Mapping[str, object])
         changes = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
         return recipes.load(recipes.find(str(recipe)), changes)
     if settings:
-        raise CifmError("settings given for a Recipe object", "change the recipe itself, or give its name or path")
+        raise CifmError("settings were given for a Recipe object", "change the recipe itself, or give its name or path")
     return recipe

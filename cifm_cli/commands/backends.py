@@ -1,4 +1,4 @@
-"""`cifm backends`: what can run the graph network here."""
+"""`cifm backends`: list the backends of the graph network."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from cifm_cli.commands import options
 
 
 def backends(as_json: options.Json = False) -> None:
-    """Show what can run the graph network here, and which one `auto` takes."""
+    """List the backends of the graph network on this machine, and which one `auto` uses."""
     from cifm_cli.report import terminal
 
-    found = describe_backends()
+    statuses = describe_backends()
     if as_json:
-        terminal.emit(found)
+        terminal.emit(statuses)
         return
     header = ("backend", "runs on", "auto for", "version or problem")
-    rows = [(x["name"], *map(", ".join, (x["devices"], x["auto"])), x["version"] or x["problem"]) for x in found]
+    rows = [(x["name"], *map(", ".join, (x["devices"], x["auto"])), x["version"] or x["problem"]) for x in statuses]
     terminal.listing([header, *rows])
 
 
 def describe_backends() -> list[dict[str, Any]]:
-    """Every registered backend.
+    """Describe every registered backend.
 
     Returns:
-        One dictionary per backend: name, version (None where it does not load), problem, the devices of this machine
-        that it runs on, and those for which `auto` chooses it.
+        One dictionary per backend: name, version (None if it does not load), problem (None if it loads), the devices of
+        this machine that it runs on, and those for which `auto` uses it.
     """
     import torch
 
     from cifm_backends import available
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    untaken = set(devices)
-    found = []
+    without_backend = set(devices)  # backends are in the order in which `auto` tries them
+    descriptions = []
     for name, status in available().items():
         runs_on = [device for device in devices if status.backend and status.backend.supports(device)]
-        found.append(
+        descriptions.append(
             {
                 "name": name,
                 "version": status.backend.version() if status.backend else None,
                 "problem": status.problem,
                 "devices": runs_on,
-                "auto": [device for device in runs_on if device in untaken],
+                "auto": [device for device in runs_on if device in without_backend],
             }
         )
-        untaken -= set(runs_on)
-    return found
+        without_backend -= set(runs_on)
+    return descriptions

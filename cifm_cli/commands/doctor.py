@@ -1,4 +1,4 @@
-"""`cifm doctor`: the facts of this machine that a question about cifm should carry."""
+"""`cifm doctor`: facts about this machine for bug reports."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def doctor(as_json: options.Json = False) -> None:
 
 
 def _collect() -> dict[str, Any]:
+    """Versions, threads, memory, disk and backends, as JSON values."""
     import os
     import shutil
     from pathlib import Path

@@ -11,7 +11,7 @@ from cifm_cli.commands import options
 
 app = typer.Typer(help="List, show, copy and check training recipes.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe, or the path of one.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe, or the path of a recipe.")]
 
 
 @app.command("list")
@@ -20,16 +20,16 @@ def list_recipes(as_json: options.Json = False) -> None:
     from cifm_cli import recipe
     from cifm_cli.report import terminal
 
-    found = {name: recipe.load(path).description for name, path in recipe.shipped().items()}
+    descriptions = {name: recipe.load(path).description for name, path in recipe.shipped().items()}
     if as_json:
-        terminal.emit(found)
+        terminal.emit(descriptions)
     else:
-        terminal.listing(list(found.items()))
+        terminal.listing(list(descriptions.items()))
 
 
 @app.command()
 def show(name: Name) -> None:
-    """Print a recipe, comments and all."""
+    """Print a recipe with its comments."""
     from cifm_cli import recipe
 
     typer.echo(recipe.find(name).read_text(encoding="utf8"), nl=False)
@@ -39,11 +39,11 @@ def show(name: Name) -> None:
 def copy(
     name: Name,
     target: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Where to.", show_default="NAME.toml, here")
+        Path | None, typer.Argument(metavar="[FILE]", help="File or folder to write.", show_default="NAME.toml")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Copy a recipe, so that you can edit it."""
+    """Copy a recipe to edit it."""
     from cifm_cli import recipe, workspace
     from cifm_cli.errors import CifmError
     from cifm_cli.report import terminal
@@ -52,7 +52,7 @@ def copy(
     target = target or Path(source.name)
     target = target / source.name if target.is_dir() else target
     if target.exists() and not force:
-        raise CifmError(f"{target}: already there", "give another name, or replace it with --force")
+        raise CifmError(f"{target}: already exists", "give another name, or replace it with --force")
     with workspace.atomic_path(target) as temporary:
         temporary.write_bytes(source.read_bytes())
     terminal.say(f"wrote {target}; train with: cifm train {target}")
@@ -64,12 +64,12 @@ def check(
     settings: options.Settings = None,
     as_json: options.Json = False,
 ) -> None:
-    """Check a recipe, every mistake at once, without training."""
+    """Check a recipe and list all its mistakes, without training."""
     from cifm_cli import recipe
     from cifm_cli.report import terminal
 
     path = recipe.find(name)
     resolved = recipe.load(path, settings or ())
-    terminal.say(f"{path}: good")
+    terminal.say(f"{path}: valid")
     if as_json:
         terminal.emit(resolved.model_dump(mode="json"))

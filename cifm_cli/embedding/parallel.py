@@ -47,7 +47,7 @@ def write_slice(
         Number of cells that were embedded.
     """
     num_cells = 0
-    for block in encode_blocks(model, slide, list(rows_of), share=tile_slice):
+    for block in encode_blocks(model, slide, list(rows_of), tile_slice=tile_slice):
         for level, features in block.features.items():
             rows_of[level].write(block.rows, features)
         num_cells += len(block.rows)

@@ -1,1 +1,1 @@
-"""The one loop over tiles after training; embed, predict, evaluate and simulate stand on it."""
+"""Inference tile by tile with a trained model; embed, predict, evaluate and simulate use it."""

@@ -1,6 +1,6 @@
-"""Embed cells: the encoder's output with the neighbours (microenvironment) or without them (cell).
+"""Embed cells: the output of the encoder with neighbours (microenvironment) or without neighbours (cell).
 
-Letters: n cells of a tile, c of its core, L encoder layers, D features.
+Letters: n cells of a tile, c of them in its core, L encoder layers, D features.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ if TYPE_CHECKING:
 Level = Literal["microenvironment", "cell"]
 MICROENVIRONMENT: Level = "microenvironment"
 
-_MOST_CELLS = 16_384  # of a core; beyond that a halo is small already
-_TILE_BYTES = 1 << 29  # that the features of a tile may take
-_LIVE_FEATURES = 8  # times D numbers that a factored layer holds of a cell
-_EDGES_UNSTORED = ("fused",)  # backends that hold nothing of size E x D: their tiles may be larger than in training
+_MAX_CORE_CELLS = 16_384  # the halo is small beside such a core, so larger ones save little
+_TILE_BYTES = 1 << 29  # memory limit of the features of a tile
+_LIVE_FEATURES = 8  # multiples of D numbers that a factored layer holds for a cell
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Block:
 
     Args:
         rows: (c,) rows of the slide.
-        features: Level to (c, D) float32.
+        features: (c, D) float32 features for each level.
     """
 
     rows: Rows
@@ -51,24 +50,24 @@ class Block:
 
 
 @dataclass(frozen=True)
-class _ReadyTile:
-    """What the network reads.
+class _EncoderTile:
+    """Input of the encoder for one tile.
 
     Args:
         rows: (c,) rows of the core.
         core: (c,) positions of the core among the n cells.
-        expression: Of the n cells that the core depends on.
-        shells: One for each of L layers; none where no microenvironment is asked for.
+        expression: Expression of the n cells that the embeddings of the core depend on.
+        layers: Graph of each of the L layers; empty without the level `microenvironment`.
     """
 
     rows: Rows
     core: Tensor
     expression: Expression
-    shells: list[LayerGraph]
+    layers: list[LayerGraph]
 
 
 def encode_cells(
-    engine: LoadedModel,
+    model: LoadedModel,
     slide: Slide,
     level: Level,
     rows: Rows | None = None,
@@ -77,109 +76,115 @@ def encode_cells(
     """Embed cells at one level, into memory.
 
     Args:
-        engine: The model.
-        slide: The slide, at the model's radius (`LoadedModel.fit_slide`).
+        model: The model.
+        slide: The slide, at the radius of the model (`LoadedModel.fit_slide`).
         level: As in `encode_blocks`.
-        rows: Ascending rows to embed, and the only ones that exist; all cells when absent.
-        advance: Called with the number of cells done.
+        rows: Ascending rows to embed; the other cells are ignored. None for all cells.
+        advance: Called after each tile with the number of cells in it.
 
     Returns:
-        (len(rows), D).
+        (len(rows), D) embeddings.
 
     Raises:
         CifmError: Slide and model share no gene.
     """
-    found = np.zeros((slide.num_cells if rows is None else len(rows), engine.checkpoint.recipe.model.width), np.float32)
+    num_rows = slide.num_cells if rows is None else len(rows)
+    embeddings = np.zeros((num_rows, model.checkpoint.recipe.model.width), np.float32)
     done = 0
-    for block in encode_blocks(engine, slide, [level], rows):
-        found[done : done + len(block.rows)] = block.features[level]
+    for block in encode_blocks(model, slide, [level], rows):
+        embeddings[done : done + len(block.rows)] = block.features[level]
         done += len(block.rows)
         if advance:
             advance(len(block.rows))
-    return found
+    return embeddings
 
 
 def encode_blocks(
-    engine: LoadedModel,
+    model: LoadedModel,
     slide: Slide,
     levels: Sequence[Level],
     rows: Rows | None = None,
-    share: tuple[int, int] = (0, 1),
+    tile_slice: tuple[int, int] = (0, 1),
 ) -> Iterator[Block]:
-    """Embed cells tile by tile, exactly as the whole slide at once would.
+    """Embed cells tile by tile. The result is that of the whole slide at once.
 
     Args:
-        engine: The model.
-        slide: The slide, at the model's radius (`LoadedModel.fit_slide`).
-        levels: `microenvironment`: what the encoder makes of a cell among its neighbours; `cell`: the same with every
-            edge between cells removed (paper, section 4).
-        rows: Ascending rows to embed, and the only ones that exist; all cells when absent.
-        share: Where several processes embed a slide, the number of this one and how many there are; its tiles alone are
-            embedded, as another number of processes would embed them.
+        model: The model.
+        slide: The slide, at the radius of the model (`LoadedModel.fit_slide`).
+        levels: `microenvironment` is the output of the encoder for a cell among its neighbours. `cell` is the same with
+            every edge between cells removed (paper, section 4).
+        rows: Ascending rows to embed; the other cells are ignored. None for all cells.
+        tile_slice: Number of a slice of the tiles, and number of slices, where several processes embed one slide. Only
+            the tiles of the slice are embedded. The tiles do not depend on the number of slices.
 
     Returns:
-        A block for each tile, in the order of `rows`. While the caller has one, the network works on the next, and the
-        tile after that is made.
+        A block for each tile, in the order of `rows`. While the caller handles a block, the network runs on the next
+        tile, and the tile after that is prepared.
 
     Raises:
         CifmError: Slide and model share no gene.
     """
-    part = np.arange(slide.num_cells) if rows is None else rows
-    cores, (number, of) = list(chunks(part, core_cells(engine))), share
-    mine = cores[len(cores) * number // of : len(cores) * (number + 1) // of]
-    tiles = prefetch(_maker(engine, slide, levels, part), mine)
-    return prefetch(partial(_encode, engine, levels), tiles)
+    all_rows = np.arange(slide.num_cells) if rows is None else rows
+    cores, (number, num_slices) = list(chunks(all_rows, core_cells(model))), tile_slice
+    own_cores = cores[len(cores) * number // num_slices : len(cores) * (number + 1) // num_slices]
+    tiles = prefetch(_tile_maker(model, slide, levels, all_rows), own_cores)
+    # Two stages: threads prepare tiles ahead of the network, and the network runs ahead of the caller, who writes.
+    return prefetch(partial(_encode, model, levels), tiles)
 
 
-def core_cells(engine: LoadedModel) -> int:
-    """Core cells of a tile: as in training, or more where the backend's memory does not grow with the edges."""
-    recipe = engine.checkpoint.recipe
-    if recipe.model.message != "factored" or engine.backend.name not in _EDGES_UNSTORED:
+def core_cells(model: LoadedModel) -> int:
+    """Number of core cells of a tile: as in training, or more if the backend stores no edges."""
+    recipe = model.checkpoint.recipe
+    if recipe.model.message != "factored" or model.backend.stores_edges:
         return recipe.data.tile_cells
-    return min(_MOST_CELLS, _TILE_BYTES // (4 * _LIVE_FEATURES * recipe.model.width))
+    return min(_MAX_CORE_CELLS, _TILE_BYTES // (4 * _LIVE_FEATURES * recipe.model.width))
 
 
-def _maker(engine: LoadedModel, slide: Slide, levels: Sequence[Level], part: Rows) -> Callable[[Rows], _ReadyTile]:
-    """What makes a tile of its core's rows."""
-    panel, recipe = engine.panel(slide), engine.checkpoint.recipe
+def _tile_maker(
+    model: LoadedModel, slide: Slide, levels: Sequence[Level], rows: Rows
+) -> Callable[[Rows], _EncoderTile]:
+    """Return a function that prepares the tile of a core, given by its rows."""
+    panel, recipe = model.panel(slide), model.checkpoint.recipe
+    # Without edges no halo is needed.
     reach_um = recipe.model.encoder_layers * slide.radius_um if MICROENVIRONMENT in levels else 0.0
-    tiler = Tiler(slide.xy_um, part, reach_um)
+    tiler = Tiler(slide.xy_um, rows, reach_um)
 
-    def make(core: Rows) -> _ReadyTile:
+    def make_tile(core: Rows) -> _EncoderTile:
         tile = tiler.tile(core)
         read, layers = tile.core, list[LayerGraph]()
         if MICROENVIRONMENT in levels:
             graph = radius_graph(tile.xy_um, slide.radius_um, self_loops=recipe.model.self_loops)
             cells, layers = layer_graphs(graph, torch.from_numpy(tile.core), recipe.model.encoder_layers)
             read = cells.numpy()
-        expression = slide.expression(tile.rows[read], recipe.data.target_sum)[:, panel.columns]
-        ready = to_expression(expression, panel.vocabulary_rows, torch.float32)
-        return _ReadyTile(core, torch.from_numpy(np.searchsorted(read, tile.core)), ready, layers)
+        matrix = slide.expression(tile.rows[read], recipe.data.target_sum)[:, panel.columns]
+        expression = to_expression(matrix, panel.vocabulary_rows, torch.float32)
+        return _EncoderTile(core, torch.from_numpy(np.searchsorted(read, tile.core)), expression, layers)
 
-    return make
+    return make_tile
 
 
 @torch.inference_mode()
-def _encode(engine: LoadedModel, levels: Sequence[Level], tile: _ReadyTile) -> Block:
-    """Run the encoder at every level; the genes are read once."""
-    genes = engine.checkpoint.network.genes(tile.expression.to(engine.device))
-    found: dict[Level, NDArray[np.float32]] = {}
+def _encode(model: LoadedModel, levels: Sequence[Level], tile: _EncoderTile) -> Block:
+    """Run the encoder at every level; the gene input is computed once."""
+    h = model.checkpoint.network.first.genes(tile.expression.to(model.device))
+    features: dict[Level, NDArray[np.float32]] = {}
     for level in levels:
-        with computing_in(engine.precision, engine.device):
-            h = _among(engine, tile, genes) if level == MICROENVIRONMENT else _alone(engine, tile, genes)
-        found[level] = h.cpu().numpy()
-    return Block(tile.rows, found)
+        with computing_in(model.precision, model.device):
+            encode = _with_neighbours if level == MICROENVIRONMENT else _without_neighbours
+            embeddings = encode(model, tile, h)
+        features[level] = embeddings.cpu().numpy()
+    return Block(tile.rows, features)
 
 
-def _among(engine: LoadedModel, tile: _ReadyTile, h: Tensor) -> Tensor:
-    """Microenvironment embeddings of the core."""
-    layers = [shell.to(engine.device) for shell in tile.shells]
-    return engine.checkpoint.network.encode(engine.backend, layers, h)[0]
+def _with_neighbours(model: LoadedModel, tile: _EncoderTile, h: Tensor) -> Tensor:
+    """(c, D) microenvironment embeddings of the core."""
+    layers = [layer.to(model.device) for layer in tile.layers]
+    return model.checkpoint.network.first.encode(model.backend, layers, h)[0]
 
 
-def _alone(engine: LoadedModel, tile: _ReadyTile, h: Tensor) -> Tensor:
-    """Cell embeddings of the core."""
-    model = engine.checkpoint.recipe.model
-    graph = move_graph(edgeless_graph(len(tile.core), self_loops=model.self_loops), engine.device)
-    layers = full_layer_graphs(graph, model.encoder_layers)
-    return engine.checkpoint.network.encode(engine.backend, layers, h[tile.core.to(engine.device)])[0]
+def _without_neighbours(model: LoadedModel, tile: _EncoderTile, h: Tensor) -> Tensor:
+    """(c, D) cell embeddings of the core."""
+    recipe = model.checkpoint.recipe.model
+    graph = move_graph(edgeless_graph(len(tile.core), self_loops=recipe.self_loops), model.device)
+    layers = full_layer_graphs(graph, recipe.encoder_layers)
+    return model.checkpoint.network.first.encode(model.backend, layers, h[tile.core.to(model.device)])[0]

@@ -1,9 +1,9 @@
-"""A trained model placed on a device, with the backend that runs its edges."""
+"""A trained model on a device, with the backend that runs the edge part of its layers."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +12,7 @@ import cifm_backends
 from cifm_cli.data.slide import radius_notes
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import load_checkpoint
-from cifm_cli.model.vocabulary import Panel, match_panel, warn_of_few_shared
+from cifm_cli.model.vocabulary import Panel, match_panel, panel_notes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cifm_backends.base import Backend
     from cifm_cli.data.slide import Slide
     from cifm_cli.model.checkpoint import Checkpoint
+    from cifm_cli.model.states import CellStates
     from cifm_cli.recipe_sections import Precision
 
 logger = logging.getLogger(__name__)
@@ -27,34 +28,61 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Everything inference needs.
+    """A model ready for inference.
 
     Args:
-        checkpoint: The model.
-        backend: Runs the edge part.
-        device: Where the network is.
-        precision: Of matrix products.
+        checkpoint: The model, its networks on `device`.
+        backend: Runs the edge part of the layers.
+        device: Device of the networks.
+        precision: Precision of matrix products.
     """
 
     checkpoint: Checkpoint
     backend: Backend
     device: torch.device
     precision: Precision = "float32"
+    _logged: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    @property
+    def cell_states(self) -> CellStates | None:
+        """Cell states whose probabilities the model infers; None if it infers none."""
+        return self.checkpoint.network.cell_states
 
     def fit_slide(self, slide: Slide) -> Slide:
-        """The slide with the radius the model was trained at, where its recipe names one; warns of a poor fit.
+        """Set the radius of a slide to that of the model, and log the notes of `slide_notes`, each once.
+
+        Args:
+            slide: The slide, with the radius that it was prepared for.
+
+        Returns:
+            The slide with the radius of the recipe, or unchanged if the recipe has none.
 
         Raises:
             CifmError: Slide and model share no gene.
         """
-        warn_of_few_shared(slide, self.panel(slide))
+        for note in self.slide_notes(slide):
+            if note not in self._logged:  # a slide may be opened more than once in a command
+                self._logged.add(note)
+                logger.warning(note)
+        return slide.with_radius(self.checkpoint.recipe.data.radius_um)
+
+    def slide_notes(self, slide: Slide) -> list[str]:
+        """Warnings about a slide that differs from those the model was trained on.
+
+        Args:
+            slide: The slide, with the radius that it was prepared for.
+
+        Returns:
+            A warning if the model knows few of its genes, and those of `radius_notes`; may be empty.
+
+        Raises:
+            CifmError: Slide and model share no gene.
+        """
         radius_um = self.checkpoint.recipe.data.radius_um
-        for note in radius_notes(slide, radius_um):
-            logger.warning(note)
-        return slide.with_radius(radius_um)
+        return [*panel_notes(slide, self.panel(slide)), *radius_notes(slide, radius_um)]
 
     def panel(self, slide: Slide) -> Panel:
-        """Genes that slide and model share.
+        """Find the genes that slide and model share.
 
         Raises:
             CifmError: They share none.
@@ -69,39 +97,39 @@ def choose_device(name: str) -> torch.device:
         name: `auto`, or a torch device such as `cpu`, `cuda` or `cuda:1`.
 
     Returns:
-        The device.
+        The device; for `auto` the GPU if there is one.
 
     Raises:
-        CifmError: It is not a device, or this machine has none of it.
+        CifmError: The name is not a device, or this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
+    except (RuntimeError, AssertionError) as error:  # a build of torch without CUDA raises AssertionError
         reason = str(error).strip().splitlines()[0]
         raise CifmError(f"--device {name}: {reason}", "use --device auto, or see `cifm doctor`") from error
     return device
 
 
 def load_model(run: Path, backend: str = "auto", device: str = "auto", precision: Precision = "float32") -> LoadedModel:
-    """Load a run's model.
+    """Load the model of a run.
 
     Args:
-        run: Folder with `model.safetensors`.
-        backend: `auto` or a registered name.
+        run: Folder that contains `model.safetensors`.
+        backend: `auto` or the name of a registered backend.
         device: `auto` or a torch device.
-        precision: Of matrix products.
+        precision: Precision of matrix products.
 
     Returns:
-        The engine.
+        The model on its device.
 
     Raises:
-        CifmError: The checkpoint can't be used, or there is no such device.
-        BackendUnavailableError: There is no such backend here.
+        CifmError: The checkpoint cannot be used, or there is no such device.
+        BackendUnavailableError: The backend is unknown, or does not run on the device.
     """
-    place = choose_device(device)
+    chosen = choose_device(device)
     checkpoint = load_checkpoint(run)
-    checkpoint.network.to(place)
-    return LoadedModel(checkpoint, cifm_backends.select(backend, place.type), place, precision)
+    checkpoint.network.to(chosen)
+    return LoadedModel(checkpoint, cifm_backends.select(backend, chosen.type), chosen, precision)

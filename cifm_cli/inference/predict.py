@@ -1,4 +1,4 @@
-"""Infer the expression of cells, or of free places, from the visible cells around them.
+"""Infer the expression of masked cells, or at free positions, from the visible cells around them.
 
 Letters: Q queries, P genes that slide and model share.
 """
@@ -29,98 +29,103 @@ if TYPE_CHECKING:
     from cifm_cli.model.output import Output
 
 
-def estimator(engine: LoadedModel, form: str, threshold: float) -> Callable[[Prediction], NDArray[np.float32]]:
-    """Choose a point estimate.
+def point_estimate(model: LoadedModel, form: str, threshold: float) -> Callable[[Prediction], NDArray[np.float32]]:
+    """Choose the point estimate that is reported of a prediction.
 
     Args:
-        engine: The model.
+        model: The model.
         form: `mean`, `median` or `gated`.
-        threshold: P(expressed) up to which `gated` says zero.
+        threshold: P(expressed) up to which the form `gated` is zero.
 
     Returns:
-        From a prediction to its (Q, P) values.
+        A function from a prediction to its (Q, P) values.
 
     Raises:
-        CifmError: The median is asked of a model that infers no mean.
+        CifmError: The form is `median`, and the objective of the model does not predict a mean.
     """
-    recipe = engine.checkpoint.recipe
+    recipe = model.checkpoint.recipe
     if form == "median":
-        if recipe.objective.name == "balanced_mse":  # Eq. 15 weighs each zero less, the more there are
+        if recipe.objective.name == "balanced_mse":  # Eq. 15 gives a zero the less weight, the more zeros there are
             raise CifmError(
                 "--form median: the model was trained with the objective balanced_mse, under which its magnitude is no "
                 "mean, and a median does not follow from it",
                 "ask for --form gated, or use a model with the objective residual",
             )
-        return lambda found: found.median(recipe.data.target_sum)
-    return (lambda found: found.gated(threshold).mean) if form == "gated" else (lambda found: found.mean)
+        return lambda prediction: prediction.median(recipe.data.target_sum)
+    if form == "gated":
+        return lambda prediction: prediction.gated(threshold).mean
+    return lambda prediction: prediction.mean
 
 
 def predict_cells(
-    engine: LoadedModel, slide: Slide, visible: Rows, queries: Rows, advance: Callable[[float], None] | None = None
+    model: LoadedModel, slide: Slide, visible: Rows, queries: Rows, advance: Callable[[float], None] | None = None
 ) -> Prediction:
     """Infer cells of a slide whose own counts are hidden.
 
     Args:
-        engine: The model.
-        slide: The slide, at the model's radius (`LoadedModel.fit_slide`).
-        visible: Ascending rows the model may look at; queries among them are hidden nevertheless.
+        model: The model.
+        slide: The slide, at the radius of the model (`LoadedModel.fit_slide`).
+        visible: Ascending rows of the visible cells. Queries among them are hidden all the same.
         queries: (Q,) rows to infer.
-        advance: Called with the number of queries done.
+        advance: Called after each tile with the number of queries in it.
 
     Returns:
-        The prediction, in the order of `queries`; its genes are those of `engine.panel(slide)`.
+        The prediction, in the order of `queries`. Its genes are those of `model.panel(slide)`.
 
     Raises:
         CifmError: Slide and model share no gene.
     """
-    panel = engine.panel(slide)
-    recipe = engine.checkpoint.recipe
-    part, hidden = np.union1d(visible, queries), np.unique(queries)
-    tiler = Tiler(slide.xy_um, part, reach_um(recipe, slide.radius_um))
+    panel = model.panel(slide)
+    recipe = model.checkpoint.recipe
+    # Queries may be absent from `visible`, such as free positions, so tiles cover both.
+    rows, hidden = np.union1d(visible, queries), np.unique(queries)
+    tiler = Tiler(slide.xy_um, rows, reach_um(recipe, slide.radius_um))
     is_hidden = np.zeros(slide.num_cells, dtype=bool)
     is_hidden[hidden] = True
 
-    def hide(core: Rows) -> tuple[Rows, MaskedTile]:
+    def prepare(core: Rows) -> tuple[Rows, MaskedTile]:
         tile = tiler.tile(core)
         return core, mask_tile(slide, tile, np.flatnonzero(is_hidden[tile.rows]), panel, recipe)
 
-    cores = (stretch[is_hidden[stretch]] for stretch in chunks(part, recipe.data.tile_cells))
+    # A core holds hidden cells only; chunks without any cost nothing.
+    cores = (chunk[is_hidden[chunk]] for chunk in chunks(rows, recipe.data.tile_cells))
     parts = []
-    for core, ready in prefetch(hide, filter(len, cores)):
-        parts.append(Prediction.from_logits(run_network(engine, ready)))
+    for core, tile in prefetch(prepare, filter(len, cores)):
+        parts.append(Prediction.from_logits(run_network(model, tile)))
         if advance:
             advance(len(core))
     if not parts:
-        nothing = np.zeros((0, panel.num_genes), dtype=np.float32)
-        return Prediction(nothing, nothing)
-    return Prediction.concatenate(parts, np.searchsorted(hidden, queries))  # tiles come in ascending order of rows
+        empty = np.zeros((0, panel.num_genes), dtype=np.float32)
+        return Prediction(empty, empty)
+    # The cores, and so the parts, are in ascending order of rows.
+    return Prediction.concatenate(parts, np.searchsorted(hidden, queries))
 
 
 @torch.inference_mode()
-def run_network(engine: LoadedModel, tile: MaskedTile) -> Output:
-    """Infer the masked cells of the core of a tile.
+def run_network(model: LoadedModel, tile: MaskedTile) -> Output:
+    """Infer the masked cells in the core of a tile.
 
     Args:
-        engine: The model.
-        tile: What it may look at.
+        model: The model.
+        tile: A masked tile, on any device.
 
     Returns:
-        What the head says of M cells.
+        Output for M cells, on the device of the model.
     """
-    with computing_in(engine.precision, engine.device):
-        output: Output = engine.checkpoint.network(engine.backend, tile.to(engine.device))
+    with computing_in(model.precision, model.device):
+        output: Output = model.checkpoint.network(model.backend, tile.to(model.device))
     return output
 
 
 def add_places(slide: Slide, places_um: NDArray[np.float64]) -> tuple[Slide, Rows]:
-    """Append free places to a slide, to be inferred as if a masked cell stood there.
+    """Append free positions to a slide, which are then inferred like masked cells.
 
     Args:
-        slide: Any slide.
-        places_um: (Q, 2) micrometres.
+        slide: The slide.
+        places_um: (Q, 2) positions in micrometres.
 
     Returns:
-        The larger slide, and the rows of the places. They have no counts: only ask for them as queries.
+        The larger slide, and the (Q,) rows of the positions. They have no counts and must not be visible.
     """
     rows = np.arange(slide.num_cells, slide.num_cells + len(places_um))
     larger = replace(

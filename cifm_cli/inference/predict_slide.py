@@ -1,7 +1,8 @@
-"""Infer a whole slide cell by cell, each while it is hidden, or places where no cell was measured."""
+"""Infer every cell of a slide while it is hidden, or positions where no cell was measured."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,9 @@ from cifm_cli.errors import CifmError
 from cifm_cli.inference.predict import add_places, predict_cells, run_network
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.model.masking import mask_tile, reach_um
-from cifm_cli.report.terminal import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -27,102 +27,114 @@ if TYPE_CHECKING:
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.model.masking import MaskedTile
 
+logger = logging.getLogger(__name__)
+
 _ROUNDS = 20  # 5 % of the cells are hidden at a time, as in training (paper, 2)
 
 
-def infer_blocks(engine: LoadedModel, slide: Slide, seed: int) -> Iterator[tuple[Rows, Prediction]]:
-    """Infer every cell from the cells around it: in each round a random twentieth is hidden and inferred.
+def predict_blocks(model: LoadedModel, slide: Slide, seed: int) -> Iterator[tuple[Rows, Prediction]]:
+    """Infer every cell from the cells around it. In each of 20 rounds, a random 5 % of the cells is hidden.
 
     Args:
-        engine: The model.
-        slide: The slide, at the model's radius.
-        seed: Of the order in which cells are hidden.
+        model: The model.
+        slide: The slide, at the radius of the model (`LoadedModel.fit_slide`).
+        seed: Seed of the order in which cells are hidden.
 
     Yields:
-        Rows of the slide and their prediction, tile by tile: all rounds of a tile, then the next tile.
+        Rows of the core of a tile and their prediction. All rounds of a tile are done before the next tile, so that
+        only the counts of one tile are in memory.
 
     Raises:
         CifmError: Slide and model share no gene.
     """
-    recipe, everyone = engine.checkpoint.recipe, np.arange(slide.num_cells)
+    recipe, rows = model.checkpoint.recipe, np.arange(slide.num_cells)
     order = provenance.numpy_generator(seed, "infer cells").permutation(slide.num_cells)
-    turns = np.empty(slide.num_cells, dtype=np.int8)
-    for number, part in enumerate(np.array_split(order, _ROUNDS)):
-        turns[part] = number
-    tiler = Tiler(slide.xy_um, everyone, reach_um(recipe, slide.radius_um))
-    for core in chunks(everyone, recipe.data.tile_cells):
+    round_of = np.empty(slide.num_cells, dtype=np.int8)
+    for number, hidden in enumerate(np.array_split(order, _ROUNDS)):
+        round_of[hidden] = number
+    tiler = Tiler(slide.xy_um, rows, reach_um(recipe, slide.radius_um))
+    for core in chunks(rows, recipe.data.tile_cells):
         tile = tiler.tile(core)
-        yield core, _infer_tile(engine, slide.subset(tile.rows), tile, turns[tile.rows])
+        yield core, _predict_tile(model, slide.subset(tile.rows), tile, round_of[tile.rows])
 
 
-def _infer_tile(engine: LoadedModel, piece: Slide, tile: Tile, turns: NDArray[np.int8]) -> Prediction:
-    """Infer the core of a tile, each cell in its turn, while all cells of that turn are hidden."""
-    panel, recipe = engine.panel(piece), engine.checkpoint.recipe
-    alone = replace(tile, rows=np.arange(len(tile.rows)))
-    core_turns = turns[tile.core]
-
-    def hide(number: int) -> MaskedTile:
-        return mask_tile(piece, alone, np.flatnonzero(turns == number), panel, recipe)
-
-    rounds = np.unique(core_turns).tolist()
-    found = [Prediction.from_logits(run_network(engine, ready)) for ready in prefetch(hide, rounds)]
-    in_turn = np.concatenate([np.flatnonzero(core_turns == number) for number in rounds])
-    return Prediction.concatenate(found, np.argsort(in_turn))
-
-
-def infer_places(
-    engine: LoadedModel, slide: Slide, places_um: NDArray[np.float64], advance: Callable[[float], None] | None = None
-) -> Prediction:
-    """Infer what a cell would express at each of some places, one place not knowing of the other.
+def _predict_tile(model: LoadedModel, cut: Slide, tile: Tile, round_of: NDArray[np.int8]) -> Prediction:
+    """Infer the core of a tile, each cell in its round, in which all other cells of that round are hidden too.
 
     Args:
-        engine: The model.
-        slide: The slide, at the model's radius.
-        places_um: (Q, 2) micrometres.
-        advance: Called with the number of places done.
+        model: The model.
+        cut: The cells of the tile as a slide.
+        tile: The tile in the whole slide.
+        round_of: (n,) round of each cell of the tile.
 
     Returns:
-        The prediction, in the order of `places_um`.
+        The prediction, in the order of the core.
+    """
+    panel, recipe = model.panel(cut), model.checkpoint.recipe
+    # The counts of a tile are read once and used in all its rounds.
+    tile_of_cut = replace(tile, rows=np.arange(len(tile.rows)))
+    core_rounds = round_of[tile.core]
+
+    def prepare(number: int) -> MaskedTile:
+        return mask_tile(cut, tile_of_cut, np.flatnonzero(round_of == number), panel, recipe)
+
+    rounds = np.unique(core_rounds).tolist()
+    parts = [Prediction.from_logits(run_network(model, masked)) for masked in prefetch(prepare, rounds)]
+    by_round = np.concatenate([np.flatnonzero(core_rounds == number) for number in rounds])
+    return Prediction.concatenate(parts, np.argsort(by_round))
+
+
+def predict_places(
+    model: LoadedModel, slide: Slide, places_um: NDArray[np.float64], advance: Callable[[float], None] | None = None
+) -> Prediction:
+    """Infer the expression of a cell at each of some positions. No position has an effect on another.
+
+    Args:
+        model: The model.
+        slide: The slide, at the radius of the model (`LoadedModel.fit_slide`).
+        places_um: (Q, 2) positions in micrometres.
+        advance: Called with the number of positions done.
+
+    Returns:
+        The prediction, in the order of `places_um`. A warning is logged if positions have no cell within the radius.
 
     Raises:
-        CifmError: No place is near the tissue, or slide and model share no gene.
+        CifmError: No position is near the tissue, or slide and model share no gene.
     """
-    distance, _ = cKDTree(slide.xy_um).query(places_um)
-    lonely = int((distance > slide.radius_um).sum())
-    if lonely == len(places_um):
+    distance_um, _ = cKDTree(slide.xy_um).query(places_um)
+    num_far = int((distance_um > slide.radius_um).sum())
+    if num_far == len(places_um):
         raise CifmError(
             f"no cell of {slide.name} is within {slide.radius_um:g} um of any place",
             "places are micrometres in the slide's own coordinates, not pixels",
         )
-    if lonely:
-        warn(f"{lonely} of {len(places_um)} places have no cell within {slide.radius_um:g} um: little to infer from")
+    if num_far:
+        message = "%d of %d places have no cell within %g um: little to infer from"
+        logger.warning(message, num_far, len(places_um), slide.radius_um)
     larger, queries = add_places(slide, places_um)
-    apart_um = engine.checkpoint.recipe.model.decoder_layers * slide.radius_um  # how far a masked cell is felt
-    rounds = [queries[part] for part in far_apart(places_um, apart_um)]
-    return _infer_in_rounds(engine, larger, np.arange(slide.num_cells), rounds, advance)
+    visible = np.arange(slide.num_cells)
+    # A masked cell sends messages in the decoder only: beyond its layers, queries in one round are independent.
+    apart_um = model.checkpoint.recipe.model.decoder_layers * slide.radius_um
+    rounds = [queries[positions] for positions in split_far_apart(places_um, apart_um)]
+    parts = [predict_cells(model, larger, visible, rows, advance) for rows in rounds]
+    return Prediction.concatenate(parts, np.argsort(np.concatenate(rounds)))
 
 
-def far_apart(places_um: NDArray[np.float64], apart_um: float) -> list[Rows]:
-    """Part places into rounds in which any two are farther apart than some distance, first come, first served.
+def split_far_apart(places_um: NDArray[np.float64], apart_um: float) -> list[Rows]:
+    """Split positions into rounds such that any two of a round are farther apart than a given distance.
+
+    The split is greedy: each position goes into the first round without a position near it.
 
     Args:
-        places_um: (Q, 2) micrometres.
+        places_um: (Q, 2) positions in micrometres.
         apart_um: The distance in micrometres.
 
     Returns:
-        Ascending positions of the places of each round.
+        For each round, the ascending indices of its positions.
     """
-    near = cKDTree(places_um).query_ball_point(places_um, apart_um)
+    neighbours = cKDTree(places_um).query_ball_point(places_um, apart_um)
     rounds = np.full(len(places_um), -1)
-    for place, others in enumerate(near):
-        taken = set(rounds[others].tolist())
+    for place, near in enumerate(neighbours):
+        taken = set(rounds[near].tolist())
         rounds[place] = next(number for number in range(len(taken) + 1) if number not in taken)
     return [np.flatnonzero(rounds == number) for number in range(rounds.max() + 1)]
-
-
-def _infer_in_rounds(
-    engine: LoadedModel, slide: Slide, visible: Rows, rounds: Sequence[Rows], advance: Callable[[float], None] | None
-) -> Prediction:
-    """Infer the rows of each round while they alone are hidden; the prediction is in ascending order of rows."""
-    found = [predict_cells(engine, slide, visible, rows, advance) for rows in rounds]
-    return Prediction.concatenate(found, np.argsort(np.concatenate(rounds)))

@@ -27,8 +27,8 @@ class Prediction:
     Args:
         mean: (Q, P) float32 log-normalised expression, not negative.
         expressed: (Q, P) float32 P(expressed).
-        composition: (Q, P) float32 expected fraction of a cell's counts in each gene; rows sum to 1, or to 0 where
-            nothing is known. None if the predictor has no composition.
+        composition: (Q, P) float32 expected fraction of a cell's counts in each gene; rows sum to 1 (to less after
+            gating, and to 0 where nothing is known). None if the predictor has no composition.
         states: (Q, K) float32 probability of each cell state. None if the predictor has no states.
     """
 
@@ -64,6 +64,7 @@ class Prediction:
 
     def gated(self, threshold: float) -> Prediction:
         """Set mean, P(expressed) and composition to zero where P(expressed) is at most `threshold`."""
+        # Rows of the composition are not normalised again.
         passed = self.expressed > threshold
         composition = None if self.composition is None else self.composition * passed
         return Prediction(self.mean * passed, self.expressed * passed, composition, self.states)
@@ -82,6 +83,7 @@ class Prediction:
         Returns:
             (Q, P), not negative.
         """
+        # The lower limit of 1/2 avoids a division by zero; entries below it are set to zero in the next line.
         level = np.minimum(self.mean / np.maximum(self.expressed, np.float32(0.5)), np.float32(np.log1p(target_sum)))
         return np.where(self.expressed > 0.5, level, np.float32(0))
 
@@ -109,6 +111,7 @@ class Prediction:
         Returns:
             The prediction of all cells, in that order.
         """
+        # One predictor gives all of its parts a composition, or none of them.
         compositions = [part.composition for part in parts if part.composition is not None]
         states = [part.states for part in parts if part.states is not None]
         return cls(

@@ -1,1 +1,1 @@
-"""The paper's core: layer, masking, network, objective. Letters follow the equations."""
+"""The network: layer, masking, heads, objectives and checkpoints. Letters follow the equations of the paper."""

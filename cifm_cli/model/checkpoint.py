@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors with a JSON header (format, recipe, vocabulary, provenance). No pickle, any backend.
+"""Checkpoints: safetensors files with a JSON header. They contain no pickle and do not depend on the backend.
 
 `model.safetensors` holds `header["cifm"]` = {"format", "recipe", "vocabulary", "provenance"} beside the weights.
 """
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from cifm_cli import keys, recipe
 from cifm_cli.errors import CifmError
-from cifm_cli.model.network import Network
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
@@ -31,17 +31,17 @@ _HEADER = "cifm"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network and what is needed to use it.
+    """A trained model and what is needed to use it.
 
     Args:
-        network: In evaluation mode, on the CPU.
-        recipe: The resolved recipe it was trained with.
+        network: The networks, in evaluation mode; on the CPU after loading.
+        recipe: The resolved recipe of the training.
         vocabulary: G Ensembl ids.
-        provenance: Where it came from.
-        folder: The run.
+        provenance: Version, seed and inputs of the training, see `provenance.collect`.
+        folder: Folder of the run.
     """
 
-    network: Network
+    network: Ensemble
     recipe: Recipe
     vocabulary: tuple[str, ...]
     provenance: dict[str, Any]
@@ -54,21 +54,21 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: dict[s
     Args:
         path: The file.
         tensors: Name to tensor.
-        header: JSON content.
+        header: Values that `json` can write.
 
     Raises:
-        CifmError: The disk is full or may not be written.
+        CifmError: The disk is full, or there is no permission to write.
     """
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
             save_file(ready, temporary, metadata={_HEADER: json.dumps(header)})
-        except SafetensorError as error:  # a full disk, to which `writing` has the answer
+        except SafetensorError as error:  # of a full disk; `atomic_path` explains an OSError to the user
             raise OSError(str(error)) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote.
+    """Read a file that `save_tensors` wrote.
 
     Args:
         path: The file.
@@ -77,7 +77,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         Tensors on the CPU, and the header.
 
     Raises:
-        CifmError: The file is missing, damaged, or not ours.
+        CifmError: The file is missing or damaged, or `save_tensors` did not write it.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -89,11 +89,12 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The header that `save_tensors` wrote, checked for its format."""
     if _HEADER not in metadata:
-        raise CifmError(f"{path}: safetensors, but not a checkpoint of cifm", "name a run that `cifm train` wrote")
+        raise CifmError(f"{path}: safetensors, but not a checkpoint of cifm", "give a run that `cifm train` wrote")
     try:
         header = dict(json.loads(metadata[_HEADER]))
-    except (ValueError, TypeError) as error:  # a flipped bit
+    except (ValueError, TypeError) as error:  # a damaged header
         raise _unreadable(path, error) from error
     if header.get("format") != keys.CHECKPOINT_FORMAT:
         raise CifmError(
@@ -104,17 +105,18 @@ def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> CifmError:
+    """Error for a missing or damaged file."""
     return CifmError(f"{path}: not a readable checkpoint ({error})", "train again, or copy the file anew")
 
 
 def save_checkpoint(
-    path: Path, network: Network, recipe: Recipe, vocabulary: tuple[str, ...], provenance: dict[str, Any]
+    path: Path, network: Ensemble, recipe: Recipe, vocabulary: tuple[str, ...], provenance: dict[str, Any]
 ) -> None:
     """Write `model.safetensors`.
 
     Args:
         path: The file.
-        network: Weights to store.
+        network: The networks whose weights are stored.
         recipe: Resolved recipe.
         vocabulary: G Ensembl ids.
         provenance: From `provenance.collect`.
@@ -125,41 +127,42 @@ def save_checkpoint(
         "vocabulary": list(vocabulary),
         "provenance": provenance,
     }
-    save_tensors(path, network.state_dict(), header)
+    save_tensors(path, network.stored_weights(), header)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read the model of a run.
 
     Args:
-        folder: Holds `model.safetensors`.
+        folder: Folder that contains `model.safetensors`.
 
     Returns:
         The checkpoint, on the CPU.
 
     Raises:
-        CifmError: It is missing, damaged, of another format, or its weights don't fit its own recipe.
+        CifmError: The file is missing, damaged, or of another format, or its weights do not fit its recipe.
     """
     path = folder / MODEL_FILE
     tensors, header = load_tensors(path)
     resolved = recipe.parse(header["recipe"], str(path))
     vocabulary = tuple(header["vocabulary"])
-    network = Network(len(vocabulary), resolved)
+    # The recipe in the header decides the architecture, not the names of the tensors.
+    network = Ensemble(len(vocabulary), resolved)
     try:
-        network.load_state_dict(tensors)
+        network.load_stored_weights(tensors)
     except RuntimeError as error:
         raise CifmError(f"{path}: the weights do not fit the recipe stored beside them", "train again") from error
     return Checkpoint(network.eval(), resolved, vocabulary, header["provenance"], folder)
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself, for `cifm inspect`.
+    """Summarise a checkpoint for `cifm inspect`.
 
     Args:
-        path: `model.safetensors`.
+        path: The file `model.safetensors`.
 
     Returns:
-        Parameters by part, vocabulary size, recipe, provenance.
+        Number of parameters of each part, size of the vocabulary, recipe and provenance.
     """
     tensors, header = load_tensors(path)
     parts: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Dropout whose draws follow from seed and step, on any device and in any thread."""
+"""Dropout with random numbers from a given generator, so that they do not depend on device or thread."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_DRAWS: ContextVar[torch.Generator | None] = ContextVar("draws", default=None)  # a thread has its own
+# A context variable is local to a thread: members of an ensemble that train in parallel do not share a generator.
+_DRAWS: ContextVar[torch.Generator | None] = ContextVar("draws", default=None)
 
 
 @contextmanager
 def drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """Let every dropout of a block, in this thread, draw from a generator; elsewhere it is torch's global one.
+    """Make dropout within the block, in this thread, draw from a generator. Without it, torch's global one is used.
 
     Args:
-        generator: On the CPU.
+        generator: A generator on the CPU.
 
     Yields:
         Nothing.
@@ -33,19 +34,19 @@ def drawing_from(generator: torch.Generator) -> Iterator[None]:
 
 
 class Dropout(nn.Module):
-    """Dropout whose draws are made on the CPU.
+    """Dropout with random numbers drawn on the CPU.
 
     Args:
-        share: Of the values that are zero in a training step.
+        fraction: Fraction of the values set to zero in a training step.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, fraction: float) -> None:
         super().__init__()
-        self.share = share
+        self.fraction = fraction
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop values of any shape; the identity outside training."""
-        if not self.training or not self.share:
+        """Set values of a tensor of any shape to zero and scale up the others; the identity outside training."""
+        if not self.training or not self.fraction:
             return x
-        kept = torch.rand(x.shape, generator=_DRAWS.get()) >= self.share
-        return x * kept.to(x.device) / (1 - self.share)
+        mask = torch.rand(x.shape, generator=_DRAWS.get()) >= self.fraction
+        return x * mask.to(x.device) / (1 - self.fraction)

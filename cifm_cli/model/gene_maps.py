@@ -1,4 +1,4 @@
-"""Between genes and features: sparse expression in, predictions for a panel's genes out.
+"""Linear maps from sparse expression to features, and from features to the genes of a panel.
 
 Letters: N cells, V visible, M inferred, G genes of the vocabulary, P of the panel, D features.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class GeneInput(nn.Module):
-    """Bias-free linear map of sparse expression: gathers the expressed genes' rows and sums them, weighted.
+    """Bias-free linear map of sparse expression, as a weighted sum of the rows of the expressed genes.
 
     Args:
         num_genes: G.
@@ -28,20 +28,21 @@ class GeneInput(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_genes, width).normal_(std=width**-0.5))
 
     def forward(self, expression: Expression) -> Tensor:
-        """Map V cells to (V, D); a cell that expresses nothing gets zero."""
+        """Map the expression of V cells to (V, D) features; those of a void cell are zero."""
+        # A weighted sum of rows: the expression is never made dense, and a panel may lack any genes.
         return functional.embedding_bag(
             expression.genes, self.weight, expression.offsets, mode="sum", per_sample_weights=expression.values
         )
 
 
 class GeneOutput(nn.Module):
-    """Linear map to the genes of a panel; the vocabulary's other rows cost nothing.
+    """Linear map to the genes of a panel. Rows of the vocabulary outside the panel are not computed.
 
     Args:
         width: D.
         num_genes: G.
-        rank: r, of the product (G, r) (r, D) that stands for the (G, D) weights; all of them when absent.
-        zero: Start at zero.
+        rank: Rank r of the weights, stored as the product (G, r) (r, D); None for full (G, D) weights.
+        zero: Whether the weights start at zero.
     """
 
     def __init__(self, width: int, num_genes: int, *, rank: int | None = None, zero: bool) -> None:
@@ -52,5 +53,6 @@ class GeneOutput(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_genes))
 
     def forward(self, h: Tensor, genes: Tensor) -> Tensor:
-        """Map (M, D) to (M, P)."""
+        """Map (M, D) features to (M, P) values for the vocabulary rows `genes`."""
+        # Rows are selected before the product, so its cost depends on the panel and not on the vocabulary.
         return functional.linear(self.reduce(h), self.weight[genes], self.bias[genes])

@@ -1,4 +1,4 @@
-"""Heads: from the decoder's features of the inferred cells to what is predicted of them.
+"""Heads: from the decoder features of the inferred cells to their prediction.
 
 Letters: M inferred cells, G genes of the vocabulary, P of the panel, D features, K states.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PlainHead(nn.Module):
-    """Magnitude and P(expressed) straight from the decoder's features, as in the paper.
+    """Magnitude and P(expressed) as linear maps of the decoder features, as in the paper.
 
     Args:
         num_genes: G.
@@ -41,12 +41,12 @@ class PlainHead(nn.Module):
         """Predict the masked cells of the core.
 
         Args:
-            h: (M, D) their decoder features.
-            tile: Where they are.
-            gene_weight: (G, D) weights of the gene input; not used here.
+            h: (M, D) decoder features of the masked cells.
+            tile: The tile, for its panel.
+            gene_weight: (G, D) weights of the gene input; this head does not use them.
 
         Returns:
-            Prediction for the panel.
+            Prediction for M cells and P genes.
         """
         del gene_weight
         h = self.norm(h)
@@ -54,11 +54,12 @@ class PlainHead(nn.Module):
 
 
 class ResidualHead(nn.Module):
-    """What the visible cells around a query say by themselves, plus a correction that starts at zero.
+    """A smoother of the visible cells around a query, plus a correction that starts at zero.
 
-    Four answers, each from the same features: expression, P(expressed), composition of the counts, cell state. The
-    correction reads the decoder's features, through the gene input's own weights the means at every scale, how often each
-    cell state stands around, and how much was seen there: depth is a trait of places, and decides what shows.
+    There are four outputs: expression, P(expressed), composition of the counts, and cell state. The correction is a
+    small MLP of four inputs: the decoder features; the means at every scale, mapped by the weights of the gene input;
+    the frequencies of the cell states around the query; and the number of cells and counts there, because depth varies
+    over a section and decides which genes are detected.
 
     Args:
         num_genes: G.
@@ -78,30 +79,33 @@ class ResidualHead(nn.Module):
         self.mixture = nn.Linear(num_terms * num_states, width)
         self.hidden = nn.Linear(width, width)
         self.dropout = Dropout(recipe.model.dropout)
-        self.expected = nn.Parameter(torch.zeros(num_genes))  # how much of the distribution's own mean is believed
+        self.expected = nn.Parameter(torch.zeros(num_genes))  # weight of the mean over the inferred cell states
         self.magnitude = GeneOutput(width, num_genes, rank=rank, zero=True)
         self.logit = GeneOutput(width, num_genes, rank=rank, zero=True)
         self.composition = GeneOutput(width, num_genes, rank=rank, zero=True)
         self.state = nn.Linear(width, num_states)
+        # All corrections start at zero, so training starts at the smoother.
         nn.init.zeros_(self.state.weight)
         nn.init.zeros_(self.state.bias)
 
     def forward(self, h: Tensor, tile: MaskedTile, gene_weight: Tensor) -> Output:
         """Predict the masked cells of the core; see `PlainHead.forward`."""
-        if tile.around is None or tile.surrounding is None:
-            raise ValueError("the residual head needs the surroundings of the masked cells")
-        around, genes = tile.around, tile.genes
-        terms = self.smoother.terms(around, genes)
-        frequencies = self.states.frequencies(around, self.states.sort_cells(tile.surrounding, genes))
-        seen = self.norm(terms.means @ gene_weight[genes]).flatten(1)
-        h, seen, mixture = (self.dropout(part) for part in (self.norm(h), seen, frequencies.sqrt().flatten(1)))
-        amount = torch.log1p(torch.cat([around.mass, around.counts.sum(-1)], dim=1))  # of cells, and of their counts
-        z = self.features(h) + self.means(seen) + self.mixture(mixture) + self.amount(amount)
+        if tile.neighbours is None or tile.neighbour_expression is None:
+            raise ValueError("the residual head needs the sums over the neighbours of the masked cells")
+        neighbours, genes = tile.neighbours, tile.genes
+        terms = self.smoother.terms(neighbours, genes)
+        frequencies = self.states.frequencies(neighbours, self.states.assign_states(tile.neighbour_expression, genes))
+        means = self.norm(terms.means @ gene_weight[genes]).flatten(1)
+        # The square root keeps rare states visible beside frequent ones.
+        h, means, mixture = (self.dropout(part) for part in (self.norm(h), means, frequencies.sqrt().flatten(1)))
+        amount = torch.log1p(torch.cat([neighbours.mass, neighbours.counts.sum(-1)], dim=1))  # of cells, and of counts
+        z = self.features(h) + self.means(means) + self.mixture(mixture) + self.amount(amount)
         z = self.dropout(functional.silu(z))
         z = self.dropout(functional.silu(self.hidden(z)) + z)
         mean, logit, composition, state = self.smoother(terms, frequencies, genes)
         state = state + self.state(z)
         profiles = self.states.profiles[:, genes]
+        # Detached: the loss of the magnitude must not change the probabilities of the states.
         expected = state.detach().softmax(1) @ profiles.to(state.dtype)
         return Output(
             magnitude=mean + self.expected[genes] * expected + self.magnitude(z, genes),

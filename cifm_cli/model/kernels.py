@@ -1,4 +1,4 @@
-"""Weighted sums of sparse rows, compiled: making a training tile consists of little else."""
+"""Weighted sums of sparse rows, compiled. They take most of the time in which a training tile is prepared."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from cifm_backends.fused_compile import Array
+    from cifm_cli.jit import Array
 
 
-def sum_around(
+def weighted_sums(
     indptr: NDArray[np.int64],
     visible: NDArray[np.int64],
     weight: NDArray[np.float64],
     expression: csr_matrix,
     counts: csr_matrix,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Sum what the visible cells around each query express, in the order of the pairs.
+    """Sum the expression of the visible cells around each query, in the order of the pairs.
 
     Args:
-        indptr: (M + 1,) where the pairs of each query begin.
+        indptr: (M + 1,) position of the first pair of each query.
         visible: (E,) visible cell of each pair.
-        weight: (E, S) weights of each pair.
-        expression: (V, P) log-normalised.
-        counts: (V, P) raw, of the same sparsity.
+        weight: (E, S) weights of each pair, one for each scale.
+        expression: (V, P) log-normalised expression.
+        counts: (V, P) raw counts, of the same sparsity.
 
     Returns:
-        (M, S, P) sums of expression, of "the gene is expressed", and of counts.
+        Three arrays of shape (M, S, P): sums of the expression, of the indicator "the gene is expressed", and of the
+        counts.
     """
     num_scales, num_genes = weight.shape[1], expression.shape[1]
     sums = np.zeros((3, len(indptr) - 1, num_scales, num_genes))
@@ -51,22 +52,23 @@ def _add(  # noqa: PLR0913, PLR0917 - compiled code takes arrays, not objects
     genes: Array,
     values: Array,
     counts: Array,
-    room: Array,
+    buffer: Array,
     sums: Array,
 ) -> None:
-    num_scales, num_genes = weight.shape[1], room.shape[0]
+    num_scales, num_genes = weight.shape[1], buffer.shape[0]
     for query in range(len(indptr) - 1):
-        room[:] = 0
+        # The buffer is gene by gene, so that each non-zero value updates a few adjacent numbers.
+        buffer[:] = 0
         for pair in range(indptr[query], indptr[query + 1]):
             cell = visible[pair]
-            for place in range(starts[cell], starts[cell + 1]):
-                into, value, count = room[genes[place]], values[place], counts[place]
+            for entry in range(starts[cell], starts[cell + 1]):
+                gene_sums, value, count = buffer[genes[entry]], values[entry], counts[entry]
                 for scale in range(num_scales):
-                    share = weight[pair, scale]
-                    into[scale, 0] += share * value
-                    into[scale, 1] += share
-                    into[scale, 2] += share * count
+                    factor = weight[pair, scale]
+                    gene_sums[scale, 0] += factor * value
+                    gene_sums[scale, 1] += factor
+                    gene_sums[scale, 2] += factor * count
         for scale in range(num_scales):
             for gene in range(num_genes):
                 for kind in range(3):
-                    sums[kind, query, scale, gene] = room[gene, scale, kind]
+                    sums[kind, query, scale, gene] = buffer[gene, scale, kind]

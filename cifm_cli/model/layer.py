@@ -1,7 +1,7 @@
 """One void-invariant message-passing layer (Eqs 11-14), in its factored and in its literal form.
 
 Letters: N cells, n of them kept, E edges j -> i, D features, H heads. A void cell has h = 0; nothing below has a bias,
-so it stays void, sends nothing and receives nothing (Eq. 10).
+so it stays void, sends no message and receives none (Eq. 10).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cifm_cli.recipe_sections import ModelRecipe
 
 NORM_EPSILON = 1e-5  # keeps the derivative at void finite: 1 / sqrt(epsilon)
-COORDINATE_INIT = 1e-3  # cells start by standing still
+COORDINATE_INIT = 1e-3  # at first, cells hardly move
 
 
 class VoidNorm(nn.Module):
@@ -35,7 +35,7 @@ class BiasFreeMLP(nn.Module):
     """BFMLP: linear maps without bias, ReLU between them, optionally normalised; BFMLP(0) = 0.
 
     The first map is followed by ReLU, the middle ones add ReLU(W x) to x, the last is linear.
-    With `norm` it is scale-invariant from the first map on: feed it no bare scalar, only its sign would survive.
+    With `norm` the MLP is scale-invariant, so only the sign of a scalar input has an effect: give it no bare scalars.
 
     Args:
         sizes: Input, hidden and output features.
@@ -69,7 +69,7 @@ class FactoredLayer(nn.Module):
         x_i'   = x_i + sum_j (x_i - x_j) <v, msg_ij> / (1 + sum_j |Int_ij|)         (Eq. 13)
         h_i'   = h_i + BFMLP_4(W sum_j msg_ij)                                      (Eq. 14)
 
-    W is BFMLP_4's first map, so the last linear map of BFMLP_2 costs nothing more. See `Backend.messages` for phi
+    W is BFMLP_4's first map, so the last linear map of BFMLP_2 adds no work. See `Backend.messages` for phi
     and rho.
 
     Args:
@@ -87,12 +87,12 @@ class FactoredLayer(nn.Module):
         self.coordinate = nn.Parameter(torch.empty(width).normal_(std=COORDINATE_INIT))  # v
         self.bfmlp4 = BiasFreeMLP((width, 2 * width, width), recipe.mlp_layers, norm=False)
 
-    def forward(self, backend: Backend, shell: LayerGraph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, backend: Backend, layer: LayerGraph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Run one layer.
 
         Args:
             backend: Runs the edge part.
-            shell: Graph of N cells and E edges, and the n cells to keep.
+            layer: Graph of N cells and E edges, and the n cells to keep.
             h: (N, D) features.
             shift: (N, 2) how far each cell has moved, in radii.
 
@@ -100,9 +100,9 @@ class FactoredLayer(nn.Module):
             (n, D) features and (n, 2) shift.
         """
         nodes = NodeTerms(*self.project(self.norm(h)).chunk(4, dim=-1))
-        messages = backend.messages(shell.graph, nodes, EdgeTerms(self.radial, self.coordinate, self.num_heads), shift)
-        update = self.bfmlp4(shell.select_outputs(messages.pooled)).to(h.dtype)  # Eq. 14; autocast may have halved it
-        return (shell.select_outputs(h) + update if self.residual else update), shell.select_outputs(
+        messages = backend.messages(layer.graph, nodes, EdgeTerms(self.radial, self.coordinate, self.num_heads), shift)
+        update = self.bfmlp4(layer.select_outputs(messages.pooled)).to(h.dtype)  # Eq. 14; autocast may have halved it
+        return (layer.select_outputs(h) + update if self.residual else update), layer.select_outputs(
             shift + messages.shift
         )
 
@@ -128,20 +128,20 @@ class LiteralLayer(nn.Module):
         with torch.no_grad():
             self.bfmlp3.last.weight.mul_(COORDINATE_INIT)
 
-    def forward(self, backend: Backend, shell: LayerGraph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, backend: Backend, layer: LayerGraph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Run one layer; see `FactoredLayer.forward`. The backend reads cells along edges and sums edges into cells."""
-        graph = shell.graph
+        graph = layer.graph
         h_i, h_j, product_E, dx_E = backend.read_edges(graph, h, shift)
         distance_E = torch.linalg.vector_norm(dx_E, dim=-1, keepdim=True)
         int_E = self.bfmlp1(product_E)  # Eq. 11
         msg_E = self.bfmlp2(torch.cat([h_i, h_j, distance_E], dim=-1) * int_E)  # Eq. 12
         moved = shift + backend.sum_edges(graph, dx_E * self.bfmlp3(msg_E))  # Eq. 13
-        update = self.bfmlp4(shell.select_outputs(backend.sum_edges(graph, msg_E))).to(h.dtype)  # Eq. 14
-        return (shell.select_outputs(h) + update if self.residual else update), shell.select_outputs(moved)
+        update = self.bfmlp4(layer.select_outputs(backend.sum_edges(graph, msg_E))).to(h.dtype)  # Eq. 14
+        return (layer.select_outputs(h) + update if self.residual else update), layer.select_outputs(moved)
 
 
 def build_layer(recipe: ModelRecipe) -> FactoredLayer | LiteralLayer:
-    """The layer a recipe asks for.
+    """Create the layer that the recipe names.
 
     Args:
         recipe: The model section of a recipe.

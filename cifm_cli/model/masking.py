@@ -1,7 +1,7 @@
-"""Masking (Eqs 2-3): which cells are removed, and the tensors that the encoder and the decoder see.
+"""Masking (Eqs 2-3): choice of the masked cells, and the tensors that encoder and decoder read.
 
-Letters: n cells of a tile, of them V visible and K masked, M of the masked are in the core and inferred, P genes of the
-panel.
+Letters: n cells of a tile, V of them visible and K masked; M masked cells are in the core and are inferred; P genes of
+the panel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from cifm_cli.data.graph import layer_graphs, radius_graph, subgraph
 from cifm_cli.data.slide import log_normalise
-from cifm_cli.model.smoother import Surroundings, look_around
+from cifm_cli.model.smoother import NeighbourSums, sum_neighbours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expression:
-    """Sparse log-normalised expression, cell after cell.
+    """Sparse log-normalised expression, stored cell by cell.
 
     Args:
         genes: (Z,) vocabulary rows of the non-zero values.
-        offsets: (V,) where each cell's values start.
-        values: (Z,) log-normalised.
+        offsets: (V,) position of the first value of each cell.
+        values: (Z,) log-normalised expression.
     """
 
     genes: Tensor
@@ -49,18 +49,18 @@ class Expression:
 
 @dataclass(frozen=True)
 class MaskedTile:
-    """A tile with some of its cells masked, ready for the network: of it, what the cells to infer depend on.
+    """Input of the network for a tile with masked cells, reduced to the cells that the prediction depends on.
 
     Args:
-        expression: Of the V visible cells; the masked cells' is not in here.
+        expression: Expression of the V visible cells. That of the masked cells is never read.
         encoder: A(C_unm) over the visible cells (Eq. 2), for each layer of the encoder.
-        decoder: A(C) over all cells (Eq. 3), for each layer of the decoder; the last one keeps the M queries, which are
-            the masked cells of the core, ascending.
+        decoder: A(C) over all cells (Eq. 3), for each layer of the decoder. The last one keeps the M queries, which
+            are the masked cells of the core in ascending order.
         visible: (U,) cells of the first decoder graph that the encoder embeds.
         masked: (K,) cells of the first decoder graph that are masked.
         genes: (P,) vocabulary rows of the slide's panel.
-        around: What surrounds the queries, for objectives that start there.
-        surrounding: Expression of the visible cells that `around` counts, far ones included.
+        neighbours: Sums over the visible cells around the queries, for the objective `residual`; otherwise None.
+        neighbour_expression: Expression of all visible cells that `neighbours` refers to; otherwise None.
     """
 
     expression: Expression
@@ -69,128 +69,133 @@ class MaskedTile:
     visible: Tensor
     masked: Tensor
     genes: Tensor
-    around: Surroundings | None
-    surrounding: Expression | None
+    neighbours: NeighbourSums | None
+    neighbour_expression: Expression | None
 
     def to(self, device: torch.device) -> MaskedTile:
-        """Copy to a device; itself when it is there."""
+        """Copy to a device; returns itself if it is there already."""
         if self.visible.device == device:
             return self
         return replace(
             self,
             expression=self.expression.to(device),
-            encoder=tuple(shell.to(device) for shell in self.encoder),
-            decoder=tuple(shell.to(device) for shell in self.decoder),
+            encoder=tuple(layer.to(device) for layer in self.encoder),
+            decoder=tuple(layer.to(device) for layer in self.decoder),
             visible=self.visible.to(device),
             masked=self.masked.to(device),
             genes=self.genes.to(device),
-            around=self.around.to(device) if self.around else None,
-            surrounding=self.surrounding.to(device) if self.surrounding else None,
+            neighbours=self.neighbours.to(device) if self.neighbours else None,
+            neighbour_expression=self.neighbour_expression.to(device) if self.neighbour_expression else None,
         )
 
 
 def message_reach_um(recipe: Recipe, radius_um: float) -> float:
-    """How far messages carry: one radius per layer of encoder and decoder, in micrometres."""
+    """Reach of the messages in micrometres: one radius for each layer of encoder and decoder."""
     return (recipe.model.encoder_layers + recipe.model.decoder_layers) * radius_um
 
 
 def reach_um(recipe: Recipe, radius_um: float) -> float:
-    """How far a cell can matter to a prediction, which is the halo of a tile.
+    """Largest distance at which a cell has an effect on a prediction. It is the width of the halo of a tile.
 
     Args:
         recipe: A whole recipe.
-        radius_um: Radius of the graph, micrometres.
+        radius_um: Radius of the graph in micrometres.
 
     Returns:
-        The reach of the messages, or of the smoother if that is longer, in micrometres.
+        Reach of the messages or of the smoother, whichever is longer, in micrometres.
     """
     messages_um = message_reach_um(recipe, radius_um)
     return max(messages_um, recipe.objective.cutoff * radius_um) if recipe.objective.name == "residual" else messages_um
 
 
-def choose_masked(core: Rows, places: NDArray[np.float64], recipe: Recipe, generator: np.random.Generator) -> Rows:
-    """Draw the masked cells of a tile: scattered uniformly over its core (paper, B.3), or filling squares of it.
+def choose_masked(core: Rows, xy: NDArray[np.float64], recipe: Recipe, generator: np.random.Generator) -> Rows:
+    """Choose the masked cells of a tile: uniformly at random (paper, B.3), or all cells of some squares.
 
     Args:
-        core: (c,) positions of the core cells.
-        places: (c, 2) where they are, in radii.
-        recipe: Its mask section says how many and which.
+        core: (c,) positions of the core cells in the tile.
+        xy: (c, 2) coordinates of the core cells, in radii.
+        recipe: A whole recipe; its section `mask` sets number and geometry.
         generator: Source of randomness.
 
     Returns:
-        Positions to mask, ascending, at least one.
+        Positions to mask in the tile, ascending, at least one.
     """
     low, high = recipe.mask.share, recipe.mask.share_max or recipe.mask.share
     number = max(1, round(len(core) * generator.uniform(low, high)))
     if generator.random() < recipe.mask.contiguous:
         side = generator.uniform(*recipe.mask.patch_radii)
-        corner = places.min(axis=0) - generator.uniform(0, side, size=2)
-        _, square = np.unique(((places - corner) // side).astype(np.int64), axis=0, return_inverse=True)
-        turn = generator.permutation(int(square.max()) + 1)  # squares are filled one after the other
-        return np.sort(core[np.argsort(turn[square.ravel()], kind="stable")[:number]])
+        corner = xy.min(axis=0) - generator.uniform(0, side, size=2)
+        _, square = np.unique(((xy - corner) // side).astype(np.int64), axis=0, return_inverse=True)
+        order = generator.permutation(int(square.max()) + 1)  # squares are filled one after the other
+        return np.sort(core[np.argsort(order[square.ravel()], kind="stable")[:number]])
     return np.sort(generator.choice(core, size=number, replace=False))
 
 
 def mask_tile(
     slide: Slide, tile: Tile, masked: Rows, panel: Panel, recipe: Recipe, dtype: torch.dtype = torch.float32
 ) -> MaskedTile:
-    """Remove the masked cells from a tile (Eq. 2). Their counts are not even read.
+    """Remove the masked cells from a tile (Eq. 2). Their counts are not read.
 
     Args:
-        slide: Where the tile is.
+        slide: The slide of the tile.
         tile: Core and halo.
-        masked: (K,) positions in the tile; the ones in its core are inferred.
+        masked: (K,) positions of the masked cells in the tile; those in its core are inferred.
         panel: Genes of the slide that the model knows.
         recipe: A whole recipe.
-        dtype: Precision of every real tensor.
+        dtype: Precision of the floating-point tensors.
 
     Returns:
-        What the network reads.
+        Input of the network.
     """
     is_masked = np.zeros(len(tile.rows), dtype=bool)
     is_masked[masked] = True
-    queries = np.intersect1d(masked, tile.core)
+    queries = np.intersect1d(masked, tile.core)  # masked cells of the halo belong to another tile
     visible = np.flatnonzero(~is_masked)
     counts = slide.counts(tile.rows[visible])[:, panel.columns]
+    # The depth is that over all genes of the slide, so normalised values do not depend on the panel of the model.
     depth = slide.total_counts[tile.rows[visible]]
     expression = log_normalise(counts, depth, recipe.data.target_sum)
-    near = np.flatnonzero(tile.distance_um <= message_reach_um(recipe, slide.radius_um))  # the smoother may see further
+    # Messages may reach less far than the smoother, which the halo allows for: the graph needs only the nearer cells.
+    near = np.flatnonzero(tile.distance_um <= message_reach_um(recipe, slide.radius_um))
     graph = radius_graph(tile.xy_um[near], slide.radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
-    asked = torch.from_numpy(np.searchsorted(near, queries))
-    decoded, decoder = layer_graphs(graph, asked, recipe.model.decoder_layers)
-    hidden = torch.from_numpy(is_masked[near])
-    seen = (~hidden).nonzero().ravel()
-    visible_decoded = (~hidden[decoded]).nonzero().ravel()
+    # From the queries backwards: the decoder runs on the cells that reach them, the encoder on those that reach these.
+    near_queries = torch.from_numpy(np.searchsorted(near, queries))
+    decoded, decoder = layer_graphs(graph, near_queries, recipe.model.decoder_layers)
+    near_masked = torch.from_numpy(is_masked[near])
+    near_visible = (~near_masked).nonzero().ravel()
+    visible_decoded = (~near_masked[decoded]).nonzero().ravel()
     encoded, encoder = layer_graphs(
-        subgraph(graph, seen), torch.searchsorted(seen, decoded[visible_decoded]), recipe.model.encoder_layers
+        subgraph(graph, near_visible),
+        torch.searchsorted(near_visible, decoded[visible_decoded]),
+        recipe.model.encoder_layers,
     )
-    read = np.searchsorted(visible, near[seen[encoded].numpy()])
-    around = None
+    read = np.searchsorted(visible, near[near_visible[encoded].numpy()])
+    neighbours = None
     if recipe.objective.name == "residual":
-        places = tile.xy_um / slide.radius_um
-        around = look_around(places[queries], places[visible], expression, counts, depth, recipe.objective).to(dtype)
+        xy = tile.xy_um / slide.radius_um
+        neighbours = sum_neighbours(xy[queries], xy[visible], expression, counts, depth, recipe.objective).to(dtype)
     return MaskedTile(
         expression=to_expression(expression[read], panel.vocabulary_rows, dtype),
         encoder=tuple(encoder),
         decoder=tuple(decoder),
         visible=visible_decoded,
-        masked=hidden[decoded].nonzero().ravel(),
+        masked=near_masked[decoded].nonzero().ravel(),
         genes=torch.from_numpy(panel.vocabulary_rows),
-        around=around,
-        surrounding=to_expression(expression, panel.vocabulary_rows, dtype) if around else None,
+        neighbours=neighbours,
+        neighbour_expression=to_expression(expression, panel.vocabulary_rows, dtype) if neighbours else None,
     )
 
 
 def to_expression(matrix: csr_matrix, vocabulary_rows: NDArray[np.int64], dtype: torch.dtype) -> Expression:
-    """Sparse rows as tensors, columns renamed to vocabulary rows.
+    """Convert a sparse matrix to tensors, with vocabulary rows in place of column numbers.
 
     Args:
-        matrix: (V, P) log-normalised.
+        matrix: (V, P) log-normalised expression.
         vocabulary_rows: (P,) vocabulary row of each column.
         dtype: Precision of the values.
 
     Returns:
-        The same values.
+        The expression of V cells.
     """
     return Expression(
         genes=torch.from_numpy(vocabulary_rows[matrix.indices]),

@@ -1,6 +1,4 @@
-"""The whole network: sparse gene input, encoder on visible cells, padding, decoder on all cells, heads on masked ones.
-
-With `model.members` above one, several such networks answer side by side, and what they say is averaged.
+"""One network: sparse gene input, encoder on visible cells, padding, decoder on all cells, head on masked cells.
 
 Letters: N cells, V visible, U of them embedded, K masked, M inferred, G genes of the vocabulary, P of the panel, D
 features.
@@ -16,7 +14,6 @@ from torch import Tensor, nn
 from cifm_cli.model.gene_maps import GeneInput
 from cifm_cli.model.heads import PlainHead, ResidualHead
 from cifm_cli.model.layer import build_layer
-from cifm_cli.model.output import mean_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,28 +41,26 @@ class Network(nn.Module):
         self.padding = nn.Parameter(torch.empty(recipe.model.width).normal_())  # e
         head = ResidualHead if recipe.objective.name == "residual" else PlainHead
         self.head = head(num_genes, recipe)
-        alone = recipe.model_copy(update={"model": recipe.model.model_copy(update={"members": 1})})
-        self.others = nn.ModuleList(Network(num_genes, alone) for _ in range(recipe.model.members - 1))
 
-    def encode(self, backend: Backend, shells: Sequence[LayerGraph], h: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, backend: Backend, layers: Sequence[LayerGraph], h: Tensor) -> tuple[Tensor, Tensor]:
         """Embed visible cells (Eq. 2).
 
         Args:
             backend: Runs the edge part of every layer.
-            shells: A(C_unm) for every layer; the first has V cells, and the last keeps U.
+            layers: A(C_unm) for every layer; the first graph has V cells, and the last layer keeps U.
             h: (V, D) from `self.genes`.
 
         Returns:
             Z_enc: (U, D) invariant features and (U, 2) how far each cell has moved, in radii.
         """
-        return _run(self.encoder, backend, shells, h, h.new_zeros(len(h), 2))
+        return _run(self.encoder, backend, layers, h, h.new_zeros(len(h), 2))
 
     def decode(self, backend: Backend, tile: MaskedTile, h: Tensor, shift: Tensor) -> Tensor:
         """Pad the masked cells with e and decode (Eq. 3).
 
         Args:
             backend: Runs the edge part of every layer.
-            tile: Which cells are masked.
+            tile: The masked tile.
             h: (U, D) encoder features.
             shift: (U, 2) encoder shift.
 
@@ -75,6 +70,7 @@ class Network(nn.Module):
         num_cells = tile.decoder[0].graph.num_cells
         padded = h.new_zeros(num_cells, h.shape[1]).index_copy(0, tile.visible, h)
         padded = padded.index_copy(0, tile.masked, self.padding.expand(len(tile.masked), -1))  # Pad
+        # Masked cells start at their measured position.
         moved = shift.new_zeros(num_cells, 2).index_copy(0, tile.visible, shift)
         decoded, _ = _run(self.decoder, backend, tile.decoder, padded, moved)
         return decoded
@@ -87,25 +83,18 @@ class Network(nn.Module):
             tile: A masked tile on the network's device.
 
         Returns:
-            Prediction for M cells and P genes, in the precision of the weights: the mean of all members.
+            Prediction for M cells and P genes, in the precision of the weights.
         """
-        return mean_output([member.infer(backend, tile) for member in self.members()])
-
-    def members(self) -> list[Network]:
-        """This network and the ones beside it; each is trained on its own answer, or they would come to agree."""
-        return [self, *(other for other in self.others if isinstance(other, Network))]
-
-    def infer(self, backend: Backend, tile: MaskedTile) -> Output:
-        """What this member says alone; see `forward`."""
         h, shift = self.encode(backend, tile.encoder, self.genes(tile.expression))
         output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight)
+        # The head may have computed in bfloat16; losses and probabilities need the precision of the weights.
         known = {name: values for name, values in output._asdict().items() if values is not None}
         return output._replace(**{name: values.to(h.dtype) for name, values in known.items()})
 
 
 def _run(
-    layers: nn.ModuleList, backend: Backend, shells: Sequence[LayerGraph], h: Tensor, shift: Tensor
+    modules: nn.ModuleList, backend: Backend, layers: Sequence[LayerGraph], h: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    for layer, shell in zip(layers, shells, strict=True):
-        h, shift = layer(backend, shell, h, shift)
+    for module, layer in zip(modules, layers, strict=True):
+        h, shift = module(backend, layer, h, shift)
     return h, shift

@@ -1,4 +1,4 @@
-"""What training minimises. Both objectives predict a magnitude and P(expressed) of masked cells.
+"""Loss functions of training. Both objectives predict a magnitude and P(expressed) of masked cells.
 
 Letters: M masked cells, P genes of the panel.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional
 
-from cifm_cli.model.states import nearest_profile
+from cifm_cli.model.states import nearest_state
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ def balanced_mse(prediction: Tensor, target: Tensor) -> Tensor:
         target: (M, P) log-normalised.
 
     Returns:
-        The loss; a half without members is zero.
+        The loss; the half that has no entries is zero.
     """
     squared = (prediction - target).square()
     expressed = target > 0
@@ -37,8 +37,8 @@ def balanced_mse(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Target:
-    """The truth about masked cells.
+class Targets:
+    """True expression of masked cells.
 
     Args:
         values: (M, P) log-normalised expression.
@@ -48,34 +48,36 @@ class Target:
     values: Tensor
     counts: Tensor
 
-    def to(self, device: torch.device) -> Target:
-        """Copy to a device; itself when it is there."""
-        return self if self.values.device == device else Target(self.values.to(device), self.counts.to(device))
+    def to(self, device: torch.device) -> Targets:
+        """Copy to a device; returns itself if it is there already."""
+        return self if self.values.device == device else Targets(self.values.to(device), self.counts.to(device))
 
 
-def loss(output: Output, target: Target, recipe: ObjectiveRecipe) -> Tensor:
-    """The objective a recipe names.
+def loss(output: Output, target: Targets, recipe: ObjectiveRecipe) -> Tensor:
+    """Loss of the objective that the recipe names.
 
     `balanced_mse` is Eq. 15; `residual` is the mean squared error, whose minimum is the conditional mean. Both add
     the cross-entropy of P(expressed), without which no gradient reaches the second head; `residual` adds those of the
     composition, per count, and of the cell state, per cell.
 
     Args:
-        output: Prediction of M cells and P genes.
-        target: Their truth.
+        output: Prediction for M cells and P genes.
+        target: Their true expression.
         recipe: The objective section of a recipe.
 
     Returns:
         A scalar.
     """
-    error = balanced_mse if recipe.name == "balanced_mse" else functional.mse_loss
+    magnitude_loss = balanced_mse if recipe.name == "balanced_mse" else functional.mse_loss
     expressed = (target.values > 0).to(target.values.dtype)
-    total = error(output.magnitude, target.values)
+    total = magnitude_loss(output.magnitude, target.values)
     total = total + recipe.expressed_weight * functional.binary_cross_entropy_with_logits(output.logit, expressed)
     if output.composition is not None:
-        surprise = -(target.counts * output.composition.log_softmax(1)).sum() / target.counts.sum().clamp(min=1)
-        total = total + recipe.composition_weight * surprise
+        # Per count and not per cell: a multinomial likelihood gives deep cells more weight, as they carry more information.
+        cross_entropy = -(target.counts * output.composition.log_softmax(1)).sum() / target.counts.sum().clamp(min=1)
+        total = total + recipe.composition_weight * cross_entropy
     if output.state is not None and output.profiles is not None:
-        state = nearest_profile(target.values, output.profiles)
+        # The true state is assigned by the genes of this panel, like those of the visible cells.
+        state = nearest_state(target.values, output.profiles)
         total = total + recipe.states_weight * functional.cross_entropy(output.state, state)
     return total

@@ -1,4 +1,4 @@
-"""What is predicted of masked cells.
+"""The output of a head for masked cells, as tensors.
 
 Letters: M masked cells, P genes of the panel, K states.
 """
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Output(NamedTuple):
-    """What a head says of M masked cells and P genes.
+    """Prediction for M masked cells and P genes. `inference.prediction.Prediction` is its form in NumPy.
 
     Args:
         magnitude: (M, P) log-normalised expression; negative values mean zero.
         logit: (M, P) logit of P(expressed).
-        composition: (M, P) logit of each gene's share of the cell's counts; the paper's head has none.
-        state: (M, K) logit of each cell state; the paper's head has none.
-        profiles: (K, P) mean expression of each state: a cell is in the nearest one.
+        composition: (M, P) logit of the fraction of the cell's counts in each gene; None for the head of the paper.
+        state: (M, K) logit of the probability of each cell state; None for the head of the paper.
+        profiles: (K, P) mean expression of each state. The loss assigns the true cells to states by them.
     """
 
     magnitude: Tensor
@@ -34,16 +34,18 @@ class Output(NamedTuple):
 
 
 def mean_output(outputs: Sequence[Output]) -> Output:
-    """Average what several members say; probabilities as logits, which is their geometric mean.
+    """Average the outputs of the members of an ensemble.
+
+    Probabilities are averaged as logits, so the result is their geometric mean.
 
     Args:
-        outputs: Of the same cells and genes, and of the same states; at least one.
+        outputs: Outputs for the same cells, genes and states; at least one.
 
     Returns:
-        Their mean.
+        The mean of each field.
     """
     if len(outputs) == 1:
-        return outputs[0]
+        return outputs[0]  # bit for bit, and without a copy
     first = outputs[0]
     return first._replace(
         **{

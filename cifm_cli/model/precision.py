@@ -1,4 +1,4 @@
-"""In which precision the network computes: float32, or bfloat16 where that is precise enough."""
+"""Precision of the network: float32, or bfloat16 for matrix products."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ if TYPE_CHECKING:
 
 
 def computing_in(precision: Precision, device: torch.device) -> torch.autocast:
-    """Compute matrix products in a precision, on any device.
+    """Compute matrix products in the given precision, on any device.
 
-    In bfloat16 the weights stay float32, and so do sums over neighbours, geometry, losses and what a layer adds to.
+    With bfloat16, these stay float32: weights, sums over neighbours, geometry, losses, and the features that a residual
+    layer adds to.
 
     Args:
-        precision: `float32` leaves everything as it is.
-        device: Where the network is.
+        precision: `float32` has no effect.
+        device: Device of the network.
 
     Returns:
-        A context to run the network in.
+        A context manager to run the network in.
     """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")

@@ -1,7 +1,7 @@
-"""What the cells around a query express, as weighted means at several scales: where the `residual` objective starts.
+"""Weighted means of the visible cells around a query, at several scales: the start of the `residual` objective.
 
-Letters: M query cells, S scales, P genes of the panel, G genes of the vocabulary, V visible cells, E pairs of a query
-and a visible cell within the cutoff.
+Letters: M query cells, S scales, T = S + 1 terms that are blended, P genes of the panel, G genes of the vocabulary,
+V visible cells, E pairs of a query and a visible cell within the cutoff.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from cifm_cli.model.kernels import sum_around
+from cifm_cli.model.kernels import weighted_sums
 from cifm_cli.statistics.regression import shared_weights, shrunk_weights
 
 if TYPE_CHECKING:
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
     from cifm_cli.recipe_sections import ObjectiveRecipe
 
-RELIABLE_COUNTS = 10.0  # depth at which a cell weighs half: sparse cells are noisy, void cells weigh nothing
-PRIOR_MASS = 1.0  # mass of the next wider mean in every mean, so that a lonely query has an answer
+RELIABLE_COUNTS = 10.0  # depth at which a cell has half the weight: expression of cells with few counts is noisy
+PRIOR_MASS = 1.0  # weight of the next wider mean in every mean, so that a query without neighbours has a mean too
 PRIOR_COUNTS = 30.0  # the same for compositions, in counts
-PROBABILITY_FLOOR = 1e-4
+PROBABILITY_FLOOR = 1e-4  # keeps the logit of P(expressed) finite
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class NeighbourSums:
     """Weighted sums over the visible cells around each query.
 
     Args:
-        expression: (M, S, P) of log-normalised expression.
-        expressed: (M, S, P) of "the gene is expressed", 0 or 1.
-        counts: (M, S, P) of raw counts.
-        mass: (M, S) of the weights themselves; zero where nobody is near.
-        weight: (E, S) the weights, pair by pair.
+        expression: (M, S, P) sums of the log-normalised expression.
+        expressed: (M, S, P) sums of the indicator "the gene is expressed", 0 or 1.
+        counts: (M, S, P) sums of the raw counts.
+        mass: (M, S) sums of the weights; zero where no visible cell is within the cutoff.
+        weight: (E, S) weights of each pair.
         query: (E,) query of each pair, ascending.
         visible: (E,) visible cell of each pair.
     """
@@ -51,10 +51,10 @@ class Surroundings:
     query: Tensor
     visible: Tensor
 
-    def to(self, where: torch.device | torch.dtype) -> Surroundings:
-        """Copy to a device, or to a precision, which the indices have none of."""
+    def to(self, where: torch.device | torch.dtype) -> NeighbourSums:
+        """Copy to a device, or convert to a precision; the indices `query` and `visible` keep their type."""
         is_device = isinstance(where, torch.device)
-        return Surroundings(
+        return NeighbourSums(
             expression=self.expression.to(where),
             expressed=self.expressed.to(where),
             counts=self.counts.to(where),
@@ -65,23 +65,24 @@ class Surroundings:
         )
 
 
-def look_around(
+def sum_neighbours(
     query: NDArray[np.float64],
     visible: NDArray[np.float64],
     expression: csr_matrix,
     counts: csr_matrix,
     total_counts: NDArray[np.float64],
     recipe: ObjectiveRecipe,
-) -> Surroundings:
-    """Sum what surrounds each query, weighted by a Gaussian of distance and by the reliability of each cell.
+) -> NeighbourSums:
+    """Sum the visible cells around each query, weighted by a Gaussian of the distance and by the depth of the cell.
 
-    A visible cell at distance d, of t counts, weighs exp(-d^2 / 2 s^2) * t / (t + 10): a void cell weighs nothing.
+    A visible cell with t counts at distance d has the weight exp(-d^2 / 2 s^2) * t / (t + 10) at scale s. The weight
+    of a void cell is zero.
 
     Args:
-        query: (M, 2) places, in radii.
-        visible: (V, 2) places, in radii.
-        expression: (V, P) log-normalised.
-        counts: (V, P) raw, of the same sparsity.
+        query: (M, 2) coordinates of the queries, in radii.
+        visible: (V, 2) coordinates of the visible cells, in radii.
+        expression: (V, P) log-normalised expression.
+        counts: (V, P) raw counts, of the same sparsity.
         total_counts: (V,) depth of each cell.
         recipe: Scales s and cutoff, in radii.
 
@@ -89,49 +90,54 @@ def look_around(
         The sums, in double precision.
     """
     pairs = cKDTree(query).sparse_distance_matrix(cKDTree(visible), recipe.cutoff, output_type="ndarray")
-    pairs = pairs[np.lexsort((pairs["j"], pairs["i"]))]  # slide order: a tile sums as the whole slide does
+    # Cells are summed in slide order, so the sums of a tile equal those of the whole slide bit for bit.
+    pairs = pairs[np.lexsort((pairs["j"], pairs["i"]))]
     reliability = (total_counts / (total_counts + RELIABLE_COUNTS))[pairs["j"]]
     squared = pairs["v"] ** 2
     weight = np.stack([np.exp(-0.5 * squared / s**2) * reliability for s in recipe.scales], axis=1)
     indptr = np.searchsorted(pairs["i"], np.arange(len(query) + 1))
-    near = pairs["j"].astype(np.int64)
-    expressions, shares, compositions = sum_around(indptr, near, weight, expression, counts)
+    neighbour = pairs["j"].astype(np.int64)
+    expression_sums, expressed_sums, count_sums = weighted_sums(indptr, neighbour, weight, expression, counts)
     mass = np.stack([np.bincount(pairs["i"], column, len(query)) for column in weight.T], axis=1)
-    return Surroundings(
-        expression=torch.from_numpy(expressions),
-        expressed=torch.from_numpy(shares),
-        counts=torch.from_numpy(compositions),
+    return NeighbourSums(
+        expression=torch.from_numpy(expression_sums),
+        expressed=torch.from_numpy(expressed_sums),
+        counts=torch.from_numpy(count_sums),
         mass=torch.from_numpy(mass),
         weight=torch.from_numpy(weight),
         query=torch.from_numpy(pairs["i"].astype(np.int64)),
-        visible=torch.from_numpy(near),
+        visible=torch.from_numpy(neighbour),
     )
 
 
 class Terms(NamedTuple):
-    """What a smoother blends: every scale, each drawn a little to the next wider one, then the training cells.
+    """Estimates that a smoother blends: one for each scale, narrowest first, and last that of the training cells.
+
+    Every estimate is shrunk towards the next wider one, see `shrink`.
 
     Args:
-        means: (M, S + 1, P) of log-normalised expression.
-        shares: (M, S + 1, P) of "the gene is expressed".
-        compositions: (M, S + 1, P) of the counts among the genes.
+        means: (M, T, P) log-normalised expression.
+        expressed: (M, T, P) P(expressed).
+        compositions: (M, T, P) fraction of the counts in each gene.
     """
 
     means: Tensor
-    shares: Tensor
+    expressed: Tensor
     compositions: Tensor
 
 
 class Smoother(nn.Module):
-    """Blends the means around a query and the training mean, with weights of each gene's own.
+    """Blend of the means around a query and the mean of the training cells.
 
-    Compositions and state frequencies are blended as logarithms, with weights that all genes and states share.
+    Means and P(expressed) have blending weights for each gene. Compositions and state probabilities are blended as
+    logarithms, with weights that all genes and states share.
 
     Args:
         num_genes: G.
         recipe: Scales.
     """
 
+    # These names stand in checkpoints: `share` is P(expressed) there.
     mean_profile: Tensor
     share_profile: Tensor
     composition_profile: Tensor
@@ -145,61 +151,63 @@ class Smoother(nn.Module):
         self.mean_weights = nn.Parameter(torch.full((num_terms, num_genes), 1 / num_terms))
         self.share_weights = nn.Parameter(torch.full((num_terms, num_genes), 1 / num_terms))
         self.composition_weights = nn.Parameter(torch.zeros(num_terms))  # before the softmax
-        self.state_weights = nn.Parameter(torch.zeros(num_terms))
+        self.state_weights = nn.Parameter(torch.zeros(num_terms))  # before the softmax
 
-    def terms(self, around: Surroundings, genes: Tensor) -> Terms:
-        """What is blended.
+    def terms(self, neighbours: NeighbourSums, genes: Tensor) -> Terms:
+        """Compute the estimates to blend.
 
         Args:
-            around: Sums around M queries.
+            neighbours: Sums around M queries.
             genes: (P,) vocabulary rows of the panel.
 
         Returns:
-            The terms, the narrowest scale first and the training cells last.
+            The estimates, the narrowest scale first and the training cells last.
         """
+        mass, counts = neighbours.mass, neighbours.counts
         return Terms(
-            shrink(around.expression, around.mass, self.mean_profile[genes], PRIOR_MASS),
-            shrink(around.expressed, around.mass, self.share_profile[genes], PRIOR_MASS),
-            shrink(around.counts, around.counts.sum(-1), self.composition_profile[genes], PRIOR_COUNTS),
+            shrink(neighbours.expression, mass, self.mean_profile[genes], PRIOR_MASS),
+            shrink(neighbours.expressed, mass, self.share_profile[genes], PRIOR_MASS),
+            shrink(counts, counts.sum(-1), self.composition_profile[genes], PRIOR_COUNTS),
         )
 
     def forward(self, terms: Terms, frequencies: Tensor, genes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Blend.
+        """Blend the estimates.
 
         Args:
             terms: From `terms`.
-            frequencies: (M, S + 1, K) of the cell states, see `CellStates.frequencies`.
+            frequencies: (M, T, K) frequencies of the cell states, see `CellStates.frequencies`.
             genes: (P,) vocabulary rows of the panel.
 
         Returns:
-            What the surroundings say by themselves: magnitude, logit, composition and state of an `Output`.
+            Magnitude, logit, composition and state of an `Output`, before the correction of the network.
         """
         mean = _blend(terms.means, self.mean_weights[:, genes])
-        share = _blend(terms.shares, self.share_weights[:, genes])
-        logit = torch.logit(share.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
+        expressed = _blend(terms.expressed, self.share_weights[:, genes])
+        logit = torch.logit(expressed.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
         composition = _blend(terms.compositions.log(), self.composition_weights.softmax(0)[:, None])
         state = _blend(frequencies.log(), self.state_weights.softmax(0)[:, None])
         return mean, logit, composition, state
 
 
 def _blend(terms: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of (M, T, P) over T; as a batch of products it would be a product for each gene."""
+    """Weighted sum of (M, T, P) over T. An einsum would run a separate matrix product for each gene."""
     return (terms * weights).sum(1)
 
 
 def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
-    """Means with the next wider mean as a prior, the widest with the training profile, which is the last term.
+    """Divide sums by their mass, with the next wider mean as a prior; the prior of the widest is the training profile.
 
-    So where nobody is near, a narrow mean is what the wider ones say, and not what the whole tissue says.
+    Where few cells are near, a narrow mean thus approaches the wider ones, which are local too, and not the profile of
+    the whole tissue.
 
     Args:
         sums: (M, S, P) weighted sums, the narrowest scale first.
         mass: (M, S) sums of the weights.
-        profile: (P,) of the training cells.
+        profile: (P,) mean of the training cells.
         prior: Mass of the next wider mean.
 
     Returns:
-        (M, S + 1, P), the profile last.
+        (M, S + 1, P) means, the profile last.
     """
     terms = [profile.expand(len(sums), -1)]
     for scale in reversed(range(sums.shape[1])):
@@ -208,7 +216,7 @@ def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
 
 
 class LeastSquares:
-    """Normal equations of one small regression per gene, gathered batch by batch.
+    """Linear regression for each gene, from normal equations that are summed batch by batch.
 
     Args:
         num_terms: T predictors.
@@ -221,11 +229,11 @@ class LeastSquares:
         self.num_queries = torch.zeros(num_genes, dtype=torch.float64)
 
     def add(self, terms: Tensor, target: Tensor, genes: Tensor) -> None:
-        """Add M queries.
+        """Add the equations of M queries.
 
         Args:
             terms: (M, T, P) predictors.
-            target: (M, P) what they should give.
+            target: (M, P) values to predict.
             genes: (P,) vocabulary rows of the panel.
         """
         terms, target = terms.double(), target.double()
@@ -233,17 +241,18 @@ class LeastSquares:
         self.moment.index_add_(0, genes, torch.einsum("msp,mp->ps", terms, target))
         self.num_queries[genes] += len(target)
 
-    def solve(self, belief: float) -> Tensor:
-        """Weights of every gene, drawn to the weights that serve all genes together.
+    def solve(self, prior_count: float) -> Tensor:
+        """Solve for the weights of every gene, shrunk towards the weights of one regression over all genes.
 
         Args:
-            belief: How many queries' worth of belief a gene has in the shared weights.
+            prior_count: Number of queries that the shared weights count as.
 
         Returns:
-            (T, G) float32.
+            (T, G) float32 weights.
         """
         gram, moment = self.gram.numpy(), self.moment.numpy()
         per_query = self.gram.diagonal(dim1=1, dim2=2) / self.num_queries.clamp(min=1)[:, None]
+        # Scales that hardly differ make the equations nearly singular, hence the small ridge.
         shared = shared_weights(gram, moment, ridge=1e-6 * (1 + float(np.trace(gram.sum(axis=0)))))
-        weights = shrunk_weights(gram, moment, shared, precision=belief * per_query.numpy() + 1e-6)
+        weights = shrunk_weights(gram, moment, shared, precision=prior_count * per_query.numpy() + 1e-6)
         return torch.from_numpy(weights.T).float().contiguous()

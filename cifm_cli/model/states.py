@@ -1,7 +1,7 @@
-"""Cell states: the few dozen kinds of cell that a masked place may hold, and how often each stands near it.
+"""Cell states: clusters of the training cells by expression, and their frequencies around a query.
 
-A masked cell between a tumour and a T-cell zone is one or the other, never their mean. So the training cells are sorted
-into states, and the head infers a probability of each: a distribution over cells, where the mean belongs to none.
+A masked cell between a tumour and a T-cell zone belongs to one of them; the mean expression of both belongs to no
+cell. So the head infers a probability for each state beside the mean.
 
 Letters: K states, M query cells, V visible cells, S scales, P genes of the panel, G genes of the vocabulary.
 """
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from cifm_cli.model.masking import Expression
-    from cifm_cli.model.smoother import Surroundings
+    from cifm_cli.model.smoother import NeighbourSums
 
-COMPONENTS = 30  # principal components in which cells are told apart
-RESTARTS = 3  # of k-means; the tightest sorting is kept
-FAR = 100.0  # expression of a state that no cell is in
-RARE = 1e-6  # and its frequency
-PRIOR_MASS = 2.0  # mass of the next wider frequencies in every frequency
+COMPONENTS = 30  # principal components that cells are clustered in
+RESTARTS = 3  # of k-means; the clustering with the smallest inertia is used
+FAR = 100.0  # expression of unused states, so far from any cell that none is assigned to them
+RARE = 1e-6  # frequency of unused states, positive because logarithms are taken
+PRIOR_MASS = 2.0  # weight of the next wider frequencies in every frequency
 
 
 class CellStates(nn.Module):
-    """K profiles of expression; a cell is in the state whose profile is nearest.
+    """K mean profiles of expression. The state of a cell is that of the nearest profile.
 
     Args:
         num_states: K.
@@ -48,65 +48,66 @@ class CellStates(nn.Module):
         self.register_buffer("frequency", torch.full((num_states,), 1 / num_states))
 
     def fill(self, profiles: Tensor, frequency: Tensor) -> None:
-        """Take over what `fit_states` found; where it found fewer than K states, the others stay out of reach.
+        """Set the states from `fit_states`. If there are fewer than K, no cell is assigned to the others.
 
         Args:
-            profiles: (n, G), n at most K.
-            frequency: (n,) of the training cells.
+            profiles: (n, G) mean expression of each state, n at most K.
+            frequency: (n,) fraction of the training cells in each state.
         """
-        num_found = len(frequency)
+        num_used = len(frequency)
         self.profiles.fill_(FAR)
-        self.profiles[:num_found] = profiles
+        self.profiles[:num_used] = profiles
         self.frequency.fill_(RARE)
-        self.frequency[:num_found] = frequency
+        self.frequency[:num_used] = frequency
         self.frequency /= self.frequency.sum()
 
     @torch.no_grad()
-    def sort_cells(self, expression: Expression, genes: Tensor) -> Tensor:
-        """State of each cell; on a panel that lacks genes, the genes it has decide.
+    def assign_states(self, expression: Expression, genes: Tensor) -> Tensor:
+        """Assign cells to states by the genes of a panel.
 
-        Each cell is summed on its own, in the order of its genes: the answer does not depend on the other cells.
+        Each cell is summed separately, in the order of its genes, so its state does not depend on the other cells.
 
         Args:
-            expression: Of V cells.
+            expression: Expression of V cells.
             genes: (P,) vocabulary rows of the panel.
 
         Returns:
             (V,) states.
         """
-        closeness = functional.embedding_bag(
+        # argmin |x - p|^2 = argmax <x, p> - |p|^2 / 2, and <x, p> needs the non-zero genes only.
+        product = functional.embedding_bag(
             expression.genes,
             self.profiles.T.contiguous(),
             expression.offsets,
             mode="sum",
             per_sample_weights=expression.values.to(self.profiles.dtype),
         )
-        return (closeness - self.profiles[:, genes].square().sum(1) / 2).argmax(1)
+        return (product - self.profiles[:, genes].square().sum(1) / 2).argmax(1)
 
-    def frequencies(self, around: Surroundings, state: Tensor) -> Tensor:
-        """How often each state stands around the queries, at every scale, drawn a little to the next wider one.
+    def frequencies(self, neighbours: NeighbourSums, state: Tensor) -> Tensor:
+        """Frequency of each state around the queries, at every scale, shrunk towards the next wider scale.
 
         Args:
-            around: Pairs of M queries and visible cells.
+            neighbours: Pairs of M queries and visible cells.
             state: (V,) states of the visible cells.
 
         Returns:
-            (M, S + 1, K), positive, rows sum to 1; the last term is the frequency among training cells.
+            (M, S + 1, K) positive frequencies that sum to 1 over K; the last term is that of the training cells.
         """
-        num_queries, num_scales = around.mass.shape
+        num_queries, num_scales = neighbours.mass.shape
         num_states = len(self.frequency)
-        weighted = around.weight.new_zeros(num_queries * num_states, num_scales)
-        weighted = weighted.index_add(0, around.query * num_states + state[around.visible], around.weight)
+        weighted = neighbours.weight.new_zeros(num_queries * num_states, num_scales)
+        weighted = weighted.index_add(0, neighbours.query * num_states + state[neighbours.visible], neighbours.weight)
         sums = weighted.view(num_queries, num_states, num_scales)
-        return shrink(sums.swapaxes(1, 2), around.mass, self.frequency, PRIOR_MASS)
+        return shrink(sums.swapaxes(1, 2), neighbours.mass, self.frequency, PRIOR_MASS)
 
 
-def nearest_profile(values: Tensor, profiles: Tensor) -> Tensor:
-    """State of cells given densely, as the truth is.
+def nearest_state(values: Tensor, profiles: Tensor) -> Tensor:
+    """Assign cells to states, given dense expression.
 
     Args:
         values: (M, P) log-normalised expression.
-        profiles: (K, P) of the states.
+        profiles: (K, P) mean expression of the states.
 
     Returns:
         (M,) states.
@@ -115,15 +116,15 @@ def nearest_profile(values: Tensor, profiles: Tensor) -> Tensor:
 
 
 def fit_states(expression: csr_matrix, num_states: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Sort training cells into states: k-means on principal components.
+    """Cluster training cells into states by k-means on principal components.
 
     Args:
-        expression: (N, P) log-normalised, at least as many cells as states.
+        expression: (N, P) log-normalised expression of at least K cells.
         num_states: K.
-        seed: Of components and k-means.
+        seed: Seed of the principal components and of k-means.
 
     Returns:
-        (K, P) mean expression of each state and (K,) share of the cells in it, both float32.
+        (K, P) mean expression of each state and (K,) fraction of the cells in it, both float32.
     """
     dense = expression.toarray()
     label = cluster_cells(dense, num_states, num_components=COMPONENTS, seed=seed, restarts=RESTARTS)

@@ -1,4 +1,4 @@
-"""Which genes a model knows, and where a slide's panel meets them."""
+"""The vocabulary of a model, and the panel: the genes that a slide shares with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cifm_cli.errors import CifmError
-from cifm_cli.report.terminal import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,16 +16,16 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.slide import Slide
 
-FEW_SHARED = 0.5  # share of a panel below which the user is warned
+FEW_SHARED = 0.5  # fraction of the genes of a slide below which the user is warned
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The genes that a slide and a model share, in the slide's order.
+    """Genes that a slide and a model share, in the order of the slide.
 
     Args:
-        columns: (P,) columns of the slide.
-        vocabulary_rows: (P,) rows of the vocabulary.
+        columns: (P,) column of each gene in the slide.
+        vocabulary_rows: (P,) row of each gene in the vocabulary.
     """
 
     columns: NDArray[np.int64]
@@ -34,40 +33,49 @@ class Panel:
 
     @property
     def num_genes(self) -> int:
-        """P."""
+        """Number of shared genes, P."""
         return len(self.columns)
 
 
 def union_vocabulary(slides: Sequence[Slide]) -> tuple[str, ...]:
-    """The ordered vocabulary of a corpus: genes in the order in which the slides bring them.
+    """Genes of several slides, in the order of their first appearance.
 
     Args:
-        slides: At least one.
+        slides: At least one slide.
 
     Returns:
-        Ensembl ids without repetition.
+        Ensembl ids, each once.
     """
     return tuple(dict.fromkeys(gene for slide in slides for gene in slide.gene_ids))
 
 
-def warn_of_few_shared(slide: Slide, panel: Panel) -> None:
-    """Say so where a model knows few of a slide's genes: the others are neither read nor inferred."""
-    if panel.num_genes < FEW_SHARED * slide.num_genes:
-        warn(f"slide {slide.name}: the model knows only {panel.num_genes} of its {slide.num_genes} genes")
+def panel_notes(slide: Slide, panel: Panel) -> list[str]:
+    """Warnings about a panel for the user.
+
+    Args:
+        slide: The slide.
+        panel: The genes that it shares with a model. The model neither reads nor infers the other genes.
+
+    Returns:
+        A warning if the panel has less than half of the genes of the slide; otherwise none.
+    """
+    if panel.num_genes >= FEW_SHARED * slide.num_genes:
+        return []
+    return [f"slide {slide.name}: the model knows only {panel.num_genes} of its {slide.num_genes} genes"]
 
 
 def match_panel(slide: Slide, vocabulary: Sequence[str]) -> Panel:
-    """Find a slide's genes in a vocabulary.
+    """Find the genes of a slide in a vocabulary.
 
     Args:
-        slide: Any slide.
+        slide: The slide.
         vocabulary: Ordered Ensembl ids of a model.
 
     Returns:
         The shared genes.
 
     Raises:
-        CifmError: They share none.
+        CifmError: The slide and the vocabulary share no gene.
     """
     rows = {gene: row for row, gene in enumerate(vocabulary)}
     shared = [(column, rows[gene]) for column, gene in enumerate(slide.gene_ids) if gene in rows]

@@ -61,7 +61,7 @@ class UpdateSchedule:
         requested_steps: Number of steps; two sweeps by default.
         update_fraction: Fraction of the residents that one step updates.
         form: What an updated cell becomes. `state`: a real cell of a state that is drawn from the predicted
-            probabilities (see `cell_states`); `sample`: integer counts, drawn gene by gene; `mean`: the prediction
+            probabilities (see `StateSampler`); `sample`: integer counts, drawn gene by gene; `mean`: the prediction
             itself; `gated`: the prediction, zero for genes with a low P(expressed).
         seed: Seed of all random draws.
     """

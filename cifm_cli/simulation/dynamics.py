@@ -13,8 +13,8 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli.inference.predict import predict_cells
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.simulation.cell_states import CellStates, fit_cell_states
 from cifm_cli.simulation.sampling import draw_counts
+from cifm_cli.simulation.state_sampler import StateSampler, fit_state_sampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,12 +37,12 @@ class Dynamics:
     Args:
         model: The model.
         schedule: Which cells are updated when, and how.
-        cell_states: The states of the tissue, for the form `state`; None for the other forms.
+        state_sampler: Draws cells of a state, for the form `state`; None for the other forms.
     """
 
     model: LoadedModel
     schedule: UpdateSchedule
-    cell_states: CellStates | None
+    state_sampler: StateSampler | None
 
     def run(self, tissue: TissueState, replicate: int = 0) -> Iterator[TissueState]:
         """Update a tissue step by step.
@@ -76,8 +76,8 @@ class Dynamics:
         prediction = predict_cells(self.model, tissue.slide, np.arange(tissue.slide.num_cells), cells)
         depths = tissue.depths[cells]
         integer_depths = np.rint(depths).astype(np.int64)
-        if self.cell_states:
-            return tissue.with_counts(cells, csr_matrix(self.cell_states.draw(prediction, integer_depths, generator)))
+        if self.state_sampler:
+            return tissue.with_counts(cells, csr_matrix(self.state_sampler.draw(prediction, integer_depths, generator)))
         target_sum = self.model.checkpoint.recipe.data.target_sum
         expected = expected_counts(prediction, self.schedule.form, target_sum)
         empty = expected.sum(axis=1) == 0
@@ -102,7 +102,7 @@ def fit_dynamics(model: LoadedModel, tissue: TissueState, schedule: UpdateSchedu
     """
     if schedule.form != "state":
         return Dynamics(model, schedule, None)
-    return Dynamics(model, schedule, fit_cell_states(model, tissue.slide, schedule.update_fraction, schedule.seed))
+    return Dynamics(model, schedule, fit_state_sampler(model, tissue.slide, schedule.update_fraction, schedule.seed))
 
 
 def expected_counts(prediction: Prediction, form: Form, target_sum: float) -> NDArray[np.float64]:

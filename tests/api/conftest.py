@@ -14,7 +14,7 @@ import torch
 import cifm_cli
 from cifm_cli.data.slide import open_slide
 from cifm_cli.model.checkpoint import MODEL_FILE, save_checkpoint
-from cifm_cli.model.network import Network
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.provenance import seeded_torch
 from cifm_cli.recipe import parse
 
@@ -31,7 +31,7 @@ def run_folder(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactor
     slide = open_slide(prepared_synthetic)
     recipe = parse({"model": {"width": 8, "encoder_layers": 1, "decoder_layers": 1}}, "test")
     with seeded_torch(0, "network"):
-        network = Network(slide.num_genes, recipe)
+        network = Ensemble(slide.num_genes, recipe)
         for weight in network.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
     folder = tmp_path_factory.mktemp("runs") / "random"

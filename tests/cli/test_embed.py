@@ -18,7 +18,7 @@ def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.Monk
     """A workspace with a prepared slide and a run with random weights."""
     from cifm_cli.data.slide import open_slide
     from cifm_cli.model.checkpoint import save_checkpoint
-    from cifm_cli.model.network import Network
+    from cifm_cli.model.ensemble import Ensemble
     from cifm_cli.provenance import seeded_torch
     from cifm_cli.recipe import parse
 
@@ -28,7 +28,7 @@ def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.Monk
         open_slide(prepared_synthetic).gene_ids,
     )
     with seeded_torch(0, "network"):
-        save_checkpoint(tmp_path / "runs/latest/model.safetensors", Network(len(genes), recipe), recipe, genes, {})
+        save_checkpoint(tmp_path / "runs/latest/model.safetensors", Ensemble(len(genes), recipe), recipe, genes, {})
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -51,13 +51,13 @@ def test_the_readable_form_says_the_same(cifm, prepared_synthetic: Path) -> None
 
 def test_a_run_and_its_model(cifm, tmp_path: Path) -> None:
     from cifm_cli.model.checkpoint import save_checkpoint
-    from cifm_cli.model.network import Network
+    from cifm_cli.model.ensemble import Ensemble
     from cifm_cli.recipe import Recipe
     from cifm_cli.recipe_sections import ModelRecipe
 
     recipe = Recipe(model=ModelRecipe(width=8))
     genes = ("ENSG1", "ENSG2", "ENSG3")
-    save_checkpoint(tmp_path / "model.safetensors", Network(len(genes), recipe), recipe, genes, {"seed": 7})
+    save_checkpoint(tmp_path / "model.safetensors", Ensemble(len(genes), recipe), recipe, genes, {"seed": 7})
     found = facts(cifm, tmp_path)
     assert found == facts(cifm, tmp_path / "model.safetensors")
     assert (found["kind"], found["genes"], found["recipe"]["model"]["width"]) == ("checkpoint", 3, 8)

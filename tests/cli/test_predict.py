@@ -1,4 +1,4 @@
-"""`cifm predict` as typed: hidden cells and free places."""
+"""`cifm predict` on the command line: hidden cells and free positions."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 
 from cifm_cli import keys
-from cifm_cli.inference.predict_slide import far_apart
+from cifm_cli.inference.predict_slide import split_far_apart
 
 
 def save_run(tables: dict, slide: Path) -> None:
-    """Save a network with random weights as `runs/latest` of the folder we are in."""
+    """Save a network with random weights as `runs/latest` of the working directory."""
     import torch
 
     from cifm_cli.data.slide import open_slide
     from cifm_cli.model.checkpoint import save_checkpoint
-    from cifm_cli.model.network import Network
+    from cifm_cli.model.ensemble import Ensemble
     from cifm_cli.provenance import seeded_torch
     from cifm_cli.recipe import parse
 
     recipe, genes = parse(tables, "test"), open_slide(slide).gene_ids
     with seeded_torch(0, "network"):
-        network = Network(len(genes), recipe)
+        network = Ensemble(len(genes), recipe)
         for weight in network.parameters():
             weight.data.add_(0.1 * torch.randn_like(weight))
     save_checkpoint(Path("runs/latest/model.safetensors"), network, recipe, genes, {})
@@ -45,7 +45,7 @@ def places(name: str, *lines: str) -> Path:
     return Path(name)
 
 
-def test_every_cell_in_the_order_of_the_download(cifm, workspace: Path) -> None:
+def test_every_cell_is_written_in_the_order_of_the_download(cifm, workspace: Path) -> None:
     code, out, _ = cifm("predict", "prepared/tissue.h5ad", "--json")
     assert code == 0
     found = ad.read_h5ad("predicted/tissue.h5ad")
@@ -58,7 +58,7 @@ def test_every_cell_in_the_order_of_the_download(cifm, workspace: Path) -> None:
     assert 0 <= found.layers["expressed"].min() <= found.layers["expressed"].max() <= 1
 
 
-def test_gated_is_the_mean_where_genes_are_likely(cifm, workspace: Path) -> None:
+def test_gated_is_the_mean_where_a_gene_is_likely_expressed(cifm, workspace: Path) -> None:
     for form in ("mean", "gated"):
         words = ("--form", form, "--threshold", "0.4", "--out", f"{form}.h5ad")
         assert cifm("predict", "prepared/tissue.h5ad", *words).code == 0
@@ -68,7 +68,7 @@ def test_gated_is_the_mean_where_genes_are_likely(cifm, workspace: Path) -> None
     assert np.array_equal(gated.X, np.where(likely, mean.X, 0))
 
 
-def test_the_median_of_cells_and_of_places(cifm, workspace: Path) -> None:
+def test_the_median_of_cells_and_of_positions(cifm, workspace: Path) -> None:
     at = ("--at", places("p.csv", "x,y", "200,200", "300,310"))
     for where in ((), at):
         for form in ("mean", "median"):
@@ -91,7 +91,7 @@ def test_a_model_without_a_mean_has_no_median(cifm, workspace: Path) -> None:
     assert not Path("predicted").exists()
 
 
-def test_a_place_does_not_know_of_the_other_places(cifm, workspace: Path) -> None:
+def test_a_position_has_no_effect_on_the_others(cifm, workspace: Path) -> None:
     x, y = ad.read_h5ad("prepared/tissue.h5ad").obsm[keys.SPATIAL][100]
     lonely = places("one.csv", "x_um,y_um", f"{x + 3},{y}")
     crowded = places("many.csv", "x,y", f"{x + 3},{y}", f"{x + 4},{y + 1}", f"{x + 3},{y}", f"{x - 5},{y}")
@@ -105,11 +105,11 @@ def test_a_place_does_not_know_of_the_other_places(cifm, workspace: Path) -> Non
     assert not np.allclose(one.X[0], many.X[3], rtol=1e-5, atol=1e-6)
 
 
-def test_rounds_hold_places_far_apart() -> None:
-    """a-b-c, 10 um a dash: within 10 um b conflicts with both, a and c go together."""
+def test_positions_of_a_round_are_far_apart() -> None:
+    """a-b-c, 10 um apart: b is within 10 um of both others, a and c are in one round."""
     places_um = np.array([[0.0, 0], [10, 0], [20, 0]])
-    assert [part.tolist() for part in far_apart(places_um, 10.0)] == [[0, 2], [1]]
-    assert [part.tolist() for part in far_apart(places_um, 9.9)] == [[0, 1, 2]]
+    assert [part.tolist() for part in split_far_apart(places_um, 10.0)] == [[0, 2], [1]]
+    assert [part.tolist() for part in split_far_apart(places_um, 9.9)] == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_rounds_hold_places_far_apart() -> None:
         (("x,y", "-9000,-9000"), "no cell of tissue is within"),
     ],
 )
-def test_wrong_places(cifm, workspace: Path, lines: tuple[str, ...], message: str) -> None:
+def test_unusable_positions(cifm, workspace: Path, lines: tuple[str, ...], message: str) -> None:
     code, out, err = cifm("predict", "prepared/tissue.h5ad", "--at", places("p.csv", *lines))
     assert (code, out) == (1, "")
     assert err.startswith("error: ")
@@ -130,7 +130,7 @@ def test_wrong_places(cifm, workspace: Path, lines: tuple[str, ...], message: st
     assert not Path("predicted").exists()
 
 
-def test_a_missing_file_of_places(cifm, workspace: Path) -> None:
+def test_a_missing_file_of_positions(cifm, workspace: Path) -> None:
     code, _, err = cifm("predict", "prepared/tissue.h5ad", "--at", "none.csv")
     assert code == 1
     assert "error: --at none.csv: not a readable CSV file" in err

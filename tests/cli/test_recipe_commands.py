@@ -17,7 +17,7 @@ def test_list_names_every_shipped_recipe(cifm) -> None:
     assert list(json.loads(cifm("recipes", "list", "--json").out)) == list(recipe.shipped())
 
 
-def test_show_prints_the_file_as_it_is(cifm) -> None:
+def test_show_prints_the_file_unchanged(cifm) -> None:
     assert cifm("recipes", "show", "xenium") == (0, recipe.find("xenium").read_text(encoding="utf8"), "")
 
 
@@ -61,7 +61,7 @@ def test_check_shows_every_mistake_and_the_nearest_key(cifm, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "hint"), [("xenum", "did you mean xenium?"), ("nothing_like_it", "shipped recipes: demo, ")]
 )
-def test_an_unknown_recipe_names_the_nearest(cifm, name: str, hint: str) -> None:
+def test_the_hint_names_a_similar_recipe(cifm, name: str, hint: str) -> None:
     code, _, err = cifm("recipes", "show", name)
     assert code == 1
     assert f"hint: {hint}" in err

@@ -1,4 +1,4 @@
-"""The network's numbers with weights that no generator made: refactors of `model/` must leave them as they are."""
+"""Outputs of the network for weights set by formula, which changes of the code must preserve."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_network_numbers(form: str, golden: Callable[[str, object], object]) -> 
     ready = mask_tile(slide, tile, np.array([7, 14]), match_panel(slide, slide.gene_ids), recipe, torch.float64)
     with torch.no_grad():
         output = network(TorchBackend(), ready)
-    answers = {name: answer for name, answer in output._asdict().items() if answer is not None and name != "profiles"}
-    computed = {name: answer.tolist() for name, answer in answers.items()}
+    outputs = {name: values for name, values in output._asdict().items() if values is not None and name != "profiles"}
+    computed = {name: values.tolist() for name, values in outputs.items()}
     expected = golden(f"network_{form}", computed)
     for name, values in computed.items():
         assert np.asarray(values) == pytest.approx(np.asarray(expected[name]), rel=1e-9), name

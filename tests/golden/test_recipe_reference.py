@@ -1,4 +1,4 @@
-"""docs/recipes.md is the recipe classes' own docstrings: one source for help, schema and page."""
+"""docs/recipes.md is made from the docstrings of the recipe classes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
 HEAD = """\
 # Recipes
 
-A recipe is a TOML file of six sections. Every key has a default; an unknown key is refused with the nearest known one,
-and all mistakes are shown at once.
+A recipe is a TOML file with six sections. Every key has a default. An unknown key is an error, with a similar known key
+as a hint, and all mistakes are shown at once.
 
 ```bash
 cifm recipes list
@@ -22,11 +22,11 @@ cifm recipes check mine.toml
 cifm train mine.toml --set train.max_minutes=15
 ```
 
-`description` is the line that `cifm recipes list` shows. This page is written by `pytest --regenerate`.
+`description` is the line that `cifm recipes list` shows. `pytest tests/golden --regenerate` writes this page.
 """
 
 
-def shown(value: Any) -> str:
+def format_default(value: Any) -> str:
     if value is None:
         return "absent"
     return f"`{str(value).lower() if isinstance(value, bool) else list(value) if isinstance(value, tuple) else value}`"
@@ -37,7 +37,9 @@ def render() -> str:
     for name, field in Recipe.model_fields.items():
         keys = getattr(field.annotation, "model_fields", None)
         if keys:
-            rows = [f"| `{key}` | {shown(inner.default)} | {inner.description} |" for key, inner in keys.items()]
+            rows = [
+                f"| `{key}` | {format_default(inner.default)} | {inner.description} |" for key, inner in keys.items()
+            ]
             page += "\n".join(
                 [f"\n## [{name}]", "", field.annotation.__doc__, "", "| key | default | |", "|---|---|---|", *rows]
             )

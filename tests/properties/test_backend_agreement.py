@@ -1,4 +1,4 @@
-"""One checkpoint on every backend: the same answers, the same gradients, the same 50 steps of training."""
+"""One checkpoint on every backend: the same outputs, gradients, and losses of 50 training steps."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ FORMS = {
 }
 SHORT = {
     "train.steps": 50,
-    "train.max_minutes": 1e6,  # no clock may set the learning rate
+    "train.max_minutes": 1e6,  # the learning rate must not depend on time
     "train.warmup_steps": 5,
-    "train.learning_rate": 1e-3,  # at twice that, the literal form magnifies the rounding of float32 a thousandfold
+    "train.learning_rate": 1e-3,  # at twice this rate, the literal form amplifies the rounding of float32 a thousand times
     "train.validation_tiles": 1,
     "data.tile_cells": 64,
     "model.width": 16,
@@ -51,7 +51,7 @@ def loaded(name: str) -> Backend:
 
 
 def tissues() -> dict[str, np.ndarray]:
-    """Places of cells, in micrometres; the radius is 20."""
+    """Positions of cells in micrometres; the radius is 20."""
     generator = numpy_generator(0, "agreement")
     return {
         "random": generator.uniform(0, 90, (60, 2)),
@@ -83,7 +83,7 @@ def differentiate(network: Network, backend: Backend, tile: MaskedTile) -> dict[
 
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=str)
-def test_one_checkpoint_gives_one_answer(name: str, dtype: torch.dtype, allowed: float) -> None:
+def test_one_checkpoint_gives_one_output(name: str, dtype: torch.dtype, allowed: float) -> None:
     backend = loaded(name)
     for form, content in FORMS.items():
         recipe = parse(content, form)
@@ -120,7 +120,7 @@ def curve(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_fifty_steps_give_one_curve(
+def test_fifty_steps_give_the_same_losses(
     name: str, curve: Callable[[str, str], np.ndarray], record_property: Callable[[str, object], None]
 ) -> None:
     loaded(name)
@@ -135,10 +135,10 @@ def test_fifty_steps_give_one_curve(
 
 
 @pytest.mark.parametrize("name", ["torch", *OTHERS])
-def test_members_on_threads_learn_what_they_learn_in_turn(
+def test_members_trained_in_parallel_equal_members_trained_in_turn(
     name: str, prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two members share a tile, its graph and the backend: side by side they must not get into each other's way."""
+    """Two members share a tile, its graph and the backend; training them in parallel must not change the result."""
     from cifm_cli.app import main
 
     loaded(name)

@@ -1,4 +1,4 @@
-"""Every backend that loads obeys the laws of the seam, and the laws catch backends that don't."""
+"""Every backend that loads passes the conformance checks, and backends with a mistake fail them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import cifm_backends
 from cifm_backends.base import EdgeTerms, EdgeValues, Graph, Messages, NodeTerms
 from cifm_backends.conformance import check
-from cifm_backends.conformance_cases import Inputs, cases, draw
+from cifm_backends.conformance_cases import Inputs, all_cases, draw_case
 from cifm_backends.torch_reference import TorchBackend
 
 if TYPE_CHECKING:
@@ -34,20 +34,20 @@ def loaded(name: str) -> Backend:
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.dgl if n == "dgl" else ()) for n in REGISTERED])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_law_holds(name: str, dtype: torch.dtype, record_property: Callable[[str, object], None]) -> None:
-    findings = check(loaded(name), (dtype,))
-    measured = [finding for finding in findings if finding.tolerance > 0]
-    record_property("worst", str(max(measured, key=lambda finding: finding.error / finding.tolerance)))
-    assert not [str(finding) for finding in findings if not finding.holds]
+def test_every_check_passes(name: str, dtype: torch.dtype, record_property: Callable[[str, object], None]) -> None:
+    results = check(loaded(name), (dtype,))
+    measured = [result for result in results if result.tolerance > 0]
+    record_property("worst", str(max(measured, key=lambda result: result.error / result.tolerance)))
+    assert not [str(result) for result in results if not result.passed]
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.dgl if n == "dgl" else ()) for n in REGISTERED])
 def test_gradients_pass_gradcheck(name: str) -> None:
     backend = loaded(name)
-    case = next(case for case in cases() if case.name == "self loops")
-    trial = draw(backend, case, torch.float64, "cpu")
-    leaves = tuple(value.requires_grad_() for value in trial.inputs)
-    assert torch.autograd.gradcheck(lambda *values: trial.run(Inputs(*values)), leaves)
+    case = next(case for case in all_cases() if case.name == "self loops")
+    run = draw_case(backend, case, torch.float64, "cpu")
+    leaves = tuple(value.requires_grad_() for value in run.inputs)
+    assert torch.autograd.gradcheck(lambda *values: run.outputs(Inputs(*values)), leaves)
 
 
 class Broken(TorchBackend):
@@ -65,21 +65,21 @@ class Broken(TorchBackend):
             edges = EdgeTerms(edges.radial, edges.coordinate, 1)
         if self.mistake == "shift of the receiver only":
             shift = shift - shift.detach()
-        found = super().messages(graph, nodes, edges, shift)
+        messages = super().messages(graph, nodes, edges, shift)
         if self.mistake == "divided by the degree":
             degree = (graph.indptr[1:] - graph.indptr[:-1]).clamp(min=1)[:, None]
-            return found._replace(shift=found.shift / degree)
+            return messages._replace(shift=messages.shift / degree)
         if self.mistake == "float32 inside":
-            return Messages(found.pooled.float().to(found.pooled.dtype), found.shift)
-        if self.mistake == "cell 0 hears noise" and graph.num_cells:
-            return found._replace(pooled=found.pooled + 1e-9 * torch.rand_like(found.pooled))
-        return found
+            return Messages(messages.pooled.float().to(messages.pooled.dtype), messages.shift)
+        if self.mistake == "noise in cell 0" and graph.num_cells:
+            return messages._replace(pooled=messages.pooled + 1e-9 * torch.rand_like(messages.pooled))
+        return messages
 
     def read_edges(self, graph: Graph, h: Tensor, shift: Tensor) -> EdgeValues:
-        found = super().read_edges(graph, h, shift)
+        values = super().read_edges(graph, h, shift)
         if self.mistake == "literal form: ends exchanged":
-            return found._replace(target=found.source, source=found.target)
-        return found
+            return values._replace(target=values.source, source=values.target)
+        return values
 
     def sum_edges(self, graph: Graph, values: Tensor) -> Tensor:
         if self.mistake == "literal form: no gradient to edges":
@@ -88,7 +88,7 @@ class Broken(TorchBackend):
 
 
 @pytest.mark.parametrize(
-    ("mistake", "law"),
+    ("mistake", "quantity"),
     [
         ("no gradient to senders", "gradient of source"),
         ("transposed", "pooled"),
@@ -96,16 +96,16 @@ class Broken(TorchBackend):
         ("shift of the receiver only", "moved"),
         ("divided by the degree", "moved"),
         ("float32 inside", "pooled"),
-        ("cell 0 hears noise", "tensors that change between two runs"),
+        ("noise in cell 0", "tensors that change between two runs"),
         ("literal form: ends exchanged", "literal form: target"),
         ("literal form: no gradient to edges", "literal form: gradient of carried"),
     ],
 )
-def test_a_broken_backend_is_caught(mistake: str, law: str) -> None:
-    failures = [finding for finding in check(Broken(mistake), (torch.float64,)) if not finding.holds]
-    assert law in {finding.law for finding in failures}
-    assert all(str(finding).startswith("FAILS") for finding in failures)
+def test_a_mistake_fails_a_check(mistake: str, quantity: str) -> None:
+    failures = [result for result in check(Broken(mistake), (torch.float64,)) if not result.passed]
+    assert quantity in {result.quantity for result in failures}
+    assert all(str(result).startswith("FAILED") for result in failures)
 
 
-def test_the_unbroken_one_passes() -> None:
-    assert all(finding.holds for finding in check(Broken("none"), (torch.float64,)))
+def test_a_backend_without_mistake_passes() -> None:
+    assert all(result.passed for result in check(Broken("none"), (torch.float64,)))

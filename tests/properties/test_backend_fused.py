@@ -1,4 +1,4 @@
-"""What the fused backend promises beyond the laws: threads, sums and layouts change nothing."""
+"""Properties of the fused backend beyond conformance: threads, unused memory, and the accuracy of its sigmoid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def restored_threads() -> Iterator[None]:
 
 
 def ring(num_cells: int, reach: int) -> Graph:
-    """Each cell hears the `reach` cells before it, round the ring."""
+    """A ring in which each cell receives messages from the `reach` cells before it."""
     targets = torch.arange(num_cells).repeat_interleave(reach)
     sources = (targets.view(-1, reach) - torch.arange(1, reach + 1)).remainder(num_cells).sort(dim=1).values.flatten()
     indptr = torch.arange(num_cells + 1) * reach
@@ -56,16 +56,16 @@ def run(graph: Graph, width: int) -> list[torch.Tensor]:
 def test_the_number_of_threads_changes_no_bit(restored_threads: None) -> None:
     graph = ring(3000, 8)
     assert len(fused_cpu._bounds(fused_cpu._by_target(graph), 64)) > 4
-    answers = []
+    outputs = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        answers.append(run(graph, 64))
-    for other in answers[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(answers[0], other, strict=True))
+        outputs.append(run(graph, 64))
+    for other in outputs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(outputs[0], other, strict=True))
 
 
-def test_nan_stays_with_those_who_hear_it() -> None:
-    # cell 0 hears cells 3 and 4, cells 1 and 2 hear cell 0
+def test_nan_reaches_the_receiving_cells_only() -> None:
+    # cell 0 receives from cells 3 and 4, cells 1 and 2 receive from cell 0
     graph, width = ring(5, 2), 4
     terms = torch.ones(5, width)
     source = terms.clone()
@@ -77,22 +77,22 @@ def test_nan_stays_with_those_who_hear_it() -> None:
     assert found.pooled.isnan().any(dim=1).tolist() == [False, True, True, False, False]
 
 
-def test_memory_that_no_edge_wrote_reaches_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three edges fill no tile of four; what was in the fourth place may be anything."""
+def test_uninitialised_memory_reaches_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three edges do not fill a tile of four; the fourth entry is uninitialised."""
 
-    def poisoned(layer: fused_math.Layer) -> fused_math.Scratch:
+    def scratch_of_nan(layer: fused_math.Layer) -> fused_math.Scratch:
         scratch = fused_math.new_scratch(layer)
         for name in set(scratch._fields) - {"rho", "rho_slope", "tile_rho"}:  # these begin as zeros
             getattr(scratch, name).fill(np.nan)
         return scratch
 
     expected = run(ring(3, 1), 8)
-    monkeypatch.setattr(fused_cpu, "new_scratch", poisoned)
+    monkeypatch.setattr(fused_cpu, "new_scratch", scratch_of_nan)
     assert all(torch.equal(a, b) for a, b in zip(run(ring(3, 1), 8), expected, strict=True))
 
 
 @pytest.mark.parametrize(("kind", "allowed"), [(np.float32, 4e-7), (np.float64, 1e-15)])
-def test_sigmoid_is_exact_to_a_few_roundings(kind: type, allowed: float) -> None:
+def test_sigmoid_has_the_error_of_a_few_roundings(kind: type, allowed: float) -> None:
     @njit
     def sigmoid_all(values: np.ndarray, out: np.ndarray) -> None:
         for d in range(len(values)):
@@ -113,7 +113,7 @@ def test_sigmoid_is_exact_to_a_few_roundings(kind: type, allowed: float) -> None
 @given(
     st.integers(0, 9).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.tuples(*[st.integers(0, max(n - 1, 0))] * 2))))
 )
-def test_transposing_lists_every_edge_by_its_source(drawn: tuple[int, set[tuple[int, int]]]) -> None:
+def test_transpose_sorts_every_edge_by_its_source(drawn: tuple[int, set[tuple[int, int]]]) -> None:
     num_cells, pairs = drawn
     edges = sorted(pairs) if num_cells else []  # (target, source)
     targets, sources = np.array(edges, np.int64).reshape(-1, 2).T.copy()

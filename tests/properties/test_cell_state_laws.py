@@ -32,7 +32,7 @@ from cifm_cli.evaluation.predictors.base import ModelPredictor, predict_folds
 from cifm_cli.evaluation.report.tables import state_table
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.network import Network
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.states import fit_states
 from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import parse
@@ -51,10 +51,10 @@ def slide(prepared_synthetic: Path) -> Slide:
 def model(slide: Slide) -> LoadedModel:
     recipe = parse({"model": {"width": 16}, "objective": {"states": 6}, "data": {"tile_cells": 64}}, "test")
     with seeded_torch(0, "network"):
-        network = Network(slide.num_genes, recipe)
+        network = Ensemble(slide.num_genes, recipe)
         for weight in network.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
-    network.head.states.fill(*fit_states(slide.expression(slide.region("train"), 10_000.0), 6, seed=0))
+    network.first.head.states.fill(*fit_states(slide.expression(slide.region("train"), 10_000.0), 6, seed=0))
     checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
     return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
 

@@ -1,4 +1,4 @@
-"""Inference tile by tile is inference on the whole slide, in float32, whatever the size of a tile."""
+"""Inference tile by tile gives the results of the whole slide, in float32, for any size of the tiles."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from cifm_cli.inference import encode
 from cifm_cli.inference.encode import encode_cells
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.inference.predict import add_places, predict_cells
-from cifm_cli.inference.predict_slide import infer_blocks
+from cifm_cli.inference.predict_slide import predict_blocks
 from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.network import Network
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import parse
 
@@ -33,10 +33,10 @@ FORMS = {
 }
 
 
-def make_engine(slide: Slide, form: str, tile_cells: int, backend: str = "torch") -> LoadedModel:
+def make_model(slide: Slide, form: str, tile_cells: int, backend: str = "torch") -> LoadedModel:
     recipe = parse({**FORMS[form], "data": {"tile_cells": tile_cells}}, form)
     with seeded_torch(0, "network"):
-        network = Network(slide.num_genes, recipe)
+        network = Ensemble(slide.num_genes, recipe)
         for weight in network.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
     checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
@@ -48,40 +48,42 @@ def relative(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_tiles_are_the_whole_in_float32(prepared_synthetic: Path, form: str) -> None:
+def test_tiles_give_the_results_of_the_whole_slide(prepared_synthetic: Path, form: str) -> None:
     slide = open_slide(prepared_synthetic)
     everything = np.arange(slide.num_cells)
     hidden = np.sort(numpy_generator(0, "hidden").choice(everything, 60, replace=False))
-    whole, tiled = make_engine(slide, form, 100_000), make_engine(slide, form, 50)
+    whole, tiled = make_model(slide, form, 100_000), make_model(slide, form, 50)
     for level in ("microenvironment", "cell"):
         apart = relative(encode_cells(tiled, slide, level), encode_cells(whole, slide, level))
         assert apart < 1e-6, f"{level}: relative error {apart:.2e}"
-    expected, found = (predict_cells(engine, slide, everything, hidden) for engine in (whole, tiled))
+    expected, found = (predict_cells(model, slide, everything, hidden) for model in (whole, tiled))
     apart = max(relative(found.mean, expected.mean), relative(found.expressed, expected.expressed))
     assert apart < 1e-6, f"prediction: relative error {apart:.2e}"
 
 
 @pytest.mark.parametrize("form", ["deep", "flat"])
-def test_the_tiles_of_a_backend_that_stores_no_edges_are_the_whole(
+def test_the_tiles_of_a_backend_without_stored_edges_give_the_results_of_the_whole_slide(
     prepared_synthetic: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide = open_slide(prepared_synthetic)
-    engine = make_engine(slide, form, 16, "fused")
-    whole = encode_cells(engine, slide, "microenvironment")
-    assert encode.core_cells(engine) > slide.num_cells
-    monkeypatch.setattr(encode, "_MOST_CELLS", 50)
-    apart = relative(encode_cells(engine, slide, "microenvironment"), whole)
+    model = make_model(slide, form, 16, "fused")
+    whole = encode_cells(model, slide, "microenvironment")
+    assert encode.core_cells(model) > slide.num_cells
+    monkeypatch.setattr(encode, "_MAX_CORE_CELLS", 50)
+    apart = relative(encode_cells(model, slide, "microenvironment"), whole)
     assert apart < 1e-6, f"relative error {apart:.2e}"
 
 
-def test_layers_run_on_ever_fewer_cells_of_the_halo(prepared_synthetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_layer_runs_on_the_cells_that_reach_the_core(
+    prepared_synthetic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slide = open_slide(prepared_synthetic)
-    engine, core = make_engine(slide, "deep", 50), np.arange(200, 250)
+    model, core = make_model(slide, "deep", 50), np.arange(200, 250)
     monkeypatch.setattr(encode, "chunks", lambda *_: [core])
     sizes = []
-    for layer in engine.checkpoint.network.encoder:
+    for layer in model.checkpoint.network.first.encoder:
         layer.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[2])))
-    list(encode.encode_blocks(engine, slide, ["microenvironment"]))
+    list(encode.encode_blocks(model, slide, ["microenvironment"]))
     joined = np.linalg.norm(slide.xy_um[:, None] - slide.xy_um, axis=-1) <= slide.radius_um
     reached, hops = np.isin(np.arange(slide.num_cells), core), []
     for _ in range(4):
@@ -90,59 +92,59 @@ def test_layers_run_on_ever_fewer_cells_of_the_halo(prepared_synthetic: Path, mo
     assert sizes == hops[::-1]
 
 
-def test_levels_together_are_the_levels_apart(prepared_synthetic: Path) -> None:
+def test_two_levels_together_equal_each_level_alone(prepared_synthetic: Path) -> None:
     slide = open_slide(prepared_synthetic)
-    engine, rows = make_engine(slide, "factored", 60), np.arange(100, 400)
-    blocks = list(encode.encode_blocks(engine, slide, ["microenvironment", "cell"], rows))
+    model, rows = make_model(slide, "factored", 60), np.arange(100, 400)
+    blocks = list(encode.encode_blocks(model, slide, ["microenvironment", "cell"], rows))
     assert np.array_equal(np.concatenate([block.rows for block in blocks]), rows)
     for level in ("microenvironment", "cell"):
         together = np.concatenate([block.features[level] for block in blocks])
-        assert relative(together, encode_cells(engine, slide, level, rows)) < 1e-6
+        assert relative(together, encode_cells(model, slide, level, rows)) < 1e-6
 
 
-def test_every_cell_is_inferred_in_its_round(prepared_synthetic: Path) -> None:
-    """Tile by tile, each tile's rounds together, is round by round, each over the whole slide."""
+def test_blocks_equal_rounds_over_the_whole_slide(prepared_synthetic: Path) -> None:
+    """All rounds of one tile after the other give the results of all tiles in one round after the other."""
     slide = open_slide(prepared_synthetic)
-    engine = make_engine(slide, "factored", 90)
-    blocks = list(infer_blocks(engine, slide, seed=3))
+    model = make_model(slide, "factored", 90)
+    blocks = list(predict_blocks(model, slide, seed=3))
     assert np.array_equal(np.concatenate([rows for rows, _ in blocks]), np.arange(slide.num_cells))
     mean, expressed = (np.concatenate([getattr(found, name) for _, found in blocks]) for name in ("mean", "expressed"))
     order = numpy_generator(3, "infer cells").permutation(slide.num_cells)
     for hidden in np.array_split(order, 20)[::7]:
-        expected = predict_cells(engine, slide, np.arange(slide.num_cells), hidden)
+        expected = predict_cells(model, slide, np.arange(slide.num_cells), hidden)
         assert relative(mean[hidden], expected.mean) < 1e-6
         assert relative(expressed[hidden], expected.expressed) < 1e-6
 
 
-def test_queries_come_back_in_the_order_asked_for(prepared_synthetic: Path) -> None:
+def test_predictions_are_in_the_order_of_the_queries(prepared_synthetic: Path) -> None:
     slide = open_slide(prepared_synthetic)
-    engine = make_engine(slide, "factored", 50)
+    model = make_model(slide, "factored", 50)
     queries = np.array([40, 3, 500, 4])
-    shuffled = predict_cells(engine, slide, np.arange(slide.num_cells), queries)
-    ordered = predict_cells(engine, slide, np.arange(slide.num_cells), np.sort(queries))
+    shuffled = predict_cells(model, slide, np.arange(slide.num_cells), queries)
+    ordered = predict_cells(model, slide, np.arange(slide.num_cells), np.sort(queries))
     assert np.array_equal(shuffled.mean, ordered.mean[np.argsort(np.argsort(queries))])
 
 
-def test_hidden_counts_never_enter(prepared_synthetic: Path) -> None:
-    """The leak canary: other counts in the hidden cells, the same prediction bit for bit."""
+def test_hidden_counts_have_no_effect(prepared_synthetic: Path) -> None:
+    """Other counts in the hidden cells give the same prediction, bit for bit."""
     slide = open_slide(prepared_synthetic)
-    engine, everything = make_engine(slide, "factored", 100), np.arange(slide.num_cells)
+    model, everything = make_model(slide, "factored", 100), np.arange(slide.num_cells)
     hidden = np.arange(30, 300, 7)
     counts = slide.source.matrix.tolil()
     counts[hidden] = counts[numpy_generator(0).permutation(hidden)]
     total = slide.total_counts.copy()
     total[hidden] = 1e6
     other = replace(slide, source=MemoryCounts(counts.tocsr()), total_counts=total)
-    first, second = (predict_cells(engine, tissue, everything, hidden) for tissue in (slide, other))
+    first, second = (predict_cells(model, tissue, everything, hidden) for tissue in (slide, other))
     assert np.array_equal(first.mean, second.mean)
     assert np.array_equal(first.expressed, second.expressed)
 
 
-def test_a_free_place_is_a_hidden_cell_there(prepared_synthetic: Path) -> None:
+def test_a_free_position_is_inferred_like_a_hidden_cell_there(prepared_synthetic: Path) -> None:
     slide = open_slide(prepared_synthetic)
-    engine, cell = make_engine(slide, "factored", 100), np.array([123])
+    model, cell = make_model(slide, "factored", 100), np.array([123])
     others = np.setdiff1d(np.arange(slide.num_cells), cell)
     larger, places = add_places(slide, slide.xy_um[cell])
-    hidden = predict_cells(engine, slide, others, cell)
-    free = predict_cells(engine, larger, others, places)
+    hidden = predict_cells(model, slide, others, cell)
+    free = predict_cells(model, larger, others, places)
     assert relative(free.mean, hidden.mean) < 1e-6

@@ -24,7 +24,7 @@ from cifm_cli.evaluation.predictors.regression import Blend
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.network import Network
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import parse
 
@@ -40,7 +40,7 @@ def slide(prepared_synthetic: Path) -> Slide:
 def model(slide: Slide) -> LoadedModel:
     recipe = parse({"model": {"width": 16}, "data": {"tile_cells": 64}}, "test")
     with seeded_torch(0, "network"):
-        network = Network(slide.num_genes, recipe)
+        network = Ensemble(slide.num_genes, recipe)
         for weight in network.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
     checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())

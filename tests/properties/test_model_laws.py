@@ -1,4 +1,4 @@
-"""The laws of the network (Eqs 5, 6, 10), for both forms of the layer, in float64 with the error in the message."""
+"""Symmetries and locality of the network (Eqs 5, 6, 10), for both forms of the layer, in float64."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.graph import LayerGraph, edgeless_graph, full_layer_graphs, layer_graphs, radius_graph, subgraph
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.data.tiles import Tile, Tiler
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.masking import Expression, MaskedTile, mask_tile, reach_um, to_expression
-from cifm_cli.model.network import Network
 from cifm_cli.model.output import Output
 from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch
@@ -47,7 +47,7 @@ def make_recipe(form: str) -> Recipe:
 
 
 def make_tissue(seed: int, num_cells: int = 60, span_um: float = 90.0, corner_um: float = 0.0) -> Slide:
-    """Cells at random places, two of them at the same one, each expressing about a third of the genes."""
+    """Cells at random positions, two of them at the same one, each expressing about a third of the genes."""
     generator = numpy_generator(seed, "tissue")
     xy_um = corner_um + generator.uniform(0, span_um, (num_cells, 2))
     xy_um[1] = xy_um[0]
@@ -55,13 +55,13 @@ def make_tissue(seed: int, num_cells: int = 60, span_um: float = 90.0, corner_um
     return slide_from_arrays("tissue", xy_um, counts, tuple(f"ENSG{g:011d}" for g in range(NUM_GENES)), RADIUS_UM)
 
 
-def make_network(form: str, seed: int) -> Network:
+def make_network(form: str, seed: int) -> Ensemble:
     with seeded_torch(seed, "network"):
-        network = Network(NUM_GENES, make_recipe(form)).double()
-        for weight in network.parameters():  # no part may hide behind a start at zero
+        network = Ensemble(NUM_GENES, make_recipe(form)).double()
+        for weight in network.parameters():  # so that no part of the output is zero
             weight.data.add_(0.1 * torch.randn_like(weight))
-        if isinstance(network.head, ResidualHead):
-            network.head.states.profiles.copy_(torch.rand_like(network.head.states.profiles))
+        if isinstance(network.first.head, ResidualHead):
+            network.first.head.states.profiles.copy_(torch.rand_like(network.first.head.states.profiles))
     return network.eval()
 
 
@@ -71,7 +71,7 @@ def mask(slide: Slide, masked: np.ndarray, form: str, tile: Tile | None = None) 
     return mask_tile(slide, tile, masked, match_panel(slide, slide.gene_ids), make_recipe(form), torch.float64)
 
 
-def infer(network: Network, tile: MaskedTile) -> Output:
+def infer(network: Ensemble, tile: MaskedTile) -> Output:
     with torch.no_grad():
         return network(BACKEND, tile)
 
@@ -85,7 +85,7 @@ def error(first: Output, second: Output) -> float:
     return max(apart(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None)
 
 
-def everyone(slide: Slide, form: str) -> tuple[list[LayerGraph], Expression]:
+def all_visible(slide: Slide, form: str) -> tuple[list[LayerGraph], Expression]:
     """All cells, all visible, as the encoder reads them."""
     recipe, panel = make_recipe(form), match_panel(slide, slide.gene_ids)
     graph = radius_graph(slide.xy_um, slide.radius_um, self_loops=recipe.model.self_loops, dtype=torch.float64)
@@ -95,11 +95,11 @@ def everyone(slide: Slide, form: str) -> tuple[list[LayerGraph], Expression]:
     )
 
 
-def encode(network: Network, slide: Slide, form: str) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(network: Ensemble, slide: Slide, form: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Z_inv, and Z_eqv in micrometres."""
-    layers, expression = everyone(slide, form)
+    layers, expression = all_visible(slide, form)
     with torch.no_grad():
-        h, shift = network.encode(BACKEND, layers, network.genes(expression))
+        h, shift = network.first.encode(BACKEND, layers, network.first.genes(expression))
     return h, torch.from_numpy(slide.xy_um) + shift * RADIUS_UM
 
 
@@ -116,7 +116,7 @@ MASKED = np.array([3, 17, 30, 44])
 @few
 @given(seed=seeds, angle=st.floats(0, 2 * np.pi), mirror=st.booleans())
 def test_rotation_reflection_translation(form: str, seed: int, angle: float, mirror: bool) -> None:
-    """Eq. 6: features stay, coordinates move along."""
+    """Eq. 6: features are invariant, coordinates are equivariant."""
     slide, network = make_tissue(seed), make_network(form, seed)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     rotation = rotation @ np.diag([1.0, -1.0 if mirror else 1.0])
@@ -152,10 +152,10 @@ def test_permutation(form: str, seed: int) -> None:
 @few
 @given(seed=seeds, num_void=st.integers(1, 40))
 def test_void_invariance(form: str, seed: int, num_void: int) -> None:
-    """Eq. 10: cells without expression, anywhere, change nothing. Nothing in the code asks whether a cell is void."""
+    """Eq. 10: adding cells without expression changes no output. The code does not test whether a cell is void."""
     slide, network = make_tissue(seed), make_network(form, seed)
     places = numpy_generator(seed, "void").uniform(-20, 110, (num_void, 2))
-    places[0] = slide.xy_um[MASKED[0]]  # so that the inferred cells do depend on it
+    places[0] = slide.xy_um[MASKED[0]]  # so that the inferred cells depend on it
     counts = vstack([slide.source.matrix, csr_matrix((num_void, NUM_GENES))]).tocsr()
     other = slide_from_arrays("void", np.concatenate([slide.xy_um, places]), counts, slide.gene_ids, RADIUS_UM)
     h, coordinates = encode(network, slide, form)
@@ -174,20 +174,20 @@ def test_void_invariance(form: str, seed: int, num_void: int) -> None:
 
 @every_form
 def test_gradient_at_void_is_finite(form: str) -> None:
-    """The derivative at void features exists, and is not zero everywhere, so a counterfactual search can start there."""
+    """The derivative at void features is finite and not zero everywhere, so a counterfactual search can start there."""
     slide, network = make_tissue(1), make_network(form, 1)
-    layers, expression = everyone(slide, form)
-    h = network.genes(expression).detach()
+    layers, expression = all_visible(slide, form)
+    h = network.first.genes(expression).detach()
     h[5:10] = 0
     h.requires_grad_()
-    out, shift = network.encode(BACKEND, layers, h)
+    out, shift = network.first.encode(BACKEND, layers, h)
     (out.square().sum() + shift.square().sum()).backward()
     assert h.grad is not None
     assert torch.isfinite(h.grad).all()
 
 
 @every_form
-def test_two_far_tissues_are_their_union(form: str) -> None:
+def test_the_union_of_two_distant_tissues_gives_the_outputs_of_both(form: str) -> None:
     network = make_network(form, 2)
     near, far = make_tissue(2), make_tissue(3, corner_um=5_000)
     both = slide_from_arrays(
@@ -204,7 +204,7 @@ def test_two_far_tissues_are_their_union(form: str) -> None:
 
 @every_form
 def test_a_cell_beyond_reach_has_no_effect(form: str) -> None:
-    """A chain of cells 15 um apart: what stands beyond `reach_um` of the query changes nothing, what stands within does."""
+    """A chain of cells 15 um apart: cells beyond `reach_um` of the query have no effect, nearer ones have."""
     network = make_network(form, 4)
     num_cells, query = 40, np.array([0])
     counts = csr_matrix(np.ones((num_cells, NUM_GENES)) + np.eye(num_cells, NUM_GENES))
@@ -227,8 +227,8 @@ def test_a_cell_beyond_reach_has_no_effect(form: str) -> None:
 @every_form
 @few
 @given(seed=seeds)
-def test_tile_is_whole(form: str, seed: int) -> None:
-    """What a tile computes for its core is what the whole slide computes for it."""
+def test_a_tile_gives_the_output_of_the_whole_slide(form: str, seed: int) -> None:
+    """The output for the core of a tile equals that of the whole slide."""
     slide, network = make_tissue(seed, num_cells=300, span_um=400), make_network(form, seed)
     everything = np.arange(slide.num_cells)
     hidden = np.sort(numpy_generator(seed, "hidden").choice(everything, 40, replace=False))
@@ -246,8 +246,8 @@ def test_tile_is_whole(form: str, seed: int) -> None:
 
 
 @every_form
-def test_masked_counts_never_enter(form: str) -> None:
-    """Other counts in the masked cells: the same prediction, bit for bit."""
+def test_masked_counts_have_no_effect(form: str) -> None:
+    """Other counts in the masked cells give the same prediction, bit for bit."""
     slide, network = make_tissue(6), make_network(form, 6)
     other = slide.source.matrix.tolil()
     other[MASKED] = 7
@@ -257,7 +257,7 @@ def test_masked_counts_never_enter(form: str) -> None:
 
 @given(seed=seeds)
 @few
-def test_subgraph_is_the_graph_of_the_rest(seed: int) -> None:
+def test_a_subgraph_is_the_graph_of_its_cells(seed: int) -> None:
     xy_um = numpy_generator(seed, "places").uniform(0, 60, (40, 2))
     kept = np.flatnonzero(numpy_generator(seed, "kept").random(40) < 0.7)
     derived = subgraph(radius_graph(xy_um, RADIUS_UM), torch.from_numpy(kept))
@@ -268,32 +268,32 @@ def test_subgraph_is_the_graph_of_the_rest(seed: int) -> None:
 
 @every_form
 @given(seed=st.integers(0, 2**32 - 1), num_wanted=st.integers(1, 30))
-def test_shells_give_what_the_whole_graph_gives(form: str, seed: int, num_wanted: int) -> None:
-    """Cells that cannot matter to the ones asked for are left out, layer by layer, and nothing changes."""
+def test_reduced_layer_graphs_give_the_output_of_the_whole_graph(form: str, seed: int, num_wanted: int) -> None:
+    """Leaving out, layer by layer, the cells without effect on the wanted ones does not change the output."""
     slide, network = make_tissue(seed), make_network(form, seed)
-    everywhere, expression = everyone(slide, form)
+    everywhere, expression = all_visible(slide, form)
     wanted = np.sort(numpy_generator(seed, "wanted").choice(slide.num_cells, num_wanted, replace=False))
-    cells, layers = layer_graphs(everywhere[0].graph, torch.from_numpy(wanted), len(network.encoder))
+    cells, layers = layer_graphs(everywhere[0].graph, torch.from_numpy(wanted), len(network.first.encoder))
     with torch.no_grad():
-        h = network.genes(expression)
-        h_whole, shift_whole = network.encode(BACKEND, everywhere, h)
-        h_part, shift_part = network.encode(BACKEND, layers, h[cells])
+        h = network.first.genes(expression)
+        h_whole, shift_whole = network.first.encode(BACKEND, everywhere, h)
+        h_part, shift_part = network.first.encode(BACKEND, layers, h[cells])
     assert [shell.graph.num_cells for shell in layers] == [len(cells), *(len(shell.outputs) for shell in layers[:-1])]
     difference = max(apart(h_part, h_whole[wanted]), apart(shift_part, shift_whole[wanted]))
     assert difference < 1e-13, f"difference {difference:.2e}"
 
 
-def test_cell_embedding_sees_nobody() -> None:
-    """With every edge between cells removed, a cell's features depend on the cell alone."""
+def test_cell_embeddings_do_not_depend_on_other_cells() -> None:
+    """With every edge between cells removed, the features of a cell depend on that cell only."""
     network, slide = make_network("literal", 7), make_tissue(7)
-    expression = everyone(slide, "literal")[1]
+    expression = all_visible(slide, "literal")[1]
     with torch.no_grad():
-        h = network.genes(expression)
+        h = network.first.genes(expression)
         alone_each = full_layer_graphs(
-            edgeless_graph(slide.num_cells, self_loops=True, dtype=torch.float64), len(network.encoder)
+            edgeless_graph(slide.num_cells, self_loops=True, dtype=torch.float64), len(network.first.encoder)
         )
-        alone, _ = network.encode(BACKEND, alone_each, h)
+        alone, _ = network.first.encode(BACKEND, alone_each, h)
         h[1:] = 3.0
-        changed, _ = network.encode(BACKEND, alone_each, h)
+        changed, _ = network.first.encode(BACKEND, alone_each, h)
     assert torch.equal(alone[0], changed[0])
     assert float(alone.abs().max()) > 0

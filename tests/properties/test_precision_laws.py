@@ -1,4 +1,4 @@
-"""bfloat16 changes the digits and nothing else; and no tensor of the network is left behind on another device."""
+"""Rounding, gradients and symmetries in bfloat16, and the device of every tensor of the network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from cifm_cli.recipe import Recipe, parse
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 GENES = tuple(f"ENSG{g:011d}" for g in range(12))
-RADIUS_UM, ALLOWED = 20.0, 0.1  # of the largest value; one rounding to bfloat16 is 0.004, the literal form has dozens
+RADIUS_UM, ALLOWED = (
+    20.0,
+    0.1,
+)  # relative to the largest value; one rounding to bfloat16 is 0.004, and the literal form has dozens
 MASKED = np.array([3, 17, 30, 44])
 FORMS = {
     "factored": {"model": {"width": 16, "self_loops": True}, "objective": {"name": "balanced_mse"}},
@@ -58,7 +61,7 @@ def make_tissue(num_cells: int = 80, span_um: float = 90.0) -> Slide:
 def make_network(form: str) -> Network:
     with seeded_torch(0, "network"):
         network = Network(len(GENES), make_recipe(form))
-        for weight in network.parameters():  # no part may hide behind a start at zero
+        for weight in network.parameters():  # so that no part of the output is zero
             weight.data.add_(0.1 * torch.randn_like(weight))
     return network
 
@@ -81,7 +84,7 @@ def apart(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
 
 @every_form
 @pytest.mark.parametrize("name", BACKENDS)
-def test_bfloat16_differs_by_its_rounding(form: str, name: str) -> None:
+def test_bfloat16_differs_by_rounding(form: str, name: str) -> None:
     network, tile = make_network(form), mask(make_tissue(), MASKED, form)
     with torch.no_grad():
         wanted = list(network(loaded(name), tile)[:2])
@@ -106,7 +109,7 @@ def test_weights_and_gradients_stay_float32(form: str, name: str) -> None:
 
 @every_form
 def test_void_cells_change_nothing(form: str) -> None:
-    """Eq. 10 is exact in any precision: zeros are added to sums. Where sums are in another order they round anew."""
+    """Eq. 10 is exact in any precision, since zeros are added to sums. Sums in another order are rounded differently."""
     slide, network = make_tissue(), make_network(form)
     places = numpy_generator(0, "void").uniform(-20, 110, (30, 2))
     counts = vstack([slide.source.matrix, csr_matrix((30, len(GENES)))]).tocsr()
@@ -116,7 +119,7 @@ def test_void_cells_change_nothing(form: str) -> None:
 
 
 @every_form
-def test_turned_and_shifted_tissue_is_the_same(form: str) -> None:
+def test_outputs_are_invariant_to_rotation_and_translation(form: str) -> None:
     """Eq. 6."""
     slide, network = make_tissue(), make_network(form)
     rotation = np.array([[np.cos(1.0), -np.sin(1.0)], [np.sin(1.0), np.cos(1.0)]]) @ np.diag([1.0, -1.0])
@@ -126,7 +129,7 @@ def test_turned_and_shifted_tissue_is_the_same(form: str) -> None:
 
 
 @every_form
-def test_tile_is_whole(form: str) -> None:
+def test_a_tile_gives_the_output_of_the_whole_slide(form: str) -> None:
     slide, network = make_tissue(300, 400), make_network(form)
     hidden = np.arange(5, 300, 9)
     whole = infer(network, mask(slide, hidden, form))
@@ -138,8 +141,8 @@ def test_tile_is_whole(form: str) -> None:
 
 
 @every_form
-def test_everything_runs_where_the_network_is(form: str) -> None:
-    """The `meta` device refuses to mix with another, as CUDA and MPS do; it computes shapes only."""
+def test_every_tensor_is_on_the_device_of_the_network(form: str) -> None:
+    """Operations on the `meta` device fail if a tensor is on another device, as on CUDA and MPS; it computes shapes only."""
     network, tile = make_network(form).to(META), mask(make_tissue(), MASKED, form).to(META)
     output = [values for values in network(TorchBackend(), tile) if values is not None]
     assert {values.device for values in output} == {META}
@@ -147,8 +150,8 @@ def test_everything_runs_where_the_network_is(form: str) -> None:
     assert {weight.grad.device for weight in network.parameters() if weight.grad is not None} == {META}
 
 
-def test_a_tensor_left_behind_is_noticed() -> None:
-    """The test above can fail."""
+def test_a_tensor_on_another_device_is_detected() -> None:
+    """The test above fails if a tensor is on another device."""
     network, tile = make_network("factored").to(META), mask(make_tissue(), MASKED, "factored")
     left = replace(tile.to(META), genes=tile.genes, encoder=tile.encoder)
     with pytest.raises(RuntimeError):

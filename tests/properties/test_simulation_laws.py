@@ -14,8 +14,8 @@ import cifm_backends
 from cifm_cli.data.slide import Slide, open_slide
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import Checkpoint
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.masking import reach_um
-from cifm_cli.model.network import Network
 from cifm_cli.provenance import seeded_torch
 from cifm_cli.recipe import parse
 from cifm_cli.simulation.config import InjectionConfig, SimulateConfig
@@ -38,7 +38,7 @@ def model(slide: Slide) -> LoadedModel:
         {"model": {"width": 16, "encoder_layers": 1, "decoder_layers": 1}, "objective": {"cutoff": 2.0}}, "test"
     )
     with seeded_torch(0, "network"):
-        network = Network(slide.num_genes, recipe)
+        network = Ensemble(slide.num_genes, recipe)
         for weight in network.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
     checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())

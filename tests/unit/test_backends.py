@@ -1,4 +1,4 @@
-"""Finding, choosing and refusing backends; nothing here computes a message but the precision tests."""
+"""Discovery and selection of backends, the precision that they receive, and messages computed by hand."""
 
 from __future__ import annotations
 
@@ -18,61 +18,89 @@ if TYPE_CHECKING:
 
 
 class Entry:
-    """An entry point that remembers whether it was loaded."""
+    """An entry point that counts the backends created, or raises when it is loaded."""
 
-    def __init__(self, name: str, make: Callable[[], object]) -> None:
-        self.name, self.make, self.loaded = name, make, False
+    def __init__(self, name: str, backend_class: type[TorchBackend] | Exception) -> None:
+        self.name, self.backend_class, self.num_created = name, backend_class, 0
 
     def load(self) -> Callable[[], object]:
-        self.loaded = True
-        return self.make
+        if isinstance(self.backend_class, Exception):
+            raise self.backend_class
+        backend_class = self.backend_class
+
+        class Counted(backend_class):
+            def __init__(counted) -> None:
+                self.num_created += 1
+                super().__init__()
+
+        return Counted
 
 
-class OnCuda(TorchBackend):
+class CudaBackend(TorchBackend):
+    priority = 20
+
     def supports(self, device: str) -> bool:
         return device == "cuda"
 
 
-def broken() -> object:
-    raise FileNotFoundError("libthing.so is missing\nand a long story follows")
+class BrokenBackend(TorchBackend):
+    """Its class imports, but it cannot be created, like that of DGL on a machine without DGL."""
+
+    priority = 30
+
+    def __init__(self) -> None:
+        raise FileNotFoundError("libthing.so is missing\nand further lines")
+
+
+def with_priority(value: int) -> type[TorchBackend]:
+    return type("Prioritised", (TorchBackend,), {"priority": value})
 
 
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[str, Entry]]]:
-    """Pretend that these backends are installed: `register(fused=broken, torch=TorchBackend)`."""
+    """Replace the installed backends: `register(fused=BrokenBackend, torch=TorchBackend)`."""
 
-    def forget() -> None:
-        cifm_backends._entries.cache_clear()
-        cifm_backends._status.cache_clear()
+    def clear_caches() -> None:
+        for cached in ("_entry_points", "_names_by_priority", "_backend_class", "_status"):
+            getattr(cifm_backends, cached).cache_clear()
 
-    def pretend(**makers: Callable[[], object]) -> dict[str, Entry]:
-        entries = {name: Entry(name, make) for name, make in makers.items()}
+    def replace(**backends: type[TorchBackend] | Exception) -> dict[str, Entry]:
+        entries = {name: Entry(name, backend) for name, backend in backends.items()}
         monkeypatch.setattr(cifm_backends.metadata, "entry_points", lambda group: list(entries.values()))
-        forget()
+        clear_caches()
         return entries
 
-    yield pretend
+    yield replace
     monkeypatch.undo()
-    forget()
+    clear_caches()
 
 
-def test_the_order_is_ours_then_the_alphabet(register: Callable[..., dict[str, Entry]]) -> None:
-    register(zeta=TorchBackend, torch=TorchBackend, alpha=TorchBackend, fused=TorchBackend)
-    assert list(available()) == ["fused", "torch", "alpha", "zeta"]
+def test_backends_are_ordered_by_priority_then_by_name(register: Callable[..., dict[str, Entry]]) -> None:
+    register(zeta=with_priority(0), torch=TorchBackend, alpha=with_priority(0), fast=with_priority(99))
+    assert list(available()) == ["fast", "torch", "alpha", "zeta"]
 
 
-def test_auto_takes_the_first_that_runs_and_imports_no_other(register: Callable[..., dict[str, Entry]]) -> None:
-    entries = register(fused=broken, dgl=OnCuda, torch=TorchBackend, zeta=broken)
-    assert isinstance(select("auto", "cpu"), TorchBackend)
-    assert [name for name, entry in entries.items() if entry.loaded] == ["fused", "dgl", "torch"]
-    assert isinstance(select("auto", "cuda"), OnCuda)
+def test_the_installed_backends_keep_their_order() -> None:
+    ours = [name for name in available() if name in {"torch", "fused", "dgl"}]
+    assert ours == ["fused", "dgl", "torch"]
 
 
-def test_a_broken_backend_is_one_line(register: Callable[..., dict[str, Entry]]) -> None:
-    register(fused=broken, torch=TorchBackend)
+def test_auto_takes_the_first_that_runs_and_creates_no_other(register: Callable[..., dict[str, Entry]]) -> None:
+    entries = register(fused=BrokenBackend, dgl=CudaBackend, torch=TorchBackend, zeta=with_priority(0))
+    assert select("auto", "cpu").priority == TorchBackend.priority
+    assert [name for name, entry in entries.items() if entry.num_created] == ["fused", "dgl", "torch"]
+    assert isinstance(select("auto", "cuda"), CudaBackend)
+
+
+@pytest.mark.parametrize("backend", [BrokenBackend, FileNotFoundError("libthing.so is missing\nand further lines")])
+def test_the_problem_of_a_broken_backend_is_one_line(
+    register: Callable[..., dict[str, Entry]], backend: type[TorchBackend] | Exception
+) -> None:
+    register(fused=backend, torch=TorchBackend)
     status = available()["fused"]
     assert status.backend is None
     assert status.problem == "FileNotFoundError: libthing.so is missing"
+    assert isinstance(select("auto", "cpu"), TorchBackend)
     with pytest.raises(BackendUnavailableError, match=r"fused does not load: .*libthing"):
         select("fused", "cpu")
 
@@ -84,16 +112,16 @@ def test_a_broken_backend_is_one_line(register: Callable[..., dict[str, Entry]])
         ("dgl", "cpu", "backend dgl does not run on cpu"),
     ],
 )
-def test_what_cannot_be_had_is_said(
+def test_the_error_names_the_problem(
     register: Callable[..., dict[str, Entry]], name: str, device: str, message: str
 ) -> None:
-    register(dgl=OnCuda, torch=TorchBackend)
+    register(dgl=CudaBackend, torch=TorchBackend)
     with pytest.raises(BackendUnavailableError, match=message):
         select(name, device)
 
 
 def test_no_backend_at_all(register: Callable[..., dict[str, Entry]]) -> None:
-    register(fused=broken)
+    register(fused=BrokenBackend)
     with pytest.raises(BackendUnavailableError, match="no backend runs on cpu"):
         select("auto", "cpu")
 
@@ -102,12 +130,12 @@ def test_the_installed_default_on_the_cpu_is_fused() -> None:
     assert select("auto", "cpu").name == "fused"
 
 
-def test_every_backend_tells_its_version() -> None:
+def test_every_backend_has_a_version() -> None:
     for status in available().values():
         assert status.problem or (status.backend and any(letter.isdigit() for letter in status.backend.version()))
 
 
-def test_without_dgl_its_module_imports_and_its_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dgl_the_module_imports_and_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dgl", None)  # as if it were not installed
     from cifm_backends.dgl import DglBackend
 
@@ -116,7 +144,7 @@ def test_without_dgl_its_module_imports_and_its_backend_says_what_to_install(mon
 
 
 @pytest.mark.dgl
-def test_dgl_claims_cuda_only_where_its_build_has_it() -> None:
+def test_dgl_supports_cuda_only_if_its_build_does() -> None:
     backend = available()["dgl"].backend
     if backend is None:
         pytest.skip(available()["dgl"].problem)
@@ -125,7 +153,7 @@ def test_dgl_claims_cuda_only_where_its_build_has_it() -> None:
     assert torch.cuda.is_available() or not backend.supports("cuda")
 
 
-def test_a_backend_sees_one_precision_and_answers_in_those_that_came() -> None:
+def test_a_backend_receives_one_precision_and_its_results_have_the_given_ones() -> None:
     seen: list[torch.dtype] = []
 
     class Spy(TorchBackend):
@@ -152,7 +180,7 @@ def test_the_radial_basis_by_hand() -> None:
 
 
 def test_two_cells_by_hand() -> None:
-    # 0 ---> 1, one radius / 2 apart: cell 1 hears cell 0, all features 1, one head of two features
+    # 0 ---> 1, one radius / 2 apart: cell 1 receives from cell 0, all features 1, one head of two features
     graph = Graph(torch.tensor([0, 0, 1]), torch.tensor([0]), torch.tensor([1]), torch.tensor([[0.5, 0.0]]).double())
     ones = torch.ones(2, 2, dtype=torch.float64)
     edges = EdgeTerms(torch.ones(2, 1, dtype=torch.float64), torch.ones(2, dtype=torch.float64), 1)

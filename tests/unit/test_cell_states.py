@@ -8,8 +8,8 @@ import torch
 from scipy.sparse import csr_matrix, random_array
 
 from cifm_cli.model.masking import to_expression
-from cifm_cli.model.smoother import look_around
-from cifm_cli.model.states import PRIOR_MASS, CellStates, fit_states, nearest_profile
+from cifm_cli.model.smoother import sum_neighbours
+from cifm_cli.model.states import PRIOR_MASS, CellStates, fit_states, nearest_state
 from cifm_cli.recipe_sections import ObjectiveRecipe
 
 PROFILES = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 2.0, 4.0]])
@@ -25,8 +25,8 @@ def test_cells_go_to_the_nearest_profile() -> None:
     cells = np.array([[1.5, 0.0, 0.1], [0.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
     genes = torch.arange(3)
     sparse = to_expression(csr_matrix(cells), genes.numpy(), torch.float32)
-    assert make_states(PROFILES).sort_cells(sparse, genes).tolist() == [0, 1, 2]
-    assert nearest_profile(torch.from_numpy(cells), PROFILES).tolist() == [0, 1, 2]
+    assert make_states(PROFILES).assign_states(sparse, genes).tolist() == [0, 1, 2]
+    assert nearest_state(torch.from_numpy(cells), PROFILES).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("genes", [[0, 1, 2, 3, 4, 5], [4, 1, 3]])
@@ -35,10 +35,10 @@ def test_both_ways_of_sorting_agree_on_any_panel(genes: list[int]) -> None:
     cells = csr_matrix(random_array((200, len(genes)), density=0.5, rng=generator))
     states = make_states(torch.from_numpy(generator.uniform(0, 1, (3, 6))).float())
     panel = torch.tensor(genes)
-    found = states.sort_cells(to_expression(cells, panel.numpy(), torch.float32), panel)
+    found = states.assign_states(to_expression(cells, panel.numpy(), torch.float32), panel)
     expected = ((cells.toarray()[:, None] - states.profiles[:, panel].numpy()) ** 2).sum(2).argmin(1)
     assert found.tolist() == expected.tolist()
-    assert nearest_profile(torch.from_numpy(cells.toarray()), states.profiles[:, panel]).tolist() == expected.tolist()
+    assert nearest_state(torch.from_numpy(cells.toarray()), states.profiles[:, panel]).tolist() == expected.tolist()
 
 
 def test_frequencies_by_hand() -> None:
@@ -47,7 +47,7 @@ def test_frequencies_by_hand() -> None:
     recipe = ObjectiveRecipe(scales=(1.0, 2.0), cutoff=3.0)
     places, counts = np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([90.0, 10.0])
     some = csr_matrix(np.ones((2, 3)))
-    around = look_around(np.zeros((1, 2)), places, some, some, counts, recipe)
+    around = sum_neighbours(np.zeros((1, 2)), places, some, some, counts, recipe)
     found = states.frequencies(around, torch.tensor([0, 2]))[0]
     expected = [np.array([0.5, 0.3, 0.2])]
     for scale in (2.0, 1.0):
@@ -72,6 +72,6 @@ def test_states_that_were_not_found_stay_empty() -> None:
     states = CellStates(5, 3)
     states.fill(PROFILES, torch.tensor([0.5, 0.3, 0.2]))
     cells = torch.rand(100, 3) * 9
-    assert nearest_profile(cells, states.profiles).max() < 3
+    assert nearest_state(cells, states.profiles).max() < 3
     assert states.frequency.sum().item() == pytest.approx(1)
     assert states.frequency.min() > 0, "its logarithm is read"

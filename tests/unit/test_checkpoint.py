@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, and what is not ours is refused in words."""
+"""Checkpoints: round trips, names of weights in files, and messages for unusable files."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from safetensors.torch import save_file
 from cifm_cli import keys
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import describe, load_checkpoint, load_tensors, save_checkpoint, save_tensors
-from cifm_cli.model.network import Network
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.recipe import Recipe, parse
 
 GENES = ("ENSG00000000003", "ENSG00000000005", "ENSG00000000419")
 
 
-def make_recipe() -> Recipe:
-    return parse({"model": {"width": 8, "heads": 2, "encoder_layers": 1}}, "test")
+def make_recipe(members: int = 1) -> Recipe:
+    return parse({"model": {"width": 8, "heads": 2, "encoder_layers": 1, "members": members}}, "test")
 
 
-def save(folder: Path) -> Network:
-    network = Network(len(GENES), make_recipe())
+def save(folder: Path) -> Ensemble:
+    network = Ensemble(len(GENES), make_recipe())
     save_checkpoint(folder / "model.safetensors", network, make_recipe(), GENES, {"seed": 3})
     return network
 
@@ -36,6 +36,26 @@ def test_round_trip(tmp_path: Path) -> None:
     assert loaded.vocabulary == GENES
     assert loaded.provenance == {"seed": 3}
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in loaded.network.state_dict().items())
+
+
+def test_members_after_the_first_have_a_prefix_in_files(tmp_path: Path) -> None:
+    path, recipe = tmp_path / "model.safetensors", make_recipe(members=3)
+    ensemble = Ensemble(len(GENES), recipe)
+    save_checkpoint(path, ensemble, recipe, GENES, {})
+    stored, single = load_tensors(path)[0], set(Ensemble(len(GENES), make_recipe()).stored_weights())
+    prefixes = ("", "others.0.", "others.1.")
+    assert set(stored) == {prefix + name for prefix in prefixes for name in single}
+    loaded = load_checkpoint(tmp_path).network
+    for prefix, saved, read in zip(prefixes, ensemble.members, loaded.members, strict=True):
+        assert torch.equal(stored[f"{prefix}genes.weight"], saved.genes.weight)
+        assert torch.equal(read.genes.weight, saved.genes.weight)
+
+
+def test_another_number_of_members_does_not_fit(tmp_path: Path) -> None:
+    ensemble = Ensemble(len(GENES), make_recipe(members=2))
+    save_checkpoint(tmp_path / "model.safetensors", ensemble, make_recipe(members=3), GENES, {})
+    with pytest.raises(CifmError, match="do not fit"):
+        load_checkpoint(tmp_path)
 
 
 @given(st.dictionaries(st.text("abc.", min_size=1), st.lists(st.floats(width=32, allow_nan=False)), max_size=4))
@@ -67,7 +87,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-def test_a_stranger_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(CifmError, match="not a checkpoint of cifm"):
         load_checkpoint(tmp_path)
@@ -83,7 +103,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, length: int) -> None:
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    network = Network(2, make_recipe())
+    network = Ensemble(2, make_recipe())
     save_checkpoint(tmp_path / "model.safetensors", network, make_recipe(), GENES, {})
     with pytest.raises(CifmError, match="do not fit"):
         load_checkpoint(tmp_path)

@@ -19,7 +19,7 @@ from cifm_cli.errors import CifmError
 from cifm_cli.inference.encode import encode_cells
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import load_checkpoint, save_checkpoint
-from cifm_cli.model.network import Network
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import parse
 
@@ -27,7 +27,7 @@ from cifm_cli.recipe import parse
 def make_model(slide: Slide, folder: Path, tile_cells: int = 100) -> LoadedModel:
     recipe = parse({"model": {"width": 16}, "data": {"tile_cells": tile_cells}}, "test")
     with seeded_torch(0, "network"):
-        network = Network(slide.num_genes, recipe)
+        network = Ensemble(slide.num_genes, recipe)
     save_checkpoint(folder / "model.safetensors", network, recipe, slide.gene_ids, {})
     return LoadedModel(load_checkpoint(folder), cifm_backends.select("torch", "cpu"), torch.device("cpu"))
 

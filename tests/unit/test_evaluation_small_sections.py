@@ -21,7 +21,7 @@ from cifm_cli.evaluation.predictors.base import BaselinePredictor, predict_folds
 from cifm_cli.evaluation.predictors.regression import RADII, Blend, Ridge
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.network import Network
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.recipe import parse
 
@@ -82,7 +82,7 @@ def test_each_model_is_evaluated_at_its_own_radius(caplog: pytest.LogCaptureFixt
     def model(radius_um: float | None) -> LoadedModel:
         data = {} if radius_um is None else {"radius_um": radius_um}
         recipe = parse({"model": {"width": 16}, "data": data}, "test")
-        checkpoint = Checkpoint(Network(slide.num_genes, recipe).eval(), recipe, slide.gene_ids, {}, Path())
+        checkpoint = Checkpoint(Ensemble(slide.num_genes, recipe).eval(), recipe, slide.gene_ids, {}, Path())
         return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
 
     dataset = open_dataset(slide, [model(40.0), model(None)], 0)

@@ -1,4 +1,4 @@
-"""From features to genes: the panel's rows only, in full or in low rank."""
+"""Maps from features to the genes of a panel, with weights of full and of low rank."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def count(rank: int | None) -> int:
     return sum(weight.numel() for weight in GeneOutput(WIDTH, NUM_GENES, rank=rank, zero=False).parameters())
 
 
-def test_parameters_are_those_of_the_product() -> None:
+def test_low_rank_has_the_parameters_of_the_product() -> None:
     assert count(None) == NUM_GENES * WIDTH + NUM_GENES
     assert count(RANK) == NUM_GENES * RANK + RANK * WIDTH + NUM_GENES
 
 
-def test_low_rank_is_the_full_map_of_the_product() -> None:
+def test_low_rank_equals_full_rank_with_the_product_as_weights() -> None:
     low = GeneOutput(WIDTH, NUM_GENES, rank=RANK, zero=False)
     full = GeneOutput(WIDTH, NUM_GENES, zero=False)
     full.weight.data, full.bias.data = low.weight.data @ low.reduce.weight.data, torch.arange(NUM_GENES) / 7
@@ -34,7 +34,7 @@ def test_low_rank_is_the_full_map_of_the_product() -> None:
 
 
 @pytest.mark.parametrize("rank", [None, RANK])
-def test_a_start_at_zero_is_zero_and_can_leave_it(rank: int | None) -> None:
+def test_a_start_at_zero_has_zero_output_and_a_gradient(rank: int | None) -> None:
     output = GeneOutput(WIDTH, NUM_GENES, rank=rank, zero=True)
     values = output(torch.ones(2, WIDTH), PANEL)
     assert not values.any()

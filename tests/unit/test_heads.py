@@ -1,4 +1,4 @@
-"""The head that corrects a smoother: its dropout."""
+"""The head of the `residual` objective: dropout, and ensembles of networks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.slide import slide_from_arrays
 from cifm_cli.data.tiles import Tile
 from cifm_cli.model.dropout import Dropout, drawing_from
+from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.masking import MaskedTile, mask_tile
-from cifm_cli.model.network import Network
 from cifm_cli.model.output import Output
 from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch, torch_generator
@@ -32,27 +32,27 @@ def make_recipe(**model: float) -> Recipe:
 def make_tile(recipe: Recipe) -> MaskedTile:
     generator = numpy_generator(0, "tissue")
     counts = csr_matrix(np.ceil(8 * random_array((60, NUM_GENES), density=0.35, rng=generator).toarray()))
-    places = generator.uniform(0, 90, (60, 2))
-    slide = slide_from_arrays("tissue", places, counts, tuple(f"ENSG{g:011d}" for g in range(NUM_GENES)), 20.0)
-    tile = Tile(np.arange(60), np.arange(60), places, np.zeros(60))
+    xy_um = generator.uniform(0, 90, (60, 2))
+    slide = slide_from_arrays("tissue", xy_um, counts, tuple(f"ENSG{g:011d}" for g in range(NUM_GENES)), 20.0)
+    tile = Tile(np.arange(60), np.arange(60), xy_um, np.zeros(60))
     return mask_tile(slide, tile, MASKED, match_panel(slide, slide.gene_ids), recipe)
 
 
-def make_network(recipe: Recipe, *, trained: bool) -> Network:
+def make_network(recipe: Recipe, *, trained: bool) -> Ensemble:
     with seeded_torch(0, "network"):
-        network = Network(NUM_GENES, recipe)
+        network = Ensemble(NUM_GENES, recipe)
         for weight in network.parameters() if trained else ():
             weight.data.add_(0.3 * torch.randn_like(weight))
-        network.head.states.fill(torch.rand(4, NUM_GENES), torch.full((4,), 0.25))
+        network.first.head.states.fill(torch.rand(4, NUM_GENES), torch.full((4,), 0.25))
     return network
 
 
-def infer(network: Network, tile: MaskedTile) -> Output:
+def infer(network: Ensemble, tile: MaskedTile) -> Output:
     with torch.no_grad():
         return network(TorchBackend(), tile)
 
 
-def test_dropout_keeps_the_mean_and_is_gone_outside_training() -> None:
+def test_dropout_preserves_the_mean_and_is_the_identity_in_evaluation() -> None:
     x, dropout = torch.ones(200, 100), Dropout(0.2)
     with seeded_torch(0, "dropout"):
         dropped = dropout.train()(x)
@@ -61,31 +61,31 @@ def test_dropout_keeps_the_mean_and_is_gone_outside_training() -> None:
     assert dropout.eval()(x) is x
     with seeded_torch(0, "dropout"):
         again = dropout.train()(x)
-    assert torch.equal(dropped, again), "the seed decides what is dropped"
+    assert torch.equal(dropped, again), "the mask depends on the seed"
 
 
-def test_dropout_changes_training_alone() -> None:
+def test_dropout_has_no_effect_in_evaluation() -> None:
     plain, dropping = make_recipe(), make_recipe(dropout=0.5)
     tile = make_tile(plain)
     networks = [make_network(recipe, trained=True) for recipe in (plain, dropping)]
-    assert isinstance(networks[1].head, ResidualHead)
+    assert isinstance(networks[1].first.head, ResidualHead)
     inferred = [infer(network.eval(), tile) for network in networks]
     assert torch.equal(inferred[0].magnitude, inferred[1].magnitude)
     trained = [infer(network.train(), tile) for network in networks]
     assert not torch.equal(trained[0].magnitude, trained[1].magnitude)
 
 
-def test_members_answer_side_by_side() -> None:
+def test_the_output_of_an_ensemble_is_the_mean_of_its_members() -> None:
     recipe = make_recipe(members=3)
     tile, network = make_tile(recipe), make_network(recipe, trained=True).eval()
     with torch.no_grad():
-        opinions = [member.infer(TorchBackend(), tile) for member in network.members()]
-    assert len(opinions) == 3
-    assert not torch.equal(opinions[0].magnitude, opinions[1].magnitude), "they start at different places"
-    together = infer(network, tile)
+        outputs = [member(TorchBackend(), tile) for member in network.members]
+    assert len(outputs) == 3
+    assert not torch.equal(outputs[0].magnitude, outputs[1].magnitude), "members start from different weights"
+    mean = infer(network, tile)
     for name in ("magnitude", "logit", "composition", "state"):
-        expected = sum(getattr(opinion, name) for opinion in opinions) / 3
-        assert torch.allclose(getattr(together, name), expected, atol=1e-6)
+        expected = sum(getattr(output, name) for output in outputs) / 3
+        assert torch.allclose(getattr(mean, name), expected, atol=1e-6)
 
 
 def test_each_thread_draws_from_its_own_generator() -> None:

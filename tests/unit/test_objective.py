@@ -1,4 +1,4 @@
-"""Objectives and schedule, by hand."""
+"""Objectives and learning-rate schedule, computed by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifm_cli.model.objective import Target, balanced_mse, loss
+from cifm_cli.model.objective import Targets, balanced_mse, loss
 from cifm_cli.model.output import Output
 from cifm_cli.recipe_sections import ObjectiveRecipe, TrainRecipe
-from cifm_cli.training.schedule import FLOOR, learning_rate, progress
+from cifm_cli.training.schedule import FLOOR, fraction_done, learning_rate
 
 TARGET = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
 PREDICTION = torch.tensor([[1.0, 1.5], [0.0, 2.0]])
@@ -28,7 +28,7 @@ def test_balanced_mse_with_one_half_empty(target: torch.Tensor) -> None:
     assert balanced_mse(target + 2, target).item() == pytest.approx(0.5 * 4)
 
 
-def test_zero_at_the_truth() -> None:
+def test_balanced_mse_of_the_truth_is_zero() -> None:
     assert balanced_mse(TARGET, TARGET).item() == 0
 
 
@@ -36,11 +36,11 @@ def test_zero_at_the_truth() -> None:
 def test_both_objectives_add_the_cross_entropy(name: str, error: float) -> None:
     recipe = ObjectiveRecipe(name=name, expressed_weight=2.0)
     output = Output(PREDICTION, torch.zeros(2, 2))
-    assert loss(output, Target(TARGET, TARGET), recipe).item() == pytest.approx(error + 2 * math.log(2))
+    assert loss(output, Targets(TARGET, TARGET), recipe).item() == pytest.approx(error + 2 * math.log(2))
 
 
 def test_composition_and_state_by_hand() -> None:
-    """Per count and per cell: 2 of 3 counts in a gene of share 3/4; the cell is nearest to the second state."""
+    """Per count and per cell: 2 of 3 counts in a gene with probability 3/4; the cell is nearest to the second state."""
     recipe = ObjectiveRecipe(expressed_weight=0.0, composition_weight=2.0, states_weight=3.0)
     values = torch.tensor([[0.0, 2.0]])
     output = Output(
@@ -51,12 +51,12 @@ def test_composition_and_state_by_hand() -> None:
         profiles=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
     )
     expected = 2 * -(2 * math.log(3 / 4) + math.log(1 / 4)) / 3 + 3 * math.log(5)
-    assert loss(output, Target(values, torch.tensor([[1.0, 2.0]])), recipe).item() == pytest.approx(expected)
+    assert loss(output, Targets(values, torch.tensor([[1.0, 2.0]])), recipe).item() == pytest.approx(expected)
 
 
 def test_every_head_gets_a_gradient() -> None:
     output = Output(PREDICTION.clone().requires_grad_(), torch.zeros(2, 2, requires_grad=True))
-    loss(output, Target(TARGET, TARGET), ObjectiveRecipe()).backward()
+    loss(output, Targets(TARGET, TARGET), ObjectiveRecipe()).backward()
     assert all(tensor.grad is not None and tensor.grad.abs().sum() > 0 for tensor in output[:2])
 
 
@@ -66,11 +66,11 @@ def test_schedule() -> None:
     assert learning_rate(recipe, 9, 0.0) == pytest.approx(1e-3)
     assert learning_rate(recipe, 500, 0.5) == pytest.approx(1e-3 * (FLOOR + (1 - FLOOR) / 2))
     assert learning_rate(recipe, 999, 1.0) == pytest.approx(1e-3 * FLOOR)
-    assert progress(recipe, 100, 0.0) == pytest.approx(0.1)
-    assert progress(recipe, 100, 300.0) == pytest.approx(0.5), "minutes used up count too"
-    assert progress(recipe, 5_000, 0.0) == 1
+    assert fraction_done(recipe, 100, 0.0) == pytest.approx(0.1)
+    assert fraction_done(recipe, 100, 300.0) == pytest.approx(0.5), "the time used counts as well"
+    assert fraction_done(recipe, 5_000, 0.0) == 1
 
 
 @given(step=st.integers(0, 1_000), seconds=st.floats(0, 1e6))
-def test_progress_is_a_share(step: int, seconds: float) -> None:
-    assert 0 <= progress(TrainRecipe(steps=1_000, max_minutes=1), step, seconds) <= 1
+def test_fraction_done_is_between_0_and_1(step: int, seconds: float) -> None:
+    assert 0 <= fraction_done(TrainRecipe(steps=1_000, max_minutes=1), step, seconds) <= 1

@@ -1,4 +1,4 @@
-"""One seed, many streams; and where an artefact came from."""
+"""Random streams derived from one seed, and the provenance of output files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def draw(seed: int, stream: list[int | str]) -> list[int]:
 
 
 @given(streams)
-def test_the_same_stream_again(stream) -> None:
+def test_the_same_stream_has_the_same_numbers(stream) -> None:
     assert draw(*stream) == draw(*stream)
 
 
 @given(streams, streams)
-def test_other_streams_differ(one, other) -> None:
+def test_different_streams_have_different_numbers(one, other) -> None:
     assume(one != other)
     assert draw(*one) != draw(*other)
 
@@ -41,11 +41,11 @@ def test_torch_streams_follow_numpy_streams() -> None:
     assert first == again != other
 
 
-def test_generators_give_the_same_numbers_on_every_machine() -> None:
+def test_numbers_do_not_depend_on_the_machine() -> None:
     assert provenance.numpy_generator(0, "mask", 3).integers(1000, size=4).tolist() == [486, 923, 786, 980]
 
 
-def test_collect_names_inputs_of_the_same_name_apart(tmp_path: Path) -> None:
+def test_inputs_with_the_same_file_name_are_kept_apart(tmp_path: Path) -> None:
     paths = [tmp_path / run / "model.safetensors" for run in ("a", "b")]
     for path in paths:
         path.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Recipes: shipped ones are valid, round trips are exact, mistakes are told in the user's words."""
+"""Recipes: the shipped ones are valid, round trips are exact, and messages name the keys that the user typed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def test_the_shipped_recipes_are_these() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
-def test_every_shipped_recipe_is_valid_and_described(name: str) -> None:
+def test_every_shipped_recipe_is_valid_and_has_a_description(name: str) -> None:
     loaded = recipe.load(recipe.find(name))
     assert 20 <= len(loaded.description) <= 100
     assert loaded.data.radius_um == (150 if name == "visium" else 20)
 
 
 @pytest.mark.parametrize("name", ["paper_xenium", "paper_visium_hd"])
-def test_the_paper_recipes_are_the_paper(name: str) -> None:
+def test_the_paper_recipes_have_the_settings_of_the_paper(name: str) -> None:
     loaded = recipe.load(recipe.find(name))
     model = loaded.model
     assert (model.message, model.norm, model.residual, model.self_loops) == ("mlp", True, False, True)
@@ -65,7 +65,7 @@ def load(tmp_path: Path, text: str = "", *settings: str) -> recipe.Recipe:
     return recipe.load(path, settings)
 
 
-def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
+def test_an_empty_recipe_has_the_defaults(tmp_path: Path) -> None:
     assert load(tmp_path) == recipe.Recipe()
 
 
@@ -80,13 +80,13 @@ def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
         ("objective.scales=[1, 2]", "objective", "scales", (1.0, 2.0)),
     ],
 )
-def test_set_wins_over_the_file(tmp_path: Path, setting: str, section: str, key: str, value: object) -> None:
+def test_set_overrides_the_file(tmp_path: Path, setting: str, section: str, key: str, value: object) -> None:
     text = "[train]\nsteps = 5\n[model]\nself_loops = true\n"
     assert getattr(getattr(load(tmp_path, text, setting), section), key) == value
 
 
 @pytest.mark.parametrize(
-    ("text", "setting", "says"),
+    ("text", "setting", "message"),
     [
         ("[train\n", None, "not valid TOML"),
         ("", "train.steps", "not section.key=value"),
@@ -102,18 +102,18 @@ def test_set_wins_over_the_file(tmp_path: Path, setting: str, section: str, key:
         ("[train]\nlearning_rate = nan\n", None, "train.learning_rate"),
     ],
 )
-def test_mistakes_are_told(tmp_path: Path, text: str, setting: str | None, says: str) -> None:
-    with pytest.raises(CifmError, match=says):
+def test_the_message_describes_the_mistake(tmp_path: Path, text: str, setting: str | None, message: str) -> None:
+    with pytest.raises(CifmError, match=message):
         load(tmp_path, text, *([setting] if setting else []))
 
 
-def test_the_hint_names_the_key_that_was_meant(tmp_path: Path) -> None:
+def test_the_hint_names_a_similar_key(tmp_path: Path) -> None:
     with pytest.raises(CifmError) as caught:
         load(tmp_path, "steps = 5\n")
     assert caught.value.hint == "did you mean train.steps?"
 
 
-def test_a_path_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_path_takes_precedence_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert recipe.find("recipes/xenium.toml") == recipe.shipped()["xenium"]
     mine = tmp_path / "recipes" / "xenium.toml"
@@ -122,7 +122,7 @@ def test_a_path_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert recipe.find("recipes/xenium.toml").samefile(mine)
 
 
-def test_another_folder_is_not_a_shipped_name() -> None:
+def test_a_name_in_another_folder_is_not_a_shipped_recipe() -> None:
     with pytest.raises(CifmError, match="no such file"):
         recipe.find("elsewhere/xenium.toml")
 
@@ -137,8 +137,8 @@ def test_every_field_is_documented() -> None:
 def test_the_large_recipe_has_a_hundred_million_parameters() -> None:
     import torch
 
-    from cifm_cli.model.network import Network
+    from cifm_cli.model.ensemble import Ensemble
 
     with torch.device("meta"):  # counted, not allocated
-        network = Network(18_289, recipe.load(recipe.find("paper_100m")))
+        network = Ensemble(18_289, recipe.load(recipe.find("paper_100m")))
     assert sum(weight.numel() for weight in network.parameters()) == 106_581_730

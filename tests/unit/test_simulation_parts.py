@@ -15,13 +15,13 @@ from cifm_cli.errors import CifmError
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation import summary
-from cifm_cli.simulation.cell_states import _fit_weights
 from cifm_cli.simulation.config import UpdateSchedule
 from cifm_cli.simulation.dynamics import expected_counts
 from cifm_cli.simulation.experiment import CONTROL, TREATED, Trajectory
 from cifm_cli.simulation.injection import draw_injected_cells, draw_positions
 from cifm_cli.simulation.sampling import _poisson_quantile, draw_category, draw_counts, match_depths
 from cifm_cli.simulation.source_cells import SourceCells, downsample
+from cifm_cli.simulation.state_sampler import _fit_weights
 from cifm_cli.simulation.window import choose_window
 
 # A tissue of nine cells, 10 um apart, and one far away:

@@ -1,4 +1,4 @@
-"""The smoother: sums drawn by hand, and a regression that finds planted weights."""
+"""The smoother: sums computed by hand, and a regression that recovers known weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from cifm_cli.model.smoother import PRIOR_COUNTS, PRIOR_MASS, LeastSquares, Smoother, look_around
+from cifm_cli.model.smoother import PRIOR_COUNTS, PRIOR_MASS, LeastSquares, Smoother, sum_neighbours
 from cifm_cli.recipe_sections import ObjectiveRecipe
 
 RECIPE = ObjectiveRecipe(scales=(1.0, 2.0), cutoff=3.0)
@@ -15,79 +15,79 @@ RECIPE = ObjectiveRecipe(scales=(1.0, 2.0), cutoff=3.0)
 #   q   a       b           c      one radius is one column; c is beyond the cutoff, v is void
 #   0   1   2   3   4   5   6
 #       v
-PLACES = np.array([[1.0, 0.0], [3.0, 0.0], [6.0, 0.0], [1.0, 0.0]])
+XY = np.array([[1.0, 0.0], [3.0, 0.0], [6.0, 0.0], [1.0, 0.0]])
 COUNTS = np.array([30.0, 10.0, 50.0, 0.0])
 EXPRESSION = csr_matrix(np.array([[2.0, 0.0], [1.0, 4.0], [9.0, 9.0], [0.0, 0.0]]))
 RAW = csr_matrix(np.array([[30.0, 0.0], [2.0, 8.0], [25.0, 25.0], [0.0, 0.0]]))
 
 
 def test_sums_by_hand() -> None:
-    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
+    neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, COUNTS, RECIPE)
     for scale, column in ((1.0, 0), (2.0, 1)):
         a = np.exp(-0.5 / scale**2) * 30 / 40
         b = np.exp(-4.5 / scale**2) * 10 / 20
-        assert around.mass[0, column].item() == pytest.approx(a + b, rel=1e-12)
-        assert around.expression[0, column].tolist() == pytest.approx([2 * a + b, 4 * b], rel=1e-12)
-        assert around.expressed[0, column].tolist() == pytest.approx([a + b, b], rel=1e-12)
-        assert around.counts[0, column].tolist() == pytest.approx([30 * a + 2 * b, 8 * b], rel=1e-12)
-        assert around.weight[:2, column].tolist() == pytest.approx([a, b], rel=1e-12)
-    assert around.visible.tolist() == [0, 1, 3], "the cell beyond the cutoff is in no pair"
-    assert around.weight[2].tolist() == [0, 0], "the void cell weighs nothing"
+        assert neighbours.mass[0, column].item() == pytest.approx(a + b, rel=1e-12)
+        assert neighbours.expression[0, column].tolist() == pytest.approx([2 * a + b, 4 * b], rel=1e-12)
+        assert neighbours.expressed[0, column].tolist() == pytest.approx([a + b, b], rel=1e-12)
+        assert neighbours.counts[0, column].tolist() == pytest.approx([30 * a + 2 * b, 8 * b], rel=1e-12)
+        assert neighbours.weight[:2, column].tolist() == pytest.approx([a, b], rel=1e-12)
+    assert neighbours.visible.tolist() == [0, 1, 3], "the cell beyond the cutoff is in no pair"
+    assert neighbours.weight[2].tolist() == [0, 0], "the weight of the void cell is zero"
 
 
-def test_a_cell_at_the_same_place_counts_fully() -> None:
-    around = look_around(PLACES[:1], PLACES[:1], EXPRESSION[:1], RAW[:1], COUNTS[:1], RECIPE)
-    assert around.mass.tolist() == [[0.75, 0.75]]
+def test_the_weight_at_distance_zero_is_the_reliability() -> None:
+    neighbours = sum_neighbours(XY[:1], XY[:1], EXPRESSION[:1], RAW[:1], COUNTS[:1], RECIPE)
+    assert neighbours.mass.tolist() == [[0.75, 0.75]]
 
 
-def test_a_lonely_query_gets_the_training_mean() -> None:
+def test_a_query_without_neighbours_gets_the_training_mean() -> None:
     smoother = Smoother(2, RECIPE)
     smoother.mean_profile[:] = torch.tensor([0.5, 0.25])
-    around = look_around(np.full((1, 2), 99.0), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
-    assert around.mass.abs().max() == 0
-    means = smoother.terms(around, torch.arange(2)).means
+    neighbours = sum_neighbours(np.full((1, 2), 99.0), XY, EXPRESSION, RAW, COUNTS, RECIPE)
+    assert neighbours.mass.abs().max() == 0
+    means = smoother.terms(neighbours, torch.arange(2)).means
     assert means.tolist() == [[[0.5, 0.25]] * 3]
 
 
-def test_each_mean_is_drawn_to_the_next_wider_one() -> None:
+def test_each_mean_is_shrunk_towards_the_next_wider_one() -> None:
     smoother = Smoother(2, RECIPE)
     smoother.mean_profile[:] = torch.tensor([1.0, 1.0])
-    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
-    means = smoother.terms(around, torch.arange(2)).means
-    (narrow_mass, wide_mass), (narrow, wide) = around.mass[0].tolist(), around.expression[0, :, 0].tolist()
+    neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, COUNTS, RECIPE)
+    means = smoother.terms(neighbours, torch.arange(2)).means
+    (narrow_mass, wide_mass), (narrow, wide) = neighbours.mass[0].tolist(), neighbours.expression[0, :, 0].tolist()
     wide_mean = (wide + PRIOR_MASS * 1.0) / (wide_mass + PRIOR_MASS)
     narrow_mean = (narrow + PRIOR_MASS * wide_mean) / (narrow_mass + PRIOR_MASS)
     assert means[0, :, 0].tolist() == pytest.approx([narrow_mean, wide_mean, 1.0])
 
 
-def test_a_composition_is_drawn_to_the_next_wider_one_by_counts() -> None:
+def test_each_composition_is_shrunk_towards_the_next_wider_one_by_counts() -> None:
     smoother = Smoother(2, RECIPE)
     smoother.composition_profile[:] = torch.tensor([0.25, 0.75])
-    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE)
-    found = smoother.terms(around, torch.arange(2)).compositions
-    assert found.sum(-1).tolist() == [pytest.approx([1, 1, 1])]
-    narrow, wide = around.counts[0].tolist()
-    wide_share = (wide[0] + PRIOR_COUNTS * 0.25) / (sum(wide) + PRIOR_COUNTS)
-    narrow_share = (narrow[0] + PRIOR_COUNTS * wide_share) / (sum(narrow) + PRIOR_COUNTS)
-    assert found[0, :, 0].tolist() == pytest.approx([narrow_share, wide_share, 0.25])
+    neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, COUNTS, RECIPE)
+    compositions = smoother.terms(neighbours, torch.arange(2)).compositions
+    assert compositions.sum(-1).tolist() == [pytest.approx([1, 1, 1])]
+    narrow, wide = neighbours.counts[0].tolist()
+    wide_fraction = (wide[0] + PRIOR_COUNTS * 0.25) / (sum(wide) + PRIOR_COUNTS)
+    narrow_fraction = (narrow[0] + PRIOR_COUNTS * wide_fraction) / (sum(narrow) + PRIOR_COUNTS)
+    assert compositions[0, :, 0].tolist() == pytest.approx([narrow_fraction, wide_fraction, 0.25])
 
 
-def test_a_precision_leaves_the_indices_alone() -> None:
-    around = look_around(np.zeros((1, 2)), PLACES, EXPRESSION, RAW, COUNTS, RECIPE).to(torch.float32)
-    assert {around.expression.dtype, around.mass.dtype, around.weight.dtype} == {torch.float32}
-    assert {around.query.dtype, around.visible.dtype} == {torch.int64}
+def test_conversion_of_the_precision_keeps_the_indices() -> None:
+    neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, COUNTS, RECIPE).to(torch.float32)
+    assert {neighbours.expression.dtype, neighbours.mass.dtype, neighbours.weight.dtype} == {torch.float32}
+    assert {neighbours.query.dtype, neighbours.visible.dtype} == {torch.int64}
 
 
-def test_least_squares_finds_planted_weights_of_each_gene() -> None:
+def test_least_squares_recovers_the_weights_of_each_gene() -> None:
     generator = np.random.default_rng(0)
-    planted = np.array([[0.2, 0.9], [0.7, 0.0], [0.1, 0.1]])  # terms x genes
+    true_weights = np.array([[0.2, 0.9], [0.7, 0.0], [0.1, 0.1]])  # terms x genes
     regression = LeastSquares(3, 4)
     genes = torch.tensor([1, 3])
     for _ in range(10):
         terms = generator.normal(size=(2_000, 3, 2))
-        target = np.einsum("msp,sp->mp", terms, planted)
+        target = np.einsum("msp,sp->mp", terms, true_weights)
         regression.add(torch.from_numpy(terms), torch.from_numpy(target), genes)
     weights = regression.solve(20.0)
-    assert weights[:, genes].numpy() == pytest.approx(planted, abs=0.005)
-    shared = planted.mean(axis=1)
+    assert weights[:, genes].numpy() == pytest.approx(true_weights, abs=0.005)
+    shared = true_weights.mean(axis=1)
     assert weights[:, 0].numpy() == pytest.approx(shared, abs=0.05), "an unseen gene takes the shared weights"

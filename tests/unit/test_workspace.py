@@ -1,4 +1,4 @@
-"""Files appear whole or not at all; commands find each other's files."""
+"""Atomic writing of files, and the default folders of the workspace."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_target_appears_whole(tmp_path: Path, kind: str, before: bool) -> None
 
 @pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt(), StopRequested()])
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_nothing_is_left_behind_and_the_old_one_stays(tmp_path: Path, error: BaseException, kind: str) -> None:
+def test_a_failed_block_leaves_no_file_and_keeps_the_old_one(tmp_path: Path, error: BaseException, kind: str) -> None:
     target = tmp_path / "x.json"
     target.write_text("old")
     with pytest.raises(type(error)), workspace.atomic_path(target) as temporary:  # noqa: PT012
@@ -53,7 +53,7 @@ def test_nothing_is_left_behind_and_the_old_one_stays(tmp_path: Path, error: Bas
     assert target.read_text() == "old"
 
 
-def test_a_private_file_gets_the_usual_mode(tmp_path: Path) -> None:
+def test_a_file_readable_by_its_owner_only_gets_the_usual_mode(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
     with workspace.atomic_path(tmp_path / "x") as temporary:
         temporary.touch(mode=0o600)
@@ -88,7 +88,7 @@ except CifmError as error:
 
 
 @pytest.mark.parametrize("name", ["x.bin", "x.h5ad"])
-def test_a_file_the_system_refuses_is_a_user_error(tmp_path: Path, name: str) -> None:
+def test_a_file_that_exceeds_the_limit_is_a_user_error(tmp_path: Path, name: str) -> None:
     target = tmp_path / name
     done = subprocess.run(
         [sys.executable, "-c", WRITE_TOO_MUCH, target], capture_output=True, text=True, check=False, timeout=60
@@ -97,7 +97,7 @@ def test_a_file_the_system_refuses_is_a_user_error(tmp_path: Path, name: str) ->
     assert names(tmp_path) == []
 
 
-def test_hdf5_hides_the_error_number_in_its_message() -> None:
+def test_the_error_number_is_read_from_the_message_of_hdf5() -> None:
     message = "Can't write (file write failed: time = Sat, filename = 'x', errno = 28, error message = 'No space left')"
     with pytest.raises(CifmError, match="no space left on the disk"), writing(Path("x.h5ad")):
         raise OSError(message)
@@ -105,19 +105,19 @@ def test_hdf5_hides_the_error_number_in_its_message() -> None:
         raise OSError("other")
 
 
-def test_a_folder_of_a_file_s_name_is_a_user_error(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     with pytest.raises(CifmError, match="cannot write"):
         workspace.write_json(tmp_path / "taken" / "m.json", {})
 
 
 def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
-    precious = tmp_path / "probe.json" / "precious"
-    precious.parent.mkdir()
-    precious.touch()
+    other = tmp_path / "probe.json" / "other"
+    other.parent.mkdir()
+    other.touch()
     with pytest.raises(CifmError, match="a folder is in the way"):
         workspace.write_json(tmp_path / "probe.json", {})
-    assert precious.exists()
+    assert other.exists()
     assert names(tmp_path) == ["probe.json"]
 
 
@@ -136,21 +136,21 @@ def test_slides_default_to_the_workspace(tmp_path: Path, monkeypatch: pytest.Mon
         workspace.slide_paths([prepared / "z.h5ad"])
 
 
-def test_runs_are_found_by_folder_file_or_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_given_by_folder_by_file_or_as_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CifmError, match="no model in runs/latest"):
         workspace.run_folder(None)
     for run in (Path("runs/one"), tmp_path / "elsewhere" / "two", Path("runs/three")):
         run.mkdir(parents=True)
         (run / "model.safetensors").touch()
-        workspace.point_latest(run)
+        workspace.link_latest(run)
         assert workspace.run_folder(None).name == run.name
     assert workspace.run_folder(Path("runs/one")) == Path("runs/one")
     assert workspace.run_folder(Path("runs/one/model.safetensors")) == Path("runs/one")
 
 
-def test_somebody_s_own_folder_called_latest_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_called_latest_is_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / "latest").mkdir()
     (tmp_path / "run").mkdir()
-    workspace.point_latest(tmp_path / "run", tmp_path / "latest")
+    workspace.link_latest(tmp_path / "run", tmp_path / "latest")
     assert not (tmp_path / "latest").is_symlink()

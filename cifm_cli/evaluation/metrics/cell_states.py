@@ -20,8 +20,7 @@ from cifm_cli import keys
 from cifm_cli.evaluation.folds import hidden_rows
 from cifm_cli.evaluation.predictors.base import MODEL
 from cifm_cli.evaluation.predictors.local_averages import nearest
-from cifm_cli.model.heads import ResidualHead
-from cifm_cli.model.states import nearest_profile
+from cifm_cli.model.states import nearest_state
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.statistics.bootstrap import Statistic
 from cifm_cli.statistics.scores import calibration_error, log_loss
@@ -75,7 +74,7 @@ class SlideStates:
         for start in range(0, slide.num_cells, _ROWS_AT_ONCE):
             rows = np.arange(start, min(start + _ROWS_AT_ONCE, slide.num_cells))
             values = slide.expression(rows, self.dataset.target_sum)[:, columns].toarray()
-            state[rows] = nearest_profile(torch.from_numpy(values), self.profiles).numpy()
+            state[rows] = nearest_state(torch.from_numpy(values), self.profiles).numpy()
         return state
 
     def visible_rows(self, fold: Fold) -> Rows:
@@ -97,11 +96,11 @@ class SlideStates:
 
 def slide_states(dataset: EvaluationDataset, model: LoadedModel) -> SlideStates | None:
     """The states of a model on a slide; None for a model without states."""
-    head = model.checkpoint.network.head
-    if not isinstance(head, ResidualHead):
+    states = model.cell_states
+    if states is None:
         return None
     genes = torch.from_numpy(model.panel(dataset.slide).vocabulary_rows)
-    return SlideStates(dataset, model, head.states.profiles.detach().cpu()[:, genes])
+    return SlideStates(dataset, model, states.profiles.detach().cpu()[:, genes])
 
 
 def neighbour_parameter_grid() -> list[Parameters]:

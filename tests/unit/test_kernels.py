@@ -1,41 +1,41 @@
-"""The compiled sums of what surrounds a query: by hand, and as dense products."""
+"""The compiled weighted sums, compared with sums by hand and with dense products."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.sparse import csr_matrix, random_array
 
-from cifm_cli.model.kernels import sum_around
+from cifm_cli.model.kernels import weighted_sums
 from cifm_cli.provenance import numpy_generator
 
 
-def test_by_hand() -> None:
-    """Query 0 sees cells 0 and 1, query 1 sees nobody, query 2 sees cell 1."""
+def test_sums_by_hand() -> None:
+    """The neighbours of query 0 are cells 0 and 1, query 1 has none, and query 2 has cell 1."""
     expression = csr_matrix(np.array([[2.0, 0.0], [1.0, 4.0]]))
     counts = csr_matrix(np.array([[30, 0], [2, 8]]))
     weight = np.array([[0.5, 1.0], [0.25, 1.0], [3.0, 0.0]])
-    values, shares, raw = sum_around(np.array([0, 2, 2, 3]), np.array([0, 1, 1]), weight, expression, counts)
+    values, expressed, raw = weighted_sums(np.array([0, 2, 2, 3]), np.array([0, 1, 1]), weight, expression, counts)
     assert values.tolist() == [[[1.25, 1.0], [3.0, 4.0]], [[0, 0], [0, 0]], [[3.0, 12.0], [0, 0]]]
-    assert shares.tolist() == [[[0.75, 0.25], [2.0, 1.0]], [[0, 0], [0, 0]], [[3.0, 3.0], [0, 0]]]
+    assert expressed.tolist() == [[[0.75, 0.25], [2.0, 1.0]], [[0, 0], [0, 0]], [[3.0, 3.0], [0, 0]]]
     assert raw.tolist() == [[[15.5, 2.0], [32.0, 8.0]], [[0, 0], [0, 0]], [[6.0, 24.0], [0, 0]]]
 
 
-def test_as_dense_products() -> None:
+def test_sums_equal_dense_products() -> None:
     generator = numpy_generator(0, "sums")
     counts = csr_matrix(random_array((40, 30), density=0.2, rng=generator, dtype=np.float32))
     expression = csr_matrix((np.log1p(counts.data), counts.indices, counts.indptr), counts.shape)
     near = generator.random((25, 40)) < 0.3
     indptr = np.concatenate([[0], near.sum(axis=1).cumsum()])
     weight = generator.random((near.sum(), 3))
-    found = sum_around(indptr, np.nonzero(near)[1], weight, expression, counts)
+    computed = weighted_sums(indptr, np.nonzero(near)[1], weight, expression, counts)
     for scale in range(3):
         dense = np.zeros(near.shape)
         dense[near] = weight[:, scale]
-        for sums, matrix in zip(found, (expression, counts > 0, counts), strict=True):
+        for sums, matrix in zip(computed, (expression, counts > 0, counts), strict=True):
             assert np.allclose(sums[:, scale], dense @ matrix.toarray().astype(np.float64), rtol=1e-12, atol=1e-14)
 
 
-def test_nobody_and_no_query() -> None:
+def test_no_pairs_and_no_queries() -> None:
     void = csr_matrix((2, 5), dtype=np.float32)
-    nothing = sum_around(np.array([0]), np.zeros(0, dtype=np.int64), np.zeros((0, 4)), void, void)
-    assert [sums.shape for sums in nothing] == [(0, 4, 5)] * 3
+    empty = weighted_sums(np.array([0]), np.zeros(0, dtype=np.int64), np.zeros((0, 4)), void, void)
+    assert [sums.shape for sums in empty] == [(0, 4, 5)] * 3

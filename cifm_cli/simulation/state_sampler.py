@@ -23,7 +23,6 @@ import torch
 from scipy.sparse import csr_matrix
 
 from cifm_cli.inference.predict import predict_cells
-from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.masking import to_expression
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation.sampling import draw_category, match_depths
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.inference.prediction import Prediction
+    from cifm_cli.model.states import CellStates
 
 MAX_CLUSTERS: Final = 40
 MIN_CELLS_PER_CLUSTER: Final = 50  # on average; small tissues get fewer clusters
@@ -48,8 +48,8 @@ CANDIDATES: Final = 20  # cells of a state, from the depth of the updated cell u
 
 
 @dataclass(frozen=True)
-class CellStates:
-    """The cell states of a tissue, and how their probabilities are derived from predictions.
+class StateSampler:
+    """Draws cells of the states that a prediction makes probable.
 
     Args:
         counts: (N, P) counts of the tissue before injection.
@@ -106,7 +106,7 @@ class CellStates:
         return templates
 
 
-def fit_cell_states(model: LoadedModel, tissue: Slide, update_fraction: float, seed: int) -> CellStates:
+def fit_state_sampler(model: LoadedModel, tissue: Slide, update_fraction: float, seed: int) -> StateSampler:
     """Assign the cells of a tissue to states: the model's own states, or clusters if it has none.
 
     Args:
@@ -125,9 +125,9 @@ def fit_cell_states(model: LoadedModel, tissue: Slide, update_fraction: float, s
     expression = tissue.expression(expressing, model.checkpoint.recipe.data.target_sum)
     state = np.full(tissue.num_cells, -1, dtype=np.int64)
     by_depth = expressing[np.argsort(depths[expressing], kind="stable")]
-    head = model.checkpoint.network.head
-    if isinstance(head, ResidualHead):
-        state[expressing], num_states = _states_of_model(model, tissue, expression, head), len(head.states.profiles)
+    states = model.cell_states
+    if states is not None:
+        state[expressing], num_states = _states_of_model(model, tissue, expression, states), len(states.profiles)
     else:
         state[expressing] = _cluster(expression, seed)
         num_states = int(state.max()) + 1
@@ -137,18 +137,18 @@ def fit_cell_states(model: LoadedModel, tissue: Slide, update_fraction: float, s
     probabilities = [prediction.states for prediction in predictions if prediction.states is not None]
     if probabilities:
         frequency = np.array([len(cells) for cells in members]) / len(expressing)
-        return CellStates(counts, depths, members, weights=_fit_weights(np.concatenate(probabilities), frequency))
+        return StateSampler(counts, depths, members, weights=_fit_weights(np.concatenate(probabilities), frequency))
     means = np.concatenate([prediction.mean for prediction in predictions])
-    return CellStates(counts, depths, members, _fit_classifier(means, state[np.concatenate(samples)], seed))
+    return StateSampler(counts, depths, members, _fit_classifier(means, state[np.concatenate(samples)], seed))
 
 
 def _states_of_model(
-    model: LoadedModel, tissue: Slide, expression: csr_matrix, head: ResidualHead
+    model: LoadedModel, tissue: Slide, expression: csr_matrix, states: CellStates
 ) -> NDArray[np.int64]:
     """(N,) the model's state of every cell."""
     genes = torch.from_numpy(model.panel(tissue).vocabulary_rows).to(model.device)
     cells = to_expression(expression, genes.cpu().numpy(), torch.float32).to(model.device)
-    return np.asarray(head.states.sort_cells(cells, genes).cpu().numpy())
+    return np.asarray(states.assign_states(cells, genes).cpu().numpy())
 
 
 def _fit_weights(probability: NDArray[np.float32], frequency: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,98 @@
+"""The model of a checkpoint: one network or several, whose predictions are averaged.
+
+Letters: M inferred cells, P genes of the panel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from torch import Tensor, nn
+
+from cifm_cli.model.heads import ResidualHead
+from cifm_cli.model.network import Network
+from cifm_cli.model.output import mean_output
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cifm_backends.base import Backend
+    from cifm_cli.model.masking import MaskedTile
+    from cifm_cli.model.output import Output
+    from cifm_cli.model.states import CellStates
+    from cifm_cli.recipe import Recipe
+
+_FIRST, _MEMBERS, _OTHERS = "members.0.", "members.", "others."
+
+
+class Ensemble(nn.Module):
+    """Networks of one recipe that start from different weights; there is one unless `model.members` is larger.
+
+    Args:
+        num_genes: G, size of the vocabulary.
+        recipe: A whole recipe.
+    """
+
+    def __init__(self, num_genes: int, recipe: Recipe) -> None:
+        super().__init__()
+        networks = nn.ModuleList(Network(num_genes, recipe) for _ in range(recipe.model.members))
+        self.members = cast("Sequence[Network]", networks)  # torch has no typed list of modules
+
+    def forward(self, backend: Backend, tile: MaskedTile) -> Output:
+        """Infer the masked cells of a tile from its visible ones.
+
+        Args:
+            backend: Runs the edge part of every layer.
+            tile: A masked tile on the device of the ensemble.
+
+        Returns:
+            Mean prediction of the members for M cells and P genes, in the precision of the weights.
+        """
+        return mean_output([member(backend, tile) for member in self.members])
+
+    @property
+    def first(self) -> Network:
+        """The network whose encoder embeds cells; embeddings of different members cannot be averaged."""
+        return self.members[0]
+
+    @property
+    def cell_states(self) -> CellStates | None:
+        """Cell states whose probabilities are inferred, the same in all members; None for the head of the paper."""
+        # Training fits the states once and copies them to every member, so that probabilities can be averaged.
+        head = self.first.head
+        return head.states if isinstance(head, ResidualHead) else None
+
+    def stored_weights(self) -> dict[str, Tensor]:
+        """Weights and buffers by the names they have in files.
+
+        Names of the first member have no prefix, and member n > 0 is `others.<n - 1>`. So files of a single network
+        have plain names, and files written before ensembles had members of their own stay readable.
+        """
+        return {_stored_name(name): tensor for name, tensor in self.state_dict().items()}
+
+    def load_stored_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy weights from a file into the networks.
+
+        Args:
+            tensors: As `stored_weights` returns them.
+
+        Raises:
+            RuntimeError: A name is missing or unknown, or a shape differs.
+        """
+        self.load_state_dict({_module_name(name): tensor for name, tensor in tensors.items()})
+
+
+def _stored_name(name: str) -> str:
+    """From `members.<n>.<weight>` to the name in a file."""
+    if name.startswith(_FIRST):
+        return name.removeprefix(_FIRST)
+    number, _, weight = name.removeprefix(_MEMBERS).partition(".")
+    return f"{_OTHERS}{int(number) - 1}.{weight}"
+
+
+def _module_name(stored: str) -> str:
+    """From the name in a file to `members.<n>.<weight>`; an unknown name stays unknown to `load_state_dict`."""
+    number, _, weight = stored.removeprefix(_OTHERS).partition(".")
+    if stored.startswith(_OTHERS) and number.isdecimal():
+        return f"{_MEMBERS}{int(number) + 1}.{weight}"
+    return _FIRST + stored
