@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 TREATED: Final = "treated"
 CONTROL: Final = "control"
 ARMS: Final = (CONTROL, TREATED)
-MAX_TYPED_CELLS: Final = (
-    50_000  # cells of the slide on which the annotator is fitted and among which source cells are found
-)
+# Cells of the slide to which the annotator is fitted, and among which source cells are selected.
+MAX_TYPED_CELLS: Final = 50_000
 
 
 @dataclass(frozen=True)
