@@ -120,45 +120,78 @@ def evaluate_slides(
     Raises:
         CifmError: A slide can't be used, or its region is empty.
     """
-    setups = [set_up(config, slide, models) for slide in slides]
-    for setup in setups:  # every plan first: an error on the last slide must not cost the work on the others
-        for note in setup.notes:
-            logger.warning(note)
-        for geometry in config.geometry_names:
-            setup.plan(geometry)
-    results: dict[str, list[EvaluationResult]] = {}
-    facts: dict[str, Any] = {}
-    with evaluation_pool(config) if config.num_processes > 1 else nullcontext() as pool:
-        for setup in setups:
-            results[setup.name] = _evaluate_slide(setup, pool, show_table)
-            facts[setup.name] = _slide_facts(setup, (digests or {}).get(setup.name), models, results[setup.name])
-    metrics: dict[str, Any] = {"slides": facts, "definitions": definitions()}
-    if len(results) > 1:
-        metrics["overall"] = overall(_by_geometry(results), config.seed)
-        for geometry, paired in metrics["overall"].items():
-            title = f"{describe_overall(geometry, paired)}: {MODEL} minus the best baseline, mean over slides"
-            show_table(title, overall_table(paired))
-    return Evaluation(metrics, results)
+    return _Run(models, config, digests or {}, show_table).evaluate(slides)
 
 
-def _evaluate_slide(
-    setup: SlideSetup, pool: WorkerPool[EvaluationTask, PredictorResult] | None, show_table: ShowTable
-) -> list[EvaluationResult]:
-    """Evaluate every predictor in every geometry."""
-    results = []
-    for geometry in setup.config.geometry_names:
-        plan = setup.plan(geometry)
-        for is_warning, note in plan.notes:
-            logger.log(logging.WARNING if is_warning else logging.INFO, note)
-        evaluator = setup.evaluator(geometry, plan)
-        by_name = _evaluate_in_pool(setup, evaluator, pool) if pool else _evaluate_in_turn(setup, evaluator)
-        for predictor in setup.predictors:
-            evaluator.result.add(by_name[predictor.name])
-        results.append(evaluator.result)
-        for title, table in result_tables(evaluator.result, setup.config.region):
-            show_table(title, table)
-        setup.dataset.clear_caches()
-    return results
+@dataclass(frozen=True)
+class _Run:
+    """One evaluation."""
+
+    models: Sequence[ModelPredictor]
+    config: EvaluateConfig
+    digests: Mapping[str, str]
+    show_table: ShowTable
+
+    def evaluate(self, slides: Iterable[Slide]) -> Evaluation:
+        """Set up all slides, then evaluate one after the other."""
+        setups = [set_up(self.config, slide, self.models) for slide in slides]
+        for setup in setups:  # every plan first: an error on the last slide must not cost the work on the others
+            for note in setup.notes:
+                logger.warning(note)
+            for geometry in self.config.geometry_names:
+                setup.planner.plan(geometry)
+        results: dict[str, list[EvaluationResult]] = {}
+        metrics: dict[str, Any] = {"slides": {}, "definitions": definitions()}
+        with evaluation_pool(self.config) if self.config.num_processes > 1 else nullcontext() as pool:
+            for setup in setups:
+                results[setup.name] = self._evaluate_slide(setup, pool)
+                metrics["slides"][setup.name] = self._slide_facts(setup, results[setup.name])
+        if len(results) > 1:
+            metrics["overall"] = overall(_by_geometry(results), self.config.seed)
+            for geometry, paired in metrics["overall"].items():
+                title = f"{describe_overall(geometry, paired)}: {MODEL} minus the best baseline, mean over slides"
+                self.show_table(title, overall_table(paired))
+        return Evaluation(metrics, results)
+
+    def _evaluate_slide(
+        self, setup: SlideSetup, pool: WorkerPool[EvaluationTask, PredictorResult] | None
+    ) -> list[EvaluationResult]:
+        """Evaluate every predictor in every geometry."""
+        results = []
+        for geometry in self.config.geometry_names:
+            plan = setup.planner.plan(geometry)
+            for is_warning, note in plan.notes:
+                logger.log(logging.WARNING if is_warning else logging.INFO, note)
+            evaluator = setup.evaluator(geometry, plan)
+            by_name = _evaluate_in_pool(setup, evaluator, pool) if pool else _evaluate_in_turn(setup, evaluator)
+            for predictor in setup.predictors:
+                evaluator.result.add(by_name[predictor.name])
+            results.append(evaluator.result)
+            for title, table in result_tables(evaluator.result, self.config.region):
+                self.show_table(title, table)
+            setup.dataset.clear_caches()
+        return results
+
+    def _slide_facts(self, setup: SlideSetup, results: Sequence[EvaluationResult]) -> dict[str, Any]:
+        """The part of `metrics.json` about one slide."""
+        dataset, digest = setup.dataset, self.digests.get(setup.name)
+        scored = np.unique(np.concatenate([result.rows for result in results]))
+        relations = {}
+        for predictor in self.models:
+            checkpoint = predictor.model.checkpoint
+            validation_slides = checkpoint.recipe.data.validation_slides
+            relation = transfer(dataset.slide, digest, checkpoint.provenance, scored, validation_slides)
+            for note in relation.notes:
+                logger.warning(note)
+            relations[predictor.name] = relation.facts
+        return {
+            "region": self.config.region,
+            "tuned_on": setup.planner.tuned,
+            "scenario": relations,
+            "num_genes": dataset.num_genes,
+            "radius_um": dataset.radius_um,
+            "geometries": {result.geometry: result.facts() for result in results},
+        }
 
 
 def _evaluate_in_turn(setup: SlideSetup, evaluator: Evaluator) -> dict[str, PredictorResult]:
@@ -184,30 +217,6 @@ def _evaluate_in_pool(
             results[task.predictor] = result
             advance()
     return results
-
-
-def _slide_facts(
-    setup: SlideSetup, digest: str | None, models: Sequence[ModelPredictor], results: Sequence[EvaluationResult]
-) -> dict[str, Any]:
-    """The part of `metrics.json` about one slide."""
-    dataset = setup.dataset
-    scored = np.unique(np.concatenate([result.rows for result in results]))
-    relations = {}
-    for predictor in models:
-        checkpoint = predictor.model.checkpoint
-        validation_slides = checkpoint.recipe.data.validation_slides
-        relation = transfer(dataset.slide, digest, checkpoint.provenance, scored, validation_slides)
-        for note in relation.notes:
-            logger.warning(note)
-        relations[predictor.name] = relation.facts
-    return {
-        "region": setup.config.region,
-        "tuned_on": setup.tuned_on,
-        "scenario": relations,
-        "num_genes": dataset.num_genes,
-        "radius_um": dataset.radius_um,
-        "geometries": {result.geometry: result.facts() for result in results},
-    }
 
 
 def _by_geometry(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, list[Comparison]]:
