@@ -1,10 +1,10 @@
-"""The evaluation as a whole: open models and slides, evaluate every predictor, and write the results."""
+"""The evaluation as a whole: open models and slides, and evaluate every predictor."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from cifm_cli.evaluation.comparison import overall
 from cifm_cli.evaluation.metrics import calibration, expression, gene_sets, noise_ceiling
 from cifm_cli.evaluation.parallel import evaluation_pool, load_models, order_tasks
 from cifm_cli.evaluation.predictors.base import MODEL
-from cifm_cli.evaluation.report import files
 from cifm_cli.evaluation.report.tables import describe_overall, overall_table, result_tables
 from cifm_cli.evaluation.setup import set_up
 from cifm_cli.evaluation.transfer import transfer
@@ -53,23 +52,22 @@ class Evaluation:
     results: dict[str, list[EvaluationResult]]  # slide name to its results, one for each geometry
 
 
-def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) -> dict[str, Any]:
-    """Score models beside the baselines on the same hidden cells, and write the results to a folder.
+def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) -> Evaluation:
+    """Open the models and slides of a config, and score the models beside the baselines on the same hidden cells.
 
     Args:
         config: The user's choices.
         show_table: Called with the title and content of each table as soon as it is known.
 
     Returns:
-        The content of `metrics.json`.
+        Metrics, which contain the provenance, and results; `report.files.write` writes both.
 
     Raises:
-        CifmError: A slide or model can't be used, the region is empty, or the results can't be written.
+        CifmError: A slide or model can't be used, or the region is empty.
         BackendUnavailableError: There is no such backend here.
     """
     _refuse_duplicates("slides", [path.stem for path in config.slides])
     _refuse_duplicates("runs", [run.name for run in config.models])
-    files.check_folder(config.out)
     models = load_models(config)
     first = models[0].model
     config = config.completed(first.checkpoint.recipe.evaluate)
@@ -92,10 +90,7 @@ def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) ->
     digests = {path.stem: origin["inputs"][path.as_posix()] for path in config.slides}
     evaluation = evaluate_slides(map(open_slide, config.slides), models, config, digests, show_table)
     slides_and_definitions = {key: evaluation.metrics[key] for key in ("slides", "definitions")}
-    metrics = {**slides_and_definitions, "provenance": origin, **evaluation.metrics}
-    files.write(config.out, metrics, evaluation.results, save_predictions=config.save_predictions)
-    logger.info("report and tables: %s", config.out)
-    return metrics
+    return replace(evaluation, metrics={**slides_and_definitions, "provenance": origin, **evaluation.metrics})
 
 
 def evaluate_slides(
@@ -110,7 +105,7 @@ def evaluate_slides(
     Args:
         slides: Slides with different names; with several processes they must have files.
         models: The first is called `model` and sets radius and receptive field of the baselines.
-        config: The user's choices, completed; its `slides`, `models` and `out` are not used.
+        config: The user's choices, completed; its `slides` and `models` are not used.
         digests: Slide name to the SHA-256 of its file, by which training slides are recognised.
         show_table: Called with the title and content of each table as soon as it is known.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifm_cli.errors import CifmError
@@ -17,6 +16,7 @@ from cifm_cli.evaluation.predictors.registry import all_baselines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from cifm_cli.celltype.base import Annotator
     from cifm_cli.data.slide import Slide
@@ -34,7 +34,6 @@ class EvaluateConfig:
 
     slides: Sequence[Path] = ()  # prepared slides
     models: Sequence[Path] = ()  # runs; the first is `model` and sets radius and receptive field of the baselines
-    out: Path = Path("evaluation")  # folder to write to
     region: str = ""  # `train`, `validation`, `test` or `all`; empty: the recipe's
     geometries: Sequence[str] = ()  # of `folds.KINDS`; empty: the recipe's
     block_radii: Sequence[float] = ()  # sides of the blocks of `region`, in radii; empty: the recipe's
