@@ -94,7 +94,7 @@ class _Worker:
             self._evaluator = None
         setup = self._setup[1]
         if self._evaluator is None or self._evaluator[0] != task.geometry:
-            self._evaluator = task.geometry, setup.evaluator(task.geometry, setup.plan(task.geometry))
+            self._evaluator = task.geometry, setup.evaluator(task.geometry, setup.planner.plan(task.geometry))
         return self._evaluator[1].evaluate(setup.predictor(task.predictor))
 
 
