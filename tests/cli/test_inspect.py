@@ -1,4 +1,4 @@
-"""`cifm inspect` on everything that cifm writes."""
+"""`cifm inspect` on all files that cifm writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def facts(cifm, path: Path) -> dict:
     return json.loads(out)
 
 
-def test_a_prepared_slide(cifm, prepared_synthetic: Path) -> None:
+def test_prepared_slide(cifm, prepared_synthetic: Path) -> None:
     found = facts(cifm, prepared_synthetic)
     assert found["kind"] == "prepared slide"
     assert found["platform"] == "xenium"
@@ -33,7 +33,7 @@ def test_slides_are_inspected_without_torch(prepared_synthetic: Path) -> None:
     assert done.stdout.splitlines()[-1] == "0 0 False"
 
 
-def test_a_folder_of_slides(cifm, prepared_synthetic: Path) -> None:
+def test_folder_of_slides(cifm, prepared_synthetic: Path) -> None:
     corpus, slide = facts(cifm, prepared_synthetic.parent), facts(cifm, prepared_synthetic)
     shared = ("cells", "genes", "split", "platform", "radius_um", "condition", "tissue", "sample")
     assert corpus["slides"] == {"tissue": {key: slide[key] for key in shared}}
@@ -41,7 +41,7 @@ def test_a_folder_of_slides(cifm, prepared_synthetic: Path) -> None:
     assert corpus["genes"] == {"union": slide["genes"], "shared": slide["genes"]}
 
 
-def test_the_readable_form_says_the_same(cifm, prepared_synthetic: Path) -> None:
+def test_table_shows_the_same_as_json(cifm, prepared_synthetic: Path) -> None:
     code, out, err = cifm("inspect", prepared_synthetic)
     rows = dict(line.split(maxsplit=1) for line in out.splitlines() if len(line.split(maxsplit=1)) == 2)
     assert (code, err) == (0, "")
@@ -49,7 +49,7 @@ def test_the_readable_form_says_the_same(cifm, prepared_synthetic: Path) -> None
     assert rows["split.train"] == str(facts(cifm, prepared_synthetic)["split"]["train"])
 
 
-def test_a_run_and_its_model(cifm, tmp_path: Path) -> None:
+def test_run_and_its_model(cifm, tmp_path: Path) -> None:
     from cifm_cli.model.checkpoint import save_checkpoint
     from cifm_cli.model.network import Network
     from cifm_cli.recipe import Recipe
@@ -67,7 +67,7 @@ def test_a_run_and_its_model(cifm, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("slots", [["X_cifm"], ["X_cifm_cell"], ["X_cifm", "X_cifm_cell"]])
-def test_an_embedded_slide(cifm, tmp_path: Path, slots: list[str]) -> None:
+def test_embedded_slide(cifm, tmp_path: Path, slots: list[str]) -> None:
     path = tmp_path / "e.h5ad"
     with h5py.File(path, "w") as file:
         for slot in slots:

@@ -1,4 +1,4 @@
-"""Laws of the readers: turning the image changes nothing, and damage is refused or harmless."""
+"""Laws of the readers: rotation of the image changes nothing, and damage is refused or harmless."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def same_cells(one: Download, other: Download) -> bool:
 
 
 @given(st.floats(0.05, 40.0), st.floats(0, 6.3), st.booleans(), st.floats(-1e5, 1e5), st.randoms(use_true_random=False))
-def test_the_scale_of_a_turned_and_mirrored_image_is_the_same(
+def test_scale_does_not_depend_on_rotation_and_reflection_of_the_image(
     um_per_pixel: float, turn: float, mirrored: bool, shift: float, random: Random
 ) -> None:
     places = hexagons()
@@ -136,7 +136,7 @@ def test_the_scale_of_a_turned_and_mirrored_image_is_the_same(
     where=st.floats(0, 1, exclude_max=True),
     flip=st.one_of(st.none(), st.integers(1, 255)),
 )
-def test_a_damaged_file_never_makes_a_traceback(
+def test_damaged_file_is_refused_or_harmless(
     folders: dict[str, Path], platform: str, number: int, where: float, flip: int | None
 ) -> None:
     reader, files = INPUTS[platform]
@@ -180,7 +180,7 @@ CHANGES = {
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(INPUTS)), st.sampled_from(sorted(CHANGES)), st.randoms(use_true_random=False))
-def test_a_changed_table_is_refused_or_says_the_same(
+def test_changed_table_is_refused_or_gives_the_same_cells(
     folders: dict[str, Path], platform: str, change: str, random: Random
 ) -> None:
     reader, files = INPUTS[platform]

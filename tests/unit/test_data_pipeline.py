@@ -1,4 +1,4 @@
-"""Recognising downloads, naming slides, and never losing what is there."""
+"""Recognising downloads, naming slides, and never overwriting files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def options(tmp_path: Path) -> PrepareConfig:
     return PrepareConfig(out=tmp_path / "prepared")
 
 
-def test_a_second_run_is_up_to_date(download: Path, options: PrepareConfig) -> None:
+def test_second_run_is_up_to_date(download: Path, options: PrepareConfig) -> None:
     first = prepare_download(download, options)
     stamp = first.path.stat().st_mtime_ns
     second = prepare_download(download, options)
@@ -63,7 +63,7 @@ def test_changed_input_needs_force(download: Path, options: PrepareConfig) -> No
         prepare_download(download, options)
 
 
-def test_a_file_of_somebody_else_is_never_replaced(download: Path, options: PrepareConfig) -> None:
+def test_file_of_another_program_is_not_replaced(download: Path, options: PrepareConfig) -> None:
     options.out.mkdir()
     theirs = options.out / "tissue.h5ad"
     ad.AnnData(obs=pd.DataFrame(index=["a"])).write_h5ad(theirs)
@@ -73,7 +73,7 @@ def test_a_file_of_somebody_else_is_never_replaced(download: Path, options: Prep
     assert hash_file(theirs) == before
 
 
-def test_the_input_is_never_replaced(download: Path, options: PrepareConfig) -> None:
+def test_input_is_not_replaced(download: Path, options: PrepareConfig) -> None:
     path = prepare_download(download, options).path
     slide = ad.read_h5ad(path)
     del slide.uns[keys.CIFM]
@@ -85,7 +85,7 @@ def test_the_input_is_never_replaced(download: Path, options: PrepareConfig) -> 
     assert hash_file(theirs) == before
 
 
-def test_inputs_are_left_as_they_were(download: Path, options: PrepareConfig) -> None:
+def test_inputs_are_not_changed_and_their_hashes_are_stored(download: Path, options: PrepareConfig) -> None:
     files = [path for path in download.rglob("*") if path.is_file()]
     before = {path: hash_file(path) for path in files}
     result = prepare_download(download, options)
@@ -100,7 +100,7 @@ def test_inputs_are_left_as_they_were(download: Path, options: PrepareConfig) ->
     }
 
 
-def test_a_failed_run_leaves_nothing_behind(download: Path, options: PrepareConfig) -> None:
+def test_failed_run_leaves_no_files(download: Path, options: PrepareConfig) -> None:
     (download / "cells.parquet").write_bytes(b"PAR1")
     with pytest.raises(CifmError):
         prepare_download(download, options)
@@ -117,13 +117,13 @@ def test_names_of_slides(tmp_path: Path) -> None:
             slide_name(tmp_path, PrepareConfig(name=bad))
 
 
-def test_two_downloads_of_one_name_are_refused_before_any_work(download: Path, options: PrepareConfig) -> None:
+def test_downloads_with_the_same_name_are_refused_before_reading(download: Path, options: PrepareConfig) -> None:
     with pytest.raises(CifmError, match="2 downloads would be prepared as 'tissue'"):
         prepare_all([PrepareTask(download, options), PrepareTask(download.parent / "elsewhere" / "tissue", options)])
     assert not options.out.exists()
 
 
-def test_unrecognised_downloads_say_what_is_there(tmp_path: Path) -> None:
+def test_error_for_an_unrecognised_download_lists_its_content(tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="no such file or folder"):
         find_reader(tmp_path / "absent")
     with pytest.raises(CifmError, match="found an empty folder"):
@@ -135,11 +135,11 @@ def test_unrecognised_downloads_say_what_is_there(tmp_path: Path) -> None:
         find_reader(tmp_path, "nanostring")
 
 
-def test_a_platform_insisted_on_says_what_it_misses(tmp_path: Path, options: PrepareConfig) -> None:
+def test_error_for_a_given_platform_names_the_missing_file(tmp_path: Path, options: PrepareConfig) -> None:
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(CifmError, match=r"without cell_feature_matrix.h5"):
         prepare_download(tmp_path, replace(options, platform="xenium"))
 
 
-def test_the_report_is_json(download: Path, options: PrepareConfig) -> None:
+def test_report_is_json(download: Path, options: PrepareConfig) -> None:
     json.dumps(prepare_download(download, options).to_json(), allow_nan=False)

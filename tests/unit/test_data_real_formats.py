@@ -1,4 +1,4 @@
-"""Every spatial folder and fixture of real tissue: cells, genes and micrometres as pandas and h5py alone find them."""
+"""All formats of real tissue: cells, genes and micrometres compared with what pandas and h5py read."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_bins_lie_on_the_grid(bins: ad.AnnData) -> None:
     assert np.array_equal(bins.obs[["array_row", "array_col"]].to_numpy(), numbers)
 
 
-def test_one_tissue_by_two_platforms_overlays(prepare: Callable[..., tuple], bins: ad.AnnData) -> None:
+def test_one_tissue_on_two_platforms_overlays(prepare: Callable[..., tuple], bins: ad.AnnData) -> None:
     edges = [np.arange(0, 7300, 40.0), np.arange(0, 1900, 40.0)]
 
     def density(slide: ad.AnnData, shift_um: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
@@ -182,7 +182,7 @@ def test_spots_outside_the_tissue(shared_data: Path, prepare: Callable[..., tupl
         (VISIUM_IO, {"bin_um": 2}, r"no cell is left of 10 \(void \(no counts\): 10\)"),
     ],
 )
-def test_bins_with_a_defect(prepare: Callable[..., tuple], name: str, options: dict, words: str) -> None:
+def test_bins_with_a_defect_are_refused(prepare: Callable[..., tuple], name: str, options: dict, words: str) -> None:
     with pytest.raises(CifmError, match=words):
         prepare(name, **options)
 
@@ -214,7 +214,7 @@ def test_cosmx(shared_data: Path, prepare: Callable[..., tuple]) -> None:
         ("STARmapPLUS_small/mockraw_expression_pd", "mock_spatial", "1 cell is left, which makes no graph"),
     ],
 )
-def test_exports_that_hold_no_tissue(
+def test_exports_without_cells_are_refused(
     shared_data: Path, prepare: Callable[..., tuple], matrix: str, cells: str, words: str
 ) -> None:
     folder = Path(EXPORTS) / matrix
@@ -225,7 +225,7 @@ def test_exports_that_hold_no_tissue(
         prepare(f"{folder}.csv", cells=shared_data / folder.parent / f"{cells}.csv")
 
 
-def test_a_matrix_without_places_is_no_download(shared_data: Path, prepare: Callable[..., tuple]) -> None:
+def test_matrix_without_coordinates_is_refused(shared_data: Path, prepare: Callable[..., tuple]) -> None:
     assert (shared_data / SEURAT / "cr3.0").is_dir()
     for name in (f"{SEURAT}/cr3.0", SEURAT, "pbmc_chromium"):
         with pytest.raises(CifmError, match="not a download of a known platform"):

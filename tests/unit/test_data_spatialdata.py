@@ -1,4 +1,4 @@
-"""SpatialData stores: what is read of them, and what is said where the package is missing."""
+"""SpatialData stores, and the error if the package is missing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Path:
     return folder
 
 
-def test_without_the_package_the_user_is_told_what_to_install(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_the_package_tells_what_to_install(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spatialdata", None)
     assert find_reader(store)[1] is SPATIALDATA
     assert slide_name(store, PrepareConfig()) == "tissue"
@@ -67,7 +67,9 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 @pytest.mark.spatialdata
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("places", "shift"), [(True, 0.0), (False, 100.0)])
-def test_counts_and_places_of_a_store(write: Callable[..., Path], tmp_path: Path, places: bool, shift: float) -> None:
+def test_counts_and_coordinates_of_a_store(
+    write: Callable[..., Path], tmp_path: Path, places: bool, shift: float
+) -> None:
     options = PrepareConfig(out=tmp_path / "prepared", layer="counts")
     slide = ad.read_h5ad(prepare_download(write(places=places), options).path)
     order = np.argsort(slide.obs[keys.DOWNLOAD_ROW])

@@ -1,4 +1,4 @@
-"""Prepared slides whose numbers another program spoilt: refused with file and cell, wherever the counts are read."""
+"""Prepared slides with invalid numbers are refused with file and cell, wherever they are read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def write(path: Path, slot: str, place: object, value: float) -> str:
         (f"obs/{keys.TOTAL_COUNTS}", (), -3, "has -3 counts"),
     ],
 )
-def test_a_cell_without_place_or_sum_is_named(spoilt: Path, slot: str, column: tuple, value: float, says: str) -> None:
+def test_cell_with_invalid_coordinates_or_total_is_named(
+    spoilt: Path, slot: str, column: tuple, value: float, says: str
+) -> None:
     name = write(spoilt, slot, (ROW, *column), value)
     with pytest.raises(CifmError, match=re.escape(f"{spoilt}: cell {name!r} (row {ROW}) ")) as error:
         open_slide(spoilt)
@@ -48,7 +50,7 @@ def test_a_cell_without_place_or_sum_is_named(spoilt: Path, slot: str, column: t
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
-def test_a_count_that_is_none_is_found_where_it_is_read(spoilt: Path, value: float) -> None:
+def test_invalid_count_is_refused_when_it_is_read(spoilt: Path, value: float) -> None:
     with h5py.File(spoilt) as file:
         start, stop = file["X/indptr"][ROW : ROW + 2]
     name = write(spoilt, "X/data", stop - 1, value)

@@ -1,4 +1,4 @@
-"""Xenium beyond V1: a panel of five thousand genes, and the zarr form of the matrix."""
+"""Xenium bundles with a panel of five thousand genes, and with the matrix as zarr."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_zarr_matrix(tmp_path: Path) -> None:
     assert matrix.genes["feature_type"].tolist() == ["Gene Expression", "Gene Expression", "negative control probe"]
 
 
-def test_a_bundle_with_the_zarr_matrix_alone(tmp_path: Path) -> None:
+def test_bundle_with_only_the_zarr_matrix(tmp_path: Path) -> None:
     folder = tmp_path / "section"
     folder.mkdir()
     write_zarr(folder / "cell_feature_matrix.zarr.zip")
@@ -64,14 +64,14 @@ def test_a_bundle_with_the_zarr_matrix_alone(tmp_path: Path) -> None:
     assert slide.uns[keys.CIFM][keys.PLATFORM] == "xenium"
 
 
-def test_a_damaged_zarr_matrix(tmp_path: Path) -> None:
+def test_damaged_zarr_matrix_is_refused(tmp_path: Path) -> None:
     path = write_zarr(tmp_path / "cell_feature_matrix.zarr.zip")
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(CifmError, match="damaged or of another format"):
         read_zarr_matrix(path)
 
 
-def test_a_panel_of_five_thousand_genes(tmp_path: Path) -> None:
+def test_panel_of_five_thousand_genes(tmp_path: Path) -> None:
     """Xenium Prime differs from V1 in the size of the panel and in feature types that only it has."""
     folder, num_cells, num_genes = tmp_path / "prime", 49, 5000
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""One synthetic tissue in the four layouts of 10x: each prepares, all show the same cells, and the truth can be recovered."""
+"""One synthetic tissue in the four layouts of 10x: all are prepared, hold the same cells, and show the truth."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_same_seed_same_bytes(platform: str, tmp_path: Path) -> None:
         ("xenium_prime", "xenium", 5_000, 20.0),
     ],
 )
-def test_every_layout_is_recognised(
+def test_all_layouts_are_recognised(
     prepared: dict[str, ad.AnnData], platform: str, reader: str, num_genes: int, radius_um: float
 ) -> None:
     slide = prepared[platform]
@@ -88,7 +88,7 @@ def test_every_layout_is_recognised(
     assert slide.n_vars == num_genes - len(MITOCHONDRIAL.split())
 
 
-def test_xenium_and_prime_show_the_same_molecules(prepared: dict[str, ad.AnnData], truth: SyntheticTruth) -> None:
+def test_xenium_and_prime_hold_the_same_molecules(prepared: dict[str, ad.AnnData], truth: SyntheticTruth) -> None:
     v1, prime = prepared["xenium"], prepared["xenium_prime"]
     # A cell may be void on the panel and not beyond it, so places decide which cells are compared.
     places = pd.MultiIndex.from_arrays(prime.obsm["spatial"].T)
@@ -101,7 +101,9 @@ def test_xenium_and_prime_show_the_same_molecules(prepared: dict[str, ad.AnnData
     assert 250 < np.median(expressed) < 400
 
 
-def test_a_spot_sums_the_cells_under_it(prepared: dict[str, ad.AnnData], folder: Path, truth: SyntheticTruth) -> None:
+def test_spot_is_the_sum_of_the_cells_it_covers(
+    prepared: dict[str, ad.AnnData], folder: Path, truth: SyntheticTruth
+) -> None:
     slide = prepared["visium"]
     under = cKDTree(truth.xy_um).query_ball_point(slide.obsm["spatial"], 27.5)
     rows, columns = np.repeat(np.arange(len(under)), [len(cells) for cells in under]), np.concatenate(under).astype(int)
@@ -114,7 +116,7 @@ def test_a_spot_sums_the_cells_under_it(prepared: dict[str, ad.AnnData], folder:
     assert np.allclose(nearest, 100.0, atol=1e-3)
 
 
-def test_bins_hold_every_molecule_once(prepared: dict[str, ad.AnnData], folder: Path, truth: SyntheticTruth) -> None:
+def test_bins_hold_each_molecule_once(prepared: dict[str, ad.AnnData], folder: Path, truth: SyntheticTruth) -> None:
     slide = prepared["visium_hd"]
     assert np.array_equal(slide.X.sum(axis=0).A1, truth.counts[:, kept(truth)].sum(axis=0).A1)
     places = slide.obsm["spatial"] / 8.0 - 0.5
@@ -138,7 +140,7 @@ def test_layouts_overlay(prepared: dict[str, ad.AnnData], truth: SyntheticTruth)
 
 
 @pytest.mark.parametrize("platform", ["xenium", "xenium_prime"])
-def test_the_neighbourhood_rule_is_in_the_prepared_slide(prepared: dict[str, ad.AnnData], platform: str) -> None:
+def test_prepared_slide_shows_the_neighbourhood_rule(prepared: dict[str, ad.AnnData], platform: str) -> None:
     slide = prepared[platform]
     kinds = slide.obs["cell_type"].astype(str).to_numpy()
     near = kinds[cKDTree(slide.obsm["spatial"]).query(slide.obsm["spatial"], k=7)[1][:, 1:]]
@@ -152,7 +154,7 @@ def test_the_neighbourhood_rule_is_in_the_prepared_slide(prepared: dict[str, ad.
 
 @pytest.mark.parametrize("platform", ["xenium", "xenium_prime"])
 @pytest.mark.parametrize("effect", READABLE, ids=lambda effect: effect.gene)
-def test_effects_are_in_the_prepared_slide(prepared: dict[str, ad.AnnData], platform: str, effect: Effect) -> None:
+def test_prepared_slide_shows_the_effects(prepared: dict[str, ad.AnnData], platform: str, effect: Effect) -> None:
     slide = prepared[platform]
     kinds = slide.obs["cell_type"].astype(str).to_numpy()
     receivers = slide[kinds == effect.receiver]
@@ -163,7 +165,7 @@ def test_effects_are_in_the_prepared_slide(prepared: dict[str, ad.AnnData], plat
 
 
 @pytest.mark.parametrize(("platform", "reach_um"), [("visium_hd", 25.0), ("visium", 1.0)])
-def test_an_effect_shows_without_cells(prepared: dict[str, ad.AnnData], platform: str, reach_um: float) -> None:
+def test_effect_shows_in_spots_and_bins(prepared: dict[str, ad.AnnData], platform: str, reach_um: float) -> None:
     slide = prepared[platform]
     tumour = of_symbols(slide, "EPCAM KRT8 KRT18 KRT19 MUC1 CEACAM6")
     t_cells = of_symbols(slide, "CD3E CD3D CD3G TRAC CD2 LCK ITK CD5 CD7")
