@@ -19,11 +19,11 @@ def facts(cifm, path: Path) -> dict:
 
 
 def test_prepared_slide(cifm, prepared_synthetic: Path) -> None:
-    found = facts(cifm, prepared_synthetic)
-    assert found["kind"] == "prepared slide"
-    assert found["platform"] == "xenium"
-    assert sum(found["split"].values()) == found["cells"] == found["report"]["cells"]["kept"]
-    assert found["provenance"]["command"] == "prepare"
+    result = facts(cifm, prepared_synthetic)
+    assert result["kind"] == "prepared slide"
+    assert result["platform"] == "xenium"
+    assert sum(result["split"].values()) == result["cells"] == result["report"]["cells"]["kept"]
+    assert result["provenance"]["command"] == "prepare"
 
 
 def test_slides_are_inspected_without_torch(prepared_synthetic: Path) -> None:
@@ -58,11 +58,11 @@ def test_run_and_its_model(cifm, tmp_path: Path) -> None:
     recipe = Recipe(model=ModelRecipe(width=8))
     genes = ("ENSG1", "ENSG2", "ENSG3")
     save_checkpoint(tmp_path / "model.safetensors", Network(len(genes), recipe), recipe, genes, {"seed": 7})
-    found = facts(cifm, tmp_path)
-    assert found == facts(cifm, tmp_path / "model.safetensors")
-    assert (found["kind"], found["genes"], found["recipe"]["model"]["width"]) == ("checkpoint", 3, 8)
-    assert found["provenance"] == {"seed": 7}
-    parts = dict(found["parameters"])
+    result = facts(cifm, tmp_path)
+    assert result == facts(cifm, tmp_path / "model.safetensors")
+    assert (result["kind"], result["genes"], result["recipe"]["model"]["width"]) == ("checkpoint", 3, 8)
+    assert result["provenance"] == {"seed": 7}
+    parts = dict(result["parameters"])
     assert parts.pop("total") == sum(parts.values())
 
 

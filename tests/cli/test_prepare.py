@@ -72,9 +72,9 @@ def test_samplesheet_becomes_a_corpus(cifm: Callable[..., Any], xenium_download:
     code, out, err = cifm("prepare", *words, "--jobs", "2")
     assert code == 0, err
     assert list(json.loads(out)["slides"]) == ["one", "two"]
-    told = cifm("inspect", tmp_path / "prepared").out.splitlines()
-    assert [line.split()[0] for line in told] == ["slide", "one", "two", "all"]
-    assert ("lung" in told[1], "liver" in told[2]) == (True, True)
+    lines = cifm("inspect", tmp_path / "prepared").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["slide", "one", "two", "all"]
+    assert ("lung" in lines[1], "liver" in lines[2]) == (True, True)
 
 
 def test_failure_is_reported_and_other_slides_are_written(

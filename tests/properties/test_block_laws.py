@@ -25,7 +25,7 @@ lengths = st.lists(st.integers(0, 9), min_size=1, max_size=40)
 
 
 def matrix_of(lengths: list[int], seed: int = 0) -> csr_matrix:
-    """Rows of so many values, of 12 columns."""
+    """A matrix of 12 columns whose rows have the given numbers of values."""
     rng = np.random.default_rng(seed)
     dense = np.zeros((len(lengths), 12), dtype=np.int32)
     for row, length in enumerate(lengths):
@@ -81,9 +81,9 @@ def test_block_size_does_not_change_a_slide(
     slides = []
     for out, size in (("whole", 1 << 22), ("blocks", most * 97)):
         monkeypatch.setattr(counts_module, "BLOCK_NONZEROS", size)
-        options = PrepareConfig(out=tmp_path / out)
+        config = PrepareConfig(out=tmp_path / out)
         slides.append(
-            [ad.read_h5ad(prepare_download(one, options).path) for one in (xenium_download, tmp_path / "t.h5ad")]
+            [ad.read_h5ad(prepare_download(one, config).path) for one in (xenium_download, tmp_path / "t.h5ad")]
         )
     for whole, blocks in zip(*slides, strict=True):
         del whole.uns["cifm"]["provenance"], blocks.uns["cifm"]["provenance"]

@@ -56,7 +56,7 @@ def test_hilbert_order_depends_on_coordinates_only(xy: np.ndarray, random: Rando
     xy = np.unique(xy, axis=0)
     shuffled = np.array(random.sample(range(len(xy)), len(xy)))
     distinct = np.unique(np.floor((xy - xy.min(axis=0)) * 65535 / ((xy - xy.min(axis=0)).max() or 1)), axis=0)
-    if len(distinct) == len(xy):  # cells in one square of the curve keep the order they came in
+    if len(distinct) == len(xy):  # cells in one square of the curve keep their order
         assert np.array_equal(xy[shuffled][hilbert_order(xy[shuffled])], xy[hilbert_order(xy)])
 
 

@@ -24,7 +24,7 @@ GAP_UM = 30.0
 
 
 def cells(seed: int, num_cells: int = 1_500) -> np.ndarray:
-    """Cells on a rectangle of 2,000 by 1,000 um, on a lattice of 5 um so that many share a coordinate."""
+    """Cells on a rectangle of 2,000 by 1,000 um, on a lattice of 5 um so that many fraction a coordinate."""
     generator = np.random.default_rng(seed)
     return np.round(generator.uniform(0, (2000, 1000), (num_cells, 2)) / 5) * 5
 
@@ -48,7 +48,7 @@ def test_strips_span_the_width_and_hold_a_fifth_each(tissue: int) -> None:
     assert all(np.ptp(part[:, 0]) > 1_900 for part in parts)
     for lower, upper in itertools.pairwise(parts):
         assert lower[:, 1].max() < upper[:, 1].min()
-    for part in parts[1:]:  # a whole row of the lattice goes to the upper strip
+    for part in parts[1:]:  # a row of the lattice belongs to the upper strip as a whole
         assert 0.2 * len(xy_um) <= len(part) < 0.2 * len(xy_um) + 30
 
 
@@ -64,10 +64,10 @@ def test_strips_by_hand() -> None:
 def test_random_blocks_fill_all_regions_and_keep_all_test_cells(tissue: int, seed: int) -> None:
     xy_um = cells(tissue)
     regions = random_blocks(xy_um, GAP_UM, seed)
-    share = np.bincount(regions, minlength=4) / len(xy_um)
-    assert share[TEST] == pytest.approx(0.2, abs=0.03)
-    assert share[VALIDATION] == pytest.approx(0.14, abs=0.08)  # what is too near a test cell went to the buffer
-    assert 0.2 < share[TRAIN] < 0.65
+    fraction = np.bincount(regions, minlength=4) / len(xy_um)
+    assert fraction[TEST] == pytest.approx(0.2, abs=0.03)
+    assert fraction[VALIDATION] == pytest.approx(0.14, abs=0.08)  # cells too near a test cell are in the buffer
+    assert 0.2 < fraction[TRAIN] < 0.65
 
 
 def test_random_blocks_depend_on_the_seed() -> None:

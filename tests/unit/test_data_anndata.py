@@ -39,10 +39,10 @@ def tissue(matrix: object = None, index: list[str] | None = None, **var: list[st
 
 @pytest.fixture
 def prepare(tmp_path: Path) -> Prepare:
-    def run(slide: ad.AnnData, options: PrepareConfig | None = None) -> tuple[ad.AnnData, PrepareResult]:
+    def run(slide: ad.AnnData, config: PrepareConfig | None = None) -> tuple[ad.AnnData, PrepareResult]:
         slide.write_h5ad(tmp_path / "slide.h5ad")
         result = prepare_download(
-            tmp_path / "slide.h5ad", replace(options or PrepareConfig(), out=tmp_path / "prepared")
+            tmp_path / "slide.h5ad", replace(config or PrepareConfig(), out=tmp_path / "prepared")
         )
         return ad.read_h5ad(result.path), result
 
@@ -213,7 +213,7 @@ def millimetres(slide: ad.AnnData) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "words"),
     [
         (no_spatial, r"no obsm\['spatial'\] \(obsm holds X_umap\)"),
         (nan_in_x, "nan in cell 'cell-3', gene 'CD8A'"),
@@ -222,10 +222,10 @@ def millimetres(slide: ad.AnnData) -> None:
     ],
 )
 def test_invalid_slide_is_refused(
-    prepare: Prepare, tmp_path: Path, spoil: Callable[[ad.AnnData], None], words: str
+    prepare: Prepare, tmp_path: Path, damage: Callable[[ad.AnnData], None], words: str
 ) -> None:
     slide = tissue(symbol=SYMBOLS)
-    spoil(slide)
+    damage(slide)
     with pytest.raises(CifmError, match=words):
         prepare(slide)
     assert not (tmp_path / "prepared").exists()

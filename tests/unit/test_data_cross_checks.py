@@ -32,8 +32,8 @@ def slide(tmp_path: Path) -> ad.AnnData:
     counts = csr_matrix(np.random.default_rng(0).poisson(1.0, (CELLS, GENES)).astype(np.float32))
     obs = pd.DataFrame({"total_counts": counts.sum(axis=1).A1}, index=[f"cell-{row}" for row in range(CELLS)])
     var = pd.DataFrame({"symbol": table["symbol"].to_numpy()}, index=table["id"].to_numpy())
-    places = np.stack(np.divmod(np.arange(CELLS), 8), axis=1) * 10.0
-    return ad.AnnData(counts, obs=obs, var=var, obsm={"spatial": places})
+    positions = np.stack(np.divmod(np.arange(CELLS), 8), axis=1) * 10.0
+    return ad.AnnData(counts, obs=obs, var=var, obsm={"spatial": positions})
 
 
 def remarks(slide: ad.AnnData, tmp_path: Path) -> tuple[list[str], list[str]]:

@@ -13,7 +13,7 @@ from cifm_cli.data.writers.dense_rows import create_dense, open_dense
 
 
 def test_rows_are_written_to_their_positions(tmp_path: Path) -> None:
-    """Slide rows 0 1 2 3 go to places 2 0 3 1; they come in two blocks, not in order."""
+    """Slide rows 0 1 2 3 belong to positions 2 0 3 1, and are written in two blocks, unsorted."""
     path, values = tmp_path / "x.h5ad", np.arange(8, dtype=np.float32).reshape(4, 2)
     with h5py.File(path, "w") as file:
         create_dense(file, "before", (3, 5))

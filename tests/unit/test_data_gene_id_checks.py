@@ -45,7 +45,7 @@ def test_unknown_id_gives_a_note_if_the_others_are_known() -> None:
     (note,) = gene_id_notes(features({one: "ENSG00040170421"}).assign(symbol=""), "here")
     assert note.startswith("1 ids are not in the packaged table, such as ENSG00040170421")
     unknown = {gene: f"ENSG0009{number:07d}" for number, gene in enumerate(features()["id"])}
-    assert gene_id_notes(features(unknown).assign(symbol=""), "here") == (), "the table is of other genes"
+    assert gene_id_notes(features(unknown).assign(symbol=""), "here") == (), "the table does not cover these genes"
 
 
 def test_ids_shifted_against_symbols_are_refused() -> None:

@@ -23,9 +23,9 @@ def slide() -> ad.AnnData:
 def test_written_file_reads_back(tmp_path: Path, rows) -> None:
     expected = slide()[rows]
     h5ad.write_h5ad(tmp_path / "deep" / "x.h5ad", expected)
-    found = ad.read_h5ad(tmp_path / "deep" / "x.h5ad")
-    assert np.array_equal(found.X.toarray(), expected.X.toarray())
-    assert np.array_equal(found.obsm["spatial"], expected.obsm["spatial"])
+    result = ad.read_h5ad(tmp_path / "deep" / "x.h5ad")
+    assert np.array_equal(result.X.toarray(), expected.X.toarray())
+    assert np.array_equal(result.obsm["spatial"], expected.obsm["spatial"])
 
 
 def test_file_larger_than_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from cifm_cli.errors import CifmError
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Texts of variable length, which lie in a heap, and an array in chunks of which the last is in part used."""
+    """A file with texts of variable length, which are stored in a heap, and an array whose last chunk is partly used."""
     path = tmp_path / "file.h5"
     with h5py.File(path, "w") as file:
         file["names"] = ["one", "two", "three and a little more"]
@@ -61,7 +61,7 @@ def test_missing_chunk_is_refused(path: Path) -> None:
 
 def test_damaged_number_type_is_refused(path: Path) -> None:
     kind = h5py.h5t.IEEE_F64LE.copy()
-    kind.set_ebias(1022)  # one bit of the header: every number twice as large
+    kind.set_ebias(1022)  # one bit of the header doubles all numbers
     with h5py.File(path, "a") as file:
         space = h5py.h5s.create_simple((3,))
         h5py.h5d.create(file.id, b"scaled", kind, space)

@@ -16,10 +16,10 @@ def grid(columns: int, rows: int, pitch_um: float) -> np.ndarray:
 @pytest.mark.parametrize("bits", [1, 2, 5])
 def test_hilbert_curve_visits_each_point_once_in_unit_steps(bits: int) -> None:
     side = 2**bits
-    places = grid(side, side, 1).astype(np.uint32)
-    distance = hilbert_distance(places[:, 0], places[:, 1], bits)
+    positions = grid(side, side, 1).astype(np.uint32)
+    distance = hilbert_distance(positions[:, 0], positions[:, 1], bits)
     assert sorted(distance) == list(range(side**2))
-    path = places[np.argsort(distance)].astype(int)
+    path = positions[np.argsort(distance)].astype(int)
     assert (np.abs(np.diff(path, axis=0)).sum(axis=1) == 1).all()
 
 

@@ -18,14 +18,14 @@ def test_prefetch_gives_the_results_of_map(workers: int, ahead: int) -> None:
 def test_next_result_is_computed_while_the_caller_has_one() -> None:
     begun = [Event() for _ in range(4)]
 
-    def make(number: int) -> int:
+    def compute(number: int) -> int:
         begun[number].set()
         return get_ident()
 
-    made = prefetch(make, range(4))
+    made = prefetch(compute, range(4))
     assert next(made) != get_ident()
     assert begun[1].wait(10)
-    assert not begun[2].is_set(), "only one is made ahead"
+    assert not begun[2].is_set(), "only one result is computed ahead"
     made.close()
 
 

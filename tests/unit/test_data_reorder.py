@@ -23,7 +23,7 @@ def test_inverse_order_undoes_an_order() -> None:
 
 
 def test_all_slots_of_anndata_are_copied(prepared_synthetic: Path, tmp_path: Path) -> None:
-    """Slots that users add to a prepared slide, in every kind of value, come along with their cells."""
+    """Values of all types that users add to the slots of a prepared slide are copied with their cells."""
     prepared, generator = ad.read_h5ad(prepared_synthetic), numpy_generator(0, "slots")
     number = prepared.n_obs
     prepared.obs["kind"] = pd.Categorical(generator.choice(["a", "b"], number), categories=["b", "a", "never"])
@@ -42,8 +42,8 @@ def test_all_slots_of_anndata_are_copied(prepared_synthetic: Path, tmp_path: Pat
     assert carried.obs_names.tolist() == expected.obs_names.tolist()
     assert carried.obs.loc[prepared.obs_names].equals(prepared.obs)
     assert carried.obsm["frame"].equals(expected.obsm["frame"])
-    for found, wanted in ((carried.X, expected.X), (carried.layers["scaled"], expected.layers["scaled"])):
-        assert (found != wanted).nnz == 0
+    for result, reference in ((carried.X, expected.X), (carried.layers["scaled"], expected.layers["scaled"])):
+        assert (result != reference).nnz == 0
     assert (carried.obsp["pairs"] != expected.obsp["pairs"]).nnz == 0
     assert carried.uns["mine"]["a"].tolist() == [0, 1, 2]
     assert carried.var.equals(prepared.var)

@@ -33,10 +33,10 @@ def test_counts_from_the_file_equal_counts_in_memory(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "_MAX_GAP", few)
         patch.setattr(sources, "_MAX_READ_NONZEROS", nonzeros)
-        found = FileCounts(slide.file, slide.source.matrix.indptr.astype(np.int64), slide.num_genes).read(rows)
-    assert found.dtype == np.float32
-    assert found.shape == (len(rows), slide.num_genes)
-    assert (found != slide.counts(rows)).nnz == 0
+        result = FileCounts(slide.file, slide.source.matrix.indptr.astype(np.int64), slide.num_genes).read(rows)
+    assert result.dtype == np.float32
+    assert result.shape == (len(rows), slide.num_genes)
+    assert (result != slide.counts(rows)).nnz == 0
 
 
 def test_subset_holds_the_chosen_cells(prepared_synthetic: Path) -> None:
@@ -50,7 +50,7 @@ def test_subset_holds_the_chosen_cells(prepared_synthetic: Path) -> None:
 
 
 def test_opening_a_slide_reads_only_the_split_of_obs(prepared_synthetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A million barcodes as Python strings cost more than all the rest: they stay in the file."""
+    """Barcodes are not read, as a million Python strings need more memory than the rest of the slide."""
     read = []
     original = slides.read_elem
     monkeypatch.setattr(slides, "read_elem", lambda element: read.append(element.name) or original(element))
@@ -59,7 +59,7 @@ def test_opening_a_slide_reads_only_the_split_of_obs(prepared_synthetic: Path, m
 
 
 def test_reading_from_a_file_needs_memory_for_one_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every 50th cell of a file of 8 MB, in stretches of 80 kB."""
+    """Reads every 50th cell of a file of 8 MB, in ranges of 80 kB."""
     columns = np.tile(np.arange(100, dtype=np.int32), 10_000)
     counts = csr_matrix((np.arange(1_000_000, dtype=np.float32), columns, np.arange(10_001) * 100))
     with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -69,10 +69,10 @@ def test_reading_from_a_file_needs_memory_for_one_range(tmp_path: Path, monkeypa
     expected = counts[rows]
     del counts
     tracemalloc.start()
-    found = source.read(rows)
+    result = source.read(rows)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (found != expected).nnz == 0
+    assert (result != expected).nnz == 0
     assert peak < 1_500_000
 
 

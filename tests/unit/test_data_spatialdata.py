@@ -25,7 +25,7 @@ XY_UM = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """The skeleton of a store, which is how one is recognised."""
+    """The files and folders by which a store is recognised."""
     folder = tmp_path / "tissue.zarr"
     (folder / "tables").mkdir(parents=True)
     (folder / "zarr.json").write_text("{}")
@@ -52,7 +52,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         table = ad.AnnData(X=np.log1p(COUNTS), obs=obs, var=pd.DataFrame(index=["CD4", "CD8A"]))
         table.layers["counts"] = COUNTS
         table.obs["region"] = table.obs["region"].astype("category")
-        if changes.get("places", True):
+        if changes.get("positions", True):
             table.obsm["spatial"] = XY_UM
         circles = ShapesModel.parse(XY_UM[::-1] + 100.0, geometry=0, radius=4.0, index=[9, 8, 7])
         annotated = TableModel.parse(table, region="cells", region_key="region", instance_key="instance")
@@ -66,12 +66,12 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.mark.spatialdata
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("places", "shift"), [(True, 0.0), (False, 100.0)])
+@pytest.mark.parametrize(("positions", "shift"), [(True, 0.0), (False, 100.0)])
 def test_counts_and_coordinates_of_a_store(
-    write: Callable[..., Path], tmp_path: Path, places: bool, shift: float
+    write: Callable[..., Path], tmp_path: Path, positions: bool, shift: float
 ) -> None:
-    options = PrepareConfig(out=tmp_path / "prepared", layer="counts")
-    slide = ad.read_h5ad(prepare_download(write(places=places), options).path)
+    config = PrepareConfig(out=tmp_path / "prepared", layer="counts")
+    slide = ad.read_h5ad(prepare_download(write(positions=positions), config).path)
     order = np.argsort(slide.obs[keys.DOWNLOAD_ROW])
     assert slide.X.toarray()[order].astype(int).tolist() == COUNTS.tolist()
     assert np.allclose(slide.obsm[keys.SPATIAL][order], XY_UM + shift)

@@ -48,7 +48,7 @@ def by_cell(**labels: list[str]) -> pd.DataFrame:
 
 def centres(x: str = "center_x", y: str = "center_y", scale: float = 1.0, **columns: list[str]) -> pd.DataFrame:
     table = pd.DataFrame({**columns, x: XY_UM[:, 0] / scale, y: XY_UM[:, 1] / scale, "volume": [1, 2, 3, 4]})
-    return table.iloc[[3, 0, 2, 1]]  # never in the order of the matrix
+    return table.iloc[[3, 0, 2, 1]]  # not in the order of the matrix
 
 
 def check(download: Download) -> None:
@@ -87,7 +87,7 @@ def test_cosmx_in_millimetres(read: Read) -> None:
 
 def test_cells_without_a_centre_have_no_position(read: Read) -> None:
     cells = centres(fov=FOV, cell_ID=CELL)
-    download = read(by_cell(fov=FOV, cell_ID=["10", "11", "3", "0"]), cells)  # CosMx: 0 is what lies in no cell
+    download = read(by_cell(fov=FOV, cell_ID=["10", "11", "3", "0"]), cells)  # CosMx: 0 is outside all cells
     assert np.isnan(download.xy_um).all(axis=1).tolist() == [False, False, False, True]
     assert download.notes == ("1 cells of cells.csv are not in the matrix and were left out",)
 

@@ -24,7 +24,7 @@ def test_units_of_a_square_grid() -> None:
 
 
 def test_units_of_three_cells_by_hand() -> None:
-    # o-10-o----30----o   within 20 um: two cells see each other, one sees none
+    # o-10-o----30----o   within 20 um: two cells are neighbours, one has none
     check = check_units(np.array([[0.0, 0], [10, 0], [40, 0]]), platform_um=20.0, given_um=None)
     assert check.mean_degree == pytest.approx(2 / 3)
     assert check.spacing_um == 10.0
@@ -37,11 +37,11 @@ def test_radius_from_the_spacing_covers_two_rings() -> None:
     assert 17 < check.mean_degree < 20
 
 
-@pytest.mark.parametrize(("radius_um", "is_told"), [(199.0, True), (200.0, False)])
-def test_radius_below_the_spacing_isolates_cells(radius_um: float, is_told: bool) -> None:
-    """Spots of the first spatial arrays, 200 um apart: 199 um join none of them, 200 um all."""
+@pytest.mark.parametrize(("radius_um", "is_noted"), [(199.0, True), (200.0, False)])
+def test_radius_below_the_spacing_isolates_cells(radius_um: float, is_noted: bool) -> None:
+    """Spots of the first spatial arrays, 200 um apart: a radius of 199 um connects none of them, 200 um all."""
     note = isolation_note(grid(30, 30, 200.0), radius_um)
-    assert (note is not None) == is_told
+    assert (note is not None) == is_noted
     if note:
         assert "within 199 um" in note
         assert "200 um away" in note

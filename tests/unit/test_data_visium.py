@@ -90,10 +90,10 @@ def read(folder: Path) -> Callable[..., Download]:
 
 
 def test_spots_of_the_tissue_in_micrometres(folder: Path, tmp_path: Path) -> None:
-    options = PrepareConfig(out=tmp_path / "prepared", radius_um=150.0)
+    config = PrepareConfig(out=tmp_path / "prepared", radius_um=150.0)
     assert find_reader(folder.parent)[1] is VISIUM
-    assert slide_name(folder, options) == "section"
-    result = prepare_download(folder, options)
+    assert slide_name(folder, config) == "section"
+    result = prepare_download(folder, config)
     slide = ad.read_h5ad(result.path)
     order = np.argsort(slide.obs[keys.DOWNLOAD_ROW])
     kept = [0, 1, 2, 4, 5]
@@ -157,7 +157,9 @@ def test_all_formats_of_the_matrix(folder: Path, read: Callable[..., Download]) 
     assert (stored != in_memory(mex.counts)).nnz == 0
     assert first.obs.index.tolist() == mex.obs.index.tolist()
     assert first.genes.equals(mex.genes)
-    write_h5(folder / "V1_Section_filtered_feature_bc_matrix.h5", COUNTS[:3], BARCODES[:3])  # as the website names it
+    write_h5(
+        folder / "V1_Section_filtered_feature_bc_matrix.h5", COUNTS[:3], BARCODES[:3]
+    )  # the file name on 10x's website
     assert len(read().obs) == 3
 
 
@@ -227,7 +229,7 @@ def lose_scales(spatial: Path) -> None:
     (spatial / "scalefactors_json.json").unlink()
 
 
-def spoil_scales(spatial: Path) -> None:
+def damage_scales(spatial: Path) -> None:
     (spatial / "scalefactors_json.json").write_text("{")
 
 
@@ -239,7 +241,7 @@ def spoil_scales(spatial: Path) -> None:
         (repeat_row, "has two rows"),
         (write_text, "damaged or of another format"),
         (lose_scales, "no such file"),
-        (spoil_scales, "damaged or of another format"),
+        (damage_scales, "damaged or of another format"),
     ],
 )
 def test_damage_is_reported(
@@ -257,8 +259,8 @@ def test_download_without_a_matrix_is_refused(folder: Path, read: Callable[..., 
 
 
 def test_keep_options_disable_filters(folder: Path, tmp_path: Path) -> None:
-    options = PrepareConfig(out=tmp_path / "prepared", radius_um=150.0)
-    kept = replace(options, name="all", keep=("outside-tissue", "mitochondrial"))
+    config = PrepareConfig(out=tmp_path / "prepared", radius_um=150.0)
+    kept = replace(config, name="all", keep=("outside-tissue", "mitochondrial"))
     slide = ad.read_h5ad(prepare_download(folder, kept).path)
     assert slide.shape == (6, 3)
     assert slide.var_names.tolist() == IDS

@@ -104,8 +104,8 @@ def test_folder_is_accepted_at_all_levels(outs: Path, read: Callable[..., Downlo
 
 @pytest.mark.parametrize("size_um", [2, 16])
 def test_radius_follows_the_bin_size(outs: Path, tmp_path: Path, size_um: int) -> None:
-    options = PrepareConfig(out=tmp_path / "prepared", bin_um=size_um)
-    slide = ad.read_h5ad(prepare_download(outs, options).path)
+    config = PrepareConfig(out=tmp_path / "prepared", bin_um=size_um)
+    slide = ad.read_h5ad(prepare_download(outs, config).path)
     assert np.ptp(slide.obsm[keys.SPATIAL], axis=0).tolist() == [2.0 * size_um] * 2
     assert slide.uns[keys.CIFM][keys.RADIUS_UM] == 2.5 * size_um
     assert slide.uns[keys.CIFM][keys.PLATFORM] == "visium_hd"
@@ -138,12 +138,12 @@ def test_bin_name_that_contradicts_its_position_is_refused(outs: Path, read: Cal
 
 
 def test_segmented_cells_are_at_their_centroids(outs: Path, tmp_path: Path) -> None:
-    options = PrepareConfig(out=tmp_path / "prepared", name="cells")
-    slide = ad.read_h5ad(prepare_download(outs / "segmented_outputs", options).path)
+    config = PrepareConfig(out=tmp_path / "prepared", name="cells")
+    slide = ad.read_h5ad(prepare_download(outs / "segmented_outputs", config).path)
     order = np.argsort(slide.obs[keys.DOWNLOAD_ROW])
     assert slide.obs_names[order].tolist() == [f"cellid_{number:09d}-1" for number in (305, 21, 7)]
-    places = np.array([CENTRES_PX[number] for number in (305, 21, 7)]) * UM_PER_PIXEL
-    assert np.allclose(slide.obsm[keys.SPATIAL][order], places, atol=1e-12)
+    positions = np.array([CENTRES_PX[number] for number in (305, 21, 7)]) * UM_PER_PIXEL
+    assert np.allclose(slide.obsm[keys.SPATIAL][order], positions, atol=1e-12)
     assert slide.uns[keys.CIFM][keys.RADIUS_UM] == 20.0
 
 

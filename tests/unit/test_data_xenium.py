@@ -70,9 +70,9 @@ def cells_table(names: list[str]) -> pd.DataFrame:
     return table.assign(total_counts=COUNTS.sum(axis=1), cell_area=50.0).iloc[::-1]  # in another order than the matrix
 
 
-def prepare(folder: Path, options: PrepareConfig | None = None) -> ad.AnnData:
-    options = replace(options or PrepareConfig(), out=folder.parent / "prepared")
-    return ad.read_h5ad(prepare_download(folder, options).path)
+def prepare(folder: Path, config: PrepareConfig | None = None) -> ad.AnnData:
+    config = replace(config or PrepareConfig(), out=folder.parent / "prepared")
+    return ad.read_h5ad(prepare_download(folder, config).path)
 
 
 def by_letter(slide: ad.AnnData) -> dict[str, int]:
@@ -226,7 +226,7 @@ def test_cells_with_equal_coordinates_are_kept_and_counted(bundle: Path) -> None
     table = pd.read_parquet(bundle / "cells.parquet")
     table.loc[table["cell_id"] == "aaaab-1", "x_centroid"] = 0.0
     table.to_parquet(bundle / "cells.parquet", index=False)
-    (bundle / "cells.csv.gz").unlink()  # it would contradict the other table
+    (bundle / "cells.csv.gz").unlink()  # as it would contradict the other table
     cells = prepare_download(bundle, PrepareConfig(out=bundle.parent / "prepared")).report["cells"]
     assert (cells["kept"], cells["duplicate_coordinates"]) == (5, 1)
 
@@ -301,7 +301,7 @@ def broken_clusters(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "words"),
     [
         (drop_matrix, "without cell_feature_matrix.h5"),
         (drop_cells, "without cells.parquet or cells.csv.gz"),
@@ -317,8 +317,10 @@ def broken_clusters(folder: Path) -> None:
         (broken_clusters, "clusters.csv: damaged"),
     ],
 )
-def test_damaged_bundle_is_refused_and_leaves_no_files(bundle: Path, spoil: Callable[[Path], None], words: str) -> None:
-    spoil(bundle)
+def test_damaged_bundle_is_refused_and_leaves_no_files(
+    bundle: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    damage(bundle)
     with pytest.raises(CifmError, match=words) as caught:
         prepare(bundle)
     assert caught.value.hint

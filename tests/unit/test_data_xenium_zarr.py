@@ -27,7 +27,7 @@ IDS = ["ENSG00000010610", "ENSG00000153563", "NegControlProbe_00001"]
 
 
 def write_zarr(path: Path, counts: np.ndarray = COUNTS) -> Path:
-    """The layout that 10x Genomics documents: features by cells, and the sum of all genes as the last feature."""
+    """Write the layout that 10x Genomics documents: features x cells, the last feature being the sum of all genes."""
     by_feature = csr_matrix(np.vstack([counts.T, counts.sum(axis=1)]))
     folder = path.with_suffix("")
     root = zarr.open_group(folder, mode="w", zarr_format=2)
@@ -72,7 +72,7 @@ def test_damaged_zarr_matrix_is_refused(tmp_path: Path) -> None:
 
 
 def test_panel_of_five_thousand_genes(tmp_path: Path) -> None:
-    """Xenium Prime differs from V1 in the size of the panel and in feature types that only it has."""
+    """Xenium Prime has a larger panel than V1, and more feature types."""
     folder, num_cells, num_genes = tmp_path / "prime", 49, 5000
     folder.mkdir()
     kinds = ["Gene Expression"] * num_genes + ["Genomic Control", "Deprecated Codeword", "Unassigned Codeword"]

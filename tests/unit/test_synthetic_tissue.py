@@ -76,17 +76,17 @@ def test_all_types_occur_and_express_their_markers(planted: tuple[Path, Syntheti
         of_kind = truth.cell_type == kind
         assert of_kind.sum() > 10, kind
         columns = [symbols.index(marker) for marker in markers.split()]
-        share = np.asarray(truth.counts[:, columns].sum(axis=1)).ravel() / np.maximum(truth.counts.sum(axis=1).A1, 1)
-        assert share[of_kind].mean() > 3 * share[~of_kind].mean(), kind
+        fraction = np.asarray(truth.counts[:, columns].sum(axis=1)).ravel() / np.maximum(truth.counts.sum(axis=1).A1, 1)
+        assert fraction[of_kind].mean() > 3 * fraction[~of_kind].mean(), kind
 
 
 def test_types_depend_on_neighbours(planted: tuple[Path, SyntheticTruth]) -> None:
     _, truth = planted
     near = cKDTree(truth.xy_um).query(truth.xy_um, k=7)[1][:, 1:]
-    share = (truth.cell_type[near] == "t_cell").mean(axis=1)
-    crowded, total = share[truth.cell_type == "t_cell"].mean(), (truth.cell_type == "t_cell").mean()
+    fraction = (truth.cell_type[near] == "t_cell").mean(axis=1)
+    crowded, total = fraction[truth.cell_type == "t_cell"].mean(), (truth.cell_type == "t_cell").mean()
     assert crowded > 1.5 * total
-    stroma = truth.domain == "stroma"  # within one domain too, so that it is no matter of domains alone
+    stroma = truth.domain == "stroma"  # within one domain, so that domains alone do not explain it
     macrophages = (truth.cell_type[near] == "macrophage").mean(axis=1)
     is_t = truth.cell_type == "t_cell"
     assert macrophages[stroma & is_t].mean() > macrophages[stroma & ~is_t].mean()
