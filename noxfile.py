@@ -1,6 +1,6 @@
-"""Checks of the repository: `nox` runs the usual ones, `nox -s NAME` one of them, `nox -l` lists all.
+"""Checks of the repository. `nox` runs the default sessions, `nox -s NAME` runs one, `nox -l` lists all.
 
-They share the environment that nox runs in, so torch is installed once; only `build` makes one of its own.
+The sessions share the environment that nox is installed in, so that torch is installed once. Only `build` creates its own.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ PROGRAMS = Path(sys.executable).parent
 
 
 def run(session: nox.Session, program: str, *words: str) -> None:
-    """Run a program of the environment that nox runs in."""
+    """Run a program of the environment that nox is installed in, with one thread per process."""
     session.run(str(PROGRAMS / program), *words, env={"OMP_NUM_THREADS": "1"}, external=True)
 
 
 @nox.session(venv_backend="none")
 def install(session: nox.Session) -> None:
-    """Install the checkout, editable, with the dgl extra and the tools of every check."""
+    """Install the checkout in editable mode with the dgl extra and the tools of all checks."""
     groups = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test", "lint")
     run(session, "python", "-m", "pip", "install", "--quiet", *CPU, "--editable", ".[dgl]", *groups)
 
 
 @nox.session(venv_backend="none", requires=["install"])
 def lint(session: nox.Session) -> None:
-    """Style, formatting and spelling."""
+    """Check style, formatting and spelling."""
     run(session, "ruff", "check")
     run(session, "ruff", "format", "--check")
     run(session, "codespell")
@@ -40,38 +40,42 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["install"])
 def types(session: nox.Session) -> None:
-    """Types, strictly."""
+    """Check types with mypy in strict mode."""
     run(session, "mypy")
 
 
 @nox.session(venv_backend="none", requires=["install"])
 def layers(session: nox.Session) -> None:
-    """The import rule: one direction, from the command line down to the kernels."""
+    """Check that imports follow the layers, from the command line down to the kernels."""
     run(session, "lint-imports", "--no-logo")
 
 
 @nox.session(venv_backend="none", requires=["install"])
 def tests(session: nox.Session) -> None:
-    """The test suite; further words go to pytest, as in `nox -s tests -- -k recipe`."""
-    run(session, "pytest", *session.posargs)
+    """Run the test suite with one worker process per core.
+
+    Arguments after `--` are passed to pytest, as in `nox -s tests -- -k recipe`; `-- -n 0` uses a single process.
+    """
+    # worksteal gives each worker a contiguous part of the tests, so that few module fixtures are built twice.
+    run(session, "pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["install"])
 def bench(session: nox.Session) -> None:
-    """Timings: every `benchmarks/bench_*.py`."""
+    """Run every benchmark, `benchmarks/bench_*.py`."""
     for script in sorted(Path("benchmarks").glob("bench_*.py")):
         run(session, "python", str(script), *session.posargs)
 
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build the wheel, install it where nothing else is, and use it."""
+    """Build the wheel, install it in an empty environment and run it there."""
     folder = Path(session.create_tmp()).resolve()
     for old in folder.glob("*.whl"):
         old.unlink()
     session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".")
     session.install("--quiet", "--no-compile", *CPU, *map(str, folder.glob("*.whl")))
-    session.chdir(folder)  # out of the checkout, so that only the wheel can be imported
+    session.chdir(folder)  # outside the checkout, so that only the wheel can be imported
     session.run("cifm", "--help", silent=True)
     session.run("cifm", "recipes", "list")
     session.run("cifm", "backends")

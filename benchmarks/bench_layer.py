@@ -1,13 +1,16 @@
-"""Time and memory of the edge part of a layer on every backend, beside the layer's matrix products and the literal form.
+"""Measure time and memory of the edge part of a layer on every backend, of its matrix products, and of the literal layer.
 
     python benchmarks/bench_layer.py --threads 2 --out benchmarks/results/layer.json
-    python benchmarks/plot.py layer benchmarks/results/layer.json
+    python benchmarks/plot.py benchmarks/results/layer.json
 
-`torch`, `dgl` and `fused` are the edge part of the factored layer on each backend, the last also on features stored in
-bfloat16; `products` are the matrix products of that layer, which every backend pays on top; `literal` is a whole layer as
-printed, with MLPs on edges. Each is measured in a process of its own, after a warm-up; times are the best of a few
-repeats. Cells stand at random places in Hilbert order. A form that holds tensors of size E x D runs on so many cells that one of them takes
-`--edge-gib` at most: its time per cell hardly depends on their number. Peak memory is Linux only.
+- `torch`, `dgl`, `fused`: the edge part of the factored layer on each backend.
+- `fused_bfloat16`: the same on the fused backend with features stored in bfloat16.
+- `products`: the matrix products of the factored layer, which are the same for all backends.
+- `literal`: a complete layer as printed in the paper, with MLPs on edges.
+
+Each form is measured in its own process after a warm-up; the shortest time of several repeats is reported. Cells are at random
+positions, in Hilbert order. Forms with tensors of size E x D run on fewer cells, such that a tensor takes at most `--edge-gib`;
+their time per cell hardly depends on the number of cells. Peak memory is measured on Linux only.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from apart import memory_bytes, run_again
 from record import write_record
+from subprocesses import memory_bytes, run_self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,25 +35,25 @@ if TYPE_CHECKING:
 HEADS, BASIS = 4, 6
 FORMS = ("torch", "dgl", "fused", "fused_bfloat16", "products", "literal")
 PACKAGES = ("torch", "numba", "dgl", "numpy")
-LITERAL_WORK = 3e10  # E x D x D, a few seconds
+LITERAL_WORK = 3e10  # E x D x D of the literal form, which takes a few seconds
 
 
 def main() -> None:
-    """Measure every form at every width and print the ratios to `torch`."""
+    """Measure every form at every width; print times relative to `torch`."""
     options = parse()
     if options.form:
         print(json.dumps(measure(options)))
         return
-    rows = [row for width in options.widths for form in options.forms if (row := run_apart(form, width))]
+    rows = [row for width in options.widths for form in options.forms if (row := measure_in_process(form, width))]
     print(
         f"{options.threads} threads, degree {options.degree:g}; forward, then forward and backward:",
-        "us per cell, ratio to torch; peak memory over that of Q, K, A and B",
+        "us per cell and speed relative to torch; peak memory as a multiple of the size of Q, K, A and B",
     )
     for row in rows:
         print(describe(row, next((r for r in rows if (r["form"], r["width"]) == ("torch", row["width"])), row)))
     if options.out:
-        asked = {name: str(value) for name, value in vars(options).items() if name not in {"form", "width"}}
-        write_record(options.out, PACKAGES, {"options": asked, "rows": rows})
+        settings = {name: str(value) for name, value in vars(options).items() if name not in {"form", "width"}}
+        write_record(options.out, PACKAGES, {"options": settings, "rows": rows})
 
 
 def parse() -> argparse.Namespace:
@@ -69,10 +72,10 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_apart(form: str, width: int) -> dict[str, Any] | None:
-    """Measure one form in a new process; None, and a line on stderr, where it does not run here."""
+def measure_in_process(form: str, width: int) -> dict[str, Any] | None:
+    """Measure one form in a new process; returns None and prints a line to stderr if the form fails on this machine."""
     try:
-        return run_again("--form", form, "--width", str(width), stderr=subprocess.PIPE)
+        return run_self("--form", form, "--width", str(width), stderr=subprocess.PIPE)
     except subprocess.CalledProcessError as error:
         print(f"{form} at width {width}: {(error.stderr.strip().splitlines() or ['failed'])[-1]}", file=sys.stderr)
         return None
@@ -113,7 +116,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def prepare(form: str, width: int, cells: int, degree: float) -> tuple[Callable[[], tuple[Tensor, ...]], list[Tensor]]:
-    """Draw cells and parameters; returns what to time and the tensors to differentiate in."""
+    """Draw cells and parameters; returns the function to time and the tensors to compute gradients for."""
     import torch
 
     from cifm_backends import select
@@ -152,15 +155,15 @@ def prepare(form: str, width: int, cells: int, degree: float) -> tuple[Callable[
 
 
 def differentiate(run: Callable[[], tuple[Tensor, ...]], leaves: list[Tensor]) -> None:
-    """Forward and backward."""
+    """Run forward and backward."""
     import torch
 
     torch.autograd.grad(sum(answer.sum() for answer in run()), leaves)
 
 
 def best_of(repeats: int, run: Callable[[], object]) -> tuple[float, float]:
-    """Shortest time in seconds and what the runs added to the memory of the process at its peak, in GiB."""
-    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
+    """Shortest time in seconds, and peak memory of the runs above the memory before them in GiB."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak (see `man proc`)
     before, times = memory_bytes("VmRSS"), []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -170,7 +173,7 @@ def best_of(repeats: int, run: Callable[[], object]) -> tuple[float, float]:
 
 
 def describe(row: dict[str, Any], torch_row: dict[str, Any]) -> str:
-    """One line of the table."""
+    """Format one line of the printed table."""
     times = [f"{row[key]:10.2f} {torch_row[key] / row[key]:6.1f}x" for key in ("forward_us", "both_us")]
     memory = f"{row['forward_gib'] / row['node_gib']:6.2f} {row['both_gib'] / row['node_gib']:6.2f}"
     return f"{row['form']:15} D {row['width']:5} N {row['cells']:6} {' '.join(times)} {memory}"

@@ -1,15 +1,16 @@
-"""The paper's size on a laptop: the first steps of `recipes/paper_100m.toml` on a synthetic slide of 18,289 genes.
+"""Measure the first steps of `recipes/paper_100m.toml`, which has the paper's model size, on a synthetic slide of 18,289 genes.
 
     python benchmarks/bench_paper_100m.py --out benchmarks/results/paper-100m.json
 
-The slide has a cell every 8 um, as Visium HD bins lie, about 20 of them within the radius, and 150 random genes in each.
-Training is `cifm train` as typed, in a process of its own, with one look at the validation region before the first step and
-one after the last. Cells per second are core cells of tiles, what one pass over a data set is made of; the halo's are
-work, but not counted. Warm-up steps are left out of the rate. Peak memory is the resident set, Linux only.
+The slide has a cell every 8 um like the bins of Visium HD, about 20 cells within the radius, and 150 random genes per cell. The
+command `cifm train` runs in its own process, with one validation before the first step and one after the last. Cells per second
+are core cells of tiles, which add up to the cells of the data in one epoch; cells of the halo are not counted. Warm-up
+steps are not included. Peak memory is that of the resident set, Linux only.
 
-The H100's figures are arithmetic, not measured: the products' floating point operations, counted by torch on the `meta`
-device, forward and backward, over the card's dense bfloat16 peak at a stated utilisation; and, since elementwise work on
-edges is bound by memory there, the bytes of a stated number of passes over tensors of size E x D over its bandwidth.
+The figures for an H100 are estimates, not measurements. The time of the matrix products is the number of floating point operations
+(counted by torch on the `meta` device, forward and backward) divided by the card's dense bfloat16 peak and an assumed utilisation.
+The time of the elementwise operations on edges, which is limited by memory bandwidth, is the number of bytes of an assumed number
+of passes over tensors of size E x D, divided by the bandwidth.
 """
 
 from __future__ import annotations
@@ -21,23 +22,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from apart import memory_bytes, run_again
 from record import write_record
+from subprocesses import memory_bytes, run_self
 
 CELLS_OF_THE_PAPER = 23_139_655
-WARM_UP = 5  # steps: kernels are compiled, memory is claimed
+WARM_UP = 5  # steps in which kernels are compiled and memory is allocated
 PACKAGES = ("torch", "numba", "numpy")
 GENES, GENES_PER_CELL, SPACING_UM = 18_289, 150, 8.0
-H100_FLOPS, H100_BYTES = 989e12, 3.35e12  # dense bfloat16 operations and bytes in a second, SXM data sheet
-UTILISATION = 0.3  # of the peak, in the products
-EDGE_PASSES, EDGE_BYTES = (
-    80,
-    4,
-)  # reads and writes of E x D float32 numbers per layer, forward and backward, plain torch
+H100_FLOPS, H100_BYTES = 989e12, 3.35e12  # dense bfloat16 operations and bytes per second, from the SXM data sheet
+UTILISATION = 0.3  # assumed fraction of the peak in the matrix products
+EDGE_PASSES = 80  # assumed reads and writes of E x D numbers per layer, forward and backward, in plain torch
+EDGE_BYTES = 4  # of a float32 number
 
 
 def main() -> None:
-    """Write a slide, train on it, and print what was measured and what follows from it."""
+    """Write a slide, train on it, and print the measurements and the estimates."""
     options = parse()
     if options.prepared:
         train_here(options)
@@ -45,13 +44,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         write_slide(folder / "prepared" / "synthetic.h5ad", options.cells)
-        found = run_again("--prepared", name)
+        measured = run_self("--prepared", name)
         work = count_work(folder / "prepared" / "synthetic.h5ad", folder / "run" / "recipe.toml")
-    found |= work | project(found, work)
-    for key, value in found.items():
+    result = measured | work | estimate(measured, work)
+    for key, value in result.items():
         print(f"{key:32} {value:,.4g}" if isinstance(value, float) else f"{key:32} {value}")
     if options.out:
-        write_record(options.out, PACKAGES, {"cells": options.cells, "settings": options.settings, **found})
+        write_record(options.out, PACKAGES, {"cells": options.cells, "settings": options.settings, **result})
 
 
 def parse() -> argparse.Namespace:
@@ -62,26 +61,26 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--folder", type=Path, help="where there is room for 4 GB")
+    parser.add_argument("--folder", type=Path, help="folder for 4 GB of temporary files")
     parser.add_argument("--out", type=Path, help="write JSON here")
     parser.add_argument("--prepared", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def write_slide(target: Path, num_cells: int) -> None:
-    """Write the synthetic slide, prepared."""
-    import synthetic_slide  # beside this script
+    """Write the synthetic prepared slide."""
+    import synthetic_slide
 
     synthetic_slide.write_slide(target, num_cells, GENES, per_cell=GENES_PER_CELL, spacing_um=SPACING_UM)
 
 
 def train_here(options: argparse.Namespace) -> None:
-    """Train in this process; prints speed, losses and peak memory as JSON."""
+    """Train in this process; print speed, losses and peak memory as JSON."""
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # before torch is imported
     from cifm_cli.app import main as cifm
 
     folder = options.prepared.resolve()
-    os.chdir(folder)  # `cifm train` leaves runs/latest where it was typed
+    os.chdir(folder)  # `cifm train` writes runs/latest to the current folder
     settings = [f"train.steps={options.steps}", f"train.validate_every={options.steps}", "train.validation_tiles=1"]
     words = [word for setting in (*settings, *options.settings) for word in ("--set", setting)]
     words += ["--data", str(folder / "prepared"), "--out", str(folder / "run"), "--precision", options.precision]
@@ -93,7 +92,7 @@ def train_here(options: argparse.Namespace) -> None:
 
 
 def describe(steps: list[dict[str, float]]) -> dict[str, float]:
-    """Losses and seconds of the steps."""
+    """Losses and times of the steps."""
     first = min(WARM_UP, len(steps) - 1)
     return {
         "steps": len(steps),
@@ -105,7 +104,7 @@ def describe(steps: list[dict[str, float]]) -> dict[str, float]:
 
 
 def count_work(slide: Path, recipe_file: Path) -> dict[str, Any]:
-    """Count parameters, cells, edges and floating point operations of a step, without computing anything."""
+    """Count parameters, cells, edges and floating point operations of a step without running it."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -122,7 +121,7 @@ def count_work(slide: Path, recipe_file: Path) -> dict[str, Any]:
     with FlopCounterMode(display=False) as counter:
         output = network(select("torch", "meta"), tile)
         (output.magnitude.sum() + output.logit.sum()).backward()
-    layers = [shell.graph for shell in (*tile.encoder, *tile.decoder)]
+    layers = [layer.graph for layer in (*tile.encoder, *tile.decoder)]
     model, core = resolved.model, resolved.data.tile_cells
     edges = sum(graph.num_edges for graph in layers)
     return {
@@ -137,15 +136,15 @@ def count_work(slide: Path, recipe_file: Path) -> dict[str, Any]:
     }
 
 
-def project(found: dict[str, Any], work: dict[str, Any]) -> dict[str, float]:
-    """Speed, and the time of one pass over the paper's cells: here measured, on an H100 by arithmetic."""
-    here = work["core_cells_per_step"] / found["seconds_per_step"]
+def estimate(measured: dict[str, Any], work: dict[str, Any]) -> dict[str, float]:
+    """Speed on this machine, and the time of one epoch of the paper's cells on this machine and, estimated, on an H100."""
+    cells_per_second = work["core_cells_per_step"] / measured["seconds_per_step"]
     products_s = work["flops_per_core_cell"] / (H100_FLOPS * UTILISATION)
     traffic_s = work["edge_bytes_per_core_cell"] / H100_BYTES
     return {
-        "cells_per_second": here,
-        "flops_per_second": here * work["flops_per_core_cell"],
-        "days_for_the_paper": CELLS_OF_THE_PAPER / here / 86_400,
+        "cells_per_second": cells_per_second,
+        "flops_per_second": cells_per_second * work["flops_per_core_cell"],
+        "days_for_the_paper": CELLS_OF_THE_PAPER / cells_per_second / 86_400,
         "h100_utilisation_assumed": UTILISATION,
         "h100_cells_per_second_products": 1 / products_s,
         "h100_hours_products": CELLS_OF_THE_PAPER * products_s / 3_600,

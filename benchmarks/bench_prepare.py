@@ -1,12 +1,15 @@
-"""Time and peak memory of `cifm prepare` on a Xenium Prime download, beside reading its matrix and writing it back.
+"""Measure time and peak memory of `cifm prepare` on a synthetic Xenium Prime download, relative to copying its matrix.
 
     python benchmarks/bench_prepare.py --cells 1000000 --out benchmarks/results/prepare.json
 
-The download has random counts, about 300 of 5,000 genes in each cell, at random places 10 um apart, and is written in
-blocks with the filters of a genuine 10x file (shuffled gzip of level 4, 64-bit indices). The yardstick is what nobody
-can do without: h5py reads data, indices and indptr, anndata writes them as an `.h5ad` (`copy`). `slide` makes the prepared
-slide; `command` is `cifm prepare` as typed, which also draws the page to look at. Each runs in a process of its own,
-start of Python and imports included. Peak memory is Linux only.
+The download has random counts of about 300 of 5,000 genes per cell, at random positions about 10 um apart. It is written in
+blocks with the HDF5 filters of a real 10x file (shuffled gzip of level 4, 64-bit indices).
+
+- `copy`: read data, indices and indptr with h5py and write them as an `.h5ad` with anndata, a lower limit for any preparation.
+- `slide`: write the prepared slide.
+- `command`: the command `cifm prepare`, which also writes the quality report.
+
+Each form runs in its own process; the start of Python and imports are included. Peak memory is measured on Linux only.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 import pandas as pd
-from apart import memory_bytes, run_again
 from record import write_record
+from subprocesses import memory_bytes, run_self
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +39,7 @@ CELLS_AT_ONCE = 10_000
 
 
 def main() -> None:
-    """Write a download, measure every form and print its ratio to the first."""
+    """Write a download, measure every form and print its time relative to the first form."""
     options = parse()
     if options.form:
         print(json.dumps(measure(options.form, options.download, options.target)))
@@ -44,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         download = Path(folder) / "tissue"
         nonzeros = write_download(download, options.cells)
-        rows = [run_apart(form, download, Path(folder)) for form in options.forms]
+        rows = [measure_in_process(form, download, Path(folder)) for form in options.forms]
         megabytes = (download / "cell_feature_matrix.h5").stat().st_size / 1e6
     print(f"{options.cells:,} cells x {GENES:,} genes, {nonzeros:,} non-zeros, matrix {megabytes:,.0f} MB")
     for row in rows:
@@ -52,19 +55,19 @@ def main() -> None:
             f"{row['form']:8} {row['seconds']:8.1f} s {row['peak_gb']:6.2f} GB  x{row['seconds'] / rows[0]['seconds']:.2f}"
         )
     if options.out:
-        found = {
+        result = {
             "download": {"cells": options.cells, "genes": GENES, "nonzeros": nonzeros, "matrix_mb": megabytes},
             "rows": rows,
             "ratios": {row["form"]: row["seconds"] / rows[0]["seconds"] for row in rows},
         }
-        write_record(options.out, PACKAGES, found)
+        write_record(options.out, PACKAGES, result)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=50_000)
-    parser.add_argument("--folder", type=Path, help="where there is room for the files, 12 GB for a million cells")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files, 12 GB for a million cells")
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument("--out", type=Path, help="write JSON here")
     parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
@@ -74,14 +77,14 @@ def parse() -> argparse.Namespace:
 
 
 def write_download(folder: Path, num_cells: int) -> int:
-    """Write matrix, cells and `experiment.xenium`.
+    """Write count matrix, cell table and `experiment.xenium`.
 
     Args:
-        folder: The download to make.
-        num_cells: N.
+        folder: Folder of the download, which must not exist.
+        num_cells: Number of cells.
 
     Returns:
-        Stored values.
+        Number of non-zero counts.
     """
     from cifm_cli.provenance import numpy_generator
 
@@ -103,7 +106,7 @@ def write_download(folder: Path, num_cells: int) -> int:
 
 
 def write_counts(group: h5py.Group, num_cells: int, rng: np.random.Generator) -> int:
-    """Write the counts in blocks; a gene is expressed or not independently of the one before it."""
+    """Write random counts in blocks, non-zero independently of each other; returns the number of non-zero counts."""
     data = group.create_dataset("data", (0,), np.int32, maxshape=(None,), **FILTERS)
     indices = group.create_dataset("indices", (0,), np.int64, maxshape=(None,), **FILTERS)
     lengths: list[NDArray[np.int64]] = []
@@ -120,19 +123,19 @@ def write_counts(group: h5py.Group, num_cells: int, rng: np.random.Generator) ->
     return len(data)
 
 
-def run_apart(form: str, download: Path, folder: Path) -> dict[str, Any]:
-    """Measure one form in a new process, and take away what it wrote."""
+def measure_in_process(form: str, download: Path, folder: Path) -> dict[str, Any]:
+    """Measure one form in a new process and delete the file that it wrote."""
     target = folder / f"{form}.h5ad"
     started = time.perf_counter()
-    used = run_again("--form", form, "--download", str(download), "--target", str(target))
+    used = run_self("--form", form, "--download", str(download), "--target", str(target))
     seconds = time.perf_counter() - started
-    found = {"form": form, "seconds": seconds, **used, "written_mb": target.stat().st_size / 1e6}
+    row = {"form": form, "seconds": seconds, **used, "written_mb": target.stat().st_size / 1e6}
     target.unlink()
-    return found
+    return row
 
 
 def measure(form: str, download: Path, target: Path) -> dict[str, Any]:
-    """Run one form in this process; returns its peak memory and user time."""
+    """Run one form in this process; returns its peak memory and processor time."""
     if form == "copy":
         copy_matrix(download / "cell_feature_matrix.h5", target)
     elif form == "slide":

@@ -1,12 +1,11 @@
-"""Time per cell and peak memory of `cifm embed` and `cifm evaluate` on slides of a million cells and of four.
+"""Measure time per cell and peak memory of `cifm embed` and `cifm evaluate` on slides of one and four million cells.
 
     python benchmarks/bench_scale.py --out benchmarks/results/scale.json
 
-The slides hold random counts, about 50 of 500 genes in each cell, at random places 8 um apart; the model is an untrained
-one with the shape of the xenium recipe. Each command runs as typed, in a process of its own, start of Python and imports
-included; the slides are not counted. `cifm evaluate` scores but some cells of a large slide, so its time is also given for
-each scored cell, over all geometries. Memory is the largest that the process ever had resident; Linux only. Needs some 15 GB
-of disk.
+The slides have random counts of about 50 of 500 genes per cell, at random positions about 8 um apart. The model is untrained and
+has the architecture of the xenium recipe. Each command runs in its own process; the start of Python and imports are included,
+writing the slides is not. `cifm evaluate` scores only some cells of a large slide, so its time is also given per scored cell,
+over all geometries. The memory is the peak of the resident memory; Linux only. About 15 GB of disk space are needed.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ PACKAGES = ("anndata", "h5py", "numba", "numpy", "scipy", "torch")
 
 
 def main() -> None:
-    """Measure both commands on every size and print time per cell and peak memory."""
+    """Measure the commands on every size; print time per cell and peak memory."""
     options = parse()
     if options.slide:
-        make(options.slide, options.cells[0], options.genes, options.width)
+        write_inputs(options.slide, options.cells[0], options.genes, options.width)
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         rows = [row for cells in options.cells for row in measure(Path(folder), cells, options)]
@@ -42,14 +41,14 @@ def main() -> None:
             f"{row['command']:9} {row['cells']:10,} cells {row['seconds']:8.1f} s {row['us_per_cell']:8.2f} us per cell "
             f"{row['peak_gb']:6.2f} GB{scored}"
         )
-    for command, ratio in (found := ratios(rows)).items():
+    for command, ratio in (time_ratios := ratios(rows)).items():
         print(f"{command:9} time per cell, largest slide over smallest: {ratio:.2f}")
     if options.out:
         content = {
             "threads": os.environ.get("OMP_NUM_THREADS", "all cores"),
             "slide": {"genes": options.genes, "width": options.width},
             "rows": rows,
-            "time_per_cell_ratio": found,
+            "time_per_cell_ratio": time_ratios,
         }
         write_record(options.out, PACKAGES, content)
 
@@ -61,14 +60,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--genes", type=int, default=500)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--commands", nargs="+", default=COMMANDS, choices=COMMANDS)
-    parser.add_argument("--folder", type=Path, help="where there is room for the files")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files")
     parser.add_argument("--out", type=Path, help="write JSON here")
     parser.add_argument("--slide", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def make(slide: Path, num_cells: int, num_genes: int, width: int) -> None:
-    """Write a slide, and a model beside it."""
+def write_inputs(slide: Path, num_cells: int, num_genes: int, width: int) -> None:
+    """Write a slide and, in the same folder, a model."""
     from synthetic_slide import write_model, write_slide
 
     from cifm_cli.recipe import load
@@ -79,15 +78,15 @@ def make(slide: Path, num_cells: int, num_genes: int, width: int) -> None:
 
 
 def measure(folder: Path, num_cells: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run the commands on one slide, and take away what they wrote."""
+    """Run the commands on one slide and delete their output."""
     slide = folder / f"{num_cells}" / "slide.h5ad"
     sizes = ["--cells", str(num_cells), "--genes", str(options.genes), "--width", str(options.width)]
-    # In a process of its own, as a child's peak counts that of the process it was forked from.
+    # In a separate process: the peak memory of a forked child includes that of its parent, so the parent must stay small.
     subprocess.run([sys.executable, __file__, "--slide", str(slide), *sizes], check=True)
     rows = []
     for command in options.commands:
         words = [command, str(slide), "--model", str(slide.parent / "run"), "--out", str(slide.parent / command)]
-        used = run_apart([sys.executable, "-m", "cifm_cli", *words])
+        used = run_measured([sys.executable, "-m", "cifm_cli", *words])
         row = {"command": command, "cells": num_cells, "us_per_cell": 1e6 * used["seconds"] / num_cells, **used}
         if num_scored := scored_cells(slide.parent / command / "metrics.json"):
             row |= {"scored": num_scored, "us_per_scored": 1e6 * used["seconds"] / num_scored}
@@ -97,8 +96,8 @@ def measure(folder: Path, num_cells: int, options: argparse.Namespace) -> list[d
     return rows
 
 
-def run_apart(words: list[str]) -> dict[str, float]:
-    """Run a command in a new process; returns its time and its peak memory."""
+def run_measured(words: list[str]) -> dict[str, float]:
+    """Run a command in a new process; returns its time and peak memory."""
     started = time.perf_counter()
     child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
@@ -112,7 +111,7 @@ def run_apart(words: list[str]) -> dict[str, float]:
 
 
 def scored_cells(metrics: Path) -> int:
-    """Cells that were scored, in all geometries together; 0 where nothing was."""
+    """Number of scored cells over all geometries; 0 if the file does not exist."""
     if not metrics.exists():
         return 0
     slides = json.loads(metrics.read_text())["slides"]
@@ -120,12 +119,12 @@ def scored_cells(metrics: Path) -> int:
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Time per cell of the largest slide over that of the smallest, for each command."""
-    found = {}
+    """Time per cell on the largest slide divided by that on the smallest, for each command."""
+    time_ratios = {}
     for command in dict.fromkeys(row["command"] for row in rows):
-        mine = sorted((row for row in rows if row["command"] == command), key=lambda row: row["cells"])
-        found[command] = mine[-1]["us_per_cell"] / mine[0]["us_per_cell"]
-    return found
+        by_size = sorted((row for row in rows if row["command"] == command), key=lambda row: row["cells"])
+        time_ratios[command] = by_size[-1]["us_per_cell"] / by_size[0]["us_per_cell"]
+    return time_ratios
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What a training step spends its time on: the share of the model, and the profile it is read from.
+"""Profile training steps: fractions of the time spent in forward, loss, backward, optimiser and waiting for tiles.
 
     python benchmarks/bench_train_step.py prepared/xenium_pancreas.h5ad --threads 1 --out benchmarks/results/train_step.json
 
-Trains as `cifm train` does, for a few steps, and profiles the thread that trains: tiles are made in another one, and what
-it waits for them is seen as waiting. The model's share is that of forward, loss, backward and optimiser. Without a slide,
-a synthetic one of 50,000 cells and 500 genes is made.
+The script trains for some steps like `cifm train` and profiles the training thread. Tiles are prepared in another thread; the time
+until a tile is ready is reported as waiting. The fraction of the model includes forward, loss, backward and optimiser. Without a
+slide, a synthetic slide of 50,000 cells and 500 genes is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cifm_cli.training.session import Run
 
 PACKAGES = ("numba", "numpy", "scipy", "torch")
-PARTS = {  # what is told apart: a function, and the end of its file's name where others have that name too
+PARTS = {  # function of each part, and the end of its file name where several functions have this name
     "forward": ("infer", "model/network.py"),
     "loss": ("loss", "model/objective.py"),
     "backward": ("<method 'run_backward' of 'torch._C._EngineBase' objects>", ""),
@@ -35,20 +35,18 @@ PARTS = {  # what is told apart: a function, and the end of its file's name wher
 
 
 def main() -> None:
-    """Profile and print the shares, then the profile."""
+    """Print the fraction of each part and the profile."""
     options = parse()
     with tempfile.TemporaryDirectory() as folder:
-        found, profile = measure(options, Path(folder))
-    for name, share in found["shares"].items():
-        print(f"{name:18} {100 * share:5.1f} %")
-    print(
-        f"step {1e3 * found['step_s']:.1f} ms; making its tiles takes {1e3 * found['tile_s']:.1f} ms in another thread"
-    )
+        result, profile = measure(options, Path(folder))
+    for name, fraction in result["shares"].items():
+        print(f"{name:18} {100 * fraction:5.1f} %")
+    print(f"step {1e3 * result['step_s']:.1f} ms; a tile takes {1e3 * result['tile_s']:.1f} ms in another thread")
     print(profile)
     if options.out:
         content = {
             "slide": options.slide.stem if options.slide else "synthetic",
-            **found,
+            **result,
             "profile": profile.splitlines(),
         }
         write_record(options.out, PACKAGES, content)
@@ -60,17 +58,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("slide", type=Path, nargs="?", help="a prepared slide")
     parser.add_argument("--recipe", type=Path, default=Path(__file__).resolve().parent.parent / "recipes/xenium.toml")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--cells", type=int, default=50_000, help="of the synthetic slide")
+    parser.add_argument("--cells", type=int, default=50_000, help="number of cells of the synthetic slide")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--lines", type=int, default=25, help="of the profile")
+    parser.add_argument("--lines", type=int, default=25, help="number of lines of the profile")
     parser.add_argument("--out", type=Path, help="write JSON here")
     return parser.parse_args()
 
 
 def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], str]:
-    """Train and profile."""
+    """Train and profile; returns the measurements and the profile as text."""
     import torch
 
     from cifm_cli.training import loop
@@ -87,23 +85,23 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
             run.corpus.train_example(number)
         tile_s = (time.perf_counter() - started) / 5
         warm_up(run)
-        with mock.patch.object(loop, "keep_if_better"):  # looks are no steps
+        with mock.patch.object(loop, "keep_if_better"):  # leaves out validations, which are not part of a step
             profile.runcall(loop.fit, run)
     stream = io.StringIO()
     stats = pstats.Stats(profile)
     pstats.Stats(profile, stream=stream).strip_dirs().sort_stats("cumulative").print_stats(options.lines)
     steps = run.position.step
     total = seconds_in(stats, "fit", "training/loop.py")
-    shares = {
+    fractions = {
         "model": seconds_in(stats, "step", "training/loop.py") / total,
         **{name: seconds_in(stats, *where) / total for name, where in PARTS.items()},
     }
     facts = {"backend": run.backend.name, "threads": options.threads, "steps": steps, "cells": run.corpus.num_cells}
-    return {**facts, "step_s": total / steps, "tile_s": tile_s, "shares": shares}, stream.getvalue().strip()
+    return {**facts, "step_s": total / steps, "tile_s": tile_s, "shares": fractions}, stream.getvalue().strip()
 
 
 def setup(options: argparse.Namespace, folder: Path) -> Any:  # noqa: ANN401 - its type would be imported for this alone
-    """What `cifm train` would be asked for; one look at the end."""
+    """Settings of `cifm train` for a short run with one validation at the end."""
     from synthetic_slide import write_slide
 
     from cifm_cli.recipe import load
@@ -118,7 +116,7 @@ def setup(options: argparse.Namespace, folder: Path) -> Any:  # noqa: ANN401 - i
 
 
 def warm_up(run: Run) -> None:
-    """Let everything be compiled that is compiled at its first use; the weights hardly change."""
+    """Run one step with a learning rate of zero, so that functions that compile on first use are compiled."""
     from cifm_cli.training.loop import step
 
     run.position.first_loss = float("inf")
@@ -126,7 +124,7 @@ def warm_up(run: Run) -> None:
 
 
 def seconds_in(stats: pstats.Stats, name: str, file: str) -> float:
-    """Time in a function and all that it calls."""
+    """Time in a function and the functions that it calls."""
     table: dict[tuple[str, int, str], tuple[Any, ...]] = stats.stats  # type: ignore[attr-defined]
     return sum(row[3] for (path, _, function), row in table.items() if function == name and path.endswith(file or path))
 

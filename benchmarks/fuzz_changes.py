@@ -1,4 +1,4 @@
-"""Changes of the two parts of every download: the table of its cells and the matrix of its counts."""
+"""Random changes to the two parts of every download, the cell table and the count matrix; `fuzz_damage.py` applies them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _emptied(table: pd.DataFrame, rng: Rng) -> pd.DataFrame:
 
 
 def _far(table: pd.DataFrame, rng: Rng) -> pd.DataFrame:
-    """Flip an exponent bit of one number."""
+    """Change one number as a flipped bit of its exponent would."""
     names = [name for name in table if table[name].dtype == np.float64]
     name, row, exponent = rng.choice(names), rng.integers(len(table)), 2.0 ** rng.choice([1, 2, 4, 8, 16, 32])
     table = table.copy()

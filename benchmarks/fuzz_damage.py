@@ -1,4 +1,4 @@
-"""Ways in which a download goes wrong: its bytes, its files, its HDF5 datasets, its table of cells and its matrix."""
+"""Damage a download at random: its bytes, its files, its HDF5 datasets, its cell table or its count matrix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_PAGE = 512  # bytes that a disk loses together
+_PAGE = 512  # size of a disk sector in bytes
 
 
 def _cut(content: bytearray, rng: Rng) -> bytearray:
@@ -130,12 +130,13 @@ DATASETS: dict[str, Callable[[h5py.File, Rng], None]] = {
 }
 
 
-# What leaves a download that could have been written so: where nothing else in it tells the same, nobody can know.
+# Damage that can result in a valid download with other content. It is undetectable unless the download contains the same
+# information a second time.
 VALID = {
     "two columns exchanged",  # x and y: a mirrored tissue
     "one column shifted by a row",
-    "a column of another type",  # rounded places
-    "an exponent bit of a number",  # a cell elsewhere in the tissue
+    "a column of another type",  # rounded positions
+    "an exponent bit of a number",  # a cell at another position
     "cells lost",
     "features lost",
     "two barcodes exchanged",
@@ -143,13 +144,13 @@ VALID = {
     "a count more",
     "a count huge",
     "counts as uint8",
-    "a dataset of another type",  # as well
-    "an id mistyped",  # where there are no symbols beside it
+    "a dataset of another type",  # rounded positions
+    "an id mistyped",  # if the download has no symbols
     "two ids exchanged",
     "ids shifted",
-    "an entry copied over another",  # a count of another gene, a cell of another name
+    "an entry copied over another",  # a count of another gene, or another name of a cell
 }
-# What a reader must not care about.
+# Changes that must not affect the prepared slide.
 HARMLESS = {
     "table": ("rows in another order", "columns in another order", "a column more"),
     "matrix": ("cells in another order", "features in another order", "counts as float32"),
@@ -157,23 +158,23 @@ HARMLESS = {
 
 
 def kinds_for(form: Format) -> dict[str, tuple[str, ...]]:
-    """Kinds of damage that a format can take, by family."""
+    """Kinds of damage that apply to a format, by family."""
     families = {"bytes": tuple(BYTES), "files": FILES, "table": tuple(TABLES), "matrix": tuple(MATRICES)}
     return {**families, "datasets": tuple(DATASETS)} if form.matrix.endswith(("h5", "h5ad")) else families
 
 
 def damage(folder: Path, form: Format, family: str, kind: str, rng: Rng) -> str:
-    """Damage a download.
+    """Damage a download in place.
 
     Args:
-        folder: A copy of an intact one.
-        form: Its format.
-        family: Of `kinds_for`.
-        kind: Of that family.
-        rng: Where.
+        folder: A copy of an undamaged download.
+        form: Format of the download.
+        family: Family of damage, a key of `kinds_for`.
+        kind: Kind of damage in this family.
+        rng: Selects what is damaged.
 
     Returns:
-        The file that was damaged.
+        Path of the damaged file, relative to the folder.
     """
     if family == "datasets":
         with h5py.File(folder / form.matrix, "r+") as file:

@@ -1,4 +1,4 @@
-"""Small synthetic downloads in every layout that `cifm prepare` reads, taken apart and put together again."""
+"""Write small synthetic downloads in every layout that `cifm prepare` reads, and read and write their two parts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LETTERS = str.maketrans("abcdefghijklmnop", "0123456789abcdef")
 
 
 class Matrix(NamedTuple):
-    """N cells by G features; columns of `features` are id, symbol and feature_type."""
+    """A count matrix: (N, G) counts, (N,) barcodes, and G features with the columns id, symbol and feature_type."""
 
     counts: csr_matrix
     barcodes: np.ndarray[Any, Any]
@@ -38,7 +38,10 @@ class Matrix(NamedTuple):
 
 
 class Format(NamedTuple):
-    """A layout: who writes its tissue, and where in the folder the download, its matrix and its table of cells are."""
+    """A layout: the writer of the tissue, its number of cells, and the paths of matrix, cell table and download.
+
+    `download` and `cells` are the arguments of `cifm prepare`, relative to the folder.
+    """
 
     writer: str
     num_cells: int
@@ -67,11 +70,11 @@ FORMATS = {
 
 
 def write_format(name: str, folder: Path) -> None:
-    """Write an intact download.
+    """Write an undamaged download.
 
     Args:
-        name: Of `FORMATS`.
-        folder: To be made.
+        name: A key of `FORMATS`.
+        folder: Folder to create.
     """
     form = FORMATS[name]
     WRITERS[form.writer](folder, form.num_cells, SEED, NUM_GENES)
@@ -84,7 +87,9 @@ def write_format(name: str, folder: Path) -> None:
         source.unlink()
     if not (folder / form.table).exists():
         pd.read_parquet(folder / "cells.parquet").to_csv(folder / form.table, index=False)
-    if form.table == "cells.parquet":  # with its twin, and without checksums, as the instrument's software may write it
+    if (
+        form.table == "cells.parquet"
+    ):  # keeps cells.csv.gz too; pandas writes parquet without checksums, as instruments may do
         write_table(folder / form.table, pd.read_parquet(folder / form.table))
         return
     for other in {"cells.parquet", "cells.csv.gz"} - {form.table}:
@@ -92,7 +97,7 @@ def write_format(name: str, folder: Path) -> None:
 
 
 def _write_h5ad_of(folder: Path, form: Format, compression: str | None) -> None:
-    """What people make of a bundle: the prepared cells, the columns of scanpy, counts in X."""
+    """Replace a Xenium download by an `.h5ad` as users make it: counts in X, obs columns as scanpy names them."""
     slide = ad.read_h5ad(prepare_download(folder, PrepareConfig(out=folder, name="slide")).path)
     shutil.rmtree(folder)
     folder.mkdir()
@@ -103,7 +108,7 @@ def _write_h5ad_of(folder: Path, form: Format, compression: str | None) -> None:
 
 
 def read_parts(folder: Path, form: Format) -> tuple[Matrix, pd.DataFrame]:
-    """The matrix and the table of cells of an intact download, columns as they stand in the file."""
+    """Read the count matrix and the cell table of an undamaged download, with the columns of the file."""
     if form.download.endswith(".h5ad"):
         stored = ad.read_h5ad(folder / form.matrix)
         features = pd.DataFrame({"id": stored.var_names, "symbol": stored.var["symbol"].astype(str).to_numpy()})
@@ -130,11 +135,11 @@ def _read_matrix(path: Path) -> Matrix:
 
 
 def write_matrix(path: Path, matrix: Matrix) -> None:
-    """Write a matrix in the form that the name of its file tells.
+    """Write a count matrix in the format given by the file name.
 
     Args:
         path: `.h5`, `.zarr.zip`, `.mtx`, `.mtx.gz` or `.csv`.
-        matrix: The parts, which need not fit each other.
+        matrix: The matrix; the lengths of its parts may be inconsistent.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
@@ -170,7 +175,7 @@ def _write_mex(folder: Path, matrix: Matrix, opened: Callable[..., Any], ending:
 
 
 def _write_zarr(path: Path, matrix: Matrix) -> None:
-    """The layout of `cell_feature_matrix.zarr.zip`: features by cells, ids as two numbers."""
+    """Write the layout of `cell_feature_matrix.zarr.zip`: features by cells, cell ids as two numbers."""
     by_feature = csr_matrix(matrix.counts.T)
     folder = path.with_suffix("")
     group = zarr.open_group(folder, mode="w", zarr_format=2).create_group("cell_features")
@@ -190,7 +195,7 @@ def _write_zarr(path: Path, matrix: Matrix) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table of cells as parquet, CSV or compressed CSV, as the name of its file tells."""
+    """Write a cell table as parquet, CSV or compressed CSV, depending on the file name."""
     if path.suffix == ".parquet":
         table.to_parquet(path, index=False)
     else:
@@ -198,7 +203,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_h5ad(path: Path, matrix: Matrix, table: pd.DataFrame) -> None:
-    """Write an AnnData file; x and y of the table become `obsm["spatial"]`."""
+    """Write an AnnData file with x and y of the table in `obsm["spatial"]`."""
     var = matrix.features[["symbol"]].set_axis(matrix.features["id"].astype(str))
     obs = table.drop(columns=["x", "y", "barcode"]).set_axis(matrix.barcodes.astype(str))
     slide = ad.AnnData(matrix.counts, obs=obs, var=var, obsm={"spatial": table[["x", "y"]].to_numpy()})

@@ -1,11 +1,11 @@
-"""SIGKILL at random moments of training and embedding: what is left is whole, and the resumed run is the uninterrupted one.
+"""Kill training and embedding with SIGKILL at random times, resume them, and compare the result with an uninterrupted run.
 
     OMP_NUM_THREADS=1 nice python benchmarks/kill_training.py --kills 200 --out benchmarks/results/kill_training.json
 
-A tiny synthetic slide is trained on, with states saved all the time, and embedded, in children forked from this process,
-each killed at a moment drawn from the time that the whole takes. After each kill every file must be whole or absent
-(`.partial.` names are no files of ours); then a child goes on, until one reaches the end: its model must be the
-uninterrupted run's, byte for byte, and so must its last state, its curve and its embeddings. Linux and macOS.
+Training on a small synthetic slide, with a state saved after every step, and embedding of the slide run in child processes forked
+from this process. Each child is killed at a random time within the duration of the job. After each kill, every file must be complete
+or absent (except temporary files with `.partial.` in their name). Then another child resumes the job, until one finishes. Its model,
+last state, loss curve and embeddings must be identical to those of the uninterrupted run. Linux and macOS.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ RECIPE: dict[str, Any] = {
 
 
 class Job(Protocol):
-    """Work that a kill may interrupt."""
+    """A job that can be killed and resumed."""
 
     name: str
 
-    def work(self, folder: Path) -> None:
-        """Do it, from the start or from where a killed child stood."""
+    def execute(self, folder: Path) -> None:
+        """Run the job, from the start or from the state that a killed process left."""
 
     def inspect(self, folder: Path) -> str:
-        """Raise if a file is torn; say how far the work was."""
+        """Describe the progress of the job; raises an exception if a file is incomplete."""
 
     def compare(self, folder: Path, reference: Path) -> None:
-        """Raise if finished work differs from the reference."""
+        """Raise an exception if the result of the finished job differs from the reference."""
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Training:
     slide: Path
     name: str = "train"
 
-    def work(self, folder: Path) -> None:
+    def execute(self, folder: Path) -> None:
         """See `Job`."""
         recipe = recipes.parse(RECIPE, "benchmark")
         resume = bool(list_states(folder))
@@ -96,17 +96,19 @@ class Training:
     def compare(self, folder: Path, reference: Path) -> None:
         """See `Job`."""
         for name in (MODEL_FILE, list_states(reference)[0].name):
-            found, expected = load_tensors(folder / name)[0], load_tensors(reference / name)[0]
-            same = found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
-            refuse(same, f"{name} differs from the uninterrupted run's")
-        refuse(self.curve(folder) == self.curve(reference), "the curve differs from the uninterrupted run's")
+            actual, expected = load_tensors(folder / name)[0], load_tensors(reference / name)[0]
+            same = actual.keys() == expected.keys() and all(torch.equal(actual[key], expected[key]) for key in expected)
+            require(same, f"{name} differs from that of the uninterrupted run")
+        require(
+            self.curve(folder) == self.curve(reference), "the loss curve differs from that of the uninterrupted run"
+        )
 
     def curve(self, folder: Path) -> list[tuple[int, float]]:
-        """Losses by step; the last line may be cut."""
+        """Losses by step, without the last line if it is incomplete."""
         path = folder / METRICS_FILE
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        whole = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [(line["step"], line.get("loss", line.get("validation_loss"))) for line in whole]
+        complete = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [(line["step"], line.get("loss", line.get("validation_loss"))) for line in complete]
 
 
 @dataclass
@@ -117,7 +119,7 @@ class Embedding:
     run: Path
     name: str = "embed"
 
-    def work(self, folder: Path) -> None:
+    def execute(self, folder: Path) -> None:
         """See `Job`."""
         embed_slides(load_model(self.run, "torch"), [self.slide], list(SLOTS), folder)
 
@@ -130,99 +132,115 @@ class Embedding:
 
     def compare(self, folder: Path, reference: Path) -> None:
         """See `Job`."""
-        found, expected = (read_embedded(place / self.slide.name).embeddings for place in (folder, reference))
-        same = found.keys() == expected.keys() and all(np.array_equal(found[key], expected[key]) for key in expected)
-        refuse(same, "the embeddings differ")
+        actual, expected = (read_embedded(path / self.slide.name).embeddings for path in (folder, reference))
+        same = actual.keys() == expected.keys() and all(np.array_equal(actual[key], expected[key]) for key in expected)
+        require(same, "the embeddings differ")
 
 
 @dataclass
-class Tally:
-    """What happened."""
+class Counts:
+    """Counts by name of the job, and the failures.
+
+    Args:
+        kills: Number of kills.
+        progress: After a kill, how often each progress was found (see `Job.inspect`).
+        finished: Number of finished jobs.
+        interrupted: Number of finished jobs that were killed at least once.
+        failures: Differences from the uninterrupted run and other errors.
+    """
 
     kills: Counter[str] = field(default_factory=Counter)
-    found: dict[str, Counter[str]] = field(default_factory=dict)
+    progress: dict[str, Counter[str]] = field(default_factory=dict)
     finished: Counter[str] = field(default_factory=Counter)
     interrupted: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
 
 class DifferenceError(Exception):
-    """Something is not what it has to be."""
+    """A result differs from that of the uninterrupted run."""
 
 
-def refuse(same: bool, message: str) -> None:  # noqa: FBT001
-    """Raise unless something holds."""
-    if not same:
+def require(condition: bool, message: str) -> None:  # noqa: FBT001
+    """Raise a `DifferenceError` unless a condition is true."""
+    if not condition:
         raise DifferenceError(message)
 
 
 def main() -> None:
-    """Make the reference, kill, and tell."""
+    """Compute the reference results, kill and resume the jobs, and print the counts."""
     options = parse()
-    torch.set_num_threads(1)  # a fork of a process with threads may hang
-    tally, began = Tally(), time.monotonic()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    torch.set_num_threads(1)  # a child forked from a process with several threads may hang
+    counts, started = Counts(), time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         write_xenium(folder / "download", CELLS, seed=0)
         prepare_download(folder / "download", PrepareConfig(out=folder, name="tissue"))
         training = Training(folder / "tissue.h5ad")
         reference = folder / "reference"
-        training.work(reference)  # here, so that the children need not import anything
+        training.execute(reference)  # in this process, so that its forked children have all modules imported
         embedding = Embedding(training.slide, reference)
-        embedding.work(folder / "embedded")
-        for job, whole, share in ((training, reference, 0.8), (embedding, folder / "embedded", 0.2)):
-            until = time.monotonic() + 60 * share * options.minutes
-            torment(job, whole, folder, tally, (round(options.kills * share), until))
+        embedding.execute(folder / "embedded")
+        for job, result, fraction in ((training, reference, 0.8), (embedding, folder / "embedded", 0.2)):
+            until = time.monotonic() + 60 * fraction * options.minutes
+            kill_repeatedly(job, result, folder, counts, (round(options.kills * fraction), until))
     content = {
-        "kills": dict(tally.kills),
-        "found_after_a_kill": {name: dict(sorted(found.items())) for name, found in tally.found.items()},
-        "work_finished": dict(tally.finished),
-        "of_it_interrupted_at_least_once": dict(tally.interrupted),
-        "failures": tally.failures,
-        "seconds": round(time.monotonic() - began),
+        "kills": dict(counts.kills),
+        "found_after_a_kill": {name: dict(sorted(progress.items())) for name, progress in counts.progress.items()},
+        "work_finished": dict(counts.finished),
+        "of_it_interrupted_at_least_once": dict(counts.interrupted),
+        "failures": counts.failures,
+        "seconds": round(time.monotonic() - started),
     }
     print(json.dumps(content, indent=1))
     if options.out:
         write_record(options.out, PACKAGES, content)
-    sys.exit(bool(tally.failures))
+    sys.exit(bool(counts.failures))
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--minutes", type=float, default=60.0, help="kill no more after this time")
+    parser.add_argument("--minutes", type=float, default=60.0, help="stop killing after this time")
     parser.add_argument("--out", type=Path, help="write JSON here")
     return parser.parse_args()
 
 
-def torment(job: Job, reference: Path, folder: Path, tally: Tally, enough: tuple[int, float]) -> None:
-    """Start the job again and again and kill it, until there are enough kills, or it is late; then let it end."""
-    num_kills, until = enough
-    rng, found = numpy_generator(0, "kill", job.name), tally.found.setdefault(job.name, Counter())
-    began = time.monotonic()
-    run_apart(lambda: job.work(folder / f"{job.name}-timed"), folder, None)
-    longest = 1.2 * (time.monotonic() - began)
-    before, number = 0, 0
-    while (more := tally.kills[job.name] < num_kills and time.monotonic() < until) or before:
+def kill_repeatedly(job: Job, reference: Path, folder: Path, counts: Counts, limits: tuple[int, float]) -> None:
+    """Start and kill a job until a number of kills or a time is reached, and let every interrupted job finish.
+
+    Args:
+        job: The job.
+        reference: Result of the uninterrupted job.
+        folder: Folder for the results of the killed jobs.
+        counts: Updated in place.
+        limits: Number of kills, and the time (of the monotonic clock) after which no job is killed.
+    """
+    num_kills, until = limits
+    rng, progress = numpy_generator(0, "kill", job.name), counts.progress.setdefault(job.name, Counter())
+    started = time.monotonic()
+    run_forked(lambda: job.execute(folder / f"{job.name}-timed"), folder, None)
+    max_seconds = 1.2 * (time.monotonic() - started)
+    kills, number = 0, 0  # of the current job
+    while (more := counts.kills[job.name] < num_kills and time.monotonic() < until) or kills:
         target = folder / f"{job.name}-{number}"
-        moment = rng.uniform(0, longest) if more else None
+        kill_after_s = rng.uniform(0, max_seconds) if more else None
         try:
-            if run_apart(lambda place=target: job.work(place), folder, moment):
-                tally.kills[job.name] += 1
-                before += 1
-                found[job.inspect(target)] += 1
+            if run_forked(lambda path=target: job.execute(path), folder, kill_after_s):
+                counts.kills[job.name] += 1
+                kills += 1
+                progress[job.inspect(target)] += 1
                 continue
             job.compare(target, reference)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
-            tally.failures.append(f"{target.name}, after {before} kills: {error!r}")
-        tally.finished[job.name] += 1
-        tally.interrupted[job.name] += before > 0
-        before, number = 0, number + 1
+        except Exception as error:  # noqa: BLE001 - every exception is a failure to report
+            counts.failures.append(f"{target.name}, after {kills} kills: {error!r}")
+        counts.finished[job.name] += 1
+        counts.interrupted[job.name] += kills > 0
+        kills, number = 0, number + 1
 
 
-def run_apart(work: Callable[[], None], folder: Path, moment: float | None) -> bool:
-    """Work in a forked child; returns whether it was killed at a moment, in seconds, before it was done."""
+def run_forked(run: Callable[[], None], folder: Path, kill_after_s: float | None) -> bool:
+    """Run a function in a forked child; returns whether it was killed before it finished."""
     log = folder / "log"
     child = os.fork()
     if not child:
@@ -230,17 +248,17 @@ def run_apart(work: Callable[[], None], folder: Path, moment: float | None) -> b
         try:
             with log.open("w") as sys.stderr:
                 try:
-                    work()
+                    run()
                     code = 0
-                except BaseException:  # noqa: BLE001 - a child must not return from here
+                except BaseException:  # noqa: BLE001 - the child must not return to the caller's code
                     traceback.print_exc()
         finally:
             os._exit(code)
-    limit = float("inf") if moment is None else time.monotonic() + moment
+    limit = float("inf") if kill_after_s is None else time.monotonic() + kill_after_s
     while time.monotonic() < limit:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            refuse(status == 0, f"a child failed: {log.read_text()}")
+            require(status == 0, f"a child failed: {log.read_text()}")
             return False
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)

@@ -1,9 +1,9 @@
-"""Draw a result of `bench_layer.py`, and write its table into the README.
+"""Plot a result of `bench_layer.py` and write its table into the README.
 
     python benchmarks/plot.py [RESULT.json]
 
-Without a name the newest `benchmarks/results/DATE-layer.json` is taken. The plot goes beside the result, as `.svg`; the
-table and the plot between the two `layer` marks of the README.
+Without an argument, the newest `benchmarks/results/DATE-layer.json` is used. The plot is written beside the result as
+`.svg`. The table and a link to the plot replace the `layer` section of the README.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from record import README, RESULTS, write_between
+from record import README, RESULTS, replace_section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,36 +30,39 @@ COLOURS = ("#8a8f98", "#c0603f", "#1f6f8b", "#79b4c4", "#d9dce1", "#5b4a72")
 
 
 def main() -> None:
-    """Draw and write."""
-    named = [Path(word) for word in sys.argv[1:]] or sorted(RESULTS.glob("????-??-??-layer.json"))[-1:]
-    if not named:
+    """Write the plot and the table of one result."""
+    paths = [Path(word) for word in sys.argv[1:]] or sorted(RESULTS.glob("????-??-??-layer.json"))[-1:]
+    if not paths:
         raise SystemExit(f"no result in {RESULTS}; run benchmarks/bench_layer.py --out first")
-    result = json.loads(named[-1].read_text())
-    draw(result, named[-1].with_suffix(".svg"))
-    print(table(result))
-    plot = named[-1].with_suffix(".svg").resolve().relative_to(README.parent)
-    write_between("layer", f"{table(result)}\n\n![cells per second and memory of each form of the layer]({plot})")
+    path = paths[-1]
+    result = json.loads(path.read_text())
+    draw(result, path.with_suffix(".svg"))
+    table = format_table(result)
+    print(table)
+    plot = path.with_suffix(".svg").resolve().relative_to(README.parent)
+    replace_section("layer", f"{table}\n\n![cells per second and memory of each form of the layer]({plot})")
 
 
-def table(result: dict[str, Any]) -> str:
-    """A Markdown table: cells per second and memory of every form at every width.
+def format_table(result: dict[str, Any]) -> str:
+    """Format the speed and memory of all forms as a Markdown table.
 
     Args:
-        result: What `bench_layer.py` wrote.
+        result: Content of a file that `bench_layer.py` wrote.
 
     Returns:
-        The table, under a line that says what was measured where.
+        The table, preceded by a line that describes the measurement.
     """
     machine, options = result["machine"], result["options"]
+    what = "Cells per second, and peak memory as a multiple of the size of the layer's inputs Q, K, A and B."
     where = f"{result['date']}, {machine['cpu']}, {options['threads']} of {machine['cores']} cores"
     lines = [
-        f"{where}, degree {options['degree']}: cells per second, and peak memory over that of Q, K, A and B.",
+        f"{what} {where}, {options['degree']} neighbours per cell, D features.",
         "",
-        "| D | | cells | forward | and backward | against torch | memory |",
+        "| D | | cells | forward | forward and backward | relative to torch | memory |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
-        gain = against_torch(result, row)
+        gain = speedup(result, row)
         memory = row["both_gib"] / row["node_gib"]
         lines.append(
             f"| {row['width']:,} | {LABELS[row['form']]} | {row['cells']:,} | {row['forward_cells_per_s']:,.0f} |"
@@ -68,8 +71,8 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def against_torch(result: dict[str, Any], row: dict[str, Any]) -> str:
-    """How many times faster than plain torch, forward and backward; nothing where torch was not measured."""
+def speedup(result: dict[str, Any], row: dict[str, Any]) -> str:
+    """Speed of forward and backward as a multiple of that of plain torch; empty if torch was not measured."""
     for other in result["rows"]:
         if (other["form"], other["width"]) == ("torch", row["width"]):
             return f"{row['both_cells_per_s'] / other['both_cells_per_s']:.2g}x"
@@ -77,16 +80,16 @@ def against_torch(result: dict[str, Any], row: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], target: Path) -> None:
-    """Bars of cells per second and of memory, a group for each width.
+    """Draw bar charts of speed and memory with one group of bars per width.
 
     Args:
-        result: What `bench_layer.py` wrote.
-        target: The `.svg` to write.
+        result: Content of a file that `bench_layer.py` wrote.
+        target: The `.svg` file to write.
     """
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "cifm"})  # text stays text; one result, one file
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "cifm"})  # the same result always gives the same bytes
     import matplotlib.pyplot as plt
 
     figure, (speed, memory) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -99,7 +102,7 @@ def draw(result: dict[str, Any], target: Path) -> None:
 
 
 def draw_bars(axes: Axes, result: dict[str, Any], powers: dict[str, float]) -> None:
-    """A bar for each form in the group of its width; its height is a product of powers of the row's numbers."""
+    """Draw one bar per form and width; `powers` maps keys of a row to exponents, and the height is the product."""
     widths = sorted({row["width"] for row in result["rows"]})
     for number, (form, colour) in enumerate(zip(LABELS, COLOURS, strict=True)):
         rows = [row for row in result["rows"] if row["form"] == form]
@@ -114,7 +117,7 @@ def draw_bars(axes: Axes, result: dict[str, Any], powers: dict[str, float]) -> N
 
 
 def short(height: float) -> str:
-    """Thousands as k, so that neighbouring bars have room for their numbers."""
+    """Format a number with k for thousands, so that the labels of neighbouring bars do not overlap."""
     if height >= 1000:
         return f"{height / 1000:.2g}k"
     return f"{height:.0f}" if height >= 100 else f"{height:.2g}"

@@ -1,4 +1,4 @@
-"""What a benchmark leaves: what was found, under the day, the machine and the versions it was found with; and the README."""
+"""Write the results of a benchmark as JSON with date, machine and package versions, and update the tables of the README."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ RESULTS = Path(__file__).resolve().parent / "results"
 Result = dict[str, Any]
 
 
-def write_record(path: Path, packages: Iterable[str], found: Result) -> None:
+def write_record(path: Path, packages: Iterable[str], result: Result) -> None:
     """Write a result as JSON.
 
     Args:
-        path: The file; its folder is made if missing.
-        packages: Whose versions matter; those that are not installed are left out.
-        found: What was measured.
+        path: The file to write; its folder is created if it does not exist.
+        packages: Packages whose versions are recorded; packages that are not installed are left out.
+        result: The measurements.
     """
     header = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -36,28 +36,28 @@ def write_record(path: Path, packages: Iterable[str], found: Result) -> None:
         "python": platform.python_version(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(header | found, indent=1) + "\n")
+    path.write_text(json.dumps(header | result, indent=1) + "\n")
 
 
-def newest(name: str) -> Result | None:
-    """The latest result of a benchmark, by the date in front of its name."""
+def read_newest(name: str) -> Result | None:
+    """The newest result of a benchmark by the date in its file name, or None if there is no result."""
     paths = sorted(RESULTS.glob(f"????-??-??-{name}.json"))
     return dict(json.loads(paths[-1].read_text())) if paths else None
 
 
-def write_between(mark: str, text: str) -> None:
-    """Put a text between two marks of the README.
+def replace_section(name: str, text: str) -> None:
+    """Replace a generated section of the README.
 
     Args:
-        mark: The README holds `<!-- mark: begin -->` and `<!-- mark: end -->`.
-        text: What stands between them from now on.
+        name: The section is between the lines `<!-- name: begin -->` and `<!-- name: end -->`.
+        text: New content of the section.
     """
-    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, _, rest = README.read_text().partition(begin)
     README.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
 def cpu_name() -> str:
-    """As the kernel calls it; Python knows the architecture at best."""
+    """Model name of the CPU from `/proc/cpuinfo`, or the machine architecture where that file does not exist."""
     lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

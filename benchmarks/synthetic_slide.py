@@ -1,4 +1,4 @@
-"""Prepared slides and untrained models to measure on: random counts at random places, written block by block."""
+"""Synthetic prepared slides and untrained models for benchmarks: random counts at random positions, written in blocks."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ CELLS_AT_ONCE = 100_000
 
 
 def gene_ids(num_genes: int = GENES) -> tuple[str, ...]:
-    """Names in the form of Ensembl's."""
+    """Made-up gene ids in the format of Ensembl ids."""
     return tuple(f"ENSG{number:011d}" for number in range(1, num_genes + 1))
 
 
 def write_slide(
     target: Path, num_cells: int, num_genes: int = GENES, *, per_cell: int = PER_CELL, spacing_um: float = SPACING_UM
 ) -> None:
-    """Write a prepared slide, block by block as `cifm prepare` does: about 50 genes in a cell, 20 neighbours within 20 um.
+    """Write a prepared slide in blocks, as `cifm prepare` does.
+
+    By default a cell expresses about 50 genes and has about 20 neighbours within 20 um.
 
     Args:
-        target: The `.h5ad`.
-        num_cells: N.
-        num_genes: G.
-        per_cell: Expressed genes of a cell, on average.
-        spacing_um: Between cells.
+        target: The `.h5ad` file to write.
+        num_cells: Number of cells.
+        num_genes: Number of genes.
+        per_cell: Mean number of expressed genes per cell.
+        spacing_um: Side of the square grid of which each field contains one cell.
     """
     from cifm_cli import keys
     from cifm_cli.data.prepare.order import hilbert_order
@@ -42,7 +44,7 @@ def write_slide(
     from cifm_cli.provenance import numpy_generator
 
     rng, side = numpy_generator(0, "bench"), int(np.ceil(num_cells**0.5))
-    cells = np.arange(num_cells)  # the download goes through the tissue line by line
+    cells = np.arange(num_cells)  # a download lists the cells line by line, not in Hilbert order
     xy_um = np.stack([cells % side, cells // side], axis=1) * spacing_um + rng.random((num_cells, 2)) * spacing_um
     order = hilbert_order(xy_um)
     ids = gene_ids(num_genes)
@@ -63,7 +65,7 @@ def write_slide(
 
 
 def draw_counts(rng: np.random.Generator, num_cells: int, num_genes: int, per_cell: int = PER_CELL) -> csr_matrix:
-    """Counts of some cells; a gene is expressed or not independently of the one before it."""
+    """Draw a count matrix of shape (num_cells, num_genes) whose entries are non-zero independently of each other."""
     gaps = rng.geometric(per_cell / num_genes, size=int(num_cells * per_cell * 1.02) + 1000)
     places = np.cumsum(gaps) - 1
     places = places[places < num_cells * num_genes]
@@ -73,12 +75,12 @@ def draw_counts(rng: np.random.Generator, num_cells: int, num_genes: int, per_ce
 
 
 def write_model(folder: Path, recipe: Recipe, num_genes: int = GENES) -> None:
-    """Write an untrained model that knows the genes of `write_slide`.
+    """Write an untrained model for the genes of `write_slide`.
 
     Args:
-        folder: The run to make.
-        recipe: A whole recipe.
-        num_genes: G.
+        folder: Folder of the run to create.
+        recipe: The complete recipe.
+        num_genes: Number of genes.
     """
     from cifm_cli.model.checkpoint import MODEL_FILE, save_checkpoint
     from cifm_cli.model.network import Network

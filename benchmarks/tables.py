@@ -1,57 +1,57 @@
-"""Write what whole commands take into the README, from the newest result of each benchmark.
+"""Write the README's table of whole commands from the newest result of each benchmark.
 
     python benchmarks/tables.py
 
-The layer alone has a table and a plot of its own: `plot.py`.
+The table and the plot of a single layer are written by `plot.py`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from record import Result, newest, write_between
+from record import Result, read_newest, replace_section
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 def main() -> None:
-    """Write the table, a line or more for each result that is there."""
+    """Write one or more table rows for each benchmark with a result."""
     lines = ["| measured | threads | result |", "|---|---|---|"]
     for name, describe in DESCRIBED.items():
-        if found := newest(name):
-            lines += [f"| {what} | {threads} | {result} |" for what, threads, result in describe(found)]
+        if newest := read_newest(name):
+            lines += [f"| {what} | {threads} | {result} |" for what, threads, result in describe(newest)]
     print("\n".join(lines))
-    write_between("commands", "\n".join(lines))
+    replace_section("commands", "\n".join(lines))
 
 
 def embed(result: Result) -> list[tuple[str, object, str]]:
-    """Speed beside the matrix products and the literal layer."""
-    options, described = result["options"], []
+    """Rows of `bench_embed.py`: speed, also relative to the matrix products and to the literal layer."""
+    options, rows = result["options"], []
     for width, ratios in result["ratios"].items():
         speed = next(row for row in result["rows"] if (row["form"], str(row["width"])) == ("embed", width))
-        against = f"one level at {ratios['embed over literal']:.0f}x the speed of the literal layer"
+        relative = f"for one level {ratios['embed over literal']:.0f}x the speed of the literal layer"
         if options["precision"] == "float32":
-            against = f"{ratios['embed over products']:.0%} of the speed of its bare matrix products, {against}"
+            relative = f"{ratios['embed over products']:.0%} of the speed of its matrix products alone, {relative}"
         what = f"`embed`, {options['cells']:,} cells, D = {int(width):,}, {options['layers']} layers, {options['precision']}"
-        described.append((what, options["threads"], f"{speed['cells_per_second']:,.0f} cells/s; {against}"))
-    return described
+        rows.append((what, options["threads"], f"{speed['cells_per_second']:,.0f} cells/s; {relative}"))
+    return rows
 
 
 def train_step(result: Result) -> list[tuple[str, object, str]]:
-    """What a step of training spends its time on."""
-    found = f"{result['step_s']:.2f} s, of which {result['shares']['model']:.0%} in the model"
-    return [(f"a step of `train`, xenium recipe, {result['slide']}", result["threads"], found)]
+    """Row of `bench_train_step.py`: time of a step and the fraction spent in the model."""
+    time = f"{result['step_s']:.2f} s, of which {result['shares']['model']:.0%} in the model"
+    return [(f"a step of `train`, xenium recipe, {result['slide']}", result["threads"], time)]
 
 
 def paper_100m(result: Result) -> list[tuple[str, object, str]]:
-    """The network of the paper's size."""
-    found = f"{result['seconds_per_step']:.1f} s, {result['cells_per_second']:,.0f} cells/s, {result['peak_gb']:.1f} GB"
-    return [("a step of `train`, paper_100m recipe, 18,289 genes", result["threads"], found)]
+    """Row of `bench_paper_100m.py`: a training step of a network of the paper's size."""
+    speed = f"{result['seconds_per_step']:.1f} s, {result['cells_per_second']:,.0f} cells/s, {result['peak_gb']:.1f} GB"
+    return [("a step of `train`, paper_100m recipe, 18,289 genes", result["threads"], speed)]
 
 
-def judge(result: Result) -> list[tuple[str, object, str]]:
-    """Every baseline, tuned and scored."""
+def evaluate(result: Result) -> list[tuple[str, object, str]]:
+    """Rows of `bench_evaluate.py`: tuning and scoring of all baselines."""
     return [
         (
             f"`evaluate` without a model, {row['cells']:,} cells x {row['genes']} genes, {row['geometry']}",
@@ -63,7 +63,7 @@ def judge(result: Result) -> list[tuple[str, object, str]]:
 
 
 def scale(result: Result) -> list[tuple[str, object, str]]:
-    """Slides of millions of cells."""
+    """Rows of `bench_scale.py`: commands on slides of millions of cells."""
     return [
         (
             f"`{row['command']}`, {row['cells'] / 1e6:.0f} million cells x {result['slide']['genes']} genes",
@@ -76,20 +76,21 @@ def scale(result: Result) -> list[tuple[str, object, str]]:
 
 
 def prepare(result: Result) -> list[tuple[str, object, str]]:
-    """Beside a copy by scanpy's reader and anndata's writer."""
+    """Row of `bench_prepare.py`: time, also relative to reading the matrix with h5py and writing it with anndata."""
     download = result["download"]
     row = next(row for row in result["rows"] if row["form"] == "command")
-    found = (
-        f"{row['seconds']:.0f} s, {result['ratios']['command']:.1f}x reading and writing it; {row['peak_gb']:.1f} GB"
+    time = (
+        f"{row['seconds']:.0f} s, {result['ratios']['command']:.1f}x the time to read the matrix and write it;"
+        f" {row['peak_gb']:.1f} GB"
     )
-    return [(f"`prepare`, {download['cells'] / 1e6:.0f} million cells x {download['genes']:,} genes", "", found)]
+    return [(f"`prepare`, {download['cells'] / 1e6:.0f} million cells x {download['genes']:,} genes", "", time)]
 
 
 def kill_training(result: Result) -> list[tuple[str, object, str]]:
-    """Runs that were killed and gone on with."""
+    """Row of `kill_training.py`: interrupted runs whose result differs from that of an uninterrupted run."""
     kills = sum(result["kills"].values())
-    found = f"{len(result['failures'])} results that are not the uninterrupted run's"
-    return [(f"{kills} kills in training and embedding", "", found)]
+    failures = f"{len(result['failures'])} results that differ from an uninterrupted run"
+    return [(f"training and embedding, killed {kills} times and resumed", "", failures)]
 
 
 DESCRIBED: dict[str, Callable[[Result], list[tuple[str, object, str]]]] = {
@@ -97,7 +98,7 @@ DESCRIBED: dict[str, Callable[[Result], list[tuple[str, object, str]]]] = {
     "embed-bfloat16": embed,
     "train-step": train_step,
     "paper-100m": paper_100m,
-    "evaluate": judge,
+    "evaluate": evaluate,
     "scale": scale,
     "prepare-1m-cells": prepare,
     "kill-training": kill_training,

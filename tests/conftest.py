@@ -1,35 +1,63 @@
-"""Fixtures shared by every test: the command line in-process, real tissue, a prepared synthetic slide, golden files."""
+"""Configuration and fixtures of the whole test suite.
+
+Fixtures run the command line in this process, locate the real tissue, and provide a prepared synthetic slide and the golden
+files. The suite runs in one process (`pytest`) or in one worker process per core (`pytest -n auto`, which `nox -s tests`
+uses); everything that is expensive to make is made once per run with `build_once`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two pools on few cores hurt
+# Set before torch is imported. The workers already occupy the cores, and several thread pools on few cores slow each
+# other down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A shared machine makes any deadline flaky. The suite tries the same examples everywhere, so that what fails on one machine
-# fails on all; `pytest --hypothesis-profile=explore` looks for new ones.
+    BuildOnce = Callable[[str, Callable[[Path], object]], Path]
+
+# Deadlines would fail at random on a machine that runs other programs. The "suite" profile tries the same examples on every
+# machine, so that a failure can be repeated; `pytest --hypothesis-profile=explore` draws new examples.
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MAX_WORKERS = 8  # a worker imports torch and collects all tests, which takes longer than it saves beyond this number
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--regenerate", action="store_true", help="write golden files anew instead of comparing with them")
+    parser.addoption(
+        "--regenerate", action="store_true", help="rewrite the golden files instead of comparing with them"
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Number of worker processes for `-n auto`: one per core, none when golden files are rewritten."""
+    if config.getoption("--regenerate"):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_WORKERS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--regenerate") and config.getoption("numprocesses", 0):
+        raise pytest.UsageError("--regenerate writes golden files from a single process: add -n 0")
 
 
 class Outcome(NamedTuple):
-    """What a command left: exit code, stdout, stderr."""
+    """Exit code, stdout and stderr of a command."""
 
     code: int
     out: str
@@ -38,7 +66,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture
 def cifm(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run the command line in this process: `cifm("inspect", path)` gives (code, out, err)."""
+    """Run the command line in this process: `cifm("inspect", path)` returns an `Outcome`."""
 
     def run(*argv: object) -> Outcome:
         from cifm_cli.app import main
@@ -51,48 +79,74 @@ def cifm(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 
 @pytest.fixture(scope="session")
+def build_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> BuildOnce:
+    """Build a folder once per test run and share it between the worker processes.
+
+    `build_once(name, build)` calls `build(folder)` on an empty folder in the process that asks first, makes the other
+    processes wait, and returns the folder. Tests must not write into it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def get_folder(name: str, build: Callable[[Path], object]) -> Path:
+        folder, complete = shared / name, shared / f"{name}.complete"
+        with FileLock(shared / f"{name}.lock"):
+            if not complete.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # left by a build that failed
+                folder.mkdir()
+                build(folder)
+                complete.touch()
+        return folder
+
+    return get_folder
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real tissue, from CIFM_TEST_DATA or beside the checkout."""
+    """Folder of real tissue: CIFM_TEST_DATA, or `shared/data` beside the checkout."""
     folder = Path(os.environ.get("CIFM_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no real tissue in {folder}; set CIFM_TEST_DATA to a folder that has some")
+        pytest.skip(f"no real tissue in {folder}; set CIFM_TEST_DATA to a folder with real tissue")
     return folder
 
 
 @pytest.fixture(scope="session")
-def xenium_download(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small synthetic tissue in the layout of a Xenium download."""
+def xenium_download(build_once: BuildOnce) -> Path:
+    """A synthetic tissue of 800 cells in the layout of a Xenium download."""
     from cifm_cli.synthetic.downloads import write_xenium
 
-    folder = tmp_path_factory.mktemp("download") / "tissue"
-    write_xenium(folder, 800, seed=0)
-    return folder
+    return build_once("download", lambda folder: write_xenium(folder / "tissue", 800, seed=0)) / "tissue"
 
 
 @pytest.fixture(scope="session")
-def prepared_synthetic(xenium_download: Path) -> Path:
-    """The small synthetic tissue, prepared: one `.h5ad` file, alone in its folder."""
+def prepared_synthetic(build_once: BuildOnce, xenium_download: Path) -> Path:
+    """The synthetic tissue of `xenium_download` as a prepared slide, the only `.h5ad` file in its folder."""
     from cifm_cli.app import main
 
-    prepared = xenium_download.parent / "prepared"
-    assert main(["prepare", str(xenium_download), "--out", str(prepared)]) == 0
-    return prepared / "tissue.h5ad"
+    def prepare(folder: Path) -> None:
+        assert main(["prepare", str(xenium_download), "--out", str(folder)]) == 0
+
+    return build_once("prepared", prepare) / "tissue.h5ad"
 
 
 @pytest.fixture
 def regenerate(request: pytest.FixtureRequest) -> bool:
-    """Whether golden files are to be written anew."""
+    """Whether golden files are rewritten (`--regenerate`)."""
     return bool(request.config.getoption("--regenerate"))
 
 
 @pytest.fixture
 def golden(regenerate: bool) -> Callable[[str, object], object]:
-    """Give a golden JSON file's content back; under `--regenerate` the file is first written from what was computed."""
+    """Read a golden JSON file: `golden(name, computed)` returns its content.
 
-    def expected(name: str, computed: object) -> object:
+    With `--regenerate` the file is first overwritten with `computed`.
+    """
+
+    def read(name: str, computed: object) -> object:
         path = REPOSITORY / "tests" / "golden" / f"{name}.json"
         if regenerate:
             path.write_text(json.dumps(computed, indent=2) + "\n", encoding="utf8")
         return json.loads(path.read_text(encoding="utf8"))
 
-    return expected
+    return read

@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from cifm_cli.data.slide import open_slide
-from cifm_cli.evaluation.parallel import Answer
+from cifm_cli.errors import CifmError
 
 METRICS = [
     "mse", "balanced_mse", "pearson_cell", "spearman_cell", "pearson_gene", "spearman_gene", "auroc", "deviance",
@@ -35,7 +34,7 @@ BASELINES = {
     "blend",
     "ridge",
 }
-BRIEF = ("--geometry", "scattered", "--folds", "1", "--backend", "torch", "--json")
+BRIEF = ("--geometry", "scattered", "--rounds", "1", "--backend", "torch", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +47,13 @@ def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-def train_small(folder: Path, name: str, parameters: Sequence[str] = (), **further: Any) -> None:
+def train_small(folder: Path, name: str, settings: Sequence[str] = (), **further: Any) -> None:
     """A run of three steps on the slide of the workspace."""
     from cifm_cli import recipe
     from cifm_cli.training.loop import train
     from cifm_cli.training.session import Setup
 
-    small = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64", *parameters]
+    small = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64", *settings]
     resolved = recipe.load(recipe.find("demo"), small)
     slide = folder / "prepared" / "tissue.h5ad"
     train(Setup(resolved, [slide], folder / "runs" / name, backend="torch", **further))
@@ -70,7 +69,7 @@ def evaluated(workspace: Path) -> dict:
     """What one evaluation with everything switched on gave."""
     from cifm_cli.app import main
 
-    with pytest.MonkeyPatch.visible_cells() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workspace)
         words = ["--model", "runs/latest", "--model", "runs/first", "--save-predictions", "--annotator", "markers"]
         assert main(["evaluate", *words, "--backend", "torch"]) == 0
@@ -136,7 +135,7 @@ def test_numbers_can_be_recomputed_from_the_saved_predictions(evaluated: dict) -
 
 
 def test_tables_average_to_the_metrics(evaluated: dict) -> None:
-    cells, genes = (pd.read_parquet(f"evaluation/per_{fold}.parquet") for fold in ("cell", "gene"))
+    cells, genes = (pd.read_parquet(f"evaluation/per_{part}.parquet") for part in ("cell", "gene"))
     keys = ["geometry", "predictor", "form"]
     by_cell = cells.groupby(keys, observed=True).mean(numeric_only=True)
     by_gene = genes.groupby(keys, observed=True).mean(numeric_only=True)
@@ -164,8 +163,8 @@ def test_typing_is_told_beside_its_ceiling_and_chance(evaluated: dict) -> None:
         assert set(typing["agreement"]) == set(found["predictors"])
         for forms in typing["agreement"].values():
             assert {"mean", "gated", "drawn"} <= set(forms)
-            assert all(0 <= fold["accuracy"] <= 1 for fold in forms.values())
-            assert all(len(fold["top_k"]) == len(typing["chance_top_k"]) == 10 for fold in forms.values())
+            assert all(0 <= part["accuracy"] <= 1 for part in forms.values())
+            assert all(len(part["top_k"]) == len(typing["chance_top_k"]) == 10 for part in forms.values())
         zeros = typing["agreement"]["zeros"]["mean"]
         assert (zeros["accuracy"], zeros["assigned"]) == (0, 0)
         best = {
@@ -223,7 +222,7 @@ def test_the_scenario_follows_from_the_provenance_of_the_run(evaluated: dict) ->
 
 def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
     words = ["--geometry", "region", "--geometry", "whole", "--block-radii", "2.5", "--block-radii", "5"]
-    code, out, _ = cifm("evaluate", *words, "--folds", "1", "--backend", "torch", "--json", "--out", "sizes")
+    code, out, _ = cifm("evaluate", *words, "--rounds", "1", "--backend", "torch", "--json", "--out", "sizes")
     assert code == 0
     found = json.loads(out)["slides"]["tissue"]["geometries"]
     assert list(found) == ["region_2.5", "region", "whole"]
@@ -232,7 +231,7 @@ def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
 
 
 def test_the_recipe_says_what_no_flag_does(cifm: Callable, workspace: Path) -> None:
-    table = ['geometries=["region"]', "block_radii=[2.5, 2.5]", "folds=1", "region=validation", "annotator=markers"]
+    table = ['geometries=["region"]', "block_radii=[2.5, 2.5]", "rounds=1", "region=validation", "annotator=markers"]
     train_small(workspace, "told", [f"evaluate.{key}" for key in table])
     as_told = ["evaluate", "--model", "runs/told", "--backend", "torch", "--json", "--out", "as_told"]
     found = json.loads(cifm(*as_told).out)
@@ -241,14 +240,14 @@ def test_the_recipe_says_what_no_flag_does(cifm: Callable, workspace: Path) -> N
     assert {name: geometry["num_rounds"] for name, geometry in facts["geometries"].items()} == {"region_2.5": 1}
     assert "typing" in facts["geometries"]["region_2.5"]
     assert found["provenance"]["annotator"] == "markers"
-    facts = json.loads(cifm(*as_told, "--region", "test", "--geometry", "scattered", "--folds", "2").out)["slides"][
+    facts = json.loads(cifm(*as_told, "--region", "test", "--geometry", "scattered", "--rounds", "2").out)["slides"][
         "tissue"
     ]
     assert facts["region"] == "test"
     assert {name: geometry["num_rounds"] for name, geometry in facts["geometries"].items()} == {"scattered": 2}
 
 
-def test_several_slides_are_taken_together(cifm: Callable, workspace: Path) -> None:
+def test_several_slides_are_averaged(cifm: Callable, workspace: Path) -> None:
     other = workspace / "other.h5ad"
     other.write_bytes((workspace / "prepared" / "tissue.h5ad").read_bytes())
     slide = ad.read_h5ad(other)
@@ -267,7 +266,7 @@ def test_several_slides_are_taken_together(cifm: Callable, workspace: Path) -> N
         seen = found["slides"][name]["scenario"]["model"]["trained_cells_scored"]
         assert (f"slide {name}: the model was trained on {seen:,} of the" in err) == (name == "tissue")
         assert (seen > 0) == (name == "tissue")
-    assert "cross-sample, zero-shot: trained on other slides" in page
+    assert "cross-sample, zero-shot: the model was trained on other slides" in page
     assert f"{found['slides']['tissue']['scenario']['model']['trained_cells_scored']:,} of the scored cells are" in page
     assert "Everybody was tuned on its validation region." in page
     assert "tuned on the training region" not in err
@@ -298,15 +297,16 @@ def test_several_processes_give_the_same_numbers(cifm: Callable, evaluated: dict
 
 
 def test_a_process_that_dies_is_an_error(cifm: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifm_cli.evaluation.together._work", _die)
+    monkeypatch.setattr("cifm_cli.evaluation.parallel.start_worker", _die)
     code, _, err = cifm("evaluate", *BRIEF, "--devices", "2", "--out", "dead")
     assert code == 1
-    assert "error: an evaluation process ended before its time" in err
+    assert "error: evaluation process" in err
+    assert "ended with exit code 3" in err
     assert not Path("dead").exists()
 
 
-def test_what_a_process_says_is_wrong_is_told_once(cifm: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifm_cli.evaluation.together._work", _complain)
+def test_an_error_in_a_process_is_shown_once(cifm: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifm_cli.evaluation.parallel.start_worker", _start_failing)
     code, _, err = cifm("evaluate", *BRIEF, "--devices", "2", "--out", "wrong")
     assert code == 1
     assert err.count("error: model: its predictions are not finite numbers") == 1
@@ -317,10 +317,12 @@ def _die(*_: object) -> None:
     os._exit(3)
 
 
-def _complain(_request: object, _number: int, _threads: int, pipe: Connection) -> None:
-    while True:
-        answer = Answer(pipe.recv(), None, ("model: its predictions are not finite numbers", "train it again"))
-        pipe.send(answer)
+def _start_failing(*_: object) -> Callable[[object], None]:
+    return _fail
+
+
+def _fail(_task: object) -> None:
+    raise CifmError("model: its predictions are not finite numbers", "train it again")
 
 
 def test_json_is_the_only_thing_on_stdout(cifm: Callable) -> None:

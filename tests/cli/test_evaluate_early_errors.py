@@ -1,4 +1,4 @@
-"""What would make an evaluation fail at its end is seen at its beginning, and no earlier evaluation is mistaken for it."""
+"""Errors are found before any predictor is evaluated, and files of an earlier evaluation do not stay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import anndata as ad
 import pytest
 
-BRIEF = ("--geometry", "scattered", "--folds", "1", "--backend", "torch", "--json")
+BRIEF = ("--geometry", "scattered", "--rounds", "1", "--backend", "torch", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory
     from cifm_cli.training.loop import train
     from cifm_cli.training.session import Setup
 
-    folder = tmp_path_factory.mktemp("in_vain")
+    folder = tmp_path_factory.mktemp("early_errors")
     slide = ad.read_h5ad(prepared_synthetic)
     slide[slide.obs["split"] != "test"].write_h5ad(folder / "no_test.h5ad")
     (folder / "tissue.h5ad").symlink_to(prepared_synthetic)
@@ -42,16 +42,16 @@ def inside(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["tissue.h5ad", "--out", "file/below"], "cannot write file/below: a file is in the way"),
         (["tissue.h5ad", "no_test.h5ad"], "slide no_test: no cells in its test region"),
         (["tissue.h5ad", "damaged.h5ad"], "damaged.h5ad: not a prepared slide"),
-        (["tissue.h5ad", "--geometry", "whole", "--region", "all"], "--region all leaves nothing to see"),
+        (["tissue.h5ad", "--geometry", "whole", "--region", "all"], "--region all leaves no visible cells"),
     ],
 )
-def test_nobody_works_for_results_that_can_not_be(
+def test_errors_are_found_before_any_work(
     cifm: Callable, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
     def work(*_: object) -> None:
-        raise AssertionError("a predictor was at work")
+        raise AssertionError("a predictor was evaluated")
 
-    monkeypatch.setattr("cifm_cli.evaluation.evaluate.run_trial", work)
+    monkeypatch.setattr("cifm_cli.evaluation.evaluator.Evaluator.evaluate", work)
     Path("file").touch()
     Path("damaged.h5ad").write_bytes(b"nothing")
     code, _, err = cifm("evaluate", *words, *BRIEF)
@@ -61,7 +61,7 @@ def test_nobody_works_for_results_that_can_not_be(
     assert sorted(path.name for path in Path().iterdir() if path.name.startswith("tmp")) == []
 
 
-def test_predictions_of_an_earlier_evaluation_do_not_stay(cifm: Callable) -> None:
+def test_predictions_of_an_earlier_evaluation_are_removed(cifm: Callable) -> None:
     folder = Path("again")
     assert cifm("evaluate", "tissue.h5ad", *BRIEF, "--save-predictions", "--out", folder).code == 0
     (folder / "predictions-region_10.h5ad").touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,13 @@ def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="module")
 def given(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose weights others start from."""
+    """A trained run for `--init`."""
     from cifm_cli.app import main
 
-    folder = tmp_path_factory.mktemp("given") / "run"
-    assert main(["train", "demo", *SMALL, "--data", str(prepared_synthetic), "--out", str(folder)]) == 0
-    return folder
+    folder = tmp_path_factory.mktemp("given")
+    with chdir(folder):  # the command writes runs/latest to the current folder
+        assert main(["train", "demo", *SMALL, "--data", str(prepared_synthetic), "--out", "run"]) == 0
+    return folder / "run"
 
 
 def test_train_leaves_a_whole_run(cifm: Callable, workspace: Path) -> None:

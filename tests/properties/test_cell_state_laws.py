@@ -1,4 +1,4 @@
-"""Laws of distributions: proper scores by hand, draws that follow their probabilities, nothing hidden ever read."""
+"""Laws of distributions over cell states: proper scores, samples that follow the probabilities, and the leak rule."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from cifm_cli.recipe import parse
 from cifm_cli.statistics.bootstrap import spatial_bootstrap
 from cifm_cli.statistics.scores import calibration_error, log_loss
 
-SETTINGS = {"k": 32, "width": 1.0, "belief": 2.0}
+PARAMETERS = {"k": 32, "width": 1.0, "belief": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_energy_score_by_hand() -> None:
 
 
 def test_energy_score_prefers_the_true_distribution() -> None:
-    """Truth is -1 or 1, never 0: draws of both beat the mean, which a squared error would prefer."""
+    """The actual value is -1 or 1, never 0: samples of both beat the mean, which a squared error would prefer."""
     generator = np.random.default_rng(0)
     targets = generator.choice([-1.0, 1.0], (4_000, 1)).astype(np.float32)
     both = generator.choice([-1.0, 1.0], (4_000, 8, 1)).astype(np.float32)
@@ -92,14 +92,14 @@ def test_energy_score_prefers_the_true_distribution() -> None:
 
 def test_log_loss_and_calibration_by_hand() -> None:
     probability = np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32)
-    assert log_loss(probability, np.array([1, 0])).tolist() == pytest.approx([-np.log(0.75), 0])
-    assert np.isfinite(log_loss(probability, np.array([0, 1]))).all(), "certain and wrong is dear, not infinite"
+    assert log_loss(probability, np.array([1, 0]), smallest=1e-9).tolist() == pytest.approx([-np.log(0.75), 0])
+    assert np.isfinite(log_loss(probability, np.array([0, 1]), smallest=1e-9)).all()
     # one cell of 0.95 right, two of 0.55, one right: (0.05 + |1.1 - 1|) / 3
     found = calibration_error(np.array([0.95, 0.55, 0.55]), np.array([True, True, False]))
     assert found == pytest.approx((0.05 + 0.1) / 3)
 
 
-def test_states_are_drawn_as_often_as_they_are_likely(states: SlideStates, folds: list[Fold]) -> None:
+def test_states_are_sampled_with_their_probability(states: SlideStates, folds: list[Fold]) -> None:
     fold = folds[0]
     probability = np.tile(np.array([0.5, 0.3, 0.2, 0, 0, 0], dtype=np.float32), (len(fold.hidden), 1))
     drawn = sample_from_states(states, fold, probability, 400, numpy_generator(0, "draw"))
@@ -108,9 +108,9 @@ def test_states_are_drawn_as_often_as_they_are_likely(states: SlideStates, folds
     assert found == pytest.approx([0.5, 0.3, 0.2, 0, 0, 0], abs=0.02)
 
 
-def test_neighbours_are_drawn_as_often_as_they_weigh(states: SlideStates, folds: list[Fold]) -> None:
+def test_neighbours_are_sampled_with_their_weight(states: SlideStates, folds: list[Fold]) -> None:
     fold = folds[0]
-    weights = neighbour_weights(states, fold, SETTINGS)
+    weights = neighbour_weights(states, fold, PARAMETERS)
     frequency = neighbour_frequencies(states, fold, weights, 2.0)
     drawn = sample_neighbours(states, fold, weights, 2.0, 800, numpy_generator(0, "draw"))
     assert not np.isin(drawn, fold.hidden).any()
@@ -129,11 +129,11 @@ def of_the_model(states: SlideStates, fold: Fold) -> np.ndarray:
 
 
 def of_the_neighbours(states: SlideStates, fold: Fold) -> np.ndarray:
-    return neighbour_frequencies(states, fold, neighbour_weights(states, fold, SETTINGS), 2.0)
+    return neighbour_frequencies(states, fold, neighbour_weights(states, fold, PARAMETERS), 2.0)
 
 
 def drawn_from_the_neighbours(states: SlideStates, fold: Fold) -> np.ndarray:
-    weights = neighbour_weights(states, fold, SETTINGS)
+    weights = neighbour_weights(states, fold, PARAMETERS)
     return sample_neighbours(states, fold, weights, 2.0, 8, numpy_generator(0, "canary"))
 
 
@@ -142,8 +142,8 @@ def drawn_from_the_training_cells(states: SlideStates, fold: Fold) -> np.ndarray
     return sample_from_states(states, fold, probability, 8, numpy_generator(0, "canary"))
 
 
-def of_a_peeping_one(states: SlideStates, fold: Fold) -> np.ndarray:
-    """Leaks: it believes a little in the state that the hidden cell is in."""
+def of_a_leaky_predictor(states: SlideStates, fold: Fold) -> np.ndarray:
+    """Leaks: raises the probability of the actual state a little."""
     found = of_the_neighbours(states, fold)
     found[np.arange(len(fold.hidden)), states.state[fold.hidden]] += 1e-3
     return found
@@ -157,56 +157,58 @@ def leaks(distribution: Distribution, states: SlideStates, fold: Fold) -> bool:
     other_slide = replace(slide, source=MemoryCounts(csr_matrix(counts)), total_counts=counts.sum(axis=1, dtype=float))
     other = slide_states(open_dataset(other_slide, [states.model], 0), states.model)
     assert other is not None
-    assert (other.state[rows] != states.state[rows]).any(), "the canary is mute"
+    assert (other.state[rows] != states.state[rows]).any(), (
+        "the hidden states must change for the test to mean anything"
+    )
     return not np.array_equal(distribution(states, fold), distribution(other, fold))
 
 
 @pytest.mark.parametrize("region", ["test", "train"])
 @pytest.mark.parametrize(
-    ("distribution", "peeps"),
+    ("distribution", "is_leaky"),
     [
         (of_the_model, False),
         (of_the_neighbours, False),
         (drawn_from_the_neighbours, False),
         (drawn_from_the_training_cells, False),
-        (of_a_peeping_one, True),
+        (of_a_leaky_predictor, True),
     ],
 )
-def test_what_is_hidden_is_not_read(
-    states: SlideStates, distribution: Distribution, region: str, *, peeps: bool
+def test_no_distribution_depends_on_hidden_cells(
+    states: SlideStates, distribution: Distribution, region: str, *, is_leaky: bool
 ) -> None:
-    """Leak canary, and the canary's own test."""
+    """Leak rule, and a test that a leak is caught."""
     cells = states.dataset.slide.region(region)
     hidden = np.sort(numpy_generator(0, "hidden").permutation(cells)[: len(cells) // 4])
-    assert leaks(distribution, states, Fold(0, np.setdiff1d(cells, hidden), hidden)) == peeps
+    assert leaks(distribution, states, Fold(0, np.setdiff1d(cells, hidden), hidden)) == is_leaky
 
 
-def test_without_training_cells_the_visible_ones_speak(states: SlideStates) -> None:
+def test_without_training_cells_the_visible_ones_are_used(states: SlideStates) -> None:
     slide = states.dataset.slide
     fold = Fold(0, slide.region("test"), slide.region("train"), "whole")
-    assert np.array_equal(states.training_cells(fold), states.visible_cells(fold))
+    assert np.array_equal(states.training_rows(fold), states.visible_rows(fold))
     assert states.training_frequency(fold).sum() == pytest.approx(1)
     assert np.isin(drawn_from_the_training_cells(states, fold), fold.visible).all()
 
 
-def test_the_whole_judgement(
+def test_evaluation_of_states(
     dataset: EvaluationDataset, model: LoadedModel, states: SlideStates, folds: list[Fold]
 ) -> None:
     tuning = make_folds("scattered", dataset.slide.xy_um, dataset.slide.region("validation"), dataset.radius_um, 0)[:2]
     rows = hidden_rows(folds)
-    states = predict_folds(ModelPredictor("model", model), dataset, folds, {}).states
-    assert states is not None
-    found = evaluate_states(states, states, folds, tuning, spatial_bootstrap(dataset.slide.xy_um[rows], 20.0, 0))
-    facts = found.facts()
+    predicted = predict_folds(ModelPredictor("model", model), dataset, folds, {}).states
+    assert predicted is not None
+    result = evaluate_states(states, predicted, folds, tuning, spatial_bootstrap(dataset.slide.xy_um[rows], 20.0, 0))
+    facts = result.facts()
     assert set(facts["predictors"]) == {"model", "neighbours", "training_frequency"}
-    assert found.sampled.shape == (len(rows), len(dataset.columns))
+    assert result.sampled.shape == (len(rows), len(dataset.columns))
     for score in facts["predictors"].values():
         assert score["perplexity"] == pytest.approx(np.exp(score["log_loss"]))
         assert 1 <= score["perplexity"] < 20
     for name, paired in facts["paired"].items():
-        rivals = {rival: facts["predictors"][rival][name] for rival in ("neighbours", "training_frequency")}
-        assert paired["rival"] == min(rivals, key=rivals.__getitem__)
-        difference = facts["predictors"]["model"][name] - rivals[paired["rival"]]
+        references = {other: facts["predictors"][other][name] for other in ("neighbours", "training_frequency")}
+        assert paired["rival"] == min(references, key=references.__getitem__)
+        difference = facts["predictors"]["model"][name] - references[paired["rival"]]
         assert paired["difference"] == pytest.approx(difference)
         assert paired["low"] < paired["difference"] < paired["high"]
     assert set(facts["predictors"]["neighbours"]["tuned"]) == {"k", "width", "belief"}
@@ -217,27 +219,27 @@ def by_hand(log_loss: float, energy: float) -> StateScore:
     return StateScore(cells, np.full(16, 0.5), np.arange(16) % 2 == 0)
 
 
-def test_the_model_is_held_against_the_stronger_rival_of_each_score() -> None:
+def test_the_reference_is_the_better_one_for_each_score() -> None:
     scores = {"model": by_hand(3.2, 5.0), "neighbours": by_hand(3.7, 4.0), "training_frequency": by_hand(3.3, 6.0)}
     grid = 300.0 * np.stack(np.divmod(np.arange(16), 4), axis=1)  # each cell in a block of its own
-    found = StateResult(6, scores, np.zeros((16, 1), dtype=np.float32), spatial_bootstrap(grid, 20.0, 0))
-    paired = found.facts()["paired"]
+    result = StateResult(6, scores, np.zeros((16, 1), dtype=np.float32), spatial_bootstrap(grid, 20.0, 0))
+    paired = result.facts()["paired"]
     assert paired["log_loss"] == {
         "rival": "training_frequency",
         **dict.fromkeys(("difference", "low", "high"), pytest.approx(-0.1)),
         "relative": pytest.approx(-0.1 / 3.3),
     }
     assert (paired["energy_score"]["rival"], paired["energy_score"]["difference"]) == ("neighbours", 1.0)
-    header, rows, best = state_table(found)
-    assert {len(row) for row in rows} == {len(header)}
-    assert "of training_frequency" in rows[-1][1]
-    assert "of neighbours" in rows[-1][3]
-    assert {(0, 1), (0, 2), (1, 3)} <= set(best)
-    assert not {(1, 1), (2, 1), (0, 3), (2, 3)} & set(best)
+    table = state_table(result)
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert "of training_frequency" in table.rows[-1][1]
+    assert "of neighbours" in table.rows[-1][3]
+    assert {(0, 1), (0, 2), (1, 3)} <= set(table.best)
+    assert not {(1, 1), (2, 1), (0, 3), (2, 3)} & set(table.best)
 
 
-def test_the_tuned_neighbours_can_fall_back_on_the_training_frequencies(states: SlideStates, folds: list[Fold]) -> None:
-    """Where those around a cell tell nothing, tuning must be able not to hear them."""
+def test_a_large_prior_count_leaves_the_training_frequencies(states: SlideStates, folds: list[Fold]) -> None:
+    """Where neighbours carry no information, tuning must be able to ignore them."""
     fold = folds[0]
     parameters = neighbour_parameter_grid()[-1]
     found = neighbour_frequencies(states, fold, neighbour_weights(states, fold, parameters), parameters["belief"])

@@ -1,4 +1,4 @@
-"""Laws of a piece of a large region: it is compact, it sees all that matters to it, and no more is hidden or shown."""
+"""Laws of folds in a piece of a large region: it is compact, and its margin contains every cell that matters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
 from cifm_cli.evaluation.fold_plan import PIECE_FACTOR, FoldPlan, plan_folds
 from cifm_cli.evaluation.folds import Fold, make_folds, make_folds_around, rows_within
 from cifm_cli.evaluation.predictors.base import BaselinePredictor, ModelPredictor
-from cifm_cli.evaluation.predictors.registry import BASELINES
+from cifm_cli.evaluation.predictors.registry import all_baselines
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import Checkpoint
 from cifm_cli.model.network import Network
@@ -55,7 +55,7 @@ def dataset(slide: Slide, model: LoadedModel) -> EvaluationDataset:
 
 @pytest.fixture
 def too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every region is too large to be looked at as a whole."""
+    """Every region has more counts than may be visible in a fold."""
     monkeypatch.setattr("cifm_cli.evaluation.fold_plan.MAX_VISIBLE_COUNTS", 0)
     monkeypatch.setattr("cifm_cli.evaluation.fold_plan.MAX_VALUES", NUM_SCORED * GENES)
 
@@ -67,11 +67,11 @@ def plan(dataset: EvaluationDataset, geometry: str, region: str) -> FoldPlan:
 @pytest.mark.usefixtures("too_large")
 @pytest.mark.parametrize("region", ["test", "train", "all"])
 @pytest.mark.parametrize("geometry", ["scattered", "region"])
-def test_what_is_scored_is_one_compact_piece_in_several_rounds(
+def test_scored_cells_are_one_compact_piece_in_several_folds(
     dataset: EvaluationDataset, geometry: str, region: str
 ) -> None:
     found = plan(dataset, geometry, region)
-    tuned, scored = (np.concatenate([fold.hidden for fold in folds]) for folds in found)
+    tuned, scored = (np.concatenate([fold.hidden for fold in folds]) for folds in (found.tuning, found.scored))
     assert len(found.scored) > 1
     assert NUM_SCORED // 2 < len(scored) == len(np.unique(scored)) <= NUM_SCORED
     assert not np.isin(tuned, scored).any()
@@ -85,7 +85,7 @@ def test_what_is_scored_is_one_compact_piece_in_several_rounds(
 
 
 @pytest.mark.usefixtures("too_large")
-def test_a_user_who_names_rounds_gets_the_whole_region(dataset: EvaluationDataset) -> None:
+def test_a_number_of_folds_means_folds_of_the_whole_region(dataset: EvaluationDataset) -> None:
     named = plan_folds(dataset, "scattered", "test", "validation", 3).scored
     whole = make_folds("scattered", dataset.slide.xy_um, dataset.slide.region("test"), RADIUS_UM, SEED)[:3]
     assert all(np.array_equal(one.visible, other.visible) for one, other in zip(named, whole, strict=True))
@@ -93,23 +93,23 @@ def test_a_user_who_names_rounds_gets_the_whole_region(dataset: EvaluationDatase
 
 @pytest.mark.usefixtures("too_large")
 @pytest.mark.parametrize("geometry", ["scattered", "region", "region_10"])
-def test_nobody_infers_anything_else_from_the_rest_of_the_region(
+def test_cells_beyond_the_margin_change_no_prediction(
     dataset: EvaluationDataset, model: LoadedModel, geometry: str
 ) -> None:
-    """Whoever is further from the piece than its margin changes no prediction."""
+    """All other cells of the region are made visible, and the predictions stay the same."""
     rows = dataset.slide.region("test")
     fold = plan(dataset, geometry, "test").scored[0]
     far = np.setdiff1d(rows, rows_within(dataset.slide.xy_um, fold.hidden, rows, dataset.margin_um(geometry) * 2))
     assert len(far) > 200
     larger = Fold(fold.number, np.union1d(fold.visible, far), fold.hidden, fold.geometry)
-    for predictor in (ModelPredictor("model", model), *map(BaselinePredictor, BASELINES)):
+    for predictor in (ModelPredictor("model", model), *map(BaselinePredictor, all_baselines())):
         parameters = predictor.parameter_grid()[-1]
         first, second = (predictor.predict(dataset, some, parameters) for some in (fold, larger))
         assert first.mean == pytest.approx(second.mean, rel=1e-4, abs=1e-5), predictor.name
 
 
 @pytest.mark.parametrize("geometry", ["scattered", "region"])
-def test_cells_around_a_piece_are_hidden_like_its_own(slide: Slide, geometry: str) -> None:
+def test_cells_of_the_margin_are_hidden_as_those_of_the_piece(slide: Slide, geometry: str) -> None:
     rows = slide.region("test")
     core = rows[500:700]
     near = rows_within(slide.xy_um, core, rows, 50.0)
@@ -120,13 +120,15 @@ def test_cells_around_a_piece_are_hidden_like_its_own(slide: Slide, geometry: st
     assert all(any(np.array_equal(rest, fold.hidden) for fold in whole) for rest in unseen)
 
 
-def test_around_is_as_far_as_it_says(slide: Slide) -> None:
+def test_rows_within_a_distance(slide: Slide) -> None:
     core, rows = np.arange(700, 760), np.arange(0, 6_000, 3)
     apart = np.linalg.norm(slide.xy_um[rows, None] - slide.xy_um[None, core], axis=2).min(axis=1)
     assert np.array_equal(rows_within(slide.xy_um, core, rows, 40.0), rows[apart <= 40.0])
 
 
-def test_practice_on_a_large_region_is_all_over_it(dataset: EvaluationDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_of_a_large_region_are_spread_over_it(
+    dataset: EvaluationDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = list(dataset._draw_examples("scattered", dataset.slide.region("train"), dataset.gene_stats, 100))
     monkeypatch.setattr("cifm_cli.evaluation.dataset.MAX_TRAINING_COUNTS", 0)
     pieces = list(dataset._draw_examples("scattered", dataset.slide.region("train"), dataset.gene_stats, 100))
@@ -139,11 +141,11 @@ def test_practice_on_a_large_region_is_all_over_it(dataset: EvaluationDataset, m
         assert not (example.xy_um[:, None] == example.visible.xy_um[None]).all(axis=2).any()
 
 
-def test_nothing_is_practised_where_no_training_cell_is_left(dataset: EvaluationDataset) -> None:
+def test_without_training_cells_there_are_no_examples(dataset: EvaluationDataset) -> None:
     assert list(dataset._draw_examples("whole", dataset.slide.region("train")[:0], dataset.gene_stats, 100)) == []
 
 
-def test_all_patches_of_a_hidden_region_share_what_is_seen(slide: Slide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_patches_of_a_hidden_region_share_the_visible_rows(slide: Slide, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, seen = np.arange(0, 6_000, 2), np.arange(1, 6_000, 2)
     monkeypatch.setattr("cifm_cli.evaluation.folds.WHOLE_CELLS", 1_000)
     folds = make_folds("whole", slide.xy_um, hidden, RADIUS_UM, SEED, seen)
@@ -151,7 +153,9 @@ def test_all_patches_of_a_hidden_region_share_what_is_seen(slide: Slide, monkeyp
     assert all(fold.visible is folds[0].visible for fold in folds)
 
 
-def test_the_slide_is_fitted_to_a_radius_once(dataset: EvaluationDataset, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_warning_about_a_radius_is_logged_once(
+    dataset: EvaluationDataset, caplog: pytest.LogCaptureFixture
+) -> None:
     assert dataset.slide_at(None) is dataset.slide
     assert dataset.slide_at(9.0) is dataset.slide_at(9.0)
-    assert capsys.readouterr().err.count("used with 9 um") == 1
+    assert caplog.text.count("used with 9 um") == 1

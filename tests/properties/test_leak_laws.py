@@ -1,4 +1,4 @@
-"""Laws of the judge: what is hidden stays hidden, each cell is hidden once, and order does not matter."""
+"""Leak rule: no prediction depends on the hidden cells, and no cell is both tuned on and scored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from cifm_cli.evaluation.examples import Example, TrainingFolds
 from cifm_cli.evaluation.fold_plan import plan_folds
 from cifm_cli.evaluation.folds import BLOCK_RADII, DEFAULT_KINDS, Fold, distance_to_visible, hidden_rows, make_folds
 from cifm_cli.evaluation.predictors.base import BaselinePredictor, ModelPredictor, Parameters, Predictor, predict_folds
-from cifm_cli.evaluation.predictors.registry import BASELINES
+from cifm_cli.evaluation.predictors.local_averages import NeighbourhoodAverage
+from cifm_cli.evaluation.predictors.registry import all_baselines
 from cifm_cli.evaluation.predictors.regression import Blend
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.inference.prediction import Prediction
@@ -47,43 +48,42 @@ def model(slide: Slide) -> LoadedModel:
 
 
 @dataclass(frozen=True)
-class Peeping:
-    """Leaks: a baseline that mixes a little of the hidden cells into the training mean."""
+class LeakyMean:
+    """Leaks: mixes a little of the hidden cells into the training mean."""
 
-    name: str = "peeping"
+    name: str = "leaky_mean"
 
     def parameter_grid(self) -> list[Parameters]:
         return [{}]
 
-    def predict(self, dataset: EvaluationDataset, fold: Fold, _settings: Parameters) -> Prediction:
+    def predict(self, dataset: EvaluationDataset, fold: Fold, _parameters: Parameters) -> Prediction:
         own = dataset.slide.expression(fold.hidden, dataset.target_sum)[:, dataset.columns].toarray()
         mean = (dataset.gene_stats.mean + 1e-4 * own).astype(np.float32)
         return Prediction(mean, np.minimum(mean, 1))
 
 
 @dataclass(frozen=True)
-class DepthReader(Peeping):
+class DepthReader(LeakyMean):
     """Leaks: scales the training mean by the depth of the hidden cell."""
 
     name: str = "depth_reader"
 
-    def predict(self, dataset: EvaluationDataset, fold: Fold, _settings: Parameters) -> Prediction:
+    def predict(self, dataset: EvaluationDataset, fold: Fold, _parameters: Parameters) -> Prediction:
         depth = dataset.slide.total_counts[fold.hidden, None]
         mean = (dataset.gene_stats.mean * np.log1p(depth)).astype(np.float32)
         return Prediction(mean, np.minimum(mean, 1))
 
 
 @dataclass(frozen=True)
-class PeepingPractice(BaselinePredictor):
-    """Leaks: a baseline that learns on the very cells that are scored."""
+class LeakyTraining(BaselinePredictor):
+    """Leaks: fits a baseline on the very cells that are scored."""
 
-    def predict(self, dataset: EvaluationDataset, fold: Fold, parameters: Parameters) -> Prediction:
-        visible = dataset.visible_cells(fold)
+    def predict(self, dataset: EvaluationDataset, fold: Fold, _parameters: Parameters) -> Prediction:
+        visible, xy_um = dataset.visible_cells(fold), dataset.slide.xy_um[fold.hidden]
         own = dataset.slide.expression(fold.hidden, dataset.target_sum)[:, dataset.columns]
         counts = dataset.slide.counts(fold.hidden)[:, dataset.columns]
-        example = Example(visible, dataset.slide.xy_um[fold.hidden], own, counts)
-        taught = replace(visible, practice=TrainingFolds(lambda: [example]))
-        return self.baseline.predict(taught, example.xy_um, parameters, numpy_generator(0))
+        examples = TrainingFolds(lambda: [Example(visible, xy_um, own, counts)], visible.gene_stats)
+        return examples.fitted(self.baseline).predict(visible, xy_um)
 
 
 def with_other_hidden_cells(slide: Slide, hidden: np.ndarray) -> Slide:
@@ -107,11 +107,11 @@ def leaks(predictor: Predictor, dataset: EvaluationDataset, fold: Fold) -> bool:
     )
 
 
-def rounds_of(slide: Slide, geometry: str, region: str = "test") -> list[Fold]:
+def folds_of(slide: Slide, geometry: str, region: str = "test") -> list[Fold]:
     return make_folds(geometry, slide.xy_um, slide.region(region), slide.radius_um, SEED)
 
 
-PROTOCOLS = [
+CASES = [
     ("scattered", "test"),
     ("scattered", "train"),
     ("scattered", "all"),
@@ -124,63 +124,61 @@ PROTOCOLS = [
 ]
 
 
-def scored_rounds(dataset: EvaluationDataset, geometry: str, region: str) -> list[Fold]:
-    """What `cifm evaluate` would score."""
+def scored_folds(dataset: EvaluationDataset, geometry: str, region: str) -> list[Fold]:
+    """The folds that `cifm evaluate` scores."""
     return plan_folds(dataset, geometry, region, "validation", None).scored
 
 
-@pytest.mark.parametrize(("geometry", "region"), PROTOCOLS)
-def test_no_predictor_sees_what_is_hidden(slide: Slide, model: LoadedModel, geometry: str, region: str) -> None:
+@pytest.mark.parametrize(("geometry", "region"), CASES)
+def test_no_prediction_depends_on_hidden_cells(slide: Slide, model: LoadedModel, geometry: str, region: str) -> None:
     dataset = open_dataset(slide, [model], SEED)
-    predictors = [ModelPredictor("model", model), *(BaselinePredictor(baseline) for baseline in BASELINES)]
-    for fold in scored_rounds(dataset, geometry, region)[:1]:
+    predictors = [ModelPredictor("model", model), *map(BaselinePredictor, all_baselines())]
+    for fold in scored_folds(dataset, geometry, region)[:1]:
         assert [predictor.name for predictor in predictors if leaks(predictor, dataset, fold)] == []
 
 
 @pytest.mark.parametrize(("geometry", "region"), [("scattered", "train"), ("scattered", "all"), ("region", "train")])
-def test_no_predictor_sees_what_a_piece_of_a_large_region_hides(
+def test_no_prediction_depends_on_hidden_cells_of_a_piece(
     slide: Slide, model: LoadedModel, geometry: str, region: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cifm_cli.evaluation.fold_plan.MAX_VISIBLE_COUNTS", 0)
     monkeypatch.setattr("cifm_cli.evaluation.fold_plan.MAX_VALUES", 40 * slide.num_genes)
     dataset = open_dataset(slide, [model], SEED)
-    predictors = [ModelPredictor("model", model), *(BaselinePredictor(baseline) for baseline in BASELINES)]
-    folds = scored_rounds(dataset, geometry, region)
+    predictors = [ModelPredictor("model", model), *map(BaselinePredictor, all_baselines())]
+    folds = scored_folds(dataset, geometry, region)
     assert sum(len(fold.hidden) for fold in folds) <= 40
     for fold in folds[:2]:
         assert [predictor.name for predictor in predictors if leaks(predictor, dataset, fold)] == []
 
 
-@pytest.mark.parametrize(("geometry", "region"), PROTOCOLS)
+@pytest.mark.parametrize(("geometry", "region"), CASES)
 @pytest.mark.parametrize(
-    "predictor", [Peeping(), DepthReader(), PeepingPractice(Blend())], ids=lambda predictor: predictor.name
+    "predictor", [LeakyMean(), DepthReader(), LeakyTraining(Blend())], ids=lambda predictor: predictor.name
 )
 def test_a_leak_is_caught(slide: Slide, model: LoadedModel, predictor: Predictor, geometry: str, region: str) -> None:
     dataset = open_dataset(slide, [model], SEED)
-    assert leaks(predictor, dataset, scored_rounds(dataset, geometry, region)[0])
+    assert leaks(predictor, dataset, scored_folds(dataset, geometry, region)[0])
 
 
-@pytest.mark.parametrize(("geometry", "region"), PROTOCOLS)
-def test_nobody_is_tuned_on_what_is_scored(slide: Slide, model: LoadedModel, geometry: str, region: str) -> None:
+@pytest.mark.parametrize(("geometry", "region"), CASES)
+def test_no_cell_is_both_tuned_on_and_scored(slide: Slide, model: LoadedModel, geometry: str, region: str) -> None:
     dataset = open_dataset(slide, [model], SEED)
     plan = plan_folds(dataset, geometry, region, "validation", None)
-    tuned, scored = (np.concatenate([fold.hidden for fold in folds]) for folds in plan)
+    tuned, scored = (np.concatenate([fold.hidden for fold in folds]) for folds in (plan.tuning, plan.scored))
     assert len(np.unique(scored)) == len(scored)
     assert not np.isin(tuned, scored).any()
     for fold in [*plan.tuning, *plan.scored]:
         assert not np.isin(fold.visible, fold.hidden).any()
-    if region != "all":  # what is scored is not even looked at while tuning
+    if region != "all":  # scored cells are not even visible while tuning
         assert not any(np.isin(fold.visible, scored).any() for fold in plan.tuning)
 
 
-@pytest.mark.parametrize(("geometry", "region"), [("scattered", "test"), ("region", "test"), *PROTOCOLS[-2:]])
-def test_nothing_that_is_scored_changes_what_is_tuned(
-    slide: Slide, model: LoadedModel, geometry: str, region: str
-) -> None:
+@pytest.mark.parametrize(("geometry", "region"), [("scattered", "test"), ("region", "test"), *CASES[-2:]])
+def test_tuning_does_not_depend_on_scored_cells(slide: Slide, model: LoadedModel, geometry: str, region: str) -> None:
     dataset = open_dataset(slide, [model], SEED)
     plan = plan_folds(dataset, geometry, region, "validation", None)
     other = replace(dataset, slide=with_other_hidden_cells(dataset.slide, hidden_rows(plan.scored)))
-    for predictor in (ModelPredictor("model", model), *(BaselinePredictor(baseline) for baseline in BASELINES)):
+    for predictor in (ModelPredictor("model", model), *map(BaselinePredictor, all_baselines())):
         parameters = predictor.parameter_grid()[0]
         first, second = (predict_folds(predictor, tissue, plan.tuning, parameters) for tissue in (dataset, other))
         assert np.array_equal(first.mean, second.mean), predictor.name
@@ -188,20 +186,18 @@ def test_nothing_that_is_scored_changes_what_is_tuned(
 
 
 @pytest.mark.parametrize("geometry", ["scattered", "region"])
-def test_cells_tuned_on_in_the_region_that_is_scored_are_not_scored(
-    slide: Slide, model: LoadedModel, geometry: str
-) -> None:
+def test_cells_tuned_on_in_the_scored_region_are_not_scored(slide: Slide, model: LoadedModel, geometry: str) -> None:
     dataset = open_dataset(replace(slide, split=np.where(slide.split == 1, 0, slide.split)), [model], SEED)
     plan = plan_folds(dataset, geometry, "train", "train", None)
-    tuned, scored = map(hidden_rows, plan)
+    tuned, scored = hidden_rows(plan.tuning), hidden_rows(plan.scored)
     assert not np.isin(tuned, scored).any()
     assert np.array_equal(np.union1d(tuned, scored), dataset.slide.region("train"))
-    with pytest.raises(CifmError, match="leaves nothing to see"):
+    with pytest.raises(CifmError, match="leaves no visible cells"):
         plan_folds(dataset, "whole", "train", "train", None)
 
 
 @pytest.mark.parametrize("geometry", ["scattered", "region"])
-def test_a_round_too_large_for_memory_is_scored_in_part(
+def test_a_fold_too_large_for_memory_is_scored_in_part(
     slide: Slide, model: LoadedModel, geometry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = open_dataset(slide, [model], SEED)
@@ -213,21 +209,23 @@ def test_a_round_too_large_for_memory_is_scored_in_part(
     assert np.array_equal(fold.visible, whole.visible)
 
 
-def test_the_whole_region_is_seen_from_outside_but_not_from_the_buffer(slide: Slide, model: LoadedModel) -> None:
+def test_a_region_hidden_altogether_is_predicted_from_the_other_regions_without_the_buffer(
+    slide: Slide, model: LoadedModel
+) -> None:
     buffered = replace(slide, split=np.where(np.arange(slide.num_cells) % 7 == 0, 3, slide.split).astype(np.int8))
     dataset = open_dataset(buffered, [model], SEED)
     plan = plan_folds(dataset, "whole", "test", "validation", None)
     outside = np.union1d(buffered.region("train"), buffered.region("validation"))
     assert all(np.array_equal(fold.visible, outside) for fold in plan.scored)
     assert all(np.array_equal(fold.visible, buffered.region("train")) for fold in plan.tuning)
-    with pytest.raises(CifmError, match="leaves nothing to see"):
+    with pytest.raises(CifmError, match="leaves no visible cells"):
         plan_folds(dataset, "whole", "all", "validation", None)
 
 
 @pytest.mark.parametrize("region", ["train", "test"])
 @pytest.mark.parametrize("geometry", DEFAULT_KINDS)
 def test_every_cell_of_the_region_is_hidden_exactly_once(slide: Slide, geometry: str, region: str) -> None:
-    rows, folds = slide.region(region), rounds_of(slide, geometry, region)
+    rows, folds = slide.region(region), folds_of(slide, geometry, region)
     assert np.array_equal(np.sort(np.concatenate([fold.hidden for fold in folds])), rows)
     for fold in folds:
         assert np.array_equal(np.sort(np.concatenate([fold.hidden, fold.visible])), rows)
@@ -235,7 +233,7 @@ def test_every_cell_of_the_region_is_hidden_exactly_once(slide: Slide, geometry:
 
 def test_scattered_hides_a_twentieth(slide: Slide) -> None:
     num_cells = len(slide.region("train"))
-    assert {len(fold.hidden) for fold in rounds_of(slide, "scattered", "train")} <= {
+    assert {len(fold.hidden) for fold in folds_of(slide, "scattered", "train")} <= {
         num_cells // 20,
         num_cells // 20 + 1,
     }
@@ -247,11 +245,11 @@ def grid_of_cells() -> Slide:
     return slide_from_arrays("grid", xy_um, csr_matrix(np.ones((len(xy_um), 1))), ("g",), radius_um=20.0)
 
 
-def test_hidden_blocks_are_squares_that_stand_alone() -> None:
-    """Within a block nobody is further than its side from a hidden cell; between blocks there are two sides of visible."""
+def test_hidden_blocks_are_separate_squares() -> None:
+    """Hidden cells of a block are closer than its side; between two blocks are two sides of visible cells."""
     slide = grid_of_cells()
     side_um = BLOCK_RADII * slide.radius_um
-    for fold in rounds_of(slide, "region", "all"):
+    for fold in folds_of(slide, "region", "all"):
         hidden_um = slide.xy_um[fold.hidden]
         apart = np.abs(hidden_um[:, None] - hidden_um[None]).max(axis=2)
         assert not ((apart >= side_um) & (apart <= 2 * side_um)).any()
@@ -266,7 +264,7 @@ def test_distance_is_to_the_nearest_visible_cell() -> None:
     assert distance_to_visible(slide.xy_um, fold).tolist() == pytest.approx([20, 20, np.hypot(20, 20), 20])
 
 
-def test_another_seed_hides_other_cells_and_the_same_seed_the_same(slide: Slide) -> None:
+def test_the_seed_decides_which_cells_are_hidden(slide: Slide) -> None:
     rows = slide.region("train")
     for geometry in DEFAULT_KINDS:
         first, again, other = (
@@ -276,21 +274,21 @@ def test_another_seed_hides_other_cells_and_the_same_seed_the_same(slide: Slide)
         assert not np.array_equal(first, other)
 
 
-def test_cells_of_other_regions_do_not_exist(slide: Slide, model: LoadedModel) -> None:
+def test_cells_of_other_regions_are_not_visible(slide: Slide, model: LoadedModel) -> None:
     """Changing every cell of the validation region changes nothing in the test region."""
     dataset = open_dataset(slide, [model], SEED)
     other = replace(dataset, slide=with_other_hidden_cells(dataset.slide, slide.region("validation")))
-    fold = rounds_of(dataset.slide, "scattered")[0]
-    for predictor in (ModelPredictor("model", model), *(BaselinePredictor(baseline) for baseline in BASELINES)):
+    fold = folds_of(dataset.slide, "scattered")[0]
+    for predictor in (ModelPredictor("model", model), *map(BaselinePredictor, all_baselines())):
         parameters = predictor.parameter_grid()[0]
         first, second = (predictor.predict(tissue, fold, parameters) for tissue in (dataset, other))
         assert np.array_equal(first.mean, second.mean), predictor.name
 
 
-def test_rounds_are_put_together_in_slide_order(slide: Slide, model: LoadedModel) -> None:
+def test_predictions_of_folds_are_in_slide_order(slide: Slide, model: LoadedModel) -> None:
     dataset = open_dataset(slide, [model], SEED)
-    folds = rounds_of(slide, "scattered")
-    predictor = BaselinePredictor(BASELINES[2])
+    folds = folds_of(slide, "scattered")
+    predictor = BaselinePredictor(NeighbourhoodAverage())
     whole = predict_folds(predictor, dataset, folds, {})
     rows = slide.region("test")
     for fold in folds[:3]:

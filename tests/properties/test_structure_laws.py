@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fuzz_damage import HARMLESS, kinds_for
 from fuzz_inputs import FORMATS
-from fuzz_prepare import BAD, Lab
+from fuzz_prepare import BAD, Fuzzer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,21 +31,21 @@ HARMLESS_CHANGES = [
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("fuzz"), seed=0)
+def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Fuzzer:
+    return Fuzzer(tmp_path_factory.mktemp("fuzz"), seed=0)
 
 
 @pytest.mark.parametrize("change", HARMLESS_CHANGES, ids=", ".join)
-def test_harmless_change_gives_the_same_slide(lab: Lab, change: tuple[str, str, str]) -> None:
-    _, outcome, said = lab.try_damage(*change, np.random.default_rng(0))
-    assert outcome in ("same", "same, told", "other labels"), said
+def test_harmless_change_gives_the_same_slide(fuzzer: Fuzzer, change: tuple[str, str, str]) -> None:
+    _, outcome, messages = fuzzer.prepare_damaged(*change, np.random.default_rng(0))
+    assert outcome in ("same", "same, told", "other labels"), messages
 
 
 @settings(max_examples=40, derandomize=True)
 @given(st.sampled_from(DAMAGES), st.integers(0, 2**32 - 1))
 def test_changed_structure_gives_an_error_a_warning_or_the_same_slide(
-    lab: Lab, damage: tuple[str, str, str], seed: int
+    fuzzer: Fuzzer, damage: tuple[str, str, str], seed: int
 ) -> None:
     with warnings.catch_warnings(action="error"):
-        _, outcome, said = lab.try_damage(*damage, np.random.default_rng(seed))
-    assert outcome not in BAD, said
+        _, outcome, messages = fuzzer.prepare_damaged(*damage, np.random.default_rng(seed))
+    assert outcome not in BAD, messages

@@ -120,10 +120,10 @@ def test_spots_are_100_um_apart_along_and_across_rows(prepare: Callable[..., tup
 
 
 @pytest.fixture(scope="module")
-def bins(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ad.AnnData:
+def bins(shared_data: Path, build_once: Callable[..., Path]) -> ad.AnnData:
     """The pancreas as bins of 8 um, prepared."""
-    config = PrepareConfig(out=tmp_path_factory.mktemp("bins"))
-    return ad.read_h5ad(prepare_download(shared_data / "visium_hd_like", config).path)
+    folder = build_once("bins", lambda out: prepare_download(shared_data / "visium_hd_like", PrepareConfig(out=out)))
+    return ad.read_h5ad(folder / "visium_hd_like.h5ad")
 
 
 def test_bins_lie_on_the_grid(bins: ad.AnnData) -> None:

@@ -1,4 +1,4 @@
-"""Parts of the judge with answers known by hand: boards, p-values, ceilings, subsets, distances, calibration, scenarios."""
+"""Parts of the evaluation with answers known by hand: comparison, noise ceiling, gene sets, calibration, transfer."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
-from scipy.stats import false_discovery_control
 
 from cifm_cli.data.slide import Slide, slide_from_arrays
-from cifm_cli.evaluation.comparison import Comparison, favours_model
+from cifm_cli.evaluation.comparison import Comparison, favours_model, overall
 from cifm_cli.evaluation.dataset import EvaluationDataset
 from cifm_cli.evaluation.examples import GeneStats, Targets
 from cifm_cli.evaluation.metrics.calibration import by_distance, calibration, distance_bins
@@ -23,7 +20,7 @@ from cifm_cli.evaluation.metrics.noise_ceiling import noise_ceiling
 from cifm_cli.evaluation.transfer import describe_transfer, transfer
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.statistics.bootstrap import compare_over_slides, holm, p_value, spatial_bootstrap
+from cifm_cli.statistics.bootstrap import Bootstrap, spatial_bootstrap
 
 
 def score(value: float, spread: float = 0.0) -> Score:
@@ -32,13 +29,14 @@ def score(value: float, spread: float = 0.0) -> Score:
     return Score(dict.fromkeys(METRICS, value), dict.fromkeys(METRICS, draws), {}, {})
 
 
-BOARD = Comparison(
+COMPARISON = Comparison(
+    spatial_bootstrap(numpy_generator(1).uniform(0, 900, (400, 2)), 20.0, seed=0),
     {
         "model": {"mean": score(2.0), "gated": score(3.0)},
         "model:other": {"mean": score(1.0), "gated": score(5.0)},
         "knn": {"mean": score(2.5), "gated": score(4.0)},
         "zeros": {"mean": score(9.0), "gated": score(0.5)},
-    }
+    },
 )
 
 
@@ -46,12 +44,12 @@ BOARD = Comparison(
     ("metric", "rival", "form", "difference"), [("mse", "zeros", "gated", 1.5), ("auroc", "zeros", "mean", -6)]
 )
 def test_each_side_is_in_its_better_form(metric: str, rival: str, form: str, difference: float) -> None:
-    found = BOARD.paired(metric)
+    found = COMPARISON.paired(metric)
     assert (found["best_baseline"], found["form"], found["difference"]) == (rival, form, difference)
 
 
 def test_further_models_meet_the_best_baseline_and_the_first_model() -> None:
-    found = BOARD.facts()["paired_models"]
+    found = COMPARISON.facts()["paired_models"]
     assert set(found) == {"model:other"}
     assert found["model:other"]["best_baseline"]["mse"]["difference"] == 1.0 - 0.5
     assert found["model:other"]["model"]["mse"]["difference"] == 1.0 - 2.0
@@ -65,23 +63,20 @@ def test_which_side_an_interval_favours() -> None:
     assert favours_model({"low": -2, "high": 1}, "mse") is None
 
 
-def test_p_values_by_hand() -> None:
-    draws = np.array([1.0, 2, 3, -1])  # one of four on the other side
-    assert p_value(draws, np.zeros(4)) == 2 * 2 / 5
-    assert p_value(draws + 5, np.zeros(4)) == 2 * 1 / 5
-    assert p_value(draws, draws) == 1
+def comparison_of_blocks(num_blocks: int) -> Comparison:
+    """The model has an error of 1 in every draw, the only baseline an error of 2."""
+    bootstrap = Bootstrap(np.arange(num_blocks), np.ones((1_000, num_blocks)), side_um=100.0)
+    return Comparison(bootstrap, {"model": {"mean": score(1.0)}, "knn": {"mean": score(2.0)}})
 
 
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == [1, 1]
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_is_at_least_as_strict_as_benjamini_and_hochberg(p_values: list[float]) -> None:
-    corrected = np.array(holm(p_values))
-    assert (corrected >= np.array(p_values)).all()
-    assert (corrected >= false_discovery_control(p_values) - 1e-12).all()
+@pytest.mark.parametrize(("num_blocks", "decision"), [((40, 40), True), ((40, 3), None), ((3, 3), None)])
+def test_slides_of_too_few_blocks_leave_the_mean_over_slides_undecided(
+    num_blocks: tuple[int, int], decision: bool | None
+) -> None:
+    paired = overall({"scattered": [comparison_of_blocks(number) for number in num_blocks]}, seed=0)["scattered"]["mse"]
+    assert paired["difference"] == -1
+    assert favours_model(paired, "mse") is decision
+    assert favours_model(comparison_of_blocks(3).paired("mse"), "mse") is None
 
 
 def make_targets(counts: np.ndarray) -> Targets:
@@ -180,12 +175,6 @@ def test_calibration_by_hand() -> None:
     assert found["row_sum"]["predicted"] == pytest.approx(1.45)
 
 
-def test_slides_are_drawn_before_blocks() -> None:
-    draws = compare_over_slides(np.array([[0.0] * 500, [1.0] * 500]), seed=0)
-    assert set(draws) == {0.0, 0.5, 1.0}
-    assert draws.mean() == pytest.approx(0.5, abs=0.06)
-
-
 def slide_of(platform: str, name: str = "new") -> Slide:
     slide = slide_from_arrays(name, np.zeros((1, 2)), csr_matrix(np.ones((1, 1))), ("g",), 20.0)
     return Slide(**{**vars(slide), "facts": {"platform": platform}, "path": Path(f"{name}.h5ad")})
@@ -208,33 +197,39 @@ VISIUM = {"inputs": {"prepared/v.h5ad": "vv"}, "platforms": ["visium_hd"]}
         ({"inputs": {"prepared/a.h5ad": "aa"}}, "bb", "xenium", "cross-sample", "zero-shot"),
     ],
 )
-def test_how_new_a_slide_is(origin: dict, digest: str, platform: str, name: str, adaptation: str | None) -> None:
-    found = transfer(slide_of(platform), digest, origin)
-    assert (found["name"], found["adaptation"]) == (name, adaptation)
+def test_the_relation_of_a_slide_to_a_model(
+    origin: dict, digest: str, platform: str, name: str, adaptation: str | None
+) -> None:
+    facts = transfer(slide_of(platform), digest, origin).facts
+    assert (facts["name"], facts["adaptation"]) == (name, adaptation)
 
 
-def test_a_slide_split_anew_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    transfer(slide_of("xenium", "a"), "other", XENIUM)
-    assert "trained on another file of this name" in capsys.readouterr().err
+def test_a_slide_without_a_file_was_never_trained_on() -> None:
+    slide = slide_from_arrays("new", np.zeros((1, 2)), csr_matrix(np.ones((1, 1))), ("g",), 20.0)
+    assert transfer(slide, None, XENIUM).facts["name"] == "cross-platform"
+
+
+def test_a_warning_if_a_training_slide_was_split_in_another_way() -> None:
+    (note,) = transfer(slide_of("xenium", "a"), "other", XENIUM).notes
+    assert "trained on another file of this name" in note
 
 
 @pytest.mark.parametrize(
-    ("origin", "validating", "number"),
+    ("origin", "validation_slides", "number"),
     [
         (XENIUM, (), 2),
-        (XENIUM, ("a",), 0),  # the run kept the whole slide for validation
+        (XENIUM, ("a",), 0),  # the run used the whole slide for validation
         ({**VISIUM, "init": {"run": "runs/x", **XENIUM}}, (), 2),
         (VISIUM, (), 0),
     ],
 )
-def test_scored_cells_that_a_model_was_trained_on_are_told(
-    capsys: pytest.CaptureFixture[str], origin: dict, validating: tuple[str, ...], number: int
-) -> None:
+def test_a_warning_if_training_cells_are_scored(origin: dict, validation_slides: tuple[str, ...], number: int) -> None:
     """Rows 0, 1 and 2 are in the training region, 3 in validation, 4 in test; 1, 2 and 4 are scored."""
     split = np.array([0, 0, 0, 1, 2], dtype=np.int8)
     slide = slide_from_arrays("new", np.zeros((5, 2)), csr_matrix(np.ones((5, 1))), ("g",), 20.0, split=split)
-    found = transfer(slide, "aa", origin, np.array([1, 2, 4]), validating)
-    assert found["trained_cells_scored"] == number
-    assert ("trained on 2 of the 3 scored cells" in capsys.readouterr().err) == (number > 0)
-    assert ("2 of the scored cells are cells that it was trained on" in describe_transfer(found)) == (number > 0)
-    assert describe_transfer(found).startswith(found["name"])
+    relation = transfer(slide, "aa", origin, np.array([1, 2, 4]), validation_slides)
+    assert relation.facts["trained_cells_scored"] == number
+    assert any("trained on 2 of the 3 scored cells" in note for note in relation.notes) == (number > 0)
+    text = describe_transfer(relation.facts)
+    assert ("2 of the scored cells were training cells of the model" in text) == (number > 0)
+    assert text.startswith(relation.facts["name"])

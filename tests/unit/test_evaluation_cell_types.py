@@ -10,7 +10,7 @@ from cifm_cli.celltype.base import UNASSIGNED, Annotation
 from cifm_cli.data.slide import slide_from_arrays
 from cifm_cli.evaluation.dataset import EvaluationDataset
 from cifm_cli.evaluation.metrics.cell_types import CellTypes, compare_types, top_k_overlap, type_cells
-from cifm_cli.evaluation.report.page import _cell_type_section
+from cifm_cli.evaluation.report.page import cell_type_section
 from cifm_cli.evaluation.report.tables import cell_type_table
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
@@ -42,13 +42,13 @@ def test_agreement_by_hand() -> None:
     assert agreement.facts()["top_k"] == list(agreement.top_k)
 
 
-def test_types_that_nobody_believes_in_do_not_agree_by_their_place() -> None:
-    """Of ten types, one is believed in; the other k - 1 places are drawn from nine by lot, on either side."""
+def test_improbable_types_do_not_agree_by_their_order() -> None:
+    """Of ten types one is certain; the other k - 1 places are drawn from nine at random, on each side."""
     sure = np.log(np.array([[1.0] + [1e-30] * 9]))
     assert top_k_overlap(sure, sure) == pytest.approx([(1 + (k - 1) ** 2 / 9) / k for k in range(1, 11)])
 
 
-def test_top_k_is_at_most_the_number_of_types_and_certain_there() -> None:
+def test_k_is_at_most_the_number_of_types() -> None:
     generator = numpy_generator(0)
     ours, theirs = generator.normal(size=(2, 20, 4)).astype(np.float32)
     overlap = top_k_overlap(ours, theirs)
@@ -63,13 +63,13 @@ def test_random_rankings_overlap_by_chance() -> None:
     assert top_k_overlap(ours, theirs) == pytest.approx([k / 20 for k in range(1, 11)], abs=0.02)
 
 
-def test_without_probabilities_there_is_no_overlap_but_all_else() -> None:
+def test_without_probabilities_there_is_no_overlap() -> None:
     agreement = compare_types(annotation([0, 1]), annotation([0, 2]))
     assert (agreement.accuracy, agreement.balanced_accuracy, agreement.assigned) == (0.5, 0.5, 1)
     assert (agreement.top_k, agreement.log_loss, agreement.confidence) == ((), None, 0.25)
 
 
-def test_no_cells_agree_by_nothing() -> None:
+def test_without_cells_the_agreement_is_zero() -> None:
     facts = compare_types(annotation([]), annotation([])).facts()
     assert facts.pop("top_k") == []
     assert facts.pop("log_loss") is None
@@ -101,11 +101,11 @@ def dataset() -> EvaluationDataset:
 
 def typed(dataset: EvaluationDataset, number: int = 61, annotator: type = LargestGene) -> CellTypes:
     """The first cells, typed."""
-    rows = np.arange(number)  # small blocks, or they would be too few to decide anything
+    rows = np.arange(number)  # small blocks: a few large ones decide nothing
     return type_cells(annotator(), dataset, rows, spatial_bootstrap(dataset.slide.xy_um[rows], 1.0, 0))
 
 
-def test_the_ceiling_is_below_certainty_only_by_noise(dataset: EvaluationDataset) -> None:
+def test_only_noise_lowers_the_ceiling(dataset: EvaluationDataset) -> None:
     types = typed(dataset)
     assert types.typed.tolist() == [True] * 60 + [False]
     assert types.actual.composition().tolist() == [20, 20, 20, 0]
@@ -114,30 +114,32 @@ def test_the_ceiling_is_below_certainty_only_by_noise(dataset: EvaluationDataset
     assert facts["types"] == {"a": 20, "b": 20, "c": 20}
     assert facts["chance_top_k"] == pytest.approx([1 / 3, 2 / 3, 1])
     assert 0.9 < facts["ceiling"]["accuracy"] <= 1  # ten counts thinned to five still exceed one thinned to a half
-    assert facts["ceiling"]["top_k"][1] < 1  # but the second gene is often lost
+    assert facts["ceiling"]["top_k"][1] < 1  # the second gene is often lost
 
 
-def test_the_truth_agrees_wholly_and_nothing_not_at_all(dataset: EvaluationDataset) -> None:
+def test_actual_expression_agrees_and_zeros_do_not(dataset: EvaluationDataset) -> None:
     types = typed(dataset)
     values = dataset.slide.expression(np.arange(61), 10_000.0)[:, :3].toarray()
-    types.compare("oracle", {"mean": values, "gated": np.zeros_like(values)})
-    types.compare("zeros", {"mean": np.zeros_like(values), "sampled": values})  # draws don't count in a pair
-    targets, nothing = types.found["oracle"]["mean"], types.found["oracle"]["gated"]
-    assert targets.accuracy == targets.balanced_accuracy == targets.top_k[0] == 1
+    types.agreement["oracle"] = types.compare({"mean": values, "gated": np.zeros_like(values)})
+    types.agreement["zeros"] = types.compare(
+        {"mean": np.zeros_like(values), "sampled": values}
+    )  # samples don't take part
+    actual, nothing = types.agreement["oracle"]["mean"], types.agreement["oracle"]["gated"]
+    assert actual.accuracy == actual.balanced_accuracy == actual.top_k[0] == 1
     assert (nothing.accuracy, nothing.assigned) == (0, 0)
     paired = types.paired("oracle", ["zeros"])
     assert (paired["model_form"], paired["best_baseline"], paired["form"]) == ("mean", "zeros", "mean")
     assert paired["difference"] == paired["low"] == paired["high"] == 1
 
 
-def test_the_interval_knows_which_blocks_agree(dataset: EvaluationDataset) -> None:
-    """Half of the tissue is right: the expressed of right cells differs from draw to draw of blocks."""
+def test_the_interval_reflects_which_blocks_agree(dataset: EvaluationDataset) -> None:
+    """Half of the tissue is right, so the fraction of right cells differs between draws of blocks."""
     types = typed(dataset, 60)
     values = dataset.slide.expression(np.arange(60), 10_000.0)[:, :3].toarray()
     half = values.copy()
     half[:30] = 0
-    types.compare("half", {"mean": half})
-    types.compare("zeros", {"mean": 0 * values})
+    types.agreement["half"] = types.compare({"mean": half})
+    types.agreement["zeros"] = types.compare({"mean": 0 * values})
     paired = types.paired("half", ["zeros"])
     assert paired["difference"] == pytest.approx(0.5)
     assert 0.1 < paired["low"] < 0.5 < paired["high"] < 0.9
@@ -146,29 +148,29 @@ def test_the_interval_knows_which_blocks_agree(dataset: EvaluationDataset) -> No
 def test_a_region_of_void_cells_has_no_types(dataset: EvaluationDataset) -> None:
     rows = np.array([60])
     types = type_cells(LargestGene(), dataset, rows, spatial_bootstrap(dataset.slide.xy_um[rows], 20.0, 0))
-    types.compare("model", {"mean": np.ones((1, 3), dtype=np.float32)})
-    types.compare("zeros", {"mean": np.zeros((1, 3), dtype=np.float32)})
+    types.agreement["model"] = types.compare({"mean": np.ones((1, 3), dtype=np.float32)})
+    types.agreement["zeros"] = types.compare({"mean": np.zeros((1, 3), dtype=np.float32)})
     assert types.facts()["num_typed"] == types.facts()["confidence"] == 0
     assert types.paired("model", ["zeros"])["difference"] == 0
-    assert len(cell_type_table(types)[1]) == 4
-    assert _cell_type_section(types, "s").images == []
+    assert len(cell_type_table(types).rows) == 4
+    assert cell_type_section(types, "s").images == []
 
 
-def test_what_is_reported(dataset: EvaluationDataset) -> None:
+def test_table_and_section(dataset: EvaluationDataset) -> None:
     types = typed(dataset)
     values = dataset.slide.expression(np.arange(61), 10_000.0)[:, :3].toarray()
-    types.compare("model", {"mean": 0 * values, "gated": values})
-    columns, rows, best = cell_type_table(types)
-    assert [row[0] for row in rows] == ["actual", "ceiling: half of the counts", "model, mean", "model, gated"]
-    assert {len(row) for row in rows} == {len(columns)}
-    assert best == [(3, 1)]
-    section = _cell_type_section(types, "s, scattered")
+    types.agreement["model"] = types.compare({"mean": 0 * values, "gated": values})
+    table = cell_type_table(types)
+    assert [row[0] for row in table.rows] == ["actual", "ceiling: half of the counts", "model, mean", "model, gated"]
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert table.best == [(3, 1)]
+    section = cell_type_section(types, "s, scattered")
     assert section.heading == "s, scattered: cell types of 60 cells"
     assert len(section.images) == 1
     assert types.facts()["agreement"]["model"]["gated"]["accuracy"] == 1
 
 
-def test_another_normalisation_is_brought_to_the_annotators(dataset: EvaluationDataset) -> None:
+def test_expression_is_renormalised_for_the_annotator(dataset: EvaluationDataset) -> None:
     """log1p of counts scaled to 1 becomes log1p of counts scaled to 10,000."""
     seen = []
 
@@ -179,18 +181,18 @@ def test_another_normalisation_is_brought_to_the_annotators(dataset: EvaluationD
 
     other = EvaluationDataset(dataset.slide, dataset.columns, 1.0, 20.0, 40.0, 0)
     types = typed(other, 60, Spy)
-    types.compare("model", {"mean": dataset.slide.expression(np.arange(60), 1.0)[:, :3].toarray()})
+    types.agreement["model"] = types.compare({"mean": dataset.slide.expression(np.arange(60), 1.0)[:, :3].toarray()})
     assert seen[-1] == pytest.approx(seen[0], rel=1e-4)
 
 
-def test_drawn_cells_have_counts_at_their_own_depth(dataset: EvaluationDataset) -> None:
+def test_sampled_counts_have_the_depth_of_the_cell(dataset: EvaluationDataset) -> None:
     types = typed(dataset, 60)
     targets = dataset.targets(np.arange(60))
     mean = np.tile(targets.values.mean(axis=0), (60, 1)).astype(np.float32)
-    estimate = Prediction(mean, np.full((60, 3), 2 / 3, dtype=np.float32))
-    drawn = types.draw_counts(estimate, targets, "model")
-    counts = np.expm1(drawn) / 10_000 * dataset.slide.total_counts[:60, None]
+    prediction = Prediction(mean, np.full((60, 3), 2 / 3, dtype=np.float32))
+    sampled = types.sample_counts(prediction, targets, "model")
+    counts = np.expm1(sampled) / 10_000 * dataset.slide.total_counts[:60, None]
     assert counts == pytest.approx(np.rint(counts), abs=1e-3)
     assert counts.sum() == pytest.approx(targets.counts.sum(), rel=0.15)
-    assert np.array_equal(drawn, types.draw_counts(estimate, targets, "model"))
-    assert not np.array_equal(drawn, types.draw_counts(estimate, targets, "knn"))
+    assert np.array_equal(sampled, types.sample_counts(prediction, targets, "model"))
+    assert not np.array_equal(sampled, types.sample_counts(prediction, targets, "knn"))

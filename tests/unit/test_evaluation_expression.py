@@ -12,7 +12,13 @@ from scipy.stats import pearsonr, rankdata, spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cifm_cli.evaluation.examples import GeneStats, Targets
-from cifm_cli.evaluation.metrics import counts, expression, ranking
+from cifm_cli.evaluation.metrics import expression, ranking
+from cifm_cli.evaluation.metrics.counts import (
+    composition_from_mean,
+    deviance,
+    expected_composition,
+    mean_deviance,
+)
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.statistics.bootstrap import spatial_bootstrap
@@ -25,26 +31,26 @@ def f32(*rows: list[float]) -> np.ndarray:
 
 
 def make_targets(counts: np.ndarray, training_counts: list[float] | None = None) -> Targets:
-    """Truth at a target sum of 100, with a training tissue of two cells that expressed the counts equally."""
+    """Targets at a target sum of 100, with training statistics of cells that all have the same counts."""
     depth = counts.sum(axis=1, keepdims=True)
     values = np.log1p(100 * counts / depth).astype(np.float32)
     total = np.array(training_counts or [10.0] * counts.shape[1])
     mean = np.log1p(100 * total / total.sum())
-    profile = GeneStats(mean=mean, expressed=(total > 0).astype(float), counts=total)
+    profile = GeneStats(mean=mean, fraction=(total > 0).astype(float), counts=total)
     return Targets(csr_matrix(counts.astype(np.float32)), values, profile, 100.0)
 
 
-def test_ranks_share_the_mean_of_a_tie() -> None:
+def test_ties_share_the_mean_rank() -> None:
     found = ranking.average_ranks(f32([0, 0, 3, 1, 0], [5, 4, 3, 2, 1], [7, 7, 7, 7, 7]))
     assert found.tolist() == [[2, 2, 5, 4, 2], [5, 4, 3, 2, 1], [3, 3, 3, 3, 3]]
 
 
 @given(TIED_ROWS)
-def test_ranks_are_those_of_scipy(values: np.ndarray) -> None:
+def test_ranks_agree_with_scipy(values: np.ndarray) -> None:
     assert np.array_equal(ranking.average_ranks(values), rankdata(values, axis=1))
 
 
-def test_a_row_longer_than_a_piece_is_ranked_whole() -> None:
+def test_a_row_longer_than_a_slice_is_ranked_as_a_whole() -> None:
     values = numpy_generator(0).integers(0, 1000, (2, 250_001)).astype(np.float32)
     assert np.array_equal(ranking.average_ranks(values), rankdata(values, axis=1))
 
@@ -61,7 +67,7 @@ def test_a_constant_scores_zero_and_is_not_dropped() -> None:
 
 
 @given(TIED_ROWS, TIED_ROWS)
-def test_correlations_are_those_of_scipy(x: np.ndarray, y: np.ndarray) -> None:
+def test_correlations_agree_with_scipy(x: np.ndarray, y: np.ndarray) -> None:
     ranked = ranking.correlations(ranking.average_ranks(x), ranking.average_ranks(y))
     for row, (a, b) in enumerate(zip(x, y, strict=True)):
         constant = np.ptp(a) == 0 or np.ptp(b) == 0
@@ -70,19 +76,19 @@ def test_correlations_are_those_of_scipy(x: np.ndarray, y: np.ndarray) -> None:
 
 
 def test_detection_by_hand() -> None:
-    expressed = f32([0.9, 0.1, 0.5, 0.5], [0.2, 0.4, 0.6, 0.8])
+    probability = f32([0.9, 0.1, 0.5, 0.5], [0.2, 0.4, 0.6, 0.8])
     expressed = np.array([[True, False, True, False], [False, False, False, False]])
     # pairs (0.9, 0.1) (0.9, 0.5) (0.5, 0.1) won, (0.5, 0.5) tied: 3.5 of 4; nothing expressed: 0.5
     # falling: 0.9 (1 of 1), then 0.5 0.5 (2 of 3): (1 + 2 / 3) / 2
-    area, precision = ranking.detection(expressed, expressed)
+    area, precision = ranking.detection(probability, expressed)
     assert area.tolist() == [3.5 / 4, 0.5]
     assert precision.tolist() == pytest.approx([(1 + 2 / 3) / 2, 0])
 
 
 @given(TIED_ROWS, arrays(np.bool_, (3, 9)))
-def test_detection_is_that_of_scikit_learn(expressed: np.ndarray, expressed: np.ndarray) -> None:
+def test_detection_agrees_with_scikit_learn(probability: np.ndarray, expressed: np.ndarray) -> None:
     for area, precision, labels, scores in zip(
-        *ranking.detection(expressed, expressed), expressed, expressed, strict=True
+        *ranking.detection(probability, expressed), expressed, probability, strict=True
     ):
         mixed = labels.any() and not labels.all()
         assert area == pytest.approx(roc_auc_score(labels, scores) if mixed else 0.5)
@@ -91,27 +97,27 @@ def test_detection_is_that_of_scikit_learn(expressed: np.ndarray, expressed: np.
 
 def test_deviance_by_hand() -> None:
     counts = csr_matrix(f32([3, 1, 0], [0, 0, 2]))
-    shares = np.array([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]])
+    composition = np.array([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]])
     # lambda = 2 1 1 and 0.5 0.5 1: 2 (3 log 1.5 + 1 log 1) and 2 (2 log 2)
-    assert counts.deviance(counts, shares) == pytest.approx([6 * np.log(1.5), 4 * np.log(2)])
+    assert deviance(counts, composition) == pytest.approx([6 * np.log(1.5), 4 * np.log(2)])
 
 
-def test_the_training_mean_and_nothing_at_all_both_expect_the_training_counts() -> None:
+def test_the_training_mean_and_zeros_both_imply_the_training_composition() -> None:
     targets = make_targets(np.array([[4, 0, 1]]), training_counts=[30, 9, 1])
-    training = targets.training
+    stats = targets.gene_stats
     floor = np.array([31, 10, 2]) / 43
-    everywhere = f32(gene_stats.mean), f32(training.expressed)
+    everywhere = f32(stats.mean), f32(stats.fraction)
     nothing = f32([0, 0, 0]), f32([0, 0, 0])
     for mean, expressed in (everywhere, nothing):
-        assert counts.expected_shares(mean, expressed, targets)[0] == pytest.approx(floor, rel=1e-5)
+        assert composition_from_mean(mean, expressed, targets)[0] == pytest.approx(floor, rel=1e-5)
 
 
-def test_expected_shares_sum_to_one_and_are_never_zero() -> None:
+def test_a_composition_sums_to_one_and_is_never_zero() -> None:
     targets = make_targets(np.array([[4, 0, 1]]), training_counts=[30, 0, 1])
-    found = counts.expected_shares(f32([0, 0, 2.0], [9, 0.1, 0]), f32([0, 0, 1], [0, 1, 0]), targets)
+    found = composition_from_mean(f32([0, 0, 2.0], [9, 0.1, 0]), f32([0, 0, 1], [0, 1, 0]), targets)
     assert found.sum(axis=1) == pytest.approx(1)
     assert (found > 0).all()
-    assert np.isfinite(counts.deviance(csr_matrix(f32([1, 1, 1], [1, 1, 1])), found)).all()
+    assert np.isfinite(deviance(csr_matrix(f32([1, 1, 1], [1, 1, 1])), found)).all()
 
 
 def test_a_score_by_hand() -> None:
@@ -131,23 +137,23 @@ def test_a_score_by_hand() -> None:
     assert found.metrics["pearson_gene"] == found.metrics["spearman_gene"] == 1
     assert found.metrics["auroc"] == (1 + 0.5) / 2
     assert set(found.draws) == set(expression.METRICS)
-    # Both cells, or one of them twice; the first draw is empty, for two blocks are too few.
-    assert set(np.round(found.draws["mse"][1:], 6)) == {0.5, 1.25, 2.0}
+    # Each draw contains both cells, or one of them twice.
+    assert set(np.round(found.draws["mse"], 6)) == {0.5, 1.25, 2.0}
 
 
-def test_a_composition_is_scored_as_it_is_given() -> None:
+def test_a_predicted_composition_takes_precedence() -> None:
     targets = make_targets(np.array([[3, 1, 0]]), training_counts=[9, 9, 9])  # a floor of a third each
     mean = expressed = f32([0, 0, 0])
-    given = counts.count_shares(Prediction(mean, expressed, f32([0.8, 0.2, 0])), slice(None), targets)
+    given = expected_composition(Prediction(mean, expressed, f32([0.8, 0.2, 0])), slice(None), targets)
     assert given[0] == pytest.approx([0.95 * 0.8 + 0.05 / 3, 0.95 * 0.2 + 0.05 / 3, 0.05 / 3])
-    nothing = counts.count_shares(Prediction(mean, expressed, f32([0, 0, 0])), slice(None), targets)
+    nothing = expected_composition(Prediction(mean, expressed, f32([0, 0, 0])), slice(None), targets)
     assert nothing[0] == pytest.approx([1 / 3] * 3)
-    assert counts.mean_deviance(Prediction(mean, expressed, f32([3, 1, 0])), targets) < counts.mean_deviance(
+    assert mean_deviance(Prediction(mean, expressed, f32([3, 1, 0])), targets) < mean_deviance(
         Prediction(mean, expressed, f32([1, 3, 0])), targets
     )
 
 
-def test_what_the_training_mean_predicts_is_taken_off_before_centred_correlations() -> None:
+def test_centred_correlations_are_of_differences_from_the_training_mean() -> None:
     targets = make_targets(np.array([[4, 2, 1], [5, 1, 2]]), training_counts=[30, 9, 1])
     bootstrap = spatial_bootstrap(np.array([[0.0, 0.0], [900.0, 900.0]]), 20.0, seed=0)
     usual = np.tile(targets.gene_stats.mean, (2, 1)).astype(np.float32)
@@ -158,9 +164,3 @@ def test_what_the_training_mean_predicts_is_taken_off_before_centred_correlation
     halfway = expression.score(targets, Prediction((usual + targets.values) / 2, expressed), bootstrap).metrics
     assert halfway["pearson_cell_centred"] == pytest.approx(1)
     assert halfway["spearman_cell_centred"] == pytest.approx(1)
-
-
-def test_gating_zeroes_what_is_unlikely() -> None:
-    found = expression.gate(Prediction(f32([5, 1, 2]), f32([0.9, 0.3, 0.1])), 0.3)
-    assert found.mean.tolist() == [[5, 0, 0]]
-    assert found.expressed.tolist() == f32([0.9, 0, 0]).tolist()

@@ -1,4 +1,4 @@
-"""Sections smaller than the widest circle, regions with hardly a cell, and models of different radii."""
+"""Sections smaller than the widest circle, regions with few cells, and models of different radii."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def without_counts(slide: Slide, rows: np.ndarray) -> Slide:
 
 @pytest.mark.parametrize("geometry", ["scattered", "region"])
 @pytest.mark.parametrize("baseline", [Blend(), Ridge()], ids=lambda baseline: baseline.name)
-def test_a_circle_as_wide_as_the_section_misleads_nobody(baseline: Blend | Ridge, geometry: str) -> None:
-    """Where the circle covers the training region, its distance from the training mean must not tell the hidden cells."""
+def test_a_circle_as_wide_as_the_section_misleads_no_baseline(baseline: Blend | Ridge, geometry: str) -> None:
+    """Where the circle covers the training region, its difference from the training mean must not reveal the hidden cells."""
     dataset = dataset_of(section())
     assert np.ptp(dataset.slide.xy_um, axis=0).max() < RADII[-1] * RADIUS_UM
     plan, predictor = plan_folds(dataset, geometry, "test", "validation", None), BaselinePredictor(baseline)
@@ -66,17 +66,17 @@ def test_a_circle_as_wide_as_the_section_misleads_nobody(baseline: Blend | Ridge
     assert np.square(found.mean - targets).mean() <= 1.1 * usual
 
 
-def test_examples_know_the_mean_of_the_cells_they_see() -> None:
+def test_statistics_of_an_example_are_those_of_its_visible_cells() -> None:
     dataset = dataset_of(section())
     rows = dataset.slide.region("train")
     for example in dataset._draw_examples("scattered", rows, dataset.gene_stats, 500):
-        known = example.visible.training
-        assert known.mean == pytest.approx(example.visible.expression.toarray().mean(axis=0), abs=1e-5)
-        assert known.expressed == pytest.approx(example.visible.expressed.toarray().mean(axis=0), abs=1e-5)
-        assert known.counts.tolist() == example.visible.counts.toarray().sum(axis=0).tolist()
+        visible, stats = example.visible, example.visible.gene_stats
+        assert stats.mean == pytest.approx(visible.expression.toarray().mean(axis=0), abs=1e-5)
+        assert stats.fraction == pytest.approx(visible.cells.expressed.toarray().mean(axis=0), abs=1e-5)
+        assert stats.counts.tolist() == visible.counts.toarray().sum(axis=0).tolist()
 
 
-def test_each_model_is_judged_at_its_own_radius(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_model_is_evaluated_at_its_own_radius(caplog: pytest.LogCaptureFixture) -> None:
     slide = section()
 
     def model(radius_um: float | None) -> LoadedModel:
@@ -89,9 +89,9 @@ def test_each_model_is_judged_at_its_own_radius(capsys: pytest.CaptureFixture[st
     assert dataset.radius_um == dataset.slide_at(40.0).radius_um == 40
     assert dataset.slide_at(None).radius_um == 20
     assert dataset.slide_at(None) is dataset.slide_at(None)
-    capsys.readouterr()
+    caplog.clear()
     assert dataset.slide_at(30.0).radius_um == 30
-    assert "prepared for a radius of 20 um, used with 30 um" in capsys.readouterr().err
+    assert "prepared for a radius of 20 um, used with 30 um" in caplog.text
     other = open_dataset(slide, [model(None), model(40.0)], 0)
     assert (other.slide_at(None).radius_um, other.slide_at(40.0).radius_um) == (20, 40)
     assert other.max_reach_um == dataset.max_reach_um == dataset.reach_um == 2 * other.reach_um
@@ -112,18 +112,19 @@ def test_blocks_wider_than_the_region_are_refused_with_the_option_to_change() ->
 
 
 @pytest.mark.parametrize("side", [float("inf"), float("nan"), 1e300])
-def test_blocks_of_no_size_are_refused(side: float) -> None:
+def test_blocks_without_a_finite_size_are_refused(side: float) -> None:
     with pytest.raises(CifmError, match="no tissue has room"):
         geometry_names(["region"], [side])
 
 
-def test_too_few_blocks_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_note_if_there_are_too_few_blocks() -> None:
     slide = section()
     test = slide.region("test")
     crowded = slide.xy_um.copy()
     crowded[test[: len(test) // 2]] = [250.0, 200.0]
     crowded[test[len(test) // 2 :]] = [258.0, 200.0]
-    plan_folds(dataset_of(replace(slide, xy_um=crowded)), "scattered", "test", "validation", None)
-    assert "small, scattered: 2 spatial blocks" in capsys.readouterr().err
-    plan_folds(dataset_of(slide), "scattered", "test", "validation", None)
-    assert "spatial blocks" not in capsys.readouterr().err
+    plan = plan_folds(dataset_of(replace(slide, xy_um=crowded)), "scattered", "test", "validation", None)
+    ((is_warning, note),) = plan.notes
+    assert is_warning
+    assert "small, scattered: 2 spatial blocks" in note
+    assert plan_folds(dataset_of(slide), "scattered", "test", "validation", None).notes == ()

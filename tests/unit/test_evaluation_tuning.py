@@ -1,4 +1,4 @@
-"""Compiled loops against SciPy and NumPy, and what evaluator makes of them."""
+"""Compiled loops against SciPy and NumPy, and the choice of thresholds and hyper-parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cifm_cli.evaluation import evaluator
 from cifm_cli.evaluation.examples import GeneStats, Targets
 from cifm_cli.evaluation.metrics.ranking import average_ranks, correlations, order_gated, rank_in_order
 from cifm_cli.evaluation.predictors.local_averages import weighted_sums
-from cifm_cli.inference.prediction import Prediction, gate
+from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
 
 FEW_VALUES = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0])
@@ -27,7 +27,7 @@ def test_weighted_sums_are_a_matrix_product(weights: np.ndarray, values: np.ndar
     assert np.array_equal(weighted_sums(csr_matrix(weights), csr_matrix(values)), weights @ values)
 
 
-def test_sums_of_nobody_are_zero() -> None:
+def test_sums_without_weights_are_zero() -> None:
     assert weighted_sums(csr_matrix((2, 3)), csr_matrix((3, 4))).tolist() == [[0.0] * 4] * 2
 
 
@@ -41,28 +41,29 @@ def test_gated_rows_are_ordered_without_sorting_again(values: np.ndarray, passed
     assert np.array_equal(ranks, rankdata(gated, axis=1))
 
 
-def truth_and_estimate() -> tuple[Targets, Prediction]:
+def targets_and_prediction() -> tuple[Targets, Prediction]:
     generator = numpy_generator(3, "tuning")
-    expressed = generator.random((40, 12), dtype=np.float32)
-    values = np.where(generator.random((40, 12)) < expressed, 1 + expressed, 0).astype(np.float32)
-    targets = Targets(csr_matrix(np.rint(values * 3)), values, GeneStats(np.ones(12), np.ones(12), np.ones(12)), 100.0)
-    return targets, Prediction(expressed + generator.random((40, 12), dtype=np.float32) / 4, expressed)
+    probability = generator.random((40, 12), dtype=np.float32)
+    values = np.where(generator.random((40, 12)) < probability, 1 + probability, 0).astype(np.float32)
+    stats = GeneStats(np.ones(12), np.ones(12), np.ones(12))
+    targets = Targets(csr_matrix(np.rint(values * 3)), values, stats, 100.0)
+    return targets, Prediction(probability + generator.random((40, 12), dtype=np.float32) / 4, probability)
 
 
-def test_the_threshold_is_the_one_whose_gate_ranks_best() -> None:
-    targets, estimate = truth_and_estimate()
+def test_the_threshold_has_the_highest_spearman_correlation() -> None:
+    targets, prediction = targets_and_prediction()
     gains = [
-        correlations(average_ranks(gate(estimate, threshold).mean), targets.cell_ranks).mean()
+        correlations(average_ranks(prediction.gated(threshold).mean), targets.cell_ranks).mean()
         for threshold in evaluator.THRESHOLDS
     ]
     best = evaluator.THRESHOLDS[int(np.argmax(gains))]
     assert min(gains) < max(gains)
-    assert evaluator.choose_threshold(estimate, targets) == best
+    assert evaluator.choose_threshold(prediction, targets) == best
 
 
 @dataclass(frozen=True)
 class Constant:
-    """Errs by a number; its composition is that of the targets at even errors alone, or always."""
+    """Is wrong by a constant error; its composition is the actual one at an error of 3, or at every error."""
 
     targets: Targets
     always: bool
@@ -71,20 +72,21 @@ class Constant:
     def parameter_grid(self) -> list[dict[str, float]]:
         return [{"error": error} for error in (2.0, 1.0, 3.0)]
 
-    def estimate(self, parameters: dict[str, float]) -> Prediction:
+    def prediction(self, parameters: dict[str, float]) -> Prediction:
         counts = self.targets.counts.toarray().astype(np.float32) + 1
         known = self.always or parameters["error"] == 3.0
-        return Prediction(self.targets.values + parameters["error"], counts, counts if known else np.ones_like(counts))
+        mean = self.targets.values + parameters["error"]
+        return Prediction(mean, counts, counts if known else np.ones_like(counts))
 
 
-@pytest.mark.parametrize(("always", "counted"), [(True, 1.0), (False, 3.0)])
-def test_settings_for_counts_are_others_only_where_they_do_better(
-    monkeypatch: pytest.MonkeyPatch, always: bool, counted: float
+@pytest.mark.parametrize(("always", "for_counts"), [(True, 1.0), (False, 3.0)])
+def test_parameters_for_counts_differ_only_where_others_are_better(
+    monkeypatch: pytest.MonkeyPatch, always: bool, for_counts: float
 ) -> None:
-    targets, _ = truth_and_estimate()
+    targets, _ = targets_and_prediction()
     predictor = Constant(targets, always)
     monkeypatch.setattr(
-        evaluator, "infer_rounds", lambda found, _bench, _rounds, parameters: found.estimate(parameters)
+        evaluator, "predict_folds", lambda one, _dataset, _folds, parameters: one.prediction(parameters)
     )
-    found = evaluator.tune(predictor, None, [], targets)
-    assert (found.parameters, found.count_parameters) == ({"error": 1.0}, {"error": counted})
+    tuned = evaluator.tune(predictor, None, [], targets)
+    assert (tuned.parameters, tuned.count_parameters) == ({"error": 1.0}, {"error": for_counts})

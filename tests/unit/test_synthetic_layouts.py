@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
@@ -32,20 +33,22 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> SyntheticTruth:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Downloads in all layouts."""
-    downloads = tmp_path_factory.mktemp("downloads")
-    for platform in WRITERS:
-        write_download(downloads / platform, platform, NUM_CELLS, SEED)
-    return downloads
+def folder(build_once: Callable[..., Path]) -> Path:
+    """Downloads in all layouts, and the slides prepared from them in one call."""
+
+    def write(downloads: Path) -> None:
+        for platform in WRITERS:
+            write_download(downloads / platform, platform, NUM_CELLS, SEED)
+        words = ["prepare", *(str(downloads / platform) for platform in WRITERS)]
+        assert main([*words, "--out", str(downloads / "prepared")]) == 0
+
+    return build_once("layouts", write)
 
 
 @pytest.fixture(scope="module")
 def prepared(folder: Path) -> dict[str, ad.AnnData]:
-    """The downloads of all layouts, prepared in one call."""
-    out = folder / "prepared"
-    assert main(["prepare", *(str(folder / platform) for platform in WRITERS), "--out", str(out)]) == 0
-    return {platform: ad.read_h5ad(out / f"{platform}.h5ad") for platform in WRITERS}
+    """The prepared slides by platform."""
+    return {platform: ad.read_h5ad(folder / "prepared" / f"{platform}.h5ad") for platform in WRITERS}
 
 
 def kept(truth: PlantedCells) -> list[bool]:
