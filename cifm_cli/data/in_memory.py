@@ -106,8 +106,10 @@ def slide_from_anndata(
     else:
         radius, split = float(metadata[keys.RADIUS_UM]), read_split(adata)
         facts = {key: str(metadata.get(key, "")) for key in _FACTS}
+        # If the user selected genes, the stored totals are still those over the whole panel.
         if keys.TOTAL_COUNTS in adata.obs:
             total = adata.obs[keys.TOTAL_COUNTS].to_numpy(dtype=np.float64)
+    # Tiles and chunks are compact in space only if the cells are in Hilbert order.
     rows = hilbert_order(xy_um)
     slide = Slide(
         name=name,

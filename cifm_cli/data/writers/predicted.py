@@ -136,6 +136,7 @@ def predicted_file(
     order = download_order(prepared)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        # An upper bound: the annotation of the prepared slide, and two float32 matrices.
         require_space(target.parent, prepared.stat().st_size + 2 * 4 * shape[0] * shape[1])
     with atomic_path(target) as temporary:
         with h5py.File(prepared, "r") as source, h5py.File(temporary, "w") as file:
