@@ -19,12 +19,12 @@ from record import write_record
 from subprocesses import memory_bytes
 
 from cifm_cli.data.slide import open_slide
-from cifm_cli.evaluation.baselines import BASELINES
-from cifm_cli.evaluation.bench import Bench
-from cifm_cli.evaluation.judge import judge
-from cifm_cli.evaluation.plan import plan_rounds
-from cifm_cli.evaluation.predictors import BaselinePredictor
-from cifm_cli.evaluation.protocols import GEOMETRIES
+from cifm_cli.evaluation.dataset import EvaluationDataset
+from cifm_cli.evaluation.evaluator import judge
+from cifm_cli.evaluation.fold_plan import plan_folds
+from cifm_cli.evaluation.folds import DEFAULT_KINDS
+from cifm_cli.evaluation.predictors.base import BaselinePredictor
+from cifm_cli.evaluation.predictors.registry import BASELINES
 
 PACKAGES = ("numba", "numpy", "scipy", "torch")
 
@@ -42,17 +42,19 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rows = []
     slide = open_slide(arguments.slide)
-    bench = Bench(slide, np.arange(slide.num_genes), 10_000.0, slide.radius_um, 6 * slide.radius_um, seed=0)
-    for geometry in GEOMETRIES:
-        plan = plan_rounds(bench, geometry, arguments.region, arguments.tuned_on, None)
-        number = np.cumsum([len(part.hidden) for part in plan.scored])
-        rounds = plan.scored[: max(1, int(np.searchsorted(number, arguments.cells, side="right")))]
+    dataset = EvaluationDataset(
+        slide, np.arange(slide.num_genes), 10_000.0, slide.radius_um, 6 * slide.radius_um, seed=0
+    )
+    for geometry in DEFAULT_KINDS:
+        plan = plan_folds(dataset, geometry, arguments.region, arguments.tuned_on, None)
+        number = np.cumsum([len(fold.hidden) for fold in plan.scored])
+        folds = plan.scored[: max(1, int(np.searchsorted(number, arguments.cells, side="right")))]
         started, processor = time.perf_counter(), time.process_time()
-        verdict = judge(bench, geometry, [BaselinePredictor(baseline) for baseline in BASELINES], rounds, plan.tuning)
+        verdict = judge(dataset, geometry, [BaselinePredictor(baseline) for baseline in BASELINES], folds, plan.tuning)
         row = {
             "geometry": geometry,
             "cells": len(verdict.rows),
-            "genes": len(bench.columns),
+            "genes": len(dataset.columns),
             "predictors": len(BASELINES),
             "seconds": round(time.perf_counter() - started, 1),
             "processor_seconds": round(time.process_time() - processor, 1),

@@ -121,7 +121,7 @@ def prepare(form: str, width: int, cells: int, degree: float) -> tuple[Callable[
 
     from cifm_backends import select
     from cifm_backends.base import EdgeTerms, NodeTerms
-    from cifm_cli.data.graph import radius_graph, whole
+    from cifm_cli.data.graph import full_layer_graphs, radius_graph
     from cifm_cli.data.prepare.order import hilbert_order
     from cifm_cli.model.layer import build_layer
     from cifm_cli.provenance import numpy_generator, torch_generator
@@ -139,7 +139,11 @@ def prepare(form: str, width: int, cells: int, degree: float) -> tuple[Callable[
         recipe = ModelRecipe(width=width, message="mlp" if form == "literal" else "factored")
         layer, h = build_layer(recipe), normal(cells, width)
         if form == "literal":
-            return lambda: layer(select("torch", "cpu"), whole(graph, 1)[0], h, shift), [h, shift, *layer.parameters()]
+            return lambda: layer(select("torch", "cpu"), full_layer_graphs(graph, 1)[0], h, shift), [
+                h,
+                shift,
+                *layer.parameters(),
+            ]
         weights = [layer.project.weight, *layer.bfmlp4.parameters()]
         return lambda: (layer.project(h), layer.bfmlp4(h)), [h, *weights]
     backend, terms = select(form.removesuffix("_bfloat16"), "cpu"), [normal(cells, width) for _ in NodeTerms._fields]

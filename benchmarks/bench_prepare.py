@@ -139,8 +139,8 @@ def measure(form: str, download: Path, target: Path) -> dict[str, Any]:
     if form == "copy":
         copy_matrix(download / "cell_feature_matrix.h5", target)
     elif form == "slide":
+        from cifm_cli.data.prepare.config import PrepareConfig
         from cifm_cli.data.prepare.pipeline import prepare_download
-        from cifm_cli.data.readers.base import PrepareConfig
 
         prepare_download(download, PrepareConfig(out=target.parent, name=target.stem))
     else:

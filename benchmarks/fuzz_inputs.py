@@ -14,8 +14,8 @@ import zarr
 from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
 
+from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_download
-from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.data.readers.counts import in_memory
 from cifm_cli.data.readers.tenx import read_matrix
 from cifm_cli.synthetic.downloads import WRITERS

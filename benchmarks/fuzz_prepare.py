@@ -41,8 +41,8 @@ from fuzz_damage import VALID, damage, kinds_for
 from fuzz_inputs import FORMATS, Format, write_format
 from record import write_record
 
+from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_download
-from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ import torch
 from record import write_record
 
 from cifm_cli import recipe as recipes
+from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_download
-from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.data.writers.embedded import read_embedded
 from cifm_cli.embedding.embed import SLOTS, embed_slides
 from cifm_cli.inference.loaded_model import load_model

@@ -41,7 +41,7 @@ def write_slide(
     from cifm_cli.data.prepare.order import hilbert_order
     from cifm_cli.data.prepare.splits import regional_split
     from cifm_cli.data.writers import prepared
-    from cifm_cli.data.writers.row_buffer import Spool
+    from cifm_cli.data.writers.row_buffer import RowBuffer
     from cifm_cli.provenance import numpy_generator
 
     rng, side = numpy_generator(0, "bench"), int(np.ceil(num_cells**0.5))
@@ -50,7 +50,7 @@ def write_slide(
     order = hilbert_order(xy_um)
     ids = gene_ids(num_genes)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with Spool(target.parent, num_cells, num_genes) as spool:
+    with RowBuffer(target.parent, num_cells, num_genes) as spool:
         for first in range(0, num_cells, CELLS_AT_ONCE):
             spool.write(first, draw_counts(rng, min(CELLS_AT_ONCE, num_cells - first), num_genes, per_cell))
         obs = pd.DataFrame(index=[f"cell{number:08d}-1" for number in order])

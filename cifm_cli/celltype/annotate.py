@@ -1,4 +1,8 @@
-"""Naming all cells of a prepared slide, for `cifm annotate apply`: a table a cell a line, and what it adds up to."""
+"""Annotation of slides, in memory and into CSV files.
+
+In Python, `annotate` takes a slide and the name of an annotator and returns an `Annotation`. The command
+`cifm annotate apply` uses the same functions, and writes one CSV for each slide.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,6 @@ from cifm_cli import keys
 from cifm_cli.celltype.base import TYPING_SUM, Annotation, UnlabelledCells
 from cifm_cli.celltype.registry import open_annotator
 from cifm_cli.data.slide import open_slide
-from cifm_cli.data.writers.evaluation_predictions import read_barcodes
 from cifm_cli.data.writers.reorder import download_order
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
@@ -21,15 +24,125 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from scipy.sparse import csr_matrix
+
     from cifm_cli.celltype.base import Annotator
     from cifm_cli.data.slide import Rows, Slide
 
-MOST_CELLS: Final = 50_000  # that an annotator may learn from
-_BLOCK: Final = 50_000  # cells named at a time
+MAX_FITTED_CELLS: Final = 50_000  # cells of a slide that an annotator is fitted to
+_BLOCK_CELLS: Final = 50_000  # cells annotated at a time, which bounds the memory for their expression
+
+
+def annotate(
+    slide: Slide,
+    annotator: str = "markers",
+    *,
+    seed: int = 0,
+    trust_pickle: bool = False,
+    advance: Callable[[float], None] | None = None,
+) -> Annotation:
+    """Annotate every cell of a slide.
+
+    Args:
+        slide: A slide, in memory or opened from a file.
+        annotator: `NAME` or `NAME:PATH`, as for `cifm annotate apply --annotator`.
+        seed: Of the cells that the annotator is fitted to, where it is fitted and the slide has more than 50,000.
+        trust_pickle: Whether to read models that are stored as pickles.
+        advance: Called with the number of annotated cells after each block.
+
+    Returns:
+        Types and scores of the N cells, without probabilities.
+
+    Raises:
+        CifmError: The annotator is unknown, or cannot be used on this slide.
+    """
+    opened = open_for_slide(annotator, slide, slide.region(keys.ALL), seed, trust_pickle=trust_pickle)
+    return annotate_slide(opened, slide, advance)
+
+
+def annotate_expression(
+    expression: csr_matrix,
+    symbols: Sequence[str],
+    annotator: str = "markers",
+    *,
+    name: str = "cells",
+    seed: int = 0,
+    trust_pickle: bool = False,
+) -> Annotation:
+    """Annotate cells that belong to no slide.
+
+    Args:
+        expression: (N, G) log-normalised to 10,000.
+        symbols: G gene symbols.
+        annotator: `NAME` or `NAME:PATH`, as for `cifm annotate apply --annotator`.
+        name: Name of the cells in messages.
+        seed: Of the cells that the annotator is fitted to, where it is fitted and N is more than 50,000.
+        trust_pickle: Whether to read models that are stored as pickles.
+
+    Returns:
+        Types of the N cells, with probabilities where the annotator has some.
+
+    Raises:
+        CifmError: The annotator is unknown, or cannot be used with these genes.
+    """
+    rows = sample_rows(np.arange(expression.shape[0]), seed)
+    opened = open_annotator(
+        annotator, UnlabelledCells(name, expression[rows], tuple(symbols)), trust_pickle=trust_pickle
+    )
+    return opened.annotate(expression, symbols)
+
+
+def open_for_slide(spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pickle: bool = False) -> Annotator:
+    """Open an annotator for a slide, with all genes of the slide.
+
+    Args:
+        spec: `NAME` or `NAME:PATH`.
+        slide: The slide.
+        rows: Cells that the annotator may be fitted to; 50,000 of them are sampled if there are more.
+        seed: Of the sample.
+        trust_pickle: Whether the user trusts pickles.
+
+    Returns:
+        The annotator.
+
+    Raises:
+        CifmError: The annotator is unknown, or cannot be used on this slide.
+    """
+    cells = UnlabelledCells(slide.name, slide.expression(sample_rows(rows, seed), TYPING_SUM), slide.symbols)
+    return open_annotator(spec, cells, trust_pickle=trust_pickle)
+
+
+def sample_rows(rows: Rows, seed: int) -> Rows:
+    """Sample at most 50,000 of the given rows, ascending."""
+    if len(rows) <= MAX_FITTED_CELLS:
+        return rows
+    return np.sort(numpy_generator(seed, "annotator").choice(rows, MAX_FITTED_CELLS, replace=False))
+
+
+def annotate_slide(annotator: Annotator, slide: Slide, advance: Callable[[float], None] | None = None) -> Annotation:
+    """Annotate every cell of a slide with an opened annotator, block by block.
+
+    Args:
+        annotator: Opened for the slide.
+        slide: The slide.
+        advance: Called with the number of annotated cells after each block.
+
+    Returns:
+        Types and scores of the N cells, without probabilities.
+    """
+    parts = []
+    for first in range(0, slide.num_cells, _BLOCK_CELLS):
+        rows = np.arange(first, min(first + _BLOCK_CELLS, slide.num_cells))
+        parts.append(annotator.annotate(slide.expression(rows, TYPING_SUM), slide.symbols))
+        if advance:
+            advance(len(rows))
+    # Without probabilities: some models have hundreds of types, and the matrix could be larger than the counts.
+    codes, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scores"))
+    return Annotation(annotator.names, codes, scores)
 
 
 def open_slides(paths: Sequence[Path]) -> list[Slide]:
-    """Open all slides that are to be annotated, none with its counts: what can't be opened is known before any is named.
+    """Open all slides without their counts, to report a file that cannot be opened before the first is annotated.
 
     Args:
         paths: Prepared slides.
@@ -38,7 +151,7 @@ def open_slides(paths: Sequence[Path]) -> list[Slide]:
         The slides.
 
     Raises:
-        CifmError: A file is no prepared slide, or two have one name and so one CSV.
+        CifmError: A file is no prepared slide, or two slides have the same name and so the same CSV.
     """
     by_name: dict[str, Path] = {}
     for path in paths:
@@ -51,66 +164,19 @@ def open_slides(paths: Sequence[Path]) -> list[Slide]:
     return [open_slide(path, hold=False) for path in paths]
 
 
-def open_for_slide(spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pickle: bool = False) -> Annotator:
-    """Open an annotator for all genes of a slide.
-
-    Args:
-        spec: `NAME`, or `NAME:PATH`.
-        slide: Which it is for.
-        rows: UnlabelledCells that it may learn from; 50,000 of them are drawn where there are more.
-        seed: Of the draw.
-        trust_pickle: Whether the user vouches for pickles.
-
-    Returns:
-        The annotator.
-
-    Raises:
-        CifmError: There is no such annotator, or it can't be used on this slide.
-    """
-    cells = UnlabelledCells(slide.name, slide.expression(draw_rows(rows, seed), TYPING_SUM), slide.symbols)
-    return open_annotator(spec, cells, trust_pickle=trust_pickle)
-
-
-def draw_rows(rows: Rows, seed: int) -> Rows:
-    """At most 50,000 of some rows, ascending; the same ones for the same seed."""
-    if len(rows) <= MOST_CELLS:
-        return rows
-    return np.sort(numpy_generator(seed, "annotator").choice(rows, MOST_CELLS, replace=False))
-
-
-def annotate_slide(annotator: Annotator, slide: Slide, advance: Callable[[float], None] | None = None) -> Annotation:
-    """Name every cell of a slide.
-
-    Args:
-        annotator: Opened for the slide.
-        slide: Its cells are read in blocks.
-        advance: Called with the number of cells done.
-
-    Returns:
-        The types, without probabilities.
-    """
-    parts = []
-    for first in range(0, slide.num_cells, _BLOCK):
-        rows = np.arange(first, min(first + _BLOCK, slide.num_cells))
-        parts.append(annotator.annotate(slide.expression(rows, TYPING_SUM), slide.symbols))
-        if advance:
-            advance(len(rows))
-    codes, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scores"))
-    return Annotation(annotator.names, codes, scores)
-
-
 def write_types(target: Path, slide: Slide, types: Annotation) -> None:
-    """Write a CSV with `cell_id`, `cell_type` and `score`, cells in the order of the download.
+    """Write a CSV with the columns `cell_id`, `cell_type` and `score`, cells in the order of the download.
 
     Args:
-        target: The file.
-        slide: Opened from a file.
-        types: Of its cells.
+        target: The CSV.
+        slide: A slide that was opened from a file.
+        types: Types of its cells.
 
     Raises:
         CifmError: The disk is full or may not be written.
     """
-    barcodes = read_barcodes(slide, slide.region(keys.ALL))
+    # Cells of a prepared slide are in Hilbert order; users join the CSV with tables of their download.
+    barcodes = slide.barcodes(slide.region(keys.ALL))
     columns = {"cell_id": barcodes, "cell_type": types.labels, "score": np.round(types.scores, 4)}
     order = download_order(slide.file)
     with atomic_path(target) as temporary:
@@ -118,7 +184,15 @@ def write_types(target: Path, slide: Slide, types: Annotation) -> None:
 
 
 def composition_facts(types: Annotation) -> dict[str, Any]:
-    """UnlabelledCells and mean score of each type that occurs, the commonest first."""
+    """Summarise an annotation, as `annotated.json` holds it.
+
+    Args:
+        types: Types of the cells of a slide.
+
+    Returns:
+        Type to its number of cells, their share and their mean score; types without cells are left out, the most
+        frequent type comes first.
+    """
     sizes = types.composition()
     order = [code for code in np.argsort(-sizes, kind="stable") if sizes[code]]
     return {

@@ -1,4 +1,4 @@
-"""What an annotator is: the seam at which other cell typers can be plugged in.
+"""The annotator interface: what a plugin implements, and the annotation that it returns.
 
 Letters: N cells, G genes, T types.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 UNASSIGNED: Final = "unassigned"
-TYPING_SUM: Final = 10_000.0  # what annotators expect expression to be normalised to
+TYPING_SUM: Final = 10_000.0  # target sum of the log-normalised expression that annotators are given
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Annotation:
         names: T + 1 names; the last is `unassigned`.
         codes: (N,) positions in `names`.
         scores: (N,) confidence in [0, 1].
-        log_probabilities: (N, T + 1) natural logarithms; the last is that of no known type, minus infinity for
-            annotators that don't weigh it. None for annotators that give no probabilities.
+        log_probabilities: (N, T + 1) natural logarithms; the last column is that of no known type, minus infinity for
+            annotators that do not model it. None for annotators without probabilities.
     """
 
     names: tuple[str, ...]
@@ -41,41 +41,55 @@ class Annotation:
 
     @property
     def labels(self) -> NDArray[Any]:
-        """(N,) names."""
+        """(N,) name of the type of each cell."""
         return np.array(self.names, dtype=object)[self.codes]
 
     @property
     def confidence(self) -> NDArray[np.float32]:
-        """(N,) probability of the likeliest type, called or not; the score where there are no probabilities."""
+        """(N,) probability of the likeliest type, also of unassigned cells; the score without probabilities."""
         if self.log_probabilities is None:
             return self.scores
         confidence: NDArray[np.float32] = np.exp(self.log_probabilities[:, :-1].max(axis=1))
         return confidence
 
     def take(self, rows: NDArray[Any]) -> Annotation:
-        """The types of some of the cells; `rows` are positions or a mask."""
-        weighed = self.log_probabilities
-        return Annotation(self.names, self.codes[rows], self.scores[rows], None if weighed is None else weighed[rows])
+        """Select some of the cells.
+
+        Args:
+            rows: Positions, or a mask of shape (N,).
+
+        Returns:
+            Their annotation.
+        """
+        logs = self.log_probabilities
+        return Annotation(self.names, self.codes[rows], self.scores[rows], None if logs is None else logs[rows])
 
     def of_type(self, name: str) -> NDArray[np.int64]:
-        """UnlabelledCells of one type, ascending."""
+        """Find the cells of one type.
+
+        Args:
+            name: One of `names`.
+
+        Returns:
+            Their positions, ascending.
+        """
         return np.flatnonzero(self.codes == self.names.index(name))
 
     def composition(self) -> NDArray[np.int64]:
-        """(T + 1,) number of cells of each type, in the order of `names`."""
+        """Count the cells of each type: (T + 1,) in the order of `names`."""
         return np.bincount(self.codes, minlength=len(self.names))
 
 
 class Annotator(Protocol):
-    """Says what cells are. It is fitted or loaded before, and the same cells always get the same answer."""
+    """A fitted or loaded model that assigns types to cells; the same cells always get the same types."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Types it can give, then `unassigned`."""
+        """Types that it assigns, then `unassigned`."""
         ...
 
     def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
-        """Name cells.
+        """Assign types to cells.
 
         Args:
             expression: (N, G) log-normalised to 10,000.
@@ -89,10 +103,10 @@ class Annotator(Protocol):
 
 @dataclass(frozen=True)
 class UnlabelledCells:
-    """Unlabelled cells of the slide to be annotated: an annotator may learn from them, and must fit their genes.
+    """Cells of the slide that is to be annotated: some annotators are fitted to them, all check their genes.
 
     Args:
-        name: The slide's.
+        name: Name of the slide.
         expression: (N, G) log-normalised to 10,000.
         symbols: G gene symbols.
     """
@@ -103,21 +117,21 @@ class UnlabelledCells:
 
 
 class OpenAnnotator(Protocol):
-    """What an entry point of the group `cifm.annotators` names."""
+    """The function that an entry point of the group `cifm.annotators` refers to."""
 
     def __call__(self, path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> Annotator:
         """Load or fit an annotator.
 
         Args:
-            path: What the user wrote after `NAME:`, or None.
-            cells: Of the slide to be annotated.
-            trust_pickle: Whether the user vouches for pickles.
+            path: The part of `NAME:PATH` after the colon, or None.
+            cells: Cells of the slide to be annotated.
+            trust_pickle: Whether the user trusts pickles.
 
         Returns:
             The annotator.
 
         Raises:
-            CifmError: The path can't be used, or the slide lacks too many of the annotator's genes.
+            CifmError: The path cannot be used, or the slide lacks too many of the annotator's genes.
         """
         ...
 
@@ -129,26 +143,26 @@ def call_types(
     scores: NDArray[np.floating[Any]] | None = None,
     threshold: float = 0.0,
 ) -> Annotation:
-    """Make an annotation of an annotator's weights.
+    """Assign to every cell its likeliest type.
 
     Args:
         names: T types.
-        log_weights: (N, T) logarithms, up to a constant per cell.
-        is_void: (N,) cells without any expression to tell from; they are `unassigned`, every type as likely.
+        log_weights: (N, T) log probabilities, up to a constant per cell.
+        is_void: (N,) cells that express none of the annotator's genes; they are `unassigned`, with equal probabilities.
         scores: (N,) confidence in the likeliest type; its probability when absent.
         threshold: Score below which a cell is `unassigned`.
 
     Returns:
         The annotation.
     """
-    log_weights = np.where(is_void[:, None], 0.0, log_weights)
+    log_weights = np.where(is_void[:, None], 0.0, log_weights)  # annotators may return anything for void cells
     normalised = log_weights - logsumexp(log_weights, axis=1, keepdims=True)
-    best = log_weights.argmax(axis=1)
-    found = np.exp(normalised.max(axis=1)) if scores is None else scores
-    nothing = np.full((len(best), 1), -np.inf)
+    likeliest = log_weights.argmax(axis=1)
+    confidence = np.exp(normalised.max(axis=1)) if scores is None else scores
+    no_known_type = np.full((len(likeliest), 1), -np.inf)
     return Annotation(
         names=(*names, UNASSIGNED),
-        codes=np.where(is_void | (found < threshold), len(names), best),
-        scores=np.where(is_void, 0.0, found).astype(np.float32),
-        log_probabilities=np.concatenate([normalised, nothing], axis=1).astype(np.float32),
+        codes=np.where(is_void | (confidence < threshold), len(names), likeliest),
+        scores=np.where(is_void, 0.0, confidence).astype(np.float32),
+        log_probabilities=np.concatenate([normalised, no_known_type], axis=1).astype(np.float32),
     )

@@ -1,9 +1,9 @@
-"""The `celltypist` annotator: CellTypist's own model files (`.pkl`), without the celltypist package.
+"""The `celltypist` annotator: model files of CellTypist (`.pkl`), read without the celltypist package.
 
 Such a file is the pickle of {"Model": a scikit-learn linear classifier with `coef_`, `intercept_`, `classes_` and the
-genes in `features`; "Scaler_": a StandardScaler; "description"}. CellTypist scales genes that are log-normalised to
-10,000 over all genes, cuts them at +10, leaves out the model's genes that are not measured, and takes the sigmoid of
-each type's decision value as its probability. The likeliest type is called where that is at least 0.5.
+genes in `features`; "Scaler_": a StandardScaler; "description"}. As in CellTypist, expression is log-normalised to
+10,000 over all measured genes, scaled, and clipped at +10; genes of the model that the slide lacks are left out; and
+the probability of a type is the sigmoid of its decision value. The likeliest type is called from a probability of 0.5.
 
 Letters: N cells, G genes of the model, T types.
 """
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-LARGEST_VALUE: Final = 10.0
-CONFIDENT: Final = 0.5
+MAX_SCALED: Final = 10.0  # limit of a scaled value, as in CellTypist
+THRESHOLD: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class CelltypistModel:
         genes: G symbols.
         weights: (G, T) of scaled expression.
         intercepts: (T,).
-        mean: (G,) subtracted before.
-        scale: (G,) divided by before.
+        mean: (G,) subtracted from log-normalised expression.
+        scale: (G,) divides the difference.
     """
 
     types: tuple[str, ...]
@@ -59,34 +59,37 @@ class CelltypistModel:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Types it can give, then `unassigned`."""
+        """The types of the model, then `unassigned`."""
         return (*self.types, UNASSIGNED)
 
-    def decide(
+    def decision_function(
         self, expression: csr_matrix, symbols: Sequence[str]
     ) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_]]:
-        """Decision values.
+        """Compute the decision value of every type.
 
         Args:
             expression: (N, P) log-normalised to 10,000.
             symbols: P gene symbols.
 
         Returns:
-            (N, T) values, whose sigmoid is CellTypist's probability; and (N,) cells that express no gene of the model.
+            (N, T) values, whose sigmoid is CellTypist's probability; and (N,) a mask of cells that express no gene of
+            the model.
         """
-        return score_cells(self._decide_block, self.genes, expression, symbols, renormalise=False)
+        return score_cells(self._decide, self.genes, expression, symbols, renormalise=False)
 
-    def _decide_block(self, block: Floats, is_measured: NDArray[np.bool_]) -> Floats:
-        """(n, T) of (n, G) expression; a gene that the panel lacks has no say."""
-        scaled = np.where(is_measured, np.minimum((block - self.mean) / self.scale, LARGEST_VALUE), 0)
+    def _decide(self, block: Floats, is_measured: NDArray[np.bool_]) -> Floats:
+        """(n, T) decision values of (n, G) expression; genes that the panel lacks contribute nothing."""
+        # A scaled value of zero contributes nothing, as if the gene were left out.
+        scaled = np.where(is_measured, np.minimum((block - self.mean) / self.scale, MAX_SCALED), 0)
         decision: Floats = scaled @ self.weights + self.intercepts
         return decision
 
     def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
-        """Name cells; see `Annotator`. Scores are CellTypist's; probabilities are its sigmoids over their sum."""
-        decision, is_void = self.decide(expression, symbols)
+        """Assign types to cells; see `Annotator`. Scores are CellTypist's probabilities, which need not sum to 1."""
+        decision, is_void = self.decision_function(expression, symbols)
+        # The sigmoids of the types are independent; `call_types` divides them by their sum for the probabilities.
         scores = expit(decision.max(axis=1))
-        return call_types(self.types, log_expit(decision), is_void, scores, CONFIDENT)
+        return call_types(self.types, log_expit(decision), is_void, scores, THRESHOLD)
 
 
 def load_celltypist(path: Path, *, trust_pickle: bool) -> CelltypistModel:
@@ -94,13 +97,13 @@ def load_celltypist(path: Path, *, trust_pickle: bool) -> CelltypistModel:
 
     Args:
         path: The `.pkl`.
-        trust_pickle: Whether the user vouches for it.
+        trust_pickle: Whether the user trusts the file.
 
     Returns:
         The model.
 
     Raises:
-        CifmError: It is not trusted, damaged, or no CellTypist model.
+        CifmError: The file is not trusted, is damaged, or holds no CellTypist model.
     """
     content = read_pickle(path, trusted=trust_pickle)
     try:
@@ -115,7 +118,7 @@ def load_celltypist(path: Path, *, trust_pickle: bool) -> CelltypistModel:
         raise CifmError(
             f"{path}: not a CellTypist model ({error})", "name a model file of CellTypist (.pkl)"
         ) from error
-    if len(coefficients) == 1:  # two types: scikit-learn stores the second one only
+    if len(coefficients) == 1:  # of two types scikit-learn stores the coefficients of the second only
         coefficients, intercepts = np.vstack([-coefficients, coefficients]), np.concatenate([-intercepts, intercepts])
     if coefficients.shape != (len(types), len(genes)) or mean.shape != (len(genes),):
         shapes = f"coefficients {coefficients.shape}, {len(types)} types, {len(genes)} genes, scaler {mean.shape}"
@@ -125,7 +128,7 @@ def load_celltypist(path: Path, *, trust_pickle: bool) -> CelltypistModel:
 
 def open_celltypist(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> CelltypistModel:
     """Load a CellTypist model; see `OpenAnnotator`."""
-    given = require_path("celltypist", "FILE.pkl", path)
-    model = load_celltypist(given, trust_pickle=trust_pickle)
-    require_overlap(f"celltypist:{given}", model.genes, cells)
+    file = require_path("celltypist", "FILE.pkl", path)
+    model = load_celltypist(file, trust_pickle=trust_pickle)
+    require_overlap(f"celltypist:{file}", model.genes, cells)
     return model

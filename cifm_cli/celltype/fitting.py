@@ -24,6 +24,7 @@ from cifm_cli.celltype.reference import MAX_DEVIATION, ReferenceClassifier
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.report.table import Table
 from cifm_cli.statistics.classifier import (
     choose_strength,
     fit_logistic,
@@ -132,6 +133,7 @@ def _match_slide(
 ) -> tuple[csr_matrix, tuple[str, ...]]:
     """Counts as the slide would have measured them: the genes of its panel, each gene once, at its depth."""
     panel = None if target is None else {symbol.upper() for symbol in target.symbols}
+    # Reversed, so that the first of several columns with one symbol is used.
     column_of = {symbol.upper(): column for column, symbol in reversed(list(enumerate(symbols)))}
     columns = np.array(sorted(column for name, column in column_of.items() if panel is None or name in panel), np.int64)
     if not len(columns):
@@ -147,6 +149,7 @@ def _match_slide(
         target_depth = np.quantile(target.total_counts, rank)
         probability = np.repeat(np.minimum(target_depth / depth, 1.0), np.diff(counts.indptr))
         generator = numpy_generator(seed, "reference depth")
+        # Binomial thinning is what sequencing the same cell less deeply would give; it never adds counts.
         counts.data = generator.binomial(np.rint(counts.data).astype(np.int64), probability).astype(np.float32)
         counts.eliminate_zeros()
     return counts, tuple(symbols[column] for column in columns)
@@ -173,17 +176,18 @@ def _select_genes(
         warnings.simplefilter("ignore", UserWarning)  # about constant genes, which are sorted last
         ratio = np.nan_to_num(f_classif(expression, codes[fit])[0], nan=-1.0)
     columns = np.sort(np.argsort(-ratio, kind="stable")[:MAX_GENES])
-    columns = columns[ratio[columns] > 0]
+    columns = columns[ratio[columns] > 0]  # constant genes, where a small panel has fewer than MAX_GENES others
     return counts[:, columns], tuple(genes[column] for column in columns)
 
 
 def _choose_classifier(features: Floats, codes: Codes, fit: Mask, tune: Mask) -> tuple[LogisticRegression, float]:
-    """The classifier with the least log loss on the tuning cells, each at its own best temperature; and its strength."""
+    """The classifier with the least log loss on the tuning cells, each at its best temperature; and its strength."""
 
     def fit_with(strength: float, start: LogisticRegression | None) -> LogisticRegression:
         return fit_logistic(features[fit], codes[fit], strength, start=start, balanced=True)
 
     def loss_of(model: LogisticRegression) -> float:
+        # At the best temperature, so that strengths are compared by how well they separate types, not by calibration.
         weights, intercepts = softmax_weights(model)
         logits = features[tune] @ weights + intercepts
         return balanced_log_loss(logits / _best_temperature(logits, codes[tune]), codes[tune])
@@ -194,6 +198,7 @@ def _choose_classifier(features: Floats, codes: Codes, fit: Mask, tune: Mask) ->
 def _best_temperature(logits: Floats, codes: Codes) -> float:
     """The divisor of the logits with the least log loss (temperature scaling, Guo et al. 2017)."""
 
+    # Optimised as a logarithm, within a factor of 20 of no change, so that the search treats both directions alike.
     def loss_at(log_temperature: float) -> float:
         return balanced_log_loss(logits / np.exp(log_temperature), codes)
 
@@ -242,8 +247,8 @@ def classification_report(logits: Floats, codes: Codes, types: Sequence[str], th
         threshold: Probability of the likeliest type below which a cell is `unassigned`.
 
     Returns:
-        Accuracy of the likeliest type, its mean over types, recall by type, log loss and calibration error; the fraction
-        of unassigned cells, and the accuracy of the others.
+        Accuracy of the likeliest type, its mean over types, recall by type, log loss and calibration error; the
+        fraction of unassigned cells, and the accuracy of the others.
     """
     is_correct = logits.argmax(axis=1) == codes
     is_assigned = _confidence(logits) >= threshold
@@ -259,14 +264,14 @@ def classification_report(logits: Floats, codes: Codes, types: Sequence[str], th
     }
 
 
-def report_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def report_table(report: dict[str, Any]) -> Table:
     """Format a report as a table: overall scores, then the recall of every type.
 
     Args:
         report: Of a classifier from `train_classifier`.
 
     Returns:
-        Column names and rows.
+        The table.
     """
     cells, recall = report["cells"], report["recall"]
     rows = [
@@ -277,4 +282,4 @@ def report_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         *([f"recall of {name}", f"{recall[name]:.3f}"] for name in recall),
     ]
     title = f"{cells['report']:,} cells, {report['genes']:,} genes, fitted on {cells['fit']:,}"
-    return [title, ""], rows
+    return Table([title, ""], rows)

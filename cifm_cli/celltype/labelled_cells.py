@@ -1,4 +1,4 @@
-"""Reading a labelled reference: cells of another assay, such as a single-cell atlas, on its own genes or a slide's."""
+"""Reading of labelled cells: an AnnData file of another data set, such as an atlas, with a column of cell types."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data.prepare.filters import bad_count
+from cifm_cli.data.count_checks import bad_count
+from cifm_cli.data.ensembl import are_ensembl_ids, strip_version
 from cifm_cli.data.prepare.gene_symbols import packaged_symbols
-from cifm_cli.data.prepare.genes import is_ensembl, strip_version
-from cifm_cli.data.readers.base import reading
+from cifm_cli.data.readers.files import reading
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -25,17 +25,18 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Slide
 
 
+# Columns of `var` that hold symbols in files of scanpy, CELLxGENE and this package.
 SYMBOL_COLUMNS: Final = (keys.SYMBOL, "gene_symbol", "gene_symbols", "feature_name", "gene_name", "gene_names")
 
 
 @dataclass(frozen=True)
 class LabelledCells:
-    """LabelledCells cells.
+    """Cells with known types.
 
     Args:
         counts: (M, G) raw counts.
         symbols: G gene symbols.
-        labels: M names of types.
+        labels: (M,) names of types.
     """
 
     counts: csr_matrix
@@ -43,12 +44,12 @@ class LabelledCells:
     labels: NDArray[Any]
 
 
-def read_labelled(path: Path, label: str) -> LabelledCells:
+def read_labelled_cells(path: Path, label: str) -> LabelledCells:
     """Read the labelled cells of an AnnData file.
 
     Args:
         path: An `.h5ad` with raw counts in `X`, `layers["counts"]` or `raw`, and genes by Ensembl id or symbol.
-        label: Column of `obs` that holds cell types; cells without one are left out.
+        label: Column of `obs` that holds cell types; cells without a value are left out.
 
     Returns:
         Counts, gene symbols and labels.
@@ -56,21 +57,21 @@ def read_labelled(path: Path, label: str) -> LabelledCells:
     Raises:
         CifmError: The file cannot be read, has no such column, or no counts.
     """
-    counts, var, given = _read(path, label, "--label")
-    there = (given.notna() & (given.astype(str) != "")).to_numpy()
-    return LabelledCells(counts[there], _symbols(var), given[there].astype(str).to_numpy(dtype=object))
+    counts, var, labels = _read(path, label, "--label")
+    is_labelled = (labels.notna() & (labels.astype(str) != "")).to_numpy()
+    return LabelledCells(counts[is_labelled], _symbols(var), labels[is_labelled].astype(str).to_numpy(dtype=object))
 
 
 def read_reference(path: Path, label: str, slide: Slide) -> tuple[csr_matrix, NDArray[Any]]:
-    """Read counts and labels of a reference.
+    """Read labelled cells in the genes of a slide.
 
     Args:
         path: An `.h5ad` with raw counts in `X`, `layers["counts"]` or `raw`, and genes by Ensembl id or symbol.
         label: Column of `obs` that holds cell types.
-        slide: Its genes are the ones wanted.
+        slide: The slide.
 
     Returns:
-        (M, G) counts, genes of the slide in its order, zero where the reference lacks them; and M labels.
+        (M, G) counts in the slide's order of genes, zero for genes that the file lacks; and (M,) labels.
 
     Raises:
         CifmError: The file cannot be read, has no such column, no counts, or no gene of the slide.
@@ -82,21 +83,23 @@ def read_reference(path: Path, label: str, slide: Slide) -> tuple[csr_matrix, ND
             f"{path}: none of the {slide.num_genes} genes of slide {slide.name} (such as {slide.gene_ids[0]})",
             "use Ensembl ids or gene symbols as var_names",
         )
+    # A gene that the file lacks takes column 0, and is then set to zero.
     aligned = counts[:, np.maximum(column, 0)].multiply(column >= 0)
     return csr_matrix(aligned, dtype=np.float32), labels.astype(str).to_numpy(dtype=object)
 
 
 def _read(path: Path, label: str, option: str) -> tuple[csr_matrix, pd.DataFrame, pd.Series[Any]]:
-    """Raw counts wherever they are, what is known of their genes, and the column of labels."""
+    """Raw counts from the first slot that holds some, the `var` table of their genes, and the column of labels."""
     with reading(path):
         reference = ad.read_h5ad(path)
     if label not in reference.obs:
         known = ", ".join(map(str, reference.obs))
         raise CifmError(f"{path}: no obs column {label!r}", f"name one with {option}: {known}")
     raw = reference.raw
-    stored = [(reference.X, reference.var), (reference.layers.get("counts"), reference.var)]
-    stored += [(raw.X, raw.var)] if raw is not None else []
-    for matrix, var in stored:
+    # Files of scanpy often have normalised values in X, and the counts in a layer or in raw.
+    slots = [(reference.X, reference.var), (reference.layers.get("counts"), reference.var)]
+    slots += [(raw.X, raw.var)] if raw is not None else []
+    for matrix, var in slots:
         counts = None if matrix is None else csr_matrix(matrix)
         if counts is not None and bad_count(counts.data) is None:
             return counts, var, reference.obs[label]
@@ -104,23 +107,27 @@ def _read(path: Path, label: str, option: str) -> tuple[csr_matrix, pd.DataFrame
 
 
 def _symbols(var: pd.DataFrame) -> tuple[str, ...]:
-    """Gene symbols: of a column that is called so, or the names, those that are Ensembl ids by the packaged table."""
+    """Gene symbols: a column of symbols if there is one, else the names; Ensembl ids are looked up in a table."""
     column = next((name for name in SYMBOL_COLUMNS if name in var), None)
     names = [str(name) for name in (var.index if column is None else var[column])]
-    if not is_ensembl(var.index).any() or column is not None:
+    if not are_ensembl_ids(var.index).any() or column is not None:
         return tuple(names)
     table = packaged_symbols()
-    known = dict(zip(table["id"], table["symbol"], strict=True))
-    return tuple(known.get(strip_version(name), name) for name in names)
+    symbol_of = dict(zip(table["id"], table["symbol"], strict=True))
+    return tuple(symbol_of.get(strip_version(name), name) for name in names)
 
 
 def _match_genes(var: pd.DataFrame, slide: Slide) -> NDArray[np.int64]:
-    """(G,) column of the reference for each gene of the slide, by the names that find most; -1 where it has none."""
-    columns = [var.index, *(var[name] for name in var)]
+    """(G,) column of the file for each gene of the slide, -1 for genes that it lacks.
+
+    Ids and symbols of the slide are compared with the index and with every column of `var`; the pair with the most
+    matches counts, because files differ in where they store which of the two.
+    """
+    candidates = [var.index, *(var[name] for name in var)]
     best = np.full(slide.num_genes, -1, dtype=np.int64)
-    for wanted in (slide.gene_ids, slide.symbols):
-        for names in columns:
-            position = {strip_version(str(name)): place for place, name in enumerate(names)}
-            found = np.array([position.get(gene, -1) for gene in wanted], dtype=np.int64)
-            best = max(best, found, key=lambda match: int((match >= 0).sum()))
+    for genes in (slide.gene_ids, slide.symbols):
+        for names in candidates:
+            position = {strip_version(str(name)): column for column, name in enumerate(names)}
+            match = np.array([position.get(gene, -1) for gene in genes], dtype=np.int64)
+            best = max(best, match, key=lambda columns: int((columns >= 0).sum()))
     return best

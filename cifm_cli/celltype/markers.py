@@ -1,7 +1,7 @@
-"""Marker tables: the packaged one, the user's on top of it, and finding a type by the name a user types.
+"""Tables of marker genes: the packaged one, and a user's table that extends it.
 
-The packaged table lists what is generally known of the major human cell types, in the words of histology. A user's TSV
-has the same two columns; a type in it replaces the packaged type of that name.
+The packaged table lists well-known markers of the major human cell types. A user's TSV has the same two columns; a type
+in it replaces the packaged type of that name.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ Markers = dict[str, tuple[str, ...]]
 """Gene symbols by cell type."""
 
 COLUMNS: Final = ("cell_type", "symbol")
-FEWEST: Final = 2  # markers on the panel; one gene alone is as often spillover from a neighbour as a type
+# Markers of a type that the panel must measure: the counts of a single gene are as often spillover from a neighbour.
+MIN_MARKERS: Final = 2
 
 
 def load_markers(extra: Path | None = None, option: str = "--markers FILE.tsv") -> Markers:
-    """Read the packaged table, and the user's on top of it.
+    """Read the packaged table, extended by a user's.
 
     Args:
         extra: A TSV with the columns `cell_type` and `symbol`, one marker a line.
-        option: How the user names it, for the hint.
+        option: The command-line option for it, for the hint.
 
     Returns:
         Symbols by type, in the order of the tables.
@@ -38,18 +39,20 @@ def load_markers(extra: Path | None = None, option: str = "--markers FILE.tsv") 
     Raises:
         CifmError: The user's file is missing or is not such a table.
     """
-    markers = _read(Path(str(resources.files("cifm_cli.celltype"))) / "markers.tsv")
+    markers = _read_table(Path(str(resources.files("cifm_cli.celltype"))) / "markers.tsv")
     if extra is None:
         return markers
     try:
-        own = _read(extra)
+        own = _read_table(extra)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CifmError(f"{extra}: not a readable marker table ({error})", f"name a TSV file: {option}") from error
-    replaced = {name_key(name) for name in own}
-    return {name: genes for name, genes in markers.items() if name_key(name) not in replaced} | own
+    # A user who writes `T cells` means the packaged type `T cell`: both would otherwise compete for the same cells.
+    replaced = {normalise_name(name) for name in own}
+    return {name: genes for name, genes in markers.items() if normalise_name(name) not in replaced} | own
 
 
-def _read(path: Path) -> Markers:
+def _read_table(path: Path) -> Markers:
+    # Dictionaries instead of sets, to keep the order of the file.
     markers: dict[str, dict[str, None]] = {}
     with path.open(encoding="utf8", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t")
@@ -65,34 +68,33 @@ def _read(path: Path) -> Markers:
     return {name: tuple(genes) for name, genes in markers.items()}
 
 
-def measured(markers: Markers, symbols: Iterable[str]) -> tuple[Markers, dict[str, int]]:
-    """Keep what a panel measures.
+def measured_markers(markers: Markers, symbols: Iterable[str]) -> tuple[Markers, dict[str, int]]:
+    """Restrict a table to the genes of a panel.
 
     Args:
         markers: Symbols by type.
         symbols: Gene symbols of the panel.
 
     Returns:
-        Types with at least two markers on the panel, with those markers; and the number of markers on the panel of
-        every type left out.
+        The measured markers of each type that has at least two; and the number of measured markers of each other type.
     """
     panel = {symbol.upper() for symbol in symbols}
-    found = {name: tuple(gene for gene in genes if gene.upper() in panel) for name, genes in markers.items()}
-    kept = {name: genes for name, genes in found.items() if len(genes) >= FEWEST}
-    return kept, {name: len(genes) for name, genes in found.items() if len(genes) < FEWEST}
+    measured = {name: tuple(gene for gene in genes if gene.upper() in panel) for name, genes in markers.items()}
+    enough = {name: genes for name, genes in measured.items() if len(genes) >= MIN_MARKERS}
+    return enough, {name: len(genes) for name, genes in measured.items() if len(genes) < MIN_MARKERS}
 
 
-def name_key(name: str) -> str:
-    """What is left of a name when case, spaces, punctuation and a plural s don't count: `T cells` is `tcell`."""
+def normalise_name(name: str) -> str:
+    """Remove case, spaces, punctuation and a plural s from a name: `T cells` becomes `tcell`."""
     return re.sub(r"[^a-z0-9]", "", name.lower()).removesuffix("s")
 
 
-def find_type(wanted: str, names: Sequence[str], left_out: Mapping[str, int]) -> str:
-    """Find the cell type a user means.
+def find_type(typed: str, names: Sequence[str], left_out: Mapping[str, int]) -> str:
+    """Find a cell type by name, ignoring case, spaces, punctuation and a plural s.
 
     Args:
-        wanted: What was typed, such as `tcell`.
-        names: Types that can be told on this slide.
+        typed: The name as a user typed it, such as `tcell`.
+        names: Types that can be recognised on this slide.
         left_out: Types that cannot, with the number of their markers on the panel.
 
     Returns:
@@ -101,15 +103,15 @@ def find_type(wanted: str, names: Sequence[str], left_out: Mapping[str, int]) ->
     Raises:
         CifmError: There is no such type, or the panel measures too few of its markers.
     """
-    by_key = {name_key(name): name for name in (*left_out, *names)}
-    found = by_key.get(name_key(wanted))
-    if found is None:
-        near = difflib.get_close_matches(name_key(wanted), by_key, n=1, cutoff=0.5)
-        nearest = f"did you mean {by_key[near[0]]}? " if near else ""
-        raise CifmError(f"no cell type {wanted!r}", f"{nearest}known here: {', '.join(names)}")
-    if found in left_out:
+    by_key = {normalise_name(name): name for name in (*left_out, *names)}
+    name = by_key.get(normalise_name(typed))
+    if name is None:
+        near = difflib.get_close_matches(normalise_name(typed), by_key, n=1, cutoff=0.5)
+        suggestion = f"did you mean {by_key[near[0]]}? " if near else ""
+        raise CifmError(f"no cell type {typed!r}", f"{suggestion}known here: {', '.join(names)}")
+    if name in left_out:
         raise CifmError(
-            f"{found}: the slide measures {left_out[found]} of its markers, at least {FEWEST} are needed to tell it",
+            f"{name}: the slide measures {left_out[name]} of its markers, at least {MIN_MARKERS} are needed",
             "add genes that mark it on this panel with --markers FILE.tsv (columns cell_type and symbol)",
         )
-    return found
+    return name

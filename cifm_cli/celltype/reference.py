@@ -83,6 +83,7 @@ class ReferenceClassifier:
 
     def _logits(self, block: Floats, is_measured: NDArray[np.bool_]) -> Floats:
         """(n, T) logits of (n, G) expression; a gene that the panel lacks counts as the training cells' mean."""
+        # The mean of a standardised gene is zero.
         features = np.where(is_measured, standardise(block, self.mean, self.scale, MAX_DEVIATION), 0)
         logits: Floats = (features @ self.weights + self.intercepts) / self.temperature
         return logits

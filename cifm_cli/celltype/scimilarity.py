@@ -1,12 +1,13 @@
-"""The `scimilarity` annotator: a folder of a SCimilarity model, without the scimilarity package.
+"""The `scimilarity` annotator: the folder of a SCimilarity model, read without the scimilarity package.
 
-The folder holds `gene_order.tsv` (a symbol a line), `encoder.ckpt` (torch, {"state_dict"}: `network.i.1` linear,
-`network.i.2` batch norm, `network.i.3` PReLU for each hidden layer, and a last linear `network.n`),
-`annotation/labelled_kNN.bin` (an hnswlib index, cosine) and `annotation/reference_labels.tsv` (type and study of each
-item). Genes are aligned, then log-normalised to 10,000 over the shared ones; embeddings have unit length; the type is
-the one that most of the 50 nearest labelled cells have. Here it is called where half of them agree.
+The folder holds `gene_order.tsv` (one symbol a line), `encoder.ckpt` (torch, {"state_dict"}: `network.i.1` linear,
+`network.i.2` batch norm and `network.i.3` PReLU for each hidden layer, and a last linear `network.n`),
+`annotation/labelled_kNN.bin` (an hnswlib index, cosine distance) and `annotation/reference_labels.tsv` (type and study
+of each item of the index). Expression is log-normalised to 10,000 over the shared genes, and embeddings have unit
+length. The probability of a type is its fraction among the 50 nearest labelled cells, and a type is
+called from a half.
 
-Letters: N cells, G genes of the model, D embedding, T types.
+Letters: N cells, G genes of the model, D dimensions of the embedding, T types.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
 
     from cifm_cli.celltype.base import Annotation, UnlabelledCells
 
-NEIGHBOURS: Final = 50
-SEARCH_WIDTH: Final = 100  # of the index; hnswlib's ef
-CONFIDENT: Final = 0.5
+NUM_NEIGHBOURS: Final = 50
+SEARCH_WIDTH: Final = 100  # hnswlib's ef: candidates that a search keeps, more for a better recall
+THRESHOLD: Final = 0.5
 GENES, ENCODER, INDEX, LABELS = (
     "gene_order.tsv", "encoder.ckpt", "annotation/labelled_kNN.bin", "annotation/reference_labels.tsv",
 )  # fmt: skip
@@ -47,8 +48,8 @@ class ScimilarityModel:
     Args:
         types: T names.
         genes: G symbols.
-        weights: State of the encoder.
-        index: hnswlib's index of the labelled cells.
+        weights: State dict of the encoder.
+        index: The hnswlib index of the labelled cells.
         item_types: (items,) position in `types` of each labelled cell.
     """
 
@@ -60,37 +61,40 @@ class ScimilarityModel:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Types it can give, then `unassigned`."""
+        """The types of the model, then `unassigned`."""
         return (*self.types, UNASSIGNED)
 
     def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
-        """Name cells; see `Annotator`. Scores and probabilities are shares of the nearest labelled cells."""
-        shares, is_void = score_cells(
-            lambda block, _: self._vote(embed(block, self.weights)), self.genes, expression, symbols, renormalise=True
-        )
-        with np.errstate(divide="ignore"):
-            return call_types(self.types, np.log(shares), is_void, threshold=CONFIDENT)
+        """Assign types to cells; see `Annotator`. Probabilities are fractions of the nearest labelled cells."""
 
-    def _vote(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(n, T) share of each type among the nearest labelled cells."""
-        num_neighbours = min(NEIGHBOURS, len(self.item_types))
+        def fractions_of(block: NDArray[np.float32], _: NDArray[np.bool_]) -> NDArray[np.float64]:
+            return self._neighbour_fractions(embed(block, self.weights))
+
+        fractions, is_void = score_cells(fractions_of, self.genes, expression, symbols, renormalise=True)
+        with np.errstate(divide="ignore"):  # the logarithm of a fraction of zero
+            return call_types(self.types, np.log(fractions), is_void, threshold=THRESHOLD)
+
+    def _neighbour_fractions(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(n, T) fraction of each type among the nearest labelled cells."""
+        num_neighbours = min(NUM_NEIGHBOURS, len(self.item_types))
         self.index.set_ef(max(SEARCH_WIDTH, num_neighbours))
         items, _ = self.index.knn_query(embeddings, k=num_neighbours)
-        found = self.item_types[items.astype(np.int64)]
-        cell = np.arange(len(found))[:, None] * len(self.types)
-        votes = np.bincount((cell + found).ravel(), minlength=len(found) * len(self.types))
-        return votes.reshape(len(found), len(self.types)) / num_neighbours
+        types = self.item_types[items.astype(np.int64)]
+        # One bincount for all cells: the types of a cell are numbered from the cell's own offset.
+        offset = np.arange(len(types))[:, None] * len(self.types)
+        counts = np.bincount((offset + types).ravel(), minlength=len(types) * len(self.types))
+        return counts.reshape(len(types), len(self.types)) / num_neighbours
 
 
 def embed(expression: NDArray[np.float32], weights: dict[str, torch.Tensor]) -> NDArray[np.float32]:
-    """Run the encoder.
+    """Apply the encoder to cells.
 
     Args:
         expression: (n, G) log-normalised.
-        weights: Its state.
+        weights: State dict of the encoder.
 
     Returns:
-        (n, D) of unit length.
+        (n, D) embeddings of unit length.
     """
     import torch
     from torch.nn import functional
@@ -113,14 +117,14 @@ def load_scimilarity(folder: Path, *, trust_pickle: bool) -> ScimilarityModel:
     """Read a model folder.
 
     Args:
-        folder: With the files named above.
-        trust_pickle: Whether the user vouches for the checkpoint, should it hold more than tensors.
+        folder: Holds the files described above.
+        trust_pickle: Whether the user trusts the checkpoint, in case it holds more than tensors.
 
     Returns:
         The model.
 
     Raises:
-        CifmError: A file is missing or damaged, they don't fit each other, or hnswlib is not installed.
+        CifmError: A file is missing or damaged, the files do not match, or hnswlib is not installed.
     """
     try:
         import hnswlib
@@ -135,6 +139,7 @@ def load_scimilarity(folder: Path, *, trust_pickle: bool) -> ScimilarityModel:
     content = read_torch(folder / ENCODER, trusted=trust_pickle)
     try:
         weights = dict(content["state_dict"])
+        # Embedding a void cell gives the number of dimensions, and checks that the weights fit the genes.
         num_dimensions = embed(np.zeros((1, len(genes)), dtype=np.float32), weights).shape[1]
         index = hnswlib.Index(space="cosine", dim=num_dimensions)
         index.load_index(str(folder / INDEX))

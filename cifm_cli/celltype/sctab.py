@@ -1,9 +1,9 @@
-"""The `sctab` annotator: scTab's own files, without its package.
+"""The `sctab` annotator: the files of an scTab model, read without its package.
 
-A folder with one checkpoint (`.ckpt`, Lightning: {"state_dict", "hyper_parameters"}, the network under `classifier.`),
-`var.parquet` (genes in order, symbols in `feature_name`) and `cell_type.parquet` or
+The folder holds one checkpoint (`.ckpt`, Lightning: {"state_dict", "hyper_parameters"}, the network under
+`classifier.`), `var.parquet` (genes in order, symbols in `feature_name`) and `cell_type.parquet` or
 `categorical_lookup/cell_type.parquet` (names in `label`, by row). The network is scTab's TabNet, or the linear or
-multi-layer one of the same repository. Genes are aligned, then log-normalised to 10,000 over the shared ones.
+multi-layer network of the same repository. Expression is log-normalised to 10,000 over the shared genes.
 
 Letters: N cells, G genes of the model, T types.
 """
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 
     Weights = dict[str, torch.Tensor]
 
-CONFIDENT: Final = 0.5
+THRESHOLD: Final = 0.5
 GENES, TYPES = "var.parquet", ("cell_type.parquet", "categorical_lookup/cell_type.parquet")
 _PREFIX = "classifier."
 
 
 @dataclass(frozen=True)
 class SctabModel:
-    """A model of scTab.
+    """An scTab model.
 
     Args:
         types: T names.
         genes: G symbols.
-        logits: From (n, G) expression to (n, T) logits.
+        logits: Function from (n, G) expression to (n, T) logits.
     """
 
     types: tuple[str, ...]
@@ -56,11 +56,11 @@ class SctabModel:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Types it can give, then `unassigned`."""
+        """The types of the model, then `unassigned`."""
         return (*self.types, UNASSIGNED)
 
     def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
-        """Name cells; see `Annotator`."""
+        """Assign types to cells; see `Annotator`."""
         with torch.inference_mode():
             logits, is_void = score_cells(
                 lambda block, _: self.logits(torch.from_numpy(block)).numpy(),
@@ -69,28 +69,29 @@ class SctabModel:
                 symbols,
                 renormalise=True,
             )
-        return call_types(self.types, logits, is_void, threshold=CONFIDENT)
+        return call_types(self.types, logits, is_void, threshold=THRESHOLD)
 
 
 def load_sctab(folder: Path, *, trust_pickle: bool) -> SctabModel:
     """Read a model folder.
 
     Args:
-        folder: With the files named above.
-        trust_pickle: Whether the user vouches for the checkpoint; Lightning's hold more than tensors.
+        folder: Holds the files described above.
+        trust_pickle: Whether the user trusts the checkpoint; those of Lightning hold more than tensors.
 
     Returns:
         The model.
 
     Raises:
-        CifmError: A file is missing, damaged or not trusted, or they don't fit each other.
+        CifmError: A file is missing, damaged or not trusted, or the files do not match.
     """
     checkpoints = sorted(folder.glob("*.ckpt"))
     lookup = next((folder / name for name in TYPES if (folder / name).is_file()), None)
     if len(checkpoints) != 1 or lookup is None or not (folder / GENES).is_file():
         raise CifmError(
-            f"{folder}: {len(checkpoints)} checkpoints (.ckpt), {GENES} {'is' if (folder / GENES).is_file() else 'not'} "
-            f"there, cell_type.parquet {'is' if lookup else 'not'} there",
+            f"{folder}: needs one checkpoint (.ckpt), var.parquet and cell_type.parquet; there are {len(checkpoints)} "
+            f"checkpoints, {'a' if (folder / GENES).is_file() else 'no'} var.parquet and "
+            f"{'a' if lookup else 'no'} cell_type.parquet",
             "put one checkpoint of scTab beside the var.parquet and cell_type.parquet of its data store",
         )
     (checkpoint,) = checkpoints
@@ -99,16 +100,18 @@ def load_sctab(folder: Path, *, trust_pickle: bool) -> SctabModel:
         genes = tuple(pd.read_parquet(folder / GENES)["feature_name"].astype(str))
         types = tuple(pd.read_parquet(lookup)["label"].astype(str))
         logits = _network(content)
-        found = logits(torch.zeros(1, len(genes))).shape[1]
+        # Apply the network once, so that weights that do not fit the genes or the types are an error here.
+        num_outputs = logits(torch.zeros(1, len(genes))).shape[1]
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, ArrowException) as error:
-        raise CifmError(f"{folder}: not a model of scTab ({error})", "copy the files anew") from error
-    if found != len(types):
-        raise CifmError(f"{folder}: {len(types)} names for {found} types", "take the cell_type.parquet of this model")
+        raise CifmError(f"{folder}: not an scTab model ({error})", "copy the files anew") from error
+    if num_outputs != len(types):
+        message = f"{folder}: {len(types)} names for {num_outputs} types"
+        raise CifmError(message, "take the cell_type.parquet of this model")
     return SctabModel(types, genes, logits)
 
 
 def _network(content: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The network that the names of the weights speak of."""
+    """Build the network; the names of its weights tell which of the three it is."""
     weights = {
         name.removeprefix(_PREFIX): weight for name, weight in content["state_dict"].items() if name.startswith(_PREFIX)
     }
@@ -121,9 +124,10 @@ def _network(content: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _multilayer(x: torch.Tensor, weights: Weights) -> torch.Tensor:
-    """Linear, batch norm, SiLU (and dropout, which is over), as often as there are layers; then a linear map."""
-    places = sorted(int(name.split(".")[1]) for name in weights if name.endswith(".running_mean"))
-    for norm in places:
+    """Linear, batch norm and SiLU for every layer (dropout is for training only), then a linear map."""
+    # `encoder` is a sequence of linear, batch norm, SiLU and dropout; only batch norms have a running mean.
+    norms = sorted(int(name.split(".")[1]) for name in weights if name.endswith(".running_mean"))
+    for norm in norms:
         x = functional.linear(x, weights[f"encoder.{norm - 1}.weight"], weights[f"encoder.{norm - 1}.bias"])
         mean, variance, weight, bias = (
             weights[f"encoder.{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
@@ -133,7 +137,7 @@ def _multilayer(x: torch.Tensor, weights: Weights) -> torch.Tensor:
 
 
 def open_sctab(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> SctabModel:
-    """Load a model of scTab; see `OpenAnnotator`."""
+    """Load an scTab model; see `OpenAnnotator`."""
     folder = require_path("sctab", "FOLDER", path)
     model = load_sctab(folder, trust_pickle=trust_pickle)
     require_overlap(f"sctab:{folder}", model.genes, cells)

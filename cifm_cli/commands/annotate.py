@@ -1,4 +1,4 @@
-"""`cifm annotate`: name the cells of prepared slides, and train what names them."""
+"""`cifm annotate`: assign types to the cells of prepared slides, and train a classifier of cell types."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from cifm_cli import workspace
 from cifm_cli.commands import options
 
-app = typer.Typer(help="Name the cells of a slide; train a classifier of cell types.")
+app = typer.Typer(help="Assign cell types to the cells of a slide; train a classifier of cell types.")
 
 
 @app.command("apply")
@@ -18,35 +18,35 @@ def apply(
     slides: options.Slides = None,
     annotator: Annotated[
         str,
-        typer.Option("--annotator", metavar="NAME[:PATH]", help="Who names the cells: see `cifm annotate list`."),
+        typer.Option("--annotator", metavar="NAME[:PATH]", help="Annotator to use, see `cifm annotate list`."),
     ] = "markers",
     trust_pickle: options.TrustPickle = False,
     out: options.Out = workspace.ANNOTATED,
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Name every cell of prepared slides: one CSV for each, with cell, type and score."""
-    from cifm_cli import keys, provenance
+    """Assign a type to every cell of prepared slides; writes one CSV for each, with cell, type and score."""
+    from cifm_cli import provenance
     from cifm_cli.celltype import annotate
     from cifm_cli.celltype.registry import model_files
     from cifm_cli.data.slide import open_slide
     from cifm_cli.report import terminal
 
     paths = workspace.slide_paths(slides or ())
-    found = []
-    for listed in annotate.open_slides(paths):
-        slide = open_slide(listed.file)
-        opened = annotate.open_for_slide(annotator, slide, slide.region(keys.ALL), seed, trust_pickle=trust_pickle)
+    annotations = []
+    for closed in annotate.open_slides(paths):
+        slide = open_slide(closed.file)  # with its counts, which are released after the slide
         with terminal.progress(slide.name, slide.num_cells) as advance:
-            found.append((listed, annotate.annotate_slide(opened, slide, advance)))
+            types = annotate.annotate(slide, annotator, seed=seed, trust_pickle=trust_pickle, advance=advance)
+        annotations.append((closed, types))
     result = {}
-    for slide, types in found:  # only now, so that a slide that can't be annotated leaves no half of a result
+    for slide, types in annotations:  # written last, so that a slide that cannot be annotated leaves no partial result
         target = out / f"{slide.name}.csv"
         annotate.write_types(target, slide, types)
         facts = annotate.composition_facts(types)
         result[slide.name] = {"path": target.as_posix(), "cells": slide.num_cells, "types": facts}
-        shown = [[name, f"{part['cells']:,}", f"{part['mean_score']:.2f}"] for name, part in facts.items()]
-        terminal.table(f"{slide.name}, by {annotator}", ["type", "cells", "mean score"], shown)
+        table = [[name, f"{part['cells']:,}", f"{part['mean_score']:.2f}"] for name, part in facts.items()]
+        terminal.table(f"{slide.name}, by {annotator}", ["type", "cells", "mean score"], table)
         terminal.say(f"cells, types and scores: {target}")
     inputs = [*paths, *model_files(annotator)]
     origin = provenance.collect("annotate apply", seed=seed, inputs=inputs, annotator=annotator)
@@ -64,7 +64,9 @@ def train(
     label: Annotated[str, typer.Option("--label", metavar="COLUMN", help="obs column that holds the cell types.")],
     slide: Annotated[
         Path | None,
-        typer.Option("--for", metavar="SLIDE", help="A prepared slide: train on its genes, at the depth of its cells."),
+        typer.Option(
+            "--for", metavar="SLIDE", help="Prepared slide to train for: uses its genes and the depth of its cells."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -76,35 +78,38 @@ def train(
         float, typer.Option("--threshold", min=0, max=1, help="Probability below which a cell is unassigned.")
     ] = 0.5,
     max_cells: Annotated[
-        int, typer.Option("--max-cells", metavar="N", min=100, help="Use about so many cells, of all types alike.")
+        int,
+        typer.Option(
+            "--max-cells", metavar="N", min=100, help="Approximate number of cells to use, the same of every type."
+        ),
     ] = 20_000,
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Train a calibrated classifier on labelled cells, and say how well it names cells it never saw."""
+    """Train a calibrated classifier on labelled cells, and report its accuracy on held-out cells."""
     from dataclasses import replace
 
     from cifm_cli import provenance
     from cifm_cli.celltype.fitting import TargetSlide, report_table, train_classifier
-    from cifm_cli.celltype.labelled_cells import read_labelled
+    from cifm_cli.celltype.labelled_cells import read_labelled_cells
     from cifm_cli.celltype.reference import save_classifier
     from cifm_cli.data.slide import open_slide
     from cifm_cli.report import terminal
 
     tissue = open_slide(slide) if slide else None
     target = TargetSlide(tissue.symbols, tissue.total_counts) if tissue else None
-    found = train_classifier(
-        read_labelled(labelled, label), target, max_cells=max_cells, threshold=threshold, seed=seed
+    classifier = train_classifier(
+        read_labelled_cells(labelled, label), target, max_cells=max_cells, threshold=threshold, seed=seed
     )
     inputs = [labelled, *([slide] if slide else [])]
     origin = provenance.collect("annotate train", seed=seed, inputs=inputs, label=label, max_cells=max_cells)
     path = out or workspace.ANNOTATORS / f"{labelled.stem}.safetensors"
-    save_classifier(path, replace(found, provenance=origin))
-    report = found.report
-    terminal.table("cells that were neither trained nor tuned on", *report_table(report))
+    save_classifier(path, replace(classifier, provenance=origin))
+    report = classifier.report
+    terminal.show_table("held-out cells", report_table(report))
     for name, size in report["left_out"].items():
-        terminal.warn(f"{name}: {size} cells, too few to learn from")
-    terminal.say(f"name cells with: cifm annotate apply SLIDE --annotator reference:{path}")
+        terminal.warn(f"{name}: left out, {size} cells are too few")
+    terminal.say(f"annotate a slide with: cifm annotate apply SLIDE --annotator reference:{path}")
     if as_json:
         terminal.emit({"path": path.as_posix(), **report, "provenance": origin})
 
@@ -112,11 +117,11 @@ def train(
 @app.command("list")
 def list_annotators(as_json: options.Json = False) -> None:
     """List the annotators of this installation."""
-    from cifm_cli.celltype.registry import installed
+    from cifm_cli.celltype.registry import installed_annotators
     from cifm_cli.report import terminal
 
-    found = installed()
+    annotators = installed_annotators()
     if as_json:
-        terminal.emit(found)
+        terminal.emit(annotators)
     else:
-        terminal.listing([(name, f"from {package}") for name, package in found.items()])
+        terminal.listing([(name, f"from {package}") for name, package in annotators.items()])

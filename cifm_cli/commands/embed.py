@@ -1,4 +1,4 @@
-"""`cifm embed`: prepared slides and a model in, embedded slides out."""
+"""`cifm embed`: embed the cells of prepared slides with a trained model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cifm_cli.commands import options
 
 
 class Level(StrEnum):
-    """What an embedding knows of a cell."""
+    """Whether the neighbours of a cell enter its embedding."""
 
     MICROENVIRONMENT = "microenvironment"
     CELL = "cell"
@@ -38,14 +38,14 @@ def embed(
     precision: options.Precision = "float32",
     as_json: options.Json = False,
 ) -> None:
-    """Embed every cell of prepared slides, as it is among its neighbours and as it is alone."""
+    """Embed every cell of prepared slides, with its neighbours and without them."""
     from cifm_cli.embedding.embed import SLOTS, embed_slides
     from cifm_cli.inference.loaded_model import load_model
     from cifm_cli.report.terminal import emit
 
     paths = workspace.slide_paths(slides or ())
-    engine = load_model(workspace.run_folder(model), backend, device, precision)
-    wanted = [level for level in SLOTS if Level(level) in (levels or list(Level))]
-    result = embed_slides(engine, paths, wanted, out, devices)
+    loaded = load_model(workspace.run_folder(model), backend, device, precision)
+    chosen = [level for level in SLOTS if Level(level) in (levels or list(Level))]
+    result = embed_slides(loaded, paths, chosen, out, devices)
     if as_json:
         emit({"slides": result})

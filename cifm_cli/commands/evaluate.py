@@ -85,19 +85,19 @@ def evaluate(
     as_json: options.Json = False,
 ) -> None:
     """Measure models on hidden cells, beside the strongest trivial predictors, with paired intervals."""
-    from cifm_cli.evaluation.evaluate import evaluate as run_evaluation
-    from cifm_cli.evaluation.stage import Request
-    from cifm_cli.report.terminal import emit
+    from cifm_cli.evaluation.run import evaluate as run_evaluation
+    from cifm_cli.evaluation.setup import EvaluateConfig
+    from cifm_cli.report.terminal import emit, show_table
 
-    result = run_evaluation(
-        Request(
+    metrics = run_evaluation(
+        EvaluateConfig(
             slides=workspace.slide_paths(slides or ()),
             models=[workspace.run_folder(run) for run in model] if model else [workspace.run_folder(None)],
             out=out,
             region=region.value if region else "",
             geometries=[chosen.value for chosen in geometry or ()],
             block_radii=block_radii or (),
-            num_rounds=rounds,
+            num_folds=rounds,
             annotator=annotator,
             trust_pickle=trust_pickle,
             save_predictions=save_predictions,
@@ -105,8 +105,9 @@ def evaluate(
             device=device,
             precision=precision,
             seed=seed,
-            devices=devices,
-        )
+            num_processes=devices,
+        ),
+        show_table,
     )
     if as_json:
-        emit(result)
+        emit(metrics)

@@ -17,7 +17,7 @@ def inspect(
     ],
     as_json: options.Json = False,
 ) -> None:
-    """Tell what is in a file or folder that cifm wrote."""
+    """Show the content of a file or folder that cifm wrote."""
     from cifm_cli.data.corpus import corpus_table
     from cifm_cli.report import terminal
 
@@ -44,12 +44,12 @@ def _describe(path: Path) -> dict[str, Any]:
         return {slide.name: _describe_slide(slide) for slide in slides}
     if path.suffix == ".h5ad":
         return _describe_slide(path)
-    what = "a file that cifm does not write" if path.exists() else "no such file or folder"
-    raise CifmError(f"{path}: {what}", "inspect takes a slide (.h5ad), a run folder or a model.safetensors")
+    problem = "not a file of cifm" if path.exists() else "no such file or folder"
+    raise CifmError(f"{path}: {problem}", "inspect takes a slide (.h5ad), a run folder or a model.safetensors")
 
 
 def _describe_model(path: Path) -> dict[str, Any]:
-    """A model or a classifier of cell types; only they need torch, which takes seconds to import."""
+    """Describe a model or a classifier of cell types. Only these import torch, which takes seconds."""
     from cifm_cli.celltype import reference
     from cifm_cli.model import checkpoint
 
@@ -57,16 +57,16 @@ def _describe_model(path: Path) -> dict[str, Any]:
 
 
 def _describe_slide(path: Path) -> dict[str, Any]:
-    """A prepared slide, or an embedded one, told apart by its embedding."""
+    """Describe a prepared slide, or an embedded one, which has an embedding in `obsm`."""
     import h5py
 
     from cifm_cli import keys
-    from cifm_cli.data import slide
+    from cifm_cli.data.slide import describe_slide
 
     if not path.is_file() or not h5py.is_hdf5(path):
-        return slide.describe(path)  # which says what is wrong with it
+        return describe_slide(path)  # raises the error
     with h5py.File(path, "r") as file:
         shapes = {name: list(block.shape) for name, block in file.get("obsm", {}).items() if hasattr(block, "shape")}
         if keys.MICROENVIRONMENT not in shapes and keys.CELL not in shapes:
-            return slide.describe(path)
+            return describe_slide(path)
         return {"kind": "embedded slide", "obs": sorted(set(file["obs"]) - {"_index"}), "obsm": shapes}

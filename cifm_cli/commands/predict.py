@@ -73,18 +73,18 @@ def predict(
         "predict", seed=seed, inputs=[path, run / "model.safetensors"], precision=precision, **facts
     )
     target = out or Path("predicted", path.name)
-    places_um = None if at is None else inferred.read_places(at)
+    places_um = None if at is None else inferred.read_locations(at)
     number = tissue.num_cells if places_um is None else len(places_um)
     with terminal.progress("inferring", number) as advance:
         if places_um is None:
-            with inferred.inferred_file(target, tissue, columns, origin) as (values, expressed):
+            with inferred.predicted_file(target, tissue, columns, origin) as (values, expressed):
                 for rows, found in infer_blocks(engine, tissue, seed):
                     values.write(rows, estimate(found))
                     expressed.write(rows, found.expressed)
                     advance(len(rows))
         else:
             found = infer_places(engine, tissue, places_um, advance)
-            inferred.write_places(target, tissue, columns, places_um, estimate(found), found.expressed, origin)
+            inferred.write_locations(target, tissue, columns, places_um, estimate(found), found.expressed, origin)
     terminal.say(f"{number:,} {'cells' if at is None else 'places'} x {len(columns):,} genes: {target}")
     if as_json:
         terminal.emit({"path": target.as_posix(), "cells": number, "genes": len(columns), **facts})

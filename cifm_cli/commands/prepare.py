@@ -2,126 +2,112 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from cifm_cli import workspace
 from cifm_cli.commands import options
+from cifm_cli.commands import prepare_options as own
 
-
-class SplitKind(StrEnum):
-    """Ways of cutting a slide into regions."""
-
-    regional = "regional"
-    strips = "strips"
-    blocks = "blocks"
+if TYPE_CHECKING:
+    from cifm_cli.data.prepare.batch import PrepareFailure
+    from cifm_cli.data.prepare.config import PrepareConfig
+    from cifm_cli.data.prepare.pipeline import PrepareResult
 
 
 def prepare(
-    downloads: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="DOWNLOAD...",
-            help="Output folders of Visium, Visium HD or Xenium, .h5ad files with obsm['spatial'], or SpatialData .zarr.",
-        ),
-    ] = None,
+    downloads: own.Downloads = None,
     out: options.Out = workspace.PREPARED,
-    name: Annotated[str | None, typer.Option(help="Name of the slide.", show_default="that of the download")] = None,
-    platform: Annotated[str | None, typer.Option(help="Insist on a reader.", show_default="recognised")] = None,
-    bin_um: Annotated[int, typer.Option(help="Bins to take of a Visium HD download, micrometres.")] = 8,
-    condition: Annotated[str, typer.Option(help="Free text that describes the sample, such as tumour.")] = "",
-    tissue: Annotated[str, typer.Option(help="Free text, such as pancreas.")] = "",
-    sample: Annotated[str | None, typer.Option(help="Sample the slide is of.", show_default="the slide's name")] = None,
-    radius_um: Annotated[
-        float | None,
-        typer.Option(help="Radius of the graph, micrometres.", show_default="the platform's, or from the spacing"),
-    ] = None,
-    microns_per_pixel: Annotated[
-        float | None, typer.Option(help="Scale of coordinates that are not micrometres.")
-    ] = None,
-    layer: Annotated[str | None, typer.Option(help="Where an .h5ad has its raw counts: X, raw, or a layer.")] = None,
-    gene_table: Annotated[
-        Path | None, typer.Option(help="CSV of Ensembl id and symbol, for symbols that the packaged table lacks.")
-    ] = None,
-    orthologs: Annotated[
-        Path | None, typer.Option(help="CSV of Ensembl ids of another species and of human, to map its genes.")
-    ] = None,
-    matrix: Annotated[
-        Path | None,
-        typer.Option(help="Counts of another platform: .csv, .mtx, 10x .h5 or .h5ad; goes with --cells."),
-    ] = None,
-    cells: Annotated[Path | None, typer.Option(help="CSV of the cells of --matrix and their centres.")] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(help="Leave in what is dropped otherwise: mitochondrial, outside-tissue; may be repeated."),
-    ] = None,
-    crop: Annotated[
-        str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Keep the cells of a rectangle, micrometres.")
-    ] = None,
-    split: Annotated[
-        SplitKind,
-        typer.Option(
-            help="Cut into train, validation and test as the paper does, in strips of y, or in random blocks."
-        ),
-    ] = SplitKind.regional,
-    split_gap_um: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1,
-            help="Least distance between regions of strips or blocks, micrometres; cells between are in none.",
-            show_default="6 radii",
-        ),
-    ] = None,
+    name: own.Name = None,
+    platform: own.Platform = None,
+    bin_um: own.BinUm = 8,
+    condition: own.Condition = "",
+    tissue: own.Tissue = "",
+    sample: own.Sample = None,
+    radius_um: own.RadiusUm = None,
+    microns_per_pixel: own.MicronsPerPixel = None,
+    layer: own.Layer = None,
+    gene_table: own.GeneTable = None,
+    orthologs: own.Orthologs = None,
+    matrix: own.Matrix = None,
+    cells: own.Cells = None,
+    keep: own.Keep = None,
+    crop: own.Crop = None,
+    split: own.Split = own.SplitKind.regional,
+    split_gap_um: own.SplitGapUm = None,
     seed: options.Seed = 0,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV with a column download, and name, condition, tissue, sample, platform, bin_um, radius_um, "
-            "microns_per_pixel, layer, crop or cells where they differ from the options here."
-        ),
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Downloads to prepare at a time, each in its own process.")] = 1,
-    force: Annotated[bool, typer.Option("--force", help="Replace prepared slides that exist.")] = False,
+    sheet: own.Sheet = None,
+    jobs: own.Jobs = 1,
+    force: own.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Turn downloads into prepared slides: genes and cells filtered, units checked, regions split, every drop reported."""
-    from cifm_cli.data.prepare.batch import Task, prepare_all, refuse
-    from cifm_cli.data.prepare.filters import parse_crop
-    from cifm_cli.data.prepare.samplesheet import read_sheet
-    from cifm_cli.data.prepare.splits import Split
-    from cifm_cli.data.readers.base import PrepareConfig
-    from cifm_cli.report.terminal import emit
+    """Turn downloads into prepared slides: filter genes and cells, check units, split into regions, report every drop."""
+    from cifm_cli.data.crop import parse_crop
+    from cifm_cli.data.prepare.config import PrepareConfig
+    from cifm_cli.data.prepare.splits import SplitConfig
 
+    inputs = _inputs(downloads, matrix, cells, sheet)
+    # fmt: off
+    config = PrepareConfig(
+        out=out, name=name, platform=platform, bin_um=bin_um, condition=condition, tissue=tissue, sample=sample,
+        radius_um=radius_um, microns_per_pixel=microns_per_pixel, layer=layer, gene_table=gene_table,
+        orthologs=orthologs, cells=cells, keep=tuple(keep or ()), crop=parse_crop(crop) if crop else None,
+        split=SplitConfig(split.value, split_gap_um, seed), force=force, qc_report=True,
+    )
+    # fmt: on
+    _prepare_all(inputs, sheet, config, jobs, as_json=as_json)
+
+
+def _inputs(downloads: list[Path] | None, matrix: Path | None, cells: Path | None, sheet: Path | None) -> list[Path]:
+    """The downloads on the command line; none with a sheet."""
     inputs = [*(downloads or ()), *([matrix] if matrix else ())]
     if bool(inputs) == bool(sheet):
         raise typer.BadParameter("give downloads, or --matrix with --cells, or a --sheet of them")
     if (cells is None) != (matrix is None) or (matrix is not None and len(inputs) > 1):
         raise typer.BadParameter("--matrix and --cells go together, without another download")
-    asked = PrepareConfig(
-        out=out,
-        name=name,
-        platform=platform,
-        bin_um=bin_um,
-        condition=condition,
-        tissue=tissue,
-        sample=sample,
-        radius_um=radius_um,
-        microns_per_pixel=microns_per_pixel,
-        layer=layer,
-        gene_table=gene_table,
-        orthologs=orthologs,
-        cells=cells,
-        keep=tuple(keep or ()),
-        crop=parse_crop(crop) if crop else None,
-        split=Split(split.value, split_gap_um, seed),
-        force=force,
-        page=True,
-    )
-    tasks = read_sheet(sheet, asked) if sheet else [Task(download, asked) for download in inputs]
-    results, failures = prepare_all(tasks, jobs)
+    return inputs
+
+
+def _prepare_all(inputs: list[Path], sheet: Path | None, config: PrepareConfig, jobs: int, *, as_json: bool) -> None:
+    """Prepare downloads, show each result as soon as it is known, and raise an error at the end if one failed."""
+    from cifm_cli.data.prepare.batch import PrepareFailure, PrepareTask, failure_error, prepare_all
+    from cifm_cli.data.prepare.samplesheet import read_samplesheet
+    from cifm_cli.report import terminal
+
+    tasks = read_samplesheet(sheet, config) if sheet else [PrepareTask(download, config) for download in inputs]
+    results: list[PrepareResult] = []
+    failures: list[PrepareFailure] = []
+    for outcome in prepare_all(tasks, jobs):
+        if isinstance(outcome, PrepareFailure):
+            failures.append(outcome)
+        else:
+            _show(outcome)
+            results.append(outcome)
     if as_json and results:
-        emit({"slides": {result.name: result.to_json() for result in results}})
-    refuse(failures, len(tasks))
+        terminal.emit({"slides": {result.name: result.to_json() for result in results}})
+    if not failures:
+        return
+    if len(tasks) > 1:
+        for failure in failures:
+            terminal.fail(failure.message, failure.hint)
+    raise failure_error(failures, len(tasks))
+
+
+def _show(result: PrepareResult) -> None:
+    """Print the summary of a slide, its notes and warnings, and the files that were written."""
+    from cifm_cli.data.prepare.qc_summary import summary_rows
+    from cifm_cli.report import terminal
+
+    if result.up_to_date:
+        terminal.say(f"{result.path} is up to date")
+        return
+    terminal.table(result.name, ["", "number", ""], summary_rows(result.report))
+    for note in result.report["notes"]:
+        terminal.say(f"note: {note}")
+    for warning in result.report["warnings"]:
+        terminal.warn(warning)
+    terminal.say(f"wrote {result.path}")
+    if result.qc_report:
+        terminal.say(f"wrote {result.qc_report}, a report with maps of the slide")

@@ -1,4 +1,4 @@
-"""`cifm probe`: embedded slides and a label in, what a linear classifier reads from the embeddings out."""
+"""`cifm probe`: predict a label from embeddings with a linear classifier."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def probe(
         list[Path], typer.Argument(metavar="EMBEDDED...", help="Embedded slides (.h5ad), or folders of them.")
     ],
     label: Annotated[
-        str, typer.Option("--label", metavar="COLUMN", help="obs column to tell apart; or condition, tissue, sample.")
+        str, typer.Option("--label", metavar="COLUMN", help="obs column to predict; or condition, tissue, sample.")
     ],
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE", help="JSON to write; .html and .png come beside it.")
@@ -28,7 +28,7 @@ def probe(
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Measure what a linear classifier reads from embeddings, beside the cell's own expression and its neighbours'."""
+    """Measure how well a linear classifier predicts a label from embeddings, compared with plain expression."""
     from cifm_cli import provenance
     from cifm_cli.data.writers.embedded import read_embedded
     from cifm_cli.embedding import probe_report
@@ -36,21 +36,21 @@ def probe(
     from cifm_cli.report import html, terminal
 
     paths = workspace.slide_paths(slides, workspace.EMBEDDED, "cifm embed SLIDE")
-    found = probe_slides(
+    result = probe_slides(
         [read_embedded(path) for path in paths], label, num_folds=folds, max_cells=max_cells, seed=seed
     )
     origin = provenance.collect("probe", seed=seed, inputs=paths, max_cells=max_cells)
-    content = found.content | {"provenance": origin}
+    content = result.content | {"provenance": origin}
     workspace.write_json(out, content)
     with workspace.atomic_path(out.with_suffix(".png")) as temporary:
-        temporary.write_bytes(probe_report.draw_bars(found, "roc_auc"))
-    html.write_report(out.with_suffix(".html"), f"Linear probe of {label}", probe_report.sections(found), origin)
+        temporary.write_bytes(probe_report.draw_bars(result, "roc_auc"))
+    html.write_report(out.with_suffix(".html"), f"Linear probe of {label}", probe_report.sections(result), origin)
     for title, table in (
-        (f"Linear probe of {label}", probe_report.summary_table(found)),
-        ("Embedding minus the best baseline", probe_report.comparison_table(found)),
+        (f"Linear probe of {label}", probe_report.summary_table(result)),
+        ("Embedding minus the best baseline", probe_report.comparison_table(result)),
     ):
-        terminal.table(title, table.columns, table.rows, table.best)
-    terminal.say(probe_report.explain(found))
+        terminal.show_table(title, table)
+    terminal.say(probe_report.explain(result))
     terminal.say(f"report: {out.with_suffix('.html')}")
     if as_json:
         terminal.emit(content)

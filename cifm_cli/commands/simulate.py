@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cifm_cli import workspace
 from cifm_cli.commands import options
-
-if TYPE_CHECKING:
-    from cifm_cli.simulation.window import Box
 
 
 class Form(StrEnum):
@@ -75,6 +72,7 @@ def simulate(
     as_json: options.Json = False,
 ) -> None:
     """Inject cells into a tissue, let the model update the others step by step, and compare with no injection."""
+    from cifm_cli.data.crop import parse_crop
     from cifm_cli.report.terminal import emit
     from cifm_cli.simulation.donors import Reference
     from cifm_cli.simulation.dynamics import Schedule
@@ -90,7 +88,7 @@ def simulate(
             count=count,
             schedule=Schedule(steps, share, form.value, seed),
             replicates=replicates,
-            crop_um=_read_box(crop) if crop else None,
+            crop_um=parse_crop(crop) if crop else None,
             max_cells=max_cells,
             markers=markers,
             backend=backend,
@@ -109,16 +107,3 @@ def _one_slide(given: Path | None) -> Path:
         names = ", ".join(str(path) for path in found[:5])
         raise CifmError(f"{len(found)} slides, simulate takes one", f"name it: {names}")
     return found[0]
-
-
-def _read_box(text: str) -> Box:
-    from cifm_cli.errors import CifmError
-
-    hint = "four numbers in micrometres, for instance --crop 1000,1000,2000,2000"
-    try:
-        x0, y0, x1, y1 = (float(edge) for edge in text.split(","))
-    except ValueError as error:
-        raise CifmError(f"--crop {text}: not x0,y0,x1,y1", hint) from error
-    if not (x0 < x1 and y0 < y1):
-        raise CifmError(f"--crop {text}: the first corner is not below the second", hint)
-    return x0, y0, x1, y1

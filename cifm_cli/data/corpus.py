@@ -1,7 +1,7 @@
-"""A folder of prepared slides as one corpus.
+"""Summaries of several prepared slides.
 
-Its index is read from the slides each time and stored nowhere, so it cannot go stale: a slide tells what is asked of it
-without its counts being read, a million cells in milliseconds.
+A summary is computed from the files each time and not stored, so it cannot be outdated. It does not read the counts,
+and takes milliseconds for a million cells.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from anndata.io import read_elem
 
 from cifm_cli import keys
-from cifm_cli.data.writers.prepared import read_about
+from cifm_cli.data.metadata import read_metadata
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _FACTS = (keys.PLATFORM, keys.RADIUS_UM, keys.CONDITION, keys.TISSUE, keys.SAMPL
 
 
 class _Entry(NamedTuple):
-    """A slide: its genes, the sizes of its regions, and what it says of itself."""
+    """The genes of a slide, the sizes of its regions, and the metadata in `_FACTS`."""
 
     genes: frozenset[str]
     split: dict[str, int]
@@ -33,19 +33,19 @@ class _Entry(NamedTuple):
 
 
 def is_corpus(paths: Sequence[Path]) -> bool:
-    """Whether files are prepared slides, all of them."""
-    return all(read_about(path) is not None for path in paths)
+    """Whether all files are prepared slides."""
+    return all(read_metadata(path) is not None for path in paths)
 
 
 def describe_corpus(paths: Sequence[Path]) -> dict[str, Any]:
-    """What prepared slides hold together and one by one, for `cifm inspect`.
+    """Summarise prepared slides, for `cifm inspect`.
 
     Args:
         paths: Prepared slides, at least one.
 
     Returns:
-        Cells, the genes of the union vocabulary and those that every slide measures, platforms, split sizes, and the
-        same of each slide by name, with condition, tissue and sample.
+        Number of cells, of genes measured on any slide and of genes measured on every slide; number of slides of each
+        platform; sizes of the regions; and for each slide by name the same with condition, tissue and sample.
 
     Raises:
         CifmError: A slide is damaged.
@@ -67,18 +67,18 @@ def describe_corpus(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def corpus_table(corpus: dict[str, Any]) -> list[list[str]]:
-    """A corpus as rows of text: a header, the slides, their sum.
+    """Format a summary as rows of a table: a header, the slides, and their sum.
 
     Args:
-        corpus: What `describe_corpus` returned.
+        corpus: Return value of `describe_corpus`.
 
     Returns:
-        Rows of the same length.
+        Rows of equal length.
     """
     header = ["slide", "cells", "genes", *keys.REGIONS, *_FACTS]
     rows = [_row(name, slide) + [_show(slide[key]) for key in _FACTS] for name, slide in corpus["slides"].items()]
-    together = _row(f"all {len(rows)}", {**corpus, "genes": corpus["genes"]["union"]})
-    return [header, *rows, [*together, f"{corpus['genes']['shared']:,} genes shared", *["-"] * (len(_FACTS) - 1)]]
+    total = _row(f"all {len(rows)}", {**corpus, "genes": corpus["genes"]["union"]})
+    return [header, *rows, [*total, f"{corpus['genes']['shared']:,} genes shared", *["-"] * (len(_FACTS) - 1)]]
 
 
 def _row(name: str, entry: dict[str, Any]) -> list[str]:
@@ -90,14 +90,14 @@ def _show(value: object) -> str:
 
 
 def _read(path: Path) -> _Entry:
-    about = read_about(path)
+    metadata = read_metadata(path)
     try:
         with h5py.File(path, "r") as file:
             genes = read_elem(file["var"]).index
             split = read_elem(file[f"obs/{keys.SPLIT}"])
-            facts = {key: about[key] for key in _FACTS} if about else {}
+            facts = {key: metadata[key] for key in _FACTS} if metadata else {}
     except (OSError, KeyError) as error:
-        raise CifmError(f"{path}: a damaged slide ({error})", "make it anew with `cifm prepare DOWNLOAD`") from error
+        raise CifmError(f"{path}: a damaged slide ({error})", "write it again with `cifm prepare DOWNLOAD`") from error
     sizes = split.value_counts()
     plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in facts.items()}
     return _Entry(frozenset(genes), {region: int(sizes.get(region, 0)) for region in keys.REGIONS}, plain)

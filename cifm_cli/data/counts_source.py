@@ -1,4 +1,4 @@
-"""Where the counts of a slide are: in memory, or in its file, read by stretches of rows.
+"""The counts of a slide, in memory or in its file.
 
 Letters: N cells, G genes of the slide's panel.
 """
@@ -12,30 +12,31 @@ import h5py
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from cifm_cli.data.validate_slide import require_counts
+from cifm_cli.data.validate_slide import require_valid_counts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from cifm_cli.data.slide import Rows
+    Rows = NDArray[np.int64]
 
-_STRETCH_NONZEROS = 1 << 22  # 32 MB
-_FEW_ROWS = 128  # reading so many too many takes no longer than one more reading
+
+_MAX_READ_NONZEROS = 1 << 22  # 32 MB
+_MAX_GAP = 128  # rows; to read so many unneeded rows takes no longer than a second read
 
 
 class CountsSource(Protocol):
-    """Where a slide's counts come from."""
+    """The interface of counts that are read by rows."""
 
     def read(self, rows: Rows) -> csr_matrix:
-        """Counts of some cells, (len(rows), G) float32, in the order given."""
+        """Read the counts of (n,) rows, in any order, as (n, G) float32."""
         ...
 
 
 @dataclass(frozen=True)
 class MemoryCounts:
-    """Counts held in memory.
+    """Counts in memory.
 
     Args:
         matrix: (N, G) counts.
@@ -44,13 +45,13 @@ class MemoryCounts:
     matrix: csr_matrix
 
     def read(self, rows: Rows) -> csr_matrix:
-        """Counts of some cells; see `CountsSource`."""
+        """Read the counts of some cells; see `CountsSource`."""
         return self.matrix[rows].astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
 class FileCounts:
-    """Counts in an `.h5ad`, read by stretches of rows.
+    """Counts in an `.h5ad`, read in ranges of consecutive rows.
 
     Args:
         path: The prepared slide.
@@ -63,29 +64,29 @@ class FileCounts:
     num_genes: int
 
     def read(self, rows: Rows) -> csr_matrix:
-        """Counts of some cells; see `CountsSource`."""
+        """Read the counts of some cells; see `CountsSource`."""
         ordered, position = np.unique(rows, return_inverse=True)
         if not len(ordered):
             return csr_matrix((0, self.num_genes), dtype=np.float32)
-        # Opened for each reading: an open file survives neither a fork nor pickling, and opening one takes little.
+        # Opened for each read: an open file cannot be forked or pickled, and opening it is cheap.
         with h5py.File(self.path, "r") as file:
-            parts = [self._stretch(file["X"], stretch) for stretch in self._stretches(ordered)]
+            parts = [self._read_range(file["X"], group) for group in self._ranges(ordered)]
         block = parts[0] if len(parts) == 1 else vstack(parts, format="csr")
         return block if np.array_equal(ordered, rows) else block[position]
 
-    def _stretches(self, ordered: Rows) -> list[Rows]:
-        """Cut ascending rows where many in a row are left out, and where a stretch becomes large."""
-        left_out = np.diff(ordered) > _FEW_ROWS
-        # Where a multiple of the limit lies between two rows, so that no stretch holds much more than one limit.
-        large = np.diff(self.indptr[ordered] // _STRETCH_NONZEROS) > 0
-        return np.split(ordered, np.flatnonzero(left_out | large) + 1)
+    def _ranges(self, ordered: Rows) -> list[Rows]:
+        """Divide ascending rows into groups that are read at once: at large gaps, and where a group becomes large."""
+        gap = np.diff(ordered) > _MAX_GAP
+        # Between two rows whose values lie on either side of a multiple of the limit; no group exceeds it by much.
+        full = np.diff(self.indptr[ordered] // _MAX_READ_NONZEROS) > 0
+        return np.split(ordered, np.flatnonzero(gap | full) + 1)
 
-    def _stretch(self, group: h5py.Group, rows: Rows) -> csr_matrix:
-        """Counts of ascending rows, read with those between them; checked here, as the whole is read by nobody."""
+    def _read_range(self, group: h5py.Group, rows: Rows) -> csr_matrix:
+        """Read ascending rows together with the rows between them, and check the counts that were read."""
         first, last = rows[0], rows[-1] + 1
         start, stop = self.indptr[first], self.indptr[last]
         values = group["data"][start:stop].astype(np.float32, copy=False)
-        require_counts(values, start, self.indptr, group.file, self.path)
+        require_valid_counts(values, start, self.indptr, group.file, self.path)
         parts = (values, group["indices"][start:stop], self.indptr[first : last + 1] - start)
         block = csr_matrix(parts, shape=(last - first, self.num_genes))
         return block if len(rows) == last - first else block[rows - first]

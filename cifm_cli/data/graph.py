@@ -1,4 +1,4 @@
-"""The radius graph A(C) of Eq. 1, derived from coordinates whenever it is needed and never stored."""
+"""The radius graph A(C) of Eq. 1. It is computed from the coordinates when needed, and never stored."""
 
 from __future__ import annotations
 
@@ -18,45 +18,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """What one layer runs on: the farther from the cells that are asked for, the fewer layers a cell matters to.
+    """The graph of one layer of message passing.
+
+    A cell several radii away from the output cells affects only the first layers, so later layers run on fewer cells.
 
     Args:
-        graph: Over the n cells that the layer reads; only cells that are kept receive edges.
-        kept: (k,) positions, ascending, of the cells that the next layer reads; after the last layer, of those asked for.
+        graph: Graph over the n input cells of the layer; only output cells receive edges.
+        outputs: (k,) ascending positions of the output cells among the input cells. They are the input cells of the
+            next layer, or the requested cells after the last layer.
     """
 
     graph: Graph
-    kept: torch.Tensor
+    outputs: torch.Tensor
 
-    def keep(self, values: torch.Tensor) -> torch.Tensor:
-        """The (k, ...) rows of (n, ...) values that are kept; not a copy where all of them are."""
-        return values if len(self.kept) == len(values) else values.index_select(0, self.kept)
+    def select_outputs(self, values: torch.Tensor) -> torch.Tensor:
+        """The (k, ...) rows of the output cells among (n, ...) values; the values themselves if k = n."""
+        return values if len(self.outputs) == len(values) else values.index_select(0, self.outputs)
 
     def to(self, device: torch.device) -> LayerGraph:
         """Copy to a device."""
-        return LayerGraph(move_graph(self.graph, device), self.kept.to(device))
+        return LayerGraph(move_graph(self.graph, device), self.outputs.to(device))
 
 
 def radius_graph(
     xy_um: NDArray[np.float64], radius_um: float, *, self_loops: bool = False, dtype: torch.dtype = torch.float32
 ) -> Graph:
-    """Join cells at most one radius apart (paper, B.1: an edge where distance <= radius).
+    """Connect cells whose distance is at most the radius (paper, B.1).
 
     Args:
-        xy_um: (N, 2) cell centres in micrometres; cells may share a place.
+        xy_um: (N, 2) cell centres in micrometres; several cells may have the same coordinates.
         radius_um: Radius in micrometres.
-        self_loops: Also join every cell with itself, as the paper's formula does.
-        dtype: Precision of the displacements.
+        self_loops: Whether to connect every cell with itself too, as the formula of the paper does.
+        dtype: Type of the displacements.
 
     Returns:
-        A graph with both directions of every edge, displacements in radii.
+        The graph, with both directions of every edge, and displacements in units of the radius.
     """
     num_cells = len(xy_um)
     pairs = cKDTree(xy_um).query_pairs(radius_um, output_type="ndarray") if num_cells else np.empty((0, 2), np.intp)
     loops = np.repeat(np.arange(num_cells if self_loops else 0), 2).reshape(-1, 2)
     ends = np.concatenate([pairs, pairs[:, ::-1], loops])
-    # Sorted by target, then source, by compressing twice: every cell sums its messages in slide order, in a tile as in
-    # the whole slide.
+    # Two conversions to CSR sort the edges by target, then source. Every cell then sums its messages in the order of the
+    # slide, so that a tile gives bitwise the same sums as the whole slide.
     by_source = csr_matrix((np.ones(len(ends), np.int8), ends.T), (num_cells, num_cells))
     rows = by_source.T.tocsr()
     sources, targets = rows.indices.astype(np.int64), np.repeat(np.arange(num_cells), np.diff(rows.indptr))
@@ -67,11 +70,11 @@ def radius_graph(
 
 
 def subgraph(graph: Graph, cells: torch.Tensor) -> Graph:
-    """The graph of some of the cells, as if it had been built from them alone.
+    """Take the subgraph of some of the cells, which equals the radius graph of those cells.
 
     Args:
-        graph: Any radius graph over N cells.
-        cells: (n,) int64 ascending cells to keep.
+        graph: A radius graph over N cells.
+        cells: (n,) int64 ascending cells of the subgraph.
 
     Returns:
         The graph over the n cells, numbered by their position in `cells`.
@@ -79,27 +82,27 @@ def subgraph(graph: Graph, cells: torch.Tensor) -> Graph:
     position = torch.full((graph.num_cells,), -1, dtype=torch.int64, device=cells.device)
     position[cells] = torch.arange(len(cells), device=cells.device)
     sources, targets = position[graph.sources], position[graph.targets]
-    kept = (sources >= 0) & (targets >= 0)
-    return _from_sorted(len(cells), sources[kept], targets[kept], graph.displacement[kept])
+    inside = (sources >= 0) & (targets >= 0)
+    return _from_sorted(len(cells), sources[inside], targets[inside], graph.displacement[inside])
 
 
-def shells(graph: Graph, wanted: torch.Tensor, num_layers: int) -> tuple[torch.Tensor, list[LayerGraph]]:
-    """Cut a graph down to what some cells need, layer by layer; what they get is what the whole graph would give them.
+def layer_graphs(graph: Graph, output_cells: torch.Tensor, num_layers: int) -> tuple[torch.Tensor, list[LayerGraph]]:
+    """Restrict each layer to the cells and edges that affect some output cells. Their values are the same as with all.
 
     Args:
-        graph: Over N cells.
-        wanted: (k,) int64 cells that are asked for after the last layer, ascending.
-        num_layers: Of message passing, at least one.
+        graph: Graph over N cells.
+        output_cells: (k,) int64 ascending cells whose values after the last layer are requested.
+        num_layers: Number of layers of message passing, at least one.
 
     Returns:
-        (n,) ascending cells that the first layer reads, and what each layer runs on.
+        (n,) ascending input cells of the first layer, and the graph of each layer.
     """
-    reached = torch.zeros(graph.num_cells, dtype=torch.bool, device=wanted.device)
-    reached[wanted] = True
-    cells, found = wanted, []
-    for _ in range(num_layers):
+    reached = torch.zeros(graph.num_cells, dtype=torch.bool, device=output_cells.device)
+    reached[output_cells] = True
+    cells, layers = output_cells, []
+    for _ in range(num_layers):  # from the last layer to the first
         needed = reached[graph.targets]
-        asked = cells
+        outputs = cells
         reached = reached.index_fill(0, graph.sources[needed], value=True)
         cells = reached.nonzero().ravel()
         position = torch.empty_like(graph.indptr[:-1])
@@ -107,19 +110,19 @@ def shells(graph: Graph, wanted: torch.Tensor, num_layers: int) -> tuple[torch.T
         inner = _from_sorted(
             len(cells), position[graph.sources[needed]], position[graph.targets[needed]], graph.displacement[needed]
         )
-        found.append(LayerGraph(inner, position[asked]))
-    return cells, found[::-1]
+        layers.append(LayerGraph(inner, position[outputs]))
+    return cells, layers[::-1]
 
 
-def whole(graph: Graph, num_layers: int) -> list[LayerGraph]:
-    """All cells in every layer.
+def full_layer_graphs(graph: Graph, num_layers: int) -> list[LayerGraph]:
+    """The graph of each layer if all cells are output cells.
 
     Args:
-        graph: Over N cells.
-        num_layers: Of message passing.
+        graph: Graph over N cells.
+        num_layers: Number of layers of message passing.
 
     Returns:
-        What each layer runs on.
+        The whole graph, once per layer.
     """
     return [LayerGraph(graph, torch.arange(graph.num_cells, device=graph.indptr.device))] * num_layers
 
@@ -131,16 +134,16 @@ def move_graph(graph: Graph, device: torch.device) -> Graph:
     )
 
 
-def without_edges(num_cells: int, *, self_loops: bool, dtype: torch.dtype = torch.float32) -> Graph:
-    """The graph of cells that see nobody: what a cell embedding is computed on (paper, section 4).
+def edgeless_graph(num_cells: int, *, self_loops: bool, dtype: torch.dtype = torch.float32) -> Graph:
+    """A graph without edges between cells, on which cell embeddings are computed (paper, section 4).
 
     Args:
         num_cells: N.
-        self_loops: Join every cell with itself, where the model was trained so.
-        dtype: Precision of the displacements.
+        self_loops: Whether to connect every cell with itself, if the model was trained so.
+        dtype: Type of the displacements.
 
     Returns:
-        A graph without edges between cells.
+        The graph.
     """
     cells = torch.arange(num_cells if self_loops else 0)
     return _from_sorted(num_cells, cells, cells, torch.zeros(len(cells), 2, dtype=dtype))

@@ -15,13 +15,13 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
+from cifm_cli.data.count_checks import bad_count, check_counts
 from cifm_cli.data.counts_source import MemoryCounts
-from cifm_cli.data.prepare.filters import bad_count, check_counts
-from cifm_cli.data.prepare.gene_id_checks import name_notes
+from cifm_cli.data.prepare.gene_id_checks import gene_id_notes
 from cifm_cli.data.prepare.gene_symbols import symbols_for
-from cifm_cli.data.prepare.genes import plan_genes, share_note, species_note
+from cifm_cli.data.prepare.genes import plan_genes, species_note, unidentified_note
 from cifm_cli.data.prepare.order import hilbert_order
-from cifm_cli.data.readers.anndata import choose_slot, find_genes
+from cifm_cli.data.readers.anndata import choose_slot, find_gene_columns
 from cifm_cli.data.slide import Slide, radius_notes
 from cifm_cli.data.units import check_units, to_micrometres
 from cifm_cli.errors import CifmError
@@ -73,10 +73,10 @@ def slide_from_anndata(
 ) -> AnnDataSlide:
     """Make a slide from an AnnData object, which is not changed.
 
-    All cells stay, those without counts too. Of a slide that `cifm prepare` wrote (`uns["cifm"]` is there), radius,
-    split and depth are kept. Any other AnnData is checked as `cifm prepare` checks a file: genes are identified by
-    Ensembl id or by symbol, mitochondrial genes and control features are dropped, and all cells belong to the training
-    region.
+    All cells are kept, also cells without counts. For a slide that `cifm prepare` wrote, which has `uns["cifm"]`, the
+    radius, the split and the total counts are taken from the AnnData. Any other AnnData is checked as `cifm prepare`
+    checks a file: genes are identified by Ensembl id or by symbol, mitochondrial genes and control features are
+    dropped, and all cells belong to the training region.
 
     Args:
         adata: N cells with raw counts and `obsm["spatial"]`, centres in micrometres.
@@ -93,17 +93,19 @@ def slide_from_anndata(
         CifmError: Counts, genes or coordinates are missing or cannot be what they should be.
     """
     adata = adata.to_memory() if adata.isbacked else adata
-    about = _about(adata, name)
-    xy_um = _coordinates(adata, name, microns_per_pixel, prepared=about is not None)
-    genes, counts, notes = _gene_counts(adata, name, layer, prepared=about is not None)
+    metadata = _prepared_metadata(adata, name)
+    xy_um = _coordinates(adata, name, microns_per_pixel, prepared=metadata is not None)
+    genes, counts, notes = _gene_counts(adata, name, layer, prepared=metadata is not None)
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    if about is None:
+    if metadata is None:
         units = check_units(xy_um, None, radius_um)
-        notes += filter(None, (species_note(genes.ids), share_note(genes), units.note(), _void_note(total)))
+        notes += filter(
+            None, (species_note(genes.ids), unidentified_note(genes), units.few_neighbours_note(), _void_note(total))
+        )
         radius, split, facts = units.radius_um, np.zeros(adata.n_obs, dtype=np.int8), None
     else:
-        radius, split = float(about[keys.RADIUS_UM]), _split(adata)
-        facts = {key: str(about.get(key, "")) for key in _FACTS}
+        radius, split = float(metadata[keys.RADIUS_UM]), _split(adata)
+        facts = {key: str(metadata.get(key, "")) for key in _FACTS}
         if keys.TOTAL_COUNTS in adata.obs:
             total = adata.obs[keys.TOTAL_COUNTS].to_numpy(dtype=np.float64)
     rows = hilbert_order(xy_um)
@@ -122,17 +124,17 @@ def slide_from_anndata(
     return AnnDataSlide(slide.with_radius(radius_um), rows, tuple(notes))
 
 
-def _about(adata: AnnData, name: str) -> dict[str, Any] | None:
+def _prepared_metadata(adata: AnnData, name: str) -> dict[str, Any] | None:
     """`uns["cifm"]` of a prepared slide; None for any other AnnData."""
-    about = adata.uns.get(keys.CIFM)
-    if not isinstance(about, dict) or keys.FORMAT not in about:
+    metadata = adata.uns.get(keys.CIFM)
+    if not isinstance(metadata, dict) or keys.FORMAT not in metadata:
         return None
-    if int(about[keys.FORMAT]) != keys.PREPARED_FORMAT:
+    if int(metadata[keys.FORMAT]) != keys.PREPARED_FORMAT:
         raise CifmError(
-            f"{name}: prepared-slide format {about[keys.FORMAT]}, this cifm reads {keys.PREPARED_FORMAT}",
+            f"{name}: prepared-slide format {metadata[keys.FORMAT]}, this cifm reads {keys.PREPARED_FORMAT}",
             "prepare the download again with this version",
         )
-    return about
+    return metadata
 
 
 def _gene_counts(
@@ -141,12 +143,12 @@ def _gene_counts(
     """The plan of the G genes, their (N, G) float32 counts in the caller's order, and notes."""
     slot, notes = choose_slot(_slots(adata), layer, lambda slot: bad_count(_matrix(adata, slot).data) is None, name)
     counts, where = _matrix(adata, slot), f"{name}: {slot}"
-    features = find_genes(adata.raw.var if slot == _RAW else adata.var)
+    features = find_gene_columns(adata.raw.var if slot == _RAW else adata.var)
     names = features["symbol"].where(features["symbol"] != "", features["id"])
     check_counts(counts, adata.obs_names, names, where, "name the layer of the raw counts")
     if not prepared:
-        notes += name_notes(features, where)
-    # `cifm prepare --keep mitochondrial` leaves mitochondrial genes in on purpose.
+        notes += gene_id_notes(features, where)
+    # A prepared slide has mitochondrial genes only if the user chose `--keep mitochondrial`.
     genes = plan_genes(features, symbols_for(features, None), keep_mitochondrial=prepared)
     return genes, genes.apply(counts).astype(np.float32), notes
 
@@ -173,7 +175,7 @@ def _coordinates(adata: AnnData, name: str, microns_per_pixel: float | None, *, 
 
 
 def _in_pixels(adata: AnnData) -> bool:
-    """Whether scanpy or squidpy read a Visium folder, which leaves pixels and the scale factors of the image."""
+    """Whether the object comes from scanpy's or squidpy's Visium reader, which stores pixels and their scale factors."""
     libraries = adata.uns.get("spatial")
     if not isinstance(libraries, dict):
         return False

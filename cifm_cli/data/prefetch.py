@@ -1,4 +1,4 @@
-"""Making the next things, such as tiles, in threads while the caller works on this one."""
+"""Computing results ahead in threads, such as the next tiles while the network runs on the current one."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
-def made_ahead(make: Callable[[Item], Made], items: Iterable[Item], workers: int = 1, ahead: int = 1) -> Iterator[Made]:
-    """`map`, but some things are made before they are asked for.
+def prefetch(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1, ahead: int = 1
+) -> Iterator[Result]:
+    """Map a function over items like `map`, but compute some results before they are requested.
 
     Args:
-        make: Makes something of one item alone.
-        items: What to make things of; asked for here, one after the other.
-        workers: Threads; how many changes nothing but the time.
-        ahead: How many are made, or being made, beyond the one that the caller has; memory grows with it.
+        function: Computes the result of an item; called in threads, so it must not depend on the other calls.
+        items: The items; the iterable is consumed in the thread of the caller.
+        workers: Number of threads.
+        ahead: Number of results that are computed beyond the one that the caller has; memory grows with it.
 
     Yields:
-        What was made, in the order of the items.
+        Results in the order of the items.
     """
-    with ThreadPoolExecutor(workers, thread_name_prefix="ahead") as makers:
-        waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="prefetch") as pool:
+        waiting: deque[Future[Result]] = deque()
         try:
-            # In the caller's thread: what yields the items need not know of threads.
             for item in items:
-                waiting.append(makers.submit(make, item))
+                waiting.append(pool.submit(function, item))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            # The caller may break off: what has not begun by then is not made.
-            makers.shutdown(wait=True, cancel_futures=True)
+            # If the caller stops early, results that have not been started are not computed.
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,11 +1,10 @@
-"""A prepared slide as the rest of the toolchain sees it: coordinates in memory, counts by rows from file or memory.
+"""Prepared slides: coordinates in memory, counts in memory or read from the file row by row.
 
 Letters: N cells, G genes of the slide's panel.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -16,9 +15,11 @@ from anndata.io import read_elem
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
+from cifm_cli.data.barcodes import read_barcodes
 from cifm_cli.data.counts_source import FileCounts, MemoryCounts
+from cifm_cli.data.metadata import decode_metadata
 from cifm_cli.data.units import isolation_note
-from cifm_cli.data.validate_slide import require_places, require_sums
+from cifm_cli.data.validate_slide import require_finite_coordinates, require_valid_totals
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-_IN_MEMORY_NONZEROS = 25_000_000  # 200 MB of values and columns; larger matrices are read by stretches of rows
+_IN_MEMORY_NONZEROS = 25_000_000  # 200 MB of values and columns; larger matrices stay in the file
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,16 @@ class Slide:
     """One tissue section, cells in Hilbert order.
 
     Args:
-        name: The file's stem.
+        name: Name of the slide; for a file, its stem.
         xy_um: (N, 2) cell centres in micrometres.
-        total_counts: (N,) counts over the panel, the depth that normalisation divides by.
+        total_counts: (N,) counts over the panel, by which expression is normalised.
         split: (N,) positions in `keys.REGIONS`.
         gene_ids: G Ensembl ids without version.
         symbols: G gene symbols.
         radius_um: Radius of the graph in micrometres.
-        source: Where the counts are.
-        path: The prepared file, when there is one.
-        facts: The rest of `uns["cifm"]`: platform, tissue, condition, sample.
+        source: The counts, in memory or in the file.
+        path: The prepared file; None for a slide that is only in memory.
+        facts: Platform, tissue, condition and sample, from `uns["cifm"]`; None for a slide that has none.
     """
 
     name: str
@@ -64,70 +65,84 @@ class Slide:
 
     @property
     def file(self) -> Path:
-        """The prepared file that the slide was opened from."""
+        """The prepared file that the slide was opened from. Raises `ValueError` for a slide in memory."""
         if self.path is None:
-            raise ValueError(f"slide {self.name} is held in memory and has no file")
+            raise ValueError(f"slide {self.name} is in memory and has no file")
         return self.path
 
     @property
     def num_cells(self) -> int:
-        """N."""
+        """Number of cells, N."""
         return len(self.xy_um)
 
     @property
     def num_genes(self) -> int:
-        """G."""
+        """Number of genes, G."""
         return len(self.gene_ids)
 
     @cached_property
     def columns(self) -> dict[str, int]:
-        """Ensembl id to column."""
+        """Column of each Ensembl id."""
         return {gene: column for column, gene in enumerate(self.gene_ids)}
 
     def region(self, name: str) -> Rows:
-        """Rows of a region, ascending.
+        """Select the rows of a region.
 
         Args:
             name: `train`, `validation`, `test`, `buffer` or `all`.
 
         Returns:
-            Rows of its cells.
+            (n,) ascending rows of its cells.
         """
         if name == keys.ALL:
             return np.arange(self.num_cells)
         return np.flatnonzero(self.split == keys.REGIONS.index(name))
 
     def counts(self, rows: Rows) -> csr_matrix:
-        """Raw counts of some cells.
+        """Read the raw counts of some cells.
 
         Args:
-            rows: Rows of the slide, in any order.
+            rows: (n,) rows of the slide, in any order.
 
         Returns:
-            (len(rows), G) float32.
+            (n, G) float32.
         """
         return self.source.read(rows)
 
     def expression(self, rows: Rows, target_sum: float) -> csr_matrix:
-        """Log-normalised expression of some cells: log1p(target_sum * counts / total_counts).
+        """Compute the log-normalised expression of some cells, log1p(target_sum * counts / total_counts).
 
         Args:
-            rows: Rows of the slide, in any order.
-            target_sum: Sum to which a cell's counts are scaled.
+            rows: (n,) rows of the slide, in any order.
+            target_sum: Sum to which the counts of a cell are scaled.
 
         Returns:
-            (len(rows), G) float32, sparse as the counts are.
+            (n, G) float32, sparse as the counts.
         """
         return log_normalise(self.counts(rows), self.total_counts[rows], target_sum)
 
-    def cut(self, rows: Rows) -> Slide:
-        """A piece of the slide, held in memory.
+    def barcodes(self, rows: Rows) -> NDArray[Any]:
+        """Read the names of some cells.
 
         Args:
-            rows: (n,) rows, in the order of the piece.
+            rows: (n,) rows of the slide, in any order.
 
         Returns:
-            The n cells alone.
+            (n,) names as text; the row numbers for a slide without a file.
+        """
+        if self.path is None:
+            return rows.astype(str).astype(object)
+        with h5py.File(self.path, "r") as file:
+            return read_barcodes(file, rows)
+
+    def subset(self, rows: Rows) -> Slide:
+        """Make a slide of some of the cells, in memory.
+
+        Args:
+            rows: (n,) rows, in the order of the new slide.
+
+        Returns:
+            The slide of the n cells.
         """
         return replace(
             self,
@@ -139,7 +154,7 @@ class Slide:
         )
 
     def with_radius(self, radius_um: float | None) -> Slide:
-        """The same slide with another graph radius; itself for None. See `radius_notes` for what to tell the user."""
+        """The same slide with another graph radius, micrometres; itself for None. `radius_notes` returns warnings."""
         if radius_um is None or radius_um == self.radius_um:
             return self
         return replace(self, radius_um=radius_um)
@@ -165,17 +180,17 @@ def radius_notes(slide: Slide, radius_um: float | None) -> list[str]:
 
 
 def log_normalise(counts: csr_matrix, total_counts: NDArray[np.float64], target_sum: float) -> csr_matrix:
-    """log1p of counts scaled to a common sum (paper, B.1).
+    """Scale counts to a common sum and take log1p (paper, B.1).
 
     Args:
         counts: (N, G).
-        total_counts: (N,) depth of each cell; a void cell has zero and stays zero.
+        total_counts: (N,) depth of each cell; zero for a void cell, whose expression is zero.
         target_sum: The common sum.
 
     Returns:
-        (N, G) float32 with the sparsity of `counts`, which it shares.
+        (N, G) float32; shares the index arrays of `counts`.
     """
-    # In double precision, but with no more than one such array: a whole region may be asked for.
+    # In double precision, but with a single temporary array, as the matrix may be that of a whole region.
     values = np.repeat(target_sum / np.maximum(total_counts, 1.0), np.diff(counts.indptr))
     np.multiply(values, counts.data, out=values)
     np.log1p(values, out=values)
@@ -192,16 +207,16 @@ def slide_from_arrays(
     symbols: tuple[str, ...] | None = None,
     split: NDArray[np.int8] | None = None,
 ) -> Slide:
-    """A slide held in memory, for simulation and tests.
+    """Make a slide in memory from arrays.
 
     Args:
         name: Name in messages and results.
-        xy_um: (N, 2) micrometres, in any order.
+        xy_um: (N, 2) cell centres in micrometres; the order of the cells is kept.
         counts: (N, G).
         gene_ids: G Ensembl ids.
         radius_um: Radius of the graph in micrometres.
-        symbols: G symbols; the ids when absent.
-        split: (N,) positions in `keys.REGIONS`; all training when absent.
+        symbols: G symbols; None to use the ids.
+        split: (N,) positions in `keys.REGIONS`; None for all cells in the training region.
 
     Returns:
         The slide.
@@ -219,43 +234,43 @@ def slide_from_arrays(
 
 
 def open_slide(path: Path, *, hold: bool = True) -> Slide:
-    """Open a prepared slide; its counts are read when asked for.
+    """Open a prepared slide.
 
     Args:
         path: A file that `cifm prepare` wrote.
-        hold: Whether counts are held in memory where they are few.
+        hold: Whether to load the counts into memory if they are few; otherwise they are read from the file when needed.
 
     Returns:
         The slide.
 
     Raises:
-        CifmError: The file is damaged, or is not a prepared slide of a format this version reads; or a cell of it has
-            no place, or counts that are none.
+        CifmError: The file is damaged, or is not a prepared slide of a format that this version reads; or coordinates
+            or counts are not valid.
     """
     try:
         with h5py.File(path, "r") as file:
             return _read(file, path, hold=hold)
     except (OSError, KeyError) as error:
         raise CifmError(
-            f"{path}: not a prepared slide, or a damaged one ({error})", "make it anew with `cifm prepare DOWNLOAD`"
+            f"{path}: not a prepared slide, or a damaged one ({error})", "write it again with `cifm prepare DOWNLOAD`"
         ) from error
 
 
 def _read(file: h5py.File, path: Path, *, hold: bool) -> Slide:
     if f"uns/{keys.CIFM}" not in file:
         raise CifmError(f"{path}: an .h5ad that cifm did not prepare", f"prepare it first: `cifm prepare {path}`")
-    about = cast("dict[str, Any]", read_elem(file[f"uns/{keys.CIFM}"]))
-    if int(about[keys.FORMAT]) != keys.PREPARED_FORMAT:
+    metadata = cast("dict[str, Any]", read_elem(file[f"uns/{keys.CIFM}"]))
+    if int(metadata[keys.FORMAT]) != keys.PREPARED_FORMAT:
         raise CifmError(
-            f"{path}: prepared-slide format {about[keys.FORMAT]}, this cifm reads {keys.PREPARED_FORMAT}",
+            f"{path}: prepared-slide format {metadata[keys.FORMAT]}, this cifm reads {keys.PREPARED_FORMAT}",
             "prepare the download again with this version",
         )
     obs, var = file["obs"], cast("pd.DataFrame", read_elem(file["var"]))
     split = cast("pd.Categorical", read_elem(obs[keys.SPLIT]))
     xy_um = file[f"obsm/{keys.SPATIAL}"][:].astype(np.float64)
     total_counts = obs[keys.TOTAL_COUNTS][:].astype(np.float64)
-    require_places(xy_um, file, path)
-    require_sums(total_counts, file, path)
+    require_finite_coordinates(xy_um, file, path)
+    require_valid_totals(total_counts, file, path)
     indptr = file["X/indptr"][:].astype(np.int64)
     source: CountsSource = FileCounts(path, indptr, len(var))
     if hold and indptr[-1] <= _IN_MEMORY_NONZEROS:
@@ -267,28 +282,27 @@ def _read(file: h5py.File, path: Path, *, hold: bool) -> Slide:
         split=split.set_categories(list(keys.REGIONS)).codes.astype(np.int8),
         gene_ids=tuple(var.index),
         symbols=tuple(var[keys.SYMBOL]),
-        radius_um=float(about[keys.RADIUS_UM]),
+        radius_um=float(metadata[keys.RADIUS_UM]),
         source=source,
         path=path,
-        facts={key: str(about[key]) for key in (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)},
+        facts={key: str(metadata[key]) for key in (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)},
     )
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """What a prepared slide says of itself, for `cifm inspect`.
+def describe_slide(path: Path) -> dict[str, Any]:
+    """Summarise a prepared slide, for `cifm inspect`.
 
     Args:
         path: A prepared slide.
 
     Returns:
-        Cells, genes, split sizes, `uns["cifm"]` with its JSON parts parsed.
+        Number of cells and genes, sizes of the regions, and the decoded `uns["cifm"]`.
     """
     slide = open_slide(path)
     with h5py.File(path, "r") as file:
-        about = cast("dict[str, Any]", read_elem(file[f"uns/{keys.CIFM}"]))
+        stored = cast("dict[str, Any]", read_elem(file[f"uns/{keys.CIFM}"]))
     parsed = {
-        key: json.loads(value) if key in (keys.REPORT, keys.PROVENANCE) else value for key, value in about.items()
+        key: value.item() if isinstance(value, np.generic) else value for key, value in decode_metadata(stored).items()
     }
-    parsed = {key: value.item() if isinstance(value, np.generic) else value for key, value in parsed.items()}
     sizes = {region: len(slide.region(region)) for region in keys.REGIONS}
     return {"kind": "prepared slide", "cells": slide.num_cells, "genes": slide.num_genes, "split": sizes, **parsed}

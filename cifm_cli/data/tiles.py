@@ -1,4 +1,4 @@
-"""Tiles: core cells, and the halo that makes what is computed for them exact."""
+"""Tiles: core cells, and a halo of cells around them, with which results for the core equal those of the whole slide."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Rows
 
 
-_RUN = 128  # consecutive cells with one bounding box: neighbours on the Hilbert curve are neighbours in the tissue
+# Consecutive cells that share a bounding box, which is small, as cells near on the Hilbert curve are near in the tissue.
+_RUN = 128
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Some cells of a slide and everybody who can matter to them.
+    """Core cells of a slide, with all cells that can affect them.
 
     Args:
         rows: (n,) ascending rows of the slide, core and halo.
-        core: (c,) positions of the core cells in `rows`, in the order they were asked for.
-        xy_um: (n, 2) micrometres.
-        distance_um: (n,) from each cell to the nearest core cell; zero in the core.
+        core: (c,) positions of the core cells in `rows`, in the order of the request.
+        xy_um: (n, 2) cell centres, micrometres.
+        distance_um: (n,) distance from each cell to the nearest core cell; zero in the core.
     """
 
     rows: Rows
@@ -37,12 +38,12 @@ class Tile:
 
 
 class Tiler:
-    """Cuts tiles out of a part of a slide; cells outside that part do not exist for it.
+    """Makes tiles of a part of a slide; cells outside that part are never included.
 
     Args:
         xy_um: (N, 2) coordinates of the whole slide, micrometres.
         rows: Ascending rows of the part, such as a region of the split.
-        halo_um: How far a cell can matter, micrometres.
+        halo_um: Largest distance at which a cell can affect a core cell, micrometres.
     """
 
     def __init__(self, xy_um: NDArray[np.float64], rows: Rows, halo_um: float) -> None:
@@ -57,48 +58,48 @@ class Tiler:
         )
 
     def tile(self, core_rows: Rows) -> Tile:
-        """The tile of some cells.
+        """Make the tile of some core cells.
 
         Args:
-            core_rows: Rows of the slide; all within the part.
+            core_rows: (c,) rows of the slide, all in the part.
 
         Returns:
-            Core and every cell of the part within `halo_um` of a core cell.
+            The core cells, and all cells of the part within `halo_um` of one.
         """
         near, distance_um = self._within_halo(core_rows) if len(core_rows) else (core_rows, np.zeros(0))
         rows = self.rows[near]
         return Tile(rows, np.searchsorted(rows, core_rows), self._part_um[near], distance_um)
 
     def _within_halo(self, core_rows: Rows) -> tuple[Rows, NDArray[np.float64]]:
-        """Positions of the part's cells within the halo of any core cell, and their distance to it."""
+        """Positions in the part of the cells within the halo of any core cell, and their distance to it."""
         core_um = self._xy_um[core_rows]
         margin_um = self.halo_um + 1.0
         boxed = self._within(core_um.min(axis=0) - margin_um, core_um.max(axis=0) + margin_um)
         outside = ~np.isin(self.rows[boxed], core_rows)
         distance_um = np.zeros(len(boxed))
         distance_um[outside], _ = cKDTree(core_um).query(self._part_um[boxed[outside]], distance_upper_bound=margin_um)
-        found = distance_um <= self.halo_um  # inclusive, as the radius graph is; the query's own bound is not
-        return boxed[found], distance_um[found]
+        inside = distance_um <= self.halo_um  # inclusive, like the radius graph and unlike the bound of the query
+        return boxed[inside], distance_um[inside]
 
     def _within(self, low_um: NDArray[np.float64], high_um: NDArray[np.float64]) -> Rows:
-        """Ascending positions of the part's cells in a rectangle."""
+        """Ascending positions in the part of the cells in a rectangle."""
         runs = np.flatnonzero(((self._low_um <= high_um) & (self._high_um >= low_um)).all(axis=1))
         near = (runs[:, None] * _RUN + np.arange(_RUN)).ravel()
         near = near[near < len(self.rows)]
-        places_um = self._part_um[near]
-        inside: Rows = near[((places_um >= low_um) & (places_um <= high_um)).all(axis=1)]
+        near_um = self._part_um[near]
+        inside: Rows = near[((near_um >= low_um) & (near_um <= high_um)).all(axis=1)]
         return inside
 
 
 def chunks(rows: Rows, size: int) -> Iterator[Rows]:
-    """Cut rows into consecutive cores; rows in Hilbert order give compact ones.
+    """Divide rows into consecutive chunks. Chunks of rows in Hilbert order are compact in space.
 
     Args:
         rows: (n,) rows.
-        size: Cells of a core.
+        size: Number of rows of a chunk.
 
     Yields:
-        Pieces of `size` rows, the last one shorter.
+        Chunks of `size` rows; the last one may be shorter.
     """
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

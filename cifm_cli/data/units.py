@@ -1,4 +1,4 @@
-"""Micrometres: how coordinates become them, and whether spacing and degree of the cells say that they are."""
+"""Conversion of coordinates to micrometres, the graph radius, and checks that the coordinates are micrometres."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from scipy.spatial import cKDTree
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
     from numpy.typing import NDArray
 
-# On a square grid 20 neighbours, on a hexagonal one 18, and no lattice distance falls on the border; the paper's
-# own choice for 8 um bins is 20 um.
+# Gives 20 neighbours on a square grid and 18 on a hexagonal one; no distance between lattice points equals the radius.
+# The paper chooses the same for bins of 8 um: 20 um.
 RADIUS_IN_SPACINGS = 2.5
-PLAUSIBLE_SPACING_UM = (0.4, 400.0)  # subcellular bins ... spots of the first spatial arrays
-FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 0.1, 200.0
-_FEW = 3.0
-_ALONE = 10.0  # radii
-_FARTHEST = 1e12  # no instrument; squares of such distances overflow
-_ASKED = 10_000  # cells, enough for a median
+PLAUSIBLE_SPACING_UM = (0.4, 400.0)  # from subcellular bins to the spots of the first spatial arrays
+MIN_DEGREE, MAX_DEGREE = 0.1, 200.0  # mean degrees outside this range are refused
+_LOW_DEGREE = 3.0  # the user is warned of a lower mean degree
+_ISOLATED_RADII = 10.0  # distance to the nearest cell from which a cell is isolated
+_MAX_COORDINATE_UM = 1e12  # beyond any tissue; squares of larger distances would overflow
+_SAMPLE_SIZE = 10_000  # cells, enough for a median
 
 
 class Scale(NamedTuple):
-    """Micrometres per pixel, and what says so; NaN where nothing does."""
+    """Micrometres per pixel, and the source of that number in words; NaN if the source does not give it."""
 
     microns_per_pixel: float
     source: str
@@ -33,52 +36,55 @@ class Scale(NamedTuple):
 
 @dataclass(frozen=True)
 class UnitCheck:
-    """What the coordinates say of themselves.
+    """The graph radius of a slide, and the spacing of its cells.
 
     Args:
-        radius_um: Radius of the graph.
-        radius_from: Where the radius comes from, in words.
-        spacing_um: Median distance to the nearest other cell.
-        mean_degree: Mean number of cells within the radius.
-        alone: Cells that are far from all others.
+        radius_um: Radius of the graph, micrometres.
+        radius_from: Source of the radius, in words.
+        spacing_um: Median distance to the nearest other cell, micrometres.
+        mean_degree: Mean number of other cells within the radius.
+        isolated: (n,) rows of cells that are far from all others.
     """
 
     radius_um: float
     radius_from: str
     spacing_um: float
     mean_degree: float
-    alone: NDArray[np.int64]
+    isolated: NDArray[np.int64]
 
-    def note(self) -> str | None:
-        """A warning where the graph is thin; None otherwise."""
-        if self.mean_degree >= _FEW:
+    def few_neighbours_note(self) -> str | None:
+        """A warning if the mean degree is low; None otherwise."""
+        if self.mean_degree >= _LOW_DEGREE:
             return None
         return f"only {self.mean_degree:.1f} neighbours per cell within {self.radius_um:g} um: check the units, or --radius-um"
 
-    def alone_note(self, name: str) -> str:
-        """A warning of cells that are far from all others, the first of them by name."""
+    def isolated_note(self, barcodes: Sequence[str] | pd.Index[str]) -> str | None:
+        """A warning if cells are far from all others, given the names of the N cells; None otherwise."""
+        if not len(self.isolated):
+            return None
         return (
-            f"{len(self.alone):,} cells, such as {name!r}, lie more than {_ALONE * self.radius_um:g} um from any other: debris, "
-            "or damaged coordinates? they stretch the regions of the split; --crop leaves them out"
+            f"{len(self.isolated):,} cells, such as {barcodes[self.isolated[0]]!r}, lie more than "
+            f"{_ISOLATED_RADII * self.radius_um:g} um from any other: they may be debris, or their coordinates damaged; "
+            "they enlarge the extent of the split; --crop drops them"
         )
 
 
 def to_micrometres(
     xy: NDArray[np.float64], microns_per_pixel: float | None, what: str, scale: Scale | None = None
 ) -> tuple[NDArray[np.float64], str]:
-    """Scale coordinates as asked, or else as derived.
+    """Convert coordinates to micrometres, with the scale of the user, or else that of the download.
 
     Args:
-        xy: (N, 2) as stored.
-        microns_per_pixel: The user's scale, which goes before any other; None where there is none.
-        what: Where they are stored.
-        scale: The scale that the download tells; None where the coordinates are micrometres.
+        xy: (N, 2) coordinates as stored.
+        microns_per_pixel: Scale that the user gave; None for the scale of the download.
+        what: Name of the stored coordinates, such as `obsm['spatial']`.
+        scale: Scale of the download; None if the coordinates are micrometres.
 
     Returns:
-        (N, 2) micrometres and their derivation in words.
+        (N, 2) micrometres, and a description of the conversion.
 
     Raises:
-        CifmError: The scale is not above zero.
+        CifmError: The scale is not a finite number above zero.
     """
     if microns_per_pixel is not None:
         if not 0 < microns_per_pixel < np.inf:
@@ -94,66 +100,65 @@ def to_micrometres(
     return xy * scale.microns_per_pixel, f"{what} x {scale.microns_per_pixel:.6g} um: {scale.source}"
 
 
-def agree(first: Scale, second: Scale, tolerance: float, where: str) -> None:
-    """Refuse two derivations of the scale that contradict each other.
+def require_agreement(first: Scale, second: Scale, tolerance: float, where: str) -> None:
+    """Raise an error if two derivations of the scale contradict each other.
 
     Args:
         first: One derivation.
-        second: Another; one that is NaN contradicts nothing.
-        tolerance: Largest relative difference.
+        second: Another derivation. NaN, in either, contradicts nothing.
+        tolerance: Largest allowed relative difference.
         where: The download, for the message.
 
     Raises:
-        CifmError: They differ by more.
+        CifmError: The difference is larger.
     """
     one, other = first.microns_per_pixel, second.microns_per_pixel
     if abs(one - other) > tolerance * one:
         raise CifmError(
-            f"{where}: two scales disagree by more than {tolerance:.0%}: {one:.6g} um per pixel ({first.source}), "
+            f"{where}: two scales differ by more than {tolerance:.0%}: {one:.6g} um per pixel ({first.source}), "
             f"{other:.6g} um per pixel ({second.source})",
-            "find out which is right, and give it with --microns-per-pixel",
+            "find out which is correct, and give it with --microns-per-pixel",
         )
 
 
-def check_units(xy_um: NDArray[np.float64], platform_um: float | None, asked_um: float | None) -> UnitCheck:
-    """Choose the graph radius and refuse coordinates that cannot be micrometres.
+def check_units(xy_um: NDArray[np.float64], platform_um: float | None, given_um: float | None) -> UnitCheck:
+    """Choose the graph radius, and check that the coordinates can be micrometres.
 
     Args:
         xy_um: (N, 2) cell centres.
-        platform_um: The paper's radius for the platform; None where it names none.
-        asked_um: The user's radius.
+        platform_um: Radius of the paper for the platform; None if the paper gives none.
+        given_um: Radius that the user gave; None if the user gave none.
 
     Returns:
-        Spacing, radius and mean degree.
+        Radius, spacing and mean degree.
 
     Raises:
-        CifmError: The spacing or the degree shows that the coordinates are not micrometres.
+        CifmError: The spacing or the degree shows that the coordinates are not micrometres, or fewer than two cells are
+            left.
     """
-    if asked_um is not None and not asked_um > 0:
-        raise CifmError(f"--radius-um {asked_um:g}: not a length", "give a radius above zero, in micrometres")
+    if given_um is not None and not given_um > 0:
+        raise CifmError(f"--radius-um {given_um:g}: not a length", "give a radius above zero, in micrometres")
     if len(xy_um) < 2:
+        raise CifmError(f"{len(xy_um)} cell is left, which makes no graph", "check the input and --crop")
+    if (farthest := float(np.abs(xy_um).max())) > _MAX_COORDINATE_UM:
         raise CifmError(
-            f"{len(xy_um)} cell is left, which makes no graph", "look at the report of dropped cells, widen --crop"
-        )
-    if (farthest := float(np.abs(xy_um).max())) > _FARTHEST:
-        raise CifmError(
-            f"a coordinate of {farthest:.4g} um is none of a tissue", "look at the coordinates of the input"
+            f"a coordinate of {farthest:.4g} um is outside any tissue", "check the coordinates of the input"
         )
     tree = cKDTree(xy_um)
     nearest = np.asarray(tree.query(xy_um, k=[2])[0])  # the first is the cell itself
     spacing = float(np.median(nearest))
-    radius, source = _radius(spacing, platform_um, asked_um)
+    radius, source = _choose_radius(spacing, platform_um, given_um)
     degree = float(tree.count_neighbors(tree, radius)) / len(xy_um) - 1.0
-    check = UnitCheck(radius, source, spacing, degree, np.flatnonzero(nearest.ravel() > _ALONE * radius))
+    check = UnitCheck(radius, source, spacing, degree, np.flatnonzero(nearest.ravel() > _ISOLATED_RADII * radius))
     numbers = (
         f"median distance to the nearest cell {spacing:.4g}, {degree:.4g} neighbours per cell within {radius:g} um"
     )
-    if degree > MOST_NEIGHBOURS:
+    if degree > MAX_DEGREE:
         raise CifmError(
             f"the coordinates are too dense for micrometres: {numbers}",
             "are they millimetres, or scaled down? convert them (--microns-per-pixel 1000 for millimetres), or give --radius-um",
         )
-    if degree < FEWEST_NEIGHBOURS or (asked_um is None and spacing > radius):
+    if degree < MIN_DEGREE or (given_um is None and spacing > radius):
         raise CifmError(
             f"the coordinates are too sparse for micrometres: {numbers}",
             "are they pixels or nanometres? convert them (--microns-per-pixel), or give --radius-um if cells are that far apart",
@@ -162,28 +167,28 @@ def check_units(xy_um: NDArray[np.float64], platform_um: float | None, asked_um:
 
 
 def isolation_note(xy_um: NDArray[np.float64], radius_um: float) -> str | None:
-    """A warning where most cells have no other within a radius that is not their own; None otherwise.
+    """Check that most cells have a neighbour within a radius.
 
     Args:
-        xy_um: (N, 2) cell centres.
-        radius_um: Of the graph.
+        xy_um: (N, 2) cell centres, micrometres.
+        radius_um: Radius of the graph, micrometres.
 
     Returns:
-        What is wrong with it, and a radius that would do.
+        A warning that names a sufficient radius; None if most cells have a neighbour.
     """
-    asked_um = xy_um[:: max(1, len(xy_um) // _ASKED)]
-    spacing = float(np.median(cKDTree(xy_um).query(asked_um, k=[2])[0]))
+    sample_um = xy_um[:: max(1, len(xy_um) // _SAMPLE_SIZE)]
+    spacing = float(np.median(cKDTree(xy_um).query(sample_um, k=[2])[0]))
     if spacing <= radius_um:
         return None
     return (
         f"most cells have no neighbour within {radius_um:g} um, as the nearest is {spacing:.4g} um away (median): a model "
-        f"sees none of their surroundings; train with --set data.radius_um={RADIUS_IN_SPACINGS * spacing:.4g}"
+        f"cannot use their neighbourhood; train with --set data.radius_um={RADIUS_IN_SPACINGS * spacing:.4g}"
     )
 
 
-def _radius(spacing: float, platform_um: float | None, asked_um: float | None) -> tuple[float, str]:
-    if asked_um is not None:
-        return float(asked_um), "given"
+def _choose_radius(spacing: float, platform_um: float | None, given_um: float | None) -> tuple[float, str]:
+    if given_um is not None:
+        return float(given_um), "given"
     if platform_um is not None:
         return platform_um, "platform"
     low, high = PLAUSIBLE_SPACING_UM

@@ -1,87 +1,87 @@
-"""Whether the numbers of a prepared slide can be true: places are finite, counts are finite and not negative.
+"""Checks of the numbers of a prepared slide: coordinates are finite, counts are finite and not negative.
 
-`cifm prepare` writes no others, but the file is an ordinary `.h5ad` that other programs write to as well.
+`cifm prepare` writes only such numbers, but other programs can change the file, which is an ordinary `.h5ad`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
+from cifm_cli.data.barcodes import read_barcodes
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import h5py
     from numpy.typing import NDArray
 
 
-def require_places(xy_um: NDArray[np.float64], file: h5py.File, path: Path) -> None:
-    """Refuse a cell that is nowhere.
+def require_finite_coordinates(xy_um: NDArray[np.float64], file: h5py.File, path: Path) -> None:
+    """Raise an error if a coordinate is not finite.
 
     Args:
-        xy_um: (N, 2) of all cells.
-        file: The open slide, which knows the cell's name.
-        path: Where it is.
+        xy_um: (N, 2) cell centres.
+        file: The open slide, from which the name of the cell is read.
+        path: Path of the slide.
 
     Raises:
-        CifmError: A place is not finite.
+        CifmError: A coordinate is not finite; the message names the cell.
     """
     wrong = ~np.isfinite(xy_um).all(axis=1)
     if wrong.any():
         row = int(wrong.argmax())
         x, y = xy_um[row]
-        raise _refusal(f"stands at ({x:g}, {y:g}) um, which is no place", row, file, path)
+        raise _invalid(f"has the coordinates ({x:g}, {y:g}) um", row, file, path)
 
 
-def require_sums(total_counts: NDArray[np.float64], file: h5py.File, path: Path) -> None:
-    """Refuse a cell whose sum of counts is none.
+def require_valid_totals(total_counts: NDArray[np.float64], file: h5py.File, path: Path) -> None:
+    """Raise an error if the total count of a cell is negative or not finite.
 
     Args:
-        total_counts: (N,) of all cells.
-        file: The open slide, which knows the cell's name.
-        path: Where it is.
+        total_counts: (N,) total counts.
+        file: The open slide, from which the name of the cell is read.
+        path: Path of the slide.
 
     Raises:
-        CifmError: A sum is negative or not finite.
+        CifmError: A total is not valid; the message names the cell.
     """
-    wrong = _no_counts(total_counts)
+    wrong = _is_invalid(total_counts)
     if wrong.any():
         row = int(wrong.argmax())
-        raise _refusal(f"has {total_counts[row]:g} counts", row, file, path)
+        raise _invalid(f"has {total_counts[row]:g} counts", row, file, path)
 
 
-def require_counts(
+def require_valid_counts(
     values: NDArray[np.float32], first: int, indptr: NDArray[np.int64], file: h5py.File, path: Path
 ) -> None:
-    """Refuse a count that is none.
+    """Raise an error if a count is negative or not finite.
 
     Args:
-        values: Stored counts of a stretch of rows.
-        first: Where in the file's `X` they begin.
-        indptr: (N + 1,) row pointers of the whole `X`.
-        file: The open slide, which knows the cell's name.
-        path: Where it is.
+        values: (n,) stored counts of consecutive rows.
+        first: Position of the first of them in `X/data`.
+        indptr: (N + 1,) row pointers of `X`.
+        file: The open slide, from which the name of the cell is read.
+        path: Path of the slide.
 
     Raises:
-        CifmError: A count is negative or not finite.
+        CifmError: A count is not valid; the message names the cell.
     """
-    wrong = _no_counts(values)
+    wrong = _is_invalid(values)
     if wrong.any():
         position = int(wrong.argmax())
         row = int(np.searchsorted(indptr, first + position, side="right")) - 1
-        raise _refusal(f"has a count of {values[position]:g}", row, file, path)
+        raise _invalid(f"has a count of {values[position]:g}", row, file, path)
 
 
-def _no_counts(values: NDArray[Any]) -> NDArray[np.bool_]:
-    return ~((values >= 0) & (values < np.inf))  # a NaN is neither
+def _is_invalid(values: NDArray[Any]) -> NDArray[np.bool_]:
+    return ~((values >= 0) & (values < np.inf))  # NaN fails both comparisons
 
 
-def _refusal(what: str, row: int, file: h5py.File, path: Path) -> CifmError:
-    stored = file["obs"][file["obs"].attrs["_index"]]
-    names = stored["values"] if isinstance(stored, h5py.Group) else stored  # a group holds missing ones too
+def _invalid(problem: str, row: int, file: h5py.File, path: Path) -> CifmError:
+    (name,) = read_barcodes(file, np.array([row]))
     return CifmError(
-        f"{path}: cell {names.asstr()[row]!r} (row {row}) {what}", "prepare the download again: `cifm prepare DOWNLOAD`"
+        f"{path}: cell {name!r} (row {row}) {problem}", "prepare the download again: `cifm prepare DOWNLOAD`"
     )

@@ -1,1 +1,1 @@
-"""Embeddings of cells and microenvironments, and what a linear classifier reads from them."""
+"""Embeddings: computing those of every cell of a slide, and probing them with a linear classifier."""

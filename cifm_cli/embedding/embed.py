@@ -1,81 +1,121 @@
-"""Embed whole slides: microenvironment and cell embeddings of every cell, written in the order of the download."""
+"""Embedding of slides: arrays in memory, or an embedded `.h5ad` for each prepared slide.
+
+Letters: N cells, D features.
+"""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from cifm_cli import keys, provenance
 from cifm_cli.data.slide import open_slide
 from cifm_cli.data.writers.embedded import embedded_file
 from cifm_cli.embedding.parallel import write_slice, write_with_processes
 from cifm_cli.errors import CifmError
+from cifm_cli.inference.encode import encode_blocks
 from cifm_cli.model.checkpoint import MODEL_FILE
-from cifm_cli.report.terminal import progress, say
+from cifm_cli.report.terminal import progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
+    from cifm_cli.data.slide import Slide
     from cifm_cli.inference.encode import Level
     from cifm_cli.inference.loaded_model import LoadedModel
+
+logger = logging.getLogger(__name__)
 
 SLOTS: dict[Level, str] = {"microenvironment": keys.MICROENVIRONMENT, "cell": keys.CELL}
 
 
-def embed_slides(
-    engine: LoadedModel, slides: Sequence[Path], levels: Sequence[Level], out: Path, devices: int = 1
-) -> dict[str, Any]:
-    """Embed slides, each into a file of its own.
+def embed_cells(
+    model: LoadedModel, slide: Slide, levels: Sequence[Level] = ("microenvironment", "cell")
+) -> dict[Level, NDArray[np.float32]]:
+    """Embed every cell of a slide, in memory.
 
     Args:
-        engine: The model.
-        slides: Prepared slides.
-        levels: Which embeddings.
-        out: Folder for `<slide>.h5ad`.
-        devices: How many processes embed a slide together; they write the same file, bit for bit.
+        model: The model.
+        slide: A slide, in memory or opened from a file.
+        levels: `microenvironment` embeds a cell with its neighbours, `cell` without them.
 
     Returns:
-        By slide: path, number of cells and the shape of each embedding, as JSON.
+        Level to (N, D) embeddings, in the order of the slide's cells.
 
     Raises:
-        CifmError: Two slides share a name, a slide can't be read, or it shares no gene with the model.
+        CifmError: The slide shares no gene with the model.
+    """
+    slide = model.fit_slide(slide)
+    shape = (slide.num_cells, model.checkpoint.recipe.model.width)
+    embeddings: dict[Level, NDArray[np.float32]] = {level: np.empty(shape, dtype=np.float32) for level in levels}
+    with progress(f"embedding {slide.name}", slide.num_cells) as advance:
+        for block in encode_blocks(model, slide, list(levels)):
+            for level, features in block.features.items():
+                embeddings[level][block.rows] = features
+            advance(len(block.rows))
+    return embeddings
+
+
+def embed_slides(
+    model: LoadedModel, slides: Sequence[Path], levels: Sequence[Level], out: Path, num_processes: int = 1
+) -> dict[str, Any]:
+    """Embed prepared slides, and write each into a file in the order of its download.
+
+    Args:
+        model: The model.
+        slides: Prepared slides.
+        levels: `microenvironment` embeds a cell with its neighbours, `cell` without them.
+        out: Folder for `<slide>.h5ad`.
+        num_processes: Number of processes that embed a slide together. The file does not depend on it, bit for bit.
+
+    Returns:
+        For each slide its path, number of cells and the shape of each embedding, as JSON.
+
+    Raises:
+        CifmError: Two slides have the same name, a slide cannot be read, or it shares no gene with the model.
     """
     names = [path.stem for path in slides]
     for name in names:
         if names.count(name) > 1:
             raise CifmError(f"two slides are called {name}", "embed them into different folders with --out")
-    return {path.stem: _embed_slide(engine, path, levels, out / f"{path.stem}.h5ad", devices) for path in slides}
+    return {path.stem: _embed_slide(model, path, levels, out / f"{path.stem}.h5ad", num_processes) for path in slides}
 
 
 def _embed_slide(
-    engine: LoadedModel, path: Path, levels: Sequence[Level], target: Path, devices: int
+    model: LoadedModel, path: Path, levels: Sequence[Level], target: Path, num_processes: int
 ) -> dict[str, Any]:
-    slide = engine.fit_slide(open_slide(path))
-    widths = dict.fromkeys((SLOTS[level] for level in levels), engine.checkpoint.recipe.model.width)
+    slide = model.fit_slide(open_slide(path))
+    widths = dict.fromkeys((SLOTS[level] for level in levels), model.checkpoint.recipe.model.width)
     with (
-        embedded_file(target, slide, widths, _origin(engine, path, slide.radius_um)) as slots,
+        embedded_file(target, slide, widths, _origin(model, path, slide.radius_um)) as slots,
         progress(f"embedding {slide.name}", slide.num_cells) as advance,
     ):
+        # Rows are written as they are computed, so that the embeddings of a slide need not fit into memory.
         rows_of = {level: slots[SLOTS[level]] for level in levels}
-        if devices == 1:
-            write_slice(engine, slide, rows_of, advance=advance)
+        if num_processes == 1:
+            write_slice(model, slide, rows_of, advance=advance)
         else:
-            write_with_processes(engine, path, rows_of, devices, advance)
-    say(f"{slide.name}: {slide.num_cells:,} cells embedded as {' and '.join(levels)}: {target}")
+            write_with_processes(model, path, rows_of, num_processes, advance)
+    logger.info("%s: %s cells embedded as %s: %s", slide.name, f"{slide.num_cells:,}", " and ".join(levels), target)
     shapes = {slot: [slide.num_cells, width] for slot, width in widths.items()}
     return {"path": target.as_posix(), "cells": slide.num_cells, "obsm": shapes}
 
 
-def _origin(engine: LoadedModel, path: Path, radius_um: float) -> dict[str, Any]:
-    """Provenance of an embedding: the slide and the model by their hashes, the recipe and the radius in use."""
-    checkpoint = engine.checkpoint
+def _origin(model: LoadedModel, path: Path, radius_um: float) -> dict[str, Any]:
+    """Provenance of an embedding: hashes of the slide and the model, the recipe, and the radius that was used."""
+    checkpoint = model.checkpoint
     return provenance.collect(
         "embed",
         inputs=[path],
         model={"run": checkpoint.folder.name, "sha256": provenance.hash_file(checkpoint.folder / MODEL_FILE)},
         recipe=checkpoint.recipe.model_dump(mode="json", exclude_none=True),
         radius_um=radius_um,
-        backend=engine.backend.name,
-        device=str(engine.device),
-        precision=engine.precision,
+        backend=model.backend.name,
+        device=str(model.device),
+        precision=model.precision,
     )

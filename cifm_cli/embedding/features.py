@@ -1,7 +1,8 @@
-"""What the probe reads: the embeddings, and the trivial features every embedding has to beat."""
+"""Features that are probed: the embeddings, and baselines computed from expression alone."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ from scipy.spatial import cKDTree
 from cifm_cli import keys
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.errors import CifmError
-from cifm_cli.report.terminal import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
+logger = logging.getLogger(__name__)
+
 EXPRESSION = "expression"
 NEIGHBOURHOOD = "neighbourhood_average"
 BOTH = "expression_and_neighbourhood"
-_WHAT = {
+BASELINES = (EXPRESSION, NEIGHBOURHOOD, BOTH)
+_EMBEDDINGS = {
     keys.MICROENVIRONMENT: "encoder output among the neighbours",
     keys.CELL: "encoder output of the cell alone",
 }
@@ -34,21 +37,21 @@ _WHAT = {
 
 @dataclass(frozen=True)
 class Features:
-    """One description of the probed cells.
+    """One set of features of the probed cells.
 
     Args:
-        name: As in `probe.json`.
-        what: In words.
+        name: Name in `probe.json`.
+        description: What the features are, for the report.
         values: (n, F), dense embeddings or sparse expression.
     """
 
     name: str
-    what: str
+    description: str
     values: NDArray[np.float32] | csr_matrix
 
 
-def gather(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> list[Features]:
-    """Describe the probed cells in every way that is compared.
+def collect_features(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> list[Features]:
+    """Collect the embeddings and the baselines of the probed cells.
 
     Args:
         slides: Embedded slides.
@@ -63,38 +66,45 @@ def gather(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> list[Featur
     first = slides[0]
     for slide in slides:
         if slide.origin["model"]["sha256"] != first.origin["model"]["sha256"]:
+            # Dimensions of two models have nothing in common, even for the same recipe.
             message = f"{first.name} and {slide.name} were embedded by different models"
             raise CifmError(message, "embed them with the same model: `cifm embed SLIDE... --model RUN`")
-    slots = [slot for slot in _WHAT if all(slot in slide.embeddings for slide in slides)]
+    slots = [slot for slot in _EMBEDDINGS if all(slot in slide.embeddings for slide in slides)]
     genes = [gene for gene in first.gene_ids if all(gene in slide.gene_ids for slide in slides)]
     if not genes or not slots:
-        what = "embedding" if genes else "gene"
-        raise CifmError(f"the slides share no {what}", "probe slides that were prepared and embedded alike")
-    own, around = zip(*(_expression(*pair, genes) for pair in zip(slides, rows, strict=True)), strict=True)
-    own, around = csr_matrix(vstack(own)), csr_matrix(vstack(around))
-    if not around.nnz:
-        warn(f"no probed cell has a neighbour within the model's radius, {first.origin['radius_um']:g} um")
-    baselines = {
-        EXPRESSION: ("the cell's own log-normalised expression", own),
-        NEIGHBOURHOOD: (
-            "mean log-normalised expression of the cells within the radius, the cell itself excluded",
-            around,
-        ),
-        BOTH: ("the two before it, side by side", csr_matrix(hstack([own, around]))),
-    }
+        missing = "embedding" if genes else "gene"
+        raise CifmError(f"the slides share no {missing}", "probe slides that were prepared and embedded alike")
     embeddings = [
         Features(
             slot,
-            _WHAT[slot],
-            np.concatenate([slide.embeddings[slot][r] for slide, r in zip(slides, rows, strict=True)]),
+            _EMBEDDINGS[slot],
+            np.concatenate([slide.embeddings[slot][probed] for slide, probed in zip(slides, rows, strict=True)]),
         )
         for slot in slots
     ]
-    return embeddings + [Features(name, *content) for name, content in baselines.items()]
+    return embeddings + _baselines(slides, rows, genes)
+
+
+def _baselines(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows], genes: list[str]) -> list[Features]:
+    """Expression of the cell, of its neighbours, and both."""
+    by_slide = [_expression(slide, probed, genes) for slide, probed in zip(slides, rows, strict=True)]
+    own, around = (csr_matrix(vstack(parts)) for parts in zip(*by_slide, strict=True))
+    if not around.nnz:
+        radius_um = slides[0].origin["radius_um"]
+        logger.warning("no probed cell has a neighbour within the model's radius, %g um", radius_um)
+    return [
+        Features(EXPRESSION, "the cell's own log-normalised expression", own),
+        Features(
+            NEIGHBOURHOOD,
+            "mean log-normalised expression of the cells within the radius, the cell itself excluded",
+            around,
+        ),
+        Features(BOTH, "the two before it, side by side", csr_matrix(hstack([own, around]))),
+    ]
 
 
 def _expression(slide: EmbeddedSlide, rows: Rows, genes: list[str]) -> tuple[csr_matrix, csr_matrix]:
-    """Log-normalised expression of some cells, and of their neighbours on average."""
+    """(n, G) log-normalised expression of some cells, and the mean over their neighbours."""
     column = {gene: position for position, gene in enumerate(slide.gene_ids)}
     depth = np.asarray(slide.counts.sum(axis=1), dtype=np.float64).ravel()
     target_sum = float(slide.origin["recipe"]["data"]["target_sum"])
@@ -103,21 +113,22 @@ def _expression(slide: EmbeddedSlide, rows: Rows, genes: list[str]) -> tuple[csr
 
 
 def neighbour_weights(xy_um: NDArray[np.float64], rows: Rows, radius_um: float) -> csr_matrix:
-    """Weights of a mean over neighbours.
+    """Compute the weights of a mean over neighbours.
 
     Args:
-        xy_um: (N, 2) micrometres.
+        xy_um: (N, 2) positions in micrometres.
         rows: (n,) cells whose neighbours are averaged.
         radius_um: Radius in micrometres, inclusive.
 
     Returns:
-        (n, N) float32: equal weights on the other cells within the radius; a row of zeros where there are none.
+        (n, N) float32: equal weights for the other cells within the radius; zeros for a cell without neighbours.
     """
     tree = cKDTree(xy_um)
     near: list[list[int]] = list(tree.query_ball_point(xy_um[rows], radius_um))
-    lengths = np.array([len(found) for found in near], dtype=np.int64)
+    lengths = np.array([len(cells) for cells in near], dtype=np.int64)
     owners, cells = np.repeat(np.arange(len(rows)), lengths), np.concatenate([*near, []]).astype(np.int64)
-    others = cells != rows[owners]
-    weights = 1.0 / np.maximum(lengths - 1, 1)
-    owners, cells = owners[others], cells[others]
+    # By row, not by distance: other cells at the same place are neighbours.
+    is_other = cells != rows[owners]
+    weights = 1.0 / np.maximum(lengths - 1, 1)  # each list contains the cell itself
+    owners, cells = owners[is_other], cells[is_other]
     return csr_matrix((weights[owners].astype(np.float32), (owners, cells)), shape=(len(rows), len(xy_um)))

@@ -1,4 +1,4 @@
-"""Groups of cells that are held out together, and the folds of a cross-validation that never parts a group."""
+"""Groups of cells that are held out together, and the folds of a cross-validation over groups."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-_BLOCKS_WANTED = 100
-_RADII_PER_BLOCK = 10  # narrower blocks would be mostly border
+_TARGET_BLOCKS = 100
+_MIN_BLOCK_RADII = 10  # in narrower blocks most cells would be near a border, and lost to the buffer
 
 
 @dataclass(frozen=True)
 class Groups:
-    """How cells are held out.
+    """Groups of cells that are held out together.
 
     Args:
         unit: `block` (a square of one slide) or `sample`.
         ids: (n,) group of each cell, 0 to num - 1.
         block_um: Side of a block in micrometres; None for samples.
-        buffer_um: A training cell is farther than this from every held-out cell; 0 for samples.
+        buffer_um: Training cells are farther than this from every held-out cell; 0 for samples.
     """
 
     unit: str
@@ -44,36 +44,43 @@ class Groups:
         """Number of groups."""
         return int(self.ids.max(initial=-1)) + 1
 
-    def subset(self, kept: NDArray[np.bool_]) -> Groups:
-        """The groups of some of the cells, numbered anew."""
-        return Groups(self.unit, np.unique(self.ids[kept], return_inverse=True)[1], self.block_um, self.buffer_um)
+    def subset(self, mask: NDArray[np.bool_]) -> Groups:
+        """Select some of the cells; their groups are renumbered.
+
+        Args:
+            mask: (n,) whether a cell is selected.
+
+        Returns:
+            The groups of the selected cells.
+        """
+        return Groups(self.unit, np.unique(self.ids[mask], return_inverse=True)[1], self.block_um, self.buffer_um)
 
 
 def block_groups(xy_um: NDArray[np.float64], radius_um: float, buffer_um: float) -> Groups:
-    """Cut a slide into square blocks, about a hundred where that leaves them much wider than a neighbourhood.
+    """Divide a slide into square blocks: about a hundred, but never narrower than ten radii.
 
     Args:
-        xy_um: (n, 2) micrometres.
-        radius_um: Radius of the graph.
+        xy_um: (n, 2) positions in micrometres.
+        radius_um: Radius of the graph in micrometres.
         buffer_um: See `Groups`.
 
     Returns:
-        One group per block that has cells.
+        One group for each block that has cells.
     """
     offset_um = xy_um - xy_um.min(axis=0)
-    side_um = max(math.sqrt(float(offset_um.max(axis=0).prod()) / _BLOCKS_WANTED), _RADII_PER_BLOCK * radius_um)
+    side_um = max(math.sqrt(float(offset_um.max(axis=0).prod()) / _TARGET_BLOCKS), _MIN_BLOCK_RADII * radius_um)
     _, ids = np.unique((offset_um // side_um).astype(np.int64), axis=0, return_inverse=True)
     return Groups("block", ids.ravel(), side_um, buffer_um)
 
 
 def sample_groups(samples: NDArray[np.object_]) -> Groups:
-    """One group per sample: what two sections of a patient share must not help.
+    """Group cells by sample, because sections of one patient resemble each other.
 
     Args:
-        samples: (n,) sample of each cell; by default its slide's name.
+        samples: (n,) sample of each cell; by default the name of its slide.
 
     Returns:
-        The groups.
+        One group for each sample.
     """
     return Groups("sample", np.unique(samples.astype(str), return_inverse=True)[1])
 
@@ -81,33 +88,34 @@ def sample_groups(samples: NDArray[np.object_]) -> Groups:
 def grouped_folds(
     codes: Rows, groups: Groups, xy_um: NDArray[np.float64], num_folds: int, seed: int
 ) -> Iterator[tuple[Rows, Rows]]:
-    """Cut cells into folds along groups, each with about the same mix of classes.
+    """Split cells into folds of whole groups, each fold with about the same frequencies of the classes.
 
     Args:
         codes: (n,) class of each cell.
-        groups: Held out as a whole.
-        xy_um: (n, 2) micrometres, for the buffer.
-        num_folds: At most; never more than there are groups or, for samples, than the rarest class has samples, so
-            that a fold holds out something of every class where that can be.
-        seed: Of the shuffle.
+        groups: Groups that are held out together.
+        xy_um: (n, 2) positions in micrometres, for the buffer.
+        num_folds: Largest number of folds. There are no more folds than groups and, for samples, no more than the
+            rarest class has samples, so that every fold can hold out cells of every class.
+        seed: Of the assignment of groups to folds.
 
     Yields:
-        Training and held-out cells, positions. Each cell is held out once.
+        Positions of the training cells and of the held-out cells. Each cell is held out once.
     """
     state = int(provenance.numpy_generator(seed, "probe folds").integers(2**31))
-    most = groups.num
+    max_folds = groups.num
     if groups.unit == "sample":
-        most = max(2, min(len(np.unique(groups.ids[codes == code])) for code in np.unique(codes)))
-    splitter = StratifiedGroupKFold(min(num_folds, most), shuffle=True, random_state=state)
+        max_folds = max(2, min(len(np.unique(groups.ids[codes == code])) for code in np.unique(codes)))
+    splitter = StratifiedGroupKFold(min(num_folds, max_folds), shuffle=True, random_state=state)
     for train, test in splitter.split(np.zeros(len(codes)), codes, groups.ids):
         if len(test):
-            yield _beyond(train, test, xy_um, groups.buffer_um), test
+            yield _outside_buffer(train, test, xy_um, groups.buffer_um), test
 
 
-def _beyond(train: Rows, test: Rows, xy_um: NDArray[np.float64], buffer_um: float) -> Rows:
-    """Training cells whose surroundings hold no held-out cell."""
+def _outside_buffer(train: Rows, test: Rows, xy_um: NDArray[np.float64], buffer_um: float) -> Rows:
+    """The training cells that are farther than the buffer from every held-out cell."""
     if not buffer_um:
         return train
+    # The upper bound of `query` is exclusive; a cell at exactly the distance of the buffer is still too near.
     distance, _ = cKDTree(xy_um[test]).query(xy_um[train], distance_upper_bound=np.nextafter(buffer_um, np.inf))
     far: Rows = train[np.isinf(distance)]
     return far

@@ -1,4 +1,4 @@
-"""Which label every cell carries, from an obs column or from what is known of its slide."""
+"""Labels of a probe: the class of every cell, from an obs column or from the metadata of its slide."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.writers.embedded import EmbeddedSlide
 
-MOST_CLASSES = 50
-_OF_SLIDES = (keys.CONDITION, keys.TISSUE, keys.SAMPLE)  # constant over a slide, kept in uns["cifm"]
+MAX_CLASSES = 50
+_SLIDE_METADATA = (keys.CONDITION, keys.TISSUE, keys.SAMPLE)  # constant over a slide, stored in uns["cifm"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Labels:
     """Labels of some cells.
 
     Args:
-        column: Where they come from.
+        column: The obs column, or the entry of the metadata, that they were read from.
         classes: K names.
         codes: (n,) position in `classes` of each cell.
     """
@@ -39,86 +39,84 @@ class Labels:
 
 
 def read_labels(slides: Sequence[EmbeddedSlide], column: str) -> NDArray[np.object_]:
-    """The label of every cell of every slide, one slide after the other.
+    """Read the label of every cell of every slide.
 
     Args:
         slides: Embedded slides.
         column: An obs column; or condition, tissue or sample of the slides.
 
     Returns:
-        (N of all slides,) text, None where a cell has no label.
+        (N,) labels of the cells of all slides, one slide after the other; None where a cell has no label.
 
     Raises:
-        CifmError: No slide has the column, or it holds numbers, one class or too many.
+        CifmError: No slide has the column, or it holds numbers, a single class or too many.
     """
-    usable = f"columns that can serve as labels: {', '.join(_usable_columns(slides)) or 'none'}"
-    parts = [_texts(slide, column) for slide in slides]
-    found = [part for part in parts if part is not None]
-    if not found:
-        raise CifmError(f"label {column}: no such column in {', '.join(slide.name for slide in slides)}", usable)
-    sizes = zip(parts, slides, strict=True)
-    labels = np.concatenate([np.full(slide.num_cells, None) if part is None else part for part, slide in sizes])
+    hint = f"columns that can serve as labels: {', '.join(_usable_columns(slides)) or 'none'}"
+    parts = [_labels_of_slide(slide, column) for slide in slides]
+    if all(part is None for part in parts):
+        raise CifmError(f"label {column}: no such column in {', '.join(slide.name for slide in slides)}", hint)
+    by_slide = zip(parts, slides, strict=True)
+    labels = np.concatenate([np.full(slide.num_cells, None) if part is None else part for part, slide in by_slide])
     num_classes = len(set(labels.tolist()) - {None})
-    if num_classes > MOST_CLASSES:
-        raise CifmError(
-            f"label {column}: {num_classes:,} different values, a probe takes at most {MOST_CLASSES}", usable
-        )
+    if num_classes > MAX_CLASSES:
+        raise CifmError(f"label {column}: {num_classes:,} different values, a probe takes at most {MAX_CLASSES}", hint)
     if num_classes < 2:
-        raise CifmError(f"label {column}: {'one class' if num_classes else 'no values'}, nothing to tell apart", usable)
+        raise CifmError(f"label {column}: {'one class' if num_classes else 'no values'}, at least two are needed", hint)
     return labels
 
 
-def encode_labels(column: str, texts: NDArray[np.object_]) -> Labels:
-    """Number the classes, by name.
+def encode_labels(column: str, labels: NDArray[np.object_]) -> Labels:
+    """Number the classes in alphabetical order.
 
     Args:
-        column: Where the labels come from.
-        texts: (n,) text, none missing.
+        column: The column that the labels were read from.
+        labels: (n,) labels, none missing.
 
     Returns:
-        The labels.
+        The encoded labels.
     """
-    names, codes = np.unique(texts.astype(str), return_inverse=True)
-    return Labels(column, tuple(names.tolist()), codes.astype(np.int64))
+    classes, codes = np.unique(labels.astype(str), return_inverse=True)
+    return Labels(column, tuple(classes.tolist()), codes.astype(np.int64))
 
 
-def rare_classes(texts: NDArray[np.object_], groups: NDArray[np.int64], fewest_cells: int) -> dict[str, int]:
-    """Classes that a grouped cross-validation can't judge.
+def rare_classes(labels: NDArray[np.object_], groups: NDArray[np.int64], min_cells: int) -> dict[str, int]:
+    """Find the classes that a cross-validation over groups cannot evaluate.
 
     Args:
-        texts: (n,) labels.
+        labels: (n,) labels.
         groups: (n,) groups that are held out together.
-        fewest_cells: Cells that a class needs.
+        min_cells: Number of cells that a class needs.
 
     Returns:
-        Class to number of cells, for classes with fewer cells or in a single group.
+        Class to its number of cells, for classes with fewer cells or in a single group.
     """
-    sizes = Counter(texts.tolist())
+    sizes = Counter(labels.tolist())
     return {
-        name: size for name, size in sizes.items() if size < fewest_cells or len(np.unique(groups[texts == name])) < 2
+        name: size for name, size in sizes.items() if size < min_cells or len(np.unique(groups[labels == name])) < 2
     }
 
 
-def _texts(slide: EmbeddedSlide, column: str) -> NDArray[np.object_] | None:
-    """Labels of a slide as text, None where missing; None altogether when it has no such column."""
+def _labels_of_slide(slide: EmbeddedSlide, column: str) -> NDArray[np.object_] | None:
+    """Labels of the cells of a slide, None for a cell without one; None if the slide has no such column."""
     if column in slide.obs:
         values = slide.obs[column]
         if pd.api.types.is_float_dtype(values.dtype):
+            # pandas stores integers with missing values as floats: 1.0 is the class `1`.
             values = values.map("{:g}".format, na_action="ignore")
         texts = values.astype(object).to_numpy(dtype=object)
         return np.array([None if pd.isna(text) or text == "" else str(text) for text in texts], dtype=object)
-    if column in _OF_SLIDES:
+    if column in _SLIDE_METADATA:
         return np.full(slide.num_cells, slide.facts[column] or None, dtype=object)
     return None
 
 
 def _usable_columns(slides: Sequence[EmbeddedSlide]) -> list[str]:
-    """Columns of names (not of numbers) with two to `MOST_CLASSES` values over all slides."""
+    """Columns that are not numeric and have two to `MAX_CLASSES` values over all slides."""
     values: dict[str, set[str]] = {}
     for slide in slides:
         for name, column in slide.obs.items():
             if pd.api.types.is_bool_dtype(column.dtype) or not pd.api.types.is_numeric_dtype(column.dtype):
                 values.setdefault(str(name), set()).update(map(str, column.dropna().unique()))
-        for name in _OF_SLIDES:
+        for name in _SLIDE_METADATA:
             values.setdefault(name, set()).update([slide.facts[name]] if slide.facts[name] else [])
-    return [name for name, found in values.items() if 2 <= len(found) <= MOST_CLASSES]
+    return [name for name, classes in values.items() if 2 <= len(classes) <= MAX_CLASSES]

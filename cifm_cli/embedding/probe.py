@@ -1,7 +1,8 @@
-"""Linear probing: what can a linear classifier read from the embeddings, beside what it reads from plain expression?"""
+"""Linear probes: how well a linear classifier predicts a label from the embeddings, compared with plain expression."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,21 +10,21 @@ import numpy as np
 
 from cifm_cli import keys, provenance
 from cifm_cli.embedding.classifier import MAX_FEATURES, NUM_COMPONENTS, ProbeCells, cross_validate
-from cifm_cli.embedding.features import BOTH, EXPRESSION, NEIGHBOURHOOD, gather
+from cifm_cli.embedding.features import BASELINES, collect_features
 from cifm_cli.embedding.folds import block_groups, grouped_folds, sample_groups
 from cifm_cli.embedding.labels import Labels, encode_labels, rare_classes, read_labels
 from cifm_cli.embedding.scoring import (
     BALANCED_ACCURACY,
-    NUM_RESAMPLES,
     ROC_AUC,
-    area_by_class,
-    compare,
+    compare_with_best,
     resample_groups,
+    roc_auc_by_class,
     score,
-    summarise,
+    with_interval,
 )
 from cifm_cli.errors import CifmError
-from cifm_cli.report.terminal import progress, warn
+from cifm_cli.report.terminal import progress
+from cifm_cli.statistics.bootstrap import NUM_DRAWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,22 +36,23 @@ if TYPE_CHECKING:
     from cifm_cli.embedding.features import Features
     from cifm_cli.embedding.folds import Groups, Rows
 
+logger = logging.getLogger(__name__)
+
 MAJORITY = "majority"
 METRICS = (ROC_AUC, BALANCED_ACCURACY)
-_BASELINES = (EXPRESSION, NEIGHBOURHOOD, BOTH)
-_FEWEST_CELLS = 20  # a rarer class is left out
+_MIN_CELLS = 20  # a class with fewer cells is left out
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is to be told apart, and on which cells.
+class ProbeTask:
+    """The cells of a probe and their labels.
 
     Args:
         slides: Embedded slides.
         rows: Probed cells of each slide, ascending.
-        labels: Of the probed cells, one slide after the other.
-        groups: Of the probed cells.
-        left_out: Why other cells are not probed: `missing` and `sampled` cells, `rare` classes.
+        labels: Labels of the probed cells, one slide after the other.
+        groups: Groups of the probed cells.
+        left_out: Cells that are not probed: number of `missing` and `sampled` cells, and cells of each `rare` class.
     """
 
     slides: Sequence[EmbeddedSlide]
@@ -61,19 +63,19 @@ class Task:
 
     @property
     def cells(self) -> ProbeCells:
-        """The probed cells as the classifier sees them."""
+        """Classes, groups and positions of the probed cells."""
         xy_um = np.concatenate([slide.xy_um[rows] for slide, rows in zip(self.slides, self.rows, strict=True)])
         return ProbeCells(self.labels.codes, self.groups, xy_um, len(self.labels.classes))
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What a probe found.
+class ProbeResult:
+    """The result of a probe.
 
     Args:
-        content: `probe.json` but for its provenance.
-        labels: Of the probed cells.
-        probabilities: (n, K) of the held-out cells, by features.
+        content: The content of `probe.json`, without provenance.
+        labels: Labels of the probed cells.
+        probabilities: For each set of features, (n, K) predicted for held-out cells.
     """
 
     content: dict[str, Any]
@@ -81,111 +83,119 @@ class Probe:
     probabilities: dict[str, NDArray[np.float64]]
 
 
-def probe_slides(slides: Sequence[EmbeddedSlide], column: str, *, num_folds: int, max_cells: int, seed: int) -> Probe:
+def probe_slides(
+    slides: Sequence[EmbeddedSlide], column: str, *, num_folds: int, max_cells: int, seed: int
+) -> ProbeResult:
     """Probe embedded slides for a label.
 
     Args:
         slides: Embedded slides.
-        column: The label.
-        num_folds: Of the cross-validation.
-        max_cells: Larger data are sampled down to this many cells.
+        column: The label: an obs column, or condition, tissue or sample of the slides.
+        num_folds: Number of folds of the cross-validation.
+        max_cells: Larger data are sampled down to this number of cells.
         seed: Of the sample, the folds and the intervals.
 
     Returns:
-        Metrics of every description of the cells, with intervals.
+        Metrics of every set of features, with intervals.
 
     Raises:
-        CifmError: The label can't be probed, or the slides don't fit together.
+        CifmError: The label cannot be probed, or the slides cannot be combined.
     """
     task = choose_cells(slides, column, max_cells, seed)
-    described = gather(task.slides, task.rows)
+    features = collect_features(task.slides, task.rows)
     cells = task.cells
     splits = list(grouped_folds(cells.codes, cells.groups, cells.xy_um, num_folds, seed))
+    # Scores compare only cells of one fold, and a fold holds out whole groups.
     fold_of_group = np.zeros(task.groups.num, dtype=np.int64)
     for fold, (_, test) in enumerate(splits):
         fold_of_group[task.groups.ids[test]] = fold
-    fits = {}
-    with progress("probing", len(described) * len(splits)) as advance:
-        for features in described:
-            fits[features.name] = cross_validate(features.values, cells, splits, seed, advance)
-    return _judge(task, described, fits, fold_of_group, seed)
+    with progress("probing", len(features) * len(splits)) as advance:
+        fits = {each.name: cross_validate(each.values, cells, splits, seed, advance) for each in features}
+    return _summarise(task, features, fits, fold_of_group, seed)
 
 
-def choose_cells(slides: Sequence[EmbeddedSlide], column: str, max_cells: int, seed: int) -> Task:
-    """Take the cells that carry the label, a random part of them where they are many, without rare classes.
+def choose_cells(slides: Sequence[EmbeddedSlide], column: str, max_cells: int, seed: int) -> ProbeTask:
+    """Choose the cells to probe: those with a label, sampled if there are many, without rare classes.
 
     Args:
         slides: Embedded slides.
         column: The label.
-        max_cells: At most so many.
+        max_cells: Largest number of cells.
         seed: Of the sample.
 
     Returns:
-        The task.
+        The cells and their labels.
 
     Raises:
-        CifmError: The label can't be probed.
+        CifmError: The label cannot be probed.
     """
-    texts = read_labels(slides, column)
-    labelled = np.flatnonzero(texts != None)  # noqa: E711 - elementwise
-    chosen = labelled
+    labels = read_labels(slides, column)
+    labelled = np.flatnonzero(labels != None)  # noqa: E711 - elementwise
+    sampled = labelled
     if len(labelled) > max_cells:
         drawn = provenance.numpy_generator(seed, "probe cells").choice(len(labelled), max_cells, replace=False)
-        chosen = labelled[np.sort(drawn)]
-    groups = _group(slides, chosen)
-    rare = rare_classes(texts[chosen], groups.ids, _FEWEST_CELLS)
-    common = ~np.isin(texts[chosen].astype(str), list(rare))
-    if len(set(texts[chosen].tolist()) - set(rare)) < 2:
+        sampled = labelled[np.sort(drawn)]
+    groups = _group_cells(slides, sampled)
+    rare = rare_classes(labels[sampled], groups.ids, _MIN_CELLS)
+    is_common = ~np.isin(labels[sampled].astype(str), list(rare))
+    if len(set(labels[sampled].tolist()) - set(rare)) < 2:
         raise CifmError(
-            f"label {column}: fewer than two classes with {_FEWEST_CELLS} cells in two {groups.unit}s",
+            f"label {column}: fewer than two classes with {_MIN_CELLS} cells in two {groups.unit}s",
             "probe more slides at once, or another label",
         )
     if rare:
-        warn(f"label {column}: left out for too few cells or a single {groups.unit}: {', '.join(sorted(rare))}")
-    left_out = {"missing": len(texts) - len(labelled), "sampled": len(labelled) - len(chosen), "rare": rare}
-    labels = encode_labels(column, texts[chosen][common])
-    return Task(slides, _rows_by_slide(slides, chosen[common]), labels, groups.subset(common), left_out)
+        names = ", ".join(sorted(rare))
+        logger.warning("label %s: left out for too few cells or a single %s: %s", column, groups.unit, names)
+    left_out = {"missing": len(labels) - len(labelled), "sampled": len(labelled) - len(sampled), "rare": rare}
+    return ProbeTask(
+        slides,
+        _rows_by_slide(slides, sampled[is_common]),
+        encode_labels(column, labels[sampled][is_common]),
+        groups.subset(is_common),
+        left_out,
+    )
 
 
-def _group(slides: Sequence[EmbeddedSlide], chosen: Rows) -> Groups:
-    """Blocks of a single slide; samples of several."""
+def _group_cells(slides: Sequence[EmbeddedSlide], cells: Rows) -> Groups:
+    """Groups of cells that are held out together: blocks of a single slide, samples of several."""
     if len(slides) > 1:
         samples = np.concatenate([np.full(slide.num_cells, slide.facts[keys.SAMPLE], dtype=object) for slide in slides])
         if len(set(samples)) > 1:
-            return sample_groups(samples[chosen])
+            return sample_groups(samples[cells])
         raise CifmError(f"all slides are of one sample, {samples[0]}", "probe them one by one")
     (slide,) = slides
     radius_um = float(slide.origin["radius_um"])
+    # An embedding depends on the cells within this distance, so nearer training cells would leak held-out expression.
     buffer_um = int(slide.origin["recipe"]["model"]["encoder_layers"]) * radius_um
-    return block_groups(slide.xy_um[chosen], radius_um, buffer_um)
+    return block_groups(slide.xy_um[cells], radius_um, buffer_um)
 
 
-def _rows_by_slide(slides: Sequence[EmbeddedSlide], chosen: Rows) -> list[Rows]:
-    """Positions among the cells of all slides as rows of each slide."""
+def _rows_by_slide(slides: Sequence[EmbeddedSlide], cells: Rows) -> list[Rows]:
+    """Convert ascending positions among the cells of all slides to rows of each slide."""
     starts = np.cumsum([0, *(slide.num_cells for slide in slides)])
-    bounds = np.searchsorted(chosen, starts)
-    return [chosen[a:b] - start for a, b, start in zip(bounds, bounds[1:], starts, strict=False)]
+    bounds = np.searchsorted(cells, starts)
+    return [cells[a:b] - start for a, b, start in zip(bounds, bounds[1:], starts, strict=False)]
 
 
-def _judge(
-    task: Task, described: Sequence[Features], fits: dict[str, CrossValidation], fold_of_group: Rows, seed: int
-) -> Probe:
-    """Metrics, intervals and comparisons, as `probe.json` holds them."""
+def _summarise(
+    task: ProbeTask, features: Sequence[Features], fits: dict[str, CrossValidation], fold_of_group: Rows, seed: int
+) -> ProbeResult:
+    """Compute metrics, intervals and comparisons, as `probe.json` holds them."""
     codes, groups = task.labels.codes, task.groups
-    counts = np.bincount(codes)
+    class_sizes = np.bincount(codes)
     probabilities = {name: fit.probabilities for name, fit in fits.items()}
-    probabilities[MAJORITY] = np.tile(counts / counts.sum(), (len(codes), 1))
+    probabilities[MAJORITY] = np.tile(class_sizes / class_sizes.sum(), (len(codes), 1))
     weights = resample_groups(groups.num, seed)
     scores = {name: score(p, codes, groups.ids, fold_of_group, weights) for name, p in probabilities.items()}
-    table = {name: {metric: summarise(scores[name][metric]) for metric in METRICS} for name in scores}
-    details = {features.name: _describe(features, fits[features.name], task, fold_of_group) for features in described}
-    details[MAJORITY] = {"what": "the share of every class, whatever the cell"}
-    ours = [name for name in fits if name not in _BASELINES]
+    metrics = {name: {metric: with_interval(scores[name][metric]) for metric in METRICS} for name in scores}
+    facts = {each.name: _describe(each, fits[each.name], task, fold_of_group) for each in features}
+    facts[MAJORITY] = {"what": "the frequency of every class, the same for all cells"}
+    embeddings = [name for name in fits if name not in BASELINES]
     content = {
         "label": task.labels.column,
         "slides": [slide.name for slide in task.slides],
         "cells": len(codes),
-        "classes": dict(zip(task.labels.classes, counts.tolist(), strict=True)),
+        "classes": dict(zip(task.labels.classes, class_sizes.tolist(), strict=True)),
         "left_out": task.left_out,
         "groups": {
             "unit": groups.unit,
@@ -194,18 +204,22 @@ def _judge(
             "buffer_um": groups.buffer_um,
         },
         "folds": int(fold_of_group.max()) + 1,
-        "resamples": NUM_RESAMPLES,
-        "features": {name: details[name] | table[name] for name in table},
-        "paired": {name: {m: compare(scores, name, list(_BASELINES), m) for m in METRICS} for name in ours},
+        "resamples": NUM_DRAWS,
+        "features": {name: facts[name] | metrics[name] for name in metrics},
+        "paired": {
+            name: {metric: compare_with_best(scores, name, list(BASELINES), metric) for metric in METRICS}
+            for name in embeddings
+        },
     }
-    return Probe(content, task.labels, probabilities)
+    return ProbeResult(content, task.labels, probabilities)
 
 
-def _describe(features: Features, fit: CrossValidation, task: Task, fold_of_group: Rows) -> dict[str, Any]:
+def _describe(features: Features, fit: CrossValidation, task: ProbeTask, fold_of_group: Rows) -> dict[str, Any]:
+    """Facts about one set of features and its classifiers, as `probe.json` holds them."""
     dimensions = features.values.shape[1]
-    areas = area_by_class(fit.probabilities, task.labels.codes, task.groups.ids, fold_of_group)
+    areas = roc_auc_by_class(fit.probabilities, task.labels.codes, task.groups.ids, fold_of_group)
     return {
-        "what": features.what,
+        "what": features.description,
         "dimensions": dimensions,
         "reduced_to": NUM_COMPONENTS if dimensions > MAX_FEATURES else None,
         "inverse_regularisation": fit.strengths,

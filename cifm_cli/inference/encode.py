@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from cifm_cli.data.graph import LayerGraph, move_graph, radius_graph, shells, whole, without_edges
-from cifm_cli.data.prefetch import made_ahead
+from cifm_cli.data.graph import LayerGraph, edgeless_graph, full_layer_graphs, layer_graphs, move_graph, radius_graph
+from cifm_cli.data.prefetch import prefetch
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.model.masking import to_expression
 from cifm_cli.model.precision import computing_in
@@ -127,8 +127,8 @@ def encode_blocks(
     part = np.arange(slide.num_cells) if rows is None else rows
     cores, (number, of) = list(chunks(part, core_cells(engine))), share
     mine = cores[len(cores) * number // of : len(cores) * (number + 1) // of]
-    tiles = made_ahead(_maker(engine, slide, levels, part), mine)
-    return made_ahead(partial(_encode, engine, levels), tiles)
+    tiles = prefetch(_maker(engine, slide, levels, part), mine)
+    return prefetch(partial(_encode, engine, levels), tiles)
 
 
 def core_cells(engine: LoadedModel) -> int:
@@ -150,7 +150,7 @@ def _maker(engine: LoadedModel, slide: Slide, levels: Sequence[Level], part: Row
         read, layers = tile.core, list[LayerGraph]()
         if MICROENVIRONMENT in levels:
             graph = radius_graph(tile.xy_um, slide.radius_um, self_loops=recipe.model.self_loops)
-            cells, layers = shells(graph, torch.from_numpy(tile.core), recipe.model.encoder_layers)
+            cells, layers = layer_graphs(graph, torch.from_numpy(tile.core), recipe.model.encoder_layers)
             read = cells.numpy()
         expression = slide.expression(tile.rows[read], recipe.data.target_sum)[:, panel.columns]
         ready = to_expression(expression, panel.vocabulary_rows, torch.float32)
@@ -180,6 +180,6 @@ def _among(engine: LoadedModel, tile: _ReadyTile, h: Tensor) -> Tensor:
 def _alone(engine: LoadedModel, tile: _ReadyTile, h: Tensor) -> Tensor:
     """Cell embeddings of the core."""
     model = engine.checkpoint.recipe.model
-    graph = move_graph(without_edges(len(tile.core), self_loops=model.self_loops), engine.device)
-    layers = whole(graph, model.encoder_layers)
+    graph = move_graph(edgeless_graph(len(tile.core), self_loops=model.self_loops), engine.device)
+    layers = full_layer_graphs(graph, model.encoder_layers)
     return engine.checkpoint.network.encode(engine.backend, layers, h[tile.core.to(engine.device)])[0]

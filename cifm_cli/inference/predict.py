@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cifm_cli.data.prefetch import made_ahead
+from cifm_cli.data.prefetch import prefetch
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.prediction import Prediction
@@ -86,7 +86,7 @@ def predict_cells(
 
     cores = (stretch[is_hidden[stretch]] for stretch in chunks(part, recipe.data.tile_cells))
     parts = []
-    for core, ready in made_ahead(hide, filter(len, cores)):
+    for core, ready in prefetch(hide, filter(len, cores)):
         parts.append(Prediction.from_logits(run_network(engine, ready)))
         if advance:
             advance(len(core))

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cifm_cli import provenance
-from cifm_cli.data.prefetch import made_ahead
+from cifm_cli.data.prefetch import prefetch
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.predict import add_places, predict_cells, run_network
@@ -52,7 +52,7 @@ def infer_blocks(engine: LoadedModel, slide: Slide, seed: int) -> Iterator[tuple
     tiler = Tiler(slide.xy_um, everyone, reach_um(recipe, slide.radius_um))
     for core in chunks(everyone, recipe.data.tile_cells):
         tile = tiler.tile(core)
-        yield core, _infer_tile(engine, slide.cut(tile.rows), tile, turns[tile.rows])
+        yield core, _infer_tile(engine, slide.subset(tile.rows), tile, turns[tile.rows])
 
 
 def _infer_tile(engine: LoadedModel, piece: Slide, tile: Tile, turns: NDArray[np.int8]) -> Prediction:
@@ -65,7 +65,7 @@ def _infer_tile(engine: LoadedModel, piece: Slide, tile: Tile, turns: NDArray[np
         return mask_tile(piece, alone, np.flatnonzero(turns == number), panel, recipe)
 
     rounds = np.unique(core_turns).tolist()
-    found = [Prediction.from_logits(run_network(engine, ready)) for ready in made_ahead(hide, rounds)]
+    found = [Prediction.from_logits(run_network(engine, ready)) for ready in prefetch(hide, rounds)]
     in_turn = np.concatenate([np.flatnonzero(core_turns == number) for number in rounds])
     return Prediction.concatenate(found, np.argsort(in_turn))
 

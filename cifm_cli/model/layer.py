@@ -101,8 +101,10 @@ class FactoredLayer(nn.Module):
         """
         nodes = NodeTerms(*self.project(self.norm(h)).chunk(4, dim=-1))
         messages = backend.messages(shell.graph, nodes, EdgeTerms(self.radial, self.coordinate, self.num_heads), shift)
-        update = self.bfmlp4(shell.keep(messages.pooled)).to(h.dtype)  # Eq. 14; autocast may have halved it
-        return (shell.keep(h) + update if self.residual else update), shell.keep(shift + messages.shift)
+        update = self.bfmlp4(shell.select_outputs(messages.pooled)).to(h.dtype)  # Eq. 14; autocast may have halved it
+        return (shell.select_outputs(h) + update if self.residual else update), shell.select_outputs(
+            shift + messages.shift
+        )
 
 
 class LiteralLayer(nn.Module):
@@ -134,8 +136,8 @@ class LiteralLayer(nn.Module):
         int_E = self.bfmlp1(product_E)  # Eq. 11
         msg_E = self.bfmlp2(torch.cat([h_i, h_j, distance_E], dim=-1) * int_E)  # Eq. 12
         moved = shift + backend.sum_edges(graph, dx_E * self.bfmlp3(msg_E))  # Eq. 13
-        update = self.bfmlp4(shell.keep(backend.sum_edges(graph, msg_E))).to(h.dtype)  # Eq. 14
-        return (shell.keep(h) + update if self.residual else update), shell.keep(moved)
+        update = self.bfmlp4(shell.select_outputs(backend.sum_edges(graph, msg_E))).to(h.dtype)  # Eq. 14
+        return (shell.select_outputs(h) + update if self.residual else update), shell.select_outputs(moved)
 
 
 def build_layer(recipe: ModelRecipe) -> FactoredLayer | LiteralLayer:

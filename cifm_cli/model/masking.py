@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cifm_cli.data.graph import radius_graph, shells, subgraph
+from cifm_cli.data.graph import layer_graphs, radius_graph, subgraph
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.model.smoother import Surroundings, look_around
 
@@ -157,11 +157,11 @@ def mask_tile(
     near = np.flatnonzero(tile.distance_um <= message_reach_um(recipe, slide.radius_um))  # the smoother may see further
     graph = radius_graph(tile.xy_um[near], slide.radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
     asked = torch.from_numpy(np.searchsorted(near, queries))
-    decoded, decoder = shells(graph, asked, recipe.model.decoder_layers)
+    decoded, decoder = layer_graphs(graph, asked, recipe.model.decoder_layers)
     hidden = torch.from_numpy(is_masked[near])
     seen = (~hidden).nonzero().ravel()
     visible_decoded = (~hidden[decoded]).nonzero().ravel()
-    encoded, encoder = shells(
+    encoded, encoder = layer_graphs(
         subgraph(graph, seen), torch.searchsorted(seen, decoded[visible_decoded]), recipe.model.encoder_layers
     )
     read = np.searchsorted(visible, near[seen[encoded].numpy()])

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from cifm_cli.celltype.marker_annotator import MarkerAnnotator, fit_marker_annotator
 from cifm_cli.celltype.markers import find_type
-from cifm_cli.celltype.typer import MarkerTyper, fit_typer
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation.donors import reference_donors, slide_donors
 from cifm_cli.simulation.dynamics import Dynamics, Schedule, Tissue, inject, prepare_dynamics, restrict
@@ -80,7 +80,7 @@ class Experiment:
     tissue: Tissue
     window: Window
     donors: Donors
-    typer: MarkerTyper
+    typer: MarkerAnnotator
     dynamics: Dynamics
 
     def run(self, number: int, replicates: int, advance: Callable[[], None] = lambda: None) -> list[Course]:
@@ -143,7 +143,7 @@ def prepare_experiment(
         rows = np.sort(numpy_generator(schedule.seed, "typer").choice(rows, TYPER_CELLS, replace=False))
     symbols = [slide.symbols[column] for column in panel.columns]
     expression = slide.expression(rows, TYPING_SUM)[:, panel.columns]
-    typer = fit_typer(expression, symbols, markers)
+    typer = fit_marker_annotator(expression, symbols, markers)
     if wanted.reference:
         donors = reference_donors(slide, wanted.reference, wanted.cell_type, schedule.seed)
     else:

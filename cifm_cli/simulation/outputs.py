@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from cifm_cli.data.writers.trajectory import cell_names, write_trajectory
+from cifm_cli.data.writers.trajectory import write_trajectory
 from cifm_cli.report import html
 from cifm_cli.simulation import figures, summary
 from cifm_cli.simulation.experiment import CONTROL, TREATED
@@ -82,7 +82,7 @@ def _write_states(
     write_trajectory(
         path,
         tissue.slide,
-        cell_names(slide, experiment.window.rows) + [f"injected-{number}" for number in range(num_injected)],
+        slide.barcodes(experiment.window.rows).tolist() + [f"injected-{number}" for number in range(num_injected)],
         {
             "injected": injected,
             "type_before": types(treated, 0, donor_type),

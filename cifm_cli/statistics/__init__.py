@@ -1,4 +1,4 @@
-"""Statistics that several commands share: resampling, regression, classification, clustering and scores.
+"""Statistics used by several commands: resampling, regression, classification, clustering and scores.
 
-A leaf: it imports NumPy, SciPy and scikit-learn, and no other part of the package.
+A leaf: of this package it imports other leaves only.
 """

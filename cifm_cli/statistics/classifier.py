@@ -84,6 +84,7 @@ def fit_logistic(
         class_weight="balanced" if balanced else None,
         warm_start=True,
     )
+    # With `warm_start`, scikit-learn begins at `coef_` and `intercept_` where they exist, also in an unfitted model.
     if start is not None and np.array_equal(start.classes_, np.unique(codes)):
         model.coef_, model.intercept_ = start.coef_.copy(), start.intercept_.copy()
     with warnings.catch_warnings():
@@ -100,8 +101,8 @@ def choose_strength(
 ) -> tuple[LogisticRegression, float]:
     """Raise the strength step by step until the loss on held-out cells rises.
 
-    Each fit starts from the weights of the one before: neighbouring strengths have similar solutions, and a path of warm
-    starts costs little more than its last fit.
+    Each fit starts from the weights of the one before: neighbouring strengths have similar solutions, so that a path of
+    warm starts costs little more than its last fit.
 
     Args:
         strengths: Ascending candidates, at least one.

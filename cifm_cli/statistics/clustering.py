@@ -39,7 +39,7 @@ def cluster_cells(
     """
     if num_clusters == 1:
         return np.zeros(expression.shape[0], dtype=np.int64)
-    # Imported here because `cifm embed` reaches this module without using it, and scikit-learn takes a second to import.
+    # Imported here, because scikit-learn takes a second to import and `cifm embed` imports this module without using it.
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.decomposition import PCA, TruncatedSVD
     from sklearn.exceptions import ConvergenceWarning

@@ -45,6 +45,7 @@ def shrunk_weights(gram: Numbers, moment: Numbers, shared: Numbers, precision: N
     Returns:
         (P, S) weights, the posterior means.
     """
+    # Shrinkage towards `shared` adds the prior's precision to the gram matrix, and precision * shared to the moments.
     penalised = gram + precision[..., None] * np.eye(gram.shape[1])
     return np.asarray(np.linalg.solve(penalised, (moment + precision * shared)[..., None])[..., 0])
 

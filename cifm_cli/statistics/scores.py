@@ -27,7 +27,7 @@ def log_loss(probabilities: NDArray[np.floating[Any]], codes: Codes, *, smallest
     Args:
         probabilities: (N, K).
         codes: (N,) actual classes.
-        smallest: Smaller probabilities are raised to this one, so that one confident mistake cannot make a mean infinite.
+        smallest: Smaller probabilities are raised to this one: one confident mistake must not make a mean infinite.
 
     Returns:
         (N,) losses.
@@ -68,7 +68,7 @@ def balanced_weights(codes: Codes) -> Numbers:
 def calibration_error(confidence: Numbers, correct: NDArray[np.bool_], weights: Numbers | None = None) -> float:
     """Expected calibration error over ten bins of equal width.
 
-    It is the sum over the bins of |mean confidence - accuracy|, each times the bin's share of the weight (Guo et al. 2017).
+    The sum over the bins of |mean confidence - accuracy|, each times the bin's part of the weight (Guo et al. 2017).
 
     Args:
         confidence: (N,) probability of the likeliest class.
@@ -80,6 +80,7 @@ def calibration_error(confidence: Numbers, correct: NDArray[np.bool_], weights: 
     """
     bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     gaps = confidence - correct
+    # In a bin, the gap of the means times the weight is the sum of the weighted gaps of its cells.
     if weights is not None:
         return float(np.abs(np.bincount(bins, weights=gaps * weights)).sum())
     return float(np.abs(np.bincount(bins, weights=gaps)).sum() / len(confidence))

@@ -1,4 +1,4 @@
-"""Synthetic downloads: one tissue with planted truth, written file by file as each instrument's software would."""
+"""Synthetic downloads: a tissue with known truth, written in the layout of each platform."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from scipy.sparse import csr_matrix, hstack, vstack
 from cifm_cli import keys
 from cifm_cli.data.readers.base import GENE_EXPRESSION
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.synthetic.expression import choose_genes, express
+from cifm_cli.synthetic.expression import choose_genes, draw_counts
 from cifm_cli.synthetic.files import write_csv_gz, write_matrix
 from cifm_cli.synthetic.spots import write_bins, write_spots
-from cifm_cli.synthetic.tissue import DOMAINS, EFFECTS, TYPES, Effect, Tissue, grow
+from cifm_cli.synthetic.tissue import DOMAINS, EFFECTS, TYPES, Effect, Tissue, grow_tissue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -48,16 +48,16 @@ _CONTROL_COLUMNS = {
 
 @dataclass(frozen=True)
 class PlantedCells:
-    """What was planted, whichever layout it was written in.
+    """The truth about the cells of a synthetic tissue.
 
     Args:
-        xy_um: (N, 2) cell centres.
-        cell_type: N names.
-        domain: N names.
-        void: (N,) cells without counts.
+        xy_um: (N, 2) cell centres, micrometres.
+        cell_type: N names of cell types.
+        domain: N names of domains.
+        void: (N,) whether a cell has no counts.
         gene_ids: G Ensembl ids.
         symbols: G symbols.
-        effects: Genes that answer to a neighbour.
+        effects: Effects of neighbours on genes.
     """
 
     xy_um: NDArray[np.float64]
@@ -71,10 +71,10 @@ class PlantedCells:
 
 @dataclass(frozen=True)
 class SyntheticTruth(PlantedCells):
-    """What was planted and measured, cells in the order of the download.
+    """The truth about the cells and their counts, cells in the order of the download.
 
     Args:
-        barcodes: N cell ids.
+        barcodes: N barcodes.
         counts: (N, G) counts of the genes, without controls.
     """
 
@@ -85,14 +85,14 @@ class SyntheticTruth(PlantedCells):
 def write_download(
     folder: Path, platform: str, num_cells: int, seed: int, num_genes: int | None = None
 ) -> PlantedCells:
-    """Write a synthetic tissue in the layout of a platform; one seed is one tissue, molecule for molecule, in all.
+    """Write a synthetic tissue in the layout of a platform. With one seed, all layouts hold the same molecules.
 
     Args:
-        folder: Folder to write; made if missing.
-        platform: One of `WRITERS`.
+        folder: Folder to write; created if missing.
+        platform: A key of `WRITERS`.
         num_cells: N.
-        seed: Same seed, same bytes.
-        num_genes: Genes measured; about 190 when absent, 5,000 for `xenium_prime`.
+        seed: Seed; the same seed gives the same bytes.
+        num_genes: Number of genes; None for about 190, or 5,000 for `xenium_prime`.
 
     Returns:
         The truth.
@@ -101,34 +101,34 @@ def write_download(
 
 
 def write_xenium(folder: Path, num_cells: int, seed: int, num_genes: int | None = None) -> SyntheticTruth:
-    """Write the layout of a Xenium V1 download.
+    """Write a download in the layout of Xenium V1.
 
     Args:
-        folder: Folder to write; made if missing.
+        folder: Folder to write; created if missing.
         num_cells: N.
-        seed: Same seed, same bytes.
-        num_genes: Genes on the panel; about 190 when absent.
+        seed: Seed; the same seed gives the same bytes.
+        num_genes: Number of genes; None for about 190.
 
     Returns:
         The truth.
     """
-    tissue, genes = grow(num_cells, seed), choose_genes(num_genes)
-    order = numpy_generator(seed, "order").permutation(num_cells)  # a download's order is no order in space
+    tissue, genes = grow_tissue(num_cells, seed), choose_genes(num_genes)
+    order = numpy_generator(seed, "order").permutation(num_cells)  # the cells of a download are not sorted in space
     planted = _describe(tissue, genes, order)
-    counts = csr_matrix(vstack(list(express(tissue, genes, seed))))[order]
+    counts = csr_matrix(vstack(list(draw_counts(tissue, genes, seed))))[order]
     truth = SyntheticTruth(**vars(planted), barcodes=_barcodes(num_cells, seed), counts=counts)
     _write_bundle(folder, planted, _in_blocks(counts), _V1_CONTROLS, seed)
     return truth
 
 
 def write_xenium_prime(folder: Path, num_cells: int, seed: int, num_genes: int | None = None) -> PlantedCells:
-    """Write the layout of a Xenium Prime download, block by block, so that a million cells fit in little memory.
+    """Write a download in the layout of Xenium Prime, block by block, so that a million cells need little memory.
 
     Args:
-        folder: Folder to write; made if missing.
+        folder: Folder to write; created if missing.
         num_cells: N.
-        seed: Same seed, same bytes.
-        num_genes: Genes on the panel; 5,000 when absent.
+        seed: Seed; the same seed gives the same bytes.
+        num_genes: Number of genes; None for 5,000.
 
     Returns:
         The truth, cells in the order of the download.
@@ -139,16 +139,16 @@ def write_xenium_prime(folder: Path, num_cells: int, seed: int, num_genes: int |
 
 
 def write_visium(folder: Path, num_cells: int, seed: int, num_genes: int | None = None) -> PlantedCells:
-    """Write the layout of a Visium download of Space Ranger 2 or 3: spots of 55 um every 100 um.
+    """Write a download in the layout of Visium, Space Ranger 2 or 3: spots of 55 um every 100 um.
 
     Args:
-        folder: Folder to write; made if missing.
-        num_cells: N, of the tissue; there is a spot for about 87 cells, and it sees a quarter of them.
-        seed: Same seed, same bytes.
-        num_genes: Genes measured; about 190 when absent.
+        folder: Folder to write; created if missing.
+        num_cells: N, cells of the tissue; there is one spot per 87 cells, which covers a quarter of them.
+        seed: Seed; the same seed gives the same bytes.
+        num_genes: Number of genes; None for about 190.
 
     Returns:
-        The truth of the cells.
+        The truth about the cells.
     """
     planted, blocks, features = _plant(num_cells, seed, num_genes)
     write_spots(folder, planted.xy_um, blocks, features, seed)
@@ -156,16 +156,16 @@ def write_visium(folder: Path, num_cells: int, seed: int, num_genes: int | None 
 
 
 def write_visium_hd(folder: Path, num_cells: int, seed: int, num_genes: int | None = None) -> PlantedCells:
-    """Write the layout of a Visium HD download: bins of 8 um, about 1.6 for each cell.
+    """Write a download in the layout of Visium HD: bins of 8 um, about 1.6 per cell.
 
     Args:
-        folder: Folder to write; made if missing.
-        num_cells: N, of the tissue.
-        seed: Same seed, same bytes.
-        num_genes: Genes measured; about 190 when absent.
+        folder: Folder to write; created if missing.
+        num_cells: N, cells of the tissue.
+        seed: Seed; the same seed gives the same bytes.
+        num_genes: Number of genes; None for about 190.
 
     Returns:
-        The truth of the cells.
+        The truth about the cells.
     """
     planted, blocks, features = _plant(num_cells, seed, num_genes)
     write_bins(folder, planted.xy_um, blocks, features, seed)
@@ -181,9 +181,9 @@ WRITERS: dict[str, Callable[[Path, int, int, int | None], PlantedCells]] = {
 
 
 def _plant(num_cells: int, seed: int, num_genes: int | None) -> tuple[PlantedCells, Iterator[csr_matrix], pd.DataFrame]:
-    """A tissue: the truth of its cells, their counts block by block, and its genes as features."""
-    tissue, genes = grow(num_cells, seed), choose_genes(num_genes)
-    return _describe(tissue, genes), express(tissue, genes, seed), _gene_features(genes)
+    """Generate a tissue: the truth about its cells, their counts in blocks, and its genes as features."""
+    tissue, genes = grow_tissue(num_cells, seed), choose_genes(num_genes)
+    return _describe(tissue, genes), draw_counts(tissue, genes, seed), _gene_features(genes)
 
 
 def _describe(tissue: Tissue, genes: pd.DataFrame, order: NDArray[np.int64] | slice = slice(None)) -> PlantedCells:
@@ -209,7 +209,7 @@ def _in_blocks(counts: csr_matrix, size: int = 4096) -> Iterator[csr_matrix]:
 def _write_bundle(
     folder: Path, planted: PlantedCells, blocks: Iterable[csr_matrix], kinds: dict[str, tuple[str, int]], seed: int
 ) -> None:
-    """The files of a Xenium bundle that anybody opens."""
+    """Write the files of a Xenium bundle that readers use."""
     num_cells = len(planted.xy_um)
     genes = _gene_features(pd.DataFrame({"symbol": planted.symbols, "id": planted.gene_ids}))
     names = [(pattern.format(i), kind) for kind, (pattern, count) in kinds.items() for i in range(count)]
@@ -217,7 +217,7 @@ def _write_bundle(
     features = pd.concat([genes, controls], ignore_index=True)
     sums: list[dict[str, NDArray[np.int64]]] = []
 
-    def dressed() -> Iterator[csr_matrix]:
+    def with_controls() -> Iterator[csr_matrix]:
         noise, start = numpy_generator(seed, "controls"), 0
         for block in blocks:
             rows = slice(start, start := start + block.shape[0])
@@ -227,9 +227,9 @@ def _write_bundle(
 
     folder.mkdir(parents=True, exist_ok=True)
     barcodes = _barcodes(num_cells, seed)
-    write_matrix(folder / "cell_feature_matrix.h5", dressed(), barcodes, features, "Xenium (synthetic)")
+    write_matrix(folder / "cell_feature_matrix.h5", with_controls(), barcodes, features, "Xenium (synthetic)")
     cells = _cells_table(
-        planted, barcodes, {name: np.concatenate([one[name] for one in sums]) for name in sums[0]}, seed
+        planted, barcodes, {name: np.concatenate([part[name] for part in sums]) for name in sums[0]}, seed
     )
     cells.to_parquet(folder / "cells.parquet", index=False, write_page_checksum=True)
     write_csv_gz(folder / "cells.csv.gz", cells)
@@ -250,7 +250,7 @@ def _write_bundle(
 
 
 def _sums(genes: csr_matrix, controls: NDArray[np.int64], kinds: pd.Series[str]) -> dict[str, NDArray[np.int64]]:
-    """Counts of each cell by kind of feature, as columns of `cells.parquet`."""
+    """Total counts of each cell by type of feature, as columns of `cells.parquet`."""
     transcripts = np.asarray(genes.sum(axis=1), dtype=np.int64).ravel()
     present = {kind: column for kind, column in _CONTROL_COLUMNS.items() if (kinds == kind).any()}
     by_kind = {column: controls[:, kinds == kind].sum(axis=1) for kind, column in present.items()}
@@ -258,7 +258,7 @@ def _sums(genes: csr_matrix, controls: NDArray[np.int64], kinds: pd.Series[str])
 
 
 def _barcodes(num_cells: int, seed: int) -> NDArray[np.str_]:
-    """Ids as the instrument writes them: a number in the digits a to p, ascending, and `-1`."""
+    """Barcodes as the instrument writes them: ascending numbers in base 16 with the digits a to p, and `-1`."""
     numbers = np.sort(numpy_generator(seed, "barcodes").choice(16 * num_cells + 16, size=num_cells, replace=False))
     digits = np.array(list("abcdefghijklmnop"))[(numbers[:, None] >> np.arange(28, -1, -4)) & 15]
     return np.char.add(np.ascontiguousarray(digits).view("U8").ravel(), "-1")
@@ -267,7 +267,7 @@ def _barcodes(num_cells: int, seed: int) -> NDArray[np.str_]:
 def _cells_table(
     planted: PlantedCells, barcodes: NDArray[np.str_], sums: dict[str, NDArray[np.int64]], seed: int
 ) -> pd.DataFrame:
-    """The columns of `cells.parquet`, and the planted cell type."""
+    """The columns of `cells.parquet`, and the true cell type."""
     area = numpy_generator(seed, "area").gamma(9.0, 8.0, size=len(barcodes))
     return pd.DataFrame(
         {

@@ -1,6 +1,7 @@
-"""What the cells of a synthetic tissue express: a panel with planted effects, and as many further genes as asked for.
+"""Counts of a synthetic tissue: a panel of genes with known effects, and any number of further genes.
 
-Counts come in blocks of cells, so that N x G is never dense. Letters: N cells, T types, G genes, n cells of a block.
+Counts are generated in blocks of cells, so that N x G is never dense. Letters: N cells, T types, G genes, n cells of a
+block.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from scipy.sparse import csr_matrix, hstack
 
 from cifm_cli.data.prepare.gene_symbols import packaged_symbols
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.synthetic.tissue import EFFECTS, EVERYWHERE, MARKERS, MITOCHONDRIAL, TYPES
+from cifm_cli.synthetic.tissue import EFFECTS, MARKERS, MITOCHONDRIAL, TYPES, UBIQUITOUS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,24 +25,24 @@ if TYPE_CHECKING:
     from cifm_cli.synthetic.tissue import Tissue
 
 _BLOCK = 4096
-_MEDIAN_COUNTS = 58.0  # of the panel
-_FURTHER_COUNTS = 0.07  # of each further gene: a cell shows about 300 of 5,000
-_PROGRAMMES, _PROGRAMME_FOLD = 0.25, 6.0  # share of further genes that one type expresses more
-# Early Ensembl numbers with plain symbols: 99 % of them code for proteins, though the table says nothing of that.
-_EARLY, _PLAIN_SYMBOL = "ENSG00000150000", "[A-Z][A-Z0-9]{2,}"
+_MEDIAN_COUNTS = 58.0  # median sum over the panel
+_FURTHER_COUNTS = 0.07  # mean of each further gene; of 5,000, a cell expresses about 300
+_PROGRAMME_FRACTION, _PROGRAMME_FOLD = 0.25, 6.0  # fraction of further genes that one type expresses more
+# Genes with low Ensembl numbers and plain symbols: 99 % are protein-coding, which the table does not state.
+_LAST_ID, _PLAIN_SYMBOL = "ENSG00000150000", "[A-Z][A-Z0-9]{2,}"
 
 
 def panel() -> pd.DataFrame:
-    """Genes of the panel, each type's best markers first: columns symbol and id."""
+    """The genes of the panel, columns symbol and id; the best markers of all types come first."""
     with resources.files(__package__).joinpath("genes.csv").open(encoding="utf8") as file:
         return pd.read_csv(file)
 
 
 def choose_genes(num_genes: int | None) -> pd.DataFrame:
-    """The first genes of the panel, which serves all types in turn, and real genes beyond it.
+    """Choose the first genes of the panel, or the panel and further real genes.
 
     Args:
-        num_genes: At most about 9,000; the whole panel when absent.
+        num_genes: Number of genes, at most about 9,000; None for the whole panel.
 
     Returns:
         Columns symbol and id, the same for every seed.
@@ -50,24 +51,24 @@ def choose_genes(num_genes: int | None) -> pd.DataFrame:
     if num_genes is None or num_genes <= len(genes):
         return genes[:num_genes]
     table = packaged_symbols()
-    table = table[table["id"].between("ENSG0", _EARLY)]
+    table = table[table["id"].between("ENSG0", _LAST_ID)]
     table = table[table["symbol"].str.fullmatch(_PLAIN_SYMBOL) & ~table["id"].isin(genes["id"])]
     table = table[~table["symbol"].isin(genes["symbol"])]
-    once = table[~table["symbol"].duplicated(keep=False) & ~table["id"].duplicated(keep=False)].sort_values("id")
-    drawn = numpy_generator(0, "genes").permutation(len(once))[: num_genes - len(genes)]
-    return pd.concat([genes, once.iloc[drawn]], ignore_index=True)[["symbol", "id"]]
+    unambiguous = table[~table["symbol"].duplicated(keep=False) & ~table["id"].duplicated(keep=False)].sort_values("id")
+    drawn = numpy_generator(0, "genes").permutation(len(unambiguous))[: num_genes - len(genes)]
+    return pd.concat([genes, unambiguous.iloc[drawn]], ignore_index=True)[["symbol", "id"]]
 
 
-def express(tissue: Tissue, genes: pd.DataFrame, seed: int) -> Iterator[csr_matrix]:
-    """Count molecules, the same ones whatever the layout and however many further genes there are.
+def draw_counts(tissue: Tissue, genes: pd.DataFrame, seed: int) -> Iterator[csr_matrix]:
+    """Draw the counts of all cells. Counts of the panel do not depend on the number of further genes.
 
     Args:
         tissue: N cells.
-        genes: As `choose_genes` returns them.
-        seed: Same seed, same counts.
+        genes: Return value of `choose_genes`.
+        seed: Seed; the same seed gives the same counts.
 
     Yields:
-        (n, G) int32 counts of successive cells.
+        (n, G) int32 counts of consecutive cells.
     """
     symbols = list(genes["symbol"][: len(panel())])
     profiles = _profiles(symbols, numpy_generator(seed, "profiles"))
@@ -78,7 +79,7 @@ def express(tissue: Tissue, genes: pd.DataFrame, seed: int) -> Iterator[csr_matr
         generator = numpy_generator(seed, "counts", start)
         depth = generator.lognormal(sigma=0.45, size=(len(kinds), 1))
         rates = profiles[kinds] * (_MEDIAN_COUNTS * depth)
-        _let_senders_act(rates, kinds, tissue.senders[rows], symbols)
+        _apply_effects(rates, kinds, tissue.senders[rows], symbols)
         rates *= generator.gamma(5.0, 0.2, size=rates.shape) * alive[:, None]
         counts = csr_matrix(generator.poisson(rates).astype(np.int32))
         if further.shape[1]:
@@ -88,9 +89,9 @@ def express(tissue: Tissue, genes: pd.DataFrame, seed: int) -> Iterator[csr_matr
 
 
 def _profiles(symbols: list[str], generator: np.random.Generator) -> NDArray[np.float64]:
-    """(T, G) share of each gene of the panel in the counts of each type."""
+    """(T, G) expected fraction of each gene of the panel in the counts of each type."""
     weights = 0.02 * generator.lognormal(sigma=0.5, size=len(symbols)) * np.ones((len(TYPES), 1))
-    weights[:, [symbol in EVERYWHERE.split() for symbol in symbols]] *= 12.0
+    weights[:, [symbol in UBIQUITOUS.split() for symbol in symbols]] *= 12.0
     weights[:, [symbol in MITOCHONDRIAL.split() for symbol in symbols]] *= 60.0
     for row, kind in enumerate(TYPES):
         marked = [symbol in MARKERS[kind].split() for symbol in symbols]
@@ -99,17 +100,17 @@ def _profiles(symbols: list[str], generator: np.random.Generator) -> NDArray[np.
 
 
 def _further_profiles(num_genes: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """(T, num_genes) share of each further gene; some belong to the programme of one type."""
+    """(T, num_genes) expected fraction of each further gene; some belong to the programme of one type."""
     weights = generator.lognormal(sigma=1.0, size=num_genes) * np.ones((len(TYPES), 1))
-    programme = generator.integers(0, int(len(TYPES) / _PROGRAMMES), size=num_genes)
+    programme = generator.integers(0, int(len(TYPES) / _PROGRAMME_FRACTION), size=num_genes)
     weights[programme == np.arange(len(TYPES))[:, None]] *= _PROGRAMME_FOLD
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
-def _let_senders_act(
+def _apply_effects(
     rates: NDArray[np.float64], kinds: NDArray[np.int64], senders: NDArray[np.float32], symbols: list[str]
 ) -> None:
-    """Raise the rates of genes that answer to a neighbour, the more the more senders there are."""
+    """Increase the rates of genes that respond to neighbours, in place; the increase saturates with the number of senders."""
     for effect in EFFECTS:
         if effect.gene in symbols:
             received = np.where(kinds == TYPES.index(effect.receiver), senders[:, TYPES.index(effect.sender)], 0.0)
@@ -122,13 +123,13 @@ def _draw_further(
     profiles: NDArray[np.float64],
     generator: np.random.Generator,
 ) -> csr_matrix:
-    """(n, num_genes) counts, drawn molecule by molecule: most genes have none in most cells."""
+    """(n, num_genes) counts, drawn molecule by molecule, as most genes have no counts in most cells."""
     num_genes = profiles.shape[1]
     molecules = generator.poisson(_FURTHER_COUNTS * num_genes * depth)
     cells = np.repeat(np.arange(len(kinds)), molecules)
     genes = np.empty(len(cells), dtype=np.int64)
-    for kind, shares in enumerate(profiles):
+    for kind, fractions in enumerate(profiles):
         chosen = kinds[cells] == kind
-        up_to = np.cumsum(shares)
-        genes[chosen] = np.searchsorted(up_to / up_to[-1], generator.random(int(chosen.sum())), side="right")
+        cumulative = np.cumsum(fractions)
+        genes[chosen] = np.searchsorted(cumulative / cumulative[-1], generator.random(int(chosen.sum())), side="right")
     return csr_matrix((np.ones(len(cells), dtype=np.int32), (cells, genes)), shape=(len(kinds), num_genes))

@@ -1,4 +1,4 @@
-"""Files that the instruments' software writes, for synthetic downloads: the 10x HDF5 matrix, block by block, and tables."""
+"""Writers of single files of synthetic downloads: the 10x HDF5 matrix, and compressed tables."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _CHUNK = 1 << 16
 def write_matrix(
     path: Path, blocks: Iterable[csr_matrix], barcodes: NDArray[np.str_], features: pd.DataFrame, chemistry: str
 ) -> None:
-    """Write features x barcodes in CSC, which is barcodes x features in CSR, holding one block at a time.
+    """Write features x barcodes in CSC, which equals barcodes x features in CSR, one block at a time.
 
     Args:
         path: The `.h5`.
-        blocks: Counts of successive barcodes, all features.
+        blocks: (n, F) counts of consecutive barcodes.
         barcodes: N barcodes.
-        features: Columns id, symbol and feature_type.
-        chemistry: What the file says of the assay.
+        features: F rows with columns id, symbol and feature_type.
+        chemistry: Name of the assay, stored in the file.
     """
     with h5py.File(path, "w") as file:
         file.attrs.update({"filetype": "matrix", "version": 2, "chemistry_description": chemistry})
         group = file.create_group("matrix")
-        packed = {"chunks": (_CHUNK,), "compression": "gzip", "compression_opts": 1}
-        data = group.create_dataset("data", shape=(0,), maxshape=(None,), dtype=np.int32, **packed)
-        indices = group.create_dataset("indices", shape=(0,), maxshape=(None,), dtype=np.int64, **packed)
+        compression = {"chunks": (_CHUNK,), "compression": "gzip", "compression_opts": 1}
+        data = group.create_dataset("data", shape=(0,), maxshape=(None,), dtype=np.int32, **compression)
+        indices = group.create_dataset("indices", shape=(0,), maxshape=(None,), dtype=np.int64, **compression)
         lengths = [np.zeros(1, dtype=np.int64)]
         for block in blocks:
             block.sort_indices()
@@ -56,11 +56,11 @@ def write_matrix(
 
 
 def write_csv_gz(path: Path, table: pd.DataFrame) -> None:
-    """Write a compressed table that says nothing of the time, so that its bytes repeat.
+    """Write a compressed table without a time stamp, so that the same table gives the same bytes.
 
     Args:
         path: The `.csv.gz`.
-        table: Its columns.
+        table: The table; its index is not written.
     """
     with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file:
         file.write(table.to_csv(index=False).encode())

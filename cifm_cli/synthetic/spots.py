@@ -1,4 +1,4 @@
-"""Spots and bins over a synthetic tissue: which molecules each one catches, in the layouts of Space Ranger."""
+"""Spots and bins over a synthetic tissue, written in the layouts of Space Ranger."""
 
 from __future__ import annotations
 
@@ -25,34 +25,35 @@ _SPOT_RADIUS_UM = 27.5
 _VISIUM_UM_PER_PIXEL, _HD_UM_PER_PIXEL = 0.5, 0.2738
 _BIN_UM = 8.0
 _CELL_RADIUS_UM = 6.0
-# A molecule lies at most 6 um from the centre of its cell, and 5.7 um from the centre of its bin.
+# Every bin with molecules is in the tissue: a molecule is at most 6 um from the centre of its cell, and 5.7 um from that
+# of its bin.
 _BIN_IN_TISSUE_UM = 12.0
 _ROWS = 4096
-_PRIME = 2_654_435_761  # odd, so that multiples of it are distinct modulo any power of two
+_ODD_PRIME = 2_654_435_761  # multiples of an odd number are distinct modulo a power of two
 
 
 def write_spots(
     folder: Path, xy_um: NDArray[np.float64], blocks: Iterable[csr_matrix], features: pd.DataFrame, seed: int
 ) -> None:
-    """Write a Visium download: a spot sums the cells whose centres lie under it.
+    """Write a Visium download. The counts of a spot are the sum over the cells whose centres it covers.
 
     Args:
-        folder: Folder to write; made if missing.
+        folder: Folder to write; created if missing.
         xy_um: (N, 2) cell centres.
-        blocks: Counts of successive cells.
-        features: Columns id, symbol and feature_type.
-        seed: Of the barcodes.
+        blocks: (n, G) counts of consecutive cells.
+        features: G rows with columns id, symbol and feature_type.
+        seed: Seed of the barcodes.
     """
     spots_um, array = _hexagonal_array(xy_um.max(axis=0))
-    near = cKDTree(spots_um).query(xy_um, distance_upper_bound=_SPOT_RADIUS_UM)[1]  # len(spots) where there is none
-    in_tissue = np.isin(np.arange(len(spots_um)), near)
+    spot_of_cell = cKDTree(spots_um).query(xy_um, distance_upper_bound=_SPOT_RADIUS_UM)[1]  # len(spots_um) for none
+    in_tissue = np.isin(np.arange(len(spots_um)), spot_of_cell)
     total = csr_matrix((len(spots_um), len(features)), dtype=np.int32)
     start = 0
     for block in blocks:
-        spot = near[start : (start := start + block.shape[0])]
-        caught = np.flatnonzero(spot < len(spots_um))
-        places = (np.ones(len(caught), dtype=np.int32), (spot[caught], caught))
-        total = total + csr_matrix(places, shape=(len(spots_um), block.shape[0])) @ block
+        spot = spot_of_cell[start : (start := start + block.shape[0])]
+        covered = np.flatnonzero(spot < len(spots_um))
+        entries = (np.ones(len(covered), dtype=np.int32), (spot[covered], covered))
+        total = total + csr_matrix(entries, shape=(len(spots_um), block.shape[0])) @ block
     table = _positions(_spot_barcodes(len(spots_um), seed), in_tissue, array, spots_um / _VISIUM_UM_PER_PIXEL)
     (folder / "spatial").mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "spatial/tissue_positions.csv", index=False, float_format="%.6f")
@@ -66,14 +67,14 @@ def write_spots(
 def write_bins(
     folder: Path, xy_um: NDArray[np.float64], blocks: Iterable[csr_matrix], features: pd.DataFrame, seed: int
 ) -> None:
-    """Write a Visium HD download: molecules lie around the centres of their cells and fall into bins of 8 um.
+    """Write a Visium HD download. Molecules are placed around the centres of their cells and counted in bins of 8 um.
 
     Args:
-        folder: Folder to write, the one above `binned_outputs`; made if missing.
+        folder: Folder to write, which will hold `binned_outputs`; created if missing.
         xy_um: (N, 2) cell centres.
-        blocks: Counts of successive cells.
-        features: Columns id, symbol and feature_type.
-        seed: Of the places of molecules.
+        blocks: (n, G) counts of consecutive cells.
+        features: G rows with columns id, symbol and feature_type.
+        seed: Seed of the positions of molecules.
     """
     origin_um = _BIN_UM * np.floor((xy_um.min(axis=0) - _CELL_RADIUS_UM) / _BIN_UM)
     num_columns, num_rows = np.ceil((xy_um.max(axis=0) + _CELL_RADIUS_UM - origin_um) / _BIN_UM).astype(int)
@@ -100,47 +101,47 @@ def write_bins(
 
 
 def _hexagonal_array(extent_um: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Centres and array places (column, row) of spots from the origin to beyond the tissue."""
+    """Centres of spots from the origin to beyond the tissue, and their array positions (column, row)."""
     step_um = np.array([PITCH_UM / 2, PITCH_UM * np.sqrt(0.75)])
     num_columns, num_rows = np.ceil(extent_um / step_um).astype(int) + 2
     row, column = np.divmod(np.arange(num_rows * num_columns), num_columns)
-    array = np.column_stack([column, row])[(row + column) % 2 == 0]  # every second column of a row
+    array = np.column_stack([column, row])[(row + column) % 2 == 0]  # a row uses every second column
     return array * step_um, array
 
 
 def _molecules(
     xy_um: NDArray[np.float64], blocks: Iterable[csr_matrix], num_columns: int, num_genes: int, seed: int
 ) -> NDArray[np.int64]:
-    """Bin and gene of every molecule in one number, bin * num_genes + gene, ascending."""
-    found, start = [], 0
+    """Bin and gene of every molecule as one number, bin * num_genes + gene, sorted."""
+    parts, start = [], 0
     for block in blocks:
         generator = numpy_generator(seed, "molecules", start)
         cell = np.repeat(np.arange(start, start + block.shape[0]), np.asarray(block.sum(axis=1)).ravel())
         angle = generator.uniform(0, 2 * np.pi, size=len(cell))
-        reach_um = _CELL_RADIUS_UM * np.sqrt(generator.random(len(cell)))
-        place_um = xy_um[cell] + reach_um[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
-        column, row = (place_um // _BIN_UM).astype(np.int64).T
-        found.append((row * num_columns + column) * num_genes + np.repeat(block.indices, block.data))
+        distance_um = _CELL_RADIUS_UM * np.sqrt(generator.random(len(cell)))
+        molecule_um = xy_um[cell] + distance_um[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
+        column, row = (molecule_um // _BIN_UM).astype(np.int64).T
+        parts.append((row * num_columns + column) * num_genes + np.repeat(block.indices, block.data))
         start += block.shape[0]
-    molecules = np.concatenate(found)
+    molecules = np.concatenate(parts)
     molecules.sort()
     return molecules
 
 
 def _count(molecules: NDArray[np.int64], bins: NDArray[np.int64], num_genes: int) -> Iterator[csr_matrix]:
-    """Counts of successive bins."""
+    """(n, num_genes) counts of consecutive bins."""
     for start in range(0, len(bins), _ROWS):
-        some = bins[start : start + _ROWS]
-        ends = np.searchsorted(molecules, [some[0] * num_genes, (some[-1] + 1) * num_genes])
+        block = bins[start : start + _ROWS]
+        ends = np.searchsorted(molecules, [block[0] * num_genes, (block[-1] + 1) * num_genes])
         bin_of, gene = np.divmod(molecules[slice(*ends)], num_genes)
-        places = (np.ones(len(gene), dtype=np.int32), (np.searchsorted(some, bin_of), gene))
-        yield csr_matrix(places, shape=(len(some), num_genes))
+        entries = (np.ones(len(gene), dtype=np.int32), (np.searchsorted(block, bin_of), gene))
+        yield csr_matrix(entries, shape=(len(block), num_genes))
 
 
 def _spot_barcodes(num_spots: int, seed: int) -> NDArray[np.str_]:
-    """Sixteen letters and `-1`, all distinct."""
+    """Distinct barcodes of sixteen letters and `-1`."""
     first = int(numpy_generator(seed, "spots").integers(4**16))
-    numbers = (first + np.arange(num_spots) * _PRIME) % 4**16
+    numbers = (first + np.arange(num_spots) * _ODD_PRIME) % 4**16
     letters = np.array(list("ACGT"))[(numbers[:, None] >> np.arange(30, -1, -2)) & 3]
     return np.char.add(np.ascontiguousarray(letters).view("U16").ravel(), "-1")
 
@@ -148,7 +149,7 @@ def _spot_barcodes(num_spots: int, seed: int) -> NDArray[np.str_]:
 def _positions(
     barcodes: NDArray[np.str_], in_tissue: NDArray[np.bool_], array: NDArray[np.int64], pixels: NDArray[np.float64]
 ) -> pd.DataFrame:
-    """The table of positions in the column order of Space Ranger, y before x."""
+    """The table of positions with the columns of Space Ranger, in its order: y before x."""
     columns = dict(zip([*ARRAY[::-1], *PIXELS[::-1]], [*array.T[::-1], *pixels.T[::-1]], strict=True))
     return pd.DataFrame({BARCODE: barcodes, IN_TISSUE: in_tissue.astype(np.int64), **columns})
 

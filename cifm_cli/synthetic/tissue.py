@@ -1,6 +1,7 @@
-"""A tissue with planted truth: domains, cell types that depend on their neighbours, genes that answer to a neighbour.
+"""A synthetic tissue with known truth: domains, cell types that depend on neighbours, genes that respond to neighbours.
 
-Markers are the well-known ones of the literature; shares, rules and folds are made up. Letters: N cells, T types.
+The markers are well known from the literature; fractions, rules and fold changes are invented. Letters: N cells,
+T types.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ MARKERS = {
     "b_cell": "MS4A1 CD79A CD19 BANK1 CD79B PAX5 TNFRSF13C FCRL1 BLK CXCR5 HLA-DRA FCER2 SPIB",
     "plasma": "MZB1 JCHAIN TNFRSF17 SDC1 DERL3 XBP1 PRDM1 IRF4 CD38 SLAMF7 FCRL5 IGHG1 IGKC POU2AF1",
 }
-EVERYWHERE = (
+UBIQUITOUS = (
     "ACTB B2M GAPDH EEF1A1 TMSB4X PTPRC MYC JUN FOS HIF1A VEGFA TGFB1 CCL2 CXCL8 IL6 STAT1 IRF1 NFKB1 TP53 CDH1"
 )
-MITOCHONDRIAL = "MT-CO1 MT-ND1"  # no Xenium panel has them; the filter must drop them
+MITOCHONDRIAL = "MT-CO1 MT-ND1"  # to be dropped by the filter; real Xenium panels do not have them
 TYPES = tuple(MARKERS)
 
-# Shares of the types in each domain, before neighbours are heard.
+# Fractions of the types in each domain, before the rules are applied.
 DOMAINS = {
     "lobule": {"acinar": 0.8, "ductal": 0.04, "fibroblast": 0.06, "endothelial": 0.05, "macrophage": 0.05},
     "nest": {"tumour": 0.76, "macrophage": 0.08, "t_cell": 0.07, "fibroblast": 0.06, "endothelial": 0.03},
@@ -52,7 +53,7 @@ DOMAINS = {
     "duct": {"ductal": 0.82, "fibroblast": 0.13, "t_cell": 0.05},
     "vessel": {"endothelial": 0.72, "fibroblast": 0.2, "macrophage": 0.04, "t_cell": 0.04},
 }
-# (type, neighbour, strength): log-odds gained when all neighbours are of that type.
+# (type, neighbour, strength): increase of the log-odds of the type if all neighbours are of the other type.
 RULES = (
     *((name, name, 1.5) for name in ("tumour", "acinar", "ductal", "endocrine", "endothelial", "t_cell")),
     ("t_cell", "macrophage", 2.5),
@@ -65,7 +66,7 @@ RULES = (
 
 
 class Effect(NamedTuple):
-    """A ligand-receptor effect: cells of type `receiver` express `gene` up to `fold` times as much near `sender`."""
+    """A ligand-receptor effect: cells of type `receiver` express `gene` up to `fold` times as much near a `sender`."""
 
     receiver: str
     gene: str
@@ -90,19 +91,19 @@ _SPACING_UM = 10.0
 _LUMEN, _LUMEN_WALL = 1.9, 1.5
 _NEIGHBOURS_UM = 25.0
 _FIELD_SCALES_UM = {"ground": 55.0, "aggregate": 50.0, "islet": 40.0, "lumen": 50.0, "vessel": 90.0}
-_VOID_SHARE = 0.01
+_VOID_FRACTION = 0.01
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """A synthetic tissue, before any gene is measured.
+    """A synthetic tissue without expression.
 
     Args:
-        xy_um: (N, 2) cell centres.
+        xy_um: (N, 2) cell centres, micrometres.
         cell_type: (N,) positions in `TYPES`.
         domain: (N,) positions in `DOMAINS`.
-        void: (N,) cells whose counts are lost.
-        senders: (N, T) cells of each type within 25 um.
+        void: (N,) whether a cell has no counts.
+        senders: (N, T) number of cells of each type within 25 um.
     """
 
     xy_um: NDArray[np.float64]
@@ -112,46 +113,46 @@ class Tissue:
     senders: NDArray[np.float32]
 
 
-def grow(num_cells: int, seed: int) -> Tissue:
-    """Grow a tissue of about 100 um2 per cell.
+def grow_tissue(num_cells: int, seed: int) -> Tissue:
+    """Generate a tissue with about 100 um2 per cell.
 
     Args:
         num_cells: N.
-        seed: Same seed, same tissue.
+        seed: Seed; the same seed gives the same tissue.
 
     Returns:
-        The tissue; the order of its cells is no order in space.
+        The tissue; its cells are not sorted in space.
     """
-    xy_um, domain = _lay_out(num_cells, seed)
-    near = _neighbours(xy_um)
-    cell_type = _settle(domain, near, numpy_generator(seed, "types"))
-    void = numpy_generator(seed, "void").random(num_cells) < _VOID_SHARE
-    senders = near @ np.eye(len(TYPES), dtype=np.float32)[cell_type]
+    xy_um, domain = _place_cells(num_cells, seed)
+    adjacency = _neighbours(xy_um)
+    cell_type = _draw_types(domain, adjacency, numpy_generator(seed, "types"))
+    void = numpy_generator(seed, "void").random(num_cells) < _VOID_FRACTION
+    senders = adjacency @ np.eye(len(TYPES), dtype=np.float32)[cell_type]
     return Tissue(xy_um, cell_type, domain, void, senders)
 
 
-def _lay_out(num_cells: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Cells on a jittered hexagonal lattice around lumens, and the domain of each."""
+def _place_cells(num_cells: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Cell centres on a jittered hexagonal lattice that leaves lumens free, and the domain of each cell."""
     generator = numpy_generator(seed, "place")
     lattice = _lattice(int(1.12 * num_cells) + 50)
     xy_um = lattice + generator.normal(scale=0.18 * _SPACING_UM, size=lattice.shape)
     fields = {name: _smooth(xy_um, scale, numpy_generator(seed, name)) for name, scale in _FIELD_SCALES_UM.items()}
-    chance = generator.random(len(xy_um)) + (fields["lumen"] > _LUMEN)  # a lumen's places are taken last
-    chosen = np.argsort(chance)[:num_cells]
+    priority = generator.random(len(xy_um)) + (fields["lumen"] > _LUMEN)  # points in a lumen are used last
+    chosen = np.argsort(priority)[:num_cells]
     return xy_um[chosen], _domains({name: values[chosen] for name, values in fields.items()})
 
 
-def _lattice(num_places: int) -> NDArray[np.float64]:
-    """At least `num_places` points of a hexagonal lattice, in a rectangle of 5 : 3."""
+def _lattice(num_points: int) -> NDArray[np.float64]:
+    """At least `num_points` points of a hexagonal lattice, in a rectangle of 5 : 3."""
     pitch = np.array([_SPACING_UM, _SPACING_UM * np.sqrt(0.75)])
-    height = np.sqrt(0.6 * num_places * pitch.prod())
+    height = np.sqrt(0.6 * num_points * pitch.prod())
     rows, columns = int(np.ceil(height / pitch[1])), int(np.ceil(height / 0.6 / pitch[0]))
     row, column = np.divmod(np.arange(rows * columns), columns)
     return np.asarray(np.stack([column + 0.5 * (row % 2), row], axis=1) * pitch)
 
 
 def _smooth(xy_um: NDArray[np.float64], scale_um: float, generator: np.random.Generator) -> NDArray[np.float64]:
-    """A smooth random field of zero mean and unit variance: a sum of plane waves."""
+    """A smooth random field of zero mean and unit variance: a sum of plane waves with random phases."""
     waves = generator.normal(scale=1.0 / scale_um, size=(2, 32))
     return np.asarray(np.cos(xy_um @ waves + generator.uniform(0, 2 * np.pi, size=32)).sum(axis=1) / 4.0)
 
@@ -171,23 +172,23 @@ def _domains(fields: dict[str, NDArray[np.float64]]) -> NDArray[np.int64]:
 
 
 def _neighbours(xy_um: NDArray[np.float64]) -> csr_matrix:
-    """(N, N) adjacency of cells within 25 um, without the cell itself."""
+    """(N, N) adjacency of cells within 25 um, zero on the diagonal."""
     pairs = cKDTree(xy_um).query_pairs(_NEIGHBOURS_UM, output_type="ndarray")
     ends = np.concatenate([pairs, pairs[:, ::-1]]).T
     return csr_matrix((np.ones(ends.shape[1], dtype=np.float32), (ends[0], ends[1])), shape=(len(xy_um), len(xy_um)))
 
 
-def _settle(domain: NDArray[np.int64], near: csr_matrix, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Draw types by domain, then let random halves of the cells choose again in sight of their neighbours."""
-    shares = np.array([[DOMAINS[name].get(kind, 0.002) for kind in TYPES] for name in DOMAINS])
-    prior = np.log(shares)[domain]
+def _draw_types(domain: NDArray[np.int64], adjacency: csr_matrix, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Draw types by domain, then redraw those of random halves of the cells, given their neighbours, four times."""
+    fractions = np.array([[DOMAINS[name].get(kind, 0.002) for kind in TYPES] for name in DOMAINS])
+    prior = np.log(fractions)[domain]
     strength = np.zeros((len(TYPES), len(TYPES)))
     for kind, neighbour, value in RULES:
         strength[TYPES.index(neighbour), TYPES.index(kind)] = value
-    degree = np.maximum(np.asarray(near.sum(axis=1)), 1.0)
+    degree = np.maximum(np.asarray(adjacency.sum(axis=1)), 1.0)
     cell_type: NDArray[np.int64] = np.argmax(prior + generator.gumbel(size=prior.shape), axis=1)
     for _ in range(4):
-        heard = (near @ np.eye(len(TYPES))[cell_type] / degree) @ strength
-        again = np.argmax(prior + heard + generator.gumbel(size=prior.shape), axis=1)
-        cell_type = np.where(generator.random(len(domain)) < 0.5, again, cell_type)
+        influence = (adjacency @ np.eye(len(TYPES))[cell_type] / degree) @ strength
+        redrawn = np.argmax(prior + influence + generator.gumbel(size=prior.shape), axis=1)
+        cell_type = np.where(generator.random(len(domain)) < 0.5, redrawn, cell_type)
     return cell_type

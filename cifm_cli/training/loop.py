@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from cifm_cli import provenance
-from cifm_cli.data.prefetch import made_ahead
+from cifm_cli.data.prefetch import prefetch
 from cifm_cli.errors import POLITE_KILLS, CifmError, StopRequested
 from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
@@ -227,7 +227,7 @@ def look(run: Run) -> float:
     """
     run.kept.eval()
     total = 0.0
-    for example in made_ahead(run.corpus.look_example, run.processes.share(run.corpus.num_looks)):
+    for example in prefetch(run.corpus.look_example, run.processes.share(run.corpus.num_looks)):
         ready = example.to(run.device)
         with computing_in(run.recipe.train.precision, run.device):
             output = run.kept(run.backend, ready.tile)
@@ -258,7 +258,7 @@ def examples_ahead(run: Run) -> Iterator[list[Example]]:
         return [run.corpus.train_example(number * tiles_per_step + tile) for tile in mine]
 
     makers = 1 if run.device.type == "cpu" else MAKERS  # on a CPU the network needs the cores itself
-    return made_ahead(make, range(run.position.step, run.recipe.train.steps), makers, ahead=2 * makers)
+    return prefetch(make, range(run.position.step, run.recipe.train.steps), makers, ahead=2 * makers)
 
 
 def describe_machine(run: Run) -> str:

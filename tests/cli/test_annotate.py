@@ -1,4 +1,4 @@
-"""`cifm annotate` as typed: a classifier trained on labelled cells, cells named by it, and mistakes."""
+"""`cifm annotate`: training on labelled cells, annotation with the result, and errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cifm_cli.data.slide import open_slide
 
 @pytest.fixture(scope="module")
 def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one prepared slide, and its own labelled cells as a reference."""
+    """A folder with one prepared slide, and its cells with labels."""
     folder = tmp_path_factory.mktemp("annotate")
     (folder / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
     tissue = ad.read_h5ad(prepared_synthetic)
@@ -39,7 +39,7 @@ def trained(workspace: Path) -> Path:
     return Path("annotators/labelled.safetensors")
 
 
-def test_markers_name_every_cell_in_the_order_of_the_download(cifm) -> None:
+def test_markers_annotate_every_cell_in_the_order_of_the_download(cifm) -> None:
     code, out, err = cifm("annotate", "apply", "--json")
     assert code == 0
     result = json.loads(out)
@@ -55,22 +55,32 @@ def test_markers_name_every_cell_in_the_order_of_the_download(cifm) -> None:
     assert "T cell" in err
 
 
-def test_a_classifier_is_trained_judged_and_used(cifm, trained: Path) -> None:
+def test_a_trained_classifier_annotates_a_slide(cifm, trained: Path) -> None:
     code, out, err = cifm("annotate", "apply", "--annotator", f"reference:{trained}", "--out", "own", "--json")
     assert code == 0
     table = pd.read_csv("own/tissue.csv", index_col="cell_id")
     truth = ad.read_h5ad("labelled.h5ad").obs["type"].astype(str).reindex(table.index)
-    named = table["cell_type"] != "unassigned"
-    assert (table["cell_type"] == truth)[named & (truth != "")].mean() > 0.9
+    is_assigned = table["cell_type"] != "unassigned"
+    assert (table["cell_type"] == truth)[is_assigned & (truth != "")].mean() > 0.9
     origin = json.loads(out)["provenance"]
     assert origin["annotator"] == f"reference:{trained}"
     assert origin["inputs"].keys() == {"prepared/tissue.h5ad", str(trained)}
     assert err.count("\n") > 5
 
 
-def test_training_reports_on_cells_it_never_saw(cifm) -> None:
-    words = ["annotate", "train", "labelled.h5ad", "--label", "type", "--out", "t.safetensors", "--threshold", "0.9"]
-    code, out, err = cifm(*words, "--json")
+def test_training_reports_scores_on_held_out_cells(cifm) -> None:
+    arguments = [
+        "annotate",
+        "train",
+        "labelled.h5ad",
+        "--label",
+        "type",
+        "--out",
+        "t.safetensors",
+        "--threshold",
+        "0.9",
+    ]
+    code, out, err = cifm(*arguments, "--json")
     assert code == 0
     report = json.loads(out)
     assert report["accuracy"] > 0.9
@@ -79,10 +89,10 @@ def test_training_reports_on_cells_it_never_saw(cifm) -> None:
     assert "balanced accuracy" in err
     assert "--annotator reference:t.safetensors" in err
     code, out, _ = cifm("inspect", "t.safetensors", "--json")
-    about = json.loads(out)
-    assert about["kind"] == "cell type classifier"
-    assert about["threshold"] == 0.9
-    assert about["provenance"]["inputs"].keys() == {"labelled.h5ad"}
+    description = json.loads(out)
+    assert description["kind"] == "cell type classifier"
+    assert description["threshold"] == 0.9
+    assert description["provenance"]["inputs"].keys() == {"labelled.h5ad"}
 
 
 def test_annotators_are_listed(cifm) -> None:
@@ -93,7 +103,7 @@ def test_annotators_are_listed(cifm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message", "hint"),
+    ("arguments", "message", "hint"),
     [
         (["apply", "--annotator", "oracle"], "--annotator oracle: no such annotator", "markers"),
         (["apply", "--annotator", "markers:no.tsv"], "no.tsv: not a readable", "name a TSV file: --annotator markers:"),
@@ -104,8 +114,8 @@ def test_annotators_are_listed(cifm) -> None:
         (["train", "none.h5ad", "--label", "kind"], "none.h5ad", ""),
     ],
 )
-def test_mistakes_are_one_line_and_a_hint(cifm, words: list[str], message: str, hint: str) -> None:
-    code, out, err = cifm("annotate", *words)
+def test_errors_are_one_line_and_a_hint(cifm, arguments: list[str], message: str, hint: str) -> None:
+    code, out, err = cifm("annotate", *arguments)
     assert (code, out) == (1, "")
     *_, error, advice = err.strip().splitlines()
     assert message in error
@@ -134,7 +144,7 @@ def test_two_slides_of_one_name_are_refused(cifm, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_second_slide_that_is_unusable_leaves_no_half_of_a_result(cifm, tmp_path: Path) -> None:
+def test_a_second_slide_that_is_unusable_leaves_no_partial_result(cifm, tmp_path: Path) -> None:
     ad.read_h5ad("prepared/tissue.h5ad")[:, :5].copy().write_h5ad(tmp_path / "few_genes.h5ad")
     (tmp_path / "broken.h5ad").write_bytes(b"no HDF5")
     for bad, message in (("few_genes.h5ad", "its panel marks"), ("broken.h5ad", "not a prepared slide")):
@@ -144,7 +154,7 @@ def test_a_second_slide_that_is_unusable_leaves_no_half_of_a_result(cifm, tmp_pa
         assert not (tmp_path / "out").exists()
 
 
-def test_a_cell_that_is_nowhere_is_named(cifm, tmp_path: Path) -> None:
+def test_a_cell_without_a_position_is_named(cifm, tmp_path: Path) -> None:
     slide = ad.read_h5ad("prepared/tissue.h5ad")
     slide.obsm["spatial"][3, 0] = float("nan")
     slide.write_h5ad(tmp_path / "nowhere.h5ad")
@@ -153,6 +163,6 @@ def test_a_cell_that_is_nowhere_is_named(cifm, tmp_path: Path) -> None:
     assert f"nowhere.h5ad: cell {slide.obs_names[3]!r} (row 3) stands at (nan, " in err
 
 
-def test_apply_needs_no_words_and_the_group_needs_one(cifm) -> None:
+def test_wrong_usage_exits_with_2(cifm) -> None:
     assert cifm("annotate", "apply", "--seed", "-1").code == 2
     assert cifm("annotate", "train", "labelled.h5ad").code == 2

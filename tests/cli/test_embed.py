@@ -1,4 +1,4 @@
-"""`cifm embed` as typed: defaults of the workspace, streams, exit codes."""
+"""`cifm embed`: defaults of the workspace, output streams and exit codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cifm_cli import keys
 
 @pytest.fixture
 def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with a prepared slide and a run whose weights are random."""
+    """A workspace with a prepared slide and a run with random weights."""
     from cifm_cli.data.slide import open_slide
     from cifm_cli.model.checkpoint import save_checkpoint
     from cifm_cli.model.network import Network
@@ -33,7 +33,7 @@ def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.Monk
     return tmp_path
 
 
-def test_nothing_but_the_command(cifm, workspace: Path) -> None:
+def test_without_arguments_the_slides_of_the_workspace_are_embedded(cifm, workspace: Path) -> None:
     code, out, err = cifm("embed")
     assert code == 0
     assert out == ""
@@ -56,7 +56,7 @@ def test_an_unknown_level_is_wrong_usage(cifm, workspace: Path) -> None:
     assert "microenvironment" in err
 
 
-def test_no_model(cifm, workspace: Path) -> None:
+def test_a_missing_model_is_an_error(cifm, workspace: Path) -> None:
     code, _, err = cifm("embed", "--model", "runs/none")
     assert code == 1
     assert err.startswith("error: no model in runs/none")

@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from cifm_cli.data.slide import open_slide
-from cifm_cli.evaluation.together import Answer
+from cifm_cli.errors import CifmError
 
 METRICS = [
     "mse", "balanced_mse", "pearson_cell", "spearman_cell", "pearson_gene", "spearman_gene", "auroc", "deviance",
@@ -248,7 +247,7 @@ def test_the_recipe_says_what_no_flag_does(cifm: Callable, workspace: Path) -> N
     assert {name: geometry["num_rounds"] for name, geometry in facts["geometries"].items()} == {"scattered": 2}
 
 
-def test_several_slides_are_taken_together(cifm: Callable, workspace: Path) -> None:
+def test_several_slides_are_averaged(cifm: Callable, workspace: Path) -> None:
     other = workspace / "other.h5ad"
     other.write_bytes((workspace / "prepared" / "tissue.h5ad").read_bytes())
     slide = ad.read_h5ad(other)
@@ -267,7 +266,7 @@ def test_several_slides_are_taken_together(cifm: Callable, workspace: Path) -> N
         seen = found["slides"][name]["scenario"]["model"]["trained_cells_scored"]
         assert (f"slide {name}: the model was trained on {seen:,} of the" in err) == (name == "tissue")
         assert (seen > 0) == (name == "tissue")
-    assert "cross-sample, zero-shot: trained on other slides" in page
+    assert "cross-sample, zero-shot: the model was trained on other slides" in page
     assert f"{found['slides']['tissue']['scenario']['model']['trained_cells_scored']:,} of the scored cells are" in page
     assert "Everybody was tuned on its validation region." in page
     assert "tuned on the training region" not in err
@@ -298,15 +297,16 @@ def test_several_processes_give_the_same_numbers(cifm: Callable, evaluated: dict
 
 
 def test_a_process_that_dies_is_an_error(cifm: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifm_cli.evaluation.together._work", _die)
+    monkeypatch.setattr("cifm_cli.evaluation.parallel.start_worker", _die)
     code, _, err = cifm("evaluate", *BRIEF, "--devices", "2", "--out", "dead")
     assert code == 1
-    assert "error: an evaluation process ended before its time" in err
+    assert "error: evaluation process" in err
+    assert "ended with exit code 3" in err
     assert not Path("dead").exists()
 
 
-def test_what_a_process_says_is_wrong_is_told_once(cifm: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifm_cli.evaluation.together._work", _complain)
+def test_an_error_in_a_process_is_shown_once(cifm: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifm_cli.evaluation.parallel.start_worker", _start_failing)
     code, _, err = cifm("evaluate", *BRIEF, "--devices", "2", "--out", "wrong")
     assert code == 1
     assert err.count("error: model: its predictions are not finite numbers") == 1
@@ -317,10 +317,12 @@ def _die(*_: object) -> None:
     os._exit(3)
 
 
-def _complain(_request: object, _number: int, _threads: int, pipe: Connection) -> None:
-    while True:
-        answer = Answer(pipe.recv(), None, ("model: its predictions are not finite numbers", "train it again"))
-        pipe.send(answer)
+def _start_failing(*_: object) -> Callable[[object], None]:
+    return _fail
+
+
+def _fail(_task: object) -> None:
+    raise CifmError("model: its predictions are not finite numbers", "train it again")
 
 
 def test_json_is_the_only_thing_on_stdout(cifm: Callable) -> None:

@@ -117,7 +117,7 @@ def test_rounds_hold_places_far_apart() -> None:
     [
         (("a,b", "1,2"), "no columns x_um and y_um, but a, b"),
         (("x,y", "1,2", "3,here"), "line 3 is not two numbers"),
-        (("x,y",), "no places in it"),
+        (("x,y",), "it has no locations"),
         (("x,y", "-9000,-9000"), "no cell of tissue is within"),
     ],
 )

@@ -142,7 +142,7 @@ def test_a_matrix_and_a_table_of_cells(cifm: Callable[..., Any], tmp_path: Path)
     assert (slide["cells"]["kept"], slide["genes"]["kept"]) == (3, 2)
     assert json.loads(cifm("prepare", *words).out)["slides"]["counts"]["up_to_date"]
     (tmp_path / "cells.csv").write_text("name,x_um,y_um\nc,0,20\na,0,0\nb,10,0\n")
-    assert "made of other input" in cifm("prepare", *words).err
+    assert "made from other input" in cifm("prepare", *words).err
 
 
 def test_symbols_without_ids_get_the_hint(cifm: Callable[..., Any], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`cifm probe` as typed: what it leaves behind, and mistakes."""
+"""`cifm probe`: its files, its JSON, and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from cifm_cli import keys
 from cifm_cli.data.writers.embedded import write_embedded
 
-PREDICTORS = [
+FEATURES = [
     keys.MICROENVIRONMENT,
     keys.CELL,
     "expression",
@@ -24,10 +24,10 @@ PREDICTORS = [
 
 @pytest.fixture
 def embedded(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An embedded slide: one embedding is the label itself, the other is noise."""
+    """An embedded slide; one of its embeddings is the one-hot label, the other is noise."""
     clusters = ad.read_h5ad(prepared_synthetic).obs[keys.CLUSTER]
     noise = np.random.default_rng(0).normal(size=(len(clusters), 3)).astype(np.float32)
-    known = np.eye(clusters.nunique(), dtype=np.float32)[clusters.cat.remove_unused_categories().cat.codes]
+    one_hot = np.eye(clusters.nunique(), dtype=np.float32)[clusters.cat.remove_unused_categories().cat.codes]
     origin = {
         "model": {"sha256": "m"},
         "radius_um": 20.0,
@@ -35,22 +35,22 @@ def embedded(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.Monke
     }
     monkeypatch.chdir(tmp_path)
     write_embedded(
-        Path("embedded/t.h5ad"), prepared_synthetic, {keys.MICROENVIRONMENT: known, keys.CELL: noise}, origin
+        Path("embedded/t.h5ad"), prepared_synthetic, {keys.MICROENVIRONMENT: one_hot, keys.CELL: noise}, origin
     )
     return Path("embedded/t.h5ad")
 
 
-def test_a_probe_leaves_json_a_page_and_a_picture(cifm, embedded: Path) -> None:
+def test_a_probe_writes_json_a_page_and_a_chart(cifm, embedded: Path) -> None:
     code, out, err = cifm("probe", embedded, "--label", keys.CLUSTER, "--folds", "3", "--json")
     assert code == 0
     content = json.loads(out)
     assert content == json.loads(Path("probe.json").read_text(encoding="utf8"))
-    assert list(content["features"]) == PREDICTORS
+    assert list(content["features"]) == FEATURES
     assert content["provenance"]["inputs"].keys() == {"embedded/t.h5ad"}
     assert content["cells"] == sum(content["classes"].values())
-    for found in content["features"].values():
+    for facts in content["features"].values():
         for metric in ("roc_auc", "balanced_accuracy"):
-            assert 0 <= found[metric]["low"] <= found[metric]["value"] <= found[metric]["high"] <= 1
+            assert 0 <= facts[metric]["low"] <= facts[metric]["value"] <= facts[metric]["high"] <= 1
     assert content["features"][keys.MICROENVIRONMENT]["roc_auc"]["value"] > 0.99
     assert Path("probe.png").read_bytes().startswith(b"\x89PNG")
     assert keys.MICROENVIRONMENT in Path("probe.html").read_text(encoding="utf8")
@@ -58,7 +58,7 @@ def test_a_probe_leaves_json_a_page_and_a_picture(cifm, embedded: Path) -> None:
     assert "computed from each cell's own expression" in err
 
 
-def test_a_folder_of_slides_is_enough(cifm, embedded: Path) -> None:
+def test_a_folder_of_slides_is_an_argument(cifm, embedded: Path) -> None:
     assert cifm("probe", "embedded", "--label", keys.CLUSTER, "--folds", "2", "--out", "a/b.json").code == 0
     assert sorted(path.name for path in Path("a").iterdir()) == ["b.html", "b.json", "b.png"]
 
@@ -71,7 +71,7 @@ def test_a_folder_of_slides_is_enough(cifm, embedded: Path) -> None:
         ("condition", "error: label condition: no values"),
     ],
 )
-def test_a_wrong_label_names_those_that_serve(cifm, embedded: Path, label: str, message: str) -> None:
+def test_a_wrong_label_lists_the_columns_that_can_be_probed(cifm, embedded: Path, label: str, message: str) -> None:
     code, out, err = cifm("probe", embedded, "--label", label)
     assert (code, out) == (1, "")
     assert message in err

@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_download
 from cifm_cli.data.readers import counts as counts_module
-from cifm_cli.data.readers.base import PrepareConfig
-from cifm_cli.data.readers.counts import in_memory, row_blocks, row_ranges, stored_counts
-from cifm_cli.data.writers.row_buffer import Spool
+from cifm_cli.data.readers.counts import in_memory, row_blocks, stored_counts
+from cifm_cli.data.row_ranges import row_ranges
+from cifm_cli.data.writers.row_buffer import RowBuffer
 from cifm_cli.errors import CifmError
 
 lengths = st.lists(st.integers(0, 9), min_size=1, max_size=40)
@@ -61,7 +62,7 @@ def test_what_is_set_aside_comes_back_in_any_order(
 ) -> None:
     matrix = matrix_of(lengths, seed)
     rows = np.array(random.sample(range(len(lengths)), random.randint(1, len(lengths))))
-    with pytest.MonkeyPatch.context() as patch, Spool(tmp_path, *matrix.shape) as spool:
+    with pytest.MonkeyPatch.context() as patch, RowBuffer(tmp_path, *matrix.shape) as spool:
         patch.setattr(counts_module, "BLOCK_NONZEROS", most)
         for first, block in row_blocks(matrix):
             spool.write(first, block)

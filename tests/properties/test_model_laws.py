@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array, vstack
 
 from cifm_backends.torch_reference import TorchBackend
-from cifm_cli.data.graph import LayerGraph, radius_graph, shells, subgraph, whole, without_edges
+from cifm_cli.data.graph import LayerGraph, edgeless_graph, full_layer_graphs, layer_graphs, radius_graph, subgraph
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.data.tiles import Tile, Tiler
 from cifm_cli.model.heads import ResidualHead
@@ -90,7 +90,9 @@ def everyone(slide: Slide, form: str) -> tuple[list[LayerGraph], Expression]:
     recipe, panel = make_recipe(form), match_panel(slide, slide.gene_ids)
     graph = radius_graph(slide.xy_um, slide.radius_um, self_loops=recipe.model.self_loops, dtype=torch.float64)
     expression = slide.expression(np.arange(slide.num_cells), recipe.data.target_sum)[:, panel.columns]
-    return whole(graph, recipe.model.encoder_layers), to_expression(expression, panel.vocabulary_rows, torch.float64)
+    return full_layer_graphs(graph, recipe.model.encoder_layers), to_expression(
+        expression, panel.vocabulary_rows, torch.float64
+    )
 
 
 def encode(network: Network, slide: Slide, form: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -271,12 +273,12 @@ def test_shells_give_what_the_whole_graph_gives(form: str, seed: int, num_wanted
     slide, network = make_tissue(seed), make_network(form, seed)
     everywhere, expression = everyone(slide, form)
     wanted = np.sort(numpy_generator(seed, "wanted").choice(slide.num_cells, num_wanted, replace=False))
-    cells, layers = shells(everywhere[0].graph, torch.from_numpy(wanted), len(network.encoder))
+    cells, layers = layer_graphs(everywhere[0].graph, torch.from_numpy(wanted), len(network.encoder))
     with torch.no_grad():
         h = network.genes(expression)
         h_whole, shift_whole = network.encode(BACKEND, everywhere, h)
         h_part, shift_part = network.encode(BACKEND, layers, h[cells])
-    assert [shell.graph.num_cells for shell in layers] == [len(cells), *(len(shell.kept) for shell in layers[:-1])]
+    assert [shell.graph.num_cells for shell in layers] == [len(cells), *(len(shell.outputs) for shell in layers[:-1])]
     difference = max(apart(h_part, h_whole[wanted]), apart(shift_part, shift_whole[wanted]))
     assert difference < 1e-13, f"difference {difference:.2e}"
 
@@ -287,7 +289,9 @@ def test_cell_embedding_sees_nobody() -> None:
     expression = everyone(slide, "literal")[1]
     with torch.no_grad():
         h = network.genes(expression)
-        alone_each = whole(without_edges(slide.num_cells, self_loops=True, dtype=torch.float64), len(network.encoder))
+        alone_each = full_layer_graphs(
+            edgeless_graph(slide.num_cells, self_loops=True, dtype=torch.float64), len(network.encoder)
+        )
         alone, _ = network.encode(BACKEND, alone_each, h)
         h[1:] = 3.0
         changed, _ = network.encode(BACKEND, alone_each, h)

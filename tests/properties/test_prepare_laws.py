@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
+from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.genes import plan_genes
 from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.prepare.pipeline import prepare_download
 from cifm_cli.data.prepare.splits import regional_split
-from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
 from cifm_cli.synthetic.downloads import SyntheticTruth, write_xenium

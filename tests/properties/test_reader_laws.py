@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.spatial.distance import pdist
 
-from cifm_cli.data.readers.base import Download, PrepareConfig, Reader
+from cifm_cli.data.prepare.config import PrepareConfig
+from cifm_cli.data.readers.base import Download, Reader
 from cifm_cli.data.readers.counts import in_memory
 from cifm_cli.data.readers.spaceranger import fit_grid
 from cifm_cli.data.readers.table import TABLE

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from cifm_cli import keys
-from cifm_cli.data.prepare.splits import Split, empty_note, random_blocks, strips
+from cifm_cli.data.prepare.splits import SplitConfig, empty_region_note, random_blocks, strips
 from cifm_cli.data.slide import open_slide
 
 TRAIN, VALIDATION, TEST, BUFFER = range(4)
@@ -33,7 +33,7 @@ def cells(seed: int, num_cells: int = 1_500) -> np.ndarray:
 @given(st.integers(0, 100), st.sampled_from(["strips", "blocks"]), st.integers(0, 5))
 def test_cells_of_different_regions_are_a_gap_apart(tissue: int, kind: str, seed: int) -> None:
     xy_um = cells(tissue)
-    regions = Split(kind, GAP_UM, seed).regions(xy_um, radius_um=20.0)
+    regions = SplitConfig(kind, GAP_UM, seed).regions(xy_um, radius_um=20.0)
     for first in range(3):
         for second in range(first):
             assert cdist(xy_um[regions == first], xy_um[regions == second]).min() >= GAP_UM
@@ -79,14 +79,14 @@ def test_random_blocks_follow_the_seed() -> None:
 
 def test_the_gap_is_six_radii_unless_said() -> None:
     xy_um = cells(0)
-    assert np.array_equal(Split("strips").regions(xy_um, 10.0), strips(xy_um[:, 1], 60.0))
-    assert "60 um apart" in Split("strips").describe(10.0)
+    assert np.array_equal(SplitConfig("strips").regions(xy_um, 10.0), strips(xy_um[:, 1], 60.0))
+    assert "60 um apart" in SplitConfig("strips").describe(10.0)
 
 
 @pytest.mark.parametrize("kind", ["strips", "blocks"])
 def test_a_tissue_too_small_to_split_is_warned_of(kind: str) -> None:
-    regions = Split(kind, 500.0).regions(np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]), 20.0)
-    note = empty_note(pd.Series(pd.Categorical.from_codes(regions, categories=keys.REGIONS)))
+    regions = SplitConfig(kind, 500.0).regions(np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]), 20.0)
+    note = empty_region_note(pd.Series(pd.Categorical.from_codes(regions, categories=keys.REGIONS)))
     assert note is not None
     assert "validation" in note
     assert keys.BUFFER not in note
@@ -97,7 +97,7 @@ def test_prepare_stores_and_shows_the_split(cifm: Callable, xenium_download: Pat
     words = ("prepare", xenium_download, "--out", tmp_path, "--split", kind, "--split-gap-um", "15", "--seed", "4")
     assert cifm(*words).code == 0
     slide = open_slide(tmp_path / "tissue.h5ad")
-    assert np.array_equal(slide.split, Split(kind, 15.0, 4).regions(slide.xy_um, slide.radius_um))
+    assert np.array_equal(slide.split, SplitConfig(kind, 15.0, 4).regions(slide.xy_um, slide.radius_um))
     assert 0 < len(slide.region(keys.BUFFER)) < slide.num_cells / 2
     assert "buffer" in cifm("inspect", tmp_path).out
     assert "regions 15 um apart" in (tmp_path / "tissue.html").read_text()

@@ -1,4 +1,4 @@
-"""Models of other projects, from stand-ins written in their own file formats.
+"""Annotators for model files of other projects, on small models written in their file formats.
 
 The numbers for TabNet and the SCimilarity encoder were computed by those projects' own code, on the same weights.
 """
@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cifm_cli.celltype.base import UNASSIGNED, UnlabelledCells
 from cifm_cli.celltype.celltypist import load_celltypist, open_celltypist
-from cifm_cli.celltype.pickles import Remains, read_pickle, read_torch
+from cifm_cli.celltype.pickles import OpaqueObject, read_pickle, read_torch
 from cifm_cli.celltype.scimilarity import embed, load_scimilarity, open_scimilarity
 from cifm_cli.celltype.sctab import load_sctab, open_sctab
 from cifm_cli.celltype.tabnet import TabNet, entmax15, sparsemax
@@ -86,27 +86,27 @@ EMBEDDINGS = [
 # Pickles ------------------------------------------------------------------------------------------------------------
 
 
-class Danger:
-    """Runs a command when it is unpickled the usual way."""
+class Malicious:
+    """Runs a command when it is unpickled by the standard library."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __reduce__(self):
-        """What unpickling is to call."""
+        """Make unpickling call `os.system`."""
         return (os.system, (f"touch {self.path}",))
 
 
-def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
-    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"good": np.arange(3), "bad": Danger(tmp_path / "ran")}))
+def test_no_code_in_a_pickle_is_run(tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"good": np.arange(3), "bad": Malicious(tmp_path / "ran")}))
     content = read_pickle(tmp_path / "model.pkl", trusted=True)
     assert content["good"].tolist() == [0, 1, 2]
-    assert isinstance(content["bad"], Remains)
+    assert isinstance(content["bad"], OpaqueObject)
     assert not (tmp_path / "ran").exists()
-    torch.save({"good": torch.arange(3), "bad": Danger(tmp_path / "ran")}, tmp_path / "model.ckpt")
+    torch.save({"good": torch.arange(3), "bad": Malicious(tmp_path / "ran")}, tmp_path / "model.ckpt")
     content = read_torch(tmp_path / "model.ckpt", trusted=True)
     assert content["good"].tolist() == [0, 1, 2]
-    assert isinstance(content["bad"], Remains)
+    assert isinstance(content["bad"], OpaqueObject)
     assert not (tmp_path / "ran").exists()
 
 
@@ -114,9 +114,9 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
 def test_the_attributes_of_objects_are_kept(tmp_path: Path, protocol: int) -> None:
     scaler = StandardScaler().fit(np.array([[0.0, 1.0], [2.0, 5.0]]))
     (tmp_path / "model.pkl").write_bytes(pickle.dumps([scaler, np.array(["a", "b"], dtype=object)], protocol))
-    remains, names = read_pickle(tmp_path / "model.pkl", trusted=True)
-    assert isinstance(remains, Remains)
-    assert remains.mean_.tolist() == [1, 3]
+    scaler, names = read_pickle(tmp_path / "model.pkl", trusted=True)
+    assert isinstance(scaler, OpaqueObject)
+    assert scaler.mean_.tolist() == [1, 3]
     assert names.tolist() == ["a", "b"]
 
 
@@ -132,7 +132,7 @@ def test_without_trust_no_pickle_is_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x05X"])
-def test_damaged_pickles_say_so(tmp_path: Path, content: bytes) -> None:
+def test_damaged_pickles_are_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model").write_bytes(content)
     for read in (read_pickle, read_torch):
         with pytest.raises(CifmError, match="not a readable"):
@@ -164,14 +164,16 @@ def write_celltypist(path: Path, estimator, num_types: int = 3, **scaling: bool)
 @pytest.mark.parametrize("num_types", [2, 3])
 @pytest.mark.parametrize("with_mean", [True, False])
 @pytest.mark.parametrize("kind", [LogisticRegression, SGDClassifier])
-def test_celltypist_decides_as_scikit_learn_does(tmp_path: Path, kind, num_types: int, with_mean: bool) -> None:
+def test_celltypist_has_the_decision_values_of_scikit_learn(
+    tmp_path: Path, kind, num_types: int, with_mean: bool
+) -> None:
     estimator = kind(random_state=0) if kind is SGDClassifier else kind()
     fitted, scaler = write_celltypist(tmp_path / "m.pkl", estimator, num_types, with_mean=with_mean)
     values, labels = planted(num_types)
     decision = fitted.decision_function(np.minimum(scaler.transform(values), 10))
     decision = np.column_stack([-decision, decision]) if num_types == 2 else decision
     model = load_celltypist(tmp_path / "m.pkl", trust_pickle=True)
-    ours, void = model.decide(csr_matrix(values.astype(np.float32)), GENES)
+    ours, void = model.decision_function(csr_matrix(values.astype(np.float32)), GENES)
     assert ours == pytest.approx(decision, rel=1e-4, abs=1e-3)
     assert not void.any()
     found = model.annotate(csr_matrix(values.astype(np.float32)), GENES)
@@ -187,7 +189,7 @@ def test_celltypist_leaves_out_genes_that_are_not_measured(tmp_path: Path) -> No
     scaled = np.minimum((values[:, kept] - scaler.mean_[kept]) / scaler.scale_[kept], 10)
     expected = scaled @ fitted.coef_[:, kept].T + fitted.intercept_
     model = load_celltypist(tmp_path / "m.pkl", trust_pickle=True)
-    ours, _ = model.decide(csr_matrix(values[:, kept].astype(np.float32)), [GENES[gene] for gene in kept])
+    ours, _ = model.decision_function(csr_matrix(values[:, kept].astype(np.float32)), [GENES[gene] for gene in kept])
     assert ours == pytest.approx(expected, rel=1e-4, abs=1e-3)
     assert model.annotate(csr_matrix((1, 6), dtype=np.float32), GENES).labels.tolist() == [UNASSIGNED]
 
@@ -224,7 +226,7 @@ def scimilarity_weights() -> OrderedDict[str, torch.Tensor]:
 
 
 class ExhaustiveIndex:
-    """What hnswlib.Index does, by looking at every item."""
+    """The interface of hnswlib.Index with an exhaustive search."""
 
     def __init__(self, space: str, dim: int) -> None:
         assert space == "cosine"
@@ -250,9 +252,9 @@ class ExhaustiveIndex:
 @pytest.fixture
 def scimilarity_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model whose 60 labelled cells are the three of `X`, 30 of the first, 20 and 10 of the others."""
-    stand_in = ModuleType("hnswlib")
-    stand_in.Index = ExhaustiveIndex
-    monkeypatch.setitem(sys.modules, "hnswlib", stand_in)
+    fake_module = ModuleType("hnswlib")
+    fake_module.Index = ExhaustiveIndex
+    monkeypatch.setitem(sys.modules, "hnswlib", fake_module)
     folder = tmp_path / "model"
     (folder / "annotation").mkdir(parents=True)
     torch.save({"state_dict": scimilarity_weights()}, folder / "encoder.ckpt")
@@ -265,11 +267,11 @@ def scimilarity_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_scimilarity_embeds_as_its_own_code_does() -> None:
+def test_scimilarity_embeddings_are_those_of_its_own_code() -> None:
     assert embed(X.numpy(), scimilarity_weights()) == pytest.approx(np.array(EMBEDDINGS), abs=1e-5)
 
 
-def test_scimilarity_lets_the_nearest_cells_vote(scimilarity_folder: Path) -> None:
+def test_scimilarity_probabilities_are_fractions_of_the_nearest_cells(scimilarity_folder: Path) -> None:
     model = load_scimilarity(scimilarity_folder, trust_pickle=False)
     assert model.names == ("B cell", "T cell", "mast cell", UNASSIGNED)
     expression = csr_matrix(X.numpy())
@@ -279,12 +281,12 @@ def test_scimilarity_lets_the_nearest_cells_vote(scimilarity_folder: Path) -> No
     distance = 1 - embed(aligned, model.weights) @ model.index.items.T
     for cell in range(3):
         nearest = np.argsort(distance[cell], kind="stable")[:50]
-        shares = np.bincount(model.item_types[nearest], minlength=3) / 50
-        assert np.exp(found.log_probabilities[cell, :-1]) == pytest.approx(shares, abs=1e-6)
-        assert found.scores[cell] == pytest.approx(shares.max())
+        fractions = np.bincount(model.item_types[nearest], minlength=3) / 50
+        assert np.exp(found.log_probabilities[cell, :-1]) == pytest.approx(fractions, abs=1e-6)
+        assert found.scores[cell] == pytest.approx(fractions.max())
 
 
-def test_scimilarity_says_what_is_missing(scimilarity_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scimilarity_reports_missing_files(scimilarity_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = UnlabelledCells("s", csr_matrix((1, 1), dtype=np.float32), ("G0",))
     with pytest.raises(CifmError, match="measures 1 of the 6 genes of scimilarity"):
         open_scimilarity(scimilarity_folder, cells, trust_pickle=False)
@@ -301,7 +303,7 @@ def test_scimilarity_says_what_is_missing(scimilarity_folder: Path, monkeypatch:
     assert "pip install" in error.value.hint
 
 
-def test_scimilarity_with_the_index_it_really_has(scimilarity_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scimilarity_with_an_index_of_hnswlib(scimilarity_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "hnswlib")
     hnswlib = pytest.importorskip("hnswlib")
     plain = numpy_generator(0).normal(size=(60, 3)).astype(np.float32)
@@ -318,7 +320,7 @@ def test_scimilarity_with_the_index_it_really_has(scimilarity_folder: Path, monk
 
 
 @pytest.mark.parametrize("mask", TABNET_LOGITS)
-def test_tabnet_gives_what_sctabs_own_code_gives(mask: str) -> None:
+def test_tabnet_logits_are_those_of_sctabs_own_code(mask: str) -> None:
     logits = TabNet(tabnet_weights(), 1.3, mask).logits(X)
     assert logits.numpy() == pytest.approx(np.array(TABNET_LOGITS[mask]), abs=1e-5)
 
@@ -366,7 +368,7 @@ def test_sctab_reads_its_folder(tmp_path: Path, lightning: bool) -> None:
     assert model.annotate(csr_matrix((1, 6), dtype=np.float32), GENES).labels.tolist() == [UNASSIGNED]
 
 
-def test_sctabs_other_networks(tmp_path: Path) -> None:
+def test_linear_and_multilayer_networks_of_sctab(tmp_path: Path) -> None:
     linear = torch.nn.Linear(6, 4)
     multilayer = torch.nn.Module()
     layers = []
@@ -381,16 +383,18 @@ def test_sctabs_other_networks(tmp_path: Path) -> None:
             assert model.logits(X).numpy() == pytest.approx(expected[name].numpy(), abs=1e-6)
 
 
-def test_sctab_says_what_is_wrong(tmp_path: Path) -> None:
+def test_sctab_reports_what_does_not_match(tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="0 checkpoints"):
         load_sctab(tmp_path, trust_pickle=False)
     folder = sctab_folder(tmp_path / "m", tabnet_weights(), lightning=False)
     cells = UnlabelledCells("s", csr_matrix((1, 1), dtype=np.float32), ("G0",))
     with pytest.raises(CifmError, match="measures 1 of the 6 genes of sctab"):
         open_sctab(folder, cells, trust_pickle=False)
-    pd.DataFrame({"label": ["a"]}).to_parquet(folder / "cell_type.parquet")  # beside the checkpoint goes first
+    pd.DataFrame({"label": ["a"]}).to_parquet(
+        folder / "cell_type.parquet"
+    )  # the file beside the checkpoint has precedence
     with pytest.raises(CifmError, match="1 names for 4 types"):
         load_sctab(folder, trust_pickle=False)
     pd.DataFrame({"feature_name": GENES[:2]}).to_parquet(folder / "var.parquet")
-    with pytest.raises(CifmError, match="not a model of scTab"):
+    with pytest.raises(CifmError, match="not an scTab model"):
         load_sctab(folder, trust_pickle=False)

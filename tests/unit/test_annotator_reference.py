@@ -1,4 +1,4 @@
-"""The reference annotator: what it learns, how it judges itself, and that its file gives it back."""
+"""The reference annotator: training, its report, and the round trip through its file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cifm_cli.celltype.fitting import (
     report_table,
     train_classifier,
 )
-from cifm_cli.celltype.labelled_cells import LabelledCells, read_labelled
+from cifm_cli.celltype.labelled_cells import LabelledCells, read_labelled_cells
 from cifm_cli.celltype.reference import ReferenceClassifier, describe, load_classifier, open_reference, save_classifier
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.errors import CifmError
@@ -51,36 +51,36 @@ def classifier() -> ReferenceClassifier:
     return train_classifier(draw(1500, 40, 0), None, **PLAIN)
 
 
-def test_what_it_reports_holds_on_fresh_cells(classifier: ReferenceClassifier) -> None:
-    fresh = draw(3000, 40, 1)
-    found = classifier.annotate(expression(fresh.counts), SYMBOLS)
+def test_reported_scores_hold_on_new_cells(classifier: ReferenceClassifier) -> None:
+    new = draw(3000, 40, 1)
+    found = classifier.annotate(expression(new.counts), SYMBOLS)
     best = np.array(classifier.types)[found.log_probabilities[:, :-1].argmax(axis=1)]
     report = classifier.report
     assert classifier.names == (*TYPES, UNASSIGNED)
-    assert (best == fresh.labels).mean() == pytest.approx(report["accuracy"], abs=0.07)
+    assert (best == new.labels).mean() == pytest.approx(report["accuracy"], abs=0.07)
     assert report["accuracy"] > 0.85
     assert set(report["recall"]) == set(TYPES)
     assert report["calibration_error"] < 0.1
     called = found.labels != UNASSIGNED
-    assert (found.labels == fresh.labels)[called].mean() == pytest.approx(report["accuracy_of_assigned"], abs=0.07)
+    assert (found.labels == new.labels)[called].mean() == pytest.approx(report["accuracy_of_assigned"], abs=0.07)
 
 
-def test_scores_are_the_probability_to_be_right(classifier: ReferenceClassifier) -> None:
-    """Every type weighs the same while it learns, so it is calibrated where types are equally common."""
+def test_scores_are_calibrated(classifier: ReferenceClassifier) -> None:
+    """Every type has the same weight in training, so scores are calibrated where types are equally frequent."""
     generator = numpy_generator(5)
     codes = generator.integers(3, size=4000)
     cells = csr_matrix(generator.poisson(PROFILES[codes] * 40).astype(np.float32))
     found = classifier.annotate(expression(cells), SYMBOLS)
-    right = found.log_probabilities[:, :-1].argmax(axis=1) == codes
-    assert found.confidence.mean() == pytest.approx(right.mean(), abs=0.05)
+    is_correct = found.log_probabilities[:, :-1].argmax(axis=1) == codes
+    assert found.confidence.mean() == pytest.approx(is_correct.mean(), abs=0.05)
 
 
-def test_genes_may_come_in_any_order_and_some_may_lack(classifier: ReferenceClassifier) -> None:
+def test_genes_may_come_in_any_order_and_some_may_be_missing(classifier: ReferenceClassifier) -> None:
     cells = expression(draw(200, 40, 2).counts)
     whole = classifier.annotate(cells, SYMBOLS)
     order = numpy_generator(3).permutation(NUM_GENES)
-    turned = classifier.annotate(cells[:, order], [SYMBOLS[gene].lower() for gene in order])
-    assert turned.log_probabilities == pytest.approx(whole.log_probabilities, abs=1e-4)
+    reordered = classifier.annotate(cells[:, order], [SYMBOLS[gene].lower() for gene in order])
+    assert reordered.log_probabilities == pytest.approx(whole.log_probabilities, abs=1e-4)
     fewer = classifier.annotate(cells[:, :25], SYMBOLS[:25])
     assert (fewer.codes == whole.codes).mean() > 0.7
 
@@ -97,13 +97,13 @@ def test_the_same_seed_gives_the_same_classifier(classifier: ReferenceClassifier
     assert again.report == classifier.report
 
 
-def test_a_slide_sets_genes_and_depth() -> None:
+def test_a_target_slide_sets_genes_and_depth() -> None:
     target = TargetSlide(SYMBOLS[:20], np.full(100, 12.0))
     found = train_classifier(draw(1500, 400, 0), target, **PLAIN)
     assert set(found.genes) <= set(SYMBOLS[:20])
     assert 9 < found.report["median_depth"] < 15
     shallow = TargetSlide(SYMBOLS, np.full(100, 1e6))
-    assert train_classifier(draw(1500, 40, 0), shallow, **PLAIN).report["median_depth"] > 35  # nothing is added
+    assert train_classifier(draw(1500, 40, 0), shallow, **PLAIN).report["median_depth"] > 35  # counts are never added
 
 
 def test_rare_types_are_left_out_and_two_types_suffice() -> None:
@@ -123,36 +123,36 @@ def test_rare_types_are_left_out_and_two_types_suffice() -> None:
         )
 
 
-def test_a_slide_without_the_references_genes_is_refused() -> None:
+def test_a_slide_without_genes_of_the_labelled_cells_is_refused() -> None:
     with pytest.raises(CifmError, match=r"none of the genes of the slide \(such as X1\)"):
         train_classifier(draw(300, 60, 0), TargetSlide(("X1",), np.ones(3)), **PLAIN)
 
 
-def test_measures_by_hand() -> None:
-    """Five cells of types 0, 0, 0, 0, 1, so that a cell of type 1 weighs as much as four of type 0."""
+def test_scores_by_hand() -> None:
+    """Five cells of types 0, 0, 0, 0, 1, so that a cell of type 1 has the weight of four of type 0."""
     logits = np.log(np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.3, 0.7]])).astype(np.float32)
     codes = np.array([0, 0, 0, 0, 1])
     assert balanced_log_loss(logits, codes) == pytest.approx(
         -(3 * np.log(0.9) + np.log(0.3)) / 8 - np.log(0.7) / 2, rel=1e-5
     )
-    # Bin of 0.9: three right cells of weight 1/8. Bin of 0.7: one wrong of 1/8, one right of 1/2.
+    # Bin of 0.9: three correct cells of weight 1/8. Bin of 0.7: one wrong of 1/8, one correct of 1/2.
     assert balanced_calibration_error(logits, codes) == pytest.approx(3 / 8 * 0.1 + abs(-0.7 / 8 + 0.3 / 2), rel=1e-4)
-    judged = classification_report(logits, codes, ("a", "b"), 0.8)
-    assert judged["accuracy"] == pytest.approx(0.8)
-    assert judged["recall"] == pytest.approx({"a": 0.75, "b": 1.0})
-    assert judged["balanced_accuracy"] == pytest.approx(0.875)
-    assert judged["unassigned"] == pytest.approx(0.4)
-    assert judged["accuracy_of_assigned"] == 1
+    report = classification_report(logits, codes, ("a", "b"), 0.8)
+    assert report["accuracy"] == pytest.approx(0.8)
+    assert report["recall"] == pytest.approx({"a": 0.75, "b": 1.0})
+    assert report["balanced_accuracy"] == pytest.approx(0.875)
+    assert report["unassigned"] == pytest.approx(0.4)
+    assert report["accuracy_of_assigned"] == 1
     assert classification_report(logits, codes, ("a", "b"), 0.95)["accuracy_of_assigned"] is None
 
 
-def test_the_file_gives_it_back(classifier: ReferenceClassifier, tmp_path: Path) -> None:
+def test_a_classifier_survives_the_round_trip_through_its_file(classifier: ReferenceClassifier, tmp_path: Path) -> None:
     save_classifier(tmp_path / "types.safetensors", classifier)
-    again = load_classifier(tmp_path / "types.safetensors")
+    loaded = load_classifier(tmp_path / "types.safetensors")
     cells = expression(draw(50, 40, 4).counts)
-    found, expected = again.annotate(cells, SYMBOLS), classifier.annotate(cells, SYMBOLS)
+    found, expected = loaded.annotate(cells, SYMBOLS), classifier.annotate(cells, SYMBOLS)
     assert np.array_equal(found.log_probabilities, expected.log_probabilities)
-    assert again.report == classifier.report
+    assert loaded.report == classifier.report
     assert describe(tmp_path / "types.safetensors")["genes"] == len(classifier.genes)
     opened = open_reference(tmp_path / "types.safetensors", UnlabelledCells("s", cells, SYMBOLS), trust_pickle=False)
     assert opened.names == classifier.names
@@ -174,12 +174,12 @@ def test_other_files_are_refused(tmp_path: Path, prepared_synthetic: Path) -> No
 
 
 def test_the_report_as_a_table(classifier: ReferenceClassifier) -> None:
-    columns, rows = report_table(classifier.report)
-    assert columns[0].endswith(f"fitted on {classifier.report['cells']['fit']:,}")
-    assert [row[0] for row in rows][-3:] == [f"recall of {name}" for name in TYPES]
+    table = report_table(classifier.report)
+    assert table.columns[0].endswith(f"fitted on {classifier.report['cells']['fit']:,}")
+    assert [row[0] for row in table.rows][-3:] == [f"recall of {name}" for name in TYPES]
 
 
-def test_labelled_files_are_read_wherever_their_counts_are(tmp_path: Path) -> None:
+def test_counts_are_read_from_every_slot_that_can_hold_them(tmp_path: Path) -> None:
     counts = np.array([[1, 0, 2], [0, 3, 0], [4, 0, 0]], dtype=np.float32)
     obs = pd.DataFrame({"type": pd.Categorical(["a", None, "b"])}, index=list("xyz"))
     var = pd.DataFrame({"feature_name": ["CD3E", "CD4", "MS4A1"]}, index=["ENSG1", "ENSG2", "ENSG3"])
@@ -190,29 +190,29 @@ def test_labelled_files_are_read_wherever_their_counts_are(tmp_path: Path) -> No
     raw.raw = plain
     for name, table in {"plain": plain, "layered": layered, "raw": raw}.items():
         table.write_h5ad(tmp_path / f"{name}.h5ad")
-        found = read_labelled(tmp_path / f"{name}.h5ad", "type")
+        found = read_labelled_cells(tmp_path / f"{name}.h5ad", "type")
         assert found.symbols == ("CD3E", "CD4", "MS4A1"), name
         assert found.labels.tolist() == ["a", "b"]
         assert np.array_equal(found.counts.toarray(), counts[[0, 2]])
 
 
-def test_ensembl_ids_without_symbols_are_named_by_the_packaged_table(tmp_path: Path) -> None:
+def test_ensembl_ids_without_symbols_are_looked_up_in_the_packaged_table(tmp_path: Path) -> None:
     obs = pd.DataFrame({"type": ["a"]}, index=["x"])
     table = ad.AnnData(csr_matrix(np.ones((1, 2), dtype=np.float32)), obs=obs)
     table.var_names = ["ENSG00000198851.10", "ENSG00000010610"]
     table.write_h5ad(tmp_path / "ids.h5ad")
-    assert read_labelled(tmp_path / "ids.h5ad", "type").symbols == ("CD3E", "CD4")
+    assert read_labelled_cells(tmp_path / "ids.h5ad", "type").symbols == ("CD3E", "CD4")
 
 
 @pytest.mark.parametrize(
     ("values", "label", "message"),
     [(1.0, "types", "no obs column 'types'"), (0.5, "type", "neither X nor layers")],
 )
-def test_what_is_no_reference_is_refused(tmp_path: Path, values: float, label: str, message: str) -> None:
+def test_a_file_without_labels_or_counts_is_refused(tmp_path: Path, values: float, label: str, message: str) -> None:
     table = ad.AnnData(np.full((1, 2), values, dtype=np.float32), obs=pd.DataFrame({"type": ["a"]}, index=["x"]))
     table.write_h5ad(tmp_path / "t.h5ad")
     with pytest.raises(CifmError, match=message):
-        read_labelled(tmp_path / "t.h5ad", label)
+        read_labelled_cells(tmp_path / "t.h5ad", label)
 
 
 def test_probabilities_sum_to_one(classifier: ReferenceClassifier) -> None:

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.prepare.filters import bad_count, check_counts, parse_crop, reasons_to_drop
+from cifm_cli.data.count_checks import bad_count, check_counts
+from cifm_cli.data.crop import parse_crop
+from cifm_cli.data.prepare.filters import reasons_to_drop
 from cifm_cli.errors import CifmError
 
 CELLS = pd.Index(["cell-a", "cell-b", "cell-c"])

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
+from cifm_cli.data.ensembl import strip_version
 from cifm_cli.data.prepare.gene_symbols import packaged_symbols, read_gene_table, read_orthologs, symbols_for
-from cifm_cli.data.prepare.genes import plan_genes, share_note, species_note, strip_version
+from cifm_cli.data.prepare.genes import plan_genes, species_note, unidentified_note
 from cifm_cli.errors import CifmError
 
 GENE = "Gene Expression"
@@ -204,7 +205,7 @@ def test_a_table_of_one_species_maps_nothing(tmp_path: Path) -> None:
 def test_few_identified_genes_are_told_with_their_share() -> None:
     def plan(num_unknown: int) -> str | None:
         unknown = [(f"x{number}", f"x{number}", GENE) for number in range(num_unknown)]
-        return share_note(plan_genes(features(("ENSG00000010610", "CD4", GENE), *unknown)))
+        return unidentified_note(plan_genes(features(("ENSG00000010610", "CD4", GENE), *unknown)))
 
     assert plan(1) is None
     note = plan(3)

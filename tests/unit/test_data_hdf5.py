@@ -34,7 +34,7 @@ def test_a_heap_on_which_the_library_never_ends_or_crashes(path: Path, length: i
     first = content.index(b"GCOL") + 16
     content[first : first + 16] = bytes(8) + length.to_bytes(8, "little")
     path.write_bytes(content)
-    with pytest.raises(CifmError, match=rf"texts at byte {first} are garbled"), open_hdf5(path):
+    with pytest.raises(CifmError, match=rf"texts at byte {first} are damaged"), open_hdf5(path):
         pass
 
 
@@ -55,7 +55,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
 def test_a_chunk_that_is_missing_would_read_as_zeros(path: Path) -> None:
     with h5py.File(path, "a") as file:
         file.create_dataset("sparse", (12,), np.int32, chunks=(4,))[:4] = 1
-    with pytest.raises(CifmError, match="/sparse lacks a part"), open_hdf5(path) as file:
+    with pytest.raises(CifmError, match="/sparse lacks a chunk"), open_hdf5(path) as file:
         check_arrays(file)
 
 
@@ -65,5 +65,5 @@ def test_a_type_of_number_that_nothing_writes(path: Path) -> None:
     with h5py.File(path, "a") as file:
         space = h5py.h5s.create_simple((3,))
         h5py.h5d.create(file.id, b"scaled", kind, space)
-    with pytest.raises(CifmError, match="/scaled is of a type of number"), open_hdf5(path) as file:
+    with pytest.raises(CifmError, match="/scaled has a damaged number type"), open_hdf5(path) as file:
         check_arrays(file["scaled"])

@@ -12,8 +12,8 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.data.in_memory import slide_from_anndata
+from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_download, prepare_to_anndata
-from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
 

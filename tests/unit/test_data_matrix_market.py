@@ -41,7 +41,7 @@ def test_what_scipy_writes() -> None:
         ("", "does not begin with"),
         ("{}", "does not begin with"),
         ("%%MatrixMarket matrix array real general\n1 1\n5\n", "does not begin with"),
-        ("%%MatrixMarket matrix coordinate pattern general\n1 1 1\n1 1\n", "where counts are, not which"),
+        ("%%MatrixMarket matrix coordinate pattern general\n1 1 1\n1 1\n", "positions of counts without their values"),
         ("%%MatrixMarket matrix coordinate integer symmetric\n1 1 1\n1 1 1\n", "symmetric"),
         (HEADER, "not enough values"),
         (f"{HEADER}2 2 1\n", "No columns"),
@@ -51,7 +51,7 @@ def test_what_scipy_writes() -> None:
         (f"{HEADER}2 2 1\n0 1 5\n", "negative"),
         (f"{HEADER}2 2 1\n1 3 5\n", "exceeds"),
         (f"{HEADER}2 2 1\n1 1.5 5\n", "int"),
-        (f"{HEADER}2 2 2\n1 1 5\n1 1 5\n", "1 counts stand where there is another"),
+        (f"{HEADER}2 2 2\n1 1 5\n1 1 5\n", "1 entries have the same row and column as another"),
     ],
 )
 def test_damage(text: str, words: str) -> None:

@@ -13,8 +13,8 @@ from scipy.sparse import csc_matrix, csr_matrix
 from scipy.spatial import cKDTree
 
 from cifm_cli import keys
+from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_download
-from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
 

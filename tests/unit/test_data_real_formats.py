@@ -16,8 +16,8 @@ from scipy.sparse import csc_matrix, csr_matrix
 from scipy.spatial import cKDTree
 
 from cifm_cli import keys
+from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import PrepareResult, prepare_download
-from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.errors import CifmError
 
 pytestmark = pytest.mark.data
@@ -63,7 +63,7 @@ def read_mex(folder: Path) -> tuple[csr_matrix, list[str], list[str]]:
     return csr_matrix(mmread(folder / "matrix.mtx.gz").T), names[0], names[1]
 
 
-def read_places(folder: Path) -> pd.DataFrame:
+def read_locations(folder: Path) -> pd.DataFrame:
     """Positions by barcode, with pandas alone."""
     if (parquet := folder / "tissue_positions.parquet").exists():
         return pd.read_parquet(parquet).set_index("barcode")
@@ -99,7 +99,7 @@ def test_cells_genes_and_micrometres(shared_data: Path, prepare: Callable[..., t
     assert slide.var_names.tolist() == ids
     assert slide.obs_names.tolist() == [barcodes[row] for row in rows]
     assert (counts[rows] != slide.X).nnz == 0
-    places = read_places(folder / "spatial").loc[slide.obs_names]
+    places = read_locations(folder / "spatial").loc[slide.obs_names]
     xy_um = places[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy() * expected.um_per_pixel
     assert np.allclose(slide.obsm[keys.SPATIAL], xy_um, rtol=1e-5)
 
@@ -152,7 +152,7 @@ def test_one_tissue_by_two_platforms_overlays(prepare: Callable[..., tuple], bin
 @pytest.mark.parametrize("section", ["section1", "section2"])
 def test_spots_outside_the_tissue(shared_data: Path, prepare: Callable[..., tuple], section: str) -> None:
     name = f"{VISIUM_IO}/10xVisium/{section}"
-    places = read_places(shared_data / name / "outs" / "spatial")
+    places = read_locations(shared_data / name / "outs" / "spatial")
     counts, barcodes, ids = read_h5(shared_data / name / "outs" / "raw_feature_bc_matrix.h5")
     if section == "section2":  # its first spot is lost
         assert set(barcodes) - set(places.index) == {"AAACAACGAATAGTTC-1"}

@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 
 from cifm_cli import keys
-from cifm_cli.data.prepare.pipeline import prepare_download, recognise, slide_name
-from cifm_cli.data.readers.base import PrepareConfig
+from cifm_cli.data.prepare.config import PrepareConfig
+from cifm_cli.data.prepare.pipeline import prepare_download, slide_name
+from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.data.readers.spatialdata import SPATIALDATA
 from cifm_cli.errors import CifmError
 
@@ -33,7 +34,7 @@ def store(tmp_path: Path) -> Path:
 
 def test_without_the_package_the_user_is_told_what_to_install(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spatialdata", None)
-    assert recognise(store)[1] is SPATIALDATA
+    assert find_reader(store)[1] is SPATIALDATA
     assert slide_name(store, PrepareConfig()) == "tissue"
     with pytest.raises(CifmError, match="the spatialdata package is missing") as caught:
         SPATIALDATA.read(store, PrepareConfig())

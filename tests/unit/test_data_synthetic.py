@@ -15,7 +15,7 @@ from cifm_cli.data.readers.xenium import XENIUM
 from cifm_cli.provenance import hash_file
 from cifm_cli.synthetic.downloads import SyntheticTruth, write_xenium
 from cifm_cli.synthetic.expression import panel
-from cifm_cli.synthetic.tissue import EFFECTS, EVERYWHERE, MARKERS, MITOCHONDRIAL, Effect
+from cifm_cli.synthetic.tissue import EFFECTS, MARKERS, MITOCHONDRIAL, UBIQUITOUS, Effect
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_files_say_the_same(planted: tuple[Path, SyntheticTruth]) -> None:
 
 
 def test_the_reader_finds_the_truth(planted: tuple[Path, SyntheticTruth]) -> None:
-    from cifm_cli.data.readers.base import PrepareConfig
+    from cifm_cli.data.prepare.config import PrepareConfig
 
     folder, truth = planted
     download = XENIUM.read(folder, PrepareConfig())
@@ -110,7 +110,7 @@ def test_the_panel_is_real_and_serves_all_types_in_turn() -> None:
     genes = panel()
     assert genes["id"].str.fullmatch(r"ENSG\d{11}").all()
     assert genes["id"].is_unique
-    named = {name for words in (*MARKERS.values(), EVERYWHERE, MITOCHONDRIAL) for name in words.split()}
+    named = {name for words in (*MARKERS.values(), UBIQUITOUS, MITOCHONDRIAL) for name in words.split()}
     assert set(genes["symbol"]) == named
     first = set(genes["symbol"][:40])
     for kind, markers in MARKERS.items():

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.readers import count_table
-from cifm_cli.data.readers.base import Download, PrepareConfig
+from cifm_cli.data.readers.base import Download
 from cifm_cli.data.readers.count_table import read_count_table
 from cifm_cli.data.readers.counts import in_memory
 from cifm_cli.data.readers.table import TABLE
@@ -107,7 +108,7 @@ def test_tabs_gzip_and_blocks(read: Read, tmp_path: Path, monkeypatch: pytest.Mo
     assert table.rows.tolist() == ["007", *NAMES[1:]]
     assert table.columns.tolist() == GENES
     assert table.counts.toarray().tolist() == COUNTS.tolist()
-    assert table.turned().counts.toarray().tolist() == COUNTS.T.tolist()
+    assert table.transposed().counts.toarray().tolist() == COUNTS.T.tolist()
 
 
 def test_counts_of_an_anndata_without_places(read: Read, tmp_path: Path) -> None:

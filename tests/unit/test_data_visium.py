@@ -15,9 +15,11 @@ import pandas as pd
 import pytest
 
 from cifm_cli import keys
-from cifm_cli.data.prepare.pipeline import prepare_download, recognise, slide_name
-from cifm_cli.data.readers.base import Download, PrepareConfig
+from cifm_cli.data.prepare.config import PrepareConfig
+from cifm_cli.data.prepare.pipeline import prepare_download, slide_name
+from cifm_cli.data.readers.base import Download
 from cifm_cli.data.readers.counts import in_memory
+from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.data.readers.spaceranger import Grid
 from cifm_cli.data.readers.visium import VISIUM, derive_scale
 from cifm_cli.errors import CifmError
@@ -89,7 +91,7 @@ def read(folder: Path) -> Callable[..., Download]:
 
 def test_spots_of_the_tissue_in_micrometres(folder: Path, tmp_path: Path) -> None:
     options = PrepareConfig(out=tmp_path / "prepared", radius_um=150.0)
-    assert recognise(folder.parent)[1] is VISIUM
+    assert find_reader(folder.parent)[1] is VISIUM
     assert slide_name(folder, options) == "section"
     result = prepare_download(folder, options)
     slide = ad.read_h5ad(result.path)
@@ -108,7 +110,7 @@ def test_spots_of_the_tissue_in_micrometres(folder: Path, tmp_path: Path) -> Non
 def test_spots_of_the_tissue_that_the_matrix_lacks_are_noted(folder: Path, read: Callable[..., Download]) -> None:
     assert read().notes == ()
     write_h5(folder / "raw_feature_bc_matrix.h5", COUNTS[:4], BARCODES[:4])
-    assert read().notes == ("2 places in the tissue are not in the matrix",)
+    assert read().notes == ("2 spots or bins in the tissue are not in the matrix",)
 
 
 def test_the_paper_radius(read: Callable[..., Download]) -> None:
@@ -163,7 +165,7 @@ def test_a_matrix_of_places_alone_is_refused(folder: Path, read: Callable[..., D
     write_mex(folder / "filtered_feature_bc_matrix")
     text = "%%MatrixMarket matrix coordinate pattern general\n3 6 1\n1 1\n"
     (folder / "filtered_feature_bc_matrix" / "matrix.mtx.gz").write_bytes(gzip.compress(text.encode()))
-    with pytest.raises(CifmError, match="says where counts are"):
+    with pytest.raises(CifmError, match="positions of counts without their values"):
         read()
 
 
@@ -186,7 +188,7 @@ def test_a_spot_of_another_image_is_refused_with_both_numbers(folder: Path, read
 def test_array_rows_and_columns_exchanged_are_refused(folder: Path, read: Callable[..., Download]) -> None:
     table = positions().rename(columns={"array_row": "array_col", "array_col": "array_row"})
     table.to_csv(folder / "spatial" / "tissue_positions.csv", index=False)
-    with pytest.raises(CifmError, match="two scales disagree by more than 2%"):
+    with pytest.raises(CifmError, match="two scales differ by more than 2%"):
         read()
 
 
@@ -201,7 +203,7 @@ def test_pixels_of_other_spots_are_refused(folder: Path, read: Callable[..., Dow
 def test_the_spot_gives_the_scale_where_the_array_cannot() -> None:
     scale = derive_scale(Grid(np.nan, np.nan), {"spot_diameter_fullres": 26.0}, "here")
     assert scale.microns_per_pixel == 2.5
-    with pytest.raises(CifmError, match="tell the scale"):
+    with pytest.raises(CifmError, match="give the scale"):
         derive_scale(Grid(np.nan, np.nan), {"spot_diameter_fullres": 0.0}, "here")
 
 

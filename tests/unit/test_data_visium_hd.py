@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifm_cli import keys
-from cifm_cli.data.prepare.pipeline import prepare_download, recognise, slide_name
-from cifm_cli.data.readers.base import Download, PrepareConfig
+from cifm_cli.data.prepare.config import PrepareConfig
+from cifm_cli.data.prepare.pipeline import prepare_download, slide_name
+from cifm_cli.data.readers.base import Download
+from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.data.readers.segmentation import centroid
 from cifm_cli.data.readers.visium_hd import VISIUM_HD
 from cifm_cli.errors import CifmError
@@ -81,7 +83,7 @@ def outs(tmp_path: Path) -> Path:
 @pytest.fixture
 def read(outs: Path) -> Callable[..., Download]:
     def run(folder: str = ".", **options: object) -> Download:
-        root, reader = recognise(outs / folder)
+        root, reader = find_reader(outs / folder)
         assert reader is VISIUM_HD
         return reader.read(root, PrepareConfig(**options))
 
@@ -97,7 +99,7 @@ def test_the_folder_may_be_given_at_every_level(outs: Path, read: Callable[..., 
     assert download.obs.index[:2].tolist() == ["s_008um_00000_00000-1", "s_008um_00000_00001-1"]
     assert download.radius_um == 20.0
     assert download.notes[0] == "bins of 8 um"
-    assert any("segmented cells too" in note for note in download.notes) == (folder in {"..", "."})
+    assert any("also has segmented cells" in note for note in download.notes) == (folder in {"..", "."})
 
 
 @pytest.mark.parametrize("size_um", [2, 16])
@@ -131,7 +133,7 @@ def test_a_bin_that_is_not_at_the_place_of_its_name(outs: Path, read: Callable[.
     table = pd.read_parquet(path)
     table["barcode"] = np.roll(table["barcode"], 1)
     table.to_parquet(path, index=False)
-    with pytest.raises(CifmError, match="9 bins are not at the row and column of their names, such as 's_008um_"):
+    with pytest.raises(CifmError, match="9 bins are not at the row and column in their names, such as 's_008um_"):
         read()
 
 
@@ -147,7 +149,7 @@ def test_segmented_cells_lie_at_their_centroids(outs: Path, tmp_path: Path) -> N
 
 def test_cells_without_bins_are_found_below(outs: Path) -> None:
     (outs / "binned_outputs").rename(outs / "elsewhere")
-    root, reader = recognise(outs / "segmented_outputs")
+    root, reader = find_reader(outs / "segmented_outputs")
     assert len(reader.read(root, PrepareConfig()).obs) == 3
 
 

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from cifm_cli import keys
+from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_download
-from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
 

@@ -14,8 +14,8 @@ import zarr
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
+from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_download
-from cifm_cli.data.readers.base import PrepareConfig
 from cifm_cli.data.readers.xenium_zarr import read_zarr_matrix
 from cifm_cli.errors import CifmError
 

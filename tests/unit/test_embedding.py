@@ -1,4 +1,4 @@
-"""Embedded slides: the order of the download, everything carried along, and what an embedding may depend on."""
+"""Embedded slides: their order, the data copied from the prepared slide, and the cells that an embedding depends on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import cifm_backends
 from cifm_cli import keys
 from cifm_cli.data.slide import Slide, open_slide
 from cifm_cli.data.writers.embedded import read_embedded, write_embedded
-from cifm_cli.embedding.embed import embed_slides
+from cifm_cli.embedding.embed import embed_cells, embed_slides
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.encode import encode_cells
 from cifm_cli.inference.loaded_model import LoadedModel
@@ -24,7 +24,7 @@ from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import parse
 
 
-def make_engine(slide: Slide, folder: Path, tile_cells: int = 100) -> LoadedModel:
+def make_model(slide: Slide, folder: Path, tile_cells: int = 100) -> LoadedModel:
     recipe = parse({"model": {"width": 16}, "data": {"tile_cells": tile_cells}}, "test")
     with seeded_torch(0, "network"):
         network = Network(slide.num_genes, recipe)
@@ -34,20 +34,22 @@ def make_engine(slide: Slide, folder: Path, tile_cells: int = 100) -> LoadedMode
 
 def test_cells_come_in_the_order_of_the_download(prepared_synthetic: Path, tmp_path: Path) -> None:
     slide = open_slide(prepared_synthetic)
-    engine = make_engine(slide, tmp_path)
-    embed_slides(engine, [prepared_synthetic], ["microenvironment", "cell"], tmp_path / "out")
+    model = make_model(slide, tmp_path)
+    embed_slides(model, [prepared_synthetic], ["microenvironment", "cell"], tmp_path / "out")
     embedded = ad.read_h5ad(tmp_path / "out" / "tissue.h5ad")
     prepared = ad.read_h5ad(prepared_synthetic)
     rows = embedded.obs[keys.DOWNLOAD_ROW].to_numpy()
     assert (np.diff(rows) > 0).all()
-    assert (np.diff(prepared.obs[keys.DOWNLOAD_ROW]) < 0).any(), "nothing to reorder: the test proves nothing"
+    assert (np.diff(prepared.obs[keys.DOWNLOAD_ROW]) < 0).any(), (
+        "the slide is in the order of the download, so nothing is tested"
+    )
     hilbert = prepared.obs_names.get_indexer(embedded.obs_names)
     for level, slot in (("microenvironment", keys.MICROENVIRONMENT), ("cell", keys.CELL)):
         assert embedded.obsm[slot].dtype == np.float32
-        assert np.array_equal(embedded.obsm[slot], encode_cells(engine, slide, level)[hilbert])
+        assert np.array_equal(embedded.obsm[slot], encode_cells(model, slide, level)[hilbert])
 
 
-def test_everything_prepared_is_carried_along(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_the_content_of_the_prepared_slide_is_copied(prepared_synthetic: Path, tmp_path: Path) -> None:
     prepared = ad.read_h5ad(prepared_synthetic)
     write_embedded(tmp_path / "a.h5ad", prepared_synthetic, {keys.CELL: np.zeros((prepared.n_obs, 2), np.float32)}, {})
     embedded = ad.read_h5ad(tmp_path / "a.h5ad")
@@ -59,7 +61,7 @@ def test_everything_prepared_is_carried_along(prepared_synthetic: Path, tmp_path
     assert {key: embedded.uns[keys.CIFM][key] for key in prepared.uns[keys.CIFM]} == prepared.uns[keys.CIFM]
 
 
-def test_an_embedding_takes_the_place_of_another(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_an_embedding_replaces_an_earlier_one(prepared_synthetic: Path, tmp_path: Path) -> None:
     number = open_slide(prepared_synthetic).num_cells
     before = {keys.CELL: np.zeros((number, 2), np.float32), keys.MICROENVIRONMENT: np.zeros((number, 3), np.float32)}
     write_embedded(tmp_path / "a.h5ad", prepared_synthetic, before, {"model": "first"})
@@ -70,8 +72,8 @@ def test_an_embedding_takes_the_place_of_another(prepared_synthetic: Path, tmp_p
 
 
 def test_provenance_names_model_and_slide(prepared_synthetic: Path, tmp_path: Path) -> None:
-    engine = make_engine(open_slide(prepared_synthetic), tmp_path)
-    embed_slides(engine, [prepared_synthetic], ["cell"], tmp_path / "out")
+    model = make_model(open_slide(prepared_synthetic), tmp_path)
+    embed_slides(model, [prepared_synthetic], ["cell"], tmp_path / "out")
     found = read_embedded(tmp_path / "out" / "tissue.h5ad")
     assert set(found.embeddings) == {keys.CELL}
     assert len(found.origin["model"]["sha256"]) == 64
@@ -79,33 +81,51 @@ def test_provenance_names_model_and_slide(prepared_synthetic: Path, tmp_path: Pa
     assert found.origin["recipe"]["model"]["width"] == 16
 
 
-def test_the_size_of_a_tile_changes_nothing(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_embeddings_do_not_depend_on_the_size_of_a_tile(prepared_synthetic: Path, tmp_path: Path) -> None:
     slide = open_slide(prepared_synthetic)
     found = []
     for tile_cells in (37, 100_000):
         folder = tmp_path / str(tile_cells)
-        embed_slides(make_engine(slide, folder, tile_cells), [prepared_synthetic], ["microenvironment"], folder)
+        embed_slides(make_model(slide, folder, tile_cells), [prepared_synthetic], ["microenvironment"], folder)
         found.append(read_embedded(folder / "tissue.h5ad").embeddings[keys.MICROENVIRONMENT])
     apart = np.abs(found[0] - found[1]).max() / np.abs(found[1]).max()
     assert apart < 1e-6, f"relative error {apart:.2e}"
 
 
-def test_a_cell_embedding_knows_no_neighbour(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_a_cell_embedding_does_not_depend_on_the_neighbours(prepared_synthetic: Path, tmp_path: Path) -> None:
     slide = open_slide(prepared_synthetic)
-    engine, kept = make_engine(slide, tmp_path), 123
+    model, kept = make_model(slide, tmp_path), 123
     moved_um = numpy_generator(0, "move").permutation(slide.xy_um)
     moved_um[kept] = slide.xy_um[kept]
     moved = replace(slide, xy_um=moved_um)
-    alone = [encode_cells(engine, tissue, "cell")[kept] for tissue in (slide, moved)]
-    among = [encode_cells(engine, tissue, "microenvironment")[kept] for tissue in (slide, moved)]
+    alone = [encode_cells(model, tissue, "cell")[kept] for tissue in (slide, moved)]
+    among = [encode_cells(model, tissue, "microenvironment")[kept] for tissue in (slide, moved)]
     assert np.array_equal(*alone)
-    assert np.abs(among[0] - among[1]).max() > 1e-3, "the microenvironment embedding must see the move"
+    assert np.abs(among[0] - among[1]).max() > 1e-3, "the microenvironment embedding depends on positions"
+
+
+def test_embeddings_in_memory_are_those_of_the_file(prepared_synthetic: Path, tmp_path: Path) -> None:
+    slide = open_slide(prepared_synthetic)
+    model = make_model(slide, tmp_path)
+    embeddings = embed_cells(model, slide)
+    assert list(embeddings) == ["microenvironment", "cell"]
+    for level, values in embeddings.items():
+        assert values.dtype == np.float32
+        assert np.array_equal(values, encode_cells(model, slide, level))
+
+
+def test_a_slide_in_memory_is_embedded(prepared_synthetic: Path, tmp_path: Path) -> None:
+    slide = open_slide(prepared_synthetic)
+    in_memory = slide.cut(np.arange(slide.num_cells))
+    model = make_model(slide, tmp_path)
+    (values,) = embed_cells(model, in_memory, ["cell"]).values()
+    assert np.array_equal(values, embed_cells(model, slide, ["cell"])["cell"])
 
 
 def test_two_slides_of_one_name_are_refused(prepared_synthetic: Path, tmp_path: Path) -> None:
-    engine = make_engine(open_slide(prepared_synthetic), tmp_path)
+    model = make_model(open_slide(prepared_synthetic), tmp_path)
     with pytest.raises(CifmError, match="two slides are called tissue"):
-        embed_slides(engine, [prepared_synthetic, tmp_path / "tissue.h5ad"], ["cell"], tmp_path)
+        embed_slides(model, [prepared_synthetic, tmp_path / "tissue.h5ad"], ["cell"], tmp_path)
 
 
 def test_the_input_is_never_replaced(prepared_synthetic: Path) -> None:
@@ -113,7 +133,7 @@ def test_the_input_is_never_replaced(prepared_synthetic: Path) -> None:
         write_embedded(prepared_synthetic, prepared_synthetic, {}, {})
 
 
-def test_a_prepared_slide_is_no_embedded_one(prepared_synthetic: Path) -> None:
+def test_a_prepared_slide_without_embeddings_is_refused(prepared_synthetic: Path) -> None:
     with pytest.raises(CifmError, match="holds no embedding") as caught:
         read_embedded(prepared_synthetic)
     assert "cifm embed" in caught.value.hint

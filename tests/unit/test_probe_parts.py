@@ -1,4 +1,4 @@
-"""The probe's parts on tissues small enough to check by hand, and the whole on embeddings of known worth."""
+"""The parts of a probe on small tissues, checked by hand, and whole probes of embeddings with a known signal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cifm_cli.embedding.features import neighbour_weights
 from cifm_cli.embedding.folds import Groups, block_groups, grouped_folds, sample_groups
 from cifm_cli.embedding.labels import read_labels
 from cifm_cli.embedding.probe import choose_cells, probe_slides
-from cifm_cli.embedding.scoring import BALANCED_ACCURACY, ROC_AUC, resample_groups, score, summarise
+from cifm_cli.embedding.scoring import BALANCED_ACCURACY, ROC_AUC, resample_groups, score, with_interval
 from cifm_cli.errors import CifmError
 
 SIDE, PITCH_UM, RADIUS_UM = 36, 20.0, 25.0
@@ -26,7 +26,7 @@ SIDE, PITCH_UM, RADIUS_UM = 36, 20.0, 25.0
 def make_slide(
     name: str = "s", *, sample: str = "s", condition: str = "", signal: float = 0.0, seed: int = 0
 ) -> EmbeddedSlide:
-    """A grid of cells of three kinds, at random; the embedding is noise plus `signal` times the kind."""
+    """A grid of cells of three random kinds; the microenvironment embedding is noise plus `signal` times the kind."""
     r = np.random.default_rng(seed)
     x, y = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
     num_cells = SIDE * SIDE
@@ -55,14 +55,14 @@ def make_slide(
 # Neighbours ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_neighbourhood_is_the_others_within_the_radius() -> None:
-    """a--b--c      d     10 um a dash; radius 20: b sees a and c, a sees b and c (at the radius), d nobody."""
+def test_the_neighbourhood_is_the_other_cells_within_the_radius() -> None:
+    """a--b--c      d     10 um between a, b and c; radius 20 um: a, b and c are neighbours (a and c at the radius)."""
     xy_um = np.array([[0.0, 0], [10, 0], [20, 0], [90, 0]])
     weights = neighbour_weights(xy_um, np.array([0, 1, 3]), 20.0).toarray()
     assert weights.tolist() == [[0, 0.5, 0.5, 0], [0.5, 0, 0.5, 0], [0, 0, 0, 0]]
 
 
-def test_cells_at_one_place_are_neighbours_but_none_of_itself() -> None:
+def test_a_cell_is_not_its_own_neighbour() -> None:
     weights = neighbour_weights(np.zeros((3, 2)), np.array([1]), 5.0).toarray()
     assert weights.tolist() == [[0.5, 0, 0.5]]
 
@@ -70,15 +70,15 @@ def test_cells_at_one_place_are_neighbours_but_none_of_itself() -> None:
 # Groups and folds ----------------------------------------------------------------------------------------------------
 
 
-def test_blocks_are_squares() -> None:
-    """Ten radii wide at least: +0..9+10..19+ in radii of 1 um."""
+def test_blocks_are_squares_of_at_least_ten_radii() -> None:
+    """With a radius of 1 um, blocks begin at 0 and 10 um."""
     xy_um = np.array([[0.0, 0], [9, 9], [11, 0], [11, 12], [12, 11]])
     groups = block_groups(xy_um, radius_um=1.0, buffer_um=0.0)
     assert groups.block_um == 10.0
     assert groups.ids.tolist() == [0, 0, 1, 2, 2]
 
 
-def test_sections_of_a_patient_stay_together() -> None:
+def test_sections_of_one_sample_are_one_group() -> None:
     assert sample_groups(np.array(["p1", "p2", "p1"], dtype=object)).ids.tolist() == [0, 1, 0]
 
 
@@ -95,13 +95,13 @@ def test_groups_are_never_split(seed: int, num_groups: int, num_folds: int) -> N
         assert not set(ids[train]) & set(ids[test])
 
 
-def test_training_cells_keep_their_distance() -> None:
+def test_training_cells_are_outside_the_buffer() -> None:
     slide = make_slide()
     groups = block_groups(slide.xy_um, RADIUS_UM, buffer_um=50.0)
     dropped = 0
     for train, test in grouped_folds(np.arange(slide.num_cells) % 3, groups, slide.xy_um, 4, 0):
-        apart = np.linalg.norm(slide.xy_um[train][:, None] - slide.xy_um[test][None], axis=2).min()
-        assert apart > 50.0
+        distance_um = np.linalg.norm(slide.xy_um[train][:, None] - slide.xy_um[test][None], axis=2).min()
+        assert distance_um > 50.0
         dropped += slide.num_cells - len(train) - len(test)
     assert dropped > 0
 
@@ -111,41 +111,43 @@ def test_training_cells_keep_their_distance() -> None:
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 1_000))
-def test_scores_and_their_resamples_are_those_of_repeated_cells(seed: int) -> None:
-    """Weighting groups equals copying their cells; ties count half. Reference: scikit-learn on the copies."""
+def test_resampled_scores_are_those_of_repeated_cells(seed: int) -> None:
+    """Weights of groups are equivalent to copies of their cells; compared with scikit-learn on the copies."""
     r = np.random.default_rng(seed)
     codes, groups = np.concatenate([np.arange(3), r.integers(0, 3, 57)]), r.integers(0, 5, 60)
     probabilities = np.round(r.dirichlet(np.ones(3), 60), 1)
     weights = np.array([[1, 1, 1, 1, 1], [2, 0, 1, 1, 1]])
-    found = score(probabilities, codes, groups, np.zeros(5, dtype=int), weights.astype(float))
+    scores = score(probabilities, codes, groups, np.zeros(5, dtype=int), weights.astype(float))
     for resample, weight in enumerate(weights):
         rows = np.repeat(np.arange(60), weight[groups])
-        there = [k for k in range(3) if (codes[rows] == k).any()]
-        areas = [roc_auc_score(codes[rows] == k, probabilities[rows, k]) for k in there]
-        expected = balanced_accuracy_score(codes[rows], probabilities.argmax(axis=1)[rows]) if len(there) == 3 else None
-        assert found[ROC_AUC][resample] == pytest.approx(np.mean(areas))
-        assert expected is None or found[BALANCED_ACCURACY][resample] == pytest.approx(expected)
+        occurring = [k for k in range(3) if (codes[rows] == k).any()]
+        areas = [roc_auc_score(codes[rows] == k, probabilities[rows, k]) for k in occurring]
+        expected = (
+            balanced_accuracy_score(codes[rows], probabilities.argmax(axis=1)[rows]) if len(occurring) == 3 else None
+        )
+        assert scores[ROC_AUC][resample] == pytest.approx(np.mean(areas))
+        assert expected is None or scores[BALANCED_ACCURACY][resample] == pytest.approx(expected)
 
 
-def test_scores_of_two_classifiers_are_not_compared() -> None:
-    """Two folds whose classifiers differ by an offset, each ranking its own two cells rightly."""
+def test_cells_of_different_folds_are_not_ranked_against_each_other() -> None:
+    """The classifiers of two folds differ by an offset, and each ranks its own two cells correctly."""
     scores = np.array([0.1, 0.2, 0.8, 0.9])
     probabilities, codes, groups = (
         np.stack([1 - scores, scores], axis=1),
         np.array([0, 1, 0, 1]),
         np.array([0, 0, 1, 1]),
     )
-    apart, pooled = (
+    separate, pooled = (
         score(probabilities, codes, groups, np.array(f), np.ones((1, 2)))[ROC_AUC] for f in ([0, 1], [0, 0])
     )
-    assert apart.tolist() == [1.0]
+    assert separate.tolist() == [1.0]
     assert pooled.tolist() == [0.75]
 
 
 def test_an_interval_of_identical_groups_is_a_point() -> None:
     probabilities = np.tile([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]], (4, 1))
     codes, groups = np.tile([0, 0, 1], 4), np.repeat(np.arange(4), 3)
-    found = summarise(score(probabilities, codes, groups, np.arange(4), resample_groups(4, 0))[BALANCED_ACCURACY])
+    found = with_interval(score(probabilities, codes, groups, np.arange(4), resample_groups(4, 0))[BALANCED_ACCURACY])
     assert found == pytest.approx({"value": 0.75, "low": 0.75, "high": 0.75})
 
 
@@ -166,7 +168,7 @@ def test_a_column_that_one_slide_lacks_is_missing_there() -> None:
     assert set(read_labels([first, second], "kind")[first.num_cells :]) == {None}
 
 
-def test_rare_classes_are_left_out_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rare_classes_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     slide = make_slide()
     slide.obs["kind"] = slide.obs["kind"].astype(object)
     slide.obs.loc[:4, "kind"] = "few"
@@ -175,7 +177,7 @@ def test_rare_classes_are_left_out_and_counted(capsys: pytest.CaptureFixture[str
     task = choose_cells([slide], "kind", 10_000, 0)
     assert task.left_out["rare"] == {"few": 5, "corner": 20}
     assert task.labels.classes == ("a", "b", "c")
-    assert "corner, few" in capsys.readouterr().err
+    assert "corner, few" in caplog.text
 
 
 def test_larger_data_are_sampled_by_seed() -> None:
@@ -201,7 +203,7 @@ def test_a_label_that_cannot_be_probed_is_refused(column: str, message: str) -> 
     assert caught.value.hint == "columns that can serve as labels: kind"
 
 
-def test_conditions_are_told_apart_across_slides() -> None:
+def test_a_condition_is_probed_across_slides() -> None:
     slides = [make_slide(f"s{i}", sample=f"s{i}", condition=("tumour", "normal")[i % 2], seed=i) for i in range(4)]
     task = choose_cells(slides, "condition", 1_000, 0)
     assert task.labels.classes == ("normal", "tumour")
@@ -223,7 +225,7 @@ def test_slides_of_different_models_are_refused() -> None:
         probe_slides([first, second], "kind", num_folds=2, max_cells=500, seed=0)
 
 
-# The whole -----------------------------------------------------------------------------------------------------------
+# Whole probes --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -231,31 +233,31 @@ def probed():
     return probe_slides([make_slide(signal=30.0)], "kind", num_folds=4, max_cells=10_000, seed=0)
 
 
-def test_perfect_features_are_perfect(probed) -> None:
+def test_features_that_determine_the_label_have_perfect_scores(probed) -> None:
     found = probed.content["features"][keys.MICROENVIRONMENT]
     for metric in (ROC_AUC, BALANCED_ACCURACY):
         assert found[metric]["value"] == pytest.approx(1.0, abs=1e-3)
 
 
-def test_noise_is_chance(probed) -> None:
+def test_noise_has_scores_of_chance(probed) -> None:
     found = probed.content["features"][keys.CELL][ROC_AUC]
     assert found["low"] < 0.5 < found["high"]
     assert found["high"] - found["low"] < 0.2
 
 
-def test_the_majority_is_chance_exactly(probed) -> None:
+def test_the_majority_has_exactly_the_scores_of_chance(probed) -> None:
     found = probed.content["features"]["majority"]
     assert found[ROC_AUC] == pytest.approx({"value": 0.5, "low": 0.5, "high": 0.5})
     assert found[BALANCED_ACCURACY]["value"] == pytest.approx(1 / 3)
 
 
-def test_expression_is_read_and_random_neighbours_say_nothing(probed) -> None:
+def test_own_expression_predicts_a_random_kind_and_neighbours_do_not(probed) -> None:
     features = probed.content["features"]
     assert features["expression"][ROC_AUC]["low"] > 0.7
     assert features["neighbourhood_average"][ROC_AUC]["low"] < 0.5 < features["neighbourhood_average"][ROC_AUC]["high"]
 
 
-def test_embeddings_stand_beside_the_best_baseline(probed) -> None:
+def test_embeddings_are_compared_with_the_best_baseline(probed) -> None:
     pair = probed.content["paired"][keys.MICROENVIRONMENT][ROC_AUC]
     features = probed.content["features"]
     best = pair["best_baseline"]
@@ -265,8 +267,8 @@ def test_embeddings_stand_beside_the_best_baseline(probed) -> None:
     assert 0 < pair["low"] <= pair["difference"] <= pair["high"]
 
 
-def test_constant_features_are_chance_across_samples() -> None:
-    """Folds differ in their mix of classes; a classifier that knows nothing else must not gain or lose by it."""
+def test_constant_features_have_scores_of_chance_across_samples() -> None:
+    """Folds differ in the frequencies of the classes, which must not raise or lower the score of constant features."""
     slides = [make_slide(f"s{i}", sample=f"s{i}", condition=("tumour", "normal")[i % 2], seed=i) for i in range(5)]
     for slide in slides:
         slide.embeddings[keys.CELL][:] = 1.0
@@ -282,25 +284,25 @@ def test_the_same_seed_gives_the_same_numbers(probed) -> None:
     assert again.content == probed.content
 
 
-def test_classes_that_training_lacks_get_no_probability() -> None:
+def test_classes_without_training_cells_have_probability_zero() -> None:
     codes = np.array([0, 1] * 10 + [2] * 5)
     cells = ProbeCells(codes, Groups("sample", np.repeat([0, 1], [20, 5])), np.zeros((25, 2)), 3)
     values = np.random.default_rng(0).normal(size=(25, 2)).astype(np.float32)
-    fit = cross_validate(values, cells, [(np.arange(20), np.arange(20, 25))], seed=0)
-    assert (fit.probabilities[20:, 2] == 0).all()
-    assert fit.probabilities[20:].sum(axis=1) == pytest.approx(1.0)
+    result = cross_validate(values, cells, [(np.arange(20), np.arange(20, 25))], seed=0)
+    assert (result.probabilities[20:, 2] == 0).all()
+    assert result.probabilities[20:].sum(axis=1) == pytest.approx(1.0)
 
 
 def test_wide_features_are_reduced_on_training_cells_only() -> None:
-    """A column that only held-out cells have can't move the probabilities of the others' classifier."""
+    """Columns in which only held-out cells have values cannot change the predictions."""
     r = np.random.default_rng(0)
     codes, ids = np.tile([0, 1], 60), np.repeat(np.arange(12), 10)
     wide = np.zeros((120, 1_200), dtype=np.float32)
     wide[:, :50] = r.normal(size=(120, 50)) + codes[:, None]
-    poisoned = wide.copy()
-    poisoned[100:, 1_000:] = 50.0
+    leaking = wide.copy()
+    leaking[100:, 1_000:] = 50.0
     cells = ProbeCells(codes, Groups("sample", ids), np.zeros((120, 2)), 2)
     split = [(np.arange(100), np.arange(100, 120))]
-    plain, other = (cross_validate(csr_matrix(values), cells, split, seed=0) for values in (wide, poisoned))
-    assert np.allclose(plain.probabilities, other.probabilities, atol=1e-4)
+    plain, leaked = (cross_validate(csr_matrix(values), cells, split, seed=0) for values in (wide, leaking))
+    assert np.allclose(plain.probabilities, leaked.probabilities, atol=1e-4)
     assert (plain.probabilities[100:].argmax(axis=1) == codes[100:]).mean() > 0.8

@@ -9,45 +9,45 @@ from typing import TYPE_CHECKING, NamedTuple
 from cifm_cli.data.prepare.pipeline import PrepareResult, prepare_download, slide_name
 from cifm_cli.errors import CifmError
 from cifm_cli.processes import WorkerPool
-from cifm_cli.report import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from cifm_cli.data.readers.base import PrepareConfig
+    from cifm_cli.data.prepare.config import PrepareConfig
 
 
-class Task(NamedTuple):
-    """A download and what is asked of it."""
+class PrepareTask(NamedTuple):
+    """A download and the options to prepare it with."""
 
     download: Path
-    options: PrepareConfig
+    config: PrepareConfig
 
 
-class Failure(NamedTuple):
-    """A download that could not be prepared, and the error it met."""
+class PrepareFailure(NamedTuple):
+    """A download that could not be prepared, with the message and the hint of the error."""
 
     download: Path
     message: str
     hint: str
 
 
-def prepare_all(tasks: Sequence[Task], num_jobs: int = 1) -> tuple[list[PrepareResult], list[Failure]]:
+def prepare_all(tasks: Sequence[PrepareTask], num_jobs: int = 1) -> Iterator[PrepareResult | PrepareFailure]:
     """Prepare downloads, and go on after a failure.
 
     Args:
-        tasks: Downloads, each with its options.
+        tasks: Downloads with their options.
         num_jobs: Number of downloads that are prepared at a time, each in a process of its own. With 1, all are
             prepared in this process.
 
     Returns:
-        Prepared slides and failures, each in the order of the tasks.
+        An iterator over the outcomes in the order of the tasks. An outcome is available as soon as it and those before
+        it are known.
 
     Raises:
         CifmError: Two slides would get the same name. No download is prepared in that case.
     """
-    names = Counter((task.options.out, slide_name(*task)) for task in tasks)
+    names = Counter((task.config.out, slide_name(*task)) for task in tasks)
     (_, name), times = names.most_common(1)[0]
     if times > 1:
         raise CifmError(
@@ -55,56 +55,54 @@ def prepare_all(tasks: Sequence[Task], num_jobs: int = 1) -> tuple[list[PrepareR
             "name each with --name, or in the column name of a --sheet",
         )
     num_workers = min(num_jobs, len(tasks))
-    outcomes = [_attempt(task) for task in tasks] if num_workers == 1 else _attempt_in_pool(tasks, num_workers)
-    results = [outcome for outcome in outcomes if isinstance(outcome, PrepareResult)]
-    return results, [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    return map(_attempt, tasks) if num_workers == 1 else _attempt_in_pool(tasks, num_workers)
 
 
-def refuse(failures: Sequence[Failure], num_tasks: int) -> None:
-    """Tell of every failure.
+def failure_error(failures: Sequence[PrepareFailure], num_tasks: int) -> CifmError:
+    """The error that a call with failures ends with.
 
     Args:
-        failures: Failures.
-        num_tasks: Downloads that were tried.
+        failures: At least one.
+        num_tasks: Number of downloads of the call.
 
-    Raises:
-        CifmError: There is a failure.
+    Returns:
+        The failure itself for a single download, or else an error that lists the downloads that failed.
     """
-    if num_tasks == 1 and failures:
-        raise CifmError(failures[0].message, failures[0].hint)
-    for failure in failures:
-        terminal.fail(failure.message, failure.hint)
-    if failures:
-        raise CifmError(
-            f"{len(failures)} of {num_tasks} downloads were not prepared: {', '.join(str(f.download) for f in failures)}",
-            "put right what is said above and run the same again; the slides that are prepared are kept as they are",
-        )
+    if num_tasks == 1:
+        return CifmError(failures[0].message, failures[0].hint)
+    return CifmError(
+        f"{len(failures)} of {num_tasks} downloads were not prepared: {', '.join(str(f.download) for f in failures)}",
+        "correct the errors above and run the same command again; slides that are already prepared are kept",
+    )
 
 
-def _attempt(task: Task) -> PrepareResult | Failure:
+def _attempt(task: PrepareTask) -> PrepareResult | PrepareFailure:
     """Prepare one download in this process."""
     try:
         return prepare_download(*task)
     except CifmError as error:
-        return Failure(task.download, error.message, error.hint)
+        return PrepareFailure(task.download, error.message, error.hint)
 
 
-def _attempt_in_pool(tasks: Sequence[Task], num_workers: int) -> list[PrepareResult | Failure]:
-    """Prepare downloads in several processes; outcomes are in the order of the tasks."""
-    outcomes: dict[int, PrepareResult | Failure] = {}
+def _attempt_in_pool(tasks: Sequence[PrepareTask], num_workers: int) -> Iterator[PrepareResult | PrepareFailure]:
+    """Prepare downloads in several processes, and yield the outcomes in the order of the tasks."""
+    outcomes: dict[int, PrepareResult | PrepareFailure] = {}
     hint = "the memory may have been used up: prepare fewer downloads at a time with --jobs"
+    next_number = 0
     with WorkerPool(num_workers, _start_worker, name="preparing process", hint=hint, log_level=logging.INFO) as pool:
         for (number, task), outcome in pool.attempt(enumerate(tasks)):
             if isinstance(outcome, CifmError):  # the process was killed: `_attempt` returns every other error
-                outcomes[number] = Failure(task.download, f"{task.download}: {outcome.message}", outcome.hint)
+                outcomes[number] = PrepareFailure(task.download, f"{task.download}: {outcome.message}", outcome.hint)
             else:
                 outcomes[number] = outcome
-    return [outcomes[number] for number in range(len(tasks))]
+            while next_number in outcomes:
+                yield outcomes.pop(next_number)
+                next_number += 1
 
 
-def _start_worker(_number: int) -> Callable[[tuple[int, Task]], PrepareResult | Failure]:
+def _start_worker(_number: int) -> Callable[[tuple[int, PrepareTask]], PrepareResult | PrepareFailure]:
     return _attempt_numbered
 
 
-def _attempt_numbered(numbered: tuple[int, Task]) -> PrepareResult | Failure:
+def _attempt_numbered(numbered: tuple[int, PrepareTask]) -> PrepareResult | PrepareFailure:
     return _attempt(numbered[1])

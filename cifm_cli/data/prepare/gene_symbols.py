@@ -1,4 +1,4 @@
-"""Gene symbols: the packaged table of human and mouse genes, the user's own, and tables of orthologs."""
+"""Tables of gene symbols and of orthologs: the packaged table of human and mouse genes, and the user's tables."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cifm_cli.data.prepare.genes import is_ensembl, strip_version
-from cifm_cli.data.readers.base import open_maybe_gzip, reading
+from cifm_cli.data.ensembl import are_ensembl_ids, strip_version
+from cifm_cli.data.readers.files import open_maybe_gzip, reading
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -24,24 +24,24 @@ _SYMBOL_HEADERS = {"symbol", "gene_symbol", "gene_name", "name"}
 
 @cache
 def packaged_symbols() -> pd.DataFrame:
-    """Human and mouse genes of GENCODE: columns id and symbol."""
+    """The human and mouse genes of GENCODE, a table with columns id and symbol."""
     content = BytesIO(files(__package__).joinpath(_TABLE).read_bytes())
     return pd.read_csv(content, sep="\t", compression="xz", dtype=str, keep_default_na=False)
 
 
 def symbols_for(features: pd.DataFrame, given: pd.DataFrame | None) -> pd.DataFrame:
-    """Table to name the features by: the user's, and the packaged one of their species for what it leaves open.
+    """Combine the user's table with the packaged table of the features' species, for symbols that the first lacks.
 
     Args:
         features: Columns id and symbol.
-        given: The user's table, columns id and symbol; or None.
+        given: The user's table, columns id and symbol; None if there is none.
 
     Returns:
-        Columns id and symbol; empty where every feature has both already.
+        Columns id and symbol; empty if every feature already has both.
     """
     if given is None:
         given = pd.DataFrame({"id": [], "symbol": []}, dtype=str)
-        if is_ensembl(features["id"]).all() and (features["symbol"] != "").all():
+        if are_ensembl_ids(features["id"]).all() and (features["symbol"] != "").all():
             return given
     table = packaged_symbols()
     of_species = table[table["id"].str.startswith(_species(features, table))]
@@ -50,7 +50,7 @@ def symbols_for(features: pd.DataFrame, given: pd.DataFrame | None) -> pd.DataFr
 
 
 def _species(features: pd.DataFrame, table: pd.DataFrame) -> str:
-    """Prefix of the ids of the species that most ids belong to, or else most symbols as they are spelt."""
+    """Prefix of the ids of the species with the most matching ids, or if equal, the most matching symbols."""
     names = set(features["symbol"]) | set(features["id"])
 
     def num_matches(prefix: str) -> tuple[int, int]:
@@ -64,44 +64,44 @@ def read_gene_table(path: Path) -> pd.DataFrame:
     """Read a table of Ensembl ids and symbols.
 
     Args:
-        path: CSV or TSV, with or without header and further columns; the id is the column of Ensembl ids, the symbol a
-            column of that name or else the first other one.
+        path: CSV or TSV, with or without header and further columns. The ids are the column of Ensembl ids; the symbols
+            are the column with a name such as `symbol`, or else the first other column.
 
     Returns:
         Columns id (without version) and symbol.
 
     Raises:
-        CifmError: It cannot be read, or no column holds Ensembl ids.
+        CifmError: The file cannot be read, or no column holds Ensembl ids.
     """
     table = _read_columns(path)
-    shares = [is_ensembl(table[name]).mean() for name in table.columns]
-    best = int(np.argmax(shares))
-    if table.shape[1] < 2 or shares[best] < 0.5:
+    fractions = [are_ensembl_ids(table[name]).mean() for name in table.columns]
+    best = int(np.argmax(fractions))
+    if table.shape[1] < 2 or fractions[best] < 0.5:
         raise CifmError(f"{path}: no column of Ensembl gene ids beside symbols", "write two columns, id and symbol")
     header = [str(name).strip().lower() for name in table.iloc[0]]
     others = [position for position in range(table.shape[1]) if position != best]
     named = [position for position in others if header[position] in _SYMBOL_HEADERS]
-    table = table[is_ensembl(table[best])]
+    table = table[are_ensembl_ids(table[best])]
     return pd.DataFrame(
         {"id": [strip_version(gene) for gene in table[best]], "symbol": table[(named or others)[0]].to_numpy()}
     )
 
 
 def read_orthologs(path: Path) -> dict[str, set[str]]:
-    """Read which human genes the genes of another species correspond to.
+    """Read the human genes that the genes of another species correspond to.
 
     Args:
-        path: CSV or TSV, with or without header and further columns; one column holds human Ensembl ids, another those
-            of the other species, as Ensembl's BioMart writes them.
+        path: CSV or TSV, with or without header and further columns. One column holds human Ensembl ids, another the
+            Ensembl ids of the other species, as Ensembl's BioMart writes them.
 
     Returns:
-        Id of the other species to human ids, all without version.
+        Id of the other species to human ids, without versions.
 
     Raises:
-        CifmError: It cannot be read, or lacks one of the two columns.
+        CifmError: The file cannot be read, or one of the two columns is missing.
     """
     table = _read_columns(path)
-    ensembl = table.apply(is_ensembl)
+    ensembl = table.apply(are_ensembl_ids)
     human = table.apply(lambda column: column.str.startswith(_HUMAN)) & ensembl
     other = ensembl & ~human
     if not (human.to_numpy().any() and other.to_numpy().any()):
@@ -118,6 +118,6 @@ def read_orthologs(path: Path) -> dict[str, set[str]]:
 
 
 def _read_columns(path: Path) -> pd.DataFrame:
-    """All cells of a table as text, under the column numbers 0, 1, ..."""
+    """All fields of a table as text, columns numbered from 0."""
     with reading(path), open_maybe_gzip(path) as handle:
         return pd.read_csv(handle, header=None, dtype=str, keep_default_na=False, sep=None, engine="python")

@@ -1,4 +1,4 @@
-"""Which features of a download are genes of the slide: Ensembl ids, symbols, what is dropped and what is summed."""
+"""Which features of a download become genes of the slide, under which Ensembl id, and which are dropped or summed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from cifm_cli.data.ensembl import is_ensembl_id, strip_version
 from cifm_cli.data.readers.base import GENE_EXPRESSION
 from cifm_cli.errors import CifmError
 
@@ -16,15 +17,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-_ENSEMBL = re.compile(r"(ENS[A-Z]*G\d{11})(?:\.\d+)?(?:_PAR_Y)?")
+# Names of controls in the panels of several instruments, for downloads that give no feature types.
 _CONTROL_NAME = re.compile(
     r"(NegControl|NegPrb|Negative|SystemControl|FalseCode|BLANK[_-]|antisense_|Unassigned|Deprecated|Intergenic)",
     re.IGNORECASE,
 )
+# Reasons to drop a feature; they appear in reports.
 MITOCHONDRIAL = "mitochondrial"
+CONTROL = "control by name"
 SEVERAL_GENES, NO_ID = "symbol of several genes", "no Ensembl id"
 SEVERAL_ORTHOLOGS, NO_ORTHOLOG = "several human orthologs", "no human ortholog"
-_FEW = 0.5  # of the genes, below which the user is told
+_MIN_IDENTIFIED = 0.5  # fraction of the genes below which the user is warned
 _MITOCHONDRIAL_SYMBOL = re.compile(r"MT[-.]", re.IGNORECASE)
 # The 37 genes of the human mitochondrial genome, for inputs without symbols.
 _MITOCHONDRIAL_NUMBERS = (
@@ -37,15 +40,15 @@ _MITOCHONDRIAL_IDS = frozenset(f"ENSG{number:011d}" for number in _MITOCHONDRIAL
 
 @dataclass(frozen=True)
 class GenePlan:
-    """From F features of a download to G genes of the prepared slide.
+    """The mapping from F features of a download to G genes of the prepared slide.
 
     Args:
-        ids: G Ensembl ids without version, each once, in the order of the download.
+        ids: G Ensembl ids without version, all distinct, in the order of the download.
         symbols: G symbols.
-        column: (F,) the gene that a feature counts for; -1 where it is dropped.
-        dropped: Reason to names of features.
-        merged: For each feature that was added to an earlier one, their id.
-        mapped: Symbols of features whose id comes from a table.
+        column: (F,) the gene that a feature is counted for; -1 if it is dropped.
+        dropped: Reason to names of the features that are dropped for it.
+        merged: The id of each feature that is added to an earlier feature.
+        mapped: Symbols of the features whose id comes from a table.
     """
 
     ids: tuple[str, ...]
@@ -64,7 +67,7 @@ class GenePlan:
         Returns:
             (N, G) float64, in which no sum overflows; columns sorted within rows, without stored zeros.
         """
-        kind = counts.indices.dtype  # SciPy goes through columns and rows of two widths once more
+        kind = counts.indices.dtype  # SciPy copies a matrix whose columns and row pointers have different widths
         entries = (self.column >= 0)[counts.indices]
         columns = self.column.astype(kind)[counts.indices[entries]]
         indptr = np.concatenate([[0], np.cumsum(entries)])[counts.indptr].astype(kind)
@@ -75,11 +78,6 @@ class GenePlan:
         return result
 
 
-def is_ensembl(names: pd.Series[str] | pd.Index[str]) -> NDArray[np.bool_]:
-    """Which names are Ensembl gene ids of any species, with or without version."""
-    return np.fromiter((_ENSEMBL.fullmatch(name) is not None for name in names), dtype=bool, count=len(names))
-
-
 def plan_genes(
     features: pd.DataFrame,
     table: pd.DataFrame | None = None,
@@ -87,87 +85,85 @@ def plan_genes(
     *,
     keep_mitochondrial: bool = False,
 ) -> GenePlan:
-    """Decide what becomes of each feature.
+    """Decide for each feature which gene it is counted for, or why it is dropped.
 
     Args:
         features: F rows with columns id, symbol and feature_type.
-        table: Columns id and symbol, to find the id of features that have none, and the symbol of ids.
-        orthologs: Ids to human ids, where genes are to be mapped to another species.
-        keep_mitochondrial: Whether genes of the mitochondrial genome stay.
+        table: Columns id and symbol, from which missing ids and symbols are taken.
+        orthologs: Ids to human ids, to map the genes of another species.
+        keep_mitochondrial: Whether to keep the genes of the mitochondrial genome.
 
     Returns:
         The plan.
 
     Raises:
-        CifmError: No gene is left.
+        CifmError: No feature is left.
     """
     names = _Names(table)
-    ids: dict[str, str] = {}
+    symbols: dict[str, str] = {}  # of each gene, in the order of the download
     column = np.full(len(features), -1)
     positions: dict[str, int] = {}
     dropped: dict[str, list[str]] = {}
     merged: list[str] = []
     mapped: list[str] = []
-    for row, (gene, symbol, kind) in enumerate(features[["id", "symbol", "feature_type"]].itertuples(index=False)):
-        known = symbol or names.symbols.get(strip_version(gene), "")
-        found, reason = _judge(gene, known, kind, names)
-        if reason == MITOCHONDRIAL and keep_mitochondrial and found:
+    for row, (name, given_symbol, kind) in enumerate(
+        features[["id", "symbol", "feature_type"]].itertuples(index=False)
+    ):
+        symbol = given_symbol or names.symbols.get(strip_version(name), "")
+        gene, reason = _identify(name, symbol, kind, names)
+        if reason == MITOCHONDRIAL and keep_mitochondrial and gene:
             reason = ""
         if orthologs is not None and not reason:
-            found, reason = _human(found, orthologs)
-            known = names.symbols.get(found, known)
+            gene, reason = _human_ortholog(gene, orthologs)
+            symbol = names.symbols.get(gene, symbol)
         if reason:
-            dropped.setdefault(reason, []).append(known or gene)
+            dropped.setdefault(reason, []).append(symbol or name)
             continue
-        if found in positions:
-            merged.append(found)
-        if strip_version(gene) != found:
-            mapped.append(known or gene)
-        column[row] = positions.setdefault(found, len(positions))
-        ids.setdefault(found, known or found)
-    if not ids:
+        if gene in positions:
+            merged.append(gene)
+        if strip_version(name) != gene:
+            mapped.append(symbol or name)
+        column[row] = positions.setdefault(gene, len(positions))
+        symbols.setdefault(gene, symbol or gene)
+    if not symbols:
         raise CifmError(
-            f"none of the {len(features):,} features is a gene with an Ensembl id ({_summary(dropped)})",
+            f"none of the {len(features):,} features is a gene with an Ensembl id ({_describe_dropped(dropped)})",
             "give the ids in the input, or a table with columns id and symbol with --gene-table",
         )
-    return GenePlan(tuple(ids), tuple(ids.values()), column, dropped, tuple(merged), tuple(mapped))
-
-
-def strip_version(gene: str) -> str:
-    """An Ensembl id without version and pseudo-autosomal suffix; other names unchanged."""
-    match = _ENSEMBL.fullmatch(gene)
-    return match.group(1) if match else gene
+    return GenePlan(tuple(symbols), tuple(symbols.values()), column, dropped, tuple(merged), tuple(mapped))
 
 
 def species_note(ids: tuple[str, ...]) -> str | None:
-    """A warning where genes are not human; None where all are."""
+    """A warning if some of G gene ids are not human; None otherwise."""
     foreign = [gene for gene in ids if not gene.startswith("ENSG")]
     if not foreign:
         return None
     species = "mouse" if all(gene.startswith("ENSMUSG") for gene in foreign) else "of another species"
     return (
         f"{len(foreign):,} of {len(ids):,} genes are {species} (such as {foreign[0]}): "
-        "models trained on human slides do not apply to them, unless mapped with --orthologs"
+        "models trained on human slides do not apply to them, unless they are mapped with --orthologs"
     )
 
 
-def share_note(plan: GenePlan) -> str | None:
-    """A warning where most genes could not be identified; None otherwise."""
-    lost = sum(len(plan.dropped.get(reason, ())) for reason in (SEVERAL_GENES, NO_ID, SEVERAL_ORTHOLOGS, NO_ORTHOLOG))
-    kept = int((plan.column >= 0).sum())
-    if kept >= _FEW * (kept + lost):
+def unidentified_note(plan: GenePlan) -> str | None:
+    """A warning if most genes could not be identified; None otherwise."""
+    reasons = (SEVERAL_GENES, NO_ID, SEVERAL_ORTHOLOGS, NO_ORTHOLOG)
+    num_lost = sum(len(plan.dropped.get(reason, ())) for reason in reasons)
+    num_kept = int((plan.column >= 0).sum())
+    total = num_kept + num_lost
+    if num_kept >= _MIN_IDENTIFIED * total:
         return None
     return (
-        f"only {kept:,} of {kept + lost:,} genes ({kept / (kept + lost):.0%}) have an Ensembl id: "
-        "are these gene symbols? a table of yours can name more of them (--gene-table)"
+        f"only {num_kept:,} of {total:,} genes ({num_kept / total:.0%}) have an Ensembl id; "
+        "if their names are symbols that the packaged table lacks, give a table with --gene-table"
     )
 
 
 class _Names:
-    """Symbols of ids and ids of symbols, in the spelling of R too, which writes `-` as `.`.
+    """Symbols by id and ids by symbol; symbols also in the spelling of R, which replaces `-` by `.`.
 
     Args:
-        table: Columns id and symbol; None for no names at all.
+        table: Columns id and symbol; None for no names.
     """
 
     def __init__(self, table: pd.DataFrame | None) -> None:
@@ -180,31 +176,30 @@ class _Names:
             self._ids.setdefault(symbol, set()).add(gene)
             self._ids_in_r.setdefault(symbol.replace("-", "."), set()).add(gene)
 
-    def find(self, symbol: str) -> set[str]:
+    def ids(self, symbol: str) -> set[str]:
         """Ids of the genes that a symbol may mean."""
         return self._ids.get(symbol) or self._ids_in_r.get(symbol) or set()
 
 
-def _judge(gene: str, symbol: str, kind: str, names: _Names) -> tuple[str, str]:
-    """Id of a feature, and the reason to drop it where there is one."""
+def _identify(name: str, symbol: str, kind: str, names: _Names) -> tuple[str, str]:
+    """Ensembl id of a feature, and the reason to drop it; either may be empty."""
     if kind and kind.lower() != GENE_EXPRESSION.lower():
         return "", kind
-    if _CONTROL_NAME.match(symbol) or _CONTROL_NAME.match(gene):
-        return "", "control by name"
-    candidates = {strip_version(gene)} if _ENSEMBL.fullmatch(gene) else names.find(symbol or gene) or names.find(gene)
-    found = next(iter(candidates)) if len(candidates) == 1 else ""
-    if found in _MITOCHONDRIAL_IDS or _MITOCHONDRIAL_SYMBOL.match(symbol or gene):
-        return found, MITOCHONDRIAL
-    return (found, "") if found else ("", SEVERAL_GENES if candidates else NO_ID)
+    if _CONTROL_NAME.match(symbol) or _CONTROL_NAME.match(name):
+        return "", CONTROL
+    candidates = {strip_version(name)} if is_ensembl_id(name) else names.ids(symbol or name) or names.ids(name)
+    gene = next(iter(candidates)) if len(candidates) == 1 else ""
+    if gene in _MITOCHONDRIAL_IDS or _MITOCHONDRIAL_SYMBOL.match(symbol or name):
+        return gene, MITOCHONDRIAL
+    return (gene, "") if gene else ("", SEVERAL_GENES if candidates else NO_ID)
 
 
-def _human(gene: str, orthologs: dict[str, set[str]]) -> tuple[str, str]:
-    """The human gene of a gene, or the reason to drop it."""
+def _human_ortholog(gene: str, orthologs: dict[str, set[str]]) -> tuple[str, str]:
+    """The human gene of a gene, and the reason to drop it; one of them is empty. A human gene is its own ortholog."""
     targets = orthologs.get(gene, {gene} if gene.startswith("ENSG0") else set())
     return (next(iter(targets)), "") if len(targets) == 1 else ("", SEVERAL_ORTHOLOGS if targets else NO_ORTHOLOG)
 
 
-def _summary(dropped: dict[str, list[str]]) -> str:
-    return (
-        "; ".join(f"{reason}: {len(names):,}, such as {names[0]}" for reason, names in dropped.items()) or "no features"
-    )
+def _describe_dropped(dropped: dict[str, list[str]]) -> str:
+    reasons = [f"{reason}: {len(names):,}, such as {names[0]}" for reason, names in dropped.items()]
+    return "; ".join(reasons) or "no features"

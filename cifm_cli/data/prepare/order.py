@@ -1,4 +1,4 @@
-"""The order of rows in a prepared slide: along a Hilbert curve, so that cells near in space are near in the file."""
+"""The order of cells in a prepared slide: along a Hilbert curve, so that cells near in space are near in the file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _BITS = 16  # per axis: 0.2 um on a slide of 13 mm
 
 
 def hilbert_order(xy_um: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Rows in the order in which a Hilbert curve visits them.
+    """Sort cells along a Hilbert curve.
 
     Args:
-        xy_um: (N, 2) finite coordinates.
+        xy_um: (N, 2) finite coordinates, in any unit.
 
     Returns:
-        (N,) a permutation; cells at one place keep their order.
+        (N,) permutation of the rows; cells with equal coordinates keep their order.
     """
     if not len(xy_um):
         return np.empty(0, dtype=np.int64)
@@ -30,7 +30,7 @@ def hilbert_order(xy_um: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def hilbert_distance(x: NDArray[np.uint32], y: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
-    """Distance along the Hilbert curve of order `bits`, for each point of a grid.
+    """Compute the distance along the Hilbert curve of order `bits`, for points of a grid.
 
     Args:
         x: (N,) columns, below 2**bits.

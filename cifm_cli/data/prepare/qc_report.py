@@ -1,4 +1,4 @@
-"""The page beside a prepared slide, for people who look first: maps, histograms, and everything that was dropped."""
+"""The HTML report beside a prepared slide: maps, histograms, and the cells and genes that were dropped."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from anndata.io import read_elem
 from scipy.spatial import cKDTree
 
 from cifm_cli import keys
+from cifm_cli.data.metadata import read_metadata
 from cifm_cli.data.prepare.genes import SEVERAL_GENES, SEVERAL_ORTHOLOGS
-from cifm_cli.data.prepare.splits import Split
-from cifm_cli.data.writers.prepared import read_about
+from cifm_cli.data.prepare.splits import SplitConfig
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.report.html import Image, Section, Table, write_report
@@ -23,95 +23,95 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SIGNATURE = b"Made by cifm"  # in the footer of every report
-_SHOWN = 100_000  # cells on a map; a page is about 800 pixels wide
-_BRIGHTEST = 0.99  # quantile of the cells at which the colours of a map end
-_BARS, _LAST_BAR = 60, 0.995  # bars of a histogram, and the quantile where they end
-_NAMES_SHOWN = 8
+_MAX_SHOWN = 100_000  # cells on a map, which is about 800 pixels wide
+_COLOUR_QUANTILE = 0.99  # the colours of a map end at this quantile of the cells
+_NUM_BINS, _LAST_QUANTILE = 60, 0.995  # bins of a histogram, and the quantile of the cells where the last one begins
+_MAX_NAMES = 8
 _AMBIGUOUS = (SEVERAL_GENES, SEVERAL_ORTHOLOGS)
 
 
-def page_of(slide: Path) -> Path:
-    """Where the page of a prepared slide lies: beside it, under its name."""
+def qc_report_path(slide: Path) -> Path:
+    """Path of the report of a prepared slide: the same name, with the ending `.html`."""
     return slide.with_suffix(".html")
 
 
-def check_page(slide: Path) -> None:
-    """Refuse to replace a page that is somebody else's.
+def require_replaceable(page: Path) -> None:
+    """Raise an error if a file exists that cifm did not write.
 
     Args:
-        slide: The `.h5ad` to be written.
+        page: Path of the report.
 
     Raises:
-        CifmError: A file that cifm did not write lies where the page would.
+        CifmError: The file exists and is not a report of cifm.
     """
-    page = page_of(slide)
     if page.exists() and not (page.is_file() and _SIGNATURE in page.read_bytes()):
         raise CifmError(
-            f"{page} exists and is no page that cifm wrote", "choose another folder with --out or name with --name"
+            f"{page} exists and is not a report that cifm wrote", "choose another folder with --out or name with --name"
         )
 
 
-def write_page(slide: Path) -> Path:
-    """Write the page of a prepared slide; its matrix is not read.
+def write_qc_report(slide: Path) -> Path:
+    """Write the report of a prepared slide. The counts are not read.
 
     Args:
-        slide: The `.h5ad` that `prepared.write` wrote.
+        slide: The prepared `.h5ad`.
 
     Returns:
-        The page.
+        Path of the report.
 
     Raises:
         CifmError: The disk is full or may not be written.
     """
-    about = read_about(slide) or {}
-    report = about[keys.REPORT]
+    metadata = read_metadata(slide) or {}
+    report = metadata[keys.REPORT]
     with h5py.File(slide, "r") as file:
         xy_um = file[f"obsm/{keys.SPATIAL}"][:]
         counts, genes = (read_elem(file[f"obs/{name}"]) for name in (keys.TOTAL_COUNTS, keys.NUM_GENES))
         split = np.asarray(read_elem(file[f"obs/{keys.SPLIT}"]), dtype=object)
-    shown = _choose(len(xy_um))
-    degree = _degrees(xy_um, shown, about[keys.RADIUS_UM])
+    shown = _choose_rows(len(xy_um))
+    degree = _degrees(xy_um, shown, metadata[keys.RADIUS_UM])
     sections = [
         *([Section("Warnings", "\n\n".join(report["warnings"]))] if report["warnings"] else []),
-        Section("The slide", _summary(report), _facts(about)),
+        Section("The slide", _summary(report), _facts(metadata)),
         Section(
             "Maps",
             _shown_note(len(xy_um)),
             images=_maps(xy_um[shown], counts[shown], genes[shown], split[shown], _split_by(report)),
         ),
         Section(
-            "Cells", _cells_note(report), _cells(report), _histograms(counts, genes, degree, about[keys.RADIUS_UM])
+            "Cells", _cells_note(report), _cells(report), _histograms(counts, genes, degree, metadata[keys.RADIUS_UM])
         ),
         Section("Genes", _genes_note(report), _genes(report["genes"])),
         *([Section("Notes", "\n\n".join(report["notes"]))] if report["notes"] else []),
     ]
-    write_report(page_of(slide), f"{slide.stem}: prepared slide", sections, about[keys.PROVENANCE])
-    return page_of(slide)
+    page = qc_report_path(slide)
+    write_report(page, f"{slide.stem}: prepared slide", sections, metadata[keys.PROVENANCE])
+    return page
 
 
 def _split_by(report: dict[str, Any]) -> str:
-    """How the slide was split; files of before there was a choice don't say."""
-    return str(report.get("split_by", Split().describe(report["units"]["radius_um"])))
+    """Description of the split; slides written before there was a choice do not store it."""
+    return str(report.get("split_by", SplitConfig().describe(report["units"]["radius_um"])))
 
 
-def _choose(num_cells: int) -> NDArray[np.int64]:
-    """Rows to show: all, or as many as a page can, at random, so that no grid of bins turns into stripes."""
-    if num_cells <= _SHOWN:
+def _choose_rows(num_cells: int) -> NDArray[np.int64]:
+    """Rows to show: all, or a random subset, as a regular one would show a grid of bins as stripes."""
+    if num_cells <= _MAX_SHOWN:
         return np.arange(num_cells)
-    return np.sort(numpy_generator(0, "page").choice(num_cells, _SHOWN, replace=False))
+    return np.sort(numpy_generator(0, "page").choice(num_cells, _MAX_SHOWN, replace=False))
 
 
 def _degrees(xy_um: NDArray[np.float64], rows: NDArray[np.int64], radius_um: float) -> NDArray[np.int64]:
-    """Cells within the radius of some of the cells, without the cell itself."""
+    """(n,) number of other cells within the radius of n cells."""
     return np.asarray(cKDTree(xy_um).query_ball_point(xy_um[rows], radius_um, return_length=True)) - 1
 
 
 def _shown_note(num_cells: int) -> str:
-    if num_cells <= _SHOWN:
+    if num_cells <= _MAX_SHOWN:
         return f"All {num_cells:,} cells."
     return (
-        f"{_SHOWN:,} of the {num_cells:,} cells, drawn at random; so are those of the histogram of neighbours. "
-        "Tables and the other histograms count all cells."
+        f"{_MAX_SHOWN:,} of the {num_cells:,} cells, drawn at random, also for the histogram of neighbours. "
+        "Tables and the other histograms are of all cells."
     )
 
 
@@ -125,15 +125,15 @@ def _maps(
     from cifm_cli.report import plots  # matplotlib takes a second to import
 
     def draw(values: NDArray[Any], title: str) -> bytes:
-        end = max(float(np.quantile(values, _BRIGHTEST)), 1.0)
+        end = max(float(np.quantile(values, _COLOUR_QUANTILE)), 1.0)
         return plots.tissue_map(xy_um, values, title, label=title.lower(), limits=(0.0, end))
 
     return [
-        Image(draw(counts, "Counts per cell"), "Counts over the kept genes; colours end at the 99th percentile."),
-        Image(draw(genes, "Genes per cell"), "Kept genes with a count; colours end at the 99th percentile."),
+        Image(draw(counts, "Counts per cell"), "Counts over the kept genes; the colours end at the 99th percentile."),
+        Image(draw(genes, "Genes per cell"), "Kept genes with a count; the colours end at the 99th percentile."),
         Image(
             plots.tissue_map(xy_um, split, "Regions of the split", order=keys.REGIONS),
-            f"Where a model trains, is chosen and is tested: {split_by}.",
+            f"The cells for training, validation and test: {split_by}.",
         ),
     ]
 
@@ -147,12 +147,12 @@ def _histograms(
     return [
         Image(
             plots.histogram(degree, _edges(degree), near, label="neighbours"),
-            f"{near}; {(degree == 0).mean():.2%} of the cells have none. The last bar holds all cells beyond.",
+            f"{near}; {(degree == 0).mean():.2%} of the cells have none. The last bar includes all cells with more.",
         ),
         *(
             Image(
                 plots.histogram(values, _edges(values), f"{what} per cell", label=what.lower()),
-                f"{what} per cell; the last bar holds all cells beyond.",
+                f"{what} per cell; the last bar includes all cells with more.",
             )
             for values, what in ((counts, "Counts"), (genes, "Genes"))
         ),
@@ -160,9 +160,9 @@ def _histograms(
 
 
 def _edges(values: NDArray[Any]) -> list[float]:
-    """Borders of bars that hold equally many whole numbers each, up to a value that few exceed."""
-    end = int(np.quantile(values, _LAST_BAR)) + 1
-    step = -(-end // _BARS)
+    """Edges of bins with the same number of whole numbers each, up to a value that few cells exceed."""
+    end = int(np.quantile(values, _LAST_QUANTILE)) + 1
+    step = -(-end // _NUM_BINS)
     return [edge - 0.5 for edge in range(0, end + 2 * step, step)]
 
 
@@ -170,12 +170,12 @@ def _summary(report: dict[str, Any]) -> str:
     return f"{report['cells']['kept']:,} cells and {report['genes']['kept']:,} genes, from {report['matrix']}."
 
 
-def _facts(about: dict[str, Any]) -> Table:
-    report = about[keys.REPORT]
+def _facts(metadata: dict[str, Any]) -> Table:
+    report = metadata[keys.REPORT]
     units, split = report["units"], report["split"]
     rows = [
-        ("platform", about[keys.PLATFORM]),
-        *((key, about[key]) for key in (keys.SAMPLE, keys.TISSUE, keys.CONDITION) if about[key]),
+        ("platform", metadata[keys.PLATFORM]),
+        *((key, metadata[key]) for key in (keys.SAMPLE, keys.TISSUE, keys.CONDITION) if metadata[key]),
         ("median counts, genes per cell", f"{report['median_counts']:,g}, {report['median_genes']:,g}"),
         ("coordinates", units["derivation"]),
         ("nearest cell (median)", f"{units['spacing_um']:.2f} um"),
@@ -188,8 +188,8 @@ def _facts(about: dict[str, Any]) -> Table:
 
 
 def _cells_note(report: dict[str, Any]) -> str:
-    twice = report["cells"]["duplicate_coordinates"]
-    return f"{twice:,} cells lie at the place of another." if twice else "No two cells lie at one place."
+    duplicates = report["cells"]["duplicate_coordinates"]
+    return f"{duplicates:,} cells have the coordinates of another cell." if duplicates else "All coordinates differ."
 
 
 def _cells(report: dict[str, Any]) -> Table:
@@ -199,30 +199,30 @@ def _cells(report: dict[str, Any]) -> Table:
         *((f"dropped: {reason}", count) for reason, count in cells["dropped"].items()),
         ("kept", cells["kept"]),
     ]
-    return Table(["cells", "number", "share"], [[name, f"{n:,}", f"{n / cells['in']:.2%}"] for name, n in rows])
+    return Table(["cells", "number", "fraction"], [[name, f"{n:,}", f"{n / cells['in']:.2%}"] for name, n in rows])
 
 
 def _genes_note(report: dict[str, Any]) -> str:
     dropped = report["genes"]["dropped"]
     ambiguous = sum(dropped[reason]["count"] for reason in _AMBIGUOUS if reason in dropped)
-    return f"{ambiguous:,} features are dropped because their name is ambiguous." if ambiguous else ""
+    return f"{ambiguous:,} features were dropped because their names are ambiguous." if ambiguous else ""
 
 
 def _genes(genes: dict[str, Any]) -> Table:
-    """What became of the features: in = matched + mapped + dropped; those of one gene are summed."""
+    """Features by outcome: in = matched + mapped + dropped; features of one gene are summed."""
     lost = sum(part["count"] for part in genes["dropped"].values())
     matched = genes["in"] - lost - genes["mapped"]["count"]
     rows = [
         ["in the download", f"{genes['in']:,}", ""],
         ["matched by their Ensembl id", f"{matched:,}", ""],
-        ["mapped by a table", *_numbered(genes["mapped"])],
-        *([f"dropped: {reason}", *_numbered(part)] for reason, part in genes["dropped"].items()),
-        ["summed with another of one id", *_numbered(genes["summed"])],
+        ["mapped by a table", *_count_and_examples(genes["mapped"])],
+        *([f"dropped: {reason}", *_count_and_examples(part)] for reason, part in genes["dropped"].items()),
+        ["summed with another of the same id", *_count_and_examples(genes["summed"])],
         ["genes kept", f"{genes['kept']:,}", ""],
     ]
     return Table(["features", "number", "such as"], rows)
 
 
-def _numbered(part: dict[str, Any]) -> list[str]:
+def _count_and_examples(part: dict[str, Any]) -> list[str]:
     names = part["names"]
-    return [f"{part['count']:,}", ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")]
+    return [f"{part['count']:,}", ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")]

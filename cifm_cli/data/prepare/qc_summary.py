@@ -1,4 +1,4 @@
-"""The report of a preparation: every cell and gene dropped and why, as a dictionary and as a table for people."""
+"""The report of a preparation as a dictionary, and as rows of a table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cifm_cli import keys
-from cifm_cli.report import terminal
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -17,10 +16,10 @@ if TYPE_CHECKING:
     from cifm_cli.data.readers.base import Download
     from cifm_cli.data.units import UnitCheck
 
-_NAMES_SHOWN = 20
+_MAX_NAMES = 20
 
 
-def make_report(
+def summarise(
     download: Download,
     genes: GenePlan,
     dropped: dict[str, NDArray[np.bool_]],
@@ -28,18 +27,19 @@ def make_report(
     slide: ad.AnnData,
     remarks: dict[str, list[str]],
 ) -> dict[str, Any]:
-    """What came in, what was dropped and why, what is kept.
+    """Summarise a preparation.
 
     Args:
-        download: As read.
-        genes: What became of its features.
-        dropped: What became of its cells: reason to mask.
+        download: The download, N cells x F features.
+        genes: The gene of each feature.
+        dropped: Reason to (N,) mask of the cells that are dropped for it.
         units: The unit check.
         slide: The prepared slide.
         remarks: `notes` and `warnings` for the user.
 
     Returns:
-        A JSON-serialisable dictionary.
+        A JSON-serialisable dictionary: cells and genes before and after the filters, with the number of each reason;
+        medians per cell; units; split sizes; remarks.
     """
     split = slide.obs[keys.SPLIT].value_counts()
     xy_um = slide.obsm[keys.SPATIAL]
@@ -54,9 +54,9 @@ def make_report(
         },
         "genes": {
             "in": len(download.genes),
-            "dropped": {reason: _listed(tuple(names)) for reason, names in genes.dropped.items()},
-            "mapped": _listed(genes.mapped),
-            "summed": _listed(genes.merged),
+            "dropped": {reason: _count_and_names(tuple(names)) for reason, names in genes.dropped.items()},
+            "mapped": _count_and_names(genes.mapped),
+            "summed": _count_and_names(genes.merged),
             "kept": slide.n_vars,
         },
         "median_counts": float(np.median(slide.obs[keys.TOTAL_COUNTS])),
@@ -73,43 +73,41 @@ def make_report(
     }
 
 
-def show_report(name: str, report: dict[str, Any]) -> None:
-    """Print the report on stderr.
+def summary_rows(report: dict[str, Any]) -> list[list[str]]:
+    """A report as rows of a table: quantity, number, details.
 
     Args:
-        name: Name of the slide.
-        report: What `make_report` returned.
+        report: Return value of `summarise`.
+
+    Returns:
+        Rows of three texts.
     """
     cells, genes, units = report["cells"], report["genes"], report["units"]
-    rows = [
+    return [
         ["cells in", f"{cells['in']:,}", ""],
         *([f"  dropped: {reason}", f"{count:,}", ""] for reason, count in cells["dropped"].items()),
-        ["cells kept", f"{cells['kept']:,}", _places(cells["duplicate_coordinates"])],
+        ["cells kept", f"{cells['kept']:,}", _duplicates(cells["duplicate_coordinates"])],
         ["genes in", f"{genes['in']:,}", ""],
         *(_gene_row(f"dropped: {reason}", part) for reason, part in genes["dropped"].items()),
         *([_gene_row("identified by a table", genes["mapped"])] if genes["mapped"]["count"] else []),
-        *([_gene_row("added to another of one id", genes["summed"])] if genes["summed"]["count"] else []),
+        *([_gene_row("added to another with the same id", genes["summed"])] if genes["summed"]["count"] else []),
         ["genes kept", f"{genes['kept']:,}", ""],
         ["median counts, genes", f"{report['median_counts']:,g}, {report['median_genes']:,g}", ""],
         ["nearest cell, um", f"{units['spacing_um']:.2f}", units["derivation"]],
         [f"neighbours in {units['radius_um']:g} um", f"{units['mean_degree']:.1f}", f"radius: {units['radius_from']}"],
         *([region, f"{size:,}", ""] for region, size in report["split"].items() if size or region != keys.BUFFER),
     ]
-    terminal.table(name, ["", "number", ""], rows)
-    for note in report["notes"]:
-        terminal.say(f"note: {note}")
-    for warning in report["warnings"]:
-        terminal.warn(warning)
 
 
-def _listed(names: tuple[str, ...]) -> dict[str, Any]:
-    return {"count": len(names), "names": list(dict.fromkeys(names))[:_NAMES_SHOWN]}
+def _count_and_names(names: tuple[str, ...]) -> dict[str, Any]:
+    """The number of names, and the first distinct ones."""
+    return {"count": len(names), "names": list(dict.fromkeys(names))[:_MAX_NAMES]}
 
 
-def _gene_row(what: str, part: dict[str, Any]) -> list[str]:
+def _gene_row(label: str, part: dict[str, Any]) -> list[str]:
     names = part["names"]
-    return [f"  {what}", f"{part['count']:,}", ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")]
+    return [f"  {label}", f"{part['count']:,}", ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")]
 
 
-def _places(num_duplicates: int) -> str:
-    return f"{num_duplicates:,} at the place of another" if num_duplicates else ""
+def _duplicates(num_duplicates: int) -> str:
+    return f"{num_duplicates:,} at the coordinates of another cell" if num_duplicates else ""

@@ -1,4 +1,4 @@
-"""A sheet of samples: one download a row, with what differs from the options of the command."""
+"""Sample sheets: one download per row, with the options in which it differs from the command's."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from cifm_cli.data.prepare.batch import Task
-from cifm_cli.data.prepare.filters import parse_crop
-from cifm_cli.data.prepare.pipeline import recognise, slide_name
-from cifm_cli.data.readers.base import PrepareConfig, open_maybe_gzip, reading
+from cifm_cli.data.crop import parse_crop
+from cifm_cli.data.prepare.batch import PrepareTask
+from cifm_cli.data.prepare.pipeline import slide_name
 from cifm_cli.data.readers.count_table import separator
+from cifm_cli.data.readers.files import open_maybe_gzip, reading
+from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from cifm_cli.data.prepare.config import PrepareConfig
+
 DOWNLOAD, CELLS = "download", "cells"
+# Column to the function that converts its text.
 COLUMNS: dict[str, Callable[[str], Any]] = {
     "name": str,
     "condition": str,
@@ -33,23 +37,45 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
     "layer": str,
     "crop": parse_crop,
 }
-_FIRST_ROW = 2  # as a spreadsheet counts: the header is row 1
+_FIRST_ROW = 2  # as spreadsheets count: the header is row 1
 
 
-def read_sheet(path: Path, defaults: PrepareConfig) -> list[Task]:
-    """Read a sheet and look at every download in it.
+def read_samplesheet(path: Path, defaults: PrepareConfig) -> list[PrepareTask]:
+    """Read a sample sheet and check that every download in it exists and is recognised.
 
     Args:
-        path: CSV or TSV with the column `download`, `cells` where downloads are bare matrices, and any of `COLUMNS`.
-            Paths start at the folder of the sheet; an empty field leaves the option of the command as it is.
+        path: CSV or TSV with the column `download`, `cells` for downloads that are a matrix alone, and any of
+            `COLUMNS`. Paths are relative to the folder of the sheet. An empty field keeps the option of the command.
         defaults: The options of the command.
 
     Returns:
-        One task a row.
+        One task per row.
 
     Raises:
-        CifmError: Something in the sheet is wrong; every problem is named, with its row.
+        CifmError: The sheet has errors; the message lists all of them, each with its row.
     """
+    table = _read_table(path)
+    problems = _unknown_columns(list(table.columns))
+    tasks: dict[int, PrepareTask] = {}
+    for number, fields in enumerate(table.to_dict("records"), start=_FIRST_ROW):
+        row = {str(name): str(value).strip() for name, value in fields.items()}
+        if not any(row.values()):
+            continue
+        task, row_problems = _read_row(row, path.parent, defaults)
+        problems += [f"row {number}: {problem}" for problem in row_problems]
+        if not row_problems:
+            tasks[number] = task
+    problems += _repeated_names(tasks)
+    if not tasks and not problems:
+        problems.append("no row names a download")
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise CifmError(f"{path}: {count}: {'; '.join(problems)}", "correct the sheet; nothing was prepared")
+    return list(tasks.values())
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """All fields as text, columns in lower case."""
     with reading(path), open_maybe_gzip(path) as handle:
         table = pd.read_csv(
             handle,
@@ -57,42 +83,24 @@ def read_sheet(path: Path, defaults: PrepareConfig) -> list[Task]:
             dtype=str,
             keep_default_na=False,
             encoding="utf-8-sig",
-            skip_blank_lines=False,
+            skip_blank_lines=False,  # row numbers in messages must be those of the file
             skipinitialspace=True,
         )
-    table = table.rename(columns=lambda name: str(name).strip().lower())
-    problems = _unknown_columns(list(table.columns))
-    tasks: dict[int, Task] = {}
-    for number, cells_of_row in enumerate(table.to_dict("records"), start=_FIRST_ROW):
-        row = {str(name): str(value).strip() for name, value in cells_of_row.items()}
-        if not any(row.values()):
-            continue
-        task, wrong = _read_row(row, path.parent, defaults)
-        problems += [f"row {number}: {problem}" for problem in wrong]
-        if not wrong:
-            tasks[number] = task
-    problems += _same_names(tasks)
-    if not tasks and not problems:
-        problems.append("no row names a download")
-    if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise CifmError(f"{path}: {count}: {'; '.join(problems)}", "put them right; nothing was prepared")
-    return list(tasks.values())
+    return table.rename(columns=lambda name: str(name).strip().lower())
 
 
 def _unknown_columns(names: list[str]) -> list[str]:
     known = [DOWNLOAD, CELLS, *COLUMNS]
     problems = [] if DOWNLOAD in names else [f"no column {DOWNLOAD} (it has {', '.join(names)})"]
     for name in set(names) - set(known):
-        near = difflib.get_close_matches(name, known, n=1)
-        problems.append(
-            f"unknown column {name}, " + (f"nearest {near[0]}" if near else f"known are {', '.join(known)}")
-        )
+        similar = difflib.get_close_matches(name, known, n=1)
+        suggestion = f"did you mean {similar[0]}?" if similar else f"known are {', '.join(known)}"
+        problems.append(f"unknown column {name}, {suggestion}")
     return sorted(problems)
 
 
-def _read_row(row: dict[str, str], folder: Path, defaults: PrepareConfig) -> tuple[Task, list[str]]:
-    """The task of a row and what is wrong with it."""
+def _read_row(row: dict[str, str], folder: Path, defaults: PrepareConfig) -> tuple[PrepareTask, list[str]]:
+    """The task of a row, and its problems."""
     changes: dict[str, Any] = {}
     problems = []
     for column, convert in COLUMNS.items():
@@ -105,18 +113,18 @@ def _read_row(row: dict[str, str], folder: Path, defaults: PrepareConfig) -> tup
                 problems.append(error.message.removeprefix("--"))
     if row.get(CELLS):
         changes[CELLS] = folder / row[CELLS]
-    task = Task(folder / row.get(DOWNLOAD, ""), replace(defaults, **changes))
-    if not row.get(DOWNLOAD):
-        problems += [f"no {DOWNLOAD}"] if DOWNLOAD in row else []
-    else:
-        problems += _look(task)
+    task = PrepareTask(folder / row.get(DOWNLOAD, ""), replace(defaults, **changes))
+    if row.get(DOWNLOAD):
+        problems += _check_task(task)
+    elif DOWNLOAD in row:
+        problems.append(f"no {DOWNLOAD}")
     return task, problems
 
 
-def _look(task: Task) -> list[str]:
-    """What can be said against a task before anything is read."""
+def _check_task(task: PrepareTask) -> list[str]:
+    """Problems of a task that show before its download is read."""
     problems = []
-    for check in (lambda: slide_name(*task), lambda: _find(task)):
+    for check in (lambda: slide_name(*task), lambda: _check_files(task)):
         try:
             check()
         except CifmError as error:
@@ -124,15 +132,15 @@ def _look(task: Task) -> list[str]:
     return problems
 
 
-def _find(task: Task) -> None:
-    if task.options.cells is None:
-        recognise(task.download, task.options.platform)
-    for file in (task.download, task.options.cells):
+def _check_files(task: PrepareTask) -> None:
+    if task.config.cells is None:
+        find_reader(task.download, task.config.platform)
+    for file in (task.download, task.config.cells):
         if file is not None and not file.exists():
             raise CifmError(f"{file}: no such file", "correct the path")
 
 
-def _same_names(tasks: dict[int, Task]) -> list[str]:
+def _repeated_names(tasks: dict[int, PrepareTask]) -> list[str]:
     rows = defaultdict(list)
     for number, task in tasks.items():
         rows[slide_name(*task)].append(str(number))

@@ -1,4 +1,4 @@
-"""Regions of a slide: the paper's split, or one of strips or of random blocks, with a buffer between the regions."""
+"""How a slide is split into regions: the split of the paper, or strips or random blocks with a buffer in between."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 REGIONAL, STRIPS, BLOCKS = SPLITS = ("regional", "strips", "blocks")
-X_SHARE, Y_SHARE = 0.6, 0.5
-SCORED_SHARE = 0.2  # of the cells, for each of validation and test, in strips and in blocks
-GAP_RADII = 6.0  # default width of a buffer: what our recipes see around a cell
-BLOCK_GAPS = 5.0  # side of a random block in gaps, so that most of a block is left between its buffers
+TRAIN_WIDTH, TEST_HEIGHT = 0.6, 0.5  # fractions of the extent of the slide
+SCORED_FRACTION = 0.2  # of the cells, for validation and for test, in strips and in blocks
+GAP_RADII = 6.0  # default width of a buffer: the distance from which a cell affects another in the shipped recipes
+BLOCK_GAPS = 5.0  # side of a random block, in gaps; most of a block must be left between its buffers
 _TRAIN, _VALIDATION, _TEST, _BUFFER = (keys.REGIONS.index(name) for name in keys.REGIONS)
 
 
 @dataclass(frozen=True)
-class Split:
-    """How a slide is cut into regions.
+class SplitConfig:
+    """How a slide is split into regions.
 
     Args:
-        kind: Of `SPLITS`.
-        gap_um: Least distance between cells of different regions in strips and blocks; 6 radii when absent.
-        seed: Decides which blocks go where.
+        kind: A value of `SPLITS`.
+        gap_um: Minimum distance between cells of different regions, in strips and blocks; None for 6 radii.
+        seed: Seed of the random blocks.
     """
 
     kind: str = REGIONAL
@@ -38,11 +38,11 @@ class Split:
     seed: int = 0
 
     def regions(self, xy_um: NDArray[np.float64], radius_um: float) -> NDArray[np.int8]:
-        """Give every cell a region.
+        """Assign every cell to a region.
 
         Args:
             xy_um: (N, 2) coordinates, N >= 1.
-            radius_um: Radius of the graph.
+            radius_um: Radius of the graph, micrometres.
 
         Returns:
             (N,) positions in `keys.REGIONS`.
@@ -54,11 +54,11 @@ class Split:
         return regional_split(xy_um)
 
     def describe(self, radius_um: float) -> str:
-        """The split in words."""
+        """Describe the split for the report of the preparation, given the radius of the graph in micrometres."""
         if self.kind == REGIONAL:
             return "regional split of the paper"
-        cut = "strips over the whole width" if self.kind == STRIPS else f"random blocks, seed {self.seed}"
-        return f"{cut}, regions {self._gap_um(radius_um):g} um apart"
+        kind = "strips over the whole width" if self.kind == STRIPS else f"random blocks, seed {self.seed}"
+        return f"{kind}, regions {self._gap_um(radius_um):g} um apart"
 
     def _gap_um(self, radius_um: float) -> float:
         return GAP_RADII * radius_um if self.gap_um is None else self.gap_um
@@ -77,44 +77,45 @@ def regional_split(xy_um: NDArray[np.float64]) -> NDArray[np.int8]:
         (N,) positions in `keys.REGIONS`.
     """
     low, high = xy_um.min(axis=0), xy_um.max(axis=0)
-    threshold = low + np.array([X_SHARE, Y_SHARE]) * (high - low)
+    threshold = low + np.array([TRAIN_WIDTH, TEST_HEIGHT]) * (high - low)
     right, upper = xy_um[:, 0] > threshold[0], xy_um[:, 1] >= threshold[1]
     return np.where(right, np.where(upper, _VALIDATION, _TEST), _TRAIN).astype(np.int8)
 
 
 def strips(y_um: NDArray[np.float64], gap_um: float) -> NDArray[np.int8]:
-    """Cut a slide into strips over its whole width, so that what varies along x is in every region.
+    """Split a slide into strips over its whole width, so that every region contains all that varies along x.
 
-    From high y to low: a fifth of the cells is test, then a gap, a fifth validation, a gap, and the rest train.
+    From high y to low y: test with a fifth of the cells, a gap, validation with a fifth of the cells, a gap, and train.
 
     Args:
         y_um: (N,) coordinates, N >= 1.
-        gap_um: Width of a gap.
+        gap_um: Width of a gap, micrometres.
 
     Returns:
         (N,) positions in `keys.REGIONS`.
     """
     regions = np.full(len(y_um), _TRAIN, dtype=np.int8)
     for region in (_TEST, _VALIDATION):
-        free = regions == _TRAIN
-        wanted = round(SCORED_SHARE * len(y_um))
-        if not 0 < wanted <= free.sum():
+        rest = regions == _TRAIN
+        size = round(SCORED_FRACTION * len(y_um))
+        if not 0 < size <= rest.sum():
             break
-        edge_um = np.partition(y_um[free], -wanted)[-wanted]
-        regions[free & (y_um > edge_um - gap_um)] = _BUFFER
-        regions[free & (y_um >= edge_um)] = region
+        edge_um = np.partition(y_um[rest], -size)[-size]
+        regions[rest & (y_um > edge_um - gap_um)] = _BUFFER
+        regions[rest & (y_um >= edge_um)] = region
     return regions
 
 
 def random_blocks(xy_um: NDArray[np.float64], gap_um: float, seed: int) -> NDArray[np.int8]:
-    """Give square blocks 5 gaps wide to the regions at random, a fifth of the cells to validation and to test each.
+    """Assign square blocks, 5 gaps wide, to the regions at random: a fifth of the cells to validation and to test.
 
-    Training cells too near a scored cell are left to the buffer, as are validation cells too near a test cell.
+    Training cells that are closer than a gap to a validation or test cell are moved to the buffer, and so are
+    validation cells that are closer than a gap to a test cell.
 
     Args:
         xy_um: (N, 2) coordinates, N >= 1.
-        gap_um: Least distance between cells of different regions.
-        seed: Decides the origin of the blocks and where each goes.
+        gap_um: Minimum distance between cells of different regions, micrometres.
+        seed: Seed of the origin of the blocks and of their regions.
 
     Returns:
         (N,) positions in `keys.REGIONS`.
@@ -125,29 +126,33 @@ def random_blocks(xy_um: NDArray[np.float64], gap_um: float, seed: int) -> NDArr
     _, block = np.unique((xy_um - origin_um) // side_um, axis=0, return_inverse=True)
     num_cells = np.bincount(block.ravel())
     order = generator.permutation(len(num_cells))
-    before = np.cumsum(num_cells[order]) - num_cells[order] / 2
-    of_block = np.empty(len(order), dtype=np.int8)
-    borders = np.array([SCORED_SHARE, 2 * SCORED_SHARE]) * len(xy_um)
-    of_block[order] = np.array([_TEST, _VALIDATION, _TRAIN])[np.searchsorted(borders, before, side="right")]
-    regions = of_block[block.ravel()]
+    # A block belongs to the region in which the middle one of its cells falls, counted over the shuffled blocks.
+    middle = np.cumsum(num_cells[order]) - num_cells[order] / 2
+    borders = np.array([SCORED_FRACTION, 2 * SCORED_FRACTION]) * len(xy_um)
+    region_of_block = np.empty(len(order), dtype=np.int8)
+    region_of_block[order] = np.array([_TEST, _VALIDATION, _TRAIN])[np.searchsorted(borders, middle, side="right")]
+    regions = region_of_block[block.ravel()]
     for region in (_TEST, _VALIDATION):
         _clear_around(regions, xy_um, region, gap_um)
     return regions
 
 
 def _clear_around(regions: NDArray[np.int8], xy_um: NDArray[np.float64], region: int, gap_um: float) -> None:
-    """Move cells of later regions that are less than a gap from one of this region to the buffer, in place."""
+    """Move cells of regions before `region` that are closer than a gap to a cell of `region` to the buffer, in place."""
     others = np.flatnonzero(regions < region)
     if len(others) and (regions == region).any():
         distance_um, _ = cKDTree(xy_um[regions == region]).query(xy_um[others], distance_upper_bound=gap_um)
         regions[others[distance_um < gap_um]] = _BUFFER
 
 
-def empty_note(split: pd.Series[str]) -> str | None:
-    """A warning where a region has no cell; None where all have some.
+def empty_region_note(split: pd.Series[str]) -> str | None:
+    """A warning if the training, validation or test region has no cell; None otherwise.
 
     Args:
-        split: Region of each cell, a categorical of `keys.REGIONS`.
+        split: (N,) region of each cell, a categorical of `keys.REGIONS`.
+
+    Returns:
+        The warning.
     """
     sizes = split.value_counts()
     empty = [region for region in keys.REGIONS if region != keys.BUFFER and not sizes[region]]

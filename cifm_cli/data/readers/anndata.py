@@ -1,4 +1,4 @@
-"""Any `.h5ad` with `obsm["spatial"]` in micrometres: counts found, ids found, every obs column carried along."""
+"""AnnData files with `obsm["spatial"]` in micrometres. All columns of `obs` are kept."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from anndata.io import read_elem
 from scipy.sparse import csr_matrix, issparse
 
 from cifm_cli import keys
-from cifm_cli.data.prepare.filters import bad_count
-from cifm_cli.data.prepare.genes import is_ensembl
-from cifm_cli.data.readers.base import GENE_EXPRESSION, Download, PrepareConfig, Reader
+from cifm_cli.data.count_checks import bad_count
+from cifm_cli.data.ensembl import are_ensembl_ids
+from cifm_cli.data.readers.base import GENE_EXPRESSION, Download, ReadConfig, Reader
 from cifm_cli.data.readers.counts import Counts, canonical, row_blocks, stored_counts
 from cifm_cli.data.readers.hdf5 import check_arrays, open_hdf5
 from cifm_cli.data.units import to_micrometres
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+# Names of columns of `var`, in lower case, in order of preference.
 _ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl", "ensemblid", "feature_id", "id")
 _SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_symbols", "feature_name", "gene_name", "gene_names", "name")
 _TYPE_COLUMNS = ("feature_types", "feature_type")
@@ -39,22 +40,22 @@ def _recognises(path: Path) -> bool:
 
 
 class H5adCounts(NamedTuple):
-    """Counts of an AnnData file: N cells by G genes, the slot they were found in, and what the user should know."""
+    """The counts of an AnnData file, N cells x F features; `slot` is where they are stored."""
 
     counts: Counts
     names: pd.Index[str]
     genes: pd.DataFrame
     slot: str
     notes: tuple[str, ...]
-    instead: str
+    counts_hint: str
 
 
 def read_h5ad_counts(path: Path, layer: str | None) -> H5adCounts:
-    """Read the counts of an AnnData file, and nothing of its cells but their names.
+    """Read the counts of an AnnData file and the names of its cells.
 
     Args:
         path: The `.h5ad`.
-        layer: Where the counts are; found when absent.
+        layer: Slot of the counts: `X`, `raw`, or the name of a layer; None for the first slot that holds counts.
 
     Returns:
         The counts.
@@ -69,32 +70,32 @@ def read_h5ad_counts(path: Path, layer: str | None) -> H5adCounts:
 def _read_counts(file: h5py.File, path: Path, layer: str | None) -> H5adCounts:
     names = _table(file["obs"]).index.astype(str)
     slot, counts, notes = _find_counts(file, path, layer)
-    genes = find_genes(_table(file["raw/var" if slot == _RAW else "var"]))
-    instead = "" if _begins_with_counts(counts) else _alternatives(file, path, slot)
+    genes = find_gene_columns(_table(file["raw/var" if slot == _RAW else "var"]))
+    counts_hint = "" if _begins_with_counts(counts) else _alternatives(file, path, slot)
     if counts.shape != (len(names), len(genes)):
         raise CifmError(
             f"{path}: {slot} {counts.shape}, obs {len(names)} and var {len(genes)} do not fit",
             "write the file again with anndata",
         )
-    return H5adCounts(counts, names, genes, slot, tuple(notes), instead)
+    return H5adCounts(counts, names, genes, slot, tuple(notes), counts_hint)
 
 
-def _read(path: Path, options: PrepareConfig) -> Download:
-    """Read an AnnData file slot by slot; obsp, embeddings and unused layers are never loaded."""
+def _read(path: Path, config: ReadConfig) -> Download:
+    """Read an AnnData file slot by slot; obsp, embeddings and unused layers are not loaded."""
     with open_hdf5(path) as file:
-        _check_slots(file, path, options)
+        _check_slots(file, path, config)
         obs = _table(file["obs"])
         xy = np.asarray(_element(file[f"obsm/{keys.SPATIAL}"]), dtype=np.float64)
-        content = _read_counts(file, path, options.layer)
+        content = _read_counts(file, path, config.layer)
     if xy.ndim != 2 or len(xy) != len(obs) or xy.shape[1] < 2:
         raise CifmError(
             f"{path}: obs {len(obs)} and obsm['spatial'] {xy.shape} do not fit", "write the file again with anndata"
         )
-    obs.index, renamed = _unique(content.names)
+    obs.index, num_renamed = _unique(content.names)
     notes = content.notes
-    if renamed:
-        notes += (f"{renamed:,} barcodes occur twice; the later ones got a suffix -1, -2, ...",)
-    xy_um, units = to_micrometres(xy[:, :2], options.microns_per_pixel, "obsm['spatial']")
+    if num_renamed:
+        notes += (f"{num_renamed:,} barcodes occur twice; the later ones got a suffix -1, -2, ...",)
+    xy_um, units = to_micrometres(xy[:, :2], config.microns_per_pixel, "obsm['spatial']")
     return Download(
         platform="anndata",
         counts=content.counts,
@@ -105,14 +106,14 @@ def _read(path: Path, options: PrepareConfig) -> Download:
         matrix=content.slot,
         files=(path,),
         notes=notes,
-        instead=content.instead,
+        counts_hint=content.counts_hint,
     )
 
 
 ANNDATA = Reader("anndata", _recognises, _read)
 
 
-def _check_slots(file: h5py.File, path: Path, options: PrepareConfig) -> None:
+def _check_slots(file: h5py.File, path: Path, config: ReadConfig) -> None:
     if f"uns/{keys.CIFM}/{keys.FORMAT}" in file:
         raise CifmError(f"{path}: a prepared slide already", "train, evaluate or embed with it")
     if f"obsm/{keys.SPATIAL}" not in file:
@@ -122,7 +123,7 @@ def _check_slots(file: h5py.File, path: Path, options: PrepareConfig) -> None:
         )
     if not isinstance(file["obs"], h5py.Group):
         raise CifmError(f"{path}: written by an anndata before 0.7", "read it with anndata and write it again")
-    if options.microns_per_pixel is None and _in_pixels(file):
+    if config.microns_per_pixel is None and _in_pixels(file):
         raise CifmError(
             f"{path}: obsm['spatial'] is in image pixels (uns['spatial'] holds the scale factors of a 10x image)",
             "prepare the 10x folder itself, or give --microns-per-pixel",
@@ -130,7 +131,7 @@ def _check_slots(file: h5py.File, path: Path, options: PrepareConfig) -> None:
 
 
 def _in_pixels(file: h5py.File) -> bool:
-    """Whether scanpy or squidpy read a Visium folder, which leaves pixels and the scale factors of the image."""
+    """Whether the file comes from scanpy's or squidpy's Visium reader, which stores pixels and their scale factors."""
     images = file.get("uns/spatial")
     if not isinstance(images, h5py.Group):
         return False
@@ -183,32 +184,32 @@ def _layer_name(slot: str) -> str:
 
 
 def _alternatives(file: h5py.File, path: Path, slot: str) -> str:
-    """The hint for a matrix that is no counts: slots that are."""
+    """The hint for a matrix that does not hold counts: the slots that do. Empty if there is none."""
     others = [other for other in _slots(file) if other != slot]
-    good = [_layer_name(other) for other in others if _begins_with_counts(_rows(path, file[other]))]
-    return f"the raw counts are elsewhere: --layer {' or '.join(good)}" if good else ""
+    count_layers = [_layer_name(other) for other in others if _begins_with_counts(_rows(path, file[other]))]
+    return f"the raw counts are elsewhere: --layer {' or '.join(count_layers)}" if count_layers else ""
 
 
 def _element(element: Any) -> Any:  # noqa: ANN401 - an h5py group or dataset, and what anndata makes of it
     check_arrays(element)
     try:
-        with warnings.catch_warnings(action="ignore", category=OldFormatWarning):  # it is read all the same
+        with warnings.catch_warnings(action="ignore", category=OldFormatWarning):  # old formats are read correctly
             return read_elem(element)
     except IORegistryError as error:
-        raise ValueError(f"{element.name} is of no encoding that anndata knows") from error
+        raise ValueError(f"{element.name} has an encoding that anndata does not know") from error
 
 
 def _table(element: Any) -> pd.DataFrame:  # noqa: ANN401 - an h5py group
     table = _element(element)
     if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"{element.name} does not say that it is a table")
+        raise TypeError(f"{element.name} is not stored as a table")
     for place in range(table.shape[1]):
         table.isetitem(place, _in_native_order(table.iloc[:, place]).array)
     return table
 
 
 def _in_native_order(column: pd.Series) -> pd.Series:
-    """A column whose numbers, or categories' codes, have this machine's byte order, which pandas needs."""
+    """A column whose numbers or category codes have the byte order of this machine, as pandas requires."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         codes = column.cat.codes.to_numpy()
         native = pd.Categorical.from_codes(codes.astype(codes.dtype.newbyteorder("=")), dtype=column.dtype)
@@ -219,36 +220,36 @@ def _in_native_order(column: pd.Series) -> pd.Series:
 
 
 def _rows(path: Path, element: Any) -> Counts:  # noqa: ANN401 - an h5py group or dataset
-    """A matrix by rows; it stays in the file where its rows do."""
+    """A matrix by rows. A CSR matrix stays in the file; any other is read and converted."""
     if element.attrs.get("encoding-type") == "csr_matrix":
         check_arrays(element)
         num_rows, num_columns = (int(size) for size in element.attrs["shape"])
         return stored_counts(path, element, (num_rows, num_columns))
     stored = _element(element)
     if issparse(stored):
-        stored.check_format(full_check=True)  # a damaged index would crash the conversion
+        stored.check_format(full_check=True)  # an index out of range would crash the conversion
     return canonical(csr_matrix(stored))
 
 
 def _begins_with_counts(counts: Counts) -> bool:
-    """Whether the first block of a matrix holds counts; the others are checked when they are taken."""
+    """Whether the first block of a matrix holds counts; the other blocks are checked when they are read."""
     return all(bad_count(block.data) is None for _, block in islice(row_blocks(counts), 1))
 
 
-def find_genes(var: pd.DataFrame) -> pd.DataFrame:
-    """Find ids, symbols and feature types by the names that people give them.
+def find_gene_columns(var: pd.DataFrame) -> pd.DataFrame:
+    """Find ids, symbols and feature types among the columns of `var`, by the usual names of such columns.
 
     Args:
-        var: G rows as an AnnData describes its genes.
+        var: F rows, the `var` of an AnnData.
 
     Returns:
-        G rows with columns id, symbol and feature_type.
+        F rows with columns id, symbol and feature_type. Ids are the index if most of it are Ensembl ids.
     """
     index = pd.Series(var.index.astype(str), index=var.index)
-    id_column = None if 2 * is_ensembl(index).sum() > len(index) else _column(var, _ID_COLUMNS)
+    id_column = None if 2 * are_ensembl_ids(index).sum() > len(index) else _column(var, _ID_COLUMNS)
     symbol_column = _column(var, _SYMBOL_COLUMNS)
     ids = index if id_column is None else _texts(var[id_column])
-    symbols = index.mask(is_ensembl(index), "") if symbol_column is None else _texts(var[symbol_column])
+    symbols = index.mask(are_ensembl_ids(index), "") if symbol_column is None else _texts(var[symbol_column])
     type_column = _column(var, _TYPE_COLUMNS)
     kinds = pd.Series(GENE_EXPRESSION, index=var.index) if type_column is None else _texts(var[type_column])
     return pd.DataFrame({"id": ids, "symbol": symbols, "feature_type": kinds}).reset_index(drop=True)
@@ -264,7 +265,7 @@ def _texts(column: pd.Series[Any]) -> pd.Series[str]:
 
 
 def _unique(barcodes: pd.Index[str]) -> tuple[pd.Index[str], int]:
-    """Append -1, -2, ... to barcodes that occur again."""
+    """Append -1, -2, ... to repeated barcodes; returns the distinct names and how many were changed."""
     if barcodes.is_unique:
         return barcodes, 0
     taken, names = set(barcodes), []

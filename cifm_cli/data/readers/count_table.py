@@ -1,4 +1,4 @@
-"""Counts written as text: a CSV or TSV of cells by genes or of genes by cells, read in blocks and never dense as a whole."""
+"""Counts as text: a CSV or TSV of cells x genes or genes x cells, read in blocks so that it is never dense as a whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
-from cifm_cli.data.readers.base import open_maybe_gzip, reading
+from cifm_cli.data.readers.files import open_maybe_gzip, reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,32 +22,32 @@ _FOV, _CELL = "fov", "cell_id"  # CosMx numbers cells within each field of view
 
 @dataclass(frozen=True)
 class CountTable:
-    """A table of counts, as written.
+    """A table of counts in the orientation of its file.
 
     Args:
         counts: (R, C) values.
-        rows: R names.
-        columns: C names.
+        rows: R names of the rows.
+        columns: C names of the columns.
     """
 
     counts: csr_matrix
     rows: NDArray[np.object_]
     columns: NDArray[np.object_]
 
-    def turned(self) -> CountTable:
+    def transposed(self) -> CountTable:
         """The table with rows and columns exchanged."""
         return replace(self, counts=csr_matrix(self.counts.T), rows=self.columns, columns=self.rows)
 
 
 def separator(path: Path) -> str:
-    """What parts the columns of a table: the commonest of tab, comma and semicolon in its first line."""
+    """The separator of a table: the most frequent of tab, comma and semicolon in the first line."""
     with open_maybe_gzip(path) as handle:
         first = handle.readline().decode("utf8", "replace")
     return max("\t,;", key=first.count)
 
 
 def read_count_table(path: Path) -> CountTable:
-    """Read a table with a header; its first column names the rows, its first two where they are field of view and cell.
+    """Read a table with a header, whose first column, or first two (field of view and cell), name the rows.
 
     Args:
         path: CSV or TSV, plain or gzip.
@@ -56,7 +56,7 @@ def read_count_table(path: Path) -> CountTable:
         The table.
 
     Raises:
-        CifmError: The file is damaged, or a field holds text.
+        CifmError: The file is damaged, or a count is not a number.
     """
     blocks: list[csr_matrix] = []
     names: list[str] = []
@@ -69,26 +69,30 @@ def read_count_table(path: Path) -> CountTable:
         ) as table:
             for block in table:
                 values = block.drop(columns=labels)
-                names += block[labels[0]].tolist() if len(labels) == 1 else name_cells(*(block[one] for one in labels))
+                names += (
+                    block[labels[0]].tolist()
+                    if len(labels) == 1
+                    else cell_names_in_views(*(block[label] for label in labels))
+                )
                 columns = [str(name) for name in values.columns]
                 blocks.append(csr_matrix(values.to_numpy(dtype=np.float64)))
         counts = csr_matrix(vstack(blocks, format="csr"))
     return CountTable(counts, np.array(names, dtype=np.object_), np.array(columns, dtype=np.object_))
 
 
-def name_cells(fov: pd.Series[str], cell: pd.Series[str]) -> list[str]:
-    """Names of cells that are numbered within fields of view."""
-    return [f"{one}_{other}" for one, other in zip(fov, cell, strict=True)]
+def cell_names_in_views(fov: pd.Series[str], cell: pd.Series[str]) -> list[str]:
+    """Names of cells that are numbered within fields of view, such as `3_17`."""
+    return [f"{view}_{number}" for view, number in zip(fov, cell, strict=True)]
 
 
-def numbered_by_view(columns: pd.Index[str]) -> tuple[str, str] | None:
-    """The columns of field of view and of the cell's number in it; None where there are no such two."""
+def view_columns(columns: pd.Index[str]) -> tuple[str, str] | None:
+    """The columns of the field of view and of the number of a cell in it; None if they are not both there."""
     lower = {str(name).lower(): str(name) for name in columns}
     return (lower[_FOV], lower[_CELL]) if {_FOV, _CELL} <= lower.keys() else None
 
 
 def _label_columns(path: Path) -> list[str]:
-    """The columns that name the rows."""
+    """The columns that name the rows of a table."""
     with open_maybe_gzip(path) as handle:
         header = pd.read_csv(handle, encoding="utf-8-sig", sep=separator(path), nrows=0).columns
-    return list(numbered_by_view(header[:2]) or header[:1])
+    return list(view_columns(header[:2]) or header[:1])

@@ -1,4 +1,4 @@
-"""Counts of a download: rows in blocks of bounded size, from memory or from a matrix that stays in its file."""
+"""The counts of a download: a matrix in memory or in its file, read in blocks of rows of bounded size."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import h5py
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.readers.base import reading
+from cifm_cli.data.readers.files import reading
+from cifm_cli.data.row_ranges import row_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-BLOCK_NONZEROS = 1 << 22  # 50 MB as 10x stores them, ten times that while they are checked
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,9 @@ class StoredCounts:
     Args:
         path: The file.
         slot: The group that holds data, indices and indptr.
-        indptr: (N + 1,) where rows begin.
-        num_columns: Columns of the matrix.
-        out_of_order: (N,) rows that were read and whose columns do not ascend.
+        indptr: (N + 1,) row pointers.
+        num_columns: Number of columns.
+        out_of_order: (N,) whether the stored columns of a row do not ascend; set when the row is read.
     """
 
     path: Path
@@ -40,21 +39,21 @@ class StoredCounts:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """N and the number of columns."""
+        """Number of rows and of columns."""
         return len(self.indptr) - 1, self.num_columns
 
     def read(self, first: int, last: int) -> csr_matrix:
-        """Rows `first` up to `last`, as stored but for their order within each row.
+        """Read rows `first` up to but without `last`, columns sorted within rows.
 
         Raises:
-            CifmError: The file is damaged there.
+            CifmError: The file is damaged in these rows.
         """
         start, stop = self.indptr[first], self.indptr[last]
         with reading(self.path), h5py.File(self.path, "r") as file:
             group = file[self.slot]
             columns = _narrow(group["indices"][start:stop], self.num_columns)
             parts = (group["data"][start:stop], columns, (self.indptr[first : last + 1] - start).astype(np.int32))
-            self.out_of_order[first + _falling_rows(*parts[1:])] = True
+            self.out_of_order[first + _unsorted_rows(*parts[1:])] = True
             return canonical(csr_matrix(parts, shape=(last - first, self.num_columns)))
 
 
@@ -62,85 +61,68 @@ Counts: TypeAlias = csr_matrix | StoredCounts
 
 
 def stored_counts(path: Path, group: h5py.Group, shape: tuple[int, int]) -> StoredCounts:
-    """Find the rows of a matrix; the caller stands inside `reading`.
+    """Open a CSR matrix of an HDF5 file. Must be called within `reading`.
 
     Args:
         path: The file.
-        group: The group that holds data, indices and indptr of compressed rows.
-        shape: What the file declares.
+        group: The group that holds data, indices and indptr.
+        shape: The shape that the file declares.
 
     Returns:
-        The matrix, its values still unread.
+        The matrix; its values are read later.
 
     Raises:
-        ValueError: The parts do not fit each other.
+        ValueError: The arrays do not form a matrix of that shape.
     """
     data, indices, indptr = (group[name] for name in ("data", "indices", "indptr"))
     starts = as_integers(indptr)
     if starts.shape != (shape[0] + 1,) or starts[0] != 0 or (np.diff(starts) < 0).any():
-        raise ValueError(f"{indptr.name} does not tell {shape[0]} rows apart")
+        raise ValueError(f"{indptr.name} does not describe {shape[0]} rows")
     if data.dtype.kind not in "iufb" or data.shape != indices.shape or data.shape < (starts[-1],):
         raise ValueError(f"{data.name} {data.shape} {data.dtype}, indices {indices.shape}, not {starts[-1]} numbers")
     return StoredCounts(path, group.name, starts, shape[1], np.zeros(shape[0], dtype=np.bool_))
 
 
 def row_blocks(counts: Counts) -> Iterator[tuple[int, csr_matrix]]:
-    """Go through a matrix in blocks of about `BLOCK_NONZEROS` values.
+    """Iterate over a matrix in blocks of rows with at most `BLOCK_NONZEROS` values, or one row.
 
     Args:
-        counts: (N, G).
+        counts: (N, F).
 
     Yields:
-        The first row of a block, and the block; the last one ends with row N.
+        The number of the first row of a block, and the block.
     """
     for first, last in row_ranges(counts.indptr):
         yield first, counts.read(first, last) if isinstance(counts, StoredCounts) else counts[first:last]
 
 
-def row_ranges(indptr: NDArray[Any]) -> Iterator[tuple[int, int]]:
-    """Ranges of rows of about `BLOCK_NONZEROS` values.
-
-    Args:
-        indptr: (N + 1,) where rows begin.
-
-    Yields:
-        First row and the one after the last.
-    """
-    first, num_rows = 0, len(indptr) - 1
-    while first < num_rows:
-        full = int(np.searchsorted(indptr, indptr[first] + BLOCK_NONZEROS, side="right")) - 1
-        last = min(max(full, first + 1), num_rows)
-        yield first, last
-        first = last
-
-
 def in_memory(counts: Counts) -> csr_matrix:
-    """The whole matrix, for those that know it is small."""
+    """The whole matrix in memory."""
     return counts.read(0, counts.shape[0]) if isinstance(counts, StoredCounts) else counts
 
 
 def canonical(matrix: csr_matrix) -> csr_matrix:
-    """The matrix checked, its columns sorted within rows; the caller stands inside `reading`.
+    """Check a matrix and sort the columns within its rows. Must be called within `reading`.
 
     Args:
-        matrix: (N, G), changed in place.
+        matrix: (N, F), changed in place.
 
     Returns:
         The matrix.
 
     Raises:
-        ValueError: A column number is none of the matrix, or stands twice in a row.
+        ValueError: A column number is out of range, or occurs twice in a row.
     """
-    matrix.check_format(full_check=True)  # a damaged index would crash what comes next
+    matrix.check_format(full_check=True)  # an index out of range would crash the next line
     stored = matrix.nnz
     matrix.sum_duplicates()
     if matrix.nnz < stored:
-        raise ValueError(f"{stored - matrix.nnz:,} counts stand where there is another")
+        raise ValueError(f"{stored - matrix.nnz:,} entries have the same row and column as another")
     return matrix
 
 
 def as_integers(dataset: h5py.Dataset) -> NDArray[np.int64]:
-    """Whole numbers, which R writes as float64; the caller stands inside `reading`."""
+    """Read integers, which R stores as float64. Must be called within `reading`; raises `ValueError` for fractions."""
     values = dataset[:]
     whole: NDArray[np.int64] = values.astype(np.int64)
     if values.dtype.kind == "f" and not np.array_equal(whole, values):
@@ -148,17 +130,17 @@ def as_integers(dataset: h5py.Dataset) -> NDArray[np.int64]:
     return whole
 
 
-def _falling_rows(columns: NDArray[Any], indptr: NDArray[Any]) -> NDArray[np.int64]:
-    """Rows in which a column is followed by a lower one."""
+def _unsorted_rows(columns: NDArray[Any], indptr: NDArray[Any]) -> NDArray[np.int64]:
+    """Rows in which a column is followed by a lower one, given the columns and row pointers of a matrix."""
     later = np.flatnonzero(columns[1:] < columns[:-1]) + 1
     rows = np.searchsorted(indptr, later, side="right") - 1
     return np.unique(rows[indptr[rows] < later])
 
 
 def _narrow(columns: NDArray[Any], num_columns: int) -> NDArray[np.int32]:
-    """Columns as 32-bit numbers, checked before a wrong one could turn into another that looks right."""
+    """Columns as int32, checked before the conversion, which could turn a wrong number into a valid one."""
     if len(columns) and not (columns.min() >= 0 and columns.max() < num_columns):
-        raise ValueError(f"column {columns.min()} or {columns.max()} of {num_columns}")
+        raise ValueError(f"columns from {columns.min()} to {columns.max()} in a matrix of {num_columns}")
     whole: NDArray[np.int32] = columns.astype(np.int32)
     if columns.dtype.kind == "f" and not np.array_equal(whole, columns):
         raise ValueError("a column number holds fractions")

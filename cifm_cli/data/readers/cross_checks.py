@@ -1,4 +1,4 @@
-"""What a download says twice: the counts of each cell, in its matrix and in the columns of its table of cells."""
+"""Comparison of the counts of each cell in the matrix with the counts that the table of cells declares."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.readers.base import Download
 
-# 10x Genomics, "Xenium Onboard Analysis outputs: cell summary": each counts the features of one type in the matrix.
+# Column to the feature type that it counts. 10x Genomics, "Xenium Onboard Analysis outputs: cell summary".
 _XENIUM = {
     "transcript_counts": GENE_EXPRESSION,
     "control_probe_counts": "Negative Control Probe",
@@ -27,111 +27,114 @@ _XENIUM = {
     "unassigned_codeword_counts": "Unassigned Codeword",
     "deprecated_codeword_counts": "Deprecated Codeword",
 }
+# Columns of other software, in lower case: total counts, and number of features with a count.
 _COUNTS = ("total_counts", "n_counts", "ncount_rna", "ncount_spatial", "ncount_xenium", "transcript_counts")
 _GENES = ("n_genes_by_counts", "n_genes", "nfeature_rna", "nfeature_spatial", "nfeature_xenium")
-_TOLERANCE = 0.5  # of a count; sums are whole
-_MOST = 0.5
+_TOLERANCE = 0.5  # sums are whole numbers
+_MOST = 0.5  # if more cells differ, the column counts something else, and nothing is damaged
 _FEW = 0.01
 
 
 @dataclass(frozen=True)
-class _Claim:
-    """A column of numbers that a sum over some features should give.
+class _DeclaredColumn:
+    """A column of the table of cells that must equal a sum over some features of the matrix.
 
     Args:
-        column: Its name.
-        declared: (N,) what it says; NaN where it says nothing.
-        features: (G,) the features that are summed, 1.0 or 0.0.
-        genes: Whether it counts the features that are there, not their counts.
-        found: (N,) what the matrix says, as far as it was read.
+        name: Name of the column.
+        declared: (N,) values of the column; NaN where missing.
+        features: (F,) weight of each feature in the sum, 1.0 or 0.0.
+        counts_genes: Whether features with a count are counted, instead of their counts summed.
+        summed: (N,) sums over the matrix, filled block by block.
     """
 
-    column: str
+    name: str
     declared: NDArray[np.float64]
     features: NDArray[np.float64]
-    genes: bool
-    found: NDArray[np.float64]
+    counts_genes: bool
+    summed: NDArray[np.float64]
 
-    def differing(self) -> NDArray[np.int64]:
-        """Rows where the two say otherwise."""
-        return np.flatnonzero(np.abs(self.declared - self.found) > _TOLERANCE)
+    def differing_rows(self) -> NDArray[np.int64]:
+        """Rows in which the declared value differs from the sum."""
+        return np.flatnonzero(np.abs(self.declared - self.summed) > _TOLERANCE)
 
-    def example(self, row: int, name: str) -> str:
-        """What the two say of a row."""
-        what = "genes" if self.genes else "counts"
+    def describe(self, row: int, cell: str) -> str:
+        """The two values of a row in words."""
+        quantity = "genes" if self.counts_genes else "counts"
         return (
-            f"cell {name!r} has {self.found[row]:,.0f} {what} in the matrix, {self.declared[row]:,.0f} in {self.column}"
+            f"cell {cell!r} has {self.summed[row]:,.0f} {quantity} in the matrix, "
+            f"{self.declared[row]:,.0f} in {self.name}"
         )
 
 
-class Agreement:
-    """Sums over each cell's counts, gathered while they stream by, and compared with what the table of cells declares.
+class CountCrossChecks:
+    """Sums over the counts of each cell, computed block by block, and compared with the table of cells.
 
     Args:
-        download: As read.
+        download: The download, N cells x F features.
     """
 
     def __init__(self, download: Download) -> None:
         self._download = download
-        self._claims = list(_claims(download))
+        self._columns = list(_declared_columns(download))
 
     def add(self, first: int, block: csr_matrix) -> None:
-        """Take in some rows.
+        """Sum a block of rows.
 
         Args:
-            first: Number of the first of them.
-            block: (n, G) counts.
+            first: Number of its first row.
+            block: (n, F) counts.
         """
         rows = slice(first, first + block.shape[0])
-        for claim in self._claims:
-            matrix = (block != 0).astype(np.float64) if claim.genes else block
-            claim.found[rows] = matrix @ claim.features
+        for column in self._columns:
+            matrix = (block != 0).astype(np.float64) if column.counts_genes else block
+            column.summed[rows] = matrix @ column.features
 
     def warnings(self, where: str) -> list[str]:
-        """Judge when all rows are in.
+        """Compare the sums with the table, after all rows have been added.
 
         Args:
             where: The download and its matrix, for the message.
 
         Returns:
-            A warning for each column that most cells, or few cells of another software's table, contradict.
+            A warning for each column that differs, and one if the columns of a few rows were stored out of order.
 
         Raises:
-            CifmError: Matrix and table of a Xenium bundle agree on most cells, and not on some.
+            CifmError: Matrix and table of a Xenium bundle differ in a minority of the cells, so one is damaged.
         """
-        found = [self._compare(claim, where) for claim in self._claims]
-        return [*filter(None, (*found, self._order()))]
+        differences = [self._compare(column, where) for column in self._columns]
+        return [*filter(None, (*differences, self._unsorted_rows_warning()))]
 
-    def _compare(self, claim: _Claim, where: str) -> str | None:
-        rows, names = claim.differing(), self._download.obs.index
+    def _compare(self, column: _DeclaredColumn, where: str) -> str | None:
+        rows, names = column.differing_rows(), self._download.obs.index
         if not len(rows):
             return None
-        example = claim.example(rows[0], names[rows[0]])
+        example = column.describe(rows[0], names[rows[0]])
         if len(rows) > _MOST * len(names):
             return (
-                f"{claim.column} is not what the matrix sums to ({example}): were cells or genes mixed up, or left out?"
+                f"{column.name} is not the sum of the matrix in most cells ({example}): "
+                "cells or genes may be mixed up or missing"
             )
         if self._download.platform == "xenium":
             raise CifmError(
                 f"{where}: the counts of {len(rows):,} of {len(names):,} cells contradict the table of cells: {example}",
                 "copy both files from the original download again",
             )
-        return f"{claim.column} contradicts the matrix in {len(rows):,} of {len(names):,} cells: {example}"
+        return f"{column.name} contradicts the matrix in {len(rows):,} of {len(names):,} cells: {example}"
 
-    def _order(self) -> str | None:
-        """A warning where a few rows are not in order while all others are, which is what damage does to them."""
+    def _unsorted_rows_warning(self) -> str | None:
+        """A warning if the columns of a few rows do not ascend, which is what damage to the file causes."""
         counts = self._download.counts
         rows = np.flatnonzero(counts.out_of_order if isinstance(counts, StoredCounts) else np.zeros(0))
         if not 0 < len(rows) <= max(1, _FEW * counts.shape[0]):
             return None
         name = self._download.obs.index[rows[0]]
-        return f"the genes of {len(rows):,} cells, such as {name!r}, are out of order in the file: is it damaged there?"
+        return f"the genes of {len(rows):,} cells, such as {name!r}, are out of order: the file may be damaged there"
 
 
-def _claims(download: Download) -> list[_Claim]:
-    """The columns that can be held against the matrix."""
+def _declared_columns(download: Download) -> list[_DeclaredColumn]:
+    """The columns of the table of cells that can be compared with the matrix."""
     kinds = download.genes["feature_type"].str.lower()
-    claims = []
+    columns = []
     for column in download.obs.columns:
         name, values = str(column).lower(), download.obs[column]
         if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
@@ -143,6 +146,6 @@ def _claims(download: Download) -> list[_Claim]:
         else:
             continue
         if features.any():
-            declared, mask = values.to_numpy(np.float64, na_value=np.nan), features.to_numpy().astype(np.float64)
-            claims.append(_Claim(str(column), declared, mask, name in _GENES, np.zeros(len(declared))))
-    return claims
+            declared, weights = values.to_numpy(np.float64, na_value=np.nan), features.to_numpy().astype(np.float64)
+            columns.append(_DeclaredColumn(str(column), declared, weights, name in _GENES, np.zeros(len(declared))))
+    return columns

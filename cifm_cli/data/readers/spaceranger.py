@@ -1,4 +1,4 @@
-"""What Space Ranger writes beside its matrices: positions of spots and bins, scale factors, and the grid they form."""
+"""Files that Space Ranger writes beside its matrices: positions of spots and bins, and scale factors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pyarrow import parquet
 
-from cifm_cli.data.readers.base import first_existing, open_maybe_gzip, reading
+from cifm_cli.data.readers.files import first_existing, open_maybe_gzip, reading
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -23,36 +23,37 @@ PIXELS = ["pxl_col_in_fullres", "pxl_row_in_fullres"]  # x, y
 POSITIONS_PARQUET = "spatial/tissue_positions.parquet"
 _POSITIONS = (POSITIONS_PARQUET, "spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv")
 _SCALES = "spatial/scalefactors_json.json"
-_COLUMNS = [BARCODE, IN_TISSUE, *ARRAY[::-1], *PIXELS[::-1]]  # the order where there is no header
+_COLUMNS = [BARCODE, IN_TISSUE, *ARRAY[::-1], *PIXELS[::-1]]  # the order in files without a header
 # 10x Genomics, "Visium HD barcodes": s_008um_00602_00290-1 is the bin at row 602, column 290.
-_PLACE = r"s_\d{3}um_(\d{5})_(\d{5})-\d+"
+_BIN_NAME = r"s_\d{3}um_(\d{5})_(\d{5})-\d+"
 _LARGEST_RESIDUAL = 0.5  # in steps of the grid; genuine files stay below 0.15
 
 
 class Grid(NamedTuple):
-    """Pixels from one array column to the next and from one array row to the next; NaN where the positions don't tell."""
+    """Distance in pixels between array columns and between array rows; NaN if the positions do not determine it."""
 
     column_px: float
     row_px: float
 
 
 def find_positions(folder: Path) -> Path | None:
-    """The positions file of a folder, of any version; None where it has none."""
+    """The positions file of a folder, in the format of any version; None if there is none."""
     return first_existing(folder, _POSITIONS)
 
 
 def read_positions(path: Path) -> pd.DataFrame:
-    """Read `tissue_positions` in any of its three forms, with or without header.
+    """Read `tissue_positions`, Parquet or CSV, with or without header.
 
     Args:
         path: The file.
 
     Returns:
-        Rows indexed by barcode, columns in_tissue (bool), array_row, array_col and the two pixel coordinates, in the
-        order of the file.
+        One row per barcode, the index, in the order of the file; columns in_tissue (bool), array_row, array_col and the
+        two pixel coordinates.
 
     Raises:
-        CifmError: It cannot be read, lacks a column or holds text for numbers; a barcode has two rows.
+        CifmError: The file cannot be read, lacks a column, or has a text in a column of numbers; or a barcode has two
+            rows.
     """
     with reading(path):
         if path.suffix == ".parquet":
@@ -68,19 +69,21 @@ def read_positions(path: Path) -> pd.DataFrame:
         )
     barcodes = pd.Index(table[BARCODE], dtype=object, name=None)
     if not barcodes.is_unique:
-        twice = barcodes[barcodes.duplicated()][0]
+        repeated = barcodes[barcodes.duplicated()][0]
         raise CifmError(
-            f"{path}: barcode {twice!r} has two rows", "remove the repeated rows, one spot has one position"
+            f"{path}: barcode {repeated!r} has two rows", "remove the repeated rows, one spot has one position"
         )
     with reading(path):
         numbers = table[_COLUMNS[1:]].astype(np.float64).set_axis(barcodes).astype(dict.fromkeys(ARRAY, np.int64))
     if not numbers[IN_TISSUE].isin([0, 1]).all():
-        raise CifmError(f"{path}: {IN_TISSUE} is neither 0 nor 1 everywhere", "take the positions as written")
+        raise CifmError(
+            f"{path}: {IN_TISSUE} holds values other than 0 and 1", "take the positions as Space Ranger wrote them"
+        )
     return numbers.astype({IN_TISSUE: bool})
 
 
 def _with_header(table: pd.DataFrame) -> pd.DataFrame:
-    """Name the columns after the first row where it is a header, else by position."""
+    """Name the columns after the first row if it is a header, else by position."""
     first = [str(name).strip().lower() for name in table.iloc[0]]
     if BARCODE in first:
         return table.iloc[1:].set_axis(first, axis=1)
@@ -88,10 +91,10 @@ def _with_header(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def match_positions(positions: pd.DataFrame, barcodes: NDArray[np.object_], path: Path) -> pd.DataFrame:
-    """Rows of the positions in the order of the matrix.
+    """Reorder positions to the cells of a matrix.
 
     Args:
-        positions: As `read_positions` returns them.
+        positions: Return value of `read_positions`.
         barcodes: N barcodes of the matrix.
         path: The positions file, for the message.
 
@@ -102,44 +105,44 @@ def match_positions(positions: pd.DataFrame, barcodes: NDArray[np.object_], path
         CifmError: A barcode has no position.
     """
     rows = positions.index.get_indexer(pd.Index(barcodes, dtype=object))
-    if (absent := int((rows < 0).sum())) > 0:
+    if (num_missing := int((rows < 0).sum())) > 0:
         raise CifmError(
-            f"{path}: no position for {absent:,} of the {len(barcodes):,} barcodes of the matrix, such as "
+            f"{path}: no position for {num_missing:,} of the {len(barcodes):,} barcodes of the matrix, such as "
             f"{barcodes[int(rows.argmin())]!r} (it has {', '.join(map(repr, positions.index[:1]))}, ...)",
-            "take matrix and positions from the same run; a first row taken for a header is lost",
+            "take the matrix and the positions from the same run; if the first spot is missing, it was read as a header",
         )
     return positions.iloc[rows]
 
 
-def absence_notes(positions: pd.DataFrame, found: pd.DataFrame) -> tuple[str, ...]:
-    """Tell of places in the tissue that the matrix lacks; genuine downloads have none.
+def missing_spots_notes(positions: pd.DataFrame, matched: pd.DataFrame) -> tuple[str, ...]:
+    """Count the spots or bins in the tissue that the matrix lacks; a complete download has none.
 
     Args:
-        positions: As `read_positions` returns them, every place of the array.
-        found: Those of the matrix.
+        positions: Return value of `read_positions`, all spots or bins of the array.
+        matched: Return value of `match_positions`, those of the matrix.
 
     Returns:
-        A note where there are some.
+        A note if any is missing.
     """
-    absent = int(positions[IN_TISSUE].sum() - found[IN_TISSUE].sum())
-    return (f"{absent:,} places in the tissue are not in the matrix",) if absent > 0 else ()
+    num_missing = int(positions[IN_TISSUE].sum() - matched[IN_TISSUE].sum())
+    return (f"{num_missing:,} spots or bins in the tissue are not in the matrix",) if num_missing > 0 else ()
 
 
-def check_names(positions: pd.DataFrame, path: Path) -> None:
-    """Hold the names of bins, which tell row and column, against their places in the array.
+def check_bin_names(positions: pd.DataFrame, path: Path) -> None:
+    """Compare the names of bins, which contain row and column, with their array positions.
 
     Args:
-        positions: As `read_positions` returns them.
+        positions: Return value of `read_positions`.
         path: The positions file, for the message.
 
     Raises:
-        CifmError: A bin has the name of another place.
+        CifmError: The name of a bin contradicts its array position.
     """
-    named = positions.index.to_series().str.extract(_PLACE).dropna().astype(np.int64)
+    named = positions.index.to_series().str.extract(_BIN_NAME).dropna().astype(np.int64)
     wrong = (named.to_numpy() != positions.loc[named.index, ARRAY[::-1]].to_numpy()).any(axis=1)
     if wrong.any():
         raise CifmError(
-            f"{path}: {wrong.sum():,} bins are not at the row and column of their names, such as "
+            f"{path}: {wrong.sum():,} bins are not at the row and column in their names, such as "
             f"{named.index[int(wrong.argmax())]!r}",
             "take the positions as Space Ranger wrote them",
         )
@@ -152,10 +155,10 @@ def read_scales(folder: Path) -> tuple[dict[str, float], Path]:
         folder: The folder that holds `spatial/`.
 
     Returns:
-        Its numbers by name, and the file.
+        The scale factors by name, and the file.
 
     Raises:
-        CifmError: It is missing or damaged.
+        CifmError: The file is missing or damaged.
     """
     path = folder / _SCALES
     with reading(path):
@@ -164,25 +167,25 @@ def read_scales(folder: Path) -> tuple[dict[str, float], Path]:
 
 
 def fit_grid(positions: pd.DataFrame, path: Path) -> Grid:
-    """Measure the grid: the linear map from array places to pixels that fits all positions best.
+    """Fit the linear map from array positions to pixels by least squares.
 
     Args:
-        positions: As `read_positions` returns them.
+        positions: Return value of `read_positions`.
         path: The positions file, for the message.
 
     Returns:
-        Its two steps; they may be turned and mirrored against the image.
+        The distances between columns and between rows; the grid may be rotated and mirrored relative to the image.
 
     Raises:
-        CifmError: The pixels do not follow the array places.
+        CifmError: The pixels are not a linear function of the array positions.
     """
-    ordered = positions.sort_values(ARRAY)  # sums round by the order
+    ordered = positions.sort_values(ARRAY)  # so that rounding does not depend on the order of the file
     complete = ordered[np.isfinite(ordered[PIXELS]).all(axis=1)]
-    places = complete[ARRAY].to_numpy(dtype=np.float64)
-    spread = places.max(axis=0, initial=-np.inf) > places.min(axis=0, initial=np.inf)
-    if len(places) < 4 or not spread.any():
+    array_positions = complete[ARRAY].to_numpy(dtype=np.float64)
+    spread = array_positions.max(axis=0, initial=-np.inf) > array_positions.min(axis=0, initial=np.inf)
+    if len(array_positions) < 4 or not spread.any():
         return Grid(np.nan, np.nan)
-    design = np.column_stack([places[:, spread], np.ones(len(places))])
+    design = np.column_stack([array_positions[:, spread], np.ones(len(array_positions))])
     pixels = complete[PIXELS].to_numpy()
     solution = np.linalg.lstsq(design, pixels, rcond=None)[0]
     steps = np.full(2, np.nan)

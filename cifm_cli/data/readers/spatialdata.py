@@ -1,4 +1,4 @@
-"""SpatialData `.zarr` stores: the table of cells, and their places in it or in the shapes that it annotates."""
+"""SpatialData `.zarr` stores: the table of cells, with coordinates in the table or in the shapes that it annotates."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data.readers.anndata import find_genes
-from cifm_cli.data.readers.base import Download, PrepareConfig, Reader, reading
+from cifm_cli.data.readers.anndata import find_gene_columns
+from cifm_cli.data.readers.base import Download, ReadConfig, Reader
+from cifm_cli.data.readers.files import reading
 from cifm_cli.data.units import to_micrometres
 from cifm_cli.errors import CifmError
 
@@ -21,29 +22,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ATTRIBUTES, _REGION, _INSTANCE = "spatialdata_attrs", "region", "instance_key"
-_SIGNS = ("tables", "shapes", "points", "images", "labels")
-_DESCRIPTIONS = ("zarr.json", ".zattrs", "zmetadata", ".zmetadata")
+_ELEMENT_FOLDERS = ("tables", "shapes", "points", "images", "labels")
+_METADATA_FILES = ("zarr.json", ".zattrs", "zmetadata", ".zmetadata")
 
 
 def _recognises(path: Path) -> bool:
     return (
         path.is_dir()
-        and any((path / name).is_file() for name in _DESCRIPTIONS)
-        and any((path / name).is_dir() for name in _SIGNS)
+        and any((path / name).is_file() for name in _METADATA_FILES)
+        and any((path / name).is_dir() for name in _ELEMENT_FOLDERS)
     )
 
 
-def _read(path: Path, options: PrepareConfig) -> Download:
-    """Read the one table, or that of the bins asked for; images are never opened."""
-    store, layer = _open(path), options.layer
-    name = _choose_table(path, list(store.tables), options.bin_um)
+def _read(path: Path, config: ReadConfig) -> Download:
+    """Read the only table, or the table of the bins of `config.bin_um`; images are not opened."""
+    store, layer = _open(path), config.layer
+    name = _choose_table(path, list(store.tables), config.bin_um)
     table: AnnData = store.tables[name]
     with reading(path):
         counts = csr_matrix(_stored_counts(table, path, layer))
-        xy, where = _places(store, table, path)
+        xy, where = _coordinates(store, table, path)
         obs = table.obs.set_axis(table.obs_names.astype(str))
-        genes = find_genes(table.var)
-    xy_um, units = to_micrometres(xy, options.microns_per_pixel, where)
+        genes = find_gene_columns(table.var)
+    xy_um, units = to_micrometres(xy, config.microns_per_pixel, where)
     return Download(
         platform="spatialdata",
         counts=counts,
@@ -81,25 +82,25 @@ def _choose_table(path: Path, names: list[str], bin_um: int) -> str:
     return names[0] if len(names) == 1 else bins[0]
 
 
-def _stored_counts(table: AnnData, path: Path, layer: str | None) -> Any:  # noqa: ANN401 - whatever kind of matrix
+def _stored_counts(table: AnnData, path: Path, layer: str | None) -> Any:  # noqa: ANN401 - any kind of matrix
     if layer is not None and layer not in table.layers:
         raise CifmError(f"{path}: no layer {layer!r}", f"the table has {', '.join(table.layers) or 'X alone'}")
     return table.layers[layer] if layer is not None else table.X
 
 
-def _places(store: Any, table: AnnData, path: Path) -> tuple[NDArray[np.float64], str]:  # noqa: ANN401 - as above
-    """Coordinates as stored, and where; a cell without a shape has NaN."""
+def _coordinates(store: Any, table: AnnData, path: Path) -> tuple[NDArray[np.float64], str]:  # noqa: ANN401 - a SpatialData, whose package is optional
+    """(N, 2) coordinates as stored, and their place in the store; NaN for a cell without a shape."""
     if keys.SPATIAL in table.obsm:
         return np.asarray(table.obsm[keys.SPATIAL], dtype=np.float64)[:, :2], "obsm['spatial']"
-    about = table.uns.get(_ATTRIBUTES, {})
-    region = about.get(_REGION)
+    attributes = table.uns.get(_ATTRIBUTES, {})
+    region = attributes.get(_REGION)
     if isinstance(region, list | np.ndarray) and len(region) == 1:
         region = region[0]
     if not isinstance(region, str) or region not in store.shapes:
         raise CifmError(
-            f"{path}: the table has no obsm['spatial'], and annotates no single element of shapes ({region!r})",
+            f"{path}: the table has no obsm['spatial'], and does not annotate a single element of shapes ({region!r})",
             "store cell centres there, in micrometres",
         )
     centres = store.shapes[region].geometry.centroid
-    xy = pd.DataFrame({"x": centres.x, "y": centres.y}).reindex(table.obs[about[_INSTANCE]])
+    xy = pd.DataFrame({"x": centres.x, "y": centres.y}).reindex(table.obs[attributes[_INSTANCE]])
     return xy.to_numpy(dtype=np.float64), f"centroids of shapes/{region}"

@@ -1,4 +1,4 @@
-"""Any other platform (MERFISH, CosMx, STARmap, seqFISH, Stereo-seq): a matrix of counts and a table of cell centres."""
+"""Downloads of other platforms, such as MERFISH and CosMx: a matrix of counts and a table of cell centres."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from cifm_cli.data.prepare.genes import is_ensembl
+from cifm_cli.data.ensembl import are_ensembl_ids
 from cifm_cli.data.readers.anndata import read_h5ad_counts
-from cifm_cli.data.readers.base import GENE_EXPRESSION, Download, PrepareConfig, Reader, open_maybe_gzip, reading
-from cifm_cli.data.readers.count_table import name_cells, numbered_by_view, read_count_table, separator
+from cifm_cli.data.readers.base import GENE_EXPRESSION, Download, ReadConfig, Reader
+from cifm_cli.data.readers.count_table import cell_names_in_views, read_count_table, separator, view_columns
+from cifm_cli.data.readers.files import open_maybe_gzip, reading
 from cifm_cli.data.readers.tenx import read_matrix
 from cifm_cli.data.units import Scale, to_micrometres
 from cifm_cli.errors import CifmError
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
 
 
 class _Centres(NamedTuple):
-    """Names that software gives to the two columns of cell centres, and their unit in micrometres; 0 for pixels."""
+    """Names of the two columns of cell centres, and their unit in micrometres; 0 for pixels."""
 
     x: str
     y: str
     unit_um: float
 
 
+# In order of preference; compared in lower case.
 _CENTRES = (
     _Centres("x_um", "y_um", 1.0),
     _Centres("x_centroid", "y_centroid", 1.0),
@@ -46,12 +48,13 @@ _CENTRES = (
     _Centres("x", "y", 1.0),
 )
 _TYPE_ROW = "TYPE"  # the second line of tables for the Single Cell Portal
-_FEWEST_FOUND = 0.5  # CosMx counts what lies outside cells as cell 0 of each field of view
+# Not all cells of the matrix need be in the table: CosMx counts transcripts outside cells as cell 0 of each view.
+_MIN_MATCHED = 0.5
 
 
 @dataclass(frozen=True)
 class _Matrix:
-    """Counts of some file, N cells by G features; `turned` is the other way to read a text table."""
+    """The counts of a file in one orientation, N cells x F features."""
 
     counts: Counts
     cells: NDArray[np.object_]
@@ -59,20 +62,20 @@ class _Matrix:
     slot: str
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
-    instead: str = ""
+    counts_hint: str = ""
 
 
-def _read(path: Path, options: PrepareConfig) -> Download:
-    """Read the matrix and the cells; they are matched by name, never by position."""
-    if options.cells is None:
+def _read(path: Path, config: ReadConfig) -> Download:
+    """Read the matrix and the cells, which are matched by name."""
+    if config.cells is None:
         raise CifmError(f"{path}: a matrix without cell centres", "name the table of cells with --cells")
-    cells = _read_cells(options.cells)
-    x, y, scale = _find_centres(cells, options)
+    cells = _read_cells(config.cells)
+    x, y, scale = _find_centres(cells, config)
     candidates = [column for column in cells.columns if column not in (x, y)]
-    matrix, obs = _match(_read_matrices(path, options), cells, candidates, options.cells)
-    with reading(options.cells):
+    matrix, obs = _match(_read_matrices(path, config), cells, candidates, config.cells)
+    with reading(config.cells):
         xy = obs[[x, y]].astype(np.float64).to_numpy()
-    xy_um, units = to_micrometres(xy, options.microns_per_pixel, f"{x}, {y} of {options.cells.name}", scale)
+    xy_um, units = to_micrometres(xy, config.microns_per_pixel, f"{x}, {y} of {config.cells.name}", scale)
     return Download(
         platform="table",
         counts=matrix.counts,
@@ -82,39 +85,41 @@ def _read(path: Path, options: PrepareConfig) -> Download:
         units=units,
         matrix=matrix.slot,
         files=matrix.files,
-        notes=matrix.notes + _unused(len(cells) - int(obs.notna().any(axis=1).sum()), options.cells),
-        instead=matrix.instead,
+        notes=matrix.notes + _unused_note(len(cells) - int(obs.notna().any(axis=1).sum()), config.cells),
+        counts_hint=matrix.counts_hint,
     )
 
 
-TABLE = Reader("table", lambda _: False, _read)  # only ever asked for, with --cells
+TABLE = Reader("table", lambda _: False, _read)  # never recognised; used with --cells
 
 
-def _unused(num_cells: int, path: Path) -> tuple[str, ...]:
+def _unused_note(num_cells: int, path: Path) -> tuple[str, ...]:
     return (f"{num_cells:,} cells of {path.name} are not in the matrix and were left out",) if num_cells > 0 else ()
 
 
-def _read_matrices(path: Path, options: PrepareConfig) -> list[_Matrix]:
-    """The matrix in each way that its file can be read: a text table has cells as rows, or as columns."""
+def _read_matrices(path: Path, config: ReadConfig) -> list[_Matrix]:
+    """The matrix in each possible orientation: in a text table, cells are the rows or the columns."""
     if not path.exists():
         raise CifmError(f"{path}: no such file", "check the path of the matrix")
     if path.suffix == ".h5ad":
-        content = read_h5ad_counts(path, options.layer)
+        content = read_h5ad_counts(path, config.layer)
         names = content.names.to_numpy(dtype=object)
-        return [_Matrix(content.counts, names, content.genes, content.slot, (path,), content.notes, content.instead)]
+        return [
+            _Matrix(content.counts, names, content.genes, content.slot, (path,), content.notes, content.counts_hint)
+        ]
     if path.is_dir() or path.suffix == ".h5" or ".mtx" in path.suffixes:
         tenx = read_matrix(path.parent if ".mtx" in path.suffixes else path)
         return [_Matrix(tenx.counts, tenx.barcodes, tenx.genes, path.name, tenx.files)]
     table = read_count_table(path)
     return [
-        _Matrix(form.counts, form.rows, _name_genes(form.columns), path.name, (path,))
-        for form in (table, table.turned())
+        _Matrix(oriented.counts, oriented.rows, _name_genes(oriented.columns), path.name, (path,))
+        for oriented in (table, table.transposed())
     ]
 
 
 def _name_genes(names: NDArray[np.object_]) -> pd.DataFrame:
     texts = pd.Series(names, dtype=object)
-    symbols = texts.mask(is_ensembl(texts), "")
+    symbols = texts.mask(are_ensembl_ids(texts), "")
     return pd.DataFrame({"id": texts, "symbol": symbols, "feature_type": GENE_EXPRESSION})
 
 
@@ -127,60 +132,63 @@ def _read_cells(path: Path) -> pd.DataFrame:
     return cells
 
 
-def _find_centres(cells: pd.DataFrame, options: PrepareConfig) -> tuple[str, str, Scale | None]:
-    """Columns of the centres, and their scale."""
+def _find_centres(cells: pd.DataFrame, config: ReadConfig) -> tuple[str, str, Scale | None]:
+    """The columns of the centres, and their scale; None for micrometres."""
     lower = {str(name).lower(): str(name) for name in cells.columns}
-    found = next((names for names in _CENTRES if names.x in lower and names.y in lower), None)
-    if found is None:
+    centres = next((names for names in _CENTRES if names.x in lower and names.y in lower), None)
+    if centres is None:
         raise CifmError(
-            f"{options.cells}: no columns of cell centres (it has {', '.join(map(str, cells.columns))})",
+            f"{config.cells}: no columns of cell centres (it has {', '.join(map(str, cells.columns))})",
             f"name them x_um and y_um; known pairs are {', '.join(f'{names.x}/{names.y}' for names in _CENTRES)}",
         )
-    x, y = lower[found.x], lower[found.y]
-    if not found.unit_um and options.microns_per_pixel is None:
+    x, y = lower[centres.x], lower[centres.y]
+    if not centres.unit_um and config.microns_per_pixel is None:
         raise CifmError(
-            f"{options.cells}: {x} and {y} are pixels",
+            f"{config.cells}: {x} and {y} are pixels",
             "give their size with --microns-per-pixel (CosMx: 0.12028, its first public slides 0.18)",
         )
-    return x, y, None if found.unit_um in {0.0, 1.0} else Scale(found.unit_um, "millimetres")
+    return x, y, None if centres.unit_um in {0.0, 1.0} else Scale(centres.unit_um, "millimetres")
 
 
 def _match(
     matrices: list[_Matrix], cells: pd.DataFrame, candidates: list[str], path: Path
 ) -> tuple[_Matrix, pd.DataFrame]:
-    """The form of the matrix whose cells the table names, and the rows of the table in its order.
+    """Choose the orientation of the matrix and the column of names that match best.
 
-    The column of names is the one that holds the names of the matrix: every platform calls it otherwise. A cell that is
-    only in the matrix has NaN for a row.
+    The column of cell names is recognised by its content, as its title differs between platforms.
+
+    Returns:
+        The matrix in the matching orientation, and the rows of the table in the order of its cells; a cell that the
+        table does not name has NaN in all columns.
     """
     columns = {name: cells[name] for name in candidates}
-    if (pair := numbered_by_view(cells.columns)) is not None:
+    if (pair := view_columns(cells.columns)) is not None:
         fov, cell = (cells[name].astype(str) for name in pair)
-        columns[" and ".join(pair)] = pd.Series(name_cells(fov, cell), index=cells.index)
+        columns[" and ".join(pair)] = pd.Series(cell_names_in_views(fov, cell), index=cells.index)
     best, matrix, key = 0.0, matrices[0], ""
-    for form in matrices:
+    for candidate in matrices:
         for name, column in columns.items():
-            share = float(pd.Index(form.cells).isin(column).mean()) if len(form.cells) else 0.0
-            if share > best:
-                best, matrix, key = share, form, name
-    if best < _FEWEST_FOUND:
+            matched = float(pd.Index(candidate.cells).isin(column).mean()) if len(candidate.cells) else 0.0
+            if matched > best:
+                best, matrix, key = matched, candidate, name
+    if best < _MIN_MATCHED:
         raise CifmError(
             f"{path}: no column holds the names of the cells of the matrix ({matrix.cells[:1].tolist()}, ...): at best "
             f"{best:.0%} of them are found",
-            "take matrix and cells of one export, with a column of names that they share",
+            "take the matrix and the table from the same export, and check that a column holds the names of the cells",
         )
     index = pd.Index(columns[key], dtype=object)
     for where, names in ((f"{path}: column {key}", index), (str(matrix.files[0]), pd.Index(matrix.cells))):
         if not names.is_unique:
-            twice = names[names.duplicated()][0]
+            repeated = names[names.duplicated()][0]
             raise CifmError(
-                f"{where}: {twice!r} occurs twice", "remove the repeated cells, or prepare each sample alone"
+                f"{where}: {repeated!r} occurs twice", "remove the repeated cells, or prepare each sample alone"
             )
     obs = cells.set_axis(index).drop(columns=[key] if key in cells.columns else [])
     return matrix, obs.reindex(matrix.cells)
 
 
 def _as_numbers(column: pd.Series[str]) -> pd.Series[str]:
-    """Numbers where a column of text holds nothing else."""
+    """A column of text converted to numbers, if all of its texts are numbers."""
     numbers = pd.to_numeric(column, errors="coerce")
     return numbers if numbers.notna().sum() == column.notna().sum() else column

@@ -1,4 +1,4 @@
-"""10x feature-barcode matrices, HDF5 or MEX, in every variant that Space Ranger, Xenium and their copies write."""
+"""10x feature-barcode matrices, as HDF5 files or MEX folders, of Cell Ranger 3 and later, Space Ranger and Xenium."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from cifm_cli.data.readers.base import GENE_EXPRESSION, first_existing, open_maybe_gzip, reading
+from cifm_cli.data.readers.base import GENE_EXPRESSION
 from cifm_cli.data.readers.counts import Counts, canonical, stored_counts
+from cifm_cli.data.readers.files import first_existing, open_maybe_gzip, reading
 from cifm_cli.data.readers.hdf5 import check_arrays, open_hdf5
 from cifm_cli.data.readers.matrix_market import read_matrix_market
 from cifm_cli.errors import CifmError
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FeatureMatrix:
-    """A feature-barcode matrix, N cells by G features.
+    """A feature-barcode matrix, N cells x F features.
 
     Args:
-        counts: (N, G) values as stored; those of an HDF5 file stay in it.
+        counts: (N, F) values as stored; the values of an HDF5 file stay in the file.
         barcodes: N barcodes.
-        genes: G rows with columns id, symbol and feature_type.
-        files: Files read.
+        genes: F rows with columns id, symbol and feature_type.
+        files: Files that were read.
     """
 
     counts: Counts
@@ -39,7 +40,7 @@ class FeatureMatrix:
 
 
 def find_matrix(folder: Path, stem: str) -> Path | None:
-    """Find a matrix by name: `<stem>.h5`, the MEX folder `<stem>/`, or `<sample>_<stem>.h5` as 10x's website names it."""
+    """Find the matrix `<stem>.h5`, the MEX folder `<stem>/`, or `<sample>_<stem>.h5` as 10x's website names it."""
     named = sorted(folder.glob(f"*_{stem}.h5"))
     return first_existing(folder, (f"{stem}.h5", stem)) or (named[0] if len(named) == 1 else None)
 
@@ -51,10 +52,10 @@ def read_matrix(path: Path) -> FeatureMatrix:
         path: An `.h5` file or a MEX folder.
 
     Returns:
-        The matrix, cells by features.
+        The matrix.
 
     Raises:
-        CifmError: A file is missing, damaged, or its parts disagree; a barcode occurs twice.
+        CifmError: A file is missing or damaged, parts do not have the same size, or a barcode occurs twice.
     """
     return _read_mex(path) if path.is_dir() else _read_h5(path)
 
@@ -63,7 +64,7 @@ def _read_h5(path: Path) -> FeatureMatrix:
     with open_hdf5(path) as file:
         if "matrix" not in file:
             raise CifmError(
-                f"{path}: no group `matrix`, so not a 10x feature-barcode matrix (it holds {', '.join(file) or 'nothing'})",
+                f"{path}: no group `matrix`, so this is not a 10x feature-barcode matrix (it holds {', '.join(file) or 'nothing'})",
                 "give the file that the 10x software wrote (Cell Ranger 3, Space Ranger or Xenium)",
             )
         group = file["matrix"]
@@ -92,29 +93,29 @@ def _read_mex(folder: Path) -> FeatureMatrix:
 
 
 def _mex_part(folder: Path, names: tuple[str, ...]) -> Path:
-    found = first_existing(folder, tuple(name + ending for name in names for ending in (".gz", "")))
-    if found is None:
+    path = first_existing(folder, tuple(name + ending for name in names for ending in (".gz", "")))
+    if path is None:
         raise CifmError(f"{folder}: no {' or '.join(names)} (plain or .gz)", "complete the download")
-    return found
+    return path
 
 
 def assemble(
     counts: Counts, barcodes: NDArray[np.object_], genes: pd.DataFrame, files: tuple[Path, ...]
 ) -> FeatureMatrix:
-    """Put the parts of a matrix together; the caller stands inside `reading`.
+    """Combine the parts of a matrix. Must be called within `reading`.
 
     Args:
-        counts: (N, G) values.
+        counts: (N, F) values.
         barcodes: N barcodes.
-        genes: G rows with columns id, symbol and feature_type.
-        files: Files read.
+        genes: F rows with columns id, symbol and feature_type.
+        files: Files that were read.
 
     Returns:
         The matrix.
 
     Raises:
         CifmError: A barcode occurs twice.
-        ValueError: The parts do not fit each other.
+        ValueError: The parts do not have the same size.
     """
     if counts.shape != (len(barcodes), len(genes)):
         raise ValueError(
@@ -122,18 +123,18 @@ def assemble(
         )
     names = pd.Index(barcodes)
     if not names.is_unique:
-        twice = names[names.duplicated()]
+        repeated = names[names.duplicated()]
         raise CifmError(
-            f"{files[0]}: {len(twice):,} barcodes occur twice, the first is {twice[0]!r}",
+            f"{files[0]}: {len(repeated):,} barcodes occur twice, the first is {repeated[0]!r}",
             "take the matrix as the instrument's software wrote it; merged matrices need distinct barcodes",
         )
     return FeatureMatrix(counts, barcodes, genes, files)
 
 
 def _strings(dataset: h5py.Dataset) -> NDArray[np.object_]:
-    """Text of fixed or variable length; old Xenium ids are numbers."""
+    """Texts of fixed or variable length; numbers, as ids are in old Xenium files, are converted."""
     if not isinstance(dataset, h5py.Dataset):
-        raise TypeError(f"{dataset.name} is no array")
+        raise TypeError(f"{dataset.name} is not an array")
     if not h5py.check_string_dtype(dataset.dtype):
         return np.asarray(dataset[:].astype(str), dtype=object)
     values = np.asarray(dataset.asstr("utf8")[:], dtype=object)

@@ -1,4 +1,4 @@
-"""Visium downloads of Space Ranger 1 to 4: spots of a hexagonal array, whose pitch of 100 um gives the scale."""
+"""Visium downloads of Space Ranger 1 to 4: spots on a hexagonal array, whose pitch of 100 um gives the scale."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cifm_cli.data.readers.base import Download, PrepareConfig, Reader
+from cifm_cli.data.readers.base import Download, ReadConfig, Reader
 from cifm_cli.data.readers.spaceranger import (
     IN_TISSUE,
     PIXELS,
     Grid,
-    absence_notes,
     find_positions,
     fit_grid,
     match_positions,
+    missing_spots_notes,
     read_positions,
     read_scales,
 )
 from cifm_cli.data.readers.tenx import find_matrix, read_matrix
-from cifm_cli.data.units import Scale, agree, to_micrometres
+from cifm_cli.data.units import Scale, require_agreement, to_micrometres
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ MATRICES = ("filtered_feature_bc_matrix", "raw_feature_bc_matrix")
 PITCH_UM = 100.0
 _COLUMN_UM, _ROW_UM = PITCH_UM / 2, PITCH_UM * np.sqrt(3) / 2
 # The same page calls `spot_diameter_fullres` the diameter of "a theoretical 65 um spot"; Space Ranger 3 writes 70, and
-# the spots themselves measure 55. The pitch is exact, so the spot is only there to catch a wrong image scale.
+# the spots themselves measure 55. The pitch is exact, so the diameter only serves to detect a wrong image scale.
 SPOT_UM = 65.0
 SPOT_TOLERANCE, ROW_TOLERANCE = 0.2, 0.02
 _SPOT = "spot_diameter_fullres"
 
 
 def find_counts(folder: Path) -> Path | None:
-    """The matrix of a folder, that of the tissue before that of the whole array; None where it has none."""
+    """The matrix of a folder, preferably the one of spots in the tissue; None if there is none."""
     return next(filter(None, (find_matrix(folder, stem) for stem in MATRICES)), None)
 
 
@@ -46,7 +46,7 @@ def _recognises(path: Path) -> bool:
     return path.is_dir() and find_positions(path) is not None
 
 
-def _read(folder: Path, options: PrepareConfig) -> Download:
+def _read(folder: Path, config: ReadConfig) -> Download:
     """Read matrix, positions and scale factors; spots are matched by barcode."""
     matrix_path, positions_path = find_counts(folder), find_positions(folder)
     if matrix_path is None or positions_path is None:
@@ -57,12 +57,12 @@ def _read(folder: Path, options: PrepareConfig) -> Download:
     obs = match_positions(positions, matrix.barcodes, positions_path)
     files = [*matrix.files, positions_path]
     scale = None
-    if options.microns_per_pixel is None:
+    if config.microns_per_pixel is None:
         scales, scales_path = read_scales(folder)
         files.append(scales_path)
         scale = derive_scale(fit_grid(positions, positions_path), scales, str(folder))
     pixels = obs[PIXELS].to_numpy()
-    xy_um, units = to_micrometres(pixels, options.microns_per_pixel, ", ".join(PIXELS), scale)
+    xy_um, units = to_micrometres(pixels, config.microns_per_pixel, ", ".join(PIXELS), scale)
     return Download(
         platform="visium",
         counts=matrix.counts,
@@ -74,7 +74,7 @@ def _read(folder: Path, options: PrepareConfig) -> Download:
         files=tuple(files),
         radius_um=RADIUS_UM,
         in_tissue=obs[IN_TISSUE].to_numpy(),
-        notes=absence_notes(positions, obs),
+        notes=missing_spots_notes(positions, obs),
     )
 
 
@@ -82,18 +82,18 @@ VISIUM = Reader("visium", _recognises, _read)
 
 
 def derive_scale(grid: Grid, scales: dict[str, float], where: str) -> Scale:
-    """Micrometres per pixel from the pitch of the array, checked against its rows and the diameter of a spot.
+    """Derive micrometres per pixel from the pitch of the array, and check it against the diameter of a spot.
 
     Args:
-        grid: Pixels per array column and row.
+        grid: Distance in pixels between array columns and between array rows.
         scales: The scale factors.
         where: The download, for the message.
 
     Returns:
-        The scale, from the spots alone where the positions do not show the pitch.
+        The scale; from the diameter of a spot if the positions do not determine the pitch.
 
     Raises:
-        CifmError: Two derivations disagree, or there is none.
+        CifmError: Two derivations contradict each other, or none is possible.
     """
     columns = Scale(
         _COLUMN_UM / grid.column_px, f"{PITCH_UM:g} um between spots that are {2 * grid.column_px:.4f} pixels apart"
@@ -105,7 +105,9 @@ def derive_scale(grid: Grid, scales: dict[str, float], where: str) -> Scale:
     )
     known = [scale for scale in (columns, rows, spot) if np.isfinite(scale.microns_per_pixel)]
     if not known:
-        raise CifmError(f"{where}: neither positions nor {_SPOT} tell the scale", "give it with --microns-per-pixel")
-    agree(columns, rows, ROW_TOLERANCE, where)
-    agree(known[0], spot, SPOT_TOLERANCE, where)
+        raise CifmError(
+            f"{where}: neither the positions nor {_SPOT} give the scale", "give it with --microns-per-pixel"
+        )
+    require_agreement(columns, rows, ROW_TOLERANCE, where)
+    require_agreement(known[0], spot, SPOT_TOLERANCE, where)
     return known[0]

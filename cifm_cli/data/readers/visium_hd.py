@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cifm_cli.data.readers.base import Download, PrepareConfig, Reader
+from cifm_cli.data.readers.base import Download, ReadConfig, Reader
 from cifm_cli.data.readers.segmentation import CELL_MATRICES, SEGMENTATIONS, read_centroids
 from cifm_cli.data.readers.spaceranger import (
     IN_TISSUE,
     PIXELS,
     POSITIONS_PARQUET,
     Grid,
-    absence_notes,
-    check_names,
+    check_bin_names,
     fit_grid,
     match_positions,
+    missing_spots_notes,
     read_positions,
     read_scales,
 )
 from cifm_cli.data.readers.tenx import find_matrix, read_matrix
 from cifm_cli.data.readers.visium import MATRICES, find_counts
-from cifm_cli.data.units import Scale, agree, to_micrometres
+from cifm_cli.data.units import Scale, require_agreement, to_micrometres
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ RADIUS_UM = 20.0  # paper, B.1, for bins of 8 um; cells are about as large
 _PAPER_BIN_UM = 8.0
 _BINNED, _SEGMENTED = "binned_outputs", "segmented_outputs"
 _SQUARE = re.compile(r"square_(\d{3})um")
-_CELLS_TOO = f"the download has segmented cells too; give its folder {_SEGMENTED} to prepare those"
+_CELLS_NOTE = f"the download also has segmented cells; give its folder {_SEGMENTED} to prepare those"
 _DECLARED, _BIN_SIZE = "microns_per_pixel", "bin_size_um"
 GRID_TOLERANCE = 0.01  # genuine files agree to 0.0005
 
@@ -54,22 +54,22 @@ def _bins(path: Path) -> dict[int, Path]:
     return {int(match.group(1)): folder for folder, match in matches.items() if match}
 
 
-def _read(folder: Path, options: PrepareConfig) -> Download:
-    """Read the bins that are asked for, or the cells where the folder is the one of cells."""
+def _read(folder: Path, config: ReadConfig) -> Download:
+    """Read the bins of size `config.bin_um`, or the segmented cells if the folder holds only those."""
     if _is_segmented(folder):
-        return _read_cells(folder, options)
+        return _read_cells(folder, config)
     if (folder / POSITIONS_PARQUET).is_file():
-        return _read_bins(folder, options)
+        return _read_bins(folder, config)
     bins = _bins(folder)
-    if options.bin_um in bins:
-        download = _read_bins(bins[options.bin_um], options)
-        more = (_CELLS_TOO,) if _is_segmented(folder / _SEGMENTED) else ()
-        return replace(download, notes=download.notes + more)
+    if config.bin_um in bins:
+        download = _read_bins(bins[config.bin_um], config)
+        notes = (_CELLS_NOTE,) if _is_segmented(folder / _SEGMENTED) else ()
+        return replace(download, notes=download.notes + notes)
     if not bins and _is_segmented(folder / _SEGMENTED):
-        return _read_cells(folder / _SEGMENTED, options)
+        return _read_cells(folder / _SEGMENTED, config)
     sizes = " and ".join(f"{size} um" for size in bins) or "none"
     raise CifmError(
-        f"{folder}: no bins of {options.bin_um} um (there are {sizes})",
+        f"{folder}: no bins of {config.bin_um} um (there are {sizes})",
         "choose others with --bin-um" if bins else f"give the folder that holds {_BINNED} or {POSITIONS_PARQUET}",
     )
 
@@ -77,7 +77,7 @@ def _read(folder: Path, options: PrepareConfig) -> Download:
 VISIUM_HD = Reader("visium_hd", _recognises, _read)
 
 
-def _read_bins(folder: Path, options: PrepareConfig) -> Download:
+def _read_bins(folder: Path, config: ReadConfig) -> Download:
     matrix_path, positions_path = find_counts(folder), folder / POSITIONS_PARQUET
     if matrix_path is None:
         raise CifmError(
@@ -86,14 +86,14 @@ def _read_bins(folder: Path, options: PrepareConfig) -> Download:
         )
     matrix = read_matrix(matrix_path)
     positions = read_positions(positions_path)
-    check_names(positions, positions_path)
+    check_bin_names(positions, positions_path)
     obs = match_positions(positions, matrix.barcodes, positions_path)
     scales, scales_path = read_scales(folder)
     bin_um = scales.get(_BIN_SIZE, np.nan)
     scale = None
-    if options.microns_per_pixel is None:
+    if config.microns_per_pixel is None:
         scale = derive_scale(fit_grid(positions, positions_path), scales, str(folder))
-    xy_um, units = to_micrometres(obs[PIXELS].to_numpy(), options.microns_per_pixel, ", ".join(PIXELS), scale)
+    xy_um, units = to_micrometres(obs[PIXELS].to_numpy(), config.microns_per_pixel, ", ".join(PIXELS), scale)
     return Download(
         platform="visium_hd",
         counts=matrix.counts,
@@ -105,23 +105,23 @@ def _read_bins(folder: Path, options: PrepareConfig) -> Download:
         files=(*matrix.files, positions_path, scales_path),
         radius_um=RADIUS_UM if bin_um == _PAPER_BIN_UM else None,
         in_tissue=obs[IN_TISSUE].to_numpy(),
-        notes=(f"bins of {bin_um:g} um", *absence_notes(positions, obs)),
+        notes=(f"bins of {bin_um:g} um", *missing_spots_notes(positions, obs)),
     )
 
 
 def derive_scale(grid: Grid, scales: dict[str, float], where: str) -> Scale:
-    """Micrometres per pixel as declared, checked against the size of the bins.
+    """Take the declared micrometres per pixel, and check it against the size of the bins.
 
     Args:
-        grid: Pixels per array column and row.
+        grid: Distance in pixels between array columns and between array rows.
         scales: The scale factors.
         where: The folder, for the message.
 
     Returns:
-        The declared scale, or where none is declared that of the grid.
+        The declared scale, or if none is declared, the scale of the grid.
 
     Raises:
-        CifmError: Two derivations disagree, or there is none.
+        CifmError: Two derivations contradict each other, or none is possible.
     """
     bin_um = scales.get(_BIN_SIZE, np.nan)
     declared = Scale(scales.get(_DECLARED, np.nan), f"{_DECLARED} of the scale factors")
@@ -133,12 +133,12 @@ def derive_scale(grid: Grid, scales: dict[str, float], where: str) -> Scale:
     if not known:
         raise CifmError(f"{where}: no {_DECLARED} in the scale factors", "give it with --microns-per-pixel")
     for pitch in pitches:
-        agree(known[0], pitch, GRID_TOLERANCE, where)
+        require_agreement(known[0], pitch, GRID_TOLERANCE, where)
     return known[0]
 
 
-def _read_cells(folder: Path, options: PrepareConfig) -> Download:
-    """Read segmented cells; a cell lies at the centroid of its outline."""
+def _read_cells(folder: Path, config: ReadConfig) -> Download:
+    """Read segmented cells; the position of a cell is the centroid of its outline."""
     matrix_path = next(filter(None, (find_matrix(folder, stem) for stem in CELL_MATRICES)), None)
     outlines_path = next(folder / name for name in SEGMENTATIONS if (folder / name).is_file())
     if matrix_path is None:
@@ -149,12 +149,12 @@ def _read_cells(folder: Path, options: PrepareConfig) -> Download:
     centroids = read_centroids(outlines_path)
     obs = match_positions(centroids, matrix.barcodes, outlines_path)
     files, scale = [*matrix.files, outlines_path], None
-    if options.microns_per_pixel is None:
+    if config.microns_per_pixel is None:
         scales, scales_path = read_scales(folder)
         files.append(scales_path)
         scale = derive_scale(Grid(np.nan, np.nan), scales, str(folder))
     what = f"centroids of {outlines_path.name}"
-    xy_um, units = to_micrometres(obs[PIXELS].to_numpy(), options.microns_per_pixel, what, scale)
+    xy_um, units = to_micrometres(obs[PIXELS].to_numpy(), config.microns_per_pixel, what, scale)
     return Download(
         platform="visium_hd",
         counts=matrix.counts,

@@ -1,4 +1,4 @@
-"""Xenium output bundles: the matrix, the cells, the graph clusters and `experiment.xenium`, and no other file."""
+"""Xenium output bundles. The matrix, the cells, the graph clusters and `experiment.xenium` are read, no other file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pandas as pd
 from pyarrow import parquet
 
 from cifm_cli import keys
-from cifm_cli.data.readers.base import Download, PrepareConfig, Reader, first_existing, open_maybe_gzip, reading
+from cifm_cli.data.readers.base import Download, ReadConfig, Reader
+from cifm_cli.data.readers.files import first_existing, open_maybe_gzip, reading
 from cifm_cli.data.readers.tenx import find_matrix, read_matrix
 from cifm_cli.data.readers.xenium_zarr import read_zarr_matrix
 from cifm_cli.data.units import to_micrometres
@@ -39,8 +40,8 @@ def _find_matrix(folder: Path) -> Path | None:
     return find_matrix(folder, _MATRIX) or first_existing(folder, (_ZARR,))
 
 
-def _read(folder: Path, options: PrepareConfig) -> Download:
-    """Read a bundle; cells are matched to barcodes by id, never by position."""
+def _read(folder: Path, config: ReadConfig) -> Download:
+    """Read a bundle; cells are matched to barcodes by id."""
     matrix_path, cells_path = _find_matrix(folder), first_existing(folder, _CELLS)
     if matrix_path is None or cells_path is None:
         missing = f"{_MATRIX}.h5 (or the folder {_MATRIX}, or {_ZARR})" if matrix_path is None else " or ".join(_CELLS)
@@ -51,7 +52,7 @@ def _read(folder: Path, options: PrepareConfig) -> Download:
     cells = _read_cells(cells_path)
     obs = _match(cells, matrix.barcodes, cells_path)
     files, notes = [*matrix.files, cells_path], []
-    warnings = _compare_tables(cells, cells_path)
+    warnings = _compare_cell_tables(cells, cells_path)
     if len(cells) > len(obs):
         notes.append(f"{len(cells) - len(obs):,} cells of {cells_path.name} are not in the matrix and were left out")
     if (folder / _CLUSTERS).is_file():
@@ -59,8 +60,8 @@ def _read(folder: Path, options: PrepareConfig) -> Download:
         obs[keys.CLUSTER] = _read_clusters(folder / _CLUSTERS).reindex(obs.index)
     if (folder / _EXPERIMENT).is_file():
         files.append(folder / _EXPERIMENT)
-        notes += _compare(_read_experiment(folder / _EXPERIMENT), len(obs))
-    xy_um, units = to_micrometres(obs[[_X, _Y]].to_numpy(dtype=np.float64), options.microns_per_pixel, f"{_X}, {_Y}")
+        notes += _experiment_notes(_read_experiment(folder / _EXPERIMENT), len(obs))
+    xy_um, units = to_micrometres(obs[[_X, _Y]].to_numpy(dtype=np.float64), config.microns_per_pixel, f"{_X}, {_Y}")
     return Download(
         platform="xenium",
         counts=matrix.counts,
@@ -80,7 +81,7 @@ XENIUM = Reader("xenium", _recognises, _read)
 
 
 def _read_cells(path: Path, only: list[str] | None = None) -> pd.DataFrame:
-    """Read the table of cells, or some columns of it, indexed by id as text."""
+    """Read the table of cells, or only some of its columns, indexed by cell id."""
     with reading(path):
         if path.suffix == ".parquet":
             cells: pd.DataFrame = parquet.read_table(path, page_checksum_verification=True).to_pandas()
@@ -100,16 +101,19 @@ def _read_cells(path: Path, only: list[str] | None = None) -> pd.DataFrame:
             )
     cells.index = pd.Index([_id_text(value) for value in cells[_ID]], dtype=object)
     if not cells.index.is_unique:
-        twice = cells.index[cells.index.duplicated()][0]
-        raise CifmError(f"{path}: cell {twice!r} has two rows", "remove the repeated rows, one cell has one position")
+        repeated = cells.index[cells.index.duplicated()][0]
+        raise CifmError(
+            f"{path}: cell {repeated!r} has two rows", "remove the repeated rows, one cell has one position"
+        )
     unnamed = [name for name in cells.columns if str(name).startswith("Unnamed:")]  # row numbers that R wrote
     return cells.drop(columns=[_ID, *unnamed])
 
 
-def _compare_tables(cells: pd.DataFrame, path: Path) -> tuple[str, ...]:
-    """Hold the places of the cells against the other form of their table, where the bundle has both.
+def _compare_cell_tables(cells: pd.DataFrame, path: Path) -> tuple[str, ...]:
+    """Compare the coordinates of the cells in `cells.parquet` with those in `cells.csv.gz`, if the bundle has both.
 
-    Parquet as most software writes it has no checksums; a compressed CSV has one.
+    Parquet as most software writes it has no checksums, but a compressed CSV has one, so damage shows as a difference.
+    Returns warnings.
     """
     other_path = first_existing(path.parent, _CELLS[1:2])
     if other_path in (None, path):
@@ -118,18 +122,19 @@ def _compare_tables(cells: pd.DataFrame, path: Path) -> tuple[str, ...]:
         other = _read_cells(other_path, [_ID, _X, _Y]).reindex(cells.index)
     except CifmError as error:
         return (f"{error.message}: {path.name} was not compared with it",)
-    apart = (cells[[_X, _Y]].astype(np.float64) - other).abs().max(axis=1)
-    differing = cells.index[(apart > _ROUNDING_UM).to_numpy()]
+    difference_um = (cells[[_X, _Y]].astype(np.float64) - other).abs().max(axis=1)
+    differing = cells.index[(difference_um > _ROUNDING_UM).to_numpy()]
     if not len(differing):
         return ()
     first = differing[0]
     message = (
-        f"{path.name} and {other_path.name} place {len(differing):,} of {len(cells):,} cells otherwise, such as {first!r}: "
+        f"{path.name} and {other_path.name} give different coordinates for {len(differing):,} of {len(cells):,} cells, "
+        f"such as {first!r}: "
         f"{cells.loc[first, _X]:.10g}, {cells.loc[first, _Y]:.10g} and {other.loc[first, _X]:.10g}, {other.loc[first, _Y]:.10g}"
     )
     if 2 * len(differing) > len(cells):
-        return (message,)
-    raise CifmError(f"{path.parent}: {message}", f"copy {path.name} again, or remove the one that is wrong")
+        return (message,)  # not damage: one of the tables was written with other coordinates
+    raise CifmError(f"{path.parent}: {message}", f"copy {path.name} again, or remove the file that is wrong")
 
 
 def _id_text(value: object) -> str:
@@ -140,10 +145,10 @@ def _id_text(value: object) -> str:
 
 def _match(cells: pd.DataFrame, barcodes: NDArray[np.object_], path: Path) -> pd.DataFrame:
     """Rows of `cells` in the order of the matrix."""
-    found = int(pd.Index(barcodes).isin(cells.index).sum())
-    if found < len(barcodes):
+    num_matched = int(pd.Index(barcodes).isin(cells.index).sum())
+    if num_matched < len(barcodes):
         raise CifmError(
-            f"{path}: {found:,} of the {len(barcodes):,} barcodes of the matrix are among its {len(cells):,} cells "
+            f"{path}: only {num_matched:,} of the {len(barcodes):,} barcodes of the matrix are among its {len(cells):,} cells "
             f"(matrix {barcodes[0]!r}, ..., cells {', '.join(map(repr, cells.index[:1]))}, ...)",
             "take the matrix and the cells from the same download",
         )
@@ -164,8 +169,8 @@ def _read_experiment(path: Path) -> dict[str, object]:
     return content if isinstance(content, dict) else {}
 
 
-def _compare(experiment: dict[str, object], num_cells: int) -> list[str]:
-    """What the description of the run says otherwise than its matrix."""
+def _experiment_notes(experiment: dict[str, object], num_cells: int) -> list[str]:
+    """A note if the description of the run declares another number of cells than the matrix has."""
     declared = experiment.get("num_cells")
     if isinstance(declared, int) and declared != num_cells:
         return [f"{_EXPERIMENT} declares {declared:,} cells, the matrix has {num_cells:,}"]

@@ -1,4 +1,4 @@
-"""The matrix of a Xenium bundle as `cell_feature_matrix.zarr.zip`, for bundles that were thinned to the explorer's files."""
+"""The matrix of a Xenium bundle as `cell_feature_matrix.zarr.zip`, for bundles with only the files of Xenium Explorer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.readers.base import GENE_EXPRESSION, reading
+from cifm_cli.data.readers.base import GENE_EXPRESSION
 from cifm_cli.data.readers.counts import canonical
+from cifm_cli.data.readers.files import reading
 from cifm_cli.data.readers.tenx import FeatureMatrix, assemble
 from cifm_cli.errors import CifmError
 
@@ -19,18 +20,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_GENE, _SUM = "gene", "aggregate_gene"  # the last feature is the sum of all genes
-_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
+_GENE, _SUM = "gene", "aggregate_gene"  # feature types; the second is the sum of all genes
+_PREFIX_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 
 
 def read_zarr_matrix(path: Path) -> FeatureMatrix:
     """Read the matrix; its layout is that of 10x Genomics, "Overview of Xenium Zarr Output Files".
 
     Args:
-        path: The zipped store: group cell_features with cell_id (N, 2) and features by cells as data, indices, indptr.
+        path: The zipped store. Its group cell_features holds cell_id (N, 2), and features x cells as data, indices and
+            indptr.
 
     Returns:
-        The matrix, cells by features.
+        The matrix, cells x features.
 
     Raises:
         CifmError: The file is damaged, or the zarr package is missing.
@@ -46,15 +48,15 @@ def read_zarr_matrix(path: Path) -> FeatureMatrix:
         ZipFile(path).close()  # ZipStore cannot be closed where this fails
     with reading(path), ZipStore(path, mode="r") as store:
         group: Any = zarr.open_group(store, mode="r")["cell_features"]
-        about = dict(group.attrs)
-        genes = pd.DataFrame({"id": about["feature_ids"], "symbol": about["feature_keys"]}, dtype=object)
-        kinds = pd.Series(about["feature_types"], dtype=object)
+        attributes = dict(group.attrs)
+        genes = pd.DataFrame({"id": attributes["feature_ids"], "symbol": attributes["feature_keys"]}, dtype=object)
+        kinds = pd.Series(attributes["feature_types"], dtype=object)
         cells = np.asarray(group["cell_id"][:])
         data, indices, indptr = (np.asarray(group[name][:]) for name in ("data", "indices", "indptr"))
         by_feature = csr_matrix(
             (data, indices.astype(np.int64), indptr.astype(np.int64)), shape=(len(genes), len(cells))
         )
-        by_feature.check_format(full_check=True)  # a damaged index would crash the conversion
+        by_feature.check_format(full_check=True)  # an index out of range would crash the conversion
         genes["feature_type"] = [GENE_EXPRESSION if kind == _GENE else kind.replace("_", " ") for kind in kinds]
         kept = np.flatnonzero(kinds != _SUM)
         counts = canonical(csr_matrix(by_feature[kept].T))
@@ -62,7 +64,7 @@ def read_zarr_matrix(path: Path) -> FeatureMatrix:
 
 
 def _cell_ids(pairs: NDArray[Any]) -> NDArray[np.object_]:
-    """Ids as text: the prefix as eight letters a-p for the digits 0-f, then the suffix."""
+    """Ids as text: the prefix in hexadecimal with the letters a-p as digits, then the suffix."""
     prefixes, suffixes = pairs[:, 0], pairs[:, 1]
-    names = [f"{prefix:08x}".translate(_LETTERS) for prefix in prefixes.tolist()]
+    names = [f"{prefix:08x}".translate(_PREFIX_LETTERS) for prefix in prefixes.tolist()]
     return np.array([f"{name}-{suffix}" for name, suffix in zip(names, suffixes.tolist(), strict=True)], dtype=object)

@@ -1,7 +1,7 @@
-"""Dense matrices of an `.h5ad` that are written row by row, in any order, without ever being in memory.
+"""Dense matrices of an `.h5ad` that are written row by row, in any order, without holding the matrix in memory.
 
-HDF5 keeps a matrix without chunks as plain rows at one place of the file: each row is one ordinary write, so that
-several processes may write rows of their own at once, and a full disk is an ordinary error.
+HDF5 stores a matrix without chunks contiguously, so a row can be written with plain file operations. Several processes
+may write different rows at once, and a full disk raises an ordinary error, where HDF5 would crash.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ _FLOAT32 = np.dtype("<f4")
 
 @dataclass(frozen=True)
 class DenseRows:
-    """A matrix whose rows are written in any order.
+    """A matrix of an `.h5ad` whose rows are written in any order.
 
     Args:
         path: The file.
-        offset: Where the matrix begins, bytes.
+        offset: Position of the matrix in the file, bytes.
         num_columns: D.
-        places: (N,) row of the matrix for each row of the slide.
+        target_rows: (N,) row of the matrix for each row of the slide.
     """
 
     path: Path
     offset: int
     num_columns: int
-    places: Rows
+    target_rows: Rows
 
     def write(self, rows: Rows, values: NDArray[np.float32]) -> None:
-        """Put rows where they belong, neighbours in one go.
+        """Write rows; runs of consecutive rows are written at once.
 
         Args:
             rows: (n,) rows of the slide.
@@ -49,21 +49,21 @@ class DenseRows:
         Raises:
             OSError: The disk is full.
         """
-        places = self.places[rows]
-        order = np.argsort(places)
-        places, ready = places[order], np.ascontiguousarray(values[order], dtype=_FLOAT32)
-        starts = np.flatnonzero(np.diff(places, prepend=-2) != 1)
-        size = self.num_columns * _FLOAT32.itemsize
+        targets = self.target_rows[rows]
+        order = np.argsort(targets)
+        targets, ordered = targets[order], np.ascontiguousarray(values[order], dtype=_FLOAT32)
+        starts = np.flatnonzero(np.diff(targets, prepend=-2) != 1)
+        row_size = self.num_columns * _FLOAT32.itemsize
         with self.path.open("r+b") as file:
-            for (first, last), place in zip(
-                pairwise([*starts.tolist(), len(rows)]), places[starts].tolist(), strict=True
+            for (first, last), target in zip(
+                pairwise([*starts.tolist(), len(rows)]), targets[starts].tolist(), strict=True
             ):
-                file.seek(self.offset + place * size)
-                file.write(ready[first:last].data)
+                file.seek(self.offset + target * row_size)
+                file.write(ordered[first:last].data)
 
 
-def reserve(group: h5py.Group, name: str, shape: tuple[int, int]) -> None:
-    """Make room for a matrix.
+def create_dense(group: h5py.Group, name: str, shape: tuple[int, int]) -> None:
+    """Create a matrix of zeros, as AnnData stores dense matrices.
 
     Args:
         group: A group of an AnnData file.
@@ -72,19 +72,19 @@ def reserve(group: h5py.Group, name: str, shape: tuple[int, int]) -> None:
     """
     dataset = group.create_dataset(name, shape, _FLOAT32)
     dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    dataset[-1, -1] = 0  # the first value written gives the matrix its place
+    dataset[-1, -1] = 0  # HDF5 assigns the position in the file with the first write
 
 
-def reserved(path: Path, name: str, places: Rows) -> DenseRows:
-    """Find the room that was made.
+def open_dense(path: Path, name: str, target_rows: Rows) -> DenseRows:
+    """Open a matrix that `create_dense` created.
 
     Args:
         path: The file, closed.
-        name: The matrix.
-        places: (N,) row of the matrix for each row of the slide.
+        name: Path of the matrix in the file.
+        target_rows: (N,) row of the matrix for each row of the slide.
 
     Returns:
-        The matrix, to write.
+        The matrix, for writing.
     """
     with h5py.File(path, "r") as file:
-        return DenseRows(path, file[name].id.get_offset(), file[name].shape[1], places)
+        return DenseRows(path, file[name].id.get_offset(), file[name].shape[1], target_rows)

@@ -1,6 +1,6 @@
-"""Embedded slides: everything of the prepared slide in the order of the download, and embeddings in `obsm`.
+"""Embedded slides: the content of a prepared slide in the order of the download, with embeddings in `obsm`.
 
-The counts stay, so that a probe needs this one file; any AnnData tool can open it.
+The file includes the counts, so that a probe needs no other file. Any AnnData tool can read it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.data.slide import open_slide
-from cifm_cli.data.writers.dense_rows import DenseRows, reserve, reserved
+from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
 from cifm_cli.data.writers.h5ad import require_space
-from cifm_cli.data.writers.reorder import carry_slide, download_order, places
+from cifm_cli.data.writers.reorder import copy_slide, download_order, inverse_order
 from cifm_cli.errors import CifmError, writing
 from cifm_cli.workspace import atomic_path
 
@@ -45,8 +45,8 @@ class EmbeddedSlide:
         counts: (N, G) raw counts.
         gene_ids: G Ensembl ids.
         obs: N rows of annotation.
-        embeddings: `keys.MICROENVIRONMENT` and `keys.CELL`, those that are there: (N, D) float32.
-        facts: `uns["cifm"]`: platform, tissue, condition, sample.
+        embeddings: (N, D) float32 under `keys.MICROENVIRONMENT`, `keys.CELL` or both.
+        facts: Platform, tissue, condition and sample, from `uns["cifm"]`.
         origin: Provenance of the embedding.
     """
 
@@ -69,19 +69,19 @@ class EmbeddedSlide:
 def embedded_file(
     target: Path, slide: Slide, widths: Mapping[str, int], origin: dict[str, Any]
 ) -> Iterator[dict[str, DenseRows]]:
-    """Write a prepared slide, cells in the order of the download, beside embeddings that come row by row.
+    """Write an embedded slide whose embeddings are computed row by row.
 
     Args:
-        target: The `.h5ad` to write; there, whole, when the block ends well.
-        slide: The slide that is embedded, from its file.
-        widths: Slot of `obsm` to D.
+        target: The `.h5ad` to write; it exists only after the block has ended without an exception.
+        slide: The prepared slide, opened from a file.
+        widths: Slot of `obsm` to D, the number of features.
         origin: Provenance of the embedding.
 
     Yields:
-        Slot to where its rows are to be written, all of them.
+        Slot to (N, D) matrix; the block must write all rows.
 
     Raises:
-        CifmError: `target` is the prepared slide itself, or may not be written.
+        CifmError: `target` is the prepared slide itself, or is not writable.
     """
     prepared = slide.file
     if target.resolve() == prepared.resolve():
@@ -92,27 +92,27 @@ def embedded_file(
         require_space(target.parent, prepared.stat().st_size + 4 * len(order) * sum(widths.values()))
     with atomic_path(target) as temporary:
         with h5py.File(temporary, "w") as file:
-            carry_slide(slide, file, order, without=_LEVELS)  # of another embedding, where the slide had one
+            copy_slide(slide, file, order, without=_LEVELS)  # `slide` may itself be an embedded slide
             write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDING, json.dumps(origin, allow_nan=False))
             for slot, width in widths.items():
-                reserve(file["obsm"], slot, (len(order), width))
-        where = places(order)
-        yield {slot: reserved(temporary, f"obsm/{slot}", where) for slot in widths}
+                create_dense(file["obsm"], slot, (len(order), width))
+        target_rows = inverse_order(order)
+        yield {slot: open_dense(temporary, f"obsm/{slot}", target_rows) for slot in widths}
 
 
 def write_embedded(
     target: Path, prepared: Path, embeddings: Mapping[str, NDArray[np.float32]], origin: dict[str, Any]
 ) -> None:
-    """Write embeddings that are in memory; see `embedded_file`.
+    """Write an embedded slide whose embeddings are in memory; see `embedded_file`.
 
     Args:
         target: The `.h5ad` to write.
-        prepared: The slide that was embedded.
+        prepared: The prepared slide.
         embeddings: Slot of `obsm` to (N, D), rows in the order of `prepared`.
         origin: Provenance of the embedding.
 
     Raises:
-        CifmError: `target` is the prepared slide itself, or may not be written.
+        CifmError: `target` is the prepared slide itself, or is not writable.
     """
     widths = {slot: features.shape[1] for slot, features in embeddings.items()}
     with embedded_file(target, open_slide(prepared), widths, origin) as slots:
@@ -121,7 +121,7 @@ def write_embedded(
 
 
 def read_embedded(path: Path) -> EmbeddedSlide:
-    """Read what `write_embedded` wrote.
+    """Read an embedded slide.
 
     Args:
         path: An embedded slide.
@@ -130,14 +130,14 @@ def read_embedded(path: Path) -> EmbeddedSlide:
         The slide.
 
     Raises:
-        CifmError: The file is damaged, or no embedded slide.
+        CifmError: The file is damaged, or is not an embedded slide.
     """
     try:
         with h5py.File(path, "r") as file:
             return _read(file, path)
     except (OSError, KeyError) as error:
         raise CifmError(
-            f"{path}: not an embedded slide, or a damaged one ({error})", "make it anew with `cifm embed SLIDE`"
+            f"{path}: not an embedded slide, or a damaged one ({error})", "write it again with `cifm embed SLIDE`"
         ) from error
 
 
@@ -145,7 +145,7 @@ def _read(file: h5py.File, path: Path) -> EmbeddedSlide:
     embeddings = {slot: file[f"obsm/{slot}"][:] for slot in _LEVELS if f"obsm/{slot}" in file}
     if not embeddings:
         raise CifmError(f"{path}: holds no embedding", f"embed the slide first: `cifm embed {path}`")
-    about: Any = read_elem(file[f"uns/{keys.CIFM}"])
+    metadata: Any = read_elem(file[f"uns/{keys.CIFM}"])
     obs: Any = read_elem(file["obs"])
     var: Any = read_elem(file["var"])
     return EmbeddedSlide(
@@ -155,6 +155,6 @@ def _read(file: h5py.File, path: Path) -> EmbeddedSlide:
         gene_ids=tuple(var.index),
         obs=obs,
         embeddings=embeddings,
-        facts={key: str(about[key]) for key in (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)},
-        origin=json.loads(about[keys.EMBEDDING]),
+        facts={key: str(metadata[key]) for key in (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)},
+        origin=json.loads(metadata[keys.EMBEDDING]),
     )

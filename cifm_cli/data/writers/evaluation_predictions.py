@@ -1,4 +1,7 @@
-"""Predictions of masked cells beside the truth, as one `.h5ad` that whoever doubts a number can recompute it from."""
+"""Predictions of an evaluation and the actual expression of the masked cells, as one `.h5ad`.
+
+All metrics of the evaluation can be recomputed from the file.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 
@@ -22,33 +24,6 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.slide import Rows, Slide
 
-_NAMES_AT_ONCE = 100_000  # as Python strings they take ten times the room that they have in the file
-
-
-def read_barcodes(slide: Slide, rows: Rows) -> NDArray[Any]:
-    """Names of some cells in their file; the rows themselves for a slide that has none.
-
-    Args:
-        slide: Any slide.
-        rows: (Q,) rows.
-
-    Returns:
-        (Q,) text.
-    """
-    if slide.path is None:
-        return rows.astype(str).astype(object)
-    found = np.empty(len(rows), dtype=object)
-    with h5py.File(slide.path, "r") as file:
-        stored = file["obs"][file["obs"].attrs["_index"]]
-        names = (
-            stored["values"] if isinstance(stored, h5py.Group) else stored
-        ).asstr()  # a group holds missing ones too
-        for first in range(0, slide.num_cells, _NAMES_AT_ONCE):
-            block = names[first : first + _NAMES_AT_ONCE]
-            here = (first <= rows) & (rows < first + len(block))
-            found[here] = block[rows[here] - first]
-    return found
-
 
 def write_predictions(
     target: Path,
@@ -57,21 +32,21 @@ def write_predictions(
     cells: pd.DataFrame,
     layers: Mapping[str, NDArray[np.float32]],
     values: csr_matrix,
-    about: dict[str, Any],
+    origin: dict[str, Any],
 ) -> None:
-    """Write masked cells x genes.
+    """Write predictions for Q masked cells and P genes.
 
     Args:
         target: The `.h5ad`.
-        slide: Where the cells come from.
+        slide: The slide of the cells.
         columns: (P,) columns of the slide.
-        cells: Q rows, named by barcode, with a column `row`: the cell's row in the slide.
-        layers: Name to (Q, P).
-        values: (Q, P) actual log-normalised expression, the file's `X`.
-        about: Provenance, stored as JSON.
+        cells: Q rows indexed by barcode, stored as `obs`; the column `row` is the row of the cell in the slide.
+        layers: Name of a predictor to its (Q, P) predictions.
+        values: (Q, P) actual log-normalised expression, stored as `X`.
+        origin: Provenance.
 
     Raises:
-        CifmError: The disk is full or may not be written.
+        CifmError: The disk is full, or the folder is not writable.
     """
     var = pd.DataFrame(
         {keys.SYMBOL: np.array(slide.symbols, dtype=object)[columns]},
@@ -79,6 +54,6 @@ def write_predictions(
     )
     table = ad.AnnData(X=values, obs=cells, var=var, layers=dict(layers))
     table.obsm[keys.SPATIAL] = slide.xy_um[cells["row"].to_numpy()]
-    table.uns[keys.CIFM] = {keys.PROVENANCE: json.dumps(about, allow_nan=False)}
+    table.uns[keys.CIFM] = {keys.PROVENANCE: json.dumps(origin, allow_nan=False)}
     with atomic_path(target) as temporary:
         table.write_h5ad(temporary)

@@ -1,4 +1,4 @@
-"""Writing an `.h5ad`: whole or not at all, and only where it fits."""
+"""Writing an `.h5ad` atomically, after a check that the disk has space for it."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from cifm_cli.data.writers.row_buffer import Spool
+    from cifm_cli.data.writers.row_buffer import RowBuffer
 
 _OVERHEAD = 1 << 20  # HDF5's own structures, bytes
 
 
-def write_h5ad(target: Path, slide: AnnData, spool: Spool | None = None) -> None:
+def write_h5ad(target: Path, slide: AnnData, buffer: RowBuffer | None = None) -> None:
     """Write an AnnData file to a temporary name, sync it and rename it.
 
     Args:
-        target: The `.h5ad`; its parent is made if missing.
-        slide: What to write.
-        spool: Where the counts are of a slide without `X`, at the rows that `obs` names.
+        target: The `.h5ad`; its parent folder is created if missing.
+        slide: The content of the file.
+        buffer: Counts of a slide without `X`, at the rows in `obs[keys.DOWNLOAD_ROW]`.
 
     Raises:
-        CifmError: The disk is full or may not be written.
+        CifmError: The disk is full, or the folder is not writable.
     """
-    slide = slide.copy() if slide.is_view else slide  # a view does not know its size
-    rows = slide.obs[keys.DOWNLOAD_ROW].to_numpy() if spool else np.empty(0, dtype=np.int64)
+    slide = slide.copy() if slide.is_view else slide  # a view does not report its size
+    rows = slide.obs[keys.DOWNLOAD_ROW].to_numpy() if buffer else np.empty(0, dtype=np.int64)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        require_space(target.parent, sys.getsizeof(slide) + (spool.num_bytes(rows) if spool else 0) + _OVERHEAD)
+        require_space(target.parent, sys.getsizeof(slide) + (buffer.num_bytes(rows) if buffer else 0) + _OVERHEAD)
     with atomic_path(target) as temporary:
         slide.write_h5ad(temporary)
-        if spool:
+        if buffer:
             with h5py.File(temporary, "r+") as file:
-                spool.write_matrix(file.create_group("X"), rows)
+                buffer.write_matrix(file.create_group("X"), rows)
 
 
 def require_space(folder: Path, num_bytes: int) -> None:
-    """Ask the file system for the space before HDF5 does: it crashes the process when a disk fills under it.
+    """Check that the disk has space for a file, as HDF5 crashes the process when a disk becomes full.
 
     Args:
-        folder: Where a file will be written.
-        num_bytes: Its size.
+        folder: Folder in which the file will be written.
+        num_bytes: Size of the file.
 
     Raises:
-        OSError: The disk is too full.
+        OSError: The disk has not enough space.
     """
     if sys.platform == "linux":
-        with tempfile.TemporaryFile(dir=folder) as reserve:
-            os.posix_fallocate(reserve.fileno(), 0, num_bytes)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)

@@ -1,4 +1,4 @@
-"""Inferred expression: reading the places to infer, and writing what was inferred as an `.h5ad`."""
+"""Predicted expression: reading the locations to predict, and writing predictions as an `.h5ad`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pandas as pd
 from anndata.io import write_elem
 
 from cifm_cli import keys
-from cifm_cli.data.writers.dense_rows import DenseRows, reserve, reserved
+from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
 from cifm_cli.data.writers.h5ad import require_space, write_h5ad
-from cifm_cli.data.writers.reorder import carry_obs, download_order, places
+from cifm_cli.data.writers.reorder import copy_obs, download_order, inverse_order
 from cifm_cli.errors import CifmError, writing
 from cifm_cli.workspace import atomic_path
 
@@ -32,8 +32,8 @@ _VALUES, _LAYER = "X", f"layers/{EXPRESSED}"
 _COLUMNS = (["x_um", "y_um"], ["x", "y"])
 
 
-def read_places(path: Path) -> NDArray[np.float64]:
-    """Read places from a CSV with the columns `x_um` and `y_um`, or `x` and `y`, in micrometres.
+def read_locations(path: Path) -> NDArray[np.float64]:
+    """Read locations from a CSV with the columns `x_um` and `y_um`, or `x` and `y`, in micrometres.
 
     Args:
         path: The file.
@@ -42,7 +42,7 @@ def read_places(path: Path) -> NDArray[np.float64]:
         (Q, 2) micrometres.
 
     Raises:
-        CifmError: The file is missing, has no such columns, no rows, or something that is no number.
+        CifmError: The file is missing, has no such columns or no rows, or a field is not a finite number.
     """
     try:
         table = pd.read_csv(path)
@@ -50,73 +50,68 @@ def read_places(path: Path) -> NDArray[np.float64]:
         raise CifmError(f"--at {path}: not a readable CSV file ({error})", "give columns x_um and y_um") from error
     named = next((columns for columns in _COLUMNS if set(columns) <= set(table)), None)
     if named is None:
-        found = ", ".join(map(str, table.columns))
-        raise CifmError(f"--at {path}: no columns x_um and y_um, but {found}", "name them in the first line")
+        columns = ", ".join(map(str, table.columns))
+        raise CifmError(f"--at {path}: no columns x_um and y_um, but {columns}", "name them in the first line")
     numbers = table[named].apply(pd.to_numeric, errors="coerce")
-    places: NDArray[np.float64] = numbers.to_numpy(dtype=np.float64)
-    wrong = np.flatnonzero(~np.isfinite(places).all(axis=1))
-    if len(wrong) or not len(places):
-        what = f"line {wrong[0] + 2} is not two numbers" if len(wrong) else "no places in it"
-        raise CifmError(f"--at {path}: {what}", "give one place a line, in micrometres")
-    return places
+    xy_um: NDArray[np.float64] = numbers.to_numpy(dtype=np.float64)
+    wrong = np.flatnonzero(~np.isfinite(xy_um).all(axis=1))
+    if len(wrong) or not len(xy_um):
+        problem = f"line {wrong[0] + 2} is not two numbers" if len(wrong) else "it has no locations"
+        raise CifmError(f"--at {path}: {problem}", "give one location per line, in micrometres")
+    return xy_um
 
 
-def places_table(places_um: NDArray[np.float64]) -> pd.DataFrame:
-    """Name free places by their order, as the obs of a slide."""
-    return pd.DataFrame(index=[f"place_{i}" for i in range(1, len(places_um) + 1)])
-
-
-def write_places(
+def write_locations(
     target: Path,
     slide: Slide,
     columns: Rows,
-    places_um: NDArray[np.float64],
+    xy_um: NDArray[np.float64],
     values: NDArray[np.float32],
     expressed: NDArray[np.float32],
     origin: dict[str, Any],
 ) -> None:
-    """Write what was inferred at free places, in the order in which they were given.
+    """Write predictions at locations that are not cells, in the order of the input.
 
     Args:
         target: The `.h5ad`.
-        slide: The tissue they are in.
-        columns: (P,) columns of the slide that were inferred.
-        places_um: (Q, 2) micrometres.
-        values: (Q, P) log-normalised expression.
-        expressed: (Q, P) P(expressed).
+        slide: The slide that the predictions were made from.
+        columns: (P,) columns of the slide that were predicted.
+        xy_um: (Q, 2) locations, micrometres.
+        values: (Q, P) predicted log-normalised expression.
+        expressed: (Q, P) predicted probability that a gene is expressed.
         origin: Provenance.
 
     Raises:
-        CifmError: The disk is full or may not be written.
+        CifmError: The disk is full, or the folder is not writable.
     """
     table = ad.AnnData(
         X=values,
-        obs=places_table(places_um),
+        obs=pd.DataFrame(index=[f"place_{number}" for number in range(1, len(xy_um) + 1)]),
         var=_genes(slide, columns),
         layers={EXPRESSED: expressed},
-        obsm={keys.SPATIAL: places_um},
-        uns=_about(origin),
+        obsm={keys.SPATIAL: xy_um},
+        uns=_metadata(origin),
     )
     write_h5ad(target, table)
 
 
 @contextmanager
-def inferred_file(
+def predicted_file(
     target: Path, slide: Slide, columns: Rows, origin: dict[str, Any]
 ) -> Iterator[tuple[DenseRows, DenseRows]]:
-    """Write what was inferred of the cells of a slide, row by row, in the order of the download.
+    """Write predictions for the cells of a slide that are computed row by row; cells in the order of the download.
 
     Args:
-        target: The `.h5ad` to write; there, whole, when the block ends well.
+        target: The `.h5ad` to write; it exists only after the block has ended without an exception.
         slide: The slide, opened from a file.
-        columns: (P,) columns of the slide that are inferred.
+        columns: (P,) columns of the slide that are predicted.
         origin: Provenance.
 
     Yields:
-        Where the rows of log-normalised expression and those of P(expressed) are to be written, all of them.
+        Matrices (N, P) of log-normalised expression and of P(expressed); the block must write all rows.
 
     Raises:
-        CifmError: `target` is the prepared slide itself, or may not be written.
+        CifmError: `target` is the prepared slide itself, or is not writable.
     """
     prepared, shape = slide.file, (slide.num_cells, len(columns))
     if target.resolve() == prepared.resolve():
@@ -128,15 +123,15 @@ def inferred_file(
     with atomic_path(target) as temporary:
         with h5py.File(prepared, "r") as source, h5py.File(temporary, "w") as file:
             file.attrs.update(source.attrs)
-            carry_obs(source, file, order)
+            copy_obs(source, file, order)
             write_elem(file, "var", _genes(slide, columns))
             write_elem(file, "obsm", {keys.SPATIAL: slide.xy_um[order]})
-            write_elem(file, "uns", _about(origin))
+            write_elem(file, "uns", _metadata(origin))
             write_elem(file, "layers", {})
             for name in (_VALUES, _LAYER):
-                reserve(file, name, shape)
-        where = places(order)
-        yield reserved(temporary, _VALUES, where), reserved(temporary, _LAYER, where)
+                create_dense(file, name, shape)
+        target_rows = inverse_order(order)
+        yield open_dense(temporary, _VALUES, target_rows), open_dense(temporary, _LAYER, target_rows)
 
 
 def _genes(slide: Slide, columns: Rows) -> pd.DataFrame:
@@ -146,5 +141,5 @@ def _genes(slide: Slide, columns: Rows) -> pd.DataFrame:
     )
 
 
-def _about(origin: dict[str, Any]) -> dict[str, Any]:
+def _metadata(origin: dict[str, Any]) -> dict[str, Any]:
     return {keys.CIFM: {keys.PROVENANCE: json.dumps(origin, allow_nan=False)}}

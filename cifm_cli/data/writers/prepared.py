@@ -1,126 +1,107 @@
-"""Writing a prepared slide: one `.h5ad`, whole or not at all, that `slide.open_slide` and any AnnData tool can open."""
+"""Writing a prepared slide as one `.h5ad`, which `slide.open_slide` and any AnnData tool can read."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
-from anndata.io import read_elem
 
 from cifm_cli import keys
+from cifm_cli.data.metadata import encode_metadata
 from cifm_cli.data.writers.h5ad import write_h5ad
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from cifm_cli.data.prepare.genes import GenePlan
-    from cifm_cli.data.writers.row_buffer import Spool
+    from cifm_cli.data.writers.row_buffer import RowBuffer
 
 _RESERVED = (keys.TOTAL_COUNTS, keys.NUM_GENES, keys.SPLIT, keys.DOWNLOAD_ROW, "_index")
 
 
-def build(
-    spool: Spool,
+def build_anndata(
+    buffer: RowBuffer,
+    rows: NDArray[np.int64],
     xy_um: NDArray[np.float64],
     obs: pd.DataFrame,
-    rows: NDArray[np.int64],
-    genes: GenePlan,
     regions: NDArray[np.int8],
+    gene_ids: Sequence[str],
+    symbols: Sequence[str],
 ) -> ad.AnnData:
-    """Lay out a slide in the slots of `keys`, but for `X` and `uns`.
+    """Build a prepared slide without `X` and `uns`.
 
     Args:
-        spool: Counts of every cell of the download.
-        xy_um: (N, 2) micrometres, in Hilbert order.
-        obs: N rows of columns carried along, in the same order, all storable.
-        rows: (N,) rows of the download.
-        genes: The plan that made the G columns.
+        buffer: Counts of all cells of the download.
+        rows: (N,) rows of the download, in Hilbert order.
+        xy_um: (N, 2) micrometres.
+        obs: N rows of columns of the download, as `storable_obs` returns them.
         regions: (N,) positions in `keys.REGIONS`.
+        gene_ids: G Ensembl ids.
+        symbols: G symbols.
 
     Returns:
-        The slide.
+        The slide, in the slots of `keys`.
     """
     table = pd.DataFrame(
         {
-            keys.TOTAL_COUNTS: spool.total_counts[rows],
-            keys.NUM_GENES: spool.num_expressed[rows],
+            keys.TOTAL_COUNTS: buffer.total_counts[rows],
+            keys.NUM_GENES: buffer.num_expressed[rows],
             keys.SPLIT: pd.Categorical(np.array(keys.REGIONS)[regions], categories=keys.REGIONS),
             keys.DOWNLOAD_ROW: rows.astype(np.int64),
         },
         index=obs.index.astype(str).rename(None),
     )
-    var = pd.DataFrame({keys.SYMBOL: np.array(genes.symbols, dtype=object)}, index=pd.Index(genes.ids, dtype=object))
+    var = pd.DataFrame({keys.SYMBOL: np.array(symbols, dtype=object)}, index=pd.Index(list(gene_ids), dtype=object))
     slide = ad.AnnData(obs=pd.concat([table, obs.set_axis(table.index)], axis=1), var=var)
     slide.obsm[keys.SPATIAL] = np.ascontiguousarray(xy_um, dtype=np.float64)
     return slide
 
 
-def write(target: Path, slide: ad.AnnData, about: dict[str, Any], spool: Spool) -> None:
-    """Write a slide to a temporary name, sync it and rename it.
+def write_prepared(target: Path, slide: ad.AnnData, metadata: dict[str, Any], buffer: RowBuffer) -> None:
+    """Write a prepared slide to a temporary name, sync it and rename it.
 
     Args:
         target: The `.h5ad`.
-        slide: What `build` returned.
-        about: `uns["cifm"]`; the report and the provenance as dictionaries.
-        spool: Counts of every cell of the download.
+        slide: Return value of `build_anndata`; its `uns` is set.
+        metadata: `uns["cifm"]`, with the report and the provenance as dictionaries.
+        buffer: Counts of all cells of the download.
 
     Raises:
-        CifmError: The disk is full or may not be written.
+        CifmError: The disk is full, or the folder is not writable.
     """
-    slide.uns[keys.CIFM] = encode_about(about)
-    write_h5ad(target, slide, spool)
+    slide.uns[keys.CIFM] = encode_metadata(metadata)
+    write_h5ad(target, slide, buffer)
 
 
-def encode_about(about: dict[str, Any]) -> dict[str, Any]:
-    """A copy of `uns["cifm"]` with the report and the provenance as JSON text, which `.h5ad` can store."""
-    return {
-        key: json.dumps(value, allow_nan=False) if key in (keys.REPORT, keys.PROVENANCE) else value
-        for key, value in about.items()
-    }
-
-
-def read_about(path: Path) -> dict[str, Any] | None:
-    """`uns["cifm"]` of a file with its JSON parts parsed; None where the file is no prepared slide."""
-    try:
-        with h5py.File(path, "r") as file:
-            about = dict(read_elem(file[f"uns/{keys.CIFM}"]))
-        return {
-            key: json.loads(value) if key in (keys.REPORT, keys.PROVENANCE) else value for key, value in about.items()
-        }
-    except (OSError, KeyError, ValueError, TypeError):
-        return None
-
-
-def storable(obs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Columns carried along, in forms that `.h5ad` can hold and under names that are not ours.
+def storable_obs(obs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Convert columns of a download to types that `.h5ad` can store, and rename those with a reserved name.
 
     Args:
         obs: Columns of the download.
 
     Returns:
-        The columns, and a note for each that changed.
+        The columns, and a note for each that was renamed or left out.
     """
     columns, notes = {}, []
     for name, column in obs.items():
-        kept = str(name).replace("/", "_")  # a slash would make a group
-        if kept in _RESERVED:
-            kept = f"input_{kept}"
-        if kept in columns:
-            notes.append(f"obs column {name!r} left out: another column is stored as {kept!r}")
+        stored_name = str(name).replace("/", "_")  # a slash would create a group
+        if stored_name in _RESERVED:
+            stored_name = f"input_{stored_name}"
+        if stored_name in columns:
+            notes.append(f"obs column {name!r} left out: another column is stored as {stored_name!r}")
             continue
-        if kept != name:
-            notes.append(f"obs column {name!r} is stored as {kept!r}")
-        columns[kept] = _storable(column)
+        if stored_name != name:
+            notes.append(f"obs column {name!r} is stored as {stored_name!r}")
+        columns[stored_name] = _storable(column)
     return pd.DataFrame(columns, index=obs.index), notes
 
 
 def _storable(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Numbers, Booleans and categories of texts unchanged; anything else as categories of texts."""
     kind = column.dtype
     if isinstance(kind, pd.CategoricalDtype) and all(_is_plain(name) for name in kind.categories):
         return column
@@ -135,4 +116,4 @@ def _is_plain(value: object) -> bool:
 
 def _text(value: object) -> str:
     text = value.decode("utf8", "replace") if isinstance(value, bytes) else str(value)
-    return text.replace("\0", "")  # HDF5 ends a text there
+    return text.replace("\0", "")  # HDF5 texts end at a NUL byte

@@ -1,4 +1,4 @@
-"""Carrying a prepared slide over into another file, in the order of the download: column by column, block by block."""
+"""Copying a prepared slide to another file with its cells reordered, column by column and block by block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from anndata.io import read_elem, write_elem
 
 from cifm_cli import keys
-from cifm_cli.data.readers.counts import row_ranges
+from cifm_cli.data.row_ranges import row_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -18,65 +18,65 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.slide import Rows, Slide
 
-_BY_CELL = ("obsm", "layers")
-_AS_IT_IS = ("var", "varm", "varp", "uns")
+_CELL_SLOTS = ("obsm", "layers")
+_UNCHANGED_SLOTS = ("var", "varm", "varp", "uns")
 
 
 def download_order(prepared: Path) -> Rows:
-    """Rows of a slide in the order of the download."""
+    """(N,) rows of a prepared slide, sorted by their row in the download."""
     with h5py.File(prepared, "r") as file:
         return np.argsort(file[f"obs/{keys.DOWNLOAD_ROW}"][:], kind="stable")
 
 
-def places(order: Rows) -> Rows:
-    """Where each row goes when rows are put in some order."""
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return back
+def inverse_order(order: Rows) -> Rows:
+    """The inverse of a permutation: the new position of each row, given the (N,) rows in their new order."""
+    positions = np.empty_like(order)
+    positions[order] = np.arange(len(order))
+    return positions
 
 
-def carry_slide(slide: Slide, target: h5py.File, order: Rows, without: Collection[str] = ()) -> None:
-    """Copy everything that the file of a slide holds.
+def copy_slide(slide: Slide, target: h5py.File, order: Rows, without: Collection[str] = ()) -> None:
+    """Copy the whole content of the file of a slide, with its cells reordered.
 
     Args:
-        slide: A slide that has a file.
-        target: An empty file.
-        order: Rows, in the order to write them.
-        without: Names in `obsm` and `layers` to leave out.
+        slide: A slide that was opened from a file.
+        target: An empty file, open for writing.
+        order: (N,) rows in the order to write them.
+        without: Names in `obsm` and `layers` that are not copied.
     """
     with h5py.File(slide.file, "r") as source:
         target.attrs.update(source.attrs)
-        carry_obs(source, target, order)
-        _carry_counts(source, target, order, slide)
-        for slot in _AS_IT_IS:
+        copy_obs(source, target, order)
+        _copy_counts(source, target, order, slide)
+        for slot in _UNCHANGED_SLOTS:
             if slot in source:
                 source.copy(slot, target)
-        for slot in _BY_CELL:
-            group = _like(source, target, slot)
+        for slot in _CELL_SLOTS:
+            group = _create_group(source, target, slot)
             for name in sorted(set(source.get(slot, ())).difference(without)):
-                write_elem(group, name, _taken(read_elem(source[slot][name]), order))
-        pairs = _like(source, target, "obsp")
+                write_elem(group, name, _take(read_elem(source[slot][name]), order))
+        pairs = _create_group(source, target, "obsp")
         for name in source.get("obsp", ()):
             write_elem(pairs, name, read_elem(source["obsp"][name])[order][:, order])
 
 
-def carry_obs(source: h5py.File, target: h5py.File, order: Rows) -> None:
-    """Copy the annotation of the cells, one column after the other.
+def copy_obs(source: h5py.File, target: h5py.File, order: Rows) -> None:
+    """Copy the annotation of the cells, one column at a time.
 
     Args:
         source: The file of a slide.
-        target: A file without `obs`.
-        order: Rows, in the order to write them.
+        target: A file without `obs`, open for writing.
+        order: (N,) rows in the order to write them.
     """
-    group = _like(source, target, "obs")
+    group = _create_group(source, target, "obs")
     for name in source["obs"]:
-        write_elem(group, name, _taken(read_elem(source["obs"][name]), order))
+        write_elem(group, name, _take(read_elem(source["obs"][name]), order))
 
 
-def _carry_counts(source: h5py.File, target: h5py.File, order: Rows, slide: Slide) -> None:
-    """Copy the counts, block by block."""
+def _copy_counts(source: h5py.File, target: h5py.File, order: Rows, slide: Slide) -> None:
+    """Copy the counts, one block of rows at a time."""
     indptr = np.concatenate([[0], np.cumsum(np.diff(source["X/indptr"][:].astype(np.int64))[order])])
-    group = _like(source, target, "X")
+    group = _create_group(source, target, "X")
     group["indptr"] = indptr if indptr[-1] > np.iinfo(np.int32).max else indptr.astype(np.int32)
     columns = group.create_dataset("indices", (indptr[-1],), np.int32)
     values = group.create_dataset("data", (indptr[-1],), np.float32)
@@ -85,12 +85,12 @@ def _carry_counts(source: h5py.File, target: h5py.File, order: Rows, slide: Slid
         columns[indptr[first] : indptr[last]], values[indptr[first] : indptr[last]] = block.indices, block.data
 
 
-def _like(source: h5py.File, target: h5py.File, slot: str) -> h5py.Group:
-    """A group that says of itself what the source's does."""
+def _create_group(source: h5py.File, target: h5py.File, slot: str) -> h5py.Group:
+    """Create a group with the attributes of the same group of the source."""
     group = target.create_group(slot)
     group.attrs.update(source[slot].attrs if slot in source else {})
     return group
 
 
-def _taken(values: Any, order: Rows) -> Any:  # noqa: ANN401 - whatever AnnData can hold of each cell
+def _take(values: Any, order: Rows) -> Any:  # noqa: ANN401 - any array or table with a row per cell
     return values.iloc[order] if isinstance(values, pd.DataFrame) else values[order]

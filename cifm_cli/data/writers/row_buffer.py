@@ -1,4 +1,4 @@
-"""Rows of counts set aside on disk: written in the order of the download, read in that of the slide."""
+"""A buffer of count rows on disk: written in the order of the download, read in the order of the slide."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.readers.counts import row_ranges
+from cifm_cli.data.row_ranges import row_ranges
 from cifm_cli.errors import writing
 
 if TYPE_CHECKING:
@@ -21,16 +21,21 @@ _ENTRY = np.dtype([("column", np.int32), ("value", np.float32)])
 _LARGEST = np.iinfo(np.int32).max
 
 
-class Spool:
-    """Rows of G counts in a file without a name, which the system takes back even from a process that is killed.
+class RowBuffer:
+    """N rows of G counts in a temporary file without a name, which the system deletes even if the process is killed.
 
-    The rows of a compressed download can only be reached by inflating all before them, so they are read once, in their
-    own order; from here each row is one read, in any order.
+    Access to a row of a compressed download decompresses all rows before it. A download is therefore read once, in its
+    own order; after that, each row is read from the buffer with one file operation, in any order.
 
     Args:
-        folder: Where there is space for the counts.
+        folder: Folder on a disk with space for the counts.
         num_cells: N.
         num_genes: G.
+
+    Attributes:
+        num_genes: G.
+        total_counts: (N,) sum of each row.
+        num_expressed: (N,) number of counts of each row.
     """
 
     def __init__(self, folder: Path, num_cells: int, num_genes: int) -> None:
@@ -42,18 +47,18 @@ class Spool:
             self._file = TemporaryFile(dir=folder)  # noqa: SIM115 - __exit__ closes it
 
     def __enter__(self) -> Self:
-        """The spool itself."""
+        """The buffer itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the space back."""
+        """Delete the file."""
         self._file.close()
 
     def write(self, first: int, block: csr_matrix) -> None:
-        """Set rows aside.
+        """Append rows.
 
         Args:
-            first: Number of the first of them, the one after the last row written before.
+            first: Number of the first row, which follows the last row that was written.
             block: (n, G) counts, columns sorted within rows.
 
         Raises:
@@ -73,7 +78,7 @@ class Spool:
 
         Args:
             group: An empty group.
-            rows: Rows, in the order to write them.
+            rows: (n,) rows in the order to write them.
         """
         indptr = np.concatenate([[0], np.cumsum(self.num_expressed[rows])])
         offsets = np.concatenate([[0], np.cumsum(self.num_expressed)])[rows]
@@ -103,15 +108,15 @@ class Spool:
         return csr_matrix(parts, shape=(len(rows), self.num_genes))
 
     def num_bytes(self, rows: NDArray[np.int64]) -> int:
-        """Size of the matrix that `write_matrix` would write."""
+        """Size of the matrix that `write_matrix` writes for some rows, in bytes."""
         return int(self.num_expressed[rows].sum()) * _ENTRY.itemsize + (len(rows) + 1) * 8
 
     def _gather(self, starts: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.void]:
-        """Entries of rows that lie at `offsets` of the file, put at `starts`."""
+        """Read rows from entry `offsets` of the file to entry `starts` of the result, which has (n + 1,) starts."""
         entries = np.empty(starts[-1], dtype=_ENTRY)
-        places, size = entries.view(np.uint8).data, _ENTRY.itemsize
+        target, size = entries.view(np.uint8).data, _ENTRY.itemsize
         bounds = (starts * size).tolist()
         for start, stop, offset in zip(bounds, bounds[1:], (offsets * size).tolist(), strict=False):
             self._file.raw.seek(offset)
-            self._file.raw.readinto(places[start:stop])
+            self._file.raw.readinto(target[start:stop])
         return entries

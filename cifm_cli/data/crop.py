@@ -1,0 +1,26 @@
+"""The rectangle that `--crop` describes."""
+
+from __future__ import annotations
+
+from cifm_cli.errors import CifmError
+
+
+def parse_crop(text: str) -> tuple[float, float, float, float]:
+    """Parse `x0,y0,x1,y1`, in micrometres.
+
+    Args:
+        text: The value of `--crop`.
+
+    Returns:
+        The lower corner, then the upper one.
+
+    Raises:
+        CifmError: The text is not four numbers, or the rectangle has no area.
+    """
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError:
+        x0 = y0 = x1 = y1 = 0.0
+    if not (x0 < x1 and y0 < y1):
+        raise CifmError(f"--crop {text}: not a rectangle", "write x0,y0,x1,y1 in micrometres, such as 0,0,1000,500")
+    return x0, y0, x1, y1

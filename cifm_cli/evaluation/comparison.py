@@ -1,0 +1,144 @@
+"""Comparison of predictors: the best form of each, the best baseline, and paired differences on one or several slides.
+
+Letters: R draws of the bootstrap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cifm_cli.evaluation.metrics.expression import LOWER_IS_BETTER, METRICS
+from cifm_cli.evaluation.predictors.base import MODEL, is_model
+from cifm_cli.statistics.bootstrap import compare_over_slides, holm
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cifm_cli.evaluation.metrics.expression import Score
+    from cifm_cli.statistics.bootstrap import Bootstrap
+
+MEAN, GATED = "mean", "gated"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores of all predictors on the same cells and genes.
+
+    Args:
+        bootstrap: Of the scored cells.
+        scores: Predictor, then form, to its score.
+    """
+
+    bootstrap: Bootstrap
+    scores: dict[str, dict[str, Score]] = field(default_factory=dict)
+
+    def best_form(self, predictor: str, metric: str) -> str:
+        """The form of a predictor that is better by a metric."""
+        return min(self.scores[predictor], key=lambda form: self.scores[predictor][form].cost(metric))
+
+    def best(self, predictor: str, metric: str) -> Score:
+        """The score of the better form of a predictor."""
+        return self.scores[predictor][self.best_form(predictor, metric)]
+
+    def best_baseline(self, metric: str) -> str:
+        """The baseline whose better form is best by a metric."""
+        baselines = [name for name in self.scores if not is_model(name)]
+        return min(baselines, key=lambda name: self.best(name, metric).cost(metric))
+
+    def further_models(self) -> list[str]:
+        """Models after the first."""
+        return [name for name in self.scores if is_model(name) and name != MODEL]
+
+    def paired(self, metric: str, model: str = MODEL, reference: str | None = None) -> dict[str, Any]:
+        """Better form of a model minus better form of a reference.
+
+        Args:
+            metric: Of `METRICS`.
+            model: A model.
+            reference: Another predictor; the best baseline when absent.
+
+        Returns:
+            The difference, its 95 % interval, and the p-value of no difference.
+        """
+        name = reference or self.best_baseline(metric)
+        paired = self.bootstrap.compare(
+            self.best(model, metric).statistic(metric), self.best(name, metric).statistic(metric)
+        )
+        return {
+            "rival" if reference else "best_baseline": name,
+            "form": self.best_form(name, metric),
+            "model_form": self.best_form(model, metric),
+            "difference": paired.difference,
+            "low": paired.low,
+            "high": paired.high,
+            "p": paired.p,
+        }
+
+    def all_paired(self, model: str = MODEL, reference: str | None = None) -> dict[str, dict[str, Any]]:
+        """`paired` for every metric, with p-values corrected for the number of metrics (Holm)."""
+        paired = {metric: self.paired(metric, model, reference) for metric in METRICS}
+        corrected = holm([pair["p"] for pair in paired.values()])
+        return {metric: {**pair, "p_holm": p} for (metric, pair), p in zip(paired.items(), corrected, strict=True)}
+
+    def facts(self) -> dict[str, Any]:
+        """For `metrics.json`: every metric, the first model against the best baseline, further models against both."""
+        return {
+            "predictors": {
+                name: {form: score.metrics for form, score in forms.items()} for name, forms in self.scores.items()
+            },
+            "paired": self.all_paired(),
+            "paired_models": {
+                name: {"best_baseline": self.all_paired(name), MODEL: self.all_paired(name, MODEL)}
+                for name in self.further_models()
+            },
+        }
+
+
+def favours_model(pair: dict[str, Any], metric: str) -> bool | None:
+    """Whether an interval is on the model's side of zero; None where it includes zero."""
+    if pair["low"] <= 0 <= pair["high"]:
+        return None
+    return bool(pair["high"] < 0) == (metric in LOWER_IS_BETTER)
+
+
+def overall(comparisons: dict[str, list[Comparison]], seed: int) -> dict[str, Any]:
+    """Compare the model with the best baseline over several slides.
+
+    Args:
+        comparisons: Geometry to the comparison on each slide.
+        seed: The user's seed.
+
+    Returns:
+        Geometry, then metric, to the baseline with the best mean over slides, the mean difference and its 95 %
+        interval; nothing for the geometries of a single slide.
+    """
+    return {
+        geometry: {metric: _overall_metric(of_slides, metric, seed) for metric in METRICS}
+        for geometry, of_slides in comparisons.items()
+        if len(of_slides) > 1
+    }
+
+
+def _overall_metric(comparisons: Sequence[Comparison], metric: str, seed: int) -> dict[str, Any]:
+    baselines = [name for name in comparisons[0].scores if not is_model(name)]
+    baseline = min(baselines, key=lambda name: sum(slide.best(name, metric).cost(metric) for slide in comparisons))
+    pairs = [
+        (slide.best(MODEL, metric).statistic(metric), slide.best(baseline, metric).statistic(metric))
+        for slide in comparisons
+    ]
+    difference = compare_over_slides(
+        [model.value - reference.value for model, reference in pairs],
+        np.stack([model.draws - reference.draws for model, reference in pairs]),
+        seed,
+        decidable=all(slide.bootstrap.decidable for slide in comparisons),
+    )
+    return {
+        "best_baseline": baseline,
+        "difference": difference.difference,
+        "low": difference.low,
+        "high": difference.high,
+        "num_slides": len(comparisons),
+    }

@@ -1,0 +1,259 @@
+"""One slide under evaluation: its scored genes, and the visible cells, examples and targets of every fold.
+
+Letters: Q hidden cells, P scored genes.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cifm_cli import keys
+from cifm_cli.data.slide import log_normalise, radius_notes
+from cifm_cli.errors import CifmError
+from cifm_cli.evaluation.examples import Example, GeneStats, Targets, TrainingFolds, VisibleCells, gene_stats
+from cifm_cli.evaluation.folds import exceeds_counts, make_folds, make_folds_around, margin_um, training_geometry
+from cifm_cli.evaluation.metrics.gene_sets import choose_gene_sets
+from cifm_cli.model.masking import reach_um
+from cifm_cli.provenance import numpy_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.evaluation.folds import Fold
+    from cifm_cli.inference.loaded_model import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+MAX_CACHED_NONZEROS = 10_000_000  # of the visible cells that stay in memory from fold to fold: 160 MB
+MAX_FOLD_CACHES = 2  # folds with training examples of their own that stay in memory
+MAX_EXAMPLE_CELLS = 15_000  # training cells that baselines learn from
+MAX_EXAMPLE_VALUES = 20_000_000  # training cells times genes
+MAX_TRAINING_COUNTS = 30_000_000  # of a training region; in a larger one, examples are taken from pieces of it
+NUM_TRAINING_PIECES = 5
+
+
+@dataclass(frozen=True)
+class EvaluationDataset:
+    """What all predictors of a slide share.
+
+    Args:
+        slide: As it was prepared, but at the radius of the first model.
+        columns: (P,) columns of the slide that are scored: the genes that every model knows.
+        target_sum: Of the normalisation.
+        radius_um: Radius of the graph of the first model.
+        reach_um: Full receptive field of the first model.
+        seed: The user's seed.
+        max_reach_um: The widest receptive field of all models.
+        prepared_radius_um: Radius that the slide was prepared for; the slide's when absent.
+    """
+
+    slide: Slide
+    columns: Rows
+    target_sum: float
+    radius_um: float
+    reach_um: float
+    seed: int
+    max_reach_um: float = 0.0
+    prepared_radius_um: float | None = None
+    _visible: dict[Fold, VisibleCells] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _shared_training: dict[str, TrainingFolds] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _fold_training: dict[Fold, TrainingFolds] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _slides: dict[float, Slide] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def num_genes(self) -> int:
+        """P."""
+        return len(self.columns)
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """P gene symbols."""
+        return tuple(self.slide.symbols[column] for column in self.columns)
+
+    @cached_property
+    def gene_stats(self) -> GeneStats:
+        """Statistics of each gene over the training region."""
+        return self._stats(self.slide.region(keys.TRAIN))
+
+    @cached_property
+    def gene_sets(self) -> dict[str, NDArray[np.int64]]:
+        """Genes that are scored separately, chosen by the training cells."""
+        return choose_gene_sets(self.slide, self.columns, self.target_sum, self.seed)
+
+    def margin_um(self, geometry: str) -> float:
+        """Width of the margin around a piece of tissue within which cells influence any predictor."""
+        return margin_um(geometry, self.radius_um, max(self.reach_um, self.max_reach_um))
+
+    def slide_at(self, radius_um: float | None) -> Slide:
+        """The slide at the radius of a model; at the prepared radius for None. Each warning is logged once."""
+        prepared_um = self.prepared_radius_um or self.slide.radius_um
+        wanted_um = radius_um or prepared_um
+        if wanted_um == self.slide.radius_um:
+            return self.slide
+        if wanted_um not in self._slides:
+            prepared = replace(self.slide, radius_um=prepared_um)
+            for note in radius_notes(prepared, wanted_um):
+                logger.warning(note)
+            self._slides[wanted_um] = prepared.with_radius(wanted_um)
+        return self._slides[wanted_um]
+
+    def has_visible_counts(self, fold: Fold) -> bool:
+        """Whether any visible cell has counts."""
+        return bool((self.slide.total_counts[fold.visible] > 0).any())
+
+    def targets(self, rows: Rows) -> Targets:
+        """The actual expression of some cells."""
+        values = self.slide.expression(rows, self.target_sum)[:, self.columns].toarray()
+        return Targets(self.slide.counts(rows)[:, self.columns], values, self.gene_stats, self.target_sum)
+
+    def visible_cells(self, fold: Fold) -> VisibleCells:
+        """The cells that baselines may use in a fold. Void cells carry no information and are left out."""
+        if fold not in self._visible:
+            if self._cache_is_full():
+                self._visible.clear()
+                self._fold_training.clear()
+            self._visible[fold] = self._read_visible(fold, self._stats_for(fold))
+        return self._visible[fold]
+
+    def training_folds(self, fold: Fold) -> TrainingFolds:
+        """Examples to learn from for a fold; without its hidden and withheld cells where these are training cells."""
+        rows = self._learnable_rows(fold)
+        if len(rows) == len(self.slide.region(keys.TRAIN)):
+            if fold.geometry not in self._shared_training:
+                draw = partial(self._draw_examples, fold.geometry, rows, self.gene_stats, MAX_EXAMPLE_CELLS)
+                self._shared_training[fold.geometry] = TrainingFolds(draw, self.gene_stats)
+            return self._shared_training[fold.geometry]
+        if fold not in self._fold_training:
+            # A third of the examples: they serve a single fold.
+            stats = self.visible_cells(fold).gene_stats
+            draw = partial(self._draw_examples, fold.geometry, rows, stats, MAX_EXAMPLE_CELLS // 3)
+            self._fold_training[fold] = TrainingFolds(draw, stats)
+        return self._fold_training[fold]
+
+    def clear_caches(self) -> None:
+        """Release what the predictors of one geometry shared; it is made anew on demand."""
+        self._visible.clear()
+        self._shared_training.clear()
+        self._fold_training.clear()
+
+    def _cache_is_full(self) -> bool:
+        nonzeros = sum(visible.expression.nnz for visible in self._visible.values())
+        return len(self._fold_training) > MAX_FOLD_CACHES or nonzeros > MAX_CACHED_NONZEROS
+
+    def _stats(self, rows: Rows) -> GeneStats:
+        return gene_stats(self.slide, rows, self.columns, self.target_sum)
+
+    def _read_visible(self, fold: Fold, stats: GeneStats) -> VisibleCells:
+        rows = fold.visible[self.slide.total_counts[fold.visible] > 0]
+        counts = self.slide.counts(rows)[:, self.columns]
+        expression = log_normalise(counts, self.slide.total_counts[rows], self.target_sum)  # shares their indices
+        xy_um = self.slide.xy_um[rows]
+        return VisibleCells(
+            xy_um, expression, counts, stats, self.radius_um, self.reach_um, self.seed, fold_number=fold.number
+        )
+
+    def _learnable_rows(self, fold: Fold) -> Rows:
+        """The training cells, without those that are hidden or withheld."""
+        rows = np.setdiff1d(self.slide.region(keys.TRAIN), fold.hidden, assume_unique=True)
+        return rows if fold.withheld is None else np.setdiff1d(rows, fold.withheld, assume_unique=True)
+
+    def _stats_for(self, fold: Fold) -> GeneStats:
+        """Statistics of the training cells that may be used in a fold; of the visible cells where there are none."""
+        rows = self._learnable_rows(fold)
+        if len(rows) == len(self.slide.region(keys.TRAIN)):
+            return self.gene_stats
+        return self._stats(rows if len(rows) else fold.visible)
+
+    def _draw_examples(self, geometry: str, rows: Rows, stats: GeneStats, max_cells: int) -> Iterator[Example]:
+        """Hide training cells as the scored cells are hidden.
+
+        Args:
+            geometry: That is scored.
+            rows: Training cells.
+            stats: Their statistics.
+            max_cells: Most hidden cells of all examples.
+
+        Yields:
+            An example for each fold.
+        """
+        max_cells = min(max_cells, max(1, MAX_EXAMPLE_VALUES // self.num_genes))
+        for folds, num_cells in self._folds_of_training(training_geometry(geometry), rows, max_cells):
+            left = num_cells
+            for fold in folds:
+                if left <= 0:
+                    break
+                if not self.has_visible_counts(fold):
+                    continue
+                order = numpy_generator(self.seed, "practice", fold.number).permutation(fold.hidden)
+                chosen = np.sort(order[:left])
+                left -= len(chosen)
+                expression = self.slide.expression(chosen, self.target_sum)[:, self.columns]
+                counts = self.slide.counts(chosen)[:, self.columns]
+                # Statistics that include the hidden cells would reveal them: where the widest circle covers the whole
+                # region, the difference between the two is exactly what is hidden.
+                others = stats.without(self._stats(fold.hidden), len(rows), len(fold.hidden))
+                yield Example(self._read_visible(fold, others), self.slide.xy_um[chosen], expression, counts)
+
+    def _folds_of_training(self, geometry: str, rows: Rows, max_cells: int) -> Iterator[tuple[list[Fold], int]]:
+        """Folds of training cells and the number of cells to use of them; of pieces, where the region is large."""
+        if not len(rows):  # the training region is hidden altogether
+            return
+        size = max_cells // NUM_TRAINING_PIECES
+        small = len(rows) <= NUM_TRAINING_PIECES * max_cells
+        if size == 0 or small or not exceeds_counts(self.slide, rows, MAX_TRAINING_COUNTS):
+            yield make_folds(geometry, self.slide.xy_um, rows, self.radius_um, self.seed), max_cells
+            return
+        for stretch in np.array_split(rows, NUM_TRAINING_PIECES):
+            first = (len(stretch) - max_cells) // 2
+            core = stretch[first : first + max_cells]
+            yield make_folds_around(self.slide, geometry, core, rows, self.margin_um(geometry), self.seed), size
+
+
+def open_dataset(slide: Slide, models: Sequence[LoadedModel], seed: int) -> EvaluationDataset:
+    """Find the genes that models and slide share.
+
+    Args:
+        slide: Any slide.
+        models: The first one sets radius and receptive field of the baselines.
+        seed: The user's seed.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        CifmError: The models normalise differently, share no gene, or the slide has no training cells.
+    """
+    recipes = [model.checkpoint.recipe for model in models]
+    if len({recipe.data.target_sum for recipe in recipes}) > 1:
+        raise CifmError("the models were trained with different data.target_sum", "evaluate them one by one")
+    columns = models[0].panel(slide).columns
+    for model in models[1:]:
+        columns = np.intersect1d(columns, model.panel(slide).columns)
+    if not len(columns):
+        raise CifmError(f"slide {slide.name}: the models share none of its genes", "evaluate them one by one")
+    if not slide.total_counts[slide.region(keys.TRAIN)].any():
+        raise CifmError(
+            f"slide {slide.name}: no cells with counts in its train region, from which the baselines learn",
+            "prepare a larger piece of the tissue",
+        )
+    prepared_um = slide.radius_um
+    slide = models[0].fit_slide(slide)
+    reaches_um = [reach_um(recipe, recipe.data.radius_um or prepared_um) for recipe in recipes]
+    return EvaluationDataset(
+        slide,
+        columns,
+        recipes[0].data.target_sum,
+        slide.radius_um,
+        reaches_um[0],
+        seed,
+        max_reach_um=max(reaches_um),
+        prepared_radius_um=prepared_um,
+    )

@@ -1,0 +1,277 @@
+"""What a predictor is given (visible cells, and examples to learn from) and what its predictions are compared with.
+
+Letters: V visible cells, Q hidden cells, P genes.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, cast
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.spatial import cKDTree
+
+from cifm_cli.evaluation.metrics.ranking import average_ranks
+from cifm_cli.provenance import numpy_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from cifm_cli.data.slide import Rows, Slide
+
+    Floats = NDArray[np.float64]
+    Values = NDArray[np.float32]
+
+_ROWS_AT_ONCE = 50_000  # cells read at a time when a whole region is summed
+
+
+@dataclass(frozen=True)
+class GeneStats:
+    """Statistics of each gene over some cells, usually the training cells.
+
+    Args:
+        mean: (P,) mean log-normalised expression.
+        fraction: (P,) fraction of the cells that express the gene.
+        counts: (P,) total counts.
+    """
+
+    mean: Floats
+    fraction: Floats
+    counts: Floats
+
+    @cached_property
+    def composition(self) -> Floats:
+        """(P,) fraction of all counts in each gene; equal fractions where there are no counts."""
+        total = self.counts.sum()
+        return self.counts / total if total else np.full(len(self.counts), 1 / len(self.counts))
+
+    def take_genes(self, genes: NDArray[np.int64]) -> GeneStats:
+        """Select genes by position."""
+        return GeneStats(self.mean[genes], self.fraction[genes], self.counts[genes])
+
+    def without(self, other: GeneStats, num_cells: int, num_other: int) -> GeneStats:
+        """Statistics of the cells that remain when some of them are left out.
+
+        Args:
+            other: Statistics of the cells to leave out.
+            num_cells: Number of cells in these statistics.
+            num_other: Number of cells to leave out, fewer than `num_cells`.
+
+        Returns:
+            The statistics of the others.
+        """
+        mean, fraction = (
+            np.maximum(mine * num_cells - theirs * num_other, 0) / (num_cells - num_other)
+            for mine, theirs in ((self.mean, other.mean), (self.fraction, other.fraction))
+        )
+        return GeneStats(mean, fraction, np.maximum(self.counts - other.counts, 0))
+
+
+def gene_stats(slide: Slide, rows: Rows, columns: Rows, target_sum: float) -> GeneStats:
+    """Compute the statistics of each gene over some cells.
+
+    Args:
+        slide: Any slide.
+        rows: Rows of the cells, at least one.
+        columns: (P,) columns of the slide.
+        target_sum: Of the normalisation.
+
+    Returns:
+        The statistics.
+    """
+    totals = np.zeros((3, len(columns)))
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        block = rows[start : start + _ROWS_AT_ONCE]
+        expression = slide.expression(block, target_sum)[:, columns]
+        totals[0] += np.asarray(expression.sum(axis=0, dtype=np.float64)).ravel()
+        totals[1] += expression.getnnz(axis=0)
+        totals[2] += np.asarray(slide.counts(block)[:, columns].sum(axis=0, dtype=np.float64)).ravel()
+    return GeneStats(totals[0] / len(rows), totals[1] / len(rows), totals[2])
+
+
+class CellSums(NamedTuple):
+    """Cells, or squares filled with cells, that weighted means are taken over; M of them.
+
+    Args:
+        tree: Their places.
+        number: (M, 1) number of cells in each.
+        expression: (M, P) sum of log-normalised expression.
+        expressed: (M, P) number of cells that express the gene.
+        counts: (M, P) sum of counts.
+    """
+
+    tree: cKDTree
+    number: Values
+    expression: csr_matrix
+    expressed: csr_matrix
+    counts: csr_matrix
+
+
+@dataclass(frozen=True)
+class VisibleCells:
+    """The cells that a baseline may use. It knows of the hidden cells only where they are.
+
+    Args:
+        xy_um: (V, 2) places of the visible cells with counts, micrometres.
+        expression: (V, P) log-normalised.
+        counts: (V, P) raw.
+        gene_stats: Statistics of the training cells, for places without visible neighbours.
+        radius_um: Radius of the graph.
+        reach_um: Full receptive field of the model.
+        seed: The user's seed, for baselines that draw at random.
+        fold_number: Number of the fold, so that folds have different draws.
+    """
+
+    xy_um: Floats
+    expression: csr_matrix
+    counts: csr_matrix
+    gene_stats: GeneStats
+    radius_um: float
+    reach_um: float
+    seed: int = 0
+    fold_number: int = 0
+    _squares: dict[float, CellSums] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def cells(self) -> CellSums:
+        """The visible cells one by one."""
+        x = self.expression
+        expressed = csr_matrix((np.ones_like(x.data), x.indices, x.indptr), x.shape)
+        number = np.ones((len(self.xy_um), 1), dtype=np.float32)
+        return CellSums(cKDTree(self.xy_um), number, x, expressed, self.counts)
+
+    def squares(self, side_um: float) -> CellSums:
+        """The visible cells summed over the squares of a grid.
+
+        Args:
+            side_um: Side of a square in micrometres.
+
+        Returns:
+            The squares that contain cells.
+        """
+        if side_um not in self._squares:
+            square, cell_of = np.unique(np.floor(self.xy_um / side_um), axis=0, return_inverse=True)
+            rows = np.arange(len(self.xy_um))
+            member = csr_matrix((np.ones(len(rows), dtype=np.float32), (cell_of.ravel(), rows)))
+            number = np.asarray(member.sum(axis=1), dtype=np.float32)
+            sums = [member @ values for values in (self.expression, self.cells.expressed, self.counts)]
+            self._squares[side_um] = CellSums(cKDTree((square + 0.5) * side_um), number, *sums)
+        return self._squares[side_um]
+
+    def generator(self, name: str) -> np.random.Generator:
+        """Random generator of a baseline in this fold."""
+        return numpy_generator(self.seed, "baseline", name, self.fold_number)
+
+
+class Example(NamedTuple):
+    """Training cells hidden as the scored cells are.
+
+    Args:
+        visible: The visible cells around them.
+        xy_um: (Q, 2) their places.
+        expression: (Q, P) their log-normalised expression.
+        counts: (Q, P) their raw counts.
+    """
+
+    visible: VisibleCells
+    xy_um: Floats
+    expression: csr_matrix
+    counts: csr_matrix
+
+
+class Estimator(Protocol):
+    """Anything that learns from examples."""
+
+    @property
+    def name(self) -> str:
+        """Distinguishes estimators."""
+        ...
+
+    def fit(self, examples: TrainingFolds) -> Self:
+        """Learn from examples."""
+        ...
+
+
+EstimatorT = TypeVar("EstimatorT", bound=Estimator)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingFolds:
+    """Examples from the training region, for baselines that learn. None of them contains a scored cell.
+
+    Args:
+        draw: Makes the examples, one fold of hidden cells each.
+        gene_stats: Statistics of the training cells.
+    """
+
+    draw: Callable[[], Iterable[Example]]
+    gene_stats: GeneStats
+    _fitted: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __iter__(self) -> Iterator[Example]:
+        """Go through the examples; they are made anew each time, as they may not fit into memory together."""
+        return iter(self.draw())
+
+    def fitted(self, estimator: EstimatorT) -> EstimatorT:
+        """Fit a copy of an estimator, once: several folds and hyper-parameters share what was learned.
+
+        Args:
+            estimator: Any estimator; it stays as it is.
+
+        Returns:
+            The fitted copy, the same at every call.
+        """
+        if estimator.name not in self._fitted:
+            self._fitted[estimator.name] = copy(estimator).fit(self)
+        return cast("EstimatorT", self._fitted[estimator.name])
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The actual expression of the hidden cells, and what metrics derive from it once.
+
+    Args:
+        counts: (Q, P) raw counts.
+        values: (Q, P) log-normalised expression.
+        gene_stats: Statistics of the training cells, for the deviance and for centred metrics.
+        target_sum: Of the normalisation, for the deviance.
+    """
+
+    counts: csr_matrix
+    values: Values
+    gene_stats: GeneStats
+    target_sum: float
+
+    @cached_property
+    def cell_ranks(self) -> Values:
+        """(Q, P) ranks of the genes within each cell."""
+        return average_ranks(self.values)
+
+    @cached_property
+    def by_gene(self) -> Values:
+        """(P, Q) the values, gene by gene."""
+        return np.ascontiguousarray(self.values.T)
+
+    @cached_property
+    def gene_ranks(self) -> Values:
+        """(P, Q) ranks of the cells within each gene."""
+        return average_ranks(self.by_gene)
+
+    @cached_property
+    def centred_ranks(self) -> Values:
+        """(Q, P) ranks of the genes within each cell after subtracting the training mean."""
+        return average_ranks(self.centred(self.values))
+
+    def centred(self, values: Values) -> Values:
+        """Subtract the training mean of each gene from (n, P) values."""
+        return values - self.gene_stats.mean.astype(np.float32)
+
+    def take_genes(self, genes: NDArray[np.int64]) -> Targets:
+        """Select genes by ascending position."""
+        values = np.ascontiguousarray(self.values[:, genes])
+        return Targets(self.counts[:, genes], values, self.gene_stats.take_genes(genes), self.target_sum)

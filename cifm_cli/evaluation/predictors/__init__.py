@@ -1,0 +1,1 @@
+"""Predictors: the model, and the baselines that it is compared with."""

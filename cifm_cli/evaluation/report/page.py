@@ -1,0 +1,230 @@
+"""The HTML page of an evaluation: the comparison first, then all predictors, then where the model errs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from cifm_cli import keys
+from cifm_cli.evaluation.comparison import MEAN
+from cifm_cli.evaluation.metrics.calibration import by_distance, distance_bins
+from cifm_cli.evaluation.predictors.base import MODEL
+from cifm_cli.evaluation.report.tables import (
+    ceiling_table,
+    cell_type_table,
+    describe,
+    describe_cell_types,
+    describe_overall,
+    describe_states,
+    gene_set_table,
+    overall_table,
+    paired_table,
+    score_table,
+    state_table,
+)
+from cifm_cli.evaluation.transfer import describe_transfer
+from cifm_cli.report import plots
+from cifm_cli.report.html import Image, Section
+from cifm_cli.report.table import Table
+from cifm_cli.statistics.bootstrap import percentile_interval
+
+if TYPE_CHECKING:
+    from cifm_cli.evaluation.evaluator import EvaluationResult
+    from cifm_cli.evaluation.metrics.cell_types import CellTypes
+
+_BAR_METRICS: Final = ("spearman_cell", "mse", "pearson_cell")
+_DISTANCE_COLUMNS: Final = ("mse", "pearson")  # of `per_cell`
+_NOT_DRAWN: Final = ("uniform", "bernoulli", "zeros")
+_NUM_EXTREME: Final = 10  # best and worst genes that are listed
+_FORMS: Final = (
+    "mean: the expected expression. gated: zero where the predicted P(expressed) is low; the threshold is chosen for "
+    "each predictor on cells that are not scored. A constant has correlation 0."
+)
+_CEILING: Final = (
+    "Counts are few: each cell's counts are divided at random into two halves, and one half predicts the other. The "
+    "ceiling is about what a predictor that knew every cell's true profile would reach."
+)
+_GENE_SETS: Final = (
+    "Genes chosen on the training cells: those that differ most between groups of cells, and the most variable."
+)
+_STATES: Final = (
+    "The probability of the actual state of each hidden cell (log loss, perplexity), and the distance of real cells "
+    "sampled from the distribution to the hidden one (energy score); lower is better. neighbours: the tuned frequencies "
+    "of the states of the visible cells around, and these cells themselves. The last line has the model minus the better "
+    "of the two others, absolute and relative. Confidence is the probability of the likeliest state, accuracy how often "
+    "it is the actual one: a calibrated distribution has the same value for both."
+)
+_CELL_TYPES: Final = (
+    "Each cell is typed by its actual expression and by what was predicted for it; unassigned predictions disagree. "
+    "The ceiling is the same cell with half of its counts removed: the agreement that noise allows. drawn: "
+    "counts sampled around the prediction, at the cell's own depth. sampled: a real cell of a state sampled from the "
+    "model. Top 3: fraction of the three likeliest types in common. Confidence: mean probability of the likeliest type."
+)
+
+
+def sections(result: EvaluationResult, facts: dict[str, Any]) -> list[Section]:
+    """The part of the page about one slide and geometry.
+
+    Args:
+        result: Of a slide and geometry.
+        facts: What `metrics.json` contains about the slide.
+
+    Returns:
+        The sections.
+    """
+    title = f"{result.dataset.slide.name}, {result.geometry}"
+    comparison, bootstrap = result.comparison, result.bootstrap
+    blocks = f"{bootstrap.num_blocks} spatial blocks of {bootstrap.side_um:.0f} µm"
+    setting = (
+        f"{describe(result, facts['region'])}.\n\n{_setting(result, facts)}\n\nEach side in its better form. Intervals: "
+        f"paired bootstrap over {blocks}."
+    )
+    images = [*(_by_distance(result, column) for column in _DISTANCE_COLUMNS), _error_map(result), _reliability(result)]
+    return [
+        Section(f"{title}: the model against the best baseline", setting, paired_table(comparison)),
+        *(
+            Section(
+                f"{title}: {name} against {reference or 'the best baseline'}",
+                "",
+                paired_table(comparison, name, reference),
+            )
+            for name in comparison.further_models()
+            for reference in (None, MODEL)
+        ),
+        Section(
+            f"{title}: all predictors", _FORMS, score_table(result), [_bars(result, metric) for metric in _BAR_METRICS]
+        ),
+        Section(f"{title}: the limit that noise sets", _CEILING, ceiling_table(result)),
+        *([Section(f"{title}: gene sets", _GENE_SETS, gene_set_table(result))] if result.gene_sets else []),
+        Section(f"{title}: where the model errs", "", _gene_table(result), images),
+        *(
+            Section(f"{title}: {describe_states(name, states)}", _STATES, state_table(states))
+            for name, states in result.states.items()
+        ),
+        *([cell_type_section(result.cell_types, title)] if result.cell_types else []),
+    ]
+
+
+def overall_section(geometry: str, paired: dict[str, dict[str, Any]]) -> Section:
+    """The model against the best baseline over several slides.
+
+    Args:
+        geometry: Its name.
+        paired: Metric to the comparison.
+
+    Returns:
+        The section.
+    """
+    return Section(
+        describe_overall(geometry, paired),
+        "Mean difference over slides, the model minus the best baseline. Intervals: slides are resampled, then blocks "
+        "within each.",
+        overall_table(paired),
+    )
+
+
+def _setting(result: EvaluationResult, facts: dict[str, Any]) -> str:
+    """Which cells were scored and tuned on, and how the slide relates to each model: a paragraph for each."""
+    region, num_scored = facts["region"], len(result.rows)
+    num_cells = len(result.dataset.slide.region(region))
+    where = f"the {num_cells:,} cells of " + ("the slide" if region == keys.ALL else f"its {region} region")
+    left_out = " Cells that were tuned on are not scored." if region == keys.ALL else ""
+    text = f"Scored: {num_scored:,} of {where}. All predictors were tuned on its {facts['tuned_on']} region.{left_out}"
+    if num_scored < num_cells:
+        text += " The intervals are about the cells that were scored, not about the others."
+    return "\n\n".join([text, *(f"{name}: {describe_transfer(found)}." for name, found in facts["scenario"].items())])
+
+
+def _bars(result: EvaluationResult, metric: str) -> Image:
+    """A metric of every predictor in its better form."""
+    comparison = result.comparison
+    best = {f"{name}, {comparison.best_form(name, metric)}": comparison.best(name, metric) for name in result.scores}
+    image = plots.bars(
+        list(best),
+        [score.metrics[metric] for score in best.values()],
+        [percentile_interval(score.draws[metric]) for score in best.values()],
+        metric,
+        label="with its 95 % interval over blocks",
+    )
+    return Image(image, f"{metric} of every predictor in its better form")
+
+
+def _by_distance(result: EvaluationResult, column: str) -> Image:
+    """A score of the mean forms against the distance to the nearest visible cell."""
+    edges_um, position = distance_bins(result.distance_um, result.dataset.radius_um)
+    means = {name: forms[MEAN] for name, forms in result.scores.items() if name not in _NOT_DRAWN}
+    binned = by_distance(means, edges_um, position)
+    number = binned["num_cells"]
+    distance_um = (np.bincount(position, weights=result.distance_um) / number).tolist()
+    series = {name: columns[column] for name, columns in binned["predictors"].items()}
+    title = f"{column} by distance"
+    x_label = "distance to the nearest visible cell, µm"
+    image = plots.curves(distance_um, series, title, x_label=x_label, y_label=column)
+    cells = ", ".join(map(str, number))
+    return Image(image, f"{title} to the nearest visible cell, mean forms; cells in the bins: {cells}")
+
+
+def _reliability(result: EvaluationResult) -> Image:
+    """Predicted probability and observed frequency of expression."""
+    calibration = result.calibration[MODEL]
+    predicted, actual = calibration["reliability"]["predicted"], calibration["reliability"]["actual"]
+    series = {"expressed": actual, "perfect": predicted}
+    title = "calibration of P(expressed)"
+    image = plots.curves(predicted, series, title, x_label="predicted probability", y_label="fraction expressed")
+    return Image(
+        image, f"fraction of entries that are expressed, by the predicted one; mean error {calibration['ece']:.4f}"
+    )
+
+
+def _error_map(result: EvaluationResult) -> Image:
+    """Squared error of the model minus that of the best baseline, on the tissue."""
+    comparison = result.comparison
+    baseline = comparison.best_baseline("mse")
+    model, reference = (comparison.best(name, "mse").per_cell["mse"] for name in (MODEL, baseline))
+    difference = model - reference
+    limit = float(np.percentile(np.abs(difference), 95)) or 1.0
+    title = f"squared error of the model minus that of {baseline}"
+    image = plots.tissue_map(
+        result.dataset.slide.xy_um[result.rows],
+        difference,
+        title,
+        label="below zero the model is better",
+        limits=(-limit, limit),
+    )
+    return Image(image, f"{title}, cell by cell")
+
+
+def _gene_table(result: EvaluationResult) -> Table:
+    """Genes that the model predicts best and worst, among those that are expressed at all."""
+    baseline = result.comparison.best_baseline("pearson_gene")
+    model, reference = (result.scores[name][MEAN].per_gene["pearson"] for name in (MODEL, baseline))
+    expressed = np.flatnonzero(result.targets.by_gene.any(axis=1))
+    order = expressed[np.argsort(-model[expressed], kind="stable")]
+    extreme = np.unique(np.concatenate([order[:_NUM_EXTREME], order[-_NUM_EXTREME:]]))
+    symbols = result.dataset.symbols
+    rows = [
+        [symbols[gene], f"{model[gene]:.3f}", f"{reference[gene]:.3f}"]
+        for gene in sorted(extreme, key=lambda gene: -model[gene])
+    ]
+    return Table(["best and worst genes", "Pearson, model", baseline], rows)
+
+
+def cell_type_section(types: CellTypes, title: str) -> Section:
+    """Agreement of cell types, and the overlap of the k likeliest types of the mean forms.
+
+    Args:
+        types: Types of the scored cells and the agreement of the predictors.
+        title: Slide and geometry.
+
+    Returns:
+        The section.
+    """
+    images = []
+    if types.ceiling.top_k:
+        series = {name: forms[MEAN].top_k for name, forms in types.agreement.items()}
+        series |= {"ceiling": types.ceiling.top_k, "chance": tuple(types.chance_top_k)}
+        caption = "fraction of the k likeliest types in common"
+        k = [float(number + 1) for number in range(len(types.chance_top_k))]
+        images = [Image(plots.curves(k, series, caption, x_label="k", y_label="overlap"), f"{caption}, mean forms")]
+    return Section(f"{title}: {describe_cell_types(types)}", _CELL_TYPES, cell_type_table(types), images)

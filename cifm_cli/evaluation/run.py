@@ -1,0 +1,243 @@
+"""The evaluation as a whole: open models and slides, evaluate every predictor, and write the results."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cifm_cli import provenance
+from cifm_cli.celltype.registry import model_files
+from cifm_cli.data.slide import open_slide
+from cifm_cli.errors import CifmError
+from cifm_cli.evaluation.comparison import overall
+from cifm_cli.evaluation.metrics import calibration, expression, gene_sets, noise_ceiling
+from cifm_cli.evaluation.parallel import evaluation_pool, load_models, order_tasks
+from cifm_cli.evaluation.predictors.base import MODEL
+from cifm_cli.evaluation.report import files
+from cifm_cli.evaluation.report.tables import describe_overall, overall_table, result_tables
+from cifm_cli.evaluation.setup import set_up
+from cifm_cli.evaluation.transfer import transfer
+from cifm_cli.report.terminal import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from cifm_cli.data.slide import Slide
+    from cifm_cli.evaluation.comparison import Comparison
+    from cifm_cli.evaluation.evaluator import EvaluationResult, Evaluator, PredictorResult
+    from cifm_cli.evaluation.parallel import EvaluationTask
+    from cifm_cli.evaluation.predictors.base import ModelPredictor
+    from cifm_cli.evaluation.setup import EvaluateConfig, SlideSetup
+    from cifm_cli.processes import WorkerPool
+    from cifm_cli.report.table import Table
+
+    ShowTable = Callable[[str, Table], None]
+
+logger = logging.getLogger(__name__)
+
+SEED_NOTE = (
+    "one draw of masks, of the random baselines and of the bootstrap; results of other seeds are other draws on the same "
+    "model and tissue, not replicates of either"
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The results on all slides.
+
+    Args:
+        metrics: The content of `metrics.json`.
+        results: Slide name to its results, one for each geometry.
+    """
+
+    metrics: dict[str, Any]
+    results: dict[str, list[EvaluationResult]]
+
+
+def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) -> dict[str, Any]:
+    """Score models beside the baselines on the same hidden cells, and write the results to a folder.
+
+    Args:
+        config: The user's choices.
+        show_table: Called with the title and content of each table as soon as it is known.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        CifmError: A slide or model can't be used, the region is empty, or the results can't be written.
+        BackendUnavailableError: There is no such backend here.
+    """
+    _refuse_duplicates("slides", [path.stem for path in config.slides])
+    _refuse_duplicates("runs", [run.name for run in config.models])
+    files.check_folder(config.out)
+    models = load_models(config)
+    first = models[0].model
+    config = config.completed(first.checkpoint.recipe.evaluate)
+    logger.info("backend %s (%s), %s", first.backend.name, first.backend.version(), first.device)
+    origin = provenance.collect(
+        "evaluate",
+        seed=config.seed,
+        inputs=[
+            *config.slides,
+            *(run / "model.safetensors" for run in config.models),
+            *model_files(config.annotator),
+        ],
+        backend=first.backend.name,
+        device=str(first.device),
+        precision=first.precision,
+        models={model.name: str(run) for model, run in zip(models, config.models, strict=True)},
+        region=config.region,
+        annotator=config.annotator,
+    )
+    digests = {path.stem: origin["inputs"][path.as_posix()] for path in config.slides}
+    evaluation = evaluate_slides(map(open_slide, config.slides), models, config, digests, show_table)
+    slides_and_definitions = {key: evaluation.metrics[key] for key in ("slides", "definitions")}
+    metrics = {**slides_and_definitions, "provenance": origin, **evaluation.metrics}
+    files.write(config.out, metrics, evaluation.results, save_predictions=config.save_predictions)
+    logger.info("report and tables: %s", config.out)
+    return metrics
+
+
+def evaluate_slides(
+    slides: Iterable[Slide],
+    models: Sequence[ModelPredictor],
+    config: EvaluateConfig,
+    digests: Mapping[str, str] | None = None,
+    show_table: ShowTable = lambda *_: None,
+) -> Evaluation:
+    """Score models beside the baselines on slides, without writing anything.
+
+    Args:
+        slides: Slides with different names; with several processes they must have files.
+        models: The first is called `model` and sets radius and receptive field of the baselines.
+        config: The user's choices, completed; its `slides`, `models` and `out` are not used.
+        digests: Slide name to the SHA-256 of its file, by which training slides are recognised.
+        show_table: Called with the title and content of each table as soon as it is known.
+
+    Returns:
+        Metrics and results.
+
+    Raises:
+        CifmError: A slide can't be used, or its region is empty.
+    """
+    setups = [set_up(config, slide, models) for slide in slides]
+    for setup in setups:  # every plan first: an error on the last slide must not cost the work on the others
+        for note in setup.notes:
+            logger.warning(note)
+        for geometry in config.geometry_names:
+            setup.plan(geometry)
+    results: dict[str, list[EvaluationResult]] = {}
+    facts: dict[str, Any] = {}
+    with evaluation_pool(config) if config.num_processes > 1 else nullcontext() as pool:
+        for setup in setups:
+            results[setup.name] = _evaluate_slide(setup, pool, show_table)
+            facts[setup.name] = _slide_facts(setup, (digests or {}).get(setup.name), models, results[setup.name])
+    metrics: dict[str, Any] = {"slides": facts, "definitions": definitions()}
+    if len(results) > 1:
+        metrics["overall"] = overall(_by_geometry(results), config.seed)
+        for geometry, paired in metrics["overall"].items():
+            title = f"{describe_overall(geometry, paired)}: {MODEL} minus the best baseline, mean over slides"
+            show_table(title, overall_table(paired))
+    return Evaluation(metrics, results)
+
+
+def _evaluate_slide(
+    setup: SlideSetup, pool: WorkerPool[EvaluationTask, PredictorResult] | None, show_table: ShowTable
+) -> list[EvaluationResult]:
+    """Evaluate every predictor in every geometry."""
+    results = []
+    for geometry in setup.config.geometry_names:
+        plan = setup.plan(geometry)
+        for is_warning, note in plan.notes:
+            logger.log(logging.WARNING if is_warning else logging.INFO, note)
+        evaluator = setup.evaluator(geometry, plan)
+        by_name = _evaluate_in_pool(setup, evaluator, pool) if pool else _evaluate_in_turn(setup, evaluator)
+        for predictor in setup.predictors:
+            evaluator.result.add(by_name[predictor.name])
+        results.append(evaluator.result)
+        for title, table in result_tables(evaluator.result, setup.config.region):
+            show_table(title, table)
+        setup.dataset.clear_caches()
+    return results
+
+
+def _evaluate_in_turn(setup: SlideSetup, evaluator: Evaluator) -> dict[str, PredictorResult]:
+    """Evaluate the predictors in this process."""
+    results = {}
+    where = f"{setup.name}, {evaluator.result.geometry}"
+    with progress(where, len(setup.predictors) * len(evaluator.folds)) as advance:
+        for predictor in setup.predictors:
+            advance(0, f"{where}: {predictor.name}")
+            results[predictor.name] = evaluator.evaluate(predictor, advance)
+    return results
+
+
+def _evaluate_in_pool(
+    setup: SlideSetup, evaluator: Evaluator, pool: WorkerPool[EvaluationTask, PredictorResult]
+) -> dict[str, PredictorResult]:
+    """Evaluate the predictors in the processes of a pool."""
+    results = {}
+    geometry = evaluator.result.geometry
+    tasks = order_tasks(setup.dataset.slide.file, geometry, [predictor.name for predictor in setup.predictors])
+    with progress(f"{setup.name}, {geometry}", len(tasks)) as advance:
+        for task, result in pool.run(tasks):
+            results[task.predictor] = result
+            advance()
+    return results
+
+
+def _slide_facts(
+    setup: SlideSetup, digest: str | None, models: Sequence[ModelPredictor], results: Sequence[EvaluationResult]
+) -> dict[str, Any]:
+    """The part of `metrics.json` about one slide."""
+    dataset = setup.dataset
+    scored = np.unique(np.concatenate([result.rows for result in results]))
+    relations = {}
+    for predictor in models:
+        checkpoint = predictor.model.checkpoint
+        validation_slides = checkpoint.recipe.data.validation_slides
+        relation = transfer(dataset.slide, digest, checkpoint.provenance, scored, validation_slides)
+        for note in relation.notes:
+            logger.warning(note)
+        relations[predictor.name] = relation.facts
+    return {
+        "region": setup.config.region,
+        "tuned_on": setup.tuned_on,
+        "scenario": relations,
+        "num_genes": dataset.num_genes,
+        "radius_um": dataset.radius_um,
+        "geometries": {result.geometry: result.facts() for result in results},
+    }
+
+
+def _by_geometry(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, list[Comparison]]:
+    """Geometry to the comparison on each slide."""
+    comparisons: dict[str, list[Comparison]] = {}
+    for of_slide in results.values():
+        for result in of_slide:
+            comparisons.setdefault(result.geometry, []).append(result.comparison)
+    return comparisons
+
+
+def definitions() -> dict[str, Any]:
+    """Definitions of the numbers in `metrics.json`, which contains them."""
+    return {
+        "metrics": expression.DEFINITIONS,
+        "subsets": gene_sets.DEFINITIONS,
+        "ceiling": noise_ceiling.DEFINITION,
+        "calibration": calibration.DEFINITION,
+        "p": "two-sided, from the bootstrap; p_holm is corrected for the number of metrics (Holm)",
+        "seed": SEED_NOTE,
+    }
+
+
+def _refuse_duplicates(what: str, names: Sequence[str]) -> None:
+    """Results are distinguished by name."""
+    for name in names:
+        if names.count(name) > 1:
+            raise CifmError(f"two {what} are called {name}", "rename one of them, or evaluate them one by one")

@@ -1,0 +1,125 @@
+"""Transfer: how a slide relates to the slides that a model was trained on.
+
+`in-sample`: the model was trained on other regions of the same file. `cross-sample`: on other slides of the platform.
+`cross-platform`: on other platforms only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from cifm_cli import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from cifm_cli.data.slide import Rows, Slide
+
+IN_SAMPLE, CROSS_SAMPLE, CROSS_PLATFORM = "in-sample", "cross-sample", "cross-platform"
+ZERO_SHOT, FINE_TUNED = "zero-shot", "fine-tuned"
+NO_ROWS: Final[Rows] = np.arange(0)
+
+
+class Transfer(NamedTuple):
+    """The relation of a slide to a model.
+
+    Args:
+        facts: For `metrics.json`: `name`; `adaptation`, `fine-tuned` where the run continued another run that had not
+            seen this slide or platform, else `zero-shot` for a slide that is not in-sample; what both follow from; and
+            the number of scored cells that the model was trained on.
+        notes: Warnings for the user.
+    """
+
+    facts: dict[str, Any]
+    notes: list[str]
+
+
+def transfer(
+    slide: Slide,
+    digest: str | None,
+    provenance: dict[str, Any],
+    scored: Rows = NO_ROWS,
+    validation_slides: Sequence[str] = (),
+) -> Transfer:
+    """Find out how a slide relates to the training slides of a model, by their content.
+
+    Args:
+        slide: The slide that is scored.
+        digest: SHA-256 of its file; None for a slide that has no file.
+        provenance: Of the model.
+        scored: Rows that are scored in any geometry.
+        validation_slides: Names of slides that the model's run used for validation only.
+
+    Returns:
+        The relation.
+    """
+    initial: dict[str, Any] = provenance.get("init") or {}
+    own, earlier = (dict(run.get("inputs", {})) for run in (provenance, initial))
+    platform = (slide.facts or {}).get(keys.PLATFORM)
+    platforms, initial_platforms = (set(run.get("platforms", [])) for run in (provenance, initial))
+    seen, seen_before = digest in own.values(), digest in earlier.values()
+    notes = []
+    if not seen and slide.path and slide.path.stem in {_stem(path) for path in own}:
+        notes.append(
+            f"slide {slide.name}: the model was trained on another file of this name; if it is the same tissue split "
+            "in another way, cells that are scored here may have been trained on"
+        )
+    if seen or seen_before:
+        name, new_to_initial = IN_SAMPLE, bool(initial) and not seen_before
+    elif platform in platforms | initial_platforms or not platforms:
+        name, new_to_initial = CROSS_SAMPLE, bool(initial_platforms) and platform not in initial_platforms
+    else:
+        name, new_to_initial = CROSS_PLATFORM, False
+    adaptation = FINE_TUNED if new_to_initial else None if name == IN_SAMPLE else ZERO_SHOT
+    if name == CROSS_SAMPLE and adaptation == FINE_TUNED:
+        name = CROSS_PLATFORM  # pretrained on another platform; this one was only in the fine-tuning
+    same_content = {_stem(path) for path, other in own.items() if other == digest}
+    only_validated = not seen_before and same_content <= set(validation_slides)
+    num_trained = 0 if only_validated else len(np.intersect1d(scored, slide.region(keys.TRAIN)))
+    if num_trained:
+        notes.append(
+            f"slide {slide.name}: the model was trained on {num_trained:,} of the {len(scored):,} scored cells (region "
+            "train of this very file); predictions of these cells do not show how well it predicts new ones"
+        )
+    facts = {
+        "name": name,
+        "adaptation": adaptation,
+        "trained_cells_scored": num_trained,
+        "platform": platform,
+        "trained_on": [_stem(path) for path in own],
+        "trained_platforms": sorted(platforms),
+        "initialised_from": initial.get("run"),
+    }
+    return Transfer(facts, notes)
+
+
+def describe_transfer(facts: dict[str, Any]) -> str:
+    """The relation of a slide to a model in words, for the report.
+
+    Args:
+        facts: Of `Transfer`.
+
+    Returns:
+        One sentence without a full stop.
+    """
+    trained_on = ", ".join(facts["trained_on"]) or "unknown slides"
+    platforms = ", ".join(filter(None, facts["trained_platforms"])) or "an unknown platform"
+    platform = facts["platform"] or "unknown"
+    words = {
+        IN_SAMPLE: "the model was trained on other regions of this slide",
+        CROSS_SAMPLE: f"the model was trained on other slides, some of them of the same platform ({platform})",
+        CROSS_PLATFORM: f"the model was trained on slides of other platforms than this one ({platform})",
+    }
+    if facts["adaptation"] == FINE_TUNED and facts["name"] == CROSS_PLATFORM:
+        words[CROSS_PLATFORM] = f"this platform ({platform}) was part of fine-tuning only"
+    kind = ", ".join(filter(None, (facts["name"], facts["adaptation"])))
+    num_trained = facts["trained_cells_scored"]
+    warning = f"; {num_trained:,} of the scored cells were training cells of the model" if num_trained else ""
+    return f"{kind}: {words[facts['name']]} (trained on {trained_on}; {platforms}){warning}"
+
+
+def _stem(path: str | Path) -> str:
+    return str(path).rpartition("/")[2].removesuffix(".h5ad")

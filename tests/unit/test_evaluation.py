@@ -1,0 +1,235 @@
+"""Parts of the evaluation with answers known by hand: comparison, noise ceiling, gene sets, calibration, transfer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from cifm_cli.data.slide import Slide, slide_from_arrays
+from cifm_cli.evaluation.comparison import Comparison, favours_model, overall
+from cifm_cli.evaluation.dataset import EvaluationDataset
+from cifm_cli.evaluation.examples import GeneStats, Targets
+from cifm_cli.evaluation.metrics.calibration import by_distance, calibration, distance_bins
+from cifm_cli.evaluation.metrics.counts import reliability, split_counts
+from cifm_cli.evaluation.metrics.expression import METRICS, Score
+from cifm_cli.evaluation.metrics.gene_sets import residual_variance, variance_between_groups
+from cifm_cli.evaluation.metrics.noise_ceiling import noise_ceiling
+from cifm_cli.evaluation.transfer import describe_transfer, transfer
+from cifm_cli.inference.prediction import Prediction
+from cifm_cli.provenance import numpy_generator
+from cifm_cli.statistics.bootstrap import Bootstrap, spatial_bootstrap
+
+
+def score(value: float, spread: float = 0.0) -> Score:
+    """Every metric is `value`; draws lie within `spread` of it."""
+    draws = value + spread * np.linspace(-1, 1, 1_000)
+    return Score(dict.fromkeys(METRICS, value), dict.fromkeys(METRICS, draws), {}, {})
+
+
+COMPARISON = Comparison(
+    spatial_bootstrap(numpy_generator(1).uniform(0, 900, (400, 2)), 20.0, seed=0),
+    {
+        "model": {"mean": score(2.0), "gated": score(3.0)},
+        "model:other": {"mean": score(1.0), "gated": score(5.0)},
+        "knn": {"mean": score(2.5), "gated": score(4.0)},
+        "zeros": {"mean": score(9.0), "gated": score(0.5)},
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("metric", "rival", "form", "difference"), [("mse", "zeros", "gated", 1.5), ("auroc", "zeros", "mean", -6)]
+)
+def test_each_side_is_in_its_better_form(metric: str, rival: str, form: str, difference: float) -> None:
+    found = COMPARISON.paired(metric)
+    assert (found["best_baseline"], found["form"], found["difference"]) == (rival, form, difference)
+
+
+def test_further_models_meet_the_best_baseline_and_the_first_model() -> None:
+    found = COMPARISON.facts()["paired_models"]
+    assert set(found) == {"model:other"}
+    assert found["model:other"]["best_baseline"]["mse"]["difference"] == 1.0 - 0.5
+    assert found["model:other"]["model"]["mse"]["difference"] == 1.0 - 2.0
+    assert found["model:other"]["model"]["auroc"]["difference"] == 5.0 - 3.0
+    assert found["model:other"]["model"]["mse"]["rival"] == "model"
+
+
+def test_which_side_an_interval_favours() -> None:
+    assert favours_model({"low": -2, "high": -1}, "mse") is True
+    assert favours_model({"low": -2, "high": -1}, "auroc") is False
+    assert favours_model({"low": -2, "high": 1}, "mse") is None
+
+
+def comparison_of_blocks(num_blocks: int) -> Comparison:
+    """The model has an error of 1 in every draw, the only baseline an error of 2."""
+    bootstrap = Bootstrap(np.arange(num_blocks), np.ones((1_000, num_blocks)), side_um=100.0)
+    return Comparison(bootstrap, {"model": {"mean": score(1.0)}, "knn": {"mean": score(2.0)}})
+
+
+@pytest.mark.parametrize(("num_blocks", "decision"), [((40, 40), True), ((40, 3), None), ((3, 3), None)])
+def test_slides_of_too_few_blocks_leave_the_mean_over_slides_undecided(
+    num_blocks: tuple[int, int], decision: bool | None
+) -> None:
+    paired = overall({"scattered": [comparison_of_blocks(number) for number in num_blocks]}, seed=0)["scattered"]["mse"]
+    assert paired["difference"] == -1
+    assert favours_model(paired, "mse") is decision
+    assert favours_model(comparison_of_blocks(3).paired("mse"), "mse") is None
+
+
+def make_targets(counts: np.ndarray) -> Targets:
+    depth = counts.sum(axis=1, keepdims=True)
+    values = np.log1p(100 * counts / np.maximum(depth, 1)).astype(np.float32)
+    profile = GeneStats(values.mean(axis=0), (counts > 0).mean(axis=0), counts.sum(axis=0))
+    return Targets(csr_matrix(counts.astype(np.float32)), values, profile, 100.0)
+
+
+def test_halves_add_up_and_are_halves() -> None:
+    counts = csr_matrix(numpy_generator(0).poisson(20, (50, 40)).astype(np.float32))
+    first, second = split_counts(counts, seed=1)
+    assert (first + second != counts).nnz == 0
+    assert first.sum() / counts.sum() == pytest.approx(0.5, abs=0.02)
+    assert (split_counts(counts, seed=1)[0] != first).nnz == 0
+    assert (split_counts(counts, seed=2)[0] != first).nnz > 0
+
+
+def test_spearman_and_brown() -> None:
+    assert reliability(np.array([0.5, 0.0, -0.3, 1.0])) == pytest.approx([2 / 3, 0, 0, 1])
+
+
+def make_dataset(counts: np.ndarray, columns: np.ndarray) -> EvaluationDataset:
+    genes = tuple(f"g{number}" for number in range(counts.shape[1]))
+    slide = slide_from_arrays("tissue", np.zeros((len(counts), 2)), csr_matrix(counts.astype(np.float32)), genes, 20.0)
+    return EvaluationDataset(slide, columns, target_sum=100.0, radius_um=20.0, reach_um=40.0, seed=0)
+
+
+def profiles_and_counts() -> tuple[np.ndarray, np.ndarray]:
+    generator = numpy_generator(0)
+    profiles = generator.gamma(0.3, 1.0, (400, 60))
+    profiles /= profiles.sum(axis=1, keepdims=True)
+    return profiles, generator.poisson(300 * profiles)
+
+
+BOOTSTRAP = spatial_bootstrap(numpy_generator(1).uniform(0, 900, (400, 2)), 20.0, seed=0)
+
+
+@pytest.mark.parametrize("num_scored", [60, 12])
+def test_the_ceiling_is_what_the_true_profile_reaches(num_scored: int) -> None:
+    profiles, counts = profiles_and_counts()
+    genes = np.arange(num_scored)
+    targets = make_targets(counts).take_genes(genes)
+    perfect = np.log1p(100 * profiles[:, genes])
+    reached = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(perfect, targets.values, strict=True)])
+    found = noise_ceiling(make_dataset(counts, genes), np.arange(400), targets, BOOTSTRAP)
+    assert found["pearson_cell"]["ceiling"] == pytest.approx(reached, abs=0.02)
+    assert found["pearson_cell"]["half"] < found["pearson_cell"]["ceiling"]
+    assert set(found) == set(METRICS)
+
+
+def test_halves_of_few_genes_are_on_the_scale_of_the_whole_cell() -> None:
+    """Which genes are scored changes nothing about the split_counts of a gene: the mean over parts is that of the whole."""
+    _, counts = profiles_and_counts()
+    everything = np.arange(60)
+
+    def half(genes: np.ndarray) -> float:
+        targets = make_targets(counts).take_genes(genes)
+        return noise_ceiling(make_dataset(counts, genes), np.arange(400), targets, BOOTSTRAP)["mse"]["half"]
+
+    assert np.mean([half(genes) for genes in np.split(everything, 5)]) == pytest.approx(half(everything), rel=1e-5)
+
+
+def test_genes_that_mark_groups_are_differential_and_overdispersed_ones_variable() -> None:
+    generator = numpy_generator(0)
+    group = generator.integers(3, size=600)
+    rate = np.full((600, 9), 5.0)
+    rate[:, 4] = np.array([1.0, 20.0, 5.0])[group]
+    counts = generator.poisson(rate)
+    expression = np.log1p(counts)
+    assert np.argmax(variance_between_groups(csr_matrix(expression), seed=0)) == 4
+    assert np.argmax(residual_variance(csr_matrix(counts))) == 4
+    constant = csr_matrix(np.hstack([expression, np.zeros((600, 1))]))
+    assert variance_between_groups(constant, seed=0)[-1] == 0
+
+
+def test_scores_by_distance_by_hand() -> None:
+    edges_um, place = distance_bins(np.array([1.0, 12.0, 3.0, 700.0]), radius_um=20.0)
+    assert edges_um == [0.0, 10.0, 320.0]  # in radii: 0, 0.5, 16
+    assert place.tolist() == [0, 1, 0, 2]
+    columns = {name: np.array([1.0, 5, 3, 7]) for name in ("mse", "pearson", "spearman", "auroc", "deviance")}
+    found = by_distance({"knn": Score({}, {}, columns, {})}, edges_um, place)
+    assert found["num_cells"] == [2, 1, 1]
+    assert found["predictors"]["knn"]["mse"] == [2, 5, 7]
+
+
+def test_calibration_by_hand() -> None:
+    targets = make_targets(np.array([[1, 0, 0, 0], [1, 1, 0, 0]]))
+    expressed = np.array([[0.95, 0.25, 0.25, 0.0], [0.95, 0.25, 0.25, 0.0]], dtype=np.float32)
+    found = calibration(Prediction(expressed, expressed), targets)
+    assert found["reliability"]["num_entries"] == [2, 4, 2]
+    assert found["reliability"]["predicted"] == pytest.approx([0, 0.25, 0.95])
+    assert found["reliability"]["actual"] == [0, 0.25, 1]
+    assert found["ece"] == pytest.approx(2 * 0.05 / 8)
+    assert found["expressed"]["actual"] == 3 / 8
+    assert found["row_sum"]["predicted"] == pytest.approx(1.45)
+
+
+def slide_of(platform: str, name: str = "new") -> Slide:
+    slide = slide_from_arrays(name, np.zeros((1, 2)), csr_matrix(np.ones((1, 1))), ("g",), 20.0)
+    return Slide(**{**vars(slide), "facts": {"platform": platform}, "path": Path(f"{name}.h5ad")})
+
+
+XENIUM = {"inputs": {"prepared/a.h5ad": "aa"}, "platforms": ["xenium"]}
+VISIUM = {"inputs": {"prepared/v.h5ad": "vv"}, "platforms": ["visium_hd"]}
+
+
+@pytest.mark.parametrize(
+    ("origin", "digest", "platform", "name", "adaptation"),
+    [
+        (XENIUM, "aa", "xenium", "in-sample", None),
+        (XENIUM, "bb", "xenium", "cross-sample", "zero-shot"),
+        (XENIUM, "bb", "visium_hd", "cross-platform", "zero-shot"),
+        ({**XENIUM, "init": {"run": "runs/v", **VISIUM}}, "aa", "xenium", "in-sample", "fine-tuned"),
+        ({**XENIUM, "init": {"run": "runs/v", **VISIUM}}, "bb", "xenium", "cross-platform", "fine-tuned"),
+        ({**XENIUM, "init": {"run": "runs/v", **VISIUM}}, "cc", "visium", "cross-platform", "zero-shot"),
+        ({**XENIUM, "init": None}, "aa", "xenium", "in-sample", None),
+        ({"inputs": {"prepared/a.h5ad": "aa"}}, "bb", "xenium", "cross-sample", "zero-shot"),
+    ],
+)
+def test_the_relation_of_a_slide_to_a_model(
+    origin: dict, digest: str, platform: str, name: str, adaptation: str | None
+) -> None:
+    facts = transfer(slide_of(platform), digest, origin).facts
+    assert (facts["name"], facts["adaptation"]) == (name, adaptation)
+
+
+def test_a_slide_without_a_file_was_never_trained_on() -> None:
+    slide = slide_from_arrays("new", np.zeros((1, 2)), csr_matrix(np.ones((1, 1))), ("g",), 20.0)
+    assert transfer(slide, None, XENIUM).facts["name"] == "cross-platform"
+
+
+def test_a_warning_if_a_training_slide_was_split_in_another_way() -> None:
+    (note,) = transfer(slide_of("xenium", "a"), "other", XENIUM).notes
+    assert "trained on another file of this name" in note
+
+
+@pytest.mark.parametrize(
+    ("origin", "validation_slides", "number"),
+    [
+        (XENIUM, (), 2),
+        (XENIUM, ("a",), 0),  # the run used the whole slide for validation
+        ({**VISIUM, "init": {"run": "runs/x", **XENIUM}}, (), 2),
+        (VISIUM, (), 0),
+    ],
+)
+def test_a_warning_if_training_cells_are_scored(origin: dict, validation_slides: tuple[str, ...], number: int) -> None:
+    """Rows 0, 1 and 2 are in the training region, 3 in validation, 4 in test; 1, 2 and 4 are scored."""
+    split = np.array([0, 0, 0, 1, 2], dtype=np.int8)
+    slide = slide_from_arrays("new", np.zeros((5, 2)), csr_matrix(np.ones((5, 1))), ("g",), 20.0, split=split)
+    relation = transfer(slide, "aa", origin, np.array([1, 2, 4]), validation_slides)
+    assert relation.facts["trained_cells_scored"] == number
+    assert any("trained on 2 of the 3 scored cells" in note for note in relation.notes) == (number > 0)
+    text = describe_transfer(relation.facts)
+    assert ("2 of the scored cells were training cells of the model" in text) == (number > 0)
+    assert text.startswith(relation.facts["name"])

@@ -1,0 +1,130 @@
+"""Sections smaller than the widest circle, regions with few cells, and models of different radii."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+
+import cifm_backends
+from cifm_cli.data.slide import MemoryCounts, Slide, slide_from_arrays
+from cifm_cli.errors import CifmError
+from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
+from cifm_cli.evaluation.evaluator import tune
+from cifm_cli.evaluation.fold_plan import plan_folds
+from cifm_cli.evaluation.folds import geometry_names, hidden_rows
+from cifm_cli.evaluation.predictors.base import BaselinePredictor, predict_folds
+from cifm_cli.evaluation.predictors.regression import RADII, Blend, Ridge
+from cifm_cli.inference.loaded_model import LoadedModel
+from cifm_cli.model.checkpoint import Checkpoint
+from cifm_cli.model.network import Network
+from cifm_cli.provenance import numpy_generator
+from cifm_cli.recipe import parse
+
+RADIUS_UM, GENES = 20.0, 30
+
+
+def section() -> Slide:
+    """A tissue 300 um wide whose expression varies slowly; train on the left, test and validation on the right."""
+    generator = numpy_generator(0, "section")
+    xy_um = generator.uniform(0, 300, (900, 2))
+    slow = np.exp(-np.square(xy_um[:, None] - generator.uniform(0, 300, (6, 2))).sum(axis=2) / 2 / 60**2) + 0.1
+    counts = generator.poisson(slow @ generator.gamma(0.3, 2.0, (6, GENES)) * 3) + (np.arange(GENES) == 0)
+    split = np.where(xy_um[:, 0] < 180, 0, np.where(xy_um[:, 1] < 150, 1, 2)).astype(np.int8)
+    ids = tuple(f"g{number}" for number in range(GENES))
+    return slide_from_arrays("small", xy_um, csr_matrix(counts.astype(np.float32)), ids, RADIUS_UM, split=split)
+
+
+def dataset_of(slide: Slide) -> EvaluationDataset:
+    return EvaluationDataset(slide, np.arange(slide.num_genes), 10_000.0, slide.radius_um, 2 * slide.radius_um, 0)
+
+
+def without_counts(slide: Slide, rows: np.ndarray) -> Slide:
+    """The slide with some cells void."""
+    counts = slide.source.matrix.tolil()
+    counts[rows] = 0
+    total_counts = slide.total_counts.copy()
+    total_counts[rows] = 0
+    return replace(slide, source=MemoryCounts(counts.tocsr()), total_counts=total_counts)
+
+
+@pytest.mark.parametrize("geometry", ["scattered", "region"])
+@pytest.mark.parametrize("baseline", [Blend(), Ridge()], ids=lambda baseline: baseline.name)
+def test_a_circle_as_wide_as_the_section_misleads_no_baseline(baseline: Blend | Ridge, geometry: str) -> None:
+    """Where the circle covers the training region, its difference from the training mean must not reveal the hidden cells."""
+    dataset = dataset_of(section())
+    assert np.ptp(dataset.slide.xy_um, axis=0).max() < RADII[-1] * RADIUS_UM
+    plan, predictor = plan_folds(dataset, geometry, "test", "validation", None), BaselinePredictor(baseline)
+    tuned = tune(predictor, dataset, plan.tuning, dataset.targets(hidden_rows(plan.tuning)))
+    targets = dataset.targets(hidden_rows(plan.scored)).values
+    usual = np.square(dataset.gene_stats.mean - targets).mean()
+    found = predict_folds(predictor, dataset, plan.scored, tuned.parameters)
+    assert np.square(found.mean - targets).mean() <= 1.1 * usual
+
+
+def test_statistics_of_an_example_are_those_of_its_visible_cells() -> None:
+    dataset = dataset_of(section())
+    rows = dataset.slide.region("train")
+    for example in dataset._draw_examples("scattered", rows, dataset.gene_stats, 500):
+        visible, stats = example.visible, example.visible.gene_stats
+        assert stats.mean == pytest.approx(visible.expression.toarray().mean(axis=0), abs=1e-5)
+        assert stats.fraction == pytest.approx(visible.cells.expressed.toarray().mean(axis=0), abs=1e-5)
+        assert stats.counts.tolist() == visible.counts.toarray().sum(axis=0).tolist()
+
+
+def test_each_model_is_evaluated_at_its_own_radius(caplog: pytest.LogCaptureFixture) -> None:
+    slide = section()
+
+    def model(radius_um: float | None) -> LoadedModel:
+        data = {} if radius_um is None else {"radius_um": radius_um}
+        recipe = parse({"model": {"width": 16}, "data": data}, "test")
+        checkpoint = Checkpoint(Network(slide.num_genes, recipe).eval(), recipe, slide.gene_ids, {}, Path())
+        return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
+
+    dataset = open_dataset(slide, [model(40.0), model(None)], 0)
+    assert dataset.radius_um == dataset.slide_at(40.0).radius_um == 40
+    assert dataset.slide_at(None).radius_um == 20
+    assert dataset.slide_at(None) is dataset.slide_at(None)
+    caplog.clear()
+    assert dataset.slide_at(30.0).radius_um == 30
+    assert "prepared for a radius of 20 um, used with 30 um" in caplog.text
+    other = open_dataset(slide, [model(None), model(40.0)], 0)
+    assert (other.slide_at(None).radius_um, other.slide_at(40.0).radius_um) == (20, 40)
+    assert other.max_reach_um == dataset.max_reach_um == dataset.reach_um == 2 * other.reach_um
+
+
+@pytest.mark.parametrize("region", ["test", "validation"])
+def test_a_region_of_void_cells_is_refused(region: str) -> None:
+    slide = section()
+    dataset = dataset_of(without_counts(slide, slide.region(region)))
+    with pytest.raises(CifmError, match=f"slide small, {region} region: .* none visible"):
+        plan_folds(dataset, "scattered", "test", "validation", None)
+
+
+def test_blocks_wider_than_the_region_are_refused_with_the_option_to_change() -> None:
+    with pytest.raises(CifmError, match="too few cells to hide some in the region_90 geometry") as caught:
+        plan_folds(dataset_of(section()), "region_90", "test", "validation", None)
+    assert "--block-radii" in caught.value.hint
+
+
+@pytest.mark.parametrize("side", [float("inf"), float("nan"), 1e300])
+def test_blocks_without_a_finite_size_are_refused(side: float) -> None:
+    with pytest.raises(CifmError, match="no tissue has room"):
+        geometry_names(["region"], [side])
+
+
+def test_a_note_if_there_are_too_few_blocks() -> None:
+    slide = section()
+    test = slide.region("test")
+    crowded = slide.xy_um.copy()
+    crowded[test[: len(test) // 2]] = [250.0, 200.0]
+    crowded[test[len(test) // 2 :]] = [258.0, 200.0]
+    plan = plan_folds(dataset_of(replace(slide, xy_um=crowded)), "scattered", "test", "validation", None)
+    ((is_warning, note),) = plan.notes
+    assert is_warning
+    assert "small, scattered: 2 spatial blocks" in note
+    assert plan_folds(dataset_of(slide), "scattered", "test", "validation", None).notes == ()
