@@ -20,7 +20,7 @@ from subprocesses import memory_bytes
 
 from cifm_cli.data.slide import open_slide
 from cifm_cli.evaluation.dataset import EvaluationDataset
-from cifm_cli.evaluation.evaluator import judge
+from cifm_cli.evaluation.evaluator import Evaluator, open_result
 from cifm_cli.evaluation.fold_plan import plan_folds
 from cifm_cli.evaluation.folds import DEFAULT_KINDS
 from cifm_cli.evaluation.predictors.base import BaselinePredictor
@@ -50,16 +50,18 @@ def main() -> None:
         number = np.cumsum([len(fold.hidden) for fold in plan.scored])
         folds = plan.scored[: max(1, int(np.searchsorted(number, arguments.cells, side="right")))]
         started, processor = time.perf_counter(), time.process_time()
-        verdict = judge(dataset, geometry, [BaselinePredictor(baseline) for baseline in BASELINES], folds, plan.tuning)
+        evaluator = Evaluator(open_result(dataset, geometry, folds, None), folds, plan.tuning)
+        for baseline in BASELINES:
+            evaluator.result.add(evaluator.evaluate(BaselinePredictor(baseline())))
         row = {
             "geometry": geometry,
-            "cells": len(verdict.rows),
+            "cells": len(evaluator.result.rows),
             "genes": len(dataset.columns),
             "predictors": len(BASELINES),
             "seconds": round(time.perf_counter() - started, 1),
             "processor_seconds": round(time.process_time() - processor, 1),
             "peak_gb": round(memory_bytes() / 1e9, 2),
-            "best_mse": verdict.board.best_baseline("mse"),
+            "best_mse": evaluator.result.comparison.best_baseline("mse"),
         }
         print(json.dumps(row), flush=True)
         rows.append(row)
