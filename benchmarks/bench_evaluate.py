@@ -24,7 +24,7 @@ from cifm_cli.evaluation.evaluator import Evaluator, open_result
 from cifm_cli.evaluation.fold_plan import plan_folds
 from cifm_cli.evaluation.folds import DEFAULT_KINDS
 from cifm_cli.evaluation.predictors.base import BaselinePredictor
-from cifm_cli.evaluation.predictors.registry import BASELINES
+from cifm_cli.evaluation.predictors.registry import all_baselines
 
 PACKAGES = ("numba", "numpy", "scipy", "torch")
 
@@ -42,22 +42,21 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rows = []
     slide = open_slide(arguments.slide)
-    dataset = EvaluationDataset(
-        slide, np.arange(slide.num_genes), 10_000.0, slide.radius_um, 6 * slide.radius_um, seed=0
-    )
+    reach_um = 6 * slide.radius_um
+    dataset = EvaluationDataset(slide, np.arange(slide.num_genes), 10_000.0, slide.radius_um, reach_um, seed=0)
     for geometry in DEFAULT_KINDS:
         plan = plan_folds(dataset, geometry, arguments.region, arguments.tuned_on, None)
         number = np.cumsum([len(fold.hidden) for fold in plan.scored])
         folds = plan.scored[: max(1, int(np.searchsorted(number, arguments.cells, side="right")))]
         started, processor = time.perf_counter(), time.process_time()
-        evaluator = Evaluator(open_result(dataset, geometry, folds, None), folds, plan.tuning)
-        for baseline in BASELINES:
-            evaluator.result.add(evaluator.evaluate(BaselinePredictor(baseline())))
+        evaluator = Evaluator(open_result(dataset, geometry, folds, annotator=None), folds, plan.tuning)
+        for baseline in all_baselines():
+            evaluator.result.add(evaluator.evaluate(BaselinePredictor(baseline)))
         row = {
             "geometry": geometry,
             "cells": len(evaluator.result.rows),
-            "genes": len(dataset.columns),
-            "predictors": len(BASELINES),
+            "genes": dataset.num_genes,
+            "predictors": len(evaluator.result.scores),
             "seconds": round(time.perf_counter() - started, 1),
             "processor_seconds": round(time.process_time() - processor, 1),
             "peak_gb": round(memory_bytes() / 1e9, 2),
