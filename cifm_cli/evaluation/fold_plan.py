@@ -40,28 +40,17 @@ PIECE_FACTOR = 4  # the piece has this many times as many cells, so that several
 
 
 class FoldPlan(NamedTuple):
-    """The folds of one slide and geometry.
+    """The folds of one slide and geometry."""
 
-    Args:
-        tuning: Folds on which hyper-parameters and thresholds are chosen.
-        scored: Folds on which every predictor is scored.
-        notes: What the user should know, as (is a warning, text).
-    """
-
-    tuning: list[Fold]
-    scored: list[Fold]
-    notes: tuple[tuple[bool, str], ...]
+    tuning: list[Fold]  # folds on which hyper-parameters and thresholds are chosen
+    scored: list[Fold]  # folds on which every predictor is scored
+    notes: tuple[tuple[bool, str], ...]  # what the user should know, as (is a warning, text)
 
 
 def tuning_region(slide: Slide, scored: str) -> tuple[str, str | None]:
-    """Choose the region that predictors are tuned on.
+    """Choose the region that predictors are tuned on, and a warning where it is not `validation`.
 
-    Args:
-        slide: As it was prepared.
-        scored: Region that is scored; `all` excludes the cells that are tuned on.
-
-    Returns:
-        `validation`, unless it is scored or empty, else `train`; and a warning where it is not `validation`.
+    `validation` is used unless it is scored or empty, else `train`. A scored region `all` excludes the cells tuned on.
     """
     if scored != keys.VALIDATION and len(slide.region(keys.VALIDATION)):
         return keys.VALIDATION, None
@@ -154,15 +143,7 @@ def _folds_of_rows(
 ) -> list[Fold]:
     """Folds of some cells, or of a compact piece of them where the visible cells of a fold would be too many.
 
-    Args:
-        dataset: The slide.
-        geometry: Name of the geometry.
-        rows: Ascending rows to hide.
-        visible: Ascending rows that are visible in every fold.
-        whole: Never cut a piece.
-
-    Returns:
-        The folds.
+    `visible` rows are visible in every fold; `whole` means that no piece is cut.
     """
     slide, num_scored = dataset.slide, min(MAX_PIECE_CELLS, _max_cells(dataset))
     num_cells = PIECE_FACTOR * num_scored

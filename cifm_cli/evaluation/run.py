@@ -47,15 +47,10 @@ SEED_NOTE = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results on all slides.
+    """The results on all slides."""
 
-    Args:
-        metrics: The content of `metrics.json`.
-        results: Slide name to its results, one for each geometry.
-    """
-
-    metrics: dict[str, Any]
-    results: dict[str, list[EvaluationResult]]
+    metrics: dict[str, Any]  # the content of `metrics.json`
+    results: dict[str, list[EvaluationResult]]  # slide name to its results, one for each geometry
 
 
 def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) -> dict[str, Any]:

@@ -30,41 +30,23 @@ SAVED_BASELINE = "weighted_knn"  # its predictions are saved beside those of the
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """The user's choices; `completed` fills in what they leave open from the recipe.
+    """The user's choices; `completed` fills in what they leave open from the recipe."""
 
-    Args:
-        slides: Prepared slides.
-        models: Runs; the first is `model` and sets radius and receptive field of the baselines.
-        out: Folder to write to.
-        region: `train`, `validation`, `test` or `all`; empty: the recipe's.
-        geometries: Of `folds.KINDS`; empty: the recipe's.
-        block_radii: Sides of the blocks of `region`, in radii; empty: the recipe's.
-        num_folds: Most folds of each geometry; absent: the recipe's, or as many as fit into memory.
-        annotator: `NAME` or `NAME:PATH`; absent: the recipe's, or no cell types.
-        trust_pickle: Whether an annotator may be a pickle.
-        save_predictions: Also write predictions of every scored cell.
-        backend: `auto` or a registered name.
-        device: `auto` or a torch device.
-        precision: Of matrix products.
-        seed: Of folds, random baselines and bootstrap.
-        num_processes: Processes that share the predictors; the numbers are the same, bit for bit.
-    """
-
-    slides: Sequence[Path] = ()
-    models: Sequence[Path] = ()
-    out: Path = Path("evaluation")
-    region: str = ""
-    geometries: Sequence[str] = ()
-    block_radii: Sequence[float] = ()
-    num_folds: int | None = None
-    annotator: str | None = None
-    trust_pickle: bool = False
-    save_predictions: bool = False
-    backend: str = "auto"
-    device: str = "auto"
-    precision: Precision = "float32"
-    seed: int = 0
-    num_processes: int = 1
+    slides: Sequence[Path] = ()  # prepared slides
+    models: Sequence[Path] = ()  # runs; the first is `model` and sets radius and receptive field of the baselines
+    out: Path = Path("evaluation")  # folder to write to
+    region: str = ""  # `train`, `validation`, `test` or `all`; empty: the recipe's
+    geometries: Sequence[str] = ()  # of `folds.KINDS`; empty: the recipe's
+    block_radii: Sequence[float] = ()  # sides of the blocks of `region`, in radii; empty: the recipe's
+    num_folds: int | None = None  # most folds of each geometry; absent: the recipe's, or as many as fit into memory
+    annotator: str | None = None  # `NAME` or `NAME:PATH`; absent: the recipe's, or no cell types
+    trust_pickle: bool = False  # whether an annotator may be a pickle
+    save_predictions: bool = False  # also write predictions of every scored cell
+    backend: str = "auto"  # `auto` or a registered name
+    device: str = "auto"  # `auto` or a torch device
+    precision: Precision = "float32"  # of matrix products
+    seed: int = 0  # of folds, random baselines and bootstrap
+    num_processes: int = 1  # processes that share the predictors; the numbers are the same, bit for bit
 
     def completed(self, recipe: EvaluateRecipe) -> EvaluateConfig:
         """The same choices, with those of a recipe where the user made none."""
@@ -85,23 +67,14 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class SlideSetup:
-    """One slide with all predictors.
+    """One slide with all predictors."""
 
-    Args:
-        config: The user's choices.
-        dataset: The slide.
-        predictors: Models first, then baselines.
-        tuned_on: The region that predictors are tuned on.
-        annotator: Assigns cell types, where the user asked for them.
-        notes: Warnings for the user.
-    """
-
-    config: EvaluateConfig
+    config: EvaluateConfig  # the user's choices
     dataset: EvaluationDataset
-    predictors: list[Predictor]
-    tuned_on: str
-    annotator: Annotator | None
-    notes: tuple[str, ...] = ()
+    predictors: list[Predictor]  # models first, then baselines
+    tuned_on: str  # the region that predictors are tuned on
+    annotator: Annotator | None  # assigns cell types, where the user asked for them
+    notes: tuple[str, ...] = ()  # warnings for the user
 
     @property
     def name(self) -> str:

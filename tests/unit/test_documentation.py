@@ -37,20 +37,21 @@ def test_headings_that_are_linked_exist() -> None:
         assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors, page.name
 
 
-def test_the_example_of_a_baseline_runs() -> None:
-    """Two genes on a line of cells; the examples have twice the expression of their neighbours in the first gene."""
+def test_the_examples_of_baselines_run() -> None:
+    """Two genes on a line of cells; the hidden training cell has four times the expression of its nearest cell."""
     page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf8")
-    (code,) = re.findall(
+    code = re.findall(
         r"^```python\n(.*?)^```$", page.partition("## Writing your own baseline")[2], re.MULTILINE | re.DOTALL
     )
     namespace: dict[str, Any] = {}
-    exec(compile(code, "docs/evaluation.md", "exec"), namespace)
+    exec(compile("".join(code), "docs/evaluation.md", "exec"), namespace)
     stats = GeneStats(mean=np.array([1.0, 0.0]), fraction=np.array([0.5, 0.0]), counts=np.array([8.0, 0.0]))
     values = csr_matrix(np.array([[1, 0], [3, 0]], dtype=np.float32))
     visible = VisibleCells(np.array([[0.0, 0.0], [10.0, 0.0]]), values, values, stats, radius_um=20.0, reach_um=40.0)
-    place = np.array([[5.0, 0.0]])
     hidden = csr_matrix(np.array([[4, 0]], dtype=np.float32))
-    examples = TrainingFolds(lambda: [Example(visible, place, hidden, hidden)], stats)
-    baseline = namespace["ScaledAverage"]().fit(examples).set_params(k=1)
-    assert baseline.predict(visible, np.array([[9.0, 0.0]])).mean.tolist() == [[6, 0]]
-    assert {"k": 8} in baseline.parameter_grid()
+    examples = TrainingFolds(lambda: [Example(visible, np.array([[1.0, 0.0]]), hidden, hidden)], stats)
+    place = np.array([[9.0, 0.0]])
+    for name, expected in (("FewNearest", 3), ("ScaledNearest", 12)):
+        baseline = namespace[name]().fit(examples).set_params(k=1)
+        assert baseline.predict(visible, place).mean.tolist() == [[expected, 0]]
+        assert {"k": 2} in baseline.parameter_grid()
