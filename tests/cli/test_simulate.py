@@ -169,7 +169,7 @@ def test_cells_of_a_reference(cifm, workplace: Path) -> None:
         (("--inject", "tcel"), "no cell type 'tcel'", "did you mean T cell?"),
         (("--inject", "neuron"), "neuron: the slide measures", "--markers"),
         (("--inject", "tcell", "--crop", "1,2,3"), "--crop 1,2,3: not a rectangle", "x0,y0,x1,y1"),
-        (("--inject", "tcell", "--crop", "5,5,1,1"), "is not below the second", "four numbers"),
+        (("--inject", "tcell", "--crop", "5,5,1,1"), "not a rectangle", "write x0,y0,x1,y1"),
         (("--inject", "tcell", "--crop", "-9,-9,-8,-8"), "no cell in the box", "the slide spans"),
         (("--inject", "tcell", "--markers", "no.tsv"), "no.tsv: not a readable marker table", "--markers"),
         (("--inject", "tcell", "--reference", "no.h5ad"), "no.h5ad: no such file", "path"),

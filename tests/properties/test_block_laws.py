@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from cifm_cli.data import row_ranges as row_ranges_module
 from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_download
-from cifm_cli.data.readers import counts as counts_module
 from cifm_cli.data.readers.counts import in_memory, row_blocks, stored_counts
 from cifm_cli.data.row_ranges import row_ranges
 from cifm_cli.data.writers.row_buffer import RowBuffer
@@ -49,7 +49,7 @@ def same(one: csr_matrix, other: csr_matrix) -> bool:
 @given(lengths, st.integers(1, 30))
 def test_ranges_cover_every_row_once_and_stay_small(lengths: list[int], most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counts_module, "BLOCK_NONZEROS", most)
+        patch.setattr(row_ranges_module, "BLOCK_NONZEROS", most)
         ranges = list(row_ranges(np.concatenate([[0], np.cumsum(lengths)])))
     assert [row for first, last in ranges for row in range(first, last)] == list(range(len(lengths)))
     assert all(sum(lengths[first:last]) <= most or last == first + 1 for first, last in ranges)
@@ -63,7 +63,7 @@ def test_what_is_set_aside_comes_back_in_any_order(
     matrix = matrix_of(lengths, seed)
     rows = np.array(random.sample(range(len(lengths)), random.randint(1, len(lengths))))
     with pytest.MonkeyPatch.context() as patch, RowBuffer(tmp_path, *matrix.shape) as spool:
-        patch.setattr(counts_module, "BLOCK_NONZEROS", most)
+        patch.setattr(row_ranges_module, "BLOCK_NONZEROS", most)
         for first, block in row_blocks(matrix):
             spool.write(first, block)
         with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -82,7 +82,7 @@ def test_the_size_of_blocks_does_not_change_a_slide(
     write_h5ad(tmp_path / "t.h5ad", matrix_of([3, 0, 5, 9, 1, 2, 0, 12] * 12))
     slides = []
     for out, size in (("whole", 1 << 22), ("blocks", most * 97)):
-        monkeypatch.setattr(counts_module, "BLOCK_NONZEROS", size)
+        monkeypatch.setattr(row_ranges_module, "BLOCK_NONZEROS", size)
         options = PrepareConfig(out=tmp_path / out)
         slides.append(
             [ad.read_h5ad(prepare_download(one, options).path) for one in (xenium_download, tmp_path / "t.h5ad")]
@@ -103,7 +103,7 @@ def test_a_bad_count_is_found_in_any_block(tmp_path: Path, row: int, bad: float)
     matrix.data[3 * row] = bad
     write_h5ad(tmp_path / "bad.h5ad", matrix)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counts_module, "BLOCK_NONZEROS", 20)
+        patch.setattr(row_ranges_module, "BLOCK_NONZEROS", 20)
         with pytest.raises(CifmError, match=rf"in cell 'c{row}', gene"):
             prepare_download(tmp_path / "bad.h5ad", PrepareConfig(out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
