@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -53,7 +53,7 @@ def write_slide(
         for first in range(0, num_cells, CELLS_AT_ONCE):
             buffer.write(first, draw_counts(rng, min(CELLS_AT_ONCE, num_cells - first), num_genes, per_cell))
         obs = pd.DataFrame(index=[f"cell{number:08d}-1" for number in order])
-        about = {
+        metadata: dict[str, Any] = {
             keys.FORMAT: keys.PREPARED_FORMAT,
             keys.PLATFORM: "xenium",
             keys.RADIUS_UM: RADIUS_UM,
@@ -61,7 +61,7 @@ def write_slide(
             **{key: {} for key in (keys.REPORT, keys.PROVENANCE)},
         }
         slide = build_anndata(buffer, order, xy_um[order], obs, regional_split(xy_um[order]), ids, ids)
-        write_prepared(target, slide, about, buffer)
+        write_prepared(target, slide, metadata, buffer)
 
 
 def draw_counts(rng: np.random.Generator, num_cells: int, num_genes: int, per_cell: int = PER_CELL) -> csr_matrix:
