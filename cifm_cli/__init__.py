@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cifm_cli.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from cifm_cli.api import (
         Evaluation,
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
         train,
     )
     from cifm_cli.errors import CifmError
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CifmError",

@@ -15,7 +15,6 @@ import typer
 from typer.main import get_command
 
 from cifm_backends import BackendUnavailableError
-from cifm_cli import __version__
 from cifm_cli.commands import (
     annotate,
     backends,
@@ -33,6 +32,7 @@ from cifm_cli.commands import (
 )
 from cifm_cli.errors import CifmError, StopRequested, raising_on_stop_signals
 from cifm_cli.report import terminal
+from cifm_cli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable

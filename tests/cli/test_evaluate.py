@@ -267,8 +267,10 @@ def test_several_slides_are_averaged(cifm: Callable, workspace: Path) -> None:
         assert (f"slide {name}: the model was trained on {seen:,} of the" in err) == (name == "tissue")
         assert (seen > 0) == (name == "tissue")
     assert "cross-sample, zero-shot: the model was trained on other slides" in page
-    assert f"{found['slides']['tissue']['scenario']['model']['trained_cells_scored']:,} of the scored cells are" in page
-    assert "Everybody was tuned on its validation region." in page
+    assert (
+        f"{found['slides']['tissue']['scenario']['model']['trained_cells_scored']:,} of the scored cells were" in page
+    )
+    assert "All predictors were tuned on its validation region." in page
     assert "tuned on the training region" not in err
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifm_cli import __version__, keys, provenance
+from cifm_cli import keys, provenance
 from cifm_cli.data.count_checks import check_counts
 from cifm_cli.data.metadata import encode_metadata, read_metadata
 from cifm_cli.data.prepare.config import KEEP_MITOCHONDRIAL, KEEP_OUTSIDE, KEEPABLE, PrepareConfig
@@ -33,6 +33,7 @@ from cifm_cli.data.writers.prepared import build_anndata, storable_obs, write_pr
 from cifm_cli.data.writers.row_buffer import RowBuffer
 from cifm_cli.errors import CifmError
 from cifm_cli.report import terminal
+from cifm_cli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
