@@ -21,7 +21,7 @@ from subprocesses import memory_bytes
 from cifm_cli.data.slide import open_slide
 from cifm_cli.evaluation.dataset import EvaluationDataset
 from cifm_cli.evaluation.evaluator import Evaluator, open_result
-from cifm_cli.evaluation.fold_plan import plan_folds
+from cifm_cli.evaluation.fold_plan import FoldPlanner
 from cifm_cli.evaluation.folds import DEFAULT_KINDS
 from cifm_cli.evaluation.predictors.base import BaselinePredictor
 from cifm_cli.evaluation.predictors.registry import all_baselines
@@ -45,7 +45,7 @@ def main() -> None:
     reach_um = 6 * slide.radius_um
     dataset = EvaluationDataset(slide, np.arange(slide.num_genes), 10_000.0, slide.radius_um, reach_um, seed=0)
     for geometry in DEFAULT_KINDS:
-        plan = plan_folds(dataset, geometry, arguments.region, arguments.tuned_on, None)
+        plan = FoldPlanner(dataset, arguments.region, arguments.tuned_on).plan(geometry)
         number = np.cumsum([len(fold.hidden) for fold in plan.scored])
         folds = plan.scored[: max(1, int(np.searchsorted(number, arguments.cells, side="right")))]
         started, processor = time.perf_counter(), time.process_time()

@@ -22,7 +22,7 @@ from unittest import mock
 from record import write_record
 
 if TYPE_CHECKING:
-    from cifm_cli.training.session import Run
+    from cifm_cli.training.session import Session
 
 PACKAGES = ("numba", "numpy", "scipy", "torch")
 PARTS = {  # function of each part, and the end of its file name where several functions have this name
@@ -72,28 +72,28 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
     import torch
 
     from cifm_cli.training import loop
-    from cifm_cli.training.distributed import join
-    from cifm_cli.training.session import open_run
+    from cifm_cli.training.distributed import join_processes
+    from cifm_cli.training.session import open_session
 
     torch.set_num_threads(options.threads)
     profile = cProfile.Profile()
-    with join() as processes:
-        run = open_run(setup(options, folder), processes)
-        loop.begin(run, untrained=True)
+    with join_processes() as processes:
+        run = open_session(setup(options, folder), processes)
+        loop.initialise(run, new_weights=True)
         started = time.perf_counter()
         for number in range(5):
             run.corpus.train_example(number)
         tile_s = (time.perf_counter() - started) / 5
         warm_up(run)
-        with mock.patch.object(loop, "keep_if_better"):  # leaves out validations, which are not part of a step
+        with mock.patch.object(loop, "validate_and_save"):  # leaves out validations, which are not part of a step
             profile.runcall(loop.fit, run)
     stream = io.StringIO()
     stats = pstats.Stats(profile)
     pstats.Stats(profile, stream=stream).strip_dirs().sort_stats("cumulative").print_stats(options.lines)
-    steps = run.position.step
+    steps = run.state.step
     total = seconds_in(stats, "fit", "training/loop.py")
     fractions = {
-        "model": seconds_in(stats, "step", "training/loop.py") / total,
+        "model": seconds_in(stats, "train_step", "training/loop.py") / total,
         **{name: seconds_in(stats, *where) / total for name, where in PARTS.items()},
     }
     facts = {"backend": run.backend.name, "threads": options.threads, "steps": steps, "cells": run.corpus.num_cells}
@@ -105,22 +105,24 @@ def setup(options: argparse.Namespace, folder: Path) -> Any:  # noqa: ANN401 - i
     from synthetic_slide import write_slide
 
     from cifm_cli.recipe import load
-    from cifm_cli.training.session import Setup
+    from cifm_cli.training.config import TrainConfig
 
     slide = options.slide or folder / "slide.h5ad"
     if not slide.exists():
         write_slide(slide, options.cells)
     short = [f"train.steps={options.steps}", f"train.validate_every={options.steps}", "train.validation_tiles=1"]
     recipe = load(options.recipe, short)
-    return Setup(recipe=recipe, slides=[slide], folder=folder / "run", backend=options.backend, device=options.device)
+    return TrainConfig(
+        recipe=recipe, slides=[slide], folder=folder / "run", backend=options.backend, device=options.device
+    )
 
 
-def warm_up(run: Run) -> None:
+def warm_up(run: Session) -> None:
     """Run one step with a learning rate of zero, so that functions that compile on first use are compiled."""
-    from cifm_cli.training.loop import step
+    from cifm_cli.training.loop import train_step
 
-    run.position.first_loss = float("inf")
-    step(run, [run.corpus.train_example(0)], 0.0)
+    run.state.first_loss = float("inf")
+    train_step(run, [run.corpus.train_example(0)], 0.0)
 
 
 def seconds_in(stats: pstats.Stats, name: str, file: str) -> float:

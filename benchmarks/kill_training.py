@@ -37,7 +37,8 @@ from cifm_cli.model.checkpoint import MODEL_FILE, load_tensors
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.synthetic.downloads import write_xenium
 from cifm_cli.training import loop
-from cifm_cli.training.session import METRICS_FILE, RECIPE_FILE, Setup
+from cifm_cli.training.config import TrainConfig
+from cifm_cli.training.session import METRICS_FILE, RECIPE_FILE
 from cifm_cli.training.state import list_states
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Training:
         """See `Job`."""
         recipe = recipes.parse(RECIPE, "benchmark")
         resume = bool(list_states(folder))
-        loop.train(Setup(recipe=recipe, slides=[self.slide], folder=folder, resume=resume, backend="torch"))
+        loop.train(TrainConfig(recipe=recipe, slides=[self.slide], folder=folder, resume=resume, backend="torch"))
 
     def inspect(self, folder: Path) -> str:
         """See `Job`."""

@@ -53,10 +53,10 @@ def format_table(result: dict[str, Any]) -> str:
         The table, preceded by a line that describes the measurement.
     """
     machine, options = result["machine"], result["options"]
-    what = "Cells per second, and peak memory as a multiple of the size of the layer's inputs Q, K, A and B."
+    what = "One layer: cells per second, and peak memory as a multiple of the size of its inputs Q, K, A and B."
     where = f"{result['date']}, {machine['cpu']}, {options['threads']} of {machine['cores']} cores"
     lines = [
-        f"{what} {where}, {options['degree']} neighbours per cell, D features.",
+        f"{what} {where}, {options['degree']} neighbours per cell, D features per cell.",
         "",
         "| D | | cells | forward | forward and backward | relative to torch | memory |",
         "|---|---|---|---|---|---|---|",

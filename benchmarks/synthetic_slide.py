@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -37,10 +37,9 @@ def write_slide(
         spacing_um: Side of the square grid of which each field contains one cell.
     """
     from cifm_cli import keys
-    from cifm_cli.data.prepare.genes import GenePlan
     from cifm_cli.data.prepare.order import hilbert_order
     from cifm_cli.data.prepare.splits import regional_split
-    from cifm_cli.data.writers import prepared
+    from cifm_cli.data.writers.prepared import build_anndata, write_prepared
     from cifm_cli.data.writers.row_buffer import RowBuffer
     from cifm_cli.provenance import numpy_generator
 
@@ -50,20 +49,19 @@ def write_slide(
     order = hilbert_order(xy_um)
     ids = gene_ids(num_genes)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with RowBuffer(target.parent, num_cells, num_genes) as spool:
+    with RowBuffer(target.parent, num_cells, num_genes) as buffer:
         for first in range(0, num_cells, CELLS_AT_ONCE):
-            spool.write(first, draw_counts(rng, min(CELLS_AT_ONCE, num_cells - first), num_genes, per_cell))
+            buffer.write(first, draw_counts(rng, min(CELLS_AT_ONCE, num_cells - first), num_genes, per_cell))
         obs = pd.DataFrame(index=[f"cell{number:08d}-1" for number in order])
-        plan = GenePlan(ids, ids, np.arange(num_genes), {}, ())
-        about = {
+        metadata: dict[str, Any] = {
             keys.FORMAT: keys.PREPARED_FORMAT,
             keys.PLATFORM: "xenium",
             keys.RADIUS_UM: RADIUS_UM,
             **dict.fromkeys((keys.TISSUE, keys.CONDITION, keys.SAMPLE), "bench"),
             **{key: {} for key in (keys.REPORT, keys.PROVENANCE)},
         }
-        slide = prepared.build(spool, xy_um[order], obs, order, plan, regional_split(xy_um[order]))
-        prepared.write(target, slide, about, spool)
+        slide = build_anndata(buffer, order, xy_um[order], obs, regional_split(xy_um[order]), ids, ids)
+        write_prepared(target, slide, metadata, buffer)
 
 
 def draw_counts(rng: np.random.Generator, num_cells: int, num_genes: int, per_cell: int = PER_CELL) -> csr_matrix:

@@ -1,6 +1,7 @@
-"""The command line: every command in one app, and the one place where errors become messages and exit codes.
+"""The command line: all commands in one Typer app, and the only place where errors become messages and exit codes.
 
-0 done · 1 an error the user can put right · 2 wrong usage · 130 Ctrl-C · 143 SIGTERM. A bug keeps its traceback.
+Exit codes: 0 success, 1 an error that the user can fix, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM. Any other exception is a
+bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import typer
 from typer.main import get_command
 
 from cifm_backends import BackendUnavailableError
-from cifm_cli import __version__
 from cifm_cli.commands import (
     annotate,
     backends,
@@ -32,22 +32,23 @@ from cifm_cli.commands import (
 )
 from cifm_cli.errors import CifmError, StopRequested, raising_on_stop_signals
 from cifm_cli.report import terminal
+from cifm_cli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 USAGE, INTERRUPTED, TERMINATED = 2, 130, 143
 
-# Pools whose threads spin while they wait make minutes into quarters of an hour on a machine that others use too.
-# Read by OpenMP and OpenBLAS when they are first imported; what the user has set stays.
+# Idle threads that spin slow down everything on a machine with other busy processes. OpenMP and OpenBLAS read these
+# variables when they are imported; values that the user has set are kept.
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
 
 EPILOG = """\
 Getting started:
 
-- `cifm demo`: the whole way on a synthetic tissue, in four minutes
+- `cifm demo`: all steps on a synthetic tissue, in four minutes
 - `cifm prepare DOWNLOAD`, `cifm train recipes/xenium.toml`, `cifm evaluate`: the same on your slide
-- `cifm COMMAND --help`: everything that a command takes
+- `cifm COMMAND --help`: all options of a command
 """
 
 
@@ -67,7 +68,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-WAY: dict[str, Callable[..., None]] = {
+PIPELINE: dict[str, Callable[..., None]] = {
     "prepare": prepare.prepare,
     "train": train.train,
     "evaluate": evaluate.evaluate,
@@ -76,21 +77,21 @@ WAY: dict[str, Callable[..., None]] = {
     "probe": probe.probe,
     "simulate": simulate.simulate,
 }
-AROUND: dict[str, Callable[..., None]] = {
+TOOLS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "inspect": inspect.inspect,
     "backends": backends.backends,
     "doctor": doctor.doctor,
 }
-for panel, commands in (("The way from a download to an answer", WAY), ("Around it", AROUND)):
+for panel, commands in (("From a download to results", PIPELINE), ("Tools", TOOLS)):
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
-app.add_typer(annotate.app, name="annotate", rich_help_panel="Around it")
-app.add_typer(recipes.app, name="recipes", rich_help_panel="Around it")
+app.add_typer(annotate.app, name="annotate", rich_help_panel="Tools")
+app.add_typer(recipes.app, name="recipes", rich_help_panel="Tools")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"cifm {__version__}")
         raise typer.Exit
 
@@ -100,22 +101,22 @@ def cifm(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", envvar="CIFM_DEBUG", hidden=True)] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Infer the expression of a cell from the cells around it, on 10x Visium, Visium HD and Xenium slides.
+    """Predict the expression of a cell from the cells around it, on 10x Visium, Visium HD and Xenium slides.
 
-    Prepare a download, train a Cellular Interaction Foundation Model on it, measure the model beside simple
-    predictors, and use it. Each command finds what the one before it wrote in the folder you work in.
+    Prepare a download, train a Cellular Interaction Foundation Model on it, compare the model with simple
+    predictors, and use it. Each command finds the output of the previous one in the working folder.
     """
-    context.obj.debug |= debug  # `cifm demo` comes through here again for each of its lines
+    context.obj.debug |= debug  # `cifm demo` calls this again for each of its commands
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line: the one error boundary.
+    """Run a command line and turn errors into messages and exit codes.
 
     Args:
-        argv: Words after `cifm`; those of the process when absent.
+        argv: Arguments after `cifm`; those of the process by default.
 
     Returns:
         The exit code.
@@ -135,25 +136,25 @@ def main(argv: list[str] | None = None) -> int:
         return _report_usage(error)
     except StopRequested:
         return _report_interruption(TERMINATED)
-    if code == INTERRUPTED:  # what Typer makes of Ctrl-C
+    if code == INTERRUPTED:  # Typer's exit code for Ctrl-C
         return _report_interruption(INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
 def run() -> None:
-    """The console script."""
+    """Entry point of the console script."""
     for name, value in THREADS.items():
         os.environ.setdefault(name, value)
     code = main()
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough; keep the interpreter's last flush quiet
+    except BrokenPipeError:  # the reader, such as `head`, closed the pipe; the interpreter flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
 def _report_usage(error: typer.TyperException) -> int:
-    """Say what is wrong with the command line, in the style of every other error."""
+    """Report wrong usage in the format of all other errors."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "cifm"
     message = error.format_message()
@@ -162,6 +163,6 @@ def _report_usage(error: typer.TyperException) -> int:
 
 
 def _report_interruption(code: int) -> int:
-    """Say that the command was stopped; a training run has said by itself how to go on."""
-    terminal.say("interrupted; nothing half-written is left")
+    """Report that the command was stopped. A training run has already logged how to resume it."""
+    terminal.say("interrupted; no incomplete file is left")
     return code

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import re
 import signal
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-    from types import FrameType
 
 
 class CifmError(Exception):
@@ -41,18 +41,35 @@ STOP_SIGNALS = tuple({signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)
 
 
 @contextmanager
-def raising_on_stop_signals() -> Iterator[None]:
-    """Raise `StopRequested` on SIGTERM and SIGUSR1 within the block."""
+def handling_signals(signals: Sequence[int], handler: Callable[[int], None]) -> Iterator[None]:
+    """Within the block, call a function with the number of each signal that arrives, and do nothing else.
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise StopRequested
+    Python handles signals in the main thread. In any other thread the block changes nothing.
 
-    previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    Args:
+        signals: Numbers of the signals.
+        handler: Called in the main thread, between two instructions of the block.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, lambda number, _frame: handler(number)) for number in signals}
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, previous_handler in previous.items():
+            signal.signal(number, previous_handler)
+
+
+@contextmanager
+def raising_on_stop_signals() -> Iterator[None]:
+    """Raise `StopRequested` on SIGTERM and SIGUSR1 within the block."""
+
+    def stop(_number: int) -> None:
+        raise StopRequested
+
+    with handling_signals(STOP_SIGNALS, stop):
+        yield
 
 
 @contextmanager

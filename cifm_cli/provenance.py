@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifm_cli import __version__
+from cifm_cli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anndata as ad
 import numpy as np
@@ -17,13 +18,13 @@ from cifm_cli.data.readers.files import reading
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Slide
 
+LabelledSource: TypeAlias = Path | ad.AnnData
+"""Labelled cells: an `.h5ad` file, or an AnnData in memory."""
 
 # Columns of `var` that hold symbols in files of scanpy, CELLxGENE and this package.
 SYMBOL_COLUMNS: Final = (keys.SYMBOL, "gene_symbol", "gene_symbols", "feature_name", "gene_name", "gene_names")
@@ -62,11 +63,11 @@ def read_labelled_cells(path: Path, label: str) -> LabelledCells:
     return LabelledCells(counts[is_labelled], _symbols(var), labels[is_labelled].astype(str).to_numpy(dtype=object))
 
 
-def read_reference(path: Path, label: str, slide: Slide) -> tuple[csr_matrix, NDArray[Any]]:
+def read_reference(source: LabelledSource, label: str, slide: Slide) -> tuple[csr_matrix, NDArray[Any]]:
     """Read labelled cells in the genes of a slide.
 
     Args:
-        path: An `.h5ad` with raw counts in `X`, `layers["counts"]` or `raw`, and genes by Ensembl id or symbol.
+        source: An `.h5ad` file or an AnnData, with raw counts in `X`, `layers["counts"]` or `raw`, and genes by Ensembl id or symbol.
         label: Column of `obs` that holds cell types.
         slide: The slide.
 
@@ -76,11 +77,11 @@ def read_reference(path: Path, label: str, slide: Slide) -> tuple[csr_matrix, ND
     Raises:
         CifmError: The file cannot be read, has no such column, no counts, or no gene of the slide.
     """
-    counts, var, labels = _read(path, label, "--reference-label")
+    counts, var, labels = _read(source, label, "--reference-label")
     column = _match_genes(var, slide)
     if not (column >= 0).any():
         raise CifmError(
-            f"{path}: none of the {slide.num_genes} genes of slide {slide.name} (such as {slide.gene_ids[0]})",
+            f"{source_name(source)}: none of the {slide.num_genes} genes of slide {slide.name} (such as {slide.gene_ids[0]})",
             "use Ensembl ids or gene symbols as var_names",
         )
     # A gene that the file lacks takes column 0, and is then set to zero.
@@ -88,13 +89,22 @@ def read_reference(path: Path, label: str, slide: Slide) -> tuple[csr_matrix, ND
     return csr_matrix(aligned, dtype=np.float32), labels.astype(str).to_numpy(dtype=object)
 
 
-def _read(path: Path, label: str, option: str) -> tuple[csr_matrix, pd.DataFrame, pd.Series[Any]]:
+def source_name(source: LabelledSource) -> str:
+    """Name of labelled cells in messages and results: the path of a file."""
+    return str(source) if isinstance(source, Path) else "the reference"
+
+
+def _read(source: LabelledSource, label: str, option: str) -> tuple[csr_matrix, pd.DataFrame, pd.Series[Any]]:
     """Raw counts from the first slot that holds some, the `var` table of their genes, and the column of labels."""
-    with reading(path):
-        reference = ad.read_h5ad(path)
+    name = source_name(source)
+    if isinstance(source, Path):
+        with reading(source):
+            reference = ad.read_h5ad(source)
+    else:
+        reference = source
     if label not in reference.obs:
         known = ", ".join(map(str, reference.obs))
-        raise CifmError(f"{path}: no obs column {label!r}", f"name one with {option}: {known}")
+        raise CifmError(f"{name}: no obs column {label!r}", f"name one with {option}: {known}")
     raw = reference.raw
     # Files of scanpy often have normalised values in X, and the counts in a layer or in raw.
     slots = [(reference.X, reference.var), (reference.layers.get("counts"), reference.var)]
@@ -103,7 +113,7 @@ def _read(path: Path, label: str, option: str) -> tuple[csr_matrix, pd.DataFrame
         counts = None if matrix is None else csr_matrix(matrix)
         if counts is not None and bad_count(counts.data) is None:
             return counts, var, reference.obs[label]
-    raise CifmError(f"{path}: neither X nor layers['counts'] nor raw holds raw counts", "store the raw counts in X")
+    raise CifmError(f"{name}: neither X nor layers['counts'] nor raw holds raw counts", "store the raw counts in X")
 
 
 def _symbols(var: pd.DataFrame) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ def apply(
     from cifm_cli.celltype.registry import model_files
     from cifm_cli.data.slide import open_slide
     from cifm_cli.report import terminal
+    from cifm_cli.report.table import Table
 
     paths = workspace.slide_paths(slides or ())
     annotations = []
@@ -46,7 +47,7 @@ def apply(
         facts = annotate.composition_facts(types)
         result[slide.name] = {"path": target.as_posix(), "cells": slide.num_cells, "types": facts}
         table = [[name, f"{part['cells']:,}", f"{part['mean_score']:.2f}"] for name, part in facts.items()]
-        terminal.table(f"{slide.name}, by {annotator}", ["type", "cells", "mean score"], table)
+        terminal.show_table(f"{slide.name}, by {annotator}", Table(["type", "cells", "mean score"], table))
         terminal.say(f"cells, types and scores: {target}")
     inputs = [*paths, *model_files(annotator)]
     origin = provenance.collect("annotate apply", seed=seed, inputs=inputs, annotator=annotator)

@@ -1,4 +1,4 @@
-"""`cifm demo`: the whole way on a synthetic tissue, each command as a user would type it."""
+"""`cifm demo`: all steps on a synthetic tissue, with the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 NUM_CELLS = 6_000
-LINES = (
+COMMANDS = (
     "cifm prepare download/demo",
     "cifm train recipes/demo.toml",
     "cifm evaluate",
@@ -18,24 +18,24 @@ LINES = (
     "cifm probe embedded/demo.h5ad --label cluster",
     "cifm simulate --inject tcell",
 )
-WHERE = {
-    "evaluation/report.html": "the model beside simple predictors, on cells it never saw",
-    "probe.html": "what a linear classifier reads from the embeddings",
-    "simulation/report.html": "what injected T cells change, beside the same run without them",
-    "embedded/demo.h5ad": "embeddings of every cell, for scanpy: obsm X_cifm and X_cifm_cell",
-    "prepared/demo.html": "the tissue: maps, histograms, and what was dropped",
-    "prepared/demo.h5ad": "the same for programs: filtered, sorted, raw counts",
+RESULTS = {
+    "evaluation/report.html": "the model compared with simple predictors, on cells that were not used for training",
+    "probe.html": "how well a linear classifier predicts labels from the embeddings",
+    "simulation/report.html": "the effect of injected T cells, compared with the same run without them",
+    "embedded/demo.h5ad": "embeddings of all cells, for scanpy: obsm X_cifm and X_cifm_cell",
+    "prepared/demo.html": "quality control: maps, histograms, and the number of dropped cells and genes",
+    "prepared/demo.h5ad": "the prepared slide: filtered and sorted raw counts",
     "runs/latest": "the model, its recipe and its learning curve",
 }
 
 
 def demo(
     context: typer.Context,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to work in; made if missing.")] = Path(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Working folder; created if missing.")] = Path(
         "cifm_demo"
     ),
 ) -> None:
-    """Run all six commands on a synthetic tissue: four minutes on two cores, nothing to download."""
+    """Run all six commands on a synthetic tissue: four minutes on two cores, without any download."""
     from cifm_cli import workspace
     from cifm_cli.report import terminal
     from cifm_cli.synthetic.downloads import write_xenium
@@ -46,16 +46,16 @@ def demo(
         with workspace.atomic_path(Path("download/demo")) as folder:
             write_xenium(folder, NUM_CELLS, seed=0)
         terminal.say(f"wrote download/demo: {NUM_CELLS:,} synthetic cells in the layout of a Xenium download")
-        for line in LINES:
+        for line in COMMANDS:
             terminal.say(f"\n$ {line}")
             _run(context, line)
-        terminal.say("\nDone. Where to look:")
-        for path, what in WHERE.items():
-            terminal.say(f"  {out / path!s:<40}  {what}")
+        terminal.say("\nDone. Results:")
+        for path, content in RESULTS.items():
+            terminal.say(f"  {out / path!s:<40}  {content}")
 
 
 def _run(context: typer.Context, line: str) -> None:
-    """Run a line through the same parser as the shell's, so that what is shown is what runs."""
+    """Parse and run a command as the shell would, so that the printed command is the one that runs."""
     root = context.find_root()
     code = root.command.main(shlex.split(line)[1:], "cifm", standalone_mode=False, obj=root.obj)
     if code:

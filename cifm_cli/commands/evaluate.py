@@ -1,4 +1,4 @@
-"""`cifm evaluate`: how well a model infers hidden cells, beside every trivial predictor."""
+"""`cifm evaluate`: how well a model predicts hidden cells, beside every baseline."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ def evaluate(
     model: options.Models = None,
     region: Annotated[
         Region | None,
-        typer.Option("--region", help="Whose cells are hidden and inferred.", show_default="the recipe's, or test"),
+        typer.Option(
+            "--region", help="Region whose cells are hidden and predicted.", show_default="the recipe's, or test"
+        ),
     ] = None,
     geometry: Annotated[
         list[Geometry] | None,
         typer.Option(
             "--geometry",
-            help="Hide 5 % of the cells here and there, blocks of them, or the whole region; may be repeated.",
+            help="Hide scattered cells (5 %), blocks of cells, or the whole region; may be repeated.",
             show_default="the recipe's, or scattered and region",
         ),
     ] = None,
@@ -57,7 +59,7 @@ def evaluate(
         typer.Option(
             "--rounds",
             min=1,
-            help="Most rounds of hiding per geometry; all of them hide every cell once.",
+            help="Largest number of folds per geometry; all folds together hide every cell once.",
             show_default="the recipe's, or all",
         ),
     ] = None,
@@ -78,22 +80,23 @@ def evaluate(
     backend: options.Backend = "auto",
     device: options.Device = "auto",
     devices: Annotated[
-        int, typer.Option(min=1, help="Processes that judge together, one predictor each; GPUs are taken in turn.")
+        int, typer.Option(min=1, help="Processes that share the predictors; GPUs are taken in turn.")
     ] = 1,
     precision: options.Precision = "float32",
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Measure models on hidden cells, beside the strongest trivial predictors, with paired intervals."""
+    """Measure models on hidden cells, beside strong baselines, with paired intervals."""
+    from cifm_cli.evaluation.report import files
     from cifm_cli.evaluation.run import evaluate as run_evaluation
     from cifm_cli.evaluation.setup import EvaluateConfig
-    from cifm_cli.report.terminal import emit, show_table
+    from cifm_cli.report import terminal
 
-    metrics = run_evaluation(
+    files.check_folder(out)  # before the work whose results go there
+    evaluation = run_evaluation(
         EvaluateConfig(
             slides=workspace.slide_paths(slides or ()),
             models=[workspace.run_folder(run) for run in model] if model else [workspace.run_folder(None)],
-            out=out,
             region=region.value if region else "",
             geometries=[chosen.value for chosen in geometry or ()],
             block_radii=block_radii or (),
@@ -107,7 +110,9 @@ def evaluate(
             seed=seed,
             num_processes=devices,
         ),
-        show_table,
+        terminal.show_table,
     )
+    files.write(out, evaluation.metrics, evaluation.results, save_predictions=save_predictions)
+    terminal.say(f"report and tables: {out}")
     if as_json:
-        emit(metrics)
+        terminal.emit(evaluation.metrics)

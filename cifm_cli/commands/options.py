@@ -1,4 +1,4 @@
-"""Options that several commands share: one name, one wording."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -34,28 +34,37 @@ Models = Annotated[
         show_default="runs/latest",
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; made if missing.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice: same seed, same result.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON, for scripts.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; created if missing.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, help="Seed of all random draws; the same seed gives the same result.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 TrustPickle = Annotated[
     bool,
-    typer.Option("--trust-pickle", help="Read annotators that are stored as pickles: only from people you trust."),
+    typer.Option(
+        "--trust-pickle",
+        help="Read annotators that are stored as pickles. A pickle can run code: use files from trusted sources only.",
+    ),
 ]
 Backend = Annotated[
     str,
-    typer.Option("--backend", metavar="NAME", help="What runs the graph network: auto, or a name in `cifm backends`."),
+    typer.Option(
+        "--backend", metavar="NAME", help="Implementation of the graph network: auto, or a name in `cifm backends`."
+    ),
 ]
 Device = Annotated[
     str,
-    typer.Option("--device", metavar="NAME", help="Where it runs: auto, cpu or cuda."),
+    typer.Option("--device", metavar="NAME", help="Device: auto, cpu or cuda."),
 ]
 Precision = Annotated[
     Literal["float32", "bfloat16"],
     typer.Option(
-        "--precision", help="Of matrix products; bfloat16 is for hardware that has it, and weights stay float32."
+        "--precision", help="Precision of matrix products; bfloat16 needs hardware support, and weights stay float32."
     ),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, as train.steps=500; may be repeated."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as train.steps=500; may be repeated."
+    ),
 ]

@@ -99,11 +99,12 @@ def _show(result: PrepareResult) -> None:
     """Print the summary of a slide, its notes and warnings, and the files that were written."""
     from cifm_cli.data.prepare.qc_summary import summary_rows
     from cifm_cli.report import terminal
+    from cifm_cli.report.table import Table
 
     if result.up_to_date:
         terminal.say(f"{result.path} is up to date")
         return
-    terminal.table(result.name, ["", "number", ""], summary_rows(result.report))
+    terminal.show_table(result.name, Table(["", "number", ""], summary_rows(result.report)))
     for note in result.report["notes"]:
         terminal.say(f"note: {note}")
     for warning in result.report["warnings"]:

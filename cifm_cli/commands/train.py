@@ -1,4 +1,4 @@
-"""`cifm train`: a recipe and prepared slides in, a run out."""
+"""`cifm train`: train a model on prepared slides."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def train(
             "--data",
             metavar="PATH",
             help="Prepared slides or folders of them.",
-            show_default="prepared, or those of a resumed run",
+            show_default="prepared, or those of the resumed run",
         ),
     ] = None,
     out: Annotated[
@@ -28,7 +28,7 @@ def train(
         typer.Option("--out", metavar="DIR", help="Folder of the run.", show_default="runs/RECIPE-TIME"),
     ] = None,
     settings: options.Settings = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or runs/latest.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or runs/latest.")] = False,
     init: Annotated[
         Path | None, typer.Option("--init", metavar="RUN", help="Start from the weights of this run (fine-tuning).")
     ] = None,
@@ -38,7 +38,9 @@ def train(
         int | None,
         typer.Option(min=1, help="Processes on each machine: one for each GPU, or several on CPU.", show_default="1"),
     ] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines; start the command on each, by srun or torchrun.")] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="Number of machines; start the command on each, with srun or torchrun.")
+    ] = 1,
     precision: Annotated[
         Literal["float32", "bfloat16"] | None,
         typer.Option("--precision", help="Short for --set train.precision=NAME.", show_default="the recipe's"),
@@ -49,22 +51,22 @@ def train(
             "--seed",
             min=0,
             help="Seed of every random choice: same seed, same result.",
-            show_default="0, or what a resumed run began with",
+            show_default="0, or that of the resumed run",
         ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train a model on prepared slides: it learns to infer hidden cells from the cells around them."""
+    """Train a model on prepared slides to infer masked cells from the cells around them."""
     from cifm_cli import recipe as recipes
     from cifm_cli.report.terminal import emit
+    from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.launch import launch
-    from cifm_cli.training.session import Setup
 
     path = recipes.find(recipe)
     changes = [*(settings or ()), *([f"train.precision={precision}"] if precision else [])]
     name = f"{path.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     result = launch(
-        Setup(
+        TrainConfig(
             recipe=recipes.load(path, changes),
             slides=workspace.slide_paths(data or ()) if data or not resume else (),
             folder=out or (workspace.LATEST.resolve() if resume else workspace.RUNS / name),
@@ -79,4 +81,4 @@ def train(
         )
     )
     if as_json and result:
-        emit(result)
+        emit(result.to_json())

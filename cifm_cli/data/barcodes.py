@@ -27,6 +27,7 @@ def read_barcodes(file: h5py.File, rows: NDArray[np.int64]) -> NDArray[Any]:
     # An index that may hold missing values is a group of values and a mask.
     texts = (stored["values"] if isinstance(stored, h5py.Group) else stored).asstr()
     names = np.empty(len(rows), dtype=object)
+    # In blocks, as all names together may need more memory than the slide.
     for block in np.unique(rows // _NAMES_AT_ONCE):
         first = int(block) * _NAMES_AT_ONCE
         in_block = rows // _NAMES_AT_ONCE == block

@@ -99,5 +99,6 @@ def _read(path: Path) -> _Entry:
     except (OSError, KeyError) as error:
         raise CifmError(f"{path}: a damaged slide ({error})", "write it again with `cifm prepare DOWNLOAD`") from error
     sizes = split.value_counts()
+    # HDF5 returns NumPy scalars, which JSON cannot represent.
     plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in facts.items()}
     return _Entry(frozenset(genes), {region: int(sizes.get(region, 0)) for region in keys.REGIONS}, plain)

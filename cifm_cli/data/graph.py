@@ -60,6 +60,7 @@ def radius_graph(
     ends = np.concatenate([pairs, pairs[:, ::-1], loops])
     # Two conversions to CSR sort the edges by target, then source. Every cell then sums its messages in the order of the
     # slide, so that a tile gives bitwise the same sums as the whole slide.
+    # The values are not used, so the smallest type.
     by_source = csr_matrix((np.ones(len(ends), np.int8), ends.T), (num_cells, num_cells))
     rows = by_source.T.tocsr()
     sources, targets = rows.indices.astype(np.int64), np.repeat(np.arange(num_cells), np.diff(rows.indptr))

@@ -104,10 +104,12 @@ def slide_from_anndata(
         )
         radius, split, facts = units.radius_um, np.zeros(adata.n_obs, dtype=np.int8), None
     else:
-        radius, split = float(metadata[keys.RADIUS_UM]), _split(adata)
+        radius, split = float(metadata[keys.RADIUS_UM]), read_split(adata)
         facts = {key: str(metadata.get(key, "")) for key in _FACTS}
+        # If the user selected genes, the stored totals are still those over the whole panel.
         if keys.TOTAL_COUNTS in adata.obs:
             total = adata.obs[keys.TOTAL_COUNTS].to_numpy(dtype=np.float64)
+    # Tiles and chunks are compact in space only if the cells are in Hilbert order.
     rows = hilbert_order(xy_um)
     slide = Slide(
         name=name,
@@ -122,6 +124,22 @@ def slide_from_anndata(
     )
     notes += radius_notes(slide, radius_um)
     return AnnDataSlide(slide.with_radius(radius_um), rows, tuple(notes))
+
+
+def gene_columns(adata: AnnData, slide: Slide) -> NDArray[np.int64]:
+    """Find the gene of a slide for each gene of the AnnData from which it was made.
+
+    Args:
+        adata: An AnnData with V genes in `var`.
+        slide: The slide that `slide_from_anndata` made from it, G genes.
+
+    Returns:
+        (V,) columns of the slide; -1 for features that the slide does not contain, such as control features.
+    """
+    features = find_gene_columns(adata.var)
+    plan = plan_genes(features, symbols_for(features, None), keep_mitochondrial=True)
+    columns = np.array([slide.columns.get(gene, -1) for gene in plan.ids], dtype=np.int64)
+    return np.where(plan.column >= 0, columns[plan.column], -1)
 
 
 def _prepared_metadata(adata: AnnData, name: str) -> dict[str, Any] | None:
@@ -200,7 +218,7 @@ def _matrix(adata: AnnData, slot: str) -> csr_matrix:
     return matrix
 
 
-def _split(adata: AnnData) -> NDArray[np.int8]:
+def read_split(adata: AnnData) -> NDArray[np.int8]:
     """(N,) positions in `keys.REGIONS`; all training where the column is missing."""
     if keys.SPLIT not in adata.obs:
         return np.zeros(adata.n_obs, dtype=np.int8)

@@ -32,6 +32,7 @@ def prefetch(
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
+                # The caller has one result while `ahead` more are computed.
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:

@@ -266,11 +266,13 @@ def _read(file: h5py.File, path: Path, *, hold: bool) -> Slide:
             "prepare the download again with this version",
         )
     obs, var = file["obs"], cast("pd.DataFrame", read_elem(file["var"]))
+    # Of obs, only the columns that are needed: barcodes and annotation may need more memory than the rest of the slide.
     split = cast("pd.Categorical", read_elem(obs[keys.SPLIT]))
     xy_um = file[f"obsm/{keys.SPATIAL}"][:].astype(np.float64)
     total_counts = obs[keys.TOTAL_COUNTS][:].astype(np.float64)
     require_finite_coordinates(xy_um, file, path)
     require_valid_totals(total_counts, file, path)
+    # In 64 bits, as positions in a large matrix exceed 32.
     indptr = file["X/indptr"][:].astype(np.int64)
     source: CountsSource = FileCounts(path, indptr, len(var))
     if hold and indptr[-1] <= _IN_MEMORY_NONZEROS:
@@ -279,6 +281,7 @@ def _read(file: h5py.File, path: Path, *, hold: bool) -> Slide:
         name=path.stem,
         xy_um=xy_um,
         total_counts=total_counts,
+        # Slides that were written before there was a buffer have three categories.
         split=split.set_categories(list(keys.REGIONS)).codes.astype(np.int8),
         gene_ids=tuple(var.index),
         symbols=tuple(var[keys.SYMBOL]),

@@ -73,6 +73,7 @@ class Tiler:
     def _within_halo(self, core_rows: Rows) -> tuple[Rows, NDArray[np.float64]]:
         """Positions in the part of the cells within the halo of any core cell, and their distance to it."""
         core_um = self._xy_um[core_rows]
+        # Slightly larger than the halo, as the bound of the query below is exclusive.
         margin_um = self.halo_um + 1.0
         boxed = self._within(core_um.min(axis=0) - margin_um, core_um.max(axis=0) + margin_um)
         outside = ~np.isin(self.rows[boxed], core_rows)

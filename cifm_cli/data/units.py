@@ -148,6 +148,7 @@ def check_units(xy_um: NDArray[np.float64], platform_um: float | None, given_um:
     nearest = np.asarray(tree.query(xy_um, k=[2])[0])  # the first is the cell itself
     spacing = float(np.median(nearest))
     radius, source = _choose_radius(spacing, platform_um, given_um)
+    # Counts ordered pairs, including each cell with itself.
     degree = float(tree.count_neighbors(tree, radius)) / len(xy_um) - 1.0
     check = UnitCheck(radius, source, spacing, degree, np.flatnonzero(nearest.ravel() > _ISOLATED_RADII * radius))
     numbers = (

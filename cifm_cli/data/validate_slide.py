@@ -81,6 +81,7 @@ def _is_invalid(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _invalid(problem: str, row: int, file: h5py.File, path: Path) -> CifmError:
+    # The name is read only for the message: reading all names takes long.
     (name,) = read_barcodes(file, np.array([row]))
     return CifmError(
         f"{path}: cell {name!r} (row {row}) {problem}", "prepare the download again: `cifm prepare DOWNLOAD`"

@@ -11,7 +11,7 @@ from cifm_cli.embedding.probe import METRICS
 from cifm_cli.embedding.scoring import BALANCED_ACCURACY, ROC_AUC
 from cifm_cli.report import plots
 from cifm_cli.report.html import Image, Section
-from cifm_cli.report.palette import by_name
+from cifm_cli.report.palette import sort_names
 from cifm_cli.report.table import Table
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _class_table(probe: ProbeResult) -> Table:
             f"{probe.content['classes'][name]:,}",
             *(_format_area(features[each]["roc_auc_by_class"][name]) for each in fitted),
         ]
-        for name in by_name(probe.labels.classes)
+        for name in sort_names(probe.labels.classes)
     ]
     return Table(["class", "cells", *fitted], rows)
 

@@ -25,15 +25,10 @@ MEAN, GATED = "mean", "gated"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of all predictors on the same cells and genes.
+    """Scores of all predictors on the same cells and genes."""
 
-    Args:
-        bootstrap: Of the scored cells.
-        scores: Predictor, then form, to its score.
-    """
-
-    bootstrap: Bootstrap
-    scores: dict[str, dict[str, Score]] = field(default_factory=dict)
+    bootstrap: Bootstrap  # of the scored cells
+    scores: dict[str, dict[str, Score]] = field(default_factory=dict)  # predictor, then form, to its score
 
     def best_form(self, predictor: str, metric: str) -> str:
         """The form of a predictor that is better by a metric."""
@@ -53,16 +48,7 @@ class Comparison:
         return [name for name in self.scores if is_model(name) and name != MODEL]
 
     def paired(self, metric: str, model: str = MODEL, reference: str | None = None) -> dict[str, Any]:
-        """Better form of a model minus better form of a reference.
-
-        Args:
-            metric: Of `METRICS`.
-            model: A model.
-            reference: Another predictor; the best baseline when absent.
-
-        Returns:
-            The difference, its 95 % interval, and the p-value of no difference.
-        """
+        """Better form of a model minus better form of a reference, which is the best baseline when absent."""
         name = reference or self.best_baseline(metric)
         paired = self.bootstrap.compare(
             self.best(model, metric).statistic(metric), self.best(name, metric).statistic(metric)
@@ -105,11 +91,7 @@ def favours_model(pair: dict[str, Any], metric: str) -> bool | None:
 
 
 def overall(comparisons: dict[str, list[Comparison]], seed: int) -> dict[str, Any]:
-    """Compare the model with the best baseline over several slides.
-
-    Args:
-        comparisons: Geometry to the comparison on each slide.
-        seed: The user's seed.
+    """Compare the model with the best baseline over several slides; `comparisons` has those of each geometry.
 
     Returns:
         Geometry, then metric, to the baseline with the best mean over slides, the mean difference and its 95 %

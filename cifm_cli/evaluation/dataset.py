@@ -42,27 +42,16 @@ NUM_TRAINING_PIECES = 5
 
 @dataclass(frozen=True)
 class EvaluationDataset:
-    """What all predictors of a slide share.
+    """What all predictors of a slide share."""
 
-    Args:
-        slide: As it was prepared, but at the radius of the first model.
-        columns: (P,) columns of the slide that are scored: the genes that every model knows.
-        target_sum: Of the normalisation.
-        radius_um: Radius of the graph of the first model.
-        reach_um: Full receptive field of the first model.
-        seed: The user's seed.
-        max_reach_um: The widest receptive field of all models.
-        prepared_radius_um: Radius that the slide was prepared for; the slide's when absent.
-    """
-
-    slide: Slide
-    columns: Rows
-    target_sum: float
-    radius_um: float
-    reach_um: float
-    seed: int
-    max_reach_um: float = 0.0
-    prepared_radius_um: float | None = None
+    slide: Slide  # as it was prepared, but at the radius of the first model
+    columns: Rows  # (P,) columns of the slide that are scored: the genes that every model knows
+    target_sum: float  # of the normalisation
+    radius_um: float  # radius of the graph of the first model
+    reach_um: float  # full receptive field of the first model
+    seed: int  # the user's seed
+    max_reach_um: float = 0.0  # the widest receptive field of all models
+    prepared_radius_um: float | None = None  # radius that the slide was prepared for; the slide's when absent
     _visible: dict[Fold, VisibleCells] = field(default_factory=dict, init=False, repr=False, compare=False)
     _shared_training: dict[str, TrainingFolds] = field(default_factory=dict, init=False, repr=False, compare=False)
     _fold_training: dict[Fold, TrainingFolds] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -173,17 +162,7 @@ class EvaluationDataset:
         return self._stats(rows if len(rows) else fold.visible)
 
     def _draw_examples(self, geometry: str, rows: Rows, stats: GeneStats, max_cells: int) -> Iterator[Example]:
-        """Hide training cells as the scored cells are hidden.
-
-        Args:
-            geometry: That is scored.
-            rows: Training cells.
-            stats: Their statistics.
-            max_cells: Most hidden cells of all examples.
-
-        Yields:
-            An example for each fold.
-        """
+        """Hide at most `max_cells` of `rows`, whose statistics are `stats`, as a geometry hides the scored cells."""
         max_cells = min(max_cells, max(1, MAX_EXAMPLE_VALUES // self.num_genes))
         for folds, num_cells in self._folds_of_training(training_geometry(geometry), rows, max_cells):
             left = num_cells

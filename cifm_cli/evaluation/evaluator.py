@@ -53,17 +53,11 @@ THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)  # of 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was chosen for a predictor.
+    """What was chosen for a predictor."""
 
-    Args:
-        parameters: Hyper-parameters with the lowest squared error.
-        count_parameters: Hyper-parameters with the lowest deviance, for the composition.
-        threshold: Of the gate, with the highest Spearman correlation per cell.
-    """
-
-    parameters: Parameters
-    count_parameters: Parameters
-    threshold: float
+    parameters: Parameters  # hyper-parameters with the lowest squared error
+    count_parameters: Parameters  # hyper-parameters with the lowest deviance, for the composition
+    threshold: float  # of the gate, with the highest Spearman correlation per cell
 
     def facts(self) -> dict[str, Any]:
         """For `metrics.json`."""
@@ -73,75 +67,44 @@ class Tuned:
 
 @dataclass(frozen=True)
 class PredictorResult:
-    """The result of one predictor.
+    """The result of one predictor."""
 
-    Args:
-        predictor: Its name.
-        tuned: What was chosen for it.
-        scores: Form to its score, on all genes and then on each of the gene sets.
-        calibration: Calibration of its probabilities and sums.
-        states: Its distribution over cell states, where it has one.
-        agreement: Form to the agreement of its cell types, where there is an annotator.
-        prediction: The mean form, where it is to be saved.
-    """
-
-    predictor: str
-    tuned: Tuned
-    scores: list[dict[str, Score]]
-    calibration: dict[str, Any]
-    states: StateResult | None
-    agreement: dict[str, TypeAgreement]
-    prediction: Prediction | None
+    predictor: str  # its name
+    tuned: Tuned  # what was chosen for it
+    scores: list[dict[str, Score]]  # form to its score, on all genes and then on each of the gene sets
+    calibration: dict[str, Any]  # calibration of its probabilities and sums
+    states: StateResult | None  # its distribution over cell states, where it has one
+    agreement: dict[str, TypeAgreement]  # form to the agreement of its cell types, where there is an annotator
+    prediction: Prediction | None  # the mean form, where it is to be saved
 
 
 class GeneSetResult(NamedTuple):
-    """Scores on some of the genes.
+    """Scores on some of the genes."""
 
-    Args:
-        genes: Ascending positions among the P genes.
-        targets: Actual expression of these genes.
-        comparison: The scores.
-    """
-
-    genes: NDArray[np.int64]
-    targets: Targets
+    genes: NDArray[np.int64]  # ascending positions among the P genes
+    targets: Targets  # actual expression of these genes
     comparison: Comparison
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The results of all predictors on one slide and geometry.
-
-    Args:
-        dataset: The slide.
-        geometry: Name of the geometry.
-        rows: (Q,) scored rows of the slide, ascending.
-        fold_number: (Q,) the fold that hid each cell.
-        distance_um: (Q,) distance to the nearest visible cell.
-        targets: Actual expression.
-        bootstrap: Of the scored cells.
-        comparison: Scores on all genes.
-        cell_types: Types of the scored cells, where there is an annotator.
-        gene_sets: Scores on some of the genes.
-        calibration: Predictor to its calibration.
-        tuned: Predictor to what was chosen for it.
-        predictions: Predictor to its mean form, where it is to be saved.
-        states: Model to its distribution over cell states, where it has one.
-    """
+    """The results of all predictors on one slide and geometry."""
 
     dataset: EvaluationDataset
-    geometry: str
-    rows: Rows
-    fold_number: NDArray[np.int64]
-    distance_um: NDArray[np.float64]
-    targets: Targets
-    bootstrap: Bootstrap
-    comparison: Comparison
-    cell_types: CellTypes | None = None
-    gene_sets: dict[str, GeneSetResult] = field(default_factory=dict)
-    calibration: dict[str, Any] = field(default_factory=dict)
-    tuned: dict[str, Tuned] = field(default_factory=dict)
+    geometry: str  # name of the geometry
+    rows: Rows  # (Q,) scored rows of the slide, ascending
+    fold_number: NDArray[np.int64]  # (Q,) the fold that hid each cell
+    distance_um: NDArray[np.float64]  # (Q,) distance to the nearest visible cell
+    targets: Targets  # actual expression
+    bootstrap: Bootstrap  # of the scored cells
+    comparison: Comparison  # scores on all genes
+    cell_types: CellTypes | None = None  # types of the scored cells, where there is an annotator
+    gene_sets: dict[str, GeneSetResult] = field(default_factory=dict)  # scores on some of the genes
+    calibration: dict[str, Any] = field(default_factory=dict)  # predictor to its calibration
+    tuned: dict[str, Tuned] = field(default_factory=dict)  # predictor to what was chosen for it
+    # predictor to its mean form, where it is to be saved
     predictions: dict[str, Prediction] = field(default_factory=dict)
+    # model to its distribution over cell states, where it has one
     states: dict[str, StateResult] = field(default_factory=dict)
 
     @cached_property
@@ -197,17 +160,7 @@ class EvaluationResult:
 def open_result(
     dataset: EvaluationDataset, geometry: str, folds: Sequence[Fold], annotator: Annotator | None
 ) -> EvaluationResult:
-    """Collect the actual values of the scored cells.
-
-    Args:
-        dataset: The slide.
-        geometry: Name of the geometry.
-        folds: Folds that are scored.
-        annotator: Assigns cell types.
-
-    Returns:
-        A result without predictors.
-    """
+    """Collect the actual values of the scored cells, before any predictor."""
     rows = hidden_rows(folds)
     fold_number, distance_um = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
     for fold in folds:
@@ -228,19 +181,12 @@ def open_result(
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Tunes and scores predictors on one slide and geometry.
+    """Tunes and scores predictors on one slide and geometry."""
 
-    Args:
-        result: Without predictors at first; `EvaluationResult.add` adds theirs.
-        folds: Folds that are scored.
-        tuning_folds: Folds that are tuned on.
-        save: Names of the predictors whose predictions are to be saved.
-    """
-
-    result: EvaluationResult
-    folds: Sequence[Fold]
-    tuning_folds: Sequence[Fold]
-    save: Sequence[str] = ()
+    result: EvaluationResult  # without predictors at first; `EvaluationResult.add` adds theirs
+    folds: Sequence[Fold]  # folds that are scored
+    tuning_folds: Sequence[Fold]  # folds that are tuned on
+    save: Sequence[str] = ()  # names of the predictors whose predictions are to be saved
 
     @cached_property
     def tuning_targets(self) -> Targets:
@@ -248,15 +194,7 @@ class Evaluator:
         return self.result.dataset.targets(hidden_rows(self.tuning_folds))
 
     def evaluate(self, predictor: Predictor, advance: Callable[..., None] | None = None) -> PredictorResult:
-        """Tune a predictor and score it.
-
-        Args:
-            predictor: A model or a baseline.
-            advance: Called after each scored fold.
-
-        Returns:
-            Its result.
-        """
+        """Tune a predictor and score it; `advance` is called after each scored fold."""
         result, dataset = self.result, self.result.dataset
         tuned = tune(predictor, dataset, self.tuning_folds, self.tuning_targets)
         prediction = predict_folds(predictor, dataset, self.folds, tuned.parameters, advance)

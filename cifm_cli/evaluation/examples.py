@@ -32,17 +32,11 @@ _ROWS_AT_ONCE = 50_000  # cells read at a time when a whole region is summed
 
 @dataclass(frozen=True)
 class GeneStats:
-    """Statistics of each gene over some cells, usually the training cells.
+    """Statistics of each gene over some cells, usually the training cells."""
 
-    Args:
-        mean: (P,) mean log-normalised expression.
-        fraction: (P,) fraction of the cells that express the gene.
-        counts: (P,) total counts.
-    """
-
-    mean: Floats
-    fraction: Floats
-    counts: Floats
+    mean: Floats  # (P,) mean log-normalised expression
+    fraction: Floats  # (P,) fraction of the cells that express the gene
+    counts: Floats  # (P,) total counts
 
     @cached_property
     def composition(self) -> Floats:
@@ -55,16 +49,7 @@ class GeneStats:
         return GeneStats(self.mean[genes], self.fraction[genes], self.counts[genes])
 
     def without(self, other: GeneStats, num_cells: int, num_other: int) -> GeneStats:
-        """Statistics of the cells that remain when some of them are left out.
-
-        Args:
-            other: Statistics of the cells to leave out.
-            num_cells: Number of cells in these statistics.
-            num_other: Number of cells to leave out, fewer than `num_cells`.
-
-        Returns:
-            The statistics of the others.
-        """
+        """Statistics of the cells that remain when `num_other` of `num_cells` cells are left out."""
         mean, fraction = (
             np.maximum(mine * num_cells - theirs * num_other, 0) / (num_cells - num_other)
             for mine, theirs in ((self.mean, other.mean), (self.fraction, other.fraction))
@@ -73,17 +58,7 @@ class GeneStats:
 
 
 def gene_stats(slide: Slide, rows: Rows, columns: Rows, target_sum: float) -> GeneStats:
-    """Compute the statistics of each gene over some cells.
-
-    Args:
-        slide: Any slide.
-        rows: Rows of the cells, at least one.
-        columns: (P,) columns of the slide.
-        target_sum: Of the normalisation.
-
-    Returns:
-        The statistics.
-    """
+    """Compute the statistics of P genes (`columns` of the slide) over at least one cell."""
     totals = np.zeros((3, len(columns)))
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         block = rows[start : start + _ROWS_AT_ONCE]
@@ -95,46 +70,27 @@ def gene_stats(slide: Slide, rows: Rows, columns: Rows, target_sum: float) -> Ge
 
 
 class CellSums(NamedTuple):
-    """Cells, or squares filled with cells, that weighted means are taken over; M of them.
+    """Cells, or squares filled with cells, that weighted means are taken over; M of them."""
 
-    Args:
-        tree: Their places.
-        number: (M, 1) number of cells in each.
-        expression: (M, P) sum of log-normalised expression.
-        expressed: (M, P) number of cells that express the gene.
-        counts: (M, P) sum of counts.
-    """
-
-    tree: cKDTree
-    number: Values
-    expression: csr_matrix
-    expressed: csr_matrix
-    counts: csr_matrix
+    tree: cKDTree  # their places
+    number: Values  # (M, 1) number of cells in each
+    expression: csr_matrix  # (M, P) sum of log-normalised expression
+    expressed: csr_matrix  # (M, P) number of cells that express the gene
+    counts: csr_matrix  # (M, P) sum of counts
 
 
 @dataclass(frozen=True)
 class VisibleCells:
-    """The cells that a baseline may use. It knows of the hidden cells only where they are.
+    """The cells that a baseline may use. It knows of the hidden cells only where they are."""
 
-    Args:
-        xy_um: (V, 2) places of the visible cells with counts, micrometres.
-        expression: (V, P) log-normalised.
-        counts: (V, P) raw.
-        gene_stats: Statistics of the training cells, for places without visible neighbours.
-        radius_um: Radius of the graph.
-        reach_um: Full receptive field of the model.
-        seed: The user's seed, for baselines that draw at random.
-        fold_number: Number of the fold, so that folds have different draws.
-    """
-
-    xy_um: Floats
-    expression: csr_matrix
-    counts: csr_matrix
-    gene_stats: GeneStats
-    radius_um: float
-    reach_um: float
-    seed: int = 0
-    fold_number: int = 0
+    xy_um: Floats  # (V, 2) places of the visible cells with counts, micrometres
+    expression: csr_matrix  # (V, P) log-normalised
+    counts: csr_matrix  # (V, P) raw
+    gene_stats: GeneStats  # statistics of the training cells, for places without visible neighbours
+    radius_um: float  # radius of the graph
+    reach_um: float  # full receptive field of the model
+    seed: int = 0  # the user's seed, for baselines that draw at random
+    fold_number: int = 0  # number of the fold, so that folds have different draws
     _squares: dict[float, CellSums] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -146,14 +102,7 @@ class VisibleCells:
         return CellSums(cKDTree(self.xy_um), number, x, expressed, self.counts)
 
     def squares(self, side_um: float) -> CellSums:
-        """The visible cells summed over the squares of a grid.
-
-        Args:
-            side_um: Side of a square in micrometres.
-
-        Returns:
-            The squares that contain cells.
-        """
+        """The visible cells summed over the squares of a grid, of those that contain cells."""
         if side_um not in self._squares:
             square, cell_of = np.unique(np.floor(self.xy_um / side_um), axis=0, return_inverse=True)
             rows = np.arange(len(self.xy_um))
@@ -169,19 +118,12 @@ class VisibleCells:
 
 
 class Example(NamedTuple):
-    """Training cells hidden as the scored cells are.
+    """Training cells hidden as the scored cells are."""
 
-    Args:
-        visible: The visible cells around them.
-        xy_um: (Q, 2) their places.
-        expression: (Q, P) their log-normalised expression.
-        counts: (Q, P) their raw counts.
-    """
-
-    visible: VisibleCells
-    xy_um: Floats
-    expression: csr_matrix
-    counts: csr_matrix
+    visible: VisibleCells  # the visible cells around them
+    xy_um: Floats  # (Q, 2) their places
+    expression: csr_matrix  # (Q, P) their log-normalised expression
+    counts: csr_matrix  # (Q, P) their raw counts
 
 
 class Estimator(Protocol):
@@ -202,15 +144,10 @@ EstimatorT = TypeVar("EstimatorT", bound=Estimator)
 
 @dataclass(frozen=True, eq=False)
 class TrainingFolds:
-    """Examples from the training region, for baselines that learn. None of them contains a scored cell.
+    """Examples from the training region, for baselines that learn. None of them contains a scored cell."""
 
-    Args:
-        draw: Makes the examples, one fold of hidden cells each.
-        gene_stats: Statistics of the training cells.
-    """
-
-    draw: Callable[[], Iterable[Example]]
-    gene_stats: GeneStats
+    draw: Callable[[], Iterable[Example]]  # makes the examples, one fold of hidden cells each
+    gene_stats: GeneStats  # statistics of the training cells
     _fitted: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __iter__(self) -> Iterator[Example]:
@@ -218,14 +155,7 @@ class TrainingFolds:
         return iter(self.draw())
 
     def fitted(self, estimator: EstimatorT) -> EstimatorT:
-        """Fit a copy of an estimator, once: several folds and hyper-parameters share what was learned.
-
-        Args:
-            estimator: Any estimator; it stays as it is.
-
-        Returns:
-            The fitted copy, the same at every call.
-        """
+        """A copy of an estimator, fitted once: several folds and hyper-parameters share what was learned."""
         if estimator.name not in self._fitted:
             self._fitted[estimator.name] = copy(estimator).fit(self)
         return cast("EstimatorT", self._fitted[estimator.name])
@@ -233,19 +163,12 @@ class TrainingFolds:
 
 @dataclass(frozen=True)
 class Targets:
-    """The actual expression of the hidden cells, and what metrics derive from it once.
+    """The actual expression of the hidden cells, and what metrics derive from it once."""
 
-    Args:
-        counts: (Q, P) raw counts.
-        values: (Q, P) log-normalised expression.
-        gene_stats: Statistics of the training cells, for the deviance and for centred metrics.
-        target_sum: Of the normalisation, for the deviance.
-    """
-
-    counts: csr_matrix
-    values: Values
-    gene_stats: GeneStats
-    target_sum: float
+    counts: csr_matrix  # (Q, P) raw counts
+    values: Values  # (Q, P) log-normalised expression
+    gene_stats: GeneStats  # statistics of the training cells, for the deviance and for centred metrics
+    target_sum: float  # of the normalisation, for the deviance
 
     @cached_property
     def cell_ranks(self) -> Values:

@@ -41,21 +41,13 @@ BLOCK_MARGIN_RADII = 10.0  # beyond a hidden block: within 5 radii are about as 
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Cells that are hidden together.
+    """Cells that are hidden together."""
 
-    Args:
-        number: Position among all folds of the geometry.
-        visible: Ascending rows of the slide that a predictor may use.
-        hidden: Ascending rows to predict.
-        geometry: Name of the geometry.
-        withheld: Ascending rows that no predictor may learn from, beyond the hidden ones.
-    """
-
-    number: int
-    visible: Rows
-    hidden: Rows
-    geometry: str = SCATTERED
-    withheld: Rows | None = None
+    number: int  # position among all folds of the geometry
+    visible: Rows  # ascending rows of the slide that a predictor may use
+    hidden: Rows  # ascending rows to predict
+    geometry: str = SCATTERED  # name of the geometry
+    withheld: Rows | None = None  # ascending rows that no predictor may learn from, beyond the hidden ones
 
 
 def hidden_rows(folds: Sequence[Fold]) -> Rows:
@@ -64,14 +56,7 @@ def hidden_rows(folds: Sequence[Fold]) -> Rows:
 
 
 def geometry_names(kinds: Sequence[str], block_radii: Sequence[float]) -> list[str]:
-    """Name the geometries of an evaluation.
-
-    Args:
-        kinds: Of `KINDS`.
-        block_radii: Sides of the hidden blocks of `region`, in radii.
-
-    Returns:
-        Each name once; `region` stands for blocks of 5 radii, `region_10` for blocks of 10.
+    """Names of an evaluation's geometries, each once; `region_10` has blocks of 10 radii, `region` the usual ones of 5.
 
     Raises:
         CifmError: A side is not a number of radii.
@@ -90,13 +75,9 @@ def block_side_radii(geometry: str) -> float:
 
 
 def training_geometry(geometry: str) -> str:
-    """Geometry in which training cells are hidden, for baselines to learn for another geometry.
+    """Geometry in which training cells are hidden, for baselines to learn for a scored geometry.
 
-    Args:
-        geometry: The geometry that is scored.
-
-    Returns:
-        The same geometry; for `whole`, blocks so wide that most of their cells are far from every visible cell.
+    It is the same; for `whole`, blocks so wide that most of their cells are far from every visible cell.
     """
     return f"{REGION}_{WHOLE_BLOCK_RADII:g}" if geometry == WHOLE else geometry
 
@@ -150,15 +131,7 @@ def _hidden_blocks(
 
 
 def distance_to_visible(xy_um: NDArray[np.float64], fold: Fold) -> NDArray[np.float64]:
-    """Distance of each hidden cell to the nearest visible one: (Q,) micrometres.
-
-    Args:
-        xy_um: (N, 2) places of all cells of the slide, micrometres.
-        fold: A fold.
-
-    Returns:
-        (Q,) micrometres.
-    """
+    """Distance of each hidden cell to the nearest visible one: (Q,) micrometres."""
     distance, _ = cKDTree(xy_um[fold.visible]).query(xy_um[fold.hidden])
     return np.asarray(distance, dtype=np.float64)
 
@@ -169,33 +142,14 @@ def exceeds_counts(slide: Slide, rows: Rows, max_counts: int) -> bool:
 
 
 def margin_um(geometry: str, radius_um: float, reach_um: float) -> float:
-    """Width of the margin around a piece within which cells influence a prediction in it.
-
-    Args:
-        geometry: Name of the geometry.
-        radius_um: Radius of the graph.
-        reach_um: The widest receptive field of the models.
-
-    Returns:
-        Micrometres: as far as models and baselines reach, and beyond the hidden blocks.
-    """
+    """Width of the margin around a piece in which cells influence predictions: the reach of models and baselines."""
     return max(
         reach_um, BASELINE_REACH_RADII * radius_um, (block_side_radii(geometry) + BLOCK_MARGIN_RADII) * radius_um
     )
 
 
 def rows_within(xy_um: NDArray[np.float64], core: Rows, rows: Rows, distance_um: float) -> Rows:
-    """Select the cells of a piece and near it.
-
-    Args:
-        xy_um: (N, 2) places of all cells of the slide, micrometres.
-        core: Rows of the piece, at least one.
-        rows: Ascending rows to select from.
-        distance_um: Largest distance to a cell of the piece.
-
-    Returns:
-        The selected rows, ascending.
-    """
+    """Select those of `rows` that are at most a distance from a cell of `core`; ascending."""
     low, high = xy_um[core].min(axis=0) - distance_um, xy_um[core].max(axis=0) + distance_um
     rows = rows[((xy_um[rows] >= low) & (xy_um[rows] <= high)).all(axis=1)]
     distance, _ = cKDTree(xy_um[core]).query(xy_um[rows], distance_upper_bound=np.nextafter(distance_um, np.inf))

@@ -25,17 +25,11 @@ if TYPE_CHECKING:
 
 
 class EvaluationTask(NamedTuple):
-    """One predictor on one slide and geometry.
+    """One predictor on one slide and geometry."""
 
-    Args:
-        path: The prepared slide.
-        geometry: Name of the geometry.
-        predictor: Name of the predictor.
-    """
-
-    path: Path
-    geometry: str
-    predictor: str
+    path: Path  # the prepared slide
+    geometry: str  # name of the geometry
+    predictor: str  # name of the predictor
 
 
 def load_models(config: EvaluateConfig, device: str | None = None) -> list[ModelPredictor]:
@@ -62,14 +56,7 @@ def load_models(config: EvaluateConfig, device: str | None = None) -> list[Model
 
 
 def evaluation_pool(config: EvaluateConfig) -> WorkerPool[EvaluationTask, PredictorResult]:
-    """Processes that evaluate predictors.
-
-    Args:
-        config: The user's choices, completed.
-
-    Returns:
-        The pool, not yet started.
-    """
+    """Processes that evaluate predictors, not yet started; `config` is completed."""
     return WorkerPool(
         config.num_processes,
         partial(start_worker, config),
@@ -80,31 +67,14 @@ def evaluation_pool(config: EvaluateConfig) -> WorkerPool[EvaluationTask, Predic
 
 
 def order_tasks(path: Path, geometry: str, predictors: Sequence[str]) -> list[EvaluationTask]:
-    """Order the predictors, the slowest first: models, then baselines from the last, which learn, to the first.
-
-    Args:
-        path: The prepared slide.
-        geometry: Name of the geometry.
-        predictors: Names, models first.
-
-    Returns:
-        A task for each predictor.
-    """
+    """Order the predictors, the slowest first: models, then baselines from the last, which learn, to the first."""
     models = [name for name in predictors if is_model(name)]
     ordered = [*models, *reversed(predictors[len(models) :])]
     return [EvaluationTask(path, geometry, name) for name in ordered]
 
 
 def start_worker(config: EvaluateConfig, number: int) -> Callable[[EvaluationTask], PredictorResult]:
-    """Load the models in a process.
-
-    Args:
-        config: The user's choices, completed.
-        number: Number of the process.
-
-    Returns:
-        What evaluates a task.
-    """
+    """Load the models in a process; the result evaluates tasks."""
     return _Worker(config, number)
 
 
@@ -124,7 +94,7 @@ class _Worker:
             self._evaluator = None
         setup = self._setup[1]
         if self._evaluator is None or self._evaluator[0] != task.geometry:
-            self._evaluator = task.geometry, setup.evaluator(task.geometry, setup.plan(task.geometry))
+            self._evaluator = task.geometry, setup.evaluator(task.geometry, setup.planner.plan(task.geometry))
         return self._evaluator[1].evaluate(setup.predictor(task.predictor))
 
 

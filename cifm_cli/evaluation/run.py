@@ -1,10 +1,10 @@
-"""The evaluation as a whole: open models and slides, evaluate every predictor, and write the results."""
+"""The evaluation as a whole: open models and slides, and evaluate every predictor."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from cifm_cli.evaluation.comparison import overall
 from cifm_cli.evaluation.metrics import calibration, expression, gene_sets, noise_ceiling
 from cifm_cli.evaluation.parallel import evaluation_pool, load_models, order_tasks
 from cifm_cli.evaluation.predictors.base import MODEL
-from cifm_cli.evaluation.report import files
 from cifm_cli.evaluation.report.tables import describe_overall, overall_table, result_tables
 from cifm_cli.evaluation.setup import set_up
 from cifm_cli.evaluation.transfer import transfer
@@ -47,34 +46,28 @@ SEED_NOTE = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results on all slides.
+    """The results on all slides."""
 
-    Args:
-        metrics: The content of `metrics.json`.
-        results: Slide name to its results, one for each geometry.
-    """
-
-    metrics: dict[str, Any]
-    results: dict[str, list[EvaluationResult]]
+    metrics: dict[str, Any]  # the content of `metrics.json`
+    results: dict[str, list[EvaluationResult]]  # slide name to its results, one for each geometry
 
 
-def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) -> dict[str, Any]:
-    """Score models beside the baselines on the same hidden cells, and write the results to a folder.
+def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) -> Evaluation:
+    """Open the models and slides of a config, and score the models beside the baselines on the same hidden cells.
 
     Args:
         config: The user's choices.
         show_table: Called with the title and content of each table as soon as it is known.
 
     Returns:
-        The content of `metrics.json`.
+        Metrics, which contain the provenance, and results; `report.files.write` writes both.
 
     Raises:
-        CifmError: A slide or model can't be used, the region is empty, or the results can't be written.
+        CifmError: A slide or model can't be used, or the region is empty.
         BackendUnavailableError: There is no such backend here.
     """
     _refuse_duplicates("slides", [path.stem for path in config.slides])
     _refuse_duplicates("runs", [run.name for run in config.models])
-    files.check_folder(config.out)
     models = load_models(config)
     first = models[0].model
     config = config.completed(first.checkpoint.recipe.evaluate)
@@ -97,10 +90,7 @@ def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) ->
     digests = {path.stem: origin["inputs"][path.as_posix()] for path in config.slides}
     evaluation = evaluate_slides(map(open_slide, config.slides), models, config, digests, show_table)
     slides_and_definitions = {key: evaluation.metrics[key] for key in ("slides", "definitions")}
-    metrics = {**slides_and_definitions, "provenance": origin, **evaluation.metrics}
-    files.write(config.out, metrics, evaluation.results, save_predictions=config.save_predictions)
-    logger.info("report and tables: %s", config.out)
-    return metrics
+    return replace(evaluation, metrics={**slides_and_definitions, "provenance": origin, **evaluation.metrics})
 
 
 def evaluate_slides(
@@ -115,7 +105,7 @@ def evaluate_slides(
     Args:
         slides: Slides with different names; with several processes they must have files.
         models: The first is called `model` and sets radius and receptive field of the baselines.
-        config: The user's choices, completed; its `slides`, `models` and `out` are not used.
+        config: The user's choices, completed; its `slides` and `models` are not used.
         digests: Slide name to the SHA-256 of its file, by which training slides are recognised.
         show_table: Called with the title and content of each table as soon as it is known.
 
@@ -125,45 +115,78 @@ def evaluate_slides(
     Raises:
         CifmError: A slide can't be used, or its region is empty.
     """
-    setups = [set_up(config, slide, models) for slide in slides]
-    for setup in setups:  # every plan first: an error on the last slide must not cost the work on the others
-        for note in setup.notes:
-            logger.warning(note)
-        for geometry in config.geometry_names:
-            setup.plan(geometry)
-    results: dict[str, list[EvaluationResult]] = {}
-    facts: dict[str, Any] = {}
-    with evaluation_pool(config) if config.num_processes > 1 else nullcontext() as pool:
-        for setup in setups:
-            results[setup.name] = _evaluate_slide(setup, pool, show_table)
-            facts[setup.name] = _slide_facts(setup, (digests or {}).get(setup.name), models, results[setup.name])
-    metrics: dict[str, Any] = {"slides": facts, "definitions": definitions()}
-    if len(results) > 1:
-        metrics["overall"] = overall(_by_geometry(results), config.seed)
-        for geometry, paired in metrics["overall"].items():
-            title = f"{describe_overall(geometry, paired)}: {MODEL} minus the best baseline, mean over slides"
-            show_table(title, overall_table(paired))
-    return Evaluation(metrics, results)
+    return _Run(models, config, digests or {}, show_table).evaluate(slides)
 
 
-def _evaluate_slide(
-    setup: SlideSetup, pool: WorkerPool[EvaluationTask, PredictorResult] | None, show_table: ShowTable
-) -> list[EvaluationResult]:
-    """Evaluate every predictor in every geometry."""
-    results = []
-    for geometry in setup.config.geometry_names:
-        plan = setup.plan(geometry)
-        for is_warning, note in plan.notes:
-            logger.log(logging.WARNING if is_warning else logging.INFO, note)
-        evaluator = setup.evaluator(geometry, plan)
-        by_name = _evaluate_in_pool(setup, evaluator, pool) if pool else _evaluate_in_turn(setup, evaluator)
-        for predictor in setup.predictors:
-            evaluator.result.add(by_name[predictor.name])
-        results.append(evaluator.result)
-        for title, table in result_tables(evaluator.result, setup.config.region):
-            show_table(title, table)
-        setup.dataset.clear_caches()
-    return results
+@dataclass(frozen=True)
+class _Run:
+    """One evaluation."""
+
+    models: Sequence[ModelPredictor]
+    config: EvaluateConfig
+    digests: Mapping[str, str]
+    show_table: ShowTable
+
+    def evaluate(self, slides: Iterable[Slide]) -> Evaluation:
+        """Set up all slides, then evaluate one after the other."""
+        setups = [set_up(self.config, slide, self.models) for slide in slides]
+        for setup in setups:  # every plan first: an error on the last slide must not cost the work on the others
+            for note in setup.notes:
+                logger.warning(note)
+            for geometry in self.config.geometry_names:
+                setup.planner.plan(geometry)
+        results: dict[str, list[EvaluationResult]] = {}
+        metrics: dict[str, Any] = {"slides": {}, "definitions": definitions()}
+        with evaluation_pool(self.config) if self.config.num_processes > 1 else nullcontext() as pool:
+            for setup in setups:
+                results[setup.name] = self._evaluate_slide(setup, pool)
+                metrics["slides"][setup.name] = self._slide_facts(setup, results[setup.name])
+        if len(results) > 1:
+            metrics["overall"] = overall(_by_geometry(results), self.config.seed)
+            for geometry, paired in metrics["overall"].items():
+                title = f"{describe_overall(geometry, paired)}: {MODEL} minus the best baseline, mean over slides"
+                self.show_table(title, overall_table(paired))
+        return Evaluation(metrics, results)
+
+    def _evaluate_slide(
+        self, setup: SlideSetup, pool: WorkerPool[EvaluationTask, PredictorResult] | None
+    ) -> list[EvaluationResult]:
+        """Evaluate every predictor in every geometry."""
+        results = []
+        for geometry in self.config.geometry_names:
+            plan = setup.planner.plan(geometry)
+            for is_warning, note in plan.notes:
+                logger.log(logging.WARNING if is_warning else logging.INFO, note)
+            evaluator = setup.evaluator(geometry, plan)
+            by_name = _evaluate_in_pool(setup, evaluator, pool) if pool else _evaluate_in_turn(setup, evaluator)
+            for predictor in setup.predictors:
+                evaluator.result.add(by_name[predictor.name])
+            results.append(evaluator.result)
+            for title, table in result_tables(evaluator.result, self.config.region):
+                self.show_table(title, table)
+            setup.dataset.clear_caches()
+        return results
+
+    def _slide_facts(self, setup: SlideSetup, results: Sequence[EvaluationResult]) -> dict[str, Any]:
+        """The part of `metrics.json` about one slide."""
+        dataset, digest = setup.dataset, self.digests.get(setup.name)
+        scored = np.unique(np.concatenate([result.rows for result in results]))
+        relations = {}
+        for predictor in self.models:
+            checkpoint = predictor.model.checkpoint
+            validation_slides = checkpoint.recipe.data.validation_slides
+            relation = transfer(dataset.slide, digest, checkpoint.provenance, scored, validation_slides)
+            for note in relation.notes:
+                logger.warning(note)
+            relations[predictor.name] = relation.facts
+        return {
+            "region": self.config.region,
+            "tuned_on": setup.planner.tuned,
+            "scenario": relations,
+            "num_genes": dataset.num_genes,
+            "radius_um": dataset.radius_um,
+            "geometries": {result.geometry: result.facts() for result in results},
+        }
 
 
 def _evaluate_in_turn(setup: SlideSetup, evaluator: Evaluator) -> dict[str, PredictorResult]:
@@ -189,30 +212,6 @@ def _evaluate_in_pool(
             results[task.predictor] = result
             advance()
     return results
-
-
-def _slide_facts(
-    setup: SlideSetup, digest: str | None, models: Sequence[ModelPredictor], results: Sequence[EvaluationResult]
-) -> dict[str, Any]:
-    """The part of `metrics.json` about one slide."""
-    dataset = setup.dataset
-    scored = np.unique(np.concatenate([result.rows for result in results]))
-    relations = {}
-    for predictor in models:
-        checkpoint = predictor.model.checkpoint
-        validation_slides = checkpoint.recipe.data.validation_slides
-        relation = transfer(dataset.slide, digest, checkpoint.provenance, scored, validation_slides)
-        for note in relation.notes:
-            logger.warning(note)
-        relations[predictor.name] = relation.facts
-    return {
-        "region": setup.config.region,
-        "tuned_on": setup.tuned_on,
-        "scenario": relations,
-        "num_genes": dataset.num_genes,
-        "radius_um": dataset.radius_um,
-        "geometries": {result.geometry: result.facts() for result in results},
-    }
 
 
 def _by_geometry(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, list[Comparison]]:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.dataset import open_dataset
 from cifm_cli.evaluation.evaluator import Evaluator, open_result
-from cifm_cli.evaluation.fold_plan import plan_folds, tuning_region
+from cifm_cli.evaluation.fold_plan import FoldPlanner, tuning_region
 from cifm_cli.evaluation.folds import geometry_names
 from cifm_cli.evaluation.metrics.cell_types import annotator_for
-from cifm_cli.evaluation.predictors.base import BaselinePredictor, ModelPredictor
+from cifm_cli.evaluation.predictors.base import BaselinePredictor
 from cifm_cli.evaluation.predictors.registry import all_baselines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from cifm_cli.celltype.base import Annotator
     from cifm_cli.data.slide import Slide
     from cifm_cli.evaluation.dataset import EvaluationDataset
     from cifm_cli.evaluation.fold_plan import FoldPlan
-    from cifm_cli.evaluation.predictors.base import Predictor
+    from cifm_cli.evaluation.predictors.base import ModelPredictor, Predictor
     from cifm_cli.recipe_sections import EvaluateRecipe, Precision
 
 SAVED_BASELINE = "weighted_knn"  # its predictions are saved beside those of the models
@@ -30,41 +30,22 @@ SAVED_BASELINE = "weighted_knn"  # its predictions are saved beside those of the
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """The user's choices; `completed` fills in what they leave open from the recipe.
+    """The user's choices; `completed` fills in what they leave open from the recipe."""
 
-    Args:
-        slides: Prepared slides.
-        models: Runs; the first is `model` and sets radius and receptive field of the baselines.
-        out: Folder to write to.
-        region: `train`, `validation`, `test` or `all`; empty: the recipe's.
-        geometries: Of `folds.KINDS`; empty: the recipe's.
-        block_radii: Sides of the blocks of `region`, in radii; empty: the recipe's.
-        num_folds: Most folds of each geometry; absent: the recipe's, or as many as fit into memory.
-        annotator: `NAME` or `NAME:PATH`; absent: the recipe's, or no cell types.
-        trust_pickle: Whether an annotator may be a pickle.
-        save_predictions: Also write predictions of every scored cell.
-        backend: `auto` or a registered name.
-        device: `auto` or a torch device.
-        precision: Of matrix products.
-        seed: Of folds, random baselines and bootstrap.
-        num_processes: Processes that share the predictors; the numbers are the same, bit for bit.
-    """
-
-    slides: Sequence[Path] = ()
-    models: Sequence[Path] = ()
-    out: Path = Path("evaluation")
-    region: str = ""
-    geometries: Sequence[str] = ()
-    block_radii: Sequence[float] = ()
-    num_folds: int | None = None
-    annotator: str | None = None
-    trust_pickle: bool = False
-    save_predictions: bool = False
-    backend: str = "auto"
-    device: str = "auto"
-    precision: Precision = "float32"
-    seed: int = 0
-    num_processes: int = 1
+    slides: Sequence[Path] = ()  # prepared slides
+    models: Sequence[Path] = ()  # runs; the first is `model` and sets radius and receptive field of the baselines
+    region: str = ""  # `train`, `validation`, `test` or `all`; empty: the recipe's
+    geometries: Sequence[str] = ()  # of `folds.KINDS`; empty: the recipe's
+    block_radii: Sequence[float] = ()  # sides of the blocks of `region`, in radii; empty: the recipe's
+    num_folds: int | None = None  # most folds of each geometry; absent: the recipe's, or as many as fit into memory
+    annotator: str | None = None  # `NAME` or `NAME:PATH`; absent: the recipe's, or no cell types
+    trust_pickle: bool = False  # whether an annotator may be a pickle
+    save_predictions: bool = False  # also write predictions of every scored cell
+    backend: str = "auto"  # `auto` or a registered name
+    device: str = "auto"  # `auto` or a torch device
+    precision: Precision = "float32"  # of matrix products
+    seed: int = 0  # of folds, random baselines and bootstrap
+    num_processes: int = 1  # processes that share the predictors; the numbers are the same, bit for bit
 
     def completed(self, recipe: EvaluateRecipe) -> EvaluateConfig:
         """The same choices, with those of a recipe where the user made none."""
@@ -85,23 +66,14 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class SlideSetup:
-    """One slide with all predictors.
+    """One slide with all predictors."""
 
-    Args:
-        config: The user's choices.
-        dataset: The slide.
-        predictors: Models first, then baselines.
-        tuned_on: The region that predictors are tuned on.
-        annotator: Assigns cell types, where the user asked for them.
-        notes: Warnings for the user.
-    """
-
-    config: EvaluateConfig
     dataset: EvaluationDataset
-    predictors: list[Predictor]
-    tuned_on: str
-    annotator: Annotator | None
-    notes: tuple[str, ...] = ()
+    predictors: list[Predictor]  # models first, then baselines
+    planner: FoldPlanner
+    annotator: Annotator | None  # assigns cell types, where the user asked for them
+    save: tuple[str, ...]  # names of the predictors whose predictions are saved
+    notes: tuple[str, ...]  # warnings for the user
 
     @property
     def name(self) -> str:
@@ -112,20 +84,10 @@ class SlideSetup:
         """The predictor of a name."""
         return next(predictor for predictor in self.predictors if predictor.name == name)
 
-    def plan(self, geometry: str) -> FoldPlan:
-        """Choose the folds of a geometry.
-
-        Raises:
-            CifmError: There are too few cells.
-        """
-        return plan_folds(self.dataset, geometry, self.config.region, self.tuned_on, self.config.num_folds)
-
     def evaluator(self, geometry: str, plan: FoldPlan) -> Evaluator:
         """Prepare the evaluation of a geometry."""
-        models = [predictor.name for predictor in self.predictors if isinstance(predictor, ModelPredictor)]
-        save = [*models, SAVED_BASELINE] if self.config.save_predictions else []
         result = open_result(self.dataset, geometry, plan.scored, self.annotator)
-        return Evaluator(result, plan.scored, plan.tuning, save)
+        return Evaluator(result, plan.scored, plan.tuning, self.save)
 
 
 def set_up(config: EvaluateConfig, slide: Slide, models: Sequence[ModelPredictor]) -> SlideSetup:
@@ -148,8 +110,10 @@ def set_up(config: EvaluateConfig, slide: Slide, models: Sequence[ModelPredictor
         )
     dataset = open_dataset(slide, [predictor.model for predictor in models], config.seed)
     tuned_on, note = tuning_region(slide, config.region)
+    planner = FoldPlanner(dataset, config.region, tuned_on, config.num_folds)
     annotator = None
     if config.annotator:
         annotator = annotator_for(config.annotator, dataset, trust_pickle=config.trust_pickle)
     predictors: list[Predictor] = [*models, *map(BaselinePredictor, all_baselines())]
-    return SlideSetup(config, dataset, predictors, tuned_on, annotator, (note,) if note else ())
+    save = (*(model.name for model in models), SAVED_BASELINE) if config.save_predictions else ()
+    return SlideSetup(dataset, predictors, planner, annotator, save, (note,) if note else ())

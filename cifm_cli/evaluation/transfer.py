@@ -24,17 +24,13 @@ NO_ROWS: Final[Rows] = np.arange(0)
 
 
 class Transfer(NamedTuple):
-    """The relation of a slide to a model.
+    """The relation of a slide to a model."""
 
-    Args:
-        facts: For `metrics.json`: `name`; `adaptation`, `fine-tuned` where the run continued another run that had not
-            seen this slide or platform, else `zero-shot` for a slide that is not in-sample; what both follow from; and
-            the number of scored cells that the model was trained on.
-        notes: Warnings for the user.
-    """
-
+    # for `metrics.json`: `name`; `adaptation`, `fine-tuned` where the run continued another run that had not seen this
+    # slide or platform, else `zero-shot` for a slide that is not in-sample; what both follow from; and the number of
+    # scored cells that the model was trained on
     facts: dict[str, Any]
-    notes: list[str]
+    notes: list[str]  # warnings for the user
 
 
 def transfer(
@@ -97,14 +93,7 @@ def transfer(
 
 
 def describe_transfer(facts: dict[str, Any]) -> str:
-    """The relation of a slide to a model in words, for the report.
-
-    Args:
-        facts: Of `Transfer`.
-
-    Returns:
-        One sentence without a full stop.
-    """
+    """The relation of a slide to a model as one sentence without a full stop, for the report."""
     trained_on = ", ".join(facts["trained_on"]) or "unknown slides"
     platforms = ", ".join(filter(None, facts["trained_platforms"])) or "an unknown platform"
     platform = facts["platform"] or "unknown"

@@ -1,1 +1,1 @@
-"""How results are shown: terminal, plots and HTML. A leaf: it imports no other room."""
+"""Presentation of results: terminal output, figures and HTML reports. It imports no other subpackage."""

@@ -1,4 +1,4 @@
-"""Reports to open in a browser: one self-contained HTML file that loads nothing from anywhere."""
+"""HTML reports: one self-contained file without external resources."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["Image", "Section", "Table", "write_report"]
 
 @dataclass(frozen=True)
 class Image:
-    """A picture, stored inside the report.
+    """An image that is embedded in the report.
 
     Args:
         content: Bytes of a PNG or GIF.
-        caption: What it shows, also for those who can't see it.
+        caption: Description of the content, also used as alternative text.
     """
 
     content: bytes
@@ -34,20 +34,20 @@ class Image:
 
     @property
     def data_uri(self) -> str:
-        """The picture as a `data:` address."""
+        """The image as a `data:` URI."""
         kind = "gif" if self.content.startswith(b"GIF8") else "png"
         return f"data:image/{kind};base64,{base64.b64encode(self.content).decode('ascii')}"
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a report.
+    """One section of a report.
 
     Args:
-        heading: Headline.
+        heading: Heading of the section.
         text: Plain text; an empty line starts a paragraph.
-        table: Shown below the text.
-        images: Shown below the table, side by side where there is room.
+        table: Table below the text.
+        images: Images below the table, side by side where the page is wide enough.
     """
 
     heading: str
@@ -57,16 +57,16 @@ class Section:
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section], provenance: dict[str, Any]) -> None:
-    """Write a report, whole or not at all. All text is escaped.
+    """Write a report, completely or not at all. All text is escaped.
 
     Args:
         path: The `.html` file.
-        title: Headline.
-        sections: Its parts, top to bottom.
+        title: Title of the page.
+        sections: Sections, top to bottom.
         provenance: What `provenance.collect` returned.
 
     Raises:
-        CifmError: The disk is full or may not be written.
+        CifmError: The file cannot be written.
     """
     page = _template().render(
         title=title, sections=sections, provenance=provenance, provenance_json=json.dumps(provenance, indent=2)

@@ -1,4 +1,4 @@
-"""Figures as PNG bytes, in one restrained style. The only file that knows matplotlib; it holds no global state."""
+"""Figures as PNG bytes in one style. This is the only module that imports matplotlib; it changes no global state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from cifm_cli.report.palette import COLOURS, by_name, colours
+from cifm_cli.report.palette import COLOURS, assign_colours, sort_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ _GREY: Final = "#C8C8C8"
 _SEQUENTIAL, _DIVERGING = "viridis", "RdBu_r"
 _WIDTH_IN = 6.5
 _POINTS_PER_INCH = 72
-_ANNOTATED = 15  # rows and columns up to which a heat map also says its numbers
+_MAX_ANNOTATED = 15  # rows and columns up to which a heat map also shows its values as text
 
 
 def tissue_map(
@@ -50,19 +50,19 @@ def tissue_map(
     limits: tuple[float, float] | None = None,
     order: Sequence[str] | None = None,
 ) -> bytes:
-    """Draw cells at their places as the slide image shows them: y downwards, equal scales, a scale bar.
+    """Draw cells at their positions as in the image of the slide: y pointing down, equal scales, with a scale bar.
 
     Args:
-        xy_um: (N, 2) micrometres.
-        values: (N,) numbers, or names (text) of categories.
-        title: Headline.
-        label: What the numbers are.
-        limits: Ends of the colour scale; those of the values when absent.
-        order: Categories in the order of their colours, so that two maps agree; cells of none of them are grey.
-            By name when absent.
+        xy_um: (N, 2) positions, micrometres.
+        values: (N,) numbers, or text for categories.
+        title: Title of the figure.
+        label: Label of the colour bar.
+        limits: Ends of the colour scale; minimum and maximum of the values by default.
+        order: Categories in the order of their colours, so that several maps can share colours; other categories are
+            grey. Sorted by name by default.
 
     Returns:
-        PNG, the same size for the same places.
+        PNG; its size depends on the positions only.
     """
     low_um, high_um = xy_um.min(axis=0), xy_um.max(axis=0)
     span_um = np.maximum(high_um - low_um, 1.0)
@@ -72,13 +72,13 @@ def tissue_map(
     area = float(np.clip(pitch_in * _POINTS_PER_INCH * 1.1, 0.7, 8.0)) ** 2
 
     def draw(axes: Axes) -> None:
-        dots: dict[str, Any] = {"s": area, "linewidths": 0, "rasterized": True}
+        markers: dict[str, Any] = {"s": area, "linewidths": 0, "rasterized": True}
         if values.dtype.kind in "OUST":
-            _draw_categories(axes, xy_um, values.astype(str), order, dots)
+            _draw_categories(axes, xy_um, values.astype(str), order, markers)
         else:
             low, high = limits or (None, None)
             drawn = axes.scatter(
-                xy_um[:, 0], xy_um[:, 1], c=values.astype(float), cmap=_SEQUENTIAL, vmin=low, vmax=high, **dots
+                xy_um[:, 0], xy_um[:, 1], c=values.astype(float), cmap=_SEQUENTIAL, vmin=low, vmax=high, **markers
             )
             axes.figure.colorbar(drawn, ax=axes, shrink=0.6, label=label)
         axes.set_aspect("equal")
@@ -90,11 +90,11 @@ def tissue_map(
 
 
 def _draw_categories(
-    axes: Axes, xy_um: NDArray[np.float64], names: NDArray[Any], order: Sequence[str] | None, dots: dict[str, Any]
+    axes: Axes, xy_um: NDArray[np.float64], names: NDArray[Any], order: Sequence[str] | None, markers: dict[str, Any]
 ) -> None:
-    """Cells coloured by name, in the order of the cells, so that no category hides another."""
-    palette = colours(by_name(names.tolist()) if order is None else order)
-    axes.scatter(xy_um[:, 0], xy_um[:, 1], c=[palette.get(name, _GREY) for name in names.tolist()], **dots)
+    """Draw cells of all categories in one call, in the order of the cells, so that no category hides another."""
+    palette = assign_colours(sort_names(names.tolist()) if order is None else order)
+    axes.scatter(xy_um[:, 0], xy_um[:, 1], c=[palette.get(name, _GREY) for name in names.tolist()], **markers)
     present = set(names.tolist())
     for name, colour in palette.items():
         if name in present:
@@ -104,10 +104,10 @@ def _draw_categories(
 
 
 def _draw_scale_bar(axes: Axes, x_um: float, bottom_um: float, span_um: NDArray[np.float64]) -> None:
-    """A bar of a round length near a fifth of the width, below the tissue."""
-    wanted_um = float(span_um[0]) / 5
-    decade = 10.0 ** math.floor(math.log10(wanted_um))
-    length_um = max(step * decade for step in (1, 2, 5) if step * decade <= wanted_um)
+    """Draw a bar of a round length, about a fifth of the width, below the tissue."""
+    target_um = float(span_um[0]) / 5
+    decade = 10.0 ** math.floor(math.log10(target_um))
+    length_um = max(step * decade for step in (1, 2, 5) if step * decade <= target_um)
     y_um = bottom_um + 0.04 * float(span_um.max())
     axes.plot([x_um, x_um + length_um], [y_um, y_um], color="#333333", linewidth=2, solid_capstyle="butt")
     axes.annotate(
@@ -132,28 +132,28 @@ def bars(
     """Draw one horizontal bar per label, the first on top.
 
     Args:
-        labels: What is compared.
-        values: One number each.
-        intervals: (low, high) each, or None.
-        title: Headline.
-        label: What the numbers are.
-        reference: A value to mark by a line, such as chance.
+        labels: Names of the bars.
+        values: One number per bar.
+        intervals: (low, high) per bar, or None.
+        title: Title of the figure.
+        label: Label of the axis.
+        reference: A value that is marked by a line, such as the value of a random guess.
 
     Returns:
         PNG.
     """
-    places = np.arange(len(labels))
+    positions = np.arange(len(labels))
 
     def draw(axes: Axes) -> None:
-        axes.barh(places, values, height=0.62, color=COLOURS[0], alpha=0.75)
-        for place, value, interval in zip(places, values, intervals, strict=True):
+        axes.barh(positions, values, height=0.62, color=COLOURS[0], alpha=0.75)
+        for position, value, interval in zip(positions, values, intervals, strict=True):
             end = value
             if interval is not None:
-                axes.plot(interval, [place, place], color="#222222", linewidth=1.2, solid_capstyle="butt")
+                axes.plot(interval, [position, position], color="#222222", linewidth=1.2, solid_capstyle="butt")
                 end = max(value, interval[1])
             axes.annotate(
                 f"{value:.3g}",
-                (max(end, 0.0), place),
+                (max(end, 0.0), position),
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
@@ -161,7 +161,7 @@ def bars(
             )
         if reference is not None:
             axes.axvline(reference, color="#888888", linewidth=1, linestyle="--")
-        axes.set_yticks(places, labels)
+        axes.set_yticks(positions, labels)
         axes.invert_yaxis()
         axes.margins(x=0.12)
         axes.set_xlabel(label)
@@ -171,13 +171,13 @@ def bars(
 
 
 def histogram(values: NDArray[Any], edges: Sequence[float], title: str, *, label: str = "") -> bytes:
-    """Draw how often values occur, and their median.
+    """Draw a histogram and the median.
 
     Args:
-        values: (n,) numbers; those beyond the edges count in the last bar.
-        edges: Ascending borders of the bars.
-        title: Headline.
-        label: What the numbers are.
+        values: (n,) numbers; those above the last edge are counted in the last bar.
+        edges: Ascending edges of the bars.
+        title: Title of the figure.
+        label: Label of the axis.
 
     Returns:
         PNG.
@@ -187,8 +187,8 @@ def histogram(values: NDArray[Any], edges: Sequence[float], title: str, *, label
     def draw(axes: Axes) -> None:
         axes.hist(np.minimum(values, edges[-1]), bins=edges, color=COLOURS[0], alpha=0.75)
         axes.axvline(median, color="#333333", linewidth=1, linestyle="--")
-        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        axes.annotate(f"median {median:,g}", (median, 1.0), xytext=(4, -10), fontsize=8, **place)
+        position: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        axes.annotate(f"median {median:,g}", (median, 1.0), xytext=(4, -10), fontsize=8, **position)
         axes.set_xlabel(label)
         axes.set_ylabel("cells")
         axes.grid(axis="y")
@@ -205,20 +205,20 @@ def curves(
     y_label: str = "",
     bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
 ) -> bytes:
-    """Draw lines over a common x.
+    """Draw several lines over a common x axis.
 
     Args:
         x: (n,) positions.
         series: (n,) values by name; NaN leaves a gap.
-        title: Headline.
-        x_label: What x is.
-        y_label: What the values are.
-        bands: (low, high), (n,) each, by the name of a series: its shaded interval.
+        title: Title of the figure.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        bands: Name of a series to (low, high), (n,) each, which are shaded.
 
     Returns:
         PNG.
     """
-    palette = colours(list(series))
+    palette = assign_colours(list(series))
 
     def draw(axes: Axes) -> None:
         for name, values in series.items():
@@ -244,15 +244,15 @@ def heat_map(
     label: str = "",
     centred: bool = False,
 ) -> bytes:
-    """Draw a matrix; small ones say their numbers.
+    """Draw a matrix; small matrices also show their values as text.
 
     Args:
-        matrix: (R, C); NaN stays white.
+        matrix: (R, C); NaN is white.
         row_labels: R names.
         column_labels: C names.
-        title: Headline, which may say what rows and columns are.
-        label: What the numbers are.
-        centred: Colour differences: white at zero, both ends equally far.
+        title: Title, which may name the rows and columns.
+        label: Label of the colour bar.
+        centred: Use a diverging colour scale that is symmetric around zero.
 
     Returns:
         PNG.
@@ -270,7 +270,7 @@ def heat_map(
         )
         axes.set_yticks(range(len(row_labels)), row_labels, fontsize=7)
         axes.spines[:].set_visible(False)
-        if max(matrix.shape) <= _ANNOTATED:
+        if max(matrix.shape) <= _MAX_ANNOTATED:
             for (i, j), value in np.ndenumerate(matrix):
                 colour = "black" if drawn.to_rgba(np.array([value]))[0, :3].sum() > 1.5 else "white"
                 axes.annotate(f"{value:.2g}", (j, i), ha="center", va="center", fontsize=7, color=colour)
@@ -279,7 +279,7 @@ def heat_map(
 
 
 def _render(draw: Callable[[Axes], None], title: str, height_in: float) -> bytes:
-    """Make a figure with one pair of axes, let `draw` fill it, and give its PNG."""
+    """Make a figure with one pair of axes, call `draw` on them, and return the PNG."""
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH_IN, height_in))

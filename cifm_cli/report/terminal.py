@@ -1,4 +1,4 @@
-"""What people read while a command runs: progress, tables and notes, all on stderr. Results go to stdout, as JSON."""
+"""Terminal output of commands: messages, tables and progress bars on stderr, results as JSON or text on stdout."""
 
 from __future__ import annotations
 
@@ -13,46 +13,50 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cifm_cli.report.table import Table
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rich.progress import Task
 
-_LONG = 100  # characters of a value before it is cut
+    from cifm_cli.report.table import Table
+
+_MAX_LENGTH = 100  # characters of a value in `flatten`
 
 
 def _stderr() -> Console:
-    # Made anew each time: tests and callers may replace sys.stderr.
+    # A new console each time, because tests and callers may replace sys.stderr.
     return Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
-    """Print one plain line for people."""
+    """Print one plain line on stderr."""
     _stderr().print(message, markup=False)
 
 
 def warn(message: str) -> None:
-    """Print one `warning:` line for people."""
+    """Print one `warning:` line on stderr."""
     _stderr().print(Text.assemble(("warning: ", "yellow"), message))
 
 
 class TerminalHandler(logging.Handler):
-    """Shows what library code logs: warnings as `warning:` lines, everything else as plain lines, all on stderr."""
+    """Prints log records on stderr: warnings as `warning:` lines, all others as plain lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record.
 
         Args:
-            record: What was logged.
+            record: The log record.
         """
         (warn if record.levelno >= logging.WARNING else say)(record.getMessage())
 
 
 @contextmanager
 def showing_logs() -> Iterator[None]:
-    """Show what `cifm_cli` logs while a command runs; without this, Python shows warnings only."""
+    """Show log records of `cifm_cli` and progress bars while a command runs.
+
+    Outside this context, when the package is used as a library, nothing is printed: progress bars are off, and log records
+    go to the handlers of the application (Python's default shows warnings only).
+    """
     logger, handler = logging.getLogger("cifm_cli"), TerminalHandler()
     level = logger.level
     logger.setLevel(logging.INFO)
@@ -65,31 +69,31 @@ def showing_logs() -> Iterator[None]:
 
 
 def shows_logs() -> bool:
-    """Whether `showing_logs` is in force in this process, and its level has not been raised."""
+    """Whether `showing_logs` is active in this process, and the level of the logger has not been raised."""
     logger = logging.getLogger("cifm_cli")
     return logger.isEnabledFor(logging.INFO) and any(isinstance(one, TerminalHandler) for one in logger.handlers)
 
 
 def fail(message: str, hint: str) -> None:
-    """Print what went wrong and what to do about it: one `error:` line and one `hint:` line, for people and grep."""
+    """Print one `error:` line and one `hint:` line on stderr."""
     for label, style, text in (("error", "bold red", message), ("hint", "cyan", hint)):
         _stderr().print(Text.assemble((f"{label}: ", style), " ".join(text.split())))
 
 
 def emit(content: Any) -> None:  # noqa: ANN401 - JSON is any
-    """Print a result on stdout as JSON, for scripts.
+    """Print a result as JSON on stdout.
 
     Args:
-        content: What `json.dumps` takes; NaN is refused.
+        content: A JSON value without NaN.
     """
     sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def listing(rows: Sequence[Sequence[str]]) -> None:
-    """Print aligned columns on stdout: the result of a command that only tells, so that it can be piped.
+    """Print aligned columns of text on stdout.
 
     Args:
-        rows: Cells as text, all rows of the same length.
+        rows: Rows of text, all of the same length.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -98,14 +102,14 @@ def listing(rows: Sequence[Sequence[str]]) -> None:
 
 
 def flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Turn nested facts into `(section.key, text)` rows for `listing`.
+    """Flatten nested dictionaries to rows for `listing`.
 
     Args:
-        facts: What `emit` would take.
-        prefix: Put before each key.
+        facts: A dictionary of JSON values.
+        prefix: Prefix of all keys.
 
     Returns:
-        One row for every leaf; lists are joined by commas, long texts end in an ellipsis.
+        One row (`section.key`, text) per value; lists are joined by commas, long texts are shortened.
     """
     rows: list[tuple[str, str]] = []
     for key, value in facts.items():
@@ -114,7 +118,7 @@ def flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         else:
             values = value if isinstance(value, list) else ["-" if value is None else value]
             text = ", ".join(map(str, values))
-            rows.append((prefix + key, text if len(text) <= _LONG else text[:_LONG] + " ..."))
+            rows.append((prefix + key, text if len(text) <= _MAX_LENGTH else text[:_MAX_LENGTH] + " ..."))
     return rows
 
 
@@ -136,13 +140,6 @@ def show_table(title: str, table: Table) -> None:
     console.print(shown)
 
 
-def table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[tuple[int, int]] = ()
-) -> None:
-    """Print a table given by its parts; see `show_table`."""
-    show_table(title, Table(columns, rows, best))
-
-
 class _Rate(ProgressColumn):
     """Units per second."""
 
@@ -153,14 +150,14 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(description: str, total: float | None) -> Iterator[Callable[..., None]]:
-    """A live bar with rate and time left; silent when stderr is not a terminal, or logs are not shown on it.
+    """Show a progress bar with rate and remaining time, if a command runs and stderr is a terminal.
 
     Args:
-        description: What is being counted.
-        total: How many units; None when unknown.
+        description: Text before the bar.
+        total: Number of units; None if unknown.
 
     Yields:
-        `advance(amount=1, description=None)`.
+        `advance(amount=1, description=None)`, which moves the bar on.
     """
     console = _stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())

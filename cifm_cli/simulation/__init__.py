@@ -1,1 +1,1 @@
-"""Simulation: inject cells into a tissue, let the model update the others step by step, and compare with no injection."""
+"""In-silico perturbation: cells are injected into a tissue, and the model updates the cells around them."""

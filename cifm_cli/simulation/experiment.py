@@ -1,6 +1,6 @@
-"""The experiment: the same tissue on the same schedule, with injected cells and without, some replicates of it.
+"""The experiment: one tissue on one schedule, simulated with and without injected cells, in several replicates.
 
-Letters: N residents, P genes that slide and model share.
+Letters: N residents, T cell types and `unassigned`.
 """
 
 from __future__ import annotations
@@ -10,145 +10,139 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from cifm_cli.celltype.base import TYPING_SUM
 from cifm_cli.celltype.marker_annotator import MarkerAnnotator, fit_marker_annotator
-from cifm_cli.celltype.markers import find_type
+from cifm_cli.celltype.markers import find_type, load_markers
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.simulation.donors import reference_donors, slide_donors
-from cifm_cli.simulation.dynamics import Dynamics, Schedule, Tissue, inject, prepare_dynamics, restrict
-from cifm_cli.simulation.injection import draw_injection
+from cifm_cli.simulation.dynamics import Dynamics, fit_dynamics
+from cifm_cli.simulation.injection import draw_injected_cells
+from cifm_cli.simulation.source_cells import source_cells_of_reference, source_cells_of_slide
+from cifm_cli.simulation.tissue import TissueState, crop_tissue, inject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from cifm_cli.celltype.markers import Markers
     from cifm_cli.data.slide import Slide
     from cifm_cli.inference.loaded_model import LoadedModel
-    from cifm_cli.simulation.donors import Donors, Reference
+    from cifm_cli.simulation.config import SimulateConfig
+    from cifm_cli.simulation.source_cells import SourceCells
     from cifm_cli.simulation.window import Window
 
 TREATED: Final = "treated"
 CONTROL: Final = "control"
 ARMS: Final = (CONTROL, TREATED)
-TYPING_SUM: Final = 10_000.0  # what annotators expect expression to be normalised to
-TYPER_CELLS: Final = 50_000  # cells of the slide that the typer is fitted on, and donors are taken from
+# Cells of the slide to which the annotator is fitted, and among which source cells are selected.
+MAX_TYPED_CELLS: Final = 50_000
 
 
 @dataclass(frozen=True)
-class InjectionConfig:
-    """What to inject.
+class Trajectory:
+    """One simulated run: one arm of one replicate.
 
     Args:
-        cell_type: As the user typed it.
-        reference: Where to take cells from; the slide itself when absent.
-    """
-
-    cell_type: str
-    reference: Reference | None = None
-
-
-@dataclass(frozen=True)
-class Course:
-    """One run of the schedule.
-
-    Args:
-        arm: `treated` or `control`.
-        replicate: From 0.
-        codes: (steps + 1, N) type of every resident, before and after every step; positions in the typer's names.
-        final: The last state.
+        arm: `treated` (with injected cells) or `control` (without).
+        replicate: Number of the replicate, from 0.
+        codes: (steps + 1, N) type of every resident before the first step and after each step, as positions in the
+            annotator's names.
+        final: State after the last step.
     """
 
     arm: str
     replicate: int
     codes: NDArray[np.int16]
-    final: Tissue
+    final: TissueState
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that is fixed before the first cell is injected.
+    """Everything that is fixed before the first step and the same in all arms and replicates.
 
     Args:
-        tissue: The residents, untouched.
-        window: Where they are on the slide.
-        donors: Cells to inject copies of.
-        typer: Names cells before, during and after, with the same yardstick.
-        dynamics: What a step does.
+        tissue: The residents before the first step.
+        window: Their rows and their extent on the slide.
+        source: Cells of which copies are injected.
+        annotator: Assigns cell types before, during and after the simulation.
+        dynamics: The update rule.
+        num_injected: Number of injected cells.
     """
 
-    tissue: Tissue
+    tissue: TissueState
     window: Window
-    donors: Donors
-    typer: MarkerAnnotator
+    source: SourceCells
+    annotator: MarkerAnnotator
     dynamics: Dynamics
+    num_injected: int
 
-    def run(self, number: int, replicates: int, advance: Callable[[], None] = lambda: None) -> list[Course]:
-        """Run both arms of every replicate.
+    def run(self, replicates: int, advance: Callable[[], None] = lambda: None) -> list[Trajectory]:
+        """Simulate both arms of every replicate.
 
         Args:
-            number: Cells to inject.
-            replicates: Each has places, donors and a schedule of its own, the same ones in both arms.
+            replicates: Number of replicates. Each has positions, source cells and a schedule of its own, which both of
+                its arms share.
             advance: Called after every step.
 
         Returns:
-            Control and treated course of every replicate.
+            The control and the treated trajectory of every replicate, in this order.
         """
-        return [self._follow(arm, replicate, number, advance) for replicate in range(replicates) for arm in ARMS]
+        return [self._simulate(arm, replicate, advance) for replicate in range(replicates) for arm in ARMS]
 
-    def _follow(self, arm: str, replicate: int, number: int, advance: Callable[[], None]) -> Course:
-        tissue = self.inject(number, replicate) if arm == TREATED else self.tissue
+    def _simulate(self, arm: str, replicate: int, advance: Callable[[], None]) -> Trajectory:
+        # Both arms of a replicate use the same schedule and random numbers; see `Dynamics.run`.
+        tissue = self.inject(replicate) if arm == TREATED else self.tissue
         codes = [self.annotate(tissue)]
         for state in self.dynamics.run(tissue, replicate):
             tissue = state
             codes.append(self.annotate(tissue))
             advance()
-        return Course(arm, replicate, np.array(codes, dtype=np.int16), tissue)
+        return Trajectory(arm, replicate, np.array(codes, dtype=np.int16), tissue)
 
-    def inject(self, number: int, replicate: int) -> Tissue:
-        """The tissue with injected cells, as the treated arm of a replicate begins."""
+    def inject(self, replicate: int) -> TissueState:
+        """The initial state of the treated arm of a replicate: residents, then injected cells."""
         slide = self.tissue.slide
         generator = numpy_generator(self.dynamics.schedule.seed, "injection", replicate)
-        return inject(self.tissue, draw_injection(self.donors, slide.xy_um, number, slide.radius_um, generator))
+        cells = draw_injected_cells(self.source, slide.xy_um, self.num_injected, slide.radius_um, generator)
+        return inject(self.tissue, cells)
 
-    def annotate(self, tissue: Tissue) -> NDArray[np.int64]:
-        """(N,) types of the residents."""
+    def annotate(self, tissue: TissueState) -> NDArray[np.int64]:
+        """(N,) types of the residents, as positions in the annotator's names."""
         residents = np.arange(tissue.num_residents)
         expression = tissue.slide.expression(residents, TYPING_SUM)
-        return self.typer.annotate(expression, tissue.slide.symbols).codes
+        return self.annotator.annotate(expression, tissue.slide.symbols).codes
 
 
-def prepare_experiment(
-    engine: LoadedModel, slide: Slide, wanted: InjectionConfig, markers: Markers, window: Window, schedule: Schedule
-) -> Experiment:
-    """Type the slide, find donors, cut the window, fit the dynamics.
+def prepare_experiment(model: LoadedModel, slide: Slide, config: SimulateConfig, window: Window) -> Experiment:
+    """Fit the annotator, select source cells, cut out the window and fit the update rule.
 
     Args:
-        engine: The model.
-        slide: At the model's radius.
-        wanted: What to inject.
-        markers: Symbols by type.
-        window: Cells that exist.
-        schedule: What will happen when.
+        model: The model.
+        slide: The slide, at the model's radius.
+        config: The settings.
+        window: Cells that are simulated.
 
     Returns:
         The experiment.
 
     Raises:
-        CifmError: There is no such type, or no cell of it.
+        CifmError: The marker table cannot be read, or there is no such cell type or no cell of it.
     """
-    panel = engine.panel(slide)
+    markers = load_markers(config.markers)
+    panel = model.panel(slide)
     rows = np.arange(slide.num_cells)
-    if len(rows) > TYPER_CELLS:
-        rows = np.sort(numpy_generator(schedule.seed, "typer").choice(rows, TYPER_CELLS, replace=False))
+    if len(rows) > MAX_TYPED_CELLS:
+        rows = np.sort(numpy_generator(config.seed, "typer").choice(rows, MAX_TYPED_CELLS, replace=False))
+    # Simulated cells have only the genes that the model knows; all cells must be typed by the same genes.
     symbols = [slide.symbols[column] for column in panel.columns]
     expression = slide.expression(rows, TYPING_SUM)[:, panel.columns]
-    typer = fit_marker_annotator(expression, symbols, markers)
-    if wanted.reference:
-        donors = reference_donors(slide, wanted.reference, wanted.cell_type, schedule.seed)
+    annotator = fit_marker_annotator(expression, symbols, markers)
+    injection = config.injection
+    if injection.reference:
+        source = source_cells_of_reference(slide, injection.reference, injection.cell_type, config.seed)
     else:
-        cell_type = find_type(wanted.cell_type, typer.names[:-1], typer.left_out)
-        donors = slide_donors(slide, rows, typer.annotate(expression, symbols), cell_type)
-    donors = replace(donors, counts=donors.counts[:, panel.columns])
-    tissue = restrict(slide, window.rows, panel)
-    return Experiment(tissue, window, donors, typer, prepare_dynamics(engine, tissue, schedule))
+        cell_type = find_type(injection.cell_type, annotator.names[:-1], annotator.left_out)
+        source = source_cells_of_slide(slide, rows, annotator.annotate(expression, symbols), cell_type)
+    source = replace(source, counts=source.counts[:, panel.columns])
+    tissue = crop_tissue(slide, window.rows, panel)
+    dynamics = fit_dynamics(model, tissue, config.schedule)
+    return Experiment(tissue, window, source, annotator, dynamics, config.num_injected(len(window.rows)))

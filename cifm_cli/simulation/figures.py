@@ -14,77 +14,105 @@ from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cifm_cli.simulation.experiment import Course, Experiment
+    from cifm_cli.simulation.experiment import Trajectory
+    from cifm_cli.simulation.simulate import SimulationResult
 
-_SHOWN: Final = 12  # types in the curves and the transition matrices
+_MAX_TYPES: Final = 12  # types in the curves and in the transition matrices
+_INJECTED: Final = "injected"
 
 
-def draw(experiment: Experiment, courses: Sequence[Course], common: list[str]) -> dict[str, html.Image]:
-    """Draw maps, curves and transitions.
+def draw_figures(result: SimulationResult, common: Sequence[str]) -> dict[str, html.Image]:
+    """Draw tissue maps of the first replicate, curves of the composition, and transition matrices.
 
     Args:
-        experiment: What was run.
-        courses: What came of it; the maps show the first replicate.
-        common: Names of types, the commonest first.
+        result: The simulation.
+        common: Names of the types, in descending order of their frequency.
 
     Returns:
-        Figures by file name; `unassigned` cells are grey.
+        Images by file name without suffix. Cells of the type `unassigned` are grey.
     """
-    names = np.array(experiment.typer.names, dtype=object)
-    order = ["injected", *(name for name in common if name != UNASSIGNED)]
-    first = {course.arm: course for course in courses[:2]}
-    tissue = first[TREATED].final
-    donated = np.full(tissue.slide.num_cells - tissue.num_residents, "injected", dtype=object)
-
-    def draw_map(arm: str, step: int, title: str) -> bytes:
-        kinds, xy_um = names[first[arm].codes[step]], tissue.slide.xy_um
-        if arm == TREATED and len(donated):
-            return plots.tissue_map(xy_um, np.concatenate([kinds, donated]), title, order=order)
-        return plots.tissue_map(xy_um[: tissue.num_residents], kinds, title, order=order)
-
-    some = [list(names).index(name) for name in common[:_SHOWN]]
-    moved = {arm: summary.mean_transitions(courses, arm, len(names))[np.ix_(some, some)] for arm in ARMS}
-    labels = [str(names[i]) for i in some]
-    images = {
-        "map_before": (
-            draw_map(TREATED, 0, "Before the first step"),
-            "Cell types before, and where cells are injected.",
+    names = np.array(result.type_names, dtype=object)
+    selected = [list(names).index(name) for name in common[:_MAX_TYPES]]
+    transitions = {
+        arm: summary.mean_transitions(result.trajectories, arm, len(names))[np.ix_(selected, selected)] for arm in ARMS
+    }
+    labels = [str(names[i]) for i in selected]
+    order = [_INJECTED, *(name for name in common if name != UNASSIGNED)]
+    figures = _draw_maps(result, names, order) | {
+        "composition": (
+            _draw_composition(result.trajectories, names, selected),
+            "Treated minus control at every step.",
         ),
-        "map_treated": (
-            draw_map(TREATED, -1, "After, with injected cells"),
-            "Cell types after the last step, treated.",
-        ),
-        "map_control": (draw_map(CONTROL, -1, "After, without"), "Cell types after the last step, control."),
-        "composition": (_draw_composition(courses, names, some), "Treated minus control at every step."),
         "transitions": (
-            plots.heat_map(moved[TREATED], labels, labels, "From (rows) to (columns), treated", label="share of cells"),
-            "Where the cells of each type went, treated.",
+            plots.heat_map(
+                transitions[TREATED], labels, labels, "From (rows) to (columns), treated", label="fraction of cells"
+            ),
+            "Types after the last step by type before the first step, treated.",
         ),
         "transitions_difference": (
             plots.heat_map(
-                moved[TREATED] - moved[CONTROL], labels, labels, "Transitions, treated minus control", centred=True
+                transitions[TREATED] - transitions[CONTROL],
+                labels,
+                labels,
+                "Transitions, treated minus control",
+                centred=True,
             ),
-            "What the injection changed in the transitions.",
+            "The effect of the injection on the transitions.",
         ),
     }
-    return {name: html.Image(content, caption) for name, (content, caption) in images.items()}
+    return {name: html.Image(content, caption) for name, (content, caption) in figures.items()}
 
 
-def _draw_composition(courses: Sequence[Course], names: np.ndarray[Any, Any], some: list[int]) -> bytes:
-    shares = {
-        arm: np.array([summary.compositions(c, len(names)) / c.codes.shape[1] for c in courses if c.arm == arm])
+def _draw_maps(
+    result: SimulationResult, names: np.ndarray[Any, Any], order: Sequence[str]
+) -> dict[str, tuple[bytes, str]]:
+    """Maps of the first replicate before the first step and after the last step, with captions."""
+    first = {one.arm: one for one in result.trajectories[:2]}
+    tissue = first[TREATED].final
+    injected = np.full(tissue.slide.num_cells - tissue.num_residents, _INJECTED, dtype=object)
+
+    def draw_map(arm: str, step: int, title: str) -> bytes:
+        types, xy_um = names[first[arm].codes[step]], tissue.slide.xy_um
+        if arm == TREATED and len(injected):
+            return plots.tissue_map(xy_um, np.concatenate([types, injected]), title, order=order)
+        return plots.tissue_map(xy_um[: tissue.num_residents], types, title, order=order)
+
+    return {
+        "map_before": (
+            draw_map(TREATED, 0, "Before the first step"),
+            "Cell types before the first step, and the injected cells.",
+        ),
+        "map_treated": (
+            draw_map(TREATED, -1, "After the last step, with injected cells"),
+            "Cell types after the last step, treated.",
+        ),
+        "map_control": (
+            draw_map(CONTROL, -1, "After the last step, without injected cells"),
+            "Cell types after the last step, control.",
+        ),
+    }
+
+
+def _draw_composition(
+    trajectories: Sequence[Trajectory], names: np.ndarray[Any, Any], selected: Sequence[int]
+) -> bytes:
+    """Curves of treated minus control over the steps, with the range over replicates."""
+    fractions = {
+        arm: np.array(
+            [summary.count_types(one, len(names)) / one.codes.shape[1] for one in trajectories if one.arm == arm]
+        )
         for arm in ARMS
     }
-    points = 100 * (shares[TREATED] - shares[CONTROL])[:, :, some]
-    labels = [str(names[i]) for i in some]
+    points = 100 * (fractions[TREATED] - fractions[CONTROL])[:, :, selected]
+    several = len(points) > 1
+    labels = [str(names[i]) for i in selected]
     series = {name: points[:, :, i].mean(axis=0).tolist() for i, name in enumerate(labels)}
     bands = {
         name: (points[:, :, i].min(axis=0).tolist(), points[:, :, i].max(axis=0).tolist())
         for i, name in enumerate(labels)
     }
-    title = "Share of the residents, treated minus control" + ("; range over replicates" if len(points) > 1 else "")
+    title = "Composition of the residents, treated minus control" + ("; range over replicates" if several else "")
     steps = list(range(points.shape[1]))
-    many = len(points) > 1
     return plots.curves(
-        steps, series, title, x_label="step", y_label="percentage points", bands=bands if many else None
+        steps, series, title, x_label="step", y_label="percentage points", bands=bands if several else None
     )

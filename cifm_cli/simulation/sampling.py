@@ -1,10 +1,11 @@
-"""Whole counts from profiles, so that the same random numbers give nearly the same counts for nearly the same profile.
+"""Integer counts drawn from expression profiles with common random numbers.
 
-A simulation compares two runs that should differ by the injection alone. Inverting one cumulative distribution over all
-genes would not do: a small change of one gene shifts the borders of all genes after it. Here each gene has random
-numbers of its own.
+A simulation compares two runs that should differ by the injection alone. The same random numbers must therefore give
+nearly the same counts for nearly the same profile. Inverting one cumulative distribution over all genes does not have this
+property, since a small change of one gene shifts the boundaries of all genes after it. Here, each gene has its own
+random numbers.
 
-Letters: Q cells, G genes.
+Letters: Q cells, P genes, K categories.
 """
 
 from __future__ import annotations
@@ -20,87 +21,92 @@ if TYPE_CHECKING:
 def draw_counts(
     profiles: NDArray[np.float64], depths: NDArray[np.int64], generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw from the multinomial distribution of every cell.
+    """Draw the counts of every cell from a multinomial distribution.
 
-    Poisson counts of mean depth * profile are multinomial given their sum, and `settle` keeps them so.
+    Independent Poisson counts with mean depth * profile are multinomial given their sum; `match_depths` then corrects the
+    sums without leaving that distribution.
 
     Args:
-        profiles: (Q, G) not negative, rows sum to 1.
-        depths: (Q,) what each row of the result sums to.
-        generator: Source of randomness; used up, see `settle`.
+        profiles: (Q, P) not negative, rows sum to 1.
+        depths: (Q,) row sums of the result.
+        generator: Source of randomness; do not use it afterwards, see `match_depths`.
 
     Returns:
-        (Q, G) counts.
+        (Q, P) counts.
     """
     counts = _poisson_quantile(generator.random(profiles.shape), profiles * depths[:, None])
-    return settle(counts, profiles, depths, generator)
+    return match_depths(counts, profiles, depths, generator)
 
 
-def settle(
+def match_depths(
     counts: NDArray[np.int64],
     profiles: NDArray[np.float64],
     depths: NDArray[np.int64],
     generator: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Bring every cell to its depth: take single counts away at random, or add some in proportion to its profile.
+    """Give every cell a required sum: remove single counts at random, or add counts in proportion to the profile.
 
     Args:
-        counts: (Q, G).
-        profiles: (Q, G) not negative, with a positive entry wherever a count is missing.
-        depths: (Q,) what each row of the result sums to.
-        generator: Source of randomness; how far it moves on depends on the largest correction, so give it away here.
+        counts: (Q, P).
+        profiles: (Q, P) not negative, with a positive entry in every row to which counts are added.
+        depths: (Q,) row sums of the result.
+        generator: Source of randomness. The number of draws depends on the largest correction, so the generator must not
+            be used for anything else afterwards.
 
     Returns:
-        (Q, G) counts.
+        (Q, P) counts.
     """
     counts = counts.copy()
     missing = depths - counts.sum(axis=1)
     while missing.any():
-        race = generator.standard_exponential(counts.shape, dtype=np.float32)
+        waiting_times = generator.standard_exponential(counts.shape, dtype=np.float32)
         cells = np.flatnonzero(missing)
         sign = np.sign(missing[cells])
         weights = np.where(sign[:, None] > 0, profiles[cells], counts[cells])
-        counts[cells, _winners(race[cells], weights)] += sign
+        counts[cells, _first_arrival(waiting_times[cells], weights)] += sign
         missing[cells] -= sign
     return counts
 
 
-def draw_one(weights: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.int64]:
-    """Draw one column for every row, with probability in proportion to the weights.
+def draw_category(weights: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """Draw one column per row, with a probability proportional to its weight.
 
     Args:
-        weights: (Q, K) not negative, no row all zero.
+        weights: (Q, K) not negative, with a positive entry in every row.
         generator: Source of randomness.
 
     Returns:
         (Q,) columns.
     """
-    return _winners(generator.standard_exponential(weights.shape), weights)
+    return _first_arrival(generator.standard_exponential(weights.shape), weights)
 
 
-def _winners(race: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.int64]:
-    """Columns that come first when each runs for an exponential time at the speed of its weight: likely as it weighs."""
-    # A weight of zero never arrives, not even where single precision drew a time of exactly zero.
-    times = np.divide(race, weights, out=np.full(race.shape, np.inf), where=weights > 0)
-    winners: NDArray[np.int64] = times.argmin(axis=1)
-    return winners
+def _first_arrival(waiting_times: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.int64]:
+    """Column with the smallest exponential waiting time of rate `weights`; its probability is proportional to its weight."""
+    # A weight of zero must never be drawn, even where single precision rounded a waiting time to zero.
+    times = np.divide(waiting_times, weights, out=np.full(waiting_times.shape, np.inf), where=weights > 0)
+    first: NDArray[np.int64] = times.argmin(axis=1)
+    return first
 
 
 def _poisson_quantile(uniform: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The smallest k whose Poisson probability of at most k exceeds `uniform`, entry by entry; it grows with `mean`.
+    """Inverse of the Poisson distribution function, entry by entry; it increases with `mean`.
 
-    A mean beyond 700, whose probability of zero is zero in double precision, is taken as it is, rounded up.
+    The result is the smallest k with P(X <= k) > `uniform`. A mean above 700, for which P(X = 0) underflows in double
+    precision, gives the mean itself, rounded up.
     """
     counts = np.zeros(mean.shape, dtype=np.int64)
     probability = np.exp(-mean)
-    below = probability.copy()
-    beyond = np.nonzero(uniform > below)
+    cumulative = probability.copy()
+    unfinished = np.nonzero(uniform > cumulative)
     k = 0
-    while len(beyond[0]):
+    while len(unfinished[0]):
         k += 1
-        counts[beyond] = k
-        probability[beyond] *= mean[beyond] / k
-        below[beyond] += probability[beyond]
-        further = (uniform[beyond] > below[beyond]) & ((probability[beyond] > 0) | (k < mean[beyond]))
-        beyond = (beyond[0][further], beyond[1][further])
+        counts[unfinished] = k
+        probability[unfinished] *= mean[unfinished] / k
+        cumulative[unfinished] += probability[unfinished]
+        larger = (uniform[unfinished] > cumulative[unfinished]) & (
+            (probability[unfinished] > 0) | (k < mean[unfinished])
+        )
+        unfinished = (unfinished[0][larger], unfinished[1][larger])
     return counts

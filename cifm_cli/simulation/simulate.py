@@ -1,172 +1,179 @@
-"""`cifm simulate` from slide and model to folder."""
+"""A simulation in memory: from a model, a slide and settings to a result. Command and Python API both call `simulate`."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from cifm_cli import provenance
-from cifm_cli.celltype.markers import load_markers
-from cifm_cli.data.slide import open_slide
-from cifm_cli.errors import CifmError
-from cifm_cli.inference.loaded_model import load_model
-from cifm_cli.model.checkpoint import MODEL_FILE
-from cifm_cli.report.terminal import progress, say, table, warn
-from cifm_cli.simulation import outputs, summary
-from cifm_cli.simulation.experiment import ARMS, prepare_experiment
+from cifm_cli.celltype.labelled_cells import source_name
+from cifm_cli.report.table import Table
+from cifm_cli.report.terminal import progress
+from cifm_cli.simulation import summary
+from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED, Experiment, Trajectory, prepare_experiment
 from cifm_cli.simulation.window import choose_window
-from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+
+    import pandas as pd
 
     from cifm_cli.data.slide import Slide
     from cifm_cli.inference.loaded_model import LoadedModel
-    from cifm_cli.simulation.dynamics import Schedule
-    from cifm_cli.simulation.experiment import Course, Experiment, InjectionConfig
-    from cifm_cli.simulation.window import Box, Window
+    from cifm_cli.simulation.config import SimulateConfig
 
-INJECTED_SHARE: Final = 0.02  # of the cells of the window, when the user names no number
-FEW_DONORS: Final = 20
-_SHOWN = 12
+logger = logging.getLogger(__name__)
+
+FEW_SOURCE_CELLS: Final = 20
+CAVEATS: Final = (
+    (
+        "The control is the same tissue on the same schedule with the same random numbers, without injected cells. "
+        "Interpret the difference between the arms, not the change since the first step."
+    ),
+    (
+        "Replicates differ in the positions and the source cells of the injected cells and in the schedule. They share "
+        "one trained model, so their spread does not measure the error of the model."
+    ),
+    (
+        "Cells keep their position and their number of counts; no cell divides, dies or moves, and cells outside the "
+        "window are not simulated. A change of composition is a change of what the model predicts at these positions."
+    ),
+    (
+        "Types are called by marker genes, with a classifier that was fitted on the slide before the injection; a cell without "
+        "a clear type is unassigned."
+    ),
+)
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the user asked for.
+class SimulationResult:
+    """Everything that a simulation computed.
 
     Args:
-        slide: Prepared slide.
-        model: Run folder.
-        out: Folder to write.
-        wanted: What to inject.
-        count: Cells to inject; a share of the window when absent.
-        schedule: Steps, share, form and seed.
-        replicates: How many.
-        crop_um: Only this box.
-        max_cells: Most cells of the window.
-        markers: The user's marker table.
-        backend: `auto` or a registered name.
-        device: `auto` or a torch device.
+        slide: The slide, at the model's radius.
+        config: The settings.
+        experiment: Window, source cells, annotator and update rule.
+        trajectories: Control and treated trajectory of every replicate.
     """
 
-    slide: Path
-    model: Path
-    out: Path
-    wanted: InjectionConfig
-    count: int | None
-    schedule: Schedule
-    replicates: int
-    crop_um: Box | None
-    max_cells: int
-    markers: Path | None
-    backend: str
-    device: str
+    slide: Slide
+    config: SimulateConfig
+    experiment: Experiment
+    trajectories: Sequence[Trajectory]
+
+    @property
+    def type_names(self) -> tuple[str, ...]:
+        """Cell types, then `unassigned`."""
+        return self.experiment.annotator.names
+
+    def composition(self) -> pd.DataFrame:
+        """Number of residents by arm, replicate, step and cell type; see `summary.composition_table`."""
+        return summary.composition_table(self.trajectories, self.type_names)
+
+    def transitions(self) -> pd.DataFrame:
+        """Number of residents by arm, replicate, first type and last type; see `summary.transition_table`."""
+        return summary.transition_table(self.trajectories, self.type_names)
+
+    def facts(self) -> dict[str, Any]:
+        """The content of `simulation.json`, without provenance."""
+        config, experiment, schedule = self.config, self.experiment, self.config.schedule
+        reference = config.injection.reference
+        return {
+            "slide": self.slide.name,
+            "settings": {
+                "steps": schedule.steps,
+                "share": schedule.update_fraction,
+                "form": schedule.form,
+                "replicates": config.replicates,
+                "seed": schedule.seed,
+                "updates_per_cell": schedule.steps / schedule.steps_per_sweep,
+            },
+            "window": {"box_um": list(experiment.window.box_um), "num_cells": len(experiment.window.rows)},
+            "injected": {
+                "cell_type": experiment.source.cell_type,
+                "count": experiment.num_injected,
+                "num_donors": experiment.source.num_cells,
+                "donors": source_name(reference.source) if reference else "the slide",
+            },
+            "types": {"known": list(self.type_names), "too_few_markers": experiment.annotator.left_out},
+            "change": summary.composition_change(self.trajectories, self.type_names),
+            "drift": summary.control_drift(self.trajectories, self.type_names),
+            "notes": list(CAVEATS),
+        }
 
 
-def run_simulation(request: Request) -> dict[str, Any]:
-    """Run the experiment and write its folder.
+def simulate(model: LoadedModel, slide: Slide, config: SimulateConfig) -> SimulationResult:
+    """Inject cells into a tissue, update the other cells step by step, and do the same without injected cells.
 
     Args:
-        request: What the user asked for.
+        model: The model.
+        slide: The slide, at the model's radius (`LoadedModel.fit_slide`).
+        config: The settings.
 
     Returns:
-        Content of `simulation.json`.
+        The result. What the window contains and what is injected is logged.
 
     Raises:
-        CifmError: Slide, model, type or window don't do, or the folder is taken.
-        BackendUnavailableError: There is no such backend here.
+        CifmError: The marker table or the reference cannot be read, the window is empty, or there is no such cell type or
+            no cell of it.
     """
-    _check_folder(request.out)
-    markers = load_markers(request.markers)
-    engine = load_model(request.model, request.backend, request.device)
-    slide = engine.fit_slide(open_slide(request.slide))
-    window = choose_window(slide.xy_um, request.crop_um, request.max_cells)
-    say_window(slide, window)
-    experiment = prepare_experiment(engine, slide, request.wanted, markers, window, request.schedule)
-    count = request.count if request.count is not None else round(INJECTED_SHARE * len(window.rows))
-    say_plan(engine, experiment, count, request.replicates)
-    total = request.schedule.steps * len(ARMS) * request.replicates
-    with progress("simulating", total) as advance:
-        courses = experiment.run(count, request.replicates, advance)
-    result = describe(request, engine, experiment, courses, count)
-    with atomic_path(request.out) as folder:
-        folder.mkdir()
-        outputs.write_outputs(folder, slide, experiment, courses, result)
-    show(result, request.out)
-    return result
-
-
-def _check_folder(out: Path) -> None:
-    """Refuse to replace anything but an earlier simulation."""
-    if out.exists() and not (out / outputs.RESULT).is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise CifmError(f"{out}: already there, and no simulation", "name another folder with --out")
-
-
-def say_window(slide: Slide, window: Window) -> None:
-    """Tell which part of the slide is simulated."""
-    box = ",".join(f"{edge:.0f}" for edge in window.box_um)
-    if len(window.rows) == slide.num_cells:
-        say(f"{slide.name}: all {slide.num_cells:,} cells")
-        return
-    say(
-        f"{slide.name}: {len(window.rows):,} of {slide.num_cells:,} cells, in the window {box} um "
-        "(another one with --crop, a larger one with --max-cells)"
+    window = choose_window(slide.xy_um, config.crop_um, config.max_cells)
+    logger.info(window.describe(slide))
+    experiment = prepare_experiment(model, slide, config, window)
+    source = experiment.source
+    if source.num_cells < FEW_SOURCE_CELLS:
+        logger.warning("only %d %ss of which copies are injected", source.num_cells, source.cell_type)
+    logger.info(
+        "injecting %s %ss, copies of %s cells; %d steps, %d replicate(s), each with and without; backend %s",
+        f"{experiment.num_injected:,}",
+        source.cell_type,
+        f"{source.num_cells:,}",
+        config.schedule.steps,
+        config.replicates,
+        model.backend.name,
     )
+    with progress("simulating", config.schedule.steps * len(ARMS) * config.replicates) as advance:
+        trajectories = experiment.run(config.replicates, advance)
+    return SimulationResult(slide, config, experiment, trajectories)
 
 
-def say_plan(engine: LoadedModel, experiment: Experiment, count: int, replicates: int) -> None:
-    """Tell what is going to happen."""
-    schedule, donors = experiment.dynamics.schedule, experiment.donors
-    num_donors = donors.counts.shape[0]
-    if num_donors < FEW_DONORS:
-        warn(f"only {num_donors} {donors.cell_type}s to inject copies of")
-    say(
-        f"injecting {count:,} {donors.cell_type}s, copies of {num_donors:,} cells; "
-        f"{schedule.steps} steps, {replicates} replicate(s), each with and without; backend {engine.backend.name}"
-    )
+def change_table(facts: dict[str, Any], max_types: int | None = None) -> Table:
+    """The change of composition as a table of text.
+
+    Args:
+        facts: What `SimulationResult.facts` returned.
+        max_types: If given, only so many of the most frequent types.
+
+    Returns:
+        One row per type: percentages of the residents before the first step and in each arm, the difference in percentage
+        points, and its standard deviation if there are several replicates.
+    """
+    changes = list(facts["change"].items())[:max_types]
+    columns = ["cell type", "before", CONTROL, TREATED, "difference"]
+    rows = [
+        [
+            name,
+            *(f"{100 * change[key]:.2f} %" for key in ("before", CONTROL, TREATED)),
+            f"{100 * change['difference']:+.2f}",
+        ]
+        for name, change in changes
+    ]
+    if facts["settings"]["replicates"] == 1:
+        return Table(columns, rows)
+    deviations = [f"{100 * change['standard_deviation']:.2f}" for _, change in changes]
+    return Table([*columns, "sd over replicates"], [[*row, text] for row, text in zip(rows, deviations, strict=True)])
 
 
-def describe(
-    request: Request, engine: LoadedModel, experiment: Experiment, courses: Sequence[Course], count: int
-) -> dict[str, Any]:
-    """Content of `simulation.json`."""
-    schedule, names = request.schedule, experiment.typer.names
-    facts = {"backend": engine.backend.name, "device": str(engine.device)}
-    reference = request.wanted.reference
-    given = (request.markers, reference.path if reference else None)
-    inputs = [request.slide, request.model / MODEL_FILE, *(path for path in given if path)]
-    return {
-        "slide": request.slide.stem,
-        "settings": {
-            "steps": schedule.steps,
-            "share": schedule.share,
-            "form": schedule.form,
-            "replicates": request.replicates,
-            "seed": schedule.seed,
-            "updates_per_cell": schedule.steps / schedule.steps_per_sweep,
-        },
-        "window": {"box_um": list(experiment.window.box_um), "num_cells": len(experiment.window.rows)},
-        "injected": {
-            "cell_type": experiment.donors.cell_type,
-            "count": count,
-            "num_donors": int(experiment.donors.counts.shape[0]),
-            "donors": str(reference.path) if reference else "the slide",
-        },
-        "types": {"known": list(names), "too_few_markers": experiment.typer.left_out},
-        "change": summary.change(courses, names),
-        "drift": summary.drift(courses, names),
-        "notes": outputs.NOTES,
-        "provenance": provenance.collect("simulate", seed=schedule.seed, inputs=inputs, **facts),
-    }
+def result_notes(facts: dict[str, Any]) -> list[str]:
+    """Lines that belong below the table: the drift of the control, and advice if there is one replicate only.
 
+    Args:
+        facts: What `SimulationResult.facts` returned.
 
-def show(result: dict[str, Any], out: Path) -> None:
-    """Print the change of the commonest types."""
-    columns, rows = outputs.change_table(result)
-    table(f"{result['slide']}: share of the cells", columns, rows[:_SHOWN])
-    say(f"without injection the composition moved by {100 * result['drift']:.1f} % of the cells")
-    if result["settings"]["replicates"] == 1:
-        say("one replicate does not tell an effect from chance: see how far others differ with --replicates 5")
-    say(f"maps, tables and the tissue before and after: {out}/report.html, {out}/trajectory.h5ad")
+    Returns:
+        One or two lines.
+    """
+    notes = [f"without injection the composition changed by {100 * facts['drift']:.1f} % of the cells"]
+    if facts["settings"]["replicates"] == 1:
+        notes.append("one replicate cannot separate an effect from chance: compare several with --replicates 5")
+    return notes

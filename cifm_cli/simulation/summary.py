@@ -1,6 +1,6 @@
-"""What a simulation says in numbers: composition over the steps, transitions, and the change beside no injection.
+"""Summaries of a simulation: composition at every step, transitions between types, and the effect of the injection.
 
-Letters: T types, then `unassigned`; R replicates.
+Letters: N residents, T cell types and `unassigned`, R replicates.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED
 
@@ -16,109 +17,121 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cifm_cli.simulation.experiment import Course
+    from cifm_cli.simulation.experiment import Trajectory
 
 
-def compositions(course: Course, num_types: int) -> NDArray[np.int64]:
-    """Count the residents of each type.
-
-    Args:
-        course: A run.
-        num_types: T + 1.
-
-    Returns:
-        (steps + 1, T + 1).
-    """
-    return np.array([np.bincount(codes, minlength=num_types) for codes in course.codes])
+def count_types(trajectory: Trajectory, num_types: int) -> NDArray[np.int64]:
+    """(steps + 1, T) number of residents of each type before the first step and after each step."""
+    return np.array([np.bincount(codes, minlength=num_types) for codes in trajectory.codes])
 
 
-def transitions(course: Course, num_types: int) -> NDArray[np.int64]:
-    """Count the residents that went from one type to another.
-
-    Args:
-        course: A run.
-        num_types: T + 1.
-
-    Returns:
-        (T + 1, T + 1), before by after.
-    """
-    pairs = course.codes[0].astype(np.int64) * num_types + course.codes[-1]
+def count_transitions(trajectory: Trajectory, num_types: int) -> NDArray[np.int64]:
+    """(T, T) number of residents by type before the first step (rows) and after the last step (columns)."""
+    # Each pair of types is one number, so that a single bincount gives the matrix; int16 codes would overflow.
+    pairs = trajectory.codes[0].astype(np.int64) * num_types + trajectory.codes[-1]
     return np.bincount(pairs, minlength=num_types**2).reshape(num_types, num_types)
 
 
-def mean_transitions(courses: Sequence[Course], arm: str, num_types: int) -> NDArray[np.float64]:
-    """Share of each type that went to each type, over all replicates of an arm.
+def mean_transitions(trajectories: Sequence[Trajectory], arm: str, num_types: int) -> NDArray[np.float64]:
+    """Fraction of each type that became each type, pooled over the replicates of an arm.
 
     Args:
-        courses: All runs.
+        trajectories: All trajectories.
         arm: `treated` or `control`.
-        num_types: T + 1.
+        num_types: T.
 
     Returns:
-        (T + 1, T + 1), rows sum to 1; NaN for a type nobody had.
+        (T, T), rows sum to 1; NaN for types that no resident had.
     """
-    counts = sum((transitions(course, num_types) for course in courses if course.arm == arm), np.zeros(()))
+    counts = sum((count_transitions(one, num_types) for one in trajectories if one.arm == arm), np.zeros(()))
     sums = np.asarray(counts).sum(axis=1, keepdims=True)
     return np.where(sums > 0, counts / np.maximum(sums, 1), np.nan)
 
 
-def composition_rows(courses: Sequence[Course], names: Sequence[str]) -> list[tuple[str, int, int, str, int, float]]:
-    """Rows of `composition.csv`: arm, replicate, step, cell_type, num_cells, share."""
-    return [
-        (course.arm, course.replicate, step, name, int(number), round(float(number) / course.codes.shape[1], 6))
-        for course in courses
-        for step, counts in enumerate(compositions(course, len(names)))
-        for name, number in zip(names, counts, strict=True)
-    ]
-
-
-def transition_rows(courses: Sequence[Course], names: Sequence[str]) -> list[tuple[str, int, str, str, int, float]]:
-    """Rows of `transitions.csv`: arm, replicate, from, to, num_cells, share of those it came from; no empty ones."""
-    rows = []
-    for course in courses:
-        counts = transitions(course, len(names))
-        for i, j in zip(*np.nonzero(counts), strict=True):
-            share = round(float(counts[i, j] / counts[i].sum()), 6)
-            rows.append((course.arm, course.replicate, names[i], names[j], int(counts[i, j]), share))
-    return rows
-
-
-def change(courses: Sequence[Course], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What the injection changed: shares of the residents, treated minus control.
+def composition_table(trajectories: Sequence[Trajectory], names: Sequence[str]) -> pd.DataFrame:
+    """Composition of the residents over time.
 
     Args:
-        courses: All runs.
-        names: T + 1 names.
+        trajectories: All trajectories.
+        names: T names of the types.
 
     Returns:
-        By type, the commonest first: share before, and after in each arm (means over replicates); their difference, that
-        of every replicate, and its standard deviation over replicates (None for one).
+        One row per arm, replicate, step and type: `arm`, `replicate`, `step`, `cell_type`, `num_cells`, `share` (fraction
+        of the residents).
     """
-    shares = {arm: _final_shares(courses, arm, len(names)) for arm in ARMS}
-    before = np.bincount(courses[0].codes[0], minlength=len(names)) / courses[0].codes.shape[1]
-    difference = shares[TREATED] - shares[CONTROL]
-    spread = difference.std(axis=0, ddof=1) if len(difference) > 1 else None
+    rows = [
+        (one.arm, one.replicate, step, name, int(number), round(float(number) / one.codes.shape[1], 6))
+        for one in trajectories
+        for step, counts in enumerate(count_types(one, len(names)))
+        for name, number in zip(names, counts, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["arm", "replicate", "step", "cell_type", "num_cells", "share"])
+
+
+def transition_table(trajectories: Sequence[Trajectory], names: Sequence[str]) -> pd.DataFrame:
+    """Transitions of the residents from the first to the last state.
+
+    Args:
+        trajectories: All trajectories.
+        names: T names of the types.
+
+    Returns:
+        One row per arm, replicate and transition that occurred: `arm`, `replicate`, `from`, `to`, `num_cells`, `share`
+        (fraction of the residents of the type `from`).
+    """
+    rows = []
+    for one in trajectories:
+        counts = count_transitions(one, len(names))
+        for i, j in zip(*np.nonzero(counts), strict=True):
+            fraction = round(float(counts[i, j] / counts[i].sum()), 6)
+            rows.append((one.arm, one.replicate, names[i], names[j], int(counts[i, j]), fraction))
+    return pd.DataFrame(rows, columns=["arm", "replicate", "from", "to", "num_cells", "share"])
+
+
+def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The effect of the injection on the composition: treated minus control, after the last step.
+
+    Args:
+        trajectories: All trajectories.
+        names: T names of the types.
+
+    Returns:
+        By type, in descending order of their initial frequency: the fraction of the residents `before` the first step and
+        after the last step in each arm (means over replicates); `difference`, treated minus control; the difference in
+        each of the `replicates`; and its `standard_deviation` over replicates, None for one replicate.
+    """
+    final = {arm: _final_fractions(trajectories, arm, len(names)) for arm in ARMS}
+    before = _initial_fractions(trajectories, len(names))
+    difference = final[TREATED] - final[CONTROL]
+    deviation = difference.std(axis=0, ddof=1) if len(difference) > 1 else None
     return {
         names[i]: {
             "before": float(before[i]),
-            CONTROL: float(shares[CONTROL][:, i].mean()),
-            TREATED: float(shares[TREATED][:, i].mean()),
+            CONTROL: float(final[CONTROL][:, i].mean()),
+            TREATED: float(final[TREATED][:, i].mean()),
             "difference": float(difference[:, i].mean()),
             "replicates": difference[:, i].tolist(),
-            "standard_deviation": None if spread is None else float(spread[i]),
+            "standard_deviation": None if deviation is None else float(deviation[i]),
         }
         for i in np.argsort(-before, kind="stable")
-        if before[i] or shares[TREATED][:, i].any() or shares[CONTROL][:, i].any()
+        if before[i] or final[TREATED][:, i].any() or final[CONTROL][:, i].any()
     }
 
 
-def drift(courses: Sequence[Course], names: Sequence[str]) -> float:
-    """How far the composition went without any injection: half the summed change of shares, mean over replicates."""
-    before = np.bincount(courses[0].codes[0], minlength=len(names)) / courses[0].codes.shape[1]
-    return float(np.abs(_final_shares(courses, CONTROL, len(names)) - before).sum(axis=1).mean() / 2)
+def control_drift(trajectories: Sequence[Trajectory], names: Sequence[str]) -> float:
+    """Total variation distance between initial and final composition without injection, mean over replicates."""
+    change = _final_fractions(trajectories, CONTROL, len(names)) - _initial_fractions(trajectories, len(names))
+    return float(np.abs(change).sum(axis=1).mean() / 2)
 
 
-def _final_shares(courses: Sequence[Course], arm: str, num_types: int) -> NDArray[np.float64]:
-    """(R, T + 1) shares at the end."""
-    last = [course.codes[-1] for course in courses if course.arm == arm]
+def _initial_fractions(trajectories: Sequence[Trajectory], num_types: int) -> NDArray[np.float64]:
+    """(T,) fractions of the residents before the first step, the same in all trajectories."""
+    codes = trajectories[0].codes
+    fractions: NDArray[np.float64] = np.bincount(codes[0], minlength=num_types) / codes.shape[1]
+    return fractions
+
+
+def _final_fractions(trajectories: Sequence[Trajectory], arm: str, num_types: int) -> NDArray[np.float64]:
+    """(R, T) fractions of the residents after the last step."""
+    last = [one.codes[-1] for one in trajectories if one.arm == arm]
     return np.array([np.bincount(codes, minlength=num_types) / len(codes) for codes in last])

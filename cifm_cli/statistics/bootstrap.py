@@ -35,33 +35,20 @@ _ROUNDING = 1e-10  # of the sum of squares: the variance that rounding leaves of
 
 
 class Statistic(NamedTuple):
-    """A metric of one predictor.
+    """A metric of one predictor."""
 
-    Args:
-        value: On all cells.
-        draws: (R,) on each draw of blocks.
-    """
-
-    value: float
-    draws: Floats
+    value: float  # on all cells
+    draws: Floats  # (R,) on each draw of blocks
 
 
 class PairedDifference(NamedTuple):
-    """The difference of a metric between two predictors.
+    """The difference of a metric between two predictors."""
 
-    Args:
-        difference: First minus second, on all cells.
-        low: Lower end of the 95 % interval.
-        high: Upper end of it.
-        p: Two-sided p-value of no difference; at least 2 / (R + 1).
-        decided: Whether there are enough blocks, and the interval excludes zero.
-    """
-
-    difference: float
-    low: float
-    high: float
-    p: float
-    decided: bool
+    difference: float  # first minus second, on all cells
+    low: float  # lower end of the 95 % interval
+    high: float  # upper end of it
+    p: float  # two-sided p-value of no difference; at least 2 / (R + 1)
+    decided: bool  # whether there are enough blocks, and the interval excludes zero
 
 
 def paired_difference(difference: float, draws: Floats, *, decidable: bool) -> PairedDifference:
@@ -85,17 +72,11 @@ def paired_difference(difference: float, draws: Floats, *, decidable: bool) -> P
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Draws of spatial blocks with replacement.
+    """Draws of spatial blocks with replacement."""
 
-    Args:
-        block: (Q,) block of each cell, 0 to B - 1.
-        weights: (R, B) how often each draw contains each block.
-        side_um: Side of a block in micrometres.
-    """
-
-    block: NDArray[np.int64]
-    weights: Floats
-    side_um: float
+    block: NDArray[np.int64]  # (Q,) block of each cell, 0 to B - 1
+    weights: Floats  # (R, B) how often each draw contains each block
+    side_um: float  # side of a block in micrometres
 
     @property
     def num_blocks(self) -> int:

@@ -188,6 +188,7 @@ def _plant(num_cells: int, seed: int, num_genes: int | None) -> tuple[PlantedCel
 
 def _describe(tissue: Tissue, genes: pd.DataFrame, order: NDArray[np.int64] | slice = slice(None)) -> PlantedCells:
     return PlantedCells(
+        # Rounded as the files store them, so that the truth equals what a reader returns.
         xy_um=np.round(tissue.xy_um[order], 4),
         cell_type=np.array(TYPES)[tissue.cell_type[order]],
         domain=np.array(list(DOMAINS))[tissue.domain[order]],
@@ -212,6 +213,7 @@ def _write_bundle(
     """Write the files of a Xenium bundle that readers use."""
     num_cells = len(planted.xy_um)
     genes = _gene_features(pd.DataFrame({"symbol": planted.symbols, "id": planted.gene_ids}))
+    # Controls have no symbol of their own; instruments repeat the id.
     names = [(pattern.format(i), kind) for kind, (pattern, count) in kinds.items() for i in range(count)]
     controls = pd.DataFrame(names, columns=["id", "feature_type"]).assign(symbol=lambda table: table["id"])
     features = pd.concat([genes, controls], ignore_index=True)

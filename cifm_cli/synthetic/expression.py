@@ -80,8 +80,10 @@ def draw_counts(tissue: Tissue, genes: pd.DataFrame, seed: int) -> Iterator[csr_
         depth = generator.lognormal(sigma=0.45, size=(len(kinds), 1))
         rates = profiles[kinds] * (_MEDIAN_COUNTS * depth)
         _apply_effects(rates, kinds, tissue.senders[rows], symbols)
+        # Gamma-Poisson counts vary more between cells than Poisson counts, as real counts do.
         rates *= generator.gamma(5.0, 0.2, size=rates.shape) * alive[:, None]
         counts = csr_matrix(generator.poisson(rates).astype(np.int32))
+        # From a generator of their own, so that the counts of the panel do not depend on them.
         if further.shape[1]:
             drawn = _draw_further(kinds, depth.ravel() * alive, further, numpy_generator(seed, "further", start))
             counts = csr_matrix(hstack([counts, drawn]))
@@ -127,6 +129,7 @@ def _draw_further(
     num_genes = profiles.shape[1]
     molecules = generator.poisson(_FURTHER_COUNTS * num_genes * depth)
     cells = np.repeat(np.arange(len(kinds)), molecules)
+    # By inversion of the cumulative distribution: one search per molecule.
     genes = np.empty(len(cells), dtype=np.int64)
     for kind, fractions in enumerate(profiles):
         chosen = kinds[cells] == kind

@@ -115,6 +115,7 @@ def _molecules(
     """Bin and gene of every molecule as one number, bin * num_genes + gene, sorted."""
     parts, start = [], 0
     for block in blocks:
+        # One generator per block, so that the positions do not depend on the blocks before.
         generator = numpy_generator(seed, "molecules", start)
         cell = np.repeat(np.arange(start, start + block.shape[0]), np.asarray(block.sum(axis=1)).ravel())
         angle = generator.uniform(0, 2 * np.pi, size=len(cell))
@@ -130,6 +131,7 @@ def _molecules(
 
 def _count(molecules: NDArray[np.int64], bins: NDArray[np.int64], num_genes: int) -> Iterator[csr_matrix]:
     """(n, num_genes) counts of consecutive bins."""
+    # The molecules are sorted by bin, so those of consecutive bins are a slice.
     for start in range(0, len(bins), _ROWS):
         block = bins[start : start + _ROWS]
         ends = np.searchsorted(molecules, [block[0] * num_genes, (block[-1] + 1) * num_genes])

@@ -134,6 +134,7 @@ def grow_tissue(num_cells: int, seed: int) -> Tissue:
 def _place_cells(num_cells: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Cell centres on a jittered hexagonal lattice that leaves lumens free, and the domain of each cell."""
     generator = numpy_generator(seed, "place")
+    # More points than cells, so that lumens can stay empty.
     lattice = _lattice(int(1.12 * num_cells) + 50)
     xy_um = lattice + generator.normal(scale=0.18 * _SPACING_UM, size=lattice.shape)
     fields = {name: _smooth(xy_um, scale, numpy_generator(seed, name)) for name, scale in _FIELD_SCALES_UM.items()}
@@ -187,6 +188,7 @@ def _draw_types(domain: NDArray[np.int64], adjacency: csr_matrix, generator: np.
         strength[TYPES.index(neighbour), TYPES.index(kind)] = value
     degree = np.maximum(np.asarray(adjacency.sum(axis=1)), 1.0)
     cell_type: NDArray[np.int64] = np.argmax(prior + generator.gumbel(size=prior.shape), axis=1)
+    # Gibbs sampling: only half of the cells change at a time, as neighbours that change together would oscillate.
     for _ in range(4):
         influence = (adjacency @ np.eye(len(TYPES))[cell_type] / degree) @ strength
         redrawn = np.argmax(prior + influence + generator.gumbel(size=prior.shape), axis=1)

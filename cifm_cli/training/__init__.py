@@ -1,1 +1,1 @@
-"""Training: read `loop.py` top to bottom."""
+"""Training. `loop.py` holds the loop; `launch.launch` starts it from the command line or from Python."""

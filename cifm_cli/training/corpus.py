@@ -1,15 +1,15 @@
-"""The slides that are trained on, and the masked tiles made from them.
+"""The slides of a training run, and the masked tiles that are made from them.
 
-Every tile has a generator of its own, derived from the seed and its number, so a resumed run sees what the uninterrupted
-one would have seen. Tiles are read from disk when they are made: in memory are the place and the depth of every cell,
-about 50 bytes, and the counts of the few tiles at hand.
+The random draws of a tile depend on the seed and the number of the tile alone, so that a resumed run sees the tiles of
+an uninterrupted one. Counts are read from disk when a tile is made: the memory holds the coordinates and the depth of
+every cell, about 50 bytes, and the counts of the few tiles at hand.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 20_000  # cells read at a time when a whole region is summed
+_BLOCK_CELLS = 20_000  # cells that are read at a time when a statistic runs over whole regions
 
 
 @dataclass(frozen=True)
 class Example:
-    """A masked tile and the truth.
+    """A masked tile and the expression that was hidden.
 
     Args:
         tile: What the network reads.
-        target: Of the masked cells.
+        target: Expression and counts of the masked cells.
     """
 
     tile: MaskedTile
@@ -59,9 +59,9 @@ class TrainingSlide:
     """A slide, its genes in the vocabulary, and its regions ready to be cut into tiles.
 
     Args:
-        slide: At the recipe's radius.
+        slide: The slide, with the radius of the recipe.
         panel: Its genes in the vocabulary.
-        tilers: `train`, `validation` or both, to tiler; no cell of another region is ever seen.
+        tilers: A tiler for the region `train`, `validation` or both. A tile has no cell of another region.
     """
 
     slide: Slide
@@ -69,18 +69,32 @@ class TrainingSlide:
     tilers: dict[str, Tiler]
 
 
+class GeneProfiles(NamedTuple):
+    """Statistics of each gene of the vocabulary, over the training cells of the slides that measure it.
+
+    Args:
+        mean: (G,) float32 mean log-normalised expression.
+        expressed: (G,) float32 fraction of cells that express the gene.
+        composition: (G,) float32 fraction of all counts, positive; the sum is 1.
+    """
+
+    mean: torch.Tensor
+    expressed: torch.Tensor
+    composition: torch.Tensor
+
+
 class Corpus:
-    """All slides of a training run.
+    """The slides of a training run.
 
     Args:
         paths: Prepared slides.
-        recipe: A whole recipe.
-        vocabulary: Ensembl ids of the model to go on from; the union of the slides' when absent.
-        seed: Of every training and validation tile.
+        recipe: A recipe.
+        vocabulary: Ensembl ids of the model that training starts from. None: the union of the slides' genes.
+        seed: Seed of all training and validation tiles.
 
     Raises:
-        CifmError: A slide can't be read, shares no gene with the vocabulary, or has an empty training region; or the
-            slides that the recipe names for validation are not there, or are all there are.
+        CifmError: A slide can't be read, shares no gene with the vocabulary or has an empty training region, or the
+            slides that the recipe names for validation are missing, or are all slides.
     """
 
     def __init__(
@@ -90,20 +104,23 @@ class Corpus:
         prepared = [open_slide(path, hold=False) for path in paths]
         for note in (note for slide in prepared for note in radius_notes(slide, recipe.data.radius_um)):
             logger.warning(note)
-        opened = [slide.with_radius(recipe.data.radius_um) for slide in prepared]
+        slides = [slide.with_radius(recipe.data.radius_um) for slide in prepared]
         self.recipe = recipe
-        apart = set(recipe.data.validation_slides)
-        _refuse_strangers(apart, {slide.name for slide in opened})
-        self.vocabulary = vocabulary or union_vocabulary([slide for slide in opened if slide.name not in apart])
-        own = {name: name for name in ((keys.TRAIN,) if apart else (keys.TRAIN, keys.VALIDATION))}
-        self.slides = [self._ready(slide, own) for slide in opened if slide.name not in apart]
-        held_out = [self._ready(slide, {keys.VALIDATION: keys.ALL}) for slide in opened if slide.name in apart]
-        self.looked_at = held_out or self.slides
         self.seed = seed
+        held_out = set(recipe.data.validation_slides)
+        _check_held_out(held_out, {slide.name for slide in slides})
+        trained = [slide for slide in slides if slide.name not in held_out]
+        self.vocabulary = vocabulary or union_vocabulary(trained)
+        # Each slide validates on a region of its own, unless whole slides are held out for that.
+        regions = (keys.TRAIN,) if held_out else (keys.TRAIN, keys.VALIDATION)
+        self.slides = [self._cut(slide, {region: region for region in regions}) for slide in trained]
+        self.validation_slides = [
+            self._cut(slide, {keys.VALIDATION: keys.ALL}) for slide in slides if slide.name in held_out
+        ] or self.slides
         self._sampler = Sampler([len(part.tilers[keys.TRAIN].rows) for part in self.slides], recipe.data, seed)
 
-    def _ready(self, slide: Slide, regions: dict[str, str]) -> TrainingSlide:
-        """Cut up a slide; `regions` says which of its regions serves for what."""
+    def _cut(self, slide: Slide, regions: dict[str, str]) -> TrainingSlide:
+        """Make a tiler for each use (`train` or `validation`) of a region of a slide."""
         reach = reach_um(self.recipe, slide.radius_um)
         tilers = {use: Tiler(slide.xy_um, slide.region(region), reach) for use, region in regions.items()}
         for name, tiler in tilers.items():
@@ -113,118 +130,115 @@ class Corpus:
                     "leave this slide out with --data, or prepare a larger piece of it",
                 )
         panel = match_panel(slide, self.vocabulary)
-        for note in panel_notes(slide, panel):  # the vocabulary may be that of a run that is fine-tuned
+        for note in panel_notes(slide, panel):  # a vocabulary that comes from another run may lack many of the genes
             logger.warning(note)
         return TrainingSlide(slide, panel, tilers)
 
     @property
     def num_cells(self) -> int:
-        """Cells of all training regions."""
+        """Number of cells in all training regions."""
         return sum(len(part.tilers[keys.TRAIN].rows) for part in self.slides)
 
     @property
-    def num_looks(self) -> int:
-        """Validation tiles of all slides that are looked at."""
-        return len(self.looked_at) * self.recipe.train.validation_tiles
+    def num_validation_tiles(self) -> int:
+        """Number of tiles that a validation runs over."""
+        return len(self.validation_slides) * self.recipe.train.validation_tiles
 
     def train_example(self, number: int) -> Example:
-        """The training tile of a number, counted from the start of training; the sampler says where it is."""
-        place = self._sampler.stretch(number)
-        part = self.slides[place.slide]
-        rows = part.tilers[keys.TRAIN].rows[place.start : place.stop]
+        """The training tile with a number, counted from the start of training."""
+        core = self._sampler.cell_range(number)
+        part = self.slides[core.slide]
+        rows = part.tilers[keys.TRAIN].rows[core.start : core.stop]
         return self._mask(part, keys.TRAIN, rows, numpy_generator(self.seed, "train", number))
 
-    def look_example(self, number: int) -> Example:
-        """One of the `num_looks` tiles of every look at the validation region; always the same."""
-        position, tile = divmod(number, self.recipe.train.validation_tiles)
-        generator = numpy_generator(self.seed, "look", position, tile)
-        return self._draw_from(self.looked_at[position], keys.VALIDATION, generator)
+    def validation_example(self, number: int) -> Example:
+        """One of the `num_validation_tiles` tiles, which are the same in every validation."""
+        slide, tile = divmod(number, self.recipe.train.validation_tiles)
+        generator = numpy_generator(self.seed, "look", slide, tile)
+        return self._draw_from(self.validation_slides[slide], keys.VALIDATION, generator)
 
-    def draw(self, region: str, seed: int, *stream: int | str) -> Example:
-        """Draw a tile for another purpose: a slide (each as likely as another), a stretch of its region, masked cells.
+    def draw_example(self, region: str, seed: int, *stream: int | str) -> Example:
+        """Draw a tile for another purpose: a slide, all equally likely, a range of cells of its region, a mask.
 
         Args:
             region: `train` or `validation`.
-            seed: The user's seed.
-            stream: What the draw is for, such as `("smoother", number)`.
+            seed: Seed of the draw.
+            stream: Purpose of the draw, such as `("smoother", number)`.
 
         Returns:
             The same example for the same arguments.
         """
         generator = numpy_generator(seed, region, *stream)
-        parts = self.slides if region == keys.TRAIN else self.looked_at
+        parts = self.slides if region == keys.TRAIN else self.validation_slides
         return self._draw_from(parts[generator.integers(len(parts))], region, generator)
 
     def _draw_from(self, part: TrainingSlide, region: str, generator: np.random.Generator) -> Example:
+        """Draw a range of cells from a region of a slide, and mask some of them."""
         rows, size = part.tilers[region].rows, self.recipe.data.tile_cells
         start = generator.integers(max(len(rows) - size, 0) + 1)
         return self._mask(part, region, rows[start : start + size], generator)
 
     def _mask(self, part: TrainingSlide, region: str, core: Rows, generator: np.random.Generator) -> Example:
+        """Cut the tile of some core cells, and mask some of these."""
         tile = part.tilers[region].tile(core)
         masked = choose_masked(tile.core, tile.xy_um[tile.core] / part.slide.radius_um, self.recipe, generator)
-        ready = mask_tile(part.slide, tile, masked, part.panel, self.recipe)
+        masked_tile = mask_tile(part.slide, tile, masked, part.panel, self.recipe)
         rows, columns = tile.rows[masked], part.panel.columns
         counts = part.slide.counts(rows)[:, columns].toarray()
         values = part.slide.expression(rows, self.recipe.data.target_sum)[:, columns].toarray()
-        return Example(ready, Targets(torch.from_numpy(values), torch.from_numpy(counts)))
+        return Example(masked_tile, Targets(torch.from_numpy(values), torch.from_numpy(counts)))
 
     def measured_genes(self) -> torch.Tensor:
-        """Ascending rows of the vocabulary, int64, that at least one of the slides measures."""
+        """Ascending rows of the vocabulary, int64, that at least one of the training slides measures."""
         return torch.from_numpy(np.unique(np.concatenate([part.panel.vocabulary_rows for part in self.slides])))
 
-    def profiles(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean expression, share of expressing cells and share of counts, over the training cells that measure a gene.
-
-        Returns:
-            Three (G,) float32 tensors; the last is positive.
-        """
+    def gene_profiles(self) -> GeneProfiles:
+        """Statistics of each gene, over the training cells of the slides that measure it."""
         sums, expressing, measured, counts = (np.zeros(len(self.vocabulary)) for _ in range(4))
         for part in self.slides:
             genes = part.panel.vocabulary_rows
             for rows in _blocks(part.tilers[keys.TRAIN].rows):
-                raw = part.slide.counts(rows)
-                block = log_normalise(raw, part.slide.total_counts[rows], self.recipe.data.target_sum)
-                block, raw = block[:, part.panel.columns], raw[:, part.panel.columns]
-                counts[genes] += np.asarray(raw.sum(axis=0, dtype=np.float64)).ravel()
+                block_counts = part.slide.counts(rows)
+                # Depth is that of all genes of the slide, also of those that the vocabulary lacks.
+                block = log_normalise(block_counts, part.slide.total_counts[rows], self.recipe.data.target_sum)
+                block, block_counts = block[:, part.panel.columns], block_counts[:, part.panel.columns]
+                counts[genes] += np.asarray(block_counts.sum(axis=0, dtype=np.float64)).ravel()
                 sums[genes] += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
                 expressing[genes] += block.getnnz(axis=0)
                 measured[genes] += len(rows)
         measured = np.maximum(measured, 1)
-        rate = (counts + 1) / measured
-        found = (sums / measured, expressing / measured, rate / rate.sum())
-        return tuple(torch.from_numpy(profile).float() for profile in found)  # type: ignore[return-value]
+        rate = (counts + 1) / measured  # one count more, so that no gene is impossible
+        profiles = (sums / measured, expressing / measured, rate / rate.sum())
+        return GeneProfiles(*(torch.from_numpy(profile).float() for profile in profiles))
 
-    def some_cells(self, most: int) -> csr_matrix:
-        """Expression of some training cells, spread evenly over all training regions.
-
-        Args:
-            most: Cells at most.
+    def sample_cells(self, max_cells: int) -> csr_matrix:
+        """Expression of at most `max_cells` training cells, spread evenly over all training regions.
 
         Returns:
             (n, G) log-normalised; a gene that a slide does not measure is zero.
         """
-        stride = max(1, -(-self.num_cells // most))
-        parts = []
+        stride = max(1, -(-self.num_cells // max_cells))
+        blocks = []
         for part in self.slides:
             rows = part.tilers[keys.TRAIN].rows[::stride]
-            found = part.slide.expression(rows, self.recipe.data.target_sum)[:, part.panel.columns].tocsr()
-            genes = part.panel.vocabulary_rows[found.indices]
-            parts.append(csr_matrix((found.data, genes, found.indptr), (len(rows), len(self.vocabulary))))
-        return vstack(parts, format="csr")
+            block = part.slide.expression(rows, self.recipe.data.target_sum)[:, part.panel.columns].tocsr()
+            genes = part.panel.vocabulary_rows[block.indices]
+            blocks.append(csr_matrix((block.data, genes, block.indptr), (len(rows), len(self.vocabulary))))
+        return vstack(blocks, format="csr")
 
 
-def _refuse_strangers(named: set[str], slides: set[str]) -> None:
-    """Slides set apart for validation must be there, and leave some to train on."""
-    if unknown := sorted(named - slides):
+def _check_held_out(held_out: set[str], slides: set[str]) -> None:
+    """Check that slides held out for validation exist, and that others are left to train on."""
+    if unknown := sorted(held_out - slides):
         raise CifmError(
             f"data.validation_slides: no slide {', '.join(unknown)} among {', '.join(sorted(slides))}",
             "name slides as their files are named, without .h5ad",
         )
-    if named == slides:
+    if held_out == slides:
         raise CifmError("data.validation_slides names every slide: none is left to train on", "leave some out of it")
 
 
-def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), _BLOCK):
-        yield rows[start : start + _BLOCK]
+def _blocks(rows: Rows) -> Iterator[Rows]:
+    """Consecutive blocks of `_BLOCK_CELLS` rows."""
+    for start in range(0, len(rows), _BLOCK_CELLS):
+        yield rows[start : start + _BLOCK_CELLS]

@@ -1,47 +1,45 @@
-"""The processes that train one model together: who we are, and the little that we tell each other.
+"""Data-parallel training: the rank of a process, and the few operations between processes that the loop needs.
 
-Each process holds the whole network and makes its share of every step's tiles. Gradients are summed over all of them, so
-that all take the same step; the first alone writes and speaks. A process that trains alone is the first of one.
+Each process holds the whole network and makes its own tiles of every step. Gradients are summed over all processes, so
+that all of them take the same step. Only the first process writes files and logs. A process that trains alone is the
+first of one, and none of the operations does anything.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed
 
 from cifm_cli.errors import CifmError
+from cifm_cli.processes import LostContactError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
-# How long a process waits for one that lives but says nothing: longer than the first needs for what is fitted before the
-# first step, on any corpus. The dead are noticed at once.
+# How long a process waits for another one that is alive: the others wait while the first fits the head before the first
+# step, which takes long on a large corpus. A process that has ended is noticed at once.
 TIMEOUT = timedelta(hours=1)
 
 
-class LostContactError(CifmError):
-    """Another process of this training is gone; it knows why, we don't."""
-
-
 @dataclass(frozen=True)
-class Place:
-    """Where a process stands among those that train together.
+class Rank:
+    """Number of a process among those that train together.
 
     Args:
-        rank: Number among all of them.
-        size: How many there are.
-        local_rank: Number among those on this machine, which is its GPU.
+        rank: Number among all processes.
+        size: Number of processes.
+        local_rank: Number among the processes of this machine, which is also the number of its GPU.
     """
 
     rank: int = 0
@@ -49,29 +47,29 @@ class Place:
     local_rank: int = 0
 
 
-def find_place(environment: Mapping[str, str]) -> Place:
-    """Read one's place from what torchrun, srun or `cifm train --devices` left in the environment.
+def find_rank(environment: Mapping[str, str]) -> Rank:
+    """Read the rank from the variables that torchrun, srun or `cifm train --devices` set.
 
     Args:
         environment: `os.environ`.
 
     Returns:
-        The place; the only one where nobody said anything.
+        The rank; that of a single process where no variable is set.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        return Place(*(int(environment.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+        return Rank(*(int(environment.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     # The number of tasks of the step, not of the job: a script that sbatch runs without srun is one process.
     if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
-        return Place(*(int(environment[name]) for name in names))
-    return Place()
+        return Rank(*(int(environment[name]) for name in names))
+    return Rank()
 
 
-def check_shares(tiles_per_step: int, num_processes: int) -> None:
-    """Refuse tiles that can't be shared out evenly.
+def check_even_split(tiles_per_step: int, num_processes: int) -> None:
+    """Check that every process gets the same number of tiles of a step.
 
     Raises:
-        CifmError: Some process would have fewer than another, or none.
+        CifmError: It does not.
     """
     if tiles_per_step % num_processes:
         fitting = num_processes * math.ceil(tiles_per_step / num_processes)
@@ -81,11 +79,11 @@ def check_shares(tiles_per_step: int, num_processes: int) -> None:
         )
 
 
-def find_meeting_point(environment: Mapping[str, str]) -> str:
+def rendezvous_address(environment: Mapping[str, str]) -> str:
     """Address at which the first process waits for the others.
 
     Args:
-        environment: `os.environ`; MASTER_ADDR and MASTER_PORT win over what SLURM says.
+        environment: `os.environ`. MASTER_ADDR and MASTER_PORT take precedence over the variables of SLURM.
 
     Returns:
         `tcp://host:port`.
@@ -103,46 +101,56 @@ def first_node(nodes: str) -> str:
 
 
 @contextmanager
-def join() -> Iterator[Processes]:
-    """Meet the other processes of this training, if there are any; only the first is heard while the block runs.
+def join_processes() -> Iterator[Processes]:
+    """Connect to the other processes of this training, if there are any.
+
+    Within the block, processes other than the first log errors only.
 
     Yields:
-        All of them, seen from here.
+        The operations between the processes.
 
     Raises:
-        LostContactError: The others did not come, or one went away.
+        LostContactError: The other processes cannot be reached.
     """
-    place = find_place(os.environ)
-    if place.size == 1:
+    this = find_rank(os.environ)
+    if this.size == 1:
         yield Processes()
         return
+    # Flags and losses are tensors on the CPU, also where the gradients are on a GPU.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    with _contact():
+    with _translating_errors():
         distributed.init_process_group(
-            backend, find_meeting_point(os.environ), TIMEOUT, world_size=place.size, rank=place.rank
+            backend, rendezvous_address(os.environ), TIMEOUT, world_size=this.size, rank=this.rank
         )
-    with ExitStack() as stack:
-        stack.callback(distributed.destroy_process_group)
-        if place.rank:
-            stack.enter_context(redirect_stderr(stack.enter_context(Path(os.devnull).open("w", encoding="utf8"))))
-        yield Processes(place.rank, place.size, place.local_rank)
+    logger = logging.getLogger("cifm_cli")
+    level = logger.level
+    try:
+        if this.rank > 0:
+            logger.setLevel(logging.ERROR)
+        yield Processes(this.rank, this.size, this.local_rank)
+    finally:
+        logger.setLevel(level)
+        distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)
-class Processes(Place):
-    """What the processes do together; nothing where there is one."""
+class Processes(Rank):
+    """Operations between the processes that train together."""
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and logs."""
         return self.rank == 0
 
-    def share(self, number: int) -> range:
-        """This process's part of `number` things; every process has its own, none is left."""
+    def own_indices(self, number: int) -> range:
+        """The indices below `number` that are the work of this process; each index belongs to one process."""
         return range(self.rank, number, self.size)
 
-    def device(self, device: torch.device) -> torch.device:
-        """The device of this process, where the user named only its kind.
+    def own_device(self, device: torch.device) -> torch.device:
+        """The device of this process.
+
+        Args:
+            device: A device, or only its kind: with several processes, each gets the GPU of its local rank then.
 
         Raises:
             CifmError: There are fewer GPUs here than processes.
@@ -154,14 +162,14 @@ class Processes(Place):
                 f"process {self.rank} has no GPU of its own: {torch.cuda.device_count()} are here",
                 "start one process for each GPU; with SLURM ask for GPUs by node, not by task",
             )
-        torch.cuda.set_device(self.local_rank)
+        torch.cuda.set_device(self.local_rank)  # NCCL uses the current device
         return torch.device("cuda", self.local_rank)
 
     def sum_gradients(self, network: nn.Module, value: float) -> float:
-        """Sum the gradients, and a number beside them, over all processes.
+        """Sum the gradients of a network, and a number, over all processes.
 
         Args:
-            network: Its gradients become the sums; a weight that no process used keeps none.
+            network: Its gradients are replaced by their sums. A weight that no process used keeps None.
             value: The number, such as a loss.
 
         Returns:
@@ -170,50 +178,52 @@ class Processes(Place):
         if self.size == 1:
             return value
         weights = [weight for weight in network.parameters() if weight.requires_grad]
-        # A gradient of zero is not none: moments and weight decay would move a weight that no tile had to do with.
+        # None is not the same as a gradient of zero, with which momentum and weight decay would still move the weight.
         used = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float32)
-        flat = torch.cat([_gradient(weight) for weight in weights])
-        with _contact():
+        flat = torch.cat([_flat_gradient(weight) for weight in weights])
+        with _translating_errors():
             distributed.all_reduce(used)
             distributed.all_reduce(flat)
-        for weight, part, times in zip(weights, flat.split([w.numel() for w in weights]), used.tolist(), strict=True):
-            weight.grad = part.view_as(weight) if times else None
+        gradients = flat.split([weight.numel() for weight in weights])
+        for weight, gradient, times_used in zip(weights, gradients, used.tolist(), strict=True):
+            weight.grad = gradient.view_as(weight) if times_used else None
         return self.sum(value)
 
     def sum(self, value: float) -> float:
         """Sum of a number over all processes."""
         return self._reduce(value, distributed.ReduceOp.SUM) if self.size > 1 else value
 
-    def largest(self, value: float) -> float:
-        """Largest of a number over all processes."""
+    def max(self, value: float) -> float:
+        """Maximum of a number over all processes."""
         return self._reduce(value, distributed.ReduceOp.MAX) if self.size > 1 else value
 
-    def copy_first(self, network: nn.Module) -> None:
-        """Give every process the weights and buffers of the first."""
+    def copy_from_first(self, network: nn.Module) -> None:
+        """Overwrite the weights and buffers of every process with those of the first."""
         if self.size == 1:
             return
-        with _contact():
+        with _translating_errors():
             for tensor in network.state_dict().values():
                 distributed.broadcast(tensor, src=0)
 
-    def _reduce(self, value: float, how: distributed.ReduceOp.RedOpType) -> float:
+    def _reduce(self, value: float, operation: distributed.ReduceOp.RedOpType) -> float:
         tensor = torch.tensor(value, dtype=torch.float64)
-        with _contact():
-            distributed.all_reduce(tensor, op=how)
+        with _translating_errors():
+            distributed.all_reduce(tensor, op=operation)
         return tensor.item()
 
 
-def _gradient(weight: nn.Parameter) -> Tensor:
+def _flat_gradient(weight: nn.Parameter) -> Tensor:
+    """(n,) gradient of a weight; zeros where it has none."""
     return torch.zeros_like(weight).flatten() if weight.grad is None else weight.grad.flatten()
 
 
 @contextmanager
-def _contact() -> Iterator[None]:
-    """Say what torch's many messages about a broken connection come to."""
+def _translating_errors() -> Iterator[None]:
+    """Turn torch's errors about a broken connection into one that the user understands."""
     try:
         yield
     except RuntimeError as error:
         raise LostContactError(
             "lost contact with another training process",
-            "what it said above is the reason; the last state is whole: go on with --resume",
+            "its own error above is the reason; the last saved state is complete: continue with --resume",
         ) from error

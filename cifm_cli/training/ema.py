@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights: what is validated and kept where the recipe has `train.average`."""
+"""The exponential moving average of the weights, which recipes with `train.average` validate and save."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from cifm_cli.model.ensemble import Ensemble
 
 
-class Average:
-    """A second set of weights that follows the trained ones slowly.
+class EMA:
+    """A copy of a network whose weights are an exponential moving average of the trained ones.
 
     Args:
-        network: Where it starts.
-        decay: Share of itself that it keeps at every step.
+        network: The trained network; the average starts at its weights.
+        decay: Fraction of the average that remains after a step.
     """
 
     def __init__(self, network: Ensemble, decay: float) -> None:
@@ -24,13 +24,14 @@ class Average:
         self.decay = decay
 
     @torch.no_grad()
-    def follow(self, network: Ensemble, step: int) -> None:
-        """Move towards the trained weights; faster in the first steps, so that the start is soon forgotten.
+    def update(self, network: Ensemble, step: int) -> None:
+        """Move the average towards the trained weights.
 
         Args:
-            network: The trained weights.
-            step: Steps done, this one included.
+            network: The trained network.
+            step: Number of steps taken, this one included.
         """
-        share = 1 - min(self.decay, (1 + step) / (10 + step))
-        for mine, theirs in zip(self.network.parameters(), network.parameters(), strict=True):
-            mine.lerp_(theirs, share)
+        # Less decay in the first steps, so that the initial weights soon stop to matter.
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        for average, trained in zip(self.network.parameters(), network.parameters(), strict=True):
+            average.lerp_(trained, weight)

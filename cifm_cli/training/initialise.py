@@ -1,4 +1,4 @@
-"""What is fitted before the first step instead of learned: profiles, cell states, and the blend training starts from."""
+"""Fits to the training cells before the first step: gene profiles, cell states, and the weights of the smoother."""
 
 from __future__ import annotations
 
@@ -20,154 +20,166 @@ if TYPE_CHECKING:
 
     from cifm_cli.model.smoother import Smoother, Terms
     from cifm_cli.training.corpus import Corpus, Example
-    from cifm_cli.training.session import Run
+    from cifm_cli.training.session import Session
 
-    Pool = tuple[Tensor, Tensor]
+    PoolData = tuple[Tensor, Tensor]  # what `fit_pool` takes for one tile
 
-SMOOTHER_TILES = 24  # tiles the smoother is fitted on
-BELIEFS = (20.0, 200.0, 2_000.0, 20_000.0)  # queries' worth that a gene may believe in the weights of all genes
-POOL_TILES = 6  # tiles on which a handful of weights is fitted
-POOL_STEPS = 30
-STATE_CELLS = 50_000  # training cells that the states are told from
+NUM_SMOOTHER_TILES = 24  # tiles that the linear weights are fitted on
+# Candidates for how strongly the weights of a gene are drawn to those of all genes, in masked cells.
+PRIOR_COUNTS = (20.0, 200.0, 2_000.0, 20_000.0)
+NUM_POOL_TILES = 6  # a pool has only a handful of weights
+NUM_POOL_STEPS = 30
+MAX_STATE_CELLS = 50_000  # training cells that are clustered into cell states
 CELLS_PER_STATE = 20  # at least, so that small tissues have few states; the others stay empty
 
 
 @torch.no_grad()
-def fit_head(run: Run, *, trained: bool = False) -> None:
-    """Fit the `residual` objective's head on training cells, so that training begins at a baseline.
+def fit_head(session: Session, *, new_weights: bool = True) -> None:
+    """Fit the head of the `residual` objective, so that the first prediction equals that of a good baseline.
+
+    The head of the paper has nothing to fit and is left alone.
 
     Args:
-        run: At step 0; the head of its network is changed, unless it is the paper's, which has nothing to fit.
-        trained: Whether the network comes from another run. It knows its cell states then, and keeps them, and what it
-            knows of genes that these slides don't measure.
+        session: At step 0; the head of every member of its network is changed.
+        new_weights: Whether the network is untrained. Otherwise it keeps its cell states, and all that it has for genes
+            that no slide measures.
     """
-    head = run.network.first.head
+    head = session.network.first.head
     if not isinstance(head, ResidualHead):
         return
     head.to("cpu")
-    smoother, states = head.smoother, head.states
-    fill_profiles(smoother, run.corpus)
-    if not trained:
-        cells = run.corpus.some_cells(STATE_CELLS)
-        num_states = min(len(states.frequency), max(1, cells.shape[0] // CELLS_PER_STATE))
-        number = int(numpy_generator(run.seed, "states").integers(2**31))
-        states.fill(*fit_states(cells, num_states, number))
-    fit_smoother(run, head)
-    head.to(run.device)
-    for member in run.network.members:  # all start at the same baseline, and know the same states
+    fill_profiles(head.smoother, session.corpus)
+    if new_weights:
+        cells = session.corpus.sample_cells(MAX_STATE_CELLS)
+        num_states = min(len(head.states.frequency), max(1, cells.shape[0] // CELLS_PER_STATE))
+        seed = int(numpy_generator(session.seed, "states").integers(2**31))
+        head.states.fill(*fit_states(cells, num_states, seed))
+    fit_smoother(session, head)
+    head.to(session.device)
+    for member in session.network.members:  # they differ in the weights that are learned only
         if isinstance(member.head, ResidualHead):
-            member.head.smoother.load_state_dict(smoother.state_dict())
-            member.head.states.load_state_dict(states.state_dict())
+            member.head.smoother.load_state_dict(head.smoother.state_dict())
+            member.head.states.load_state_dict(head.states.state_dict())
 
 
 def fill_profiles(smoother: Smoother, corpus: Corpus) -> None:
-    """Take over what the training cells express on average; genes that they don't measure stay as they are."""
+    """Set the gene profiles of a smoother to those of the training cells; genes that no slide measures keep theirs."""
     genes = corpus.measured_genes()
-    mean, share, composition = (profile[genes] for profile in corpus.profiles())
-    smoother.mean_profile[genes] = mean
-    smoother.share_profile[genes] = share
-    known = smoother.composition_profile[genes].sum()  # 1, where every gene is measured
-    smoother.composition_profile[genes] = composition * known / composition.sum()
+    profiles = corpus.gene_profiles()
+    smoother.mean_profile[genes] = profiles.mean[genes]
+    smoother.share_profile[genes] = profiles.expressed[genes]
+    composition = profiles.composition[genes]
+    # The measured genes keep their total, so that the composition of all genes still sums to 1.
+    total = smoother.composition_profile[genes].sum()
+    smoother.composition_profile[genes] = composition * total / composition.sum()
 
 
-def fit_smoother(run: Run, head: ResidualHead) -> None:
-    """Fit the blends on some training tiles: means and shares by least squares, compositions and states by likelihood.
+def fit_smoother(session: Session, head: ResidualHead) -> None:
+    """Fit the weights with which a smoother combines its terms.
 
-    How much of a gene's weights is its own is what infers the validation tiles best: a few hundred spots of a few
-    patients tell little of a single gene in another patient.
+    Those of mean expression and of the probability of expression are fitted by least squares, those of compositions and
+    of cell states by likelihood. How much the weights of a gene may differ from those of all genes is chosen on the
+    validation tiles: a few hundred spots of a few patients say little about a single gene in another patient.
 
     Args:
-        run: Whose tiles.
-        head: Its profiles and states are there; the weights of its smoother are changed, for the genes of the slides.
+        session: Its training and validation tiles are used.
+        head: Its profiles and states are set; the weights of its smoother are changed, for the genes of the slides.
     """
-    smoother = head.smoother
+    corpus, smoother, decay = session.corpus, head.smoother, session.recipe.objective.pool_decay
     num_terms, num_genes = smoother.mean_weights.shape
-    means, shares = (LeastSquares(num_terms, num_genes) for _ in range(2))
-    compositions: list[Pool] = []
-    states: list[Pool] = []
-    for number in range(SMOOTHER_TILES):
-        example = run.corpus.draw(keys.TRAIN, run.seed, "smoother", number)
-        terms, frequencies = blended(head, example)
+    means, expressed = (LeastSquares(num_terms, num_genes) for _ in range(2))
+    compositions: list[PoolData] = []
+    states: list[PoolData] = []
+    for number in range(NUM_SMOOTHER_TILES):
+        example = corpus.draw_example(keys.TRAIN, session.seed, "smoother", number)
+        terms, frequencies = smoother_terms(head, example)
         means.add(terms.means, example.target.values, example.tile.genes)
-        shares.add(terms.expressed, expressed(example), example.tile.genes)
-        if number < POOL_TILES:
+        expressed.add(terms.expressed, is_expressed(example), example.tile.genes)
+        if number < NUM_POOL_TILES:
             compositions.append((terms.compositions.log(), example.target.counts))
-            states.append((frequencies.log(), actual_states(head, example)))
-    looks = [run.corpus.look_example(number) for number in range(min(run.corpus.num_looks, SMOOTHER_TILES))]
-    unseen = [(blended(head, part)[0], part) for part in looks]
-    genes = run.corpus.measured_genes()
-    mean_weights = choose_weights(means, [(terms.means, part.target.values, part.tile.genes) for terms, part in unseen])
-    share_weights = choose_weights(
-        shares, [(terms.expressed, expressed(part), part.tile.genes) for terms, part in unseen]
+            states.append((frequencies.log(), true_states(head, example)))
+    num_validated = min(corpus.num_validation_tiles, NUM_SMOOTHER_TILES)
+    validation = [corpus.validation_example(number) for number in range(num_validated)]
+    with_terms = [(smoother_terms(head, example)[0], example) for example in validation]
+    mean_weights = choose_weights(
+        means, [(terms.means, example.target.values, example.tile.genes) for terms, example in with_terms]
     )
-    smoother.mean_weights[:, genes], smoother.share_weights[:, genes] = mean_weights[:, genes], share_weights[:, genes]
-    smoother.composition_weights[:] = fit_pool(compositions, run.recipe.objective.pool_decay)
-    smoother.state_weights[:] = fit_pool(states, run.recipe.objective.pool_decay)
-
-
-def blended(head: ResidualHead, example: Example) -> tuple[Terms, Tensor]:
-    """What a smoother blends for the masked cells of a tile: its terms, and (M, S + 1, K) frequencies of the states."""
-    around, surrounding, genes = example.tile.neighbours, example.tile.neighbour_expression, example.tile.genes
-    if around is None or surrounding is None:
-        raise ValueError("a tile made for another objective has no surroundings")
-    return head.smoother.terms(around, genes), head.states.frequencies(
-        around, head.states.assign_states(surrounding, genes)
+    expressed_weights = choose_weights(
+        expressed, [(terms.expressed, is_expressed(example), example.tile.genes) for terms, example in with_terms]
     )
+    genes = corpus.measured_genes()
+    smoother.mean_weights[:, genes] = mean_weights[:, genes]
+    smoother.share_weights[:, genes] = expressed_weights[:, genes]
+    smoother.composition_weights[:] = fit_pool(compositions, decay)
+    smoother.state_weights[:] = fit_pool(states, decay)
 
 
-def expressed(example: Example) -> Tensor:
-    """(M, P) 1 where a masked cell expresses the gene."""
+def smoother_terms(head: ResidualHead, example: Example) -> tuple[Terms, Tensor]:
+    """What a smoother combines for the M masked cells of a tile.
+
+    Returns:
+        Its terms, and (M, S + 1, K) frequencies of the K cell states.
+    """
+    sums, expression, genes = example.tile.neighbours, example.tile.neighbour_expression, example.tile.genes
+    if sums is None or expression is None:
+        raise ValueError("a tile made for another objective has no sums over neighbours")
+    states = head.states.assign_states(expression, genes)
+    return head.smoother.terms(sums, genes), head.states.frequencies(sums, states)
+
+
+def is_expressed(example: Example) -> Tensor:
+    """(M, P) 1 where a masked cell expresses the gene, 0 elsewhere."""
     return (example.target.values > 0).float()
 
 
-def actual_states(head: ResidualHead, example: Example) -> Tensor:
-    """(M, K) 1 at the state that each masked cell is in."""
+def true_states(head: ResidualHead, example: Example) -> Tensor:
+    """(M, K) 1 at the state of each masked cell, 0 elsewhere."""
     profiles = head.states.profiles[:, example.tile.genes]
     return functional.one_hot(nearest_state(example.target.values, profiles), len(profiles)).float()
 
 
-def choose_weights(fit: LeastSquares, unseen: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Solve for the weights, with the belief in shared weights that infers unseen cells best.
+def choose_weights(fit: LeastSquares, validation: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Solve a regression with the one of `PRIOR_COUNTS` whose solution has the smallest error on validation tiles.
 
     Args:
-        fit: Gathered on training tiles.
-        unseen: (M, T, P) terms, (M, P) target and (P,) vocabulary rows of some validation tiles.
+        fit: The regression, with the training tiles added.
+        validation: (M, T, P) terms, (M, P) targets and (P,) vocabulary rows of each validation tile.
 
     Returns:
-        (T, G).
+        (T, G) weights.
     """
 
-    def cost(weights: Tensor) -> float:
+    def squared_error(weights: Tensor) -> float:
         return sum(
             float((torch.einsum("mtp,tp->mp", terms, weights[:, genes]) - target).square().sum(dtype=torch.float64))
-            for terms, target, genes in unseen
+            for terms, target, genes in validation
         )
 
-    return min((fit.solve(belief) for belief in BELIEFS), key=cost)
+    return min((fit.solve(prior_count) for prior_count in PRIOR_COUNTS), key=squared_error)
 
 
-def fit_pool(parts: Sequence[Pool], decay: float) -> Tensor:
-    """Fit the weights of a logarithmic pool, one for each of its terms, by likelihood.
+def fit_pool(tiles: Sequence[PoolData], decay: float) -> Tensor:
+    """Fit the weights of a logarithmic pool of T distributions over X outcomes by maximum likelihood.
 
     Args:
-        parts: Logarithms of what is pooled, (M, T, X), and how often each of the X was seen, (M, X).
-        decay: How strongly the weights are drawn to each other, nats.
+        tiles: For each tile, the (M, T, X) logarithms of the distributions, and (M, X) how often each outcome was seen.
+        decay: Strength with which the weights are drawn to each other, in nats.
 
     Returns:
         (T,) weights before the softmax.
     """
-    weights = torch.zeros(parts[0][0].shape[1], requires_grad=True)
-    optimiser = torch.optim.LBFGS([weights], max_iter=POOL_STEPS, line_search_fn="strong_wolfe")
-    num_seen = torch.stack([seen.sum() for _, seen in parts]).sum()
+    weights = torch.zeros(tiles[0][0].shape[1], requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights], max_iter=NUM_POOL_STEPS, line_search_fn="strong_wolfe")
+    num_seen = torch.stack([seen.sum() for _, seen in tiles]).sum()
 
-    def surprise() -> Tensor:
+    def cross_entropy() -> Tensor:
         optimiser.zero_grad()
-        pooled = [torch.einsum("mtx,t->mx", logs, weights.softmax(0)).log_softmax(1) for logs, _ in parts]
-        total = torch.stack([-(seen * log).sum() for log, (_, seen) in zip(pooled, parts, strict=True)]).sum()
+        pooled = [torch.einsum("mtx,t->mx", logs, weights.softmax(0)).log_softmax(1) for logs, _ in tiles]
+        total = torch.stack([-(seen * log).sum() for log, (_, seen) in zip(pooled, tiles, strict=True)]).sum()
         value = total / num_seen + decay * weights.square().sum()
         value.backward()
         return value
 
     with torch.enable_grad():
-        optimiser.step(surprise)
+        optimiser.step(cross_entropy)
     return weights.detach()

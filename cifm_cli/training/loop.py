@@ -1,296 +1,306 @@
-"""The training loop: `train` opens a run, `begin` fits what is not learned, `fit` steps, `look` validates.
+"""The training loop: `train` opens a session, `initialise` fits what is not learned, `fit` takes the steps.
 
-Meant to be read, and edited, top to bottom. Several processes may run it side by side, each on its share of the tiles of
-a step: what they have to agree on goes through `run.processes`, and the first alone writes.
+Meant to be read, and edited, from top to bottom. With several processes, each of them runs this loop on its own tiles
+of every step. Whatever they must agree on goes through `session.processes`, and only the first of them writes files.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import signal
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
 from cifm_cli import provenance
 from cifm_cli.data.prefetch import prefetch
-from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested
+from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested, handling_signals
 from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
 from cifm_cli.model.precision import computing_in
-from cifm_cli.report.terminal import progress, say
+from cifm_cli.report.terminal import progress
 from cifm_cli.training import schedule
-from cifm_cli.training.distributed import join
+from cifm_cli.training.config import TrainResult
+from cifm_cli.training.distributed import join_processes
 from cifm_cli.training.initialise import fit_head
-from cifm_cli.training.session import RECIPE_FILE, Run, Setup, open_run
-from cifm_cli.training.threads import side_by_side
+from cifm_cli.training.session import RECIPE_FILE, open_session
+from cifm_cli.training.threads import map_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import FrameType
 
+    from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.corpus import Example
+    from cifm_cli.training.session import Session
 
-EXPLODED = 100.0  # times the validation loss before the first step
-MAKERS = 4  # threads that make tiles for a GPU
-STOPS = (signal.SIGINT, *STOP_SIGNALS)
+logger = logging.getLogger(__name__)
+
+MAX_LOSS_RATIO = 100.0  # training stops when the loss is this many times the validation loss before the first step
+NUM_GPU_LOADERS = 4  # threads that make tiles while a GPU works
 
 
-def train(setup: Setup) -> dict[str, Any]:
-    """Train a model.
+def train(config: TrainConfig) -> TrainResult:
+    """Train a model in this process, or as one of the processes that torchrun, srun or `launch` have started.
 
     Args:
-        setup: What to train, on what, and where to.
+        config: What to train, on which slides, and where to.
 
     Returns:
-        Where the run stands and its folder, for `--json`.
+        The result of the run.
 
     Raises:
-        CifmError: Data, recipe or folder don't do, or the loss is no longer a sensible number.
-        BackendUnavailableError: There is no such backend here.
+        CifmError: Slides, recipe or folder can't be used, or the loss is not finite or has exploded.
+        BackendUnavailableError: The backend is not available here.
     """
-    with join() as processes:
-        run = open_run(setup, processes)
-        parameters = sum(weight.numel() for weight in run.network.parameters())
-        say(
-            f"training {parameters:,} parameters on {run.corpus.num_cells:,} cells of {len(run.corpus.slides)} slide(s)"
-        )
-        say(
-            f"backend {run.backend.name} ({run.backend.version()}), {run.device}, {describe_machine(run)}: {run.folder}"
-        )
-        if not setup.resume:
-            begin(run, untrained=setup.init is None)
-        fit(run)
-        best = run.position
-        say(f"best validation loss {best.best_loss:.4f} at step {best.best_step}, in {run.folder}")
-    return {
-        "run": str(run.folder),
-        "steps": best.step,
-        "seconds": round(best.seconds, 1),
-        "parameters": parameters,
-        "first_loss": best.first_loss,
-        "best_loss": best.best_loss,
-        "best_step": best.best_step,
-    }
+    with join_processes() as processes:
+        session = open_session(config, processes)
+        num_parameters = sum(weight.numel() for weight in session.network.parameters())
+        log_start(session, num_parameters)
+        if not config.resume:
+            initialise(session, new_weights=config.init is None)
+        fit(session)
+        state = session.state
+        logger.info(f"best validation loss {state.best_loss:.4f} at step {state.best_step}, in {session.folder}")
+    return TrainResult(
+        folder=session.folder,
+        steps=state.step,
+        seconds=state.seconds,
+        num_parameters=num_parameters,
+        first_loss=state.first_loss,
+        best_loss=state.best_loss,
+        best_step=state.best_step,
+    )
 
 
-def begin(run: Run, *, untrained: bool) -> None:
-    """Prepare the first step: the first process fits what is fitted instead of learned, all get its weights.
+def initialise(session: Session, *, new_weights: bool) -> None:
+    """Prepare the first step.
 
     Args:
-        run: At step 0.
-        untrained: Whether the weights are fresh ones, not those of another run.
+        session: At step 0.
+        new_weights: Whether the network is untrained. Otherwise its weights come from another run.
     """
-    if untrained:
-        if run.processes.first:
-            fit_head(run)
-        run.processes.copy_first(run.network)
-    else:
-        adapt(run)
-    run.start_average()
-    run.save_state()
+    if new_weights:
+        fit_head_once(session, new_weights=True)
+    elif session.recipe.objective.name == "residual":  # the only objective whose head has something to fit
+        fit_head_if_better(session)
+    session.start_ema()
+    # From here on the run can be resumed, so that a long fit of the head is not lost.
+    session.save_state()
 
 
-def adapt(run: Run) -> None:
-    """Begin fine-tuning: fit profiles and blends to the new slides, and keep them if that infers validation tiles better.
+def fit_head_once(session: Session, *, new_weights: bool) -> None:
+    """Fit the head in the first process, and copy the network to the others."""
+    if session.processes.is_first:
+        fit_head(session, new_weights=new_weights)
+    session.processes.copy_from_first(session.network)
+
+
+def fit_head_if_better(session: Session) -> None:
+    """Fit the head of a trained network to the new slides, and undo that unless it lowers the validation loss."""
+    given = copy.deepcopy(session.network.state_dict())
+    before = validate(session)
+    fit_head_once(session, new_weights=False)
+    after = validate(session)
+    logger.info(f"validation loss {before:.4f}; {after:.4f} with gene profiles and smoother weights of these slides")
+    if not after < before:  # also where it is not a number
+        session.network.load_state_dict(given)
+
+
+def fit(session: Session) -> None:
+    """Take steps until the recipe's steps, minutes or patience are used up, or a signal to stop arrives.
 
     Args:
-        run: At step 0, with the weights of another run.
+        session: Its network, optimiser and state are changed.
     """
-    if run.recipe.objective.name != "residual":
-        return  # nothing is fitted
-    given = copy.deepcopy(run.network.state_dict())
-    before = look(run)
-    if run.processes.first:
-        fit_head(run, trained=True)
-    run.processes.copy_first(run.network)
-    after = look(run)
-    say(f"validation loss {before:.4f}; {after:.4f} with profiles and blends of these slides")
-    if not after < before:  # nor where it is not a number
-        run.network.load_state_dict(given)
-
-
-def fit(run: Run) -> None:
-    """Step until the recipe's steps, minutes or patience are used up, or until somebody stops us.
-
-    Args:
-        run: The run; its position moves on.
-    """
-    recipe, position = run.recipe.train, run.position
-    with progress("training", recipe.steps) as advance, stop_between_steps() as asked:
-        advance(position.step)
-        last = saved = time.monotonic()
-        for examples in examples_ahead(run):
-            if position.step % recipe.validate_every == 0 and position.looked < position.step:
-                keep_if_better(run)
-            done = schedule.progress(recipe, position.step, position.seconds)
-            if done >= 1 or position.looks_since_best >= recipe.patience:
+    recipe, state = session.recipe.train, session.state
+    with progress("training", recipe.steps) as advance, holding_signals() as received_signal:
+        advance(state.step)
+        last_step = last_save = time.monotonic()
+        for examples in prefetch_examples(session):
+            if state.step % recipe.validate_every == 0 and state.last_validated < state.step:
+                validate_and_save(session)
+            fraction = schedule.fraction_done(recipe, state.step, state.seconds)
+            if fraction >= 1 or state.validations_since_best >= recipe.patience:
                 break
-            step_loss = step(run, examples, schedule.learning_rate(recipe, position.step, done))
-            position.step += 1
-            if run.average:
-                run.average.follow(run.network, position.step)
-            elapsed, last = time.monotonic() - last, time.monotonic()
-            position.seconds += run.processes.largest(elapsed)  # all must see one clock: the schedule reads it
-            run.log(loss=step_loss, seconds=round(position.seconds, 2))
-            advance(1, f"loss {step_loss:.3f}, best {position.best_loss:.3f}")
-            if number := int(run.processes.largest(asked())):
-                stop(run, number)
-            if time.monotonic() - saved > 60 * recipe.save_minutes:
-                run.save_state()
-                saved = time.monotonic()
-        if position.looked < position.step:
-            keep_if_better(run)
+            step_loss = train_step(session, examples, schedule.learning_rate(recipe, state.step, fraction))
+            state.step += 1
+            if session.ema:
+                session.ema.update(session.network, state.step)
+            elapsed, last_step = time.monotonic() - last_step, time.monotonic()
+            # The learning rate may depend on the time, so that all processes need the same time.
+            state.seconds += session.processes.max(elapsed)
+            session.log_metrics(loss=step_loss, seconds=round(state.seconds, 2))
+            advance(1, f"loss {step_loss:.3f}, best {state.best_loss:.3f}")
+            # A scheduler may send its signal to one process only.
+            if number := int(session.processes.max(received_signal())):
+                stop(session, number)
+            if time.monotonic() - last_save > 60 * recipe.save_minutes:
+                session.save_state()
+                last_save = time.monotonic()
+        # The last steps since a validation may have made the best model.
+        if state.last_validated < state.step:
+            validate_and_save(session)
 
 
-def step(run: Run, examples: list[Example], learning_rate: float) -> float:
+def train_step(session: Session, examples: list[Example], learning_rate: float) -> float:
     """Take one optimiser step.
 
     Args:
-        run: Network and optimiser are changed.
-        examples: This process's share of the step's masked tiles, each weighing the same.
-        learning_rate: Of this step.
+        session: Its network and optimiser are changed.
+        examples: The tiles of this process, all with the same weight in the loss.
+        learning_rate: Learning rate of this step.
 
     Returns:
-        Mean loss of all tiles of the step.
+        Mean loss over the tiles of all processes.
 
     Raises:
-        CifmError: The loss is not finite, or exploded; the weights are still the ones before the step.
+        CifmError: The loss is not finite or has exploded; the weights are those before the step.
     """
-    run.network.train()
-    for group in run.optimiser.param_groups:
+    recipe = session.recipe.train
+    session.network.train()
+    # A resumed run has no scheduler to restore: the rate is a function of step and time.
+    for group in session.optimiser.param_groups:
         group["lr"] = learning_rate
-    run.optimiser.zero_grad(set_to_none=True)
-    total = 0.0
-    tiles_per_step = run.recipe.train.tiles_per_step
-    for tile, example in zip(run.processes.share(tiles_per_step), examples, strict=True):
-        total += learn(run, example.to(run.device), run.position.step * tiles_per_step + tile)
-    total = run.processes.sum_gradients(run.network, total)
-    norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), run.recipe.train.clip_norm)
-    refuse_nonsense(run, total, norm.item())
-    run.optimiser.step()
-    return total
+    session.optimiser.zero_grad(set_to_none=True)
+    step_loss = 0.0
+    for tile, example in zip(session.processes.own_indices(recipe.tiles_per_step), examples, strict=True):
+        number = session.state.step * recipe.tiles_per_step + tile
+        step_loss += backward_tile(session, example.to(session.device), number)
+    # Sums, not means: the loss of each tile is divided by the number of all tiles of the step.
+    step_loss = session.processes.sum_gradients(session.network, step_loss)
+    norm = torch.nn.utils.clip_grad_norm_(session.network.parameters(), recipe.clip_norm)
+    check_finite(session, step_loss, norm.item())
+    session.optimiser.step()
+    return step_loss
 
 
-def learn(run: Run, example: Example, number: int) -> float:
-    """Add the gradients of a tile to those of the step; the members of the network learn side by side.
+def backward_tile(session: Session, example: Example, number: int) -> float:
+    """Add the gradients of one tile to those of the step.
+
+    Each member of the network is trained on its own loss. The members share nothing, so they run in parallel on a CPU.
 
     Args:
-        run: The gradients of its network are changed.
-        example: The tile, on the run's device.
-        number: Of the tile, counted from the start of training.
+        session: The gradients of its network are changed.
+        example: The tile, on the device of the session.
+        number: Number of the tile since the start of training, which seeds its dropout.
 
     Returns:
-        The tile's share of the step's loss, a mean over members.
+        The mean loss of the members, divided by the number of tiles in a step.
     """
-    members, recipe = run.network.members, run.recipe
-    share = 1 / (len(members) * recipe.train.tiles_per_step)
+    members, recipe = session.network.members, session.recipe
+    weight = 1 / (len(members) * recipe.train.tiles_per_step)
 
-    def teach(member: int) -> float:
-        draws = provenance.torch_generator(run.seed, "dropout", number, member)
-        with drawing_from(draws), computing_in(recipe.train.precision, run.device):
-            output = members[member](run.backend, example.tile)
-        value = share * loss(output, example.target, recipe.objective)
+    def backward_member(member: int) -> float:
+        # A generator of its own, so that neither the thread nor the process that runs it changes the draws.
+        dropout = provenance.torch_generator(session.seed, "dropout", number, member)
+        with drawing_from(dropout), computing_in(recipe.train.precision, session.device):
+            output = members[member](session.backend, example.tile)
+        # The weight makes the sum over members and tiles a mean, whatever the number of processes.
+        value = weight * loss(output, example.target, recipe.objective)
         value.backward()
         return value.item()
 
-    return sum(side_by_side(teach, range(len(members)), run.device))
+    return sum(map_threads(backward_member, range(len(members)), session.device))
 
 
-def refuse_nonsense(run: Run, value: float, norm: float) -> None:
-    """Stop before a loss or gradient that is not finite, or a loss far above the first one, does harm."""
-    limit = EXPLODED * run.position.first_loss
-    if math.isfinite(value) and math.isfinite(norm) and value <= limit:
+def check_finite(session: Session, step_loss: float, norm: float) -> None:
+    """Check loss and gradient before they change the weights.
+
+    Args:
+        session: Gives the step, and the first loss to compare with.
+        step_loss: Loss of the step.
+        norm: Norm of the gradient.
+
+    Raises:
+        CifmError: One of them is not finite, or the loss is above `MAX_LOSS_RATIO` times the first one.
+    """
+    state = session.state
+    # All processes have the same numbers here, so that all of them stop.
+    limit = MAX_LOSS_RATIO * state.first_loss
+    is_finite = math.isfinite(step_loss) and math.isfinite(norm)
+    if is_finite and step_loss <= limit:
         return
-    kept = ""
-    if run.position.best_loss < float("inf"):
-        kept = f"the best model so far, of step {run.position.best_step}, is kept; "
-    what = "is not finite" if not (math.isfinite(value) and math.isfinite(norm)) else f"exploded beyond {limit:.3g}"
+    problem = f"exploded beyond {limit:.3g}" if is_finite else "is not finite"
+    saved = f"the best model so far, of step {state.best_step}, is kept; " if state.best_loss < float("inf") else ""
     raise CifmError(
-        f"{run.folder}: the loss {what} at step {run.position.step + 1} (loss {value:.3g}, gradient norm {norm:.3g})",
-        f"{kept}try a lower train.learning_rate",
+        f"{session.folder}: the loss {problem} at step {state.step + 1}"
+        f" (loss {step_loss:.3g}, gradient norm {norm:.3g})",
+        f"{saved}try a lower train.learning_rate",
     )
 
 
 @torch.no_grad()
-def look(run: Run) -> float:
-    """Mean loss on the validation region, on tiles that are always the same.
-
-    Args:
-        run: What it keeps is only read.
-
-    Returns:
-        The loss.
-    """
-    run.kept.eval()
+def validate(session: Session) -> float:
+    """Mean loss of `ema_network` over the validation tiles, which are the same every time."""
+    network, corpus, recipe = session.ema_network, session.corpus, session.recipe
+    network.eval()
     total = 0.0
-    for example in prefetch(run.corpus.look_example, run.processes.share(run.corpus.num_looks)):
-        ready = example.to(run.device)
-        with computing_in(run.recipe.train.precision, run.device):
-            output = run.kept(run.backend, ready.tile)
-        total += loss(output, ready.target, run.recipe.objective).item()
-    return run.processes.sum(total) / run.corpus.num_looks
+    for example in prefetch(corpus.validation_example, session.processes.own_indices(corpus.num_validation_tiles)):
+        on_device = example.to(session.device)
+        with computing_in(recipe.train.precision, session.device):
+            output = network(session.backend, on_device.tile)
+        total += loss(output, on_device.target, recipe.objective).item()
+    return session.processes.sum(total) / corpus.num_validation_tiles
 
 
-def keep_if_better(run: Run) -> None:
-    """Look at the validation region, keep the model if it is the best so far, and save the state."""
-    position, value = run.position, look(run)
-    if position.step == 0:
-        position.first_loss = value
-    position.looked = position.step
-    position.looks_since_best += 1
-    if value < position.best_loss:
-        position.best_loss, position.best_step, position.looks_since_best = value, position.step, 0
-        run.save_best()
-    run.log(validation_loss=value)
-    run.save_state()
+def validate_and_save(session: Session) -> None:
+    """Validate, save the model if it is the best so far, and save the state."""
+    state, value = session.state, validate(session)
+    if state.step == 0:
+        state.first_loss = value
+    state.last_validated = state.step
+    state.validations_since_best += 1
+    if value < state.best_loss:
+        state.best_loss, state.best_step, state.validations_since_best = value, state.step, 0
+        session.save_model()
+    session.log_metrics(validation_loss=value)
+    session.save_state()
 
 
-def examples_ahead(run: Run) -> Iterator[list[Example]]:
-    """This process's tiles of every step from here on, made while the network works on the ones before."""
-    tiles_per_step = run.recipe.train.tiles_per_step
-    mine = run.processes.share(tiles_per_step)
+def prefetch_examples(session: Session) -> Iterator[list[Example]]:
+    """The tiles of this process for every remaining step, made while the network works on earlier ones."""
+    tiles_per_step = session.recipe.train.tiles_per_step
+    own_tiles = session.processes.own_indices(tiles_per_step)
 
-    def make(number: int) -> list[Example]:
-        return [run.corpus.train_example(number * tiles_per_step + tile) for tile in mine]
+    def make_examples(step: int) -> list[Example]:
+        return [session.corpus.train_example(step * tiles_per_step + tile) for tile in own_tiles]
 
-    makers = 1 if run.device.type == "cpu" else MAKERS  # on a CPU the network needs the cores itself
-    return prefetch(make, range(run.position.step, run.recipe.train.steps), makers, ahead=2 * makers)
-
-
-def describe_machine(run: Run) -> str:
-    """How many threads and processes work on a run."""
-    threads = f"{torch.get_num_threads()} threads"
-    return threads if run.processes.size == 1 else f"{run.processes.size} processes of {threads}"
+    num_threads = 1 if session.device.type == "cpu" else NUM_GPU_LOADERS  # on a CPU the network needs the cores
+    steps = range(session.state.step, session.recipe.train.steps)
+    return prefetch(make_examples, steps, num_threads, ahead=2 * num_threads)
 
 
 @contextmanager
-def stop_between_steps() -> Iterator[Callable[[], int]]:
-    """Hold Ctrl-C, SIGTERM and SIGUSR1 back until a step is whole.
+def holding_signals() -> Iterator[Callable[[], int]]:
+    """Within the block, hold signals to stop (Ctrl-C, SIGTERM, SIGUSR1) back, so that a step is never cut off.
 
     Yields:
-        The signal with which somebody asked us to stop, or zero.
+        A function that returns the first signal that has arrived, or 0.
     """
-    asked: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        del frame
-        asked.append(number)
-
-    before = {number: signal.signal(number, remember) for number in STOPS}
-    try:
-        yield lambda: asked[0] if asked else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    received: list[int] = []
+    with handling_signals((signal.SIGINT, *STOP_SIGNALS), received.append):
+        yield lambda: received[0] if received else 0
 
 
-def stop(run: Run, number: int) -> NoReturn:
-    """Save the state, say how to go on, and leave as the signal wants it."""
-    run.save_state()
-    again = f"cifm train {run.folder / RECIPE_FILE} --resume --out {run.folder}"
-    say(f"stopped after step {run.position.step}; go on with: {again}")
+def stop(session: Session, number: int) -> NoReturn:
+    """Save the state, log how to continue, and raise what a signal asks for."""
+    session.save_state()
+    # Seed, slides, backend and `--init` are part of the state; a resumed run needs no other option.
+    command = f"cifm train {session.folder / RECIPE_FILE} --resume --out {session.folder}"
+    logger.info(f"stopped after step {session.state.step}; go on with: {command}")
     raise KeyboardInterrupt if number == signal.SIGINT else StopRequested
+
+
+def log_start(session: Session, num_parameters: int) -> None:
+    """Log what is trained, on what, and where."""
+    corpus, backend, size = session.corpus, session.backend, session.processes.size
+    threads = f"{torch.get_num_threads()} threads"
+    machine = threads if size == 1 else f"{size} processes of {threads}"
+    logger.info(
+        f"training {num_parameters:,} parameters on {corpus.num_cells:,} cells of {len(corpus.slides)} slide(s)"
+    )
+    logger.info(f"backend {backend.name} ({backend.version()}), {session.device}, {machine}: {session.folder}")

@@ -1,4 +1,4 @@
-"""How a run began: what whoever goes on with it can't change, and need not say again."""
+"""How a run was started: what a resumed run takes over, and may not change."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from cifm_cli.provenance import hash_file
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cifm_cli.training.session import Setup
+    from cifm_cli.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Stored with every state of a run.
+    """How a run was started; stored with every training state.
 
     Args:
         vocabulary: G Ensembl ids, in the order of the weights.
-        seed: Of every random draw.
-        inputs: Path to SHA-256 of the slides, in the order in which they are drawn from.
-        backend: Its name.
-        init: What `--init` brought, as in the provenance.
+        seed: Seed of every random draw.
+        inputs: Path and SHA-256 of each slide, in the order in which tiles are drawn from them.
+        backend: Name of the backend.
+        init: Run whose weights training started from, as in the provenance.
     """
 
     vocabulary: tuple[str, ...]
@@ -34,53 +34,60 @@ class RunSpec:
     init: dict[str, Any] | None
 
     @classmethod
-    def of(cls, vocabulary: Sequence[str], origin: Mapping[str, Any]) -> RunSpec:
-        """From a run's vocabulary and provenance."""
-        return cls(tuple(vocabulary), origin["seed"], origin["inputs"], origin["backend"], origin["init"])
+    def from_provenance(cls, vocabulary: Sequence[str], provenance: Mapping[str, Any]) -> RunSpec:
+        """Make the specification of a run from its vocabulary and its provenance."""
+        names = ("seed", "inputs", "backend", "init")
+        return cls(tuple(vocabulary), **{name: provenance[name] for name in names})
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunSpec:
-        """What `to_json` made."""
+        """The specification that `to_json` turned into `content`."""
         return cls(**{**content, "vocabulary": tuple(content["vocabulary"])})
 
     def to_json(self) -> dict[str, Any]:
-        """For the header of a state."""
+        """The specification for the header of a training state."""
         return {**vars(self), "vocabulary": list(self.vocabulary)}
 
-    def complete(self, setup: Setup, *, first: bool) -> Setup:
-        """What the user asked for, with the seed and the slides that the run began with.
+    def complete(self, config: TrainConfig, *, check_slides: bool) -> TrainConfig:
+        """Fill in seed and slides where the user gives none for a resumed run.
 
         Args:
-            setup: Without slides where the user named none.
-            first: Whether this is the first of the processes: it looks for all of them whether slides have changed.
+            config: What the user asks for.
+            check_slides: Whether to check that slides have not changed. Of several processes, one does it for all.
+
+        Returns:
+            The same with the seed of the run, and with its slides in their order.
 
         Raises:
-            CifmError: Another seed, or other slides, were asked for.
+            CifmError: The user gives another seed or other slides.
         """
-        if setup.seed not in (None, self.seed):
+        if config.seed not in (None, self.seed):
             raise CifmError(
-                f"{setup.folder}: resumed with --seed {setup.seed}, begun with {self.seed}", "leave --seed out"
+                f"{config.folder}: resumed with --seed {config.seed}, started with {self.seed}", "leave --seed out"
             )
-        slides = self._slides(setup) if first or setup.slides else [Path(name) for name in self.inputs]
-        return replace(setup, seed=self.seed, slides=slides)
+        slides = self._find_slides(config) if check_slides or config.slides else [Path(name) for name in self.inputs]
+        return replace(config, seed=self.seed, slides=slides)
 
-    def _slides(self, setup: Setup) -> list[Path]:
-        """The run's slides in their order, wherever they are now."""
-        given = list(setup.slides) or [Path(name) for name in self.inputs]
-        for path in given:
+    def _find_slides(self, config: TrainConfig) -> list[Path]:
+        """The slides of the run in their order. They may have moved: name and contents decide."""
+        paths = list(config.slides) or [Path(name) for name in self.inputs]
+        for path in paths:
             if not path.is_file():
                 raise CifmError(
-                    f"{path}: a slide of {setup.folder}, and no such file", "name the run's slides: --data PATH"
+                    f"{path}: a slide of {config.folder}, and no such file", "name the run's slides: --data PATH"
                 )
-        found = {(path.stem, hash_file(path)): path for path in given}
-        wanted = [(Path(name).stem, digest) for name, digest in self.inputs.items()]
-        for key, name in zip(wanted, self.inputs, strict=True):
-            if key not in found:
+        # Slides are recognised by name and contents, because they may have been moved.
+        given = {(path.stem, hash_file(path)): path for path in paths}
+        expected = [(Path(name).stem, digest) for name, digest in self.inputs.items()]
+        for slide, name in zip(expected, self.inputs, strict=True):
+            if slide not in given:
                 raise CifmError(
-                    f"{setup.folder}: began with {name}, which has changed or is not among the slides",
-                    "go on with the slides that the run began with, or train anew",
+                    f"{config.folder}: started with {name}, which has changed or is not among the slides",
+                    "continue with the slides that the run was started with, or train a new one",
                 )
-        for key, path in found.items():
-            if key not in wanted:
-                raise CifmError(f"{path}: not among the slides that {setup.folder} began with", "leave --data out")
-        return [found[key] for key in wanted]
+        for slide, path in given.items():
+            if slide not in expected:
+                raise CifmError(
+                    f"{path}: not among the slides that {config.folder} was started with", "leave --data out"
+                )
+        return [given[slide] for slide in expected]

@@ -1,8 +1,8 @@
-"""Which stretch of which slide every tile of training has as its core: a pure function of the seed and the tile's number.
+"""Which cells are the core of each training tile: a pure function of the seed and the number of the tile.
 
-A region's cells lie along a Hilbert curve. Each epoch lays stretches of `tile_cells` cells along it anew, at a random
-offset, so that every cell is in one of them, a few in two, and visits them in random order. Nothing is drawn one after
-the other: a resumed run, or another number of processes, sees the same tiles.
+The cells of a region lie along a Hilbert curve. Each epoch cuts the curve anew into ranges of `tile_cells` cells, from
+a random offset, so that every cell is in one range and a few are in two, and visits the ranges in random order. No draw
+depends on an earlier one: a resumed run, or another number of processes, makes the same tiles.
 """
 
 from __future__ import annotations
@@ -22,8 +22,14 @@ if TYPE_CHECKING:
     from cifm_cli.recipe_sections import DataRecipe
 
 
-class Stretch(NamedTuple):
-    """Consecutive cells of a slide's region: `start` to `stop` of its rows."""
+class CellRange(NamedTuple):
+    """Consecutive cells of the training region of a slide.
+
+    Args:
+        slide: Number of the slide.
+        start: First row of the region.
+        stop: Row after the last one.
+    """
 
     slide: int
     start: int
@@ -31,59 +37,60 @@ class Stretch(NamedTuple):
 
 
 class Sampler:
-    """Orders the stretches of all slides.
+    """Puts the ranges of all slides in order.
 
     Args:
-        lengths: Cells in the region of each slide.
-        recipe: Its `sampling` is `slides`, where each slide is visited as often as another (Eq. 15), or `cells`, where
-            each stretch is.
-        seed: The user's seed.
+        lengths: Number of cells in the training region of each slide.
+        recipe: Its `sampling` is `slides`, where every slide is visited equally often (Eq. 15), or `cells`, where every
+            range is.
+        seed: Seed of all offsets and orders.
     """
 
     def __init__(self, lengths: Sequence[int], recipe: DataRecipe, seed: int) -> None:
         self.lengths = lengths
         self.size = recipe.tile_cells
         self.seed = seed
-        # One more than fit in, so that they cover every cell from any offset that `_place` may draw.
-        self.num_stretches = [length // self.size + 1 for length in lengths]
+        # One more than fit in, so that they cover every cell from any offset that `_range` may draw.
+        self.num_ranges = [length // self.size + 1 for length in lengths]
         self._by_cells = recipe.sampling == "cells"
-        self._shuffled = lru_cache(maxsize=2 * len(lengths))(self._shuffle)
+        # A step asks for the same order many times, and moves on to the next one now and then.
+        self._cached_order = lru_cache(maxsize=2 * len(lengths))(self._order)
 
-    def stretch(self, number: int) -> Stretch:
+    def cell_range(self, number: int) -> CellRange:
         """The core of a tile.
 
         Args:
-            number: Of the tile, counted from the start of training.
+            number: Number of the tile since the start of training.
 
         Returns:
-            Where it is.
+            Its slide and its cells.
         """
-        return self._among_stretches(number) if self._by_cells else self._among_slides(number)
+        return self._in_order_of_ranges(number) if self._by_cells else self._in_order_of_slides(number)
 
-    def _among_slides(self, number: int) -> Stretch:
-        """Visit all slides, then all slides again; each slide has epochs of its own."""
+    def _in_order_of_slides(self, number: int) -> CellRange:
+        """Visit every slide once, then every slide again. Each slide has epochs of its own."""
         visit, turn = divmod(number, len(self.lengths))
-        slide = int(self._shuffled(len(self.lengths), "slides", visit)[turn])
-        epoch, turn = divmod(visit, self.num_stretches[slide])
-        return self._place(
-            slide, epoch, int(self._shuffled(self.num_stretches[slide], "stretches", slide, epoch)[turn])
-        )
+        slide = int(self._cached_order(len(self.lengths), "slides", visit)[turn])
+        epoch, turn = divmod(visit, self.num_ranges[slide])
+        order = self._cached_order(self.num_ranges[slide], "stretches", slide, epoch)
+        return self._range(slide, epoch, int(order[turn]))
 
-    def _among_stretches(self, number: int) -> Stretch:
-        """Visit all stretches of all slides, then all again."""
-        ends = np.cumsum(self.num_stretches)
+    def _in_order_of_ranges(self, number: int) -> CellRange:
+        """Visit every range of every slide once, then all again."""
+        ends = np.cumsum(self.num_ranges)
         epoch, turn = divmod(number, int(ends[-1]))
-        chosen = int(self._shuffled(int(ends[-1]), "corpus", epoch)[turn])
+        chosen = int(self._cached_order(int(ends[-1]), "corpus", epoch)[turn])
         slide = int(np.searchsorted(ends, chosen, side="right"))
-        return self._place(slide, epoch, chosen - int(ends[slide]) + self.num_stretches[slide])
+        return self._range(slide, epoch, chosen - int(ends[slide]) + self.num_ranges[slide])
 
-    def _place(self, slide: int, epoch: int, position: int) -> Stretch:
-        """Lay the stretches of an epoch, one after the other from a random offset; the outermost stay inside."""
+    def _range(self, slide: int, epoch: int, position: int) -> CellRange:
+        """The range at a position along the curve. The first and the last one are moved inside the region."""
         length = self.lengths[slide]
-        slack = self.num_stretches[slide] * self.size - length
+        slack = self.num_ranges[slide] * self.size - length
         offset = int(numpy_generator(self.seed, "offset", slide, epoch).integers(slack + 1))
         start = min(max(position * self.size - offset, 0), max(length - self.size, 0))
-        return Stretch(slide, start, min(start + self.size, length))
+        return CellRange(slide, start, min(start + self.size, length))
 
-    def _shuffle(self, number: int, *stream: int | str) -> NDArray[np.int64]:
+    def _order(self, number: int, *stream: int | str) -> NDArray[np.int64]:
+        """A random order of the numbers below `number`."""
         return numpy_generator(self.seed, "order", *stream).permutation(number)

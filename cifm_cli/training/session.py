@@ -1,4 +1,4 @@
-"""A training run: what is trained, and its folder (model, recipe, metrics, state)."""
+"""A training session: a run that is open for training, and the folder that it is written to."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import cifm_backends
-from cifm_cli import keys, provenance, recipe
+from cifm_cli import keys, provenance
+from cifm_cli import recipe as recipes
 from cifm_cli.errors import CifmError, writing
 from cifm_cli.inference.loaded_model import choose_device
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoint
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.recipe_sections import ModelRecipe
 from cifm_cli.training.corpus import Corpus
-from cifm_cli.training.distributed import check_shares
-from cifm_cli.training.ema import Average
+from cifm_cli.training.distributed import check_even_split
+from cifm_cli.training.ema import EMA
 from cifm_cli.training.run_spec import RunSpec
-from cifm_cli.training.state import Position, list_states, load_began, load_state, save_state
+from cifm_cli.training.state import TrainState, list_states, load_run_spec, load_state, save_state
 from cifm_cli.workspace import atomic_path, link_latest
 
 if TYPE_CHECKING:
@@ -29,53 +30,36 @@ if TYPE_CHECKING:
 
     from cifm_backends.base import Backend
     from cifm_cli.recipe import Recipe
+    from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.distributed import Processes
 
 RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
-SHAPE = {  # keys that weights are bound to
+# Sections and keys of a recipe that give the weights their shape or their meaning.
+WEIGHT_KEYS = {
     "data": ("target_sum",),
     "model": tuple(name for name in ModelRecipe.model_fields if name != "dropout"),
     "objective": ("name", "scales", "states"),
 }
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What the user asked for.
+@dataclass
+class Session:
+    """All that the training loop works on. Of several processes, only the first one writes files.
 
     Args:
-        recipe: Resolved.
-        slides: Prepared slides; where a run is resumed, none stands for those that it began with.
-        folder: The run's folder.
-        resume: Go on with the run in `folder`.
-        init: A run whose weights and vocabulary to start from.
-        backend: `auto` or a registered name.
-        device: `auto` or a torch device.
-        seed: Of every random draw; absent: 0, or what the run began with.
-        latest: Link to point at the run, once it is open.
-        devices: Processes on each machine; one, or what torchrun or srun started, when absent.
-        nodes: Machines.
-    """
-
-    recipe: Recipe
-    slides: Sequence[Path]
-    folder: Path
-    resume: bool = False
-    init: Path | None = None
-    backend: str = "auto"
-    device: str = "auto"
-    seed: int | None = None
-    latest: Path | None = None
-    devices: int | None = None
-    nodes: int = 1
-
-
-@dataclass
-class Run:
-    """Everything the loop works on; `average` once training has begun, where the recipe wants one.
-
-    Only the first of several processes writes.
+        folder: Folder of the run.
+        recipe: Its recipe.
+        corpus: Its slides.
+        network: The weights that are trained.
+        optimiser: The optimiser of these weights.
+        backend: Runs the edge part of every layer.
+        device: Where the network is.
+        processes: The processes that train together.
+        seed: Seed of every random draw.
+        provenance: Origin of the run, stored with the model.
+        state: How far the run has come.
+        ema: Moving average of the weights; None before the first step, and where the recipe wants none.
     """
 
     folder: Path
@@ -87,126 +71,159 @@ class Run:
     device: torch.device
     processes: Processes
     seed: int
-    origin: dict[str, Any]
-    position: Position = field(default_factory=Position)
-    average: Average | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    state: TrainState = field(default_factory=TrainState)
+    ema: EMA | None = None
 
     @property
-    def kept(self) -> Ensemble:
-        """What is validated and kept: the averaged weights, or the trained ones where there is no average."""
-        return self.average.network if self.average else self.network
+    def ema_network(self) -> Ensemble:
+        """The network that is validated and saved: the moving average, or the trained network where there is none."""
+        return self.ema.network if self.ema else self.network
 
-    def start_average(self) -> None:
-        """Begin to average the weights, from where they are now."""
+    def start_ema(self) -> None:
+        """Start the moving average at the present weights, if the recipe wants one."""
         if self.recipe.train.average:
-            self.average = Average(self.network, self.recipe.train.average)
+            self.ema = EMA(self.network, self.recipe.train.average)
 
-    def log(self, **values: float | str) -> None:
+    def log_metrics(self, **values: float | str) -> None:
         """Append a line to `metrics.jsonl`."""
-        if not self.processes.first:
+        if not self.processes.is_first:
             return
         path = self.folder / METRICS_FILE
         with writing(path), path.open("a", encoding="utf8") as file:
-            file.write(json.dumps({"step": self.position.step, **values}) + "\n")
+            file.write(json.dumps({"step": self.state.step, **values}) + "\n")
 
-    def save_best(self) -> None:
-        """Write what is kept as the run's model."""
-        if not self.processes.first:
-            return
-        save_checkpoint(self.folder / MODEL_FILE, self.kept, self.recipe, self.corpus.vocabulary, self.origin)
+    def save_model(self) -> None:
+        """Write `ema_network` as the model of the run."""
+        if self.processes.is_first:
+            path = self.folder / MODEL_FILE
+            save_checkpoint(path, self.ema_network, self.recipe, self.corpus.vocabulary, self.provenance)
 
     def save_state(self) -> None:
-        """Write what a resumed run needs."""
-        if self.processes.first:
-            began = RunSpec.of(self.corpus.vocabulary, self.origin)
-            save_state(self.folder, self.parts(), self.optimiser, self.position, began, self.recipe.train.keep)
+        """Write a training state, from which the run can be resumed."""
+        if self.processes.is_first:
+            spec = RunSpec.from_provenance(self.corpus.vocabulary, self.provenance)
+            save_state(self.folder, self.networks(), self.optimiser, self.state, spec, self.recipe.train.keep)
 
-    def parts(self) -> dict[str, Ensemble]:
-        """The sets of weights that make up the state."""
-        return {"weights": self.network} | ({"average": self.average.network} if self.average else {})
+    def networks(self) -> dict[str, Ensemble]:
+        """The networks in a training state, by the names that they have there."""
+        return {"weights": self.network} | ({"average": self.ema.network} if self.ema else {})
 
 
-def open_run(setup: Setup, processes: Processes) -> Run:
-    """Start a run, or take one up again.
+def open_session(config: TrainConfig, processes: Processes) -> Session:
+    """Start a run, or continue one.
 
     Args:
-        setup: What the user asked for.
-        processes: Who trains it.
+        config: What to train, on which slides, and where to.
+        processes: The processes that train together.
 
     Returns:
-        The run, at step 0 or where it stood.
+        The session, at step 0 or at the last saved state.
 
     Raises:
-        CifmError: The folder is taken, there is nothing to resume, what is resumed differs, or the tiles of a step can't
-            be shared out.
-        BackendUnavailableError: There is no such backend here.
+        CifmError: The folder holds another run, there is no run to resume, `config` differs from what the run was
+            started with, or the tiles of a step can't be divided evenly among the processes.
+        BackendUnavailableError: The backend is not available here.
     """
-    check_shares(setup.recipe.train.tiles_per_step, processes.size)
-    device = processes.device(choose_device(setup.device))
-    if processes.first:
-        _check_folder(setup)
-    began = load_began(setup.folder) if setup.resume else None
-    setup = began.complete(setup, first=processes.first) if began else setup
-    backend = _choose_backend(setup.backend, device, began)
-    start = load_checkpoint(setup.init) if setup.init and not began else None
-    if start:
-        _check_shape(setup, start.recipe)
-    seed, known = setup.seed or 0, began or start
-    corpus = Corpus(setup.slides, setup.recipe, known.vocabulary if known else None, seed)
+    recipe = config.load_recipe()
+    check_even_split(recipe.train.tiles_per_step, processes.size)
+    device = processes.own_device(choose_device(config.device))
+    if processes.is_first:
+        _check_folder(config, recipe)
+    # A resumed run takes seed, slides, vocabulary and backend from its state.
+    spec = load_run_spec(config.folder) if config.resume else None
+    if spec:
+        config = spec.complete(config, check_slides=processes.is_first)
+    backend = _choose_backend(config.backend, device, spec)
+    init = load_checkpoint(config.init) if config.init and not spec else None
+    if init:
+        _check_weight_keys(config, recipe, init.recipe)
+    seed = config.seed or 0
+    vocabulary = spec.vocabulary if spec else init.vocabulary if init else None
+    corpus = Corpus(config.slides, recipe, vocabulary, seed)
+    # Every process draws the same weights.
     with provenance.seeded_torch(seed, "weights"):
-        network = Ensemble(len(corpus.vocabulary), setup.recipe)
-    if start:
-        network.load_state_dict(start.network.state_dict())
+        network = Ensemble(len(corpus.vocabulary), recipe)
+    if init:
+        network.load_state_dict(init.network.state_dict())
     network.to(device)
-    facts = {
-        "backend": backend.name,
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "processes": processes.size,
-        "platforms": sorted({(part.slide.facts or {}).get(keys.PLATFORM, "") for part in corpus.slides}),
-        "init": began.init if began else {"run": str(setup.init), **_seen(start.provenance)} if start else None,
-    }
-    run = Run(
-        folder=setup.folder,
-        recipe=setup.recipe,
+    session = Session(
+        folder=config.folder,
+        recipe=recipe,
         corpus=corpus,
         network=network,
-        optimiser=_optimiser(network, setup.recipe),
+        optimiser=_make_optimiser(network, recipe),
         backend=backend,
         device=device,
         processes=processes,
         seed=seed,
-        origin=provenance.collect("train", seed=seed, inputs=setup.slides if processes.first else (), **facts),
     )
-    if setup.resume:
-        _take_up(run)
-    elif processes.first:
-        _store_recipe(setup)
-    if setup.latest and processes.first:
-        link_latest(setup.folder, setup.latest)
-    return run
+    source = spec.init if spec else {"run": str(config.init), **_training_data(init.provenance)} if init else None
+    session.provenance = _collect_provenance(session, config.slides, source)
+    if config.resume:
+        _restore(session)
+    elif processes.is_first:
+        _write_recipe(config.folder, recipe)
+    # Last, so that the link never points at a run that could not be opened.
+    if config.latest and processes.is_first:
+        link_latest(config.folder, config.latest)
+    return session
 
 
-def _store_recipe(setup: Setup) -> None:
-    """The first file of a run."""
-    setup.folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(setup.folder / RECIPE_FILE) as temporary:
-        temporary.write_text(recipe.to_toml(setup.recipe), encoding="utf8")
+def _collect_provenance(session: Session, slides: Sequence[Path], init: dict[str, Any] | None) -> dict[str, Any]:
+    """Origin of a run; `init` is the run that its weights come from."""
+    return provenance.collect(
+        "train",
+        seed=session.seed,
+        inputs=slides if session.processes.is_first else (),  # they are hashed for files, which only the first writes
+        backend=session.backend.name,
+        device=str(session.device),
+        threads=torch.get_num_threads(),
+        processes=session.processes.size,
+        platforms=sorted({(part.slide.facts or {}).get(keys.PLATFORM, "") for part in session.corpus.slides}),
+        init=init,
+    )
 
 
-def _choose_backend(name: str, device: torch.device, began: RunSpec | None) -> Backend:
-    """The one that is asked for; `auto` goes on with the one that a run began with, where that works here."""
-    if began and name == "auto":
+def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
+    """Check that a new run overwrites nothing, and that a run to resume exists and has the same recipe."""
+    folder, stored = config.folder, config.folder / RECIPE_FILE
+    if not config.resume:
+        # A run that was killed before its first state has nothing but a recipe: it may start over.
+        present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if present - {RECIPE_FILE} - {path.name for path in _partial_files(folder)}:
+            raise CifmError(f"{folder} is not empty", "choose another --out, or continue that run: --resume")
+        return
+    if not list_states(folder):
+        raise CifmError(f"{folder}: no training to resume", "start it without --resume")
+    before = recipes.load(stored)
+    changed = [
+        f"[{section}]"
+        for section in ("data", "model", "mask", "objective")
+        if getattr(before, section) != getattr(recipe, section)
+    ]
+    if (before.train.average is None) != (recipe.train.average is None):
+        changed.append("train.average")
+    if changed:
+        raise CifmError(
+            f"{folder}: resumed with another {', '.join(changed)} than it was started with",
+            f"use its own recipe: cifm train {stored} --resume --out {folder}",
+        )
+
+
+def _choose_backend(name: str, device: torch.device, spec: RunSpec | None) -> Backend:
+    """The named backend. For `auto` a resumed run keeps its own, if that is available here."""
+    if spec and name == "auto":
         with suppress(cifm_backends.BackendUnavailableError):
-            return cifm_backends.select(began.backend, device.type)
+            return cifm_backends.select(spec.backend, device.type)
     return cifm_backends.select(name, device.type)
 
 
-def _check_shape(setup: Setup, given: Recipe) -> None:
-    """Refuse weights of a network of another shape, or of another meaning."""
-    wanted, differing = setup.recipe, []
-    for section, names in SHAPE.items():
-        ours, theirs = getattr(wanted, section), getattr(given, section)
+def _check_weight_keys(config: TrainConfig, recipe: Recipe, init: Recipe) -> None:
+    """Check that the weights of another run have the shape and the meaning that a recipe gives them."""
+    differing = []
+    for section, names in WEIGHT_KEYS.items():
+        ours, theirs = getattr(recipe, section), getattr(init, section)
         differing += [
             f"{section}.{name} = {json.dumps(getattr(theirs, name))}, here {json.dumps(getattr(ours, name))}"
             for name in names
@@ -214,13 +231,13 @@ def _check_shape(setup: Setup, given: Recipe) -> None:
         ]
     if differing:
         raise CifmError(
-            f"--init {setup.init}: trained with another network: {'; '.join(differing)}",
-            f"start from its recipe: cifm train {setup.init}/{RECIPE_FILE} --init {setup.init}",
+            f"--init {config.init}: trained with another network: {'; '.join(differing)}",
+            f"start from its recipe: cifm train {config.init}/{RECIPE_FILE} --init {config.init}",
         )
 
 
-def _seen(origin: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier run was trained on, and those before it."""
+def _training_data(origin: dict[str, Any]) -> dict[str, Any]:
+    """Inputs and platforms of a run, and of the runs that its weights came from."""
     before: dict[str, Any] = origin.get("init") or {}
     return {
         "inputs": {**before.get("inputs", {}), **origin["inputs"]},
@@ -228,62 +245,8 @@ def _seen(origin: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_folder(setup: Setup) -> None:
-    """Refuse to overwrite a run, to resume nothing, or to resume another recipe."""
-    stored = setup.folder / RECIPE_FILE
-    if not setup.resume:
-        # A run killed before its first state has left a recipe and nothing to resume: it may start over.
-        found = {path.name for path in setup.folder.iterdir()} if setup.folder.is_dir() else set()
-        if found - {RECIPE_FILE} - {path.name for path in _half_written(setup.folder)}:
-            raise CifmError(f"{setup.folder} is not empty", "choose another --out, or go on with that run: --resume")
-        return
-    if not list_states(setup.folder):
-        raise CifmError(f"{setup.folder}: no training to resume", "start it without --resume")
-    before = recipe.load(stored)
-    changed = [
-        f"[{section}]"
-        for section in ("data", "model", "mask", "objective")
-        if getattr(before, section) != getattr(setup.recipe, section)
-    ]
-    if (before.train.average is None) != (setup.recipe.train.average is None):
-        changed.append("train.average")
-    if changed:
-        raise CifmError(
-            f"{setup.folder}: resumed with another {', '.join(changed)} than it was started with",
-            f"use its own recipe: cifm train {stored} --resume --out {setup.folder}",
-        )
-
-
-def _take_up(run: Run) -> None:
-    """Load the state and forget what was done after it."""
-    run.start_average()
-    position = run.position = load_state(run.folder, run.parts(), run.optimiser)
-    if run.processes.largest(position.step) != -run.processes.largest(-position.step):
-        raise CifmError(
-            f"{run.folder}: the processes find different states in it", "name a folder that all machines share"
-        )
-    if not run.processes.first:
-        return
-    for path in _half_written(run.folder):
-        path.unlink()
-    path = run.folder / METRICS_FILE
-    lines = path.read_text(encoding="utf8").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and _is_past(json.loads(line), position)]
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf8")
-
-
-def _is_past(line: dict[str, Any], position: Position) -> bool:
-    return bool(line["step"] <= (position.looked if "validation_loss" in line else position.step))
-
-
-def _half_written(folder: Path) -> list[Path]:
-    """What a killed process left of the file that it was writing."""
-    return list(folder.glob(".*.partial.*"))
-
-
-def _optimiser(network: Ensemble, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; weight decay pulls on matrices, not on biases, vectors or the smoother's blend."""
+def _make_optimiser(network: Ensemble, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW. Weight decay applies to matrices, but not to biases, vectors and the weights of the smoother."""
     named = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
     decayed = [weight for name, weight in named if weight.ndim > 1 and "smoother" not in name]
     others = [weight for name, weight in named if not (weight.ndim > 1 and "smoother" not in name)]
@@ -292,3 +255,41 @@ def _optimiser(network: Ensemble, recipe: Recipe) -> torch.optim.AdamW:
         {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=recipe.train.learning_rate, betas=(0.9, 0.98))
+
+
+def _restore(session: Session) -> None:
+    """Load the last state of a run, and remove the metrics of later steps."""
+    session.start_ema()  # a network that the stored average is loaded into
+    state = session.state = load_state(session.folder, session.networks(), session.optimiser)
+    # Largest and smallest step. They differ if the machines don't share the folder.
+    if session.processes.max(state.step) != -session.processes.max(-state.step):
+        raise CifmError(
+            f"{session.folder}: the processes find different states in it", "name a folder that all machines share"
+        )
+    if not session.processes.is_first:
+        return
+    for path in _partial_files(session.folder):
+        path.unlink()
+    path = session.folder / METRICS_FILE
+    lines = path.read_text(encoding="utf8").splitlines(keepends=True) if path.exists() else []
+    # The last line has no end if the process was killed while it wrote it.
+    past = [line for line in lines if line.endswith("\n") and _is_past(json.loads(line), state)]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(past), encoding="utf8")
+
+
+def _is_past(line: dict[str, Any], state: TrainState) -> bool:
+    """Whether a line of the metrics was written before a state was saved."""
+    return bool(line["step"] <= (state.last_validated if "validation_loss" in line else state.step))
+
+
+def _write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write the recipe, the first file of a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / RECIPE_FILE) as temporary:
+        temporary.write_text(recipes.to_toml(recipe), encoding="utf8")
+
+
+def _partial_files(folder: Path) -> list[Path]:
+    """Files that a killed process was writing."""
+    return list(folder.glob(".*.partial.*"))

@@ -1,8 +1,9 @@
-"""Everything that a resumed run needs to be the uninterrupted one, in `train_state-<step>.safetensors`."""
+"""Training states: all that a resumed run needs to equal an uninterrupted one, in `train_state-<step>.safetensors`."""
 
 from __future__ import annotations
 
 import json
+import logging
 import zlib
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ import torch
 from cifm_cli import keys
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import load_tensors, save_tensors
-from cifm_cli.report.terminal import warn
 from cifm_cli.training.run_spec import RunSpec
 
 if TYPE_CHECKING:
@@ -20,22 +20,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_cli.model.ensemble import Ensemble
-_STATES = "train_state-*.safetensors"
+
+logger = logging.getLogger(__name__)
+
+_FILE_PATTERN = "train_state-*.safetensors"
 _OPTIMISER = "optimiser"
+# Keys of the header, and the names in it of fields that are called otherwise here.
+_STATE, _SPEC, _CHECKSUM = "position", "began", "crc32"
+_STORED_NAMES = {"validations_since_best": "looks_since_best", "last_validated": "looked"}
 
 
 @dataclass
-class Position:
-    """Where a run stands.
+class TrainState:
+    """How far a run has come.
 
     Args:
-        step: Steps done.
+        step: Steps taken.
         seconds: Training time so far.
         best_loss: Lowest validation loss.
-        best_step: When it was seen.
-        first_loss: Validation loss before the first step: what an explosion is measured against.
-        looks_since_best: Looks at the validation region without a new best.
-        looked: Step of the last look; below zero before the first.
+        best_step: Step at which it was measured.
+        first_loss: Validation loss before the first step, which later losses are compared with.
+        validations_since_best: Validations since the best loss.
+        last_validated: Step of the last validation; below zero before the first.
     """
 
     step: int = 0
@@ -43,124 +49,138 @@ class Position:
     best_loss: float = float("inf")
     best_step: int = 0
     first_loss: float = float("inf")
-    looks_since_best: int = 0
-    looked: int = -1
+    validations_since_best: int = 0
+    last_validated: int = -1
+
+    def to_json(self) -> dict[str, Any]:
+        """The state for a header. Infinity is not JSON: a loss that is not measured yet is null."""
+        return {
+            _STORED_NAMES.get(name, name): None if value == float("inf") else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> TrainState:
+        """The state that `to_json` turned into `content`; unknown keys are ignored."""
+        names = {_STORED_NAMES.get(field.name, field.name): field.name for field in fields(cls)}
+        known = {names[name]: value for name, value in content.items() if name in names and value is not None}
+        return cls(**known)
 
 
 def list_states(folder: Path) -> list[Path]:
-    """Training states of a run, the newest first."""
-    return sorted(folder.glob(_STATES), reverse=True)
+    """Files of the training states of a run, the newest first."""
+    return sorted(folder.glob(_FILE_PATTERN), reverse=True)
 
 
 def save_state(
     folder: Path,
-    parts: Mapping[str, Ensemble],
+    networks: Mapping[str, Ensemble],
     optimiser: torch.optim.Optimizer,
-    position: Position,
-    began: RunSpec,
-    keep: int,
+    state: TrainState,
+    spec: RunSpec,
+    num_kept: int,
 ) -> None:
-    """Write a training state, whole or not at all, and then remove the old ones.
+    """Write a training state as a whole or not at all, then remove the oldest ones.
 
     Args:
-        folder: The run.
-        parts: Sets of weights by name: as they are now, not the best ones.
-        optimiser: Its moments.
-        position: Where the run stands.
-        began: How it began.
-        keep: States to keep, this one included.
+        folder: Folder of the run.
+        networks: Names and networks whose present weights are stored.
+        optimiser: Optimiser whose moments are stored.
+        state: How far the run has come.
+        spec: How the run was started.
+        num_kept: Number of states to keep, this one included.
     """
     tensors = {
-        f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.stored_weights().items()
+        f"{name}.{key}": tensor
+        for name, network in networks.items()
+        for key, tensor in network.stored_weights().items()
     }
     for number, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"{_OPTIMISER}.{number}.{name}": tensor for name, tensor in moments.items()}
-    # Infinity is not JSON: a number that is not there yet is stored as null.
-    stored = {name: None if value == float("inf") else value for name, value in asdict(position).items()}
-    content = {"position": stored, "began": began.to_json()}
-    header = {"format": keys.CHECKPOINT_FORMAT, **content, "crc32": _checksum(tensors, content)}
-    save_tensors(folder / _STATES.replace("*", f"{position.step:08d}"), tensors, header)
-    for old in list_states(folder)[keep:]:
+        tensors |= {f"{_OPTIMISER}.{number}.{key}": tensor for key, tensor in moments.items()}
+    content = {_STATE: state.to_json(), _SPEC: spec.to_json()}
+    header = {"format": keys.CHECKPOINT_FORMAT, **content, _CHECKSUM: _checksum(tensors, content)}
+    save_tensors(folder / _FILE_PATTERN.replace("*", f"{state.step:08d}"), tensors, header)
+    # Only now that the new state is complete.
+    for old in list_states(folder)[num_kept:]:
         old.unlink()
 
 
-def load_began(folder: Path) -> RunSpec:
-    """How a run began.
+def load_run_spec(folder: Path) -> RunSpec:
+    """Read how a run was started.
 
     Args:
-        folder: The run.
+        folder: Folder of the run.
 
     Returns:
-        What its newest undamaged state says.
+        The specification in its newest undamaged state.
 
     Raises:
-        CifmError: There is none.
+        CifmError: There is no undamaged state.
     """
-    return RunSpec.from_json(_newest_whole(folder, quiet=True)[2]["began"])
+    return RunSpec.from_json(_read_newest(folder, warn=False)[2][_SPEC])
 
 
-def load_state(folder: Path, parts: Mapping[str, Ensemble], optimiser: torch.optim.Optimizer) -> Position:
-    """Put a run back where it stood: at its newest state, or the one before where that is damaged.
+def load_state(folder: Path, networks: Mapping[str, Ensemble], optimiser: torch.optim.Optimizer) -> TrainState:
+    """Load the newest undamaged state of a run.
 
     Args:
-        folder: The run.
-        parts: Get their weights.
-        optimiser: Gets the moments.
+        folder: Folder of the run.
+        networks: Names and networks, as in `save_state`; they get the stored weights.
+        optimiser: It gets the stored moments.
 
     Returns:
-        Where the run stands.
+        How far the run has come.
 
     Raises:
-        CifmError: There is no undamaged state, or it is one of another network.
+        CifmError: There is no undamaged state, or it belongs to another network.
     """
-    path, tensors, content = _newest_whole(folder)
-    stored = content["position"]
+    path, tensors, content = _read_newest(folder, warn=True)
     try:
-        for part, module in parts.items():
-            module.load_stored_weights(_part(tensors, part))
+        for name, network in networks.items():
+            network.load_stored_weights(_with_prefix(tensors, name))
     except RuntimeError as error:
         raise CifmError(f"{path}: does not fit the network of its recipe", "train again") from error
     moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in _part(tensors, _OPTIMISER).items():
-        number, _, moment = name.partition(".")
+    for key, tensor in _with_prefix(tensors, _OPTIMISER).items():
+        number, _, moment = key.partition(".")
         moments.setdefault(int(number), {})[moment] = tensor
+    # The parameter groups come from the recipe, whose weight decay the user may have changed.
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
-    known = {field.name for field in fields(Position)}
-    return Position(**{name: value for name, value in stored.items() if name in known and value is not None})
+    return TrainState.from_json(content[_STATE])
 
 
-def _newest_whole(folder: Path, *, quiet: bool = False) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]]:
-    """The newest state that can be read; a warning for each that can't, unless quiet."""
+def _read_newest(folder: Path, *, warn: bool) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]]:
+    """Path, tensors and header of the newest undamaged state; damaged ones are logged if `warn`."""
     paths = list_states(folder)
     for path in paths:
         try:
             return path, *_read(path)
         except CifmError as error:
-            if path == paths[-1]:
+            if path == paths[-1]:  # no older state is left
                 raise
-            if not quiet:
-                warn(f"{error.message}; going on from the state before it")
+            if warn:
+                logger.warning(f"{error.message}; continuing from the state before it")
     raise CifmError(f"{folder}: no training to resume", "start it without --resume")
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and header of a state, whose checksum must be right."""
     tensors, header = load_tensors(path)
-    content = {name: header.get(name) for name in ("position", "began")}
-    if header.get("crc32") != _checksum(tensors, content):
-        raise CifmError(f"{path}: damaged, its checksum is another", "copy the file anew, or start again")
+    content = {key: header.get(key) for key in (_STATE, _SPEC)}
+    if header.get(_CHECKSUM) != _checksum(tensors, content):
+        raise CifmError(f"{path}: damaged, its checksum is wrong", "copy the file again, or train again")
     return tensors, content
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor], content: dict[str, Any]) -> int:
-    # safetensors checks lengths, not contents: a flipped bit would be trained on.
+    """CRC-32 of header and tensors: safetensors checks lengths only, and training would go on with a flipped bit."""
     value = zlib.crc32(json.dumps(content, sort_keys=True).encode())
-    for name in sorted(tensors):
-        flat = tensors[name].detach().cpu().contiguous().flatten()
+    for key in sorted(tensors):
+        flat = tensors[key].detach().cpu().contiguous().flatten()
         value = zlib.crc32(flat.view(torch.uint8).numpy().data, value)
     return value
 
 
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {
-        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
-    }
+def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose key begins with `prefix` and a dot, under the rest of their keys."""
+    return {key.removeprefix(f"{prefix}."): tensor for key, tensor in tensors.items() if key.startswith(f"{prefix}.")}

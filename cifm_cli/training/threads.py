@@ -1,4 +1,4 @@
-"""Things that have nothing to do with each other, such as the members of a network, on threads of a CPU."""
+"""Independent computations, such as those of the members of a network, on threads of a CPU."""
 
 from __future__ import annotations
 
@@ -14,44 +14,48 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
-def side_by_side(task: Callable[[Item], Made], items: Sequence[Item], device: torch.device) -> list[Made]:
-    """`map`, on as many threads as there are items and cores: small products gain little from several cores each.
+def map_threads(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
+    """`map`, on as many threads as there are items and cores: small matrix products gain little from several cores.
 
     Args:
-        task: What to do with an item alone.
-        items: Any number.
-        device: Where the work is done; on a GPU it is one after the other.
+        function: Called with each item; calls must not depend on each other.
+        items: Any number of items.
+        device: Where the computation runs. On a GPU the calls are made one after the other.
 
     Returns:
-        The answers, in the order of the items.
+        The results, in the order of the items.
     """
-    num_threads = torch.get_num_threads()
-    workers = min(len(items), num_threads) if device.type == "cpu" else 1
-    if workers < 2:
-        return [task(item) for item in items]
-    return list(_threads(workers, num_threads // workers, os.getpid()).map(task, items))
+    num_cores = torch.get_num_threads()
+    num_threads = min(len(items), num_cores) if device.type == "cpu" else 1
+    if num_threads < 2:
+        return [function(item) for item in items]
+    return list(_make_pool(num_threads, num_cores // num_threads, os.getpid()).map(function, items))
 
 
 @lru_cache(maxsize=1)
-def _threads(workers: int, threads_of_each: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process that sleep between calls; torch uses but a share of the cores in each."""
-    own = torch.get_num_threads()
+def _make_pool(num_threads: int, cores_per_thread: int, process: int) -> ThreadPoolExecutor:
+    """Threads that are kept between calls, each of which uses some of the cores for torch.
+
+    `process` is part of the cache's key: threads do not survive a fork.
+    """
+    num_cores = torch.get_num_threads()
     pool = ThreadPoolExecutor(
-        workers,
+        num_threads,
         thread_name_prefix=f"cifm-members-{process}",
-        initializer=_use,
-        initargs=(threads_of_each,),
+        initializer=_set_cores,
+        initargs=(cores_per_thread,),
     )
-    everyone = Barrier(workers)
-    list(pool.map(lambda _: everyone.wait(), range(workers)))  # by now each has been told how many threads it has
-    torch.set_num_threads(own)  # torch would hand the last number set to threads that start later
+    # The executor starts a thread only when no other is idle: the barrier makes it start all of them now.
+    all_started = Barrier(num_threads)
+    list(pool.map(lambda _: all_started.wait(), range(num_threads)))
+    torch.set_num_threads(num_cores)  # threads that start later would inherit the number that was set last
     return pool
 
 
-def _use(num_threads: int) -> None:
-    """Set this thread's number; torch forgets it again unless the thread has asked for it once."""
-    torch.set_num_threads(num_threads)
-    torch.get_num_threads()
+def _set_cores(number: int) -> None:
+    """Set the number of cores that torch uses in this thread."""
+    torch.set_num_threads(number)
+    torch.get_num_threads()  # torch drops the number again unless the thread has read it once

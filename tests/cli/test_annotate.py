@@ -160,7 +160,7 @@ def test_a_cell_without_a_position_is_named(cifm, tmp_path: Path) -> None:
     slide.write_h5ad(tmp_path / "nowhere.h5ad")
     code, _, err = cifm("annotate", "apply", tmp_path / "nowhere.h5ad", "--out", tmp_path / "out")
     assert code == 1
-    assert f"nowhere.h5ad: cell {slide.obs_names[3]!r} (row 3) stands at (nan, " in err
+    assert f"nowhere.h5ad: cell {slide.obs_names[3]!r} (row 3) has the coordinates (nan, " in err
 
 
 def test_wrong_usage_exits_with_2(cifm) -> None:

@@ -55,7 +55,7 @@ def test_help_names_every_command_and_how_to_start(cifm) -> None:
     assert "cifm demo" in out
 
 
-def test_nothing_typed_is_a_call_for_help(cifm) -> None:
+def test_without_arguments_the_help_is_printed(cifm) -> None:
     assert cifm() == cifm("--help")
 
 
@@ -81,7 +81,7 @@ def test_wrong_usage_is_two_lines_and_exit_2(cifm, words: list[str], says: str) 
 
 
 def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    """Let `cifm recipes list` end in `error`."""
+    """Make `cifm recipes list` raise `error`."""
 
     def fail() -> None:
         raise error
@@ -119,7 +119,7 @@ def test_a_bug_keeps_its_traceback(cifm, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt(), 130), (StopRequested(), 143)])
-def test_interruption_says_how_to_go_on(
+def test_an_interruption_is_reported(
     cifm, monkeypatch: pytest.MonkeyPatch, error: BaseException, expected: int
 ) -> None:
     raising(monkeypatch, error)
@@ -128,7 +128,7 @@ def test_interruption_says_how_to_go_on(
     assert err.startswith("interrupted; ")
 
 
-def test_sigterm_unwinds_the_stack_and_gives_the_handler_back() -> None:
+def test_sigterm_unwinds_the_stack_and_restores_the_handler() -> None:
     code = """
 import os, signal, sys
 from cifm_cli import app, recipe
@@ -153,7 +153,7 @@ def test_a_closed_pipe_is_quiet() -> None:
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "cifm_cli", "recipes", "show", "xenium"]
-    # pytest ignores SIGPIPE as Python does; the child must meet the broken pipe itself
+    # pytest and Python ignore SIGPIPE, so the child has to handle the broken pipe itself
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     os.close(write)
     assert done.stderr == ""
@@ -161,14 +161,14 @@ def test_a_closed_pipe_is_quiet() -> None:
 
 
 @pytest.mark.parametrize("user", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
-def test_threads_wait_without_spinning_unless_the_user_says_so(user: dict[str, str]) -> None:
+def test_idle_threads_do_not_spin_unless_the_user_asks_for_it(user: dict[str, str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in THREADS} | user
     command = [sys.executable, "-m", "cifm_cli", "doctor", "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
     assert THREADS | user == {name: json.loads(done.stdout)["environment"][name] for name in THREADS}
 
 
-def test_backends_and_doctor_tell_what_is_here(cifm) -> None:
+def test_backends_and_doctor_describe_the_installation(cifm) -> None:
     code, out, _ = cifm("backends", "--json")
     found = {backend["name"]: backend for backend in json.loads(out)}
     assert code == 0

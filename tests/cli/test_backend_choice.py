@@ -1,4 +1,4 @@
-"""`--backend` and `--precision` as typed, from training to embeddings."""
+"""`--backend` and `--precision` on the command line, from training to embeddings."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def test_half_precision_trains_evaluates_embeds_and_predicts(cifm: Callable) -> 
     checkpoint = load_checkpoint(Path("runs/latest"))
     assert checkpoint.recipe.train.precision == "bfloat16"
     assert {str(weight.dtype) for weight in checkpoint.network.parameters()} == {"torch.float32"}
-    found = {}
+    embeddings = {}
     for precision in ("float32", "bfloat16"):
         outcome = cifm("embed", "--out", precision, "--precision", precision)
         assert outcome.code == 0, outcome.err
-        found[precision] = ad.read_h5ad(f"{precision}/tissue.h5ad").obsm[keys.MICROENVIRONMENT]
-    apart = np.abs(found["bfloat16"] - found["float32"]).max() / np.abs(found["float32"]).max()
-    assert 0 < apart < 0.05
+        embeddings[precision] = ad.read_h5ad(f"{precision}/tissue.h5ad").obsm[keys.MICROENVIRONMENT]
+    difference = np.abs(embeddings["bfloat16"] - embeddings["float32"]).max() / np.abs(embeddings["float32"]).max()
+    assert 0 < difference < 0.05
     assert cifm("predict", "prepared/tissue.h5ad", "--precision", "bfloat16").code == 0
     outcome = cifm("evaluate", "--rounds", "1", "--geometry", "scattered", "--precision", "bfloat16", "--json")
     assert json.loads(outcome.out)["provenance"]["precision"] == "bfloat16"
 
 
-def test_an_unknown_precision_is_wrong_usage(cifm: Callable) -> None:
+def test_an_unknown_precision_is_a_usage_error(cifm: Callable) -> None:
     outcome = cifm("embed", "--precision", "float8")
     assert outcome.code == 2
     assert "bfloat16" in outcome.err

@@ -1,4 +1,4 @@
-"""The demo runs what it shows, and every place it names is there afterwards."""
+"""The demo runs the commands that it prints, and all results that it lists exist afterwards."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cifm_cli.commands import demo
 
 
 def test_the_demo_is_the_six_commands() -> None:
-    assert [line.split()[1] for line in demo.LINES] == ["prepare", "train", "evaluate", "embed", "probe", "simulate"]
+    assert [line.split()[1] for line in demo.COMMANDS] == ["prepare", "train", "evaluate", "embed", "probe", "simulate"]
 
 
 @pytest.mark.slow
-def test_the_demo_runs_what_it_shows(cifm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_runs_the_commands_that_it_prints(cifm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "NUM_CELLS", 1_500)
     brief = {
@@ -23,18 +23,20 @@ def test_the_demo_runs_what_it_shows(cifm, tmp_path: Path, monkeypatch: pytest.M
         "evaluate": "--geometry scattered --rounds 2",
         "simulate": "--steps 2",
     }
-    monkeypatch.setattr(demo, "LINES", tuple(f"{line} {brief.get(line.split()[1], '')}".strip() for line in demo.LINES))
+    monkeypatch.setattr(
+        demo, "COMMANDS", tuple(f"{line} {brief.get(line.split()[1], '')}".strip() for line in demo.COMMANDS)
+    )
     code, out, err = cifm("demo")
     assert (code, out) == (0, "")
-    assert re.findall(r"^\$ (.*)$", err, re.MULTILINE) == ["cd cifm_demo", *demo.LINES]
-    assert [where for where in demo.WHERE if not (tmp_path / "cifm_demo" / where).exists()] == []
+    assert re.findall(r"^\$ (.*)$", err, re.MULTILINE) == ["cd cifm_demo", *demo.COMMANDS]
+    assert [path for path in demo.RESULTS if not (tmp_path / "cifm_demo" / path).exists()] == []
     assert Path.cwd() == tmp_path
 
 
-def test_a_line_that_fails_ends_the_demo(cifm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_fails_ends_the_demo(cifm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "NUM_CELLS", 300)
-    monkeypatch.setattr(demo, "LINES", ("cifm inspect nowhere", "cifm recipes list"))
+    monkeypatch.setattr(demo, "COMMANDS", ("cifm inspect nowhere", "cifm recipes list"))
     code, out, err = cifm("demo", "--out", "d")
     assert (code, out) == (1, "")
     assert "nowhere" in err

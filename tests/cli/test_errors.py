@@ -1,4 +1,4 @@
-"""Mistakes users make: each ends in exit code 1, one `error:` line with an address and one `hint:` line."""
+"""User errors: each ends in exit code 1, one `error:` line that names the file or option, and one `hint:` line."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MATRIX = "cell_feature_matrix.h5"
 
 @pytest.fixture
 def bundle(xenium_download: Path, tmp_path: Path) -> Path:
-    """A download of one's own to spoil."""
-    return Path(shutil.copytree(xenium_download, tmp_path / "spoilt"))
+    """A copy of the download, which the test may damage."""
+    return Path(shutil.copytree(xenium_download, tmp_path / "damaged"))
 
 
 @pytest.fixture
 def refused(cifm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Run a command that must be refused; gives the `error:` line without its label."""
+    """Run a command that must fail; returns the `error:` line without its label."""
     monkeypatch.chdir(tmp_path)
 
     def run(*argv: object) -> str:
@@ -50,7 +50,7 @@ def test_a_download_that_is_not_there(refused) -> None:
 def test_files_missing_in_a_bundle(refused, bundle: Path, files: list[str]) -> None:
     for file in files:
         (bundle / file).unlink()
-    assert "spoilt" in refused("prepare", bundle)
+    assert "damaged" in refused("prepare", bundle)
     assert not Path("prepared").exists()
 
 
@@ -78,7 +78,7 @@ def test_coordinates_in_pixels(refused, bundle: Path) -> None:
     assert "um" in refused("prepare", bundle)
 
 
-def test_an_h5ad_that_nobody_prepared(refused, tmp_path: Path) -> None:
+def test_an_h5ad_that_is_not_prepared(refused, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "plain.h5ad", "w") as file:
         file["X"] = np.ones((2, 2))
     assert "plain.h5ad" in refused("inspect", "plain.h5ad")
@@ -94,8 +94,8 @@ def test_an_unknown_recipe_key(refused, prepared_synthetic: Path) -> None:
 
 
 def test_a_validation_slide_that_is_not_there(refused, prepared_synthetic: Path) -> None:
-    nobody = 'data.validation_slides=["nobody"]'
-    assert "nobody" in refused("train", "demo", "--data", prepared_synthetic, "--set", nobody)
+    setting = 'data.validation_slides=["missing"]'
+    assert "missing" in refused("train", "demo", "--data", prepared_synthetic, "--set", setting)
 
 
 def test_a_checkpoint_of_another_format(refused, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_damaged_checkpoint(refused, tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "notes.txt", "empty"])
-def test_what_inspect_does_not_know(refused, tmp_path: Path, name: str) -> None:
+def test_inspect_refuses_unknown_files(refused, tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.txt").touch()
     (tmp_path / "empty").mkdir()
     assert name in refused("inspect", name)
@@ -123,7 +123,7 @@ def test_a_backend_that_does_not_exist(refused, prepared_synthetic: Path) -> Non
 
 
 def test_a_full_disk(xenium_download: Path, tmp_path: Path) -> None:
-    """A limit on file sizes stands in for the disk."""
+    """A limit on file sizes replaces a full disk."""
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

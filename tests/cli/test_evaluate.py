@@ -50,13 +50,13 @@ def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory
 def train_small(folder: Path, name: str, settings: Sequence[str] = (), **further: Any) -> None:
     """A run of three steps on the slide of the workspace."""
     from cifm_cli import recipe
+    from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.loop import train
-    from cifm_cli.training.session import Setup
 
     small = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64", *settings]
     resolved = recipe.load(recipe.find("demo"), small)
     slide = folder / "prepared" / "tissue.h5ad"
-    train(Setup(resolved, [slide], folder / "runs" / name, backend="torch", **further))
+    train(TrainConfig(resolved, [slide], folder / "runs" / name, backend="torch", **further))
 
 
 @pytest.fixture(autouse=True)
@@ -267,8 +267,10 @@ def test_several_slides_are_averaged(cifm: Callable, workspace: Path) -> None:
         assert (f"slide {name}: the model was trained on {seen:,} of the" in err) == (name == "tissue")
         assert (seen > 0) == (name == "tissue")
     assert "cross-sample, zero-shot: the model was trained on other slides" in page
-    assert f"{found['slides']['tissue']['scenario']['model']['trained_cells_scored']:,} of the scored cells are" in page
-    assert "Everybody was tuned on its validation region." in page
+    assert (
+        f"{found['slides']['tissue']['scenario']['model']['trained_cells_scored']:,} of the scored cells were" in page
+    )
+    assert "All predictors were tuned on its validation region." in page
     assert "tuned on the training region" not in err
 
 

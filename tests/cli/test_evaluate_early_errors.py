@@ -16,8 +16,8 @@ BRIEF = ("--geometry", "scattered", "--rounds", "1", "--backend", "torch", "--js
 def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a prepared slide, one without a test region, and a small run."""
     from cifm_cli import recipe
+    from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.loop import train
-    from cifm_cli.training.session import Setup
 
     folder = tmp_path_factory.mktemp("early_errors")
     slide = ad.read_h5ad(prepared_synthetic)
@@ -26,7 +26,7 @@ def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory
     small = ["train.steps=1", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64"]
     resolved = recipe.load(recipe.find("demo"), small)
     latest = folder / "runs" / "latest"
-    train(Setup(resolved, [folder / "tissue.h5ad"], folder / "runs" / "small", backend="torch", latest=latest))
+    train(TrainConfig(resolved, [folder / "tissue.h5ad"], folder / "runs" / "small", backend="torch", latest=latest))
     return folder
 
 

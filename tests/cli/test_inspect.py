@@ -1,4 +1,4 @@
-"""`cifm inspect` on everything that cifm writes."""
+"""`cifm inspect` on all files that cifm writes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def facts(cifm, path: Path) -> dict:
     return json.loads(out)
 
 
-def test_a_prepared_slide(cifm, prepared_synthetic: Path) -> None:
-    found = facts(cifm, prepared_synthetic)
-    assert found["kind"] == "prepared slide"
-    assert found["platform"] == "xenium"
-    assert sum(found["split"].values()) == found["cells"] == found["report"]["cells"]["kept"]
-    assert found["provenance"]["command"] == "prepare"
+def test_prepared_slide(cifm, prepared_synthetic: Path) -> None:
+    result = facts(cifm, prepared_synthetic)
+    assert result["kind"] == "prepared slide"
+    assert result["platform"] == "xenium"
+    assert sum(result["split"].values()) == result["cells"] == result["report"]["cells"]["kept"]
+    assert result["provenance"]["command"] == "prepare"
 
 
 def test_slides_are_inspected_without_torch(prepared_synthetic: Path) -> None:
@@ -33,7 +33,7 @@ def test_slides_are_inspected_without_torch(prepared_synthetic: Path) -> None:
     assert done.stdout.splitlines()[-1] == "0 0 False"
 
 
-def test_a_folder_of_slides(cifm, prepared_synthetic: Path) -> None:
+def test_folder_of_slides(cifm, prepared_synthetic: Path) -> None:
     corpus, slide = facts(cifm, prepared_synthetic.parent), facts(cifm, prepared_synthetic)
     shared = ("cells", "genes", "split", "platform", "radius_um", "condition", "tissue", "sample")
     assert corpus["slides"] == {"tissue": {key: slide[key] for key in shared}}
@@ -41,7 +41,7 @@ def test_a_folder_of_slides(cifm, prepared_synthetic: Path) -> None:
     assert corpus["genes"] == {"union": slide["genes"], "shared": slide["genes"]}
 
 
-def test_the_readable_form_says_the_same(cifm, prepared_synthetic: Path) -> None:
+def test_table_shows_the_same_as_json(cifm, prepared_synthetic: Path) -> None:
     code, out, err = cifm("inspect", prepared_synthetic)
     rows = dict(line.split(maxsplit=1) for line in out.splitlines() if len(line.split(maxsplit=1)) == 2)
     assert (code, err) == (0, "")
@@ -49,7 +49,7 @@ def test_the_readable_form_says_the_same(cifm, prepared_synthetic: Path) -> None
     assert rows["split.train"] == str(facts(cifm, prepared_synthetic)["split"]["train"])
 
 
-def test_a_run_and_its_model(cifm, tmp_path: Path) -> None:
+def test_run_and_its_model(cifm, tmp_path: Path) -> None:
     from cifm_cli.model.checkpoint import save_checkpoint
     from cifm_cli.model.ensemble import Ensemble
     from cifm_cli.recipe import Recipe
@@ -58,16 +58,16 @@ def test_a_run_and_its_model(cifm, tmp_path: Path) -> None:
     recipe = Recipe(model=ModelRecipe(width=8))
     genes = ("ENSG1", "ENSG2", "ENSG3")
     save_checkpoint(tmp_path / "model.safetensors", Ensemble(len(genes), recipe), recipe, genes, {"seed": 7})
-    found = facts(cifm, tmp_path)
-    assert found == facts(cifm, tmp_path / "model.safetensors")
-    assert (found["kind"], found["genes"], found["recipe"]["model"]["width"]) == ("checkpoint", 3, 8)
-    assert found["provenance"] == {"seed": 7}
-    parts = dict(found["parameters"])
+    result = facts(cifm, tmp_path)
+    assert result == facts(cifm, tmp_path / "model.safetensors")
+    assert (result["kind"], result["genes"], result["recipe"]["model"]["width"]) == ("checkpoint", 3, 8)
+    assert result["provenance"] == {"seed": 7}
+    parts = dict(result["parameters"])
     assert parts.pop("total") == sum(parts.values())
 
 
 @pytest.mark.parametrize("slots", [["X_cifm"], ["X_cifm_cell"], ["X_cifm", "X_cifm_cell"]])
-def test_an_embedded_slide(cifm, tmp_path: Path, slots: list[str]) -> None:
+def test_embedded_slide(cifm, tmp_path: Path, slots: list[str]) -> None:
     path = tmp_path / "e.h5ad"
     with h5py.File(path, "w") as file:
         for slot in slots:

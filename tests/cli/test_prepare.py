@@ -1,4 +1,4 @@
-"""`cifm prepare` as typed: streams, exit codes, messages, and a disk that is full."""
+"""`cifm prepare` on the command line: streams, exit codes, messages, and a full disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def test_a_download_becomes_a_slide(
+def test_download_becomes_a_slide(
     cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -40,7 +40,7 @@ def test_a_download_becomes_a_slide(
     )
 
 
-def test_json_alone_goes_to_stdout(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
+def test_only_json_goes_to_stdout(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
     code, out, _ = cifm(
         "prepare", xenium_download, "--out", tmp_path, "--name", "t1", "--condition", "tumour", "--json"
     )
@@ -63,7 +63,7 @@ def test_several_downloads_in_one_call(cifm: Callable[..., Any], xenium_download
     assert sorted(path.name for path in (tmp_path / "prepared").glob("*.h5ad")) == ["other.h5ad", "tissue.h5ad"]
 
 
-def test_a_sheet_of_samples_becomes_a_corpus(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
+def test_samplesheet_becomes_a_corpus(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "samples.csv"
     sheet.write_text(f"download,name,tissue\n{xenium_download},one,lung\n{xenium_download},two,\nabsent,,\n")
     words = ["--sheet", sheet, "--out", tmp_path / "prepared", "--tissue", "liver", "--json"]
@@ -72,12 +72,12 @@ def test_a_sheet_of_samples_becomes_a_corpus(cifm: Callable[..., Any], xenium_do
     code, out, err = cifm("prepare", *words, "--jobs", "2")
     assert code == 0, err
     assert list(json.loads(out)["slides"]) == ["one", "two"]
-    told = cifm("inspect", tmp_path / "prepared").out.splitlines()
-    assert [line.split()[0] for line in told] == ["slide", "one", "two", "all"]
-    assert ("lung" in told[1], "liver" in told[2]) == (True, True)
+    lines = cifm("inspect", tmp_path / "prepared").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["slide", "one", "two", "all"]
+    assert ("lung" in lines[1], "liver" in lines[2]) == (True, True)
 
 
-def test_what_fails_is_told_and_the_rest_is_written(
+def test_failure_is_reported_and_other_slides_are_written(
     cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path
 ) -> None:
     code, out, err = cifm("prepare", tmp_path / "absent", xenium_download, "--out", tmp_path, "--json")
@@ -88,7 +88,7 @@ def test_what_fails_is_told_and_the_rest_is_written(
     assert (tmp_path / "tissue.h5ad").is_file()
 
 
-def test_crop_and_radius_reach_the_slide(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
+def test_crop_and_radius_affect_the_slide(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
     code, out, _ = cifm(
         "prepare", xenium_download, "--out", tmp_path, "--crop", "0,0,150,150", "--radius-um", "30", "--json"
     )
@@ -132,7 +132,7 @@ def test_wrong_usage_has_code_2(cifm: Callable[..., Any]) -> None:
     assert cifm("prepare", "x", "--matrix", "counts.csv", "--cells", "cells.csv").code == 2
 
 
-def test_a_matrix_and_a_table_of_cells(cifm: Callable[..., Any], tmp_path: Path) -> None:
+def test_matrix_and_table_of_cells(cifm: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "counts.csv").write_text("cell,CD4,CD8A\na,1,0\nb,0,2\nc,3,4\n")
     (tmp_path / "cells.csv").write_text("name,x_um,y_um\nc,0,10\na,0,0\nb,10,0\n")
     words = ["--matrix", tmp_path / "counts.csv", "--cells", tmp_path / "cells.csv", "--out", tmp_path, "--json"]
@@ -145,7 +145,7 @@ def test_a_matrix_and_a_table_of_cells(cifm: Callable[..., Any], tmp_path: Path)
     assert "made from other input" in cifm("prepare", *words).err
 
 
-def test_symbols_without_ids_get_the_hint(cifm: Callable[..., Any], tmp_path: Path) -> None:
+def test_error_for_unknown_symbols_has_a_hint(cifm: Callable[..., Any], tmp_path: Path) -> None:
     slide = ad.AnnData(
         np.ones((4, 2)), obs=pd.DataFrame(index=list("abcd")), var=pd.DataFrame(index=["GENE1", "GENE2"])
     )
@@ -158,7 +158,7 @@ def test_symbols_without_ids_get_the_hint(cifm: Callable[..., Any], tmp_path: Pa
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits on file size are set by POSIX")
-def test_a_full_disk_leaves_the_old_slide(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
+def test_full_disk_leaves_the_old_slide(cifm: Callable[..., Any], xenium_download: Path, tmp_path: Path) -> None:
     assert cifm("prepare", xenium_download, "--out", tmp_path).code == 0
     command = [sys.executable, "-m", "cifm_cli", "prepare", str(xenium_download), "--out", str(tmp_path)]
     before = (tmp_path / "tissue.h5ad").read_bytes()
@@ -172,7 +172,7 @@ def test_a_full_disk_leaves_the_old_slide(cifm: Callable[..., Any], xenium_downl
     assert (tmp_path / "tissue.h5ad").read_bytes() == before
 
 
-def test_the_options_are_the_contract() -> None:
+def test_options_are_the_contract() -> None:
     from typer.main import get_command
 
     from cifm_cli.app import app

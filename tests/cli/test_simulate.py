@@ -1,4 +1,4 @@
-"""`cifm simulate` as users type it: what it leaves, and what it refuses."""
+"""`cifm simulate` as users type it: the files it writes, and the errors it gives."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def workspace(prepared_synthetic: Path, run_folder: Path, tmp_path_factory: pyte
 
 @pytest.fixture
 def workplace(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace of one's own to work in and spoil."""
+    """A copy of the workspace, which the test may change."""
     shutil.copytree(workspace, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -74,7 +74,7 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def test_as_typed_in_a_workspace(cifm, workplace: Path, simulated: Path) -> None:
-    """Run again elsewhere: the same files, bit for bit where they hold no date, and the result on stdout."""
+    """A second run gives the same files, bit for bit where they hold no date, and the result on stdout."""
     code, out, err = cifm("simulate", "--inject", "T cells", "--count", 7, "--replicates", 2, *QUICK, "--json")
     assert code == 0
     assert {path.name for path in Path("simulation").iterdir()} == FILES
@@ -83,7 +83,7 @@ def test_as_typed_in_a_workspace(cifm, workplace: Path, simulated: Path) -> None
     result = json.loads(out)
     assert result == json.loads(Path("simulation/simulation.json").read_text(encoding="utf8"))
     assert "300 of 7" in err
-    assert "another one with --crop" in err
+    assert "choose another one with --crop" in err
 
 
 def test_the_result(simulated: Path) -> None:
@@ -105,10 +105,10 @@ def test_tables_add_up(simulated: Path) -> None:
     assert totals["num_cells"].sum().unique().tolist() == [300]
     assert totals["share"].sum().to_numpy() == pytest.approx(1, abs=1e-4)
     assert len(totals) == 2 * 2 * 3
-    moved = read_csv(simulated / "transitions.csv")
-    assert moved.groupby(["arm", "replicate"])["num_cells"].sum().tolist() == [300] * 4
+    transitions = read_csv(simulated / "transitions.csv")
+    assert transitions.groupby(["arm", "replicate"])["num_cells"].sum().tolist() == [300] * 4
     last = rows.query("arm == 'treated' and replicate == 1 and step == 2 and num_cells > 0")
-    arrived = moved.query("arm == 'treated' and replicate == 1").groupby("to")["num_cells"].sum()
+    arrived = transitions.query("arm == 'treated' and replicate == 1").groupby("to")["num_cells"].sum()
     assert arrived.to_dict() == last.set_index("cell_type")["num_cells"].to_dict()
 
 
@@ -129,7 +129,7 @@ def test_the_tissue_before_and_after(simulated: Path, workspace: Path) -> None:
     assert json.loads(tissue.uns["cifm"]["provenance"])["command"] == "simulate"
 
 
-def test_an_earlier_simulation_is_replaced_and_nothing_else(cifm, workplace: Path, simulated: Path) -> None:
+def test_only_an_earlier_simulation_is_replaced(cifm, workplace: Path, simulated: Path) -> None:
     shutil.copytree(simulated, "simulation")
     before = Path("simulation/composition.csv").read_bytes()
     assert cifm("simulate", "--inject", "tcell", *QUICK, "--seed", 1).code == 0
@@ -138,7 +138,7 @@ def test_an_earlier_simulation_is_replaced_and_nothing_else(cifm, workplace: Pat
     Path("mine/thesis.tex").touch()
     code, _, err = cifm("simulate", "--inject", "tcell", *QUICK, "--out", "mine")
     assert code == 1
-    assert "mine: already there, and no simulation" in err
+    assert "mine: exists, and is not the folder of a simulation" in err
     assert Path("mine/thesis.tex").exists()
 
 
@@ -169,7 +169,7 @@ def test_cells_of_a_reference(cifm, workplace: Path) -> None:
         (("--inject", "tcel"), "no cell type 'tcel'", "did you mean T cell?"),
         (("--inject", "neuron"), "neuron: the slide measures", "--markers"),
         (("--inject", "tcell", "--crop", "1,2,3"), "--crop 1,2,3: not a rectangle", "x0,y0,x1,y1"),
-        (("--inject", "tcell", "--crop", "5,5,1,1"), "is not below the second", "four numbers"),
+        (("--inject", "tcell", "--crop", "5,5,1,1"), "--crop 5,5,1,1: not a rectangle", "x0,y0,x1,y1"),
         (("--inject", "tcell", "--crop", "-9,-9,-8,-8"), "no cell in the box", "the slide spans"),
         (("--inject", "tcell", "--markers", "no.tsv"), "no.tsv: not a readable marker table", "--markers"),
         (("--inject", "tcell", "--reference", "no.h5ad"), "no.h5ad: no such file", "path"),
@@ -178,7 +178,7 @@ def test_cells_of_a_reference(cifm, workplace: Path) -> None:
         (("--inject", "tcell", "--backend", "abacus"), "abacus", "cifm backends"),
     ],
 )
-def test_mistakes_get_an_error_and_a_hint(
+def test_mistakes_give_an_error_and_a_hint(
     cifm, workplace: Path, options: tuple[str, ...], message: str, hint: str
 ) -> None:
     code, out, err = cifm("simulate", *options)
@@ -198,7 +198,7 @@ def test_a_type_that_is_not_on_the_slide(cifm, workplace: Path) -> None:
     assert "--reference FILE.h5ad" in err
 
 
-def test_several_slides_are_one_too_many(cifm, workplace: Path) -> None:
+def test_several_slides_are_refused(cifm, workplace: Path) -> None:
     first = next(Path("prepared").glob("*.h5ad"))
     shutil.copy(first, "prepared/second.h5ad")
     code, _, err = cifm("simulate", "--inject", "tcell")

@@ -1,4 +1,4 @@
-"""The command line's surface is data: a new or changed option shows in review."""
+"""The options of all commands are stored as data, so that a new or changed option appears in a review."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTRACT = {
 
 
 def surface() -> dict[str, dict[str, list[str]]]:
-    """Command to parameter name to what is typed for it, and its default."""
+    """Command to parameter name to its options and its default."""
 
     def walk(command, path: str) -> None:
         for name, inner in getattr(command, "commands", {}).items():
@@ -38,7 +38,7 @@ def surface() -> dict[str, dict[str, list[str]]]:
 
 def test_the_surface_is_as_frozen(golden) -> None:
     computed = surface()
-    assert computed == golden("cli_options", computed), "if this change is meant: pytest tests/cli --regenerate"
+    assert computed == golden("cli_options", computed), "if this change is intended: pytest tests/cli --regenerate"
 
 
 @pytest.mark.parametrize("command", sorted(CONTRACT))

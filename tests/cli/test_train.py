@@ -1,4 +1,4 @@
-"""`cifm train` from the command line: what it leaves behind, and every way a user can go wrong."""
+"""`cifm train` on the command line: the files it writes, and its error messages."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(scope="module")
-def given(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run for `--init`."""
+def first_run(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose weights other runs start from."""
     from cifm_cli.app import main
 
     folder = tmp_path_factory.mktemp("given")
@@ -37,7 +37,7 @@ def given(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder / "run"
 
 
-def test_train_leaves_a_whole_run(cifm: Callable, workspace: Path) -> None:
+def test_train_writes_a_complete_run(cifm: Callable, workspace: Path) -> None:
     outcome = cifm("train", "demo", *SMALL, "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
@@ -55,7 +55,7 @@ def test_train_leaves_a_whole_run(cifm: Callable, workspace: Path) -> None:
     assert result["steps"] == 3
 
 
-def test_resume_goes_on_with_latest(cifm: Callable, workspace: Path) -> None:
+def test_resume_continues_the_latest_run(cifm: Callable, workspace: Path) -> None:
     assert cifm("train", "demo", *SMALL).code == 0
     outcome = cifm("train", "demo", *SMALL, "--set=train.steps=5", "--resume", "--json")
     assert outcome.code == 0, outcome.err
@@ -79,7 +79,7 @@ def test_resume_goes_on_with_latest(cifm: Callable, workspace: Path) -> None:
         (["demo", "--device", "warp"], "--device warp", "--device auto"),
     ],
 )
-def test_mistakes_are_one_line_and_a_hint(
+def test_mistakes_are_reported_in_one_line_with_a_hint(
     cifm: Callable, workspace: Path, words: list[str], message: str, hint: str
 ) -> None:
     outcome = cifm("train", *words)
@@ -101,25 +101,25 @@ def test_mistakes_are_one_line_and_a_hint(
         ("data.target_sum=100", "data.target_sum = 10000.0, here 100.0"),
     ],
 )
-def test_weights_of_another_network_are_refused(
-    cifm: Callable, workspace: Path, given: Path, setting: str, message: str
+def test_init_with_another_network_is_an_error(
+    cifm: Callable, workspace: Path, first_run: Path, setting: str, message: str
 ) -> None:
-    outcome = cifm("train", "demo", *SMALL, "--init", given, "--set", setting, "--out", "refused")
+    outcome = cifm("train", "demo", *SMALL, "--init", first_run, "--set", setting, "--out", "refused")
     assert outcome.code == 1
     error, hint = outcome.err.strip().splitlines()[-2:]
-    assert error.startswith(f"error: --init {given}: trained with another network: ")
+    assert error.startswith(f"error: --init {first_run}: trained with another network: ")
     assert message in error
-    assert hint == f"hint: start from its recipe: cifm train {given}/recipe.toml --init {given}"
+    assert hint == f"hint: start from its recipe: cifm train {first_run}/recipe.toml --init {first_run}"
     assert not Path("refused").exists()
 
 
-def test_dropout_may_differ_from_that_of_the_given_weights(cifm: Callable, workspace: Path, given: Path) -> None:
-    outcome = cifm("train", "demo", *SMALL, "--init", given, "--set", "model.dropout=0.4", "--json")
+def test_init_may_have_another_dropout(cifm: Callable, workspace: Path, first_run: Path) -> None:
+    outcome = cifm("train", "demo", *SMALL, "--init", first_run, "--set", "model.dropout=0.4", "--json")
     assert outcome.code == 0, outcome.err
-    assert "with profiles and blends of these slides" in outcome.err
+    assert "with gene profiles and smoother weights of these slides" in outcome.err
 
 
-def test_all_mistakes_of_a_recipe_at_once(cifm: Callable, workspace: Path) -> None:
+def test_all_mistakes_of_a_recipe_are_reported_at_once(cifm: Callable, workspace: Path) -> None:
     bad = workspace / "bad.toml"
     bad.write_text("[model]\nwidht = 3\nheads = 0\n[train]\nsteps = 'many'\n")
     outcome = cifm("train", str(bad))

@@ -1,4 +1,4 @@
-"""Laws of reading in blocks: their size changes nothing, and damage in any of them is found."""
+"""Laws of reading in blocks: the block size changes nothing, and damage in any block is refused."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from cifm_cli.data import row_ranges as row_ranges_module
 from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_download
-from cifm_cli.data.readers import counts as counts_module
 from cifm_cli.data.readers.counts import in_memory, row_blocks, stored_counts
 from cifm_cli.data.row_ranges import row_ranges
 from cifm_cli.data.writers.row_buffer import RowBuffer
@@ -25,7 +25,7 @@ lengths = st.lists(st.integers(0, 9), min_size=1, max_size=40)
 
 
 def matrix_of(lengths: list[int], seed: int = 0) -> csr_matrix:
-    """Rows of so many values, of 12 columns."""
+    """A matrix of 12 columns whose rows have the given numbers of values."""
     rng = np.random.default_rng(seed)
     dense = np.zeros((len(lengths), 12), dtype=np.int32)
     for row, length in enumerate(lengths):
@@ -47,9 +47,9 @@ def same(one: csr_matrix, other: csr_matrix) -> bool:
 
 
 @given(lengths, st.integers(1, 30))
-def test_ranges_cover_every_row_once_and_stay_small(lengths: list[int], most: int) -> None:
+def test_ranges_cover_each_row_once_and_stay_small(lengths: list[int], most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counts_module, "BLOCK_NONZEROS", most)
+        patch.setattr(row_ranges_module, "BLOCK_NONZEROS", most)
         ranges = list(row_ranges(np.concatenate([[0], np.cumsum(lengths)])))
     assert [row for first, last in ranges for row in range(first, last)] == list(range(len(lengths)))
     assert all(sum(lengths[first:last]) <= most or last == first + 1 for first, last in ranges)
@@ -57,13 +57,11 @@ def test_ranges_cover_every_row_once_and_stay_small(lengths: list[int], most: in
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths, st.integers(1, 30), st.integers(0, 2**32 - 1), st.randoms(use_true_random=False))
-def test_what_is_set_aside_comes_back_in_any_order(
-    tmp_path: Path, lengths: list[int], most: int, seed: int, random
-) -> None:
+def test_row_buffer_returns_rows_in_any_order(tmp_path: Path, lengths: list[int], most: int, seed: int, random) -> None:
     matrix = matrix_of(lengths, seed)
     rows = np.array(random.sample(range(len(lengths)), random.randint(1, len(lengths))))
     with pytest.MonkeyPatch.context() as patch, RowBuffer(tmp_path, *matrix.shape) as spool:
-        patch.setattr(counts_module, "BLOCK_NONZEROS", most)
+        patch.setattr(row_ranges_module, "BLOCK_NONZEROS", most)
         for first, block in row_blocks(matrix):
             spool.write(first, block)
         with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -76,16 +74,16 @@ def test_what_is_set_aside_comes_back_in_any_order(
 
 
 @pytest.mark.parametrize("most", [1, 7, 100])
-def test_the_size_of_blocks_does_not_change_a_slide(
+def test_block_size_does_not_change_a_slide(
     xenium_download: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     write_h5ad(tmp_path / "t.h5ad", matrix_of([3, 0, 5, 9, 1, 2, 0, 12] * 12))
     slides = []
     for out, size in (("whole", 1 << 22), ("blocks", most * 97)):
-        monkeypatch.setattr(counts_module, "BLOCK_NONZEROS", size)
-        options = PrepareConfig(out=tmp_path / out)
+        monkeypatch.setattr(row_ranges_module, "BLOCK_NONZEROS", size)
+        config = PrepareConfig(out=tmp_path / out)
         slides.append(
-            [ad.read_h5ad(prepare_download(one, options).path) for one in (xenium_download, tmp_path / "t.h5ad")]
+            [ad.read_h5ad(prepare_download(one, config).path) for one in (xenium_download, tmp_path / "t.h5ad")]
         )
     for whole, blocks in zip(*slides, strict=True):
         del whole.uns["cifm"]["provenance"], blocks.uns["cifm"]["provenance"]
@@ -98,12 +96,12 @@ def test_the_size_of_blocks_does_not_change_a_slide(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
 @given(st.integers(0, 95), st.sampled_from([-1.0, 0.5, np.nan]))
-def test_a_bad_count_is_found_in_any_block(tmp_path: Path, row: int, bad: float) -> None:
+def test_bad_count_is_refused_in_any_block(tmp_path: Path, row: int, bad: float) -> None:
     matrix = matrix_of([3] * 96).astype(np.float64)
     matrix.data[3 * row] = bad
     write_h5ad(tmp_path / "bad.h5ad", matrix)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counts_module, "BLOCK_NONZEROS", 20)
+        patch.setattr(row_ranges_module, "BLOCK_NONZEROS", 20)
         with pytest.raises(CifmError, match=rf"in cell 'c{row}', gene"):
             prepare_download(tmp_path / "bad.h5ad", PrepareConfig(out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -111,7 +109,7 @@ def test_a_bad_count_is_found_in_any_block(tmp_path: Path, row: int, bad: float)
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.integers(0, 29), st.sampled_from([-1, 12, 2**32 + 3]))
-def test_a_column_out_of_range_is_never_taken_for_another(tmp_path: Path, place: int, column: int) -> None:
+def test_column_out_of_range_is_refused(tmp_path: Path, place: int, column: int) -> None:
     indices = np.tile(np.array([1, 5, 7], dtype=np.int64), 10)
     indices[place] = column
     with h5py.File(tmp_path / "m.h5", "w") as file:

@@ -13,7 +13,7 @@ import cifm_backends
 from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
-from cifm_cli.evaluation.fold_plan import PIECE_FACTOR, FoldPlan, plan_folds
+from cifm_cli.evaluation.fold_plan import PIECE_FACTOR, FoldPlan, FoldPlanner
 from cifm_cli.evaluation.folds import Fold, make_folds, make_folds_around, rows_within
 from cifm_cli.evaluation.predictors.base import BaselinePredictor, ModelPredictor
 from cifm_cli.evaluation.predictors.registry import all_baselines
@@ -61,7 +61,7 @@ def too_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan(dataset: EvaluationDataset, geometry: str, region: str) -> FoldPlan:
-    return plan_folds(dataset, geometry, region, "validation", None)
+    return FoldPlanner(dataset, region, "validation").plan(geometry)
 
 
 @pytest.mark.usefixtures("too_large")
@@ -86,7 +86,7 @@ def test_scored_cells_are_one_compact_piece_in_several_folds(
 
 @pytest.mark.usefixtures("too_large")
 def test_a_number_of_folds_means_folds_of_the_whole_region(dataset: EvaluationDataset) -> None:
-    named = plan_folds(dataset, "scattered", "test", "validation", 3).scored
+    named = FoldPlanner(dataset, "test", "validation", 3).plan("scattered").scored
     whole = make_folds("scattered", dataset.slide.xy_um, dataset.slide.region("test"), RADIUS_UM, SEED)[:3]
     assert all(np.array_equal(one.visible, other.visible) for one, other in zip(named, whole, strict=True))
 

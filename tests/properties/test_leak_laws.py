@@ -15,7 +15,7 @@ from cifm_cli.data.slide import MemoryCounts, Slide, open_slide, slide_from_arra
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
 from cifm_cli.evaluation.examples import Example, TrainingFolds
-from cifm_cli.evaluation.fold_plan import plan_folds
+from cifm_cli.evaluation.fold_plan import FoldPlanner
 from cifm_cli.evaluation.folds import BLOCK_RADII, DEFAULT_KINDS, Fold, distance_to_visible, hidden_rows, make_folds
 from cifm_cli.evaluation.predictors.base import BaselinePredictor, ModelPredictor, Parameters, Predictor, predict_folds
 from cifm_cli.evaluation.predictors.local_averages import NeighbourhoodAverage
@@ -126,7 +126,7 @@ CASES = [
 
 def scored_folds(dataset: EvaluationDataset, geometry: str, region: str) -> list[Fold]:
     """The folds that `cifm evaluate` scores."""
-    return plan_folds(dataset, geometry, region, "validation", None).scored
+    return FoldPlanner(dataset, region, "validation").plan(geometry).scored
 
 
 @pytest.mark.parametrize(("geometry", "region"), CASES)
@@ -163,7 +163,7 @@ def test_a_leak_is_caught(slide: Slide, model: LoadedModel, predictor: Predictor
 @pytest.mark.parametrize(("geometry", "region"), CASES)
 def test_no_cell_is_both_tuned_on_and_scored(slide: Slide, model: LoadedModel, geometry: str, region: str) -> None:
     dataset = open_dataset(slide, [model], SEED)
-    plan = plan_folds(dataset, geometry, region, "validation", None)
+    plan = FoldPlanner(dataset, region, "validation").plan(geometry)
     tuned, scored = (np.concatenate([fold.hidden for fold in folds]) for folds in (plan.tuning, plan.scored))
     assert len(np.unique(scored)) == len(scored)
     assert not np.isin(tuned, scored).any()
@@ -176,7 +176,7 @@ def test_no_cell_is_both_tuned_on_and_scored(slide: Slide, model: LoadedModel, g
 @pytest.mark.parametrize(("geometry", "region"), [("scattered", "test"), ("region", "test"), *CASES[-2:]])
 def test_tuning_does_not_depend_on_scored_cells(slide: Slide, model: LoadedModel, geometry: str, region: str) -> None:
     dataset = open_dataset(slide, [model], SEED)
-    plan = plan_folds(dataset, geometry, region, "validation", None)
+    plan = FoldPlanner(dataset, region, "validation").plan(geometry)
     other = replace(dataset, slide=with_other_hidden_cells(dataset.slide, hidden_rows(plan.scored)))
     for predictor in (ModelPredictor("model", model), *map(BaselinePredictor, all_baselines())):
         parameters = predictor.parameter_grid()[0]
@@ -188,12 +188,12 @@ def test_tuning_does_not_depend_on_scored_cells(slide: Slide, model: LoadedModel
 @pytest.mark.parametrize("geometry", ["scattered", "region"])
 def test_cells_tuned_on_in_the_scored_region_are_not_scored(slide: Slide, model: LoadedModel, geometry: str) -> None:
     dataset = open_dataset(replace(slide, split=np.where(slide.split == 1, 0, slide.split)), [model], SEED)
-    plan = plan_folds(dataset, geometry, "train", "train", None)
+    plan = FoldPlanner(dataset, "train", "train").plan(geometry)
     tuned, scored = hidden_rows(plan.tuning), hidden_rows(plan.scored)
     assert not np.isin(tuned, scored).any()
     assert np.array_equal(np.union1d(tuned, scored), dataset.slide.region("train"))
     with pytest.raises(CifmError, match="leaves no visible cells"):
-        plan_folds(dataset, "whole", "train", "train", None)
+        FoldPlanner(dataset, "train", "train").plan("whole")
 
 
 @pytest.mark.parametrize("geometry", ["scattered", "region"])
@@ -201,9 +201,9 @@ def test_a_fold_too_large_for_memory_is_scored_in_part(
     slide: Slide, model: LoadedModel, geometry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = open_dataset(slide, [model], SEED)
-    whole = plan_folds(dataset, geometry, "train", "validation", None).scored[0]
+    whole = FoldPlanner(dataset, "train", "validation").plan(geometry).scored[0]
     monkeypatch.setattr("cifm_cli.evaluation.fold_plan.MAX_VALUES", 5 * len(dataset.columns))
-    (fold,) = plan_folds(dataset, geometry, "train", "validation", None).scored
+    (fold,) = FoldPlanner(dataset, "train", "validation").plan(geometry).scored
     assert len(fold.hidden) == 5
     assert np.isin(fold.hidden, whole.hidden).all()
     assert np.array_equal(fold.visible, whole.visible)
@@ -214,12 +214,12 @@ def test_a_region_hidden_altogether_is_predicted_from_the_other_regions_without_
 ) -> None:
     buffered = replace(slide, split=np.where(np.arange(slide.num_cells) % 7 == 0, 3, slide.split).astype(np.int8))
     dataset = open_dataset(buffered, [model], SEED)
-    plan = plan_folds(dataset, "whole", "test", "validation", None)
+    plan = FoldPlanner(dataset, "test", "validation").plan("whole")
     outside = np.union1d(buffered.region("train"), buffered.region("validation"))
     assert all(np.array_equal(fold.visible, outside) for fold in plan.scored)
     assert all(np.array_equal(fold.visible, buffered.region("train")) for fold in plan.tuning)
     with pytest.raises(CifmError, match="leaves no visible cells"):
-        plan_folds(dataset, "whole", "all", "validation", None)
+        FoldPlanner(dataset, "all", "validation").plan("whole")
 
 
 @pytest.mark.parametrize("region", ["train", "test"])

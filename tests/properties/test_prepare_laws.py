@@ -1,4 +1,4 @@
-"""Laws of `prepare`: what it must not depend on, what it must conserve, and that damage never passes."""
+"""Laws of `prepare`: invariances, conservation of counts, and that damage is refused or harmless."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def test_hilbert_order_is_a_permutation(xy: np.ndarray) -> None:
 
 
 @given(coordinates, st.randoms(use_true_random=False))
-def test_hilbert_order_depends_on_places_only(xy: np.ndarray, random: Random) -> None:
+def test_hilbert_order_depends_on_coordinates_only(xy: np.ndarray, random: Random) -> None:
     xy = np.unique(xy, axis=0)
     shuffled = np.array(random.sample(range(len(xy)), len(xy)))
     distinct = np.unique(np.floor((xy - xy.min(axis=0)) * 65535 / ((xy - xy.min(axis=0)).max() or 1)), axis=0)
-    if len(distinct) == len(xy):  # cells in one square of the curve keep the order they came in
+    if len(distinct) == len(xy):  # cells in one square of the curve keep their order
         assert np.array_equal(xy[shuffled][hilbert_order(xy[shuffled])], xy[hilbert_order(xy)])
 
 
@@ -90,7 +90,7 @@ def test_summing_features_conserves_counts(genes: list[int], seed: int) -> None:
         assert np.array_equal(summed[:, column], counts[:, np.array(genes) == int(gene[4:])].sum(axis=1))
 
 
-def test_nothing_is_lost_but_what_is_reported(download: tuple[Path, SyntheticTruth], tmp_path: Path) -> None:
+def test_all_losses_are_reported(download: tuple[Path, SyntheticTruth], tmp_path: Path) -> None:
     folder, truth = download
     result = prepare_download(folder, PrepareConfig(out=tmp_path))
     slide, report = ad.read_h5ad(result.path), result.report
@@ -107,7 +107,7 @@ def test_nothing_is_lost_but_what_is_reported(download: tuple[Path, SyntheticTru
     assert sum(report["split"].values()) == slide.n_obs
 
 
-def test_the_order_of_the_cells_in_the_download_does_not_matter(copy: Path, tmp_path: Path) -> None:
+def test_order_of_the_cells_in_the_download_does_not_matter(copy: Path, tmp_path: Path) -> None:
     before = prepared(copy, tmp_path / "out")
     order = np.random.default_rng(0).permutation(500)
     with h5py.File(copy / "cell_feature_matrix.h5", "r+") as file:
@@ -127,7 +127,7 @@ def test_the_order_of_the_cells_in_the_download_does_not_matter(copy: Path, tmp_
     pd.testing.assert_frame_equal(after.obs.drop(columns=keys.DOWNLOAD_ROW), before.obs.drop(columns=keys.DOWNLOAD_ROW))
 
 
-def test_the_order_of_the_cells_table_does_not_matter(copy: Path, tmp_path: Path) -> None:
+def test_order_of_the_table_of_cells_does_not_matter(copy: Path, tmp_path: Path) -> None:
     before = prepared(copy, tmp_path / "out")
     pd.read_parquet(copy / "cells.parquet").sample(frac=1, random_state=1).to_parquet(
         copy / "cells.parquet", index=False
@@ -137,7 +137,7 @@ def test_the_order_of_the_cells_table_does_not_matter(copy: Path, tmp_path: Path
     pd.testing.assert_frame_equal(after.obs, before.obs)
 
 
-def test_translation_moves_the_slide_and_nothing_else(copy: Path, tmp_path: Path) -> None:
+def test_translation_changes_only_coordinates(copy: Path, tmp_path: Path) -> None:
     before = prepared(copy, tmp_path / "out")
     table = pd.read_parquet(copy / "cells.parquet")
     table[["x_centroid", "y_centroid"]] += [4096.0, -1024.0]
@@ -186,7 +186,7 @@ def test_preparing_an_h5ad_of_a_slide_gives_the_slide(copy: Path, tmp_path: Path
     where=st.floats(0, 1, exclude_max=True),
     flip=st.one_of(st.none(), st.integers(1, 255)),
 )
-def test_damage_is_refused_or_harmless_never_a_traceback(
+def test_damage_is_refused_or_harmless(
     download: tuple[Path, SyntheticTruth], copy: Path, tmp_path: Path, name: str, where: float, flip: int | None
 ) -> None:
     whole = (download[0] / name).read_bytes()

@@ -1,4 +1,4 @@
-"""Laws of the readers: turning the image changes nothing, and damage is refused or harmless."""
+"""Laws of the readers: rotation of the image changes nothing, and damage is refused or harmless."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def hexagons() -> np.ndarray:
     return np.array([(row, column) for row in range(ROWS) for column in range(row % 2, COLUMNS, 2)])
 
 
-def spots(places: np.ndarray, pixels: np.ndarray) -> pd.DataFrame:
-    barcodes = [f"{number:016d}-1" for number in range(len(places))]
-    values = [barcodes, 1, places[:, 0], places[:, 1], pixels[:, 1], pixels[:, 0]]
+def spots(positions: np.ndarray, pixels: np.ndarray) -> pd.DataFrame:
+    barcodes = [f"{number:016d}-1" for number in range(len(positions))]
+    values = [barcodes, 1, positions[:, 0], positions[:, 1], pixels[:, 1], pixels[:, 0]]
     return pd.DataFrame(dict(zip(POSITIONS, values, strict=True)))
 
 
@@ -59,28 +59,28 @@ def write_matrix(path: Path, barcodes: list[str]) -> None:
 
 
 def write_visium(folder: Path) -> None:
-    places = hexagons()
-    table = spots(places, places[:, ::-1] * [20.0, 34.64] + 300.0)
+    positions = hexagons()
+    table = spots(positions, positions[:, ::-1] * [20.0, 34.64] + 300.0)
     table.to_csv(folder / POSITIONS_CSV, index=False)
     write_matrix(folder / MATRIX, table["barcode"].tolist())
     (folder / SCALES).write_text(json.dumps({"spot_diameter_fullres": 26.0}))
 
 
 def write_visium_hd(folder: Path) -> None:
-    places = np.array([(row, column) for row in range(ROWS) for column in range(COLUMNS)])
-    table = spots(places, places[:, ::-1] * [32.0, -32.0] + 900.0)
+    positions = np.array([(row, column) for row in range(ROWS) for column in range(COLUMNS)])
+    table = spots(positions, positions[:, ::-1] * [32.0, -32.0] + 900.0)
     table.to_parquet(folder / POSITIONS_PARQUET, index=False)
     write_matrix(folder / MATRIX, table["barcode"].tolist())
     (folder / SCALES).write_text(json.dumps({"bin_size_um": 8, "microns_per_pixel": 0.25}))
 
 
 def write_table(folder: Path) -> None:
-    places = hexagons()
-    names = [f"cell-{number}" for number in range(len(places))]
-    counts = pd.DataFrame(np.random.default_rng(1).poisson(1.0, (len(places), 3)), columns=IDS)
+    positions = hexagons()
+    names = [f"cell-{number}" for number in range(len(positions))]
+    counts = pd.DataFrame(np.random.default_rng(1).poisson(1.0, (len(positions), 3)), columns=IDS)
     counts.insert(0, "cell", names)
     counts.to_csv(folder / "counts.csv", index=False)
-    cells = pd.DataFrame({"name": names, "center_x": places[:, 1] * 10.0, "center_y": places[:, 0] * 17.3})
+    cells = pd.DataFrame({"name": names, "center_x": positions[:, 1] * 10.0, "center_y": positions[:, 0] * 17.3})
     cells.iloc[::-1].to_csv(folder / "cells.csv", index=False)
 
 
@@ -102,7 +102,7 @@ def read(reader: Reader, folder: Path) -> Download:
 
 
 def same_cells(one: Download, other: Download) -> bool:
-    """Whether `one` says of each of its cells what `other` does."""
+    """Whether two downloads hold the same data of each cell."""
     rows = other.obs.index.get_indexer(one.obs.index)
     placed = np.isfinite(one.xy_um).all(axis=1)
     return bool(
@@ -114,14 +114,14 @@ def same_cells(one: Download, other: Download) -> bool:
 
 
 @given(st.floats(0.05, 40.0), st.floats(0, 6.3), st.booleans(), st.floats(-1e5, 1e5), st.randoms(use_true_random=False))
-def test_the_scale_of_a_turned_and_mirrored_image_is_the_same(
+def test_scale_does_not_depend_on_rotation_and_reflection_of_the_image(
     um_per_pixel: float, turn: float, mirrored: bool, shift: float, random: Random
 ) -> None:
-    places = hexagons()
-    xy_um = places[:, ::-1] * [50.0, 50.0 * np.sqrt(3)]
+    positions = hexagons()
+    xy_um = positions[:, ::-1] * [50.0, 50.0 * np.sqrt(3)]
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     pixels = xy_um * [-1.0 if mirrored else 1.0, 1.0] @ rotation.T / um_per_pixel + shift
-    table = spots(places, pixels).sample(frac=1, random_state=random.randrange(2**32)).set_index("barcode")
+    table = spots(positions, pixels).sample(frac=1, random_state=random.randrange(2**32)).set_index("barcode")
     scale = derive_scale(fit_grid(table, Path("here")), {}, "here")
     assert scale.microns_per_pixel == pytest.approx(um_per_pixel, rel=1e-6)
     turned = table[POSITIONS[:3:-1]].to_numpy() * scale.microns_per_pixel
@@ -136,7 +136,7 @@ def test_the_scale_of_a_turned_and_mirrored_image_is_the_same(
     where=st.floats(0, 1, exclude_max=True),
     flip=st.one_of(st.none(), st.integers(1, 255)),
 )
-def test_a_damaged_file_never_makes_a_traceback(
+def test_damaged_file_is_refused_or_harmless(
     folders: dict[str, Path], platform: str, number: int, where: float, flip: int | None
 ) -> None:
     reader, files = INPUTS[platform]
@@ -180,7 +180,7 @@ CHANGES = {
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(INPUTS)), st.sampled_from(sorted(CHANGES)), st.randoms(use_true_random=False))
-def test_a_changed_table_is_refused_or_says_the_same(
+def test_changed_table_is_refused_or_gives_the_same_cells(
     folders: dict[str, Path], platform: str, change: str, random: Random
 ) -> None:
     reader, files = INPUTS[platform]
@@ -188,7 +188,7 @@ def test_a_changed_table_is_refused_or_says_the_same(
     whole, intact = path.read_bytes(), read(reader, folders[platform])
     is_parquet = path.suffix == ".parquet"
     table = CHANGES[change](pd.read_parquet(path) if is_parquet else pd.read_csv(path), random)
-    with suppress(Exception):  # what cannot be written is no input
+    with suppress(Exception):  # a change that cannot be written gives no input
         table.to_parquet(path, index=False) if is_parquet else table.to_csv(path, index=False)
     try:
         changed = read(reader, folders[platform])
@@ -196,5 +196,5 @@ def test_a_changed_table_is_refused_or_says_the_same(
         return
     finally:
         path.write_bytes(whole)
-    mirrored = change == "two columns exchanged"  # x and y look alike: an image may be mirrored
+    mirrored = change == "two columns exchanged"  # an exchange of x and y mirrors the image, which is valid
     assert same_cells(changed, intact) or mirrored

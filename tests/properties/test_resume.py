@@ -1,4 +1,4 @@
-"""A stopped and resumed run is the uninterrupted one, bit for bit; a sick run keeps its last good model."""
+"""A stopped and resumed run equals an uninterrupted one bit for bit; a run that diverges keeps its best model."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from cifm_cli.errors import CifmError, StopRequested
+from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested
 from cifm_cli.model import checkpoint
 from cifm_cli.model.checkpoint import load_checkpoint, load_tensors
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.recipe_sections import ObjectiveRecipe
 from cifm_cli.training import loop
+from cifm_cli.training.config import TrainConfig
 from cifm_cli.training.distributed import Processes
 from cifm_cli.training.initialise import fit_head
-from cifm_cli.training.session import Setup, open_run
-from cifm_cli.training.state import list_states, load_began
+from cifm_cli.training.session import open_session
+from cifm_cli.training.state import list_states, load_run_spec
 
 
 def make_recipe(**train: Any) -> Recipe:
@@ -38,15 +39,15 @@ def make_recipe(**train: Any) -> Recipe:
     )
 
 
-def make_setup(slide: Path, folder: Path, recipe: Recipe | None = None, **changes: Any) -> Setup:
-    return Setup(
+def make_config(slide: Path, folder: Path, recipe: Recipe | None = None, **changes: Any) -> TrainConfig:
+    return TrainConfig(
         recipe=recipe or make_recipe(), slides=[slide], folder=folder, backend="torch", device="cpu", **changes
     )
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: signal.Signals) -> None:
-    """Send ourselves a signal while a step is running."""
-    step, taken = loop.step, []
+    """Send a signal to this process while a step is running."""
+    step, taken = loop.train_step, []
 
     def stopped_step(*arguments: Any) -> float:
         taken.append(1)
@@ -54,14 +55,14 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: signal.Signa
             signal.raise_signal(number)
         return step(*arguments)
 
-    monkeypatch.setattr(loop, "step", stopped_step)
+    monkeypatch.setattr(loop, "train_step", stopped_step)
 
 
-def train_until(steps: int, number: signal.Signals, setup: Setup) -> None:
+def train_until(steps: int, number: signal.Signals, config: TrainConfig) -> None:
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, steps, number)
         with pytest.raises((KeyboardInterrupt, StopRequested)):
-            loop.train(setup)
+            loop.train(config)
 
 
 @pytest.mark.parametrize(
@@ -72,20 +73,20 @@ def train_until(steps: int, number: signal.Signals, setup: Setup) -> None:
         (11, signal.SIGUSR1, make_recipe(save_minutes=1e-9)),
     ],
 )
-def test_resumed_is_uninterrupted(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     prepared_synthetic: Path, tmp_path: Path, steps: int, number: signal.Signals, recipe: Recipe
 ) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    handlers = [signal.getsignal(kind) for kind in loop.STOPS]
-    loop.train(make_setup(prepared_synthetic, whole, recipe))
-    train_until(steps, number, make_setup(prepared_synthetic, parted, recipe))
-    assert [signal.getsignal(kind) for kind in loop.STOPS] == handlers
-    loop.train(make_setup(prepared_synthetic, parted, recipe, resume=True))
-    assert_same_run(whole, parted)
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, *STOP_SIGNALS)]
+    loop.train(make_config(prepared_synthetic, whole, recipe))
+    train_until(steps, number, make_config(prepared_synthetic, interrupted, recipe))
+    assert [signal.getsignal(kind) for kind in (signal.SIGINT, *STOP_SIGNALS)] == handlers
+    loop.train(make_config(prepared_synthetic, interrupted, recipe, resume=True))
+    assert_same_run(whole, interrupted)
 
 
 def assert_same_run(first: Path, second: Path) -> None:
-    """Same weights, best and last, same moments, same curve."""
+    """Compare the best and the last weights, the moments and the metrics of two runs."""
     assert list_states(first)[0].name == list_states(second)[0].name
     for file in (list_states(first)[0].name, "model.safetensors"):
         one, other = load_tensors(first / file)[0], load_tensors(second / file)[0]
@@ -100,43 +101,45 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line.get("loss", line.get("validation_loss"))) for line in lines]
 
 
-def test_same_seed_same_run_other_seed_other_run(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_the_seed_decides_the_run(prepared_synthetic: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        loop.train(make_setup(prepared_synthetic, tmp_path / name, seed=seed))
+        loop.train(make_config(prepared_synthetic, tmp_path / name, seed=seed))
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
-@pytest.mark.parametrize("sick", [float("nan"), float("inf"), 1e9])
-def test_a_sick_loss_stops_with_the_best_model_kept(
-    prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sick: float
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e9])
+def test_a_diverging_loss_ends_the_run_and_keeps_the_best_model(
+    prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
     objective, calls = loop.loss, []
 
-    def sicken(*arguments: Any) -> torch.Tensor:
+    def spoil(*arguments: Any) -> torch.Tensor:
         calls.append(1)
         value = objective(*arguments)
-        return value * sick if len(calls) > 9 and value.requires_grad else value
+        return value * factor if len(calls) > 9 and value.requires_grad else value
 
-    monkeypatch.setattr(loop, "loss", sicken)
+    monkeypatch.setattr(loop, "loss", spoil)
     with pytest.raises(CifmError, match=r"the loss (is not finite|exploded).* at step \d+") as caught:
-        loop.train(make_setup(prepared_synthetic, tmp_path / "run"))
+        loop.train(make_config(prepared_synthetic, tmp_path / "run"))
     assert "is kept" in caught.value.hint
     kept = load_checkpoint(tmp_path / "run")
     assert all(torch.isfinite(weight).all() for weight in kept.network.state_dict().values())
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_training_starts_at_the_smoother(prepared_synthetic: Path, tmp_path: Path, members: int) -> None:
-    """Before the first step, the prediction is the blend of neighbour means and nothing else."""
+def test_training_starts_at_the_prediction_of_the_smoother(
+    prepared_synthetic: Path, tmp_path: Path, members: int
+) -> None:
+    """Before the first step, the prediction is a weighted sum of means over neighbours."""
     recipe = make_recipe()
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"members": members})})
-    run = open_run(make_setup(prepared_synthetic, tmp_path / "run", recipe), Processes())
-    fit_head(run)
-    example = run.corpus.draw("train", 0, "test")
-    smoother, states, genes = run.network.first.head.smoother, run.network.first.head.states, example.tile.genes
+    session = open_session(make_config(prepared_synthetic, tmp_path / "run", recipe), Processes())
+    fit_head(session)
+    example = session.corpus.draw_example("train", 0, "test")
+    smoother, states, genes = session.network.first.head.smoother, session.network.first.head.states, example.tile.genes
     with torch.no_grad():
-        output = run.network(run.backend, example.tile)
+        output = session.network(session.backend, example.tile)
         frequencies = states.frequencies(
             example.tile.neighbours, states.assign_states(example.tile.neighbour_expression, genes)
         )
@@ -149,50 +152,50 @@ def test_training_starts_at_the_smoother(prepared_synthetic: Path, tmp_path: Pat
     assert (mean - example.target.values).square().mean() < (constant - example.target.values).square().mean()
 
 
-def test_a_model_without_smoother_learns_from_nothing(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_a_model_without_smoother_learns(prepared_synthetic: Path, tmp_path: Path) -> None:
     recipe = make_recipe(steps=60, validate_every=20, learning_rate=5e-3)
     recipe = recipe.model_copy(update={"objective": ObjectiveRecipe(name="balanced_mse")})
-    setup = Setup(recipe=recipe, slides=[prepared_synthetic], folder=tmp_path / "run", backend="torch")
-    result = loop.train(setup)
-    assert result["best_loss"] < 0.8 * result["first_loss"]
+    config = TrainConfig(recipe=recipe, slides=[prepared_synthetic], folder=tmp_path / "run", backend="torch")
+    result = loop.train(config)
+    assert result.best_loss < 0.8 * result.first_loss
 
 
-def test_what_is_kept_is_the_average_of_the_weights(prepared_synthetic: Path, tmp_path: Path) -> None:
-    run = open_run(
-        make_setup(prepared_synthetic, tmp_path / "run", make_recipe(average=0.5, learning_rate=5e-2)), Processes()
+def test_the_moving_average_is_saved(prepared_synthetic: Path, tmp_path: Path) -> None:
+    session = open_session(
+        make_config(prepared_synthetic, tmp_path / "run", make_recipe(average=0.5, learning_rate=5e-2)), Processes()
     )
-    run.start_average()
-    expected = run.network.first.padding.detach().clone()
-    for number, share in ((1, 1 - 2 / 11), (2, 1 - 3 / 12), (30, 0.5)):  # slow only after the first steps
-        loop.step(run, [run.corpus.draw("train", 0, number)], 5e-2)
-        run.average.follow(run.network, number)
-        expected += share * (run.network.first.padding.detach() - expected)
-    assert torch.allclose(run.average.network.first.padding, expected, atol=1e-6)
-    assert not torch.allclose(run.network.first.padding, expected, atol=1e-4)
-    run.save_best()
-    assert torch.equal(load_checkpoint(tmp_path / "run").network.first.padding, run.average.network.first.padding)
+    session.start_ema()
+    expected = session.network.first.padding.detach().clone()
+    for number, weight in ((1, 1 - 2 / 11), (2, 1 - 3 / 12), (30, 0.5)):  # a faster average in the first steps
+        loop.train_step(session, [session.corpus.draw_example("train", 0, number)], 5e-2)
+        session.ema.update(session.network, number)
+        expected += weight * (session.network.first.padding.detach() - expected)
+    assert torch.allclose(session.ema.network.first.padding, expected, atol=1e-6)
+    assert not torch.allclose(session.network.first.padding, expected, atol=1e-4)
+    session.save_model()
+    assert torch.equal(load_checkpoint(tmp_path / "run").network.first.padding, session.ema.network.first.padding)
 
 
 def test_early_stopping(prepared_synthetic: Path, tmp_path: Path) -> None:
     recipe = make_recipe(learning_rate=1e-12, validate_every=1, patience=3, steps=50)
-    setup = Setup(recipe=recipe, slides=[prepared_synthetic], folder=tmp_path / "run", backend="torch")
-    assert loop.train(setup)["steps"] < 50
+    config = TrainConfig(recipe=recipe, slides=[prepared_synthetic], folder=tmp_path / "run", backend="torch")
+    assert loop.train(config).steps < 50
 
 
-def test_resume_refuses_another_recipe(prepared_synthetic: Path, tmp_path: Path) -> None:
-    loop.train(make_setup(prepared_synthetic, tmp_path / "run"))
+def test_resuming_with_another_recipe_is_an_error(prepared_synthetic: Path, tmp_path: Path) -> None:
+    loop.train(make_config(prepared_synthetic, tmp_path / "run"))
     other = make_recipe().model_copy(update={"mask": make_recipe().mask.model_copy(update={"share": 0.2})})
     with pytest.raises(CifmError, match=r"resumed with another \[mask\]"):
-        loop.train(Setup(recipe=other, slides=[prepared_synthetic], folder=tmp_path / "run", resume=True))
+        loop.train(TrainConfig(recipe=other, slides=[prepared_synthetic], folder=tmp_path / "run", resume=True))
     with pytest.raises(CifmError, match="not empty"):
-        loop.train(make_setup(prepared_synthetic, tmp_path / "run"))
+        loop.train(make_config(prepared_synthetic, tmp_path / "run"))
     with pytest.raises(CifmError, match="no training to resume"):
-        loop.train(make_setup(prepared_synthetic, tmp_path / "none", resume=True))
+        loop.train(make_config(prepared_synthetic, tmp_path / "none", resume=True))
 
 
-def test_the_last_states_are_kept(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_the_newest_states_are_kept(prepared_synthetic: Path, tmp_path: Path) -> None:
     often = make_recipe(save_minutes=1e-9, keep=3)
-    train_until(7, signal.SIGTERM, make_setup(prepared_synthetic, tmp_path / "run", often))
+    train_until(7, signal.SIGTERM, make_config(prepared_synthetic, tmp_path / "run", often))
     assert [int(path.stem.partition("-")[2]) for path in list_states(tmp_path / "run")] == [7, 6, 5]
 
 
@@ -204,30 +207,30 @@ def flip_a_bit(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     "damage", [flip_a_bit, lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"\xff" * 99]
 )
-def test_a_damaged_state_costs_the_steps_since_the_one_before(
-    prepared_synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[bytes], bytes]
+def test_a_run_continues_from_the_state_before_a_damaged_one(
+    prepared_synthetic: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
 ) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    loop.train(make_setup(prepared_synthetic, whole))
-    train_until(10, signal.SIGTERM, make_setup(prepared_synthetic, parted))
-    newest = list_states(parted)[0]
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    loop.train(make_config(prepared_synthetic, whole))
+    train_until(10, signal.SIGTERM, make_config(prepared_synthetic, interrupted))
+    newest = list_states(interrupted)[0]
     newest.write_bytes(damage(newest.read_bytes()))
-    loop.train(make_setup(prepared_synthetic, parted, resume=True))
-    assert f"warning: {newest}" in capsys.readouterr().err
-    assert_same_run(whole, parted)
+    loop.train(make_config(prepared_synthetic, interrupted, resume=True))
+    assert str(newest) in caplog.text
+    assert_same_run(whole, interrupted)
 
 
-def test_a_full_disk_leaves_the_last_state(
+def test_a_full_disk_keeps_the_last_state(
     prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    loop.train(make_setup(prepared_synthetic, whole))
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    loop.train(make_config(prepared_synthetic, whole))
 
     def fill_up(tensors: Any, path: Path, metadata: Any) -> None:
         path.write_bytes(b"as far as it went")
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    step, taken = loop.step, []
+    step, taken = loop.train_step, []
 
     def step_and_fill(*arguments: Any) -> float:
         taken.append(1)
@@ -236,46 +239,46 @@ def test_a_full_disk_leaves_the_last_state(
         return step(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "step", step_and_fill)
+        patch.setattr(loop, "train_step", step_and_fill)
         with pytest.raises(CifmError, match="no space left on the disk"):
-            loop.train(make_setup(prepared_synthetic, parted))
+            loop.train(make_config(prepared_synthetic, interrupted))
     monkeypatch.undo()
-    assert not list(parted.glob(".*"))
-    loop.train(make_setup(prepared_synthetic, parted, resume=True))
-    assert_same_run(whole, parted)
+    assert not list(interrupted.glob(".*"))
+    loop.train(make_config(prepared_synthetic, interrupted, resume=True))
+    assert_same_run(whole, interrupted)
 
 
-def test_what_a_kill_left_is_cleared_away(prepared_synthetic: Path, tmp_path: Path) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    loop.train(make_setup(prepared_synthetic, whole))
-    train_until(6, signal.SIGTERM, make_setup(prepared_synthetic, parted))
-    (parted / ".12345678.partial.model.safetensors").write_bytes(b"half")
-    with (parted / "metrics.jsonl").open("a") as file:
+def test_partial_files_of_a_killed_run_are_removed(prepared_synthetic: Path, tmp_path: Path) -> None:
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    loop.train(make_config(prepared_synthetic, whole))
+    train_until(6, signal.SIGTERM, make_config(prepared_synthetic, interrupted))
+    (interrupted / ".12345678.partial.model.safetensors").write_bytes(b"half")
+    with (interrupted / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "loss": 1.0}\n{"step": 8, "lo')
-    loop.train(make_setup(prepared_synthetic, parted, resume=True))
-    assert not list(parted.glob(".*"))
-    assert_same_run(whole, parted)
+    loop.train(make_config(prepared_synthetic, interrupted, resume=True))
+    assert not list(interrupted.glob(".*"))
+    assert_same_run(whole, interrupted)
 
 
-def test_a_state_of_another_network_is_refused(prepared_synthetic: Path, tmp_path: Path) -> None:
-    loop.train(make_setup(prepared_synthetic, tmp_path / "run", make_recipe()))
-    began = load_began(tmp_path / "run")
+def test_a_state_of_another_network_is_an_error(prepared_synthetic: Path, tmp_path: Path) -> None:
+    loop.train(make_config(prepared_synthetic, tmp_path / "run", make_recipe()))
+    spec = load_run_spec(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "cifm_cli.training.session.load_began", lambda _: replace(began, vocabulary=began.vocabulary[:50])
+            "cifm_cli.training.session.load_run_spec", lambda _: replace(spec, vocabulary=spec.vocabulary[:50])
         )
         with pytest.raises(CifmError, match="does not fit the network"):
-            loop.train(make_setup(prepared_synthetic, tmp_path / "run", resume=True))
+            loop.train(make_config(prepared_synthetic, tmp_path / "run", resume=True))
 
 
-def test_a_run_stopped_before_its_first_look_starts_over(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_a_run_stopped_before_its_first_state_starts_over(prepared_synthetic: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "fit_head", lambda _run: signal.raise_signal(signal.SIGINT))
+        patch.setattr(loop, "fit_head", lambda _session, **_: signal.raise_signal(signal.SIGINT))
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with pytest.raises(KeyboardInterrupt):
-                loop.train(make_setup(prepared_synthetic, tmp_path / "run"))
+                loop.train(make_config(prepared_synthetic, tmp_path / "run"))
         finally:
             signal.signal(signal.SIGINT, handler)
     (tmp_path / "run" / ".12345678.partial.recipe.toml").touch()
-    assert loop.train(make_setup(prepared_synthetic, tmp_path / "run"))["steps"] == 12
+    assert loop.train(make_config(prepared_synthetic, tmp_path / "run")).steps == 12

@@ -1,4 +1,4 @@
-"""The command that a stopped run prints is enough to go on with it: seed, slides, genes and backend are its own."""
+"""The command that a stopped run prints is enough to continue it: seed, slides, genes and backend are remembered."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = [
     word
     for setting in (
         "train.steps=8",
-        "train.max_minutes=1e6",  # the clock must not bear on the learning rate: compiling may take a while
+        "train.max_minutes=1e6",  # so that compiling, which may take long, does not change the learning rate
         "train.validate_every=4",
         "train.validation_tiles=1",
         "model.width=8",
@@ -41,7 +41,7 @@ def prepared(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 def train_and_stop(cifm: Callable, out: str, *words: object, steps: int = 6) -> list[str]:
     """Train until a signal after some steps; returns the command that is printed then."""
-    step, taken = loop.step, []
+    step, taken = loop.train_step, []
 
     def stopped_step(*arguments: Any) -> float:
         taken.append(1)
@@ -50,7 +50,7 @@ def train_and_stop(cifm: Callable, out: str, *words: object, steps: int = 6) -> 
         return step(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "step", stopped_step)
+        patch.setattr(loop, "train_step", stopped_step)
         outcome = cifm("train", "demo", *SMALL, "--out", out, *words)
     assert outcome.code == 143, outcome.err
     return shlex.split(outcome.err.rpartition("go on with: cifm ")[2].splitlines()[0])
@@ -72,18 +72,18 @@ def same(first: str, second: str) -> bool:
 def test_the_seed_the_slides_and_the_backend_are_remembered(cifm: Callable, prepared: Path) -> None:
     words = ("--seed", 5, "--data", prepared, "--backend", "torch")
     train_through(cifm, "whole", *words)
-    command = train_and_stop(cifm, "parted", *words)
-    shutil.copy(prepared, "prepared/later.h5ad")  # a slide that the run did not begin with
+    command = train_and_stop(cifm, "interrupted", *words)
+    shutil.copy(prepared, "prepared/later.h5ad")  # a slide that is not part of the run
     outcome = cifm(*command)
     assert outcome.code == 0, outcome.err
     assert "of 1 slide(s)" in outcome.err
     assert "backend torch" in outcome.err
-    assert same("whole", "parted")
-    provenance = load_checkpoint(Path("parted")).provenance
+    assert same("whole", "interrupted")
+    provenance = load_checkpoint(Path("interrupted")).provenance
     assert (provenance["seed"], list(provenance["inputs"])) == (5, [str(prepared)])
 
 
-def test_a_fine_tuned_run_keeps_its_genes_and_its_past(cifm: Callable, prepared: Path) -> None:
+def test_a_fine_tuned_run_keeps_its_genes_and_its_origin(cifm: Callable, prepared: Path) -> None:
     train_through(cifm, "given", "--data", prepared)
     slide = ad.read_h5ad(prepared)
     slide[:, np.arange(slide.n_vars)[::-1]].write_h5ad("reversed.h5ad")
@@ -91,46 +91,46 @@ def test_a_fine_tuned_run_keeps_its_genes_and_its_past(cifm: Callable, prepared:
     for other in ("reversed", "half"):
         words = ("--init", "given", "--data", f"{other}.h5ad")
         train_through(cifm, f"whole_{other}", *words)
-        assert cifm(*train_and_stop(cifm, f"parted_{other}", *words)).code == 0
-        assert same(f"whole_{other}", f"parted_{other}")
-        whole, parted = (load_checkpoint(Path(f"{run}_{other}")) for run in ("whole", "parted"))
-        assert parted.vocabulary == whole.vocabulary == load_checkpoint(Path("given")).vocabulary
-        assert parted.provenance["init"] == whole.provenance["init"]
-        assert str(prepared) in parted.provenance["init"]["inputs"]
+        assert cifm(*train_and_stop(cifm, f"interrupted_{other}", *words)).code == 0
+        assert same(f"whole_{other}", f"interrupted_{other}")
+        whole, interrupted = (load_checkpoint(Path(f"{run}_{other}")) for run in ("whole", "interrupted"))
+        assert interrupted.vocabulary == whole.vocabulary == load_checkpoint(Path("given")).vocabulary
+        assert interrupted.provenance["init"] == whole.provenance["init"]
+        assert str(prepared) in interrupted.provenance["init"]["inputs"]
 
 
 def test_slides_may_have_moved(cifm: Callable, prepared: Path) -> None:
     train_through(cifm, "whole")
-    command = train_and_stop(cifm, "parted")
+    command = train_and_stop(cifm, "interrupted")
     Path("prepared").rename("elsewhere")
     outcome = cifm(*command)
     assert outcome.code == 1
-    assert "error: prepared/tissue.h5ad: a slide of parted, and no such file" in outcome.err
+    assert "error: prepared/tissue.h5ad: a slide of interrupted, and no such file" in outcome.err
     assert "hint: name the run's slides: --data PATH" in outcome.err
     assert cifm(*command, "--data", "elsewhere").code == 0
-    assert same("whole", "parted")
+    assert same("whole", "interrupted")
 
 
-def test_what_a_run_did_not_begin_with_is_refused(cifm: Callable, prepared: Path) -> None:
+def test_another_seed_or_other_slides_are_an_error(cifm: Callable, prepared: Path) -> None:
     command = train_and_stop(cifm, "run")
     before = weights("run")
     outcome = cifm(*command, "--seed", 3)
-    assert "error: run: resumed with --seed 3, begun with 0" in outcome.err
+    assert "error: run: resumed with --seed 3, started with 0" in outcome.err
     shutil.copy(prepared, "prepared/later.h5ad")
     outcome = cifm(*command, "--data", "prepared")
-    assert "error: prepared/later.h5ad: not among the slides that run began with" in outcome.err
+    assert "error: prepared/later.h5ad: not among the slides that run was started with" in outcome.err
     slide = ad.read_h5ad(prepared)
     slide[: slide.n_obs - 1].write_h5ad(prepared)
     outcome = cifm(*command)
     assert outcome.code == 1
-    assert "error: run: began with prepared/tissue.h5ad, which has changed" in outcome.err
+    assert "error: run: started with prepared/tissue.h5ad, which has changed" in outcome.err
     assert all(torch.equal(value, weights("run")[name]) for name, value in before.items())
 
 
-def test_a_damaged_header_is_passed_over(cifm: Callable, prepared: Path) -> None:
+def test_a_state_with_a_damaged_header_is_skipped(cifm: Callable, prepared: Path) -> None:
     train_through(cifm, "whole")
-    command = train_and_stop(cifm, "parted")
-    newest, older = list_states(Path("parted"))
+    command = train_and_stop(cifm, "interrupted")
+    newest, older = list_states(Path("interrupted"))
     content = bytearray(newest.read_bytes())
     content[content.index(b"position") - 2] ^= 0x40  # the quote before it: no longer JSON
     newest.write_bytes(content)
@@ -138,10 +138,10 @@ def test_a_damaged_header_is_passed_over(cifm: Callable, prepared: Path) -> None
     assert outcome.code == 0, outcome.err
     assert f"warning: {newest}: not a readable checkpoint" in outcome.err
     assert older.name == "train_state-00000004.safetensors"
-    assert same("whole", "parted")
+    assert same("whole", "interrupted")
 
 
-def test_a_model_with_a_damaged_header_is_a_mistake(cifm: Callable, prepared: Path) -> None:
+def test_a_model_with_a_damaged_header_is_an_error(cifm: Callable, prepared: Path) -> None:
     train_through(cifm, "run")
     model = Path("run/model.safetensors")
     content = bytearray(model.read_bytes())

@@ -1,4 +1,4 @@
-"""Two processes that share the tiles of a step train as one does; one that is killed ends in one error and no loss."""
+"""Two processes train as one does; after one of them is killed, the run can be resumed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import pytest
 from cifm_cli.errors import CifmError, StopRequested
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.training import loop
+from cifm_cli.training.config import TrainConfig
 from cifm_cli.training.launch import launch
-from cifm_cli.training.session import Setup
 from cifm_cli.training.state import list_states
 
-STEPS = 12  # that are compared, of many more: the run is killed long before its end
+STEPS = 12  # at least these are compared; the run is killed long before its end
 
 
 def make_recipe() -> Recipe:
@@ -44,15 +44,15 @@ def curve(folder: Path) -> dict[tuple[int, str], float]:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Let a run in this process stop itself after a step."""
-    take = loop.step
+    """Send SIGTERM to this process before a step."""
+    take = loop.train_step
 
-    def take_and_stop(run: Any, *arguments: Any) -> float:
-        if run.position.step + 1 == step:
+    def take_and_stop(session: Any, *arguments: Any) -> float:
+        if session.state.step + 1 == step:
             signal.raise_signal(signal.SIGTERM)
-        return take(run, *arguments)
+        return take(session, *arguments)
 
-    monkeypatch.setattr(loop, "step", take_and_stop)
+    monkeypatch.setattr(loop, "train_step", take_and_stop)
 
 
 def kill_one(folder: Path) -> None:
@@ -61,11 +61,11 @@ def kill_one(folder: Path) -> None:
         if (STEPS, "loss") in curve(folder):
             break
         time.sleep(0.02)
-    second = next(child for child in multiprocessing.active_children() if child.name == "cifm-1")
+    second = next(child for child in multiprocessing.active_children() if child.name == "training process 1")
     os.kill(second.pid, signal.SIGKILL)
 
 
-def test_two_processes_train_as_one_and_a_killed_one_costs_nothing(
+def test_two_processes_train_as_one_and_a_killed_run_can_be_resumed(
     prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
@@ -73,7 +73,7 @@ def test_two_processes_train_as_one_and_a_killed_one_costs_nothing(
     with ThreadPoolExecutor(1) as killer:
         killed = killer.submit(kill_one, two)
         with pytest.raises(CifmError, match=r"training process 1 was killed \(SIGKILL\)") as caught:
-            launch(Setup(**settings, folder=two, devices=2))
+            launch(TrainConfig(**settings, folder=two, devices=2))
         killed.result()
     assert "--resume" in caught.value.hint
     assert multiprocessing.active_children() == []
@@ -81,9 +81,9 @@ def test_two_processes_train_as_one_and_a_killed_one_costs_nothing(
     with_two = curve(two)
 
     stop_at(monkeypatch, max(reached, STEPS) + 2)
-    for setup in (Setup(**settings, folder=one), Setup(**settings, folder=two, resume=True)):
-        with pytest.raises(StopRequested):  # the second goes on alone, from the state that both had reached
-            loop.train(setup)
+    for config in (TrainConfig(**settings, folder=one), TrainConfig(**settings, folder=two, resume=True)):
+        with pytest.raises(StopRequested):  # the second one continues in one process, from the last state of two
+            loop.train(config)
     with_one, resumed = curve(one), curve(two)
     shared = with_one.keys() & with_two.keys()
     assert {(step, "loss") for step in range(1, STEPS + 1)} | {

@@ -1,4 +1,4 @@
-"""Laws of the split: regions stand a gap apart, hold their shares of the cells, and follow from the seed."""
+"""Laws of the split: regions are a gap apart, hold their fractions of the cells, and depend only on the seed."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ GAP_UM = 30.0
 
 
 def cells(seed: int, num_cells: int = 1_500) -> np.ndarray:
-    """Cells on a rectangle of 2,000 by 1,000 um, on a lattice of 5 um so that many share a coordinate."""
+    """Cells on a rectangle of 2,000 by 1,000 um, on a lattice of 5 um so that many fraction a coordinate."""
     generator = np.random.default_rng(seed)
     return np.round(generator.uniform(0, (2000, 1000), (num_cells, 2)) / 5) * 5
 
 
 @settings(max_examples=15)
 @given(st.integers(0, 100), st.sampled_from(["strips", "blocks"]), st.integers(0, 5))
-def test_cells_of_different_regions_are_a_gap_apart(tissue: int, kind: str, seed: int) -> None:
+def test_cells_of_different_regions_are_at_least_a_gap_apart(tissue: int, kind: str, seed: int) -> None:
     xy_um = cells(tissue)
     regions = SplitConfig(kind, GAP_UM, seed).regions(xy_um, radius_um=20.0)
     for first in range(3):
@@ -41,14 +41,14 @@ def test_cells_of_different_regions_are_a_gap_apart(tissue: int, kind: str, seed
 
 @settings(max_examples=15)
 @given(st.integers(0, 100))
-def test_strips_lie_across_the_whole_width_in_order_and_hold_a_fifth_each(tissue: int) -> None:
+def test_strips_span_the_width_and_hold_a_fifth_each(tissue: int) -> None:
     xy_um = cells(tissue)
     regions = strips(xy_um[:, 1], GAP_UM)
     parts = [xy_um[regions == region] for region in (TRAIN, VALIDATION, TEST)]
     assert all(np.ptp(part[:, 0]) > 1_900 for part in parts)
     for lower, upper in itertools.pairwise(parts):
         assert lower[:, 1].max() < upper[:, 1].min()
-    for part in parts[1:]:  # a whole row of the lattice goes to the upper strip
+    for part in parts[1:]:  # a row of the lattice belongs to the upper strip as a whole
         assert 0.2 * len(xy_um) <= len(part) < 0.2 * len(xy_um) + 30
 
 
@@ -61,30 +61,30 @@ def test_strips_by_hand() -> None:
 
 @settings(max_examples=15)
 @given(st.integers(0, 100), st.integers(0, 5))
-def test_random_blocks_fill_every_region_and_leave_test_cells_alone(tissue: int, seed: int) -> None:
+def test_random_blocks_fill_all_regions_and_keep_all_test_cells(tissue: int, seed: int) -> None:
     xy_um = cells(tissue)
     regions = random_blocks(xy_um, GAP_UM, seed)
-    share = np.bincount(regions, minlength=4) / len(xy_um)
-    assert share[TEST] == pytest.approx(0.2, abs=0.03)
-    assert share[VALIDATION] == pytest.approx(0.14, abs=0.08)  # what is too near a test cell went to the buffer
-    assert 0.2 < share[TRAIN] < 0.65
+    fraction = np.bincount(regions, minlength=4) / len(xy_um)
+    assert fraction[TEST] == pytest.approx(0.2, abs=0.03)
+    assert fraction[VALIDATION] == pytest.approx(0.14, abs=0.08)  # cells too near a test cell are in the buffer
+    assert 0.2 < fraction[TRAIN] < 0.65
 
 
-def test_random_blocks_follow_the_seed() -> None:
+def test_random_blocks_depend_on_the_seed() -> None:
     xy_um = cells(0)
     first, again, other = (random_blocks(xy_um, GAP_UM, seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_the_gap_is_six_radii_unless_said() -> None:
+def test_default_gap_is_six_radii() -> None:
     xy_um = cells(0)
     assert np.array_equal(SplitConfig("strips").regions(xy_um, 10.0), strips(xy_um[:, 1], 60.0))
     assert "60 um apart" in SplitConfig("strips").describe(10.0)
 
 
 @pytest.mark.parametrize("kind", ["strips", "blocks"])
-def test_a_tissue_too_small_to_split_is_warned_of(kind: str) -> None:
+def test_tissue_too_small_to_split_gives_a_warning(kind: str) -> None:
     regions = SplitConfig(kind, 500.0).regions(np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]), 20.0)
     note = empty_region_note(pd.Series(pd.Categorical.from_codes(regions, categories=keys.REGIONS)))
     assert note is not None
@@ -93,7 +93,7 @@ def test_a_tissue_too_small_to_split_is_warned_of(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["strips", "blocks"])
-def test_prepare_stores_and_shows_the_split(cifm: Callable, xenium_download: Path, tmp_path: Path, kind: str) -> None:
+def test_prepare_stores_and_reports_the_split(cifm: Callable, xenium_download: Path, tmp_path: Path, kind: str) -> None:
     words = ("prepare", xenium_download, "--out", tmp_path, "--split", kind, "--split-gap-um", "15", "--seed", "4")
     assert cifm(*words).code == 0
     slide = open_slide(tmp_path / "tissue.h5ad")
@@ -105,7 +105,7 @@ def test_prepare_stores_and_shows_the_split(cifm: Callable, xenium_download: Pat
     assert "with other options" in cifm(*words[:-1], "5").err
 
 
-def test_a_slide_from_before_there_was_a_buffer_still_opens(
+def test_slide_written_before_there_was_a_buffer_opens(
     cifm: Callable, prepared_synthetic: Path, tmp_path: Path
 ) -> None:
     old = tmp_path / "old.h5ad"

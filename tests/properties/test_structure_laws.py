@@ -1,4 +1,4 @@
-"""Laws of `prepare` under changed structure: harmless changes give the very slide, all others an error, a word, or the slide."""
+"""Laws of `prepare` under changed structure: harmless changes give the same slide, others an error, a warning or the same."""
 
 from __future__ import annotations
 
@@ -36,14 +36,16 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Fuzzer:
 
 
 @pytest.mark.parametrize("change", HARMLESS_CHANGES, ids=", ".join)
-def test_a_harmless_change_gives_the_very_slide(fuzzer: Fuzzer, change: tuple[str, str, str]) -> None:
+def test_harmless_change_gives_the_same_slide(fuzzer: Fuzzer, change: tuple[str, str, str]) -> None:
     _, outcome, messages = fuzzer.prepare_damaged(*change, np.random.default_rng(0))
     assert outcome in ("same", "same, told", "other labels"), messages
 
 
 @settings(max_examples=40, derandomize=True)
 @given(st.sampled_from(DAMAGES), st.integers(0, 2**32 - 1))
-def test_a_changed_structure_never_passes_unseen(fuzzer: Fuzzer, damage: tuple[str, str, str], seed: int) -> None:
+def test_changed_structure_gives_an_error_a_warning_or_the_same_slide(
+    fuzzer: Fuzzer, damage: tuple[str, str, str], seed: int
+) -> None:
     with warnings.catch_warnings(action="error"):
         _, outcome, messages = fuzzer.prepare_damaged(*damage, np.random.default_rng(seed))
     assert outcome not in BAD, messages

@@ -1,4 +1,4 @@
-"""Any `.h5ad`: where its counts, ids and coordinates are, and what is carried along."""
+"""AnnData files: slots of counts, ids and coordinates, and columns that are kept."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def tissue(matrix: object = None, index: list[str] | None = None, **var: list[st
 
 @pytest.fixture
 def prepare(tmp_path: Path) -> Prepare:
-    def run(slide: ad.AnnData, options: PrepareConfig | None = None) -> tuple[ad.AnnData, PrepareResult]:
+    def run(slide: ad.AnnData, config: PrepareConfig | None = None) -> tuple[ad.AnnData, PrepareResult]:
         slide.write_h5ad(tmp_path / "slide.h5ad")
         result = prepare_download(
-            tmp_path / "slide.h5ad", replace(options or PrepareConfig(), out=tmp_path / "prepared")
+            tmp_path / "slide.h5ad", replace(config or PrepareConfig(), out=tmp_path / "prepared")
         )
         return ad.read_h5ad(result.path), result
 
@@ -76,7 +76,7 @@ def test_counts_in_any_form_of_x(prepare: Prepare, matrix: object) -> None:
         (["0", "1", "2"], {"feature_id": IDS, "feature_name": SYMBOLS}, SYMBOLS),
     ],
 )
-def test_ids_and_symbols_are_found_wherever_they_are(
+def test_ids_and_symbols_are_read_from_the_usual_columns(
     prepare: Prepare, index: list[str], var: dict[str, list[str]], symbols: list[str]
 ) -> None:
     slide, _ = prepare(tissue(None, index, **var))
@@ -84,7 +84,7 @@ def test_ids_and_symbols_are_found_wherever_they_are(
     assert slide.var[keys.SYMBOL].tolist() == symbols
 
 
-def test_genes_without_id_and_of_other_feature_types_are_dropped(prepare: Prepare) -> None:
+def test_genes_without_id_and_other_feature_types_are_dropped(prepare: Prepare) -> None:
     slide, result = prepare(
         tissue(
             None,
@@ -100,13 +100,13 @@ def test_genes_without_id_and_of_other_feature_types_are_dropped(prepare: Prepar
     }
 
 
-def test_symbols_alone_are_named_by_the_packaged_table(prepare: Prepare) -> None:
+def test_symbols_are_identified_by_the_packaged_table(prepare: Prepare) -> None:
     slide, result = prepare(tissue(None, SYMBOLS))
     assert slide.var_names.tolist() == IDS
     assert result.report["genes"]["mapped"] == {"count": 3, "names": SYMBOLS}
 
 
-def test_the_table_of_the_user_goes_first(prepare: Prepare, tmp_path: Path) -> None:
+def test_gene_table_of_the_user_takes_precedence(prepare: Prepare, tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="none of the 3 features") as caught:
         prepare(tissue(None, ["first", "second", "third"]))
     assert "--gene-table" in caught.value.hint
@@ -116,7 +116,7 @@ def test_the_table_of_the_user_goes_first(prepare: Prepare, tmp_path: Path) -> N
     assert slide.var_names.tolist() == ["ENSG00000000001", "ENSG00000000002", IDS[2]]
 
 
-def test_counts_are_taken_from_the_layer_where_x_is_normalised(prepare: Prepare) -> None:
+def test_counts_are_read_from_the_layer_if_x_is_normalised(prepare: Prepare) -> None:
     normalised = tissue(LOGS)
     normalised.layers["counts"] = csr_matrix(COUNTS)
     slide, result = prepare(normalised)
@@ -125,7 +125,7 @@ def test_counts_are_taken_from_the_layer_where_x_is_normalised(prepare: Prepare)
     assert result.report["notes"] == ["X holds no raw counts; took layers/counts"]
 
 
-def test_counts_are_taken_from_raw_with_its_own_genes(prepare: Prepare) -> None:
+def test_counts_are_read_from_raw_with_its_own_genes(prepare: Prepare) -> None:
     subset = tissue()
     subset.raw = subset.copy()
     subset = subset[:, :2].copy()
@@ -136,7 +136,7 @@ def test_counts_are_taken_from_raw_with_its_own_genes(prepare: Prepare) -> None:
     assert result.report["matrix"] == "raw/X"
 
 
-def test_a_normalised_x_is_refused_with_the_layer_to_use(prepare: Prepare) -> None:
+def test_normalised_x_is_refused_with_a_hint_to_the_layer(prepare: Prepare) -> None:
     normalised = tissue(LOGS)
     normalised.layers["spliced"] = csr_matrix(COUNTS)
     with pytest.raises(CifmError, match=r"X: .* in cell 'cell-0', gene .* looks log-normalised") as caught:
@@ -149,7 +149,7 @@ def test_a_normalised_x_is_refused_with_the_layer_to_use(prepare: Prepare) -> No
     assert caught.value.hint.endswith("X, spliced")
 
 
-def test_every_obs_column_is_carried_along(prepare: Prepare) -> None:
+def test_all_obs_columns_are_kept(prepare: Prepare) -> None:
     slide = tissue()
     slide.obs["label"] = pd.Categorical(["tumour", "normal"] * 6)
     slide.obs["batch"] = pd.Categorical([1, 2, 3] * 4)
@@ -177,7 +177,7 @@ def test_repeated_barcodes_get_a_suffix(prepare: Prepare) -> None:
     assert result.report["notes"] == ["2 barcodes occur twice; the later ones got a suffix -1, -2, ..."]
 
 
-def test_mouse_is_prepared_but_told(prepare: Prepare) -> None:
+def test_mouse_genes_give_a_warning(prepare: Prepare) -> None:
     _, result = prepare(
         tissue(None, [f"ENSMUSG{number:011d}" for number in (1, 2, 3)], symbol=["Cd4", "mt-Nd1", "Cd19"])
     )
@@ -185,7 +185,7 @@ def test_mouse_is_prepared_but_told(prepare: Prepare) -> None:
     assert result.report["warnings"][0].startswith("2 of 2 genes are mouse")
 
 
-def test_a_visium_slide_from_scanpy_is_in_pixels(prepare: Prepare) -> None:
+def test_visium_slide_from_scanpy_needs_a_scale(prepare: Prepare) -> None:
     slide = tissue()
     slide.uns["spatial"] = {"library": {"scalefactors": {"spot_diameter_fullres": 89.4, "tissue_hires_scalef": 0.1}}}
     with pytest.raises(CifmError, match="image pixels"):
@@ -213,7 +213,7 @@ def millimetres(slide: ad.AnnData) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "words"),
     [
         (no_spatial, r"no obsm\['spatial'\] \(obsm holds X_umap\)"),
         (nan_in_x, "nan in cell 'cell-3', gene 'CD8A'"),
@@ -221,17 +221,17 @@ def millimetres(slide: ad.AnnData) -> None:
         (millimetres, "median distance to the nearest cell 0.01"),
     ],
 )
-def test_a_spoilt_slide_is_refused(
-    prepare: Prepare, tmp_path: Path, spoil: Callable[[ad.AnnData], None], words: str
+def test_invalid_slide_is_refused(
+    prepare: Prepare, tmp_path: Path, damage: Callable[[ad.AnnData], None], words: str
 ) -> None:
     slide = tissue(symbol=SYMBOLS)
-    spoil(slide)
+    damage(slide)
     with pytest.raises(CifmError, match=words):
         prepare(slide)
     assert not (tmp_path / "prepared").exists()
 
 
-def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+def test_truncated_file_is_refused(tmp_path: Path) -> None:
     tissue().write_h5ad(tmp_path / "slide.h5ad")
     whole = (tmp_path / "slide.h5ad").read_bytes()
     (tmp_path / "slide.h5ad").write_bytes(whole[: len(whole) // 2])
@@ -239,7 +239,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
         prepare_download(tmp_path / "slide.h5ad", PrepareConfig(out=tmp_path / "prepared"))
 
 
-def test_a_slide_whose_parts_disagree_is_refused(tmp_path: Path) -> None:
+def test_slots_of_different_sizes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "slide.h5ad"
     tissue().write_h5ad(path)
     with h5py.File(path, "r+") as file:
@@ -251,7 +251,7 @@ def test_a_slide_whose_parts_disagree_is_refused(tmp_path: Path) -> None:
         prepare_download(path, PrepareConfig(out=tmp_path / "prepared"))
 
 
-def test_a_prepared_slide_is_no_download(prepare: Prepare, tmp_path: Path) -> None:
+def test_prepared_slide_is_not_accepted_as_a_download(prepare: Prepare, tmp_path: Path) -> None:
     _, result = prepare(tissue())
     with pytest.raises(CifmError, match="prepared slide already"):
         prepare_download(result.path, PrepareConfig(out=tmp_path / "again"))

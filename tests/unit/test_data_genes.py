@@ -1,4 +1,4 @@
-"""Which features become genes, and what is summed."""
+"""The gene of each feature, and features that are summed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def features(*rows: tuple[str, str, str]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=["id", "symbol", "feature_type"])
 
 
-def test_every_feature_is_kept_or_dropped_for_a_reason() -> None:
+def test_each_feature_is_kept_or_dropped_for_a_reason() -> None:
     plan = plan_genes(
         features(
             ("ENSG00000010610.5", "CD4", GENE),
@@ -47,12 +47,12 @@ def test_every_feature_is_kept_or_dropped_for_a_reason() -> None:
 
 
 @pytest.mark.parametrize("symbol", ["MT-CO1", "mt-Co1", "MT.CO1", ""])
-def test_mitochondrial_genes_are_known_by_symbol_or_id(symbol: str) -> None:
+def test_mitochondrial_genes_are_recognised_by_symbol_or_id(symbol: str) -> None:
     plan = plan_genes(features(("ENSG00000198804", symbol, GENE), ("ENSG00000010610", "CD4", GENE)))
     assert list(plan.dropped) == ["mitochondrial"]
 
 
-def test_genes_that_only_begin_like_a_control_stay() -> None:
+def test_genes_with_names_similar_to_controls_are_kept() -> None:
     rows = [
         (f"ENSG{number:011d}", name, GENE) for number, name in enumerate(["MTOR", "MT1A", "NEGR1", "INTS1", "DEPDC1"])
     ]
@@ -93,7 +93,7 @@ def test_strip_version(given: str, bare: str) -> None:
     assert strip_version(given) == bare
 
 
-def test_no_gene_is_an_error_that_says_what_was_there() -> None:
+def test_error_without_genes_lists_the_reasons() -> None:
     with pytest.raises(CifmError, match=r"none of the 2 features .*no Ensembl id: 2, such as CD4") as caught:
         plan_genes(features(("CD4", "CD4", GENE), ("CD8A", "CD8A", GENE)))
     assert "--gene-table" in caught.value.hint
@@ -116,7 +116,7 @@ def test_symbols_are_mapped_by_a_table(tmp_path: Path, text: str) -> None:
     assert plan.dropped == {"symbol of several genes": ["TWICE"], "no Ensembl id": ["NOSUCH"]}
 
 
-def test_a_table_without_ids_is_refused(tmp_path: Path) -> None:
+def test_gene_table_without_ids_is_refused(tmp_path: Path) -> None:
     (tmp_path / "genes.csv").write_text("CD4,CD8A\nCD3E,CD3D\n")
     with pytest.raises(CifmError, match="no column of Ensembl gene ids"):
         read_gene_table(tmp_path / "genes.csv")
@@ -124,7 +124,7 @@ def test_a_table_without_ids_is_refused(tmp_path: Path) -> None:
         read_gene_table(tmp_path / "absent.csv")
 
 
-def test_species_are_told_apart() -> None:
+def test_species_note_names_the_species() -> None:
     assert species_note(("ENSG00000000001",)) is None
     mouse = species_note(("ENSMUSG00000000001", "ENSMUSG00000000002"))
     assert mouse is not None
@@ -134,7 +134,7 @@ def test_species_are_told_apart() -> None:
     assert "1 of 2 genes are of another species" in other
 
 
-def test_the_packaged_table_names_human_and_mouse_genes() -> None:
+def test_packaged_table_has_human_and_mouse_genes() -> None:
     table = packaged_symbols()
     known = {
         "CD4": "ENSG00000010610",
@@ -158,31 +158,31 @@ def test_the_packaged_table_names_human_and_mouse_genes() -> None:
         (["Cd4", "H2.Aa", "F2"], ["ENSMUSG00000023274", "ENSMUSG00000036594", "ENSMUSG00000027249"]),
     ],
 )
-def test_symbols_are_those_of_their_species_and_in_the_spelling_of_r(symbols: list[str], ids: list[str]) -> None:
+def test_symbols_match_within_the_species_and_in_the_spelling_of_r(symbols: list[str], ids: list[str]) -> None:
     rows = features(*((symbol, symbol, GENE) for symbol in symbols))
     plan = plan_genes(rows, symbols_for(rows, None))
     assert plan.ids == tuple(ids)
     assert plan.mapped == tuple(symbols)
 
 
-def test_ids_alone_get_symbols_and_mitochondrial_genes_of_the_mouse_are_known() -> None:
+def test_ids_get_symbols_and_mouse_mitochondrial_genes_are_recognised() -> None:
     rows = features(("ENSMUSG00000023274.15", "", GENE), ("ENSMUSG00000064341", "", GENE))  # Cd4, mt-Nd1
     plan = plan_genes(rows, symbols_for(rows, None))
     assert plan.symbols == ("Cd4",)
     assert plan.dropped == {"mitochondrial": ["mt-Nd1"]}
 
 
-def test_no_table_is_read_where_everything_has_a_name() -> None:
+def test_packaged_table_is_not_read_if_ids_and_symbols_are_complete() -> None:
     assert symbols_for(features(("ENSG00000010610", "CD4", GENE)), None).empty
 
 
-def test_mitochondrial_genes_stay_where_asked() -> None:
+def test_mitochondrial_genes_can_be_kept() -> None:
     rows = features(("ENSG00000198804", "MT-CO1", GENE), ("ENSG00000010610", "CD4", GENE))
     assert plan_genes(rows, keep_mitochondrial=True).symbols == ("MT-CO1", "CD4")
 
 
 @pytest.mark.parametrize("header", ["", "Gene stable ID,Human gene stable ID,Human homology type\n"])
-def test_orthologs_map_a_mouse_to_human(tmp_path: Path, header: str) -> None:
+def test_orthologs_map_mouse_genes_to_human(tmp_path: Path, header: str) -> None:
     #  1 -> A   2 -> A (summed)   3 -> B and C (which?)   4 -> nothing
     pairs = [(1, 11), (2, 11), (3, 12), (3, 13)]
     lines = [f"ENSMUSG{mouse:011d}.2,ENSG{human:011d},ortholog" for mouse, human in pairs]
@@ -196,13 +196,13 @@ def test_orthologs_map_a_mouse_to_human(tmp_path: Path, header: str) -> None:
     assert species_note(plan.ids) is None
 
 
-def test_a_table_of_one_species_maps_nothing(tmp_path: Path) -> None:
+def test_ortholog_table_of_one_species_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("ENSG00000000001,ENSG00000000002\n")
     with pytest.raises(CifmError, match="no column of human Ensembl ids beside one of another species"):
         read_orthologs(tmp_path / "pairs.csv")
 
 
-def test_few_identified_genes_are_told_with_their_share() -> None:
+def test_note_gives_the_fraction_of_identified_genes() -> None:
     def plan(num_unknown: int) -> str | None:
         unknown = [(f"x{number}", f"x{number}", GENE) for number in range(num_unknown)]
         return unidentified_note(plan_genes(features(("ENSG00000010610", "CD4", GENE), *unknown)))

@@ -1,4 +1,4 @@
-"""Writing `.h5ad`: what fits is written, views too; what does not fit is refused before HDF5 meets it."""
+"""Writing `.h5ad` files: views too; files that do not fit on the disk are refused before HDF5 writes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def slide() -> ad.AnnData:
 
 
 @pytest.mark.parametrize("rows", [slice(None), [2, 0]])
-def test_what_is_written_is_read(tmp_path: Path, rows) -> None:
+def test_written_file_reads_back(tmp_path: Path, rows) -> None:
     expected = slide()[rows]
     h5ad.write_h5ad(tmp_path / "deep" / "x.h5ad", expected)
-    found = ad.read_h5ad(tmp_path / "deep" / "x.h5ad")
-    assert np.array_equal(found.X.toarray(), expected.X.toarray())
-    assert np.array_equal(found.obsm["spatial"], expected.obsm["spatial"])
+    result = ad.read_h5ad(tmp_path / "deep" / "x.h5ad")
+    assert np.array_equal(result.X.toarray(), expected.X.toarray())
+    assert np.array_equal(result.obsm["spatial"], expected.obsm["spatial"])
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_larger_than_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(h5ad, "_OVERHEAD", 1 << 60)
     with pytest.raises(CifmError, match=r"cannot write .*x\.h5ad: (no space left|the file is larger)"):
         h5ad.write_h5ad(tmp_path / "x.h5ad", slide())

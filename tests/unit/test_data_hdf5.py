@@ -1,4 +1,4 @@
-"""Damage to HDF5 files on which the library crashes, never ends, or reads something else."""
+"""Damage to HDF5 files on which the library crashes, loops, or returns other values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cifm_cli.errors import CifmError
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Texts of variable length, which lie in a heap, and an array in chunks of which the last is in part used."""
+    """A file with texts of variable length, which are stored in a heap, and an array whose last chunk is partly used."""
     path = tmp_path / "file.h5"
     with h5py.File(path, "w") as file:
         file["names"] = ["one", "two", "three and a little more"]
@@ -22,14 +22,14 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_intact_file_opens(path: Path) -> None:
+def test_intact_file_opens(path: Path) -> None:
     with open_hdf5(path) as file:
         check_arrays(file)
         assert file["numbers"][:].tolist() == list(range(10))
 
 
 @pytest.mark.parametrize("length", [0, 7, 1 << 40])
-def test_a_heap_on_which_the_library_never_ends_or_crashes(path: Path, length: int) -> None:
+def test_heap_on_which_the_library_loops_or_crashes_is_refused(path: Path, length: int) -> None:
     content = bytearray(path.read_bytes())
     first = content.index(b"GCOL") + 16
     content[first : first + 16] = bytes(8) + length.to_bytes(8, "little")
@@ -38,7 +38,7 @@ def test_a_heap_on_which_the_library_never_ends_or_crashes(path: Path, length: i
         pass
 
 
-def test_a_heap_that_is_cut(path: Path) -> None:
+def test_truncated_heap_is_refused(path: Path) -> None:
     content = path.read_bytes()
     for kept in (12, 40):
         path.write_bytes(content[: content.index(b"GCOL") + kept])
@@ -46,22 +46,22 @@ def test_a_heap_that_is_cut(path: Path) -> None:
             pass
 
 
-def test_an_empty_file(tmp_path: Path) -> None:
+def test_empty_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.h5").touch()
     with pytest.raises(CifmError, match="damaged or of another format"), open_hdf5(tmp_path / "empty.h5"):
         pass
 
 
-def test_a_chunk_that_is_missing_would_read_as_zeros(path: Path) -> None:
+def test_missing_chunk_is_refused(path: Path) -> None:
     with h5py.File(path, "a") as file:
         file.create_dataset("sparse", (12,), np.int32, chunks=(4,))[:4] = 1
     with pytest.raises(CifmError, match="/sparse lacks a chunk"), open_hdf5(path) as file:
         check_arrays(file)
 
 
-def test_a_type_of_number_that_nothing_writes(path: Path) -> None:
+def test_damaged_number_type_is_refused(path: Path) -> None:
     kind = h5py.h5t.IEEE_F64LE.copy()
-    kind.set_ebias(1022)  # one bit of the header: every number twice as large
+    kind.set_ebias(1022)  # one bit of the header doubles all numbers
     with h5py.File(path, "a") as file:
         space = h5py.h5s.create_simple((3,))
         h5py.h5d.create(file.id, b"scaled", kind, space)

@@ -104,7 +104,7 @@ def test_counts_are_taken_from_the_layer_that_holds_them() -> None:
         slide_from_anndata(adata, name="grid", layer="X")
 
 
-def test_cells_without_counts_stay() -> None:
+def test_cells_without_counts_are_kept() -> None:
     adata = grid_of_cells()
     adata.X = csr_matrix(COUNTS * (np.arange(12) != 3)[:, None])
     slide, rows, notes = slide_from_anndata(adata, name="grid")
@@ -113,7 +113,7 @@ def test_cells_without_counts_stay() -> None:
     assert notes[0].startswith("1 of 12 cells have no counts")
 
 
-def test_radius_asked_for_is_used_and_noted(prepared_synthetic: Path) -> None:
+def test_given_radius_is_used_and_noted(prepared_synthetic: Path) -> None:
     slide, _, notes = slide_from_anndata(ad.read_h5ad(prepared_synthetic), name="tissue", radius_um=40.0)
     assert slide.radius_um == 40.0
     assert notes == ("slide tissue: prepared for a radius of 20 um, used with 40 um",)

@@ -20,15 +20,15 @@ def read(text: str) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("between", ["", "%metadata_json: {}\n%\n", "\n% text\n"])
-def test_counts_are_turned(between: str) -> None:
+def test_counts_are_transposed(between: str) -> None:
     assert read(f"{HEADER}{between}3 2 3\n1 1 5\n3 1 7\n2\t2  9\n") == [[5, 0, 7], [0, 9, 0]]
 
 
-def test_no_entries() -> None:
+def test_matrix_without_entries() -> None:
     assert read("%%MatrixMarket matrix coordinate pattern symmetric\n2 2 0\n") == [[0, 0], [0, 0]]
 
 
-def test_what_scipy_writes() -> None:
+def test_matrix_written_by_scipy() -> None:
     matrix, file = random(9, 7, 0.4, random_state=0).multiply(1e6).floor().tocoo(), BytesIO()
     mmwrite(file, matrix)
     file.seek(0)
@@ -54,6 +54,6 @@ def test_what_scipy_writes() -> None:
         (f"{HEADER}2 2 2\n1 1 5\n1 1 5\n", "1 entries have the same row and column as another"),
     ],
 )
-def test_damage(text: str, words: str) -> None:
+def test_damaged_matrix_is_refused(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         read(text)

@@ -116,18 +116,18 @@ def test_bins_hold_equally_many_whole_numbers(largest: int) -> None:
 
 
 def test_missing_report_is_written_and_another_file_is_not_replaced(xenium_download: Path, tmp_path: Path) -> None:
-    options = PrepareConfig(out=tmp_path, qc_report=True)
-    slide = prepare_download(xenium_download, options).path
+    config = PrepareConfig(out=tmp_path, qc_report=True)
+    slide = prepare_download(xenium_download, config).path
     written = qc_report.qc_report_path(slide)
     written.unlink()
-    assert prepare_download(xenium_download, options).up_to_date
+    assert prepare_download(xenium_download, config).up_to_date
     assert written.exists()
     slide.unlink()
-    assert not prepare_download(xenium_download, options).up_to_date  # a report of cifm is replaced
+    assert not prepare_download(xenium_download, config).up_to_date  # a report of cifm is replaced
     slide.unlink()
     written.write_text("mine", encoding="utf8")
     with pytest.raises(CifmError, match="not a report that cifm wrote"):
-        prepare_download(xenium_download, options)
+        prepare_download(xenium_download, config)
     assert written.read_text(encoding="utf8") == "mine"
     assert not slide.exists()
 

@@ -1,4 +1,4 @@
-"""Real tissue: what `prepare` makes of it beside what pandas and h5py alone find."""
+"""Real tissue: prepared slides compared with what pandas and h5py read."""
 
 from __future__ import annotations
 
@@ -117,6 +117,8 @@ def test_xenium_fixture_written_by_r(shared_data: Path, tmp_path: Path) -> None:
         ("pbmc_chromium", "not a download of a known platform"),
     ],
 )
-def test_what_is_no_slide_is_refused_for_its_defect(shared_data: Path, tmp_path: Path, name: str, words: str) -> None:
+def test_file_that_is_not_a_slide_is_refused_for_its_defect(
+    shared_data: Path, tmp_path: Path, name: str, words: str
+) -> None:
     with pytest.raises(CifmError, match=words):
         prepare_download(shared_data / name, PrepareConfig(out=tmp_path))

@@ -1,4 +1,4 @@
-"""Every spatial folder and fixture of real tissue: cells, genes and micrometres as pandas and h5py alone find them."""
+"""All formats of real tissue: cells, genes and micrometres compared with what pandas and h5py read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COLUMNS = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres
 
 
 class Expected(NamedTuple):
-    """What one input holds: cells, those kept, genes, spacing in um; and micrometres per pixel by hand."""
+    """Expected numbers of an input: cells in and kept, genes, spacing in um, and micrometres per pixel by hand."""
 
     folder: str
     cells: int
@@ -99,8 +99,8 @@ def test_cells_genes_and_micrometres(shared_data: Path, prepare: Callable[..., t
     assert slide.var_names.tolist() == ids
     assert slide.obs_names.tolist() == [barcodes[row] for row in rows]
     assert (counts[rows] != slide.X).nnz == 0
-    places = read_locations(folder / "spatial").loc[slide.obs_names]
-    xy_um = places[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy() * expected.um_per_pixel
+    positions = read_locations(folder / "spatial").loc[slide.obs_names]
+    xy_um = positions[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy() * expected.um_per_pixel
     assert np.allclose(slide.obsm[keys.SPATIAL], xy_um, rtol=1e-5)
 
 
@@ -133,7 +133,7 @@ def test_bins_lie_on_the_grid(bins: ad.AnnData) -> None:
     assert np.array_equal(bins.obs[["array_row", "array_col"]].to_numpy(), numbers)
 
 
-def test_one_tissue_by_two_platforms_overlays(prepare: Callable[..., tuple], bins: ad.AnnData) -> None:
+def test_one_tissue_on_two_platforms_overlays(prepare: Callable[..., tuple], bins: ad.AnnData) -> None:
     edges = [np.arange(0, 7300, 40.0), np.arange(0, 1900, 40.0)]
 
     def density(slide: ad.AnnData, shift_um: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
@@ -152,10 +152,10 @@ def test_one_tissue_by_two_platforms_overlays(prepare: Callable[..., tuple], bin
 @pytest.mark.parametrize("section", ["section1", "section2"])
 def test_spots_outside_the_tissue(shared_data: Path, prepare: Callable[..., tuple], section: str) -> None:
     name = f"{VISIUM_IO}/10xVisium/{section}"
-    places = read_locations(shared_data / name / "outs" / "spatial")
+    positions = read_locations(shared_data / name / "outs" / "spatial")
     counts, barcodes, ids = read_h5(shared_data / name / "outs" / "raw_feature_bc_matrix.h5")
-    if section == "section2":  # its first spot is lost
-        assert set(barcodes) - set(places.index) == {"AAACAACGAATAGTTC-1"}
+    if section == "section2":  # its first spot is missing
+        assert set(barcodes) - set(positions.index) == {"AAACAACGAATAGTTC-1"}
         with pytest.raises(CifmError, match=r"no position for 1 of the 50 barcodes .*'AAACAACGAATAGTTC-1'"):
             prepare(name)
         return
@@ -163,17 +163,17 @@ def test_spots_outside_the_tissue(shared_data: Path, prepare: Callable[..., tupl
         prepare(name)
     assert "--radius-um" in caught.value.hint
     slide, result = prepare(name, radius_um=1000.0)
-    inside = places.loc[barcodes, "in_tissue"].to_numpy() == 1
+    inside = positions.loc[barcodes, "in_tissue"].to_numpy() == 1
     full = np.asarray(counts.sum(axis=1)).ravel() > 0
     assert set(slide.obs_names) == {name for name, kept in zip(barcodes, inside & full, strict=True) if kept}
     assert result.report["cells"]["dropped"]["not in tissue"] == 28
     assert slide.n_vars == len(ids) == 49
-    xy_um = places.loc[slide.obs_names, ["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy() * 100 / 137.605
+    xy_um = positions.loc[slide.obs_names, ["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy() * 100 / 137.605
     assert np.allclose(slide.obsm[keys.SPATIAL], xy_um, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "words"),
+    ("name", "config", "words"),
     [
         # positions of 16 um bins beside the scale factors of 8 um bins
         (f"{SEURAT}/visium_hd", {}, r"0\.273761 um per pixel .* 0\.136914 um per pixel \(columns of 8 um"),
@@ -182,9 +182,9 @@ def test_spots_outside_the_tissue(shared_data: Path, prepare: Callable[..., tupl
         (VISIUM_IO, {"bin_um": 2}, r"no cell is left of 10 \(void \(no counts\): 10\)"),
     ],
 )
-def test_bins_with_a_defect(prepare: Callable[..., tuple], name: str, options: dict, words: str) -> None:
+def test_bins_with_a_defect_are_refused(prepare: Callable[..., tuple], name: str, config: dict, words: str) -> None:
     with pytest.raises(CifmError, match=words):
-        prepare(name, **options)
+        prepare(name, **config)
 
 
 def test_cosmx(shared_data: Path, prepare: Callable[..., tuple]) -> None:
@@ -214,7 +214,7 @@ def test_cosmx(shared_data: Path, prepare: Callable[..., tuple]) -> None:
         ("STARmapPLUS_small/mockraw_expression_pd", "mock_spatial", "1 cell is left, which makes no graph"),
     ],
 )
-def test_exports_that_hold_no_tissue(
+def test_exports_without_cells_are_refused(
     shared_data: Path, prepare: Callable[..., tuple], matrix: str, cells: str, words: str
 ) -> None:
     folder = Path(EXPORTS) / matrix
@@ -225,7 +225,7 @@ def test_exports_that_hold_no_tissue(
         prepare(f"{folder}.csv", cells=shared_data / folder.parent / f"{cells}.csv")
 
 
-def test_a_matrix_without_places_is_no_download(shared_data: Path, prepare: Callable[..., tuple]) -> None:
+def test_matrix_without_coordinates_is_refused(shared_data: Path, prepare: Callable[..., tuple]) -> None:
     assert (shared_data / SEURAT / "cr3.0").is_dir()
     for name in (f"{SEURAT}/cr3.0", SEURAT, "pbmc_chromium"):
         with pytest.raises(CifmError, match="not a download of a known platform"):

@@ -1,4 +1,4 @@
-"""SpatialData stores: what is read of them, and what is said where the package is missing."""
+"""SpatialData stores, and the error if the package is missing."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ XY_UM = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """The skeleton of a store, which is how one is recognised."""
+    """The files and folders by which a store is recognised."""
     folder = tmp_path / "tissue.zarr"
     (folder / "tables").mkdir(parents=True)
     (folder / "zarr.json").write_text("{}")
     return folder
 
 
-def test_without_the_package_the_user_is_told_what_to_install(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_the_package_tells_what_to_install(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spatialdata", None)
     assert find_reader(store)[1] is SPATIALDATA
     assert slide_name(store, PrepareConfig()) == "tissue"
@@ -52,7 +52,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         table = ad.AnnData(X=np.log1p(COUNTS), obs=obs, var=pd.DataFrame(index=["CD4", "CD8A"]))
         table.layers["counts"] = COUNTS
         table.obs["region"] = table.obs["region"].astype("category")
-        if changes.get("places", True):
+        if changes.get("positions", True):
             table.obsm["spatial"] = XY_UM
         circles = ShapesModel.parse(XY_UM[::-1] + 100.0, geometry=0, radius=4.0, index=[9, 8, 7])
         annotated = TableModel.parse(table, region="cells", region_key="region", instance_key="instance")
@@ -66,10 +66,12 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.mark.spatialdata
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("places", "shift"), [(True, 0.0), (False, 100.0)])
-def test_counts_and_places_of_a_store(write: Callable[..., Path], tmp_path: Path, places: bool, shift: float) -> None:
-    options = PrepareConfig(out=tmp_path / "prepared", layer="counts")
-    slide = ad.read_h5ad(prepare_download(write(places=places), options).path)
+@pytest.mark.parametrize(("positions", "shift"), [(True, 0.0), (False, 100.0)])
+def test_counts_and_coordinates_of_a_store(
+    write: Callable[..., Path], tmp_path: Path, positions: bool, shift: float
+) -> None:
+    config = PrepareConfig(out=tmp_path / "prepared", layer="counts")
+    slide = ad.read_h5ad(prepare_download(write(positions=positions), config).path)
     order = np.argsort(slide.obs[keys.DOWNLOAD_ROW])
     assert slide.X.toarray()[order].astype(int).tolist() == COUNTS.tolist()
     assert np.allclose(slide.obsm[keys.SPATIAL][order], XY_UM + shift)

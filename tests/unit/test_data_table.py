@@ -1,4 +1,4 @@
-"""A matrix of counts and a table of cells, in the forms that MERFISH, CosMx, STARmap and others export."""
+"""A matrix of counts and a table of cells, in the formats that MERFISH, CosMx, STARmap and others export."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def by_cell(**labels: list[str]) -> pd.DataFrame:
 
 def centres(x: str = "center_x", y: str = "center_y", scale: float = 1.0, **columns: list[str]) -> pd.DataFrame:
     table = pd.DataFrame({**columns, x: XY_UM[:, 0] / scale, y: XY_UM[:, 1] / scale, "volume": [1, 2, 3, 4]})
-    return table.iloc[[3, 0, 2, 1]]  # never in the order of the matrix
+    return table.iloc[[3, 0, 2, 1]]  # not in the order of the matrix
 
 
 def check(download: Download) -> None:
@@ -87,7 +87,7 @@ def test_cosmx_in_millimetres(read: Read) -> None:
 
 def test_cells_without_a_centre_have_no_position(read: Read) -> None:
     cells = centres(fov=FOV, cell_ID=CELL)
-    download = read(by_cell(fov=FOV, cell_ID=["10", "11", "3", "0"]), cells)  # CosMx: 0 is what lies in no cell
+    download = read(by_cell(fov=FOV, cell_ID=["10", "11", "3", "0"]), cells)  # CosMx: 0 is outside all cells
     assert np.isnan(download.xy_um).all(axis=1).tolist() == [False, False, False, True]
     assert download.notes == ("1 cells of cells.csv are not in the matrix and were left out",)
 
@@ -111,7 +111,7 @@ def test_tabs_gzip_and_blocks(read: Read, tmp_path: Path, monkeypatch: pytest.Mo
     assert table.transposed().counts.toarray().tolist() == COUNTS.T.tolist()
 
 
-def test_counts_of_an_anndata_without_places(read: Read, tmp_path: Path) -> None:
+def test_counts_of_an_anndata_without_coordinates(read: Read, tmp_path: Path) -> None:
     obs, var = pd.DataFrame(index=NAMES), pd.DataFrame(index=GENES)
     ad.AnnData(X=np.log1p(COUNTS), obs=obs, var=var, layers={"counts": COUNTS}).write_h5ad(tmp_path / "counts.h5ad")
     download = read(tmp_path / "counts.h5ad", centres(name=NAMES))
@@ -128,16 +128,16 @@ def test_counts_of_an_anndata_without_places(read: Read, tmp_path: Path) -> None
         (centres(name=NAMES).assign(center_x="west"), "damaged or of another format"),
     ],
 )
-def test_cells_that_do_not_fit(read: Read, cells: pd.DataFrame, words: str) -> None:
+def test_cells_that_do_not_match_are_refused(read: Read, cells: pd.DataFrame, words: str) -> None:
     with pytest.raises(CifmError, match=words):
         read(by_cell(cell=NAMES), cells)
 
 
-def test_text_among_the_counts(read: Read) -> None:
+def test_text_among_the_counts_is_refused(read: Read) -> None:
     with pytest.raises(CifmError, match="damaged or of another format"):
         read(by_cell(cell=NAMES).assign(CD4="many"), centres(name=NAMES))
 
 
-def test_a_matrix_that_is_not_there(read: Read, tmp_path: Path) -> None:
+def test_missing_matrix_is_refused(read: Read, tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="no such file"):
         read(tmp_path / "absent.csv", centres(name=NAMES))

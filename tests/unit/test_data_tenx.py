@@ -1,4 +1,4 @@
-"""10x matrices in every variant that real files show."""
+"""10x matrices in the variants of real files."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_integer_ids_become_text(tmp_path: Path) -> None:
     assert read_matrix(write_h5(tmp_path / "m.h5", barcodes=np.arange(1, 5))).barcodes.tolist() == ["1", "2", "3", "4"]
 
 
-def test_without_feature_types_everything_is_a_gene(tmp_path: Path) -> None:
+def test_without_feature_types_all_features_are_genes(tmp_path: Path) -> None:
     matrix = read_matrix(write_h5(tmp_path / "m.h5", **{"features/feature_type": None}))
     assert set(matrix.genes["feature_type"]) == {"Gene Expression"}
 
@@ -118,33 +118,33 @@ def test_mex_variants_read_the_same(tmp_path: Path, compress: bool, columns: int
         ({"features/id": None}, "damaged"),
     ],
 )
-def test_parts_that_disagree_are_refused(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+def test_parts_of_different_sizes_are_refused(tmp_path: Path, changes: dict[str, object], words: str) -> None:
     with pytest.raises(CifmError, match=words):
         in_memory(read_matrix(write_h5(tmp_path / "m.h5", **changes)).counts)
 
 
-def test_a_truncated_h5_is_refused(tmp_path: Path) -> None:
+def test_truncated_h5_is_refused(tmp_path: Path) -> None:
     path = write_h5(tmp_path / "m.h5")
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(CifmError, match=r"m.h5: damaged"):
         in_memory(read_matrix(path).counts)
 
 
-def test_an_h5_of_something_else_says_what_it_holds(tmp_path: Path) -> None:
+def test_error_for_another_h5_lists_its_content(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file["spam"] = 1
     with pytest.raises(CifmError, match=r"no group `matrix`.*spam"):
         read_matrix(tmp_path / "m.h5")
 
 
-def test_a_mex_part_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_mex_part_is_named(tmp_path: Path) -> None:
     folder = write_mex(tmp_path / "mex", compress=True)
     (folder / "barcodes.tsv.gz").unlink()
     with pytest.raises(CifmError, match=r"no barcodes.tsv"):
         read_matrix(folder)
 
 
-def test_a_cut_mex_is_refused(tmp_path: Path) -> None:
+def test_truncated_mex_is_refused(tmp_path: Path) -> None:
     folder = write_mex(tmp_path / "mex", compress=True)
     whole = (folder / "matrix.mtx.gz").read_bytes()
     (folder / "matrix.mtx.gz").write_bytes(whole[: len(whole) // 2])

@@ -1,4 +1,4 @@
-"""Visium downloads drawn by hand: every form of positions and matrix, and where micrometres come from."""
+"""Visium downloads drawn by hand: formats of positions and matrix, and the source of the scale."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def read(folder: Path) -> Callable[..., Download]:
 
 
 def test_spots_of_the_tissue_in_micrometres(folder: Path, tmp_path: Path) -> None:
-    options = PrepareConfig(out=tmp_path / "prepared", radius_um=150.0)
+    config = PrepareConfig(out=tmp_path / "prepared", radius_um=150.0)
     assert find_reader(folder.parent)[1] is VISIUM
-    assert slide_name(folder, options) == "section"
-    result = prepare_download(folder, options)
+    assert slide_name(folder, config) == "section"
+    result = prepare_download(folder, config)
     slide = ad.read_h5ad(result.path)
     order = np.argsort(slide.obs[keys.DOWNLOAD_ROW])
     kept = [0, 1, 2, 4, 5]
@@ -107,7 +107,7 @@ def test_spots_of_the_tissue_in_micrometres(folder: Path, tmp_path: Path) -> Non
     assert "100 um between spots" in result.report["units"]["derivation"]
 
 
-def test_spots_of_the_tissue_that_the_matrix_lacks_are_noted(folder: Path, read: Callable[..., Download]) -> None:
+def test_missing_spots_of_the_tissue_are_noted(folder: Path, read: Callable[..., Download]) -> None:
     assert read().notes == ()
     write_h5(folder / "raw_feature_bc_matrix.h5", COUNTS[:4], BARCODES[:4])
     assert read().notes == ("2 spots or bins in the tissue are not in the matrix",)
@@ -136,7 +136,7 @@ def as_gzip(spatial: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [as_list_without_header, as_list_with_header, as_parquet, as_gzip])
-def test_every_form_of_the_positions(
+def test_all_formats_of_the_positions(
     folder: Path, read: Callable[..., Download], write: Callable[[Path], None]
 ) -> None:
     spatial = folder / "spatial"
@@ -148,7 +148,7 @@ def test_every_form_of_the_positions(
     assert download.in_tissue.tolist() == [bool(flag) for flag in IN_TISSUE]
 
 
-def test_every_form_of_the_matrix(folder: Path, read: Callable[..., Download]) -> None:
+def test_all_formats_of_the_matrix(folder: Path, read: Callable[..., Download]) -> None:
     write_mex(folder / "raw_feature_bc_matrix")
     first = read()
     stored = in_memory(first.counts)
@@ -157,11 +157,13 @@ def test_every_form_of_the_matrix(folder: Path, read: Callable[..., Download]) -
     assert (stored != in_memory(mex.counts)).nnz == 0
     assert first.obs.index.tolist() == mex.obs.index.tolist()
     assert first.genes.equals(mex.genes)
-    write_h5(folder / "V1_Section_filtered_feature_bc_matrix.h5", COUNTS[:3], BARCODES[:3])  # as the website names it
+    write_h5(
+        folder / "V1_Section_filtered_feature_bc_matrix.h5", COUNTS[:3], BARCODES[:3]
+    )  # the file name on 10x's website
     assert len(read().obs) == 3
 
 
-def test_a_matrix_of_places_alone_is_refused(folder: Path, read: Callable[..., Download]) -> None:
+def test_matrix_of_positions_without_values_is_refused(folder: Path, read: Callable[..., Download]) -> None:
     write_mex(folder / "filtered_feature_bc_matrix")
     text = "%%MatrixMarket matrix coordinate pattern general\n3 6 1\n1 1\n"
     (folder / "filtered_feature_bc_matrix" / "matrix.mtx.gz").write_bytes(gzip.compress(text.encode()))
@@ -170,12 +172,12 @@ def test_a_matrix_of_places_alone_is_refused(folder: Path, read: Callable[..., D
 
 
 @pytest.mark.parametrize("diameter_um", [55.0, 65.0, 70.0])
-def test_spots_as_wide_as_real_files_say_pass(diameter_um: float) -> None:
+def test_spot_diameters_of_real_files_are_accepted(diameter_um: float) -> None:
     scale = derive_scale(Grid(20.0, 34.64), {"spot_diameter_fullres": diameter_um * 0.4}, "here")
     assert scale.microns_per_pixel == 2.5
 
 
-def test_a_spot_of_another_image_is_refused_with_both_numbers(folder: Path, read: Callable[..., Download]) -> None:
+def test_spot_diameter_of_another_image_is_refused(folder: Path, read: Callable[..., Download]) -> None:
     (folder / "spatial" / "scalefactors_json.json").write_text(json.dumps({"spot_diameter_fullres": SPOT_PX / 6}))
     with pytest.raises(CifmError, match=r"2\.5 um per pixel .*, 15 um per pixel") as caught:
         read()
@@ -185,7 +187,7 @@ def test_a_spot_of_another_image_is_refused_with_both_numbers(folder: Path, read
     assert np.ptp(asked.xy_um[:, 0]) == pytest.approx(np.ptp(XY_UM[:, 0]) * 0.8)
 
 
-def test_array_rows_and_columns_exchanged_are_refused(folder: Path, read: Callable[..., Download]) -> None:
+def test_exchanged_array_rows_and_columns_are_refused(folder: Path, read: Callable[..., Download]) -> None:
     table = positions().rename(columns={"array_row": "array_col", "array_col": "array_row"})
     table.to_csv(folder / "spatial" / "tissue_positions.csv", index=False)
     with pytest.raises(CifmError, match="two scales differ by more than 2%"):
@@ -200,7 +202,7 @@ def test_pixels_of_other_spots_are_refused(folder: Path, read: Callable[..., Dow
         read()
 
 
-def test_the_spot_gives_the_scale_where_the_array_cannot() -> None:
+def test_spot_diameter_gives_the_scale_if_the_array_does_not() -> None:
     scale = derive_scale(Grid(np.nan, np.nan), {"spot_diameter_fullres": 26.0}, "here")
     assert scale.microns_per_pixel == 2.5
     with pytest.raises(CifmError, match="give the scale"):
@@ -227,7 +229,7 @@ def lose_scales(spatial: Path) -> None:
     (spatial / "scalefactors_json.json").unlink()
 
 
-def spoil_scales(spatial: Path) -> None:
+def damage_scales(spatial: Path) -> None:
     (spatial / "scalefactors_json.json").write_text("{")
 
 
@@ -239,10 +241,10 @@ def spoil_scales(spatial: Path) -> None:
         (repeat_row, "has two rows"),
         (write_text, "damaged or of another format"),
         (lose_scales, "no such file"),
-        (spoil_scales, "damaged or of another format"),
+        (damage_scales, "damaged or of another format"),
     ],
 )
-def test_damage_is_told(
+def test_damage_is_reported(
     folder: Path, read: Callable[..., Download], damage: Callable[[Path], None], words: str
 ) -> None:
     damage(folder / "spatial")
@@ -250,15 +252,15 @@ def test_damage_is_told(
         read()
 
 
-def test_a_download_without_matrix_says_so(folder: Path, read: Callable[..., Download]) -> None:
+def test_download_without_a_matrix_is_refused(folder: Path, read: Callable[..., Download]) -> None:
     (folder / "raw_feature_bc_matrix.h5").unlink()
     with pytest.raises(CifmError, match=r"without filtered_feature_bc_matrix.h5 or raw_feature_bc_matrix.h5"):
         read()
 
 
-def test_switches_leave_in_what_the_filters_drop(folder: Path, tmp_path: Path) -> None:
-    options = PrepareConfig(out=tmp_path / "prepared", radius_um=150.0)
-    kept = replace(options, name="all", keep=("outside-tissue", "mitochondrial"))
+def test_keep_options_disable_filters(folder: Path, tmp_path: Path) -> None:
+    config = PrepareConfig(out=tmp_path / "prepared", radius_um=150.0)
+    kept = replace(config, name="all", keep=("outside-tissue", "mitochondrial"))
     slide = ad.read_h5ad(prepare_download(folder, kept).path)
     assert slide.shape == (6, 3)
     assert slide.var_names.tolist() == IDS

@@ -1,4 +1,4 @@
-"""Visium HD downloads drawn by hand: bins of several sizes, the folder given at every level, and segmented cells."""
+"""Visium HD downloads drawn by hand: bins of several sizes, the folder at all levels, and segmented cells."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def read(outs: Path) -> Callable[..., Download]:
 
 
 @pytest.mark.parametrize("folder", ["..", ".", "binned_outputs", "binned_outputs/square_008um"])
-def test_the_folder_may_be_given_at_every_level(outs: Path, read: Callable[..., Download], folder: str) -> None:
+def test_folder_is_accepted_at_all_levels(outs: Path, read: Callable[..., Download], folder: str) -> None:
     assert slide_name(outs / folder, PrepareConfig()) == "section"
     download = read(folder)
     expected = np.array([125.0, 225.0]) + PLACES[:, ::-1] * [8.0, -8.0]
@@ -103,21 +103,21 @@ def test_the_folder_may_be_given_at_every_level(outs: Path, read: Callable[..., 
 
 
 @pytest.mark.parametrize("size_um", [2, 16])
-def test_other_bins_have_their_own_radius(outs: Path, tmp_path: Path, size_um: int) -> None:
-    options = PrepareConfig(out=tmp_path / "prepared", bin_um=size_um)
-    slide = ad.read_h5ad(prepare_download(outs, options).path)
+def test_radius_follows_the_bin_size(outs: Path, tmp_path: Path, size_um: int) -> None:
+    config = PrepareConfig(out=tmp_path / "prepared", bin_um=size_um)
+    slide = ad.read_h5ad(prepare_download(outs, config).path)
     assert np.ptp(slide.obsm[keys.SPATIAL], axis=0).tolist() == [2.0 * size_um] * 2
     assert slide.uns[keys.CIFM][keys.RADIUS_UM] == 2.5 * size_um
     assert slide.uns[keys.CIFM][keys.PLATFORM] == "visium_hd"
 
 
-def test_bins_that_are_not_there(read: Callable[..., Download]) -> None:
+def test_missing_bin_size_is_refused(read: Callable[..., Download]) -> None:
     with pytest.raises(CifmError, match=r"no bins of 4 um \(there are 2 um and 8 um and 16 um\)") as caught:
         read(bin_um=4)
     assert "--bin-um" in caught.value.hint
 
 
-def test_a_declared_scale_that_the_grid_contradicts(outs: Path, read: Callable[..., Download]) -> None:
+def test_declared_scale_that_contradicts_the_grid_is_refused(outs: Path, read: Callable[..., Download]) -> None:
     spatial = outs / "binned_outputs" / "square_008um" / "spatial"
     write_scales(spatial, bin_size_um=8, microns_per_pixel=0.2125)
     with pytest.raises(CifmError, match=r"0\.2125 um per pixel \(microns_per_pixel.*0\.25 um per pixel \(columns of 8"):
@@ -128,7 +128,7 @@ def test_a_declared_scale_that_the_grid_contradicts(outs: Path, read: Callable[.
     assert np.ptp(read(microns_per_pixel=0.5).xy_um) > 0
 
 
-def test_a_bin_that_is_not_at_the_place_of_its_name(outs: Path, read: Callable[..., Download]) -> None:
+def test_bin_name_that_contradicts_its_position_is_refused(outs: Path, read: Callable[..., Download]) -> None:
     path = outs / "binned_outputs" / "square_008um" / "spatial" / "tissue_positions.parquet"
     table = pd.read_parquet(path)
     table["barcode"] = np.roll(table["barcode"], 1)
@@ -137,23 +137,23 @@ def test_a_bin_that_is_not_at_the_place_of_its_name(outs: Path, read: Callable[.
         read()
 
 
-def test_segmented_cells_lie_at_their_centroids(outs: Path, tmp_path: Path) -> None:
-    options = PrepareConfig(out=tmp_path / "prepared", name="cells")
-    slide = ad.read_h5ad(prepare_download(outs / "segmented_outputs", options).path)
+def test_segmented_cells_are_at_their_centroids(outs: Path, tmp_path: Path) -> None:
+    config = PrepareConfig(out=tmp_path / "prepared", name="cells")
+    slide = ad.read_h5ad(prepare_download(outs / "segmented_outputs", config).path)
     order = np.argsort(slide.obs[keys.DOWNLOAD_ROW])
     assert slide.obs_names[order].tolist() == [f"cellid_{number:09d}-1" for number in (305, 21, 7)]
-    places = np.array([CENTRES_PX[number] for number in (305, 21, 7)]) * UM_PER_PIXEL
-    assert np.allclose(slide.obsm[keys.SPATIAL][order], places, atol=1e-12)
+    positions = np.array([CENTRES_PX[number] for number in (305, 21, 7)]) * UM_PER_PIXEL
+    assert np.allclose(slide.obsm[keys.SPATIAL][order], positions, atol=1e-12)
     assert slide.uns[keys.CIFM][keys.RADIUS_UM] == 20.0
 
 
-def test_cells_without_bins_are_found_below(outs: Path) -> None:
+def test_segmented_cells_are_read_if_there_are_no_bins(outs: Path) -> None:
     (outs / "binned_outputs").rename(outs / "elsewhere")
     root, reader = find_reader(outs / "segmented_outputs")
     assert len(reader.read(root, PrepareConfig()).obs) == 3
 
 
-def test_an_outline_that_is_missing_or_twice(outs: Path, read: Callable[..., Download]) -> None:
+def test_missing_or_repeated_outline_is_refused(outs: Path, read: Callable[..., Download]) -> None:
     path = outs / "segmented_outputs" / "cell_segmentations.geojson"
     text = path.read_text()
     path.write_text(text.replace('"cell_id": 305', '"cell_id": 306'))
@@ -169,7 +169,7 @@ def test_an_outline_that_is_missing_or_twice(outs: Path, read: Callable[..., Dow
         read("segmented_outputs")
 
 
-def test_a_hole_free_centroid_by_hand() -> None:
+def test_centroid_by_hand() -> None:
     square = np.array([(0.0, 0.0), (2.0, 0.0), (2.0, 2.0), (0.0, 2.0)])
     assert centroid([square]) == (1.0, 1.0)
     assert centroid([square, square + np.array([4.0, 0.0])]) == (3.0, 1.0)  # two parts of one cell

@@ -1,4 +1,4 @@
-"""Xenium bundles: six cells drawn by hand, in the variants that real bundles show."""
+"""Xenium bundles: six cells drawn by hand, in the variants of real bundles."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def cells_table(names: list[str]) -> pd.DataFrame:
     return table.assign(total_counts=COUNTS.sum(axis=1), cell_area=50.0).iloc[::-1]  # in another order than the matrix
 
 
-def prepare(folder: Path, options: PrepareConfig | None = None) -> ad.AnnData:
-    options = replace(options or PrepareConfig(), out=folder.parent / "prepared")
-    return ad.read_h5ad(prepare_download(folder, options).path)
+def prepare(folder: Path, config: PrepareConfig | None = None) -> ad.AnnData:
+    config = replace(config or PrepareConfig(), out=folder.parent / "prepared")
+    return ad.read_h5ad(prepare_download(folder, config).path)
 
 
 def by_letter(slide: ad.AnnData) -> dict[str, int]:
@@ -107,7 +107,7 @@ def test_six_cells_by_hand(bundle: Path) -> None:
     assert about[keys.SAMPLE] == "section"
 
 
-def test_the_report_counts_everything(bundle: Path) -> None:
+def test_report_counts_all_cells_and_genes(bundle: Path) -> None:
     result = prepare_download(bundle, PrepareConfig(out=bundle.parent / "prepared"))
     report = result.report
     assert report["cells"] == {"in": 6, "dropped": {"void (no counts)": 1}, "kept": 5, "duplicate_coordinates": 0}
@@ -126,7 +126,7 @@ def test_the_report_counts_everything(bundle: Path) -> None:
     assert report == json.loads(ad.read_h5ad(result.path).uns[keys.CIFM][keys.REPORT])
 
 
-def test_the_slide_opens_as_the_rest_of_the_toolchain_sees_it(bundle: Path) -> None:
+def test_prepared_slide_opens(bundle: Path) -> None:
     result = prepare_download(bundle, PrepareConfig(out=bundle.parent / "prepared", condition="tumour", sample="p1"))
     slide = open_slide(result.path)
     assert slide.name == "section"
@@ -185,7 +185,7 @@ def test_variants_of_the_bundle_prepare_the_same(bundle: Path, change: Callable[
 
 
 @pytest.mark.parametrize("kept", ["cells.parquet", "cells.csv.gz"])
-def test_integer_ids_match_whatever_their_type(tmp_path: Path, kept: str) -> None:
+def test_integer_ids_of_any_type_match(tmp_path: Path, kept: str) -> None:
     folder = tmp_path / "old"
     write_bundle(folder, names=[str(number) for number in range(1, 7)])
     table = cells_table([str(number) for number in range(1, 7)]).assign(cell_id=np.arange(6, 0, -1))
@@ -200,13 +200,13 @@ def test_integer_ids_match_whatever_their_type(tmp_path: Path, kept: str) -> Non
     assert place["2"] == [10.0, 0.0]
 
 
-def test_controls_known_only_by_name_are_dropped(tmp_path: Path) -> None:
+def test_controls_are_recognised_by_name(tmp_path: Path) -> None:
     write_bundle(tmp_path / "old", kinds=["Gene Expression"] * 4)
     result = prepare_download(tmp_path / "old", PrepareConfig(out=tmp_path / "prepared"))
     assert result.report["genes"]["dropped"]["control by name"]["names"] == ["NegControlProbe_00001"]
 
 
-def test_a_bundle_may_lie_in_outs(tmp_path: Path) -> None:
+def test_bundle_in_a_folder_outs(tmp_path: Path) -> None:
     write_bundle(tmp_path / "tumour_1" / "outs")
     for download in (tmp_path / "tumour_1", tmp_path / "tumour_1" / "outs"):
         result = prepare_download(download, PrepareConfig(out=tmp_path / "prepared"))
@@ -214,7 +214,7 @@ def test_a_bundle_may_lie_in_outs(tmp_path: Path) -> None:
     assert result.up_to_date
 
 
-def test_a_cell_without_position_is_dropped_and_counted(bundle: Path) -> None:
+def test_cell_without_position_is_dropped_and_counted(bundle: Path) -> None:
     table = pd.read_parquet(bundle / "cells.parquet")
     table.loc[table["cell_id"] == "aaaab-1", "x_centroid"] = np.nan
     table.to_parquet(bundle / "cells.parquet", index=False)
@@ -222,21 +222,21 @@ def test_a_cell_without_position_is_dropped_and_counted(bundle: Path) -> None:
     assert result.report["cells"]["dropped"] == {"no position": 1, "void (no counts)": 1}
 
 
-def test_two_cells_at_one_place_are_kept_and_counted(bundle: Path) -> None:
+def test_cells_with_equal_coordinates_are_kept_and_counted(bundle: Path) -> None:
     table = pd.read_parquet(bundle / "cells.parquet")
     table.loc[table["cell_id"] == "aaaab-1", "x_centroid"] = 0.0
     table.to_parquet(bundle / "cells.parquet", index=False)
-    (bundle / "cells.csv.gz").unlink()  # it would contradict the other table
+    (bundle / "cells.csv.gz").unlink()  # as it would contradict the other table
     cells = prepare_download(bundle, PrepareConfig(out=bundle.parent / "prepared")).report["cells"]
     assert (cells["kept"], cells["duplicate_coordinates"]) == (5, 1)
 
 
-def test_a_crop_keeps_a_rectangle(bundle: Path) -> None:
+def test_crop_keeps_the_cells_of_a_rectangle(bundle: Path) -> None:
     slide = prepare(bundle, PrepareConfig(crop=(0.0, 0.0, 10.0, 10.0)))
     assert sorted(by_letter(slide)) == ["a", "b", "c"]
 
 
-def test_a_scale_is_applied(bundle: Path) -> None:
+def test_scale_is_applied(bundle: Path) -> None:
     slide = prepare(bundle, PrepareConfig(microns_per_pixel=0.5))
     assert slide.obsm[keys.SPATIAL].max() == 10.0
 
@@ -301,7 +301,7 @@ def broken_clusters(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "words"),
     [
         (drop_matrix, "without cell_feature_matrix.h5"),
         (drop_cells, "without cells.parquet or cells.csv.gz"),
@@ -317,8 +317,10 @@ def broken_clusters(folder: Path) -> None:
         (broken_clusters, "clusters.csv: damaged"),
     ],
 )
-def test_a_spoilt_bundle_is_refused_and_leaves_nothing(bundle: Path, spoil: Callable[[Path], None], words: str) -> None:
-    spoil(bundle)
+def test_damaged_bundle_is_refused_and_leaves_no_files(
+    bundle: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    damage(bundle)
     with pytest.raises(CifmError, match=words) as caught:
         prepare(bundle)
     assert caught.value.hint

@@ -116,7 +116,7 @@ def test_embeddings_in_memory_are_those_of_the_file(prepared_synthetic: Path, tm
 
 def test_a_slide_in_memory_is_embedded(prepared_synthetic: Path, tmp_path: Path) -> None:
     slide = open_slide(prepared_synthetic)
-    in_memory = slide.cut(np.arange(slide.num_cells))
+    in_memory = slide.subset(np.arange(slide.num_cells))
     model = make_model(slide, tmp_path)
     (values,) = embed_cells(model, in_memory, ["cell"]).values()
     assert np.array_equal(values, embed_cells(model, slide, ["cell"])["cell"])

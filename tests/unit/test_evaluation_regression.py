@@ -13,7 +13,7 @@ from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.examples import Example, GeneStats, TrainingFolds, VisibleCells
 from cifm_cli.evaluation.predictors import registry
 from cifm_cli.evaluation.predictors.base import Baseline
-from cifm_cli.evaluation.predictors.local_averages import radius_means
+from cifm_cli.evaluation.predictors.local_averages import average, nearest, radius_means
 from cifm_cli.evaluation.predictors.registry import all_baselines
 from cifm_cli.evaluation.predictors.regression import RADII, Blend, Ridge, neighbour_means
 from cifm_cli.inference.prediction import Prediction
@@ -151,18 +151,28 @@ class _Entry:
         return self.loaded
 
 
-class Mine(Baseline):
-    """A baseline of another package, as the documentation shows it."""
+class FewNearest(Baseline):
+    """The example of docs/evaluation.md."""
 
     name = "mine"
 
+    def __init__(self, k: int = 1) -> None:
+        self.k = k
+
+    def parameter_grid(self) -> list[dict[str, float]]:
+        return [{"k": k} for k in (1, 2, 3)]
+
     def predict(self, visible: VisibleCells, xy_um: np.ndarray) -> Prediction:
-        return neighbour_means(visible, xy_um)[0]
+        return average(nearest(visible, xy_um, self.k, width_um=float("inf")), visible)
 
 
 def test_baselines_of_other_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda **_: [_Entry(Mine)])
-    assert all_baselines()[-1].name == "mine"
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda **_: [_Entry(FewNearest)])
+    found = all_baselines()[-1]
+    assert found.name == "mine"
+    prediction = found.fit(training([])).set_params(k=2).predict(tissue(0), np.array([[200.0, 200.0]]))
+    nearest_two = np.argsort(np.linalg.norm(tissue(0).xy_um - 200.0, axis=1))[:2]
+    assert prediction.mean[0] == pytest.approx(tissue(0).expression[nearest_two].toarray().mean(axis=0), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from cifm_cli.data.slide import MemoryCounts, Slide, slide_from_arrays
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
 from cifm_cli.evaluation.evaluator import tune
-from cifm_cli.evaluation.fold_plan import plan_folds
+from cifm_cli.evaluation.fold_plan import FoldPlanner
 from cifm_cli.evaluation.folds import geometry_names, hidden_rows
 from cifm_cli.evaluation.predictors.base import BaselinePredictor, predict_folds
 from cifm_cli.evaluation.predictors.regression import RADII, Blend, Ridge
@@ -58,7 +58,7 @@ def test_a_circle_as_wide_as_the_section_misleads_no_baseline(baseline: Blend | 
     """Where the circle covers the training region, its difference from the training mean must not reveal the hidden cells."""
     dataset = dataset_of(section())
     assert np.ptp(dataset.slide.xy_um, axis=0).max() < RADII[-1] * RADIUS_UM
-    plan, predictor = plan_folds(dataset, geometry, "test", "validation", None), BaselinePredictor(baseline)
+    plan, predictor = FoldPlanner(dataset, "test", "validation").plan(geometry), BaselinePredictor(baseline)
     tuned = tune(predictor, dataset, plan.tuning, dataset.targets(hidden_rows(plan.tuning)))
     targets = dataset.targets(hidden_rows(plan.scored)).values
     usual = np.square(dataset.gene_stats.mean - targets).mean()
@@ -102,12 +102,12 @@ def test_a_region_of_void_cells_is_refused(region: str) -> None:
     slide = section()
     dataset = dataset_of(without_counts(slide, slide.region(region)))
     with pytest.raises(CifmError, match=f"slide small, {region} region: .* none visible"):
-        plan_folds(dataset, "scattered", "test", "validation", None)
+        FoldPlanner(dataset, "test", "validation").plan("scattered")
 
 
 def test_blocks_wider_than_the_region_are_refused_with_the_option_to_change() -> None:
     with pytest.raises(CifmError, match="too few cells to hide some in the region_90 geometry") as caught:
-        plan_folds(dataset_of(section()), "region_90", "test", "validation", None)
+        FoldPlanner(dataset_of(section()), "test", "validation").plan("region_90")
     assert "--block-radii" in caught.value.hint
 
 
@@ -123,8 +123,8 @@ def test_a_note_if_there_are_too_few_blocks() -> None:
     crowded = slide.xy_um.copy()
     crowded[test[: len(test) // 2]] = [250.0, 200.0]
     crowded[test[len(test) // 2 :]] = [258.0, 200.0]
-    plan = plan_folds(dataset_of(replace(slide, xy_um=crowded)), "scattered", "test", "validation", None)
+    plan = FoldPlanner(dataset_of(replace(slide, xy_um=crowded)), "test", "validation").plan("scattered")
     ((is_warning, note),) = plan.notes
     assert is_warning
     assert "small, scattered: 2 spatial blocks" in note
-    assert plan_folds(dataset_of(slide), "scattered", "test", "validation", None).notes == ()
+    assert FoldPlanner(dataset_of(slide), "test", "validation").plan("scattered").notes == ()

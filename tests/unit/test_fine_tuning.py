@@ -1,4 +1,4 @@
-"""Fine-tuning begins with the given weights, or with profiles and blends of the new slides where those infer them better."""
+"""Fine-tuning starts with the given head, or with one fitted to the new slides if that has a lower validation loss."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from cifm_cli.model.heads import ResidualHead
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.training import loop
+from cifm_cli.training.config import TrainConfig
 from cifm_cli.training.distributed import Processes
-from cifm_cli.training.session import Run, Setup, open_run
+from cifm_cli.training.session import Session, open_session
 
 FITTED = ("mean_profile", "share_profile", "composition_profile", "mean_weights", "share_weights")
 
@@ -35,17 +36,19 @@ def make_recipe(objective: str = "residual") -> Recipe:
 def given(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the synthetic tissue."""
     folder = tmp_path_factory.mktemp("fine_tuning") / "given"
-    loop.train(Setup(make_recipe(), [prepared_synthetic], folder, backend="torch"))
+    loop.train(TrainConfig(make_recipe(), [prepared_synthetic], folder, backend="torch"))
     return folder
 
 
-def open_fine_tuning(slide: Path, given: Path) -> Run:
-    """A run at step 0, with the given weights and nothing done to them."""
-    return open_run(Setup(make_recipe(), [slide], slide.parent / "run", backend="torch", init=given), Processes())
+def open_fine_tuning(slide: Path, given: Path) -> Session:
+    """A session at step 0, with the given weights as they are."""
+    return open_session(
+        TrainConfig(make_recipe(), [slide], slide.parent / "run", backend="torch", init=given), Processes()
+    )
 
 
 def other_tissue(prepared: Path, folder: Path) -> Path:
-    """The same cells at each other's places, each gene expressed as another one was: neighbours tell nothing here."""
+    """The same cells in random order, with genes exchanged: neighbours are not informative here."""
     slide = ad.read_h5ad(prepared)
     order = numpy_generator(0, "other").permutation(slide.n_obs)
     slide.X = slide.X[order][:, np.roll(np.arange(slide.n_vars), 1)]
@@ -54,61 +57,61 @@ def other_tissue(prepared: Path, folder: Path) -> Path:
     return folder / "other.h5ad"
 
 
-def test_another_tissue_brings_its_own_profiles(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
-    run = open_fine_tuning(other_tissue(prepared_synthetic, tmp_path), given)
-    before = loop.look(run)
-    loop.begin(run, untrained=False)
-    assert loop.look(run) < before
-    mean, share, composition = run.corpus.profiles()
-    for member in run.network.members:
+def test_another_tissue_gets_its_own_profiles(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
+    session = open_fine_tuning(other_tissue(prepared_synthetic, tmp_path), given)
+    before = loop.validate(session)
+    loop.initialise(session, new_weights=False)
+    assert loop.validate(session) < before
+    mean, expressed, composition = session.corpus.gene_profiles()
+    for member in session.network.members:
         assert isinstance(member.head, ResidualHead)
         assert torch.equal(member.head.smoother.mean_profile, mean)
-        assert torch.equal(member.head.smoother.share_profile, share)
+        assert torch.equal(member.head.smoother.share_profile, expressed)
         assert member.head.smoother.composition_profile.numpy() == pytest.approx(composition.numpy(), rel=1e-5)
 
 
-def test_what_was_learned_and_the_states_stay(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
-    run = open_fine_tuning(other_tissue(prepared_synthetic, tmp_path), given)
-    loop.begin(run, untrained=False)
-    weights, ours = load_checkpoint(given).network.state_dict(), run.network.state_dict()
+def test_learned_weights_and_cell_states_stay(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
+    session = open_fine_tuning(other_tissue(prepared_synthetic, tmp_path), given)
+    loop.initialise(session, new_weights=False)
+    weights, ours = load_checkpoint(given).network.state_dict(), session.network.state_dict()
     same = {name for name in weights if torch.equal(weights[name], ours[name])}
     assert {name for name in weights if ".smoother." not in f".{name}"} <= same
     assert not {f"head.smoother.{name}" for name in FITTED} & same
 
 
-def test_a_fit_that_infers_worse_is_dropped(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
-    def spoil(run: Run, *, trained: bool) -> None:
-        assert trained
-        assert isinstance(run.network.first.head, ResidualHead)
+def test_a_fit_with_a_higher_validation_loss_is_undone(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
+    def spoil(session: Session, *, new_weights: bool) -> None:
+        assert not new_weights
+        assert isinstance(session.network.first.head, ResidualHead)
         with torch.no_grad():
-            run.network.first.head.smoother.mean_weights.fill_(100.0)
+            session.network.first.head.smoother.mean_weights.fill_(100.0)
 
-    run = open_fine_tuning(Path(shutil.copy(prepared_synthetic, tmp_path)), given)
+    session = open_fine_tuning(Path(shutil.copy(prepared_synthetic, tmp_path)), given)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "fit_head", spoil)
-        loop.begin(run, untrained=False)
+        loop.initialise(session, new_weights=False)
     weights = load_checkpoint(given).network.state_dict()
-    assert all(torch.equal(weights[name], value) for name, value in run.network.state_dict().items())
+    assert all(torch.equal(weights[name], value) for name, value in session.network.state_dict().items())
 
 
-def test_genes_that_are_not_measured_stay_known(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
+def test_genes_that_are_not_measured_keep_their_values(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
     slide = ad.read_h5ad(other_tissue(prepared_synthetic, tmp_path))
     slide[:, ::2].write_h5ad(tmp_path / "half.h5ad")
-    run = open_fine_tuning(tmp_path / "half.h5ad", given)
-    unmeasured = torch.ones(len(run.corpus.vocabulary), dtype=torch.bool)
-    unmeasured[run.corpus.measured_genes()] = False
+    session = open_fine_tuning(tmp_path / "half.h5ad", given)
+    unmeasured = torch.ones(len(session.corpus.vocabulary), dtype=torch.bool)
+    unmeasured[session.corpus.measured_genes()] = False
     assert 0 < int(unmeasured.sum()) < len(unmeasured)
-    before = {name: value.clone() for name, value in run.network.first.head.smoother.state_dict().items()}
-    loop.begin(run, untrained=False)
-    after = run.network.first.head.smoother.state_dict()
+    before = {name: value.clone() for name, value in session.network.first.head.smoother.state_dict().items()}
+    loop.initialise(session, new_weights=False)
+    after = session.network.first.head.smoother.state_dict()
     for name in FITTED:
         assert torch.equal(after[name][..., unmeasured], before[name][..., unmeasured])
         assert not torch.equal(after[name][..., ~unmeasured], before[name][..., ~unmeasured])
     assert float(after["composition_profile"].sum()) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_papers_head_has_nothing_to_fit(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_the_head_of_the_paper_is_not_fitted(prepared_synthetic: Path, tmp_path: Path) -> None:
     slide, recipe = Path(shutil.copy(prepared_synthetic, tmp_path)), make_recipe("balanced_mse")
-    first = loop.train(Setup(recipe, [slide], tmp_path / "first", backend="torch"))
-    second = loop.train(Setup(recipe, [slide], tmp_path / "second", backend="torch", init=tmp_path / "first"))
-    assert second["first_loss"] == pytest.approx(first["best_loss"], rel=1e-6)
+    first = loop.train(TrainConfig(recipe, [slide], tmp_path / "first", backend="torch"))
+    second = loop.train(TrainConfig(recipe, [slide], tmp_path / "second", backend="torch", init=tmp_path / "first"))
+    assert second.first_loss == pytest.approx(first.best_loss, rel=1e-6)

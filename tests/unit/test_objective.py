@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cifm_cli.model.objective import Targets, balanced_mse, loss
 from cifm_cli.model.output import Output
 from cifm_cli.recipe_sections import ObjectiveRecipe, TrainRecipe
-from cifm_cli.training.schedule import FLOOR, learning_rate, progress
+from cifm_cli.training.schedule import FLOOR, fraction_done, learning_rate
 
 TARGET = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
 PREDICTION = torch.tensor([[1.0, 1.5], [0.0, 2.0]])
@@ -66,11 +66,11 @@ def test_schedule() -> None:
     assert learning_rate(recipe, 9, 0.0) == pytest.approx(1e-3)
     assert learning_rate(recipe, 500, 0.5) == pytest.approx(1e-3 * (FLOOR + (1 - FLOOR) / 2))
     assert learning_rate(recipe, 999, 1.0) == pytest.approx(1e-3 * FLOOR)
-    assert progress(recipe, 100, 0.0) == pytest.approx(0.1)
-    assert progress(recipe, 100, 300.0) == pytest.approx(0.5), "the time used counts as well"
-    assert progress(recipe, 5_000, 0.0) == 1
+    assert fraction_done(recipe, 100, 0.0) == pytest.approx(0.1)
+    assert fraction_done(recipe, 100, 300.0) == pytest.approx(0.5), "the time used counts as well"
+    assert fraction_done(recipe, 5_000, 0.0) == 1
 
 
 @given(step=st.integers(0, 1_000), seconds=st.floats(0, 1e6))
-def test_progress_is_between_0_and_1(step: int, seconds: float) -> None:
-    assert 0 <= progress(TrainRecipe(steps=1_000, max_minutes=1), step, seconds) <= 1
+def test_fraction_done_is_between_0_and_1(step: int, seconds: float) -> None:
+    assert 0 <= fraction_done(TrainRecipe(steps=1_000, max_minutes=1), step, seconds) <= 1

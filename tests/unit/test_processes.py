@@ -232,7 +232,7 @@ def test_a_group_raises_the_cause_not_what_followed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cifm_cli.processes.GRACE_S", 0.5)
+    monkeypatch.setattr("cifm_cli.processes.group.GRACE_S", 0.5)
     with pytest.raises(raised, match=message):
         make_group(tmp_path, *ends)
 

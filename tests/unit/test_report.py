@@ -1,4 +1,4 @@
-"""Pictures and pages: well-formed, self-contained, escaped."""
+"""Figures and HTML reports: well-formed, self-contained, escaped."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Picture.open(io.BytesIO(png)).convert("RGB"))
 
 
-def test_every_plot_is_a_picture() -> None:
-    drawn = [
+def test_every_plot_is_an_image() -> None:
+    figures = [
         plots.tissue_map(XY_UM, XY_UM[:, 0], "numbers", label="x"),
         plots.tissue_map(XY_UM, np.where(XY_UM[:, 0] > 500, "a", "b"), "names"),
         plots.bars(["a", "b"], [0.2, 0.9], [(0.1, 0.3), None], "bars", reference=0.5),
@@ -31,46 +31,46 @@ def test_every_plot_is_a_picture() -> None:
         plots.heat_map(np.array([[1.0, -2.0], [np.nan, 0.0]]), ["r", "s"], ["c", "d"], "matrix", centred=True),
         plots.heat_map(np.zeros((2, 2)), ["r", "s"], ["c", "d"], "nothing", centred=True),
     ]
-    for png in drawn:
-        shown = pixels(png)
-        assert min(shown.shape[:2]) > 100
-        assert shown.std() > 1, "an empty picture"
+    for png in figures:
+        image = pixels(png)
+        assert min(image.shape[:2]) > 100
+        assert image.std() > 1, "an empty image"
 
 
-def test_the_same_data_draw_the_same_bytes() -> None:
+def test_the_same_data_give_the_same_bytes() -> None:
     first, second = (plots.tissue_map(XY_UM, XY_UM[:, 1], "t") for _ in range(2))
     assert first == second
 
 
 def test_y_points_down_as_in_the_slide_image() -> None:
-    """One orange cell at small y, among blue ones at large y: it is drawn in the upper half."""
+    """One orange cell at small y and blue cells at large y: the orange cell is in the upper half."""
     xy_um = np.array([[500.0, 0.0], *([x, 1_000.0] for x in np.linspace(0, 1_000, 50))])
-    shown = pixels(plots.tissue_map(xy_um, np.array(["b", *["a"] * 50]), "", order=["a", "b"]))
-    tissue = shown[:, : int(0.8 * shown.shape[1])]  # without the legend
+    image = pixels(plots.tissue_map(xy_um, np.array(["b", *["a"] * 50]), "", order=["a", "b"]))
+    tissue = image[:, : int(0.8 * image.shape[1])]  # without the legend
     orange = np.argwhere((np.abs(tissue - np.array([0xE6, 0x9F, 0x00])) < 12).all(axis=2))
     assert len(orange)
-    assert orange[:, 0].mean() < shown.shape[0] / 2
+    assert orange[:, 0].mean() < image.shape[0] / 2
 
 
-def test_frames_of_one_tissue_have_one_size() -> None:
-    frames = [plots.tissue_map(XY_UM, np.full(500, name), "t", order=["a", "b"]) for name in ("a", "b")]
-    assert pixels(frames[0]).shape == pixels(frames[1]).shape
+def test_maps_of_one_tissue_have_the_same_size() -> None:
+    maps = [plots.tissue_map(XY_UM, np.full(500, name), "t", order=["a", "b"]) for name in ("a", "b")]
+    assert pixels(maps[0]).shape == pixels(maps[1]).shape
 
 
 def test_colours_are_distinct_and_stable() -> None:
     names = [str(i) for i in range(28)]
-    found = palette.colours(names)
-    assert len(set(found.values())) == 28
-    assert all(re.fullmatch("#[0-9a-fA-F]{6}", colour) for colour in found.values())
-    assert {name: found[name] for name in names[:9]} == palette.colours(names[:9])
+    colours = palette.assign_colours(names)
+    assert len(set(colours.values())) == 28
+    assert all(re.fullmatch("#[0-9a-fA-F]{6}", colour) for colour in colours.values())
+    assert {name: colours[name] for name in names[:9]} == palette.assign_colours(names[:9])
 
 
-def test_names_sort_as_people_do() -> None:
-    assert palette.by_name(["10", "b", "2", "a", "2"]) == ["2", "10", "a", "b"]
+def test_numbers_are_sorted_by_size_and_before_words() -> None:
+    assert palette.sort_names(["10", "b", "2", "a", "2"]) == ["2", "10", "a", "b"]
 
 
 class Page(HTMLParser):
-    """Tags and attributes of a page."""
+    """Tags and attributes of an HTML page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -83,17 +83,17 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page(tmp_path: Path) -> str:
-    evil = "<script>alert('x')</script>"
-    table = Table([evil, "n"], [["row & co", "1"], [evil, "2"]], best=[(1, 1)])
+    markup = "<script>alert('x')</script>"
+    table = Table([markup, "n"], [["row & co", "1"], [markup, "2"]], best=[(1, 1)])
     png = plots.bars(["a"], [1.0], [None], "t")
     section = Section(
-        evil, f"first {evil}\n\nsecond", table, [Image(png, 'a "quoted" caption'), Image(b"GIF89a", "gif")]
+        markup, f"first {markup}\n\nsecond", table, [Image(png, 'a "quoted" caption'), Image(b"GIF89a", "gif")]
     )
-    write_report(tmp_path / "r.html", evil, [section], {**PROVENANCE, "inputs": evil})
+    write_report(tmp_path / "r.html", markup, [section], {**PROVENANCE, "inputs": markup})
     return (tmp_path / "r.html").read_text(encoding="utf8")
 
 
-def test_a_page_loads_nothing_from_anywhere(page: str) -> None:
+def test_a_page_loads_no_external_resource(page: str) -> None:
     assert "http://" not in page
     assert "https://" not in page
     tags = Page(page).tags

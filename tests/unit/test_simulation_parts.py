@@ -1,4 +1,4 @@
-"""The parts of a simulation: window, places, sampling, schedule, expected counts, summaries."""
+"""The parts of a simulation: window, positions, sampling, schedule, expected counts, summaries."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from cifm_cli.errors import CifmError
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation import summary
-from cifm_cli.simulation.donors import Donors, thin
-from cifm_cli.simulation.dynamics import Schedule, expected_counts
-from cifm_cli.simulation.experiment import CONTROL, TREATED, Course
-from cifm_cli.simulation.injection import draw_injection, draw_places
-from cifm_cli.simulation.sampling import _poisson_quantile, draw_counts, draw_one, settle
-from cifm_cli.simulation.states import _balance
+from cifm_cli.simulation.config import UpdateSchedule
+from cifm_cli.simulation.dynamics import expected_counts
+from cifm_cli.simulation.experiment import CONTROL, TREATED, Trajectory
+from cifm_cli.simulation.injection import draw_injected_cells, draw_positions
+from cifm_cli.simulation.sampling import _poisson_quantile, draw_category, draw_counts, match_depths
+from cifm_cli.simulation.source_cells import SourceCells, downsample
+from cifm_cli.simulation.state_sampler import _fit_weights
 from cifm_cli.simulation.window import choose_window
 
 # A tissue of nine cells, 10 um apart, and one far away:
@@ -31,55 +32,55 @@ from cifm_cli.simulation.window import choose_window
 GRID = np.array([(10.0 * x, 10.0 * y) for y in range(3) for x in range(3)] + [(500.0, 10.0)])
 
 
-def test_the_whole_slide_is_a_window() -> None:
+def test_without_a_crop_the_window_is_the_whole_slide() -> None:
     window = choose_window(GRID, None, 10)
     assert window.rows.tolist() == list(range(10))
     assert window.box_um == (0, 0, 500, 20)
 
 
-def test_a_crop_keeps_its_border() -> None:
+def test_cells_on_the_border_of_a_crop_are_inside() -> None:
     assert choose_window(GRID, (10, 0, 20, 10), 100).rows.tolist() == [1, 2, 4, 5]
 
 
-def test_the_largest_window_is_a_square_in_the_middle() -> None:
+def test_a_window_that_is_too_large_becomes_a_square_in_the_middle() -> None:
     window = choose_window(np.vstack([GRID, GRID[:9]]), None, 2)
     assert window.rows.tolist() == [4, 14]
     assert choose_window(GRID[:9], (0, 0, 20, 20), 9).rows.tolist() == list(range(9))
 
 
-def test_an_empty_crop_says_where_the_slide_is() -> None:
+def test_the_error_of_an_empty_crop_names_the_extent_of_the_slide() -> None:
     with pytest.raises(CifmError, match="no cell in the box") as error:
         choose_window(GRID, (600, 0, 700, 10), 100)
     assert "0,0,500,20" in error.value.hint
 
 
-def test_places_are_uniform_in_the_tissue() -> None:
-    """Two discs that overlap almost wholly weigh little more than one alone: what counts is the area."""
+def test_positions_are_uniform_in_the_tissue() -> None:
+    """Three identical discs are drawn from as often as one disc: the density is uniform over the area."""
     tissue = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [100.0, 0.0]])
-    places = draw_places(tissue, 4_000, 10.0, numpy_generator(0))
-    distance = np.linalg.norm(places[:, None] - tissue, axis=2).min(axis=1)
+    positions = draw_positions(tissue, 4_000, 10.0, numpy_generator(0))
+    distance = np.linalg.norm(positions[:, None] - tissue, axis=2).min(axis=1)
     assert distance.max() <= 10.0
-    left = (places[:, 0] < 50).mean()
+    left = (positions[:, 0] < 50).mean()
     assert abs(left - 0.5) < 0.04, left
     inner = (distance < 10 / np.sqrt(2)).mean()
     assert abs(inner - 0.5) < 0.04, inner
 
 
 def test_injected_cells_are_copies_of_donors() -> None:
-    donors = Donors("T cell", csr_matrix([[1, 2, 0], [0, 0, 5]], dtype=np.float32), np.array([4.0, 5.0]))
-    injection = draw_injection(donors, GRID, 50, 15.0, numpy_generator(0))
+    source = SourceCells("T cell", csr_matrix([[1, 2, 0], [0, 0, 5]], dtype=np.float32), np.array([4.0, 5.0]))
+    injection = draw_injected_cells(source, GRID, 50, 15.0, numpy_generator(0))
     rows = {tuple(row) for row in np.column_stack([injection.counts.toarray(), injection.total_counts]).tolist()}
     assert rows == {(1, 2, 0, 4), (0, 0, 5, 5)}
-    assert draw_injection(donors, GRID, 0, 15.0, numpy_generator(0)).counts.shape == (0, 3)
+    assert draw_injected_cells(source, GRID, 0, 15.0, numpy_generator(0)).counts.shape == (0, 3)
 
 
-def test_deep_donors_are_thinned_to_the_slide() -> None:
+def test_deep_source_cells_are_downsampled() -> None:
     counts = csr_matrix(np.array([[4_000, 0, 4_000], [10, 0, 0], [0, 0, 0]], dtype=np.float32))
-    thinned = thin(Donors("T cell", counts, np.array([8_000.0, 10.0, 0.0])), 40.0, numpy_generator(0))
-    assert thinned.counts.shape == (2, 3)
-    assert 20 < thinned.total_counts[0] < 60
-    assert thinned.counts.toarray()[1].tolist() == [10, 0, 0]
-    assert np.asarray(thinned.counts.sum(axis=1)).ravel().tolist() == thinned.total_counts.tolist()
+    downsampled = downsample(SourceCells("T cell", counts, np.array([8_000.0, 10.0, 0.0])), 40.0, numpy_generator(0))
+    assert downsampled.counts.shape == (2, 3)
+    assert 20 < downsampled.total_counts[0] < 60
+    assert downsampled.counts.toarray()[1].tolist() == [10, 0, 0]
+    assert np.asarray(downsampled.counts.sum(axis=1)).ravel().tolist() == downsampled.total_counts.tolist()
 
 
 @given(st.integers(0, 60), st.integers(1, 12), st.integers(0, 10_000))
@@ -103,30 +104,30 @@ def test_drawn_counts_are_multinomial() -> None:
 
 
 def test_a_small_change_of_the_profile_changes_few_counts() -> None:
-    """What common random numbers are for; inverting one distribution over all genes would change most counts."""
+    """The purpose of common random numbers; inverting one distribution over all genes would change most counts."""
     first = np.full((200, 300), 1 / 300)
     second = first.copy()
     second[:, 0] *= 4  # one per cent of the expression
     second /= second.sum(axis=1, keepdims=True)
     depths = np.full(200, 30)
     counts = [draw_counts(profile, depths, numpy_generator(0)) for profile in (first, second)]
-    moved = np.abs(counts[0] - counts[1]).sum() / 2 / depths.sum()
-    assert 0.005 < moved < 0.05, moved
+    changed = np.abs(counts[0] - counts[1]).sum() / 2 / depths.sum()
+    assert 0.005 < changed < 0.05, changed
 
 
-def test_settling_takes_away_only_what_is_there() -> None:
+def test_matching_depths_removes_only_existing_counts() -> None:
     counts = np.array([[5, 0, 3], [1, 1, 1]])
-    settled = settle(counts, counts.astype(float), np.array([2, 3]), numpy_generator(0))
-    assert settled.sum(axis=1).tolist() == [2, 3]
-    assert (settled <= counts).all()
+    matched = match_depths(counts, counts.astype(float), np.array([2, 3]), numpy_generator(0))
+    assert matched.sum(axis=1).tolist() == [2, 3]
+    assert (matched <= counts).all()
 
 
-def test_what_weighs_nothing_is_never_drawn() -> None:
-    """Single precision draws a waiting time of exactly zero once in some million times; here it always does."""
-    instantly = SimpleNamespace(standard_exponential=lambda shape, **_: np.zeros(shape))
+def test_a_weight_of_zero_is_never_drawn() -> None:
+    """Single precision rounds about one waiting time in a million to zero; here all of them are zero."""
+    zero_times = SimpleNamespace(standard_exponential=lambda shape, **_: np.zeros(shape))
     counts, profile = np.array([[0, 3, 0], [0, 1, 0]]), np.array([[0, 1.0, 0], [0, 0, 1.0]])
-    assert settle(counts, profile, np.array([1, 3]), instantly).tolist() == [[0, 1, 0], [0, 1, 2]]
-    assert draw_one(profile, instantly).tolist() == [1, 2]
+    assert match_depths(counts, profile, np.array([1, 3]), zero_times).tolist() == [[0, 1, 0], [0, 1, 2]]
+    assert draw_category(profile, zero_times).tolist() == [1, 2]
 
 
 def test_poisson_quantiles_are_those_of_scipy() -> None:
@@ -137,31 +138,31 @@ def test_poisson_quantiles_are_those_of_scipy() -> None:
     assert _poisson_quantile(np.array([[0.3]]), np.array([[900.5]]))[0, 0] == 901
 
 
-def test_one_is_drawn_in_proportion() -> None:
-    drawn = draw_one(np.tile([0.0, 3.0, 1.0], (8_000, 1)), numpy_generator(0))
-    share = np.bincount(drawn, minlength=3) / 8_000
-    assert share[0] == 0
-    assert abs(share[1] - 0.75) < 0.02
+def test_categories_are_drawn_in_proportion_to_their_weights() -> None:
+    drawn = draw_category(np.tile([0.0, 3.0, 1.0], (8_000, 1)), numpy_generator(0))
+    frequency = np.bincount(drawn, minlength=3) / 8_000
+    assert frequency[0] == 0
+    assert abs(frequency[1] - 0.75) < 0.02
 
 
 @given(st.integers(1, 60), st.sampled_from([0.05, 0.1, 0.3, 0.5]), st.integers(0, 50))
-def test_a_sweep_updates_every_cell_once(num_cells: int, share: float, seed: int) -> None:
-    schedule = Schedule(None, share, "state", seed)
+def test_a_sweep_updates_every_cell_once(num_cells: int, fraction: float, seed: int) -> None:
+    schedule = UpdateSchedule(None, fraction, "state", seed)
     sweep = schedule.steps_per_sweep
     for first in (0, sweep):
-        cells = np.concatenate([schedule.cells(num_cells, 0, first + step) for step in range(sweep)])
+        cells = np.concatenate([schedule.cells_to_update(num_cells, 0, first + step) for step in range(sweep)])
         assert np.array_equal(np.sort(cells), np.arange(num_cells))
     assert schedule.steps == 2 * sweep
 
 
-def test_replicates_have_schedules_of_their_own() -> None:
-    schedule = Schedule(5, 0.1, "state", 0)
+def test_replicates_have_different_schedules() -> None:
+    schedule = UpdateSchedule(5, 0.1, "state", 0)
     assert schedule.steps == 5
-    assert not np.array_equal(schedule.cells(100, 0, 0), schedule.cells(100, 1, 0))
+    assert not np.array_equal(schedule.cells_to_update(100, 0, 0), schedule.cells_to_update(100, 1, 0))
 
 
-def test_expected_counts_undo_the_logarithm() -> None:
-    """Gene 0: every cell at level 2. Gene 1: one cell in three at level 6. Gene 2: impossible numbers stay finite."""
+def test_expected_counts_invert_the_logarithm() -> None:
+    """Gene 0: every cell at level 2. Gene 1: one cell in three at level 6. Gene 2: an inconsistent prediction stays finite."""
     mean = np.array([[2.0, 2.0, 3.0]], dtype=np.float32)
     expressed = np.array([[1.0, 1 / 3, 0.0]], dtype=np.float32)
     prediction = Prediction(mean, expressed)
@@ -178,8 +179,8 @@ def test_expected_counts_undo_the_logarithm() -> None:
 #   replicate 0  a a b -   a a b -   a b b -
 #   replicate 1  a a b -   a b b -   b b b -
 NAMES = ("a", "b", "unassigned")
-COURSES = [
-    Course(arm, replicate, np.array([[0, 0, 1, 2], after], dtype=np.int16), SimpleNamespace())
+TRAJECTORIES = [
+    Trajectory(arm, replicate, np.array([[0, 0, 1, 2], after], dtype=np.int16), SimpleNamespace())
     for replicate, arm, after in [
         (0, CONTROL, [0, 0, 1, 2]),
         (0, TREATED, [0, 1, 1, 2]),
@@ -190,7 +191,7 @@ COURSES = [
 
 
 def test_the_change_is_treated_minus_control() -> None:
-    change = summary.change(COURSES, NAMES)
+    change = summary.composition_change(TRAJECTORIES, NAMES)
     assert list(change) == ["a", "b", "unassigned"]
     assert change["a"] == {
         "before": 0.5,
@@ -200,19 +201,20 @@ def test_the_change_is_treated_minus_control() -> None:
         "replicates": [-0.25, -0.25],
         "standard_deviation": 0.0,
     }
-    assert summary.change(COURSES[:2], NAMES)["b"]["standard_deviation"] is None
-    assert summary.drift(COURSES, NAMES) == 0.125
+    assert summary.composition_change(TRAJECTORIES[:2], NAMES)["b"]["standard_deviation"] is None
+    assert summary.control_drift(TRAJECTORIES, NAMES) == 0.125
 
 
 def test_rows_of_the_tables() -> None:
-    rows = summary.composition_rows(COURSES[:2], NAMES)
-    assert len(rows) == 2 * 2 * 3
-    assert rows[:3] == [
+    composition = summary.composition_table(TRAJECTORIES[:2], NAMES)
+    assert len(composition) == 2 * 2 * 3
+    assert list(composition.head(3).itertuples(index=False, name=None)) == [
         ("control", 0, 0, "a", 2, 0.5),
         ("control", 0, 0, "b", 1, 0.25),
         ("control", 0, 0, "unassigned", 1, 0.25),
     ]
-    assert summary.transition_rows(COURSES[1:2], NAMES) == [
+    transitions = summary.transition_table(TRAJECTORIES[1:2], NAMES)
+    assert list(transitions.itertuples(index=False, name=None)) == [
         ("treated", 0, "a", "a", 1, 0.5),
         ("treated", 0, "a", "b", 1, 0.5),
         ("treated", 0, "b", "b", 1, 1.0),
@@ -221,16 +223,16 @@ def test_rows_of_the_tables() -> None:
 
 
 def test_transitions_are_pooled_over_replicates() -> None:
-    moved = summary.mean_transitions(COURSES, TREATED, 4)
-    assert moved[0].tolist() == [0.25, 0.75, 0, 0]
-    assert np.isnan(moved[3]).all()
+    fractions = summary.mean_transitions(TRAJECTORIES, TREATED, 4)
+    assert fractions[0].tolist() == [0.25, 0.75, 0, 0]
+    assert np.isnan(fractions[3]).all()
 
 
-def test_balanced_states_are_as_frequent_as_in_the_tissue() -> None:
-    """A model that believes too much in one state, and a state of which the tissue has no cell."""
+def test_reweighted_states_are_as_frequent_as_in_the_tissue() -> None:
+    """One state is predicted too often, and one state has no cell in the tissue."""
     generator = np.random.default_rng(0)
-    inferred = generator.dirichlet([4, 1, 1, 2], size=500).astype(np.float32)
+    predicted = generator.dirichlet([4, 1, 1, 2], size=500).astype(np.float32)
     frequency = np.array([0.2, 0.5, 0.3, 0.0])
-    weighed = inferred * _balance(inferred, frequency)
-    mean = (weighed / weighed.sum(axis=1, keepdims=True)).mean(axis=0)
+    weighted = predicted * _fit_weights(predicted, frequency)
+    mean = (weighted / weighted.sum(axis=1, keepdims=True)).mean(axis=0)
     assert mean == pytest.approx(frequency, abs=1e-6)

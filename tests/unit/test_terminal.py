@@ -1,13 +1,18 @@
-"""What people read goes to stderr, results to stdout; nothing is cut, coloured or interpreted in a log."""
+"""Messages go to stderr, results to stdout; nothing is cut, coloured or interpreted when stderr is a file."""
 
 from __future__ import annotations
 
+import io
+import logging
+
 import pytest
+from rich.console import Console
 
 from cifm_cli.report import terminal
+from cifm_cli.report.table import Table
 
 
-def test_what_is_said_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_are_printed_without_interpretation(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.say("[b]x[/b] :smile: 1,000 " + "long " * 40)
     terminal.warn("[i]y[/i]")
     out, err = capsys.readouterr()
@@ -16,16 +21,44 @@ def test_what_is_said_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_wide_table_keeps_every_column(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.table("T", [f"column {i}" for i in range(20)], [[f"{i:.10f}" for i in range(20)]], best=[(0, 3)])
+    row = [f"{i:.10f}" for i in range(20)]
+    terminal.show_table("T", Table([f"column {i}" for i in range(20)], [row], best=[(0, 3)]))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
-    assert lines[-1].split() == [f"{i:.10f}" for i in range(20)]
+    assert lines[-1].split() == row
 
 
-def test_progress_is_silent_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
-    with terminal.progress("cells", 10) as advance:
+def test_progress_is_silent_when_stderr_is_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.showing_logs(), terminal.progress("cells", 10) as advance:
         advance(5, "half")
     assert capsys.readouterr() == ("", "")
+
+
+def test_progress_bars_appear_only_while_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(terminal, "_stderr", lambda: Console(file=screen, force_terminal=True))
+
+    def advance_once() -> None:
+        with terminal.progress("counting cells", 10) as advance:
+            advance(5)
+
+    advance_once()
+    assert screen.getvalue() == ""
+    with terminal.showing_logs():
+        advance_once()
+    assert "counting cells" in screen.getvalue()
+    printed = len(screen.getvalue())
+    advance_once()
+    assert len(screen.getvalue()) == printed
+
+
+def test_log_records_are_shown_only_while_a_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("cifm_cli.somewhere")
+    with terminal.showing_logs():
+        logger.info("a note")
+        logger.warning("a doubt")
+    logger.info("another note")
+    assert capsys.readouterr() == ("", "a note\nwarning: a doubt\n")
 
 
 def test_listing_aligns_columns(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,7 +66,7 @@ def test_listing_aligns_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("a     b\nlong\n", "")
 
 
-def test_emit_refuses_what_json_has_not() -> None:
+def test_emit_refuses_infinity() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         terminal.emit({"a": float("inf")})
 

@@ -1,4 +1,4 @@
-"""Slides that only validate: nothing of them is trained on, and all of them is looked at."""
+"""Slides held out for validation: all of their cells validate, and none is trained on."""
 
 from __future__ import annotations
 
@@ -24,27 +24,29 @@ def open_corpus(patients: list[Path], *held_out: str) -> Corpus:
     return Corpus(patients, parse({"data": {"validation_slides": list(held_out), "tile_cells": 64}}, "test"))
 
 
-def test_slides_set_apart_validate_whole(patients: list[Path]) -> None:
+def test_all_cells_of_held_out_slides_validate(patients: list[Path]) -> None:
     corpus = open_corpus(patients, "second")
     assert [part.slide.name for part in corpus.slides] == ["first", "third"]
-    (looked_at,) = corpus.looked_at
-    assert looked_at.slide.name == "second"
-    assert len(looked_at.tilers[keys.VALIDATION].rows) == looked_at.slide.num_cells
-    assert corpus.num_cells == 2 * len(looked_at.slide.region(keys.TRAIN))
-    assert corpus.num_looks == corpus.recipe.train.validation_tiles
+    (held_out,) = corpus.validation_slides
+    assert held_out.slide.name == "second"
+    assert len(held_out.tilers[keys.VALIDATION].rows) == held_out.slide.num_cells
+    assert corpus.num_cells == 2 * len(held_out.slide.region(keys.TRAIN))
+    assert corpus.num_validation_tiles == corpus.recipe.train.validation_tiles
 
 
-def test_nothing_of_them_is_trained_on(patients: list[Path]) -> None:
-    apart, without = open_corpus(patients, "second"), open_corpus([patients[0], patients[2]])
-    assert all(np.array_equal(one, other) for one, other in zip(apart.profiles(), without.profiles(), strict=True))
+def test_held_out_slides_are_not_trained_on(patients: list[Path]) -> None:
+    held_out, without = open_corpus(patients, "second"), open_corpus([patients[0], patients[2]])
+    assert all(
+        np.array_equal(one, other) for one, other in zip(held_out.gene_profiles(), without.gene_profiles(), strict=True)
+    )
     for number in range(6):
-        ours, theirs = (corpus.train_example(number).target.counts for corpus in (apart, without))
+        ours, theirs = (corpus.train_example(number).target.counts for corpus in (held_out, without))
         assert np.array_equal(ours, theirs)
 
 
-def test_without_any_each_slide_validates_itself(patients: list[Path]) -> None:
+def test_without_held_out_slides_each_slide_validates_on_its_own_region(patients: list[Path]) -> None:
     corpus = open_corpus(patients)
-    assert corpus.looked_at is corpus.slides
+    assert corpus.validation_slides is corpus.slides
     part = corpus.slides[0]
     assert np.array_equal(part.tilers[keys.VALIDATION].rows, part.slide.region(keys.VALIDATION))
 
@@ -53,6 +55,6 @@ def test_without_any_each_slide_validates_itself(patients: list[Path]) -> None:
     ("names", "what"),
     [(("fourth",), r"no slide fourth among first, second, third"), (("first", "second", "third"), "names every slide")],
 )
-def test_slides_that_cannot_be_set_apart(patients: list[Path], names: tuple[str, ...], what: str) -> None:
+def test_slides_that_cannot_be_held_out(patients: list[Path], names: tuple[str, ...], what: str) -> None:
     with pytest.raises(CifmError, match=what):
         open_corpus(patients, *names)

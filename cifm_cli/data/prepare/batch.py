@@ -47,6 +47,7 @@ def prepare_all(tasks: Sequence[PrepareTask], num_jobs: int = 1) -> Iterator[Pre
     Raises:
         CifmError: Two slides would get the same name. No download is prepared in that case.
     """
+    # Checked before any work, as both slides would be written to the same file.
     names = Counter((task.config.out, slide_name(*task)) for task in tasks)
     (_, name), times = names.most_common(1)[0]
     if times > 1:

@@ -29,6 +29,7 @@ def reasons_to_drop(
     """
     low, high = (crop[:2], crop[2:]) if crop else (-np.inf, np.inf)
     masks = {
+        # In order of precedence.
         "no position": ~np.isfinite(xy_um).all(axis=1),
         "not in tissue": np.zeros(len(xy_um), dtype=bool) if in_tissue is None else ~in_tissue,
         "outside the crop": ((xy_um < low) | (xy_um > high)).any(axis=1),

@@ -45,6 +45,7 @@ def symbols_for(features: pd.DataFrame, given: pd.DataFrame | None) -> pd.DataFr
             return given
     table = packaged_symbols()
     of_species = table[table["id"].str.startswith(_species(features, table))]
+    # The user's symbols take precedence, so the packaged ids of the same symbols are left out.
     rest = of_species[~of_species["symbol"].isin(given["symbol"])]
     return pd.concat([given, rest[["id", "symbol"]]], ignore_index=True)
 
@@ -81,6 +82,7 @@ def read_gene_table(path: Path) -> pd.DataFrame:
     header = [str(name).strip().lower() for name in table.iloc[0]]
     others = [position for position in range(table.shape[1]) if position != best]
     named = [position for position in others if header[position] in _SYMBOL_HEADERS]
+    # Rows without an Ensembl id, such as a header, are left out.
     table = table[are_ensembl_ids(table[best])]
     return pd.DataFrame(
         {"id": [strip_version(gene) for gene in table[best]], "symbol": table[(named or others)[0]].to_numpy()}

@@ -111,6 +111,7 @@ def plan_genes(
     ):
         symbol = given_symbol or names.symbols.get(strip_version(name), "")
         gene, reason = _identify(name, symbol, kind, names)
+        # A mitochondrial gene that is only known by its symbol has no id under which it could be kept.
         if reason == MITOCHONDRIAL and keep_mitochondrial and gene:
             reason = ""
         if orthologs is not None and not reason:
@@ -119,6 +120,7 @@ def plan_genes(
         if reason:
             dropped.setdefault(reason, []).append(symbol or name)
             continue
+        # Several probes or versions of an id may stand for one gene.
         if gene in positions:
             merged.append(gene)
         if strip_version(name) != gene:
@@ -189,6 +191,7 @@ def _identify(name: str, symbol: str, kind: str, names: _Names) -> tuple[str, st
         return "", CONTROL
     candidates = {strip_version(name)} if is_ensembl_id(name) else names.ids(symbol or name) or names.ids(name)
     gene = next(iter(candidates)) if len(candidates) == 1 else ""
+    # Checked after the id is known: inputs without symbols are recognised by id, inputs without ids by symbol.
     if gene in _MITOCHONDRIAL_IDS or _MITOCHONDRIAL_SYMBOL.match(symbol or name):
         return gene, MITOCHONDRIAL
     return (gene, "") if gene else ("", SEVERAL_GENES if candidates else NO_ID)

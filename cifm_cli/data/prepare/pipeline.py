@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifm_cli import __version__, keys, provenance
+from cifm_cli import keys, provenance
 from cifm_cli.data.count_checks import check_counts
 from cifm_cli.data.metadata import encode_metadata, read_metadata
 from cifm_cli.data.prepare.config import KEEP_MITOCHONDRIAL, KEEP_OUTSIDE, KEEPABLE, PrepareConfig
@@ -33,6 +33,7 @@ from cifm_cli.data.writers.prepared import build_anndata, storable_obs, write_pr
 from cifm_cli.data.writers.row_buffer import RowBuffer
 from cifm_cli.errors import CifmError
 from cifm_cli.report import terminal
+from cifm_cli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,6 +92,7 @@ def prepare_download(download: Path, config: PrepareConfig) -> PrepareResult:
     root, reader = _find_reader(download, config)
     existing = _up_to_date_report(target, root, reader, config)
     if existing is not None:
+        # A slide that was prepared without a report, or whose report was deleted, gets one now.
         if config.qc_report and not qc_report_path(target).exists():
             write_qc_report(target)
         return PrepareResult(target, name, existing, up_to_date=True)
@@ -119,6 +121,7 @@ def prepare_to_anndata(download: Path, config: PrepareConfig) -> AnnData:
     root, reader = _find_reader(download, config)
     config = replace(config, out=Path(tempfile.gettempdir()))  # where the row buffer is
     with _prepared_slide(root, reader, name, config) as (slide, metadata, buffer):
+        # The buffer is deleted when the block ends.
         slide.X = buffer.read(slide.obs[keys.DOWNLOAD_ROW].to_numpy())
         slide.uns[keys.CIFM] = encode_metadata(metadata)
     return slide
@@ -143,6 +146,7 @@ def slide_name(download: Path, config: PrepareConfig) -> str:
             raise CifmError(f"--name {config.name!r} cannot name a file", "use letters, digits, - and _")
         return config.name.removesuffix(".h5ad")
     path = download.resolve()
+    # Such folders have the same name in every download, so that the name would not identify the slide.
     while _GENERIC_FOLDER.fullmatch(path.name):
         path = path.parent
     return _SUFFIXES.sub("", path.name)
@@ -225,6 +229,7 @@ def _arrange_cells(
         )
     rows = kept[hilbert_order(download.xy_um[kept])]
     xy_um = download.xy_um[rows]
+    # After the filters, as debris outside the crop would change the spacing.
     units = check_units(xy_um, download.radius_um, config.radius_um)
     obs, notes = storable_obs(download.obs.iloc[rows])
     regions = config.split.regions(xy_um, units.radius_um)
@@ -261,6 +266,7 @@ def _up_to_date_report(target: Path, root: Path, reader: Reader, config: Prepare
     # A slide written before an option existed was prepared with what is now the option's default.
     options = {**_slide_options(PrepareConfig()), **origin["options"]}
     same_options = options == _slide_options(config) and metadata[keys.PLATFORM] == reader.name
+    # Another version may filter differently.
     if origin["cifm"] == __version__ and same_options and _same_inputs(origin["inputs"], root):
         return dict(metadata[keys.REPORT])
     raise CifmError(
@@ -282,6 +288,7 @@ def _same_inputs(inputs: dict[str, str], root: Path) -> bool:
 def _slide_options(config: PrepareConfig) -> dict[str, Any]:
     """The options that affect the content of a slide, as JSON values; tables by their hash."""
     options = asdict(config)
+    # These options decide where and whether the slide is written, or are stored elsewhere (the platform).
     for key in ("out", "name", "force", "platform", "qc_report"):
         del options[key]
     for key in ("gene_table", "orthologs", "cells"):

@@ -101,6 +101,7 @@ def strips(y_um: NDArray[np.float64], gap_um: float) -> NDArray[np.int8]:
         if not 0 < size <= rest.sum():
             break
         edge_um = np.partition(y_um[rest], -size)[-size]
+        # All cells at the same y are in the same region, so a region may be slightly larger than asked.
         regions[rest & (y_um > edge_um - gap_um)] = _BUFFER
         regions[rest & (y_um >= edge_um)] = region
     return regions
@@ -122,6 +123,7 @@ def random_blocks(xy_um: NDArray[np.float64], gap_um: float, seed: int) -> NDArr
     """
     generator = numpy_generator(seed, "split")
     side_um = BLOCK_GAPS * gap_um
+    # The origin is random too, so that the blocks of different seeds do not share their edges.
     origin_um = xy_um.min(axis=0) - generator.uniform(0, side_um, size=2)
     _, block = np.unique((xy_um - origin_um) // side_um, axis=0, return_inverse=True)
     num_cells = np.bincount(block.ravel())
@@ -139,6 +141,7 @@ def random_blocks(xy_um: NDArray[np.float64], gap_um: float, seed: int) -> NDArr
 
 def _clear_around(regions: NDArray[np.int8], xy_um: NDArray[np.float64], region: int, gap_um: float) -> None:
     """Move cells of regions before `region` that are closer than a gap to a cell of `region` to the buffer, in place."""
+    # `keys.REGIONS` lists train before validation before test.
     others = np.flatnonzero(regions < region)
     if len(others) and (regions == region).any():
         distance_um, _ = cKDTree(xy_um[regions == region]).query(xy_um[others], distance_upper_bound=gap_um)

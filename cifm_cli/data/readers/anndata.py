@@ -121,6 +121,7 @@ def _check_slots(file: h5py.File, path: Path, config: ReadConfig) -> None:
         raise CifmError(
             f"{path}: no obsm['spatial'] (obsm holds {have or 'nothing'})", "store cell centres there, in micrometres"
         )
+    # Before anndata 0.7, obs was stored as one array of records.
     if not isinstance(file["obs"], h5py.Group):
         raise CifmError(f"{path}: written by an anndata before 0.7", "read it with anndata and write it again")
     if config.microns_per_pixel is None and _in_pixels(file):
@@ -167,6 +168,7 @@ def choose_slot(
         raise CifmError(f"{where}: no {asked or 'counts'}", f"--layer takes what the file holds: {names}")
     if asked:
         return asked, []
+    # X is preferred. If it is normalised, the raw counts are usually in one of these layers, or in raw.
     usual = [slot for slot in (slots[0], *(f"layers/{name}" for name in _COUNT_LAYERS), _RAW) if slot in slots]
     for slot in usual:
         if holds_counts(slot):
@@ -245,6 +247,7 @@ def find_gene_columns(var: pd.DataFrame) -> pd.DataFrame:
     Returns:
         F rows with columns id, symbol and feature_type. Ids are the index if most of it are Ensembl ids.
     """
+    # Readers of scanpy put symbols into the index and ids into a column; CELLxGENE does the opposite.
     index = pd.Series(var.index.astype(str), index=var.index)
     id_column = None if 2 * are_ensembl_ids(index).sum() > len(index) else _column(var, _ID_COLUMNS)
     symbol_column = _column(var, _SYMBOL_COLUMNS)
@@ -272,6 +275,7 @@ def _unique(barcodes: pd.Index[str]) -> tuple[pd.Index[str], int]:
     seen: set[str] = set()
     for barcode in barcodes:
         name, number = barcode, 0
+        # A new name must not equal a name that occurs later.
         while name in seen or (number and name in taken):
             number += 1
             name = f"{barcode}-{number}"

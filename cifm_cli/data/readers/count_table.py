@@ -75,6 +75,7 @@ def read_count_table(path: Path) -> CountTable:
                     else cell_names_in_views(*(block[label] for label in labels))
                 )
                 columns = [str(name) for name in values.columns]
+                # Float64, which holds every integer that a table of counts can contain, and NaN for the later check.
                 blocks.append(csr_matrix(values.to_numpy(dtype=np.float64)))
         counts = csr_matrix(vstack(blocks, format="csr"))
     return CountTable(counts, np.array(names, dtype=np.object_), np.array(columns, dtype=np.object_))

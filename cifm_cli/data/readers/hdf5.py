@@ -71,6 +71,7 @@ def _check_heaps(path: Path) -> None:
         start = content.find(_COLLECTION)
         while start >= 0:
             _check_heap(content, start)
+            # Collections are found by their signature, as the library reaches them through references all over the file.
             start = content.find(_COLLECTION, start + 1)
 
 
@@ -83,6 +84,7 @@ def _check_heap(content: mmap, start: int) -> None:
         raise ValueError("the file ends within its texts")
     while place + _OBJECT.size <= end:
         number, _, _, length = _OBJECT.unpack_from(content, place)
+        # Objects are padded to a multiple of 8 bytes.
         step = length if number == _FREE_SPACE else _OBJECT.size + ceil(length / 8) * 8
         if step < _OBJECT.size or place + step > end:
             raise ValueError(f"the texts at byte {place} are damaged")

@@ -51,6 +51,7 @@ def _polygon_to_centroid(item: dict[str, Any]) -> Any:  # noqa: ANN401 - whateve
     if item.get("type") not in _POLYGONS:
         return item
     polygons = [item["coordinates"]] if item["type"] == "Polygon" else item["coordinates"]
+    # Only the outer ring: the holes of a polygon, which follow it, are ignored.
     return centroid([np.array(polygon[0], dtype=np.float64)[:, :2] for polygon in polygons])
 
 

@@ -85,6 +85,7 @@ def read_positions(path: Path) -> pd.DataFrame:
 def _with_header(table: pd.DataFrame) -> pd.DataFrame:
     """Name the columns after the first row if it is a header, else by position."""
     first = [str(name).strip().lower() for name in table.iloc[0]]
+    # Space Ranger writes a header since version 2.
     if BARCODE in first:
         return table.iloc[1:].set_axis(first, axis=1)
     return table.set_axis([*_COLUMNS, *range(len(_COLUMNS), table.shape[1])][: table.shape[1]], axis=1)
@@ -183,6 +184,7 @@ def fit_grid(positions: pd.DataFrame, path: Path) -> Grid:
     complete = ordered[np.isfinite(ordered[PIXELS]).all(axis=1)]
     array_positions = complete[ARRAY].to_numpy(dtype=np.float64)
     spread = array_positions.max(axis=0, initial=-np.inf) > array_positions.min(axis=0, initial=np.inf)
+    # Too few positions to detect an error.
     if len(array_positions) < 4 or not spread.any():
         return Grid(np.nan, np.nan)
     design = np.column_stack([array_positions[:, spread], np.ones(len(array_positions))])
@@ -191,6 +193,7 @@ def fit_grid(positions: pd.DataFrame, path: Path) -> Grid:
     steps = np.full(2, np.nan)
     steps[spread] = np.hypot(*solution[:-1].T)
     residual = float(np.abs(design @ solution - pixels).max())
+    # Written with `not`, so that NaN is refused too.
     if not residual <= _LARGEST_RESIDUAL * np.nanmax(steps):
         raise CifmError(
             f"{path}: array and pixel positions do not form one grid (off by {residual:.4g} pixels, its steps are "

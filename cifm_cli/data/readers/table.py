@@ -184,6 +184,7 @@ def _match(
             raise CifmError(
                 f"{where}: {repeated!r} occurs twice", "remove the repeated cells, or prepare each sample alone"
             )
+    # Rows that the matrix lacks are dropped here, and counted in a note by the caller.
     obs = cells.set_axis(index).drop(columns=[key] if key in cells.columns else [])
     return matrix, obs.reindex(matrix.cells)
 

@@ -72,6 +72,7 @@ def _read_h5(path: Path) -> FeatureMatrix:
         num_features, num_cells = (int(size) for size in group["shape"][:])
         features = group["features"]
         genes = pd.DataFrame({"id": _strings(features["id"]), "symbol": _strings(features["name"])})
+        # Old files have no feature types: all of their features are genes.
         genes["feature_type"] = _strings(features["feature_type"]) if "feature_type" in features else GENE_EXPRESSION
         barcodes = _strings(group["barcodes"])
         return assemble(stored_counts(path, group, (num_cells, num_features)), barcodes, genes, (path,))

@@ -103,6 +103,7 @@ def derive_scale(grid: Grid, scales: dict[str, float], where: str) -> Scale:
     spot = Scale(
         SPOT_UM / diameter if diameter else np.nan, f"spots of {SPOT_UM:g} um that are {diameter:.4f} pixels wide"
     )
+    # In order of precision.
     known = [scale for scale in (columns, rows, spot) if np.isfinite(scale.microns_per_pixel)]
     if not known:
         raise CifmError(

@@ -103,6 +103,7 @@ def _read_bins(folder: Path, config: ReadConfig) -> Download:
         units=units,
         matrix=f"{folder.name}/{matrix_path.name}",
         files=(*matrix.files, positions_path, scales_path),
+        # For other bins, the radius is derived from the spacing.
         radius_um=RADIUS_UM if bin_um == _PAPER_BIN_UM else None,
         in_tissue=obs[IN_TISSUE].to_numpy(),
         notes=(f"bins of {bin_um:g} um", *missing_spots_notes(positions, obs)),

@@ -138,6 +138,7 @@ def _compare_cell_tables(cells: pd.DataFrame, path: Path) -> tuple[str, ...]:
 
 
 def _id_text(value: object) -> str:
+    # Parquet files that other software wrote hold ids as bytes, or numeric ids as floats.
     if isinstance(value, bytes):
         return value.decode()
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -159,6 +160,7 @@ def _read_clusters(path: Path) -> pd.Series[Any]:
     with reading(path):
         table = pd.read_csv(path, dtype=str).drop_duplicates("Barcode").set_index("Barcode")["Cluster"]
     names = table.dropna().unique()
+    # Numeric names in numeric order: 2 before 10.
     ordered = sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
     return table.astype(pd.CategoricalDtype(ordered))
 

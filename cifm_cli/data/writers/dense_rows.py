@@ -52,6 +52,7 @@ class DenseRows:
         targets = self.target_rows[rows]
         order = np.argsort(targets)
         targets, ordered = targets[order], np.ascontiguousarray(values[order], dtype=_FLOAT32)
+        # The first row always starts a run, as no target is -1.
         starts = np.flatnonzero(np.diff(targets, prepend=-2) != 1)
         row_size = self.num_columns * _FLOAT32.itemsize
         with self.path.open("r+b") as file:

@@ -89,6 +89,7 @@ def embedded_file(
     order = download_order(prepared)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        # The content of the prepared slide, and float32 features.
         require_space(target.parent, prepared.stat().st_size + 4 * len(order) * sum(widths.values()))
     with atomic_path(target) as temporary:
         with h5py.File(temporary, "w") as file:

@@ -20,7 +20,7 @@ from cifm_cli.errors import CifmError, writing
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -48,16 +48,33 @@ def read_locations(path: Path) -> NDArray[np.float64]:
         table = pd.read_csv(path)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise CifmError(f"--at {path}: not a readable CSV file ({error})", "give columns x_um and y_um") from error
+    return locations_from_table(table, f"--at {path}", lambda row: f"line {row + 2}")
+
+
+def locations_from_table(table: pd.DataFrame, where: str, address: Callable[[int], str]) -> NDArray[np.float64]:
+    """Take locations from the columns `x_um` and `y_um`, or `x` and `y`, of a table.
+
+    Args:
+        table: Q rows.
+        where: What the table is, for messages.
+        address: Names a row by its position, for messages.
+
+    Returns:
+        (Q, 2) micrometres.
+
+    Raises:
+        CifmError: There are no such columns, no rows, or a value that is no finite number.
+    """
     named = next((columns for columns in _COLUMNS if set(columns) <= set(table)), None)
     if named is None:
         columns = ", ".join(map(str, table.columns))
-        raise CifmError(f"--at {path}: no columns x_um and y_um, but {columns}", "name them in the first line")
+        raise CifmError(f"{where}: no columns x_um and y_um, but {columns}", "name them in the first line")
     numbers = table[named].apply(pd.to_numeric, errors="coerce")
     xy_um: NDArray[np.float64] = numbers.to_numpy(dtype=np.float64)
     wrong = np.flatnonzero(~np.isfinite(xy_um).all(axis=1))
     if len(wrong) or not len(xy_um):
-        problem = f"line {wrong[0] + 2} is not two numbers" if len(wrong) else "it has no locations"
-        raise CifmError(f"--at {path}: {problem}", "give one location per line, in micrometres")
+        problem = f"{address(int(wrong[0]))} is not two numbers" if len(wrong) else "it has no locations"
+        raise CifmError(f"{where}: {problem}", "give one location per line, in micrometres")
     return xy_um
 
 
@@ -119,6 +136,7 @@ def predicted_file(
     order = download_order(prepared)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        # An upper bound: the annotation of the prepared slide, and two float32 matrices.
         require_space(target.parent, prepared.stat().st_size + 2 * 4 * shape[0] * shape[1])
     with atomic_path(target) as temporary:
         with h5py.File(prepared, "r") as source, h5py.File(temporary, "w") as file:

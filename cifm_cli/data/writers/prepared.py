@@ -107,6 +107,7 @@ def _storable(column: pd.Series[Any]) -> pd.Series[Any]:
         return column
     if pd.api.types.is_bool_dtype(kind) or pd.api.types.is_numeric_dtype(kind):
         return column
+    # Objects of mixed types cannot be stored; as texts they can.
     return column.astype(object).map(_text, na_action="ignore").astype("category")
 
 

@@ -71,6 +71,7 @@ class RowBuffer:
         entries["column"], entries["value"] = block.indices, block.data
         with writing(self._folder):
             self._file.write(entries.view(np.uint8).data)
+            # Rows are read through the raw file, which bypasses the buffer of the writes.
             self._file.flush()
 
     def write_matrix(self, group: h5py.Group, rows: NDArray[np.int64]) -> None:

@@ -1,4 +1,4 @@
-"""Writing a simulated tissue as one `.h5ad` with the counts before and after the simulation."""
+"""A simulated tissue as an AnnData: the counts of its cells before and after."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import numpy as np
 import pandas as pd
 
 from cifm_cli import keys
-from cifm_cli.data.writers.h5ad import write_h5ad
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
@@ -22,32 +20,33 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Slide
 
 
-def write_trajectory(
-    path: Path,
+def trajectory_anndata(
     tissue: Slide,
-    names: list[str],
+    names: Sequence[str],
     obs: Mapping[str, NDArray[Any]],
     layers: Mapping[str, csr_matrix],
     provenance: dict[str, Any],
-) -> None:
-    """Write the states of a simulated tissue.
+) -> ad.AnnData:
+    """Build an AnnData from several states of the same cells.
 
     Args:
-        path: The `.h5ad`.
-        tissue: The tissue, N cells x G genes; its coordinates and genes are stored.
-        names: N names of the cells.
-        obs: Name to (N,) column; texts are stored as categories.
-        layers: Name to (N, G) counts; the last one is also stored as `X`.
-        provenance: Return value of `provenance.collect`.
+        tissue: N cells, of which positions and genes are stored.
+        names: N cell names.
+        obs: (N,) columns by name; text is stored as categories.
+        layers: (N, G) counts by name; the last one is also `X`.
+        provenance: What `provenance.collect` returned.
+
+    Returns:
+        N cells x G genes.
     """
     table = pd.DataFrame(
         {name: pd.Categorical(values) if values.dtype == object else values for name, values in obs.items()},
-        index=pd.Index(names, dtype=object),
+        index=pd.Index(list(names), dtype=object),
     )
     var = pd.DataFrame(
         {keys.SYMBOL: np.array(tissue.symbols, dtype=object)}, index=pd.Index(tissue.gene_ids, dtype=object)
     )
-    stored = ad.AnnData(X=list(layers.values())[-1], obs=table, var=var, layers=dict(layers))
-    stored.obsm[keys.SPATIAL] = tissue.xy_um
-    stored.uns[keys.CIFM] = {keys.RADIUS_UM: tissue.radius_um, keys.PROVENANCE: json.dumps(provenance)}
-    write_h5ad(path, stored)
+    adata = ad.AnnData(X=list(layers.values())[-1], obs=table, var=var, layers=dict(layers))
+    adata.obsm[keys.SPATIAL] = tissue.xy_um
+    adata.uns[keys.CIFM] = {keys.RADIUS_UM: tissue.radius_um, keys.PROVENANCE: json.dumps(provenance)}
+    return adata

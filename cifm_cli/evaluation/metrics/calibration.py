@@ -31,31 +31,14 @@ DEFINITION = (
 
 
 def distance_bins(distance_um: NDArray[np.float64], radius_um: float) -> tuple[list[float], NDArray[np.int64]]:
-    """Assign cells to bins by their distance to the nearest visible cell.
-
-    Args:
-        distance_um: (Q,) micrometres.
-        radius_um: Radius of the graph.
-
-    Returns:
-        Lower edges of the bins that contain cells, micrometres, and (Q,) the bin of each cell among these.
-    """
+    """Lower edges of the distance bins that contain cells, micrometres, and (Q,) the bin of each cell among these."""
     number = np.searchsorted(np.array(DISTANCE_RADII) * radius_um, distance_um, side="right") - 1
     filled, position = np.unique(number, return_inverse=True)
     return [DISTANCE_RADII[bin_number] * radius_um for bin_number in filled], position.ravel()
 
 
 def by_distance(scores: dict[str, Score], edges_um: list[float], position: NDArray[np.int64]) -> dict[str, Any]:
-    """Average scores per cell over bins of the distance to the nearest visible cell.
-
-    Args:
-        scores: Predictor to the score of its mean form.
-        edges_um: Lower edges of the bins.
-        position: (Q,) bin of each cell.
-
-    Returns:
-        For `metrics.json`.
-    """
+    """Average scores per cell over distance bins, for `metrics.json`; `position` is the (Q,) bin of each cell."""
     number = np.bincount(position)
 
     def means(found: Score) -> dict[str, list[float]]:
@@ -72,15 +55,7 @@ def by_distance(scores: dict[str, Score], edges_um: list[float], position: NDArr
 
 
 def calibration(prediction: Prediction, targets: Targets) -> dict[str, Any]:
-    """Compare predicted sums and probabilities with the actual sums and frequencies.
-
-    Args:
-        prediction: The mean form.
-        targets: Actual expression.
-
-    Returns:
-        For `metrics.json`; see `DEFINITION`.
-    """
+    """Compare the sums and probabilities of a mean form with the actual ones; see `DEFINITION`."""
     curve = ReliabilityCurve(PROBABILITY_EDGES)
     for cells in row_slices(targets.values):
         curve.add(prediction.expressed[cells], targets.values[cells] > 0)

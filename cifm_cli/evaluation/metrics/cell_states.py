@@ -55,17 +55,11 @@ _MIN_PROBABILITY: Final = 1e-9  # smaller ones are raised to this before the log
 
 @dataclass(frozen=True)
 class SlideStates:
-    """The states of one model, and the state of each cell of a slide.
-
-    Args:
-        dataset: The slide.
-        model: A model that has states.
-        profiles: (K, P) mean expression of each state over the genes that model and slide share.
-    """
+    """The states of one model, and the state of each cell of a slide."""
 
     dataset: EvaluationDataset
-    model: LoadedModel
-    profiles: torch.Tensor
+    model: LoadedModel  # A model that has states
+    profiles: torch.Tensor  # (K, P) mean expression of each state over the genes that model and slide share
 
     @property
     def num_states(self) -> int:
@@ -224,19 +218,12 @@ def energy_score(actual: Values, samples: Values) -> Floats:
 
 @dataclass(frozen=True)
 class StateScore:
-    """Scores of one distribution.
+    """Scores of one distribution."""
 
-    Args:
-        per_cell: Score to its (Q,) values; lower is better.
-        confidence: (Q,) probability of the likeliest state.
-        correct: (Q,) whether it is the actual one.
-        tuned: Hyper-parameters that were chosen.
-    """
-
-    per_cell: dict[str, Floats]
-    confidence: Floats
-    correct: NDArray[np.bool_]
-    tuned: Parameters = field(default_factory=dict)
+    per_cell: dict[str, Floats]  # score to its (Q,) values; lower is better
+    confidence: Floats  # (Q,) probability of the likeliest state
+    correct: NDArray[np.bool_]  # (Q,) whether it is the actual one
+    tuned: Parameters = field(default_factory=dict)  # hyper-parameters that were chosen
 
     def facts(self) -> dict[str, Any]:
         """For `metrics.json`: mean scores, perplexity, and whether the probabilities are calibrated."""
@@ -253,19 +240,12 @@ class StateScore:
 
 @dataclass(frozen=True)
 class StateResult:
-    """The distribution of a model beside the two that it must outperform.
+    """The distribution of a model beside the two that it must outperform."""
 
-    Args:
-        num_states: K.
-        scores: `model`, `neighbours` or `training_frequency` to its score.
-        sampled: (Q, P) log-normalised expression of one cell sampled from the model for each hidden cell.
-        bootstrap: Of the scored cells.
-    """
-
-    num_states: int
-    scores: dict[str, StateScore]
-    sampled: Values
-    bootstrap: Bootstrap
+    num_states: int  # K
+    scores: dict[str, StateScore]  # `model`, `neighbours` or `training_frequency` to its score
+    sampled: Values  # (Q, P) log-normalised expression of one cell sampled from the model for each hidden cell
+    bootstrap: Bootstrap  # of the scored cells
 
     def facts(self) -> dict[str, Any]:
         """For `metrics.json`: scores, and model minus the better reference with 95 % intervals."""
@@ -276,14 +256,7 @@ class StateResult:
         }
 
     def paired(self, name: str) -> dict[str, Any]:
-        """Model minus the better of the two references.
-
-        Args:
-            name: Of `SCORES`.
-
-        Returns:
-            The reference, the difference, its interval, and the difference relative to the score of the reference.
-        """
+        """Model minus the better of the two references, absolute with its interval, and relative to the reference."""
 
         def statistic(values: Floats) -> Statistic:
             return Statistic(float(values.mean()), self.bootstrap.mean(values))

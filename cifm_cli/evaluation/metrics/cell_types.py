@@ -61,26 +61,17 @@ def annotator_for(spec: str, dataset: EvaluationDataset, *, trust_pickle: bool =
 
 @dataclass(frozen=True)
 class TypeAgreement:
-    """How far the types of some expression agree with the types of the actual expression of the same cells.
+    """How far the types of some expression agree with the types of the actual expression of the same cells."""
 
-    Args:
-        accuracy: Fraction of the typed cells that get the same type.
-        balanced_accuracy: The same, averaged over the actual types instead of the cells.
-        top_k: For k = 1, 2, ..., the fraction of the k likeliest types that both have in common, averaged over cells;
-            empty for annotators without probabilities.
-        log_loss: Mean of -log P(actual type), in nats; None without probabilities.
-        confidence: Mean probability of the likeliest type.
-        assigned: Fraction of the typed cells that get any type.
-        same: (n,) whether each typed cell gets the same type.
-    """
-
-    accuracy: float
-    balanced_accuracy: float
+    accuracy: float  # fraction of the typed cells that get the same type
+    balanced_accuracy: float  # the same, averaged over the actual types instead of the cells
+    # for k = 1, 2, ..., the fraction of the k likeliest types that both have in common, averaged over cells; empty for
+    # annotators without probabilities
     top_k: tuple[float, ...]
-    log_loss: float | None
-    confidence: float
-    assigned: float
-    same: NDArray[np.bool_]
+    log_loss: float | None  # mean of -log P(actual type), in nats; None without probabilities
+    confidence: float  # mean probability of the likeliest type
+    assigned: float  # fraction of the typed cells that get any type
+    same: NDArray[np.bool_]  # (n,) whether each typed cell gets the same type
 
     def facts(self) -> dict[str, Any]:
         """For `metrics.json`, without the single cells."""
@@ -96,26 +87,17 @@ class TypeAgreement:
 
 @dataclass(frozen=True)
 class CellTypes:
-    """Types of the scored cells, and the agreement of every predictor with them.
+    """Types of the scored cells, and the agreement of every predictor with them."""
 
-    Args:
-        annotator: Assigns the types.
-        dataset: The slide.
-        rows: (Q,) scored rows.
-        bootstrap: Of the scored cells.
-        typed: (Q,) whether the annotator assigns a type to the actual expression.
-        actual: Types of the n typed cells.
-        ceiling: Agreement of the typed cells with themselves after half of their counts are removed: what noise allows.
-        agreement: Predictor, then form, to its agreement with the actual types.
-    """
-
-    annotator: Annotator
+    annotator: Annotator  # assigns the types
     dataset: EvaluationDataset
-    rows: Rows
-    bootstrap: Bootstrap
-    typed: NDArray[np.bool_]
-    actual: Annotation
+    rows: Rows  # (Q,) scored rows
+    bootstrap: Bootstrap  # of the scored cells
+    typed: NDArray[np.bool_]  # (Q,) whether the annotator assigns a type to the actual expression
+    actual: Annotation  # types of the n typed cells
+    # agreement of the typed cells with themselves after half of their counts are removed: what noise allows
     ceiling: TypeAgreement
+    # predictor, then form, to its agreement with the actual types
     agreement: dict[str, dict[str, TypeAgreement]] = field(default_factory=dict)
 
     @property
@@ -130,14 +112,7 @@ class CellTypes:
         return [k / num_types for k in range(1, min(MAX_K, num_types) + 1)]
 
     def compare(self, forms: Mapping[str, Values]) -> dict[str, TypeAgreement]:
-        """Type predicted expression and compare the types with the actual ones.
-
-        Args:
-            forms: Form to (Q, P) log-normalised predictions, or to cells sampled from them.
-
-        Returns:
-            Form to its agreement.
-        """
+        """Type (Q, P) log-normalised predictions or samples of each form and compare with the actual types."""
         agreement = {}
         for form, values in forms.items():
             expression = csr_matrix(values[self.typed])
@@ -151,15 +126,7 @@ class CellTypes:
         """Sample Poisson counts around the expected composition of a prediction, at the depth of each cell.
 
         A mean contains a little of every gene and no noise, unlike any cell; sampled counts have the noise of a
-        measurement.
-
-        Args:
-            prediction: Of Q cells.
-            targets: Actual expression; only the depth is used.
-            predictor: Its name, so that predictors have different samples.
-
-        Returns:
-            (Q, P) log-normalised.
+        measurement. Each predictor has samples of its own. Returns (Q, P) log-normalised expression.
         """
         generator = numpy_generator(self.dataset.seed, "drawn counts", predictor)
         depth = np.asarray(targets.counts.sum(axis=1))
@@ -171,13 +138,7 @@ class CellTypes:
     def paired(self, model: str, baselines: Sequence[str]) -> dict[str, Any]:
         """Accuracy of the better form of a model minus that of the best baseline.
 
-        Args:
-            model: Its name.
-            baselines: Names of the baselines.
-
-        Returns:
-            As `paired` of the other metrics. Sampled forms do not take part: a sample can be lucky, and baselines have
-            no cell states to sample from.
+        Sampled forms do not take part: a sample can be lucky, and baselines have no cell states to sample from.
         """
         best = {
             name: max(
@@ -220,17 +181,7 @@ class CellTypes:
 
 
 def type_cells(annotator: Annotator, dataset: EvaluationDataset, rows: Rows, bootstrap: Bootstrap) -> CellTypes:
-    """Type the scored cells from their actual expression, and from half of their counts.
-
-    Args:
-        annotator: Assigns the types.
-        dataset: The slide.
-        rows: (Q,) scored rows.
-        bootstrap: Of these cells.
-
-    Returns:
-        Their types.
-    """
+    """Type the scored cells from their actual expression, and from half of their counts."""
     expression = dataset.slide.expression(rows, TYPING_SUM)[:, dataset.columns]
     annotation = annotator.annotate(expression, dataset.symbols)
     typed = annotation.codes != len(annotation.names) - 1
@@ -243,15 +194,7 @@ def type_cells(annotator: Annotator, dataset: EvaluationDataset, rows: Rows, boo
 
 
 def compare_types(actual: Annotation, predicted: Annotation) -> TypeAgreement:
-    """Compare two annotations of the same cells by the same annotator.
-
-    Args:
-        actual: A type for every cell.
-        predicted: Types of predicted, sampled or thinned expression.
-
-    Returns:
-        The agreement; zeros where there are no cells.
-    """
+    """Compare the types of actual and predicted expression of the same cells; zeros where there are no cells."""
     same = predicted.codes == actual.codes
     recalls = [same[actual.codes == code].mean() for code in np.unique(actual.codes)]
     top_k: tuple[float, ...] = ()

@@ -120,15 +120,7 @@ def _floor(targets: Targets) -> Values:
 
 
 def split_counts(counts: csr_matrix, seed: int) -> tuple[csr_matrix, csr_matrix]:
-    """Assign each count to one of two halves at random (binomial thinning).
-
-    Args:
-        counts: (Q, G) whole counts.
-        seed: The user's seed.
-
-    Returns:
-        Two (Q, G) matrices whose sum is `counts`.
-    """
+    """Assign each of (Q, G) whole counts to one of two halves at random (binomial thinning); they sum to the whole."""
     first, second = counts.copy(), counts.copy()
     whole = np.rint(counts.data).astype(np.int64)
     first.data = numpy_generator(seed, "halves").binomial(whole, 0.5).astype(np.float32)

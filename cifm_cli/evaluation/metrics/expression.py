@@ -52,19 +52,12 @@ _MEANS_OVER_CELLS = {  # metric: the column of `per_cell` that it is the mean of
 
 @dataclass(frozen=True)
 class Score:
-    """All metrics of one form of one predictor.
+    """All metrics of one form of one predictor."""
 
-    Args:
-        metrics: Metric to its value.
-        draws: Metric to its (R,) values on the draws of the bootstrap.
-        per_cell: Column to its (Q,) values.
-        per_gene: Column to its (P,) values.
-    """
-
-    metrics: dict[str, float]
-    draws: dict[str, Floats]
-    per_cell: dict[str, Floats]
-    per_gene: dict[str, Floats]
+    metrics: dict[str, float]  # metric to its value
+    draws: dict[str, Floats]  # metric to its (R,) values on the draws of the bootstrap
+    per_cell: dict[str, Floats]  # column to its (Q,) values
+    per_gene: dict[str, Floats]  # column to its (P,) values
 
     def statistic(self, metric: str) -> Statistic:
         """A metric with its draws."""

@@ -58,15 +58,7 @@ def choose_gene_sets(slide: Slide, columns: Rows, target_sum: float, seed: int) 
 
 
 def variance_between_groups(expression: csr_matrix, seed: int) -> NDArray[np.float64]:
-    """Fraction of the variance of each gene between groups of cells (k-means of principal components).
-
-    Args:
-        expression: (N, P) log-normalised.
-        seed: Of the components and the groups.
-
-    Returns:
-        (P,); 0 for a constant gene.
-    """
+    """(P,) fraction of each gene's variance between groups of cells (k-means of components); 0 for a constant gene."""
     state = int(numpy_generator(seed, "groups").integers(2**31))
     group = cluster_cells(expression, _NUM_GROUPS, num_components=_NUM_COMPONENTS, seed=state)
     member = csr_matrix((np.ones(len(group)), (group, np.arange(len(group)))))
@@ -78,14 +70,7 @@ def variance_between_groups(expression: csr_matrix, seed: int) -> NDArray[np.flo
 
 
 def residual_variance(counts: csr_matrix) -> NDArray[np.float64]:
-    """Variance of the analytic Pearson residuals of each gene (Lause et al. 2021).
-
-    Args:
-        counts: (N, P).
-
-    Returns:
-        (P,); residuals are clipped to the square root of N.
-    """
+    """(P,) variance of analytic Pearson residuals (Lause et al. 2021), which are clipped to the square root of N."""
     depth, total = (np.asarray(counts.sum(axis=axis), dtype=np.float64).ravel() for axis in (1, 0))
     expected = np.outer(depth, total / max(total.sum(), 1))
     residual = (counts.toarray() - expected) / np.sqrt(np.maximum(expected + expected**2 / _THETA, 1e-12))

@@ -33,14 +33,7 @@ def row_slices(values: NDArray[np.generic]) -> Iterator[slice]:
 
 
 def average_ranks(values: Values) -> Values:
-    """Ranks within each row, from 1; ties share the mean of their ranks.
-
-    Args:
-        values: (n, m), no NaN.
-
-    Returns:
-        (n, m) float32, exact up to m of about 8 million.
-    """
+    """(n, m) ranks within each row, from 1; ties share the mean rank. Exact up to m of about 8 million."""
     ranks = np.empty(values.shape, dtype=np.float32)
     for rows in row_slices(values):
         rank_in_order(values[rows], _ascending(values[rows]), ranks[rows])
@@ -93,13 +86,7 @@ def detection(probability: Values, expressed: NDArray[np.bool_]) -> tuple[Floats
 
 @compiled
 def rank_in_order(values: Values, order: Columns, ranks: Values) -> None:
-    """Write ranks within each row, from 1; ties share the mean of their ranks.
-
-    Args:
-        values: (n, m).
-        order: (n, m) columns of each row, by ascending value.
-        ranks: (n, m) output.
-    """
+    """Write average ranks within each row to `ranks`; `order` (n, m) has the columns by ascending value."""
     for row in range(len(values)):
         start = 0
         while start < values.shape[1]:
@@ -113,13 +100,7 @@ def rank_in_order(values: Values, order: Columns, ranks: Values) -> None:
 
 @compiled
 def order_gated(gated: Values, order: Columns, gated_order: Columns) -> None:
-    """Sort rows in which some values have been set to zero, without sorting anew.
-
-    Args:
-        gated: (n, m).
-        order: (n, m) columns of each row, by ascending value before gating.
-        gated_order: (n, m) output: columns by ascending value.
-    """
+    """Sort rows in which some values were set to zero, from the `order` before it, without sorting anew."""
     for row in range(len(gated)):
         place = 0
         for sign in (-1, 0, 1):

@@ -57,14 +57,7 @@ class Baseline(ABC):
         return self
 
     def set_params(self, **parameters: float) -> Self:
-        """Set hyper-parameters.
-
-        Args:
-            parameters: Of `parameter_grid`.
-
-        Returns:
-            Itself.
-        """
+        """Set hyper-parameters by name."""
         for name, value in parameters.items():
             setattr(self, name, value)
         return self
@@ -111,13 +104,9 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class BaselinePredictor:
-    """A baseline, fitted on the training examples of each fold.
+    """A baseline, fitted on the training examples of each fold."""
 
-    Args:
-        baseline: Unfitted; it stays as it is.
-    """
-
-    baseline: Baseline
+    baseline: Baseline  # unfitted; it stays as it is
 
     @property
     def name(self) -> str:
@@ -137,14 +126,9 @@ class BaselinePredictor:
 
 @dataclass(frozen=True)
 class ModelPredictor:
-    """A trained model, at its own radius.
+    """A trained model, at its own radius."""
 
-    Args:
-        name: `model`, or `model:RUN` for those after the first.
-        model: The model.
-    """
-
-    name: str
+    name: str  # `model`, or `model:RUN` for those after the first
     model: LoadedModel
 
     def parameter_grid(self) -> Sequence[Parameters]:

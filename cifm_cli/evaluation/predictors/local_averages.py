@@ -169,15 +169,7 @@ def nearest(visible: VisibleCells, xy_um: Floats, k: int, width_um: float) -> cs
 
 
 def average(weights: csr_matrix, visible: VisibleCells) -> Prediction:
-    """Average the visible cells.
-
-    Args:
-        weights: (Q, V), not negative.
-        visible: The visible cells.
-
-    Returns:
-        Weighted means; those of the training cells for a place without weights.
-    """
+    """Average the visible cells by (Q, V) weights; places without weights get the training mean."""
     return weighted_means(weights, visible.cells, training_mean(visible, weights.shape[0]))
 
 
@@ -242,15 +234,7 @@ def _divide(weights: csr_matrix, values: csr_matrix, mass: Values) -> Values:
 
 
 def weighted_sums(weights: csr_matrix, values: csr_matrix) -> Values:
-    """Multiply two sparse matrices straight into a dense one.
-
-    Args:
-        weights: (Q, V).
-        values: (V, P).
-
-    Returns:
-        (Q, P), summed in the order in which the weights are stored.
-    """
+    """Multiply sparse (Q, V) and (V, P) matrices straight into a dense one, in the order of the stored weights."""
     total = np.zeros((weights.shape[0], values.shape[1]), dtype=np.float32)
     _add_rows(total, *(part for matrix in (weights, values) for part in (matrix.indptr, matrix.indices, matrix.data)))
     return total

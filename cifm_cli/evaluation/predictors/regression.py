@@ -55,19 +55,12 @@ def _concatenate(parts: Iterator[Prediction]) -> Prediction:
 
 @dataclass(frozen=True)
 class LeastSquaresSums:
-    """Sums over cells of one regression per gene, on differences from the training mean.
+    """Sums over cells of one regression per gene, on differences from the training mean."""
 
-    Args:
-        num_cells: Number of cells.
-        xx: (P, S, S) products of the neighbour means.
-        xy: (P, S) products of the neighbour means with the target.
-        yy: (P,) squared targets.
-    """
-
-    num_cells: int
-    xx: Floats
-    xy: Floats
-    yy: Floats
+    num_cells: int  # number of cells
+    xx: Floats  # (P, S, S) products of the neighbour means
+    xy: Floats  # (P, S) products of the neighbour means with the target
+    yy: Floats  # (P,) squared targets
 
     def weights(self, spread: float, shrink: float) -> Values:
         """Weights of the radii: per gene, shrunk towards weights shared by all genes, which are shrunk towards zero.
@@ -145,17 +138,7 @@ class Blend(Baseline):
         return _concatenate(self.combine(means, visible.gene_stats, self.spread, self.shrink) for means in parts)
 
     def combine(self, means: Sequence[Prediction], stats: GeneStats, spread: float, shrink: float) -> Prediction:
-        """Weight the neighbour means of some places.
-
-        Args:
-            means: A prediction for each radius.
-            stats: Statistics of the training cells.
-            spread: See `LeastSquaresSums.weights`.
-            shrink: See `LeastSquaresSums.weights`.
-
-        Returns:
-            The prediction.
-        """
+        """Weight the neighbour means of some places, one prediction for each radius; see `LeastSquaresSums.weights`."""
         of_mean, of_expressed = (sums.weights(spread, shrink) for sums in (self.mean_, self.expressed_))
         mean = _weighted_differences([part.mean for part in means], of_mean, stats.mean)
         expressed = _weighted_differences([part.expressed for part in means], of_expressed, stats.fraction)

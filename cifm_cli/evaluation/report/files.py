@@ -33,9 +33,6 @@ REPORT_FILE = "report.html"
 def check_folder(folder: Path) -> None:
     """Check that files can be written to a folder, and leave nothing behind.
 
-    Args:
-        folder: May be missing.
-
     Raises:
         CifmError: A file of this name exists, or the folder may not be written.
     """

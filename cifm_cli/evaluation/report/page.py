@@ -64,15 +64,7 @@ _CELL_TYPES: Final = (
 
 
 def sections(result: EvaluationResult, facts: dict[str, Any]) -> list[Section]:
-    """The part of the page about one slide and geometry.
-
-    Args:
-        result: Of a slide and geometry.
-        facts: What `metrics.json` contains about the slide.
-
-    Returns:
-        The sections.
-    """
+    """The part of the page about one slide and geometry; `facts` is what `metrics.json` contains about the slide."""
     title = f"{result.dataset.slide.name}, {result.geometry}"
     comparison, bootstrap = result.comparison, result.bootstrap
     blocks = f"{bootstrap.num_blocks} spatial blocks of {bootstrap.side_um:.0f} µm"
@@ -107,15 +99,7 @@ def sections(result: EvaluationResult, facts: dict[str, Any]) -> list[Section]:
 
 
 def overall_section(geometry: str, paired: dict[str, dict[str, Any]]) -> Section:
-    """The model against the best baseline over several slides.
-
-    Args:
-        geometry: Its name.
-        paired: Metric to the comparison.
-
-    Returns:
-        The section.
-    """
+    """The model against the best baseline over several slides; `paired` is metric to comparison."""
     return Section(
         describe_overall(geometry, paired),
         "Mean difference over slides, the model minus the best baseline. Intervals: slides are resampled, then blocks "
@@ -211,15 +195,7 @@ def _gene_table(result: EvaluationResult) -> Table:
 
 
 def cell_type_section(types: CellTypes, title: str) -> Section:
-    """Agreement of cell types, and the overlap of the k likeliest types of the mean forms.
-
-    Args:
-        types: Types of the scored cells and the agreement of the predictors.
-        title: Slide and geometry.
-
-    Returns:
-        The section.
-    """
+    """Agreement of cell types, and the overlap of the k likeliest types of the mean forms."""
     images = []
     if types.ceiling.top_k:
         series = {name: forms[MEAN].top_k for name, forms in types.agreement.items()}

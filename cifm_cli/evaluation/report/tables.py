@@ -50,15 +50,7 @@ def describe(result: EvaluationResult, region: str) -> str:
 
 
 def result_tables(result: EvaluationResult, region: str) -> list[tuple[str, Table]]:
-    """All tables that the terminal shows of a slide and geometry.
-
-    Args:
-        result: Of a slide and geometry.
-        region: The region that was scored.
-
-    Returns:
-        Title and table of each.
-    """
+    """Title and content of all tables that the terminal shows of a slide and geometry."""
     comparison, bootstrap = result.comparison, result.bootstrap
     blocks = f"{bootstrap.num_blocks} blocks of {bootstrap.side_um:.0f} um"
     tables = [
@@ -89,15 +81,9 @@ def score_table(result: EvaluationResult) -> Table:
 
 
 def paired_table(comparison: Comparison, model: str = MODEL, reference: str | None = None) -> Table:
-    """Better form of a model minus better form of a reference, metric by metric.
+    """Better form of a model minus that of a reference (the best baseline when absent), metric by metric.
 
-    Args:
-        comparison: The scores.
-        model: A model.
-        reference: Another predictor; the best baseline when absent.
-
-    Returns:
-        A row for each metric; differences whose interval favours the model are marked.
+    Differences whose interval favours the model are marked.
     """
     rows, best = [], []
     for position, (metric, pair) in enumerate(comparison.all_paired(model, reference).items()):

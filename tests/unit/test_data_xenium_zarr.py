@@ -1,4 +1,4 @@
-"""Xenium beyond V1: a panel of five thousand genes, and the zarr form of the matrix."""
+"""Xenium bundles with a panel of five thousand genes, and with the matrix as zarr."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IDS = ["ENSG00000010610", "ENSG00000153563", "NegControlProbe_00001"]
 
 
 def write_zarr(path: Path, counts: np.ndarray = COUNTS) -> Path:
-    """The layout that 10x Genomics documents: features by cells, and the sum of all genes as the last feature."""
+    """Write the layout that 10x Genomics documents: features x cells, the last feature being the sum of all genes."""
     by_feature = csr_matrix(np.vstack([counts.T, counts.sum(axis=1)]))
     folder = path.with_suffix("")
     root = zarr.open_group(folder, mode="w", zarr_format=2)
@@ -53,7 +53,7 @@ def test_zarr_matrix(tmp_path: Path) -> None:
     assert matrix.genes["feature_type"].tolist() == ["Gene Expression", "Gene Expression", "negative control probe"]
 
 
-def test_a_bundle_with_the_zarr_matrix_alone(tmp_path: Path) -> None:
+def test_bundle_with_only_the_zarr_matrix(tmp_path: Path) -> None:
     folder = tmp_path / "section"
     folder.mkdir()
     write_zarr(folder / "cell_feature_matrix.zarr.zip")
@@ -64,15 +64,15 @@ def test_a_bundle_with_the_zarr_matrix_alone(tmp_path: Path) -> None:
     assert slide.uns[keys.CIFM][keys.PLATFORM] == "xenium"
 
 
-def test_a_damaged_zarr_matrix(tmp_path: Path) -> None:
+def test_damaged_zarr_matrix_is_refused(tmp_path: Path) -> None:
     path = write_zarr(tmp_path / "cell_feature_matrix.zarr.zip")
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(CifmError, match="damaged or of another format"):
         read_zarr_matrix(path)
 
 
-def test_a_panel_of_five_thousand_genes(tmp_path: Path) -> None:
-    """Xenium Prime differs from V1 in the size of the panel and in feature types that only it has."""
+def test_panel_of_five_thousand_genes(tmp_path: Path) -> None:
+    """Xenium Prime has a larger panel than V1, and more feature types."""
     folder, num_cells, num_genes = tmp_path / "prime", 49, 5000
     folder.mkdir()
     kinds = ["Gene Expression"] * num_genes + ["Genomic Control", "Deprecated Codeword", "Unassigned Codeword"]

@@ -1,4 +1,4 @@
-"""The synthetic tissue: its bytes, its planted truth, and that the truth can be read from the download."""
+"""The synthetic tissue: reproducible bytes, and its truth read from the download."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
     assert hashes[0]["cells.parquet"] != hashes[2]["cells.parquet"]
 
 
-def test_the_files_say_the_same(planted: tuple[Path, SyntheticTruth]) -> None:
+def test_files_are_consistent(planted: tuple[Path, SyntheticTruth]) -> None:
     folder, truth = planted
     cells = pd.read_parquet(folder / "cells.parquet")
     pd.testing.assert_frame_equal(cells, pd.read_csv(folder / "cells.csv.gz"))
@@ -49,7 +49,7 @@ def test_the_files_say_the_same(planted: tuple[Path, SyntheticTruth]) -> None:
     assert len(clusters) == (~truth.void).sum()
 
 
-def test_the_reader_finds_the_truth(planted: tuple[Path, SyntheticTruth]) -> None:
+def test_reader_returns_the_truth(planted: tuple[Path, SyntheticTruth]) -> None:
     from cifm_cli.data.prepare.config import PrepareConfig
 
     folder, truth = planted
@@ -59,7 +59,7 @@ def test_the_reader_finds_the_truth(planted: tuple[Path, SyntheticTruth]) -> Non
     assert download.obs["cell_type"].tolist() == truth.cell_type.tolist()
 
 
-def test_depth_density_and_void_cells_are_those_of_real_slides(planted: tuple[Path, SyntheticTruth]) -> None:
+def test_depth_density_and_void_fraction_are_realistic(planted: tuple[Path, SyntheticTruth]) -> None:
     _, truth = planted
     depth = np.asarray(truth.counts.sum(axis=1)).ravel()
     assert 40 <= np.median(depth) <= 80
@@ -69,24 +69,24 @@ def test_depth_density_and_void_cells_are_those_of_real_slides(planted: tuple[Pa
     assert 8 < degree < 20
 
 
-def test_every_type_occurs_and_shows_its_markers(planted: tuple[Path, SyntheticTruth]) -> None:
+def test_all_types_occur_and_express_their_markers(planted: tuple[Path, SyntheticTruth]) -> None:
     _, truth = planted
     symbols = list(truth.symbols)
     for kind, markers in MARKERS.items():
         of_kind = truth.cell_type == kind
         assert of_kind.sum() > 10, kind
         columns = [symbols.index(marker) for marker in markers.split()]
-        share = np.asarray(truth.counts[:, columns].sum(axis=1)).ravel() / np.maximum(truth.counts.sum(axis=1).A1, 1)
-        assert share[of_kind].mean() > 3 * share[~of_kind].mean(), kind
+        fraction = np.asarray(truth.counts[:, columns].sum(axis=1)).ravel() / np.maximum(truth.counts.sum(axis=1).A1, 1)
+        assert fraction[of_kind].mean() > 3 * fraction[~of_kind].mean(), kind
 
 
-def test_neighbours_decide_types(planted: tuple[Path, SyntheticTruth]) -> None:
+def test_types_depend_on_neighbours(planted: tuple[Path, SyntheticTruth]) -> None:
     _, truth = planted
     near = cKDTree(truth.xy_um).query(truth.xy_um, k=7)[1][:, 1:]
-    share = (truth.cell_type[near] == "t_cell").mean(axis=1)
-    crowded, total = share[truth.cell_type == "t_cell"].mean(), (truth.cell_type == "t_cell").mean()
+    fraction = (truth.cell_type[near] == "t_cell").mean(axis=1)
+    crowded, total = fraction[truth.cell_type == "t_cell"].mean(), (truth.cell_type == "t_cell").mean()
     assert crowded > 1.5 * total
-    stroma = truth.domain == "stroma"  # within one domain too, so that it is no matter of domains alone
+    stroma = truth.domain == "stroma"  # within one domain, so that domains alone do not explain it
     macrophages = (truth.cell_type[near] == "macrophage").mean(axis=1)
     is_t = truth.cell_type == "t_cell"
     assert macrophages[stroma & is_t].mean() > macrophages[stroma & ~is_t].mean()
@@ -95,7 +95,7 @@ def test_neighbours_decide_types(planted: tuple[Path, SyntheticTruth]) -> None:
 @pytest.mark.parametrize(
     "effect", [effect for effect in EFFECTS if effect.receiver in {"tumour", "fibroblast", "macrophage"}]
 )
-def test_effects_answer_to_neighbours(planted: tuple[Path, SyntheticTruth], effect: Effect) -> None:
+def test_genes_respond_to_neighbours(planted: tuple[Path, SyntheticTruth], effect: Effect) -> None:
     _, truth = planted
     receivers = np.flatnonzero((truth.cell_type == effect.receiver) & ~truth.void)
     senders = cKDTree(truth.xy_um[truth.cell_type == effect.sender])
@@ -106,7 +106,7 @@ def test_effects_answer_to_neighbours(planted: tuple[Path, SyntheticTruth], effe
     assert (gene[near].sum() / depth[near].sum()) > 1.5 * (gene[far].sum() / depth[far].sum())
 
 
-def test_the_panel_is_real_and_serves_all_types_in_turn() -> None:
+def test_panel_has_real_genes_and_markers_of_all_types() -> None:
     genes = panel()
     assert genes["id"].str.fullmatch(r"ENSG\d{11}").all()
     assert genes["id"].is_unique
@@ -117,14 +117,14 @@ def test_the_panel_is_real_and_serves_all_types_in_turn() -> None:
         assert len(first & set(markers.split())) >= 3, kind
 
 
-def test_a_smaller_panel(tmp_path: Path) -> None:
+def test_smaller_panel(tmp_path: Path) -> None:
     truth = write_xenium(tmp_path / "small", 200, seed=0, num_genes=50)
     assert truth.counts.shape == (200, 50)
     assert len(truth.symbols) == 50
 
 
 @pytest.mark.data
-def test_ids_of_the_panel_are_those_of_gencode(shared_data: Path) -> None:
+def test_ids_of_the_panel_are_from_gencode(shared_data: Path) -> None:
     table = pd.read_csv(
         shared_data / "gene_tables" / "GENCODEv44_Gene_id2name.csv", header=None, names=["id", "symbol"]
     )

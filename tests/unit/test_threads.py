@@ -1,4 +1,4 @@
-"""Members on threads: the same answers in the same order, and nobody else's number of threads is changed."""
+"""`map_threads`: results in the order of the items, and the number of threads of other code is not changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cifm_backends import fused_cpu
-from cifm_cli.training.threads import side_by_side
+from cifm_cli.training.threads import map_threads
 
 CPU = torch.device("cpu")
 
@@ -24,15 +24,15 @@ def four_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_cores_are_shared_out_over_the_items() -> None:
-    def look(item: int) -> tuple[int, int, int]:
+def test_cores_are_divided_among_the_items() -> None:
+    def describe_thread(item: int) -> tuple[int, int, int]:
         return item, get_ident(), torch.get_num_threads()
 
-    found = side_by_side(look, range(8), CPU)
-    assert [item for item, _, _ in found] == list(range(8))
-    assert {number for _, _, number in found} == {1}
-    found = side_by_side(look, range(2), CPU)
-    assert {number for _, _, number in found} == {2}
+    results = map_threads(describe_thread, range(8), CPU)
+    assert [item for item, _, _ in results] == list(range(8))
+    assert {number for _, _, number in results} == {1}
+    results = map_threads(describe_thread, range(2), CPU)
+    assert {number for _, _, number in results} == {2}
     assert torch.get_num_threads() == 4
     with ThreadPoolExecutor(1) as other:
         assert other.submit(torch.get_num_threads).result() == 4
@@ -40,19 +40,19 @@ def test_cores_are_shared_out_over_the_items() -> None:
 
 @pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize(("items", "device"), [([1], CPU), ([1, 2], torch.device("meta"))])
-def test_one_item_or_another_device_needs_no_threads(items: list[int], device: torch.device) -> None:
-    assert side_by_side(lambda _: get_ident(), items, device) == [get_ident()] * len(items)
+def test_one_item_or_another_device_uses_no_threads(items: list[int], device: torch.device) -> None:
+    assert map_threads(lambda _: get_ident(), items, device) == [get_ident()] * len(items)
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_what_goes_wrong_comes_out() -> None:
+def test_exceptions_are_raised() -> None:
     with pytest.raises(ZeroDivisionError):
-        side_by_side(lambda item: 1 / item, [1, 0, 2], CPU)
+        map_threads(lambda item: 1 / item, [1, 0, 2], CPU)
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_members_do_not_share_the_threads_of_their_kernels() -> None:
-    """Two members on four cores: four ranges of rows are worked on at once, or the barrier breaks."""
+def test_kernels_of_two_members_run_at_the_same_time() -> None:
+    """Two members on four cores: four ranges of rows are computed at the same time, or the barrier breaks."""
     at_once = Barrier(4, timeout=20)
 
     def kernel(start: int, stop: int) -> None:
@@ -60,4 +60,4 @@ def test_members_do_not_share_the_threads_of_their_kernels() -> None:
         at_once.wait()
 
     bounds = [(0, 1), (1, 2), (2, 3), (3, 4)]
-    side_by_side(lambda _: fused_cpu._run(kernel, bounds, (), [()] * 4), range(2), CPU)
+    map_threads(lambda _: fused_cpu._run(kernel, bounds, (), [()] * 4), range(2), CPU)

@@ -1,4 +1,4 @@
-"""One synthetic tissue in the four layouts of 10x: each prepares, all show the same cells, and the truth can be recovered."""
+"""One synthetic tissue in the four layouts of 10x: all are prepared, hold the same cells, and show the truth."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from cifm_cli.synthetic.tissue import EFFECTS, MARKERS, MITOCHONDRIAL, Effect
 
 NUM_CELLS = 12_000
 SEED = 5
-# Genes of the tumour and the macrophage that answer to neighbours, with enough expression to be read at 12,000 cells.
+# Genes of tumour cells and macrophages that respond to neighbours, expressed enough to be measured in 12,000 cells.
 READABLE = [effect for effect in EFFECTS if effect.gene in {"CD274", "CXCL10", "SPP1", "FAP"}]
 
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> SyntheticTruth:
-    """The tissue as a Xenium V1 download writes it: the reference for the other layouts."""
+    """The truth of the tissue, written as Xenium V1; the reference for the other layouts."""
     return write_xenium(tmp_path_factory.mktemp("truth") / "xenium", NUM_CELLS, SEED)
 
 
@@ -57,7 +57,7 @@ def kept(truth: PlantedCells) -> list[bool]:
 
 
 def of_symbols(slide: ad.AnnData, symbols: str) -> NDArray[np.float64]:
-    """Share of some genes in the counts of each cell."""
+    """Fraction of some genes in the counts of each cell."""
     columns = slide.var["symbol"].isin(symbols.split()).to_numpy()
     return np.asarray(slide.X[:, columns].sum(axis=1)).ravel() / slide.obs["total_counts"].to_numpy()
 
@@ -82,7 +82,7 @@ def test_same_seed_same_bytes(platform: str, tmp_path: Path) -> None:
         ("xenium_prime", "xenium", 5_000, 20.0),
     ],
 )
-def test_every_layout_is_recognised(
+def test_all_layouts_are_recognised(
     prepared: dict[str, ad.AnnData], platform: str, reader: str, num_genes: int, radius_um: float
 ) -> None:
     slide = prepared[platform]
@@ -91,11 +91,11 @@ def test_every_layout_is_recognised(
     assert slide.n_vars == num_genes - len(MITOCHONDRIAL.split())
 
 
-def test_xenium_and_prime_show_the_same_molecules(prepared: dict[str, ad.AnnData], truth: SyntheticTruth) -> None:
+def test_xenium_and_prime_hold_the_same_molecules(prepared: dict[str, ad.AnnData], truth: SyntheticTruth) -> None:
     v1, prime = prepared["xenium"], prepared["xenium_prime"]
-    # A cell may be void on the panel and not beyond it, so places decide which cells are compared.
-    places = pd.MultiIndex.from_arrays(prime.obsm["spatial"].T)
-    rows = places.get_indexer(pd.MultiIndex.from_arrays(v1.obsm["spatial"].T))
+    # A cell may be void on the panel but not on all genes, so cells are matched by their coordinates.
+    positions = pd.MultiIndex.from_arrays(prime.obsm["spatial"].T)
+    rows = positions.get_indexer(pd.MultiIndex.from_arrays(v1.obsm["spatial"].T))
     assert (rows >= 0).all()
     assert (prime.X[rows][:, prime.var_names.get_indexer(v1.var_names)] != v1.X).nnz == 0
     alive = np.asarray(truth.counts[:, kept(truth)].sum(axis=1)).ravel() > 0
@@ -104,7 +104,9 @@ def test_xenium_and_prime_show_the_same_molecules(prepared: dict[str, ad.AnnData
     assert 250 < np.median(expressed) < 400
 
 
-def test_a_spot_sums_the_cells_under_it(prepared: dict[str, ad.AnnData], folder: Path, truth: SyntheticTruth) -> None:
+def test_spot_is_the_sum_of_the_cells_it_covers(
+    prepared: dict[str, ad.AnnData], folder: Path, truth: SyntheticTruth
+) -> None:
     slide = prepared["visium"]
     under = cKDTree(truth.xy_um).query_ball_point(slide.obsm["spatial"], 27.5)
     rows, columns = np.repeat(np.arange(len(under)), [len(cells) for cells in under]), np.concatenate(under).astype(int)
@@ -117,11 +119,11 @@ def test_a_spot_sums_the_cells_under_it(prepared: dict[str, ad.AnnData], folder:
     assert np.allclose(nearest, 100.0, atol=1e-3)
 
 
-def test_bins_hold_every_molecule_once(prepared: dict[str, ad.AnnData], folder: Path, truth: SyntheticTruth) -> None:
+def test_bins_hold_each_molecule_once(prepared: dict[str, ad.AnnData], folder: Path, truth: SyntheticTruth) -> None:
     slide = prepared["visium_hd"]
     assert np.array_equal(slide.X.sum(axis=0).A1, truth.counts[:, kept(truth)].sum(axis=0).A1)
-    places = slide.obsm["spatial"] / 8.0 - 0.5
-    assert np.abs(places - np.round(places)).max() < 1e-6
+    positions = slide.obsm["spatial"] / 8.0 - 0.5
+    assert np.abs(positions - np.round(positions)).max() < 1e-6
     assert slide.obs_names.str.fullmatch(r"s_008um_\d{5}_\d{5}-1").all()
     positions = pd.read_parquet(folder / "visium_hd/binned_outputs/square_008um/spatial/tissue_positions.parquet")
     assert slide.n_obs <= positions["in_tissue"].sum() < len(positions)
@@ -141,32 +143,32 @@ def test_layouts_overlay(prepared: dict[str, ad.AnnData], truth: SyntheticTruth)
 
 
 @pytest.mark.parametrize("platform", ["xenium", "xenium_prime"])
-def test_the_neighbourhood_rule_is_in_the_prepared_slide(prepared: dict[str, ad.AnnData], platform: str) -> None:
+def test_prepared_slide_shows_the_neighbourhood_rule(prepared: dict[str, ad.AnnData], platform: str) -> None:
     slide = prepared[platform]
     kinds = slide.obs["cell_type"].astype(str).to_numpy()
     near = kinds[cKDTree(slide.obsm["spatial"]).query(slide.obsm["spatial"], k=7)[1][:, 1:]]
     beside_macrophage = (near == "macrophage").any(axis=1)
-    fibroblast_side = (near == "fibroblast").sum(axis=1) >= 2  # in stroma, so that it is no matter of domains alone
-    share = {
+    fibroblast_side = (near == "fibroblast").sum(axis=1) >= 2  # in stroma, so that domains alone do not explain it
+    fraction = {
         beside: (kinds[fibroblast_side & (beside_macrophage == beside)] == "t_cell").mean() for beside in (True, False)
     }
-    assert share[True] > 1.2 * share[False]
+    assert fraction[True] > 1.2 * fraction[False]
 
 
 @pytest.mark.parametrize("platform", ["xenium", "xenium_prime"])
 @pytest.mark.parametrize("effect", READABLE, ids=lambda effect: effect.gene)
-def test_effects_are_in_the_prepared_slide(prepared: dict[str, ad.AnnData], platform: str, effect: Effect) -> None:
+def test_prepared_slide_shows_the_effects(prepared: dict[str, ad.AnnData], platform: str, effect: Effect) -> None:
     slide = prepared[platform]
     kinds = slide.obs["cell_type"].astype(str).to_numpy()
     receivers = slide[kinds == effect.receiver]
     senders = cKDTree(slide.obsm["spatial"][kinds == effect.sender])
     near = senders.query_ball_point(receivers.obsm["spatial"], 25.0, return_length=True)
-    share = of_symbols(receivers, effect.gene)
-    assert share[near >= 3].mean() > 1.8 * share[near == 0].mean()
+    fraction = of_symbols(receivers, effect.gene)
+    assert fraction[near >= 3].mean() > 1.8 * fraction[near == 0].mean()
 
 
 @pytest.mark.parametrize(("platform", "reach_um"), [("visium_hd", 25.0), ("visium", 1.0)])
-def test_an_effect_shows_without_cells(prepared: dict[str, ad.AnnData], platform: str, reach_um: float) -> None:
+def test_effect_shows_in_spots_and_bins(prepared: dict[str, ad.AnnData], platform: str, reach_um: float) -> None:
     slide = prepared[platform]
     tumour = of_symbols(slide, "EPCAM KRT8 KRT18 KRT19 MUC1 CEACAM6")
     t_cells = of_symbols(slide, "CD3E CD3D CD3G TRAC CD2 LCK ITK CD5 CD7")

@@ -1,0 +1,178 @@
+"""`cifm.embed`, `cifm.predict` and `cifm.annotate`: results stored in the AnnData of the caller."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from cifm_cli import keys, provenance
+from cifm_cli.api.slides import load, open_adata, parse_locations, predicted_genes, record_provenance, result_provenance
+from cifm_cli.celltype.annotate import annotate as annotate_cells
+from cifm_cli.embedding.embed import SLOTS, embed_cells
+from cifm_cli.errors import CifmError
+from cifm_cli.inference.predict import point_estimate
+from cifm_cli.inference.predict_slide import predict_blocks, predict_places
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
+
+    from cifm_cli.api.slides import Model
+    from cifm_cli.inference.encode import Level
+
+
+def embed(
+    adata: AnnData,
+    model: Model,
+    levels: Sequence[Level] = ("microenvironment", "cell"),
+    *,
+    layer: str | None = None,
+    radius_um: float | None = None,
+    copy: bool = False,
+) -> AnnData:
+    """Embed every cell with its neighbours and without them, as `cifm embed` does.
+
+    Args:
+        adata: N cells.
+        model: A model, or the path of a training run.
+        levels: `microenvironment` for the encoder output of a cell among its neighbours, `cell` for the output without
+            edges between cells; one of them or both.
+        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
+        radius_um: Radius of the graph, micrometres, for models whose recipe does not define it; by default that of the
+            prepared slide, or one derived from the spacing of the cells.
+        copy: Return a copy instead of changing `adata`.
+
+    Returns:
+        `adata`, or the copy, with (N, D) embeddings in `obsm["X_cifm"]` (microenvironment) and `obsm["X_cifm_cell"]`
+        (cell), and their provenance in `uns["cifm"]["embedding"]`.
+
+    Raises:
+        CifmError: The counts, genes or coordinates cannot be used, or the model knows none of the genes.
+
+    Example:
+        >>> cifm.embed(adata, "runs/latest")
+        >>> sc.pp.neighbors(adata, use_rep="X_cifm")
+        >>> sc.tl.umap(adata)
+    """
+    if not levels or (unknown := set(levels) - set(SLOTS)):
+        raise CifmError(f"levels: {', '.join(sorted(unknown)) if levels else 'none'}", f"known are {', '.join(SLOTS)}")
+    loaded, opened = load(model), open_adata(adata, layer, radius_um)
+    embeddings = embed_cells(loaded, opened.slide, [level for level in SLOTS if level in levels])
+    result = adata.copy() if copy else adata
+    for level, values in embeddings.items():
+        result.obsm[SLOTS[level]] = opened.in_caller_order(values)
+    record_provenance(result, keys.EMBEDDING, result_provenance("embed", loaded, opened.slide))
+    return result
+
+
+def predict(
+    adata: AnnData,
+    model: Model,
+    at: ArrayLike | pd.DataFrame | None = None,
+    form: Literal["mean", "median", "gated"] = "mean",
+    *,
+    threshold: float = 0.5,
+    layer: str | None = None,
+    radius_um: float | None = None,
+    seed: int = 0,
+    copy: bool = False,
+) -> AnnData:
+    """Predict log-normalised expression from the surrounding cells, as `cifm predict` does.
+
+    Args:
+        adata: N cells and G genes.
+        model: A model, or the path of a training run.
+        at: (Q, 2) locations in micrometres, or a DataFrame with the columns `x_um` and `y_um` (or `x` and `y`). By
+            default every cell of `adata` is predicted while its own counts are hidden, 5 % of the cells at a time.
+        form: `mean`; `median`, which is zero where P(expressed) is at most 1/2; or `gated`, the mean where P(expressed)
+            is above `threshold` and zero elsewhere.
+        threshold: Threshold of P(expressed) for `gated`.
+        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
+        radius_um: Radius of the graph, micrometres, for models whose recipe does not define it; by default that of the
+            prepared slide, or one derived from the spacing of the cells.
+        seed: Seed of the order in which cells are hidden.
+        copy: Return a copy instead of changing `adata`; no effect with `at`.
+
+    Returns:
+        Without `at`: `adata`, or the copy, with (N, G) dense layers `cifm_<form>` (the prediction) and `cifm_expressed`
+        (P(expressed)); both are NaN for genes that the model does not know. With `at`: a new AnnData of Q locations and
+        the genes of `adata` that the model knows, with the prediction in `X`, P(expressed) in the layer
+        `cifm_expressed`, and the locations in `obsm["spatial"]`.
+
+    Raises:
+        CifmError: The counts, genes, coordinates or locations cannot be used, or the model knows none of the genes.
+
+    Example:
+        >>> cifm.predict(adata, model, form="gated")
+        >>> sc.pl.embedding(adata, "spatial", color="CD3D", layer="cifm_gated")
+        >>> grid = cifm.predict(adata, model, at=[[100.0, 250.0], [110.0, 250.0]])
+    """
+    loaded, opened = load(model), open_adata(adata, layer, radius_um)
+    slide = loaded.fit_slide(opened.slide)
+    estimate = point_estimate(loaded, form, threshold)
+    var, panel_column = predicted_genes(adata, slide, loaded)
+    origin = result_provenance(
+        "predict", loaded, slide, seed=seed, form=form, threshold=threshold if form == "gated" else None
+    )
+    if at is not None:
+        locations, names = parse_locations(at)
+        prediction = predict_places(loaded, slide, locations)
+        values, expressed = estimate(prediction)[:, panel_column], prediction.expressed[:, panel_column]
+        obs = pd.DataFrame(index=pd.Index(names, dtype=object))
+        result = AnnData(values, obs=obs, var=adata.var.iloc[var].copy(), layers={keys.EXPRESSED: expressed})
+        result.obsm[keys.SPATIAL] = locations
+    else:
+        # A layer must have all genes of `adata`; those that the model does not know stay NaN.
+        values, expressed = (np.full(adata.shape, np.nan, dtype=np.float32) for _ in range(2))
+        for rows, prediction in predict_blocks(loaded, slide, seed):
+            cells = np.ix_(opened.rows[rows], var)
+            values[cells] = estimate(prediction)[:, panel_column]
+            expressed[cells] = prediction.expressed[:, panel_column]
+        result = adata.copy() if copy else adata
+        result.layers[f"cifm_{form}"], result.layers[keys.EXPRESSED] = values, expressed
+    record_provenance(result, keys.PREDICTION, origin)
+    return result
+
+
+def annotate(
+    adata: AnnData,
+    annotator: str = "markers",
+    *,
+    layer: str | None = None,
+    trust_pickle: bool = False,
+    seed: int = 0,
+    copy: bool = False,
+) -> AnnData:
+    """Assign cell types, as `cifm annotate apply` does.
+
+    Args:
+        adata: N cells.
+        annotator: `NAME` or `NAME:PATH`, of the annotators that `cifm annotate list` lists.
+        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
+        trust_pickle: Read annotators that are stored as pickles. A pickle can run code.
+        seed: Seed of the sample of cells to which an annotator is fitted.
+        copy: Return a copy instead of changing `adata`.
+
+    Returns:
+        `adata`, or the copy, with the categorical column `obs["cifm_cell_type"]` (`unassigned` for cells without a clear
+        type) and the confidence `obs["cifm_cell_type_score"]`, from 0 to 1.
+
+    Raises:
+        CifmError: There is no such annotator, or it cannot be used with these genes.
+
+    Example:
+        >>> cifm.annotate(adata)
+        >>> sc.pl.embedding(adata, "spatial", color="cifm_cell_type")
+    """
+    opened = open_adata(adata, layer, None)
+    annotation = annotate_cells(opened.slide, annotator, seed=seed, trust_pickle=trust_pickle)
+    result = adata.copy() if copy else adata
+    types = pd.Categorical(opened.in_caller_order(annotation.labels), categories=list(annotation.names))
+    result.obs[keys.CELL_TYPE] = types.remove_unused_categories()
+    result.obs[keys.CELL_TYPE_SCORE] = opened.in_caller_order(annotation.scores)
+    record_provenance(result, keys.ANNOTATION, provenance.collect("annotate", seed=seed, annotator=annotator))
+    return result

@@ -1,0 +1,126 @@
+"""`cifm.simulate`: from an AnnData to the trajectory of its tissue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from cifm_cli import keys
+from cifm_cli.api.slides import load, open_adata, optional_path, result_provenance, var_of_panel
+from cifm_cli.simulation.config import InjectionConfig, ReferenceCells, SimulateConfig
+from cifm_cli.simulation.outputs import to_anndata
+from cifm_cli.simulation.simulate import simulate as run_simulation
+
+if TYPE_CHECKING:
+    from cifm_cli.api.slides import Model
+    from cifm_cli.data.slide import Rows
+    from cifm_cli.simulation.config import Form
+    from cifm_cli.simulation.simulate import SimulationResult
+    from cifm_cli.simulation.window import Box
+
+
+def simulate(
+    adata: AnnData,
+    model: Model,
+    inject: str,
+    *,
+    count: int | None = None,
+    steps: int | None = None,
+    update_fraction: float = 0.1,
+    form: Form = "state",
+    replicates: int = 1,
+    crop_um: Box | None = None,
+    max_cells: int = 10_000,
+    markers: str | Path | None = None,
+    reference: AnnData | str | Path | None = None,
+    reference_label: str = "cell_type",
+    layer: str | None = None,
+    radius_um: float | None = None,
+    seed: int = 0,
+) -> AnnData:
+    """Inject cells into a tissue and let the model update the others step by step, as `cifm simulate` does.
+
+    The same tissue is simulated on the same schedule without injected cells (the control). Interpret the difference
+    between both arms, not the change since the first step.
+
+    Args:
+        adata: N cells.
+        model: A model, or the path of a training run.
+        inject: Cell type to inject, such as `tcell`.
+        count: Number of injected cells; 2 % of the simulated cells by default.
+        steps: Number of steps; two updates of every cell by default.
+        update_fraction: Fraction of the cells that one step updates.
+        form: What an updated cell becomes: `state`, `sample`, `mean` or `gated`; see docs/simulation.md.
+        replicates: Number of repetitions, with other positions and another schedule.
+        crop_um: Only cells in this rectangle are simulated: x0, y0, x1, y1 in micrometres.
+        max_cells: Largest number of simulated cells; they fill a square in the middle of the tissue.
+        markers: TSV of marker genes (columns `cell_type` and `symbol`) that extends the packaged table.
+        reference: Labelled cells to copy, as an AnnData with raw counts or the path of an `.h5ad`; by default, cells of
+            `adata` are copied.
+        reference_label: Column of the reference's `obs` with cell types.
+        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
+        radius_um: Radius of the graph, micrometres, for models whose recipe does not define it; by default that of the
+            prepared slide, or one derived from the spacing of the cells.
+        seed: Seed of all random draws.
+
+    Returns:
+        A new AnnData with the first replicate: the simulated cells of `adata`, then the injected cells. Counts in the layers
+        `initial`, `control` and `treated` (also `X`); `obs` columns `injected`, `type_before`, `type_after` and
+        `type_after_control`; `obsm["spatial"]`. `uns["cifm"]` holds DataFrames of all replicates: `composition` (by arm,
+        replicate, step and type), `transitions` (by arm, replicate, first and last type) and `change` (treated minus
+        control, by type).
+
+    Raises:
+        CifmError: The counts, genes or coordinates cannot be used, or there is no such cell type or no cell of it.
+
+    Example:
+        >>> trajectory = cifm.simulate(adata, model, "tcell", replicates=5)
+        >>> trajectory.uns["cifm"]["change"]
+        >>> sc.pl.embedding(trajectory, "spatial", color=["type_before", "type_after"])
+    """
+    loaded, opened = load(model), open_adata(adata, layer, radius_um)
+    slide = loaded.fit_slide(opened.slide)
+    config = SimulateConfig(
+        InjectionConfig(inject, count, _reference_cells(reference, reference_label)),
+        steps=steps,
+        update_fraction=update_fraction,
+        form=form,
+        replicates=replicates,
+        crop_um=crop_um,
+        max_cells=max_cells,
+        markers=optional_path(markers),
+        seed=seed,
+    )
+    result = run_simulation(loaded, slide, config)
+    origin = result_provenance("simulate", loaded, slide, seed=seed)
+    rows = opened.rows[result.experiment.window.rows]
+    trajectory = _in_caller_order(to_anndata(result, adata.obs_names[rows].tolist(), origin), rows)
+    trajectory.var = var_of_panel(adata, slide, loaded)
+    trajectory.uns[keys.CIFM] |= _tables(result)
+    return trajectory
+
+
+def _reference_cells(reference: AnnData | str | Path | None, label: str) -> ReferenceCells | None:
+    if reference is None:
+        return None
+    return ReferenceCells(reference if isinstance(reference, AnnData) else Path(reference), label)
+
+
+def _in_caller_order(trajectory: AnnData, rows: Rows) -> AnnData:
+    """Put the residents, which are in Hilbert order, into the order of their rows in the caller's AnnData."""
+    injected = np.arange(len(rows), trajectory.n_obs)
+    return trajectory[np.concatenate([np.argsort(rows), injected])].copy()
+
+
+def _tables(result: SimulationResult) -> dict[str, pd.DataFrame]:
+    """What the simulation changed, over all replicates."""
+    change = pd.DataFrame.from_dict(result.facts()["change"], orient="index").drop(columns="replicates")
+    return {
+        "composition": result.composition(),
+        "transitions": result.transitions(),
+        "change": change.astype(float),
+    }

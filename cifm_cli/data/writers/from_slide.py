@@ -1,0 +1,57 @@
+"""Writing a slide that is held in memory as a prepared slide, so that training can read it from a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from cifm_cli import keys
+from cifm_cli.data.writers.h5ad import write_h5ad
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from cifm_cli.data.slide import Rows, Slide
+
+_FACTS = (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)
+
+
+def write_slide(target: Path, slide: Slide, names: Sequence[str], source_rows: Rows) -> None:
+    """Write a slide as an `.h5ad` that `slide.open_slide` reads.
+
+    Args:
+        target: The file.
+        slide: The slide; N cells in Hilbert order.
+        names: N names of the cells.
+        source_rows: (N,) rows of the cells in the data that the slide was made from.
+
+    Raises:
+        CifmError: The file cannot be written.
+    """
+    counts = slide.counts(np.arange(slide.num_cells))
+    obs = pd.DataFrame(
+        {
+            keys.TOTAL_COUNTS: slide.total_counts,
+            keys.NUM_GENES: counts.getnnz(axis=1),
+            keys.SPLIT: pd.Categorical(np.array(keys.REGIONS)[slide.split], categories=keys.REGIONS),
+            keys.DOWNLOAD_ROW: source_rows,
+        },
+        index=pd.Index(list(names), dtype=object),
+    )
+    var = pd.DataFrame(
+        {keys.SYMBOL: np.array(slide.symbols, dtype=object)}, index=pd.Index(slide.gene_ids, dtype=object)
+    )
+    adata = ad.AnnData(counts, obs=obs, var=var, obsm={keys.SPATIAL: slide.xy_um})
+    facts = {key: (slide.facts or {}).get(key, "") for key in _FACTS}
+    about = {
+        keys.FORMAT: keys.PREPARED_FORMAT,
+        keys.RADIUS_UM: slide.radius_um,
+        keys.REPORT: "{}",
+        keys.PROVENANCE: "{}",
+    }
+    adata.uns[keys.CIFM] = {**about, **facts}
+    write_h5ad(target, adata)

@@ -1,0 +1,154 @@
+"""One worker process: how it starts, what it sends back, and how it ends.
+
+Workers are spawned, because a fork of a process that has threads may hang. No worker outlives the parent, and workers
+write nothing to the terminal unless the function that they run does so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import traceback
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import get_context, parent_process, resource_tracker
+from typing import TYPE_CHECKING, Any
+
+from cifm_backends import BackendUnavailableError
+from cifm_cli.errors import CifmError, StopRequested
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from multiprocessing.connection import Connection
+
+PACKAGE_LOGGER = logging.getLogger("cifm_cli")  # the parent of every logger of this package
+
+
+class WorkerError(RuntimeError):
+    """An unexpected exception in a worker process. The message holds the traceback of the worker."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker sets up before its work begins.
+
+    Args:
+        name: Name of the process, for messages.
+        num_threads: Threads of torch. None leaves them alone and does not import torch.
+        log_level: Records below this level are dropped.
+        environment: Environment variables to set.
+    """
+
+    name: str
+    num_threads: int | None
+    log_level: int = logging.ERROR
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a worker sends to the parent.
+
+    Args:
+        result: Result of its work; None after an error.
+        error: The exception that its work raised, if any.
+        records: What was logged on the way there.
+    """
+
+    result: Any = None
+    error: BaseException | None = None
+    records: Sequence[logging.LogRecord] = ()
+
+
+class Worker:
+    """A spawned process, and the parent's end of a pipe to it.
+
+    SIGINT is blocked in the process until it calls `unblock_interrupts`.
+
+    Args:
+        settings: What the process sets up first.
+        target: What it does then: it is called with the worker's end of the pipe, and `arguments`.
+        arguments: Further arguments; picklable.
+    """
+
+    def __init__(self, settings: WorkerSettings, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        context = get_context("spawn")
+        self.name = settings.name
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_main, args=(settings, theirs, target, arguments), name=settings.name)
+        self.reply: Reply | None = None
+        with _interrupts_blocked():
+            self.process.start()
+        theirs.close()
+
+    def receive(self) -> Reply | None:
+        """Wait for a reply and keep it; None when the process ends without one."""
+        try:
+            self.reply = self.pipe.recv()
+        except (EOFError, OSError):  # closed, or cut off within a reply
+            self.reply = None
+        return self.reply
+
+    def end(self, wait_s: float = 0.0) -> None:
+        """Terminate the process if it still runs after some seconds."""
+        self.process.join(wait_s)
+        self.process.terminate()
+        self.process.join()
+        self.pipe.close()
+
+    def describe_end(self) -> str:
+        """How the process ended, after the words `process N`."""
+        code = self.process.exitcode or 0
+        return f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+
+
+def _main(settings: WorkerSettings, pipe: Connection, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """What a worker process does."""
+    os.environ.update(settings.environment)
+    if settings.num_threads is not None:
+        import torch
+
+        torch.set_num_threads(settings.num_threads)
+    PACKAGE_LOGGER.setLevel(settings.log_level)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(BrokenPipeError, EOFError):  # the parent is gone, or has closed the pool
+        target(pipe, *arguments)
+
+
+def attempt(function: Callable[..., Any], *arguments: object) -> Reply:
+    """Call a function; what it raises becomes part of the reply."""
+    try:
+        return Reply(function(*arguments))
+    except (CifmError, BackendUnavailableError, KeyboardInterrupt, StopRequested) as error:
+        return Reply(error=error)
+    except Exception:  # noqa: BLE001 - the parent raises it, with the traceback that is only known here
+        return Reply(error=WorkerError(f"unexpected error in a worker process\n\n{traceback.format_exc()}"))
+
+
+def _end_with_parent() -> None:
+    """Send SIGTERM to this process when its parent has ended, even if the parent was killed."""
+    if parent := parent_process():
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Block SIGINT in processes that are started within the block: Ctrl-C would end them with a traceback each."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has none
+        yield
+        return
+    resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and unblocks SIGINT then
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def unblock_interrupts() -> None:
+    """Let SIGINT through in a worker, one that has arrived earlier included."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -1,0 +1,134 @@
+"""The settings of a simulation: which cells are injected, how the other cells are updated, and on which part of a slide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from cifm_cli.provenance import numpy_generator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cifm_cli.celltype.labelled_cells import LabelledSource
+    from cifm_cli.data.slide import Rows
+    from cifm_cli.simulation.window import Box
+
+Form = Literal["state", "sample", "mean", "gated"]
+"""How the prediction of a cell is turned into counts; see `UpdateSchedule`."""
+
+DEFAULT_SWEEPS: Final = 2  # updates of every cell, unless the number of steps is given
+DEFAULT_INJECTED: Final = 0.02  # injected cells per resident, unless their number is given
+
+
+@dataclass(frozen=True)
+class ReferenceCells:
+    """Labelled cells of another data set, of which injected cells are copies.
+
+    Args:
+        source: An `.h5ad` file or an AnnData, with raw counts.
+        label: Column of its `obs` with cell types.
+    """
+
+    source: LabelledSource
+    label: str = "cell_type"
+
+
+@dataclass(frozen=True)
+class InjectionConfig:
+    """Which cells are injected.
+
+    Args:
+        cell_type: Cell type as the user typed it, such as `tcell`.
+        count: Number of injected cells; 2 % of the residents by default.
+        reference: Labelled cells to copy; by default, cells of the slide itself are copied.
+    """
+
+    cell_type: str
+    count: int | None = None
+    reference: ReferenceCells | None = None
+
+
+@dataclass(frozen=True)
+class UpdateSchedule:
+    """Which cells are updated in which step, and how.
+
+    A sweep is a run of consecutive steps that update every resident exactly once.
+
+    Args:
+        requested_steps: Number of steps; two sweeps by default.
+        update_fraction: Fraction of the residents that one step updates.
+        form: What an updated cell becomes. `state`: a real cell of a state that is drawn from the predicted
+            probabilities (see `StateSampler`); `sample`: integer counts, drawn gene by gene; `mean`: the prediction
+            itself; `gated`: the prediction, zero for genes with a low P(expressed).
+        seed: Seed of all random draws.
+    """
+
+    requested_steps: int | None
+    update_fraction: float
+    form: Form
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return self.requested_steps or DEFAULT_SWEEPS * self.steps_per_sweep
+
+    @property
+    def steps_per_sweep(self) -> int:
+        """Number of steps after which every resident has been updated once."""
+        return max(1, round(1 / self.update_fraction))
+
+    def cells_to_update(self, num_residents: int, replicate: int, step: int) -> Rows:
+        """Choose the residents that a step updates. The order is drawn anew for every sweep.
+
+        Args:
+            num_residents: Number of residents.
+            replicate: Number of the replicate, from 0.
+            step: Number of the step, from 0.
+
+        Returns:
+            Ascending rows.
+        """
+        sweep, position = divmod(step, self.steps_per_sweep)
+        order = numpy_generator(self.seed, "sweep", replicate, sweep).permutation(num_residents)
+        return np.sort(np.array_split(order, self.steps_per_sweep)[position])
+
+
+@dataclass(frozen=True)
+class SimulateConfig:
+    """All settings of a simulation.
+
+    Args:
+        injection: Which cells are injected.
+        steps: Number of steps; two updates of every cell by default.
+        update_fraction: Fraction of the residents that one step updates.
+        form: What an updated cell becomes; see `UpdateSchedule`.
+        replicates: Number of repetitions, each with other positions, other source cells and another schedule.
+        crop_um: Only cells in this rectangle are simulated: x0, y0, x1, y1 in micrometres.
+        max_cells: Largest number of residents; see `window.choose_window`.
+        markers: Table of marker genes that extends the packaged one.
+        seed: Seed of all random draws.
+    """
+
+    injection: InjectionConfig
+    steps: int | None = None
+    update_fraction: float = 0.1
+    form: Form = "state"
+    replicates: int = 1
+    crop_um: Box | None = None
+    max_cells: int = 10_000
+    markers: Path | None = None
+    seed: int = 0
+
+    @property
+    def schedule(self) -> UpdateSchedule:
+        """The schedule of the updates."""
+        return UpdateSchedule(self.steps, self.update_fraction, self.form, self.seed)
+
+    def num_injected(self, num_residents: int) -> int:
+        """Number of injected cells in a window of `num_residents` cells."""
+        count = self.injection.count
+        return round(DEFAULT_INJECTED * num_residents) if count is None else count

@@ -1,0 +1,119 @@
+"""Source cells: the cells that are copied into a tissue, from the slide itself or from labelled cells of another data set.
+
+Letters: S source cells, G genes of the slide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cifm_cli.celltype.labelled_cells import read_reference, source_name
+from cifm_cli.celltype.markers import find_type
+from cifm_cli.errors import CifmError
+from cifm_cli.provenance import numpy_generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+    from cifm_cli.celltype.base import Annotation
+    from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.simulation.config import ReferenceCells
+
+
+@dataclass(frozen=True)
+class SourceCells:
+    """Cells of the injected type.
+
+    Args:
+        cell_type: Their type.
+        counts: (S, G) counts.
+        total_counts: (S,) depths that normalisation divides by.
+    """
+
+    cell_type: str
+    counts: csr_matrix
+    total_counts: NDArray[np.float64]
+
+    @property
+    def num_cells(self) -> int:
+        """S."""
+        return len(self.total_counts)
+
+
+def source_cells_of_slide(slide: Slide, rows: Rows, annotation: Annotation, cell_type: str) -> SourceCells:
+    """Take the cells of one type from the slide.
+
+    Args:
+        slide: Any slide.
+        rows: Rows that were annotated.
+        annotation: Types of these rows.
+        cell_type: One of `annotation.names`.
+
+    Returns:
+        The source cells.
+
+    Raises:
+        CifmError: There is no cell of the type.
+    """
+    selected = rows[annotation.of_type(cell_type)]
+    if not len(selected):
+        raise CifmError(
+            f"slide {slide.name}: no {cell_type} among {len(rows):,} cells",
+            "take them from labelled cells of another data set with --reference FILE.h5ad",
+        )
+    return SourceCells(cell_type, slide.counts(selected), slide.total_counts[selected])
+
+
+def source_cells_of_reference(slide: Slide, reference: ReferenceCells, requested: str, seed: int) -> SourceCells:
+    """Take the cells of one type from a reference and downsample them to the depth of the slide.
+
+    Args:
+        slide: The slide whose genes and depth are used.
+        reference: The labelled cells.
+        requested: Cell type as the user typed it.
+        seed: Seed of the downsampling.
+
+    Returns:
+        The source cells.
+
+    Raises:
+        CifmError: The reference cannot be read, or contains no such cell.
+    """
+    counts, labels = read_reference(reference.source, reference.label, slide)
+    label = find_type(requested, sorted(set(labels)), {})
+    selected = counts[np.flatnonzero(labels == label)]
+    source = SourceCells(label, selected, np.asarray(selected.sum(axis=1), dtype=np.float64).ravel())
+    source = downsample(source, float(np.median(slide.total_counts)), numpy_generator(seed, "thin"))
+    if not source.num_cells:
+        raise CifmError(
+            f"{source_name(reference.source)}: no {label} with a count in the genes of slide {slide.name}",
+            "use another reference",
+        )
+    return source
+
+
+def downsample(source: SourceCells, depth: float, generator: np.random.Generator) -> SourceCells:
+    """Downsample deep cells of another assay to about the depth of the slide.
+
+    Args:
+        source: Cells with integer counts.
+        depth: Typical sum of counts of a cell of the slide.
+        generator: Source of randomness.
+
+    Returns:
+        Cells of at most about that depth, without those that lost all counts.
+    """
+    keep_probability = np.minimum(depth / np.maximum(source.total_counts, 1.0), 1.0)
+    # Binomial thinning of every count gives the counts of a shallower measurement of the same cell.
+    counts = source.counts.copy()
+    counts.data = generator.binomial(
+        np.rint(counts.data).astype(np.int64), np.repeat(keep_probability, np.diff(counts.indptr))
+    ).astype(np.float32)
+    counts.eliminate_zeros()
+    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    expressing = np.flatnonzero(total)
+    return SourceCells(source.cell_type, counts[expressing], total[expressing])

@@ -1,0 +1,107 @@
+"""The simulated tissue: residents, which are updated, and injected cells, which never change.
+
+Letters: N cells of the tissue (residents, then injected cells), P genes that slide and model share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
+
+from cifm_cli.data.counts_source import MemoryCounts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.model.vocabulary import Panel
+    from cifm_cli.simulation.injection import InjectedCells
+
+
+@dataclass(frozen=True)
+class TissueState:
+    """The counts of all cells at one step.
+
+    Args:
+        slide: Residents, then injected cells, with their current counts.
+        num_residents: Number of residents.
+        depths: (N,) sum of each cell's counts over the P genes, which no update changes.
+    """
+
+    slide: Slide
+    num_residents: int
+    depths: NDArray[np.float64]
+
+    @property
+    def counts(self) -> csr_matrix:
+        """(N, P) counts."""
+        return self.slide.counts(np.arange(self.slide.num_cells))
+
+    def with_counts(self, cells: Rows, counts: csr_matrix) -> TissueState:
+        """The state in which some cells have new counts.
+
+        Args:
+            cells: (Q,) rows.
+            counts: (Q, P) their new counts.
+
+        Returns:
+            A new state; `self` does not change.
+        """
+        # The new rows are appended and then selected in place of the old ones, which is cheaper than assigning to CSR rows.
+        row = np.arange(self.slide.num_cells)
+        row[cells] = self.slide.num_cells + np.arange(len(cells))
+        updated = vstack([self.counts, counts.astype(np.float32)], format="csr")[row]
+        return replace(self, slide=replace(self.slide, source=MemoryCounts(updated)))
+
+
+def crop_tissue(slide: Slide, rows: Rows, panel: Panel) -> TissueState:
+    """Cut the simulated cells and genes out of a slide.
+
+    Args:
+        slide: The slide, at the model's radius.
+        rows: Ascending rows of the window.
+        panel: Genes that slide and model share.
+
+    Returns:
+        A state in memory that contains residents only.
+    """
+    counts = slide.counts(rows)[:, panel.columns]
+    cropped = replace(
+        slide,
+        xy_um=slide.xy_um[rows],
+        total_counts=slide.total_counts[rows],
+        split=slide.split[rows],
+        gene_ids=tuple(slide.gene_ids[column] for column in panel.columns),
+        symbols=tuple(slide.symbols[column] for column in panel.columns),
+        source=MemoryCounts(counts),
+    )
+    return TissueState(cropped, len(rows), _depths(counts))
+
+
+def inject(tissue: TissueState, injected: InjectedCells) -> TissueState:
+    """Append cells to a tissue.
+
+    Args:
+        tissue: Residents.
+        injected: Cells with the same genes.
+
+    Returns:
+        The tissue with the injected cells after the residents.
+    """
+    slide = tissue.slide
+    extended = replace(
+        slide,
+        xy_um=np.concatenate([slide.xy_um, injected.xy_um]),
+        total_counts=np.concatenate([slide.total_counts, injected.total_counts]),
+        split=np.concatenate([slide.split, np.zeros(len(injected.xy_um), dtype=np.int8)]),
+        source=MemoryCounts(vstack([tissue.counts, injected.counts.astype(np.float32)], format="csr")),
+    )
+    return TissueState(extended, tissue.num_residents, np.concatenate([tissue.depths, _depths(injected.counts)]))
+
+
+def _depths(counts: csr_matrix) -> NDArray[np.float64]:
+    """(N,) row sums."""
+    return np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()

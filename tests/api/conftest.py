@@ -1,0 +1,64 @@
+"""Fixtures of the Python API: a prepared slide as AnnData, and a training run with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+
+import cifm_cli
+from cifm_cli.data.slide import open_slide
+from cifm_cli.model.checkpoint import MODEL_FILE, save_checkpoint
+from cifm_cli.model.ensemble import Ensemble
+from cifm_cli.provenance import seeded_torch
+from cifm_cli.recipe import parse
+
+
+@pytest.fixture
+def command_line(cifm) -> Callable[..., Any]:
+    """The command line in this process, under another name than the package has in these tests."""
+    return cifm
+
+
+@pytest.fixture(scope="session")
+def run_folder(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training run whose network has random weights on top of an average of the neighbours."""
+    slide = open_slide(prepared_synthetic)
+    recipe = parse({"model": {"width": 8, "encoder_layers": 1, "decoder_layers": 1}}, "test")
+    with seeded_torch(0, "network"):
+        network = Ensemble(slide.num_genes, recipe)
+        for weight in network.parameters():
+            weight.data.add_(0.05 * torch.randn_like(weight))
+    folder = tmp_path_factory.mktemp("runs") / "random"
+    save_checkpoint(folder / MODEL_FILE, network, recipe, slide.gene_ids, {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(run_folder: Path) -> cifm_cli.LoadedModel:
+    return cifm_cli.load_model(run_folder, device="cpu", backend="torch")
+
+
+@pytest.fixture
+def adata(prepared_synthetic: Path) -> ad.AnnData:
+    """The prepared slide, which the test may change."""
+    return ad.read_h5ad(prepared_synthetic)
+
+
+@pytest.fixture
+def plain(adata: ad.AnnData) -> ad.AnnData:
+    """The same cells as a scanpy user has them: shuffled, genes by symbol, log-normalised `X`, counts in a layer."""
+    shuffled = adata[np.random.default_rng(0).permutation(adata.n_obs)]
+    counts = shuffled.X.copy()
+    normalised = counts.copy()
+    normalised.data = np.log1p(normalised.data * 1.5)
+    plain = ad.AnnData(normalised, layers={"counts": counts})
+    plain.obs_names = shuffled.obs_names
+    plain.var_names = shuffled.var["symbol"].astype(str)
+    plain.obsm["spatial"] = shuffled.obsm["spatial"].copy()
+    return plain
