@@ -14,7 +14,7 @@ from cifm_cli.celltype.annotate import annotate as annotate_cells
 from cifm_cli.embedding.embed import SLOTS, embed_cells
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.predict import point_estimate
-from cifm_cli.inference.predict_slide import predict_blocks, predict_places
+from cifm_cli.inference.predict_slide import predict_blocks, predict_locations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +120,7 @@ def predict(
     )
     if at is not None:
         locations, names = parse_locations(at)
-        prediction = predict_places(loaded, slide, locations)
+        prediction = predict_locations(loaded, slide, locations)
         values, expressed = estimate(prediction)[:, panel_column], prediction.expressed[:, panel_column]
         obs = pd.DataFrame(index=pd.Index(names, dtype=object))
         result = AnnData(values, obs=obs, var=adata.var.iloc[var].copy(), layers={keys.EXPRESSED: expressed})
