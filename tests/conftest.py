@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +23,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     BuildOnce = Callable[[str, Callable[[Path], object]], Path]
 
@@ -32,6 +33,7 @@ settings.register_profile("suite", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile("suite")
 
+NUM_THREADS = int(os.environ["OMP_NUM_THREADS"])
 REPOSITORY = Path(__file__).resolve().parent.parent
 MAX_WORKERS = 8  # a worker imports torch and collects all tests, which takes longer than it saves beyond this number
 
@@ -54,6 +56,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--regenerate") and config.getoption("numprocesses", 0):
         raise pytest.UsageError("--regenerate writes golden files from a single process: add -n 0")
+
+
+@pytest.fixture(autouse=True)
+def same_number_of_threads() -> Iterator[None]:
+    """Fail a test that leaves torch with another number of threads: sums of later tests would depend on the order."""
+    yield
+    if torch := sys.modules.get("torch"):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(NUM_THREADS)
+        assert threads == NUM_THREADS, f"the test leaves torch with {threads} threads instead of {NUM_THREADS}"
 
 
 class Outcome(NamedTuple):
