@@ -26,17 +26,11 @@ class BackendUnavailableError(LookupError):
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """State of one registered backend.
+    """State of one registered backend."""
 
-    Args:
-        name: As given to `--backend`.
-        backend: The backend; None if it does not load.
-        problem: Why it does not load, in one line; None if it does.
-    """
-
-    name: str
-    backend: Backend | None
-    problem: str | None
+    name: str  # as given to `--backend`
+    backend: Backend | None  # the backend; None if it does not load
+    problem: str | None  # why it does not load, in one line; None if it does
 
 
 def available() -> dict[str, BackendStatus]:

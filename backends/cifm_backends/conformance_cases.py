@@ -24,21 +24,13 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Result of one check on one case.
+    """Result of one check on one case."""
 
-    Args:
-        quantity: Name of the compared tensor, or description of the comparison.
-        case: Name of the case.
-        dtype: Precision of the features.
-        error: Measured error.
-        tolerance: Largest error allowed.
-    """
-
-    quantity: str
-    case: str
-    dtype: torch.dtype
-    error: float
-    tolerance: float
+    quantity: str  # name of the compared tensor, or description of the comparison
+    case: str  # name of the case
+    dtype: torch.dtype  # precision of the features
+    error: float  # measured error
+    tolerance: float  # largest error allowed
 
     @property
     def passed(self) -> bool:
@@ -54,25 +46,15 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Case:
-    """A graph and the sizes of the tensors on it.
+    """A graph and the sizes of the tensors on it."""
 
-    Args:
-        name: Description of the graph.
-        mask: (N, N) bool, whether there is an edge j -> i.
-        width: D.
-        num_heads: H.
-        num_basis: B.
-        num_void: Number of leading cells whose features are zero.
-        stacked: Whether all cells are at one position.
-    """
-
-    name: str
-    mask: Tensor
-    width: int = 12
-    num_heads: int = 3
-    num_basis: int = 6
-    num_void: int = 0
-    stacked: bool = False
+    name: str  # description of the graph
+    mask: Tensor  # (N, N) bool, whether there is an edge j -> i
+    width: int = 12  # D
+    num_heads: int = 3  # H
+    num_basis: int = 6  # B
+    num_void: int = 0  # number of leading cells whose features are zero
+    stacked: bool = False  # whether all cells are at one position
 
 
 class Inputs(NamedTuple):
@@ -90,22 +72,14 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True)
 class CaseRun:
-    """A backend and random inputs of one case.
+    """A backend and random inputs of one case."""
 
-    Args:
-        backend: The backend to check.
-        case: Graph and sizes.
-        dtype: Precision of the features. Parameters and geometry have the same, but at least float32.
-        device: Device of the inputs.
-        inputs: Random inputs.
-        cotangents: (N, D) and (N, 2) weights of the two outputs in the scalar that is differentiated.
-    """
-
-    backend: Backend
-    case: Case
-    dtype: torch.dtype
-    device: str
-    inputs: Inputs
+    backend: Backend  # the backend to check
+    case: Case  # graph and sizes
+    dtype: torch.dtype  # precision of the features. Parameters and geometry have the same, but at least float32.
+    device: str  # device of the inputs
+    inputs: Inputs  # random inputs
+    # (N, D) and (N, 2) weights of the two outputs in the scalar that is differentiated
     cotangents: tuple[Tensor, Tensor]
 
     def result(self, quantity: str, error: float) -> CheckResult:
@@ -180,7 +154,7 @@ def draw_case(backend: Backend, case: Case, dtype: torch.dtype, device: str) -> 
     spread = 0.0 if case.stacked else 1.0
     nodes = [draw_normal(generator, num_cells, width) * occupied for _ in NodeTerms._fields]
     parameters = [draw_normal(generator, width, case.num_basis), draw_normal(generator, width)]
-    # A few edges end up longer than the radius.
+    # a few edges end up longer than the radius.
     geometry = [
         spread * 0.2 * draw_normal(generator, num_cells, 2),
         spread * 0.4 * draw_normal(generator, num_edges, 2),

@@ -26,7 +26,7 @@ def dense_messages(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:
     rho = torch.stack([fade * torch.exp(-b * squared) for b in beta], dim=-1)
     query, key = (t.reshape(num_cells, case.num_heads, head_width) for t in (inputs.query, inputs.key))
     inner = torch.einsum("ihp,jhp->ijh", query, key) / head_width**0.5
-    # A pair without an edge has no intensity, and so no message.
+    # a pair without an edge has no intensity, and so no message.
     intensity = torch.where(case.mask[..., None], inner / (1 + inner.abs()), 0.0)
     argument = inputs.target[:, None] + inputs.source[None] + torch.einsum("ijb,db->ijd", rho, inputs.radial)
     message = argument / (1 + torch.exp(-argument)) * intensity.repeat_interleave(head_width, dim=-1)

@@ -28,85 +28,53 @@ from cifm_backends.fused_storage import row, store
 
 
 class Index(NamedTuple):
-    """Edges sorted by one of their ends: row i has the positions `indptr[i]:indptr[i + 1]`.
+    """Edges sorted by one of their ends: row i has the positions `indptr[i]:indptr[i + 1]`."""
 
-    Args:
-        indptr: (N + 1,) position of the first edge of each row.
-        others: (E,) the cell at the other end.
-        edges: (E,) number of the edge in the graph; empty if that is its position.
-    """
-
-    indptr: Array
-    others: Array
-    edges: Array
+    indptr: Array  # (N + 1,) position of the first edge of each row
+    others: Array  # (E,) the cell at the other end
+    edges: Array  # (E,) number of the edge in the graph; empty if that is its position
 
 
 class Edge(NamedTuple):
-    """Edge e from cell j to cell i, and the features of its ends.
+    """Edge e from cell j to cell i, and the features of its ends."""
 
-    Args:
-        e: Number of the edge in the graph.
-        i: Receiving cell.
-        j: Sending cell.
-        query: (D,) Q_i.
-        key: (D,) K_j.
-        target: (D,) A_i.
-        source: (D,) B_j.
-    """
-
-    e: int
-    i: int
-    j: int
-    query: Array
-    key: Array
-    target: Array
-    source: Array
+    e: int  # number of the edge in the graph
+    i: int  # receiving cell
+    j: int  # sending cell
+    query: Array  # (D,) Q_i
+    key: Array  # (D,) K_j
+    target: Array  # (D,) A_i
+    source: Array  # (D,) B_j
 
 
 class Sums(NamedTuple):
-    """Sums over the edges of each cell, or their gradients.
+    """Sums over the edges of each cell, or their gradients."""
 
-    Args:
-        pooled: (N, D) sum_j msg_ij.
-        step: (N, 2) sum_j dx <v, msg_ij>.
-        total: (N,) sum_j mean_h |Int_ijh|.
-    """
-
-    pooled: Array
-    step: Array
-    total: Array
+    pooled: Array  # (N, D) sum_j msg_ij
+    step: Array  # (N, 2) sum_j dx <v, msg_ij>
+    total: Array  # (N,) sum_j mean_h |Int_ijh|
 
 
 class Gradients(NamedTuple):
     """Gradients of a `Layer`. Each range of rows has its own gradients of the parameters.
 
     Gradients of bfloat16 tensors are bfloat16, stored as their bits.
-
-    Args:
-        query: (N, D).
-        key: (N, D).
-        target: (N, D).
-        source: (N, D).
-        radial: (B, D), transposed and padded as in `Layer`.
-        coordinate: (D,).
-        shift: (N, 2).
-        displacement: (E, 2).
     """
 
-    query: Array
-    key: Array
-    target: Array
-    source: Array
-    radial: Array
-    coordinate: Array
-    shift: Array
-    displacement: Array
+    query: Array  # (N, D)
+    key: Array  # (N, D)
+    target: Array  # (N, D)
+    source: Array  # (N, D)
+    radial: Array  # (B, D), transposed and padded as in `Layer`
+    coordinate: Array  # (D,)
+    shift: Array  # (N, 2)
+    displacement: Array  # (E, 2)
 
 
 @exact
 def transpose(indptr: Array, sources: Array) -> Index:
     """Sort the edges by their source; targets ascend within a row."""
-    # A counting sort: linear in the edges, and stable, so that gradients of a sender are summed in a fixed order.
+    # a counting sort: linear in the edges, and stable, so that gradients of a sender are summed in a fixed order.
     num_cells, num_edges = len(indptr) - 1, len(sources)
     starts = np.zeros(num_cells + 1, np.int64)
     for e in range(num_edges):

@@ -28,65 +28,36 @@ TAYLOR_64 = tuple(1 / math.factorial(n) for n in range(13, -1, -1))
 
 
 class Layer(NamedTuple):
-    """Input of the kernels, all float32 or all float64, or features in bfloat16; see `NodeTerms` and `EdgeTerms`.
+    """Input of the kernels, all float32 or all float64, or features in bfloat16; see `NodeTerms` and `EdgeTerms`."""
 
-    Args:
-        query: (N, D) Q.
-        key: (N, D) K.
-        target: (N, D) A.
-        source: (N, D) B.
-        radial: (B, D) C transposed, padded with zeros to whole groups.
-        coordinate: (D,) v.
-        shift: (N, 2) in radii.
-        displacement: (E, 2) in radii.
-        num_heads: H.
-        num_basis: B.
-    """
-
-    query: Rows
-    key: Rows
-    target: Rows
-    source: Rows
-    radial: Array
-    coordinate: Array
-    shift: Array
-    displacement: Array
-    num_heads: int
-    num_basis: int
+    query: Rows  # (N, D) Q
+    key: Rows  # (N, D) K
+    target: Rows  # (N, D) A
+    source: Rows  # (N, D) B
+    radial: Array  # (B, D) C transposed, padded with zeros to whole groups
+    coordinate: Array  # (D,) v
+    shift: Array  # (N, 2) in radii
+    displacement: Array  # (E, 2) in radii
+    num_heads: int  # H
+    num_basis: int  # B
 
 
 class Scratch(NamedTuple):
-    """Intermediate values of one edge, and of the last TILE edges.
+    """Intermediate values of one edge, and of the last TILE edges."""
 
-    Args:
-        rho: (B,) radial basis, padded with zeros to whole groups.
-        rho_slope: (B,) its derivative in the squared distance.
-        damping: (H,) 1 / (1 + |z|), z = <Q, K> / sqrt(P).
-        back_product: (H,) gradient of <Q, K>.
-        intensity: (D,) Int, repeated for the features of a head.
-        argument: (D,) A + B + C rho.
-        silu: (D,) silu of it.
-        product: (D,) summands of the gradient of Int, which sums them over the features of a head.
-        back: (D,) gradient of the argument.
-        tile: (TILE, D) `back` of the last edges.
-        tile_rho: (TILE, B) `rho` of the last edges.
-        wide: (4, D) rows of Q, K, A and B widened from bfloat16.
-        own: (2, D) gradients of a cell, summed over its edges.
-    """
-
-    rho: Array
-    rho_slope: Array
-    damping: Array
-    back_product: Array
-    intensity: Array
-    argument: Array
-    silu: Array
-    product: Array
-    back: Array
-    tile: Array
-    tile_rho: Array
-    wide: Array
-    own: Array
+    rho: Array  # (B,) radial basis, padded with zeros to whole groups
+    rho_slope: Array  # (B,) its derivative in the squared distance
+    damping: Array  # (H,) 1 / (1 + |z|), z = <Q, K> / sqrt(P)
+    back_product: Array  # (H,) gradient of <Q, K>
+    intensity: Array  # (D,) Int, repeated for the features of a head
+    argument: Array  # (D,) A + B + C rho
+    silu: Array  # (D,) silu of it
+    product: Array  # (D,) summands of the gradient of Int, which sums them over the features of a head
+    back: Array  # (D,) gradient of the argument
+    tile: Array  # (TILE, D) `back` of the last edges
+    tile_rho: Array  # (TILE, B) `rho` of the last edges
+    wide: Array  # (4, D) rows of Q, K, A and B widened from bfloat16
+    own: Array  # (2, D) gradients of a cell, summed over its edges
 
 
 @exact

@@ -18,15 +18,10 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """(N, D) numbers whose rows need not be contiguous, such as a slice of the columns of a wider matrix.
+    """(N, D) numbers whose rows need not be contiguous, such as a slice of the columns of a wider matrix."""
 
-    Args:
-        flat: Memory from the first entry to the last; bfloat16, which numba lacks, as its bits.
-        stride: Number of entries from one row to the next.
-    """
-
-    flat: Array
-    stride: int
+    flat: Array  # memory from the first entry to the last; bfloat16, which numba lacks, as its bits
+    stride: int  # number of entries from one row to the next
 
 
 @inlined

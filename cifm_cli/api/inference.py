@@ -126,7 +126,7 @@ def predict(
         result = AnnData(values, obs=obs, var=adata.var.iloc[var].copy(), layers={keys.EXPRESSED: expressed})
         result.obsm[keys.SPATIAL] = locations
     else:
-        # A layer must have all genes of `adata`; those that the model does not know stay NaN.
+        # a layer must have all genes of `adata`; those that the model does not know stay NaN.
         values, expressed = (np.full(adata.shape, np.nan, dtype=np.float32) for _ in range(2))
         for rows, prediction in predict_blocks(loaded, slide, seed):
             cells = np.ix_(opened.rows[rows], var)

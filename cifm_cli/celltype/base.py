@@ -24,19 +24,13 @@ TYPING_SUM: Final = 10_000.0  # target sum of the log-normalised expression that
 
 @dataclass(frozen=True)
 class Annotation:
-    """The types of some cells.
+    """The types of some cells."""
 
-    Args:
-        names: T + 1 names; the last is `unassigned`.
-        codes: (N,) positions in `names`.
-        scores: (N,) confidence in [0, 1].
-        log_probabilities: (N, T + 1) natural logarithms; the last column is that of no known type, minus infinity for
-            annotators that do not model it. None for annotators without probabilities.
-    """
-
-    names: tuple[str, ...]
-    codes: NDArray[np.int64]
-    scores: NDArray[np.float32]
+    names: tuple[str, ...]  # T + 1 names; the last is `unassigned`
+    codes: NDArray[np.int64]  # (N,) positions in `names`
+    scores: NDArray[np.float32]  # (N,) confidence in [0, 1]
+    # (N, T + 1) natural logarithms; the last column is that of no known type, minus infinity for annotators that do not
+    # model it. None for annotators without probabilities.
     log_probabilities: NDArray[np.float32] | None = None
 
     @property
@@ -103,17 +97,11 @@ class Annotator(Protocol):
 
 @dataclass(frozen=True)
 class UnlabelledCells:
-    """Cells of the slide that is to be annotated: some annotators are fitted to them, all check their genes.
+    """Cells of the slide that is to be annotated: some annotators are fitted to them, all check their genes."""
 
-    Args:
-        name: Name of the slide.
-        expression: (N, G) log-normalised to 10,000.
-        symbols: G gene symbols.
-    """
-
-    name: str
-    expression: csr_matrix
-    symbols: tuple[str, ...]
+    name: str  # name of the slide
+    expression: csr_matrix  # (N, G) log-normalised to 10,000
+    symbols: tuple[str, ...]  # G gene symbols
 
 
 class OpenAnnotator(Protocol):

@@ -39,23 +39,14 @@ THRESHOLD: Final = 0.5
 
 @dataclass(frozen=True)
 class CelltypistModel:
-    """A CellTypist model.
+    """A CellTypist model."""
 
-    Args:
-        types: T names.
-        genes: G symbols.
-        weights: (G, T) of scaled expression.
-        intercepts: (T,).
-        mean: (G,) subtracted from log-normalised expression.
-        scale: (G,) divides the difference.
-    """
-
-    types: tuple[str, ...]
-    genes: tuple[str, ...]
-    weights: Floats
-    intercepts: Floats
-    mean: Floats
-    scale: Floats
+    types: tuple[str, ...]  # T names
+    genes: tuple[str, ...]  # G symbols
+    weights: Floats  # (G, T) of scaled expression
+    intercepts: Floats  # (T,)
+    mean: Floats  # (G,) subtracted from log-normalised expression
+    scale: Floats  # (G,) divides the difference
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,7 +70,7 @@ class CelltypistModel:
 
     def _decide(self, block: Floats, is_measured: NDArray[np.bool_]) -> Floats:
         """(n, T) decision values of (n, G) expression; genes that the panel lacks contribute nothing."""
-        # A scaled value of zero contributes nothing, as if the gene were left out.
+        # a scaled value of zero contributes nothing, as if the gene were left out.
         scaled = np.where(is_measured, np.minimum((block - self.mean) / self.scale, MAX_SCALED), 0)
         decision: Floats = scaled @ self.weights + self.intercepts
         return decision

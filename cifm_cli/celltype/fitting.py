@@ -55,15 +55,10 @@ SPLITS: Final = {"fit": 0.7, "tune": 0.15, "report": 0.15}  # fractions of the c
 
 @dataclass(frozen=True)
 class TargetSlide:
-    """Panel and depth of the slide that a classifier is trained for.
+    """Panel and depth of the slide that a classifier is trained for."""
 
-    Args:
-        symbols: Gene symbols of its panel.
-        total_counts: (N,) counts of its cells; training cells are thinned to this distribution.
-    """
-
-    symbols: tuple[str, ...]
-    total_counts: NDArray[np.float64]
+    symbols: tuple[str, ...]  # gene symbols of its panel
+    total_counts: NDArray[np.float64]  # (N,) counts of its cells; training cells are thinned to this distribution
 
 
 def train_classifier(

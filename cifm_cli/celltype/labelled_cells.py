@@ -32,17 +32,11 @@ SYMBOL_COLUMNS: Final = (keys.SYMBOL, "gene_symbol", "gene_symbols", "feature_na
 
 @dataclass(frozen=True)
 class LabelledCells:
-    """Cells with known types.
+    """Cells with known types."""
 
-    Args:
-        counts: (M, G) raw counts.
-        symbols: G gene symbols.
-        labels: (M,) names of types.
-    """
-
-    counts: csr_matrix
-    symbols: tuple[str, ...]
-    labels: NDArray[Any]
+    counts: csr_matrix  # (M, G) raw counts
+    symbols: tuple[str, ...]  # G gene symbols
+    labels: NDArray[Any]  # (M,) names of types
 
 
 def read_labelled_cells(path: Path, label: str) -> LabelledCells:
@@ -84,7 +78,7 @@ def read_reference(source: LabelledSource, label: str, slide: Slide) -> tuple[cs
             f"{source_name(source)}: none of the {slide.num_genes} genes of slide {slide.name} (such as {slide.gene_ids[0]})",
             "use Ensembl ids or gene symbols as var_names",
         )
-    # A gene that the file lacks takes column 0, and is then set to zero.
+    # a gene that the file lacks takes column 0, and is then set to zero.
     aligned = counts[:, np.maximum(column, 0)].multiply(column >= 0)
     return csr_matrix(aligned, dtype=np.float32), labels.astype(str).to_numpy(dtype=object)
 

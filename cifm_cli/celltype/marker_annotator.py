@@ -45,23 +45,14 @@ OPTION: Final = "--annotator markers:FILE.tsv"
 
 @dataclass(frozen=True)
 class MarkerAnnotator:
-    """A fitted marker annotator; see `fit_marker_annotator`.
+    """A fitted marker annotator; see `fit_marker_annotator`."""
 
-    Args:
-        names: T types, then `unassigned`.
-        symbols: G gene symbols, upper case.
-        log_ratios: (G, T + 1) log of each profile over the slide's mean profile; 0 for `unassigned`.
-        log_fractions: (T + 1,) log of the fraction of cells of each type.
-        unit: Log-normalised expression that counts as one observation of a gene.
-        left_out: Number of markers on the panel of each type that has too few.
-    """
-
-    names: tuple[str, ...]
-    symbols: tuple[str, ...]
-    log_ratios: Numbers
-    log_fractions: Numbers
-    unit: float
-    left_out: dict[str, int]
+    names: tuple[str, ...]  # T types, then `unassigned`
+    symbols: tuple[str, ...]  # G gene symbols, upper case
+    log_ratios: Numbers  # (G, T + 1) log of each profile over the slide's mean profile; 0 for `unassigned`
+    log_fractions: Numbers  # (T + 1,) log of the fraction of cells of each type
+    unit: float  # log-normalised expression that counts as one observation of a gene
+    left_out: dict[str, int]  # number of markers on the panel of each type that has too few
 
     def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
         """Assign types to cells; see `Annotator`. Genes that were not fitted are ignored."""
@@ -148,7 +139,7 @@ def _fit_mixture(observed: csr_matrix, mean: Numbers, is_marker: NDArray[np.bool
     num_types = is_marker.shape[1]
     start = mean[:, None] * np.column_stack([np.where(is_marker, MARKER_RATIO, 1.0), np.ones(len(mean))])
     start /= start.sum(axis=0)
-    # A profile that took up the markers of another type would turn into that type.
+    # a profile that took up the markers of another type would turn into that type.
     is_foreign = is_marker.any(axis=1, keepdims=True) & ~is_marker
     profiles, fractions = start, np.full(num_types + 1, 1 / (num_types + 1))
     for _ in range(NUM_ROUNDS):

@@ -46,7 +46,7 @@ def load_markers(extra: Path | None = None, option: str = "--markers FILE.tsv") 
         own = _read_table(extra)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CifmError(f"{extra}: not a readable marker table ({error})", f"name a TSV file: {option}") from error
-    # A user who writes `T cells` means the packaged type `T cell`: both would otherwise compete for the same cells.
+    # a user who writes `T cells` means the packaged type `T cell`: both would otherwise compete for the same cells.
     replaced = {normalise_name(name) for name in own}
     return {name: genes for name, genes in markers.items() if normalise_name(name) not in replaced} | own
 

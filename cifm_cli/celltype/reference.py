@@ -45,31 +45,18 @@ _TENSORS: Final = ("weights", "intercepts", "mean", "scale")
 
 @dataclass(frozen=True)
 class ReferenceClassifier:
-    """A trained classifier.
+    """A trained classifier."""
 
-    Args:
-        types: T names.
-        genes: G symbols.
-        weights: (G, T) of standardised expression.
-        intercepts: (T,).
-        mean: (G,) mean log-normalised expression of the training cells.
-        scale: (G,) their standard deviation.
-        temperature: Divides the logits; chosen on cells that did not fit the weights.
-        threshold: Probability of the likeliest type below which a cell is `unassigned`.
-        report: Scores on held-out cells, see `classification_report`.
-        provenance: How the classifier was trained.
-    """
-
-    types: tuple[str, ...]
-    genes: tuple[str, ...]
-    weights: Floats
-    intercepts: Floats
-    mean: Floats
-    scale: Floats
-    temperature: float
-    threshold: float
-    report: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    types: tuple[str, ...]  # T names
+    genes: tuple[str, ...]  # G symbols
+    weights: Floats  # (G, T) of standardised expression
+    intercepts: Floats  # (T,)
+    mean: Floats  # (G,) mean log-normalised expression of the training cells
+    scale: Floats  # (G,) their standard deviation
+    temperature: float  # divides the logits; chosen on cells that did not fit the weights
+    threshold: float  # probability of the likeliest type below which a cell is `unassigned`
+    report: dict[str, Any] = field(default_factory=dict)  # scores on held-out cells, see `classification_report`
+    provenance: dict[str, Any] = field(default_factory=dict)  # how the classifier was trained
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -43,21 +43,13 @@ GENES, ENCODER, INDEX, LABELS = (
 
 @dataclass(frozen=True)
 class ScimilarityModel:
-    """A SCimilarity model.
+    """A SCimilarity model."""
 
-    Args:
-        types: T names.
-        genes: G symbols.
-        weights: State dict of the encoder.
-        index: The hnswlib index of the labelled cells.
-        item_types: (items,) position in `types` of each labelled cell.
-    """
-
-    types: tuple[str, ...]
-    genes: tuple[str, ...]
-    weights: dict[str, torch.Tensor]
-    index: Any
-    item_types: NDArray[np.int64]
+    types: tuple[str, ...]  # T names
+    genes: tuple[str, ...]  # G symbols
+    weights: dict[str, torch.Tensor]  # state dict of the encoder
+    index: Any  # the hnswlib index of the labelled cells
+    item_types: NDArray[np.int64]  # (items,) position in `types` of each labelled cell
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -42,17 +42,11 @@ _PREFIX = "classifier."
 
 @dataclass(frozen=True)
 class SctabModel:
-    """An scTab model.
+    """An scTab model."""
 
-    Args:
-        types: T names.
-        genes: G symbols.
-        logits: Function from (n, G) expression to (n, T) logits.
-    """
-
-    types: tuple[str, ...]
-    genes: tuple[str, ...]
-    logits: Callable[[torch.Tensor], torch.Tensor]
+    types: tuple[str, ...]  # T names
+    genes: tuple[str, ...]  # G symbols
+    logits: Callable[[torch.Tensor], torch.Tensor]  # function from (n, G) expression to (n, T) logits
 
     @property
     def names(self) -> tuple[str, ...]:

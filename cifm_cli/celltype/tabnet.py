@@ -19,17 +19,11 @@ _ENCODER = "encoder"
 
 @dataclass(frozen=True)
 class TabNet:
-    """A trained network.
+    """A trained network."""
 
-    Args:
-        weights: State dict.
-        gamma: Relaxation of the masks: at 1 a gene is used in one step only, larger values allow reuse.
-        mask_type: `entmax` or `sparsemax`.
-    """
-
-    weights: dict[str, torch.Tensor]
-    gamma: float
-    mask_type: str
+    weights: dict[str, torch.Tensor]  # state dict
+    gamma: float  # relaxation of the masks: at 1 a gene is used in one step only, larger values allow reuse
+    mask_type: str  # `entmax` or `sparsemax`
 
     @property
     def num_features(self) -> int:

@@ -36,13 +36,9 @@ class CountsSource(Protocol):
 
 @dataclass(frozen=True)
 class MemoryCounts:
-    """Counts in memory.
+    """Counts in memory."""
 
-    Args:
-        matrix: (N, G) counts.
-    """
-
-    matrix: csr_matrix
+    matrix: csr_matrix  # (N, G) counts
 
     def read(self, rows: Rows) -> csr_matrix:
         """Read the counts of some cells; see `CountsSource`."""
@@ -51,17 +47,11 @@ class MemoryCounts:
 
 @dataclass(frozen=True)
 class FileCounts:
-    """Counts in an `.h5ad`, read in ranges of consecutive rows.
+    """Counts in an `.h5ad`, read in ranges of consecutive rows."""
 
-    Args:
-        path: The prepared slide.
-        indptr: (N + 1,) row pointers of its `X`.
-        num_genes: G.
-    """
-
-    path: Path
-    indptr: NDArray[np.int64]
-    num_genes: int
+    path: Path  # the prepared slide
+    indptr: NDArray[np.int64]  # (N + 1,) row pointers of its `X`
+    num_genes: int  # G
 
     def read(self, rows: Rows) -> csr_matrix:
         """Read the counts of some cells; see `CountsSource`."""

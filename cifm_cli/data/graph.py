@@ -21,14 +21,11 @@ class LayerGraph:
     """The graph of one layer of message passing.
 
     A cell several radii away from the output cells affects only the first layers, so later layers run on fewer cells.
-
-    Args:
-        graph: Graph over the n input cells of the layer; only output cells receive edges.
-        outputs: (k,) ascending positions of the output cells among the input cells. They are the input cells of the
-            next layer, or the requested cells after the last layer.
     """
 
-    graph: Graph
+    graph: Graph  # graph over the n input cells of the layer; only output cells receive edges
+    # (k,) ascending positions of the output cells among the input cells. They are the input cells of the next layer, or
+    # the requested cells after the last layer.
     outputs: torch.Tensor
 
     def select_outputs(self, values: torch.Tensor) -> torch.Tensor:

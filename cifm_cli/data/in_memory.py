@@ -37,17 +37,11 @@ _RAW = "raw/X"
 
 
 class AnnDataSlide(NamedTuple):
-    """A slide made from an AnnData object.
+    """A slide made from an AnnData object."""
 
-    Args:
-        slide: The slide, cells in Hilbert order.
-        rows: (N,) row of the AnnData for each cell of the slide; every row occurs once.
-        notes: Remarks for the user, such as which layer the counts were taken from.
-    """
-
-    slide: Slide
-    rows: NDArray[np.int64]
-    notes: tuple[str, ...]
+    slide: Slide  # the slide, cells in Hilbert order
+    rows: NDArray[np.int64]  # (N,) row of the AnnData for each cell of the slide; every row occurs once
+    notes: tuple[str, ...]  # remarks for the user, such as which layer the counts were taken from
 
     def in_caller_order(self, values: NDArray[Any]) -> NDArray[Any]:
         """Reorder values of the slide's cells to the rows of the AnnData.
@@ -166,7 +160,7 @@ def _gene_counts(
     check_counts(counts, adata.obs_names, names, where, "name the layer of the raw counts")
     if not prepared:
         notes += gene_id_notes(features, where)
-    # A prepared slide has mitochondrial genes only if the user chose `--keep mitochondrial`.
+    # a prepared slide has mitochondrial genes only if the user chose `--keep mitochondrial`.
     genes = plan_genes(features, symbols_for(features, None), keep_mitochondrial=prepared)
     return genes, genes.apply(counts).astype(np.float32), notes
 

@@ -37,30 +37,18 @@ _IN_MEMORY_NONZEROS = 25_000_000  # 200 MB of values and columns; larger matrice
 
 @dataclass(frozen=True)
 class Slide:
-    """One tissue section, cells in Hilbert order.
+    """One tissue section, cells in Hilbert order."""
 
-    Args:
-        name: Name of the slide; for a file, its stem.
-        xy_um: (N, 2) cell centres in micrometres.
-        total_counts: (N,) counts over the panel, by which expression is normalised.
-        split: (N,) positions in `keys.REGIONS`.
-        gene_ids: G Ensembl ids without version.
-        symbols: G gene symbols.
-        radius_um: Radius of the graph in micrometres.
-        source: The counts, in memory or in the file.
-        path: The prepared file; None for a slide that is only in memory.
-        facts: Platform, tissue, condition and sample, from `uns["cifm"]`; None for a slide that has none.
-    """
-
-    name: str
-    xy_um: NDArray[np.float64]
-    total_counts: NDArray[np.float64]
-    split: NDArray[np.int8]
-    gene_ids: tuple[str, ...]
-    symbols: tuple[str, ...]
-    radius_um: float
-    source: CountsSource
-    path: Path | None = None
+    name: str  # name of the slide; for a file, its stem
+    xy_um: NDArray[np.float64]  # (N, 2) cell centres in micrometres
+    total_counts: NDArray[np.float64]  # (N,) counts over the panel, by which expression is normalised
+    split: NDArray[np.int8]  # (N,) positions in `keys.REGIONS`
+    gene_ids: tuple[str, ...]  # G Ensembl ids without version
+    symbols: tuple[str, ...]  # G gene symbols
+    radius_um: float  # radius of the graph in micrometres
+    source: CountsSource  # the counts, in memory or in the file
+    path: Path | None = None  # the prepared file; None for a slide that is only in memory
+    # platform, tissue, condition and sample, from `uns["cifm"]`; None for a slide that has none
     facts: dict[str, str] | None = None
 
     @property

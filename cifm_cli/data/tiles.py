@@ -22,19 +22,12 @@ _RUN = 128
 
 @dataclass(frozen=True)
 class Tile:
-    """Core cells of a slide, with all cells that can affect them.
+    """Core cells of a slide, with all cells that can affect them."""
 
-    Args:
-        rows: (n,) ascending rows of the slide, core and halo.
-        core: (c,) positions of the core cells in `rows`, in the order of the request.
-        xy_um: (n, 2) cell centres, micrometres.
-        distance_um: (n,) distance from each cell to the nearest core cell; zero in the core.
-    """
-
-    rows: Rows
-    core: Rows
-    xy_um: NDArray[np.float64]
-    distance_um: NDArray[np.float64]
+    rows: Rows  # (n,) ascending rows of the slide, core and halo
+    core: Rows  # (c,) positions of the core cells in `rows`, in the order of the request
+    xy_um: NDArray[np.float64]  # (n, 2) cell centres, micrometres
+    distance_um: NDArray[np.float64]  # (n,) distance from each cell to the nearest core cell; zero in the core
 
 
 class Tiler:

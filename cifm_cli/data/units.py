@@ -36,21 +36,13 @@ class Scale(NamedTuple):
 
 @dataclass(frozen=True)
 class UnitCheck:
-    """The graph radius of a slide, and the spacing of its cells.
+    """The graph radius of a slide, and the spacing of its cells."""
 
-    Args:
-        radius_um: Radius of the graph, micrometres.
-        radius_from: Source of the radius, in words.
-        spacing_um: Median distance to the nearest other cell, micrometres.
-        mean_degree: Mean number of other cells within the radius.
-        isolated: (n,) rows of cells that are far from all others.
-    """
-
-    radius_um: float
-    radius_from: str
-    spacing_um: float
-    mean_degree: float
-    isolated: NDArray[np.int64]
+    radius_um: float  # radius of the graph, micrometres
+    radius_from: str  # source of the radius, in words
+    spacing_um: float  # median distance to the nearest other cell, micrometres
+    mean_degree: float  # mean number of other cells within the radius
+    isolated: NDArray[np.int64]  # (n,) rows of cells that are far from all others
 
     def few_neighbours_note(self) -> str | None:
         """A warning if the mean degree is low; None otherwise."""

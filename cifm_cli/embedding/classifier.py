@@ -45,34 +45,21 @@ _SMALLEST_PROBABILITY = 1e-6  # in the log loss
 
 @dataclass(frozen=True)
 class ProbeCells:
-    """Classes and groups of the cells of a probe.
+    """Classes and groups of the cells of a probe."""
 
-    Args:
-        codes: (n,) classes.
-        groups: Groups of cells that are held out together.
-        xy_um: (n, 2) positions in micrometres.
-        num_classes: K.
-    """
-
-    codes: Rows
-    groups: Groups
-    xy_um: NDArray[np.float64]
-    num_classes: int
+    codes: Rows  # (n,) classes
+    groups: Groups  # groups of cells that are held out together
+    xy_um: NDArray[np.float64]  # (n, 2) positions in micrometres
+    num_classes: int  # K
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """Held-out predictions from one set of features.
+    """Held-out predictions from one set of features."""
 
-    Args:
-        probabilities: (n, K) of each cell, predicted while it was held out.
-        strengths: The strength chosen in each fold.
-        not_converged: Number of folds whose final fit reached the limit of iterations.
-    """
-
-    probabilities: NDArray[np.float64]
-    strengths: tuple[float, ...]
-    not_converged: int
+    probabilities: NDArray[np.float64]  # (n, K) of each cell, predicted while it was held out
+    strengths: tuple[float, ...]  # the strength chosen in each fold
+    not_converged: int  # number of folds whose final fit reached the limit of iterations
 
 
 def cross_validate(
@@ -145,7 +132,7 @@ def _choose_strength(
         probabilities = class_probabilities(model, features[outer], cells.num_classes)
         return float(log_loss(probabilities, codes[outer], smallest=_SMALLEST_PROBABILITY).mean())
 
-    # A warm start may already satisfy the coarse tolerance of the search; the loss is the same then, and a larger
+    # a warm start may already satisfy the coarse tolerance of the search; the loss is the same then, and a larger
     # strength can still lower it.
     model, strength = choose_strength(STRENGTHS, fit, loss, accept_equal=True)
     return strength, model

@@ -37,17 +37,11 @@ _EMBEDDINGS = {
 
 @dataclass(frozen=True)
 class Features:
-    """One set of features of the probed cells.
+    """One set of features of the probed cells."""
 
-    Args:
-        name: Name in `probe.json`.
-        description: What the features are, for the report.
-        values: (n, F), dense embeddings or sparse expression.
-    """
-
-    name: str
-    description: str
-    values: NDArray[np.float32] | csr_matrix
+    name: str  # name in `probe.json`
+    description: str  # what the features are, for the report
+    values: NDArray[np.float32] | csr_matrix  # (n, F), dense embeddings or sparse expression
 
 
 def collect_features(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> list[Features]:

@@ -25,19 +25,12 @@ _MIN_BLOCK_RADII = 10  # in narrower blocks most cells would be near a border, a
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of cells that are held out together.
+    """Groups of cells that are held out together."""
 
-    Args:
-        unit: `block` (a square of one slide) or `sample`.
-        ids: (n,) group of each cell, 0 to num - 1.
-        block_um: Side of a block in micrometres; None for samples.
-        buffer_um: Training cells are farther than this from every held-out cell; 0 for samples.
-    """
-
-    unit: str
-    ids: Rows
-    block_um: float | None = None
-    buffer_um: float = 0.0
+    unit: str  # `block` (a square of one slide) or `sample`
+    ids: Rows  # (n,) group of each cell, 0 to num - 1
+    block_um: float | None = None  # side of a block in micrometres; None for samples
+    buffer_um: float = 0.0  # training cells are farther than this from every held-out cell; 0 for samples
 
     @property
     def num(self) -> int:

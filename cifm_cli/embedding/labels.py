@@ -25,17 +25,11 @@ _SLIDE_METADATA = (keys.CONDITION, keys.TISSUE, keys.SAMPLE)  # constant over a 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of some cells.
+    """Labels of some cells."""
 
-    Args:
-        column: The obs column, or the entry of the metadata, that they were read from.
-        classes: K names.
-        codes: (n,) position in `classes` of each cell.
-    """
-
-    column: str
-    classes: tuple[str, ...]
-    codes: NDArray[np.int64]
+    column: str  # the obs column, or the entry of the metadata, that they were read from
+    classes: tuple[str, ...]  # K names
+    codes: NDArray[np.int64]  # (n,) position in `classes` of each cell
 
 
 def read_labels(slides: Sequence[EmbeddedSlide], column: str) -> NDArray[np.object_]:

@@ -45,20 +45,13 @@ _MIN_CELLS = 20  # a class with fewer cells is left out
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """The cells of a probe and their labels.
+    """The cells of a probe and their labels."""
 
-    Args:
-        slides: Embedded slides.
-        rows: Probed cells of each slide, ascending.
-        labels: Labels of the probed cells, one slide after the other.
-        groups: Groups of the probed cells.
-        left_out: Cells that are not probed: number of `missing` and `sampled` cells, and cells of each `rare` class.
-    """
-
-    slides: Sequence[EmbeddedSlide]
-    rows: list[Rows]
-    labels: Labels
-    groups: Groups
+    slides: Sequence[EmbeddedSlide]  # embedded slides
+    rows: list[Rows]  # probed cells of each slide, ascending
+    labels: Labels  # labels of the probed cells, one slide after the other
+    groups: Groups  # groups of the probed cells
+    # cells that are not probed: number of `missing` and `sampled` cells, and cells of each `rare` class
     left_out: dict[str, Any]
 
     @property
@@ -70,17 +63,11 @@ class ProbeTask:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The result of a probe.
+    """The result of a probe."""
 
-    Args:
-        content: The content of `probe.json`, without provenance.
-        labels: Labels of the probed cells.
-        probabilities: For each set of features, (n, K) predicted for held-out cells.
-    """
-
-    content: dict[str, Any]
-    labels: Labels
-    probabilities: dict[str, NDArray[np.float64]]
+    content: dict[str, Any]  # the content of `probe.json`, without provenance
+    labels: Labels  # labels of the probed cells
+    probabilities: dict[str, NDArray[np.float64]]  # for each set of features, (n, K) predicted for held-out cells
 
 
 def probe_slides(

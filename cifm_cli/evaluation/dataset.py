@@ -121,7 +121,7 @@ class EvaluationDataset:
                 self._shared_training[fold.geometry] = TrainingFolds(draw, self.gene_stats)
             return self._shared_training[fold.geometry]
         if fold not in self._fold_training:
-            # A third of the examples: they serve a single fold.
+            # a third of the examples: they serve a single fold.
             stats = self.visible_cells(fold).gene_stats
             draw = partial(self._draw_examples, fold.geometry, rows, stats, MAX_EXAMPLE_CELLS // 3)
             self._fold_training[fold] = TrainingFolds(draw, stats)

@@ -114,7 +114,7 @@ def make_folds(
     else:
         everything = np.union1d(rows, others)
         pairs = [(np.setdiff1d(everything, part, assume_unique=True), np.sort(part)) for part in hidden]
-    # A fold of `whole` predicts one patch, but the rest of the region is hidden as well.
+    # a fold of `whole` predicts one patch, but the rest of the region is hidden as well.
     withheld = rows if geometry == WHOLE else None
     usable = [(visible, part) for visible, part in pairs if len(visible) and len(part)]
     return [Fold(number, visible, part, geometry, withheld) for number, (visible, part) in enumerate(usable)]

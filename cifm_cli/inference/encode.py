@@ -38,32 +38,20 @@ _LIVE_FEATURES = 8  # multiples of D numbers that a factored layer holds for a c
 
 @dataclass(frozen=True)
 class Block:
-    """Embeddings of consecutive cells.
+    """Embeddings of consecutive cells."""
 
-    Args:
-        rows: (c,) rows of the slide.
-        features: (c, D) float32 features for each level.
-    """
-
-    rows: Rows
-    features: dict[Level, NDArray[np.float32]]
+    rows: Rows  # (c,) rows of the slide
+    features: dict[Level, NDArray[np.float32]]  # (c, D) float32 features for each level
 
 
 @dataclass(frozen=True)
 class _EncoderTile:
-    """Input of the encoder for one tile.
+    """Input of the encoder for one tile."""
 
-    Args:
-        rows: (c,) rows of the core.
-        core: (c,) positions of the core among the n cells.
-        expression: Expression of the n cells that the embeddings of the core depend on.
-        layers: Graph of each of the L layers; empty without the level `microenvironment`.
-    """
-
-    rows: Rows
-    core: Tensor
-    expression: Expression
-    layers: list[LayerGraph]
+    rows: Rows  # (c,) rows of the core
+    core: Tensor  # (c,) positions of the core among the n cells
+    expression: Expression  # expression of the n cells that the embeddings of the core depend on
+    layers: list[LayerGraph]  # graph of each of the L layers; empty without the level `microenvironment`
 
 
 def encode_cells(

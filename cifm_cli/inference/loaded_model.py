@@ -28,19 +28,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready for inference.
+    """A model ready for inference."""
 
-    Args:
-        checkpoint: The model, its networks on `device`.
-        backend: Runs the edge part of the layers.
-        device: Device of the networks.
-        precision: Precision of matrix products.
-    """
-
-    checkpoint: Checkpoint
-    backend: Backend
-    device: torch.device
-    precision: Precision = "float32"
+    checkpoint: Checkpoint  # the model, its networks on `device`
+    backend: Backend  # runs the edge part of the layers
+    device: torch.device  # device of the networks
+    precision: Precision = "float32"  # precision of matrix products
     _logged: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property

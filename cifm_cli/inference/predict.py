@@ -87,7 +87,7 @@ def predict_cells(
         tile = tiler.tile(core)
         return core, mask_tile(slide, tile, np.flatnonzero(is_hidden[tile.rows]), panel, recipe)
 
-    # A core holds hidden cells only; chunks without any cost nothing.
+    # a core holds hidden cells only; chunks without any cost nothing.
     cores = (chunk[is_hidden[chunk]] for chunk in chunks(rows, recipe.data.tile_cells))
     parts = []
     for core, tile in prefetch(prepare, filter(len, cores)):

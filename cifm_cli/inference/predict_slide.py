@@ -113,7 +113,7 @@ def predict_locations(
         logger.warning(message, num_far, len(locations_um), slide.radius_um)
     larger, queries = add_locations(slide, locations_um)
     visible = np.arange(slide.num_cells)
-    # A masked cell sends messages in the decoder only: beyond its layers, queries in one round are independent.
+    # a masked cell sends messages in the decoder only: beyond its layers, queries in one round are independent.
     apart_um = model.checkpoint.recipe.model.decoder_layers * slide.radius_um
     rounds = [queries[part] for part in split_far_apart(locations_um, apart_um)]
     parts = [predict_cells(model, larger, visible, rows, advance) for rows in rounds]

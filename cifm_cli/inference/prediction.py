@@ -22,19 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted expression of Q cells and P genes. The caller knows which cells and genes the rows and columns are.
+    """Predicted expression of Q cells and P genes. The caller knows which cells and genes the rows and columns are."""
 
-    Args:
-        mean: (Q, P) float32 log-normalised expression, not negative.
-        expressed: (Q, P) float32 P(expressed).
-        composition: (Q, P) float32 expected fraction of a cell's counts in each gene; rows sum to 1 (to less after
-            gating, and to 0 where nothing is known). None if the predictor has no composition.
-        states: (Q, K) float32 probability of each cell state. None if the predictor has no states.
-    """
-
-    mean: NDArray[np.float32]
-    expressed: NDArray[np.float32]
+    mean: NDArray[np.float32]  # (Q, P) float32 log-normalised expression, not negative
+    expressed: NDArray[np.float32]  # (Q, P) float32 P(expressed)
+    # (Q, P) float32 expected fraction of a cell's counts in each gene; rows sum to 1 (to less after gating, and to 0
+    # where nothing is known). None if the predictor has no composition.
     composition: NDArray[np.float32] | None = None
+    # (Q, K) float32 probability of each cell state. None if the predictor has no states.
     states: NDArray[np.float32] | None = None
 
     @classmethod

@@ -31,21 +31,13 @@ _HEADER = "cifm"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model and what is needed to use it.
+    """A trained model and what is needed to use it."""
 
-    Args:
-        network: The networks, in evaluation mode; on the CPU after loading.
-        recipe: The resolved recipe of the training.
-        vocabulary: G Ensembl ids.
-        provenance: Version, seed and inputs of the training, see `provenance.collect`.
-        folder: Folder of the run.
-    """
-
-    network: Ensemble
-    recipe: Recipe
-    vocabulary: tuple[str, ...]
-    provenance: dict[str, Any]
-    folder: Path
+    network: Ensemble  # the networks, in evaluation mode; on the CPU after loading
+    recipe: Recipe  # the resolved recipe of the training
+    vocabulary: tuple[str, ...]  # G Ensembl ids
+    provenance: dict[str, Any]  # version, seed and inputs of the training, see `provenance.collect`
+    folder: Path  # folder of the run
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: dict[str, Any]) -> None:

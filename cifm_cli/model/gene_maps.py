@@ -29,7 +29,7 @@ class GeneInput(nn.Module):
 
     def forward(self, expression: Expression) -> Tensor:
         """Map the expression of V cells to (V, D) features; those of a void cell are zero."""
-        # A weighted sum of rows: the expression is never made dense, and a panel may lack any genes.
+        # a weighted sum of rows: the expression is never made dense, and a panel may lack any genes.
         return functional.embedding_bag(
             expression.genes, self.weight, expression.offsets, mode="sum", per_sample_weights=expression.values
         )

@@ -30,17 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expression:
-    """Sparse log-normalised expression, stored cell by cell.
+    """Sparse log-normalised expression, stored cell by cell."""
 
-    Args:
-        genes: (Z,) vocabulary rows of the non-zero values.
-        offsets: (V,) position of the first value of each cell.
-        values: (Z,) log-normalised expression.
-    """
-
-    genes: Tensor
-    offsets: Tensor
-    values: Tensor
+    genes: Tensor  # (Z,) vocabulary rows of the non-zero values
+    offsets: Tensor  # (V,) position of the first value of each cell
+    values: Tensor  # (Z,) log-normalised expression
 
     def to(self, device: torch.device) -> Expression:
         """Copy to a device."""
@@ -49,27 +43,19 @@ class Expression:
 
 @dataclass(frozen=True)
 class MaskedTile:
-    """Input of the network for a tile with masked cells, reduced to the cells that the prediction depends on.
+    """Input of the network for a tile with masked cells, reduced to the cells that the prediction depends on."""
 
-    Args:
-        expression: Expression of the V visible cells. That of the masked cells is never read.
-        encoder: A(C_unm) over the visible cells (Eq. 2), for each layer of the encoder.
-        decoder: A(C) over all cells (Eq. 3), for each layer of the decoder. The last one keeps the M queries, which
-            are the masked cells of the core in ascending order.
-        visible: (U,) cells of the first decoder graph that the encoder embeds.
-        masked: (K,) cells of the first decoder graph that are masked.
-        genes: (P,) vocabulary rows of the slide's panel.
-        neighbours: Sums over the visible cells around the queries, for the objective `residual`; otherwise None.
-        neighbour_expression: Expression of all visible cells that `neighbours` refers to; otherwise None.
-    """
-
-    expression: Expression
-    encoder: tuple[LayerGraph, ...]
+    expression: Expression  # expression of the V visible cells. That of the masked cells is never read.
+    encoder: tuple[LayerGraph, ...]  # A(C_unm) over the visible cells (Eq. 2), for each layer of the encoder.
+    # A(C) over all cells (Eq. 3), for each layer of the decoder. The last one keeps the M queries, which are the masked
+    # cells of the core in ascending order.
     decoder: tuple[LayerGraph, ...]
-    visible: Tensor
-    masked: Tensor
-    genes: Tensor
+    visible: Tensor  # (U,) cells of the first decoder graph that the encoder embeds
+    masked: Tensor  # (K,) cells of the first decoder graph that are masked
+    genes: Tensor  # (P,) vocabulary rows of the slide's panel
+    # sums over the visible cells around the queries, for the objective `residual`; otherwise None
     neighbours: NeighbourSums | None
+    # expression of all visible cells that `neighbours` refers to; otherwise None
     neighbour_expression: Expression | None
 
     def to(self, device: torch.device) -> MaskedTile:

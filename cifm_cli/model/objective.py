@@ -38,15 +38,10 @@ def balanced_mse(prediction: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Targets:
-    """True expression of masked cells.
+    """True expression of masked cells."""
 
-    Args:
-        values: (M, P) log-normalised expression.
-        counts: (M, P) raw counts.
-    """
-
-    values: Tensor
-    counts: Tensor
+    values: Tensor  # (M, P) log-normalised expression
+    counts: Tensor  # (M, P) raw counts
 
     def to(self, device: torch.device) -> Targets:
         """Copy to a device; returns itself if it is there already."""

@@ -16,20 +16,14 @@ if TYPE_CHECKING:
 
 
 class Output(NamedTuple):
-    """Prediction for M masked cells and P genes. `inference.prediction.Prediction` is its form in NumPy.
+    """Prediction for M masked cells and P genes. `inference.prediction.Prediction` is its form in NumPy."""
 
-    Args:
-        magnitude: (M, P) log-normalised expression; negative values mean zero.
-        logit: (M, P) logit of P(expressed).
-        composition: (M, P) logit of the fraction of the cell's counts in each gene; None for the head of the paper.
-        state: (M, K) logit of the probability of each cell state; None for the head of the paper.
-        profiles: (K, P) mean expression of each state. The loss assigns the true cells to states by them.
-    """
-
-    magnitude: Tensor
-    logit: Tensor
+    magnitude: Tensor  # (M, P) log-normalised expression; negative values mean zero
+    logit: Tensor  # (M, P) logit of P(expressed)
+    # (M, P) logit of the fraction of the cell's counts in each gene; None for the head of the paper
     composition: Tensor | None = None
-    state: Tensor | None = None
+    state: Tensor | None = None  # (M, K) logit of the probability of each cell state; None for the head of the paper
+    # (K, P) mean expression of each state. The loss assigns the true cells to states by them.
     profiles: Tensor | None = None
 
 

@@ -31,25 +31,15 @@ PROBABILITY_FLOOR = 1e-4  # keeps the logit of P(expressed) finite
 
 @dataclass(frozen=True)
 class NeighbourSums:
-    """Weighted sums over the visible cells around each query.
+    """Weighted sums over the visible cells around each query."""
 
-    Args:
-        expression: (M, S, P) sums of the log-normalised expression.
-        expressed: (M, S, P) sums of the indicator "the gene is expressed", 0 or 1.
-        counts: (M, S, P) sums of the raw counts.
-        mass: (M, S) sums of the weights; zero where no visible cell is within the cutoff.
-        weight: (E, S) weights of each pair.
-        query: (E,) query of each pair, ascending.
-        visible: (E,) visible cell of each pair.
-    """
-
-    expression: Tensor
-    expressed: Tensor
-    counts: Tensor
-    mass: Tensor
-    weight: Tensor
-    query: Tensor
-    visible: Tensor
+    expression: Tensor  # (M, S, P) sums of the log-normalised expression
+    expressed: Tensor  # (M, S, P) sums of the indicator "the gene is expressed", 0 or 1
+    counts: Tensor  # (M, S, P) sums of the raw counts
+    mass: Tensor  # (M, S) sums of the weights; zero where no visible cell is within the cutoff
+    weight: Tensor  # (E, S) weights of each pair
+    query: Tensor  # (E,) query of each pair, ascending
+    visible: Tensor  # (E,) visible cell of each pair
 
     def to(self, where: torch.device | torch.dtype) -> NeighbourSums:
         """Copy to a device, or convert to a precision; the indices `query` and `visible` keep their type."""
@@ -114,16 +104,11 @@ class Terms(NamedTuple):
     """Estimates that a smoother blends: one for each scale, narrowest first, and last that of the training cells.
 
     Every estimate is shrunk towards the next wider one, see `shrink`.
-
-    Args:
-        means: (M, T, P) log-normalised expression.
-        expressed: (M, T, P) P(expressed).
-        compositions: (M, T, P) fraction of the counts in each gene.
     """
 
-    means: Tensor
-    expressed: Tensor
-    compositions: Tensor
+    means: Tensor  # (M, T, P) log-normalised expression
+    expressed: Tensor  # (M, T, P) P(expressed)
+    compositions: Tensor  # (M, T, P) fraction of the counts in each gene
 
 
 class Smoother(nn.Module):

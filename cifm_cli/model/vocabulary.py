@@ -21,15 +21,10 @@ FEW_SHARED = 0.5  # fraction of the genes of a slide below which the user is war
 
 @dataclass(frozen=True)
 class Panel:
-    """Genes that a slide and a model share, in the order of the slide.
+    """Genes that a slide and a model share, in the order of the slide."""
 
-    Args:
-        columns: (P,) column of each gene in the slide.
-        vocabulary_rows: (P,) row of each gene in the vocabulary.
-    """
-
-    columns: NDArray[np.int64]
-    vocabulary_rows: NDArray[np.int64]
+    columns: NDArray[np.int64]  # (P,) column of each gene in the slide
+    vocabulary_rows: NDArray[np.int64]  # (P,) row of each gene in the vocabulary
 
     @property
     def num_genes(self) -> int:

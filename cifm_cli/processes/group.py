@@ -26,15 +26,10 @@ class LostContactError(CifmError):
 
 
 class Member(NamedTuple):
-    """One process of a group.
+    """One process of a group."""
 
-    Args:
-        name: Used in messages, such as `training process 0`.
-        environment: Environment variables that are set before the work begins.
-    """
-
-    name: str
-    environment: Mapping[str, str]
+    name: str  # used in messages, such as `training process 0`
+    environment: Mapping[str, str]  # environment variables that are set before the work begins
 
 
 def run_group(

@@ -32,34 +32,21 @@ class WorkerError(RuntimeError):
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker sets up before its work begins.
+    """What a worker sets up before its work begins."""
 
-    Args:
-        name: Name of the process, for messages.
-        num_threads: Threads of torch. None leaves them alone and does not import torch.
-        log_level: Records below this level are dropped.
-        environment: Environment variables to set.
-    """
-
-    name: str
-    num_threads: int | None
-    log_level: int = logging.ERROR
-    environment: Mapping[str, str] = field(default_factory=dict)
+    name: str  # name of the process, for messages
+    num_threads: int | None  # threads of torch. None leaves them alone and does not import torch.
+    log_level: int = logging.ERROR  # records below this level are dropped
+    environment: Mapping[str, str] = field(default_factory=dict)  # environment variables to set
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a worker sends to the parent.
+    """What a worker sends to the parent."""
 
-    Args:
-        result: Result of its work; None after an error.
-        error: The exception that its work raised, if any.
-        records: What was logged on the way there.
-    """
-
-    result: Any = None
-    error: BaseException | None = None
-    records: Sequence[logging.LogRecord] = ()
+    result: Any = None  # result of its work; None after an error
+    error: BaseException | None = None  # the exception that its work raised, if any
+    records: Sequence[logging.LogRecord] = ()  # what was logged on the way there
 
 
 class Worker:

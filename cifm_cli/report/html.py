@@ -22,15 +22,10 @@ __all__ = ["Image", "Section", "Table", "write_report"]
 
 @dataclass(frozen=True)
 class Image:
-    """An image that is embedded in the report.
+    """An image that is embedded in the report."""
 
-    Args:
-        content: Bytes of a PNG or GIF.
-        caption: Description of the content, also used as alternative text.
-    """
-
-    content: bytes
-    caption: str
+    content: bytes  # bytes of a PNG or GIF
+    caption: str  # description of the content, also used as alternative text
 
     @property
     def data_uri(self) -> str:
@@ -41,19 +36,12 @@ class Image:
 
 @dataclass(frozen=True)
 class Section:
-    """One section of a report.
+    """One section of a report."""
 
-    Args:
-        heading: Heading of the section.
-        text: Plain text; an empty line starts a paragraph.
-        table: Table below the text.
-        images: Images below the table, side by side where the page is wide enough.
-    """
-
-    heading: str
-    text: str = ""
-    table: Table | None = None
-    images: Sequence[Image] = ()
+    heading: str  # heading of the section
+    text: str = ""  # plain text; an empty line starts a paragraph
+    table: Table | None = None  # table below the text
+    images: Sequence[Image] = ()  # images below the table, side by side where the page is wide enough
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section], provenance: dict[str, Any]) -> None:

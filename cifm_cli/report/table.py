@@ -11,14 +11,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows and columns of text.
+    """Rows and columns of text."""
 
-    Args:
-        columns: Column names. The first column is left-aligned, the others are right-aligned.
-        rows: One sequence of texts per row, each as long as `columns`.
-        best: (row, column) positions that are highlighted.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    best: Sequence[tuple[int, int]] = ()
+    columns: Sequence[str]  # column names. The first column is left-aligned, the others are right-aligned.
+    rows: Sequence[Sequence[str]]  # one sequence of texts per row, each as long as `columns`
+    best: Sequence[tuple[int, int]] = ()  # (row, column) positions that are highlighted

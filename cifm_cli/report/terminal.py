@@ -24,7 +24,7 @@ _MAX_LENGTH = 100  # characters of a value in `flatten`
 
 
 def _stderr() -> Console:
-    # A new console each time, because tests and callers may replace sys.stderr.
+    # a new console each time, because tests and callers may replace sys.stderr.
     return Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
 
 

@@ -25,30 +25,19 @@ DEFAULT_INJECTED: Final = 0.02  # injected cells per resident, unless their numb
 
 @dataclass(frozen=True)
 class ReferenceCells:
-    """Labelled cells of another data set, of which injected cells are copies.
+    """Labelled cells of another data set, of which injected cells are copies."""
 
-    Args:
-        source: An `.h5ad` file or an AnnData, with raw counts.
-        label: Column of its `obs` with cell types.
-    """
-
-    source: LabelledSource
-    label: str = "cell_type"
+    source: LabelledSource  # an `.h5ad` file or an AnnData, with raw counts
+    label: str = "cell_type"  # column of its `obs` with cell types
 
 
 @dataclass(frozen=True)
 class InjectionConfig:
-    """Which cells are injected.
+    """Which cells are injected."""
 
-    Args:
-        cell_type: Cell type as the user typed it, such as `tcell`.
-        count: Number of injected cells; 2 % of the residents by default.
-        reference: Labelled cells to copy; by default, cells of the slide itself are copied.
-    """
-
-    cell_type: str
-    count: int | None = None
-    reference: ReferenceCells | None = None
+    cell_type: str  # cell type as the user typed it, such as `tcell`
+    count: int | None = None  # number of injected cells; 2 % of the residents by default
+    reference: ReferenceCells | None = None  # labelled cells to copy; by default, cells of the slide itself are copied
 
 
 @dataclass(frozen=True)
@@ -56,20 +45,15 @@ class UpdateSchedule:
     """Which cells are updated in which step, and how.
 
     A sweep is a run of consecutive steps that update every resident exactly once.
-
-    Args:
-        requested_steps: Number of steps; two sweeps by default.
-        update_fraction: Fraction of the residents that one step updates.
-        form: What an updated cell becomes. `state`: a real cell of a state that is drawn from the predicted
-            probabilities (see `StateSampler`); `sample`: integer counts, drawn gene by gene; `mean`: the prediction
-            itself; `gated`: the prediction, zero for genes with a low P(expressed).
-        seed: Seed of all random draws.
     """
 
-    requested_steps: int | None
-    update_fraction: float
+    requested_steps: int | None  # number of steps; two sweeps by default
+    update_fraction: float  # fraction of the residents that one step updates
+    # what an updated cell becomes. `state`: a real cell of a state that is drawn from the predicted probabilities (see
+    # `StateSampler`); `sample`: integer counts, drawn gene by gene; `mean`: the prediction itself; `gated`: the
+    # prediction, zero for genes with a low P(expressed).
     form: Form
-    seed: int
+    seed: int  # seed of all random draws
 
     @property
     def steps(self) -> int:
@@ -99,29 +83,17 @@ class UpdateSchedule:
 
 @dataclass(frozen=True)
 class SimulateConfig:
-    """All settings of a simulation.
+    """All settings of a simulation."""
 
-    Args:
-        injection: Which cells are injected.
-        steps: Number of steps; two updates of every cell by default.
-        update_fraction: Fraction of the residents that one step updates.
-        form: What an updated cell becomes; see `UpdateSchedule`.
-        replicates: Number of repetitions, each with other positions, other source cells and another schedule.
-        crop_um: Only cells in this rectangle are simulated: x0, y0, x1, y1 in micrometres.
-        max_cells: Largest number of residents; see `window.choose_window`.
-        markers: Table of marker genes that extends the packaged one.
-        seed: Seed of all random draws.
-    """
-
-    injection: InjectionConfig
-    steps: int | None = None
-    update_fraction: float = 0.1
-    form: Form = "state"
-    replicates: int = 1
-    crop_um: Box | None = None
-    max_cells: int = 10_000
-    markers: Path | None = None
-    seed: int = 0
+    injection: InjectionConfig  # which cells are injected
+    steps: int | None = None  # number of steps; two updates of every cell by default
+    update_fraction: float = 0.1  # fraction of the residents that one step updates
+    form: Form = "state"  # what an updated cell becomes; see `UpdateSchedule`
+    replicates: int = 1  # number of repetitions, each with other positions, other source cells and another schedule
+    crop_um: Box | None = None  # only cells in this rectangle are simulated: x0, y0, x1, y1 in micrometres
+    max_cells: int = 10_000  # largest number of residents; see `window.choose_window`
+    markers: Path | None = None  # table of marker genes that extends the packaged one
+    seed: int = 0  # seed of all random draws
 
     @property
     def schedule(self) -> UpdateSchedule:

@@ -32,17 +32,11 @@ GATE: Final = 0.3  # `gated` sets a gene to zero where P(expressed) is at most t
 
 @dataclass(frozen=True)
 class Dynamics:
-    """The update rule of a simulation, the same in all arms and replicates.
-
-    Args:
-        model: The model.
-        schedule: Which cells are updated when, and how.
-        state_sampler: Draws cells of a state, for the form `state`; None for the other forms.
-    """
+    """The update rule of a simulation, the same in all arms and replicates."""
 
     model: LoadedModel
-    schedule: UpdateSchedule
-    state_sampler: StateSampler | None
+    schedule: UpdateSchedule  # which cells are updated when, and how
+    state_sampler: StateSampler | None  # draws cells of a state, for the form `state`; None for the other forms
 
     def run(self, tissue: TissueState, replicate: int = 0) -> Iterator[TissueState]:
         """Update a tissue step by step.
@@ -81,7 +75,7 @@ class Dynamics:
         target_sum = self.model.checkpoint.recipe.data.target_sum
         expected = expected_counts(prediction, self.schedule.form, target_sum)
         empty = expected.sum(axis=1) == 0
-        # A prediction without any expression cannot be scaled to a depth, so such a cell keeps its counts.
+        # a prediction without any expression cannot be scaled to a depth, so such a cell keeps its counts.
         expected[empty] = tissue.slide.counts(cells[empty]).toarray()
         profiles = expected / np.maximum(expected.sum(axis=1, keepdims=True), np.finfo(float).tiny)
         if self.schedule.form == "sample":

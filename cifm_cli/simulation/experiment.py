@@ -39,41 +39,26 @@ MAX_TYPED_CELLS: Final = 50_000
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One simulated run: one arm of one replicate.
+    """One simulated run: one arm of one replicate."""
 
-    Args:
-        arm: `treated` (with injected cells) or `control` (without).
-        replicate: Number of the replicate, from 0.
-        codes: (steps + 1, N) type of every resident before the first step and after each step, as positions in the
-            annotator's names.
-        final: State after the last step.
-    """
-
-    arm: str
-    replicate: int
+    arm: str  # `treated` (with injected cells) or `control` (without)
+    replicate: int  # number of the replicate, from 0
+    # (steps + 1, N) type of every resident before the first step and after each step, as positions in the annotator's
+    # names
     codes: NDArray[np.int16]
-    final: TissueState
+    final: TissueState  # state after the last step
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that is fixed before the first step and the same in all arms and replicates.
+    """Everything that is fixed before the first step and the same in all arms and replicates."""
 
-    Args:
-        tissue: The residents before the first step.
-        window: Their rows and their extent on the slide.
-        source: Cells of which copies are injected.
-        annotator: Assigns cell types before, during and after the simulation.
-        dynamics: The update rule.
-        num_injected: Number of injected cells.
-    """
-
-    tissue: TissueState
-    window: Window
-    source: SourceCells
-    annotator: MarkerAnnotator
-    dynamics: Dynamics
-    num_injected: int
+    tissue: TissueState  # the residents before the first step
+    window: Window  # their rows and their extent on the slide
+    source: SourceCells  # cells of which copies are injected
+    annotator: MarkerAnnotator  # assigns cell types before, during and after the simulation
+    dynamics: Dynamics  # the update rule
+    num_injected: int  # number of injected cells
 
     def run(self, replicates: int, advance: Callable[[], None] = lambda: None) -> list[Trajectory]:
         """Simulate both arms of every replicate.

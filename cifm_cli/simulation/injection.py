@@ -20,17 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InjectedCells:
-    """Cells that are added to a tissue. No update changes them.
+    """Cells that are added to a tissue. No update changes them."""
 
-    Args:
-        xy_um: (K, 2) positions, micrometres.
-        counts: (K, P) counts.
-        total_counts: (K,) depths that normalisation divides by.
-    """
-
-    xy_um: NDArray[np.float64]
-    counts: csr_matrix
-    total_counts: NDArray[np.float64]
+    xy_um: NDArray[np.float64]  # (K, 2) positions, micrometres
+    counts: csr_matrix  # (K, P) counts
+    total_counts: NDArray[np.float64]  # (K,) depths that normalisation divides by
 
 
 def draw_injected_cells(
@@ -74,7 +68,7 @@ def draw_positions(
         distance = within_um * np.sqrt(generator.random(missing))
         angle = 2 * np.pi * generator.random(missing)
         proposals = centres + distance[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
-        # A proposal is drawn in the disc of a random cell. One that lies in m discs is proposed m times too often.
+        # a proposal is drawn in the disc of a random cell. One that lies in m discs is proposed m times too often.
         num_discs = tree.query_ball_point(proposals, within_um, return_length=True)
         accepted.append(proposals[generator.random(missing) * num_discs < 1])
     return np.concatenate(accepted)

@@ -83,7 +83,7 @@ def draw_category(weights: NDArray[np.float64], generator: np.random.Generator) 
 
 def _first_arrival(waiting_times: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.int64]:
     """Column with the smallest exponential waiting time of rate `weights`; its probability is proportional to its weight."""
-    # A weight of zero must never be drawn, even where single precision rounded a waiting time to zero.
+    # a weight of zero must never be drawn, even where single precision rounded a waiting time to zero.
     times = np.divide(waiting_times, weights, out=np.full(waiting_times.shape, np.inf), where=weights > 0)
     first: NDArray[np.int64] = times.argmin(axis=1)
     return first

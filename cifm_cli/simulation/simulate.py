@@ -47,19 +47,12 @@ CAVEATS: Final = (
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """Everything that a simulation computed.
+    """Everything that a simulation computed."""
 
-    Args:
-        slide: The slide, at the model's radius.
-        config: The settings.
-        experiment: Window, source cells, annotator and update rule.
-        trajectories: Control and treated trajectory of every replicate.
-    """
-
-    slide: Slide
-    config: SimulateConfig
-    experiment: Experiment
-    trajectories: Sequence[Trajectory]
+    slide: Slide  # the slide, at the model's radius
+    config: SimulateConfig  # the settings
+    experiment: Experiment  # window, source cells, annotator and update rule
+    trajectories: Sequence[Trajectory]  # control and treated trajectory of every replicate
 
     @property
     def type_names(self) -> tuple[str, ...]:

@@ -26,17 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourceCells:
-    """Cells of the injected type.
+    """Cells of the injected type."""
 
-    Args:
-        cell_type: Their type.
-        counts: (S, G) counts.
-        total_counts: (S,) depths that normalisation divides by.
-    """
-
-    cell_type: str
-    counts: csr_matrix
-    total_counts: NDArray[np.float64]
+    cell_type: str  # their type
+    counts: csr_matrix  # (S, G) counts
+    total_counts: NDArray[np.float64]  # (S,) depths that normalisation divides by
 
     @property
     def num_cells(self) -> int:

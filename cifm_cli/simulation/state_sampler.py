@@ -49,20 +49,14 @@ CANDIDATES: Final = 20  # cells of a state, from the depth of the updated cell u
 
 @dataclass(frozen=True)
 class StateSampler:
-    """Draws cells of the states that a prediction makes probable.
+    """Draws cells of the states that a prediction makes probable."""
 
-    Args:
-        counts: (N, P) counts of the tissue before injection.
-        depths: (N,) row sums.
-        members: K arrays of rows, the cells of each state in order of depth.
-        classifier: Maps (Q, P) predicted means to probabilities of the states; None if the model predicts them.
-        weights: (K,) factors of the probabilities that the model predicts; None if it does not.
-    """
-
-    counts: csr_matrix
-    depths: NDArray[np.int64]
-    members: list[Rows]
+    counts: csr_matrix  # (N, P) counts of the tissue before injection
+    depths: NDArray[np.int64]  # (N,) row sums
+    members: list[Rows]  # K arrays of rows, the cells of each state in order of depth
+    # maps (Q, P) predicted means to probabilities of the states; None if the model predicts them
     classifier: Pipeline | None = None
+    # (K,) factors of the probabilities that the model predicts; None if it does not
     weights: NDArray[np.float64] | None = None
 
     def draw(
@@ -81,7 +75,7 @@ class StateSampler:
         states = draw_category(self._probability(prediction), generator)
         templates = self._choose_templates(states, depths, generator.random(len(states)))
         counts = self.counts[templates].toarray().astype(np.int64)
-        # A template with few counts is multiplied first, so that fewer counts have to be added at random.
+        # a template with few counts is multiplied first, so that fewer counts have to be added at random.
         factor = np.maximum(depths // self.depths[templates], 1)
         return match_depths(counts * factor[:, None], counts.astype(np.float64), depths, generator)
 

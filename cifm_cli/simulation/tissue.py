@@ -23,17 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TissueState:
-    """The counts of all cells at one step.
+    """The counts of all cells at one step."""
 
-    Args:
-        slide: Residents, then injected cells, with their current counts.
-        num_residents: Number of residents.
-        depths: (N,) sum of each cell's counts over the P genes, which no update changes.
-    """
-
-    slide: Slide
-    num_residents: int
-    depths: NDArray[np.float64]
+    slide: Slide  # residents, then injected cells, with their current counts
+    num_residents: int  # number of residents
+    depths: NDArray[np.float64]  # (N,) sum of each cell's counts over the P genes, which no update changes
 
     @property
     def counts(self) -> csr_matrix:

@@ -20,15 +20,10 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Window:
-    """The simulated cells.
+    """The simulated cells."""
 
-    Args:
-        rows: Ascending rows of the slide.
-        box_um: The smallest rectangle around these cells.
-    """
-
-    rows: Rows
-    box_um: Box
+    rows: Rows  # ascending rows of the slide
+    box_um: Box  # the smallest rectangle around these cells
 
     def describe(self, slide: Slide) -> str:
         """One line about the size of the window."""

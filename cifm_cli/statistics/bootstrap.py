@@ -174,7 +174,7 @@ def cut_blocks(xy_um: Floats, radius_um: float) -> tuple[float, NDArray[np.int64
     Returns:
         Side of a block in micrometres, and (Q,) block of each cell, 0 to B - 1.
     """
-    # A single row of cells has no width of its own; one radius keeps the side of a block above zero.
+    # a single row of cells has no width of its own; one radius keeps the side of a block above zero.
     extent_um = np.maximum(xy_um.max(axis=0) - xy_um.min(axis=0), radius_um)
     side_um = min(BLOCK_RADII * radius_um, float(np.sqrt(extent_um.prod() / TARGET_BLOCKS)))
     square = ((xy_um - xy_um.min(axis=0)) // side_um).astype(np.int64)

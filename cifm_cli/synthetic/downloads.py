@@ -48,38 +48,23 @@ _CONTROL_COLUMNS = {
 
 @dataclass(frozen=True)
 class PlantedCells:
-    """The truth about the cells of a synthetic tissue.
+    """The truth about the cells of a synthetic tissue."""
 
-    Args:
-        xy_um: (N, 2) cell centres, micrometres.
-        cell_type: N names of cell types.
-        domain: N names of domains.
-        void: (N,) whether a cell has no counts.
-        gene_ids: G Ensembl ids.
-        symbols: G symbols.
-        effects: Effects of neighbours on genes.
-    """
-
-    xy_um: NDArray[np.float64]
-    cell_type: NDArray[np.str_]
-    domain: NDArray[np.str_]
-    void: NDArray[np.bool_]
-    gene_ids: tuple[str, ...]
-    symbols: tuple[str, ...]
-    effects: tuple[Effect, ...]
+    xy_um: NDArray[np.float64]  # (N, 2) cell centres, micrometres
+    cell_type: NDArray[np.str_]  # N names of cell types
+    domain: NDArray[np.str_]  # N names of domains
+    void: NDArray[np.bool_]  # (N,) whether a cell has no counts
+    gene_ids: tuple[str, ...]  # G Ensembl ids
+    symbols: tuple[str, ...]  # G symbols
+    effects: tuple[Effect, ...]  # effects of neighbours on genes
 
 
 @dataclass(frozen=True)
 class SyntheticTruth(PlantedCells):
-    """The truth about the cells and their counts, cells in the order of the download.
+    """The truth about the cells and their counts, cells in the order of the download."""
 
-    Args:
-        barcodes: N barcodes.
-        counts: (N, G) counts of the genes, without controls.
-    """
-
-    barcodes: NDArray[np.str_]
-    counts: csr_matrix
+    barcodes: NDArray[np.str_]  # N barcodes
+    counts: csr_matrix  # (N, G) counts of the genes, without controls
 
 
 def write_download(

@@ -96,21 +96,13 @@ _VOID_FRACTION = 0.01
 
 @dataclass(frozen=True)
 class Tissue:
-    """A synthetic tissue without expression.
+    """A synthetic tissue without expression."""
 
-    Args:
-        xy_um: (N, 2) cell centres, micrometres.
-        cell_type: (N,) positions in `TYPES`.
-        domain: (N,) positions in `DOMAINS`.
-        void: (N,) whether a cell has no counts.
-        senders: (N, T) number of cells of each type within 25 um.
-    """
-
-    xy_um: NDArray[np.float64]
-    cell_type: NDArray[np.int64]
-    domain: NDArray[np.int64]
-    void: NDArray[np.bool_]
-    senders: NDArray[np.float32]
+    xy_um: NDArray[np.float64]  # (N, 2) cell centres, micrometres
+    cell_type: NDArray[np.int64]  # (N,) positions in `TYPES`
+    domain: NDArray[np.int64]  # (N,) positions in `DOMAINS`
+    void: NDArray[np.bool_]  # (N,) whether a cell has no counts
+    senders: NDArray[np.float32]  # (N, T) number of cells of each type within 25 um
 
 
 def grow_tissue(num_cells: int, seed: int) -> Tissue:

@@ -15,33 +15,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What to train, on which slides, and where to write the run.
+    """What to train, on which slides, and where to write the run."""
 
-    Args:
-        recipe: A recipe, the path of one, or the name of a shipped one.
-        slides: Prepared slides. Empty for a resumed run: the slides that it was started with.
-        folder: Folder of the run.
-        resume: Whether to continue the run in `folder`.
-        init: Folder of a run whose weights and vocabulary to start from.
-        backend: `auto` or the name of a backend.
-        device: `auto` or a torch device.
-        seed: Seed of every random draw. None: 0, or the seed of the resumed run.
-        latest: Symbolic link that is pointed at the run once it is open.
-        devices: Number of processes on each machine. None: one, or those that torchrun or srun have started.
-        nodes: Number of machines.
-    """
-
-    recipe: Recipe | Path | str
-    slides: Sequence[Path]
-    folder: Path
-    resume: bool = False
-    init: Path | None = None
-    backend: str = "auto"
-    device: str = "auto"
-    seed: int | None = None
-    latest: Path | None = None
+    recipe: Recipe | Path | str  # a recipe, the path of one, or the name of a shipped one
+    slides: Sequence[Path]  # prepared slides. Empty for a resumed run: the slides that it was started with.
+    folder: Path  # folder of the run
+    resume: bool = False  # whether to continue the run in `folder`
+    init: Path | None = None  # folder of a run whose weights and vocabulary to start from
+    backend: str = "auto"  # `auto` or the name of a backend
+    device: str = "auto"  # `auto` or a torch device
+    seed: int | None = None  # seed of every random draw. None: 0, or the seed of the resumed run.
+    latest: Path | None = None  # symbolic link that is pointed at the run once it is open
+    # number of processes on each machine. None: one, or those that torchrun or srun have started.
     devices: int | None = None
-    nodes: int = 1
+    nodes: int = 1  # number of machines
 
     def load_recipe(self) -> Recipe:
         """The recipe, read from its file where a path or a name is given.
@@ -54,25 +41,15 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run.
+    """A finished run."""
 
-    Args:
-        folder: Folder of the run, which holds the best model.
-        steps: Optimiser steps that were taken.
-        seconds: Training time.
-        num_parameters: Number of weights that are trained.
-        first_loss: Validation loss before the first step.
-        best_loss: Lowest validation loss.
-        best_step: Number of steps after which it was measured.
-    """
-
-    folder: Path
-    steps: int
-    seconds: float
-    num_parameters: int
-    first_loss: float
-    best_loss: float
-    best_step: int
+    folder: Path  # folder of the run, which holds the best model
+    steps: int  # optimiser steps that were taken
+    seconds: float  # training time
+    num_parameters: int  # number of weights that are trained
+    first_loss: float  # validation loss before the first step
+    best_loss: float  # lowest validation loss
+    best_step: int  # number of steps after which it was measured
 
     def to_json(self) -> dict[str, Any]:
         """The result as `cifm train --json` prints it."""

@@ -39,15 +39,10 @@ _BLOCK_CELLS = 20_000  # cells that are read at a time when a statistic runs ove
 
 @dataclass(frozen=True)
 class Example:
-    """A masked tile and the expression that was hidden.
+    """A masked tile and the expression that was hidden."""
 
-    Args:
-        tile: What the network reads.
-        target: Expression and counts of the masked cells.
-    """
-
-    tile: MaskedTile
-    target: Targets
+    tile: MaskedTile  # what the network reads
+    target: Targets  # expression and counts of the masked cells
 
     def to(self, device: torch.device) -> Example:
         """Copy to a device; itself when it is there."""
@@ -56,31 +51,20 @@ class Example:
 
 @dataclass(frozen=True)
 class TrainingSlide:
-    """A slide, its genes in the vocabulary, and its regions ready to be cut into tiles.
+    """A slide, its genes in the vocabulary, and its regions ready to be cut into tiles."""
 
-    Args:
-        slide: The slide, with the radius of the recipe.
-        panel: Its genes in the vocabulary.
-        tilers: A tiler for the region `train`, `validation` or both. A tile has no cell of another region.
-    """
-
-    slide: Slide
-    panel: Panel
+    slide: Slide  # the slide, with the radius of the recipe
+    panel: Panel  # its genes in the vocabulary
+    # a tiler for the region `train`, `validation` or both. A tile has no cell of another region.
     tilers: dict[str, Tiler]
 
 
 class GeneProfiles(NamedTuple):
-    """Statistics of each gene of the vocabulary, over the training cells of the slides that measure it.
+    """Statistics of each gene of the vocabulary, over the training cells of the slides that measure it."""
 
-    Args:
-        mean: (G,) float32 mean log-normalised expression.
-        expressed: (G,) float32 fraction of cells that express the gene.
-        composition: (G,) float32 fraction of all counts, positive; the sum is 1.
-    """
-
-    mean: torch.Tensor
-    expressed: torch.Tensor
-    composition: torch.Tensor
+    mean: torch.Tensor  # (G,) float32 mean log-normalised expression
+    expressed: torch.Tensor  # (G,) float32 fraction of cells that express the gene
+    composition: torch.Tensor  # (G,) float32 fraction of all counts, positive; the sum is 1
 
 
 class Corpus:

@@ -34,17 +34,11 @@ TIMEOUT = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Rank:
-    """Number of a process among those that train together.
+    """Number of a process among those that train together."""
 
-    Args:
-        rank: Number among all processes.
-        size: Number of processes.
-        local_rank: Number among the processes of this machine, which is also the number of its GPU.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
+    rank: int = 0  # number among all processes
+    size: int = 1  # number of processes
+    local_rank: int = 0  # number among the processes of this machine, which is also the number of its GPU
 
 
 def find_rank(environment: Mapping[str, str]) -> Rank:

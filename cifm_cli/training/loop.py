@@ -135,7 +135,7 @@ def fit(session: Session) -> None:
             state.seconds += session.processes.max(elapsed)
             session.log_metrics(loss=step_loss, seconds=round(state.seconds, 2))
             advance(1, f"loss {step_loss:.3f}, best {state.best_loss:.3f}")
-            # A scheduler may send its signal to one process only.
+            # a scheduler may send its signal to one process only.
             if number := int(session.processes.max(received_signal())):
                 stop(session, number)
             if time.monotonic() - last_save > 60 * recipe.save_minutes:
@@ -162,7 +162,7 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     """
     recipe = session.recipe.train
     session.network.train()
-    # A resumed run has no scheduler to restore: the rate is a function of step and time.
+    # a resumed run has no scheduler to restore: the rate is a function of step and time.
     for group in session.optimiser.param_groups:
         group["lr"] = learning_rate
     session.optimiser.zero_grad(set_to_none=True)
@@ -195,7 +195,7 @@ def backward_tile(session: Session, example: Example, number: int) -> float:
     weight = 1 / (len(members) * recipe.train.tiles_per_step)
 
     def backward_member(member: int) -> float:
-        # A generator of its own, so that neither the thread nor the process that runs it changes the draws.
+        # a generator of its own, so that neither the thread nor the process that runs it changes the draws.
         dropout = provenance.torch_generator(session.seed, "dropout", number, member)
         with drawing_from(dropout), computing_in(recipe.train.precision, session.device):
             output = members[member](session.backend, example.tile)

@@ -17,21 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """How a run was started; stored with every training state.
+    """How a run was started; stored with every training state."""
 
-    Args:
-        vocabulary: G Ensembl ids, in the order of the weights.
-        seed: Seed of every random draw.
-        inputs: Path and SHA-256 of each slide, in the order in which tiles are drawn from them.
-        backend: Name of the backend.
-        init: Run whose weights training started from, as in the provenance.
-    """
-
-    vocabulary: tuple[str, ...]
-    seed: int
-    inputs: dict[str, str]
-    backend: str
-    init: dict[str, Any] | None
+    vocabulary: tuple[str, ...]  # G Ensembl ids, in the order of the weights
+    seed: int  # seed of every random draw
+    inputs: dict[str, str]  # path and SHA-256 of each slide, in the order in which tiles are drawn from them
+    backend: str  # name of the backend
+    init: dict[str, Any] | None  # run whose weights training started from, as in the provenance
 
     @classmethod
     def from_provenance(cls, vocabulary: Sequence[str], provenance: Mapping[str, Any]) -> RunSpec:

@@ -23,17 +23,11 @@ if TYPE_CHECKING:
 
 
 class CellRange(NamedTuple):
-    """Consecutive cells of the training region of a slide.
+    """Consecutive cells of the training region of a slide."""
 
-    Args:
-        slide: Number of the slide.
-        start: First row of the region.
-        stop: Row after the last one.
-    """
-
-    slide: int
-    start: int
-    stop: int
+    slide: int  # number of the slide
+    start: int  # first row of the region
+    stop: int  # row after the last one
 
 
 class Sampler:
@@ -53,7 +47,7 @@ class Sampler:
         # One more than fit in, so that they cover every cell from any offset that `_range` may draw.
         self.num_ranges = [length // self.size + 1 for length in lengths]
         self._by_cells = recipe.sampling == "cells"
-        # A step asks for the same order many times, and moves on to the next one now and then.
+        # a step asks for the same order many times, and moves on to the next one now and then.
         self._cached_order = lru_cache(maxsize=2 * len(lengths))(self._order)
 
     def cell_range(self, number: int) -> CellRange:

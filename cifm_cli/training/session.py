@@ -45,35 +45,20 @@ WEIGHT_KEYS = {
 
 @dataclass
 class Session:
-    """All that the training loop works on. Of several processes, only the first one writes files.
+    """All that the training loop works on. Of several processes, only the first one writes files."""
 
-    Args:
-        folder: Folder of the run.
-        recipe: Its recipe.
-        corpus: Its slides.
-        network: The weights that are trained.
-        optimiser: The optimiser of these weights.
-        backend: Runs the edge part of every layer.
-        device: Where the network is.
-        processes: The processes that train together.
-        seed: Seed of every random draw.
-        provenance: Origin of the run, stored with the model.
-        state: How far the run has come.
-        ema: Moving average of the weights; None before the first step, and where the recipe wants none.
-    """
-
-    folder: Path
-    recipe: Recipe
-    corpus: Corpus
-    network: Ensemble
-    optimiser: torch.optim.AdamW
-    backend: Backend
-    device: torch.device
-    processes: Processes
-    seed: int
-    provenance: dict[str, Any] = field(default_factory=dict)
-    state: TrainState = field(default_factory=TrainState)
-    ema: EMA | None = None
+    folder: Path  # folder of the run
+    recipe: Recipe  # its recipe
+    corpus: Corpus  # its slides
+    network: Ensemble  # the weights that are trained
+    optimiser: torch.optim.AdamW  # the optimiser of these weights
+    backend: Backend  # runs the edge part of every layer
+    device: torch.device  # where the network is
+    processes: Processes  # the processes that train together
+    seed: int  # seed of every random draw
+    provenance: dict[str, Any] = field(default_factory=dict)  # origin of the run, stored with the model
+    state: TrainState = field(default_factory=TrainState)  # how far the run has come
+    ema: EMA | None = None  # moving average of the weights; None before the first step, and where the recipe wants none
 
     @property
     def ema_network(self) -> Ensemble:
@@ -130,7 +115,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     device = processes.own_device(choose_device(config.device))
     if processes.is_first:
         _check_folder(config, recipe)
-    # A resumed run takes seed, slides, vocabulary and backend from its state.
+    # a resumed run takes seed, slides, vocabulary and backend from its state.
     spec = load_run_spec(config.folder) if config.resume else None
     if spec:
         config = spec.complete(config, check_slides=processes.is_first)
@@ -189,7 +174,7 @@ def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
     """Check that a new run overwrites nothing, and that a run to resume exists and has the same recipe."""
     folder, stored = config.folder, config.folder / RECIPE_FILE
     if not config.resume:
-        # A run that was killed before its first state has nothing but a recipe: it may start over.
+        # a run that was killed before its first state has nothing but a recipe: it may start over.
         present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         if present - {RECIPE_FILE} - {path.name for path in _partial_files(folder)}:
             raise CifmError(f"{folder} is not empty", "choose another --out, or continue that run: --resume")

@@ -32,25 +32,15 @@ _STORED_NAMES = {"validations_since_best": "looks_since_best", "last_validated":
 
 @dataclass
 class TrainState:
-    """How far a run has come.
+    """How far a run has come."""
 
-    Args:
-        step: Steps taken.
-        seconds: Training time so far.
-        best_loss: Lowest validation loss.
-        best_step: Step at which it was measured.
-        first_loss: Validation loss before the first step, which later losses are compared with.
-        validations_since_best: Validations since the best loss.
-        last_validated: Step of the last validation; below zero before the first.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    best_loss: float = float("inf")
-    best_step: int = 0
-    first_loss: float = float("inf")
-    validations_since_best: int = 0
-    last_validated: int = -1
+    step: int = 0  # steps taken
+    seconds: float = 0.0  # training time so far
+    best_loss: float = float("inf")  # lowest validation loss
+    best_step: int = 0  # step at which it was measured
+    first_loss: float = float("inf")  # validation loss before the first step, which later losses are compared with
+    validations_since_best: int = 0  # validations since the best loss
+    last_validated: int = -1  # step of the last validation; below zero before the first
 
     def to_json(self) -> dict[str, Any]:
         """The state for a header. Infinity is not JSON: a loss that is not measured yet is null."""

@@ -40,23 +40,14 @@ _MITOCHONDRIAL_IDS = frozenset(f"ENSG{number:011d}" for number in _MITOCHONDRIAL
 
 @dataclass(frozen=True)
 class GenePlan:
-    """The mapping from F features of a download to G genes of the prepared slide.
+    """The mapping from F features of a download to G genes of the prepared slide."""
 
-    Args:
-        ids: G Ensembl ids without version, all distinct, in the order of the download.
-        symbols: G symbols.
-        column: (F,) the gene that a feature is counted for; -1 if it is dropped.
-        dropped: Reason to names of the features that are dropped for it.
-        merged: The id of each feature that is added to an earlier feature.
-        mapped: Symbols of the features whose id comes from a table.
-    """
-
-    ids: tuple[str, ...]
-    symbols: tuple[str, ...]
-    column: NDArray[np.int64]
-    dropped: dict[str, list[str]]
-    merged: tuple[str, ...]
-    mapped: tuple[str, ...] = ()
+    ids: tuple[str, ...]  # G Ensembl ids without version, all distinct, in the order of the download
+    symbols: tuple[str, ...]  # G symbols
+    column: NDArray[np.int64]  # (F,) the gene that a feature is counted for; -1 if it is dropped
+    dropped: dict[str, list[str]]  # reason to names of the features that are dropped for it
+    merged: tuple[str, ...]  # the id of each feature that is added to an earlier feature
+    mapped: tuple[str, ...] = ()  # symbols of the features whose id comes from a table
 
     def apply(self, counts: csr_matrix) -> csr_matrix:
         """Sum the features of each gene.
@@ -111,7 +102,7 @@ def plan_genes(
     ):
         symbol = given_symbol or names.symbols.get(strip_version(name), "")
         gene, reason = _identify(name, symbol, kind, names)
-        # A mitochondrial gene that is only known by its symbol has no id under which it could be kept.
+        # a mitochondrial gene that is only known by its symbol has no id under which it could be kept.
         if reason == MITOCHONDRIAL and keep_mitochondrial and gene:
             reason = ""
         if orthologs is not None and not reason:

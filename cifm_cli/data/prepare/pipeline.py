@@ -49,22 +49,15 @@ _SUFFIXES = re.compile(r"(\.(h5ad|zarr|h5|mtx|csv|tsv|txt|gz))+$")
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """A prepared slide.
+    """A prepared slide."""
 
-    Args:
-        path: The `.h5ad`.
-        name: Name of the slide.
-        report: Number of cells and genes before and after the filters, with the reason of each drop; units; split;
-            notes and warnings for the user.
-        up_to_date: Whether the slide existed already, made from the same inputs with the same options.
-        qc_report: The HTML report that was written; None if none was.
-    """
-
-    path: Path
-    name: str
+    path: Path  # the `.h5ad`
+    name: str  # name of the slide
+    # number of cells and genes before and after the filters, with the reason of each drop; units; split; notes and
+    # warnings for the user
     report: dict[str, Any]
-    up_to_date: bool = False
-    qc_report: Path | None = None
+    up_to_date: bool = False  # whether the slide existed already, made from the same inputs with the same options
+    qc_report: Path | None = None  # the HTML report that was written; None if none was
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values, for `--json`."""
@@ -92,7 +85,7 @@ def prepare_download(download: Path, config: PrepareConfig) -> PrepareResult:
     root, reader = _find_reader(download, config)
     existing = _up_to_date_report(target, root, reader, config)
     if existing is not None:
-        # A slide that was prepared without a report, or whose report was deleted, gets one now.
+        # a slide that was prepared without a report, or whose report was deleted, gets one now.
         if config.qc_report and not qc_report_path(target).exists():
             write_qc_report(target)
         return PrepareResult(target, name, existing, up_to_date=True)
@@ -263,7 +256,7 @@ def _up_to_date_report(target: Path, root: Path, reader: Reader, config: Prepare
     if config.force:
         return None
     origin = metadata[keys.PROVENANCE]
-    # A slide written before an option existed was prepared with what is now the option's default.
+    # a slide written before an option existed was prepared with what is now the option's default.
     options = {**_slide_options(PrepareConfig()), **origin["options"]}
     same_options = options == _slide_options(config) and metadata[keys.PLATFORM] == reader.name
     # Another version may filter differently.

@@ -161,7 +161,7 @@ def _histograms(
 
 def _edges(values: NDArray[Any]) -> list[float]:
     """Edges of bins with the same number of whole numbers each, up to a value that few cells exceed."""
-    # A few extreme cells would squeeze all others into one bin.
+    # a few extreme cells would squeeze all others into one bin.
     end = int(np.quantile(values, _LAST_QUANTILE)) + 1
     # Bins of unequal numbers of integers would show spurious peaks.
     step = -(-end // _NUM_BINS)

@@ -25,17 +25,12 @@ _TRAIN, _VALIDATION, _TEST, _BUFFER = (keys.REGIONS.index(name) for name in keys
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How a slide is split into regions.
+    """How a slide is split into regions."""
 
-    Args:
-        kind: A value of `SPLITS`.
-        gap_um: Minimum distance between cells of different regions, in strips and blocks; None for 6 radii.
-        seed: Seed of the random blocks.
-    """
-
-    kind: str = REGIONAL
+    kind: str = REGIONAL  # a value of `SPLITS`
+    # minimum distance between cells of different regions, in strips and blocks; None for 6 radii
     gap_um: float | None = None
-    seed: int = 0
+    seed: int = 0  # seed of the random blocks
 
     def regions(self, xy_um: NDArray[np.float64], radius_um: float) -> NDArray[np.int8]:
         """Assign every cell to a region.
@@ -128,7 +123,7 @@ def random_blocks(xy_um: NDArray[np.float64], gap_um: float, seed: int) -> NDArr
     _, block = np.unique((xy_um - origin_um) // side_um, axis=0, return_inverse=True)
     num_cells = np.bincount(block.ravel())
     order = generator.permutation(len(num_cells))
-    # A block belongs to the region in which the middle one of its cells falls, counted over the shuffled blocks.
+    # a block belongs to the region in which the middle one of its cells falls, counted over the shuffled blocks.
     middle = np.cumsum(num_cells[order]) - num_cells[order] / 2
     borders = np.array([SCORED_FRACTION, 2 * SCORED_FRACTION]) * len(xy_um)
     region_of_block = np.empty(len(order), dtype=np.int8)

@@ -275,7 +275,7 @@ def _unique(barcodes: pd.Index[str]) -> tuple[pd.Index[str], int]:
     seen: set[str] = set()
     for barcode in barcodes:
         name, number = barcode, 0
-        # A new name must not equal a name that occurs later.
+        # a new name must not equal a name that occurs later.
         while name in seen or (number and name in taken):
             number += 1
             name = f"{barcode}-{number}"

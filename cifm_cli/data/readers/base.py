@@ -20,54 +20,32 @@ GENE_EXPRESSION = "Gene Expression"
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """Options of a reader.
+    """Options of a reader."""
 
-    Args:
-        bin_um: Bin size to read from a Visium HD download, micrometres.
-        microns_per_pixel: Scale of the coordinates; None for the scale that the download declares.
-        layer: Slot of the raw counts in an AnnData: `X`, `raw`, or the name of a layer.
-        cells: Table of cell centres, for a download that is a matrix alone.
-    """
-
-    bin_um: int = 8
-    microns_per_pixel: float | None = None
-    layer: str | None = None
-    cells: Path | None = None
+    bin_um: int = 8  # bin size to read from a Visium HD download, micrometres
+    microns_per_pixel: float | None = None  # scale of the coordinates; None for the scale that the download declares
+    layer: str | None = None  # slot of the raw counts in an AnnData: `X`, `raw`, or the name of a layer
+    cells: Path | None = None  # table of cell centres, for a download that is a matrix alone
 
 
 @dataclass(frozen=True)
 class Download:
-    """A download in memory: N cells in the order of its matrix, F features.
+    """A download in memory: N cells in the order of its matrix, F features."""
 
-    Args:
-        platform: Name of the platform, such as `xenium`.
-        counts: (N, F) values of the matrix, not yet checked to be counts.
-        obs: N rows indexed by barcode, with the columns to store in the prepared slide.
-        genes: F rows with columns id, symbol and feature_type.
-        xy_um: (N, 2) cell centres in micrometres; NaN for a cell without a position.
-        units: Description of how the coordinates were converted to micrometres.
-        matrix: Name of the matrix in the download.
-        files: Files that were read.
-        radius_um: Graph radius of the paper for the platform, micrometres; None if the paper gives none.
-        in_tissue: (N,) whether a cell lies in the tissue; None if all do.
-        notes: Decisions of the reader that the user should know of.
-        warnings: Signs that the download may be damaged or misread.
-        counts_hint: Hint of the error if `counts` are not counts; may be empty.
-    """
-
-    platform: str
-    counts: Counts
-    obs: pd.DataFrame
-    genes: pd.DataFrame
-    xy_um: NDArray[np.float64]
-    units: str
-    matrix: str
-    files: tuple[Path, ...]
+    platform: str  # name of the platform, such as `xenium`
+    counts: Counts  # (N, F) values of the matrix, not yet checked to be counts
+    obs: pd.DataFrame  # N rows indexed by barcode, with the columns to store in the prepared slide
+    genes: pd.DataFrame  # F rows with columns id, symbol and feature_type
+    xy_um: NDArray[np.float64]  # (N, 2) cell centres in micrometres; NaN for a cell without a position
+    units: str  # description of how the coordinates were converted to micrometres
+    matrix: str  # name of the matrix in the download
+    files: tuple[Path, ...]  # files that were read
+    # graph radius of the paper for the platform, micrometres; None if the paper gives none
     radius_um: float | None = None
-    in_tissue: NDArray[np.bool_] | None = None
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    counts_hint: str = ""
+    in_tissue: NDArray[np.bool_] | None = None  # (N,) whether a cell lies in the tissue; None if all do
+    notes: tuple[str, ...] = ()  # decisions of the reader that the user should know of
+    warnings: tuple[str, ...] = ()  # signs that the download may be damaged or misread
+    counts_hint: str = ""  # hint of the error if `counts` are not counts; may be empty
 
 
 class Reader(NamedTuple):

@@ -22,17 +22,11 @@ _FOV, _CELL = "fov", "cell_id"  # CosMx numbers cells within each field of view
 
 @dataclass(frozen=True)
 class CountTable:
-    """A table of counts in the orientation of its file.
+    """A table of counts in the orientation of its file."""
 
-    Args:
-        counts: (R, C) values.
-        rows: R names of the rows.
-        columns: C names of the columns.
-    """
-
-    counts: csr_matrix
-    rows: NDArray[np.object_]
-    columns: NDArray[np.object_]
+    counts: csr_matrix  # (R, C) values
+    rows: NDArray[np.object_]  # R names of the rows
+    columns: NDArray[np.object_]  # C names of the columns
 
     def transposed(self) -> CountTable:
         """The table with rows and columns exchanged."""

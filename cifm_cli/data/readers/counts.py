@@ -21,21 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredCounts:
-    """A matrix of N rows that stays in its HDF5 file.
+    """A matrix of N rows that stays in its HDF5 file."""
 
-    Args:
-        path: The file.
-        slot: The group that holds data, indices and indptr.
-        indptr: (N + 1,) row pointers.
-        num_columns: Number of columns.
-        out_of_order: (N,) whether the stored columns of a row do not ascend; set when the row is read.
-    """
-
-    path: Path
-    slot: str
-    indptr: NDArray[np.int64]
-    num_columns: int
-    out_of_order: NDArray[np.bool_]
+    path: Path  # the file
+    slot: str  # the group that holds data, indices and indptr
+    indptr: NDArray[np.int64]  # (N + 1,) row pointers
+    num_columns: int  # number of columns
+    out_of_order: NDArray[np.bool_]  # (N,) whether the stored columns of a row do not ascend; set when the row is read
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -37,21 +37,13 @@ _FEW = 0.01
 
 @dataclass(frozen=True)
 class _DeclaredColumn:
-    """A column of the table of cells that must equal a sum over some features of the matrix.
+    """A column of the table of cells that must equal a sum over some features of the matrix."""
 
-    Args:
-        name: Name of the column.
-        declared: (N,) values of the column; NaN where missing.
-        features: (F,) weight of each feature in the sum, 1.0 or 0.0.
-        counts_genes: Whether features with a count are counted, instead of their counts summed.
-        summed: (N,) sums over the matrix, filled block by block.
-    """
-
-    name: str
-    declared: NDArray[np.float64]
-    features: NDArray[np.float64]
-    counts_genes: bool
-    summed: NDArray[np.float64]
+    name: str  # name of the column
+    declared: NDArray[np.float64]  # (N,) values of the column; NaN where missing
+    features: NDArray[np.float64]  # (F,) weight of each feature in the sum, 1.0 or 0.0
+    counts_genes: bool  # whether features with a count are counted, instead of their counts summed
+    summed: NDArray[np.float64]  # (N,) sums over the matrix, filled block by block
 
     def differing_rows(self) -> NDArray[np.int64]:
         """Rows in which the declared value differs from the sum."""

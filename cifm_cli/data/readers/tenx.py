@@ -24,19 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FeatureMatrix:
-    """A feature-barcode matrix, N cells x F features.
+    """A feature-barcode matrix, N cells x F features."""
 
-    Args:
-        counts: (N, F) values as stored; the values of an HDF5 file stay in the file.
-        barcodes: N barcodes.
-        genes: F rows with columns id, symbol and feature_type.
-        files: Files that were read.
-    """
-
-    counts: Counts
-    barcodes: NDArray[np.object_]
-    genes: pd.DataFrame
-    files: tuple[Path, ...]
+    counts: Counts  # (N, F) values as stored; the values of an HDF5 file stay in the file
+    barcodes: NDArray[np.object_]  # N barcodes
+    genes: pd.DataFrame  # F rows with columns id, symbol and feature_type
+    files: tuple[Path, ...]  # files that were read
 
 
 def find_matrix(folder: Path, stem: str) -> Path | None:

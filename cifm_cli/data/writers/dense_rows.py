@@ -25,19 +25,12 @@ _FLOAT32 = np.dtype("<f4")
 
 @dataclass(frozen=True)
 class DenseRows:
-    """A matrix of an `.h5ad` whose rows are written in any order.
+    """A matrix of an `.h5ad` whose rows are written in any order."""
 
-    Args:
-        path: The file.
-        offset: Position of the matrix in the file, bytes.
-        num_columns: D.
-        target_rows: (N,) row of the matrix for each row of the slide.
-    """
-
-    path: Path
-    offset: int
-    num_columns: int
-    target_rows: Rows
+    path: Path  # the file
+    offset: int  # position of the matrix in the file, bytes
+    num_columns: int  # D
+    target_rows: Rows  # (N,) row of the matrix for each row of the slide
 
     def write(self, rows: Rows, values: NDArray[np.float32]) -> None:
         """Write rows; runs of consecutive rows are written at once.

@@ -37,27 +37,16 @@ _LEVELS = (keys.MICROENVIRONMENT, keys.CELL)
 
 @dataclass(frozen=True)
 class EmbeddedSlide:
-    """An embedded slide in memory, cells in the order of the download.
+    """An embedded slide in memory, cells in the order of the download."""
 
-    Args:
-        name: The file's stem.
-        xy_um: (N, 2) micrometres.
-        counts: (N, G) raw counts.
-        gene_ids: G Ensembl ids.
-        obs: N rows of annotation.
-        embeddings: (N, D) float32 under `keys.MICROENVIRONMENT`, `keys.CELL` or both.
-        facts: Platform, tissue, condition and sample, from `uns["cifm"]`.
-        origin: Provenance of the embedding.
-    """
-
-    name: str
-    xy_um: NDArray[np.float64]
-    counts: csr_matrix
-    gene_ids: tuple[str, ...]
-    obs: pd.DataFrame
-    embeddings: dict[str, NDArray[np.float32]]
-    facts: dict[str, str]
-    origin: dict[str, Any]
+    name: str  # the file's stem
+    xy_um: NDArray[np.float64]  # (N, 2) micrometres
+    counts: csr_matrix  # (N, G) raw counts
+    gene_ids: tuple[str, ...]  # G Ensembl ids
+    obs: pd.DataFrame  # N rows of annotation
+    embeddings: dict[str, NDArray[np.float32]]  # (N, D) float32 under `keys.MICROENVIRONMENT`, `keys.CELL` or both
+    facts: dict[str, str]  # platform, tissue, condition and sample, from `uns["cifm"]`
+    origin: dict[str, Any]  # provenance of the embedding
 
     @property
     def num_cells(self) -> int:

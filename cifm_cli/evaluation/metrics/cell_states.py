@@ -58,7 +58,7 @@ class SlideStates:
     """The states of one model, and the state of each cell of a slide."""
 
     dataset: EvaluationDataset
-    model: LoadedModel  # A model that has states
+    model: LoadedModel  # a model that has states
     profiles: torch.Tensor  # (K, P) mean expression of each state over the genes that model and slide share
 
     @property
