@@ -12,6 +12,7 @@ Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # `reassoc` stays off: sums keep their order, so results are the same in every run and on every machine.
+# Without the GIL, threads that prepare tiles run in parallel. Divisions by zero give infinity or NaN, as in NumPy.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 

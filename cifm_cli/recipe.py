@@ -65,10 +65,12 @@ def find(name: str) -> Path:
     """
     path = Path(name)
     recipes = shipped()
+    # A file of the user comes first, also if it has the name of a shipped recipe.
     if path.is_file():
         return path
     if path.stem in recipes and path.parent in (Path(), Path("recipes")):
         return recipes[path.stem]
+    # The hint names one recipe if the name is misspelled, and all of them if it is unlike any.
     near = difflib.get_close_matches(path.stem, recipes, n=1)
     hint = f"did you mean {near[0]}?" if near else f"shipped recipes: {', '.join(recipes)}"
     raise CifmError(f"recipe {name}: no such file", hint)
@@ -127,6 +129,7 @@ def _explain(detail: ErrorDetails) -> tuple[str, str]:
         return f"unknown key {key}" + (f" (nearest: {near})" if near else ""), f"did you mean {near}?" if near else ""
     if detail["type"] == "value_error":  # raised by a validator of a section, which names the keys itself
         return str(detail["ctx"]["error"]), ""
+    # Messages of pydantic begin with a capital, and follow a colon here.
     given = detail["input"]
     return f"{key} = {given!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}", ""
 
@@ -178,6 +181,7 @@ def to_toml(recipe: Recipe) -> str:
     Returns:
         TOML with every key that is not None.
     """
+    # Only this function writes TOML; the standard library can read it only.
     import tomli_w
 
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))

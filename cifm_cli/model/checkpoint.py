@@ -51,9 +51,11 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: dict[s
     Raises:
         CifmError: The disk is full, or there is no permission to write.
     """
+    # safetensors refuses tensors that are not contiguous.
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
+            # The header is one JSON string, because safetensors stores text values only.
             save_file(ready, temporary, metadata={_HEADER: json.dumps(header)})
         except SafetensorError as error:  # of a full disk; `atomic_path` explains an OSError to the user
             raise OSError(str(error)) from error
@@ -82,6 +84,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """The header that `save_tensors` wrote, checked for its format."""
+    # Other programs write safetensors files too, such as the public release of the paper.
     if _HEADER not in metadata:
         raise CifmError(f"{path}: safetensors, but not a checkpoint of cifm", "give a run that `cifm train` wrote")
     try:
@@ -142,6 +145,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     network = Ensemble(len(vocabulary), resolved)
     try:
         network.load_stored_weights(tensors)
+    # torch reports missing names and other shapes as RuntimeError.
     except RuntimeError as error:
         raise CifmError(f"{path}: the weights do not fit the recipe stored beside them", "train again") from error
     return Checkpoint(network.eval(), resolved, vocabulary, header["provenance"], folder)
@@ -159,6 +163,7 @@ def describe(path: Path) -> dict[str, Any]:
     tensors, header = load_tensors(path)
     parts: dict[str, int] = {}
     for name, tensor in tensors.items():
+        # The first word of a name is the module: `encoder`, `decoder`, `head` or, for the other members, `others`.
         part = name.split(".", 1)[0]
         parts[part] = parts.get(part, 0) + tensor.numel()
     return {

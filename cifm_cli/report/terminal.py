@@ -24,12 +24,13 @@ _MAX_LENGTH = 100  # characters of a value in `flatten`
 
 
 def _stderr() -> Console:
-    # a new console each time, because tests and callers may replace sys.stderr.
+    # A new console each time, because tests and callers may replace sys.stderr.
     return Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
     """Print one plain line on stderr."""
+    # Messages contain brackets, such as `cifm[dgl]`, which rich would take for markup.
     _stderr().print(message, markup=False)
 
 
@@ -77,6 +78,7 @@ def shows_logs() -> bool:
 def fail(message: str, hint: str) -> None:
     """Print one `error:` line and one `hint:` line on stderr."""
     for label, style, text in (("error", "bold red", message), ("hint", "cyan", hint)):
+        # Line breaks in messages of other libraries are replaced, so that an error is one line for scripts.
         _stderr().print(Text.assemble((f"{label}: ", style), " ".join(text.split())))
 
 
@@ -159,6 +161,7 @@ def progress(description: str, total: float | None) -> Iterator[Callable[..., No
     Yields:
         `advance(amount=1, description=None)`, which moves the bar on.
     """
+    # stderr, so that stdout holds nothing but the result.
     console = _stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(

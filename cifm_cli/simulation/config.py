@@ -77,6 +77,7 @@ class UpdateSchedule:
             Ascending rows.
         """
         sweep, position = divmod(step, self.steps_per_sweep)
+        # One permutation per sweep, cut into steps, updates every resident exactly once.
         order = numpy_generator(self.seed, "sweep", replicate, sweep).permutation(num_residents)
         return np.sort(np.array_split(order, self.steps_per_sweep)[position])
 

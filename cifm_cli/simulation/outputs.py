@@ -62,6 +62,7 @@ def write_simulation(
     content = {**result.facts(), "provenance": provenance}
     with atomic_path(out) as folder:
         folder.mkdir()
+        # The line end is fixed: pandas would use that of the system.
         for table, file in ((result.composition(), "composition.csv"), (result.transitions(), "transitions.csv")):
             table.to_csv(folder / file, index=False, lineterminator="\n")
         (folder / RESULT).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf8")
@@ -90,6 +91,7 @@ def to_anndata(result: SimulationResult, names: Iterable[str], provenance: dict[
     tissue = treated.final
     num_injected = tissue.slide.num_cells - tissue.num_residents
     injected_counts = tissue.counts[tissue.num_residents :]
+    # The layers of an AnnData have equal shapes, so the control has empty rows for the injected cells.
     no_counts = csr_matrix(injected_counts.shape, dtype=np.float32)
 
     def types(trajectory: Trajectory, step: int, of_injected: str) -> np.ndarray[Any, Any]:

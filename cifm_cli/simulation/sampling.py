@@ -58,7 +58,9 @@ def match_depths(
     """
     counts = counts.copy()
     missing = depths - counts.sum(axis=1)
+    # Each pass changes one count of each cell that is not finished.
     while missing.any():
+        # Drawn for all cells, also for those that are finished, so that a cell's numbers do not depend on the others.
         waiting_times = generator.standard_exponential(counts.shape, dtype=np.float32)
         cells = np.flatnonzero(missing)
         sign = np.sign(missing[cells])
@@ -83,7 +85,7 @@ def draw_category(weights: NDArray[np.float64], generator: np.random.Generator) 
 
 def _first_arrival(waiting_times: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.int64]:
     """Column with the smallest exponential waiting time of rate `weights`; its probability is proportional to its weight."""
-    # a weight of zero must never be drawn, even where single precision rounded a waiting time to zero.
+    # A weight of zero must never be drawn, even where single precision rounded a waiting time to zero.
     times = np.divide(waiting_times, weights, out=np.full(waiting_times.shape, np.inf), where=weights > 0)
     first: NDArray[np.int64] = times.argmin(axis=1)
     return first
@@ -103,8 +105,11 @@ def _poisson_quantile(uniform: NDArray[np.float64], mean: NDArray[np.float64]) -
     while len(unfinished[0]):
         k += 1
         counts[unfinished] = k
+        # P(X = k) = P(X = k - 1) mean / k
         probability[unfinished] *= mean[unfinished] / k
         cumulative[unfinished] += probability[unfinished]
+        # Beyond the mean, a probability that has underflowed to zero stays zero: without the second condition the loop
+        # might never end.
         larger = (uniform[unfinished] > cumulative[unfinished]) & (
             (probability[unfinished] > 0) | (k < mean[unfinished])
         )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FEW_SOURCE_CELLS: Final = 20
+FEW_SOURCE_CELLS: Final = 20  # below this number of source cells the user is warned
 CAVEATS: Final = (
     (
         "The control is the same tissue on the same schedule with the same random numbers, without injected cells. "
@@ -47,7 +47,7 @@ CAVEATS: Final = (
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """Everything that a simulation computed."""
+    """Settings and trajectories of a simulation."""
 
     slide: Slide  # the slide, at the model's radius
     config: SimulateConfig  # the settings
@@ -73,6 +73,7 @@ class SimulationResult:
         reference = config.injection.reference
         return {
             "slide": self.slide.name,
+            # Keys are part of the file format and keep their names: `share` is the update fraction, donors are source cells.
             "settings": {
                 "steps": schedule.steps,
                 "share": schedule.update_fraction,

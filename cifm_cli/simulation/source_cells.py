@@ -78,6 +78,7 @@ def source_cells_of_reference(slide: Slide, reference: ReferenceCells, requested
         CifmError: The reference cannot be read, or contains no such cell.
     """
     counts, labels = read_reference(reference.source, reference.label, slide)
+    # Sorted, so that a hint lists the types in a fixed order.
     label = find_type(requested, sorted(set(labels)), {})
     selected = counts[np.flatnonzero(labels == label)]
     source = SourceCells(label, selected, np.asarray(selected.sum(axis=1), dtype=np.float64).ravel())
@@ -101,12 +102,14 @@ def downsample(source: SourceCells, depth: float, generator: np.random.Generator
     Returns:
         Cells of at most about that depth, without those that lost all counts.
     """
+    # Cells that are shallower than the slide keep all counts.
     keep_probability = np.minimum(depth / np.maximum(source.total_counts, 1.0), 1.0)
     # Binomial thinning of every count gives the counts of a shallower measurement of the same cell.
     counts = source.counts.copy()
     counts.data = generator.binomial(
         np.rint(counts.data).astype(np.int64), np.repeat(keep_probability, np.diff(counts.indptr))
     ).astype(np.float32)
+    # Thinned entries may be zero, and the sparsity of counts means `expressed` elsewhere.
     counts.eliminate_zeros()
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     expressing = np.flatnonzero(total)

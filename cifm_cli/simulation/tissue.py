@@ -66,6 +66,7 @@ def crop_tissue(slide: Slide, rows: Rows, panel: Panel) -> TissueState:
     cropped = replace(
         slide,
         xy_um=slide.xy_um[rows],
+        # The depth over all genes of the slide still normalises expression, as it does outside of a simulation.
         total_counts=slide.total_counts[rows],
         split=slide.split[rows],
         gene_ids=tuple(slide.gene_ids[column] for column in panel.columns),
@@ -90,6 +91,7 @@ def inject(tissue: TissueState, injected: InjectedCells) -> TissueState:
         slide,
         xy_um=np.concatenate([slide.xy_um, injected.xy_um]),
         total_counts=np.concatenate([slide.total_counts, injected.total_counts]),
+        # Regions are not used in a simulation; the array must only have the right length.
         split=np.concatenate([slide.split, np.zeros(len(injected.xy_um), dtype=np.int8)]),
         source=MemoryCounts(vstack([tissue.counts, injected.counts.astype(np.float32)], format="csr")),
     )

@@ -64,6 +64,7 @@ def choose_window(xy_um: NDArray[np.float64], crop_um: Box | None, max_cells: in
         # The median is inside the tissue more often than the centre of the bounding box.
         centre = np.median(xy_um[rows], axis=0)
         distance = np.abs(xy_um[rows] - centre).max(axis=1)
+        # Stable, so that cells at equal distance, as on a grid, are chosen in the same way on every machine.
         rows = np.sort(rows[np.argsort(distance, kind="stable")[:max_cells]])
     return Window(rows, _bounding_box(xy_um[rows]))
 
