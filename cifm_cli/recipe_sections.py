@@ -13,8 +13,8 @@ Precision = Literal["float32", "bfloat16"]
 class Section(BaseModel):
     """A table of a recipe. It is frozen and refuses unknown keys."""
 
-    # Unknown keys are forbidden, because a misspelled key would silently have its default. Docstrings of the fields are the
-    # texts of the recipe reference.
+    # Unknown keys are forbidden, because a misspelled key would silently have its default. Docstrings of the fields are
+    # the texts of the recipe reference.
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 

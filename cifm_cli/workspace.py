@@ -42,7 +42,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder, because renaming is atomic only within one file system. The leading dot hides it from `*.h5ad`.
+        # In the same folder, as renaming is atomic within one file system only; the dot hides it from `slide_paths`.
         temporary = target.with_name(f".{secrets.token_hex(4)}.partial.{target.name}")
         try:
             yield temporary

@@ -65,7 +65,7 @@ def select(name: str, device: str) -> Backend:
     if name not in _entry_points():
         raise BackendUnavailableError(f"unknown backend {name}; installed: {', '.join(_entry_points())}")
     status = _status(name)
-    # A backend that is asked for by name is never replaced by another one: its results would be reported under that name.
+    # A backend that is named is never replaced by another one: results would be reported under the wrong name.
     if status.backend is None:
         raise BackendUnavailableError(f"backend {name} does not load: {status.problem}")
     if not status.backend.supports(device):
@@ -113,6 +113,6 @@ def _try(action: Callable[[], T]) -> tuple[T | None, str | None]:
     try:
         return action(), None
     except Exception as error:  # noqa: BLE001 - the import of a third-party package may raise anything
-        # Import errors of compiled libraries may have many lines; the table of `cifm backends` has one for each backend.
+        # Import errors of compiled libraries may have many lines; `cifm backends` has one line per backend.
         lines = str(error).strip().splitlines() or [""]
         return None, f"{type(error).__name__}: {lines[0]}"

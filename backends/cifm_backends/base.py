@@ -222,7 +222,7 @@ def in_working_precision(*unconverted: torch.dtype) -> Callable[[Method], Method
             features = stored if stored in unconverted else working
             # Autocast would convert products inside the backend back to half precision.
             with _without_autocast(shift.device.type):
-                # The graph is replaced only for its displacement; its cache stays shared, so derived data is computed once.
+                # The new graph shares the cache of the old one, so data derived from it is computed once.
                 result = method(
                     backend,
                     replace(graph, displacement=graph.displacement.to(working)),

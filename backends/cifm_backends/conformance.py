@@ -67,7 +67,7 @@ def check(
 
 def check_reference(run: CaseRun) -> Iterator[CheckResult]:
     """Compare outputs and gradients with the dense reference."""
-    # The inputs are rounded to the precision of the run before they are widened, so rounding them is no error of the backend.
+    # The reference widens the rounded inputs of the backend, so their rounding is not counted as an error.
     inputs = _reference_inputs(run.inputs._asdict())
     cotangents = tuple(value.cpu().double() for value in run.cotangents)
     expected = with_gradients(inputs, name_outputs(dense_messages(run.case, Inputs(**inputs))), cotangents)
@@ -128,7 +128,7 @@ def check_slope(run: CaseRun) -> Iterator[CheckResult]:
 
 
 def check_literal_form(run: CaseRun) -> Iterator[CheckResult]:
-    """Compare the operations of the literal form, and their gradients, with the dense reference and between two runs."""
+    """Compare the operations of the literal form and their gradients with the dense reference, and two runs."""
     generator, mask = torch.Generator().manual_seed(3), run.case.mask
     drawn = run.inputs
     values = draw_normal(generator, int(mask.sum()), run.case.width).to(drawn.target)

@@ -1,9 +1,9 @@
 """The fused backend: the edge part of a layer in one pass over the rows of the graph, on the CPU.
 
 The values of an edge stay in the cache of a core from intensity to message. There are no tensors of size E x D; the
-backward pass computes the edges again. Ranges of rows run on as many threads as torch uses. These are plain threads that
-sleep between calls, because a second pool of spinning threads would slow down that of torch. The ranges depend only on
-the graph, so the result does not depend on the number of threads.
+backward pass computes the edges again. Ranges of rows run on as many threads as torch uses. These are plain
+threads that sleep between calls, because a second pool of spinning threads would slow down that of torch. The ranges
+depend only on the graph, so the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 MAX_RANGES = 64  # of rows; each range has its own sums of the gradients of the parameters
 RANGE_WORK = 2**18  # edges times features of a range: about half a millisecond of work
 
-# Every calling thread has its own pool, so that members of an ensemble that train in parallel do not wait for each other.
+# Every calling thread has its own pool: members of an ensemble that train in parallel do not wait for each other.
 _local = threading.local()
 
 
@@ -93,6 +93,7 @@ class _EdgeSums(torch.autograd.Function):
         # Upstream gradients may be expanded views, such as the gradient of a sum.
         sums = Sums(*(value.contiguous().numpy() for value in upstream))
         computed = _differentiate(ctx.graph, _layer(inputs, ctx.num_heads), sums, wanted)
+        # bfloat16 comes from the kernels as 16-bit integers, whose bits are viewed as bfloat16.
         gradients = (
             torch.from_numpy(gradient).view(value.dtype) for gradient, value in zip(computed, inputs, strict=True)
         )
@@ -107,7 +108,7 @@ def _differentiate(graph: Graph, layer: Layer, sums: Sums, wanted: Sequence[bool
     bounds = _bounds(index, width)
     # Every row is written by exactly one range, so the gradients of cells need no initial zeros.
     rows = [np.empty((num_cells, width), layer.query.flat.dtype) for _ in range(4)]
-    # All ranges add to the gradients of the parameters, so each has its own copy, and copies are summed in a fixed order.
+    # Every range adds to the gradients of the parameters in a copy of its own; copies are summed in a fixed order.
     radial, coordinate = np.zeros((len(bounds), *layer.radial.shape), kind), np.zeros((len(bounds), width), kind)
     shift, displacement = np.zeros((num_cells, 2), kind), np.zeros((graph.num_edges, 2), kind)
     outs = [Gradients._make([*rows, r, c, shift, displacement]) for r, c in zip(radial, coordinate, strict=True)]
@@ -125,7 +126,7 @@ def _layer(inputs: Sequence[Tensor], num_heads: int) -> Layer:
     """Input of the kernels, without copies of large tensors."""
     *nodes, radial, coordinate, shift, displacement = (value.detach() for value in inputs)
     width, num_basis = radial.shape
-    # Transposed, so that the inner loops over features read contiguous memory; padded to whole groups of basis functions.
+    # Transposed, so that inner loops over features read contiguous memory; padded to whole groups.
     columns = np.zeros((-(-num_basis // GROUP) * GROUP, width), _array(radial).dtype)
     columns[:num_basis] = radial.numpy().T
     query, key, target, source = (_rows(value) for value in nodes)

@@ -176,7 +176,7 @@ def backward_target_rows(
             out.displacement[e, 1] = sums.step[i, 1] * message + slope * dy
             # dx = displacement + shift_i - shift_j, so shift_i has the gradient of the displacement.
             add(out.displacement[e], 1, out.shift[i])
-            # Each edge adds rho^T back to the B x D gradient of C. Adding TILE edges at once saves most of the memory traffic.
+            # Each edge adds rho^T back to the B x D gradient of C. Adding TILE edges at once saves memory traffic.
             copy(scratch.back, tile[slot])
             copy(scratch.rho, tile_rho[slot])
             slot = (slot + 1) % TILE
@@ -242,8 +242,8 @@ def backward_source_rows(
             fill_edge_backward(Edge(e, i, j, query, key, target, source), layer, sums, scratch)
             add_scaled(scratch.back_product, query, own_key)
             add(scratch.back, 1, own_source)
-            # The first pass stored the gradient of the displacement; shift_j has the negative of it. Reading it needs all ranges
-            # of the first pass to be finished.
+            # The first pass stored the gradient of the displacement; shift_j has the negative of it. Reading it needs
+            # all ranges of the first pass to be finished.
             add(out.displacement[e], -1, out.shift[j])
         store(own_key, out.key[j])
         store(own_source, out.source[j])

@@ -1,7 +1,7 @@
 """Computation of one edge in the fused backend, compiled: intensity, radial basis, silu, and their derivatives.
 
-Inner loops run over contiguous features and call no functions, so that LLVM can vectorise them. The cache of numba checks
-the file of a kernel only: after an edit here, touch `fused_kernels.py`.
+Inner loops run over contiguous features and call no functions, so that LLVM can vectorise them. The cache of numba
+checks the file of a kernel only: after an edit here, touch `fused_kernels.py`.
 Letters: N cells, E edges j -> i, D features, H heads, B radial basis functions.
 """
 
@@ -124,7 +124,7 @@ def new_scratch(layer: Layer) -> Scratch:
 @inlined
 def fill_basis(squared: float, num_basis: int, rho: Array, slope: Array) -> None:
     """`radial_basis` and its derivative; each Gaussian but the first two is the square of the one before."""
-    # The derivative of (1 - u)^2 exp(-beta u) is -(2 + beta (1 - u)) (1 - u) exp(-beta u); both are zero beyond the radius.
+    # d/du (1 - u)^2 exp(-beta u) = -(2 + beta (1 - u)) (1 - u) exp(-beta u); both are zero beyond the radius.
     inside = max(1 - squared, 0.0)
     beta, gaussian = 0.0, 1.0
     for b in range(num_basis):

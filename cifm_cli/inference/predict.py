@@ -78,7 +78,7 @@ def predict_cells(
     """
     panel = model.panel(slide)
     recipe = model.checkpoint.recipe
-    # Queries may be absent from `visible`, such as free locations, so tiles cover both.
+    # Queries such as free locations may be absent from `visible`, so tiles cover both.
     rows, hidden = np.union1d(visible, queries), np.unique(queries)
     tiler = Tiler(slide.xy_um, rows, reach_um(recipe, slide.radius_um))
     is_hidden = np.zeros(slide.num_cells, dtype=bool)

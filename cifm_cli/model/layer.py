@@ -69,8 +69,8 @@ class FactoredLayer(nn.Module):
         x_i'   = x_i + sum_j (x_i - x_j) <v, msg_ij> / (1 + sum_j |Int_ij|)         (Eq. 13)
         h_i'   = h_i + BFMLP_4(W sum_j msg_ij)                                      (Eq. 14)
 
-    W is BFMLP_4's first map, so the last linear map of BFMLP_2 is part of W and costs nothing. See `Backend.messages` for phi
-    and rho.
+    W is the first map of BFMLP_4. It also stands for the last linear map of BFMLP_2, which therefore costs nothing on
+    edges. See `Backend.messages` for phi and rho.
 
     Args:
         recipe: The model section of a recipe.

@@ -116,8 +116,8 @@ def choose_masked(core: Rows, xy: NDArray[np.float64], recipe: Recipe, generator
         # Only squares that contain cells are numbered. `ravel` below, as NumPy 2.0 returns the inverse as a column.
         _, square = np.unique(((xy - corner) // side).astype(np.int64), axis=0, return_inverse=True)
         order = generator.permutation(int(square.max()) + 1)  # squares are filled one after the other
-        # The stable sort keeps cells of a square in their order along the Hilbert curve: the last square is filled in part, by
-        # cells that are near each other.
+        # The stable sort keeps cells of a square in their order along the Hilbert curve: the last square is filled in
+        # part, by cells that are near each other.
         return np.sort(core[np.argsort(order[square.ravel()], kind="stable")[:number]])
     return np.sort(generator.choice(core, size=number, replace=False))
 
@@ -146,10 +146,12 @@ def mask_tile(
     # The depth is that over all genes of the slide, so normalised values do not depend on the panel of the model.
     depth = slide.total_counts[tile.rows[visible]]
     expression = log_normalise(counts, depth, recipe.data.target_sum)
-    # Messages may reach less far than the smoother, which the halo allows for: the graph needs only the nearer cells.
+    # The halo is as wide as the longer of two reaches, messages and smoother; the graph needs only the cells that
+    # messages reach.
     near = np.flatnonzero(tile.distance_um <= message_reach_um(recipe, slide.radius_um))
     graph = radius_graph(tile.xy_um[near], slide.radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
-    # From the queries backwards: the decoder runs on the cells that reach them, the encoder on those that reach these.
+    # Graphs are reduced from the last layer backwards: the decoder runs on the cells whose messages reach the queries,
+    # the encoder on the cells whose messages reach the visible cells of the decoder.
     # Queries are in the core, at distance 0, so all of them are near.
     near_queries = torch.from_numpy(np.searchsorted(near, queries))
     decoded, decoder = layer_graphs(graph, near_queries, recipe.model.decoder_layers)

@@ -90,8 +90,9 @@ class Network(nn.Module):
         # Only the invariant features go to the head: a prediction must not change when the slide is rotated.
         output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight)
         # The head may have computed in bfloat16; losses and probabilities need the precision of the weights.
-        known = {name: values for name, values in output._asdict().items() if values is not None}
-        return output._replace(**{name: values.to(h.dtype) for name, values in known.items()})
+        # Fields that the head of the paper lacks are None.
+        tensors = {name: values for name, values in output._asdict().items() if values is not None}
+        return output._replace(**{name: values.to(h.dtype) for name, values in tensors.items()})
 
 
 def _run(

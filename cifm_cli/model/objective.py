@@ -70,7 +70,7 @@ def loss(output: Output, target: Targets, recipe: ObjectiveRecipe) -> Tensor:
     total = magnitude_loss(output.magnitude, target.values)
     total = total + recipe.expressed_weight * functional.binary_cross_entropy_with_logits(output.logit, expressed)
     if output.composition is not None:
-        # Per count and not per cell: a multinomial likelihood gives deep cells more weight, as they carry more information.
+        # Per count, not per cell: in a multinomial likelihood deep cells, which carry more information, weigh more.
         cross_entropy = -(target.counts * output.composition.log_softmax(1)).sum() / target.counts.sum().clamp(min=1)
         total = total + recipe.composition_weight * cross_entropy
     if output.state is not None and output.profiles is not None:

@@ -1,7 +1,7 @@
 """Cell states: clusters of the training cells by expression, and their frequencies around a query.
 
-A masked cell between a tumour and a T-cell zone belongs to one of them; the mean expression of both belongs to no
-cell. So the head infers a probability for each state beside the mean.
+A masked cell between a tumour and a T-cell zone is a cell of one or the other; the mean of both is the expression of
+neither. Therefore the head infers a probability for each state in addition to the mean.
 
 Letters: K states, M query cells, V visible cells, S scales, P genes of the panel, G genes of the vocabulary.
 """

@@ -52,7 +52,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section], provenance
         path: The `.html` file.
         title: Title of the page.
         sections: Sections, top to bottom.
-        provenance: What `provenance.collect` returned.
+        provenance: Dictionary from `provenance.collect`.
 
     Raises:
         CifmError: The file cannot be written.

@@ -55,8 +55,8 @@ class TerminalHandler(logging.Handler):
 def showing_logs() -> Iterator[None]:
     """Show log records of `cifm_cli` and progress bars while a command runs.
 
-    Outside this context, when the package is used as a library, nothing is printed: progress bars are off, and log records
-    go to the handlers of the application (Python's default shows warnings only).
+    Outside this context, when the package is used as a library, nothing is printed: progress bars are off, and log
+    records go to the handlers of the application (Python's default shows warnings only).
     """
     logger, handler = logging.getLogger("cifm_cli"), TerminalHandler()
     level = logger.level
@@ -72,7 +72,9 @@ def showing_logs() -> Iterator[None]:
 def shows_logs() -> bool:
     """Whether `showing_logs` is active in this process, and the level of the logger has not been raised."""
     logger = logging.getLogger("cifm_cli")
-    return logger.isEnabledFor(logging.INFO) and any(isinstance(one, TerminalHandler) for one in logger.handlers)
+    return logger.isEnabledFor(logging.INFO) and any(
+        isinstance(handler, TerminalHandler) for handler in logger.handlers
+    )
 
 
 def fail(message: str, hint: str) -> None:

@@ -1,4 +1,4 @@
-"""The settings of a simulation: which cells are injected, how the other cells are updated, and on which part of a slide."""
+"""Settings of a simulation: injected cells, updates of the other cells, and the simulated window of the slide."""
 
 from __future__ import annotations
 

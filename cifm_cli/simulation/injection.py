@@ -69,8 +69,8 @@ def draw_positions(
         distance = within_um * np.sqrt(generator.random(missing))
         angle = 2 * np.pi * generator.random(missing)
         proposals = centres + distance[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
-        # A proposal is drawn in the disc of a random cell, so a position in m discs is proposed m times as often as one in a
-        # single disc. It is accepted with probability 1 / m.
+        # A proposal is drawn in the disc of a random cell, so a position in m discs is proposed m times as often as one
+        # in a single disc. It is accepted with probability 1 / m.
         num_discs = tree.query_ball_point(proposals, within_um, return_length=True)
         accepted.append(proposals[generator.random(missing) * num_discs < 1])
     return np.concatenate(accepted)

@@ -1,4 +1,4 @@
-"""The folder that `cifm simulate` writes: tables, figures, a report, and the tissue before and after as an `.h5ad` file."""
+"""The folder that `cifm simulate` writes: tables, figures, a report, and the tissue before and after as `.h5ad`."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def to_anndata(result: SimulationResult, names: Iterable[str], provenance: dict[
 
     Returns:
         Layers `initial`, `control` and `treated` (also `X`) with counts; `obs` with `injected`, `type_before`,
-        `type_after` and `type_after_control`; `obsm["spatial"]`. The control has no injected cells: their counts are zero
-        and their type is `absent`.
+        `type_after` and `type_after_control`; `obsm["spatial"]`. The control has no injected cells: their counts are
+        zero and their type is `absent`.
     """
     control, treated = result.trajectories[:2]
     tissue = treated.final

@@ -1,14 +1,14 @@
 """Cell states: an updated cell becomes a real cell of a state that is drawn from the predicted probabilities.
 
-A predicted mean is the profile of no real cell: between a tumour nest and T cells it is the average of both. Cells whose
-genes are drawn from it one by one have no clear type, and after one sweep half of a tissue is `unassigned`. Therefore an
-updated cell first draws a state, then copies a cell of that state from the tissue before injection, and is brought to its
-own depth.
+A predicted mean is the profile of no real cell: between a tumour nest and T cells it is the average of both. Cells
+whose genes are drawn from it one by one have no clear type, and after one sweep half of a tissue is `unassigned`.
+Therefore a state is drawn for each updated cell, the counts of a cell of that state are copied from the tissue before
+injection, and these counts are brought to the depth of the updated cell.
 
 A model with cell states of its own predicts their probabilities. Some cells are masked and predicted, and the
 probabilities are reweighted so that on average each state is as frequent as in this tissue. For a model without states,
-the cells of the tissue are clustered (k-means on principal components), and a logistic regression is fitted that maps the
-predictions of masked cells to their clusters. Both are fitted once, before any cell is injected.
+the cells of the tissue are clustered (k-means on principal components), and a logistic regression is fitted that maps
+the predictions of masked cells to their clusters. Both are fitted once, before any cell is injected.
 
 Letters: N cells of the tissue before injection, Q updated cells, P genes, K states.
 """

@@ -58,8 +58,8 @@ def composition_table(trajectories: Sequence[Trajectory], names: Sequence[str]) 
         names: T names of the types.
 
     Returns:
-        One row per arm, replicate, step and type: `arm`, `replicate`, `step`, `cell_type`, `num_cells`, `share` (fraction
-        of the residents).
+        One row per arm, replicate, step and type: `arm`, `replicate`, `step`, `cell_type`, `num_cells`, `share`
+        (fraction of the residents).
     """
     rows = [
         (
@@ -105,8 +105,8 @@ def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str])
         names: T names of the types.
 
     Returns:
-        By type, in descending order of their initial frequency: the fraction of the residents `before` the first step and
-        after the last step in each arm (means over replicates); `difference`, treated minus control; the difference in
+        By type, in descending order of their initial frequency: the fraction of the residents `before` the first step
+        and after the last step in each arm (means over replicates); `difference`, treated minus control; the difference in
         each of the `replicates`; and its `standard_deviation` over replicates, None for one replicate.
     """
     final = {arm: _final_fractions(trajectories, arm, len(names)) for arm in ARMS}

@@ -57,6 +57,7 @@ def choose_window(xy_um: NDArray[np.float64], crop_um: Box | None, max_cells: in
         rows = np.flatnonzero(((xy_um >= low) & (xy_um <= high)).all(axis=1))
         if not len(rows):
             extent = ",".join(f"{edge:.0f}" for edge in _bounding_box(xy_um))
+            # The hint has the extent in micrometres, so that a box in pixels is recognised.
             raise CifmError(
                 f"no cell in the box {','.join(map(str, crop_um))}", f"the slide spans {extent} micrometres"
             )

@@ -1,8 +1,8 @@
 """The slides of a training run, and the masked tiles that are made from them.
 
 The random draws of a tile depend on the seed and the number of the tile alone, so that a resumed run trains on the
-same tiles as an uninterrupted one. Counts are read from disk when a tile is made. Held in memory are the coordinates and
-the depth of every cell, about 50 bytes per cell, and the counts of the tiles that are in use.
+same tiles as an uninterrupted one. Counts are read from disk when a tile is made. Memory holds the coordinates and the
+depth of every cell, about 50 bytes per cell, and the counts of the tiles that are in use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from cifm_cli import keys
 from cifm_cli.data.slide import log_normalise, open_slide, radius_notes
-from cifm_cli.data.tiles import Tiler
+from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
 from cifm_cli.model.masking import MaskedTile, choose_masked, mask_tile, reach_um
 from cifm_cli.model.objective import Targets
@@ -26,7 +26,7 @@ from cifm_cli.provenance import numpy_generator
 from cifm_cli.training.sampler import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from cifm_cli.data.slide import Rows, Slide
@@ -115,7 +115,7 @@ class Corpus:
             if len(tiler.rows) < 2:
                 raise CifmError(
                     f"slide {slide.name}: its {name} region has {len(tiler.rows)} cells",
-                    "leave this slide out with --data, or prepare a larger piece of it",
+                    "leave this slide out with --data, or prepare a larger section of it",
                 )
         panel = match_panel(slide, self.vocabulary)
         for note in panel_notes(slide, panel):  # a vocabulary that comes from another run may lack many of the genes
@@ -193,7 +193,7 @@ class Corpus:
         sums, expressing, measured, counts = (np.zeros(len(self.vocabulary)) for _ in range(4))
         for training_slide in self.slides:
             genes = training_slide.panel.vocabulary_rows
-            for rows in _blocks(training_slide.tilers[keys.TRAIN].rows):
+            for rows in chunks(training_slide.tilers[keys.TRAIN].rows, _BLOCK_CELLS):
                 block_counts = training_slide.slide.counts(rows)
                 # Depth is that of all genes of the slide, also of those that the vocabulary lacks.
                 block = log_normalise(
@@ -242,9 +242,3 @@ def _check_held_out(held_out: set[str], slides: set[str]) -> None:
         )
     if held_out == slides:
         raise CifmError("data.validation_slides names every slide: none is left to train on", "leave some out of it")
-
-
-def _blocks(rows: Rows) -> Iterator[Rows]:
-    """Consecutive blocks of `_BLOCK_CELLS` rows."""
-    for start in range(0, len(rows), _BLOCK_CELLS):
-        yield rows[start : start + _BLOCK_CELLS]

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     PoolData = tuple[Tensor, Tensor]  # data of one tile; see `fit_pool`
 
 NUM_SMOOTHER_TILES = 24  # tiles that the linear weights are fitted on
-# Candidates for `prior_count` of `LeastSquares.solve`, in masked cells: from weights of each gene alone to nearly the same
-# weights for all genes.
+# Candidates for `prior_count` of `LeastSquares.solve`, in masked cells: from weights of each gene alone to nearly the
+# same weights for all genes.
 PRIOR_COUNTS = (20.0, 200.0, 2_000.0, 20_000.0)
 NUM_POOL_TILES = 6  # a pool has only a handful of weights
 NUM_POOL_STEPS = 30  # iterations of L-BFGS, which has few weights to fit
@@ -59,7 +59,7 @@ def fit_head(session: Session, *, new_weights: bool = True) -> None:
         head.states.fill(*fit_states(cells, num_states, seed))
     fit_smoother(session, head)
     head.to(session.device)
-    # The members differ only in the weights that are trained; averaging their state probabilities needs the same states.
+    # Probabilities of states are averaged over the members, so all members have the same states.
     for member in session.network.members:
         if isinstance(member.head, ResidualHead):
             member.head.smoother.load_state_dict(head.smoother.state_dict())
@@ -83,7 +83,7 @@ def fit_smoother(session: Session, head: ResidualHead) -> None:
 
     Those of mean expression and of the probability of expression are fitted by least squares, those of compositions and
     of cell states by likelihood. How much the weights of a gene may differ from those of all genes is chosen on the
-    validation tiles: weights that are fitted for a single gene to a few hundred spots of a few patients are mostly noise.
+    validation tiles: weights of a single gene that are fitted to a few hundred spots are mostly noise.
 
     Args:
         session: Its training and validation tiles are used.
@@ -167,7 +167,7 @@ def fit_pool(tiles: Sequence[PoolData], decay: float) -> Tensor:
     """Fit the weights of a logarithmic pool of T distributions over X outcomes by maximum likelihood.
 
     Args:
-        tiles: For each tile, the (M, T, X) logarithms of the distributions, and (M, X) number of observations of each outcome.
+        tiles: For each tile, the (M, T, X) logarithms of the distributions, and the (M, X) numbers of observations.
         decay: Penalty in nats on the squares of the weights before the softmax, which makes them more equal.
 
     Returns:

@@ -283,7 +283,7 @@ def prefetch_examples(session: Session) -> Iterator[list[Example]]:
 
 @contextmanager
 def holding_signals() -> Iterator[Callable[[], int]]:
-    """Within the block, record signals to stop (Ctrl-C, SIGTERM, SIGUSR1) instead of stopping, so that every step is completed.
+    """Within the block, record signals to stop (Ctrl-C, SIGTERM, SIGUSR1), so that every step is completed.
 
     Yields:
         A function that returns the first signal that has arrived, or 0.

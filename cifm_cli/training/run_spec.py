@@ -57,7 +57,8 @@ class RunSpec:
             raise CifmError(
                 f"{config.folder}: resumed with --seed {config.seed}, started with {self.seed}", "leave --seed out"
             )
-        # Hashing reads every file whole, so only one process does it unless the user names slides, whose order must be known.
+        # Hashing reads whole files, so only one process does it, unless the user names slides, which may be in any
+        # order.
         slides = self._find_slides(config) if check_slides or config.slides else [Path(name) for name in self.inputs]
         return replace(config, seed=self.seed, slides=slides)
 

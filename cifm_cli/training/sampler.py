@@ -44,7 +44,7 @@ class Sampler:
         self.lengths = lengths
         self.size = recipe.tile_cells
         self.seed = seed
-        # One range more than fits into the region, so that the ranges cover every cell from any offset that `_range` may draw.
+        # One range more than fits into the region, so that the ranges cover every cell whatever the offset.
         self.num_ranges = [length // self.size + 1 for length in lengths]
         self._by_cells = recipe.sampling == "cells"
         # The same order is used for many tiles in a row. A few are kept, so that tiles may be made in any order.
@@ -82,7 +82,7 @@ class Sampler:
         """The range at a position along the curve. The first and the last one are moved inside the region."""
         length = self.lengths[slide]
         slack = self.num_ranges[slide] * self.size - length
-        # The offset is new in every epoch, so that cells at the border of a tile once are in its middle at another time.
+        # The offset changes with the epoch: a cell at the border of a tile is in the middle of another one later.
         offset = int(numpy_generator(self.seed, "offset", slide, epoch).integers(slack + 1))
         start = min(max(position * self.size - offset, 0), max(length - self.size, 0))
         return CellRange(slide, start, min(start + self.size, length))
