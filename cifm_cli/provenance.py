@@ -30,7 +30,8 @@ def numpy_generator(seed: int, *stream: int | str) -> np.random.Generator:
 
     Args:
         seed: The user's `--seed`.
-        stream: Words and numbers that identify the purpose, such as `("mask", step)`. Different streams are independent.
+        stream: Words and numbers that identify the purpose, such as `("mask", step)`. Different streams
+            are independent.
 
     Returns:
         A generator whose numbers depend on the arguments only, on every machine.

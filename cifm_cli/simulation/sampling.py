@@ -23,8 +23,8 @@ def draw_counts(
 ) -> NDArray[np.int64]:
     """Draw the counts of every cell from a multinomial distribution.
 
-    Independent Poisson counts with mean depth * profile are multinomial given their sum. `match_depths` corrects the sums;
-    the counts stay multinomial.
+    Independent Poisson counts with mean depth * profile are multinomial given their sum. `match_depths` corrects the
+    sums; the counts stay multinomial.
 
     Args:
         profiles: (Q, P) not negative, rows sum to 1.

@@ -106,8 +106,8 @@ def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str])
 
     Returns:
         By type, in descending order of their initial frequency: the fraction of the residents `before` the first step
-        and after the last step in each arm (means over replicates); `difference`, treated minus control; the difference in
-        each of the `replicates`; and its `standard_deviation` over replicates, None for one replicate.
+        and after the last step in each arm (means over replicates); `difference`, treated minus control; the difference
+        in each of the `replicates`; and its `standard_deviation` over replicates, None for one replicate.
     """
     final = {arm: _final_fractions(trajectories, arm, len(names)) for arm in ARMS}
     before = _initial_fractions(trajectories, len(names))
