@@ -19,7 +19,7 @@ class CifmError(Exception):
 
     Args:
         message: The problem and its location: file, slide, key or row.
-        hint: What to do about it, in one sentence.
+        hint: How to fix it, in one sentence.
     """
 
     def __init__(self, message: str, hint: str) -> None:

@@ -28,5 +28,5 @@ def compiled(function: Function) -> Function:
     """
     try:
         return cast("Function", numba.njit(cache=True, **_OPTIONS)(function))
-    except RuntimeError:  # numba found no folder for its cache
+    except RuntimeError:  # numba raises it if it can write no cache folder
         return cast("Function", numba.njit(**_OPTIONS)(function))

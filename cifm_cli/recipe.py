@@ -123,7 +123,7 @@ def parse(content: dict[str, Any], origin: str) -> Recipe:
 
 def _explain(detail: ErrorDetails) -> tuple[str, str]:
     """Describe one mistake by the key that the user typed; the hint is empty if no known key is similar."""
-    key = ".".join(str(part) for part in detail["loc"])
+    key = ".".join(str(name) for name in detail["loc"])
     if detail["type"] == "extra_forbidden":
         near = _nearest(key)
         return f"unknown key {key}" + (f" (nearest: {near})" if near else ""), f"did you mean {near}?" if near else ""
@@ -158,18 +158,18 @@ def _nearest(key: str) -> str | None:
 def _apply(content: dict[str, Any], setting: str) -> None:
     """Apply one `section.key=value` to nested dictionaries, in place."""
     key, equals, text = setting.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
+    names = key.strip().split(".")
+    if not equals or not all(names):
         raise CifmError(f"--set {setting}: not section.key=value", "for instance --set train.max_minutes=15")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()  # a word without quotes, such as `mlp`
-    for part in parts[:-1]:
-        content = content.setdefault(part, {})
+    for name in names[:-1]:
+        content = content.setdefault(name, {})
         if not isinstance(content, dict):
-            raise CifmError(f"--set {setting}: {part} is not a section", "see `cifm recipes show xenium` for every key")
-    content[parts[-1]] = value
+            raise CifmError(f"--set {setting}: {name} is not a section", "see `cifm recipes show xenium` for every key")
+    content[names[-1]] = value
 
 
 def to_toml(recipe: Recipe) -> str:

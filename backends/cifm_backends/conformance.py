@@ -1,4 +1,4 @@
-"""Checks that every backend must pass, ours and those of third parties, against a dense float64 reference.
+"""Checks that every backend must pass, also one of a third party, against a dense float64 reference.
 
     from cifm_backends.conformance import check
     failures = [result for result in check(MyBackend()) if not result.passed]

@@ -37,7 +37,7 @@ def _compile(function: Function, options: dict[str, Any]) -> Function:
     options = {"nogil": True, "error_model": "numpy", **options}
     try:
         return cast("Function", numba.njit(cache=True, **options)(function))
-    except RuntimeError:  # numba found no folder for its cache
+    except RuntimeError:  # numba raises it if it can write no cache folder
         return cast("Function", numba.njit(**options)(function))
 
 

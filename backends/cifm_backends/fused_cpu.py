@@ -89,21 +89,21 @@ class _EdgeSums(torch.autograd.Function):
     # The kernels are not differentiable: a second derivative raises an error instead of being wrong.
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        inputs, requested = ctx.saved_tensors, ctx.needs_input_grad[2:]
         # Upstream gradients may be expanded views, such as the gradient of a sum.
         sums = Sums(*(value.contiguous().numpy() for value in upstream))
-        computed = _differentiate(ctx.graph, _layer(inputs, ctx.num_heads), sums, wanted)
+        computed = _differentiate(ctx.graph, _layer(inputs, ctx.num_heads), sums, requested)
         # bfloat16 comes from the kernels as 16-bit integers, whose bits are viewed as bfloat16.
         gradients = (
             torch.from_numpy(gradient).view(value.dtype) for gradient, value in zip(computed, inputs, strict=True)
         )
-        return (None, None, *(g if needed else None for g, needed in zip(gradients, wanted, strict=True)))
+        return (None, None, *(g if needed else None for g, needed in zip(gradients, requested, strict=True)))
 
 
-def _differentiate(graph: Graph, layer: Layer, sums: Sums, wanted: Sequence[bool]) -> Gradients:
-    """Gradients of the inputs. Those that are not wanted may be uninitialised."""
+def _differentiate(graph: Graph, layer: Layer, sums: Sums, requested: Sequence[bool]) -> Gradients:
+    """Gradients of the inputs. Those that are not requested may be uninitialised."""
     width, kind, num_cells = len(layer.coordinate), layer.coordinate.dtype, graph.num_cells
-    needed = dict(zip(Gradients._fields, wanted, strict=True))
+    needed = dict(zip(Gradients._fields, requested, strict=True))
     index = _by_target(graph)
     bounds = _bounds(index, width)
     # Every row is written by exactly one range, so the gradients of cells need no initial zeros.

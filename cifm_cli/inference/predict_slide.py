@@ -118,7 +118,7 @@ def predict_locations(
     # A masked cell sends messages in the decoder only, so queries that are farther apart than its layers reach have no
     # effect on each other and can share a round.
     apart_um = model.checkpoint.recipe.model.decoder_layers * slide.radius_um
-    rounds = [queries[part] for part in split_far_apart(locations_um, apart_um)]
+    rounds = [queries[indices] for indices in split_far_apart(locations_um, apart_um)]
     predictions = [predict_cells(model, larger, visible, rows, advance) for rows in rounds]
     return Prediction.concatenate(predictions, np.argsort(np.concatenate(rounds)))
 

@@ -31,7 +31,7 @@ _HEADER = "cifm"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model and what is needed to use it."""
+    """A trained model, with its recipe, vocabulary and provenance."""
 
     network: Ensemble  # the networks, in evaluation mode; on the CPU after loading
     recipe: Recipe  # the resolved recipe of the training
@@ -158,18 +158,18 @@ def describe(path: Path) -> dict[str, Any]:
         path: The file `model.safetensors`.
 
     Returns:
-        Number of parameters of each part, size of the vocabulary, recipe and provenance.
+        Number of parameters of each module, size of the vocabulary, recipe and provenance.
     """
     tensors, header = load_tensors(path)
-    parts: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for name, tensor in tensors.items():
         # The first word of a name is the module: `encoder`, `decoder`, `head` or, for the other members, `others`.
-        part = name.split(".", 1)[0]
-        parts[part] = parts.get(part, 0) + tensor.numel()
+        module = name.split(".", 1)[0]
+        sizes[module] = sizes.get(module, 0) + tensor.numel()
     return {
         "kind": "checkpoint",
         "format": header["format"],
-        "parameters": {"total": sum(parts.values()), **parts},
+        "parameters": {"total": sum(sizes.values()), **sizes},
         "genes": len(header["vocabulary"]),
         "recipe": header["recipe"],
         "provenance": header["provenance"],

@@ -51,7 +51,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that is fixed before the first step and the same in all arms and replicates."""
+    """Tissue, source cells, annotator and update rule: the same in all arms and replicates."""
 
     tissue: TissueState  # the residents before the first step
     window: Window  # their rows and their extent on the slide

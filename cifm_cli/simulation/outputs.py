@@ -51,7 +51,7 @@ def write_simulation(
         out: The folder; an earlier simulation in it is replaced.
         result: The simulation.
         names: Names of the residents.
-        provenance: What `provenance.collect` returned.
+        provenance: Dictionary from `provenance.collect`.
 
     Returns:
         The content of `simulation.json`.
@@ -80,7 +80,7 @@ def to_anndata(result: SimulationResult, names: Iterable[str], provenance: dict[
     Args:
         result: The simulation.
         names: Names of the residents.
-        provenance: What `provenance.collect` returned.
+        provenance: Dictionary from `provenance.collect`.
 
     Returns:
         Layers `initial`, `control` and `treated` (also `X`) with counts; `obs` with `injected`, `type_before`,

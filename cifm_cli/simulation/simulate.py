@@ -135,7 +135,7 @@ def change_table(facts: dict[str, Any], max_types: int | None = None) -> Table:
     """The change of composition as a table of text.
 
     Args:
-        facts: What `SimulationResult.facts` returned.
+        facts: Dictionary from `SimulationResult.facts`.
         max_types: If given, only so many of the most frequent types.
 
     Returns:
@@ -162,7 +162,7 @@ def result_notes(facts: dict[str, Any]) -> list[str]:
     """Lines that belong below the table: the drift of the control, and advice if there is one replicate only.
 
     Args:
-        facts: What `SimulationResult.facts` returned.
+        facts: Dictionary from `SimulationResult.facts`.
 
     Returns:
         One or two lines.

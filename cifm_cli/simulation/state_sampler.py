@@ -160,7 +160,7 @@ def _fit_weights(probability: NDArray[np.float32], frequency: NDArray[np.float64
     Returns:
         (K,) weights.
     """
-    # Each step multiplies a weight by the ratio of the wanted to the present mean probability.
+    # Each step multiplies a weight by the ratio of the frequency to the mean probability so far.
     weights = (frequency > 0).astype(np.float64)
     for _ in range(REWEIGHTING_STEPS):
         # Probabilities that underflowed to zero would make rows of zeros.

@@ -41,7 +41,7 @@ _BLOCK_CELLS = 20_000  # cells that are read at a time when a statistic runs ove
 class Example:
     """A masked tile and the expression that was hidden."""
 
-    tile: MaskedTile  # what the network reads
+    tile: MaskedTile  # input of the network
     target: Targets  # expression and counts of the masked cells
 
     def to(self, device: torch.device) -> Example:

@@ -67,7 +67,7 @@ def fit_head(session: Session, *, new_weights: bool = True) -> None:
 
 
 def fill_profiles(smoother: Smoother, corpus: Corpus) -> None:
-    """Set the gene profiles of a smoother to those of the training cells; genes that no slide measures keep theirs."""
+    """Set the gene profiles of a smoother to those of the training cells, for the genes that a slide measures."""
     genes = corpus.measured_genes()
     profiles = corpus.gene_profiles()
     smoother.mean_profile[genes] = profiles.mean[genes]

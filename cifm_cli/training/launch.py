@@ -1,4 +1,4 @@
-"""Training in as many processes as the user wants, started here or by torchrun or srun."""
+"""Training in one process or several, which are started here or by torchrun or srun."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def launch(config: TrainConfig) -> TrainResult | None:
         BackendUnavailableError: The backend is not available here.
     """
     this, num_local = find_rank(os.environ), config.devices or 1
-    wanted = num_local * config.nodes
+    requested = num_local * config.nodes
     one_task_per_machine = this.size > 1 and this.size == config.nodes and "RANK" not in os.environ  # by srun
     if num_local > 1 and ((this.size == 1 and config.nodes == 1) or one_task_per_machine):
         return _train_in_group(config, num_local, node=this.rank)
     # 1 means that the user gave neither option.
-    if this.size > 1 and wanted not in (this.size, 1):
+    if this.size > 1 and requested not in (this.size, 1):
         raise CifmError(
-            f"--devices {num_local} on --nodes {config.nodes} makes {wanted} processes, and {this.size} were started",
+            f"--devices {num_local} on --nodes {config.nodes} makes {requested} processes, but {this.size} were started",
             "start one task for each device, or leave --devices and --nodes away",
         )
     if this.size == 1 and config.nodes > 1:

@@ -58,7 +58,7 @@ class Session:
     seed: int  # seed of every random draw
     provenance: dict[str, Any] = field(default_factory=dict)  # origin of the run, stored with the model
     state: TrainState = field(default_factory=TrainState)  # how far the run has come
-    ema: EMA | None = None  # moving average of the weights; None before the first step, and where the recipe wants none
+    ema: EMA | None = None  # moving average of the weights; None before the first step, and without `train.average`
 
     @property
     def ema_network(self) -> Ensemble:
@@ -66,7 +66,7 @@ class Session:
         return self.ema.network if self.ema else self.network
 
     def start_ema(self) -> None:
-        """Start the moving average at the present weights, if the recipe wants one."""
+        """Start the moving average at the present weights, if the recipe has `train.average`."""
         if self.recipe.train.average:
             self.ema = EMA(self.network, self.recipe.train.average)
 
@@ -212,11 +212,11 @@ def _check_weight_keys(config: TrainConfig, recipe: Recipe, init: Recipe) -> Non
     """Check that the weights of another run have the shape and the meaning that a recipe gives them."""
     differing = []
     for section, names in WEIGHT_KEYS.items():
-        ours, theirs = getattr(recipe, section), getattr(init, section)
+        own, initial = getattr(recipe, section), getattr(init, section)
         differing += [
-            f"{section}.{name} = {json.dumps(getattr(theirs, name))}, here {json.dumps(getattr(ours, name))}"
+            f"{section}.{name} = {json.dumps(getattr(initial, name))}, here {json.dumps(getattr(own, name))}"
             for name in names
-            if getattr(ours, name) != getattr(theirs, name)
+            if getattr(own, name) != getattr(initial, name)
         ]
     if differing:
         raise CifmError(
