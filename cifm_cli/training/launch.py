@@ -47,7 +47,7 @@ def launch(config: TrainConfig) -> TrainResult | None:
     # 1 means that the user gave neither option.
     if this.size > 1 and requested not in (this.size, 1):
         raise CifmError(
-            f"--devices {num_local} on --nodes {config.nodes} makes {requested} processes, but {this.size} were started",
+            f"--devices {num_local} on --nodes {config.nodes} makes {requested} processes, {this.size} were started",
             "start one task for each device, or leave --devices and --nodes away",
         )
     if this.size == 1 and config.nodes > 1:
