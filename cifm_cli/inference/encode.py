@@ -118,8 +118,7 @@ def encode_blocks(
     # Consecutive tiles, so that the blocks of all slices are in the order of the rows one after the other.
     own_cores = cores[len(cores) * number // num_slices : len(cores) * (number + 1) // num_slices]
     tiles = prefetch(_tile_maker(model, slide, levels, all_rows), own_cores)
-    # Two stages: threads prepare tiles ahead of the network, and the network runs ahead of the caller, which writes
-    # files.
+    # Two stages: threads prepare tiles ahead of the network, and the network runs ahead of the caller.
     return prefetch(partial(_encode, model, levels), tiles)
 
 

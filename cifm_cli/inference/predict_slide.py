@@ -139,6 +139,6 @@ def split_far_apart(locations_um: NDArray[np.float64], apart_um: float) -> list[
     rounds = np.full(len(locations_um), -1)
     for location, near in enumerate(neighbours):
         taken = set(rounds[near].tolist())
-        # Among one more rounds than are taken, at least one is free.
+        # There is one candidate more than there are taken rounds, so at least one is free.
         rounds[location] = next(number for number in range(len(taken) + 1) if number not in taken)
     return [np.flatnonzero(rounds == number) for number in range(rounds.max() + 1)]

@@ -57,8 +57,7 @@ class RunSpec:
             raise CifmError(
                 f"{config.folder}: resumed with --seed {config.seed}, started with {self.seed}", "leave --seed out"
             )
-        # Hashing reads whole files, so only one process does it, unless the user names slides, which may be in any
-        # order.
+        # Hashing reads whole files, so only one process does it, unless the user names slides in an order of their own.
         slides = self._find_slides(config) if check_slides or config.slides else [Path(name) for name in self.inputs]
         return replace(config, seed=self.seed, slides=slides)
 

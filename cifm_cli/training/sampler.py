@@ -47,7 +47,7 @@ class Sampler:
         # One range more than fits into the region, so that the ranges cover every cell whatever the offset.
         self.num_ranges = [length // self.size + 1 for length in lengths]
         self._by_cells = recipe.sampling == "cells"
-        # The same order is used for many tiles in a row. A few are kept, so that tiles may be made in any order.
+        # The same order is used for many tiles in a row.
         self._cached_order = lru_cache(maxsize=2 * len(lengths))(self._order)
 
     def cell_range(self, number: int) -> CellRange:

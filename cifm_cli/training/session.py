@@ -186,11 +186,11 @@ def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
     before = recipes.load(stored)
     changed = [
         f"[{section}]"
-        # The sections `train` and `evaluate` may change: more steps are the usual reason to resume.
+        # The sections `train` and `evaluate` may change: a resumed run may, for instance, take more steps.
         for section in ("data", "model", "mask", "objective")
         if getattr(before, section) != getattr(recipe, section)
     ]
-    # A state with an averaged network can't be loaded into a run without one, and the other way round.
+    # Training states of a run with an average contain a second network.
     if (before.train.average is None) != (recipe.train.average is None):
         changed.append("train.average")
     if changed:
