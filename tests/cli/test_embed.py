@@ -9,26 +9,18 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+from builders import save_random_run
 
 from cifm_cli import keys
+from cifm_cli.data.slide import open_slide
 
 
 @pytest.fixture
 def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace with a prepared slide and a run with random weights."""
-    from cifm_cli.data.slide import open_slide
-    from cifm_cli.model.checkpoint import save_checkpoint
-    from cifm_cli.model.ensemble import Ensemble
-    from cifm_cli.provenance import seeded_torch
-    from cifm_cli.recipe import parse
-
     (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
-    recipe, genes = (
-        parse({"model": {"width": 8}, "data": {"tile_cells": 100}}, "test"),
-        open_slide(prepared_synthetic).gene_ids,
-    )
-    with seeded_torch(0, "network"):
-        save_checkpoint(tmp_path / "runs/latest/model.safetensors", Ensemble(len(genes), recipe), recipe, genes, {})
+    tables = {"model": {"width": 8}, "data": {"tile_cells": 100}}
+    save_random_run(tmp_path / "runs" / "latest", open_slide(prepared_synthetic), tables)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from builders import load_random_model
 
-import cifm_backends
 from cifm_cli.data.counts_source import MemoryCounts
 from cifm_cli.data.slide import Slide, open_slide
 from cifm_cli.inference import encode
@@ -17,10 +16,7 @@ from cifm_cli.inference.encode import encode_cells
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.inference.predict import add_locations, predict_cells
 from cifm_cli.inference.predict_slide import predict_blocks
-from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.ensemble import Ensemble
-from cifm_cli.provenance import numpy_generator, seeded_torch
-from cifm_cli.recipe import parse
+from cifm_cli.provenance import numpy_generator
 
 FORMS = {
     "factored": {"model": {"width": 16}},
@@ -34,13 +30,7 @@ FORMS = {
 
 
 def make_model(slide: Slide, form: str, tile_cells: int, backend: str = "torch") -> LoadedModel:
-    recipe = parse({**FORMS[form], "data": {"tile_cells": tile_cells}}, form)
-    with seeded_torch(0, "network"):
-        network = Ensemble(slide.num_genes, recipe)
-        for weight in network.parameters():
-            weight.data.add_(0.05 * torch.randn_like(weight))
-    checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
-    return LoadedModel(checkpoint, cifm_backends.select(backend, "cpu"), torch.device("cpu"))
+    return load_random_model(slide, {**FORMS[form], "data": {"tile_cells": tile_cells}}, backend)
 
 
 def relative(first: np.ndarray, second: np.ndarray) -> float:
@@ -103,7 +93,7 @@ def test_two_levels_together_equal_each_level_alone(prepared_synthetic: Path) ->
 
 
 def test_blocks_equal_rounds_over_the_whole_slide(prepared_synthetic: Path) -> None:
-    """All rounds of one tile after the other give the results of all tiles in one round after the other."""
+    """Predicting tile by tile, all rounds of a tile at once, gives the results of predicting round by round."""
     slide = open_slide(prepared_synthetic)
     model = make_model(slide, "factored", 90)
     blocks = list(predict_blocks(model, slide, seed=3))
