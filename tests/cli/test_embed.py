@@ -55,7 +55,7 @@ def test_a_missing_model_is_an_error(cifm, workspace: Path) -> None:
     assert "hint: " in err
 
 
-def test_the_embedded_folder_is_never_its_own_input(cifm, workspace: Path) -> None:
+def test_an_embedded_slide_is_not_replaced_by_its_own_embedding(cifm, workspace: Path) -> None:
     assert cifm("embed").code == 0
     before = Path("embedded/tissue.h5ad").read_bytes()
     code, _, err = cifm("embed", "embedded/tissue.h5ad")

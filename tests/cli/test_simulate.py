@@ -167,7 +167,7 @@ def test_injected_cells_may_come_from_a_reference(cifm, workplace: Path) -> None
         (("--inject", "tcell", "--backend", "abacus"), "abacus", "cifm backends"),
     ],
 )
-def test_mistakes_give_an_error_and_a_hint(
+def test_user_errors_are_one_line_and_a_hint(
     cifm, workplace: Path, options: tuple[str, ...], message: str, hint: str
 ) -> None:
     code, out, err = cifm("simulate", *options)

@@ -79,7 +79,7 @@ def test_resume_continues_the_latest_run(cifm: Callable, workspace: Path) -> Non
         (["demo", "--device", "warp"], "--device warp", "--device auto"),
     ],
 )
-def test_mistakes_are_reported_in_one_line_with_a_hint(
+def test_user_errors_are_one_line_and_a_hint(
     cifm: Callable, workspace: Path, words: list[str], message: str, hint: str
 ) -> None:
     outcome = cifm("train", *words)

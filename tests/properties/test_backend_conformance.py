@@ -27,7 +27,9 @@ REGISTERED = sorted(entry.name for entry in metadata.entry_points(group=cifm_bac
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.dgl if n == "dgl" else ()) for n in REGISTERED])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_check_passes(name: str, dtype: torch.dtype, record_property: Callable[[str, object], None]) -> None:
+def test_every_backend_passes_the_conformance_checks(
+    name: str, dtype: torch.dtype, record_property: Callable[[str, object], None]
+) -> None:
     results = check(available_backend(name), (dtype,))
     measured = [result for result in results if result.tolerance > 0]
     record_property("worst", str(max(measured, key=lambda result: result.error / result.tolerance)))
@@ -94,7 +96,7 @@ class Broken(TorchBackend):
         ("literal form: no gradient to edges", "literal form: gradient of carried"),
     ],
 )
-def test_a_mistake_fails_a_check(mistake: str, quantity: str) -> None:
+def test_every_mistake_fails_a_check(mistake: str, quantity: str) -> None:
     failures = [result for result in check(Broken(mistake), (torch.float64,)) if not result.passed]
     assert quantity in {result.quantity for result in failures}
     assert all(str(result).startswith("FAILED") for result in failures)

@@ -82,7 +82,7 @@ def _attempt_and_die_on_b(numbered: tuple[int, PrepareTask]) -> PrepareResult | 
     return _attempt_numbered(numbered)
 
 
-def test_error_of_one_download_is_its_own_and_of_several_a_list() -> None:
+def test_one_failed_download_has_its_own_error_and_several_are_listed() -> None:
     failures = [PrepareFailure(Path(name), f"{name}: bad", f"repair {name}") for name in "xy"]
     assert failure_error(failures, 3).message == "2 of 3 downloads were not prepared: x, y"
     assert (failure_error(failures[:1], 1).message, failure_error(failures[:1], 1).hint) == ("x: bad", "repair x")

@@ -32,7 +32,7 @@ def make_model(slide: Slide, folder: Path, tile_cells: int = 100) -> LoadedModel
     return LoadedModel(load_checkpoint(folder), cifm_backends.select("torch", "cpu"), torch.device("cpu"))
 
 
-def test_cells_come_in_the_order_of_the_download(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_cells_are_in_the_order_of_the_download(prepared_synthetic: Path, tmp_path: Path) -> None:
     slide = open_slide(prepared_synthetic)
     model = make_model(slide, tmp_path)
     embed_slides(model, [prepared_synthetic], ["microenvironment", "cell"], tmp_path / "out")

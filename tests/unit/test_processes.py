@@ -98,7 +98,7 @@ def test_every_task_gets_its_result_and_workers_keep_their_state() -> None:
     assert again[10][2] > 1
 
 
-def test_no_task_is_no_result() -> None:
+def test_without_tasks_there_are_no_results() -> None:
     with make_pool(start_counting, 1) as pool:
         assert list(pool.run([])) == []
 
@@ -131,7 +131,7 @@ def test_a_worker_that_dies_is_an_error_with_a_hint(exit_code: int, end: str) ->
     assert caught.value.hint == "use fewer"
 
 
-def test_other_tasks_go_on_after_an_error_where_the_caller_wants_that() -> None:
+def test_other_tasks_continue_after_an_error_on_request() -> None:
     tasks = ["a", "bad", "b", "c"]
     with make_pool(partial(start_raising, error=CifmError("broken", "mend it"))) as pool:
         raised = dict(pool.attempt(tasks))
@@ -161,7 +161,7 @@ def test_an_exception_in_the_parent_ends_workers_at_once(error: type[BaseExcepti
     assert time.monotonic() - began < 60
 
 
-def test_a_pool_that_is_left_early_takes_no_further_tasks() -> None:
+def test_leaving_a_pool_early_starts_no_further_tasks() -> None:
     with make_pool(start_sleeping) as pool:
         next(results := pool.run([0.0, 600.0]))
         results.close()
@@ -170,7 +170,7 @@ def test_a_pool_that_is_left_early_takes_no_further_tasks() -> None:
 
 
 @pytest.mark.parametrize("level", [logging.ERROR, logging.INFO])
-def test_log_records_come_back_only_where_the_caller_wants_them(
+def test_log_records_are_passed_on_only_on_request(
     level: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -225,7 +225,7 @@ def test_a_group_returns_results_in_the_order_of_its_members(tmp_path: Path) -> 
         (("wait", "error"), CifmError, "disk full"),
     ],
 )
-def test_a_group_raises_the_cause_not_what_followed(
+def test_a_group_raises_the_first_error(
     ends: tuple[str, ...],
     raised: type[Exception],
     message: str,

@@ -15,7 +15,7 @@ from cifm_cli.errors import CifmError
 SHIPPED = {"demo", "paper_100m", "paper_visium_hd", "paper_xenium", "visium", "visium_hd", "xenium"}
 
 
-def test_the_shipped_recipes_are_these() -> None:
+def test_names_of_the_shipped_recipes() -> None:
     assert set(recipe.shipped()) == SHIPPED
 
 
