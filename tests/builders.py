@@ -1,8 +1,10 @@
-"""Networks with random weights, backends and changed slides, built the same way by several test files."""
+"""Models with random weights, short training runs, backends and changed slides for several test files."""
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +13,19 @@ import pytest
 import torch
 
 import cifm_backends
+from cifm_cli import recipe as recipes
 from cifm_cli.data.counts_source import MemoryCounts
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import MODEL_FILE, Checkpoint, save_checkpoint
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.provenance import seeded_torch
 from cifm_cli.recipe import Recipe, parse
+from cifm_cli.training import loop
+from cifm_cli.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cifm_backends.base import Backend
     from cifm_cli.data.slide import Slide
 
@@ -51,6 +58,24 @@ def save_random_run(folder: Path, slide: Slide, tables: dict[str, Any], *, noise
         folder / MODEL_FILE, random_network(slide.num_genes, recipe, noise=noise), recipe, slide.gene_ids, {}
     )
     return folder
+
+
+def train_short_run(slide: Path, folder: Path, settings: Sequence[str] = (), **options: Any) -> None:
+    """Train the recipe `demo` for three steps; `settings` are those of `--set`, `options` those of `TrainConfig`."""
+    short = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64", *settings]
+    loop.train(TrainConfig(recipes.load(recipes.find("demo"), short), [slide], folder, backend="torch", **options))
+
+
+def interrupt_training(patch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
+    """Send a signal to this process while training step `step` of the next run is running, counted from 1."""
+    take_step, calls = loop.train_step, count(1)
+
+    def take_step_with_signal(*arguments: Any) -> float:
+        if next(calls) == step:
+            signal.raise_signal(number)
+        return take_step(*arguments)
+
+    patch.setattr(loop, "train_step", take_step_with_signal)
 
 
 def available_backend(name: str) -> Backend:

@@ -143,6 +143,14 @@ def prepared_synthetic(build_once: BuildOnce, xenium_download: Path) -> Path:
 
 
 @pytest.fixture
+def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new working directory whose folder `prepared` holds the slide `prepared_synthetic`."""
+    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def regenerate(request: pytest.FixtureRequest) -> bool:
     """Whether golden files are rewritten (`--regenerate`)."""
     return bool(request.config.getoption("--regenerate"))

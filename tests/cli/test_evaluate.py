@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from builders import train_short_run
 from scipy.stats import pearsonr, spearmanr
 
 from cifm_cli.data.slide import open_slide
@@ -43,20 +43,9 @@ def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("evaluate")
     (folder / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
     for seed, name in enumerate(("first", "second")):
-        train_small(folder, name, seed=seed, latest=folder / "runs" / "latest")
+        slide, latest = folder / "prepared" / "tissue.h5ad", folder / "runs" / "latest"
+        train_short_run(slide, folder / "runs" / name, seed=seed, latest=latest)
     return folder
-
-
-def train_small(folder: Path, name: str, settings: Sequence[str] = (), **further: Any) -> None:
-    """A run of three steps on the slide of the workspace."""
-    from cifm_cli import recipe
-    from cifm_cli.training.config import TrainConfig
-    from cifm_cli.training.loop import train
-
-    small = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64", *settings]
-    resolved = recipe.load(recipe.find("demo"), small)
-    slide = folder / "prepared" / "tissue.h5ad"
-    train(TrainConfig(resolved, [slide], folder / "runs" / name, backend="torch", **further))
 
 
 @pytest.fixture(autouse=True)
@@ -232,7 +221,8 @@ def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
 
 def test_options_default_to_the_recipe(cifm: Callable, workspace: Path) -> None:
     table = ['geometries=["region"]', "block_radii=[2.5, 2.5]", "rounds=1", "region=validation", "annotator=markers"]
-    train_small(workspace, "configured", [f"evaluate.{key}" for key in table])
+    slide, run = workspace / "prepared" / "tissue.h5ad", workspace / "runs" / "configured"
+    train_short_run(slide, run, [f"evaluate.{key}" for key in table])
     words = ["evaluate", "--model", "runs/configured", "--backend", "torch", "--json", "--out", "configured"]
     found = json.loads(cifm(*words).out)
     facts = found["slides"]["tissue"]

@@ -21,12 +21,9 @@ def save_run(tables: dict, slide: Path) -> None:
 
 
 @pytest.fixture
-def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with a prepared slide and a run whose weights are random."""
-    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
-    monkeypatch.chdir(tmp_path)
+def random_run(workspace: Path, prepared_synthetic: Path) -> None:
+    """The latest run of the workspace, with random weights."""
     save_run({"model": {"width": 8}}, prepared_synthetic)
-    return tmp_path
 
 
 def write_csv(name: str, *lines: str) -> Path:
@@ -34,7 +31,7 @@ def write_csv(name: str, *lines: str) -> Path:
     return Path(name)
 
 
-def test_every_cell_is_written_in_the_order_of_the_download(cifm, workspace: Path) -> None:
+def test_every_cell_is_written_in_the_order_of_the_download(cifm, random_run: None) -> None:
     code, out, _ = cifm("predict", "prepared/tissue.h5ad", "--json")
     assert code == 0
     found = ad.read_h5ad("predicted/tissue.h5ad")
@@ -47,7 +44,7 @@ def test_every_cell_is_written_in_the_order_of_the_download(cifm, workspace: Pat
     assert 0 <= found.layers["expressed"].min() <= found.layers["expressed"].max() <= 1
 
 
-def test_gated_is_the_mean_where_a_gene_is_likely_expressed(cifm, workspace: Path) -> None:
+def test_gated_is_the_mean_where_a_gene_is_likely_expressed(cifm, random_run: None) -> None:
     for form in ("mean", "gated"):
         words = ("--form", form, "--threshold", "0.4", "--out", f"{form}.h5ad")
         assert cifm("predict", "prepared/tissue.h5ad", *words).code == 0
@@ -57,7 +54,7 @@ def test_gated_is_the_mean_where_a_gene_is_likely_expressed(cifm, workspace: Pat
     assert np.array_equal(gated.X, np.where(likely, mean.X, 0))
 
 
-def test_the_median_of_cells_and_of_locations(cifm, workspace: Path) -> None:
+def test_the_median_of_cells_and_of_locations(cifm, random_run: None) -> None:
     at = ("--at", write_csv("p.csv", "x,y", "200,200", "300,310"))
     for where in ((), at):
         for form in ("mean", "median"):
@@ -73,7 +70,7 @@ def test_the_median_of_cells_and_of_locations(cifm, workspace: Path) -> None:
         assert np.allclose(median.X, expected, rtol=1e-6)
 
 
-def test_a_model_without_a_mean_has_no_median(cifm, workspace: Path) -> None:
+def test_a_model_without_a_mean_has_no_median(cifm, random_run: None) -> None:
     save_run({"model": {"width": 8}, "objective": {"name": "balanced_mse"}}, Path("prepared/tissue.h5ad"))
     code, out, err = cifm("predict", "prepared/tissue.h5ad", "--form", "median")
     assert (code, out) == (1, "")
@@ -82,7 +79,7 @@ def test_a_model_without_a_mean_has_no_median(cifm, workspace: Path) -> None:
     assert not Path("predicted").exists()
 
 
-def test_a_location_has_no_effect_on_the_others(cifm, workspace: Path) -> None:
+def test_a_location_has_no_effect_on_the_others(cifm, random_run: None) -> None:
     x, y = ad.read_h5ad("prepared/tissue.h5ad").obsm[keys.SPATIAL][100]
     alone = write_csv("one.csv", "x_um,y_um", f"{x + 3},{y}")
     among_others = write_csv("many.csv", "x,y", f"{x + 3},{y}", f"{x + 4},{y + 1}", f"{x + 3},{y}", f"{x - 5},{y}")
@@ -112,7 +109,7 @@ def test_locations_of_a_round_are_far_apart() -> None:
         (("x,y", "-9000,-9000"), "no cell of tissue is within"),
     ],
 )
-def test_unusable_locations(cifm, workspace: Path, lines: tuple[str, ...], message: str) -> None:
+def test_unusable_locations(cifm, random_run: None, lines: tuple[str, ...], message: str) -> None:
     code, out, err = cifm("predict", "prepared/tissue.h5ad", "--at", write_csv("p.csv", *lines))
     assert (code, out) == (1, "")
     assert err.startswith("error: ")
@@ -121,7 +118,7 @@ def test_unusable_locations(cifm, workspace: Path, lines: tuple[str, ...], messa
     assert not Path("predicted").exists()
 
 
-def test_a_missing_file_of_locations(cifm, workspace: Path) -> None:
+def test_a_missing_file_of_locations(cifm, random_run: None) -> None:
     code, _, err = cifm("predict", "prepared/tissue.h5ad", "--at", "none.csv")
     assert code == 1
     assert "error: --at none.csv: not a readable CSV file" in err

@@ -19,13 +19,6 @@ SMALL = (
 )
 
 
-@pytest.fixture
-def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def first_run(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose weights other runs start from."""

@@ -7,15 +7,14 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
 import pytest
 import torch
+from builders import interrupt_training
 
 from cifm_cli.model.checkpoint import load_checkpoint, load_tensors
-from cifm_cli.training import loop
 from cifm_cli.training.state import list_states
 
 SMALL = [
@@ -40,17 +39,9 @@ def prepared(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def train_and_stop(cifm: Callable, out: str, *words: object, steps: int = 6) -> list[str]:
-    """Train until a signal after some steps; returns the command that is printed then."""
-    step, taken = loop.train_step, []
-
-    def stopped_step(*arguments: Any) -> float:
-        taken.append(1)
-        if len(taken) == steps:
-            signal.raise_signal(signal.SIGTERM)
-        return step(*arguments)
-
+    """Train until a signal during step `steps`, and return the command that is printed then."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train_step", stopped_step)
+        interrupt_training(patch, steps, signal.SIGTERM)
         outcome = cifm("train", "demo", *SMALL, "--out", out, *words)
     assert outcome.code == 143, outcome.err
     return shlex.split(outcome.err.rpartition("go on with: cifm ")[2].splitlines()[0])

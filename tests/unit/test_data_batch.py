@@ -1,4 +1,4 @@
-"""Several downloads in one call: results and failures come back as data, from this process or from others."""
+"""Several downloads in one call: results and failures are returned, from this process and from worker processes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_failure_does_not_stop_the_other_downloads(
     assert [result.name for result in results if isinstance(result, PrepareResult)] == ["a", "b"]
     assert sorted(path.name for path in config.out.iterdir()) == ["a.h5ad", "b.h5ad"]
     assert [result.up_to_date for result in results_of(tasks)] == [True, True]
-    assert capfd.readouterr().err == "", "only the command prints"
+    assert capfd.readouterr().err == "", "the library printed to stderr"
 
 
 def test_processes_give_the_same_slides_and_notes(folder: Path, config: PrepareConfig, tmp_path: Path) -> None:

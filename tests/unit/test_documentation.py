@@ -50,8 +50,8 @@ def test_the_examples_of_baselines_run() -> None:
     visible = VisibleCells(np.array([[0.0, 0.0], [10.0, 0.0]]), values, values, stats, radius_um=20.0, reach_um=40.0)
     hidden = csr_matrix(np.array([[4, 0]], dtype=np.float32))
     examples = TrainingFolds(lambda: [Example(visible, np.array([[1.0, 0.0]]), hidden, hidden)], stats)
-    place = np.array([[9.0, 0.0]])
+    query_um = np.array([[9.0, 0.0]])
     for name, expected in (("FewNearest", 3), ("ScaledNearest", 12)):
         baseline = namespace[name]().fit(examples).set_params(k=1)
-        assert baseline.predict(visible, place).mean.tolist() == [[expected, 0]]
+        assert baseline.predict(visible, query_um).mean.tolist() == [[expected, 0]]
         assert {"k": 2} in baseline.parameter_grid()

@@ -1,4 +1,4 @@
-"""Baselines on a tissue of three cells a, b and c and a query q: one character is 5 um, the radius is 20 um.
+"""Baselines on a tissue of three cells a, b and c and a query q: one step of x is 10 um, the radius is 20 um.
 
 cell        a . b . q . . . . c
 x           0   2   4         9

@@ -22,7 +22,7 @@ from cifm_cli.provenance import numpy_generator, seeded_torch, torch_generator
 from cifm_cli.recipe import Recipe, parse
 
 NUM_GENES, MASKED = 12, np.array([3, 17, 30])
-ANSWERS = ("magnitude", "logit", "composition", "state")
+OUTPUTS = ("magnitude", "logit", "composition", "state")
 
 
 def make_recipe(**model: float) -> Recipe:
@@ -61,10 +61,10 @@ def test_dropout_preserves_the_mean_and_is_the_identity_in_evaluation() -> None:
     assert dropout.eval()(x) is x
     with seeded_torch(0, "dropout"):
         again = dropout.train()(x)
-    assert torch.equal(dropped, again), "the mask depends on the seed"
+    assert torch.equal(dropped, again), "equal seeds give different masks"
 
 
-def test_dropout_has_no_effect_in_evaluation() -> None:
+def test_a_network_with_dropout_predicts_without_it() -> None:
     plain, dropping = make_recipe(), make_recipe(dropout=0.5)
     tile = make_tile(plain)
     networks = [make_network(recipe, trained=True) for recipe in (plain, dropping)]
@@ -81,7 +81,7 @@ def test_the_output_of_an_ensemble_is_the_mean_of_its_members() -> None:
     with torch.no_grad():
         outputs = [member(TorchBackend(), tile) for member in network.members]
     assert len(outputs) == 3
-    assert not torch.equal(outputs[0].magnitude, outputs[1].magnitude), "members start from different weights"
+    assert not torch.equal(outputs[0].magnitude, outputs[1].magnitude), "two members have equal weights"
     mean = infer(network, tile)
     for name in ("magnitude", "logit", "composition", "state"):
         expected = sum(getattr(output, name) for output in outputs) / 3

@@ -119,7 +119,7 @@ def test_an_error_in_a_worker_is_raised_in_the_parent(
     if isinstance(error, CifmError):
         assert caught.value.hint == "prepare it again"
     if raised is WorkerError:
-        assert "raise error" in str(caught.value), "the traceback of the worker is lost"
+        assert "raise error" in str(caught.value), "no traceback of the worker"
     assert capfd.readouterr().err == ""
 
 
@@ -188,7 +188,7 @@ def test_workers_use_the_given_number_of_threads_and_ignore_ctrl_c() -> None:
 
 
 def work_in_a_group(folder: Path, ends: dict[str, str]) -> str:
-    """End as `ends` says for the number in the environment."""
+    """End in the way that `ends` gives for the number in the environment."""
     number = os.environ["NUMBER"]
     (folder / number).touch()
     end = ends.get(number, "result")
@@ -205,14 +205,14 @@ def work_in_a_group(folder: Path, ends: dict[str, str]) -> str:
     return f"result of {number}"
 
 
-def make_group(folder: Path, *ends: str) -> list[str]:
+def run_members(folder: Path, *ends: str) -> list[str]:
     members = [Member(f"member {number}", {"NUMBER": str(number)}) for number in range(len(ends))]
     work = partial(work_in_a_group, folder, {str(number): end for number, end in enumerate(ends)})
     return run_group(work, members, hint="start again")
 
 
 def test_a_group_returns_results_in_the_order_of_its_members(tmp_path: Path) -> None:
-    assert make_group(tmp_path, "result", "result") == ["result of 0", "result of 1"]
+    assert run_members(tmp_path, "result", "result") == ["result of 0", "result of 1"]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_group_raises_the_first_error(
 ) -> None:
     monkeypatch.setattr("cifm_cli.processes.group.GRACE_S", 0.5)
     with pytest.raises(raised, match=message):
-        make_group(tmp_path, *ends)
+        run_members(tmp_path, *ends)
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, StopRequested)])
@@ -251,7 +251,7 @@ def test_signals_reach_every_process_of_a_group(
     signal.setitimer(signal.ITIMER_REAL, 0.1)
     try:
         with pytest.raises(raised):
-            make_group(tmp_path, "wait", "wait")
+            run_members(tmp_path, "wait", "wait")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -1,4 +1,4 @@
-"""Recipes: the shipped ones are valid, round trips are exact, and messages name the keys that the user typed."""
+"""Recipes: the shipped ones are valid, they are unchanged after saving and loading, and messages name the keys of the user."""
 
 from __future__ import annotations
 
