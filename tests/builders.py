@@ -15,9 +15,12 @@ import torch
 import cifm_backends
 from cifm_cli import recipe as recipes
 from cifm_cli.data.counts_source import MemoryCounts
+from cifm_cli.data.tiles import Tile
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import MODEL_FILE, Checkpoint, save_checkpoint
 from cifm_cli.model.ensemble import Ensemble
+from cifm_cli.model.masking import MaskedTile, mask_tile
+from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import seeded_torch
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.training import loop
@@ -84,6 +87,15 @@ def available_backend(name: str) -> Backend:
     if status.backend is None:
         pytest.skip(status.problem)
     return status.backend
+
+
+def mask_cells(
+    slide: Slide, rows: np.ndarray, recipe: Recipe, dtype: torch.dtype = torch.float32, tile: Tile | None = None
+) -> MaskedTile:
+    """Mask the given rows of a tile, by default of a tile that is the whole slide."""
+    everything = np.arange(slide.num_cells)
+    tile = tile or Tile(everything, everything, slide.xy_um, np.zeros(slide.num_cells))
+    return mask_tile(slide, tile, rows, match_panel(slide, slide.gene_ids), recipe, dtype)
 
 
 def replace_counts(slide: Slide, rows: np.ndarray, counts: np.ndarray) -> Slide:

@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import add_noise, available_backend
+from builders import add_noise, available_backend, mask_cells
 
 from cifm_backends.base import Backend
 from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.slide import slide_from_arrays
-from cifm_cli.data.tiles import Tile
-from cifm_cli.model.masking import MaskedTile, mask_tile
+from cifm_cli.model.masking import MaskedTile
 from cifm_cli.model.network import Network
-from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import Recipe, parse
 
@@ -60,9 +58,7 @@ def ready_tiles(recipe: Recipe, dtype: torch.dtype) -> Iterator[tuple[str, Maske
         counts = numpy_generator(1, name).poisson(1.5, (len(xy_um), len(GENES)))
         counts[1] = 0
         slide = slide_from_arrays(name, xy_um, counts, GENES, 20.0)
-        everything = np.arange(len(xy_um))
-        tile = Tile(everything, everything, xy_um, np.zeros(len(xy_um)))
-        yield name, mask_tile(slide, tile, np.array([3, 5]), match_panel(slide, GENES), recipe, dtype)
+        yield name, mask_cells(slide, np.array([3, 5]), recipe, dtype)
 
 
 def differentiate(network: Network, backend: Backend, tile: MaskedTile) -> dict[str, torch.Tensor]:

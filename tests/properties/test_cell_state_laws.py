@@ -31,7 +31,6 @@ from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.states import fit_states
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.statistics.bootstrap import spatial_bootstrap
-from cifm_cli.statistics.scores import calibration_error, log_loss
 
 PARAMETERS = {"k": 32, "width": 1.0, "belief": 2.0}
 
@@ -79,15 +78,6 @@ def test_energy_score_prefers_the_true_distribution() -> None:
     targets = generator.choice([-1.0, 1.0], (4_000, 1)).astype(np.float32)
     both = generator.choice([-1.0, 1.0], (4_000, 8, 1)).astype(np.float32)
     assert energy_score(targets, both).mean() < energy_score(targets, np.zeros_like(both)).mean() - 0.3
-
-
-def test_log_loss_and_calibration_by_hand() -> None:
-    probability = np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32)
-    assert log_loss(probability, np.array([1, 0]), smallest=1e-9).tolist() == pytest.approx([-np.log(0.75), 0])
-    assert np.isfinite(log_loss(probability, np.array([0, 1]), smallest=1e-9)).all()
-    # one cell at 0.95, correct; two cells at 0.55, one of them correct: (0.05 + |1.1 - 1|) / 3
-    found = calibration_error(np.array([0.95, 0.55, 0.55]), np.array([True, True, False]))
-    assert found == pytest.approx((0.05 + 0.1) / 3)
 
 
 def test_states_are_sampled_with_their_probability(states: SlideStates, folds: list[Fold]) -> None:

@@ -7,18 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import add_noise, available_backend
+from builders import add_noise, available_backend, mask_cells
 from scipy.sparse import csr_matrix, vstack
 
 from cifm_backends.base import Backend
 from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.data.tiles import Tile, Tiler
-from cifm_cli.model.masking import MaskedTile, mask_tile, reach_um
+from cifm_cli.model.masking import MaskedTile, reach_um
 from cifm_cli.model.network import Network
 from cifm_cli.model.objective import balanced_mse
 from cifm_cli.model.precision import computing_in
-from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import Recipe, parse
 
@@ -57,9 +56,7 @@ def make_network(form: str) -> Network:
 
 
 def mask(slide: Slide, masked: np.ndarray, form: str, tile: Tile | None = None) -> MaskedTile:
-    everything = np.arange(slide.num_cells)
-    tile = tile or Tile(everything, everything, slide.xy_um, np.zeros(slide.num_cells))
-    return mask_tile(slide, tile, masked, match_panel(slide, GENES), make_recipe(form))
+    return mask_cells(slide, masked, make_recipe(form), tile=tile)
 
 
 def infer(network: Network, tile: MaskedTile, backend: Backend | None = None) -> list[torch.Tensor]:

@@ -161,7 +161,7 @@ def forged_dtype(name: str, flags: int) -> bytes:
 
 
 FORGED = {
-    "objects that are said to be none": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
+    "objects declared as plain bytes": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
     b"(I1\n(I1\nt" + forged_dtype("O8", 0) + b"I00\nVAAAAAAAA\ntb.",
     "an object at an address": b"cnumpy.core.multiarray\nscalar\n(" + forged_dtype("O8", 0) + b"VAAAAAAAA\ntR.",
     "fewer bytes than elements": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"

@@ -7,17 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from builders import add_noise, mask_cells
 from scipy.sparse import csr_matrix, random_array
 
 from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.slide import slide_from_arrays
-from cifm_cli.data.tiles import Tile
 from cifm_cli.model.dropout import Dropout, drawing_from
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.heads import ResidualHead
-from cifm_cli.model.masking import MaskedTile, mask_tile
+from cifm_cli.model.masking import MaskedTile
 from cifm_cli.model.output import Output
-from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch, torch_generator
 from cifm_cli.recipe import Recipe, parse
 
@@ -34,15 +33,14 @@ def make_tile(recipe: Recipe) -> MaskedTile:
     counts = csr_matrix(np.ceil(8 * random_array((60, NUM_GENES), density=0.35, rng=generator).toarray()))
     xy_um = generator.uniform(0, 90, (60, 2))
     slide = slide_from_arrays("tissue", xy_um, counts, tuple(f"ENSG{g:011d}" for g in range(NUM_GENES)), 20.0)
-    tile = Tile(np.arange(60), np.arange(60), xy_um, np.zeros(60))
-    return mask_tile(slide, tile, MASKED, match_panel(slide, slide.gene_ids), recipe)
+    return mask_cells(slide, MASKED, recipe)
 
 
 def make_network(recipe: Recipe, *, trained: bool) -> Ensemble:
     with seeded_torch(0, "network"):
         network = Ensemble(NUM_GENES, recipe)
-        for weight in network.parameters() if trained else ():
-            weight.data.add_(0.3 * torch.randn_like(weight))
+        if trained:
+            add_noise(network, 0.3)
         network.first.head.states.fill(torch.rand(4, NUM_GENES), torch.full((4,), 0.25))
     return network
 
