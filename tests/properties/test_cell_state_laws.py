@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from builders import load_random_model, replace_counts
 
-from cifm_cli.data.slide import Slide, open_slide
+from cifm_cli.data.slide import Slide
 from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
 from cifm_cli.evaluation.folds import Fold, hidden_rows, make_folds
 from cifm_cli.evaluation.metrics.cell_states import (
@@ -33,11 +32,6 @@ from cifm_cli.provenance import numpy_generator
 from cifm_cli.statistics.bootstrap import spatial_bootstrap
 
 PARAMETERS = {"k": 32, "width": 1.0, "belief": 2.0}
-
-
-@pytest.fixture(scope="module")
-def slide(prepared_synthetic: Path) -> Slide:
-    return open_slide(prepared_synthetic)
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from builders import load_random_model, replace_counts
 from scipy.sparse import csr_matrix
 
-from cifm_cli.data.slide import Slide, open_slide, slide_from_arrays
+from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
 from cifm_cli.evaluation.examples import Example, TrainingFolds
@@ -25,11 +24,6 @@ from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
 
 SEED = 3
-
-
-@pytest.fixture(scope="module")
-def slide(prepared_synthetic: Path) -> Slide:
-    return open_slide(prepared_synthetic)
 
 
 @pytest.fixture(scope="module")

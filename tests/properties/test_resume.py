@@ -140,7 +140,7 @@ def test_training_starts_at_the_prediction_of_the_smoother(
     assert (mean - example.target.values).square().mean() < (constant - example.target.values).square().mean()
 
 
-def test_a_model_without_smoother_learns(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_training_reduces_the_loss_of_a_model_without_smoother(prepared_synthetic: Path, tmp_path: Path) -> None:
     recipe = make_recipe(steps=60, validate_every=20, learning_rate=5e-3)
     recipe = recipe.model_copy(update={"objective": ObjectiveRecipe(name="balanced_mse")})
     config = TrainConfig(recipe=recipe, slides=[prepared_synthetic], folder=tmp_path / "run", backend="torch")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from builders import load_random_model
 from scipy.spatial import cKDTree
 
-from cifm_cli.data.slide import Slide, open_slide
+from cifm_cli.data.slide import Slide
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.masking import reach_um
 from cifm_cli.simulation.config import InjectionConfig, SimulateConfig
@@ -19,11 +18,6 @@ from cifm_cli.simulation.window import choose_window
 
 FORMS = ("state", "sample", "mean", "gated")
 STEPS = 3
-
-
-@pytest.fixture(scope="module")
-def slide(prepared_synthetic: Path) -> Slide:
-    return open_slide(prepared_synthetic)
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def norm(name: str, width: int) -> dict[str, torch.Tensor]:
 
 
 def tabnet_weights() -> dict[str, torch.Tensor]:
-    """6 genes, 4 types, widths 3 and 2, two steps, two shared and two own layers."""
+    """6 genes, 4 types, widths 3 and 2, two steps, two shared layers and two layers per step."""
     weights = norm("encoder.initial_bn", 6)
     for part in ("initial_splitter", "feat_transformers.0", "feat_transformers.1"):
         for block in ("shared", "specifics"):
@@ -439,7 +439,7 @@ def test_linear_and_multilayer_networks_of_sctab(tmp_path: Path) -> None:
             assert model.logits(X).numpy() == pytest.approx(expected[name].numpy(), abs=1e-6)
 
 
-def test_sctab_reports_what_does_not_match(tmp_path: Path) -> None:
+def test_sctab_models_with_parts_that_do_not_match_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="0 checkpoints"):
         load_sctab(tmp_path, trust_pickle=False)
     folder = sctab_folder(tmp_path / "m", tabnet_weights(), lightning=False)

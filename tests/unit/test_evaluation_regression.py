@@ -71,7 +71,7 @@ def test_an_empty_circle_takes_the_value_of_the_next_wider_one() -> None:
     assert alone.mean[0].tolist() == USUAL.mean.tolist()
 
 
-def test_the_blend_finds_the_weights_of_each_gene() -> None:
+def test_the_blend_recovers_the_weights_of_each_gene() -> None:
     weights = np.zeros((len(RADII), 2))
     weights[0, 0], weights[2, 1] = 0.5, 0.9
     blend = Blend().fit(training([example(seed, weights) for seed in range(3)]))
