@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from cifm_cli.model.masking import MaskedTile
     from cifm_cli.model.output import Output
 
+FORMS = ("mean", "median", "gated")
+"""Point estimates of a prediction; `point_estimate` defines them."""
+
 
 def point_estimate(model: LoadedModel, form: str, threshold: float) -> Callable[[Prediction], NDArray[np.float32]]:
     """Choose the point estimate that is reported of a prediction.
@@ -41,8 +44,10 @@ def point_estimate(model: LoadedModel, form: str, threshold: float) -> Callable[
         A function from a prediction to its (Q, P) values.
 
     Raises:
-        CifmError: The form is `median`, and the objective of the model does not predict a mean.
+        CifmError: There is no such form; or it is `median`, and the objective of the model does not predict a mean.
     """
+    if form not in FORMS:
+        raise CifmError(f"form: {form}", f"known are {', '.join(FORMS)}")
     recipe = model.checkpoint.recipe
     if form == "median":
         if recipe.objective.name == "balanced_mse":  # Eq. 15 gives a zero the less weight, the more zeros there are
