@@ -44,10 +44,12 @@ def point_estimate(model: LoadedModel, form: str, threshold: float) -> Callable[
         A function from a prediction to its (Q, P) values.
 
     Raises:
-        CifmError: There is no such form; or it is `median`, and the objective of the model does not predict a mean.
+        CifmError: There is no such form; the threshold is no probability; or the form is `median`, and the objective of the model does not predict a mean.
     """
     if form not in FORMS:
         raise CifmError(f"form: {form}", f"known are {', '.join(FORMS)}")
+    if not 0 <= threshold <= 1:
+        raise CifmError(f"threshold: {threshold:g}", "give a probability, from 0 to 1")
     recipe = model.checkpoint.recipe
     if form == "median":
         if recipe.objective.name == "balanced_mse":  # Eq. 15 gives a zero the less weight, the more zeros there are
