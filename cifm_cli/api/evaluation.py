@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from cifm_cli.evaluation.report.dataframes import paired_table, score_table
 from cifm_cli.evaluation.report.files import per_cell, per_gene
 from cifm_cli.evaluation.run import evaluate_slides
 from cifm_cli.evaluation.setup import EvaluateConfig
-from cifm_cli.inference.loaded_model import LoadedModel
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -58,7 +56,7 @@ def evaluate(
     model: Model | Sequence[Model] | Mapping[str, Model],
     *,
     region: str | None = None,
-    geometries: Sequence[str] = (),
+    geometries: str | Sequence[str] = (),
     block_radii: Sequence[float] = (),
     num_folds: int | None = None,
     annotator: str | None = None,
@@ -76,8 +74,8 @@ def evaluate(
             `model:NAME`.
         region: Region whose cells are hidden and predicted: `train`, `validation`, `test` or `all`; by default the
             recipe's, or `test`. Cells on which the model was trained do not show how well it predicts new cells.
-        geometries: `scattered` (5 % of the cells at a time), `region` (blocks) or `whole`; by default the recipe's, or
-            `scattered` and `region`.
+        geometries: `scattered` (5 % of the cells at a time), `region` (blocks) or `whole`, one or several; by default the
+            recipe's, or `scattered` and `region`.
         block_radii: Sides of the blocks of `region`, in radii; by default the recipe's, or 5.
         num_folds: Largest number of folds per geometry; by default the recipe's, or as many as hide every cell once.
         annotator: Also compare cell types of actual and predicted cells: `NAME` or `NAME:PATH`.
@@ -91,17 +89,18 @@ def evaluate(
         The scores, as a dictionary and as tables.
 
     Raises:
-        CifmError: A slide or model cannot be used, or the region is empty.
+        CifmError: A slide or model cannot be used, an argument is not one of those above, or the region is empty.
 
     Example:
         >>> evaluation = cifm.evaluate(adata, model, geometries=["scattered"])
         >>> evaluation.paired.query("metric == 'spearman_cell' and genes == 'all'")
     """
+    _check(region, num_folds)
     models, adatas = _named_models(model), named_slides(data)
     slides = {name: open_with_split(adata, layer, radius_um, name) for name, adata in adatas.items()}
     config = EvaluateConfig(
         region=region or "",
-        geometries=geometries,
+        geometries=[geometries] if isinstance(geometries, str) else geometries,
         block_radii=block_radii,
         num_folds=num_folds,
         annotator=annotator,
@@ -127,6 +126,15 @@ def evaluate(
     )
 
 
+def _check(region: str | None, num_folds: int | None) -> None:
+    """Refuse a region that does not exist, and an evaluation without folds."""
+    regions = (keys.TRAIN, keys.VALIDATION, keys.TEST, keys.ALL)
+    if region and region not in regions:
+        raise CifmError(f"region: {region}", f"known are {', '.join(regions)}")
+    if num_folds is not None and num_folds < 1:
+        raise CifmError(f"num_folds: {num_folds}", "give at least 1, or leave it out to hide every cell once")
+
+
 def _per_cell(
     result: EvaluationResult, slides: Mapping[str, AnnDataSlide], names: Mapping[str, NDArray[Any]]
 ) -> pd.DataFrame:
@@ -143,7 +151,7 @@ def _named_models(given: Model | Sequence[Model] | Mapping[str, Model]) -> list[
     if isinstance(given, Mapping):
         models = {name: load(model) for name, model in given.items()}
     else:
-        several = [given] if isinstance(given, LoadedModel | str | Path) else given
+        several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         loaded = [load(model) for model in several]
         names = [model.checkpoint.folder.name for model in loaded]
         models = dict(zip(names, loaded, strict=True))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def embed(
     adata: AnnData,
     model: Model,
-    levels: Sequence[Level] = ("microenvironment", "cell"),
+    levels: Level | Sequence[Level] = ("microenvironment", "cell"),
     *,
     layer: str | None = None,
     radius_um: float | None = None,
@@ -58,6 +58,7 @@ def embed(
         >>> sc.pp.neighbors(adata, use_rep="X_cifm")
         >>> sc.tl.umap(adata)
     """
+    levels = [levels] if isinstance(levels, str) else levels
     if not levels or (unknown := set(levels) - set(SLOTS)):
         raise CifmError(f"levels: {', '.join(sorted(unknown)) if levels else 'none'}", f"known are {', '.join(SLOTS)}")
     loaded, opened = load(model), open_adata(adata, layer, radius_um)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,14 +11,14 @@ from anndata import AnnData
 
 from cifm_cli import keys
 from cifm_cli.api.slides import load, open_adata, optional_path, result_provenance, var_of_panel
-from cifm_cli.simulation.config import InjectionConfig, ReferenceCells, SimulateConfig
+from cifm_cli.errors import CifmError
+from cifm_cli.simulation.config import Form, InjectionConfig, ReferenceCells, SimulateConfig
 from cifm_cli.simulation.outputs import to_anndata
 from cifm_cli.simulation.simulate import simulate as run_simulation
 
 if TYPE_CHECKING:
     from cifm_cli.api.slides import Model
     from cifm_cli.data.slide import Rows
-    from cifm_cli.simulation.config import Form
     from cifm_cli.simulation.simulate import SimulationResult
     from cifm_cli.simulation.window import Box
 
@@ -75,13 +75,14 @@ def simulate(
         control, by type).
 
     Raises:
-        CifmError: The counts, genes or coordinates cannot be used, or there is no such cell type or no cell of it.
+        CifmError: The counts, genes, coordinates or numbers cannot be used, or there is no such cell type or no cell of it.
 
     Example:
         >>> trajectory = cifm.simulate(adata, model, "tcell", replicates=5)
         >>> trajectory.uns["cifm"]["change"]
         >>> sc.pl.embedding(trajectory, "spatial", color=["type_before", "type_after"])
     """
+    _check(form, steps, update_fraction, replicates)
     loaded, opened = load(model), open_adata(adata, layer, radius_um)
     slide = loaded.fit_slide(opened.slide)
     config = SimulateConfig(
@@ -108,6 +109,16 @@ def _reference_cells(reference: AnnData | str | Path | None, label: str) -> Refe
     if reference is None:
         return None
     return ReferenceCells(reference if isinstance(reference, AnnData) else Path(reference), label)
+
+
+def _check(form: str, steps: int | None, update_fraction: float, replicates: int) -> None:
+    """Refuse a form that does not exist, and numbers with which nothing would be simulated."""
+    if form not in get_args(Form):
+        raise CifmError(f"form: {form}", f"known are {', '.join(get_args(Form))}")
+    if replicates < 1 or (steps is not None and steps < 1):
+        raise CifmError(f"replicates: {replicates}, steps: {steps}", "give at least 1 of each")
+    if not 0 < update_fraction <= 1:
+        raise CifmError(f"update_fraction: {update_fraction:g}", "give a fraction above 0, at most 1")
 
 
 def _in_caller_order(trajectory: AnnData, rows: Rows) -> AnnData:

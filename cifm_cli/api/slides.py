@@ -69,7 +69,14 @@ def load_model(
 
 def load(model: Model) -> LoadedModel:
     """Load a model that is given by the path of its run."""
-    return model if isinstance(model, LoadedModel) else load_model(model)
+    if isinstance(model, LoadedModel):
+        return model
+    if not isinstance(model, str | Path):
+        raise CifmError(
+            f"expected a model or the path of a training run, got {type(model).__name__}",
+            "load one with cifm.load_model(run)",
+        )
+    return load_model(model)
 
 
 def open_adata(adata: AnnData, layer: str | None, radius_um: float | None, name: str | None = None) -> AnnDataSlide:

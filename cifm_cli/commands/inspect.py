@@ -1,4 +1,4 @@
-"""`cifm inspect`: what is in a prepared slide, a run, a model, an embedded slide, or a folder of slides."""
+"""`cifm inspect`: what is in a slide or another .h5ad of cifm, a run, a model, or a folder of slides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cifm_cli.commands import options
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A prepared or embedded slide, a run, a model, or a folder of slides."),
+        typer.Argument(metavar="PATH", help="A slide or another .h5ad of cifm, a run, a model, or a folder of slides."),
     ],
     as_json: options.Json = False,
 ) -> None:
@@ -57,16 +57,23 @@ def _describe_model(path: Path) -> dict[str, Any]:
 
 
 def _describe_slide(path: Path) -> dict[str, Any]:
-    """Describe a prepared slide, or an embedded one, which has an embedding in `obsm`."""
+    """Describe a prepared slide, an embedded one, which has an embedding in `obsm`, or another result."""
     import h5py
 
     from cifm_cli import keys
+    from cifm_cli.data.metadata import read_metadata
     from cifm_cli.data.slide import describe_slide
 
     if not path.is_file() or not h5py.is_hdf5(path):
         return describe_slide(path)  # raises the error
     with h5py.File(path, "r") as file:
         shapes = {name: list(block.shape) for name, block in file.get("obsm", {}).items() if hasattr(block, "shape")}
-        if keys.MICROENVIRONMENT not in shapes and keys.CELL not in shapes:
-            return describe_slide(path)
-        return {"kind": "embedded slide", "obs": sorted(set(file["obs"]) - {"_index"}), "obsm": shapes}
+        obs = sorted(set(file.get("obs", ())) - {"_index"})
+        if keys.MICROENVIRONMENT in shapes or keys.CELL in shapes:
+            return {"kind": "embedded slide", "obs": obs, "obsm": shapes}
+        layers = sorted(file.get("layers", ()))
+    about = read_metadata(path)
+    if about is None or keys.FORMAT in about or keys.PROVENANCE not in about:  # only prepared slides have a format
+        return describe_slide(path)
+    kind = f"result of cifm {about[keys.PROVENANCE]['command']}"
+    return {"kind": kind, "obs": obs, "layers": layers, "obsm": shapes, keys.PROVENANCE: about[keys.PROVENANCE]}

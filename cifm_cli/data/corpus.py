@@ -34,7 +34,7 @@ class _Entry(NamedTuple):
 
 def is_corpus(paths: Sequence[Path]) -> bool:
     """Whether all files are prepared slides."""
-    return all(read_metadata(path) is not None for path in paths)
+    return all(keys.FORMAT in (read_metadata(path) or {}) for path in paths)  # other results of cifm have no format
 
 
 def describe_corpus(paths: Sequence[Path]) -> dict[str, Any]:
@@ -97,7 +97,9 @@ def _read(path: Path) -> _Entry:
             split = read_elem(file[f"obs/{keys.SPLIT}"])
             facts = {key: metadata[key] for key in _FACTS} if metadata else {}
     except (OSError, KeyError) as error:
-        raise CifmError(f"{path}: a damaged slide ({error})", "write it again with `cifm prepare DOWNLOAD`") from error
+        raise CifmError(
+            f"{path}: not a prepared slide, or a damaged one ({error})", "write it again with `cifm prepare DOWNLOAD`"
+        ) from error
     sizes = split.value_counts()
     # HDF5 returns NumPy scalars, which JSON cannot represent.
     plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in facts.items()}

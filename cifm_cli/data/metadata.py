@@ -29,7 +29,7 @@ def decode_metadata(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """The decoded metadata of a file; None if the file is not a prepared slide."""
+    """The decoded metadata of a file; None if cifm did not write it, or it is damaged."""
     try:
         with h5py.File(path, "r") as file:
             return decode_metadata(read_elem(file[f"uns/{keys.CIFM}"]))

@@ -162,7 +162,7 @@ def radius_notes(slide: Slide, radius_um: float | None) -> list[str]:
         return []
     isolated = isolation_note(slide.xy_um, radius_um)
     return [
-        f"slide {slide.name}: prepared for a radius of {slide.radius_um:g} um, used with {radius_um:g} um",
+        f"slide {slide.name}: its radius is {slide.radius_um:g} um, used with {radius_um:g} um",
         *([f"slide {slide.name}: {isolated}"] if isolated else []),
     ]
 

@@ -59,8 +59,10 @@ def geometry_names(kinds: Sequence[str], block_radii: Sequence[float]) -> list[s
     """Names of an evaluation's geometries, each once; `region_10` has blocks of 10 radii, `region` the usual ones of 5.
 
     Raises:
-        CifmError: A side is not a number of radii.
+        CifmError: There is no such kind, or a side is not a number of radii.
     """
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise CifmError(f"geometries: {', '.join(unknown)}", f"known are {', '.join(KINDS)}")
     for side in block_radii:
         if not 0 < side <= MAX_BLOCK_RADII:
             raise CifmError(f"blocks of {side:g} radii: no tissue has room for them", "choose a smaller --block-radii")

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from cifm_cli.model.masking import MaskedTile
     from cifm_cli.model.output import Output
 
+FORMS = ("mean", "median", "gated")
+"""Point estimates of a prediction; `point_estimate` defines them."""
+
 
 def point_estimate(model: LoadedModel, form: str, threshold: float) -> Callable[[Prediction], NDArray[np.float32]]:
     """Choose the point estimate that is reported of a prediction.
@@ -41,8 +44,12 @@ def point_estimate(model: LoadedModel, form: str, threshold: float) -> Callable[
         A function from a prediction to its (Q, P) values.
 
     Raises:
-        CifmError: The form is `median`, and the objective of the model does not predict a mean.
+        CifmError: There is no such form; the threshold is no probability; or the form is `median`, and the objective of the model does not predict a mean.
     """
+    if form not in FORMS:
+        raise CifmError(f"form: {form}", f"known are {', '.join(FORMS)}")
+    if not 0 <= threshold <= 1:
+        raise CifmError(f"threshold: {threshold:g}", "give a probability, from 0 to 1")
     recipe = model.checkpoint.recipe
     if form == "median":
         # Eq. 15 divides the error of zeros by their number, so its minimum is not the conditional mean.

@@ -181,6 +181,11 @@ def test_locations_may_have_names(adata: ad.AnnData, model: cifm.LoadedModel) ->
     assert cifm.predict(adata, model, at=table).obs_names.tolist() == ["a", "b"]
 
 
+def test_one_level_may_be_given_by_its_name(adata: ad.AnnData, model: cifm.LoadedModel) -> None:
+    assert "X_cifm_cell" in cifm.embed(adata, model, "cell").obsm
+    assert "X_cifm" not in adata.obsm
+
+
 def test_a_model_may_be_given_by_its_folder(adata: ad.AnnData, model: cifm.LoadedModel, run_folder: Path) -> None:
     by_folder = cifm.embed(adata, str(run_folder), ["cell"], copy=True).obsm["X_cifm_cell"]
     assert by_folder == pytest.approx(cifm.embed(adata, model, ["cell"]).obsm["X_cifm_cell"], abs=1e-5)
@@ -191,6 +196,7 @@ def test_train_without_a_folder_leaves_nothing(
 ) -> None:
     """A plain AnnData gets the regional split, and the model can be used after its folder is gone."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path.parent / "inductor"))  # torch may make it when imported
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model = cifm.train("demo", [plain], settings=TRAIN, layer="counts", radius_um=20.0, backend="torch", device="cpu")
     assert capfd.readouterr() == ("", "")
@@ -250,7 +256,13 @@ def test_train_takes_a_recipe_and_slides_by_name(adata: ad.AnnData) -> None:
         (lambda adata, model: cifm.embed(adata, model, ["tissue"]), "levels: tissue"),
         (lambda adata, model: cifm.embed(adata, model, []), "levels: none"),
         (lambda adata, _: cifm.embed(adata, "runs/nowhere"), "no model in runs/nowhere"),
+        (lambda adata, _: cifm.embed(adata, None), "expected a model or the path of a training run, got NoneType"),
         (lambda adata, model: cifm.embed(adata, model, layer="spliced"), "no layers/spliced"),
+        (lambda adata, model: cifm.predict(adata, model, form="average"), "form: average"),
+        (lambda adata, model: cifm.predict(adata, model, form="gated", threshold=50), "threshold: 50"),
+        (lambda adata, model: cifm.simulate(adata, model, "tcell", form="average"), "form: average"),
+        (lambda adata, model: cifm.simulate(adata, model, "tcell", replicates=0), "replicates: 0"),
+        (lambda adata, model: cifm.simulate(adata, model, "tcell", update_fraction=0), "update_fraction: 0"),
         (lambda adata, model: cifm.predict(adata, model, at=[1.0, 2.0]), r"at: an array of shape \(2,\)"),
         (lambda adata, model: cifm.predict(adata, model, at=[["a", "b"]]), "at: not an array of numbers"),
         (lambda adata, model: cifm.predict(adata, model, at=[[np.nan, 0.0]]), "not finite"),
@@ -264,6 +276,11 @@ def test_train_takes_a_recipe_and_slides_by_name(adata: ad.AnnData) -> None:
         (lambda adata, _: cifm.train("dmo", adata), "recipe dmo"),
         (lambda adata, model: cifm.evaluate(adata, [model, model]), "two models are called random"),
         (lambda adata, _: cifm.evaluate(adata, []), "no model"),
+        (lambda adata, _: cifm.evaluate(adata, None), "expected a model or the path of a training run, got NoneType"),
+        (lambda adata, model: cifm.evaluate(adata, model, geometries=["scatered"]), "geometries: scatered"),
+        (lambda adata, model: cifm.evaluate(adata, model, geometries="scatered"), "geometries: scatered"),
+        (lambda adata, model: cifm.evaluate(adata, model, region="tests"), "region: tests"),
+        (lambda adata, model: cifm.evaluate(adata, model, num_folds=0), "num_folds: 0"),
         (
             lambda adata, model: cifm.evaluate(adata[adata.obs["split"] == "train"], model),
             "no cells in its test region",

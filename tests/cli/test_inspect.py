@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anndata as ad
 import h5py
 import numpy as np
 import pytest
@@ -78,3 +79,20 @@ def test_embedded_slide(cifm, tmp_path: Path, slots: list[str]) -> None:
         "obs": ["cluster"],
         "obsm": {slot: [5, 4] for slot in slots},
     }
+
+
+@pytest.mark.parametrize("command", ["predict", "simulate"])
+def test_another_result(cifm, tmp_path: Path, command: str) -> None:
+    path = tmp_path / "slide.h5ad"
+    result = ad.AnnData(np.zeros((2, 3)), layers={"expressed": np.zeros((2, 3))}, obsm={"spatial": np.zeros((2, 2))})
+    result.uns["cifm"] = {"provenance": json.dumps({"command": command})}
+    result.write_h5ad(path)
+    expected = {
+        "kind": f"result of cifm {command}",
+        "obs": [],
+        "layers": ["expressed"],
+        "obsm": {"spatial": [2, 2]},
+        "provenance": {"command": command},
+    }
+    assert facts(cifm, path) == expected
+    assert facts(cifm, tmp_path) == {"slide.h5ad": expected}

@@ -116,7 +116,7 @@ def test_cells_without_counts_are_kept() -> None:
 def test_given_radius_is_used_and_noted(prepared_synthetic: Path) -> None:
     slide, _, notes = slide_from_anndata(ad.read_h5ad(prepared_synthetic), name="tissue", radius_um=40.0)
     assert slide.radius_um == 40.0
-    assert notes == ("slide tissue: prepared for a radius of 20 um, used with 40 um",)
+    assert notes == ("slide tissue: its radius is 20 um, used with 40 um",)
 
 
 def test_the_callers_anndata_is_not_changed() -> None:

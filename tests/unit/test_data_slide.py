@@ -117,7 +117,7 @@ def test_radius_notes_name_the_difference_and_a_radius_that_is_too_small() -> No
     xy_um = grid(5, 5, 200.0)
     slide = slide_from_arrays("arrays", xy_um, csr_matrix(np.ones((25, 1), np.float32)), ("ENSG1",), 500.0)
     differs, too_small = radius_notes(slide, 150.0)
-    assert differs == "slide arrays: prepared for a radius of 500 um, used with 150 um"
+    assert differs == "slide arrays: its radius is 500 um, used with 150 um"
     assert "slide arrays: most cells have no neighbour within 150 um" in too_small
     assert len(radius_notes(slide, 300.0)) == 1
     assert radius_notes(slide, 500.0) == radius_notes(slide, None) == []

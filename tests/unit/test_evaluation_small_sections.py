@@ -82,7 +82,7 @@ def test_each_model_is_evaluated_at_its_own_radius(caplog: pytest.LogCaptureFixt
     assert dataset.slide_at(None) is dataset.slide_at(None)
     caplog.clear()
     assert dataset.slide_at(30.0).radius_um == 30
-    assert "prepared for a radius of 20 um, used with 30 um" in caplog.text
+    assert "its radius is 20 um, used with 30 um" in caplog.text
     other = open_dataset(slide, [model(None), model(40.0)], 0)
     assert (other.slide_at(None).radius_um, other.slide_at(40.0).radius_um) == (20, 40)
     assert other.max_reach_um == dataset.max_reach_um == dataset.reach_um == 2 * other.reach_um

@@ -44,7 +44,7 @@ def test_each_note_is_logged_once(slide: Slide, caplog: pytest.LogCaptureFixture
     notes = model.slide_notes(slide)
     assert notes == [
         "slide row: the model knows only 1 of its 4 genes",
-        "slide row: prepared for a radius of 20 um, used with 30 um",
+        "slide row: its radius is 20 um, used with 30 um",
     ]
     for _ in range(2):
         assert model.fit_slide(slide).radius_um == 30
