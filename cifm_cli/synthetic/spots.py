@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+# Half of the diameter of a printed spot, 55 um.
 _SPOT_RADIUS_UM = 27.5
 _VISIUM_UM_PER_PIXEL, _HD_UM_PER_PIXEL = 0.5, 0.2738
 _BIN_UM = 8.0
@@ -76,6 +77,8 @@ def write_bins(
         features: G rows with columns id, symbol and feature_type.
         seed: Seed of the positions of molecules.
     """
+    # The origin is a multiple of the bin size, so that the same cell is in the same bin for any extent of the
+    # tissue.
     origin_um = _BIN_UM * np.floor((xy_um.min(axis=0) - _CELL_RADIUS_UM) / _BIN_UM)
     num_columns, num_rows = np.ceil((xy_um.max(axis=0) + _CELL_RADIUS_UM - origin_um) / _BIN_UM).astype(int)
     row, column = np.divmod(np.arange(num_rows * num_columns), num_columns)
@@ -119,9 +122,11 @@ def _molecules(
         generator = numpy_generator(seed, "molecules", start)
         cell = np.repeat(np.arange(start, start + block.shape[0]), np.asarray(block.sum(axis=1)).ravel())
         angle = generator.uniform(0, 2 * np.pi, size=len(cell))
+        # The square root gives a uniform density in the disc.
         distance_um = _CELL_RADIUS_UM * np.sqrt(generator.random(len(cell)))
         molecule_um = xy_um[cell] + distance_um[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
         column, row = (molecule_um // _BIN_UM).astype(np.int64).T
+        # One number per molecule needs half the memory of two, and sorts by bin and gene at once.
         parts.append((row * num_columns + column) * num_genes + np.repeat(block.indices, block.data))
         start += block.shape[0]
     molecules = np.concatenate(parts)
@@ -143,6 +148,7 @@ def _count(molecules: NDArray[np.int64], bins: NDArray[np.int64], num_genes: int
 def _spot_barcodes(num_spots: int, seed: int) -> NDArray[np.str_]:
     """Distinct barcodes of sixteen letters and `-1`."""
     first = int(numpy_generator(seed, "spots").integers(4**16))
+    # Distinct by construction, where random barcodes could collide.
     numbers = (first + np.arange(num_spots) * _ODD_PRIME) % 4**16
     letters = np.array(list("ACGT"))[(numbers[:, None] >> np.arange(30, -1, -2)) & 3]
     return np.char.add(np.ascontiguousarray(letters).view("U16").ravel(), "-1")

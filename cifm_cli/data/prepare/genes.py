@@ -62,8 +62,10 @@ class GenePlan:
         entries = (self.column >= 0)[counts.indices]
         columns = self.column.astype(kind)[counts.indices[entries]]
         indptr = np.concatenate([[0], np.cumsum(entries)])[counts.indptr].astype(kind)
+        # Sums of several large counts in double precision.
         parts = (counts.data[entries].astype(np.float64), columns, indptr)
         result = csr_matrix(parts, shape=(counts.shape[0], len(self.ids)))
+        # Adds up the features of one gene in a cell, and sorts the columns.
         result.sum_duplicates()
         result.eliminate_zeros()
         return result
@@ -100,9 +102,10 @@ def plan_genes(
     for row, (name, given_symbol, kind) in enumerate(
         features[["id", "symbol", "feature_type"]].itertuples(index=False)
     ):
+        # The symbol of the download wins: it is the one that the user knows.
         symbol = given_symbol or names.symbols.get(strip_version(name), "")
         gene, reason = _identify(name, symbol, kind, names)
-        # a mitochondrial gene that is only known by its symbol has no id under which it could be kept.
+        # A mitochondrial gene that is only known by its symbol has no id under which it could be kept.
         if reason == MITOCHONDRIAL and keep_mitochondrial and gene:
             reason = ""
         if orthologs is not None and not reason:
@@ -140,6 +143,7 @@ def species_note(ids: tuple[str, ...]) -> str | None:
 
 def unidentified_note(plan: GenePlan) -> str | None:
     """A warning if most genes could not be identified; None otherwise."""
+    # Controls and mitochondrial genes are dropped on purpose, and do not count.
     reasons = (SEVERAL_GENES, NO_ID, SEVERAL_ORTHOLOGS, NO_ORTHOLOG)
     num_lost = sum(len(plan.dropped.get(reason, ())) for reason in reasons)
     num_kept = int((plan.column >= 0).sum())
@@ -176,11 +180,14 @@ class _Names:
 
 def _identify(name: str, symbol: str, kind: str, names: _Names) -> tuple[str, str]:
     """Ensembl id of a feature, and the reason to drop it; either may be empty."""
+    # The type that the file declares is certain, so it is checked before names.
     if kind and kind.lower() != GENE_EXPRESSION.lower():
         return "", kind
+    # Before the id is looked up, as some controls are named after a gene.
     if _CONTROL_NAME.match(symbol) or _CONTROL_NAME.match(name):
         return "", CONTROL
     candidates = {strip_version(name)} if is_ensembl_id(name) else names.ids(symbol or name) or names.ids(name)
+    # A symbol of several genes is not resolved by a guess: a wrong gene would remain unnoticed.
     gene = next(iter(candidates)) if len(candidates) == 1 else ""
     # Checked after the id is known: inputs without symbols are recognised by id, inputs without ids by symbol.
     if gene in _MITOCHONDRIAL_IDS or _MITOCHONDRIAL_SYMBOL.match(symbol or name):

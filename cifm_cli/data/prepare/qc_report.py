@@ -44,6 +44,7 @@ def require_replaceable(page: Path) -> None:
     Raises:
         CifmError: The file exists and is not a report of cifm.
     """
+    # A page of the same name may be the user's own notes, which must not be lost.
     if page.exists() and not (page.is_file() and _SIGNATURE in page.read_bytes()):
         raise CifmError(
             f"{page} exists and is not a report that cifm wrote", "choose another folder with --out or name with --name"
@@ -68,6 +69,7 @@ def write_qc_report(slide: Path) -> Path:
         xy_um = file[f"obsm/{keys.SPATIAL}"][:]
         counts, genes = (read_elem(file[f"obs/{name}"]) for name in (keys.TOTAL_COUNTS, keys.NUM_GENES))
         split = np.asarray(read_elem(file[f"obs/{keys.SPLIT}"]), dtype=object)
+    # Drawing a million points takes long and shows nothing more on a map of this size.
     shown = _choose_rows(len(xy_um))
     degree = _degrees(xy_um, shown, metadata[keys.RADIUS_UM])
     sections = [
@@ -98,6 +100,7 @@ def _choose_rows(num_cells: int) -> NDArray[np.int64]:
     """Rows to show: all, or a random subset, as a regular one would show a grid of bins as stripes."""
     if num_cells <= _MAX_SHOWN:
         return np.arange(num_cells)
+    # A fixed seed, so that the page of a slide is the same every time.
     return np.sort(numpy_generator(0, "page").choice(num_cells, _MAX_SHOWN, replace=False))
 
 
@@ -125,6 +128,8 @@ def _maps(
     from cifm_cli.report import plots  # matplotlib takes a second to import
 
     def draw(values: NDArray[Any], title: str) -> bytes:
+        # Without a limit, a few extreme cells would make all others look alike. At least 1, for slides where
+        # nearly all cells are void.
         end = max(float(np.quantile(values, _COLOUR_QUANTILE)), 1.0)
         return plots.tissue_map(xy_um, values, title, label=title.lower(), limits=(0.0, end))
 
@@ -161,7 +166,7 @@ def _histograms(
 
 def _edges(values: NDArray[Any]) -> list[float]:
     """Edges of bins with the same number of whole numbers each, up to a value that few cells exceed."""
-    # a few extreme cells would squeeze all others into one bin.
+    # A few extreme cells would squeeze all others into one bin.
     end = int(np.quantile(values, _LAST_QUANTILE)) + 1
     # Bins of unequal numbers of integers would show spurious peaks.
     step = -(-end // _NUM_BINS)

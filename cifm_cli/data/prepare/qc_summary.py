@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.readers.base import Download
     from cifm_cli.data.units import UnitCheck
 
+# The report is stored in every slide, and a whole transcriptome would fill it with names.
 _MAX_NAMES = 20
 
 

@@ -60,7 +60,6 @@ def check_arrays(item: h5py.Group | h5py.Dataset) -> None:
     # only here.
     if item.dtype.kind in "iuf" and item.id.get_type() != h5py.h5t.py_create(item.dtype):
         raise ValueError(f"{item.name} has a damaged number type")
-    # A matrix without chunks is one range of the file, whose absence HDF5 reports itself.
     if item.chunks and item.id.get_num_chunks() < prod(map(_num_chunks, item.shape, item.chunks)):
         raise ValueError(f"{item.name} lacks a chunk")
 

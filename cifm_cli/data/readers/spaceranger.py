@@ -170,7 +170,6 @@ def read_scales(folder: Path) -> tuple[dict[str, float], Path]:
     path = folder / _SCALES
     with reading(path):
         content = dict(json.loads(path.read_text(encoding="utf8")))
-        # The file also holds texts and lists in some versions.
         return {name: float(value) for name, value in content.items() if isinstance(value, int | float)}, path
 
 
@@ -188,7 +187,7 @@ def fit_grid(positions: pd.DataFrame, path: Path) -> Grid:
         CifmError: The pixels are not a linear function of the array positions.
     """
     ordered = positions.sort_values(ARRAY)  # so that rounding does not depend on the order of the file
-    # Spots outside the image have no pixel position in some files.
+    # A position without pixels would make all of the solution NaN.
     complete = ordered[np.isfinite(ordered[PIXELS]).all(axis=1)]
     array_positions = complete[ARRAY].to_numpy(dtype=np.float64)
     # A single row or column determines only one of the two distances.
@@ -201,7 +200,7 @@ def fit_grid(positions: pd.DataFrame, path: Path) -> Grid:
     solution = np.linalg.lstsq(design, pixels, rcond=None)[0]
     steps = np.full(2, np.nan)
     steps[spread] = np.hypot(*solution[:-1].T)
-    # The largest one, as a single moved spot must be found. Shuffled pixels give residuals of many steps.
+    # The largest one, as a single moved spot must be noticed. Shuffled pixels give residuals of many steps.
     residual = float(np.abs(design @ solution - pixels).max())
     # Written with `not`, so that NaN is refused too.
     if not residual <= _LARGEST_RESIDUAL * np.nanmax(steps):

@@ -113,6 +113,7 @@ def _read_matrices(path: Path, config: ReadConfig) -> list[_Matrix]:
         tenx = read_matrix(path.parent if ".mtx" in path.suffixes else path)
         return [_Matrix(tenx.counts, tenx.barcodes, tenx.genes, path.name, tenx.files)]
     table = read_count_table(path)
+    # Both orientations are tried, as the file does not state which axis holds the cells.
     return [
         _Matrix(oriented.counts, oriented.rows, _name_genes(oriented.columns), path.name, (path,))
         for oriented in (table, table.transposed())

@@ -39,7 +39,7 @@ def read_zarr_matrix(path: Path) -> FeatureMatrix:
         CifmError: The file is damaged, or the zarr package is missing.
     """
     try:
-        # Imported here: zarr comes with the optional spatialdata package.
+        # Imported here: only bundles without the other forms of the matrix need the package.
         import zarr
         from zarr.storage import ZipStore
     except ImportError as error:
@@ -56,7 +56,6 @@ def read_zarr_matrix(path: Path) -> FeatureMatrix:
         cells = np.asarray(group["cell_id"][:])
         data, indices, indptr = (np.asarray(group[name][:]) for name in ("data", "indices", "indptr"))
         by_feature = csr_matrix(
-            # Signed, as unsigned numbers could not be compared with zero in the check of the next line.
             (data, indices.astype(np.int64), indptr.astype(np.int64)), shape=(len(genes), len(cells))
         )
         by_feature.check_format(full_check=True)  # an index out of range would crash the conversion

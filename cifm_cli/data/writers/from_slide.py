@@ -46,10 +46,12 @@ def write_slide(target: Path, slide: Slide, names: Sequence[str], source_rows: R
         {keys.SYMBOL: np.array(slide.symbols, dtype=object)}, index=pd.Index(slide.gene_ids, dtype=object)
     )
     adata = ad.AnnData(counts, obs=obs, var=var, obsm={keys.SPATIAL: slide.xy_um})
+    # `open_slide` requires these entries, which a slide from arrays lacks.
     facts = {key: (slide.facts or {}).get(key, "") for key in _FACTS}
     about = {
         keys.FORMAT: keys.PREPARED_FORMAT,
         keys.RADIUS_UM: slide.radius_um,
+        # There was no preparation to report.
         keys.REPORT: "{}",
         keys.PROVENANCE: "{}",
     }

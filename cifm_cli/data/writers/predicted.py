@@ -65,10 +65,12 @@ def locations_from_table(table: pd.DataFrame, where: str, address: Callable[[int
     Raises:
         CifmError: There are no such columns, no rows, or a value that is no finite number.
     """
+    # With `x_um` and `y_um` the unit is certain, so these names come first.
     named = next((columns for columns in _COLUMNS if set(columns) <= set(table)), None)
     if named is None:
         columns = ", ".join(map(str, table.columns))
         raise CifmError(f"{where}: no columns x_um and y_um, but {columns}", "name them in the first line")
+    # A field that is not a number becomes NaN, so that the message can name its line.
     numbers = table[named].apply(pd.to_numeric, errors="coerce")
     xy_um: NDArray[np.float64] = numbers.to_numpy(dtype=np.float64)
     wrong = np.flatnonzero(~np.isfinite(xy_um).all(axis=1))
@@ -134,12 +136,14 @@ def predicted_file(
     if target.resolve() == prepared.resolve():
         raise CifmError(f"{target}: the prediction would replace its input", "write elsewhere with --out")
     order = download_order(prepared)
+    # Before the prediction, which may take hours, and not when the file is written.
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         # An upper bound: the annotation of the prepared slide, and two float32 matrices.
         require_space(target.parent, prepared.stat().st_size + 2 * 4 * shape[0] * shape[1])
     with atomic_path(target) as temporary:
         with h5py.File(prepared, "r") as source, h5py.File(temporary, "w") as file:
+            # The attributes state that the file is an AnnData, and in which version of the format.
             file.attrs.update(source.attrs)
             copy_obs(source, file, order)
             write_elem(file, "var", _genes(slide, columns))
@@ -148,6 +152,7 @@ def predicted_file(
             write_elem(file, "layers", {})
             for name in (_VALUES, _LAYER):
                 create_dense(file, name, shape)
+        # The file is closed here, as rows are written by plain file operations, by several processes too.
         target_rows = inverse_order(order)
         yield open_dense(temporary, _VALUES, target_rows), open_dense(temporary, _LAYER, target_rows)
 

@@ -67,6 +67,7 @@ class RowBuffer:
         rows = slice(first, first + block.shape[0])
         self.total_counts[rows] = np.asarray(block.sum(axis=1), dtype=np.float64).ravel()
         self.num_expressed[rows] = np.diff(block.indptr)
+        # Column and value of an entry are stored side by side, so that a row is one range of the file.
         entries = np.empty(block.nnz, dtype=_ENTRY)
         entries["column"], entries["value"] = block.indices, block.data
         with writing(self._folder):
@@ -105,6 +106,7 @@ class RowBuffer:
         indptr = np.concatenate([[0], np.cumsum(self.num_expressed[rows])])
         offsets = np.concatenate([[0], np.cumsum(self.num_expressed)])[rows]
         entries = self._gather(indptr, offsets)
+        # Copies, as fields of a structured array are not contiguous.
         parts = (entries["value"].copy(), entries["column"].copy(), indptr)
         return csr_matrix(parts, shape=(len(rows), self.num_genes))
 
@@ -118,6 +120,8 @@ class RowBuffer:
         target, size = entries.view(np.uint8).data, _ENTRY.itemsize
         bounds = (starts * size).tolist()
         for start, stop, offset in zip(bounds, bounds[1:], (offsets * size).tolist(), strict=False):
+            # Unbuffered: the buffer of Python would read more than a short row, and throw it away at the next
+            # seek.
             self._file.raw.seek(offset)
             self._file.raw.readinto(target[start:stop])
         return entries

@@ -46,6 +46,7 @@ def trajectory_anndata(
     var = pd.DataFrame(
         {keys.SYMBOL: np.array(tissue.symbols, dtype=object)}, index=pd.Index(tissue.gene_ids, dtype=object)
     )
+    # The last state, as viewers show `X` by default.
     adata = ad.AnnData(X=list(layers.values())[-1], obs=table, var=var, layers=dict(layers))
     adata.obsm[keys.SPATIAL] = tissue.xy_um
     adata.uns[keys.CIFM] = {keys.RADIUS_UM: tissue.radius_um, keys.PROVENANCE: json.dumps(provenance)}
