@@ -100,6 +100,7 @@ def aligned_blocks(
         The slice of cells, and their (n, G) expression, zero for genes that the panel lacks.
     """
     measured = np.flatnonzero(columns >= 0)
+    # Sparse until here: only a block at a time is made dense.
     shared = expression[:, columns[measured]]
     block_cells = max(1, BLOCK_VALUES // max(len(columns), 1))
     for first in range(0, expression.shape[0], block_cells):

@@ -46,7 +46,7 @@ def annotate(
     Args:
         slide: A slide, in memory or opened from a file.
         annotator: `NAME` or `NAME:PATH`, as for `cifm annotate apply --annotator`.
-        seed: Of the cells that the annotator is fitted to, where it is fitted and the slide has more than 50,000.
+        seed: Seed of the cells that the annotator is fitted to, where it is fitted and the slide has more than 50,000.
         trust_pickle: Whether to read models that are stored as pickles.
         advance: Called with the number of annotated cells after each block.
 
@@ -76,7 +76,7 @@ def annotate_expression(
         symbols: G gene symbols.
         annotator: `NAME` or `NAME:PATH`, as for `cifm annotate apply --annotator`.
         name: Name of the cells in messages.
-        seed: Of the cells that the annotator is fitted to, where it is fitted and N is more than 50,000.
+        seed: Seed of the cells that the annotator is fitted to, where it is fitted and N is more than 50,000.
         trust_pickle: Whether to read models that are stored as pickles.
 
     Returns:
@@ -99,7 +99,7 @@ def open_for_slide(spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pick
         spec: `NAME` or `NAME:PATH`.
         slide: The slide.
         rows: Cells that the annotator may be fitted to; 50,000 of them are sampled if there are more.
-        seed: Of the sample.
+        seed: Seed of the sample.
         trust_pickle: Whether the user trusts pickles.
 
     Returns:
@@ -161,6 +161,7 @@ def open_slides(paths: Sequence[Path]) -> list[Slide]:
                 "rename one of them, or annotate them one by one, each into an --out of its own",
             )
         by_name[path.stem] = path
+    # The counts are read block by block, so that the slides together need little memory.
     return [open_slide(path, hold=False) for path in paths]
 
 
@@ -177,6 +178,7 @@ def write_types(target: Path, slide: Slide, types: Annotation) -> None:
     """
     # Cells of a prepared slide are in Hilbert order; users join the CSV with tables of their download.
     barcodes = slide.barcodes(slide.region(keys.ALL))
+    # Four digits, which is more than the accuracy of any score.
     columns = {"cell_id": barcodes, "cell_type": types.labels, "score": np.round(types.scores, 4)}
     order = download_order(slide.file)
     with atomic_path(target) as temporary:
@@ -190,10 +192,11 @@ def composition_facts(types: Annotation) -> dict[str, Any]:
         types: Types of the cells of a slide.
 
     Returns:
-        Type to its number of cells, their share and their mean score; types without cells are left out, the most
+        Type to its number of cells, their fraction of all cells and their mean score; types without cells are left out, the most
         frequent type comes first.
     """
     sizes = types.composition()
+    # Stable, so that types of equal size keep the order of the annotator.
     order = [code for code in np.argsort(-sizes, kind="stable") if sizes[code]]
     return {
         types.names[code]: {

@@ -70,7 +70,7 @@ class CelltypistModel:
 
     def _decide(self, block: Floats, is_measured: NDArray[np.bool_]) -> Floats:
         """(n, T) decision values of (n, G) expression; genes that the panel lacks contribute nothing."""
-        # a scaled value of zero contributes nothing, as if the gene were left out.
+        # A scaled value of zero contributes nothing, as if the gene were left out.
         scaled = np.where(is_measured, np.minimum((block - self.mean) / self.scale, MAX_SCALED), 0)
         decision: Floats = scaled @ self.weights + self.intercepts
         return decision
@@ -111,6 +111,7 @@ def load_celltypist(path: Path, *, trust_pickle: bool) -> CelltypistModel:
         ) from error
     if len(coefficients) == 1:  # of two types scikit-learn stores the coefficients of the second only
         coefficients, intercepts = np.vstack([-coefficients, coefficients]), np.concatenate([-intercepts, intercepts])
+    # A model that was edited or truncated could otherwise assign types by the wrong genes.
     if coefficients.shape != (len(types), len(genes)) or mean.shape != (len(genes),):
         shapes = f"coefficients {coefficients.shape}, {len(types)} types, {len(genes)} genes, scaler {mean.shape}"
         raise CifmError(f"{path}: its parts do not fit each other ({shapes})", "copy the file anew")

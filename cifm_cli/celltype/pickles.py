@@ -96,15 +96,18 @@ def read_torch(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401 - any conte
     """
     import torch
 
+    # Files of torch before 1.6 are plain pickles, which the restricted reader below does not cover.
     if not zipfile.is_zipfile(path):
         raise CifmError(f"{path}: not a readable checkpoint of torch", "copy the file anew")
     try:
+        # First with torch's own restricted reader, which suffices for checkpoints that hold tensors alone.
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not trusted:
             raise CifmError(f"{path}: a pickle with more than tensors in it, which can hold any code", _HINT) from error
     except _UNPICKLING_ERRORS as error:
         raise CifmError(f"{path}: not a readable checkpoint ({error})", "copy the file anew") from error
+    # torch takes the unpickler from a module; this object stands for one.
     restricted_pickle = SimpleNamespace(__name__=__name__, Unpickler=_Unpickler)
     try:
         return torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted_pickle)

@@ -75,7 +75,7 @@ def cross_validate(
         values: (n, F) features.
         cells: Their classes and groups.
         splits: Training and held-out cells of each fold, from `grouped_folds`.
-        seed: Of the inner split and the reduction of wide features.
+        seed: Seed of the inner split and the reduction of wide features.
         advance: Called after each fold.
 
     Returns:

@@ -89,7 +89,7 @@ def grouped_folds(
         xy_um: (n, 2) positions in micrometres, for the buffer.
         num_folds: Largest number of folds. There are no more folds than groups and, for samples, no more than the
             rarest class has samples, so that every fold can hold out cells of every class.
-        seed: Of the assignment of groups to folds.
+        seed: Seed of the assignment of groups to folds.
 
     Yields:
         Positions of the training cells and of the held-out cells. Each cell is held out once.

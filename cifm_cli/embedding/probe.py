@@ -80,7 +80,7 @@ def probe_slides(
         column: The label: an obs column, or condition, tissue or sample of the slides.
         num_folds: Number of folds of the cross-validation.
         max_cells: Larger data are sampled down to this number of cells.
-        seed: Of the sample, the folds and the intervals.
+        seed: Seed of the sample, the folds and the intervals.
 
     Returns:
         Metrics of every set of features, with intervals.
@@ -108,7 +108,7 @@ def choose_cells(slides: Sequence[EmbeddedSlide], column: str, max_cells: int, s
         slides: Embedded slides.
         column: The label.
         max_cells: Largest number of cells.
-        seed: Of the sample.
+        seed: Seed of the sample.
 
     Returns:
         The cells and their labels.

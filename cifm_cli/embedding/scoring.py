@@ -28,7 +28,7 @@ def resample_groups(num_groups: int, seed: int) -> Floats:
 
     Args:
         num_groups: R.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         (1 + B, R) how often each draw contains each group; the first row is the original sample.

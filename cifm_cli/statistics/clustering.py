@@ -30,7 +30,7 @@ def cluster_cells(
         expression: (N, P) log-normalised. A dense array is centred first (PCA), a sparse matrix is not (truncated SVD).
         num_clusters: K.
         num_components: Number of components, fewer where N or P is smaller.
-        seed: Of the components and the k-means.
+        seed: Seed of the components and the k-means.
         restarts: Number of k-means runs, of which the one with the smallest inertia counts.
         batch_size: Cells in each step of mini-batch k-means; ordinary k-means when absent.
 

@@ -96,7 +96,6 @@ def draw_counts(tissue: Tissue, genes: pd.DataFrame, seed: int) -> Iterator[csr_
 def _profiles(symbols: list[str], generator: np.random.Generator) -> NDArray[np.float64]:
     """(T, G) expected fraction of each gene of the panel in the counts of each type."""
     weights = 0.02 * generator.lognormal(sigma=0.5, size=len(symbols)) * np.ones((len(TYPES), 1))
-    # Relative to other genes outside their own type.
     weights[:, [symbol in UBIQUITOUS.split() for symbol in symbols]] *= 12.0
     weights[:, [symbol in MITOCHONDRIAL.split() for symbol in symbols]] *= 60.0
     for row, kind in enumerate(TYPES):
