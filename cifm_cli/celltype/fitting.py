@@ -134,7 +134,7 @@ def _match_slide(
     counts: csr_matrix, symbols: tuple[str, ...], target: TargetSlide | None, seed: int
 ) -> tuple[csr_matrix, tuple[str, ...]]:
     """Counts as the slide would have measured them: the genes of its panel, each gene once, at its depth."""
-    # In upper case: mouse symbols differ from human ones by case alone.
+    # In upper case, as mouse symbols differ from human ones mostly by case.
     panel = None if target is None else {symbol.upper() for symbol in target.symbols}
     # Reversed, so that the first of several columns with one symbol is used.
     column_of = {symbol.upper(): column for column, symbol in reversed(list(enumerate(symbols)))}

@@ -152,7 +152,6 @@ def _fit_mixture(observed: csr_matrix, mean: Numbers, is_marker: NDArray[np.bool
         updated = np.asarray(observed.T @ posterior) + PRIOR_WEIGHT * observed.sum() * start
         updated /= updated.sum(axis=0)
         updated[:, :-1] = np.where(is_foreign, np.minimum(updated[:, :-1], mean[:, None]), updated[:, :-1])
-        # The component for unassigned cells must not adapt, or it would take over a type without markers.
         updated[:, -1] = mean
         profiles = updated / updated.sum(axis=0)
     return profiles, fractions

@@ -96,7 +96,7 @@ def read_torch(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401 - any conte
     """
     import torch
 
-    # Files of torch before 1.6 are plain pickles, which the restricted reader below does not cover.
+    # Since version 1.6, torch writes zip archives.
     if not zipfile.is_zipfile(path):
         raise CifmError(f"{path}: not a readable checkpoint of torch", "copy the file anew")
     try:

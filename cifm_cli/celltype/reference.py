@@ -118,7 +118,7 @@ def load_classifier(path: Path) -> ReferenceClassifier:
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-            # Models of cifm are safetensors files too, and differ by the kind.
+            # Trained models of cifm are safetensors files with this header too, but without a kind.
             if (header.get("kind"), header.get("format")) != (KIND, FORMAT):
                 raise CifmError(f"{path}: no {KIND} of format {FORMAT}", hint)
             tensors = {name: file.get_tensor(name) for name in _TENSORS}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
+# Enough blocks for folds with similar frequencies of the classes, and for a bootstrap over blocks.
 _TARGET_BLOCKS = 100
 _MIN_BLOCK_RADII = 10  # in narrower blocks most cells would be near a border, and lost to the buffer
 
@@ -94,12 +95,15 @@ def grouped_folds(
     Yields:
         Positions of the training cells and of the held-out cells. Each cell is held out once.
     """
+    # scikit-learn takes an integer; it is derived from the seed, so that other uses of the seed are independent
+    # of it.
     state = int(provenance.numpy_generator(seed, "probe folds").integers(2**31))
     max_folds = groups.num
     if groups.unit == "sample":
         max_folds = max(2, min(len(np.unique(groups.ids[codes == code])) for code in np.unique(codes)))
     splitter = StratifiedGroupKFold(min(num_folds, max_folds), shuffle=True, random_state=state)
     for train, test in splitter.split(np.zeros(len(codes)), codes, groups.ids):
+        # A fold can be empty if there are few groups of very different sizes.
         if len(test):
             yield _outside_buffer(train, test, xy_um, groups.buffer_um), test
 
@@ -110,5 +114,6 @@ def _outside_buffer(train: Rows, test: Rows, xy_um: NDArray[np.float64], buffer_
         return train
     # The upper bound of `query` is exclusive; a cell at exactly the distance of the buffer is still too near.
     distance, _ = cKDTree(xy_um[test]).query(xy_um[train], distance_upper_bound=np.nextafter(buffer_um, np.inf))
+    # `query` returns infinity where no held-out cell is within the bound.
     far: Rows = train[np.isinf(distance)]
     return far

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.writers.embedded import EmbeddedSlide
 
+# A column with more values is usually an identifier.
 MAX_CLASSES = 50
 _SLIDE_METADATA = (keys.CONDITION, keys.TISSUE, keys.SAMPLE)  # constant over a slide, stored in uns["cifm"]
 
@@ -100,6 +101,7 @@ def _labels_of_slide(slide: EmbeddedSlide, column: str) -> NDArray[np.object_] |
         texts = values.astype(object).to_numpy(dtype=object)
         return np.array([None if pd.isna(text) or text == "" else str(text) for text in texts], dtype=object)
     if column in _SLIDE_METADATA:
+        # `cifm prepare` stores an empty text for a condition or tissue that was not given.
         return np.full(slide.num_cells, slide.facts[column] or None, dtype=object)
     return None
 
