@@ -80,8 +80,8 @@ def score_cells(
     """
     columns = match_genes(genes, symbols)
     blocks = aligned_blocks(expression, columns, renormalise=renormalise)
-    parts = [(score(block, columns >= 0), ~block.any(axis=1)) for _, block in blocks]
-    scores, is_void = (np.concatenate(part) for part in zip(*parts, strict=True))
+    scored_blocks = [(score(block, columns >= 0), ~block.any(axis=1)) for _, block in blocks]
+    scores, is_void = (np.concatenate(arrays) for arrays in zip(*scored_blocks, strict=True))
     return scores, is_void
 
 

@@ -130,14 +130,14 @@ def annotate_slide(annotator: Annotator, slide: Slide, advance: Callable[[float]
     Returns:
         Types and scores of the N cells, without probabilities.
     """
-    parts = []
+    blocks = []
     for first in range(0, slide.num_cells, _BLOCK_CELLS):
         rows = np.arange(first, min(first + _BLOCK_CELLS, slide.num_cells))
-        parts.append(annotator.annotate(slide.expression(rows, TYPING_SUM), slide.symbols))
+        blocks.append(annotator.annotate(slide.expression(rows, TYPING_SUM), slide.symbols))
         if advance:
             advance(len(rows))
     # Without probabilities: some models have hundreds of types, and the matrix could be larger than the counts.
-    codes, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scores"))
+    codes, scores = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("codes", "scores"))
     return Annotation(annotator.names, codes, scores)
 
 

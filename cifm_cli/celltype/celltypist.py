@@ -100,16 +100,16 @@ def load_celltypist(path: Path, *, trust_pickle: bool) -> CelltypistModel:
     try:
         classifier, scaler = content["Model"], content["Scaler_"]
         coefficients, intercepts = (
-            np.asarray(part, dtype=np.float32) for part in (classifier.coef_, classifier.intercept_)
+            np.asarray(array, dtype=np.float32) for array in (classifier.coef_, classifier.intercept_)
         )
-        types, genes = (tuple(map(str, part)) for part in (classifier.classes_, classifier.features))
+        types, genes = (tuple(map(str, names)) for names in (classifier.classes_, classifier.features))
         mean = np.asarray(scaler.mean_, dtype=np.float32) if scaler.with_mean else np.zeros(len(genes), np.float32)
         scale = np.asarray(scaler.scale_, dtype=np.float32)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CifmError(
             f"{path}: not a CellTypist model ({error})", "name a model file of CellTypist (.pkl)"
         ) from error
-    if len(coefficients) == 1:  # of two types scikit-learn stores the coefficients of the second only
+    if len(coefficients) == 1:  # for two types, scikit-learn stores only the coefficients of the second
         coefficients, intercepts = np.vstack([-coefficients, coefficients]), np.concatenate([-intercepts, intercepts])
     # A model that was edited or truncated could otherwise assign types by the wrong genes.
     if coefficients.shape != (len(types), len(genes)) or mean.shape != (len(genes),):

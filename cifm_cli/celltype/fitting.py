@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 MIN_CELLS: Final = 20  # of a type: leaves three for the report
-# Limits the time of the fit; a whole transcriptome has ten times as many genes.
+# Limits time and memory of the fit, which holds the expression of all cells as a dense array.
 MAX_GENES: Final = 2_000
 # Steps by a factor of about 3, over three and a half orders of magnitude.
 STRENGTHS: Final = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse regularisation, scikit-learn's C
@@ -89,8 +89,7 @@ def train_classifier(
     # Chosen on the fitting cells alone, as the other two parts must not influence the classifier.
     counts, genes = _select_genes(counts, genes, codes, fit)
     depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    # The depth is the sum over the selected genes: at annotation time the shared genes are normalised alone as
-    # well.
+    # The depth is the sum over the selected genes: at annotation time the shared genes are normalised alone as well.
     expression = log_normalise(counts, depth, TYPING_SUM).toarray()
     mean, scale = mean_and_scale(expression[fit])
     features = standardise(expression, mean, scale, MAX_DEVIATION)
@@ -272,7 +271,7 @@ def report_table(report: dict[str, Any]) -> Table:
     """Format a report as a table: overall scores, then the recall of every type.
 
     Args:
-        report: Of a classifier from `train_classifier`.
+        report: Report of a classifier from `train_classifier`.
 
     Returns:
         The table.

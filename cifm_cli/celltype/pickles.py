@@ -47,8 +47,8 @@ class OpaqueObject:
 
     def __setstate__(self, state: Any) -> None:  # noqa: ANN401 - any content of a pickle
         """Store the attributes, those of `__dict__` and those of slots."""
-        for part in state if isinstance(state, tuple) else (state,):
-            self.__dict__.update(part if isinstance(part, dict) else {})
+        for attributes in state if isinstance(state, tuple) else (state,):
+            self.__dict__.update(attributes if isinstance(attributes, dict) else {})
 
 
 class _Unpickler(pickle.Unpickler):

@@ -107,7 +107,7 @@ def load_sctab(folder: Path, *, trust_pickle: bool) -> SctabModel:
 
 
 def _network(content: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Build the network; the names of its weights tell which of the three it is."""
+    """Build the network; the names of its weights determine which of the three it is."""
     weights = {
         name.removeprefix(_PREFIX): weight for name, weight in content["state_dict"].items() if name.startswith(_PREFIX)
     }

@@ -26,7 +26,7 @@ def bad_count(values: NDArray[Any]) -> int | None:
     Returns:
         Position of the first negative, NaN, fractional, too large or Boolean value; None if all are counts.
     """
-    # A Boolean matrix tells where counts are, but not how many.
+    # A Boolean matrix contains the positions of counts without their values.
     if values.dtype.kind == "b":
         return 0 if len(values) else None
     with np.errstate(invalid="ignore"):  # comparing NaN is intended

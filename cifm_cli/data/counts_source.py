@@ -62,8 +62,8 @@ class FileCounts:
         # Opened for each read: an open file cannot be forked or pickled, and opening it is cheap.
         with h5py.File(self.path, "r") as file:
             blocks = [self._read_range(file["X"], row_range) for row_range in self._ranges(ordered)]
-        # `vstack` copies the arrays, and `block[position]` copies them again: both are skipped where they
-        # change nothing.
+        # `vstack` copies the arrays, and `block[position]` copies them
+        # again: both are skipped where they change nothing.
         block = blocks[0] if len(blocks) == 1 else vstack(blocks, format="csr")
         return block if np.array_equal(ordered, rows) else block[position]
 

@@ -52,8 +52,7 @@ def radius_graph(
         The graph, with both directions of every edge, and displacements in units of the radius.
     """
     num_cells = len(xy_um)
-    # A tree, as all pairs of distances of a large slide do not fit into memory. Each pair occurs once, without
-    # order.
+    # A tree, as all pairs of distances of a large slide do not fit into memory. Each pair occurs once, without order.
     pairs = cKDTree(xy_um).query_pairs(radius_um, output_type="ndarray") if num_cells else np.empty((0, 2), np.intp)
     loops = np.repeat(np.arange(num_cells if self_loops else 0), 2).reshape(-1, 2)
     ends = np.concatenate([pairs, pairs[:, ::-1], loops])

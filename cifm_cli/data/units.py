@@ -62,14 +62,14 @@ class UnitCheck:
 
 
 def to_micrometres(
-    xy: NDArray[np.float64], microns_per_pixel: float | None, what: str, scale: Scale | None = None
+    xy: NDArray[np.float64], microns_per_pixel: float | None, xy_name: str, scale: Scale | None = None
 ) -> tuple[NDArray[np.float64], str]:
     """Convert coordinates to micrometres, with the scale of the user, or else that of the download.
 
     Args:
         xy: (N, 2) coordinates as stored.
         microns_per_pixel: Scale that the user gave; None for the scale of the download.
-        what: Name of the stored coordinates, such as `obsm['spatial']`.
+        xy_name: Name of the stored coordinates, such as `obsm['spatial']`.
         scale: Scale of the download; None if the coordinates are micrometres.
 
     Returns:
@@ -81,15 +81,15 @@ def to_micrometres(
     if microns_per_pixel is not None:
         if not 0 < microns_per_pixel < np.inf:
             raise CifmError(f"--microns-per-pixel {microns_per_pixel:g}: not a scale", "give a number above zero")
-        return xy * microns_per_pixel, f"{what} x {microns_per_pixel:g} um, as asked"
+        return xy * microns_per_pixel, f"{xy_name} x {microns_per_pixel:g} um, as asked"
     if scale is None:
-        return xy, f"{what}: micrometres"
+        return xy, f"{xy_name}: micrometres"
     if not 0 < scale.microns_per_pixel < np.inf:
         raise CifmError(
             f"{scale.source}: {scale.microns_per_pixel:g} um per pixel is not a scale",
             "give it with --microns-per-pixel",
         )
-    return xy * scale.microns_per_pixel, f"{what} x {scale.microns_per_pixel:.6g} um: {scale.source}"
+    return xy * scale.microns_per_pixel, f"{xy_name} x {scale.microns_per_pixel:.6g} um: {scale.source}"
 
 
 def require_agreement(first: Scale, second: Scale, tolerance: float, where: str) -> None:
@@ -192,8 +192,7 @@ def _choose_radius(spacing: float, platform_um: float | None, given_um: float | 
         return float(given_um), "given"
     if platform_um is not None:
         return platform_um, "platform"
-    # Checked only for a derived radius, which fits coordinates in any unit, so that the mean degree would look
-    # normal.
+    # Checked only for a derived radius, which fits coordinates in any unit, so that the mean degree would look normal.
     low, high = PLAUSIBLE_SPACING_UM
     if not low <= spacing <= high:
         likely = "millimetres, or many cells at one place" if spacing < low else "pixels or nanometres"

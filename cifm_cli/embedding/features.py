@@ -83,7 +83,7 @@ def collect_features(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> l
 def _baselines(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows], genes: list[str]) -> list[Features]:
     """Expression of the cell, of its neighbours, and both."""
     by_slide = [_expression(slide, probed, genes) for slide, probed in zip(slides, rows, strict=True)]
-    own, around = (csr_matrix(vstack(parts)) for parts in zip(*by_slide, strict=True))
+    own, around = (csr_matrix(vstack(matrices)) for matrices in zip(*by_slide, strict=True))
     if not around.nnz:
         radius_um = slides[0].origin["radius_um"]
         logger.warning("no probed cell has a neighbour within the model's radius, %g um", radius_um)

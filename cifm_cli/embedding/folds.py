@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-# Enough blocks for folds with similar frequencies of the classes, and for a bootstrap over blocks.
 _TARGET_BLOCKS = 100
 _MIN_BLOCK_RADII = 10  # in narrower blocks most cells would be near a border, and lost to the buffer
 
@@ -95,8 +94,7 @@ def grouped_folds(
     Yields:
         Positions of the training cells and of the held-out cells. Each cell is held out once.
     """
-    # scikit-learn takes an integer; it is derived from the seed, so that other uses of the seed are independent
-    # of it.
+    # scikit-learn takes an integer; it is derived from the seed, so that other uses of the seed are independent of it.
     state = int(provenance.numpy_generator(seed, "probe folds").integers(2**31))
     max_folds = groups.num
     if groups.unit == "sample":

@@ -107,7 +107,7 @@ def _start_worker(
     number: int,
 ) -> Callable[[tuple[int, int]], int]:
     """Load the model and open the slide in a worker; return the function that embeds a slice of tiles."""
-    # Loaded in the worker, as tensors on a GPU cannot be sent to another process at its start.
+    # Loaded in the worker, onto the worker's own device.
     model = load_model(folder, backend, devices[number], precision)
     slide = model.fit_slide(open_slide(path))
     return partial(write_slice, model, slide, rows_of)

@@ -171,8 +171,7 @@ def _summarise(
     codes, groups = task.labels.codes, task.groups
     class_sizes = np.bincount(codes)
     probabilities = {name: fit.probabilities for name, fit in fits.items()}
-    # The frequencies are those of all cells: a fold would give nearly the same, and the ROC-AUC is 0.5 in any
-    # case.
+    # The frequencies are those of all cells: a fold would give nearly the same, and the ROC-AUC is 0.5 in any case.
     probabilities[MAJORITY] = np.tile(class_sizes / class_sizes.sum(), (len(codes), 1))
     weights = resample_groups(groups.num, seed)
     scores = {name: score(p, codes, groups.ids, fold_of_group, weights) for name, p in probabilities.items()}

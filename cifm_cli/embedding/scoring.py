@@ -152,8 +152,7 @@ def compare_with_best(
     Returns:
         `best_baseline`, `difference` (embedding minus baseline), `low`, `high`.
     """
-    # The best one on the original sample, for all draws: choosing it anew in each draw would favour the
-    # baselines.
+    # The best one on the original sample, for all draws: choosing it anew in each draw would favour the baselines.
     best = max(baselines, key=lambda name: scores[name][metric][0])
     summary = with_interval(scores[embedding][metric] - scores[best][metric])
     return {"best_baseline": best, "difference": summary["value"], "low": summary["low"], "high": summary["high"]}

@@ -138,7 +138,7 @@ class WorkerPool(Generic[Task, Result]):
             # `handle` does not check the level of the logger.
             if logger.isEnabledFor(record.levelno):
                 logger.handle(record)
-        # An unexpected error is a bug, after which the other tasks are not continued.
+        # Any other error would occur in the next tasks too, so it ends the work.
         if reply.error and not isinstance(reply.error, CifmError):
             raise reply.error
         return reply.error or reply.result

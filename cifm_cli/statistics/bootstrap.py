@@ -123,8 +123,8 @@ class Bootstrap:
         """Pearson's correlation over the cells of each draw, averaged over genes; computed from sums per block.
 
         Args:
-            x: (P, Q) gene by gene.
-            y: (P, Q).
+            x: (P, Q) values, one row per gene.
+            y: (P, Q) values to correlate with `x`.
 
         Returns:
             (R,); a gene that is constant in a draw contributes 0 to it.
@@ -140,8 +140,8 @@ class Bootstrap:
             _sum_blocks(x[genes], y[genes], means, self.block, sums)
             sum_x, sum_y, xx, yy, xy = (self.weights @ z.T for z in sums)
             spread_x, spread_y = xx - sum_x**2 / num_cells, yy - sum_y**2 / num_cells
-            # Rounding leaves a tiny variance of a constant gene, and dividing by it would give an arbitrary
-            # correlation.
+            # Rounding leaves a tiny variance of a constant gene, and dividing
+            # by it would give an arbitrary correlation.
             constant = (spread_x <= _ROUNDING * xx) | (spread_y <= _ROUNDING * yy)
             scale = np.sqrt(np.where(constant, 1, spread_x * spread_y))
             total += np.where(constant, 0, (xy - sum_x * sum_y / num_cells) / scale).sum(axis=1)
@@ -216,7 +216,7 @@ def compare_over_slides(differences: Sequence[float], draws: Floats, seed: int, 
     """
     num_slides, num_draws = draws.shape
     generator = numpy_generator(seed, "slides")
-    # Both levels are drawn: slides differ more from each other than the blocks of one slide.
+    # Both levels are drawn, as results vary between slides as well as between the blocks of a slide.
     slide = generator.integers(num_slides, size=(num_slides, num_draws))
     draw = generator.integers(num_draws, size=(num_slides, num_draws))
     means = np.asarray(draws[slide, draw].mean(axis=0))

@@ -32,8 +32,8 @@ def log_loss(probabilities: NDArray[np.floating[Any]], codes: Codes, *, smallest
     Returns:
         (N,) losses.
     """
-    own = probabilities[np.arange(len(codes)), codes].astype(np.float64)
-    return np.asarray(-np.log(np.maximum(own, smallest)))
+    actual = probabilities[np.arange(len(codes)), codes].astype(np.float64)
+    return np.asarray(-np.log(np.maximum(actual, smallest)))
 
 
 def log_loss_from_logs(log_probabilities: NDArray[np.floating[Any]], codes: Codes, *, smallest: float = 0.0) -> Numbers:
@@ -47,8 +47,8 @@ def log_loss_from_logs(log_probabilities: NDArray[np.floating[Any]], codes: Code
     Returns:
         (N,) losses in nats.
     """
-    own = log_probabilities[np.arange(len(codes)), codes].astype(np.float64)
-    return np.asarray(-np.maximum(own, math.log(smallest)) if smallest > 0 else -own)
+    actual = log_probabilities[np.arange(len(codes)), codes].astype(np.float64)
+    return np.asarray(-np.maximum(actual, math.log(smallest)) if smallest > 0 else -actual)
 
 
 def balanced_weights(codes: Codes) -> Numbers:

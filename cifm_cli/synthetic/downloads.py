@@ -219,7 +219,7 @@ def _write_bundle(
     barcodes = _barcodes(num_cells, seed)
     write_matrix(folder / "cell_feature_matrix.h5", with_controls(), barcodes, features, "Xenium (synthetic)")
     cells = _cells_table(
-        planted, barcodes, {name: np.concatenate([part[name] for part in sums]) for name in sums[0]}, seed
+        planted, barcodes, {name: np.concatenate([block_sums[name] for block_sums in sums]) for name in sums[0]}, seed
     )
     cells.to_parquet(folder / "cells.parquet", index=False, write_page_checksum=True)
     write_csv_gz(folder / "cells.csv.gz", cells)

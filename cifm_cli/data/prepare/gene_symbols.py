@@ -48,8 +48,8 @@ def symbols_for(features: pd.DataFrame, given: pd.DataFrame | None) -> pd.DataFr
     table = packaged_symbols()
     of_species = table[table["id"].str.startswith(_species(features, table))]
     # The user's symbols take precedence, so the packaged ids of the same symbols are left out.
-    rest = of_species[~of_species["symbol"].isin(given["symbol"])]
-    return pd.concat([given, rest[["id", "symbol"]]], ignore_index=True)
+    not_given = of_species[~of_species["symbol"].isin(given["symbol"])]
+    return pd.concat([given, not_given[["id", "symbol"]]], ignore_index=True)
 
 
 def _species(features: pd.DataFrame, table: pd.DataFrame) -> str:
@@ -57,8 +57,8 @@ def _species(features: pd.DataFrame, table: pd.DataFrame) -> str:
     names = set(features["symbol"]) | set(features["id"])
 
     def num_matches(prefix: str) -> tuple[int, int]:
-        own = table["symbol"][table["id"].str.startswith(prefix)]
-        return int(features["id"].str.startswith(prefix).sum()), int(own.isin(names).sum())
+        symbols = table["symbol"][table["id"].str.startswith(prefix)]
+        return int(features["id"].str.startswith(prefix).sum()), int(symbols.isin(names).sum())
 
     # Ids come first: symbols of mouse genes in capital letters match the human table.
     return max((_HUMAN, _MOUSE), key=num_matches)

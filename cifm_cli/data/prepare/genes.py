@@ -58,13 +58,14 @@ class GenePlan:
         Returns:
             (N, G) float64, in which no sum overflows; columns sorted within rows, without stored zeros.
         """
-        kind = counts.indices.dtype  # SciPy copies a matrix whose columns and row pointers have different widths
-        entries = (self.column >= 0)[counts.indices]
-        columns = self.column.astype(kind)[counts.indices[entries]]
-        indptr = np.concatenate([[0], np.cumsum(entries)])[counts.indptr].astype(kind)
+        # SciPy copies a matrix whose columns and row pointers have different widths.
+        index_type = counts.indices.dtype
+        is_counted = (self.column >= 0)[counts.indices]
+        columns = self.column.astype(index_type)[counts.indices[is_counted]]
+        indptr = np.concatenate([[0], np.cumsum(is_counted)])[counts.indptr].astype(index_type)
         # Sums of several large counts in double precision.
-        parts = (counts.data[entries].astype(np.float64), columns, indptr)
-        result = csr_matrix(parts, shape=(counts.shape[0], len(self.ids)))
+        csr_arrays = (counts.data[is_counted].astype(np.float64), columns, indptr)
+        result = csr_matrix(csr_arrays, shape=(counts.shape[0], len(self.ids)))
         # Adds up the features of one gene in a cell, and sorts the columns.
         result.sum_duplicates()
         result.eliminate_zeros()
@@ -102,7 +103,7 @@ def plan_genes(
     for row, (name, given_symbol, kind) in enumerate(
         features[["id", "symbol", "feature_type"]].itertuples(index=False)
     ):
-        # The symbol of the download wins: it is the one that the user knows.
+        # The symbol of the download takes precedence over that of the table.
         symbol = given_symbol or names.symbols.get(strip_version(name), "")
         gene, reason = _identify(name, symbol, kind, names)
         # A mitochondrial gene that is only known by its symbol has no id under which it could be kept.

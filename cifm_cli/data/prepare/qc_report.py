@@ -156,10 +156,10 @@ def _histograms(
         ),
         *(
             Image(
-                plots.histogram(values, _edges(values), f"{what} per cell", label=what.lower()),
-                f"{what} per cell; the last bar includes all cells with more.",
+                plots.histogram(values, _edges(values), f"{quantity} per cell", label=quantity.lower()),
+                f"{quantity} per cell; the last bar includes all cells with more.",
             )
-            for values, what in ((counts, "Counts"), (genes, "Genes"))
+            for values, quantity in ((counts, "Counts"), (genes, "Genes"))
         ),
     ]
 
@@ -217,19 +217,19 @@ def _genes_note(report: dict[str, Any]) -> str:
 
 def _genes(genes: dict[str, Any]) -> Table:
     """Features by outcome: in = matched + mapped + dropped; features of one gene are summed."""
-    lost = sum(part["count"] for part in genes["dropped"].values())
-    matched = genes["in"] - lost - genes["mapped"]["count"]
+    num_dropped = sum(features["count"] for features in genes["dropped"].values())
+    matched = genes["in"] - num_dropped - genes["mapped"]["count"]
     rows = [
         ["in the download", f"{genes['in']:,}", ""],
         ["matched by their Ensembl id", f"{matched:,}", ""],
         ["mapped by a table", *_count_and_examples(genes["mapped"])],
-        *([f"dropped: {reason}", *_count_and_examples(part)] for reason, part in genes["dropped"].items()),
+        *([f"dropped: {reason}", *_count_and_examples(features)] for reason, features in genes["dropped"].items()),
         ["summed with another of the same id", *_count_and_examples(genes["summed"])],
         ["genes kept", f"{genes['kept']:,}", ""],
     ]
     return Table(["features", "number", "such as"], rows)
 
 
-def _count_and_examples(part: dict[str, Any]) -> list[str]:
-    names = part["names"]
-    return [f"{part['count']:,}", ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")]
+def _count_and_examples(features: dict[str, Any]) -> list[str]:
+    names = features["names"]
+    return [f"{features['count']:,}", ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")]

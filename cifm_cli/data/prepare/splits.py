@@ -92,15 +92,15 @@ def strips(y_um: NDArray[np.float64], gap_um: float) -> NDArray[np.int8]:
     regions = np.full(len(y_um), _TRAIN, dtype=np.int8)
     for region in (_TEST, _VALIDATION):
         # Each region is taken from the upper end of the cells that are still in training.
-        rest = regions == _TRAIN
+        is_train = regions == _TRAIN
         size = round(SCORED_FRACTION * len(y_um))
-        if not 0 < size <= rest.sum():
+        if not 0 < size <= is_train.sum():
             break
         # The y coordinate of the lowest cell of the region; a partition is faster than sorting.
-        edge_um = np.partition(y_um[rest], -size)[-size]
+        edge_um = np.partition(y_um[is_train], -size)[-size]
         # All cells at the same y are in the same region, so a region may be slightly larger than asked.
-        regions[rest & (y_um > edge_um - gap_um)] = _BUFFER
-        regions[rest & (y_um >= edge_um)] = region
+        regions[is_train & (y_um > edge_um - gap_um)] = _BUFFER
+        regions[is_train & (y_um >= edge_um)] = region
     return regions
 
 
@@ -130,7 +130,6 @@ def random_blocks(xy_um: NDArray[np.float64], gap_um: float, seed: int) -> NDArr
     borders = np.array([SCORED_FRACTION, 2 * SCORED_FRACTION]) * len(xy_um)
     region_of_block = np.empty(len(order), dtype=np.int8)
     region_of_block[order] = np.array([_TEST, _VALIDATION, _TRAIN])[np.searchsorted(borders, middle, side="right")]
-    # Whole blocks, as single cells have neighbours in other regions.
     regions = region_of_block[block.ravel()]
     for region in (_TEST, _VALIDATION):
         _clear_around(regions, xy_um, region, gap_um)

@@ -95,8 +95,7 @@ def _read(path: Path, config: ReadConfig) -> Download:
     obs.index, num_renamed = _unique(content.names)
     notes = content.notes
     if num_renamed:
-        # Samples that were concatenated without a suffix share barcodes; the rows themselves are different
-        # cells.
+        # Samples that were concatenated without a suffix share barcodes; the rows themselves are different cells.
         notes += (f"{num_renamed:,} barcodes occur twice; the later ones got a suffix -1, -2, ...",)
     xy_um, units = to_micrometres(xy[:, :2], config.microns_per_pixel, "obsm['spatial']")
     return Download(
@@ -231,8 +230,7 @@ def _in_native_order(column: pd.Series) -> pd.Series:
 
 def _rows(path: Path, element: Any) -> Counts:  # noqa: ANN401 - an h5py group or dataset
     """A matrix by rows. A CSR matrix stays in the file; any other is read and converted."""
-    # Other encodings cannot be read by rows: CSC is stored by columns, and a dense matrix is made sparse as a
-    # whole.
+    # Other encodings cannot be read by rows: CSC is stored by columns, and a dense matrix is made sparse as a whole.
     if element.attrs.get("encoding-type") == "csr_matrix":
         check_arrays(element)
         num_rows, num_columns = (int(size) for size in element.attrs["shape"])

@@ -37,8 +37,7 @@ class CountTable:
 def separator(path: Path) -> str:
     """The separator of a table: the most frequent of tab, comma and semicolon in the first line."""
     with open_maybe_gzip(path) as handle:
-        # Not with `csv.Sniffer`, which guesses from all characters and takes a frequent letter for the
-        # separator.
+        # Not with `csv.Sniffer`, which guesses from all characters and takes a frequent letter for the separator.
         first = handle.readline().decode("utf8", "replace")
     return max("\t,;", key=first.count)
 
@@ -60,8 +59,7 @@ def read_count_table(path: Path) -> CountTable:
     columns: list[str] = []
     with reading(path), open_maybe_gzip(path) as handle:
         labels = _label_columns(path)
-        # Names of rows are read as text: a number such as 007 would otherwise not equal the name in the other
-        # table.
+        # Names of rows are read as text: a number such as 007 would otherwise not equal the name in the other table.
         texts, sep = dict.fromkeys(labels, str), separator(path)
         with pd.read_csv(
             handle, sep=sep, dtype=texts, encoding="utf-8-sig", chunksize=_ROWS_AT_ONCE, low_memory=False

@@ -45,8 +45,7 @@ class StoredCounts:
         with reading(self.path), h5py.File(self.path, "r") as file:
             group = file[self.slot]
             columns = _narrow(group["indices"][start:stop], self.num_columns)
-            # Pointers relative to the block fit into 32 bits, and SciPy wants the same type for columns and
-            # pointers.
+            # Pointers relative to the block fit into 32 bits, and SciPy wants the same type for columns and pointers.
             csr_arrays = (group["data"][start:stop], columns, (self.indptr[first : last + 1] - start).astype(np.int32))
             # Recorded before `canonical` sorts the columns. Instruments write sorted rows, so a few unsorted
             # ones are a sign of damage.
@@ -71,8 +70,7 @@ def stored_counts(path: Path, group: h5py.Group, shape: tuple[int, int]) -> Stor
     Raises:
         ValueError: The arrays do not form a matrix of that shape.
     """
-    # Only the pointers are read here. A wrong pointer would select values of other cells, so they are checked
-    # first.
+    # Only the pointers are read here. A wrong pointer would select values of other cells, so they are checked first.
     data, indices, indptr = (group[name] for name in ("data", "indices", "indptr"))
     starts = as_integers(indptr)
     if starts.shape != (shape[0] + 1,) or starts[0] != 0 or (np.diff(starts) < 0).any():

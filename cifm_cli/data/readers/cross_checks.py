@@ -108,8 +108,7 @@ class CountCrossChecks:
                 f"{column.name} is not the sum of the matrix in most cells ({example}): "
                 "cells or genes may be mixed up or missing"
             )
-        # The instrument writes both files from the same transcripts. In an AnnData, a column may have any
-        # origin.
+        # The instrument writes both files from the same transcripts. In an AnnData, a column may have any origin.
         if self._download.platform == "xenium":
             raise CifmError(
                 f"{where}: the counts of {len(rows):,} of {len(names):,} cells contradict the table of cells: {example}",

@@ -56,8 +56,7 @@ def check_arrays(item: h5py.Group | h5py.Dataset) -> None:
         for name in item:
             check_arrays(item[name])
         return
-    # h5py derives the NumPy type from the size and byte order alone, so a damaged offset or precision shows
-    # only here.
+    # h5py derives the NumPy type from the size and byte order alone, so a damaged offset or precision shows only here.
     if item.dtype.kind in "iuf" and item.id.get_type() != h5py.h5t.py_create(item.dtype):
         raise ValueError(f"{item.name} has a damaged number type")
     if item.chunks and item.id.get_num_chunks() < prod(map(_num_chunks, item.shape, item.chunks)):

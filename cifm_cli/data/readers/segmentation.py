@@ -47,7 +47,7 @@ def read_centroids(path: Path) -> pd.DataFrame:
     return pd.DataFrame(centroids, index=barcodes, columns=PIXELS)
 
 
-def _polygon_to_centroid(item: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever JSON holds
+def _polygon_to_centroid(item: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON value
     """Replace a polygon by its centroid while the file is parsed, so that the outlines are not all in memory."""
     if item.get("type") not in _POLYGONS:
         return item

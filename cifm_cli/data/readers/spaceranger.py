@@ -86,8 +86,7 @@ def read_positions(path: Path) -> pd.DataFrame:
 
 def _with_header(table: pd.DataFrame) -> pd.DataFrame:
     """Name the columns after the first row if it is a header, else by position."""
-    # Read without header and then inspected: with the header of pandas, the first spot of an old file would be
-    # lost.
+    # Read without header and then inspected: with the header of pandas, the first spot of an old file would be lost.
     first = [str(name).strip().lower() for name in table.iloc[0]]
     # Space Ranger writes a header since version 2.
     if BARCODE in first:

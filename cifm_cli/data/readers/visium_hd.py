@@ -36,8 +36,7 @@ _BINNED, _SEGMENTED = "binned_outputs", "segmented_outputs"
 _SQUARE = re.compile(r"square_(\d{3})um")
 _CELLS_NOTE = f"the download also has segmented cells; give its folder {_SEGMENTED} to prepare those"
 _DECLARED, _BIN_SIZE = "microns_per_pixel", "bin_size_um"
-# The bins are printed on the slide at a known distance, so the tolerance is far stricter than for the width of
-# a spot.
+# The bins are printed on the slide at a known distance, so the tolerance is far stricter than for the width of a spot.
 GRID_TOLERANCE = 0.01  # genuine files agree to 0.0005
 
 
@@ -132,8 +131,7 @@ def derive_scale(grid: Grid, scales: dict[str, float], where: str) -> Scale:
     declared = Scale(scales.get(_DECLARED, np.nan), f"{_DECLARED} of the scale factors")
     pitches = [
         Scale(bin_um / pixels, f"{line} of {bin_um:g} um bins {pixels:.4f} pixels apart")
-        # Columns and rows are compared one by one, so that an image that is stretched along one axis is
-        # noticed.
+        # Columns and rows are compared one by one, so that an image that is stretched along one axis is noticed.
         for line, pixels in zip(("columns", "rows"), grid, strict=True)
     ]
     known = [scale for scale in (declared, *pitches) if np.isfinite(scale.microns_per_pixel)]

@@ -100,8 +100,8 @@ def _read_cells(path: Path, only: list[str] | None = None) -> pd.DataFrame:
             "take cells.parquet or cells.csv.gz as the instrument wrote it",
         )
     for name in (_X, _Y):
-        # A table that was saved with decimal commas has text here, which would otherwise fail without naming
-        # the column.
+        # A table that was saved with decimal commas has text here, which
+        # would otherwise fail without naming the column.
         if not pd.api.types.is_numeric_dtype(cells[name]):
             raise CifmError(
                 f"{path}: column {name} holds text", "write the coordinates as plain numbers, with a decimal point"

@@ -107,8 +107,8 @@ class RowBuffer:
         offsets = np.concatenate([[0], np.cumsum(self.num_expressed)])[rows]
         entries = self._gather(indptr, offsets)
         # Copies, as fields of a structured array are not contiguous.
-        parts = (entries["value"].copy(), entries["column"].copy(), indptr)
-        return csr_matrix(parts, shape=(len(rows), self.num_genes))
+        csr_arrays = (entries["value"].copy(), entries["column"].copy(), indptr)
+        return csr_matrix(csr_arrays, shape=(len(rows), self.num_genes))
 
     def num_bytes(self, rows: NDArray[np.int64]) -> int:
         """Size of the matrix that `write_matrix` writes for some rows, in bytes."""
@@ -120,8 +120,7 @@ class RowBuffer:
         target, size = entries.view(np.uint8).data, _ENTRY.itemsize
         bounds = (starts * size).tolist()
         for start, stop, offset in zip(bounds, bounds[1:], (offsets * size).tolist(), strict=False):
-            # Unbuffered: the buffer of Python would read more than a short row, and throw it away at the next
-            # seek.
+            # Unbuffered: the buffer of Python would read more than a short row, and throw it away at the next seek.
             self._file.raw.seek(offset)
             self._file.raw.readinto(target[start:stop])
         return entries
