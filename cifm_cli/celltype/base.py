@@ -1,4 +1,4 @@
-"""The annotator interface: what a plugin implements, and the annotation that it returns.
+"""The annotator interface that plugins implement, and the annotation that an annotator returns.
 
 Letters: N cells, G genes, T types.
 """

@@ -151,7 +151,7 @@ def _match_slide(
         target_depth = np.quantile(target.total_counts, rank)
         probability = np.repeat(np.minimum(target_depth / depth, 1.0), np.diff(counts.indptr))
         generator = numpy_generator(seed, "reference depth")
-        # Binomial thinning is what sequencing the same cell less deeply would give; it never adds counts.
+        # Binomial thinning gives the same distribution as sequencing the cell less deeply; it never adds counts.
         counts.data = generator.binomial(np.rint(counts.data).astype(np.int64), probability).astype(np.float32)
         counts.eliminate_zeros()
     return counts, tuple(symbols[column] for column in columns)

@@ -22,7 +22,7 @@ from cifm_cli.data.prepare.gene_symbols import symbols_for
 from cifm_cli.data.prepare.genes import plan_genes, species_note, unidentified_note
 from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.readers.anndata import choose_slot, find_gene_columns
-from cifm_cli.data.slide import Slide, radius_notes
+from cifm_cli.data.slide import SLIDE_FACTS, Slide, radius_notes
 from cifm_cli.data.units import check_units, to_micrometres
 from cifm_cli.errors import CifmError
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.prepare.genes import GenePlan
 
-_FACTS = (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)
 _RAW = "raw/X"
 
 
@@ -85,7 +84,7 @@ def slide_from_anndata(
         The slide, the AnnData's row of each of its cells, and notes.
 
     Raises:
-        CifmError: Counts, genes or coordinates are missing or cannot be what they should be.
+        CifmError: Counts, genes or coordinates are missing or not valid.
     """
     # A backed matrix is a handle on the file, which cannot be converted to CSR as an array can.
     adata = adata.to_memory() if adata.isbacked else adata
@@ -102,7 +101,7 @@ def slide_from_anndata(
         radius, split, facts = units.radius_um, np.zeros(adata.n_obs, dtype=np.int8), None
     else:
         radius, split = float(metadata[keys.RADIUS_UM]), read_split(adata)
-        facts = {key: str(metadata.get(key, "")) for key in _FACTS}
+        facts = {key: str(metadata.get(key, "")) for key in SLIDE_FACTS}
         # If the user selected genes, the stored totals are still those over the whole panel.
         if keys.TOTAL_COUNTS in adata.obs:
             total = adata.obs[keys.TOTAL_COUNTS].to_numpy(dtype=np.float64)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
+SLIDE_FACTS = (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)  # texts in `uns["cifm"]` that describe a slide
 _IN_MEMORY_NONZEROS = 25_000_000  # 200 MB of values and columns; larger matrices stay in the file
 
 
@@ -282,7 +283,7 @@ def _read(file: h5py.File, path: Path, *, hold: bool) -> Slide:
         radius_um=float(metadata[keys.RADIUS_UM]),
         source=source,
         path=path,
-        facts={key: str(metadata[key]) for key in (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)},
+        facts={key: str(metadata[key]) for key in SLIDE_FACTS},
     )
 
 

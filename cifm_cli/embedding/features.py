@@ -40,7 +40,7 @@ class Features:
     """One set of features of the probed cells."""
 
     name: str  # name in `probe.json`
-    description: str  # what the features are, for the report
+    description: str  # description for the report
     values: NDArray[np.float32] | csr_matrix  # (n, F), dense embeddings or sparse expression
 
 
@@ -63,7 +63,7 @@ def collect_features(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> l
             # Dimensions of two models have nothing in common, even for the same recipe.
             message = f"{first.name} and {slide.name} were embedded by different models"
             raise CifmError(message, "embed them with the same model: `cifm embed SLIDE... --model RUN`")
-    # Only what all slides have can be compared between cells of different slides.
+    # Only features that all slides have can be compared between cells of different slides.
     slots = [slot for slot in _EMBEDDINGS if all(slot in slide.embeddings for slide in slides)]
     genes = [gene for gene in first.gene_ids if all(gene in slide.gene_ids for slide in slides)]
     if not genes or not slots:

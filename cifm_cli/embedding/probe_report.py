@@ -64,7 +64,7 @@ def comparison_table(probe: ProbeResult) -> Table:
 
 
 def explain(probe: ProbeResult) -> str:
-    """Describe in a few sentences how the metrics were computed, and what was left out.
+    """Describe in a few sentences how the metrics were computed, and which cells were left out.
 
     Args:
         probe: The result of a probe.

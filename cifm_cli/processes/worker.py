@@ -1,4 +1,4 @@
-"""One worker process: how it starts, what it sends back, and how it ends.
+"""One worker process: its start, its replies, and its end.
 
 Workers are spawned, because a fork of a process that has threads may hang. No worker outlives the parent, and workers
 write nothing to the terminal unless the function that they run does so.

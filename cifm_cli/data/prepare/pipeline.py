@@ -107,7 +107,7 @@ def prepare_to_anndata(download: Path, config: PrepareConfig) -> AnnData:
         config: Options of the preparation; `out`, `force` and `qc_report` have no effect.
 
     Returns:
-        N cells x G genes, equal to what `anndata.read_h5ad` returns for the file that `prepare_download` writes.
+        N cells x G genes, equal to the content of the file that `prepare_download` writes.
 
     Raises:
         CifmError: The download is not recognised, is damaged, or holds no counts or no coordinates in micrometres.
@@ -263,7 +263,7 @@ def _up_to_date_report(target: Path, root: Path, reader: Reader, config: Prepare
     if config.force:
         return None
     origin = metadata[keys.PROVENANCE]
-    # A slide written before an option existed was prepared with what is now the option's default.
+    # A slide written before an option existed was prepared with the value that is now the option's default.
     options = {**_slide_options(PrepareConfig()), **origin["options"]}
     same_options = options == _slide_options(config) and metadata[keys.PLATFORM] == reader.name
     # Another version may filter differently.

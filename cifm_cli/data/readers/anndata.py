@@ -198,7 +198,7 @@ def _alternatives(file: h5py.File, path: Path, slot: str) -> str:
     return f"the raw counts are elsewhere: --layer {' or '.join(count_layers)}" if count_layers else ""
 
 
-def _element(element: Any) -> Any:  # noqa: ANN401 - an h5py group or dataset, and what anndata makes of it
+def _element(element: Any) -> Any:  # noqa: ANN401 - an h5py group or dataset, and the value that anndata reads from it
     check_arrays(element)
     try:
         with warnings.catch_warnings(action="ignore", category=OldFormatWarning):  # old formats are read correctly

@@ -117,7 +117,7 @@ class CountCrossChecks:
         return f"{column.name} contradicts the matrix in {len(rows):,} of {len(names):,} cells: {example}"
 
     def _unsorted_rows_warning(self) -> str | None:
-        """A warning if the columns of a few rows do not ascend, which is what damage to the file causes."""
+        """A warning if the columns of a few rows do not ascend, which is a sign of damage to the file."""
         counts = self._download.counts
         rows = np.flatnonzero(counts.out_of_order if isinstance(counts, StoredCounts) else np.zeros(0))
         # Software that writes unsorted rows does so in all of them; damage affects a few.

@@ -92,7 +92,7 @@ def _stored_counts(table: AnnData, path: Path, layer: str | None) -> Any:  # noq
 
 
 def _coordinates(store: Any, table: AnnData, path: Path) -> tuple[NDArray[np.float64], str]:  # noqa: ANN401 - a SpatialData, whose package is optional
-    """(N, 2) coordinates as stored, and their place in the store; NaN for a cell without a shape."""
+    """(N, 2) coordinates as stored, and the slot that they come from; NaN for a cell without a shape."""
     if keys.SPATIAL in table.obsm:
         return np.asarray(table.obsm[keys.SPATIAL], dtype=np.float64)[:, :2], "obsm['spatial']"
     attributes = table.uns.get(_ATTRIBUTES, {})

@@ -37,10 +37,10 @@ SPOT_TOLERANCE, ROW_TOLERANCE = 0.2, 0.02
 _SPOT = "spot_diameter_fullres"
 
 
-def find_counts(folder: Path) -> Path | None:
-    """The matrix of a folder, preferably the one of spots in the tissue; None if there is none."""
+def find_counts(folder: Path, stems: tuple[str, ...] = MATRICES) -> Path | None:
+    """The first matrix of some names that a folder holds, by default that of spots in the tissue; None if none exists."""
     # The raw matrix holds all spots of the array, most of which lie outside the tissue of a small section.
-    return next(filter(None, (find_matrix(folder, stem) for stem in MATRICES)), None)
+    return next(filter(None, (find_matrix(folder, stem) for stem in stems)), None)
 
 
 def _recognises(path: Path) -> bool:

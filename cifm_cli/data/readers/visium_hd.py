@@ -22,7 +22,7 @@ from cifm_cli.data.readers.spaceranger import (
     read_positions,
     read_scales,
 )
-from cifm_cli.data.readers.tenx import find_matrix, read_matrix
+from cifm_cli.data.readers.tenx import read_matrix
 from cifm_cli.data.readers.visium import MATRICES, find_counts
 from cifm_cli.data.units import Scale, require_agreement, to_micrometres
 from cifm_cli.errors import CifmError
@@ -144,7 +144,7 @@ def derive_scale(grid: Grid, scales: dict[str, float], where: str) -> Scale:
 
 def _read_cells(folder: Path, config: ReadConfig) -> Download:
     """Read segmented cells; the position of a cell is the centroid of its outline."""
-    matrix_path = next(filter(None, (find_matrix(folder, stem) for stem in CELL_MATRICES)), None)
+    matrix_path = find_counts(folder, CELL_MATRICES)
     outlines_path = next(folder / name for name in SEGMENTATIONS if (folder / name).is_file())
     if matrix_path is None:
         raise CifmError(

@@ -16,7 +16,7 @@ from anndata.io import read_elem, write_elem
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data.slide import open_slide
+from cifm_cli.data.slide import SLIDE_FACTS, open_slide
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
 from cifm_cli.data.writers.h5ad import require_space
 from cifm_cli.data.writers.reorder import copy_slide, download_order, inverse_order
@@ -148,6 +148,6 @@ def _read(file: h5py.File, path: Path) -> EmbeddedSlide:
         gene_ids=tuple(var.index),
         obs=obs,
         embeddings=embeddings,
-        facts={key: str(metadata[key]) for key in (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)},
+        facts={key: str(metadata[key]) for key in SLIDE_FACTS},
         origin=json.loads(metadata[keys.EMBEDDING]),
     )

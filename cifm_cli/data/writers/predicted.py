@@ -14,6 +14,7 @@ from anndata.io import write_elem
 
 from cifm_cli import keys
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
+from cifm_cli.data.writers.gene_annotation import gene_annotation
 from cifm_cli.data.writers.h5ad import require_space, write_h5ad
 from cifm_cli.data.writers.reorder import copy_obs, download_order, inverse_order
 from cifm_cli.errors import CifmError, writing
@@ -106,7 +107,7 @@ def write_locations(
     table = ad.AnnData(
         X=values,
         obs=pd.DataFrame(index=[f"place_{number}" for number in range(1, len(xy_um) + 1)]),
-        var=_genes(slide, columns),
+        var=gene_annotation(slide, columns),
         layers={EXPRESSED: expressed},
         obsm={keys.SPATIAL: xy_um},
         uns=_metadata(origin),
@@ -146,7 +147,7 @@ def predicted_file(
             # The attributes state that the file is an AnnData, and in which version of the format.
             file.attrs.update(source.attrs)
             copy_obs(source, file, order)
-            write_elem(file, "var", _genes(slide, columns))
+            write_elem(file, "var", gene_annotation(slide, columns))
             write_elem(file, "obsm", {keys.SPATIAL: slide.xy_um[order]})
             write_elem(file, "uns", _metadata(origin))
             write_elem(file, "layers", {})
@@ -155,13 +156,6 @@ def predicted_file(
         # The file is closed here, as rows are written by plain file operations, by several processes too.
         target_rows = inverse_order(order)
         yield open_dense(temporary, _VALUES, target_rows), open_dense(temporary, _LAYER, target_rows)
-
-
-def _genes(slide: Slide, columns: Rows) -> pd.DataFrame:
-    return pd.DataFrame(
-        {keys.SYMBOL: np.array(slide.symbols, dtype=object)[columns]},
-        index=pd.Index(np.array(slide.gene_ids, dtype=object)[columns]),
-    )
 
 
 def _metadata(origin: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from anndata.io import read_elem, write_elem
 
 from cifm_cli import keys
 from cifm_cli.data.row_ranges import row_ranges
+from cifm_cli.data.writers.csr_arrays import create_csr_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -80,10 +81,7 @@ def _copy_counts(source: h5py.File, target: h5py.File, order: Rows, slide: Slide
     # Row lengths in their new order, summed up.
     indptr = np.concatenate([[0], np.cumsum(np.diff(source["X/indptr"][:].astype(np.int64))[order])])
     group = _create_group(source, target, "X")
-    # SciPy wants columns and row pointers of one type, and most matrices fit into 32 bits.
-    group["indptr"] = indptr if indptr[-1] > np.iinfo(np.int32).max else indptr.astype(np.int32)
-    columns = group.create_dataset("indices", (indptr[-1],), np.int32)
-    values = group.create_dataset("data", (indptr[-1],), np.float32)
+    columns, values = create_csr_arrays(group, indptr)
     for first, last in row_ranges(indptr):
         # Random access to rows, which `FileCounts` turns into reads of ranges.
         block = slide.counts(order[first:last])

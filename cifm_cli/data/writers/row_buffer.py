@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from cifm_cli.data.row_ranges import row_ranges
+from cifm_cli.data.writers.csr_arrays import create_csr_arrays
 from cifm_cli.errors import writing
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ENTRY = np.dtype([("column", np.int32), ("value", np.float32)])
-_LARGEST = np.iinfo(np.int32).max
 
 
 class RowBuffer:
@@ -86,9 +86,7 @@ class RowBuffer:
         offsets = np.concatenate([[0], np.cumsum(self.num_expressed)])[rows]
         group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
         group.attrs["shape"] = np.array([len(rows), self.num_genes])
-        group["indptr"] = indptr if indptr[-1] > _LARGEST else indptr.astype(np.int32)
-        columns = group.create_dataset("indices", (indptr[-1],), np.int32)
-        values = group.create_dataset("data", (indptr[-1],), np.float32)
+        columns, values = create_csr_arrays(group, indptr)
         for first, last in row_ranges(indptr):
             start, stop = indptr[first], indptr[last]
             entries = self._gather(indptr[first : last + 1] - start, offsets[first:last])
