@@ -15,11 +15,11 @@ from cifm_cli.data.writers.gene_annotation import gene_annotation
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import numpy as np
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
