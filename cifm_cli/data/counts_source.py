@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from cifm_cli.data.validate_slide import require_valid_counts
+from cifm_cli.data.validate_slide import require_valid_columns, require_valid_counts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,6 +81,8 @@ class FileCounts:
         values = group["data"][start:stop].astype(np.float32, copy=False)
         # Here and not when the slide is opened, as that would read the whole matrix.
         require_valid_counts(values, start, self.indptr, group.file, self.path)
-        csr_arrays = (values, group["indices"][start:stop], self.indptr[first : last + 1] - start)
+        indices = group["indices"][start:stop]
+        require_valid_columns(indices, self.num_genes, self.path)
+        csr_arrays = (values, indices, self.indptr[first : last + 1] - start)
         block = csr_matrix(csr_arrays, shape=(last - first, self.num_genes))
         return block if len(rows) == last - first else block[rows - first]

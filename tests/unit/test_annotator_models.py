@@ -50,7 +50,7 @@ def norm(name: str, width: int) -> dict[str, torch.Tensor]:
 
 
 def tabnet_weights() -> dict[str, torch.Tensor]:
-    """6 genes, 4 types, widths 3 and 2, two steps, two shared and two own layers."""
+    """6 genes, 4 types, widths 3 and 2, two steps, two shared layers and two layers per step."""
     weights = norm("encoder.initial_bn", 6)
     for part in ("initial_splitter", "feat_transformers.0", "feat_transformers.1"):
         for block in ("shared", "specifics"):
@@ -129,6 +129,62 @@ def test_without_trust_no_pickle_is_opened(tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="a pickle with more than tensors in it") as error:
         read_torch(tmp_path / "model.ckpt", trusted=False)
     assert "--trust-pickle" in error.value.hint
+
+
+ARRAYS = [
+    np.arange(6, dtype="<f4").reshape(2, 3),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.arange(3, dtype=">i2"),
+    np.array([True, False]),
+    np.array(["a", "bcd"]),
+    np.array([b"x", b"yz"]),
+    np.array([["a", None], [[1, 2], np.arange(2)]], dtype=object),
+    np.zeros((0, 4)),
+    np.float64(0.25),
+    np.str_("name"),
+]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype}{list(array.shape)}")
+def test_arrays_in_pickles_are_rebuilt(tmp_path: Path, array: np.ndarray, protocol: int) -> None:
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"nested": [(array, array)]}, protocol))
+    ((found, again),) = read_pickle(tmp_path / "model.pkl", trusted=True)["nested"]
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    assert str(found.tolist()) == str(array.tolist()) == str(again.tolist())
+
+
+def forged_dtype(name: str, flags: int) -> bytes:
+    """Opcodes of a dtype whose state, with its flags, is chosen by the file."""
+    head = b"cnumpy\ndtype\n(V" + name.encode() + b"\nI00\nI01\ntR"
+    return head + b"(I3\nV|\nNNNI-1\nI-1\nI" + str(flags).encode() + b"\ntb"
+
+
+FORGED = {
+    "objects declared as plain bytes": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
+    b"(I1\n(I1\nt" + forged_dtype("O8", 0) + b"I00\nVAAAAAAAA\ntb.",
+    "an object at an address": b"cnumpy.core.multiarray\nscalar\n(" + forged_dtype("O8", 0) + b"VAAAAAAAA\ntR.",
+    "fewer bytes than elements": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
+    b"(I1\n(I9999999\nt" + forged_dtype("f8", 0) + b"I00\nVAAAAAAAA\ntb.",
+    "a record": pickle.dumps(np.zeros(2, dtype=[("a", "f8"), ("b", "O")]), 2),
+    "a number of bytes": b"c__builtin__\nbytes\n(I999999999999\ntR.",
+    "a code for text that decompresses": b"c_codecs\nencode\n(VAAAA\nVzip\ntR.",
+}
+
+
+@pytest.mark.parametrize("content", FORGED.values(), ids=FORGED)
+def test_forged_arrays_are_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.pkl").write_bytes(content)
+    with pytest.raises(CifmError, match="not a readable pickle"):
+        read_pickle(tmp_path / "model.pkl", trusted=True)
+
+
+def test_a_file_that_is_a_zip_only_at_its_end_is_refused(tmp_path: Path) -> None:
+    torch.save({"weight": torch.arange(3)}, tmp_path / "model.ckpt")
+    forged = b"a tar archive for another reader" + (tmp_path / "model.ckpt").read_bytes()
+    (tmp_path / "forged.ckpt").write_bytes(forged)
+    with pytest.raises(CifmError, match="not a readable checkpoint"):
+        read_torch(tmp_path / "forged.ckpt", trusted=False)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x05X"])
@@ -383,7 +439,7 @@ def test_linear_and_multilayer_networks_of_sctab(tmp_path: Path) -> None:
             assert model.logits(X).numpy() == pytest.approx(expected[name].numpy(), abs=1e-6)
 
 
-def test_sctab_reports_what_does_not_match(tmp_path: Path) -> None:
+def test_sctab_models_with_parts_that_do_not_match_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="0 checkpoints"):
         load_sctab(tmp_path, trust_pickle=False)
     folder = sctab_folder(tmp_path / "m", tabnet_weights(), lightning=False)
