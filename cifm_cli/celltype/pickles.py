@@ -46,7 +46,7 @@ _ALLOWED: Final = frozenset(
     + [("torch", f"{kind}Storage") for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Bool", "Byte")]
     + [("torch.storage", name) for name in ("UntypedStorage", "TypedStorage")]
 )
-# What unpickling a damaged file can raise: the pickle machine has no single error for it.
+# Exceptions that unpickling a damaged file can raise; the pickle module has no single one for it.
 _UNPICKLING_ERRORS: Final = (
     pickle.UnpicklingError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError,
 )  # fmt: skip

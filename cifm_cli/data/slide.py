@@ -144,7 +144,7 @@ class Slide:
         )
 
     def with_radius(self, radius_um: float | None) -> Slide:
-        """The same slide with another graph radius, micrometres; itself for None. `radius_notes` returns warnings."""
+        """The same slide with another graph radius, micrometres; the slide itself for None. `radius_notes` returns warnings."""
         if radius_um is None or radius_um == self.radius_um:
             return self
         return replace(self, radius_um=radius_um)

@@ -31,7 +31,7 @@ class _Contradiction(NamedTuple):
 def gene_id_notes(features: pd.DataFrame, where: str) -> tuple[str, ...]:
     """Compare the ids of a download with its symbols.
 
-    A renamed gene has a symbol or an id that the table lacks, which proves nothing. A contradiction is an id that the
+    A renamed gene has a symbol or an id that the table lacks, which is no contradiction. A contradiction is an id that the
     table gives to another symbol, or an id that differs by one or two letters from the id of its symbol.
 
     Args:

@@ -115,7 +115,7 @@ def plan_genes(
         if reason:
             dropped.setdefault(reason, []).append(symbol or name)
             continue
-        # Several probes or versions of an id may stand for one gene.
+        # Several probes, or several versions of an id, may belong to one gene.
         if gene in positions:
             merged.append(gene)
         if strip_version(name) != gene:
