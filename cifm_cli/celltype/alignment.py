@@ -80,8 +80,8 @@ def score_cells(
     """
     columns = match_genes(genes, symbols)
     blocks = aligned_blocks(expression, columns, renormalise=renormalise)
-    parts = [(score(block, columns >= 0), ~block.any(axis=1)) for _, block in blocks]
-    scores, is_void = (np.concatenate(part) for part in zip(*parts, strict=True))
+    scored_blocks = [(score(block, columns >= 0), ~block.any(axis=1)) for _, block in blocks]
+    scores, is_void = (np.concatenate(arrays) for arrays in zip(*scored_blocks, strict=True))
     return scores, is_void
 
 
@@ -100,6 +100,7 @@ def aligned_blocks(
         The slice of cells, and their (n, G) expression, zero for genes that the panel lacks.
     """
     measured = np.flatnonzero(columns >= 0)
+    # Sparse until here: only a block at a time is made dense.
     shared = expression[:, columns[measured]]
     block_cells = max(1, BLOCK_VALUES // max(len(columns), 1))
     for first in range(0, expression.shape[0], block_cells):

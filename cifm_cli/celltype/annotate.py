@@ -46,7 +46,7 @@ def annotate(
     Args:
         slide: A slide, in memory or opened from a file.
         annotator: `NAME` or `NAME:PATH`, as for `cifm annotate apply --annotator`.
-        seed: Of the cells that the annotator is fitted to, where it is fitted and the slide has more than 50,000.
+        seed: Seed of the cells that the annotator is fitted to, where it is fitted and the slide has more than 50,000.
         trust_pickle: Whether to read models that are stored as pickles.
         advance: Called with the number of annotated cells after each block.
 
@@ -76,7 +76,7 @@ def annotate_expression(
         symbols: G gene symbols.
         annotator: `NAME` or `NAME:PATH`, as for `cifm annotate apply --annotator`.
         name: Name of the cells in messages.
-        seed: Of the cells that the annotator is fitted to, where it is fitted and N is more than 50,000.
+        seed: Seed of the cells that the annotator is fitted to, where it is fitted and N is more than 50,000.
         trust_pickle: Whether to read models that are stored as pickles.
 
     Returns:
@@ -99,7 +99,7 @@ def open_for_slide(spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pick
         spec: `NAME` or `NAME:PATH`.
         slide: The slide.
         rows: Cells that the annotator may be fitted to; 50,000 of them are sampled if there are more.
-        seed: Of the sample.
+        seed: Seed of the sample.
         trust_pickle: Whether the user trusts pickles.
 
     Returns:
@@ -130,14 +130,14 @@ def annotate_slide(annotator: Annotator, slide: Slide, advance: Callable[[float]
     Returns:
         Types and scores of the N cells, without probabilities.
     """
-    parts = []
+    blocks = []
     for first in range(0, slide.num_cells, _BLOCK_CELLS):
         rows = np.arange(first, min(first + _BLOCK_CELLS, slide.num_cells))
-        parts.append(annotator.annotate(slide.expression(rows, TYPING_SUM), slide.symbols))
+        blocks.append(annotator.annotate(slide.expression(rows, TYPING_SUM), slide.symbols))
         if advance:
             advance(len(rows))
     # Without probabilities: some models have hundreds of types, and the matrix could be larger than the counts.
-    codes, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scores"))
+    codes, scores = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("codes", "scores"))
     return Annotation(annotator.names, codes, scores)
 
 
@@ -161,6 +161,7 @@ def open_slides(paths: Sequence[Path]) -> list[Slide]:
                 "rename one of them, or annotate them one by one, each into an --out of its own",
             )
         by_name[path.stem] = path
+    # The counts are read block by block, so that the slides together need little memory.
     return [open_slide(path, hold=False) for path in paths]
 
 
@@ -177,6 +178,7 @@ def write_types(target: Path, slide: Slide, types: Annotation) -> None:
     """
     # Cells of a prepared slide are in Hilbert order; users join the CSV with tables of their download.
     barcodes = slide.barcodes(slide.region(keys.ALL))
+    # Four digits, which is more than the accuracy of any score.
     columns = {"cell_id": barcodes, "cell_type": types.labels, "score": np.round(types.scores, 4)}
     order = download_order(slide.file)
     with atomic_path(target) as temporary:
@@ -190,10 +192,11 @@ def composition_facts(types: Annotation) -> dict[str, Any]:
         types: Types of the cells of a slide.
 
     Returns:
-        Type to its number of cells, their share and their mean score; types without cells are left out, the most
+        Type to its number of cells, their fraction of all cells and their mean score; types without cells are left out, the most
         frequent type comes first.
     """
     sizes = types.composition()
+    # Stable, so that types of equal size keep the order of the annotator.
     order = [code for code in np.argsort(-sizes, kind="stable") if sizes[code]]
     return {
         types.names[code]: {

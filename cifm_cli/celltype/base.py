@@ -1,4 +1,4 @@
-"""The annotator interface: what a plugin implements, and the annotation that it returns.
+"""The annotator interface that plugins implement, and the annotation that an annotator returns.
 
 Letters: N cells, G genes, T types.
 """
@@ -144,6 +144,7 @@ def call_types(
         The annotation.
     """
     log_weights = np.where(is_void[:, None], 0.0, log_weights)  # annotators may return anything for void cells
+    # In logarithms, as probabilities of unlikely types underflow.
     normalised = log_weights - logsumexp(log_weights, axis=1, keepdims=True)
     likeliest = log_weights.argmax(axis=1)
     confidence = np.exp(normalised.max(axis=1)) if scores is None else scores

@@ -70,7 +70,7 @@ class CelltypistModel:
 
     def _decide(self, block: Floats, is_measured: NDArray[np.bool_]) -> Floats:
         """(n, T) decision values of (n, G) expression; genes that the panel lacks contribute nothing."""
-        # a scaled value of zero contributes nothing, as if the gene were left out.
+        # A scaled value of zero contributes nothing, as if the gene were left out.
         scaled = np.where(is_measured, np.minimum((block - self.mean) / self.scale, MAX_SCALED), 0)
         decision: Floats = scaled @ self.weights + self.intercepts
         return decision
@@ -100,17 +100,18 @@ def load_celltypist(path: Path, *, trust_pickle: bool) -> CelltypistModel:
     try:
         classifier, scaler = content["Model"], content["Scaler_"]
         coefficients, intercepts = (
-            np.asarray(part, dtype=np.float32) for part in (classifier.coef_, classifier.intercept_)
+            np.asarray(array, dtype=np.float32) for array in (classifier.coef_, classifier.intercept_)
         )
-        types, genes = (tuple(map(str, part)) for part in (classifier.classes_, classifier.features))
+        types, genes = (tuple(map(str, names)) for names in (classifier.classes_, classifier.features))
         mean = np.asarray(scaler.mean_, dtype=np.float32) if scaler.with_mean else np.zeros(len(genes), np.float32)
         scale = np.asarray(scaler.scale_, dtype=np.float32)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CifmError(
             f"{path}: not a CellTypist model ({error})", "name a model file of CellTypist (.pkl)"
         ) from error
-    if len(coefficients) == 1:  # of two types scikit-learn stores the coefficients of the second only
+    if len(coefficients) == 1:  # for two types, scikit-learn stores only the coefficients of the second
         coefficients, intercepts = np.vstack([-coefficients, coefficients]), np.concatenate([-intercepts, intercepts])
+    # A model that was edited or truncated could otherwise assign types by the wrong genes.
     if coefficients.shape != (len(types), len(genes)) or mean.shape != (len(genes),):
         shapes = f"coefficients {coefficients.shape}, {len(types)} types, {len(genes)} genes, scaler {mean.shape}"
         raise CifmError(f"{path}: its parts do not fit each other ({shapes})", "copy the file anew")

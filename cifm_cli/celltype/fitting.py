@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 MIN_CELLS: Final = 20  # of a type: leaves three for the report
+# Limits time and memory of the fit, which holds the expression of all cells as a dense array.
 MAX_GENES: Final = 2_000
+# Steps by a factor of about 3, over three and a half orders of magnitude.
 STRENGTHS: Final = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse regularisation, scikit-learn's C
 SPLITS: Final = {"fit": 0.7, "tune": 0.15, "report": 0.15}  # fractions of the cells
 
@@ -71,7 +73,7 @@ def train_classifier(
         target: Restricts them to the genes and the depth of a slide; all genes at full depth when absent.
         max_cells: Approximate number of cells to use, as many of each type as possible.
         threshold: Probability of the likeliest type below which a cell is `unassigned`.
-        seed: Of the sampled cells, the thinning and the split.
+        seed: Seed of the sampled cells, the thinning and the split.
 
     Returns:
         The classifier with its report, without provenance.
@@ -84,13 +86,16 @@ def train_classifier(
     counts, genes = _match_slide(labelled.counts[rows], labelled.symbols, target, seed)
     split = _split_cells(codes, seed)
     fit, tune, report = (split == number for number in range(len(SPLITS)))
+    # Chosen on the fitting cells alone, as the other two parts must not influence the classifier.
     counts, genes = _select_genes(counts, genes, codes, fit)
     depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    # The depth is the sum over the selected genes: at annotation time the shared genes are normalised alone as well.
     expression = log_normalise(counts, depth, TYPING_SUM).toarray()
     mean, scale = mean_and_scale(expression[fit])
     features = standardise(expression, mean, scale, MAX_DEVIATION)
     model, strength = _choose_classifier(features, codes, fit, tune)
     weights, intercepts = softmax_weights(model)
+    # On cells that did not fit the weights: on its own training cells, a classifier is too confident.
     temperature = _best_temperature(features[tune] @ weights + intercepts, codes[tune])
     logits = features[report] @ weights + intercepts
     facts = {
@@ -116,6 +121,7 @@ def _sample_cells(labels: NDArray[Any], max_cells: int, seed: int) -> tuple[tupl
             "choose a coarser column with --label, or a larger reference",
         )
     types = tuple(map(str, names[is_common]))
+    # Equal numbers, as a frequent type would otherwise take most of the cells.
     cells_per_type = max(MIN_CELLS, max_cells // len(types))
     generator = numpy_generator(seed, "reference cells")
     sampled = [generator.permutation(np.flatnonzero(labels == name))[:cells_per_type] for name in types]
@@ -127,6 +133,7 @@ def _match_slide(
     counts: csr_matrix, symbols: tuple[str, ...], target: TargetSlide | None, seed: int
 ) -> tuple[csr_matrix, tuple[str, ...]]:
     """Counts as the slide would have measured them: the genes of its panel, each gene once, at its depth."""
+    # In upper case, as mouse symbols differ from human ones mostly by case.
     panel = None if target is None else {symbol.upper() for symbol in target.symbols}
     # Reversed, so that the first of several columns with one symbol is used.
     column_of = {symbol.upper(): column for column, symbol in reversed(list(enumerate(symbols)))}
@@ -144,7 +151,7 @@ def _match_slide(
         target_depth = np.quantile(target.total_counts, rank)
         probability = np.repeat(np.minimum(target_depth / depth, 1.0), np.diff(counts.indptr))
         generator = numpy_generator(seed, "reference depth")
-        # Binomial thinning is what sequencing the same cell less deeply would give; it never adds counts.
+        # Binomial thinning gives the same distribution as sequencing the cell less deeply; it never adds counts.
         counts.data = generator.binomial(np.rint(counts.data).astype(np.int64), probability).astype(np.float32)
         counts.eliminate_zeros()
     return counts, tuple(symbols[column] for column in columns)
@@ -210,6 +217,7 @@ def balanced_log_loss(logits: Floats, codes: Codes) -> float:
     Returns:
         The mean of -log P(actual type).
     """
+    # In double precision, as small differences of the loss decide on the strength and the temperature.
     losses = log_loss_from_logs(log_softmax(logits.astype(np.float64), axis=1), codes)
     return float((losses * balanced_weights(codes)).sum())
 
@@ -263,7 +271,7 @@ def report_table(report: dict[str, Any]) -> Table:
     """Format a report as a table: overall scores, then the recall of every type.
 
     Args:
-        report: Of a classifier from `train_classifier`.
+        report: Report of a classifier from `train_classifier`.
 
     Returns:
         The table.

@@ -84,6 +84,7 @@ def open_markers(path: Path | None, cells: UnlabelledCells, *, trust_pickle: boo
     del trust_pickle
     markers = load_markers(path, OPTION)
     annotator = fit_marker_annotator(cells.expression, cells.symbols, markers)
+    # Two types and `unassigned`.
     if len(annotator.names) < 3:
         raise CifmError(
             f"slide {cells.name}: its panel marks {len(annotator.names) - 1} cell types, two are needed",
@@ -139,13 +140,15 @@ def _fit_mixture(observed: csr_matrix, mean: Numbers, is_marker: NDArray[np.bool
     num_types = is_marker.shape[1]
     start = mean[:, None] * np.column_stack([np.where(is_marker, MARKER_RATIO, 1.0), np.ones(len(mean))])
     start /= start.sum(axis=0)
-    # a profile that took up the markers of another type would turn into that type.
+    # A profile that took up the markers of another type would turn into that type.
     is_foreign = is_marker.any(axis=1, keepdims=True) & ~is_marker
     profiles, fractions = start, np.full(num_types + 1, 1 / (num_types + 1))
     for _ in range(NUM_ROUNDS):
         posterior = np.exp(_log_posterior(observed, np.log(profiles / mean[:, None]), np.log(fractions)))
+        # The prior keeps a type with no cells from a fraction of zero, from which it could not recover.
         fractions = posterior.sum(axis=0) + PRIOR_CELLS
         fractions /= fractions.sum()
+        # The prior keeps the profile of a rare type near its markers.
         updated = np.asarray(observed.T @ posterior) + PRIOR_WEIGHT * observed.sum() * start
         updated /= updated.sum(axis=0)
         updated[:, :-1] = np.where(is_foreign, np.minimum(updated[:, :-1], mean[:, None]), updated[:, :-1])

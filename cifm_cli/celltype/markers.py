@@ -43,12 +43,12 @@ def load_markers(extra: Path | None = None, option: str = "--markers FILE.tsv") 
     if extra is None:
         return markers
     try:
-        own = _read_table(extra)
+        user_markers = _read_table(extra)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CifmError(f"{extra}: not a readable marker table ({error})", f"name a TSV file: {option}") from error
-    # a user who writes `T cells` means the packaged type `T cell`: both would otherwise compete for the same cells.
-    replaced = {normalise_name(name) for name in own}
-    return {name: genes for name, genes in markers.items() if normalise_name(name) not in replaced} | own
+    # A user who writes `T cells` means the packaged type `T cell`: both would otherwise compete for the same cells.
+    replaced = {normalise_name(name) for name in user_markers}
+    return {name: genes for name, genes in markers.items() if normalise_name(name) not in replaced} | user_markers
 
 
 def _read_table(path: Path) -> Markers:
@@ -103,6 +103,7 @@ def find_type(typed: str, names: Sequence[str], left_out: Mapping[str, int]) -> 
     Raises:
         CifmError: There is no such type, or the panel measures too few of its markers.
     """
+    # Types of the slide come last, so that they replace a type that was left out under the same name.
     by_key = {normalise_name(name): name for name in (*left_out, *names)}
     name = by_key.get(normalise_name(typed))
     if name is None:

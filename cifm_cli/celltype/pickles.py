@@ -46,7 +46,7 @@ _ALLOWED: Final = frozenset(
     + [("torch", f"{kind}Storage") for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Bool", "Byte")]
     + [("torch.storage", name) for name in ("UntypedStorage", "TypedStorage")]
 )
-# What unpickling a damaged file can raise: the pickle machine has no single error for it.
+# Exceptions that unpickling a damaged file can raise; the pickle module has no single one for it.
 _UNPICKLING_ERRORS: Final = (
     pickle.UnpicklingError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError,
 )  # fmt: skip
@@ -62,8 +62,8 @@ class OpaqueObject:
 
     def __setstate__(self, state: Any) -> None:  # noqa: ANN401 - any content of a pickle
         """Store the attributes, those of `__dict__` and those of slots."""
-        for part in state if isinstance(state, tuple) else (state,):
-            self.__dict__.update(part if isinstance(part, dict) else {})
+        for attributes in state if isinstance(state, tuple) else (state,):
+            self.__dict__.update(attributes if isinstance(attributes, dict) else {})
 
 
 class _Unpickler(pickle.Unpickler):
@@ -118,16 +118,18 @@ def read_torch(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401 - any conte
     import torch
 
     # The first bytes decide, as they do for torch. A file that is a zip only at its end would be read as a tar, by
-    # code of torch <= 2.5 that runs what the file says even with `weights_only`.
+    # code of torch <= 2.5 that runs code from the file even with `weights_only`.
     if not _starts_as_zip(path) or not zipfile.is_zipfile(path):
         raise CifmError(f"{path}: not a readable checkpoint of torch", "copy the file anew")
     try:
+        # First with torch's own restricted reader, which suffices for checkpoints that hold tensors alone.
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not trusted:
             raise CifmError(f"{path}: a pickle with more than tensors in it, which can hold any code", _HINT) from error
     except _UNPICKLING_ERRORS as error:
         raise CifmError(f"{path}: not a readable checkpoint ({error})", "copy the file anew") from error
+    # torch takes the unpickler from a module; this object stands for one.
     restricted_pickle = SimpleNamespace(__name__=__name__, Unpickler=_Unpickler)
     try:
         return resolve(torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted_pickle))

@@ -45,7 +45,7 @@ _TENSORS: Final = ("weights", "intercepts", "mean", "scale")
 
 @dataclass(frozen=True)
 class ReferenceClassifier:
-    """A trained classifier."""
+    """A trained classifier of cell types."""
 
     types: tuple[str, ...]  # T names
     genes: tuple[str, ...]  # G symbols
@@ -97,6 +97,7 @@ def save_classifier(path: Path, classifier: ReferenceClassifier) -> None:
         "provenance": classifier.provenance,
     }
     tensors = {name: np.ascontiguousarray(getattr(classifier, name)) for name in _TENSORS}
+    # A file that exists is complete: an interrupted training leaves no half-written classifier.
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={_HEADER: json.dumps(header, allow_nan=False)})
 
@@ -117,6 +118,7 @@ def load_classifier(path: Path) -> ReferenceClassifier:
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+            # Trained models of cifm are safetensors files with this header too, but without a kind.
             if (header.get("kind"), header.get("format")) != (KIND, FORMAT):
                 raise CifmError(f"{path}: no {KIND} of format {FORMAT}", hint)
             tensors = {name: file.get_tensor(name) for name in _TENSORS}

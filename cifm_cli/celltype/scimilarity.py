@@ -68,7 +68,9 @@ class ScimilarityModel:
 
     def _neighbour_fractions(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
         """(n, T) fraction of each type among the nearest labelled cells."""
+        # A small index, such as one of a test, may have fewer items.
         num_neighbours = min(NUM_NEIGHBOURS, len(self.item_types))
+        # hnswlib needs at least as many candidates as neighbours.
         self.index.set_ef(max(SEARCH_WIDTH, num_neighbours))
         items, _ = self.index.knn_query(embeddings, k=num_neighbours)
         types = self.item_types[items.astype(np.int64)]
@@ -119,6 +121,7 @@ def load_scimilarity(folder: Path, *, trust_pickle: bool) -> ScimilarityModel:
         CifmError: A file is missing or damaged, the files do not match, or hnswlib is not installed.
     """
     try:
+        # Imported here, as the package is optional: it is compiled during its installation.
         import hnswlib
     except ImportError as error:
         raise CifmError("scimilarity models need hnswlib", "pip install hnswlib (it needs a C++ compiler)") from error

@@ -55,6 +55,7 @@ class SctabModel:
 
     def annotate(self, expression: csr_matrix, symbols: Sequence[str]) -> Annotation:
         """Assign types to cells; see `Annotator`."""
+        # Without the graph for gradients, which would keep all intermediate results in memory.
         with torch.inference_mode():
             logits, is_void = score_cells(
                 lambda block, _: self.logits(torch.from_numpy(block)).numpy(),
@@ -81,6 +82,7 @@ def load_sctab(folder: Path, *, trust_pickle: bool) -> SctabModel:
     """
     checkpoints = sorted(folder.glob("*.ckpt"))
     lookup = next((folder / name for name in TYPES if (folder / name).is_file()), None)
+    # All three are named in one message, so that the folder is completed in one go.
     if len(checkpoints) != 1 or lookup is None or not (folder / GENES).is_file():
         raise CifmError(
             f"{folder}: needs one checkpoint (.ckpt), var.parquet and cell_type.parquet; there are {len(checkpoints)} "
@@ -105,7 +107,7 @@ def load_sctab(folder: Path, *, trust_pickle: bool) -> SctabModel:
 
 
 def _network(content: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Build the network; the names of its weights tell which of the three it is."""
+    """Build the network; the names of its weights determine which of the three it is."""
     weights = {
         name.removeprefix(_PREFIX): weight for name, weight in content["state_dict"].items() if name.startswith(_PREFIX)
     }

@@ -53,6 +53,7 @@ class TabNet:
             attention = f"{_ENCODER}.att_transformers.{step}"
             scores = self._norm(attention_input @ self.weights[f"{attention}.fc.weight"].T, f"{attention}.bn.bn")
             mask = select(scores * prior)
+            # A gene that a step has used gets less weight in later steps.
             prior = prior * (self.gamma - mask)
             out = self._transform(mask * x, f"{_ENCODER}.feat_transformers.{step}")
             total = total + out[:, : self.num_features].relu()
@@ -108,11 +109,13 @@ def entmax15(z: torch.Tensor) -> torch.Tensor:
     Returns:
         (n, G) weights.
     """
+    # Subtracting the largest value does not change the result, and keeps the squares small.
     z = (z - z.max(dim=1, keepdim=True).values) / 2
     largest = z.sort(dim=1, descending=True).values
     rank = torch.arange(1, z.shape[1] + 1, dtype=z.dtype)
     mean = largest.cumsum(dim=1) / rank
     spread = rank * (largest.square().cumsum(dim=1) / rank - mean.square())
+    # Rounding can make the radicand slightly negative.
     root = mean - ((1 - spread) / rank).clamp(min=0).sqrt()
     size = (root <= largest).sum(dim=1, keepdim=True)
     return (z - root.gather(1, size - 1)).clamp(min=0).square()

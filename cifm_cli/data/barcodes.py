@@ -30,6 +30,7 @@ def read_barcodes(file: h5py.File, rows: NDArray[np.int64]) -> NDArray[Any]:
     # In blocks, as all names together may need more memory than the slide.
     for block in np.unique(rows // _NAMES_AT_ONCE):
         first = int(block) * _NAMES_AT_ONCE
+        # HDF5 reads a range much faster than single rows, so the whole block is read.
         in_block = rows // _NAMES_AT_ONCE == block
         names[in_block] = texts[first : first + _NAMES_AT_ONCE][rows[in_block] - first]
     return names

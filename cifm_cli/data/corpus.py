@@ -90,12 +90,12 @@ def _show(value: object) -> str:
 
 
 def _read(path: Path) -> _Entry:
-    metadata = read_metadata(path)
+    metadata = read_metadata(path) or {}
     try:
         with h5py.File(path, "r") as file:
             genes = read_elem(file["var"]).index
             split = read_elem(file[f"obs/{keys.SPLIT}"])
-            facts = {key: metadata[key] for key in _FACTS} if metadata else {}
+            facts = {key: metadata[key] for key in _FACTS}
     except (OSError, KeyError) as error:
         raise CifmError(
             f"{path}: not a prepared slide, or a damaged one ({error})", "write it again with `cifm prepare DOWNLOAD`"

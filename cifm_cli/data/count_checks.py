@@ -26,11 +26,12 @@ def bad_count(values: NDArray[Any]) -> int | None:
     Returns:
         Position of the first negative, NaN, fractional, too large or Boolean value; None if all are counts.
     """
-    # A Boolean matrix tells where counts are, but not how many.
+    # A Boolean matrix contains the positions of counts without their values.
     if values.dtype.kind == "b":
         return 0 if len(values) else None
     with np.errstate(invalid="ignore"):  # comparing NaN is intended
         good = (values >= 0) & (values <= LARGEST_COUNT)
+        # Integers cannot be fractions, and need no temporary array.
         if values.dtype.kind == "f":
             good &= np.floor(values) == values
     return None if good.all() else int(np.argmin(good))
@@ -53,6 +54,7 @@ def check_counts(counts: csr_matrix, barcodes: pd.Index[str], names: pd.Series[s
     if position is None:
         return
     value = float(counts.data[position])
+    # The row whose range of positions contains this one; empty rows before it are skipped by `right`.
     row = int(np.searchsorted(counts.indptr, position, side="right")) - 1
     address = f"cell {barcodes[row]!r}, gene {names.iloc[counts.indices[position]]!r}"
     raise CifmError(
@@ -65,6 +67,7 @@ def _normalisation(values: NDArray[Any]) -> str:
     """How values that are not counts were probably made; empty if unclear."""
     if values.dtype.kind != "f" or not np.isfinite(values).all() or np.array_equal(np.floor(values), values):
         return ""
+    # Scaling to zero mean gives negative fractions; negative whole numbers have an unknown origin.
     if (values < 0).any():
         return "" if bad_count(np.abs(values)) is None else "; the matrix looks scaled"
     return "; the matrix looks log-normalised" if values.max() < _LARGEST_LOG else "; the matrix looks normalised"

@@ -55,13 +55,16 @@ class FileCounts:
 
     def read(self, rows: Rows) -> csr_matrix:
         """Read the counts of some cells; see `CountsSource`."""
+        # Each row is read once and in ascending order, so that the file is read forwards.
         ordered, position = np.unique(rows, return_inverse=True)
         if not len(ordered):
             return csr_matrix((0, self.num_genes), dtype=np.float32)
         # Opened for each read: an open file cannot be forked or pickled, and opening it is cheap.
         with h5py.File(self.path, "r") as file:
-            parts = [self._read_range(file["X"], group) for group in self._ranges(ordered)]
-        block = parts[0] if len(parts) == 1 else vstack(parts, format="csr")
+            blocks = [self._read_range(file["X"], row_range) for row_range in self._ranges(ordered)]
+        # `vstack` copies the arrays, and `block[position]` copies them
+        # again: both are skipped where they change nothing.
+        block = blocks[0] if len(blocks) == 1 else vstack(blocks, format="csr")
         return block if np.array_equal(ordered, rows) else block[position]
 
     def _ranges(self, ordered: Rows) -> list[Rows]:
@@ -76,9 +79,10 @@ class FileCounts:
         first, last = rows[0], rows[-1] + 1
         start, stop = self.indptr[first], self.indptr[last]
         values = group["data"][start:stop].astype(np.float32, copy=False)
+        # Here and not when the slide is opened, as that would read the whole matrix.
         require_valid_counts(values, start, self.indptr, group.file, self.path)
         indices = group["indices"][start:stop]
         require_valid_columns(indices, self.num_genes, self.path)
-        parts = (values, indices, self.indptr[first : last + 1] - start)
-        block = csr_matrix(parts, shape=(last - first, self.num_genes))
+        csr_arrays = (values, indices, self.indptr[first : last + 1] - start)
+        block = csr_matrix(csr_arrays, shape=(last - first, self.num_genes))
         return block if len(rows) == last - first else block[rows - first]

@@ -18,9 +18,11 @@ def parse_crop(text: str) -> tuple[float, float, float, float]:
         CifmError: The text is not four numbers, or the rectangle has no area.
     """
     try:
-        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+        x0, y0, x1, y1 = (float(number) for number in text.split(","))
     except ValueError:
+        # A rectangle without area, so that both mistakes raise the error below.
         x0 = y0 = x1 = y1 = 0.0
+    # `not`, so that NaN is refused too.
     if not (x0 < x1 and y0 < y1):
         raise CifmError(f"--crop {text}: not a rectangle", "write x0,y0,x1,y1 in micrometres, such as 0,0,1000,500")
     return x0, y0, x1, y1

@@ -52,6 +52,7 @@ def radius_graph(
         The graph, with both directions of every edge, and displacements in units of the radius.
     """
     num_cells = len(xy_um)
+    # A tree, as all pairs of distances of a large slide do not fit into memory. Each pair occurs once, without order.
     pairs = cKDTree(xy_um).query_pairs(radius_um, output_type="ndarray") if num_cells else np.empty((0, 2), np.intp)
     loops = np.repeat(np.arange(num_cells if self_loops else 0), 2).reshape(-1, 2)
     ends = np.concatenate([pairs, pairs[:, ::-1], loops])
@@ -61,6 +62,7 @@ def radius_graph(
     by_source = csr_matrix((np.ones(len(ends), np.int8), ends.T), (num_cells, num_cells))
     rows = by_source.T.tocsr()
     sources, targets = rows.indices.astype(np.int64), np.repeat(np.arange(num_cells), np.diff(rows.indptr))
+    # Subtracted in double precision: float32 cannot resolve small distances between large coordinates.
     displacement = (xy_um[targets] - xy_um[sources]) / radius_um
     return _from_sorted(
         num_cells, torch.from_numpy(sources), torch.from_numpy(targets), torch.from_numpy(displacement).to(dtype)
@@ -77,6 +79,7 @@ def subgraph(graph: Graph, cells: torch.Tensor) -> Graph:
     Returns:
         The graph over the n cells, numbered by their position in `cells`.
     """
+    # New number of each cell; -1 marks cells outside the subgraph.
     position = torch.full((graph.num_cells,), -1, dtype=torch.int64, device=cells.device)
     position[cells] = torch.arange(len(cells), device=cells.device)
     sources, targets = position[graph.sources], position[graph.targets]
@@ -99,15 +102,19 @@ def layer_graphs(graph: Graph, output_cells: torch.Tensor, num_layers: int) -> t
     reached[output_cells] = True
     cells, layers = output_cells, []
     for _ in range(num_layers):  # from the last layer to the first
+        # Edges that end in a cell whose value is needed after this layer.
         needed = reached[graph.targets]
         outputs = cells
+        # A copy, as `needed` above and the next layer use different states of the mask.
         reached = reached.index_fill(0, graph.sources[needed], value=True)
         cells = reached.nonzero().ravel()
+        # Only positions of needed cells are used, so the others may be undefined.
         position = torch.empty_like(graph.indptr[:-1])
         position[cells] = torch.arange(len(cells), device=cells.device)
         inner = _from_sorted(
             len(cells), position[graph.sources[needed]], position[graph.targets[needed]], graph.displacement[needed]
         )
+        # Cells that were output cells stay input cells, as a layer updates a cell from its own value too.
         layers.append(LayerGraph(inner, position[outputs]))
     return cells, layers[::-1]
 
@@ -122,6 +129,7 @@ def full_layer_graphs(graph: Graph, num_layers: int) -> list[LayerGraph]:
     Returns:
         The whole graph, once per layer.
     """
+    # The same object for every layer: it is never changed, and would take memory for each copy.
     return [LayerGraph(graph, torch.arange(graph.num_cells, device=graph.indptr.device))] * num_layers
 
 
@@ -148,6 +156,7 @@ def edgeless_graph(num_cells: int, *, self_loops: bool, dtype: torch.dtype = tor
 
 
 def _from_sorted(num_cells: int, sources: torch.Tensor, targets: torch.Tensor, displacement: torch.Tensor) -> Graph:
+    # `minlength`, so that isolated cells at the end have a row too.
     degrees = torch.bincount(targets, minlength=num_cells)
     indptr = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
     return Graph(indptr, sources, targets, displacement)

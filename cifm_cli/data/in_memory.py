@@ -22,7 +22,7 @@ from cifm_cli.data.prepare.gene_symbols import symbols_for
 from cifm_cli.data.prepare.genes import plan_genes, species_note, unidentified_note
 from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.readers.anndata import choose_slot, find_gene_columns
-from cifm_cli.data.slide import Slide, radius_notes
+from cifm_cli.data.slide import SLIDE_FACTS, Slide, radius_notes
 from cifm_cli.data.units import check_units, to_micrometres
 from cifm_cli.errors import CifmError
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.prepare.genes import GenePlan
 
-_FACTS = (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)
 _RAW = "raw/X"
 
 
@@ -52,6 +51,7 @@ class AnnDataSlide(NamedTuple):
         Returns:
             (N, ...) one entry per row of the AnnData.
         """
+        # By assignment, which inverts the permutation without sorting it.
         reordered = np.empty_like(values)
         reordered[self.rows] = values
         return reordered
@@ -84,8 +84,9 @@ def slide_from_anndata(
         The slide, the AnnData's row of each of its cells, and notes.
 
     Raises:
-        CifmError: Counts, genes or coordinates are missing or cannot be what they should be.
+        CifmError: Counts, genes or coordinates are missing or not valid.
     """
+    # A backed matrix is a handle on the file, which cannot be converted to CSR as an array can.
     adata = adata.to_memory() if adata.isbacked else adata
     metadata = _prepared_metadata(adata, name)
     xy_um = _coordinates(adata, name, microns_per_pixel, prepared=metadata is not None)
@@ -96,10 +97,11 @@ def slide_from_anndata(
         notes += filter(
             None, (species_note(genes.ids), unidentified_note(genes), units.few_neighbours_note(), _void_note(total))
         )
+        # Without a prepared slide there is no held-out region: all cells may be used for training.
         radius, split, facts = units.radius_um, np.zeros(adata.n_obs, dtype=np.int8), None
     else:
         radius, split = float(metadata[keys.RADIUS_UM]), read_split(adata)
-        facts = {key: str(metadata.get(key, "")) for key in _FACTS}
+        facts = {key: str(metadata.get(key, "")) for key in SLIDE_FACTS}
         # If the user selected genes, the stored totals are still those over the whole panel.
         if keys.TOTAL_COUNTS in adata.obs:
             total = adata.obs[keys.TOTAL_COUNTS].to_numpy(dtype=np.float64)
@@ -130,9 +132,12 @@ def gene_columns(adata: AnnData, slide: Slide) -> NDArray[np.int64]:
     Returns:
         (V,) columns of the slide; -1 for features that the slide does not contain, such as control features.
     """
+    # The same plan as for the slide, so that both agree on the gene of every feature. Mitochondrial genes are
+    # kept in the plan, and get -1 below if the slide has dropped them.
     features = find_gene_columns(adata.var)
     plan = plan_genes(features, symbols_for(features, None), keep_mitochondrial=True)
     columns = np.array([slide.columns.get(gene, -1) for gene in plan.ids], dtype=np.int64)
+    # Dropped features have the column -1, which would select the last gene.
     return np.where(plan.column >= 0, columns[plan.column], -1)
 
 
@@ -157,10 +162,11 @@ def _gene_counts(
     counts, where = _matrix(adata, slot), f"{name}: {slot}"
     features = find_gene_columns(adata.raw.var if slot == _RAW else adata.var)
     names = features["symbol"].where(features["symbol"] != "", features["id"])
+    # A normalised matrix would be normalised again by the model, and no later step could notice.
     check_counts(counts, adata.obs_names, names, where, "name the layer of the raw counts")
     if not prepared:
         notes += gene_id_notes(features, where)
-    # a prepared slide has mitochondrial genes only if the user chose `--keep mitochondrial`.
+    # A prepared slide has mitochondrial genes only if the user chose `--keep mitochondrial`.
     genes = plan_genes(features, symbols_for(features, None), keep_mitochondrial=prepared)
     return genes, genes.apply(counts).astype(np.float32), notes
 
@@ -173,6 +179,7 @@ def _coordinates(adata: AnnData, name: str, microns_per_pixel: float | None, *, 
     xy = np.asarray(stored, dtype=np.float64)
     if xy.ndim != 2 or xy.shape[1] < 2:
         raise CifmError(f"{name}: obsm['spatial'] has shape {xy.shape}", "store two columns there, x and y")
+    # A prepared slide is in micrometres even if the images of its download are still in `uns`.
     if microns_per_pixel is None and not prepared and _in_pixels(adata):
         raise CifmError(
             f"{name}: obsm['spatial'] is in image pixels (uns['spatial'] holds the scale factors of a 10x image)",
@@ -206,6 +213,7 @@ def _matrix(adata: AnnData, slot: str) -> csr_matrix:
     """A slot as CSR, columns sorted within rows."""
     stored = adata.raw.X if slot == _RAW else adata.X if slot == "X" else adata.layers[slot.removeprefix("layers/")]
     matrix = csr_matrix(stored)
+    # `csr_matrix` shares the arrays of its argument, and `sum_duplicates` sorts them in place.
     if not matrix.has_canonical_format:
         matrix = matrix.copy()  # the caller's arrays must stay as they are
         matrix.sum_duplicates()

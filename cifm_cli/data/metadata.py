@@ -33,5 +33,6 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     try:
         with h5py.File(path, "r") as file:
             return decode_metadata(read_elem(file[f"uns/{keys.CIFM}"]))
+    # Callers ask about files of any kind, also those of other programs.
     except (OSError, KeyError, ValueError, TypeError):
         return None

@@ -27,6 +27,7 @@ def prefetch(
     Yields:
         Results in the order of the items.
     """
+    # Threads instead of processes: the work is done by NumPy, SciPy and HDF5, and results need no copy.
     with ThreadPoolExecutor(workers, thread_name_prefix="prefetch") as pool:
         waiting: deque[Future[Result]] = deque()
         try:

@@ -25,7 +25,9 @@ def row_ranges(indptr: NDArray[Any]) -> Iterator[tuple[int, int]]:
     """
     first, num_rows = 0, len(indptr) - 1
     while first < num_rows:
+        # Row pointers ascend, so the last row that fits is found by bisection.
         full = int(np.searchsorted(indptr, indptr[first] + BLOCK_NONZEROS, side="right")) - 1
+        # A single row may exceed the limit; without the maximum, the loop would not advance.
         last = min(max(full, first + 1), num_rows)
         yield first, last
         first = last

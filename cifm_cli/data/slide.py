@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
+SLIDE_FACTS = (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)  # texts in `uns["cifm"]` that describe a slide
 _IN_MEMORY_NONZEROS = 25_000_000  # 200 MB of values and columns; larger matrices stay in the file
 
 
@@ -138,11 +139,12 @@ class Slide:
             total_counts=self.total_counts[rows],
             split=self.split[rows],
             source=MemoryCounts(self.counts(rows)),
+            # The file holds all cells, so rows of this slide would select other cells in it.
             path=None,
         )
 
     def with_radius(self, radius_um: float | None) -> Slide:
-        """The same slide with another graph radius, micrometres; itself for None. `radius_notes` returns warnings."""
+        """The same slide with another graph radius, micrometres; the slide itself for None. `radius_notes` returns warnings."""
         if radius_um is None or radius_um == self.radius_um:
             return self
         return replace(self, radius_um=radius_um)
@@ -160,6 +162,7 @@ def radius_notes(slide: Slide, radius_um: float | None) -> list[str]:
     """
     if radius_um is None or radius_um == slide.radius_um:
         return []
+    # Only for another radius: `cifm prepare` has checked the slide's own.
     isolated = isolation_note(slide.xy_um, radius_um)
     return [
         f"slide {slide.name}: its radius is {slide.radius_um:g} um, used with {radius_um:g} um",
@@ -179,6 +182,7 @@ def log_normalise(counts: csr_matrix, total_counts: NDArray[np.float64], target_
         (N, G) float32; shares the index arrays of `counts`.
     """
     # In double precision, but with a single temporary array, as the matrix may be that of a whole region.
+    # The maximum only affects void cells, which have no values: it avoids a division by zero.
     values = np.repeat(target_sum / np.maximum(total_counts, 1.0), np.diff(counts.indptr))
     np.multiply(values, counts.data, out=values)
     np.log1p(values, out=values)
@@ -245,8 +249,10 @@ def open_slide(path: Path, *, hold: bool = True) -> Slide:
 
 
 def _read(file: h5py.File, path: Path, *, hold: bool) -> Slide:
+    # An `.h5ad` of another program is the usual mistake, and has a remedy of its own.
     if f"uns/{keys.CIFM}" not in file:
         raise CifmError(f"{path}: an .h5ad that cifm did not prepare", f"prepare it first: `cifm prepare {path}`")
+    # The format is checked before anything else is read, as a newer one may store other slots.
     metadata = cast("dict[str, Any]", read_elem(file[f"uns/{keys.CIFM}"]))
     if int(metadata[keys.FORMAT]) != keys.PREPARED_FORMAT:
         raise CifmError(
@@ -262,6 +268,7 @@ def _read(file: h5py.File, path: Path, *, hold: bool) -> Slide:
     require_finite_coordinates(xy_um, file, path)
     require_valid_totals(total_counts, file, path)
     source: CountsSource = FileCounts(path, indptr, len(var))
+    # Training reads random tiles over and over, which is faster in memory.
     if hold and indptr[-1] <= _IN_MEMORY_NONZEROS:
         source = MemoryCounts(source.read(np.arange(len(indptr) - 1)))
     return Slide(
@@ -275,7 +282,7 @@ def _read(file: h5py.File, path: Path, *, hold: bool) -> Slide:
         radius_um=float(metadata[keys.RADIUS_UM]),
         source=source,
         path=path,
-        facts={key: str(metadata[key]) for key in (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)},
+        facts={key: str(metadata[key]) for key in SLIDE_FACTS},
     )
 
 

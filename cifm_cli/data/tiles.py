@@ -59,6 +59,7 @@ class Tiler:
         Returns:
             The core cells, and all cells of the part within `halo_um` of one.
         """
+        # An empty array has no bounding box.
         near, distance_um = self._within_halo(core_rows) if len(core_rows) else (core_rows, np.zeros(0))
         rows = self.rows[near]
         return Tile(rows, np.searchsorted(rows, core_rows), self._part_um[near], distance_um)
@@ -68,7 +69,10 @@ class Tiler:
         core_um = self._xy_um[core_rows]
         # Slightly larger than the halo, as the bound of the query below is exclusive.
         margin_um = self.halo_um + 1.0
+        # Two steps: the boxes of runs exclude most of the slide without a look at its cells, and the tree then
+        # gives exact distances for the few cells that are left.
         boxed = self._within(core_um.min(axis=0) - margin_um, core_um.max(axis=0) + margin_um)
+        # Core cells have the distance zero by definition, and need no query.
         outside = ~np.isin(self.rows[boxed], core_rows)
         distance_um = np.zeros(len(boxed))
         distance_um[outside], _ = cKDTree(core_um).query(self._part_um[boxed[outside]], distance_upper_bound=margin_um)
@@ -79,6 +83,7 @@ class Tiler:
         """Ascending positions in the part of the cells in a rectangle."""
         runs = np.flatnonzero(((self._low_um <= high_um) & (self._high_um >= low_um)).all(axis=1))
         near = (runs[:, None] * _RUN + np.arange(_RUN)).ravel()
+        # The last run may be shorter than `_RUN`.
         near = near[near < len(self.rows)]
         near_um = self._part_um[near]
         inside: Rows = near[((near_um >= low_um) & (near_um <= high_um)).all(axis=1)]

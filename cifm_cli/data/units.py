@@ -62,14 +62,14 @@ class UnitCheck:
 
 
 def to_micrometres(
-    xy: NDArray[np.float64], microns_per_pixel: float | None, what: str, scale: Scale | None = None
+    xy: NDArray[np.float64], microns_per_pixel: float | None, xy_name: str, scale: Scale | None = None
 ) -> tuple[NDArray[np.float64], str]:
     """Convert coordinates to micrometres, with the scale of the user, or else that of the download.
 
     Args:
         xy: (N, 2) coordinates as stored.
         microns_per_pixel: Scale that the user gave; None for the scale of the download.
-        what: Name of the stored coordinates, such as `obsm['spatial']`.
+        xy_name: Name of the stored coordinates, such as `obsm['spatial']`.
         scale: Scale of the download; None if the coordinates are micrometres.
 
     Returns:
@@ -81,15 +81,15 @@ def to_micrometres(
     if microns_per_pixel is not None:
         if not 0 < microns_per_pixel < np.inf:
             raise CifmError(f"--microns-per-pixel {microns_per_pixel:g}: not a scale", "give a number above zero")
-        return xy * microns_per_pixel, f"{what} x {microns_per_pixel:g} um, as asked"
+        return xy * microns_per_pixel, f"{xy_name} x {microns_per_pixel:g} um, as asked"
     if scale is None:
-        return xy, f"{what}: micrometres"
+        return xy, f"{xy_name}: micrometres"
     if not 0 < scale.microns_per_pixel < np.inf:
         raise CifmError(
             f"{scale.source}: {scale.microns_per_pixel:g} um per pixel is not a scale",
             "give it with --microns-per-pixel",
         )
-    return xy * scale.microns_per_pixel, f"{what} x {scale.microns_per_pixel:.6g} um: {scale.source}"
+    return xy * scale.microns_per_pixel, f"{xy_name} x {scale.microns_per_pixel:.6g} um: {scale.source}"
 
 
 def require_agreement(first: Scale, second: Scale, tolerance: float, where: str) -> None:
@@ -105,6 +105,7 @@ def require_agreement(first: Scale, second: Scale, tolerance: float, where: str)
         CifmError: The difference is larger.
     """
     one, other = first.microns_per_pixel, second.microns_per_pixel
+    # A comparison with NaN is false, so an unknown scale contradicts nothing.
     if abs(one - other) > tolerance * one:
         raise CifmError(
             f"{where}: two scales differ by more than {tolerance:.0%}: {one:.6g} um per pixel ({first.source}), "
@@ -128,16 +129,19 @@ def check_units(xy_um: NDArray[np.float64], platform_um: float | None, given_um:
         CifmError: The spacing or the degree shows that the coordinates are not micrometres, or fewer than two cells are
             left.
     """
+    # `not >` instead of `<=`, so that NaN is refused too.
     if given_um is not None and not given_um > 0:
         raise CifmError(f"--radius-um {given_um:g}: not a length", "give a radius above zero, in micrometres")
     if len(xy_um) < 2:
         raise CifmError(f"{len(xy_um)} cell is left, which makes no graph", "check the input and --crop")
+    # Before the tree is built, which such distances would break.
     if (farthest := float(np.abs(xy_um).max())) > _MAX_COORDINATE_UM:
         raise CifmError(
             f"a coordinate of {farthest:.4g} um is outside any tissue", "check the coordinates of the input"
         )
     tree = cKDTree(xy_um)
     nearest = np.asarray(tree.query(xy_um, k=[2])[0])  # the first is the cell itself
+    # The median, as a few isolated cells would dominate a mean.
     spacing = float(np.median(nearest))
     radius, source = _choose_radius(spacing, platform_um, given_um)
     # Counts ordered pairs, including each cell with itself.
@@ -146,11 +150,14 @@ def check_units(xy_um: NDArray[np.float64], platform_um: float | None, given_um:
     numbers = (
         f"median distance to the nearest cell {spacing:.4g}, {degree:.4g} neighbours per cell within {radius:g} um"
     )
+    # Millimetres would connect nearly all pairs of cells, and the graph would not fit into memory.
     if degree > MAX_DEGREE:
         raise CifmError(
             f"the coordinates are too dense for micrometres: {numbers}",
             "are they millimetres, or scaled down? convert them (--microns-per-pixel 1000 for millimetres), or give --radius-um",
         )
+    # Pixels and nanometres would leave nearly all cells without neighbours. A radius that the user gave may be
+    # smaller than the spacing.
     if degree < MIN_DEGREE or (given_um is None and spacing > radius):
         raise CifmError(
             f"the coordinates are too sparse for micrometres: {numbers}",
@@ -169,6 +176,7 @@ def isolation_note(xy_um: NDArray[np.float64], radius_um: float) -> str | None:
     Returns:
         A warning that names a sufficient radius; None if most cells have a neighbour.
     """
+    # Every k-th cell: cells are in Hilbert order, so these are spread evenly over the tissue.
     sample_um = xy_um[:: max(1, len(xy_um) // _SAMPLE_SIZE)]
     spacing = float(np.median(cKDTree(xy_um).query(sample_um, k=[2])[0]))
     if spacing <= radius_um:
@@ -184,6 +192,7 @@ def _choose_radius(spacing: float, platform_um: float | None, given_um: float | 
         return float(given_um), "given"
     if platform_um is not None:
         return platform_um, "platform"
+    # Checked only for a derived radius, which fits coordinates in any unit, so that the mean degree would look normal.
     low, high = PLAUSIBLE_SPACING_UM
     if not low <= spacing <= high:
         likely = "millimetres, or many cells at one place" if spacing < low else "pixels or nanometres"
@@ -191,4 +200,5 @@ def _choose_radius(spacing: float, platform_um: float | None, given_um: float | 
             f"median distance to the nearest cell {spacing:.4g}: no tissue has that spacing in micrometres",
             f"are the coordinates {likely}? convert them (--microns-per-pixel), or give --radius-um",
         )
+    # Rounded, as users repeat the radius from the report in options and recipes.
     return round(RADIUS_IN_SPACINGS * spacing, 1), f"{RADIUS_IN_SPACINGS:g} x median nearest-neighbour distance"

@@ -135,6 +135,7 @@ def require_valid_counts(
     wrong = _is_invalid(values)
     if wrong.any():
         position = int(wrong.argmax())
+        # Positions count from the beginning of the file's array, as the row pointers do.
         row = int(np.searchsorted(indptr, first + position, side="right")) - 1
         raise _invalid(f"has a count of {values[position]:g}", row, file, path)
 

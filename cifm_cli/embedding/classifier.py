@@ -75,7 +75,7 @@ def cross_validate(
         values: (n, F) features.
         cells: Their classes and groups.
         splits: Training and held-out cells of each fold, from `grouped_folds`.
-        seed: Of the inner split and the reduction of wide features.
+        seed: Seed of the inner split and the reduction of wide features.
         advance: Called after each fold.
 
     Returns:
@@ -102,6 +102,7 @@ def _prepare_features(train: Floats | csr_matrix, test: Floats | csr_matrix, see
             reduction = TruncatedSVD(min(NUM_COMPONENTS, train.shape[0] - 1), random_state=seed).fit(train)
         train, test = reduction.transform(train), reduction.transform(test)
     dense_train, dense_test = _dense(train), _dense(test)
+    # From the training cells alone, as held-out cells must not influence the features.
     mean, scale = mean_and_scale(dense_train)
     return standardise(dense_train, mean, scale), standardise(dense_test, mean, scale)
 
@@ -122,6 +123,7 @@ def _choose_strength(
     inner, outer = np.empty(0, np.int64), np.empty(0, np.int64)
     if groups.num > 1:
         inner, outer = next(grouped_folds(codes, groups, cells.xy_um[train], _INNER_FOLDS, seed))
+    # A classifier needs two classes, and one block may hold all cells of the second.
     if len(np.unique(codes[inner])) < 2:
         return _DEFAULT_STRENGTH, None
 

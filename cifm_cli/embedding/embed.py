@@ -80,6 +80,7 @@ def embed_slides(
         CifmError: Two slides have the same name, a slide cannot be read, or it shares no gene with the model.
     """
     names = [path.stem for path in slides]
+    # Checked first: the second file would replace the first, after all the work for it.
     for name in names:
         if names.count(name) > 1:
             raise CifmError(f"two slides are called {name}", "embed them into different folders with --out")

@@ -40,7 +40,7 @@ class Features:
     """One set of features of the probed cells."""
 
     name: str  # name in `probe.json`
-    description: str  # what the features are, for the report
+    description: str  # description for the report
     values: NDArray[np.float32] | csr_matrix  # (n, F), dense embeddings or sparse expression
 
 
@@ -63,6 +63,7 @@ def collect_features(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> l
             # Dimensions of two models have nothing in common, even for the same recipe.
             message = f"{first.name} and {slide.name} were embedded by different models"
             raise CifmError(message, "embed them with the same model: `cifm embed SLIDE... --model RUN`")
+    # Only features that all slides have can be compared between cells of different slides.
     slots = [slot for slot in _EMBEDDINGS if all(slot in slide.embeddings for slide in slides)]
     genes = [gene for gene in first.gene_ids if all(gene in slide.gene_ids for slide in slides)]
     if not genes or not slots:
@@ -82,7 +83,7 @@ def collect_features(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> l
 def _baselines(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows], genes: list[str]) -> list[Features]:
     """Expression of the cell, of its neighbours, and both."""
     by_slide = [_expression(slide, probed, genes) for slide, probed in zip(slides, rows, strict=True)]
-    own, around = (csr_matrix(vstack(parts)) for parts in zip(*by_slide, strict=True))
+    own, around = (csr_matrix(vstack(matrices)) for matrices in zip(*by_slide, strict=True))
     if not around.nnz:
         radius_um = slides[0].origin["radius_um"]
         logger.warning("no probed cell has a neighbour within the model's radius, %g um", radius_um)
@@ -102,6 +103,7 @@ def _expression(slide: EmbeddedSlide, rows: Rows, genes: list[str]) -> tuple[csr
     column = {gene: position for position, gene in enumerate(slide.gene_ids)}
     depth = np.asarray(slide.counts.sum(axis=1), dtype=np.float64).ravel()
     target_sum = float(slide.origin["recipe"]["data"]["target_sum"])
+    # Over the whole panel, and then restricted to the shared genes, as the model does.
     expression = log_normalise(slide.counts, depth, target_sum)[:, [column[gene] for gene in genes]]
     return expression[rows], neighbour_weights(slide.xy_um, rows, float(slide.origin["radius_um"])) @ expression
 

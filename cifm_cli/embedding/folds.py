@@ -89,17 +89,19 @@ def grouped_folds(
         xy_um: (n, 2) positions in micrometres, for the buffer.
         num_folds: Largest number of folds. There are no more folds than groups and, for samples, no more than the
             rarest class has samples, so that every fold can hold out cells of every class.
-        seed: Of the assignment of groups to folds.
+        seed: Seed of the assignment of groups to folds.
 
     Yields:
         Positions of the training cells and of the held-out cells. Each cell is held out once.
     """
+    # scikit-learn takes an integer; it is derived from the seed, so that other uses of the seed are independent of it.
     state = int(provenance.numpy_generator(seed, "probe folds").integers(2**31))
     max_folds = groups.num
     if groups.unit == "sample":
         max_folds = max(2, min(len(np.unique(groups.ids[codes == code])) for code in np.unique(codes)))
     splitter = StratifiedGroupKFold(min(num_folds, max_folds), shuffle=True, random_state=state)
     for train, test in splitter.split(np.zeros(len(codes)), codes, groups.ids):
+        # A fold can be empty if there are few groups of very different sizes.
         if len(test):
             yield _outside_buffer(train, test, xy_um, groups.buffer_um), test
 
@@ -110,5 +112,6 @@ def _outside_buffer(train: Rows, test: Rows, xy_um: NDArray[np.float64], buffer_
         return train
     # The upper bound of `query` is exclusive; a cell at exactly the distance of the buffer is still too near.
     distance, _ = cKDTree(xy_um[test]).query(xy_um[train], distance_upper_bound=np.nextafter(buffer_um, np.inf))
+    # `query` returns infinity where no held-out cell is within the bound.
     far: Rows = train[np.isinf(distance)]
     return far

@@ -46,17 +46,21 @@ def read_labels(slides: Sequence[EmbeddedSlide], column: str) -> NDArray[np.obje
         CifmError: No slide has the column, or it holds numbers, a single class or too many.
     """
     hint = f"columns that can serve as labels: {', '.join(_usable_columns(slides)) or 'none'}"
-    parts = [_labels_of_slide(slide, column) for slide in slides]
-    if all(part is None for part in parts):
+    labels_by_slide = [_labels_of_slide(slide, column) for slide in slides]
+    if all(labels is None for labels in labels_by_slide):
         raise CifmError(f"label {column}: no such column in {', '.join(slide.name for slide in slides)}", hint)
-    by_slide = zip(parts, slides, strict=True)
-    labels = np.concatenate([np.full(slide.num_cells, None) if part is None else part for part, slide in by_slide])
-    num_classes = len(set(labels.tolist()) - {None})
+    all_labels = np.concatenate(
+        [
+            np.full(slide.num_cells, None) if labels is None else labels
+            for labels, slide in zip(labels_by_slide, slides, strict=True)
+        ]
+    )
+    num_classes = len(set(all_labels.tolist()) - {None})
     if num_classes > MAX_CLASSES:
         raise CifmError(f"label {column}: {num_classes:,} different values, a probe takes at most {MAX_CLASSES}", hint)
     if num_classes < 2:
         raise CifmError(f"label {column}: {'one class' if num_classes else 'no values'}, at least two are needed", hint)
-    return labels
+    return all_labels
 
 
 def encode_labels(column: str, labels: NDArray[np.object_]) -> Labels:
@@ -100,6 +104,7 @@ def _labels_of_slide(slide: EmbeddedSlide, column: str) -> NDArray[np.object_] |
         texts = values.astype(object).to_numpy(dtype=object)
         return np.array([None if pd.isna(text) or text == "" else str(text) for text in texts], dtype=object)
     if column in _SLIDE_METADATA:
+        # `cifm prepare` stores an empty text for a condition or tissue that was not given.
         return np.full(slide.num_cells, slide.facts[column] or None, dtype=object)
     return None
 

@@ -90,6 +90,7 @@ def write_with_processes(
         start,
         name="embedding process",
         hint="the memory may have been used up: use fewer --devices",
+        # The processes divide the threads: more threads than cores slow all of them down.
         num_threads=max(1, torch.get_num_threads() // num_processes),
     ) as pool:
         for _, num_cells in pool.run((number, num_slices) for number in range(num_slices)):
@@ -106,6 +107,7 @@ def _start_worker(
     number: int,
 ) -> Callable[[tuple[int, int]], int]:
     """Load the model and open the slide in a worker; return the function that embeds a slice of tiles."""
+    # Loaded in the worker, onto the worker's own device.
     model = load_model(folder, backend, devices[number], precision)
     slide = model.fit_slide(open_slide(path))
     return partial(write_slice, model, slide, rows_of)

@@ -80,7 +80,7 @@ def probe_slides(
         column: The label: an obs column, or condition, tissue or sample of the slides.
         num_folds: Number of folds of the cross-validation.
         max_cells: Larger data are sampled down to this number of cells.
-        seed: Of the sample, the folds and the intervals.
+        seed: Seed of the sample, the folds and the intervals.
 
     Returns:
         Metrics of every set of features, with intervals.
@@ -108,7 +108,7 @@ def choose_cells(slides: Sequence[EmbeddedSlide], column: str, max_cells: int, s
         slides: Embedded slides.
         column: The label.
         max_cells: Largest number of cells.
-        seed: Of the sample.
+        seed: Seed of the sample.
 
     Returns:
         The cells and their labels.
@@ -171,6 +171,7 @@ def _summarise(
     codes, groups = task.labels.codes, task.groups
     class_sizes = np.bincount(codes)
     probabilities = {name: fit.probabilities for name, fit in fits.items()}
+    # The frequencies are those of all cells: a fold would give nearly the same, and the ROC-AUC is 0.5 in any case.
     probabilities[MAJORITY] = np.tile(class_sizes / class_sizes.sum(), (len(codes), 1))
     weights = resample_groups(groups.num, seed)
     scores = {name: score(p, codes, groups.ids, fold_of_group, weights) for name, p in probabilities.items()}

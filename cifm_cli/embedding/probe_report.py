@@ -36,6 +36,7 @@ def summary_table(probe: ProbeResult) -> Table:
         [name, str(facts.get("dimensions", "")), *(_format_interval(facts[metric]) for metric in METRICS)]
         for name, facts in features.items()
     ]
+    # The first two columns are the name and the dimensions.
     best = [(_best(features, metric), 2 + j) for j, metric in enumerate(METRICS)]
     return Table(["features", "dimensions", *(_TITLES[metric] for metric in METRICS)], rows, best)
 
@@ -63,7 +64,7 @@ def comparison_table(probe: ProbeResult) -> Table:
 
 
 def explain(probe: ProbeResult) -> str:
-    """Describe in a few sentences how the metrics were computed, and what was left out.
+    """Describe in a few sentences how the metrics were computed, and which cells were left out.
 
     Args:
         probe: The result of a probe.
@@ -186,6 +187,7 @@ def confusion_matrix(probe: ProbeResult, name: str) -> NDArray[np.float64]:
     predicted = probe.probabilities[name].argmax(axis=1)
     counts = np.zeros((len(probe.labels.classes),) * 2)
     np.add.at(counts, (probe.labels.codes, predicted), 1.0)
+    # By the true class, as classes differ in size.
     counts /= counts.sum(axis=1, keepdims=True)
     return counts
 

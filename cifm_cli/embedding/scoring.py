@@ -28,12 +28,13 @@ def resample_groups(num_groups: int, seed: int) -> Floats:
 
     Args:
         num_groups: R.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         (1 + B, R) how often each draw contains each group; the first row is the original sample.
     """
     draws = resample(num_groups, NUM_DRAWS, numpy_generator(seed, "probe bootstrap"))
+    # As one array, so that the value and its draws are computed by the same code.
     return np.concatenate([np.ones((1, num_groups)), draws])
 
 
@@ -112,6 +113,7 @@ def _recall(predicted: Codes, codes: Codes, groups: Codes, weights: Floats) -> F
 
 def _mean_over_classes(by_class: Floats) -> Floats:
     """Mean of (K, 1 + B) values over the classes that are not NaN; NaN where all are."""
+    # A draw may lack a class; the mean is then over the others.
     is_defined = ~np.isnan(by_class)
     return _ratio(np.where(is_defined, by_class, 0.0).sum(axis=0), is_defined.sum(axis=0))
 
@@ -150,6 +152,7 @@ def compare_with_best(
     Returns:
         `best_baseline`, `difference` (embedding minus baseline), `low`, `high`.
     """
+    # The best one on the original sample, for all draws: choosing it anew in each draw would favour the baselines.
     best = max(baselines, key=lambda name: scores[name][metric][0])
     summary = with_interval(scores[embedding][metric] - scores[best][metric])
     return {"best_baseline": best, "difference": summary["value"], "low": summary["low"], "high": summary["high"]}

@@ -22,7 +22,7 @@ GRACE_S = 20.0  # time that the other processes of a group have to end by themse
 
 
 class LostContactError(CifmError):
-    """A process of a group can't reach another one, whose own error is the cause."""
+    """A process of a group lost its connection to another process; the error of the other process is the cause."""
 
 
 class Member(NamedTuple):
@@ -37,14 +37,15 @@ def run_group(
 ) -> list[Result]:
     """Run one function in several processes at once, and wait for the end of all of them.
 
-    SIGINT, SIGTERM and SIGUSR1 are passed on to the processes, which may finish what they are doing. When one process
+    SIGINT, SIGTERM and SIGUSR1 are passed on to the processes, which may finish their current work. When one process
     fails, the others have `GRACE_S` seconds to end by themselves, and are killed then.
 
     Args:
-        work: What every process does. Must be picklable; its environment tells the processes apart.
+        work: Function that every process runs. Must be picklable. A process recognises its part by its environment
+            variables.
         members: The processes.
         hint: What the user can do when a process is killed.
-        num_threads: Threads of torch in each process. None leaves them alone.
+        num_threads: Threads of torch in each process; None keeps torch's default.
 
     Returns:
         The results, in the order of `members`.
@@ -70,7 +71,8 @@ def run_group(
 
 
 def _run_once(pipe: Connection, work: Callable[[], object]) -> None:
-    """Do the work of a group. Signals to stop become exceptions there, so that it can save what it has."""
+    """Run the function of a group. Signals to stop raise exceptions in it, so that it can save its state."""
+    # The reply is sent after the block, as a second signal must not interrupt it half-way.
     with raising_on_stop_signals():
         reply = attempt(_with_interrupts, work)
     pipe.send(reply)
@@ -86,16 +88,20 @@ def _wait_for_all(workers: Sequence[Worker]) -> None:
     latest = float("inf")
     while running := [worker for worker in workers if worker.process.is_alive()]:
         silent = [worker for worker in running if worker.reply is None]
+        # A pipe is read while its process still runs: a process with a large result cannot end before that. The
+        # timeout serves the deadline below.
         connection.wait([*(worker.process.sentinel for worker in running), *(worker.pipe for worker in silent)], 1.0)
         _collect_replies(workers)
+        # The others may wait for the failed process forever.
         if any(_has_failed(worker) for worker in workers):
             latest = min(latest, time.monotonic() + GRACE_S)
         if time.monotonic() > latest:
             for worker in running:
                 lost = LostContactError(f"{worker.name} was stopped because another process failed", "")
+                # A reply that arrived earlier is kept, as it may hold the cause.
                 worker.reply = worker.reply or Reply(error=lost)
                 worker.process.kill()
-    _collect_replies(workers)  # a process may have replied and ended since the last look
+    _collect_replies(workers)  # a process may have replied and ended since the last check
 
 
 def _collect_replies(workers: Sequence[Worker]) -> None:
@@ -105,12 +111,12 @@ def _collect_replies(workers: Sequence[Worker]) -> None:
 
 
 def _has_failed(worker: Worker) -> bool:
-    """Whether a process has ended in any other way than with a result."""
+    """Whether a process has ended without a result."""
     return worker.process.exitcode is not None and (worker.reply is None or worker.reply.error is not None)
 
 
 def _first_cause(workers: Sequence[Worker], signals: Sequence[int], hint: str) -> BaseException | None:
-    """The one error to raise: causes come before what follows from them. None when all processes have a result."""
+    """The error to raise: an error of a process itself before its consequences in others. None if all have a result."""
     errors: list[BaseException] = []
     for worker in workers:
         if worker.reply is None and signals:  # the signal came before the process could handle it
@@ -131,7 +137,7 @@ def _distance_from_cause(error: BaseException) -> int:
 
 @contextmanager
 def _passing_signals_on(workers: Sequence[Worker]) -> Iterator[list[int]]:
-    """Within the block a signal to stop goes to every process instead.
+    """Pass signals to stop on to every process within the block, instead of ending the parent.
 
     Yields:
         The signals that were passed on.
@@ -141,6 +147,7 @@ def _passing_signals_on(workers: Sequence[Worker]) -> Iterator[list[int]]:
     def pass_on(number: int) -> None:
         passed_on.append(number)
         for worker in workers:
+            # The number of a process that has ended may belong to another one by now.
             if worker.process.pid and worker.process.is_alive():
                 os.kill(worker.process.pid, number)
 

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class WorkerPool(Generic[Task, Result]):
-    """Processes that take the next task whenever they are done with one.
+    """Processes that keep a state, and get the next task when they have completed one.
 
     A context manager: workers start when the block is entered, and end when it is left, also by an exception.
 
@@ -31,10 +31,10 @@ class WorkerPool(Generic[Task, Result]):
         num_workers: Number of processes.
         start: Called once in each worker, with its number from 0 on. Returns the function that turns a task into a
             result, which may keep a state. Must be picklable: a function of a module, or a `functools.partial` of one.
-        name: What a worker is called in messages, such as `embedding process`.
+        name: Name of a worker in messages, such as `embedding process`.
         hint: What the user can do when a worker is killed, such as `use fewer --devices`.
-        num_threads: Threads of torch in each worker. None leaves them alone and does not import torch.
-        log_level: The parent logs what workers log at this level or above, when it gets the result of the task.
+        num_threads: Threads of torch in each worker. None keeps torch's default and does not import torch.
+        log_level: Records that workers log at this level or above are logged by the parent, with the result of their task.
     """
 
     def __init__(
@@ -60,17 +60,18 @@ class WorkerPool(Generic[Task, Result]):
         try:
             for number in range(self._num_workers):
                 self._workers.append(self._start_worker(number))
+        # `__exit__` is not called if `__enter__` raises, also for Ctrl-C.
         except BaseException:
             self._end()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the workers, whatever they are doing."""
+        """End the workers, also those that are busy with a task."""
         self._end()
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result]]:
-        """Do tasks; the first error ends all. May be called several times, one call after the other.
+        """Complete tasks; the first error ends all workers. May be called again after it has ended.
 
         Args:
             tasks: Tasks, in the order in which they are begun.
@@ -89,7 +90,7 @@ class WorkerPool(Generic[Task, Result]):
             yield task, result
 
     def attempt(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | CifmError]]:
-        """Do tasks as `run` does, but go on after a `CifmError`; a worker that was killed is replaced.
+        """Complete tasks as `run` does, but go on after a `CifmError`; a worker that was killed is replaced.
 
         Args:
             tasks: Tasks, in the order in which they are begun.
@@ -101,13 +102,14 @@ class WorkerPool(Generic[Task, Result]):
             raise RuntimeError("the pool has not been entered, or has ended")
         waiting, busy = deque(tasks), dict[int, Task]()
         try:
+            # One task per worker at a time, so that slow and fast tasks are spread evenly.
             for number in range(min(self._num_workers, len(waiting))):
                 busy[number] = self._give(number, waiting.popleft())
             while busy:
                 ready = connection.wait([self._workers[number].pipe for number in busy])
                 for number in [number for number in busy if self._workers[number].pipe in ready]:
                     task, result = busy.pop(number), self._take(number)
-                    if waiting:  # before the caller gets the result, so that no worker waits for the caller
+                    if waiting:  # before the result is yielded, so that the worker does not wait for the caller
                         busy[number] = self._give(number, waiting.popleft())
                     yield task, result
         finally:
@@ -133,8 +135,10 @@ class WorkerPool(Generic[Task, Result]):
             return CifmError(f"{worker.name} {worker.describe_end()}", self._hint)
         for record in reply.records:
             logger = logging.getLogger(record.name)
+            # `handle` does not check the level of the logger.
             if logger.isEnabledFor(record.levelno):
                 logger.handle(record)
+        # Any other error would occur in the next tasks too, so it ends the work.
         if reply.error and not isinstance(reply.error, CifmError):
             raise reply.error
         return reply.error or reply.result
@@ -146,10 +150,11 @@ class WorkerPool(Generic[Task, Result]):
 
 
 def _serve(pipe: Connection, number: int, start: Callable[[int], Callable[[Any], Any]]) -> None:
-    """Do tasks until the pipe is closed. When the start has failed, every task gets that error."""
+    """Complete tasks until the pipe is closed. If `start` has failed, every task gets its error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent as well, which ends its workers
     records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    PACKAGE_LOGGER.addHandler(QueueHandler(records))  # the parent shows them, where it shows its own
+    PACKAGE_LOGGER.addHandler(QueueHandler(records))  # the parent logs them
+    # Otherwise a handler of the root logger would print the records in the worker too.
     PACKAGE_LOGGER.propagate = False
     started = attempt(start, number)
     while True:

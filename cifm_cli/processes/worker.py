@@ -1,4 +1,4 @@
-"""One worker process: how it starts, what it sends back, and how it ends.
+"""One worker process: its start, its replies, and its end.
 
 Workers are spawned, because a fork of a process that has threads may hang. No worker outlives the parent, and workers
 write nothing to the terminal unless the function that they run does so.
@@ -32,21 +32,21 @@ class WorkerError(RuntimeError):
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker sets up before its work begins."""
+    """Settings that a worker applies before its work begins."""
 
     name: str  # name of the process, for messages
-    num_threads: int | None  # threads of torch. None leaves them alone and does not import torch.
+    num_threads: int | None  # threads of torch; None keeps torch's default and does not import torch
     log_level: int = logging.ERROR  # records below this level are dropped
     environment: Mapping[str, str] = field(default_factory=dict)  # environment variables to set
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a worker sends to the parent."""
+    """A message from a worker to its parent."""
 
     result: Any = None  # result of its work; None after an error
     error: BaseException | None = None  # the exception that its work raised, if any
-    records: Sequence[logging.LogRecord] = ()  # what was logged on the way there
+    records: Sequence[logging.LogRecord] = ()  # log records of the work
 
 
 class Worker:
@@ -55,20 +55,21 @@ class Worker:
     SIGINT is blocked in the process until it calls `unblock_interrupts`.
 
     Args:
-        settings: What the process sets up first.
-        target: What it does then: it is called with the worker's end of the pipe, and `arguments`.
+        settings: Settings that the process applies first.
+        target: Function that the process then calls with the worker's end of the pipe, and `arguments`.
         arguments: Further arguments; picklable.
     """
 
     def __init__(self, settings: WorkerSettings, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         context = get_context("spawn")
         self.name = settings.name
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_main, args=(settings, theirs, target, arguments), name=settings.name)
+        self.pipe, worker_end = context.Pipe()
+        self.process = context.Process(target=_main, args=(settings, worker_end, target, arguments), name=settings.name)
         self.reply: Reply | None = None
         with _interrupts_blocked():
             self.process.start()
-        theirs.close()
+        # While the parent holds this end, it would not notice that the worker has closed its own.
+        worker_end.close()
 
     def receive(self) -> Reply | None:
         """Wait for a reply and keep it; None when the process ends without one."""
@@ -86,31 +87,33 @@ class Worker:
         self.pipe.close()
 
     def describe_end(self) -> str:
-        """How the process ended, after the words `process N`."""
+        """Description of how the process ended, to be put after its name."""
         code = self.process.exitcode or 0
         return f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
 
 
 def _main(settings: WorkerSettings, pipe: Connection, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """What a worker process does."""
+    """Main function of a worker process."""
+    # Before any import of torch, which reads its environment variables when it is loaded.
     os.environ.update(settings.environment)
     if settings.num_threads is not None:
         import torch
 
         torch.set_num_threads(settings.num_threads)
     PACKAGE_LOGGER.setLevel(settings.log_level)
+    # A thread, as the main thread may be busy in a computation when the parent ends.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(BrokenPipeError, EOFError):  # the parent is gone, or has closed the pool
         target(pipe, *arguments)
 
 
 def attempt(function: Callable[..., Any], *arguments: object) -> Reply:
-    """Call a function; what it raises becomes part of the reply."""
+    """Call a function; the reply contains its result or the exception that it raised."""
     try:
         return Reply(function(*arguments))
     except (CifmError, BackendUnavailableError, KeyboardInterrupt, StopRequested) as error:
         return Reply(error=error)
-    except Exception:  # noqa: BLE001 - the parent raises it, with the traceback that is only known here
+    except Exception:  # noqa: BLE001 - the parent raises it with the traceback, which only the worker knows
         return Reply(error=WorkerError(f"unexpected error in a worker process\n\n{traceback.format_exc()}"))
 
 
@@ -136,6 +139,6 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def unblock_interrupts() -> None:
-    """Let SIGINT through in a worker, one that has arrived earlier included."""
+    """Unblock SIGINT in a worker; a signal that arrived while it was blocked is delivered now."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

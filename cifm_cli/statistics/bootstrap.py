@@ -1,4 +1,4 @@
-"""Paired block bootstrap: the one source of intervals, p-values and decisions.
+"""Paired block bootstrap: confidence intervals, p-values and decisions on differences between predictors.
 
 Errors of neighbouring cells are correlated, so whole spatial blocks are resampled instead of cells. Every predictor is
 evaluated on the same draws, which makes differences paired.
@@ -29,7 +29,7 @@ NUM_DRAWS = 1_000
 INTERVAL = (2.5, 97.5)  # percentiles of a 95 % interval
 BLOCK_RADII = 10.0  # side of a block: wider than the distance over which neighbours are correlated
 TARGET_BLOCKS = 30  # a small tissue is cut into about this many smaller blocks
-MIN_BLOCKS = 8  # draws of fewer blocks are too similar to each other to decide anything
+MIN_BLOCKS = 8  # with fewer blocks, the draws are too similar to each other for a decision
 _GENES_AT_ONCE = 64
 _ROUNDING = 1e-10  # of the sum of squares: the variance that rounding leaves of a constant
 
@@ -48,16 +48,16 @@ class PairedDifference(NamedTuple):
     low: float  # lower end of the 95 % interval
     high: float  # upper end of it
     p: float  # two-sided p-value of no difference; at least 2 / (R + 1)
-    decided: bool  # whether there are enough blocks, and the interval excludes zero
+    decided: bool  # True if there are enough blocks and the interval excludes zero
 
 
 def paired_difference(difference: float, draws: Floats, *, decidable: bool) -> PairedDifference:
     """Summarise draws of a difference.
 
     Args:
-        difference: On all cells.
-        draws: (R,) of the difference.
-        decidable: Whether the draws are of enough blocks. If not, the interval is extended to zero and p is 1.
+        difference: Difference on all cells.
+        draws: (R,) difference on each draw.
+        decidable: Whether there are enough blocks. If not, the interval is extended to zero and p is 1.
 
     Returns:
         The difference with its interval, p-value and decision.
@@ -66,6 +66,7 @@ def paired_difference(difference: float, draws: Floats, *, decidable: bool) -> P
     if not decidable:
         return PairedDifference(difference, min(low, 0.0), max(high, 0.0), 1.0, decided=False)
     rarer = min((draws <= 0).sum(), (draws >= 0).sum())  # ties count on both sides
+    # One is added to both counts, so that p is never zero (Davison and Hinkley 1997).
     p = float(min(1.0, 2 * (rarer + 1) / (len(draws) + 1)))
     return PairedDifference(difference, low, high, p, decided=not low <= 0 <= high)
 
@@ -108,12 +109,13 @@ class Bootstrap:
         """Ratio of two sums over the cells of each draw.
 
         Args:
-            numerator: (Q,).
-            denominator: (Q,), not negative.
+            numerator: (Q,) values whose sum is divided.
+            denominator: (Q,) values, not negative.
 
         Returns:
             (R,); 0 where the sum of the denominator is 0.
         """
+        # Sums per block first: a draw then weights B sums instead of Q cells.
         above, below = (self.weights @ (self._membership @ values) for values in (numerator, denominator))
         return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=below > 0))
 
@@ -121,21 +123,25 @@ class Bootstrap:
         """Pearson's correlation over the cells of each draw, averaged over genes; computed from sums per block.
 
         Args:
-            x: (P, Q) gene by gene.
-            y: (P, Q).
+            x: (P, Q) values, one row per gene.
+            y: (P, Q) values to correlate with `x`.
 
         Returns:
             (R,); a gene that is constant in a draw contributes 0 to it.
         """
         total = np.zeros(len(self.weights))
         num_cells = np.maximum(self.weights @ np.bincount(self.block), 1)[:, None]
+        # Some genes at a time, so that the (R, P) sums of all draws stay small.
         for start in range(0, len(x), _GENES_AT_ONCE):
             genes = slice(start, start + _GENES_AT_ONCE)
+            # Values are centred before they are squared, as sums of squares of large values would lose digits.
             means = np.stack([z[genes].mean(axis=1, dtype=np.float64) for z in (x, y)])
             sums = np.zeros((5, len(x[genes]), self.num_blocks))
             _sum_blocks(x[genes], y[genes], means, self.block, sums)
             sum_x, sum_y, xx, yy, xy = (self.weights @ z.T for z in sums)
             spread_x, spread_y = xx - sum_x**2 / num_cells, yy - sum_y**2 / num_cells
+            # Rounding leaves a tiny variance of a constant gene, and dividing
+            # by it would give an arbitrary correlation.
             constant = (spread_x <= _ROUNDING * xx) | (spread_y <= _ROUNDING * yy)
             scale = np.sqrt(np.where(constant, 1, spread_x * spread_y))
             total += np.where(constant, 0, (xy - sum_x * sum_y / num_cells) / scale).sum(axis=1)
@@ -152,8 +158,8 @@ def spatial_bootstrap(xy_um: Floats, radius_um: float, seed: int) -> Bootstrap:
     """Cut cells into square blocks and draw the blocks with replacement.
 
     Args:
-        xy_um: (Q, 2) places of the scored cells, micrometres.
-        radius_um: Radius of the graph. Blocks are 10 radii wide, or less where that gives fewer than about 30.
+        xy_um: (Q, 2) positions of the scored cells, micrometres.
+        radius_um: Radius of the graph. Blocks are 10 radii wide, or narrower if there would be fewer than about 30.
         seed: The user's seed.
 
     Returns:
@@ -174,7 +180,7 @@ def cut_blocks(xy_um: Floats, radius_um: float) -> tuple[float, NDArray[np.int64
     Returns:
         Side of a block in micrometres, and (Q,) block of each cell, 0 to B - 1.
     """
-    # a single row of cells has no width of its own; one radius keeps the side of a block above zero.
+    # A single row of cells has no width of its own; one radius keeps the side of a block above zero.
     extent_um = np.maximum(xy_um.max(axis=0) - xy_um.min(axis=0), radius_um)
     side_um = min(BLOCK_RADII * radius_um, float(np.sqrt(extent_um.prod() / TARGET_BLOCKS)))
     square = ((xy_um - xy_um.min(axis=0)) // side_um).astype(np.int64)
@@ -188,7 +194,7 @@ def resample(num_groups: int, num_draws: int, generator: np.random.Generator) ->
     Args:
         num_groups: B groups, such as blocks, samples or slides.
         num_draws: R.
-        generator: Source of randomness; used up.
+        generator: Random generator; the call advances its state.
 
     Returns:
         (R, B) how often each draw contains each group.
@@ -201,15 +207,16 @@ def compare_over_slides(differences: Sequence[float], draws: Floats, seed: int, 
 
     Args:
         differences: S differences, one of each slide.
-        draws: (S, R) of each slide's difference.
+        draws: (S, R) difference of each slide on each draw.
         seed: The user's seed.
-        decidable: Whether each of the slides has enough blocks: slides that decide nothing alone decide nothing together.
+        decidable: Whether every slide has enough blocks. If one has too few, the mean is not decided either.
 
     Returns:
         The mean difference over slides.
     """
     num_slides, num_draws = draws.shape
     generator = numpy_generator(seed, "slides")
+    # Both levels are drawn, as results vary between slides as well as between the blocks of a slide.
     slide = generator.integers(num_slides, size=(num_slides, num_draws))
     draw = generator.integers(num_draws, size=(num_slides, num_draws))
     means = np.asarray(draws[slide, draw].mean(axis=0))
@@ -226,7 +233,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for the number of tests (Holm 1979).
 
     Args:
-        p_values: Of several tests.
+        p_values: p-values of several tests.
 
     Returns:
         Corrected p-values, in the same order.
@@ -234,6 +241,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values, kind="stable")
     factor = np.arange(len(p_values), 0, -1)
     corrected = np.empty(len(p_values))
+    # The running maximum keeps the corrected p-values in the order of the given ones.
     corrected[order] = np.minimum(np.maximum.accumulate(np.asarray(p_values)[order] * factor), 1)
     return [float(value) for value in corrected]
 
@@ -247,11 +255,12 @@ def _sum_blocks(
     sums: Floats,
 ) -> None:
     """Add x, y, x x, y y and x y over the cells of each block to (5, P, B) sums; means (2, P) are subtracted first."""
+    # Plain loops: the compiled function needs no temporary arrays of the size of the expression.
     for gene in range(len(x)):
         for cell in range(len(block)):
-            a, b, place = x[gene, cell] - means[0, gene], y[gene, cell] - means[1, gene], block[cell]
-            sums[0, gene, place] += a
-            sums[1, gene, place] += b
-            sums[2, gene, place] += a * a
-            sums[3, gene, place] += b * b
-            sums[4, gene, place] += a * b
+            dx, dy, of_block = x[gene, cell] - means[0, gene], y[gene, cell] - means[1, gene], block[cell]
+            sums[0, gene, of_block] += dx
+            sums[1, gene, of_block] += dy
+            sums[2, gene, of_block] += dx * dx
+            sums[3, gene, of_block] += dy * dy
+            sums[4, gene, of_block] += dx * dy

@@ -67,7 +67,8 @@ def fit_logistic(
         codes: (N,) classes.
         strength: Inverse regularisation, scikit-learn's `C`.
         start: Classifier whose weights the fit starts from, where it has the same classes.
-        tolerance: At which the solver stops. It also stops after `MAX_ITERATIONS`, without a warning: `n_iter_` tells.
+        tolerance: Tolerance at which the solver stops. It also stops after `MAX_ITERATIONS`, without a warning; `n_iter_` then
+            equals that limit.
         balanced: Whether every class has the same total weight.
 
     Returns:
@@ -106,7 +107,7 @@ def choose_strength(
 
     Args:
         strengths: Ascending candidates, at least one.
-        fit: From a strength and the classifier before (None at first) to a classifier.
+        fit: Fits a classifier, given a strength and the previous classifier (None for the first).
         loss: Loss of a classifier on held-out cells.
         accept_equal: Whether a strength with the same loss as the one before is taken instead of ending the search.
 
@@ -119,6 +120,7 @@ def choose_strength(
     for strength in strengths[1:]:
         candidate = fit(strength, best)
         candidate_loss = loss(candidate)
+        # The loss falls and then rises with the strength, so the search ends at the first rise.
         if candidate_loss > least or (candidate_loss == least and not accept_equal):
             break
         best, chosen, least = candidate, strength, candidate_loss
@@ -142,7 +144,7 @@ def class_probabilities(model: LogisticRegression, features: Floats, num_classes
 
 
 def softmax_weights(model: LogisticRegression) -> tuple[Floats, Floats]:
-    """Weights in softmax form; of two classes scikit-learn stores those of the second only.
+    """Weights in softmax form; for two classes, scikit-learn stores only those of the second.
 
     Args:
         model: Fitted to K classes.

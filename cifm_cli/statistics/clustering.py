@@ -30,12 +30,12 @@ def cluster_cells(
         expression: (N, P) log-normalised. A dense array is centred first (PCA), a sparse matrix is not (truncated SVD).
         num_clusters: K.
         num_components: Number of components, fewer where N or P is smaller.
-        seed: Of the components and the k-means.
-        restarts: Number of k-means runs, of which the one with the smallest inertia counts.
+        seed: Seed of the components and the k-means.
+        restarts: Number of k-means runs, of which the one with the smallest inertia is used.
         batch_size: Cells in each step of mini-batch k-means; ordinary k-means when absent.
 
     Returns:
-        (N,) clusters from 0 to K - 1. Some are empty where fewer than K cells differ.
+        (N,) clusters from 0 to K - 1. Some are empty if fewer than K cells differ.
     """
     if num_clusters == 1:
         return np.zeros(expression.shape[0], dtype=np.int64)
@@ -47,6 +47,7 @@ def cluster_cells(
     if isinstance(expression, np.ndarray):
         reduction = PCA(min(num_components, *expression.shape), svd_solver="randomized", random_state=seed)
     else:
+        # Centring would make the matrix dense.
         reduction = TruncatedSVD(min(num_components, min(expression.shape) - 1), random_state=seed)
     components = reduction.fit_transform(expression)
     if batch_size is None:

@@ -29,6 +29,7 @@ def shared_weights(gram: Numbers, moment: Numbers, ridge: float) -> Numbers:
     Returns:
         (S,) weights.
     """
+    # The ridge keeps the equations solvable if predictors are collinear.
     pooled = gram.sum(axis=0)
     return np.asarray(np.linalg.solve(pooled + ridge * np.eye(len(pooled)), moment.sum(axis=0)))
 
@@ -66,5 +67,6 @@ def residual_variance(
     Returns:
         (P,) variances.
     """
+    # From the sums alone, as the values of the cells are not kept.
     left = squared_target - 2 * moment @ weights + np.einsum("s,pst,t->p", weights, gram, weights)
     return np.asarray(np.maximum(left, smallest) / max(num_cells, 1))

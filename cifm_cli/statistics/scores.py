@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Codes = NDArray[np.int64]
     Numbers = NDArray[np.float64]
 
-NUM_BINS = 10  # of the calibration error
+NUM_BINS = 10  # number of bins of the calibration error
 
 
 def log_loss(probabilities: NDArray[np.floating[Any]], codes: Codes, *, smallest: float) -> Numbers:
@@ -32,8 +32,8 @@ def log_loss(probabilities: NDArray[np.floating[Any]], codes: Codes, *, smallest
     Returns:
         (N,) losses.
     """
-    own = probabilities[np.arange(len(codes)), codes].astype(np.float64)
-    return np.asarray(-np.log(np.maximum(own, smallest)))
+    actual = probabilities[np.arange(len(codes)), codes].astype(np.float64)
+    return np.asarray(-np.log(np.maximum(actual, smallest)))
 
 
 def log_loss_from_logs(log_probabilities: NDArray[np.floating[Any]], codes: Codes, *, smallest: float = 0.0) -> Numbers:
@@ -47,8 +47,8 @@ def log_loss_from_logs(log_probabilities: NDArray[np.floating[Any]], codes: Code
     Returns:
         (N,) losses in nats.
     """
-    own = log_probabilities[np.arange(len(codes)), codes].astype(np.float64)
-    return np.asarray(-np.maximum(own, math.log(smallest)) if smallest > 0 else -own)
+    actual = log_probabilities[np.arange(len(codes)), codes].astype(np.float64)
+    return np.asarray(-np.maximum(actual, math.log(smallest)) if smallest > 0 else -actual)
 
 
 def balanced_weights(codes: Codes) -> Numbers:
@@ -68,7 +68,7 @@ def balanced_weights(codes: Codes) -> Numbers:
 def calibration_error(confidence: Numbers, correct: NDArray[np.bool_], weights: Numbers | None = None) -> float:
     """Expected calibration error over ten bins of equal width.
 
-    The sum over the bins of |mean confidence - accuracy|, each times the bin's part of the weight (Guo et al. 2017).
+    The sum over the bins of |mean confidence - accuracy|, each times the fraction of the total weight in the bin (Guo et al. 2017).
 
     Args:
         confidence: (N,) probability of the likeliest class.
@@ -78,6 +78,7 @@ def calibration_error(confidence: Numbers, correct: NDArray[np.bool_], weights: 
     Returns:
         The error, from 0 to 1.
     """
+    # A confidence of 1 belongs to the last bin.
     bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     gaps = confidence - correct
     # In a bin, the gap of the means times the weight is the sum of the weighted gaps of its cells.
@@ -87,7 +88,7 @@ def calibration_error(confidence: Numbers, correct: NDArray[np.bool_], weights: 
 
 
 class ReliabilityCurve:
-    """Predicted probabilities of an event beside its observed frequency, accumulated over batches.
+    """Predicted probabilities of an event and its observed frequency, accumulated over batches.
 
     Args:
         edges: B + 1 ascending edges of the bins, from 0 to 1.
@@ -106,6 +107,7 @@ class ReliabilityCurve:
             occurred: Whether the event occurred, of the same shape.
         """
         flat, num_bins = probability.ravel(), len(self.count)
+        # A probability of exactly 1, or slightly above by rounding, belongs to the last bin.
         bins = np.clip(np.searchsorted(self.edges, flat, side="right") - 1, 0, num_bins - 1)
         self.count += np.bincount(bins, minlength=num_bins)
         self.predicted += np.bincount(bins, weights=flat, minlength=num_bins)

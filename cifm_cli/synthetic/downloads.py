@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CELL_TYPE = "cell_type"
+# As the Xenium Prime panel has.
 _PRIME_GENES = 5_000
+# Mean counts of a control feature in a cell: most cells have no count of any control.
 _CONTROL_RATE = 0.004
 _V1_CONTROLS = {
     "Negative Control Probe": ("NegControlProbe_{:05d}", 20),
@@ -209,6 +211,7 @@ def _write_bundle(
         for block in blocks:
             rows = slice(start, start := start + block.shape[0])
             drawn = noise.poisson(_CONTROL_RATE, size=(block.shape[0], len(controls))) * ~planted.void[rows, None]
+            # The sums are collected while the matrix is written, as the blocks can be iterated over only once.
             sums.append(_sums(block, drawn, controls["feature_type"]))
             yield csr_matrix(hstack([block, csr_matrix(drawn.astype(np.int32))]))
 
@@ -216,7 +219,7 @@ def _write_bundle(
     barcodes = _barcodes(num_cells, seed)
     write_matrix(folder / "cell_feature_matrix.h5", with_controls(), barcodes, features, "Xenium (synthetic)")
     cells = _cells_table(
-        planted, barcodes, {name: np.concatenate([part[name] for part in sums]) for name in sums[0]}, seed
+        planted, barcodes, {name: np.concatenate([block_sums[name] for block_sums in sums]) for name in sums[0]}, seed
     )
     cells.to_parquet(folder / "cells.parquet", index=False, write_page_checksum=True)
     write_csv_gz(folder / "cells.csv.gz", cells)
@@ -229,6 +232,7 @@ def _write_bundle(
         "run_name": f"synthetic tissue, seed {seed}",
         "region_name": "synthetic",
         "panel_organism": "Human",
+        # Micrometres per pixel of Xenium images.
         "pixel_size": 0.2125,
         "num_cells": num_cells,
         "analysis_sw_version": "synthetic",
@@ -239,6 +243,7 @@ def _write_bundle(
 def _sums(genes: csr_matrix, controls: NDArray[np.int64], kinds: pd.Series[str]) -> dict[str, NDArray[np.int64]]:
     """Total counts of each cell by type of feature, as columns of `cells.parquet`."""
     transcripts = np.asarray(genes.sum(axis=1), dtype=np.int64).ravel()
+    # A V1 download has no columns for the controls that only Prime panels contain.
     present = {kind: column for kind, column in _CONTROL_COLUMNS.items() if (kinds == kind).any()}
     by_kind = {column: controls[:, kinds == kind].sum(axis=1) for kind, column in present.items()}
     return {"transcript_counts": transcripts, **by_kind, keys.TOTAL_COUNTS: transcripts + controls.sum(axis=1)}
@@ -255,6 +260,7 @@ def _cells_table(
     planted: PlantedCells, barcodes: NDArray[np.str_], sums: dict[str, NDArray[np.int64]], seed: int
 ) -> pd.DataFrame:
     """The columns of `cells.parquet`, and the true cell type."""
+    # Cells of about 72 um2, which leave some space between them at 100 um2 per cell.
     area = numpy_generator(seed, "area").gamma(9.0, 8.0, size=len(barcodes))
     return pd.DataFrame(
         {

@@ -54,7 +54,9 @@ def choose_genes(num_genes: int | None) -> pd.DataFrame:
     table = table[table["id"].between("ENSG0", _LAST_ID)]
     table = table[table["symbol"].str.fullmatch(_PLAIN_SYMBOL) & ~table["id"].isin(genes["id"])]
     table = table[~table["symbol"].isin(genes["symbol"])]
+    # Genes with an ambiguous symbol would be dropped by `cifm prepare` in layouts without ids.
     unambiguous = table[~table["symbol"].duplicated(keep=False) & ~table["id"].duplicated(keep=False)].sort_values("id")
+    # A fixed seed: the panel must be the same in all downloads.
     drawn = numpy_generator(0, "genes").permutation(len(unambiguous))[: num_genes - len(genes)]
     return pd.concat([genes, unambiguous.iloc[drawn]], ignore_index=True)[["symbol", "id"]]
 
@@ -77,6 +79,7 @@ def draw_counts(tissue: Tissue, genes: pd.DataFrame, seed: int) -> Iterator[csr_
         rows = slice(start, start + _BLOCK)
         kinds, alive = tissue.cell_type[rows], ~tissue.void[rows]
         generator = numpy_generator(seed, "counts", start)
+        # Total counts of real cells are about log-normally distributed.
         depth = generator.lognormal(sigma=0.45, size=(len(kinds), 1))
         rates = profiles[kinds] * (_MEDIAN_COUNTS * depth)
         _apply_effects(rates, kinds, tissue.senders[rows], symbols)
@@ -104,6 +107,7 @@ def _profiles(symbols: list[str], generator: np.random.Generator) -> NDArray[np.
 def _further_profiles(num_genes: int, generator: np.random.Generator) -> NDArray[np.float64]:
     """(T, num_genes) expected fraction of each further gene; some belong to the programme of one type."""
     weights = generator.lognormal(sigma=1.0, size=num_genes) * np.ones((len(TYPES), 1))
+    # Numbers beyond the types stand for genes without a programme.
     programme = generator.integers(0, int(len(TYPES) / _PROGRAMME_FRACTION), size=num_genes)
     weights[programme == np.arange(len(TYPES))[:, None]] *= _PROGRAMME_FOLD
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))

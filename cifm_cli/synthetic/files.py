@@ -34,11 +34,13 @@ def write_matrix(
     with h5py.File(path, "w") as file:
         file.attrs.update({"filetype": "matrix", "version": 2, "chemistry_description": chemistry})
         group = file.create_group("matrix")
+        # The fastest level, as the files are written for tests and benchmarks.
         compression = {"chunks": (_CHUNK,), "compression": "gzip", "compression_opts": 1}
         data = group.create_dataset("data", shape=(0,), maxshape=(None,), dtype=np.int32, **compression)
         indices = group.create_dataset("indices", shape=(0,), maxshape=(None,), dtype=np.int64, **compression)
         lengths = [np.zeros(1, dtype=np.int64)]
         for block in blocks:
+            # Instruments write sorted rows, and readers warn of a few that are not.
             block.sort_indices()
             end = len(data) + block.nnz
             for dataset, values in ((data, block.data), (indices, block.indices)):

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+# Half of the diameter of a printed spot, 55 um.
 _SPOT_RADIUS_UM = 27.5
 _VISIUM_UM_PER_PIXEL, _HD_UM_PER_PIXEL = 0.5, 0.2738
 _BIN_UM = 8.0
 _CELL_RADIUS_UM = 6.0
-# Every bin with molecules is in the tissue: a molecule is at most 6 um from the centre of its cell, and 5.7 um from that
-# of its bin.
+# Every bin with molecules is in the tissue: a molecule is at most 6 um from
+# the centre of its cell, and 5.7 um from that of its bin.
 _BIN_IN_TISSUE_UM = 12.0
 _ROWS = 4096
 _ODD_PRIME = 2_654_435_761  # multiples of an odd number are distinct modulo a power of two
@@ -76,6 +77,7 @@ def write_bins(
         features: G rows with columns id, symbol and feature_type.
         seed: Seed of the positions of molecules.
     """
+    # The origin is a multiple of the bin size, so that the same cell is in the same bin for any extent of the tissue.
     origin_um = _BIN_UM * np.floor((xy_um.min(axis=0) - _CELL_RADIUS_UM) / _BIN_UM)
     num_columns, num_rows = np.ceil((xy_um.max(axis=0) + _CELL_RADIUS_UM - origin_um) / _BIN_UM).astype(int)
     row, column = np.divmod(np.arange(num_rows * num_columns), num_columns)
@@ -113,18 +115,20 @@ def _molecules(
     xy_um: NDArray[np.float64], blocks: Iterable[csr_matrix], num_columns: int, num_genes: int, seed: int
 ) -> NDArray[np.int64]:
     """Bin and gene of every molecule as one number, bin * num_genes + gene, sorted."""
-    parts, start = [], 0
+    molecules_of_blocks, start = [], 0
     for block in blocks:
         # One generator per block, so that the positions do not depend on the blocks before.
         generator = numpy_generator(seed, "molecules", start)
         cell = np.repeat(np.arange(start, start + block.shape[0]), np.asarray(block.sum(axis=1)).ravel())
         angle = generator.uniform(0, 2 * np.pi, size=len(cell))
+        # The square root gives a uniform density in the disc.
         distance_um = _CELL_RADIUS_UM * np.sqrt(generator.random(len(cell)))
         molecule_um = xy_um[cell] + distance_um[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
         column, row = (molecule_um // _BIN_UM).astype(np.int64).T
-        parts.append((row * num_columns + column) * num_genes + np.repeat(block.indices, block.data))
+        # One number per molecule needs half the memory of two, and sorts by bin and gene at once.
+        molecules_of_blocks.append((row * num_columns + column) * num_genes + np.repeat(block.indices, block.data))
         start += block.shape[0]
-    molecules = np.concatenate(parts)
+    molecules = np.concatenate(molecules_of_blocks)
     molecules.sort()
     return molecules
 
@@ -143,6 +147,7 @@ def _count(molecules: NDArray[np.int64], bins: NDArray[np.int64], num_genes: int
 def _spot_barcodes(num_spots: int, seed: int) -> NDArray[np.str_]:
     """Distinct barcodes of sixteen letters and `-1`."""
     first = int(numpy_generator(seed, "spots").integers(4**16))
+    # Distinct by construction, where random barcodes could collide.
     numbers = (first + np.arange(num_spots) * _ODD_PRIME) % 4**16
     letters = np.array(list("ACGT"))[(numbers[:, None] >> np.arange(30, -1, -2)) & 3]
     return np.char.add(np.ascontiguousarray(letters).view("U16").ravel(), "-1")

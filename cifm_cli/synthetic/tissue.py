@@ -87,10 +87,14 @@ EFFECTS = (
     Effect("plasma", "IGHG1", "fibroblast", 2.0),
 )
 
+# Gives about 100 um2 per cell.
 _SPACING_UM = 10.0
+# Levels of a random field, in standard deviations: the lumen, and the duct around it.
 _LUMEN, _LUMEN_WALL = 1.9, 1.5
+# Reaches the first two rings of neighbours.
 _NEIGHBOURS_UM = 25.0
 _FIELD_SCALES_UM = {"ground": 55.0, "aggregate": 50.0, "islet": 40.0, "lumen": 50.0, "vessel": 90.0}
+# Real downloads contain segmented cells without any count.
 _VOID_FRACTION = 0.01
 
 
@@ -146,6 +150,7 @@ def _lattice(num_points: int) -> NDArray[np.float64]:
 
 def _smooth(xy_um: NDArray[np.float64], scale_um: float, generator: np.random.Generator) -> NDArray[np.float64]:
     """A smooth random field of zero mean and unit variance: a sum of plane waves with random phases."""
+    # 32 waves are enough for a nearly Gaussian field; 4 is the standard deviation of the sum of 32 cosines.
     waves = generator.normal(scale=1.0 / scale_um, size=(2, 32))
     return np.asarray(np.cos(xy_um @ waves + generator.uniform(0, 2 * np.pi, size=32)).sum(axis=1) / 4.0)
 
@@ -153,6 +158,7 @@ def _smooth(xy_um: NDArray[np.float64], scale_um: float, generator: np.random.Ge
 def _domains(fields: dict[str, NDArray[np.float64]]) -> NDArray[np.int64]:
     names = list(DOMAINS)
     lobule, nest = fields["ground"] > 0.25, fields["ground"] < -0.25
+    # In order of precedence: `np.select` takes the first case that applies.
     cases = {
         "duct": (fields["lumen"] > _LUMEN_WALL) & ~nest,
         "islet": (fields["islet"] > 1.6) & lobule,
@@ -173,12 +179,14 @@ def _neighbours(xy_um: NDArray[np.float64]) -> csr_matrix:
 
 def _draw_types(domain: NDArray[np.int64], adjacency: csr_matrix, generator: np.random.Generator) -> NDArray[np.int64]:
     """Draw types by domain, then redraw those of random halves of the cells, given their neighbours, four times."""
+    # A type that a domain does not list is rare there, but not impossible.
     fractions = np.array([[DOMAINS[name].get(kind, 0.002) for kind in TYPES] for name in DOMAINS])
     prior = np.log(fractions)[domain]
     strength = np.zeros((len(TYPES), len(TYPES)))
     for kind, neighbour, value in RULES:
         strength[TYPES.index(neighbour), TYPES.index(kind)] = value
     degree = np.maximum(np.asarray(adjacency.sum(axis=1)), 1.0)
+    # The largest of logits with Gumbel noise is a draw from their softmax.
     cell_type: NDArray[np.int64] = np.argmax(prior + generator.gumbel(size=prior.shape), axis=1)
     # Gibbs sampling: only half of the cells change at a time, as neighbours that change together would oscillate.
     for _ in range(4):

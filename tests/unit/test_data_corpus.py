@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
+import h5py
+import pytest
 
 from cifm_cli import keys
 from cifm_cli.data.corpus import corpus_table, describe_corpus, is_corpus
 from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.errors import CifmError
 
 
 def test_summary_and_table_of_two_slides(xenium_download: Path, tmp_path: Path) -> None:
@@ -38,3 +41,11 @@ def test_folder_with_other_files_is_not_a_corpus(prepared_synthetic: Path, tmp_p
     ad.AnnData(ad.read_h5ad(copy).X).write_h5ad(other)
     assert is_corpus([copy])
     assert not is_corpus([copy, other])
+
+
+def test_slide_with_damaged_metadata_is_an_error(prepared_synthetic: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copy(prepared_synthetic, tmp_path / "a.h5ad"))
+    with h5py.File(damaged, "r+") as file:
+        del file[f"uns/{keys.CIFM}"]
+    with pytest.raises(CifmError, match="a damaged slide"):
+        describe_corpus([damaged])

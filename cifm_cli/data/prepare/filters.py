@@ -37,6 +37,7 @@ def reasons_to_drop(
     }
     dropped = np.zeros(len(xy_um), dtype=bool)
     for reason, mask in masks.items():
+        # Disjoint masks, so that the numbers in the report add up to the number of dropped cells.
         masks[reason] = mask & ~dropped
         dropped |= mask
     return masks

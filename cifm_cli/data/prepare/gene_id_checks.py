@@ -31,7 +31,7 @@ class _Contradiction(NamedTuple):
 def gene_id_notes(features: pd.DataFrame, where: str) -> tuple[str, ...]:
     """Compare the ids of a download with its symbols.
 
-    A renamed gene has a symbol or an id that the table lacks, which proves nothing. A contradiction is an id that the
+    A renamed gene has a symbol or an id that the table lacks, which is no contradiction. A contradiction is an id that the
     table gives to another symbol, or an id that differs by one or two letters from the id of its symbol.
 
     Args:
@@ -67,11 +67,13 @@ def _contradictions(features: pd.DataFrame) -> tuple[int, list[_Contradiction]]:
     table = table[table["symbol"].isin(features["symbol"])]
     genes_of: dict[str, set[str]] = {}
     for gene, symbol in zip(table["id"], table["symbol"], strict=True):
+        # A symbol may exist in both species, so the key includes the prefix of the id.
         genes_of.setdefault(gene[:_SPECIES] + symbol, set()).add(gene)
     num_known, wrong = 0, []
     for gene, symbol in zip(map(strip_version, features["id"]), features["symbol"], strict=True):
         known = genes_of.get(gene[:_SPECIES] + symbol, set())
         num_known += bool(known)
+        # An id that the table lacks may be newer than the table, unless it resembles the right one.
         if known and gene not in known and (gene in ids or any(_is_mistyped(gene, other) for other in known)):
             wrong.append(_Contradiction(gene, symbol, min(known)))
     return num_known, wrong

@@ -25,6 +25,7 @@ _SYMBOL_HEADERS = {"symbol", "gene_symbol", "gene_name", "name"}
 @cache
 def packaged_symbols() -> pd.DataFrame:
     """The human and mouse genes of GENCODE, a table with columns id and symbol."""
+    # Through `importlib.resources`, as an installed package need not be a folder.
     content = BytesIO(files(__package__).joinpath(_TABLE).read_bytes())
     return pd.read_csv(content, sep="\t", compression="xz", dtype=str, keep_default_na=False)
 
@@ -41,13 +42,14 @@ def symbols_for(features: pd.DataFrame, given: pd.DataFrame | None) -> pd.DataFr
     """
     if given is None:
         given = pd.DataFrame({"id": [], "symbol": []}, dtype=str)
+        # Reading the packaged table takes time, and nothing is left to look up.
         if are_ensembl_ids(features["id"]).all() and (features["symbol"] != "").all():
             return given
     table = packaged_symbols()
     of_species = table[table["id"].str.startswith(_species(features, table))]
     # The user's symbols take precedence, so the packaged ids of the same symbols are left out.
-    rest = of_species[~of_species["symbol"].isin(given["symbol"])]
-    return pd.concat([given, rest[["id", "symbol"]]], ignore_index=True)
+    not_given = of_species[~of_species["symbol"].isin(given["symbol"])]
+    return pd.concat([given, not_given[["id", "symbol"]]], ignore_index=True)
 
 
 def _species(features: pd.DataFrame, table: pd.DataFrame) -> str:
@@ -55,9 +57,10 @@ def _species(features: pd.DataFrame, table: pd.DataFrame) -> str:
     names = set(features["symbol"]) | set(features["id"])
 
     def num_matches(prefix: str) -> tuple[int, int]:
-        own = table["symbol"][table["id"].str.startswith(prefix)]
-        return int(features["id"].str.startswith(prefix).sum()), int(own.isin(names).sum())
+        symbols = table["symbol"][table["id"].str.startswith(prefix)]
+        return int(features["id"].str.startswith(prefix).sum()), int(symbols.isin(names).sum())
 
+    # Ids come first: symbols of mouse genes in capital letters match the human table.
     return max((_HUMAN, _MOUSE), key=num_matches)
 
 
@@ -77,6 +80,7 @@ def read_gene_table(path: Path) -> pd.DataFrame:
     table = _read_columns(path)
     fractions = [are_ensembl_ids(table[name]).mean() for name in table.columns]
     best = int(np.argmax(fractions))
+    # Half, as a header and rows without an id are allowed.
     if table.shape[1] < 2 or fractions[best] < 0.5:
         raise CifmError(f"{path}: no column of Ensembl gene ids beside symbols", "write two columns, id and symbol")
     header = [str(name).strip().lower() for name in table.iloc[0]]
@@ -115,6 +119,7 @@ def read_orthologs(path: Path) -> dict[str, set[str]]:
     pairs = table[other[source] & human[target]]
     orthologs: dict[str, set[str]] = {}
     for name, gene in zip(pairs[source], pairs[target], strict=True):
+        # A set, as a gene may have several orthologs; those are dropped as ambiguous later.
         orthologs.setdefault(strip_version(name), set()).add(strip_version(gene))
     return orthologs
 
@@ -122,4 +127,5 @@ def read_orthologs(path: Path) -> dict[str, set[str]]:
 def _read_columns(path: Path) -> pd.DataFrame:
     """All fields of a table as text, columns numbered from 0."""
     with reading(path), open_maybe_gzip(path) as handle:
+        # Symbols such as NA must stay texts. With `sep=None`, the Python engine detects the separator.
         return pd.read_csv(handle, header=None, dtype=str, keep_default_na=False, sep=None, engine="python")

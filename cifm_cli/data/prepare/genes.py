@@ -58,12 +58,15 @@ class GenePlan:
         Returns:
             (N, G) float64, in which no sum overflows; columns sorted within rows, without stored zeros.
         """
-        kind = counts.indices.dtype  # SciPy copies a matrix whose columns and row pointers have different widths
-        entries = (self.column >= 0)[counts.indices]
-        columns = self.column.astype(kind)[counts.indices[entries]]
-        indptr = np.concatenate([[0], np.cumsum(entries)])[counts.indptr].astype(kind)
-        parts = (counts.data[entries].astype(np.float64), columns, indptr)
-        result = csr_matrix(parts, shape=(counts.shape[0], len(self.ids)))
+        # SciPy copies a matrix whose columns and row pointers have different widths.
+        index_type = counts.indices.dtype
+        is_counted = (self.column >= 0)[counts.indices]
+        columns = self.column.astype(index_type)[counts.indices[is_counted]]
+        indptr = np.concatenate([[0], np.cumsum(is_counted)])[counts.indptr].astype(index_type)
+        # Sums of several large counts in double precision.
+        csr_arrays = (counts.data[is_counted].astype(np.float64), columns, indptr)
+        result = csr_matrix(csr_arrays, shape=(counts.shape[0], len(self.ids)))
+        # Adds up the features of one gene in a cell, and sorts the columns.
         result.sum_duplicates()
         result.eliminate_zeros()
         return result
@@ -100,9 +103,10 @@ def plan_genes(
     for row, (name, given_symbol, kind) in enumerate(
         features[["id", "symbol", "feature_type"]].itertuples(index=False)
     ):
+        # The symbol of the download takes precedence over that of the table.
         symbol = given_symbol or names.symbols.get(strip_version(name), "")
         gene, reason = _identify(name, symbol, kind, names)
-        # a mitochondrial gene that is only known by its symbol has no id under which it could be kept.
+        # A mitochondrial gene that is only known by its symbol has no id under which it could be kept.
         if reason == MITOCHONDRIAL and keep_mitochondrial and gene:
             reason = ""
         if orthologs is not None and not reason:
@@ -111,7 +115,7 @@ def plan_genes(
         if reason:
             dropped.setdefault(reason, []).append(symbol or name)
             continue
-        # Several probes or versions of an id may stand for one gene.
+        # Several probes, or several versions of an id, may belong to one gene.
         if gene in positions:
             merged.append(gene)
         if strip_version(name) != gene:
@@ -140,6 +144,7 @@ def species_note(ids: tuple[str, ...]) -> str | None:
 
 def unidentified_note(plan: GenePlan) -> str | None:
     """A warning if most genes could not be identified; None otherwise."""
+    # Controls and mitochondrial genes are dropped on purpose, and do not count.
     reasons = (SEVERAL_GENES, NO_ID, SEVERAL_ORTHOLOGS, NO_ORTHOLOG)
     num_lost = sum(len(plan.dropped.get(reason, ())) for reason in reasons)
     num_kept = int((plan.column >= 0).sum())
@@ -176,11 +181,14 @@ class _Names:
 
 def _identify(name: str, symbol: str, kind: str, names: _Names) -> tuple[str, str]:
     """Ensembl id of a feature, and the reason to drop it; either may be empty."""
+    # The type that the file declares is certain, so it is checked before names.
     if kind and kind.lower() != GENE_EXPRESSION.lower():
         return "", kind
+    # Before the id is looked up, as some controls are named after a gene.
     if _CONTROL_NAME.match(symbol) or _CONTROL_NAME.match(name):
         return "", CONTROL
     candidates = {strip_version(name)} if is_ensembl_id(name) else names.ids(symbol or name) or names.ids(name)
+    # A symbol of several genes is not resolved by a guess: a wrong gene would remain unnoticed.
     gene = next(iter(candidates)) if len(candidates) == 1 else ""
     # Checked after the id is known: inputs without symbols are recognised by id, inputs without ids by symbol.
     if gene in _MITOCHONDRIAL_IDS or _MITOCHONDRIAL_SYMBOL.match(symbol or name):

@@ -24,6 +24,7 @@ def hilbert_order(xy_um: NDArray[np.float64]) -> NDArray[np.int64]:
     if not len(xy_um):
         return np.empty(0, dtype=np.int64)
     offset = xy_um - xy_um.min(axis=0)
+    # One extent for both axes, so that cells of the grid are square. 1, if all cells are at one place.
     extent = offset.max() or 1.0
     grid = np.floor(offset * ((2**_BITS - 1) / extent)).astype(np.uint32)
     return np.argsort(hilbert_distance(grid[:, 0], grid[:, 1], _BITS), kind="stable")
@@ -40,6 +41,7 @@ def hilbert_distance(x: NDArray[np.uint32], y: NDArray[np.uint32], bits: int) ->
     Returns:
         (N,) distances, a bijection of the grid onto 0 ... 4**bits - 1.
     """
+    # 2 x 16 bits fit into 32 exactly.
     distance = np.zeros(len(x), dtype=np.uint32)
     for bit in range(bits - 1, -1, -1):
         side = np.uint32(1 << bit)

@@ -83,13 +83,15 @@ def prepare_download(download: Path, config: PrepareConfig) -> PrepareResult:
     name = slide_name(download, config)
     target = config.out / f"{name}.h5ad"
     root, reader = _find_reader(download, config)
+    # Before the download is read, so that a target that may not be replaced is an error at once.
     existing = _up_to_date_report(target, root, reader, config)
     if existing is not None:
-        # a slide that was prepared without a report, or whose report was deleted, gets one now.
+        # A slide that was prepared without a report, or whose report was deleted, gets one now.
         if config.qc_report and not qc_report_path(target).exists():
             write_qc_report(target)
         return PrepareResult(target, name, existing, up_to_date=True)
     if config.qc_report:
+        # Checked now, as the page is written last, after the slide.
         require_replaceable(qc_report_path(target))
     with _prepared_slide(root, reader, name, config) as (slide, metadata, buffer):
         write_prepared(target, slide, metadata, buffer)
@@ -105,7 +107,7 @@ def prepare_to_anndata(download: Path, config: PrepareConfig) -> AnnData:
         config: Options of the preparation; `out`, `force` and `qc_report` have no effect.
 
     Returns:
-        N cells x G genes, equal to what `anndata.read_h5ad` returns for the file that `prepare_download` writes.
+        N cells x G genes, equal to the content of the file that `prepare_download` writes.
 
     Raises:
         CifmError: The download is not recognised, is damaged, or holds no counts or no coordinates in micrometres.
@@ -158,9 +160,11 @@ def _prepared_slide(
     download = _read(root, reader, config)
     genes = _plan_genes(download, config)
     with RowBuffer(_nearest_folder(config.out), len(download.obs), len(genes.ids)) as buffer:
+        # The counts are read before the cells are filtered, as the filters need their totals.
         warnings = _buffer_counts(buffer, download, genes, root)
         download = replace(download, warnings=(*download.warnings, *warnings))
         slide, report = _arrange_cells(root, download, genes, buffer, config)
+        # Names relative to the download, so that it can be moved without being prepared again.
         inputs = {_relative(file, root): provenance.hash_file(file) for file in download.files}
         metadata = {
             keys.FORMAT: keys.PREPARED_FORMAT,
@@ -195,6 +199,7 @@ def _plan_genes(download: Download, config: PrepareConfig) -> GenePlan:
 def _buffer_counts(buffer: RowBuffer, download: Download, genes: GenePlan, root: Path) -> list[str]:
     """Read the counts once: check them, sum the features of each gene, buffer the rows. Returns warnings."""
     cross_checks, where = CountCrossChecks(download), f"{root}: {download.matrix}"
+    # For the messages: the symbol of a feature, or its id if it has none.
     names = download.genes["symbol"].where(download.genes["symbol"] != "", download.genes["id"])
     with terminal.progress("cells", len(download.obs)) as advance:
         for first, block in row_blocks(download.counts):
@@ -220,6 +225,7 @@ def _arrange_cells(
             f"{root}: no cell is left of {len(total_counts):,} ({counted or 'the input has no cells'})",
             "check the input and --crop",
         )
+    # Ordered after the filters: cells far outside would coarsen the grid of the curve.
     rows = kept[hilbert_order(download.xy_um[kept])]
     xy_um = download.xy_um[rows]
     # After the filters, as debris outside the crop would change the spacing.
@@ -249,6 +255,7 @@ def _up_to_date_report(target: Path, root: Path, reader: Reader, config: Prepare
         return None
     elsewhere = "choose another folder with --out or name with --name"
     metadata = read_metadata(target)
+    # Checked even with `--force`, which allows to replace a slide but not to destroy the input.
     if target.samefile(root):
         raise CifmError(f"{target} is the input itself", elsewhere)
     if metadata is None:
@@ -256,7 +263,7 @@ def _up_to_date_report(target: Path, root: Path, reader: Reader, config: Prepare
     if config.force:
         return None
     origin = metadata[keys.PROVENANCE]
-    # a slide written before an option existed was prepared with what is now the option's default.
+    # A slide written before an option existed was prepared with the value that is now the option's default.
     options = {**_slide_options(PrepareConfig()), **origin["options"]}
     same_options = options == _slide_options(config) and metadata[keys.PLATFORM] == reader.name
     # Another version may filter differently.

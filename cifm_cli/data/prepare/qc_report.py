@@ -44,6 +44,7 @@ def require_replaceable(page: Path) -> None:
     Raises:
         CifmError: The file exists and is not a report of cifm.
     """
+    # A page of the same name may be the user's own notes, which must not be lost.
     if page.exists() and not (page.is_file() and _SIGNATURE in page.read_bytes()):
         raise CifmError(
             f"{page} exists and is not a report that cifm wrote", "choose another folder with --out or name with --name"
@@ -68,6 +69,7 @@ def write_qc_report(slide: Path) -> Path:
         xy_um = file[f"obsm/{keys.SPATIAL}"][:]
         counts, genes = (read_elem(file[f"obs/{name}"]) for name in (keys.TOTAL_COUNTS, keys.NUM_GENES))
         split = np.asarray(read_elem(file[f"obs/{keys.SPLIT}"]), dtype=object)
+    # Drawing a million points takes long and shows nothing more on a map of this size.
     shown = _choose_rows(len(xy_um))
     degree = _degrees(xy_um, shown, metadata[keys.RADIUS_UM])
     sections = [
@@ -98,6 +100,7 @@ def _choose_rows(num_cells: int) -> NDArray[np.int64]:
     """Rows to show: all, or a random subset, as a regular one would show a grid of bins as stripes."""
     if num_cells <= _MAX_SHOWN:
         return np.arange(num_cells)
+    # A fixed seed, so that the page of a slide is the same every time.
     return np.sort(numpy_generator(0, "page").choice(num_cells, _MAX_SHOWN, replace=False))
 
 
@@ -125,6 +128,8 @@ def _maps(
     from cifm_cli.report import plots  # matplotlib takes a second to import
 
     def draw(values: NDArray[Any], title: str) -> bytes:
+        # Without a limit, a few extreme cells would make all others look alike. At least 1, for slides where
+        # nearly all cells are void.
         end = max(float(np.quantile(values, _COLOUR_QUANTILE)), 1.0)
         return plots.tissue_map(xy_um, values, title, label=title.lower(), limits=(0.0, end))
 
@@ -151,17 +156,17 @@ def _histograms(
         ),
         *(
             Image(
-                plots.histogram(values, _edges(values), f"{what} per cell", label=what.lower()),
-                f"{what} per cell; the last bar includes all cells with more.",
+                plots.histogram(values, _edges(values), f"{quantity} per cell", label=quantity.lower()),
+                f"{quantity} per cell; the last bar includes all cells with more.",
             )
-            for values, what in ((counts, "Counts"), (genes, "Genes"))
+            for values, quantity in ((counts, "Counts"), (genes, "Genes"))
         ),
     ]
 
 
 def _edges(values: NDArray[Any]) -> list[float]:
     """Edges of bins with the same number of whole numbers each, up to a value that few cells exceed."""
-    # a few extreme cells would squeeze all others into one bin.
+    # A few extreme cells would squeeze all others into one bin.
     end = int(np.quantile(values, _LAST_QUANTILE)) + 1
     # Bins of unequal numbers of integers would show spurious peaks.
     step = -(-end // _NUM_BINS)
@@ -212,19 +217,19 @@ def _genes_note(report: dict[str, Any]) -> str:
 
 def _genes(genes: dict[str, Any]) -> Table:
     """Features by outcome: in = matched + mapped + dropped; features of one gene are summed."""
-    lost = sum(part["count"] for part in genes["dropped"].values())
-    matched = genes["in"] - lost - genes["mapped"]["count"]
+    num_dropped = sum(features["count"] for features in genes["dropped"].values())
+    matched = genes["in"] - num_dropped - genes["mapped"]["count"]
     rows = [
         ["in the download", f"{genes['in']:,}", ""],
         ["matched by their Ensembl id", f"{matched:,}", ""],
         ["mapped by a table", *_count_and_examples(genes["mapped"])],
-        *([f"dropped: {reason}", *_count_and_examples(part)] for reason, part in genes["dropped"].items()),
+        *([f"dropped: {reason}", *_count_and_examples(features)] for reason, features in genes["dropped"].items()),
         ["summed with another of the same id", *_count_and_examples(genes["summed"])],
         ["genes kept", f"{genes['kept']:,}", ""],
     ]
     return Table(["features", "number", "such as"], rows)
 
 
-def _count_and_examples(part: dict[str, Any]) -> list[str]:
-    names = part["names"]
-    return [f"{part['count']:,}", ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")]
+def _count_and_examples(features: dict[str, Any]) -> list[str]:
+    names = features["names"]
+    return [f"{features['count']:,}", ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.readers.base import Download
     from cifm_cli.data.units import UnitCheck
 
+# The report is stored in every slide, and a whole transcriptome would fill it with names.
 _MAX_NAMES = 20
 
 
@@ -88,7 +89,7 @@ def summary_rows(report: dict[str, Any]) -> list[list[str]]:
         *([f"  dropped: {reason}", f"{count:,}", ""] for reason, count in cells["dropped"].items()),
         ["cells kept", f"{cells['kept']:,}", _duplicates(cells["duplicate_coordinates"])],
         ["genes in", f"{genes['in']:,}", ""],
-        *(_gene_row(f"dropped: {reason}", part) for reason, part in genes["dropped"].items()),
+        *(_gene_row(f"dropped: {reason}", features) for reason, features in genes["dropped"].items()),
         *([_gene_row("identified by a table", genes["mapped"])] if genes["mapped"]["count"] else []),
         *([_gene_row("added to another with the same id", genes["summed"])] if genes["summed"]["count"] else []),
         ["genes kept", f"{genes['kept']:,}", ""],
@@ -104,9 +105,9 @@ def _count_and_names(names: tuple[str, ...]) -> dict[str, Any]:
     return {"count": len(names), "names": list(dict.fromkeys(names))[:_MAX_NAMES]}
 
 
-def _gene_row(label: str, part: dict[str, Any]) -> list[str]:
-    names = part["names"]
-    return [f"  {label}", f"{part['count']:,}", ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")]
+def _gene_row(label: str, features: dict[str, Any]) -> list[str]:
+    names = features["names"]
+    return [f"  {label}", f"{features['count']:,}", ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")]
 
 
 def _duplicates(num_duplicates: int) -> str:

@@ -59,10 +59,12 @@ def read_samplesheet(path: Path, defaults: PrepareConfig) -> list[PrepareTask]:
     tasks: dict[int, PrepareTask] = {}
     for number, fields in enumerate(table.to_dict("records"), start=_FIRST_ROW):
         row = {str(name): str(value).strip() for name, value in fields.items()}
+        # Spreadsheets often export empty rows at the end.
         if not any(row.values()):
             continue
         task, row_problems = _read_row(row, path.parent, defaults)
         problems += [f"row {number}: {problem}" for problem in row_problems]
+        # All rows are checked before an error is raised, so that a sheet is corrected in one go.
         if not row_problems:
             tasks[number] = task
     problems += _repeated_names(tasks)

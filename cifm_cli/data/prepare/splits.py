@@ -91,14 +91,16 @@ def strips(y_um: NDArray[np.float64], gap_um: float) -> NDArray[np.int8]:
     """
     regions = np.full(len(y_um), _TRAIN, dtype=np.int8)
     for region in (_TEST, _VALIDATION):
-        rest = regions == _TRAIN
+        # Each region is taken from the upper end of the cells that are still in training.
+        is_train = regions == _TRAIN
         size = round(SCORED_FRACTION * len(y_um))
-        if not 0 < size <= rest.sum():
+        if not 0 < size <= is_train.sum():
             break
-        edge_um = np.partition(y_um[rest], -size)[-size]
+        # The y coordinate of the lowest cell of the region; a partition is faster than sorting.
+        edge_um = np.partition(y_um[is_train], -size)[-size]
         # All cells at the same y are in the same region, so a region may be slightly larger than asked.
-        regions[rest & (y_um > edge_um - gap_um)] = _BUFFER
-        regions[rest & (y_um >= edge_um)] = region
+        regions[is_train & (y_um > edge_um - gap_um)] = _BUFFER
+        regions[is_train & (y_um >= edge_um)] = region
     return regions
 
 
@@ -123,7 +125,7 @@ def random_blocks(xy_um: NDArray[np.float64], gap_um: float, seed: int) -> NDArr
     _, block = np.unique((xy_um - origin_um) // side_um, axis=0, return_inverse=True)
     num_cells = np.bincount(block.ravel())
     order = generator.permutation(len(num_cells))
-    # a block belongs to the region in which the middle one of its cells falls, counted over the shuffled blocks.
+    # A block belongs to the region in which the middle one of its cells falls, counted over the shuffled blocks.
     middle = np.cumsum(num_cells[order]) - num_cells[order] / 2
     borders = np.array([SCORED_FRACTION, 2 * SCORED_FRACTION]) * len(xy_um)
     region_of_block = np.empty(len(order), dtype=np.int8)
@@ -139,6 +141,7 @@ def _clear_around(regions: NDArray[np.int8], xy_um: NDArray[np.float64], region:
     # `keys.REGIONS` lists train before validation before test.
     others = np.flatnonzero(regions < region)
     if len(others) and (regions == region).any():
+        # Cells without a neighbour within the bound get an infinite distance.
         distance_um, _ = cKDTree(xy_um[regions == region]).query(xy_um[others], distance_upper_bound=gap_um)
         regions[others[distance_um < gap_um]] = _BUFFER
 

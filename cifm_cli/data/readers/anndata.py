@@ -83,6 +83,7 @@ def _read_counts(file: h5py.File, path: Path, layer: str | None) -> H5adCounts:
 def _read(path: Path, config: ReadConfig) -> Download:
     """Read an AnnData file slot by slot; obsp, embeddings and unused layers are not loaded."""
     with open_hdf5(path) as file:
+        # First, as these checks read only names and attributes, and the rest may read gigabytes.
         _check_slots(file, path, config)
         obs = _table(file["obs"])
         xy = np.asarray(_element(file[f"obsm/{keys.SPATIAL}"]), dtype=np.float64)
@@ -94,6 +95,7 @@ def _read(path: Path, config: ReadConfig) -> Download:
     obs.index, num_renamed = _unique(content.names)
     notes = content.notes
     if num_renamed:
+        # Samples that were concatenated without a suffix share barcodes; the rows themselves are different cells.
         notes += (f"{num_renamed:,} barcodes occur twice; the later ones got a suffix -1, -2, ...",)
     xy_um, units = to_micrometres(xy[:, :2], config.microns_per_pixel, "obsm['spatial']")
     return Download(
@@ -114,9 +116,11 @@ ANNDATA = Reader("anndata", _recognises, _read)
 
 
 def _check_slots(file: h5py.File, path: Path, config: ReadConfig) -> None:
+    # Preparing twice would apply the filters twice, and lose the report of the download.
     if f"uns/{keys.CIFM}/{keys.FORMAT}" in file:
         raise CifmError(f"{path}: a prepared slide already", "train, evaluate or embed with it")
     if f"obsm/{keys.SPATIAL}" not in file:
+        # A damaged file may hold an array under this name.
         have = ", ".join(file["obsm"]) if isinstance(file.get("obsm"), h5py.Group) else "nothing"
         raise CifmError(
             f"{path}: no obsm['spatial'] (obsm holds {have or 'nothing'})", "store cell centres there, in micrometres"
@@ -136,6 +140,7 @@ def _in_pixels(file: h5py.File) -> bool:
     images = file.get("uns/spatial")
     if not isinstance(images, h5py.Group):
         return False
+    # The factor is nested below the name of the library, which differs between files.
     return bool(images.visit(lambda name: name.endswith("spot_diameter_fullres") or None))
 
 
@@ -162,6 +167,7 @@ def choose_slot(
     Raises:
         CifmError: There is no such slot.
     """
+    # `X` and `raw` are the names of slots in AnnData, so a layer of one of these names cannot be chosen.
     asked = None if layer is None else {"X": "X", "raw": _RAW}.get(layer, f"layers/{layer}")
     if not slots or (asked and asked not in slots):
         names = ", ".join(map(_layer_name, slots)) or "neither X nor layers nor raw"
@@ -192,7 +198,7 @@ def _alternatives(file: h5py.File, path: Path, slot: str) -> str:
     return f"the raw counts are elsewhere: --layer {' or '.join(count_layers)}" if count_layers else ""
 
 
-def _element(element: Any) -> Any:  # noqa: ANN401 - an h5py group or dataset, and what anndata makes of it
+def _element(element: Any) -> Any:  # noqa: ANN401 - an h5py group or dataset, and the value that anndata reads from it
     check_arrays(element)
     try:
         with warnings.catch_warnings(action="ignore", category=OldFormatWarning):  # old formats are read correctly
@@ -205,8 +211,9 @@ def _table(element: Any) -> pd.DataFrame:  # noqa: ANN401 - an h5py group
     table = _element(element)
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"{element.name} is not stored as a table")
-    for place in range(table.shape[1]):
-        table.isetitem(place, _in_native_order(table.iloc[:, place]).array)
+    # By position, as names of columns may repeat.
+    for position in range(table.shape[1]):
+        table.isetitem(position, _in_native_order(table.iloc[:, position]).array)
     return table
 
 
@@ -223,6 +230,7 @@ def _in_native_order(column: pd.Series) -> pd.Series:
 
 def _rows(path: Path, element: Any) -> Counts:  # noqa: ANN401 - an h5py group or dataset
     """A matrix by rows. A CSR matrix stays in the file; any other is read and converted."""
+    # Other encodings cannot be read by rows: CSC is stored by columns, and a dense matrix is made sparse as a whole.
     if element.attrs.get("encoding-type") == "csr_matrix":
         check_arrays(element)
         num_rows, num_columns = (int(size) for size in element.attrs["shape"])
@@ -235,6 +243,7 @@ def _rows(path: Path, element: Any) -> Counts:  # noqa: ANN401 - an h5py group o
 
 def _begins_with_counts(counts: Counts) -> bool:
     """Whether the first block of a matrix holds counts; the other blocks are checked when they are read."""
+    # The first block is enough to tell raw counts from normalised values.
     return all(bad_count(block.data) is None for _, block in islice(row_blocks(counts), 1))
 
 
@@ -259,11 +268,13 @@ def find_gene_columns(var: pd.DataFrame) -> pd.DataFrame:
 
 
 def _column(var: pd.DataFrame, names: tuple[str, ...]) -> str | None:
+    # Tools differ in the case of these names.
     lower = {str(column).lower(): str(column) for column in var.columns}
     return next((lower[name] for name in names if name in lower), None)
 
 
 def _texts(column: pd.Series[Any]) -> pd.Series[str]:
+    # Missing names become empty texts, as categories and nullable texts cannot be compared with plain ones.
     return column.astype(object).where(column.notna(), "").astype(str)
 
 
@@ -275,7 +286,7 @@ def _unique(barcodes: pd.Index[str]) -> tuple[pd.Index[str], int]:
     seen: set[str] = set()
     for barcode in barcodes:
         name, number = barcode, 0
-        # a new name must not equal a name that occurs later.
+        # A new name must not equal a name that occurs later.
         while name in seen or (number and name in taken):
             number += 1
             name = f"{barcode}-{number}"

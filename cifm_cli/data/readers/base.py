@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.readers.counts import Counts
 
+# The feature type of genes in files of 10x Genomics. Readers of other formats give their genes the same type.
 GENE_EXPRESSION = "Gene Expression"
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+# A block is dense while it is read: 160 MB for a panel of 1,000 genes.
 _ROWS_AT_ONCE = 20_000
 _FOV, _CELL = "fov", "cell_id"  # CosMx numbers cells within each field of view
 
@@ -36,6 +37,7 @@ class CountTable:
 def separator(path: Path) -> str:
     """The separator of a table: the most frequent of tab, comma and semicolon in the first line."""
     with open_maybe_gzip(path) as handle:
+        # Not with `csv.Sniffer`, which guesses from all characters and takes a frequent letter for the separator.
         first = handle.readline().decode("utf8", "replace")
     return max("\t,;", key=first.count)
 
@@ -57,6 +59,7 @@ def read_count_table(path: Path) -> CountTable:
     columns: list[str] = []
     with reading(path), open_maybe_gzip(path) as handle:
         labels = _label_columns(path)
+        # Names of rows are read as text: a number such as 007 would otherwise not equal the name in the other table.
         texts, sep = dict.fromkeys(labels, str), separator(path)
         with pd.read_csv(
             handle, sep=sep, dtype=texts, encoding="utf-8-sig", chunksize=_ROWS_AT_ONCE, low_memory=False

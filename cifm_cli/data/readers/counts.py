@@ -41,12 +41,16 @@ class StoredCounts:
             CifmError: The file is damaged in these rows.
         """
         start, stop = self.indptr[first], self.indptr[last]
+        # Opened for each block: the object then has no open file while other code runs, and needs no closing.
         with reading(self.path), h5py.File(self.path, "r") as file:
             group = file[self.slot]
             columns = _narrow(group["indices"][start:stop], self.num_columns)
-            parts = (group["data"][start:stop], columns, (self.indptr[first : last + 1] - start).astype(np.int32))
-            self.out_of_order[first + _unsorted_rows(*parts[1:])] = True
-            return canonical(csr_matrix(parts, shape=(last - first, self.num_columns)))
+            # Pointers relative to the block fit into 32 bits, and SciPy wants the same type for columns and pointers.
+            csr_arrays = (group["data"][start:stop], columns, (self.indptr[first : last + 1] - start).astype(np.int32))
+            # Recorded before `canonical` sorts the columns. Instruments write sorted rows, so a few unsorted
+            # ones are a sign of damage.
+            self.out_of_order[first + _unsorted_rows(*csr_arrays[1:])] = True
+            return canonical(csr_matrix(csr_arrays, shape=(last - first, self.num_columns)))
 
 
 Counts: TypeAlias = csr_matrix | StoredCounts
@@ -66,6 +70,7 @@ def stored_counts(path: Path, group: h5py.Group, shape: tuple[int, int]) -> Stor
     Raises:
         ValueError: The arrays do not form a matrix of that shape.
     """
+    # Only the pointers are read here. A wrong pointer would select values of other cells, so they are checked first.
     data, indices, indptr = (group[name] for name in ("data", "indices", "indptr"))
     starts = as_integers(indptr)
     if starts.shape != (shape[0] + 1,) or starts[0] != 0 or (np.diff(starts) < 0).any():
@@ -106,6 +111,7 @@ def canonical(matrix: csr_matrix) -> csr_matrix:
         ValueError: A column number is out of range, or occurs twice in a row.
     """
     matrix.check_format(full_check=True)  # an index out of range would crash the next line
+    # Adding up repeated entries would give a valid matrix with wrong counts, so they are an error.
     stored = matrix.nnz
     matrix.sum_duplicates()
     if matrix.nnz < stored:
@@ -125,6 +131,7 @@ def as_integers(dataset: h5py.Dataset) -> NDArray[np.int64]:
 def _unsorted_rows(columns: NDArray[Any], indptr: NDArray[Any]) -> NDArray[np.int64]:
     """Rows in which a column is followed by a lower one, given the columns and row pointers of a matrix."""
     later = np.flatnonzero(columns[1:] < columns[:-1]) + 1
+    # The step from the last column of a row to the first of the next one is not out of order.
     rows = np.searchsorted(indptr, later, side="right") - 1
     return np.unique(rows[indptr[rows] < later])
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Column to the feature type that it counts. 10x Genomics, "Xenium Onboard Analysis outputs: cell summary".
 _XENIUM = {
+    # Controls are counted apart from genes, so the column equals the sum over the genes alone.
     "transcript_counts": GENE_EXPRESSION,
     "control_probe_counts": "Negative Control Probe",
     "genomic_control_counts": "Genomic Control",
@@ -101,11 +102,13 @@ class CountCrossChecks:
         if not len(rows):
             return None
         example = column.describe(rows[0], names[rows[0]])
+        # A table that was made from other counts, such as those before a filter, differs in most cells.
         if len(rows) > _MOST * len(names):
             return (
                 f"{column.name} is not the sum of the matrix in most cells ({example}): "
                 "cells or genes may be mixed up or missing"
             )
+        # The instrument writes both files from the same transcripts. In an AnnData, a column may have any origin.
         if self._download.platform == "xenium":
             raise CifmError(
                 f"{where}: the counts of {len(rows):,} of {len(names):,} cells contradict the table of cells: {example}",
@@ -114,9 +117,10 @@ class CountCrossChecks:
         return f"{column.name} contradicts the matrix in {len(rows):,} of {len(names):,} cells: {example}"
 
     def _unsorted_rows_warning(self) -> str | None:
-        """A warning if the columns of a few rows do not ascend, which is what damage to the file causes."""
+        """A warning if the columns of a few rows do not ascend, which is a sign of damage to the file."""
         counts = self._download.counts
         rows = np.flatnonzero(counts.out_of_order if isinstance(counts, StoredCounts) else np.zeros(0))
+        # Software that writes unsorted rows does so in all of them; damage affects a few.
         if not 0 < len(rows) <= max(1, _FEW * counts.shape[0]):
             return None
         name = self._download.obs.index[rows[0]]
@@ -129,6 +133,7 @@ def _declared_columns(download: Download) -> list[_DeclaredColumn]:
     columns = []
     for column in download.obs.columns:
         name, values = str(column).lower(), download.obs[column]
+        # A column of another meaning may have the same name.
         if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
             continue
         if download.platform == "xenium" and name in _XENIUM:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# What the libraries for HDF5, Parquet, zip, gzip, JSON and CSV raise for damaged files.
+# Exceptions that the libraries for HDF5, Parquet, zip, gzip, JSON and CSV raise for damaged files.
 _DAMAGE = (
     OSError,
     EOFError,
@@ -47,11 +47,13 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    # Before the general case, which includes all `OSError`: these two have other remedies than a new download.
     except FileNotFoundError as error:
         raise CifmError(f"{path}: no such file", "check the path, or complete the download") from error
     except PermissionError as error:
         raise CifmError(f"{path}: permission denied", "change the permissions of the file") from error
     except _DAMAGE as error:
+        # Messages of libraries can have several lines, or be empty.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CifmError(
             f"{path}: damaged or of another format ({reason})", "download or write this file again"
@@ -60,6 +62,7 @@ def reading(path: Path) -> Iterator[None]:
 
 def open_maybe_gzip(path: Path) -> IO[bytes]:
     """Open a file that may be gzip-compressed, which is recognised by its content and not by its suffix."""
+    # By content: browsers and archive tools decompress a file without removing `.gz` from its name, or add it.
     with path.open("rb") as file:
         compressed = file.read(2) == _GZIP_MAGIC
     return cast("IO[bytes]", gzip.open(path, "rb")) if compressed else path.open("rb")

@@ -37,6 +37,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         CifmError: The file is damaged, or the block raised an exception that a damaged file can cause.
     """
     with reading(path):
+        # Before the library opens the file, as it may crash or hang while it does so.
         _check_heaps(path)
         with h5py.File(path, "r") as file:
             yield file
@@ -55,6 +56,7 @@ def check_arrays(item: h5py.Group | h5py.Dataset) -> None:
         for name in item:
             check_arrays(item[name])
         return
+    # h5py derives the NumPy type from the size and byte order alone, so a damaged offset or precision shows only here.
     if item.dtype.kind in "iuf" and item.id.get_type() != h5py.h5t.py_create(item.dtype):
         raise ValueError(f"{item.name} has a damaged number type")
     if item.chunks and item.id.get_num_chunks() < prod(map(_num_chunks, item.shape, item.chunks)):
@@ -67,6 +69,7 @@ def _num_chunks(length: int, chunk: int) -> int:
 
 def _check_heaps(path: Path) -> None:
     """Check the sizes of all stored texts; with a wrong size, the library loops forever or reads beyond the end."""
+    # Mapped and not read: the search touches every byte, but needs no memory of its own.
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
         start = content.find(_COLLECTION)
         while start >= 0:
@@ -76,16 +79,18 @@ def _check_heaps(path: Path) -> None:
 
 
 def _check_heap(content: mmap, start: int) -> None:
-    place = start + len(_COLLECTION) + _SIZE.size
-    if place > len(content):
+    offset = start + len(_COLLECTION) + _SIZE.size
+    if offset > len(content):
         raise ValueError("the file ends within its texts")
-    end = start + _SIZE.unpack_from(content, place - _SIZE.size)[0]
+    end = start + _SIZE.unpack_from(content, offset - _SIZE.size)[0]
+    # A truncated file ends within a collection.
     if end > len(content):
         raise ValueError("the file ends within its texts")
-    while place + _OBJECT.size <= end:
-        number, _, _, length = _OBJECT.unpack_from(content, place)
+    while offset + _OBJECT.size <= end:
+        number, _, _, length = _OBJECT.unpack_from(content, offset)
         # Objects are padded to a multiple of 8 bytes.
         step = length if number == _FREE_SPACE else _OBJECT.size + ceil(length / 8) * 8
-        if step < _OBJECT.size or place + step > end:
-            raise ValueError(f"the texts at byte {place} are damaged")
-        place += step
+        # A step of zero would never reach the end, and one that is too long leaves the collection.
+        if step < _OBJECT.size or offset + step > end:
+            raise ValueError(f"the texts at byte {offset} are damaged")
+        offset += step

@@ -41,6 +41,7 @@ def find_reader(download: Path, platform: str | None = None) -> tuple[Path, Read
     if platform is not None and platform not in known:
         raise CifmError(f"--platform {platform}: unknown", f"known are {', '.join(known)}")
     readers = [reader for reader in READERS if platform in (None, reader.name)]
+    # Space Ranger writes into the subfolder `outs` of the run, and users give either of the two.
     for root in (download, download / _OUTS):
         for reader in readers:
             if reader.recognises(root):

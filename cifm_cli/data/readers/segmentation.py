@@ -36,6 +36,7 @@ def read_centroids(path: Path) -> pd.DataFrame:
         CifmError: The file is damaged, or a cell has two outlines.
     """
     with reading(path), open_maybe_gzip(path) as handle:
+        # With the hook, the memory needed is that of the centroids, not of all outlines.
         features = json.load(handle, object_hook=_polygon_to_centroid)["features"]
         numbers = [int(feature["properties"]["cell_id"]) for feature in features]
         centroids = np.array([feature["geometry"] for feature in features], dtype=np.float64).reshape(-1, 2)
@@ -46,12 +47,13 @@ def read_centroids(path: Path) -> pd.DataFrame:
     return pd.DataFrame(centroids, index=barcodes, columns=PIXELS)
 
 
-def _polygon_to_centroid(item: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever JSON holds
+def _polygon_to_centroid(item: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON value
     """Replace a polygon by its centroid while the file is parsed, so that the outlines are not all in memory."""
     if item.get("type") not in _POLYGONS:
         return item
     polygons = [item["coordinates"]] if item["type"] == "Polygon" else item["coordinates"]
     # Only the outer ring: the holes of a polygon, which follow it, are ignored.
+    # A cell of several polygons has the centroid of their total area.
     return centroid([np.array(polygon[0], dtype=np.float64)[:, :2] for polygon in polygons])
 
 
@@ -67,6 +69,7 @@ def centroid(rings: list[np.ndarray[Any, np.dtype[np.float64]]]) -> tuple[float,
     corners = np.concatenate(rings)
     origin = corners.mean(axis=0)  # subtracted, as products of large coordinates would lose digits
     area, x, y = np.sum([_moments(ring - origin) for ring in rings], axis=0)
+    # An outline may collapse to a line or a point in the pixels of the image.
     if area == 0:
         return float(origin[0]), float(origin[1])
     return float(origin[0] + x / area), float(origin[1] + y / area)

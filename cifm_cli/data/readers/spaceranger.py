@@ -21,6 +21,7 @@ BARCODE, IN_TISSUE = "barcode", "in_tissue"
 ARRAY = ["array_col", "array_row"]
 PIXELS = ["pxl_col_in_fullres", "pxl_row_in_fullres"]  # x, y
 POSITIONS_PARQUET = "spatial/tissue_positions.parquet"
+# The names that Space Ranger gives the file for Visium HD, since version 2, and before.
 _POSITIONS = (POSITIONS_PARQUET, "spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv")
 _SCALES = "spatial/scalefactors_json.json"
 _COLUMNS = [BARCODE, IN_TISSUE, *ARRAY[::-1], *PIXELS[::-1]]  # the order in files without a header
@@ -79,11 +80,13 @@ def read_positions(path: Path) -> pd.DataFrame:
         raise CifmError(
             f"{path}: {IN_TISSUE} holds values other than 0 and 1", "take the positions as Space Ranger wrote them"
         )
+    # Only now: any number other than zero would have become True.
     return numbers.astype({IN_TISSUE: bool})
 
 
 def _with_header(table: pd.DataFrame) -> pd.DataFrame:
     """Name the columns after the first row if it is a header, else by position."""
+    # Read without header and then inspected: with the header of pandas, the first spot of an old file would be lost.
     first = [str(name).strip().lower() for name in table.iloc[0]]
     # Space Ranger writes a header since version 2.
     if BARCODE in first:
@@ -105,6 +108,7 @@ def match_positions(positions: pd.DataFrame, barcodes: NDArray[np.object_], path
     Raises:
         CifmError: A barcode has no position.
     """
+    # A matrix of cells in the tissue has fewer rows than there are positions, so they are matched by barcode.
     rows = positions.index.get_indexer(pd.Index(barcodes, dtype=object))
     if (num_missing := int((rows < 0).sum())) > 0:
         raise CifmError(
@@ -139,6 +143,7 @@ def check_bin_names(positions: pd.DataFrame, path: Path) -> None:
     Raises:
         CifmError: The name of a bin contradicts its array position.
     """
+    # Row and column are stored twice, so that damage to one of them shows.
     named = positions.index.to_series().str.extract(_BIN_NAME).dropna().astype(np.int64)
     wrong = (named.to_numpy() != positions.loc[named.index, ARRAY[::-1]].to_numpy()).any(axis=1)
     if wrong.any():
@@ -181,8 +186,10 @@ def fit_grid(positions: pd.DataFrame, path: Path) -> Grid:
         CifmError: The pixels are not a linear function of the array positions.
     """
     ordered = positions.sort_values(ARRAY)  # so that rounding does not depend on the order of the file
+    # A position without pixels would make all of the solution NaN.
     complete = ordered[np.isfinite(ordered[PIXELS]).all(axis=1)]
     array_positions = complete[ARRAY].to_numpy(dtype=np.float64)
+    # A single row or column determines only one of the two distances.
     spread = array_positions.max(axis=0, initial=-np.inf) > array_positions.min(axis=0, initial=np.inf)
     # Too few positions to detect an error.
     if len(array_positions) < 4 or not spread.any():
@@ -192,6 +199,7 @@ def fit_grid(positions: pd.DataFrame, path: Path) -> Grid:
     solution = np.linalg.lstsq(design, pixels, rcond=None)[0]
     steps = np.full(2, np.nan)
     steps[spread] = np.hypot(*solution[:-1].T)
+    # The largest one, as a single moved spot must be noticed. Shuffled pixels give residuals of many steps.
     residual = float(np.abs(design @ solution - pixels).max())
     # Written with `not`, so that NaN is refused too.
     if not residual <= _LARGEST_RESIDUAL * np.nanmax(steps):

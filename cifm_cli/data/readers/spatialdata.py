@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _ATTRIBUTES, _REGION, _INSTANCE = "spatialdata_attrs", "region", "instance_key"
 _ELEMENT_FOLDERS = ("tables", "shapes", "points", "images", "labels")
+# Of Zarr 3 and Zarr 2, and their consolidated forms.
 _METADATA_FILES = ("zarr.json", ".zattrs", "zmetadata", ".zmetadata")
 
 
@@ -37,14 +38,14 @@ def _recognises(path: Path) -> bool:
 def _read(path: Path, config: ReadConfig) -> Download:
     """Read the only table, or the table of the bins of `config.bin_um`; images are not opened."""
     store, layer = _open(path), config.layer
-    name = _choose_table(path, list(store.tables), config.bin_um)
-    table: AnnData = store.tables[name]
+    table_name = _choose_table(path, list(store.tables), config.bin_um)
+    table: AnnData = store.tables[table_name]
     with reading(path):
         counts = csr_matrix(_stored_counts(table, path, layer))
-        xy, where = _coordinates(store, table, path)
+        xy, xy_slot = _coordinates(store, table, path)
         obs = table.obs.set_axis(table.obs_names.astype(str))
         genes = find_gene_columns(table.var)
-    xy_um, units = to_micrometres(xy, config.microns_per_pixel, where)
+    xy_um, units = to_micrometres(xy, config.microns_per_pixel, xy_slot)
     return Download(
         platform="spatialdata",
         counts=counts,
@@ -52,8 +53,8 @@ def _read(path: Path, config: ReadConfig) -> Download:
         genes=genes,
         xy_um=xy_um,
         units=units,
-        matrix=f"tables/{name}" + (f"/layers/{layer}" if layer else "/X"),
-        files=tuple(sorted(file for file in (path / "tables" / name).rglob("*") if file.is_file())),
+        matrix=f"tables/{table_name}" + (f"/layers/{layer}" if layer else "/X"),
+        files=tuple(sorted(file for file in (path / "tables" / table_name).rglob("*") if file.is_file())),
     )
 
 
@@ -62,6 +63,7 @@ SPATIALDATA = Reader("spatialdata", _recognises, _read)
 
 def _open(path: Path) -> Any:  # noqa: ANN401 - a SpatialData, whose package is optional
     try:
+        # Imported here, as the package is optional.
         from spatialdata import read_zarr
     except ImportError as error:
         raise CifmError(
@@ -69,6 +71,7 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - a SpatialData, whose package is 
             "pip install 'cifm[spatialdata]', or write its table as .h5ad with obsm['spatial'] in micrometres",
         ) from error
     with reading(path):
+        # Images can be larger than the memory, and are not needed.
         return read_zarr(path, selection=("tables", "shapes"))
 
 
@@ -89,11 +92,12 @@ def _stored_counts(table: AnnData, path: Path, layer: str | None) -> Any:  # noq
 
 
 def _coordinates(store: Any, table: AnnData, path: Path) -> tuple[NDArray[np.float64], str]:  # noqa: ANN401 - a SpatialData, whose package is optional
-    """(N, 2) coordinates as stored, and their place in the store; NaN for a cell without a shape."""
+    """(N, 2) coordinates as stored, and the slot that they come from; NaN for a cell without a shape."""
     if keys.SPATIAL in table.obsm:
         return np.asarray(table.obsm[keys.SPATIAL], dtype=np.float64)[:, :2], "obsm['spatial']"
     attributes = table.uns.get(_ATTRIBUTES, {})
     region = attributes.get(_REGION)
+    # The name of a single region may be stored as text, or as a list of one name.
     if isinstance(region, list | np.ndarray) and len(region) == 1:
         region = region[0]
     if not isinstance(region, str) or region not in store.shapes:
@@ -102,5 +106,6 @@ def _coordinates(store: Any, table: AnnData, path: Path) -> tuple[NDArray[np.flo
             "store cell centres there, in micrometres",
         )
     centres = store.shapes[region].geometry.centroid
+    # Shapes are matched by the key of the instance: their order may differ from that of the table.
     xy = pd.DataFrame({"x": centres.x, "y": centres.y}).reindex(table.obs[attributes[_INSTANCE]])
     return xy.to_numpy(dtype=np.float64), f"centroids of shapes/{region}"

@@ -71,8 +71,10 @@ def _read(path: Path, config: ReadConfig) -> Download:
         raise CifmError(f"{path}: a matrix without cell centres", "name the table of cells with --cells")
     cells = _read_cells(config.cells)
     x, y, scale = _find_centres(cells, config)
+    # A coordinate can be a whole number, and would match cells that are named by numbers.
     candidates = [column for column in cells.columns if column not in (x, y)]
     matrix, obs = _match(_read_matrices(path, config), cells, candidates, config.cells)
+    # The coordinates are still text here, and one that is not a number is an error of the file.
     with reading(config.cells):
         xy = obs[[x, y]].astype(np.float64).to_numpy()
     xy_um, units = to_micrometres(xy, config.microns_per_pixel, f"{x}, {y} of {config.cells.name}", scale)
@@ -111,6 +113,7 @@ def _read_matrices(path: Path, config: ReadConfig) -> list[_Matrix]:
         tenx = read_matrix(path.parent if ".mtx" in path.suffixes else path)
         return [_Matrix(tenx.counts, tenx.barcodes, tenx.genes, path.name, tenx.files)]
     table = read_count_table(path)
+    # Both orientations are tried, as the file does not state which axis holds the cells.
     return [
         _Matrix(oriented.counts, oriented.rows, _name_genes(oriented.columns), path.name, (path,))
         for oriented in (table, table.transposed())
@@ -127,6 +130,7 @@ def _read_cells(path: Path) -> pd.DataFrame:
     """The table of cells, all fields as text."""
     with reading(path), open_maybe_gzip(path) as handle:
         cells = pd.read_csv(handle, sep=separator(path), dtype=str, encoding="utf-8-sig")
+    # The row holds the types of the columns, and would be a cell without a position.
     if len(cells) and cells.iloc[0, 0] == _TYPE_ROW:
         cells = cells.iloc[1:]
     return cells
@@ -142,6 +146,7 @@ def _find_centres(cells: pd.DataFrame, config: ReadConfig) -> tuple[str, str, Sc
             f"name them x_um and y_um; known pairs are {', '.join(f'{names.x}/{names.y}' for names in _CENTRES)}",
         )
     x, y = lower[centres.x], lower[centres.y]
+    # The size of a pixel depends on the instrument, and a wrong one scales every distance.
     if not centres.unit_um and config.microns_per_pixel is None:
         raise CifmError(
             f"{config.cells}: {x} and {y} are pixels",
@@ -165,6 +170,7 @@ def _match(
     if (pair := view_columns(cells.columns)) is not None:
         fov, cell = (cells[name].astype(str) for name in pair)
         columns[" and ".join(pair)] = pd.Series(cell_names_in_views(fov, cell), index=cells.index)
+    # A number can match a column by chance, so the column with most matches is taken and not the first.
     best, matrix, key = 0.0, matrices[0], ""
     for candidate in matrices:
         for name, column in columns.items():
@@ -191,5 +197,6 @@ def _match(
 
 def _as_numbers(column: pd.Series[str]) -> pd.Series[str]:
     """A column of text converted to numbers, if all of its texts are numbers."""
+    # All columns were read as text, for the sake of the names of cells.
     numbers = pd.to_numeric(column, errors="coerce")
     return numbers if numbers.notna().sum() == column.notna().sum() else column

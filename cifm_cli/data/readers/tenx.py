@@ -34,6 +34,7 @@ class FeatureMatrix:
 
 def find_matrix(folder: Path, stem: str) -> Path | None:
     """Find the matrix `<stem>.h5`, the MEX folder `<stem>/`, or `<sample>_<stem>.h5` as 10x's website names it."""
+    # With several samples in one folder, the choice between them is the user's.
     named = sorted(folder.glob(f"*_{stem}.h5"))
     return first_existing(folder, (f"{stem}.h5", stem)) or (named[0] if len(named) == 1 else None)
 
@@ -62,6 +63,7 @@ def _read_h5(path: Path) -> FeatureMatrix:
             )
         group = file["matrix"]
         check_arrays(group)
+        # The file stores features x barcodes by columns, which is the same as barcodes x features by rows.
         num_features, num_cells = (int(size) for size in group["shape"][:])
         features = group["features"]
         genes = pd.DataFrame({"id": _strings(features["id"]), "symbol": _strings(features["name"])})
@@ -76,17 +78,20 @@ def _read_mex(folder: Path) -> FeatureMatrix:
         _mex_part(folder, names) for names in (("matrix.mtx",), ("features.tsv", "genes.tsv"), ("barcodes.tsv",))
     )
     with reading(features), open_maybe_gzip(features) as handle:
+        # Symbols such as NA must stay texts, and `quoting=3` stops a quotation mark from swallowing lines.
         columns = pd.read_csv(handle, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
         columns = columns.apply(lambda column: column.str.strip('"'))  # R quotes text
         genes = pd.DataFrame({"id": columns[0], "symbol": columns[1]})
         genes["feature_type"] = columns[2] if columns.shape[1] > 2 else GENE_EXPRESSION
     with reading(barcodes), open_maybe_gzip(barcodes) as handle:
+        # Split at any white space, as files written on Windows end lines with a carriage return.
         names = np.array([name.strip('"') for name in handle.read().decode().split()], dtype=object)
     with reading(matrix), open_maybe_gzip(matrix) as handle:
         return assemble(canonical(read_matrix_market(handle)), names, genes, (matrix, features, barcodes))
 
 
 def _mex_part(folder: Path, names: tuple[str, ...]) -> Path:
+    # Versions of Cell Ranger before 3 wrote these files without compression.
     path = first_existing(folder, tuple(name + ending for name in names for ending in (".gz", "")))
     if path is None:
         raise CifmError(f"{folder}: no {' or '.join(names)} (plain or .gz)", "complete the download")
@@ -116,6 +121,7 @@ def assemble(
             f"{counts.shape[0]} x {counts.shape[1]} matrix, {len(barcodes)} barcodes, {len(genes)} features"
         )
     names = pd.Index(barcodes)
+    # Positions are matched by barcode, which must therefore name one cell.
     if not names.is_unique:
         repeated = names[names.duplicated()]
         raise CifmError(
@@ -132,6 +138,7 @@ def _strings(dataset: h5py.Dataset) -> NDArray[np.object_]:
     if not h5py.check_string_dtype(dataset.dtype):
         return np.asarray(dataset[:].astype(str), dtype=object)
     values = np.asarray(dataset.asstr("utf8")[:], dtype=object)
+    # Texts of HDF5 end at a NUL byte; one within a name is damage.
     if "\0" in "".join(values):
         raise ValueError(f"{dataset.name} holds a name with a NUL byte")
     return values

@@ -37,9 +37,10 @@ SPOT_TOLERANCE, ROW_TOLERANCE = 0.2, 0.02
 _SPOT = "spot_diameter_fullres"
 
 
-def find_counts(folder: Path) -> Path | None:
-    """The matrix of a folder, preferably the one of spots in the tissue; None if there is none."""
-    return next(filter(None, (find_matrix(folder, stem) for stem in MATRICES)), None)
+def find_counts(folder: Path, stems: tuple[str, ...] = MATRICES) -> Path | None:
+    """The first matrix of some names that a folder holds, by default that of spots in the tissue; None if none exists."""
+    # The raw matrix holds all spots of the array, most of which lie outside the tissue of a small section.
+    return next(filter(None, (find_matrix(folder, stem) for stem in stems)), None)
 
 
 def _recognises(path: Path) -> bool:
@@ -66,6 +67,7 @@ def _read(folder: Path, config: ReadConfig) -> Download:
     return Download(
         platform="visium",
         counts=matrix.counts,
+        # Coordinates and tissue mask have fields of their own; as columns of `obs` they would be stored twice.
         obs=obs.drop(columns=[IN_TISSUE, *PIXELS]),
         genes=matrix.genes,
         xy_um=xy_um,
@@ -95,6 +97,7 @@ def derive_scale(grid: Grid, scales: dict[str, float], where: str) -> Scale:
     Raises:
         CifmError: Two derivations contradict each other, or none is possible.
     """
+    # Space Ranger writes no micrometres per pixel for Visium, so the scale is derived from known distances.
     columns = Scale(
         _COLUMN_UM / grid.column_px, f"{PITCH_UM:g} um between spots that are {2 * grid.column_px:.4f} pixels apart"
     )
@@ -109,6 +112,7 @@ def derive_scale(grid: Grid, scales: dict[str, float], where: str) -> Scale:
         raise CifmError(
             f"{where}: neither the positions nor {_SPOT} give the scale", "give it with --microns-per-pixel"
         )
+    # They disagree if the array positions were swapped, or the image was stretched along one axis.
     require_agreement(columns, rows, ROW_TOLERANCE, where)
     require_agreement(known[0], spot, SPOT_TOLERANCE, where)
     return known[0]

@@ -22,7 +22,7 @@ from cifm_cli.data.readers.spaceranger import (
     read_positions,
     read_scales,
 )
-from cifm_cli.data.readers.tenx import find_matrix, read_matrix
+from cifm_cli.data.readers.tenx import read_matrix
 from cifm_cli.data.readers.visium import MATRICES, find_counts
 from cifm_cli.data.units import Scale, require_agreement, to_micrometres
 from cifm_cli.errors import CifmError
@@ -36,6 +36,7 @@ _BINNED, _SEGMENTED = "binned_outputs", "segmented_outputs"
 _SQUARE = re.compile(r"square_(\d{3})um")
 _CELLS_NOTE = f"the download also has segmented cells; give its folder {_SEGMENTED} to prepare those"
 _DECLARED, _BIN_SIZE = "microns_per_pixel", "bin_size_um"
+# The bins are printed on the slide at a known distance, so the tolerance is far stricter than for the width of a spot.
 GRID_TOLERANCE = 0.01  # genuine files agree to 0.0005
 
 
@@ -49,6 +50,7 @@ def _is_segmented(path: Path) -> bool:
 
 def _bins(path: Path) -> dict[int, Path]:
     """Bin folders of a download by their size in micrometres."""
+    # The user may give the download, or its folder `binned_outputs`.
     folders = [*path.glob("square_*um"), *(path / _BINNED).glob("square_*um")]
     matches = {folder: _SQUARE.fullmatch(folder.name) for folder in sorted(folders)}
     return {int(match.group(1)): folder for folder, match in matches.items() if match}
@@ -65,6 +67,7 @@ def _read(folder: Path, config: ReadConfig) -> Download:
         download = _read_bins(bins[config.bin_um], config)
         notes = (_CELLS_NOTE,) if _is_segmented(folder / _SEGMENTED) else ()
         return replace(download, notes=download.notes + notes)
+    # Bins are preferred if there are both: the paper uses bins of 8 um.
     if not bins and _is_segmented(folder / _SEGMENTED):
         return _read_cells(folder / _SEGMENTED, config)
     sizes = " and ".join(f"{size} um" for size in bins) or "none"
@@ -128,6 +131,7 @@ def derive_scale(grid: Grid, scales: dict[str, float], where: str) -> Scale:
     declared = Scale(scales.get(_DECLARED, np.nan), f"{_DECLARED} of the scale factors")
     pitches = [
         Scale(bin_um / pixels, f"{line} of {bin_um:g} um bins {pixels:.4f} pixels apart")
+        # Columns and rows are compared one by one, so that an image that is stretched along one axis is noticed.
         for line, pixels in zip(("columns", "rows"), grid, strict=True)
     ]
     known = [scale for scale in (declared, *pitches) if np.isfinite(scale.microns_per_pixel)]
@@ -140,7 +144,7 @@ def derive_scale(grid: Grid, scales: dict[str, float], where: str) -> Scale:
 
 def _read_cells(folder: Path, config: ReadConfig) -> Download:
     """Read segmented cells; the position of a cell is the centroid of its outline."""
-    matrix_path = next(filter(None, (find_matrix(folder, stem) for stem in CELL_MATRICES)), None)
+    matrix_path = find_counts(folder, CELL_MATRICES)
     outlines_path = next(folder / name for name in SEGMENTATIONS if (folder / name).is_file())
     if matrix_path is None:
         raise CifmError(
@@ -153,9 +157,10 @@ def _read_cells(folder: Path, config: ReadConfig) -> Download:
     if config.microns_per_pixel is None:
         scales, scales_path = read_scales(folder)
         files.append(scales_path)
+        # Cells form no grid, so the declared scale cannot be checked against one.
         scale = derive_scale(Grid(np.nan, np.nan), scales, str(folder))
-    what = f"centroids of {outlines_path.name}"
-    xy_um, units = to_micrometres(obs[PIXELS].to_numpy(), config.microns_per_pixel, what, scale)
+    xy_source = f"centroids of {outlines_path.name}"
+    xy_um, units = to_micrometres(obs[PIXELS].to_numpy(), config.microns_per_pixel, xy_source, scale)
     return Download(
         platform="visium_hd",
         counts=matrix.counts,

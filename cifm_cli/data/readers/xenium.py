@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 RADIUS_UM = 20.0  # paper, B.1
 _MATRIX = "cell_feature_matrix"
 _ZARR = f"{_MATRIX}.zarr.zip"
+# In order of preference: Parquet keeps the types of the columns, which the tables in CSV lose.
 _CELLS = ("cells.parquet", "cells.csv.gz", "cells.csv")
 _EXPERIMENT = "experiment.xenium"
 _CLUSTERS = "analysis/clustering/gene_expression_graphclust/clusters.csv"
+# The two tables of a bundle may be rounded differently; larger differences between them are damage.
 _ROUNDING_UM = 0.01
 _X, _Y, _ID = "x_centroid", "y_centroid", "cell_id"
 
@@ -50,6 +52,7 @@ def _read(folder: Path, config: ReadConfig) -> Download:
         )
     matrix = read_zarr_matrix(matrix_path) if matrix_path.name == _ZARR else read_matrix(matrix_path)
     cells = _read_cells(cells_path)
+    # By id and not by position: software that filters a bundle may rewrite only one of the two files.
     obs = _match(cells, matrix.barcodes, cells_path)
     files, notes = [*matrix.files, cells_path], []
     warnings = _compare_cell_tables(cells, cells_path)
@@ -84,9 +87,11 @@ def _read_cells(path: Path, only: list[str] | None = None) -> pd.DataFrame:
     """Read the table of cells, or only some of its columns, indexed by cell id."""
     with reading(path):
         if path.suffix == ".parquet":
+            # Without this option, pyarrow ignores the checksums of a file that has some.
             cells: pd.DataFrame = parquet.read_table(path, page_checksum_verification=True).to_pandas()
         else:
             with open_maybe_gzip(path) as handle:
+                # As text: a numeric id would lose leading zeros, and would not equal the barcode of the matrix.
                 cells = pd.read_csv(handle, dtype={_ID: str}, usecols=only)
     missing = [name for name in (_ID, _X, _Y) if name not in cells.columns]
     if missing:
@@ -95,6 +100,8 @@ def _read_cells(path: Path, only: list[str] | None = None) -> pd.DataFrame:
             "take cells.parquet or cells.csv.gz as the instrument wrote it",
         )
     for name in (_X, _Y):
+        # A table that was saved with decimal commas has text here, which
+        # would otherwise fail without naming the column.
         if not pd.api.types.is_numeric_dtype(cells[name]):
             raise CifmError(
                 f"{path}: column {name} holds text", "write the coordinates as plain numbers, with a decimal point"
@@ -120,6 +127,7 @@ def _compare_cell_tables(cells: pd.DataFrame, path: Path) -> tuple[str, ...]:
         return ()
     try:
         other = _read_cells(other_path, [_ID, _X, _Y]).reindex(cells.index)
+    # The second table only serves as a check. If it cannot be read, the first one is still valid.
     except CifmError as error:
         return (f"{error.message}: {path.name} was not compared with it",)
     difference_um = (cells[[_X, _Y]].astype(np.float64) - other).abs().max(axis=1)
@@ -173,6 +181,7 @@ def _read_experiment(path: Path) -> dict[str, object]:
 
 def _experiment_notes(experiment: dict[str, object], num_cells: int) -> list[str]:
     """A note if the description of the run declares another number of cells than the matrix has."""
+    # A note and not an error: a bundle that was filtered may keep its original description.
     declared = experiment.get("num_cells")
     if isinstance(declared, int) and declared != num_cells:
         return [f"{_EXPERIMENT} declares {declared:,} cells, the matrix has {num_cells:,}"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+# The store names feature types in lower case and with underscores, other than the HDF5 file.
 _GENE, _SUM = "gene", "aggregate_gene"  # feature types; the second is the sum of all genes
 _PREFIX_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 
@@ -38,6 +39,7 @@ def read_zarr_matrix(path: Path) -> FeatureMatrix:
         CifmError: The file is damaged, or the zarr package is missing.
     """
     try:
+        # Imported here: only bundles without the other forms of the matrix need the package.
         import zarr
         from zarr.storage import ZipStore
     except ImportError as error:
@@ -59,9 +61,9 @@ def read_zarr_matrix(path: Path) -> FeatureMatrix:
         by_feature.check_format(full_check=True)  # an index out of range would crash the conversion
         genes["feature_type"] = [GENE_EXPRESSION if kind == _GENE else kind.replace("_", " ") for kind in kinds]
         # The sum of all genes would be counted as a further gene.
-        kept = np.flatnonzero(kinds != _SUM)
-        counts = canonical(csr_matrix(by_feature[kept].T))
-        return assemble(counts, _cell_ids(cells), genes.iloc[kept].reset_index(drop=True), (path,))
+        rows = np.flatnonzero(kinds != _SUM)
+        counts = canonical(csr_matrix(by_feature[rows].T))
+        return assemble(counts, _cell_ids(cells), genes.iloc[rows].reset_index(drop=True), (path,))
 
 
 def _cell_ids(pairs: NDArray[Any]) -> NDArray[np.object_]:

@@ -43,11 +43,13 @@ class DenseRows:
             OSError: The disk is full.
         """
         targets = self.target_rows[rows]
+        # Ascending, so that neighbouring rows form runs and the file is written forwards.
         order = np.argsort(targets)
         targets, ordered = targets[order], np.ascontiguousarray(values[order], dtype=_FLOAT32)
         # The first row always starts a run, as no target is -1.
         starts = np.flatnonzero(np.diff(targets, prepend=-2) != 1)
         row_size = self.num_columns * _FLOAT32.itemsize
+        # Opened for each call: the object is sent to worker processes, which cannot share an open file.
         with self.path.open("r+b") as file:
             for (first, last), target in zip(
                 pairwise([*starts.tolist(), len(rows)]), targets[starts].tolist(), strict=True

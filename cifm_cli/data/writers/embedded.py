@@ -16,7 +16,7 @@ from anndata.io import read_elem, write_elem
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data.slide import open_slide
+from cifm_cli.data.slide import SLIDE_FACTS, open_slide
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
 from cifm_cli.data.writers.h5ad import require_space
 from cifm_cli.data.writers.reorder import copy_slide, download_order, inverse_order
@@ -73,6 +73,7 @@ def embedded_file(
         CifmError: `target` is the prepared slide itself, or is not writable.
     """
     prepared = slide.file
+    # Resolved, as the same file may be given by different paths or by a link.
     if target.resolve() == prepared.resolve():
         raise CifmError(f"{target}: the embedded slide would replace its input", "write elsewhere with --out")
     order = download_order(prepared)
@@ -86,6 +87,7 @@ def embedded_file(
             write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDING, json.dumps(origin, allow_nan=False))
             for slot, width in widths.items():
                 create_dense(file["obsm"], slot, (len(order), width))
+        # The HDF5 file is closed here: rows are written by plain file operations, by several processes too.
         target_rows = inverse_order(order)
         yield {slot: open_dense(temporary, f"obsm/{slot}", target_rows) for slot in widths}
 
@@ -141,10 +143,11 @@ def _read(file: h5py.File, path: Path) -> EmbeddedSlide:
     return EmbeddedSlide(
         name=path.stem,
         xy_um=file[f"obsm/{keys.SPATIAL}"][:].astype(np.float64),
+        # float32 holds every count up to `count_checks.LARGEST_COUNT` exactly.
         counts=csr_matrix(read_elem(file["X"]), dtype=np.float32),
         gene_ids=tuple(var.index),
         obs=obs,
         embeddings=embeddings,
-        facts={key: str(metadata[key]) for key in (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)},
+        facts={key: str(metadata[key]) for key in SLIDE_FACTS},
         origin=json.loads(metadata[keys.EMBEDDING]),
     )

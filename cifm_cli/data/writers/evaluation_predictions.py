@@ -9,16 +9,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
-import numpy as np
-import pandas as pd
 
 from cifm_cli import keys
+from cifm_cli.data.writers.gene_annotation import gene_annotation
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
@@ -48,11 +49,7 @@ def write_predictions(
     Raises:
         CifmError: The disk is full, or the folder is not writable.
     """
-    var = pd.DataFrame(
-        {keys.SYMBOL: np.array(slide.symbols, dtype=object)[columns]},
-        index=pd.Index(np.array(slide.gene_ids, dtype=object)[columns]),
-    )
-    table = ad.AnnData(X=values, obs=cells, var=var, layers=dict(layers))
+    table = ad.AnnData(X=values, obs=cells, var=gene_annotation(slide, columns), layers=dict(layers))
     table.obsm[keys.SPATIAL] = slide.xy_um[cells["row"].to_numpy()]
     table.uns[keys.CIFM] = {keys.PROVENANCE: json.dumps(origin, allow_nan=False)}
     with atomic_path(target) as temporary:

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from cifm_cli import keys
+from cifm_cli.data.slide import SLIDE_FACTS
+from cifm_cli.data.writers.gene_annotation import gene_annotation
 from cifm_cli.data.writers.h5ad import write_h5ad
 
 if TYPE_CHECKING:
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_cli.data.slide import Rows, Slide
-
-_FACTS = (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)
 
 
 def write_slide(target: Path, slide: Slide, names: Sequence[str], source_rows: Rows) -> None:
@@ -42,14 +42,13 @@ def write_slide(target: Path, slide: Slide, names: Sequence[str], source_rows: R
         },
         index=pd.Index(list(names), dtype=object),
     )
-    var = pd.DataFrame(
-        {keys.SYMBOL: np.array(slide.symbols, dtype=object)}, index=pd.Index(slide.gene_ids, dtype=object)
-    )
-    adata = ad.AnnData(counts, obs=obs, var=var, obsm={keys.SPATIAL: slide.xy_um})
-    facts = {key: (slide.facts or {}).get(key, "") for key in _FACTS}
+    adata = ad.AnnData(counts, obs=obs, var=gene_annotation(slide), obsm={keys.SPATIAL: slide.xy_um})
+    # `open_slide` requires these entries, which a slide from arrays lacks.
+    facts = {key: (slide.facts or {}).get(key, "") for key in SLIDE_FACTS}
     about = {
         keys.FORMAT: keys.PREPARED_FORMAT,
         keys.RADIUS_UM: slide.radius_um,
+        # There was no preparation to report.
         keys.REPORT: "{}",
         keys.PROVENANCE: "{}",
     }

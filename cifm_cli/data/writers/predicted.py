@@ -14,6 +14,7 @@ from anndata.io import write_elem
 
 from cifm_cli import keys
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
+from cifm_cli.data.writers.gene_annotation import gene_annotation
 from cifm_cli.data.writers.h5ad import require_space, write_h5ad
 from cifm_cli.data.writers.reorder import copy_obs, download_order, inverse_order
 from cifm_cli.errors import CifmError, writing
@@ -65,10 +66,12 @@ def locations_from_table(table: pd.DataFrame, where: str, address: Callable[[int
     Raises:
         CifmError: There are no such columns, no rows, or a value that is no finite number.
     """
+    # With `x_um` and `y_um` the unit is certain, so these names come first.
     named = next((columns for columns in _COLUMNS if set(columns) <= set(table)), None)
     if named is None:
         columns = ", ".join(map(str, table.columns))
         raise CifmError(f"{where}: no columns x_um and y_um, but {columns}", "name them in the first line")
+    # A field that is not a number becomes NaN, so that the message can name its line.
     numbers = table[named].apply(pd.to_numeric, errors="coerce")
     xy_um: NDArray[np.float64] = numbers.to_numpy(dtype=np.float64)
     wrong = np.flatnonzero(~np.isfinite(xy_um).all(axis=1))
@@ -104,7 +107,7 @@ def write_locations(
     table = ad.AnnData(
         X=values,
         obs=pd.DataFrame(index=[f"place_{number}" for number in range(1, len(xy_um) + 1)]),
-        var=_genes(slide, columns),
+        var=gene_annotation(slide, columns),
         layers={EXPRESSED: expressed},
         obsm={keys.SPATIAL: xy_um},
         uns=_metadata(origin),
@@ -134,29 +137,25 @@ def predicted_file(
     if target.resolve() == prepared.resolve():
         raise CifmError(f"{target}: the prediction would replace its input", "write elsewhere with --out")
     order = download_order(prepared)
+    # Before the prediction, which may take hours, and not when the file is written.
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         # An upper bound: the annotation of the prepared slide, and two float32 matrices.
         require_space(target.parent, prepared.stat().st_size + 2 * 4 * shape[0] * shape[1])
     with atomic_path(target) as temporary:
         with h5py.File(prepared, "r") as source, h5py.File(temporary, "w") as file:
+            # The attributes state that the file is an AnnData, and in which version of the format.
             file.attrs.update(source.attrs)
             copy_obs(source, file, order)
-            write_elem(file, "var", _genes(slide, columns))
+            write_elem(file, "var", gene_annotation(slide, columns))
             write_elem(file, "obsm", {keys.SPATIAL: slide.xy_um[order]})
             write_elem(file, "uns", _metadata(origin))
             write_elem(file, "layers", {})
             for name in (_VALUES, _LAYER):
                 create_dense(file, name, shape)
+        # The file is closed here, as rows are written by plain file operations, by several processes too.
         target_rows = inverse_order(order)
         yield open_dense(temporary, _VALUES, target_rows), open_dense(temporary, _LAYER, target_rows)
-
-
-def _genes(slide: Slide, columns: Rows) -> pd.DataFrame:
-    return pd.DataFrame(
-        {keys.SYMBOL: np.array(slide.symbols, dtype=object)[columns]},
-        index=pd.Index(np.array(slide.gene_ids, dtype=object)[columns]),
-    )
 
 
 def _metadata(origin: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.writers.row_buffer import RowBuffer
 
+# Columns that cifm writes, and the name under which AnnData stores the index.
 _RESERVED = (keys.TOTAL_COUNTS, keys.NUM_GENES, keys.SPLIT, keys.DOWNLOAD_ROW, "_index")
 
 
@@ -57,6 +58,7 @@ def build_anndata(
     )
     var = pd.DataFrame({keys.SYMBOL: np.array(symbols, dtype=object)}, index=pd.Index(list(gene_ids), dtype=object))
     slide = ad.AnnData(obs=pd.concat([table, obs.set_axis(table.index)], axis=1), var=var)
+    # In double precision: the graph must not depend on rounding in the file.
     slide.obsm[keys.SPATIAL] = np.ascontiguousarray(xy_um, dtype=np.float64)
     return slide
 
@@ -91,6 +93,7 @@ def storable_obs(obs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         stored_name = str(name).replace("/", "_")  # a slash would create a group
         if stored_name in _RESERVED:
             stored_name = f"input_{stored_name}"
+        # Two names can differ by a slash alone.
         if stored_name in columns:
             notes.append(f"obs column {name!r} left out: another column is stored as {stored_name!r}")
             continue

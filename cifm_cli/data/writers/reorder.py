@@ -11,6 +11,7 @@ from anndata.io import read_elem, write_elem
 
 from cifm_cli import keys
 from cifm_cli.data.row_ranges import row_ranges
+from cifm_cli.data.writers.csr_arrays import create_csr_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -53,10 +54,12 @@ def copy_slide(slide: Slide, target: h5py.File, order: Rows, without: Collection
                 source.copy(slot, target)
         for slot in _CELL_SLOTS:
             group = _create_group(source, target, slot)
+            # Sorted, so that the same input gives the same bytes.
             for name in sorted(set(source.get(slot, ())).difference(without)):
                 write_elem(group, name, _take(read_elem(source[slot][name]), order))
         pairs = _create_group(source, target, "obsp")
         for name in source.get("obsp", ()):
+            # Pairs of cells, so rows and columns are reordered.
             write_elem(pairs, name, read_elem(source["obsp"][name])[order][:, order])
 
 
@@ -75,12 +78,12 @@ def copy_obs(source: h5py.File, target: h5py.File, order: Rows) -> None:
 
 def _copy_counts(source: h5py.File, target: h5py.File, order: Rows, slide: Slide) -> None:
     """Copy the counts, one block of rows at a time."""
+    # Row lengths in their new order, summed up.
     indptr = np.concatenate([[0], np.cumsum(np.diff(source["X/indptr"][:].astype(np.int64))[order])])
     group = _create_group(source, target, "X")
-    group["indptr"] = indptr if indptr[-1] > np.iinfo(np.int32).max else indptr.astype(np.int32)
-    columns = group.create_dataset("indices", (indptr[-1],), np.int32)
-    values = group.create_dataset("data", (indptr[-1],), np.float32)
+    columns, values = create_csr_arrays(group, indptr)
     for first, last in row_ranges(indptr):
+        # Random access to rows, which `FileCounts` turns into reads of ranges.
         block = slide.counts(order[first:last])
         columns[indptr[first] : indptr[last]], values[indptr[first] : indptr[last]] = block.indices, block.data
 

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from cifm_cli.data.row_ranges import row_ranges
+from cifm_cli.data.writers.csr_arrays import create_csr_arrays
 from cifm_cli.errors import writing
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ENTRY = np.dtype([("column", np.int32), ("value", np.float32)])
-_LARGEST = np.iinfo(np.int32).max
 
 
 class RowBuffer:
@@ -67,6 +67,7 @@ class RowBuffer:
         rows = slice(first, first + block.shape[0])
         self.total_counts[rows] = np.asarray(block.sum(axis=1), dtype=np.float64).ravel()
         self.num_expressed[rows] = np.diff(block.indptr)
+        # Column and value of an entry are stored side by side, so that a row is one range of the file.
         entries = np.empty(block.nnz, dtype=_ENTRY)
         entries["column"], entries["value"] = block.indices, block.data
         with writing(self._folder):
@@ -85,9 +86,7 @@ class RowBuffer:
         offsets = np.concatenate([[0], np.cumsum(self.num_expressed)])[rows]
         group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
         group.attrs["shape"] = np.array([len(rows), self.num_genes])
-        group["indptr"] = indptr if indptr[-1] > _LARGEST else indptr.astype(np.int32)
-        columns = group.create_dataset("indices", (indptr[-1],), np.int32)
-        values = group.create_dataset("data", (indptr[-1],), np.float32)
+        columns, values = create_csr_arrays(group, indptr)
         for first, last in row_ranges(indptr):
             start, stop = indptr[first], indptr[last]
             entries = self._gather(indptr[first : last + 1] - start, offsets[first:last])
@@ -105,8 +104,9 @@ class RowBuffer:
         indptr = np.concatenate([[0], np.cumsum(self.num_expressed[rows])])
         offsets = np.concatenate([[0], np.cumsum(self.num_expressed)])[rows]
         entries = self._gather(indptr, offsets)
-        parts = (entries["value"].copy(), entries["column"].copy(), indptr)
-        return csr_matrix(parts, shape=(len(rows), self.num_genes))
+        # Copies, as fields of a structured array are not contiguous.
+        csr_arrays = (entries["value"].copy(), entries["column"].copy(), indptr)
+        return csr_matrix(csr_arrays, shape=(len(rows), self.num_genes))
 
     def num_bytes(self, rows: NDArray[np.int64]) -> int:
         """Size of the matrix that `write_matrix` writes for some rows, in bytes."""
@@ -118,6 +118,7 @@ class RowBuffer:
         target, size = entries.view(np.uint8).data, _ENTRY.itemsize
         bounds = (starts * size).tolist()
         for start, stop, offset in zip(bounds, bounds[1:], (offsets * size).tolist(), strict=False):
+            # Unbuffered: the buffer of Python would read more than a short row, and throw it away at the next seek.
             self._file.raw.seek(offset)
             self._file.raw.readinto(target[start:stop])
         return entries

@@ -6,10 +6,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
-import numpy as np
 import pandas as pd
 
 from cifm_cli import keys
+from cifm_cli.data.writers.gene_annotation import gene_annotation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ def trajectory_anndata(
         names: N cell names.
         obs: (N,) columns by name; text is stored as categories.
         layers: (N, G) counts by name; the last one is also `X`.
-        provenance: What `provenance.collect` returned.
+        provenance: Return value of `provenance.collect`.
 
     Returns:
         N cells x G genes.
@@ -43,10 +43,8 @@ def trajectory_anndata(
         {name: pd.Categorical(values) if values.dtype == object else values for name, values in obs.items()},
         index=pd.Index(list(names), dtype=object),
     )
-    var = pd.DataFrame(
-        {keys.SYMBOL: np.array(tissue.symbols, dtype=object)}, index=pd.Index(tissue.gene_ids, dtype=object)
-    )
-    adata = ad.AnnData(X=list(layers.values())[-1], obs=table, var=var, layers=dict(layers))
+    # The last state, as viewers show `X` by default.
+    adata = ad.AnnData(X=list(layers.values())[-1], obs=table, var=gene_annotation(tissue), layers=dict(layers))
     adata.obsm[keys.SPATIAL] = tissue.xy_um
     adata.uns[keys.CIFM] = {keys.RADIUS_UM: tissue.radius_um, keys.PROVENANCE: json.dumps(provenance)}
     return adata
