@@ -30,14 +30,21 @@ from cifm_cli.commands import (
     simulate,
     train,
 )
-from cifm_cli.errors import CifmError, StopRequested, raising_on_stop_signals
+from cifm_cli.errors import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    EXIT_USAGE,
+    CifmError,
+    StopRequested,
+    raising_on_stop_signals,
+)
 from cifm_cli.report import terminal
 from cifm_cli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-USAGE, INTERRUPTED, TERMINATED = 2, 130, 143
 
 # Idle threads that spin slow down everything on a machine with other busy processes. OpenMP and OpenBLAS read these
 # variables when they are imported; values that the user has set are kept.
@@ -131,13 +138,13 @@ def main(argv: list[str] | None = None) -> int:
             raise
         hint = error.hint if isinstance(error, CifmError) else "see which backends work here with `cifm backends`"
         terminal.fail(str(error), hint)
-        return 1
+        return EXIT_ERROR
     except typer.TyperException as error:
         return _report_usage(error)
     except StopRequested:
-        return _report_interruption(TERMINATED)
-    if code == INTERRUPTED:  # Typer's exit code for Ctrl-C
-        return _report_interruption(INTERRUPTED)
+        return _report_interruption(EXIT_TERMINATED)
+    if code == EXIT_INTERRUPTED:  # Typer's exit code for Ctrl-C
+        return _report_interruption(EXIT_INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
@@ -159,7 +166,7 @@ def _report_usage(error: typer.TyperException) -> int:
     path = context.command_path if context else "cifm"
     message = error.format_message()
     terminal.fail(message[:1].lower() + message[1:].rstrip("."), f"see `{path} --help`")
-    return USAGE
+    return EXIT_USAGE
 
 
 def _report_interruption(code: int) -> int:

@@ -1,4 +1,7 @@
-"""The exception for errors that a user can fix, and the translation of some system errors into it."""
+"""The exception for errors that a user can fix, the exit codes, and the translation of some system errors.
+
+`app.main` turns what is raised here into messages and exit codes.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+
+# Exit codes of the command line; 0 is success. The last two are 128 plus the number of the signal, as in a shell.
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
 class CifmError(Exception):

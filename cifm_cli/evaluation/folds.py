@@ -65,7 +65,7 @@ def geometry_names(kinds: Sequence[str], block_radii: Sequence[float]) -> list[s
         raise CifmError(f"geometries: {', '.join(unknown)}", f"known are {', '.join(KINDS)}")
     for side in block_radii:
         if not 0 < side <= MAX_BLOCK_RADII:
-            raise CifmError(f"blocks of {side:g} radii: no tissue has room for them", "choose a smaller --block-radii")
+            raise CifmError(f"blocks of {side:g} radii are not possible", "give a --block-radii above 0, such as 5")
     blocks = [REGION if side == BLOCK_RADII else f"{REGION}_{side:g}" for side in block_radii]
     return list(dict.fromkeys(name for kind in kinds for name in (blocks if kind == REGION else [kind])))
 

@@ -103,6 +103,7 @@ class FactoredLayer(nn.Module):
         """
         # The norm is before the projections, and the residual adds to features that are not normalised.
         nodes = NodeTerms(*self.project(self.norm(h)).chunk(4, dim=-1))
+        # Eqs 11-13 run in the backend: `cifm_backends.torch_reference` has them in plain torch.
         messages = backend.messages(layer.graph, nodes, EdgeTerms(self.radial, self.coordinate, self.num_heads), shift)
         # Cells that later layers do not need are dropped first, so the MLP does not run on them.
         # Autocast may have made the update bfloat16; the residual sum keeps the precision of h.

@@ -1,4 +1,7 @@
-"""The seam of the evaluation: what it asks of a predictor, and how models and baselines answer.
+"""The interface of predictors, and its implementations for models and for baselines.
+
+The leak rule: no prediction depends, in any bit, on the counts of hidden or withheld cells; only their places may be used.
+A `Baseline` is given nothing else. `tests/properties/test_leak_laws.py` checks every predictor in every geometry.
 
 Letters: Q hidden cells, P scored genes.
 """
@@ -77,7 +80,7 @@ class Baseline(ABC):
 
 
 class Predictor(Protocol):
-    """Predicts the hidden cells of a fold."""
+    """Predicts the hidden cells of a fold, from the visible cells and the places of the hidden ones alone."""
 
     @property
     def name(self) -> str:
