@@ -75,6 +75,7 @@ class _EdgeSums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, graph: Graph, num_heads: int, *inputs: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
+        """Compute the sums over the incoming edges of every cell."""
         ctx.graph, ctx.num_heads = graph, num_heads
         ctx.save_for_backward(*inputs)
         shift, features, num_cells = inputs[6], inputs[0], graph.num_cells
@@ -87,6 +88,7 @@ class _EdgeSums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Compute the gradients of the inputs that require one; messages are computed again, not stored."""
         inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
         sums = Sums(*(value.contiguous().numpy() for value in upstream))
         computed = _differentiate(ctx.graph, _layer(inputs, ctx.num_heads), sums, wanted)

@@ -139,6 +139,7 @@ def _passing_signals_on(workers: Sequence[Worker]) -> Iterator[list[int]]:
     passed_on: list[int] = []
 
     def pass_on(number: int) -> None:
+        """Send a signal to all workers that run."""
         passed_on.append(number)
         for worker in workers:
             if worker.process.pid and worker.process.is_alive():

@@ -125,6 +125,7 @@ def _maps(
     from cifm_cli.report import plots  # matplotlib takes a second to import
 
     def draw(values: NDArray[Any], title: str) -> bytes:
+        """Draw a map of one value per cell as PNG."""
         end = max(float(np.quantile(values, _COLOUR_QUANTILE)), 1.0)
         return plots.tissue_map(xy_um, values, title, label=title.lower(), limits=(0.0, end))
 
