@@ -69,8 +69,5 @@ SavePredictions = Annotated[
 ]
 Devices = Annotated[
     int,
-    typer.Option(
-        min=1,
-        help="Number of processes that the predictors are divided among; each uses the next GPU, if there is one.",
-    ),
+    typer.Option(min=1, help="Number of processes to divide the predictors among; they use the GPUs in turn."),
 ]

@@ -93,9 +93,8 @@ def slide_from_anndata(
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     if metadata is None:
         units = check_units(xy_um, None, radius_um)
-        notes += filter(
-            None, (species_note(genes.ids), unidentified_note(genes), units.few_neighbours_note(), _void_note(total))
-        )
+        remarks = species_note(genes.ids), unidentified_note(genes), units.few_neighbours_note(), _void_note(total)
+        notes += filter(None, remarks)
         radius, split, facts = units.radius_um, np.zeros(adata.n_obs, dtype=np.int8), None
     else:
         radius, split = float(metadata[keys.RADIUS_UM]), read_split(adata)
@@ -198,6 +197,7 @@ def _in_pixels(adata: AnnData) -> bool:
 
 
 def _slots(adata: AnnData) -> list[str]:
+    """Names of all matrices of the object, in the order in which counts are looked for."""
     slots = ["X"] if adata.X is not None else []
     return [*slots, *(f"layers/{layer}" for layer in adata.layers), *([_RAW] if adata.raw is not None else [])]
 
@@ -224,5 +224,6 @@ def read_split(adata: AnnData) -> NDArray[np.int8]:
 
 
 def _void_note(total_counts: NDArray[np.float64]) -> str | None:
+    """A note about cells without counts; None if there are none."""
     void = int((total_counts == 0).sum())
     return f"{void:,} of {len(total_counts):,} cells have no counts; they do not affect other cells" if void else None
