@@ -91,7 +91,7 @@ def test_no_module_outside_cifm_backends_names_a_backend() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
     names = set(project["entry-points"]["cifm.backends"])
     named = [
-        f"{path}:{node.lineno} {node.value}"
+        f"{path}:{node.lineno} {node.value!r}"
         for path, tree in TREES.items()
         if path.startswith("cifm_cli/") and path not in NAME_PACKAGES
         for node in ast.walk(tree)
