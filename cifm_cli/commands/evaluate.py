@@ -1,4 +1,4 @@
-"""`cifm evaluate`: how well a model predicts hidden cells, beside every baseline."""
+"""`cifm evaluate`: compare models with baselines on hidden cells."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def evaluate(
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Measure models on hidden cells, beside strong baselines, with paired intervals."""
+    """Compare models with strong baselines on the same hidden cells, with confidence intervals of the differences."""
     from cifm_cli.evaluation.report import files
     from cifm_cli.evaluation.run import evaluate as run_evaluation
     from cifm_cli.evaluation.setup import EvaluateConfig
     from cifm_cli.report import terminal
 
-    files.check_folder(out)  # before the work whose results go there
+    files.check_folder(out)  # before the computation, which may take hours
     evaluation = run_evaluation(
         EvaluateConfig(
             slides=workspace.slide_paths(slides or ()),

@@ -1,4 +1,4 @@
-"""`cifm predict`: infer the expression of hidden cells or at free locations of a prepared slide."""
+"""`cifm predict`: predict the expression of hidden cells, or at given locations, of a prepared slide."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def predict(
     precision: options.Precision = "float32",
     as_json: options.Json = False,
 ) -> None:
-    """Infer the expression of every cell, or at free locations, from the cells around."""
+    """Predict the expression of every cell, or at given locations, from the surrounding cells."""
     from cifm_cli import provenance
     from cifm_cli.data.slide import open_slide
     from cifm_cli.data.writers import predicted

@@ -31,8 +31,8 @@ FormName = Annotated[
     Form,
     typer.Option(
         "--form",
-        help="Point estimate. mean; median: zero up to P(expressed) = 1/2, else mean / P(expressed), the level of "
-        "cells that express the gene; gated: the mean, but zero where P(expressed) is at most --threshold.",
+        help="Point estimate to write. mean; gated: the mean, but zero where P(expressed) is at most --threshold; median: "
+        "zero where P(expressed) is at most 1/2, else mean / P(expressed), the mean of cells that express the gene.",
     ),
 ]
 Threshold = Annotated[

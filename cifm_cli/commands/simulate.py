@@ -32,7 +32,7 @@ def simulate(
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Inject cells into a tissue, let the model update the others step by step, and compare with no injection."""
+    """Inject cells into a tissue, let the model update the others step by step, and compare with a simulation without injection."""
     from cifm_cli import provenance
     from cifm_cli.data.crop import parse_crop
     from cifm_cli.data.slide import open_slide

@@ -24,7 +24,7 @@ def train(
     seed: own.Seed = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train a model on prepared slides to infer masked cells from the cells around them."""
+    """Train a model on prepared slides to predict the expression of masked cells from the surrounding cells."""
     from cifm_cli import recipe as recipes
     from cifm_cli.report.terminal import emit
     from cifm_cli.training.config import TrainConfig
