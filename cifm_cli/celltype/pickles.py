@@ -1,9 +1,9 @@
 """Reading of models stored as pickles, without running code from them.
 
 A pickle names functions and classes, and unpickling calls them. Here only numbers, strings, containers, NumPy arrays
-and torch tensors are constructed. Every other class becomes an `OpaqueObject`, which keeps the attributes and runs
-nothing: that is enough to read the coefficients of a scikit-learn estimator, without scikit-learn. The user still has
-to pass `--trust-pickle`, because the allowed functions are not proven to be harmless.
+and torch tensors are constructed, the arrays by `pickled_arrays`. Every other class becomes an `OpaqueObject`, which
+keeps the attributes and runs nothing: that is enough to read the coefficients of a scikit-learn estimator, without
+scikit-learn. The user still has to pass `--trust-pickle`, because torch's own functions are not proven to be harmless.
 """
 
 from __future__ import annotations
@@ -13,20 +13,35 @@ import zipfile
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
+from cifm_cli.celltype.pickled_arrays import (
+    PickledArray,
+    PickledDtype,
+    array_from_buffer,
+    copy_bytes,
+    encode_text,
+    resolve,
+    scalar,
+)
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+_STAND_INS: Final = {
+    "_reconstruct": PickledArray,
+    "ndarray": PickledArray,
+    "dtype": PickledDtype,
+    "scalar": scalar,
+    "_frombuffer": array_from_buffer,
+}
 _NUMPY_MODULES = (
     "numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric",
 )  # fmt: skip
-_NUMPY_NAMES = ("_reconstruct", "scalar", "_frombuffer", "ndarray", "dtype")
+_ZIP_MAGIC = b"PK\x03\x04"
 _ALLOWED: Final = frozenset(
-    [(module, name) for module in _NUMPY_MODULES for name in _NUMPY_NAMES]
-    + [("builtins", name) for name in ("set", "frozenset", "slice", "complex", "bytearray", "object", "dict", "list")]
+    [("builtins", name) for name in ("set", "frozenset", "slice", "complex", "object", "dict", "list")]
     + [("collections", "OrderedDict"), ("collections", "defaultdict"), ("copyreg", "_reconstructor")]
-    + [("_codecs", "encode"), ("torch", "Size"), ("torch", "device")]
+    + [("torch", "Size"), ("torch", "device")]
     + [("torch._utils", name) for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")]
     + [("torch", f"{kind}Storage") for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Bool", "Byte")]
     + [("torch.storage", name) for name in ("UntypedStorage", "TypedStorage")]
@@ -35,7 +50,7 @@ _ALLOWED: Final = frozenset(
 _UNPICKLING_ERRORS: Final = (
     pickle.UnpicklingError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError,
 )  # fmt: skip
-_HINT = "add --trust-pickle if you trust the source of the file; classes in it are read, not run"
+_HINT = "add --trust-pickle if you trust the source of the file; its arrays are rebuilt and its classes are not loaded"
 
 
 class OpaqueObject:
@@ -55,7 +70,13 @@ class _Unpickler(pickle.Unpickler):
     """Constructs plain data, and an `OpaqueObject` for everything else."""
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a class or a function
-        """Return an allowed class or function, `OpaqueObject` for any other."""
+        """Return a stand-in or an allowed class or function, `OpaqueObject` for any other."""
+        if module in _NUMPY_MODULES and name in _STAND_INS:
+            return _STAND_INS[name]
+        if module in ("builtins", "__builtin__") and name in ("bytes", "bytearray"):
+            return copy_bytes
+        if (module, name) == ("_codecs", "encode"):
+            return encode_text
         return super().find_class(module, name) if (module, name) in _ALLOWED else OpaqueObject
 
 
@@ -76,7 +97,7 @@ def read_pickle(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401 - any cont
         raise CifmError(f"{path}: a pickle, which can hold any code", _HINT)
     try:
         with path.open("rb") as file:
-            return _Unpickler(file).load()
+            return resolve(_Unpickler(file).load())
     except _UNPICKLING_ERRORS as error:
         raise CifmError(f"{path}: not a readable pickle ({error})", "copy the file anew") from error
 
@@ -96,7 +117,9 @@ def read_torch(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401 - any conte
     """
     import torch
 
-    if not zipfile.is_zipfile(path):
+    # The first bytes decide, as they do for torch. A file that is a zip only at its end would be read as a tar, by
+    # code of torch <= 2.5 that runs what the file says even with `weights_only`.
+    if not _starts_as_zip(path) or not zipfile.is_zipfile(path):
         raise CifmError(f"{path}: not a readable checkpoint of torch", "copy the file anew")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -107,6 +130,11 @@ def read_torch(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401 - any conte
         raise CifmError(f"{path}: not a readable checkpoint ({error})", "copy the file anew") from error
     restricted_pickle = SimpleNamespace(__name__=__name__, Unpickler=_Unpickler)
     try:
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted_pickle)
+        return resolve(torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted_pickle))
     except _UNPICKLING_ERRORS as error:
         raise CifmError(f"{path}: not a readable checkpoint ({error})", "copy the file anew") from error
+
+
+def _starts_as_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from cifm_cli.data.validate_slide import require_valid_counts
+from cifm_cli.data.validate_slide import require_valid_columns, require_valid_counts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +77,8 @@ class FileCounts:
         start, stop = self.indptr[first], self.indptr[last]
         values = group["data"][start:stop].astype(np.float32, copy=False)
         require_valid_counts(values, start, self.indptr, group.file, self.path)
-        parts = (values, group["indices"][start:stop], self.indptr[first : last + 1] - start)
+        indices = group["indices"][start:stop]
+        require_valid_columns(indices, self.num_genes, self.path)
+        parts = (values, indices, self.indptr[first : last + 1] - start)
         block = csr_matrix(parts, shape=(last - first, self.num_genes))
         return block if len(rows) == last - first else block[rows - first]

@@ -19,7 +19,7 @@ from cifm_cli.data.barcodes import read_barcodes
 from cifm_cli.data.counts_source import FileCounts, MemoryCounts
 from cifm_cli.data.metadata import decode_metadata
 from cifm_cli.data.units import isolation_note
-from cifm_cli.data.validate_slide import require_finite_coordinates, require_valid_totals
+from cifm_cli.data.validate_slide import require_finite_coordinates, require_valid_structure, require_valid_totals
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -254,14 +254,13 @@ def _read(file: h5py.File, path: Path, *, hold: bool) -> Slide:
             "prepare the download again with this version",
         )
     obs, var = file["obs"], cast("pd.DataFrame", read_elem(file["var"]))
+    indptr = require_valid_structure(file, len(var), path)
     # Of obs, only the columns that are needed: barcodes and annotation may need more memory than the rest of the slide.
     split = cast("pd.Categorical", read_elem(obs[keys.SPLIT]))
     xy_um = file[f"obsm/{keys.SPATIAL}"][:].astype(np.float64)
     total_counts = obs[keys.TOTAL_COUNTS][:].astype(np.float64)
     require_finite_coordinates(xy_um, file, path)
     require_valid_totals(total_counts, file, path)
-    # In 64 bits, as positions in a large matrix exceed 32.
-    indptr = file["X/indptr"][:].astype(np.int64)
     source: CountsSource = FileCounts(path, indptr, len(var))
     if hold and indptr[-1] <= _IN_MEMORY_NONZEROS:
         source = MemoryCounts(source.read(np.arange(len(indptr) - 1)))

@@ -1,1 +1,1 @@
-"""The honest judge: hide cells, let the model and the trivial predictors infer them, score all alike."""
+"""Evaluation: hide cells, predict them with the model and with baselines, and score all predictors alike."""

@@ -105,6 +105,7 @@ def overall(comparisons: dict[str, list[Comparison]], seed: int) -> dict[str, An
 
 
 def _overall_metric(comparisons: Sequence[Comparison], metric: str, seed: int) -> dict[str, Any]:
+    # One baseline for all slides: choosing the best one for each slide would favour the baselines.
     baselines = [name for name in comparisons[0].scores if not is_model(name)]
     baseline = min(baselines, key=lambda name: sum(slide.best(name, metric).cost(metric) for slide in comparisons))
     pairs = [

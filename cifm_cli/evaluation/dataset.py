@@ -106,6 +106,7 @@ class EvaluationDataset:
     def visible_cells(self, fold: Fold) -> VisibleCells:
         """The cells that baselines may use in a fold. Void cells carry no information and are left out."""
         if fold not in self._visible:
+            # Predictors are evaluated one after the other, each on all folds, so every fold is needed many times.
             if self._cache_is_full():
                 self._visible.clear()
                 self._fold_training.clear()
@@ -141,6 +142,7 @@ class EvaluationDataset:
         return gene_stats(self.slide, rows, self.columns, self.target_sum)
 
     def _read_visible(self, fold: Fold, stats: GeneStats) -> VisibleCells:
+        # Void cells would count as neighbours that express nothing.
         rows = fold.visible[self.slide.total_counts[fold.visible] > 0]
         counts = self.slide.counts(rows)[:, self.columns]
         expression = log_normalise(counts, self.slide.total_counts[rows], self.target_sum)  # shares their indices
@@ -190,6 +192,7 @@ class EvaluationDataset:
         if size == 0 or small or not exceeds_counts(self.slide, rows, MAX_TRAINING_COUNTS):
             yield make_folds(geometry, self.slide.xy_um, rows, self.radius_um, self.seed), max_cells
             return
+        # Pieces from all over the region, because tissue varies in space.
         for stretch in np.array_split(rows, NUM_TRAINING_PIECES):
             first = (len(stretch) - max_cells) // 2
             core = stretch[first : first + max_cells]
@@ -213,6 +216,7 @@ def open_dataset(slide: Slide, models: Sequence[LoadedModel], seed: int) -> Eval
     recipes = [model.checkpoint.recipe for model in models]
     if len({recipe.data.target_sum for recipe in recipes}) > 1:
         raise CifmError("the models were trained with different data.target_sum", "evaluate them one by one")
+    # All predictors are scored on the same genes, so a gene that one model lacks is left out for all.
     columns = models[0].panel(slide).columns
     for model in models[1:]:
         columns = np.intersect1d(columns, model.panel(slide).columns)

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float32]
 
+# The mean form has the lowest squared error. The gated form is sparse, as measured cells are, and ranks genes better:
+# gating alone raises the Spearman correlation of a plain k-NN by half, so baselines are gated as models are.
 COUNTS_SAMPLED, STATES_SAMPLED = "drawn", "sampled"  # further forms, of which only cell types are evaluated
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)  # of P(expressed), for the gated form
 
@@ -198,6 +200,7 @@ class Evaluator:
         result, dataset = self.result, self.result.dataset
         tuned = tune(predictor, dataset, self.tuning_folds, self.tuning_targets)
         prediction = predict_folds(predictor, dataset, self.folds, tuned.parameters, advance)
+        # The composition is scored by its deviance, for which other hyper-parameters can be better than for the mean.
         if tuned.count_parameters != tuned.parameters:
             counts = predict_folds(predictor, dataset, self.folds, tuned.count_parameters)
             prediction = replace(prediction, composition=counts.composition)
@@ -232,6 +235,7 @@ def _score_forms(result: EvaluationResult, forms: dict[str, Prediction]) -> list
             ),
         ]
 
+    # NumPy and the compiled loops release the interpreter lock, so two threads use two cores.
     with ThreadPoolExecutor() as pool:
         by_form = list(pool.map(score_form, forms.values()))
     return [dict(zip(forms, scores, strict=True)) for scores in zip(*by_form, strict=True)]
@@ -271,8 +275,9 @@ def tune(predictor: Predictor, dataset: EvaluationDataset, folds: Sequence[Fold]
     for number, parameters in enumerate(grid):
         prediction = predict_folds(predictor, dataset, folds, parameters)
         error = float(np.square(prediction.mean - targets.values).mean(dtype=np.float64))
-        if error < lowest_error:
+        if error < lowest_error:  # never true for NaN
             lowest_error, best, chosen = error, prediction, number
+        # With a single candidate there is nothing to choose.
         deviance = mean_deviance(prediction, targets) if len(grid) > 1 else 0.0
         deviances.append(deviance if np.isfinite(deviance) else np.inf)
     if best is None:

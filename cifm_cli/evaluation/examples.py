@@ -50,6 +50,7 @@ class GeneStats:
 
     def without(self, other: GeneStats, num_cells: int, num_other: int) -> GeneStats:
         """Statistics of the cells that remain when `num_other` of `num_cells` cells are left out."""
+        # Rounding can leave a difference slightly below zero.
         mean, fraction = (
             np.maximum(mine * num_cells - theirs * num_other, 0) / (num_cells - num_other)
             for mine, theirs in ((self.mean, other.mean), (self.fraction, other.fraction))

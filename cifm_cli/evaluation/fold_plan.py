@@ -140,6 +140,7 @@ class FoldPlanner:
         fits = len(rows) <= num_cells or not exceeds_counts(slide, everything, MAX_VISIBLE_COUNTS)
         if whole or geometry == WHOLE or fits:
             return make_folds(geometry, slide.xy_um, rows, dataset.radius_um, dataset.seed, visible)
+        # Consecutive rows are a compact piece of tissue, because rows follow a Hilbert curve.
         first = int(numpy_generator(dataset.seed, "piece").integers(len(rows) - num_cells + 1))
         core = rows[first : first + num_cells]
         folds = make_folds_around(slide, geometry, core, rows, dataset.margin_um(geometry), dataset.seed, visible)

@@ -124,6 +124,7 @@ def _hidden_blocks(
     xy_um: NDArray[np.float64], rows: Rows, side_um: float, generator: np.random.Generator
 ) -> list[Rows]:
     """Rows of every ninth block, for each of the nine positions in a square of 3 x 3 blocks."""
+    # The origin is random: blocks that start at the edge of the tissue would always cut it in the same way.
     origin = xy_um.min(axis=0) - generator.uniform(0, side_um, size=2)
     column, row = ((xy_um - origin) // side_um).astype(np.int64).T % BLOCK_STRIDE
     position = row * BLOCK_STRIDE + column
@@ -151,7 +152,9 @@ def margin_um(geometry: str, radius_um: float, reach_um: float) -> float:
 def rows_within(xy_um: NDArray[np.float64], core: Rows, rows: Rows, distance_um: float) -> Rows:
     """Select those of `rows` that are at most a distance from a cell of `core`; ascending."""
     low, high = xy_um[core].min(axis=0) - distance_um, xy_um[core].max(axis=0) + distance_um
+    # The bounding box excludes most cells of a large slide before the search of neighbours.
     rows = rows[((xy_um[rows] >= low) & (xy_um[rows] <= high)).all(axis=1)]
+    # The bound of the query is exclusive, but a cell exactly at the distance belongs to the margin.
     distance, _ = cKDTree(xy_um[core]).query(xy_um[rows], distance_upper_bound=np.nextafter(distance_um, np.inf))
     return np.asarray(rows[np.isfinite(distance)])
 

@@ -89,6 +89,7 @@ class _Worker:
 
     def __call__(self, task: EvaluationTask) -> PredictorResult:
         """Evaluate one predictor."""
+        # Tasks come slide by slide and geometry by geometry, so one of each in memory is enough.
         if self._setup is None or self._setup[0] != task.path:
             self._setup = task.path, set_up(self._config, open_slide(task.path), self._models)
             self._evaluator = None

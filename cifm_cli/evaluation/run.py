@@ -159,6 +159,7 @@ class _Run:
                 logger.log(logging.WARNING if is_warning else logging.INFO, note)
             evaluator = setup.evaluator(geometry, plan)
             by_name = _evaluate_in_pool(setup, evaluator, pool) if pool else _evaluate_in_turn(setup, evaluator)
+            # A pool returns results in the order of completion; tables list models first, then baselines.
             for predictor in setup.predictors:
                 evaluator.result.add(by_name[predictor.name])
             results.append(evaluator.result)

@@ -54,6 +54,7 @@ def transfer(
     """
     initial: dict[str, Any] = provenance.get("init") or {}
     own, earlier = (dict(run.get("inputs", {})) for run in (provenance, initial))
+    # Training slides are recognised by content: files are renamed, and two slides can have the same name.
     platform = (slide.facts or {}).get(keys.PLATFORM)
     platforms, initial_platforms = (set(run.get("platforms", [])) for run in (provenance, initial))
     seen, seen_before = digest in own.values(), digest in earlier.values()

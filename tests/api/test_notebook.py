@@ -11,6 +11,7 @@ from types import ModuleType
 import anndata as ad
 import numpy as np
 import pytest
+import torch
 
 import cifm_cli as cifm
 
@@ -27,8 +28,10 @@ def sc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
         mpl.use("Agg")
         monkeypatch.chdir(tmp_path)
+        threads = torch.get_num_threads()
         yield scanpy
         plt.close("all")
+        torch.set_num_threads(threads)  # UMAP's thread pool changes the number for the whole process
 
 
 @pytest.mark.slow

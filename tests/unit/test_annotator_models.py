@@ -131,6 +131,62 @@ def test_without_trust_no_pickle_is_opened(tmp_path: Path) -> None:
     assert "--trust-pickle" in error.value.hint
 
 
+ARRAYS = [
+    np.arange(6, dtype="<f4").reshape(2, 3),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.arange(3, dtype=">i2"),
+    np.array([True, False]),
+    np.array(["a", "bcd"]),
+    np.array([b"x", b"yz"]),
+    np.array([["a", None], [[1, 2], np.arange(2)]], dtype=object),
+    np.zeros((0, 4)),
+    np.float64(0.25),
+    np.str_("name"),
+]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype}{list(array.shape)}")
+def test_arrays_in_pickles_are_rebuilt(tmp_path: Path, array: np.ndarray, protocol: int) -> None:
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"nested": [(array, array)]}, protocol))
+    ((found, again),) = read_pickle(tmp_path / "model.pkl", trusted=True)["nested"]
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    assert str(found.tolist()) == str(array.tolist()) == str(again.tolist())
+
+
+def forged_dtype(name: str, flags: int) -> bytes:
+    """Opcodes of a dtype whose state, with its flags, is chosen by the file."""
+    head = b"cnumpy\ndtype\n(V" + name.encode() + b"\nI00\nI01\ntR"
+    return head + b"(I3\nV|\nNNNI-1\nI-1\nI" + str(flags).encode() + b"\ntb"
+
+
+FORGED = {
+    "objects that are said to be none": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
+    b"(I1\n(I1\nt" + forged_dtype("O8", 0) + b"I00\nVAAAAAAAA\ntb.",
+    "an object at an address": b"cnumpy.core.multiarray\nscalar\n(" + forged_dtype("O8", 0) + b"VAAAAAAAA\ntR.",
+    "fewer bytes than elements": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
+    b"(I1\n(I9999999\nt" + forged_dtype("f8", 0) + b"I00\nVAAAAAAAA\ntb.",
+    "a record": pickle.dumps(np.zeros(2, dtype=[("a", "f8"), ("b", "O")]), 2),
+    "a number of bytes": b"c__builtin__\nbytes\n(I999999999999\ntR.",
+    "a code for text that decompresses": b"c_codecs\nencode\n(VAAAA\nVzip\ntR.",
+}
+
+
+@pytest.mark.parametrize("content", FORGED.values(), ids=FORGED)
+def test_forged_arrays_are_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.pkl").write_bytes(content)
+    with pytest.raises(CifmError, match="not a readable pickle"):
+        read_pickle(tmp_path / "model.pkl", trusted=True)
+
+
+def test_a_file_that_is_a_zip_only_at_its_end_is_refused(tmp_path: Path) -> None:
+    torch.save({"weight": torch.arange(3)}, tmp_path / "model.ckpt")
+    forged = b"a tar archive for another reader" + (tmp_path / "model.ckpt").read_bytes()
+    (tmp_path / "forged.ckpt").write_bytes(forged)
+    with pytest.raises(CifmError, match="not a readable checkpoint"):
+        read_torch(tmp_path / "forged.ckpt", trusted=False)
+
+
 @pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x05X"])
 def test_damaged_pickles_are_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model").write_bytes(content)

@@ -63,3 +63,45 @@ def test_invalid_count_is_refused_when_it_is_read(damaged: Path, value: float) -
     slide.counts(np.arange(ROW + 1, slide.num_cells))
     with pytest.raises(CifmError, match=message):
         slide.counts(np.arange(ROW - 5, ROW + 5))
+
+
+def replace(file: h5py.File, slot: str, values: np.ndarray) -> None:
+    """Store another array in the place of one."""
+    del file[slot]
+    file[slot] = values
+
+
+STRUCTURES = {
+    "more columns than genes": (
+        lambda file: replace(file, "X/indices", file["X/indices"][:] + 500),
+        "X/indices must be",
+    ),
+    "negative columns": (lambda file: replace(file, "X/indices", file["X/indices"][:] - 500), "X/indices must be"),
+    "fewer columns than counts": (lambda file: replace(file, "X/indices", file["X/indices"][:-3]), "the same length"),
+    "columns as fractions": (lambda file: replace(file, "X/indices", file["X/indices"][:] * 1.0), "whole numbers"),
+    "columns in two axes": (lambda file: replace(file, "X/indices", file["X/indices"][:][:, None]), "one axis"),
+    "counts as text": (lambda file: replace(file, "X/data", np.full(len(file["X/data"]), b"1")), "must be numbers"),
+    "row pointers beyond the end": (lambda file: replace(file, "X/indptr", file["X/indptr"][:] * 2), "must ascend"),
+    "row pointers backwards": (lambda file: replace(file, "X/indptr", file["X/indptr"][:][::-1]), "must ascend"),
+    "fewer rows than cells": (lambda file: replace(file, "X/indptr", file["X/indptr"][[0, -1]]), "must have 1 rows"),
+    "no rows": (lambda file: replace(file, "X/indptr", file["X/indptr"][:1]), "must have rows"),
+    "another shape": (lambda file: file["X"].attrs.modify("shape", [3, 3]), "rows and"),
+    "stored by columns": (lambda file: file["X"].attrs.modify("encoding-type", "csc_matrix"), "stored as csc_matrix"),
+    "one coordinate": (lambda file: replace(file, "obsm/spatial", file["obsm/spatial"][:, :1]), "two numbers per cell"),
+    "three coordinates": (lambda file: replace(file, "obsm/spatial", np.zeros((800, 3))), "two numbers per cell"),
+    "coordinates of other cells": (
+        lambda file: replace(file, "obsm/spatial", np.zeros((5, 2))),
+        "two numbers per cell",
+    ),
+    "short totals": (lambda file: replace(file, "obs/total_counts", np.ones(5)), "one number per cell"),
+}
+
+
+@pytest.mark.parametrize("hold", [True, False])
+@pytest.mark.parametrize(("change", "message"), STRUCTURES.values(), ids=STRUCTURES)
+def test_arrays_that_do_not_fit_together_are_refused(damaged: Path, change: object, message: str, hold: bool) -> None:
+    with h5py.File(damaged, "r+") as file:
+        change(file)
+    with pytest.raises(CifmError, match=re.escape(message)) as error:
+        open_slide(damaged, hold=hold).counts(np.arange(100))
+    assert str(damaged) in error.value.message

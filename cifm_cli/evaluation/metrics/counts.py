@@ -115,7 +115,7 @@ def _mix_with_floor(expected: Values, targets: Targets) -> Values:
 
 def _floor(targets: Targets) -> Values:
     """(P,) composition of the training cells, with one count added to each gene."""
-    counts = targets.gene_stats.counts + 1
+    counts = targets.gene_stats.counts + 1  # so that a gene without training counts has a finite deviance
     return np.asarray(counts / counts.sum(), dtype=np.float32)
 
 

@@ -84,6 +84,7 @@ def score(targets: Targets, prediction: Prediction, bootstrap: Bootstrap) -> Sco
         The score.
     """
     cells = {name: np.concatenate(parts) for name, parts in _score_cells(targets, prediction).items()}
+    # Ranks and sums per gene read whole rows, which must be contiguous in memory to be fast.
     by_gene = np.ascontiguousarray(prediction.mean.T)
     ranks = average_ranks(by_gene)
     genes = {

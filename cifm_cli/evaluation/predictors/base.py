@@ -166,6 +166,7 @@ def predict_folds(
     Returns:
         (Q, P) in the order of `hidden_rows`.
     """
+    # Arrays of the final size are filled fold by fold; joining the parts at the end would need twice the memory.
     rows = hidden_rows(folds)
     arrays: dict[str, NDArray[np.float32]] = {}
     for fold in folds:

@@ -63,6 +63,7 @@ class Uniform(Baseline):
     def predict(self, visible: VisibleCells, xy_um: Floats) -> Prediction:
         """See `Baseline`."""
         stats = visible.gene_stats
+        # A uniform distribution from zero to twice the mean has that mean.
         draw = 2 * visible.generator(self.name).random((len(xy_um), len(stats.mean)), dtype=np.float32)
         expressed = np.minimum(draw * stats.fraction, 1)
         return Prediction((draw * stats.mean).astype(np.float32), expressed.astype(np.float32))
@@ -77,7 +78,7 @@ class Bernoulli(Baseline):
         """See `Baseline`."""
         stats = visible.gene_stats
         draw = visible.generator(self.name).random((len(xy_um), len(stats.mean)), dtype=np.float32) < stats.fraction
-        magnitude = stats.mean / np.maximum(stats.fraction, np.finfo(np.float64).tiny)
+        magnitude = stats.mean / np.maximum(stats.fraction, np.finfo(np.float64).tiny)  # no division by zero
         return Prediction((draw * magnitude).astype(np.float32), draw.astype(np.float32))
 
 
@@ -187,6 +188,7 @@ def radius_means(visible: VisibleCells, xy_um: Floats, radii_um: Sequence[float]
         One prediction for each radius. An empty circle takes the value of the next wider one, the widest that of the
         training cells.
     """
+    # From the widest circle inwards, so that an empty circle can take the value of the next wider one.
     means: list[Prediction] = []
     wider = training_mean(visible, len(xy_um))
     for radius_um in reversed(radii_um):
@@ -235,6 +237,7 @@ def _divide(weights: csr_matrix, values: csr_matrix, mass: Values) -> Values:
 
 def weighted_sums(weights: csr_matrix, values: csr_matrix) -> Values:
     """Multiply sparse (Q, V) and (V, P) matrices straight into a dense one, in the order of the stored weights."""
+    # SciPy would first build a sparse product with almost no zeros.
     total = np.zeros((weights.shape[0], values.shape[1]), dtype=np.float32)
     _add_rows(total, *(part for matrix in (weights, values) for part in (matrix.indptr, matrix.indices, matrix.data)))
     return total

@@ -79,7 +79,7 @@ def write(
 def _remove_predictions(folder: Path, keep: AbstractSet[Path]) -> None:
     """Remove predictions of an earlier evaluation, which nothing would distinguish from those of this one."""
     with writing(folder):
-        for kind in KINDS:
+        for kind in KINDS:  # other files that are called predictions-... belong to the user
             for path in folder.glob(f"predictions-{kind}*.h5ad"):
                 if path not in keep and path.is_file():
                     path.unlink()
@@ -126,6 +126,7 @@ def _long_table(result: EvaluationResult, subjects: pd.DataFrame, part: str) -> 
 
 def _write_table(target: Path, tables: Sequence[pd.DataFrame]) -> None:
     table = pd.concat(tables, ignore_index=True)
+    # Categories, because the same few names are repeated in millions of rows.
     text = dict.fromkeys(("slide", "geometry", "predictor", "form"), "category")
     with atomic_path(target) as temporary:
         table.astype(text).to_parquet(temporary, index=False, compression="zstd")

@@ -167,6 +167,7 @@ def _error_map(result: EvaluationResult) -> Image:
     baseline = comparison.best_baseline("mse")
     model, reference = (comparison.best(name, "mse").per_cell["mse"] for name in (MODEL, baseline))
     difference = model - reference
+    # The colour scale ends at a percentile: a few cells with very large errors would make all others pale.
     limit = float(np.percentile(np.abs(difference), 95)) or 1.0
     title = f"squared error of the model minus that of {baseline}"
     image = plots.tissue_map(
