@@ -173,8 +173,8 @@ def test_typing_is_told_beside_its_ceiling_and_chance(evaluated: dict) -> None:
         }
         assert typing["ceiling"]["accuracy"] > best["neighbourhood_average"] > best["training_mean"]
         pair = typing["paired"]
-        references = [best[name] for name in best if not name.startswith("model")]
-        assert pair["difference"] == pytest.approx(best["model"] - max(references))
+        against_first = [best[name] for name in best if not name.startswith("model")]
+        assert pair["difference"] == pytest.approx(best["model"] - max(against_first))
         assert pair["low"] <= pair["difference"] <= pair["high"]
 
 
@@ -201,14 +201,14 @@ def test_every_number_stands_beside_its_definition(evaluated: dict) -> None:
 
 def test_a_further_model_is_compared_with_the_first_and_with_the_best_baseline(evaluated: dict) -> None:
     for result in geometries(evaluated).values():
-        references = result["paired_models"]["model:first"]
+        against_first = result["paired_models"]["model:first"]
         for metric in METRICS:
             best = min if metric in ("mse", "balanced_mse", "deviance") else max
             ours, first = (
                 best(form[metric] for form in result["predictors"][name].values()) for name in ("model:first", "model")
             )
-            assert references["model"][metric]["difference"] == pytest.approx(ours - first)
-            assert references["best_baseline"][metric]["best_baseline"] == result["paired"][metric]["best_baseline"]
+            assert against_first["model"][metric]["difference"] == pytest.approx(ours - first)
+            assert against_first["best_baseline"][metric]["best_baseline"] == result["paired"][metric]["best_baseline"]
 
 
 def test_the_scenario_follows_from_the_provenance_of_the_run(evaluated: dict) -> None:

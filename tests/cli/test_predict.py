@@ -55,7 +55,7 @@ def test_every_cell_is_written_in_the_order_of_the_download(cifm, workspace: Pat
     assert set(predicted.obs_names) == set(prepared.obs_names)
     assert np.array_equal(predicted[prepared.obs_names].obsm[keys.SPATIAL], prepared.obsm[keys.SPATIAL])
     assert predicted.X.min() >= 0
-    assert 0 <= predicted.layers["expressed"].min() <= found.layers["expressed"].max() <= 1
+    assert 0 <= predicted.layers["expressed"].min() <= predicted.layers["expressed"].max() <= 1
 
 
 def test_gated_is_the_mean_where_a_gene_is_likely_expressed(cifm, workspace: Path) -> None:
