@@ -173,8 +173,8 @@ def test_typing_is_told_beside_its_ceiling_and_chance(evaluated: dict) -> None:
         }
         assert typing["ceiling"]["accuracy"] > best["neighbourhood_average"] > best["training_mean"]
         pair = typing["paired"]
-        against_first = [best[name] for name in best if not name.startswith("model")]
-        assert pair["difference"] == pytest.approx(best["model"] - max(against_first))
+        references = [best[name] for name in best if not name.startswith("model")]
+        assert pair["difference"] == pytest.approx(best["model"] - max(references))
         assert pair["low"] <= pair["difference"] <= pair["high"]
 
 
