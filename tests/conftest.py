@@ -25,6 +25,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cifm_cli.data.slide import Slide
+
     BuildOnce = Callable[[str, Callable[[Path], object]], Path]
 
 # Deadlines would fail at random on a machine that runs other programs. The "suite" profile tries the same examples on every
@@ -140,6 +142,22 @@ def prepared_synthetic(build_once: BuildOnce, xenium_download: Path) -> Path:
         assert main(["prepare", str(xenium_download), "--out", str(folder)]) == 0
 
     return build_once("prepared", prepare) / "tissue.h5ad"
+
+
+@pytest.fixture(scope="session")
+def slide(prepared_synthetic: Path) -> Slide:
+    """The slide `prepared_synthetic`, opened with its counts in memory."""
+    from cifm_cli.data.slide import open_slide
+
+    return open_slide(prepared_synthetic)
+
+
+@pytest.fixture
+def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new working directory whose folder `prepared` holds the slide `prepared_synthetic`."""
+    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

@@ -9,34 +9,23 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
-import torch
+from builders import save_random_run
 
 import cifm_cli
 from cifm_cli.data.slide import open_slide
-from cifm_cli.model.checkpoint import MODEL_FILE, save_checkpoint
-from cifm_cli.model.ensemble import Ensemble
-from cifm_cli.provenance import seeded_torch
-from cifm_cli.recipe import parse
 
 
 @pytest.fixture
 def command_line(cifm) -> Callable[..., Any]:
-    """The command line in this process, under another name than the package has in these tests."""
+    """Return the fixture `cifm` under another name, because these tests import the package as `cifm`."""
     return cifm
 
 
 @pytest.fixture(scope="session")
 def run_folder(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training run whose network has random weights on top of an average of the neighbours."""
-    slide = open_slide(prepared_synthetic)
-    recipe = parse({"model": {"width": 8, "encoder_layers": 1, "decoder_layers": 1}}, "test")
-    with seeded_torch(0, "network"):
-        network = Ensemble(slide.num_genes, recipe)
-        for weight in network.parameters():
-            weight.data.add_(0.05 * torch.randn_like(weight))
-    folder = tmp_path_factory.mktemp("runs") / "random"
-    save_checkpoint(folder / MODEL_FILE, network, recipe, slide.gene_ids, {})
-    return folder
+    tables = {"model": {"width": 8, "encoder_layers": 1, "decoder_layers": 1}}
+    return save_random_run(tmp_path_factory.mktemp("runs") / "random", open_slide(prepared_synthetic), tables)
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +41,7 @@ def adata(prepared_synthetic: Path) -> ad.AnnData:
 
 @pytest.fixture
 def plain(adata: ad.AnnData) -> ad.AnnData:
-    """The same cells as a scanpy user has them: shuffled, genes by symbol, log-normalised `X`, counts in a layer."""
+    """The same cells in the usual form of scanpy: shuffled, genes by symbol, log-normalised `X`, counts in a layer."""
     shuffled = adata[np.random.default_rng(0).permutation(adata.n_obs)]
     counts = shuffled.X.copy()
     normalised = counts.copy()

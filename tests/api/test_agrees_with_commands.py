@@ -1,4 +1,4 @@
-"""The API gives what the commands write, bit for bit, in the caller's order."""
+"""Results of the API equal the files of the commands bit for bit, in the order of the caller's cells."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TORCH = ("--backend", "torch", "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _empty_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 

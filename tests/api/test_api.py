@@ -145,9 +145,9 @@ def test_a_gene_that_the_model_does_not_know_is_nan(adata: ad.AnnData, model: ci
         unknown = np.isnan(adata.layers[layer]).all(axis=0)
         assert np.flatnonzero(unknown).tolist() == [column]
         assert np.isfinite(adata.layers[layer][:, ~unknown]).all()
-    places = cifm.predict(adata, other, at=adata.obsm["spatial"][:2])
-    assert lost not in places.var_names
-    assert places.shape == (2, adata.n_vars - 1)
+    predicted = cifm.predict(adata, other, at=adata.obsm["spatial"][:2])
+    assert lost not in predicted.var_names
+    assert predicted.shape == (2, adata.n_vars - 1)
 
 
 def test_an_evaluation_is_a_set_of_tables(plain: ad.AnnData, model: cifm.LoadedModel) -> None:

@@ -1,4 +1,4 @@
-"""`import cifm_cli` is cheap, and offers exactly the functions of the API."""
+"""`import cifm_cli` loads no large packages, and its attributes are the functions of the API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cifm_cli import api
 HEAVY = ("torch", "anndata", "numpy", "pandas", "scipy", "matplotlib", "h5py", "sklearn", "pydantic")
 
 
-def test_the_import_loads_nothing_heavy() -> None:
+def test_the_import_loads_no_large_packages() -> None:
     code = f"""
 import sys
 import cifm_cli
@@ -28,14 +28,14 @@ print("torch" in sys.modules)"""
     assert done.stdout.splitlines() == ["[]", "True"]
 
 
-def test_every_function_of_the_api_is_offered_by_the_package() -> None:
+def test_every_function_of_the_api_is_an_attribute_of_the_package() -> None:
     assert set(cifm.__all__) == {*api.__all__, "CifmError"}
     assert set(cifm.__all__) <= set(dir(cifm))
     assert all(getattr(cifm, name) is getattr(api, name) for name in api.__all__)
 
 
-def test_type_checkers_see_the_same_names() -> None:
-    """The imports under `TYPE_CHECKING` are those that `__getattr__` offers."""
+def test_imports_for_type_checkers_have_the_same_names() -> None:
+    """The imports under `TYPE_CHECKING` have the names that `__getattr__` accepts."""
     source = ast.parse(Path(cifm.__file__).read_text(encoding="utf8"))
     blocks = [node for node in source.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name)]
     names = {

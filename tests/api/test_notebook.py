@@ -1,4 +1,4 @@
-"""A session as in a notebook: scanpy reads and plots what every function of the API gives."""
+"""A session as in a notebook: scanpy reads and plots the results of every function of the API."""
 
 from __future__ import annotations
 

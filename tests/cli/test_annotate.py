@@ -24,7 +24,7 @@ def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(autouse=True)
-def inside(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_workspace(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
 
 

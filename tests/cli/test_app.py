@@ -23,7 +23,7 @@ def python(code: str, *argv: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["recipes", "list"], ["--version"]])
-def test_light_commands_import_nothing_heavy(words: list[str]) -> None:
+def test_help_and_recipes_import_no_large_packages(words: list[str]) -> None:
     code = f"""
 import sys
 from cifm_cli.app import main
@@ -64,7 +64,7 @@ def test_version(cifm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["fly"], "no such command 'fly'"),
         (["recipes"], "missing command"),
@@ -72,11 +72,11 @@ def test_version(cifm) -> None:
         (["recipes", "list", "--fast"], "no such option: --fast"),
     ],
 )
-def test_wrong_usage_is_two_lines_and_exit_2(cifm, words: list[str], says: str) -> None:
+def test_wrong_usage_is_two_lines_and_exit_2(cifm, words: list[str], message: str) -> None:
     code, out, err = cifm(*words)
     first, second = err.splitlines()
     assert (code, out) == (2, "")
-    assert first.startswith(f"error: {says}")
+    assert first.startswith(f"error: {message}")
     assert re.fullmatch(r"hint: see `cifm.* --help`", second)
 
 
@@ -149,7 +149,7 @@ sys.exit(code)"""
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of a POSIX shell")
-def test_a_closed_pipe_is_quiet() -> None:
+def test_a_closed_pipe_gives_no_error_message() -> None:
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "cifm_cli", "recipes", "show", "xenium"]

@@ -17,11 +17,7 @@ from cifm_cli.model.checkpoint import load_checkpoint
 SMALL = ["--set=train.steps=2", "--set=train.validation_tiles=1", "--set=model.width=8", "--set=data.tile_cells=64"]
 
 
-@pytest.fixture(autouse=True)
-def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("workspace")
 
 
 @pytest.mark.dgl

@@ -10,7 +10,7 @@ import pytest
 from cifm_cli.commands import demo
 
 
-def test_the_demo_is_the_six_commands() -> None:
+def test_the_demo_consists_of_six_commands() -> None:
     assert [line.split()[1] for line in demo.COMMANDS] == ["prepare", "train", "evaluate", "embed", "probe", "simulate"]
 
 

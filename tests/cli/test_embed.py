@@ -9,31 +9,20 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+from builders import save_random_run
 
 from cifm_cli import keys
+from cifm_cli.data.slide import open_slide
 
 
-@pytest.fixture
-def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with a prepared slide and a run with random weights."""
-    from cifm_cli.data.slide import open_slide
-    from cifm_cli.model.checkpoint import save_checkpoint
-    from cifm_cli.model.ensemble import Ensemble
-    from cifm_cli.provenance import seeded_torch
-    from cifm_cli.recipe import parse
-
-    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
-    recipe, genes = (
-        parse({"model": {"width": 8}, "data": {"tile_cells": 100}}, "test"),
-        open_slide(prepared_synthetic).gene_ids,
-    )
-    with seeded_torch(0, "network"):
-        save_checkpoint(tmp_path / "runs/latest/model.safetensors", Ensemble(len(genes), recipe), recipe, genes, {})
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+@pytest.fixture(autouse=True)
+def random_run(workspace: Path, prepared_synthetic: Path) -> Path:
+    """The latest run of the workspace, with random weights."""
+    tables = {"model": {"width": 8}, "data": {"tile_cells": 100}}
+    return save_random_run(workspace / "runs" / "latest", open_slide(prepared_synthetic), tables)
 
 
-def test_without_arguments_the_slides_of_the_workspace_are_embedded(cifm, workspace: Path) -> None:
+def test_without_arguments_the_slides_of_the_workspace_are_embedded(cifm) -> None:
     code, out, err = cifm("embed")
     assert code == 0
     assert out == ""
@@ -41,7 +30,7 @@ def test_without_arguments_the_slides_of_the_workspace_are_embedded(cifm, worksp
     assert set(ad.read_h5ad("embedded/tissue.h5ad").obsm) == {keys.SPATIAL, keys.MICROENVIRONMENT, keys.CELL}
 
 
-def test_one_level_and_json(cifm, workspace: Path) -> None:
+def test_one_level_and_json(cifm) -> None:
     code, out, _ = cifm("embed", "--level", "cell", "--out", "elsewhere", "--json")
     assert code == 0
     slide = ad.read_h5ad("elsewhere/tissue.h5ad")
@@ -50,20 +39,20 @@ def test_one_level_and_json(cifm, workspace: Path) -> None:
     assert json.loads(out) == {"slides": {"tissue": described}}
 
 
-def test_an_unknown_level_is_wrong_usage(cifm, workspace: Path) -> None:
+def test_an_unknown_level_is_wrong_usage(cifm) -> None:
     code, out, err = cifm("embed", "--level", "organ")
     assert (code, out) == (2, "")
     assert "microenvironment" in err
 
 
-def test_a_missing_model_is_an_error(cifm, workspace: Path) -> None:
+def test_a_missing_model_is_an_error(cifm) -> None:
     code, _, err = cifm("embed", "--model", "runs/none")
     assert code == 1
     assert err.startswith("error: no model in runs/none")
     assert "hint: " in err
 
 
-def test_the_embedded_folder_is_never_its_own_input(cifm, workspace: Path) -> None:
+def test_an_embedded_slide_is_not_replaced_by_its_own_embedding(cifm) -> None:
     assert cifm("embed").code == 0
     before = Path("embedded/tissue.h5ad").read_bytes()
     code, _, err = cifm("embed", "embedded/tissue.h5ad")
@@ -72,7 +61,7 @@ def test_the_embedded_folder_is_never_its_own_input(cifm, workspace: Path) -> No
     assert Path("embedded/tissue.h5ad").read_bytes() == before
 
 
-def test_several_processes_write_the_same_file(cifm, workspace: Path) -> None:
+def test_several_processes_write_the_same_file(cifm) -> None:
     for devices in (1, 2):
         words = ("--backend", "torch", "--devices", devices, "--out", f"by_{devices}")
         code, _, err = cifm("embed", *words)
@@ -83,7 +72,7 @@ def test_several_processes_write_the_same_file(cifm, workspace: Path) -> None:
         assert np.abs(together.obsm[slot]).max(axis=1).min() > 0, "a row was never written"
 
 
-def test_a_process_that_dies_is_an_error(cifm, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_an_error(cifm, monkeypatch: pytest.MonkeyPatch) -> None:
     from cifm_cli.embedding import parallel
 
     monkeypatch.setattr(parallel, "_start_worker", _die)

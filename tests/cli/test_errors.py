@@ -42,7 +42,7 @@ def refused(cifm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     return run
 
 
-def test_a_download_that_is_not_there(refused) -> None:
+def test_a_missing_download(refused) -> None:
     assert "nowhere: no such file or folder" in refused("prepare", "nowhere")
 
 
@@ -93,7 +93,7 @@ def test_an_unknown_recipe_key(refused, prepared_synthetic: Path) -> None:
     assert "train.stps" in refused("train", "demo", "--data", prepared_synthetic, "--set", "train.stps=3")
 
 
-def test_a_validation_slide_that_is_not_there(refused, prepared_synthetic: Path) -> None:
+def test_a_missing_validation_slide(refused, prepared_synthetic: Path) -> None:
     setting = 'data.validation_slides=["missing"]'
     assert "missing" in refused("train", "demo", "--data", prepared_synthetic, "--set", setting)
 

@@ -1,18 +1,18 @@
-"""`cifm evaluate` from the command line: what it leaves behind, and that its numbers can be recomputed from it."""
+"""`cifm evaluate`: the files it writes, numbers recomputed from these files, and its error messages."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from builders import train_short_run
 from scipy.stats import pearsonr, spearmanr
 
 from cifm_cli.data.slide import open_slide
@@ -43,30 +43,19 @@ def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("evaluate")
     (folder / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
     for seed, name in enumerate(("first", "second")):
-        train_small(folder, name, seed=seed, latest=folder / "runs" / "latest")
+        slide, latest = folder / "prepared" / "tissue.h5ad", folder / "runs" / "latest"
+        train_short_run(slide, folder / "runs" / name, seed=seed, latest=latest)
     return folder
 
 
-def train_small(folder: Path, name: str, settings: Sequence[str] = (), **further: Any) -> None:
-    """A run of three steps on the slide of the workspace."""
-    from cifm_cli import recipe
-    from cifm_cli.training.config import TrainConfig
-    from cifm_cli.training.loop import train
-
-    small = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64", *settings]
-    resolved = recipe.load(recipe.find("demo"), small)
-    slide = folder / "prepared" / "tissue.h5ad"
-    train(TrainConfig(resolved, [slide], folder / "runs" / name, backend="torch", **further))
-
-
 @pytest.fixture(autouse=True)
-def inside(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_workspace(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
 
 
 @pytest.fixture(scope="module")
 def evaluated(workspace: Path) -> dict:
-    """What one evaluation with everything switched on gave."""
+    """The JSON output of an evaluation of two models with predictions, tables and cell types."""
     from cifm_cli.app import main
 
     with pytest.MonkeyPatch.context() as patch:
@@ -80,7 +69,7 @@ def geometries(evaluated: dict) -> dict:
     return evaluated["slides"]["tissue"]["geometries"]
 
 
-def test_the_names_that_scripts_rely_on(evaluated: dict) -> None:
+def test_names_in_the_json_output(evaluated: dict) -> None:
     assert set(geometries(evaluated)) == {"scattered", "region"}
     for result in geometries(evaluated).values():
         assert set(result["predictors"]) == {"model", "model:first", *BASELINES}
@@ -97,7 +86,7 @@ def test_the_names_that_scripts_rely_on(evaluated: dict) -> None:
     assert evaluated["provenance"]["command"] == "evaluate"
 
 
-def test_the_difference_is_of_the_best_forms(evaluated: dict) -> None:
+def test_the_difference_is_between_the_best_forms(evaluated: dict) -> None:
     for result in geometries(evaluated).values():
         for metric, pair in result["paired"].items():
             best = min if metric in ("mse", "balanced_mse", "deviance") else max
@@ -149,13 +138,13 @@ def test_tables_average_to_the_metrics(evaluated: dict) -> None:
     assert {"slide", "barcode", "row", "round", "distance_um", "x_um", "y_um", "block"} <= set(cells)
 
 
-def test_cells_in_blocks_are_further_from_what_is_visible(evaluated: dict) -> None:
+def test_cells_in_blocks_are_further_from_visible_cells(evaluated: dict) -> None:
     cells = pd.read_parquet("evaluation/per_cell.parquet")
     distance_um = cells.groupby("geometry", observed=True)["distance_um"].mean()
     assert distance_um["region"] > distance_um["scattered"] > 0
 
 
-def test_typing_is_told_beside_its_ceiling_and_chance(evaluated: dict) -> None:
+def test_agreement_of_cell_types_is_reported_with_its_ceiling_and_chance(evaluated: dict) -> None:
     for result in geometries(evaluated).values():
         typing = result["typing"]
         assert sum(typing["types"].values()) == typing["num_typed"]
@@ -178,13 +167,13 @@ def test_typing_is_told_beside_its_ceiling_and_chance(evaluated: dict) -> None:
         assert pair["low"] <= pair["difference"] <= pair["high"]
 
 
-def test_the_report_is_one_page_with_pictures(evaluated: dict) -> None:
+def test_the_report_is_one_page_with_embedded_images(evaluated: dict) -> None:
     page = Path("evaluation/report.html").read_text()
     assert "data:image/png" in page
     assert all(f"tissue, {geometry}" in page for geometry in geometries(evaluated))
 
 
-def test_every_number_stands_beside_its_definition(evaluated: dict) -> None:
+def test_metrics_and_subsets_are_defined_in_the_output(evaluated: dict) -> None:
     assert set(evaluated["definitions"]["metrics"]) == set(METRICS)
     assert set(evaluated["definitions"]["subsets"]) == {"differential", "variable"}
     for result in geometries(evaluated).values():
@@ -201,14 +190,14 @@ def test_every_number_stands_beside_its_definition(evaluated: dict) -> None:
 
 def test_a_further_model_is_compared_with_the_first_and_with_the_best_baseline(evaluated: dict) -> None:
     for result in geometries(evaluated).values():
-        against_first = result["paired_models"]["model:first"]
+        pairs = result["paired_models"]["model:first"]
         for metric in METRICS:
             best = min if metric in ("mse", "balanced_mse", "deviance") else max
             ours, first = (
                 best(form[metric] for form in result["predictors"][name].values()) for name in ("model:first", "model")
             )
-            assert against_first["model"][metric]["difference"] == pytest.approx(ours - first)
-            assert against_first["best_baseline"][metric]["best_baseline"] == result["paired"][metric]["best_baseline"]
+            assert pairs["model"][metric]["difference"] == pytest.approx(ours - first)
+            assert pairs["best_baseline"][metric]["best_baseline"] == result["paired"][metric]["best_baseline"]
 
 
 def test_the_scenario_follows_from_the_provenance_of_the_run(evaluated: dict) -> None:
@@ -230,17 +219,18 @@ def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
     assert cells["region_2.5"] < cells["region"] < cells["whole"]
 
 
-def test_the_recipe_says_what_no_flag_does(cifm: Callable, workspace: Path) -> None:
+def test_options_default_to_the_recipe(cifm: Callable, workspace: Path) -> None:
     table = ['geometries=["region"]', "block_radii=[2.5, 2.5]", "rounds=1", "region=validation", "annotator=markers"]
-    train_small(workspace, "told", [f"evaluate.{key}" for key in table])
-    as_told = ["evaluate", "--model", "runs/told", "--backend", "torch", "--json", "--out", "as_told"]
-    metrics = json.loads(cifm(*as_told).out)
+    slide, run = workspace / "prepared" / "tissue.h5ad", workspace / "runs" / "configured"
+    train_short_run(slide, run, [f"evaluate.{key}" for key in table])
+    words = ["evaluate", "--model", "runs/configured", "--backend", "torch", "--json", "--out", "configured"]
+    metrics = json.loads(cifm(*words).out)
     facts = metrics["slides"]["tissue"]
     assert (facts["region"], facts["tuned_on"]) == ("validation", "train")
     assert {name: geometry["num_rounds"] for name, geometry in facts["geometries"].items()} == {"region_2.5": 1}
     assert "typing" in facts["geometries"]["region_2.5"]
     assert metrics["provenance"]["annotator"] == "markers"
-    facts = json.loads(cifm(*as_told, "--region", "test", "--geometry", "scattered", "--rounds", "2").out)["slides"][
+    facts = json.loads(cifm(*words, "--region", "test", "--geometry", "scattered", "--rounds", "2").out)["slides"][
         "tissue"
     ]
     assert facts["region"] == "test"
@@ -353,7 +343,7 @@ def test_scoring_the_validation_region_tunes_elsewhere(cifm: Callable) -> None:
         (["one_region.h5ad"], "no cells in its test region", "--region all"),
     ],
 )
-def test_mistakes_are_one_line_and_a_hint(
+def test_user_errors_are_one_line_and_a_hint(
     cifm: Callable, workspace: Path, words: list[str], message: str, hint: str
 ) -> None:
     if words == ["one_region.h5ad"]:
@@ -368,6 +358,6 @@ def test_mistakes_are_one_line_and_a_hint(
     assert hint in advice
 
 
-def test_wrong_words_are_usage(cifm: Callable) -> None:
+def test_wrong_usage_exits_with_2(cifm: Callable) -> None:
     assert cifm("evaluate", "--region", "moon").code == 2
     assert cifm("evaluate", "--geometry", "cube").code == 2

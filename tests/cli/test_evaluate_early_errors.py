@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anndata as ad
 import pytest
+from builders import train_short_run
 
 BRIEF = ("--geometry", "scattered", "--rounds", "1", "--backend", "torch", "--json")
 
@@ -15,23 +16,16 @@ BRIEF = ("--geometry", "scattered", "--rounds", "1", "--backend", "torch", "--js
 @pytest.fixture(scope="module")
 def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a prepared slide, one without a test region, and a small run."""
-    from cifm_cli import recipe
-    from cifm_cli.training.config import TrainConfig
-    from cifm_cli.training.loop import train
-
     folder = tmp_path_factory.mktemp("early_errors")
     slide = ad.read_h5ad(prepared_synthetic)
     slide[slide.obs["split"] != "test"].write_h5ad(folder / "no_test.h5ad")
     (folder / "tissue.h5ad").symlink_to(prepared_synthetic)
-    small = ["train.steps=1", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64"]
-    resolved = recipe.load(recipe.find("demo"), small)
-    latest = folder / "runs" / "latest"
-    train(TrainConfig(resolved, [folder / "tissue.h5ad"], folder / "runs" / "small", backend="torch", latest=latest))
+    train_short_run(folder / "tissue.h5ad", folder / "runs" / "small", latest=folder / "runs" / "latest")
     return folder
 
 
 @pytest.fixture(autouse=True)
-def inside(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_workspace(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
 
 

@@ -8,44 +8,30 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+from builders import save_random_run
 
 from cifm_cli import keys
+from cifm_cli.data.slide import open_slide
 from cifm_cli.inference.predict_slide import split_far_apart
 
 
 def save_run(tables: dict, slide: Path) -> None:
     """Save a network with random weights as `runs/latest` of the working directory."""
-    import torch
-
-    from cifm_cli.data.slide import open_slide
-    from cifm_cli.model.checkpoint import save_checkpoint
-    from cifm_cli.model.ensemble import Ensemble
-    from cifm_cli.provenance import seeded_torch
-    from cifm_cli.recipe import parse
-
-    recipe, genes = parse(tables, "test"), open_slide(slide).gene_ids
-    with seeded_torch(0, "network"):
-        network = Ensemble(len(genes), recipe)
-        for weight in network.parameters():
-            weight.data.add_(0.1 * torch.randn_like(weight))
-    save_checkpoint(Path("runs/latest/model.safetensors"), network, recipe, genes, {})
+    save_random_run(Path("runs/latest"), open_slide(slide), tables, noise=0.1)
 
 
 @pytest.fixture
-def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with a prepared slide and a run whose weights are random."""
-    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
-    monkeypatch.chdir(tmp_path)
+def random_run(workspace: Path, prepared_synthetic: Path) -> None:
+    """The latest run of the workspace, with random weights."""
     save_run({"model": {"width": 8}}, prepared_synthetic)
-    return tmp_path
 
 
-def places(name: str, *lines: str) -> Path:
+def write_csv(name: str, *lines: str) -> Path:
     Path(name).write_text("\n".join(lines) + "\n", encoding="utf8")
     return Path(name)
 
 
-def test_every_cell_is_written_in_the_order_of_the_download(cifm, workspace: Path) -> None:
+def test_every_cell_is_written_in_the_order_of_the_download(cifm, random_run: None) -> None:
     code, out, _ = cifm("predict", "prepared/tissue.h5ad", "--json")
     assert code == 0
     predicted = ad.read_h5ad("predicted/tissue.h5ad")
@@ -58,7 +44,7 @@ def test_every_cell_is_written_in_the_order_of_the_download(cifm, workspace: Pat
     assert 0 <= predicted.layers["expressed"].min() <= predicted.layers["expressed"].max() <= 1
 
 
-def test_gated_is_the_mean_where_a_gene_is_likely_expressed(cifm, workspace: Path) -> None:
+def test_gated_is_the_mean_where_a_gene_is_likely_expressed(cifm, random_run: None) -> None:
     for form in ("mean", "gated"):
         words = ("--form", form, "--threshold", "0.4", "--out", f"{form}.h5ad")
         assert cifm("predict", "prepared/tissue.h5ad", *words).code == 0
@@ -68,8 +54,8 @@ def test_gated_is_the_mean_where_a_gene_is_likely_expressed(cifm, workspace: Pat
     assert np.array_equal(gated.X, np.where(likely, mean.X, 0))
 
 
-def test_the_median_of_cells_and_of_locations(cifm, workspace: Path) -> None:
-    at = ("--at", places("p.csv", "x,y", "200,200", "300,310"))
+def test_the_median_of_cells_and_of_locations(cifm, random_run: None) -> None:
+    at = ("--at", write_csv("p.csv", "x,y", "200,200", "300,310"))
     for where in ((), at):
         for form in ("mean", "median"):
             words = ("--form", form, "--out", f"{form}.h5ad", "--json")
@@ -77,12 +63,14 @@ def test_the_median_of_cells_and_of_locations(cifm, workspace: Path) -> None:
             assert code == 0
             assert (json.loads(out)["form"], json.loads(out)["threshold"]) == (form, None)
         mean, median = ad.read_h5ad("mean.h5ad"), ad.read_h5ad("median.h5ad")
-        share = mean.layers["expressed"]
-        assert 0 < (share > 0.5).mean() < 1
-        assert np.allclose(median.X, np.where(share > 0.5, np.minimum(mean.X / share, np.log1p(1e4)), 0), rtol=1e-6)
+        probability = mean.layers["expressed"]
+        is_likely = probability > 0.5
+        assert 0 < is_likely.mean() < 1
+        expected = np.where(is_likely, np.minimum(mean.X / probability, np.log1p(1e4)), 0)
+        assert np.allclose(median.X, expected, rtol=1e-6)
 
 
-def test_a_model_without_a_mean_has_no_median(cifm, workspace: Path) -> None:
+def test_a_model_without_a_mean_has_no_median(cifm, random_run: None) -> None:
     save_run({"model": {"width": 8}, "objective": {"name": "balanced_mse"}}, Path("prepared/tissue.h5ad"))
     code, out, err = cifm("predict", "prepared/tissue.h5ad", "--form", "median")
     assert (code, out) == (1, "")
@@ -91,11 +79,11 @@ def test_a_model_without_a_mean_has_no_median(cifm, workspace: Path) -> None:
     assert not Path("predicted").exists()
 
 
-def test_a_location_has_no_effect_on_the_others(cifm, workspace: Path) -> None:
+def test_a_location_has_no_effect_on_the_others(cifm, random_run: None) -> None:
     x, y = ad.read_h5ad("prepared/tissue.h5ad").obsm[keys.SPATIAL][100]
-    lonely = places("one.csv", "x_um,y_um", f"{x + 3},{y}")
-    crowded = places("many.csv", "x,y", f"{x + 3},{y}", f"{x + 4},{y + 1}", f"{x + 3},{y}", f"{x - 5},{y}")
-    for path in (lonely, crowded):
+    alone = write_csv("one.csv", "x_um,y_um", f"{x + 3},{y}")
+    among_others = write_csv("many.csv", "x,y", f"{x + 3},{y}", f"{x + 4},{y + 1}", f"{x + 3},{y}", f"{x - 5},{y}")
+    for path in (alone, among_others):
         assert cifm("predict", "prepared/tissue.h5ad", "--at", path, "--out", path.with_suffix(".h5ad")).code == 0
     one, many = ad.read_h5ad("one.h5ad"), ad.read_h5ad("many.h5ad")
     assert many.obs_names.tolist() == ["place_1", "place_2", "place_3", "place_4"]
@@ -121,8 +109,8 @@ def test_locations_of_a_round_are_far_apart() -> None:
         (("x,y", "-9000,-9000"), "no cell of tissue is within"),
     ],
 )
-def test_unusable_locations(cifm, workspace: Path, lines: tuple[str, ...], message: str) -> None:
-    code, out, err = cifm("predict", "prepared/tissue.h5ad", "--at", places("p.csv", *lines))
+def test_unusable_locations(cifm, random_run: None, lines: tuple[str, ...], message: str) -> None:
+    code, out, err = cifm("predict", "prepared/tissue.h5ad", "--at", write_csv("p.csv", *lines))
     assert (code, out) == (1, "")
     assert err.startswith("error: ")
     assert message in err
@@ -130,7 +118,7 @@ def test_unusable_locations(cifm, workspace: Path, lines: tuple[str, ...], messa
     assert not Path("predicted").exists()
 
 
-def test_a_missing_file_of_locations(cifm, workspace: Path) -> None:
+def test_a_missing_file_of_locations(cifm, random_run: None) -> None:
     code, _, err = cifm("predict", "prepared/tissue.h5ad", "--at", "none.csv")
     assert code == 1
     assert "error: --at none.csv: not a readable CSV file" in err

@@ -172,7 +172,7 @@ def test_full_disk_leaves_the_old_slide(cifm: Callable[..., Any], xenium_downloa
     assert (tmp_path / "tissue.h5ad").read_bytes() == before
 
 
-def test_options_are_the_contract() -> None:
+def test_prepare_has_these_options() -> None:
     from typer.main import get_command
 
     from cifm_cli.app import app

@@ -1,4 +1,4 @@
-"""`cifm simulate` as users type it: the files it writes, and the errors it gives."""
+"""`cifm simulate`: the files it writes, and its error messages."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from builders import save_random_run
 
 from cifm_cli.app import main
 from cifm_cli.data.slide import open_slide
-from cifm_cli.model.checkpoint import MODEL_FILE, save_checkpoint
-from cifm_cli.model.ensemble import Ensemble
-from cifm_cli.provenance import seeded_torch
-from cifm_cli.recipe import parse
 
 FILES = {
     "simulation.json", "composition.csv", "transitions.csv", "trajectory.h5ad", "report.html",
@@ -31,15 +27,8 @@ QUICK = ("--max-cells", "300", "--steps", "2", "--share", "0.2", "--backend", "t
 @pytest.fixture(scope="module")
 def run_folder(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose network has random weights on top of an average of the neighbours."""
-    slide = open_slide(prepared_synthetic)
-    recipe = parse({"model": {"width": 8, "encoder_layers": 1, "decoder_layers": 1}}, "test")
-    with seeded_torch(0, "network"):
-        network = Ensemble(slide.num_genes, recipe)
-        for weight in network.parameters():
-            weight.data.add_(0.05 * torch.randn_like(weight))
-    folder = tmp_path_factory.mktemp("run")
-    save_checkpoint(folder / MODEL_FILE, network, recipe, slide.gene_ids, {})
-    return folder
+    tables = {"model": {"width": 8, "encoder_layers": 1, "decoder_layers": 1}}
+    return save_random_run(tmp_path_factory.mktemp("run"), open_slide(prepared_synthetic), tables)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +62,8 @@ def read_csv(path: Path) -> pd.DataFrame:
     return pd.read_csv(path).astype({"num_cells": int, "share": float})
 
 
-def test_as_typed_in_a_workspace(cifm, workplace: Path, simulated: Path) -> None:
-    """A second run gives the same files, bit for bit where they hold no date, and the result on stdout."""
+def test_a_second_simulation_writes_the_same_files(cifm, workplace: Path, simulated: Path) -> None:
+    """Files without a date are equal bit for bit, and the result is printed as JSON."""
     code, out, err = cifm("simulate", "--inject", "T cells", "--count", 7, "--replicates", 2, *QUICK, "--json")
     assert code == 0
     assert {path.name for path in Path("simulation").iterdir()} == FILES
@@ -86,7 +75,7 @@ def test_as_typed_in_a_workspace(cifm, workplace: Path, simulated: Path) -> None
     assert "choose another one with --crop" in err
 
 
-def test_the_result(simulated: Path) -> None:
+def test_the_json_file_describes_the_simulation(simulated: Path) -> None:
     result = json.loads((simulated / "simulation.json").read_text(encoding="utf8"))
     assert result["injected"]["cell_type"] == "T cell"
     assert result["injected"]["count"] == 7
@@ -99,7 +88,7 @@ def test_the_result(simulated: Path) -> None:
     assert 0 < result["drift"] < 1
 
 
-def test_tables_add_up(simulated: Path) -> None:
+def test_the_tables_hold_every_cell_once(simulated: Path) -> None:
     rows = read_csv(simulated / "composition.csv")
     totals = rows.groupby(["arm", "replicate", "step"])
     assert totals["num_cells"].sum().unique().tolist() == [300]
@@ -112,7 +101,7 @@ def test_tables_add_up(simulated: Path) -> None:
     assert arrived.to_dict() == last.set_index("cell_type")["num_cells"].to_dict()
 
 
-def test_the_tissue_before_and_after(simulated: Path, workspace: Path) -> None:
+def test_the_trajectory_holds_the_tissue_before_and_after(simulated: Path, workspace: Path) -> None:
     tissue = ad.read_h5ad(simulated / "trajectory.h5ad")
     injected = tissue.obs["injected"].to_numpy()
     assert tissue.n_obs == 307
@@ -142,7 +131,7 @@ def test_only_an_earlier_simulation_is_replaced(cifm, workplace: Path, simulated
     assert Path("mine/thesis.tex").exists()
 
 
-def test_cells_of_a_reference(cifm, workplace: Path) -> None:
+def test_injected_cells_may_come_from_a_reference(cifm, workplace: Path) -> None:
     slide = ad.read_h5ad(next(Path("prepared").glob("*.h5ad")))
     reference = ad.AnnData(
         X=slide.X[:40] * 50, obs=pd.DataFrame({"kind": ["Odd cells"] * 10 + ["other"] * 30}, index=slide.obs_names[:40])
@@ -178,7 +167,7 @@ def test_cells_of_a_reference(cifm, workplace: Path) -> None:
         (("--inject", "tcell", "--backend", "abacus"), "abacus", "cifm backends"),
     ],
 )
-def test_mistakes_give_an_error_and_a_hint(
+def test_user_errors_are_one_line_and_a_hint(
     cifm, workplace: Path, options: tuple[str, ...], message: str, hint: str
 ) -> None:
     code, out, err = cifm("simulate", *options)

@@ -1,4 +1,4 @@
-"""The options of all commands are stored as data, so that a new or changed option appears in a review."""
+"""The options of all commands are stored in a golden file, so that a new or changed option appears in the diff."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typer.main import get_command
 
 from cifm_cli.app import app
 
-CONTRACT = {
+USED_IN_SCRIPTS = {
     "prepare": ["--out", "--name", "--platform", "--bin-um", "--condition", "--tissue", "--sample", "--json"],
     "train": ["--data", "--out", "--set", "--resume", "--init", "--backend", "--device", "--seed", "--json"],
     "evaluate": ["--model", "--region", "--geometry", "--save-predictions", "--out", "--json"],
@@ -20,8 +20,8 @@ CONTRACT = {
 }
 
 
-def surface() -> dict[str, dict[str, list[str]]]:
-    """Command to parameter name to its options and its default."""
+def collect_options() -> dict[str, dict[str, list[str]]]:
+    """Return, for each command and parameter, the options and the default."""
 
     def walk(command, path: str) -> None:
         for name, inner in getattr(command, "commands", {}).items():
@@ -36,18 +36,18 @@ def surface() -> dict[str, dict[str, list[str]]]:
     return dict(sorted(options.items()))
 
 
-def test_the_surface_is_as_frozen(golden) -> None:
-    computed = surface()
+def test_the_options_match_the_golden_file(golden) -> None:
+    computed = collect_options()
     assert computed == golden("cli_options", computed), "if this change is intended: pytest tests/cli --regenerate"
 
 
-@pytest.mark.parametrize("command", sorted(CONTRACT))
-def test_the_names_that_scripts_rely_on(command: str) -> None:
-    typed = {word for words in surface()[command].values() for word in words}
-    assert set(CONTRACT[command]) <= typed
+@pytest.mark.parametrize("command", sorted(USED_IN_SCRIPTS))
+def test_options_used_in_scripts_exist(command: str) -> None:
+    typed = {word for words in collect_options()[command].values() for word in words}
+    assert set(USED_IN_SCRIPTS[command]) <= typed
 
 
-def test_every_option_is_explained() -> None:
+def test_every_option_has_a_help_text() -> None:
     def walk(command, path: str) -> list[str]:
         inner = [hit for name, sub in getattr(command, "commands", {}).items() for hit in walk(sub, f"{path} {name}")]
         return inner + [
@@ -59,6 +59,6 @@ def test_every_option_is_explained() -> None:
     assert walk(get_command(app), "cifm") == []
 
 
-def test_every_command_is_explained() -> None:
+def test_every_command_has_a_help_text() -> None:
     group = get_command(app)
     assert [name for name, command in group.commands.items() if not command.help] == []

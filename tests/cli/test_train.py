@@ -19,13 +19,6 @@ SMALL = (
 )
 
 
-@pytest.fixture
-def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def first_run(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose weights other runs start from."""
@@ -79,7 +72,7 @@ def test_resume_continues_the_latest_run(cifm: Callable, workspace: Path) -> Non
         (["demo", "--device", "warp"], "--device warp", "--device auto"),
     ],
 )
-def test_mistakes_are_reported_in_one_line_with_a_hint(
+def test_user_errors_are_one_line_and_a_hint(
     cifm: Callable, workspace: Path, words: list[str], message: str, hint: str
 ) -> None:
     outcome = cifm("train", *words)

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from builders import mask_cells
 from scipy.sparse import csr_matrix
 
 from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.slide import slide_from_arrays
-from cifm_cli.data.tiles import Tile
 from cifm_cli.model.heads import ResidualHead
-from cifm_cli.model.masking import mask_tile
 from cifm_cli.model.network import Network
-from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.recipe import parse
 
 if TYPE_CHECKING:
@@ -45,8 +43,7 @@ def test_network_numbers(form: str, golden: Callable[[str, object], object]) -> 
         if isinstance(network.head, ResidualHead):
             profiles = network.head.states.profiles
             profiles.copy_(torch.arange(profiles.numel(), dtype=torch.float64).reshape(profiles.shape) % 7)
-    tile = Tile(np.arange(NUM_CELLS), np.arange(NUM_CELLS), grid, np.zeros(NUM_CELLS))
-    ready = mask_tile(slide, tile, np.array([7, 14]), match_panel(slide, slide.gene_ids), recipe, torch.float64)
+    ready = mask_cells(slide, np.array([7, 14]), recipe, torch.float64)
     with torch.no_grad():
         output = network(TorchBackend(), ready)
     outputs = {name: values for name, values in output._asdict().items() if values is not None and name != "profiles"}

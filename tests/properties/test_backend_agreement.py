@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import add_noise, available_backend, mask_cells
 
-import cifm_backends
 from cifm_backends.base import Backend
 from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.slide import slide_from_arrays
-from cifm_cli.data.tiles import Tile
-from cifm_cli.model.masking import MaskedTile, mask_tile
+from cifm_cli.model.masking import MaskedTile
 from cifm_cli.model.network import Network
-from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import Recipe, parse
 
@@ -43,21 +41,14 @@ SHORT = {
 }
 
 
-def loaded(name: str) -> Backend:
-    status = cifm_backends.available()[name]
-    if status.backend is None:
-        pytest.skip(status.problem)
-    return status.backend
-
-
 def tissues() -> dict[str, np.ndarray]:
     """Positions of cells in micrometres; the radius is 20."""
     generator = numpy_generator(0, "agreement")
     return {
         "random": generator.uniform(0, 90, (60, 2)),
-        "all in one place": np.zeros((12, 2)),
-        "nobody near": np.arange(10.0)[:, None] * [50.0, 0.0],
-        "two in one place": np.repeat(generator.uniform(0, 40, (9, 2)), 2, axis=0),
+        "all at one position": np.zeros((12, 2)),
+        "no neighbours": np.arange(10.0)[:, None] * [50.0, 0.0],
+        "two at each position": np.repeat(generator.uniform(0, 40, (9, 2)), 2, axis=0),
     }
 
 
@@ -67,30 +58,27 @@ def ready_tiles(recipe: Recipe, dtype: torch.dtype) -> Iterator[tuple[str, Maske
         counts = numpy_generator(1, name).poisson(1.5, (len(xy_um), len(GENES)))
         counts[1] = 0
         slide = slide_from_arrays(name, xy_um, counts, GENES, 20.0)
-        everything = np.arange(len(xy_um))
-        tile = Tile(everything, everything, xy_um, np.zeros(len(xy_um)))
-        yield name, mask_tile(slide, tile, np.array([3, 5]), match_panel(slide, GENES), recipe, dtype)
+        yield name, mask_cells(slide, np.array([3, 5]), recipe, dtype)
 
 
 def differentiate(network: Network, backend: Backend, tile: MaskedTile) -> dict[str, torch.Tensor]:
     """Outputs, and the gradient of a fixed scalar of them in every parameter."""
-    answers = {name: values for name, values in network(backend, tile)._asdict().items() if values is not None}
+    outputs = {name: values for name, values in network(backend, tile)._asdict().items() if values is not None}
     weights = dict(network.named_parameters())
-    total = sum((values * torch.linspace(-1, 1, values.numel()).view_as(values)).sum() for values in answers.values())
+    total = sum((values * torch.linspace(-1, 1, values.numel()).view_as(values)).sum() for values in outputs.values())
     grads = torch.autograd.grad(total, list(weights.values()), materialize_grads=True)
-    return {name: values.detach() for name, values in (answers | dict(zip(weights, grads, strict=True))).items()}
+    return {name: values.detach() for name, values in (outputs | dict(zip(weights, grads, strict=True))).items()}
 
 
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=str)
 def test_one_checkpoint_gives_one_output(name: str, dtype: torch.dtype, allowed: float) -> None:
-    backend = loaded(name)
+    backend = available_backend(name)
     for form, content in FORMS.items():
         recipe = parse(content, form)
         with seeded_torch(0, "network"):
             network = Network(len(GENES), recipe).to(dtype)
-            for weight in network.parameters():
-                weight.data.add_(0.1 * torch.randn_like(weight))
+            add_noise(network, 0.1)
         for tissue, tile in ready_tiles(recipe, dtype):
             wanted = differentiate(network, TorchBackend(), tile)
             for part, found in differentiate(network, backend, tile).items():
@@ -123,11 +111,11 @@ def curve(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_fifty_steps_give_the_same_losses(
     name: str, curve: Callable[[str, str], np.ndarray], record_property: Callable[[str, object], None]
 ) -> None:
-    loaded(name)
+    available_backend(name)
     for form in FORMS:
         wanted, found = curve("torch", form), curve(name, form)
         assert len(wanted) == 50
-        assert wanted[-10:].mean() < wanted[:10].mean(), "nothing was learned: the law says nothing"
+        assert wanted[-10:].mean() < wanted[:10].mean(), "the loss did not fall, so nothing is tested"
         apart = float(np.abs(found / wanted - 1).max())
         record_property(f"{form}: largest relative difference", apart)
         sys.stderr.write(f"{name}, {form}: largest relative difference of a loss in 50 steps {apart:.1e}\n")
@@ -141,7 +129,7 @@ def test_members_trained_in_parallel_equal_members_trained_in_turn(
     """Two members share a tile, its graph and the backend; training them in parallel must not change the result."""
     from cifm_cli.app import main
 
-    loaded(name)
+    available_backend(name)
     monkeypatch.chdir(tmp_path)
     settings = {**SHORT, "objective.name": "residual", "model.members": 2, "model.dropout": 0.2, "train.steps": 8}
     words = ["train", "demo", "--data", str(prepared_synthetic.parent), f"--backend={name}"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from builders import available_backend
 
 import cifm_backends
 from cifm_backends.base import EdgeTerms, EdgeValues, Graph, Messages, NodeTerms
@@ -19,23 +20,17 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from cifm_backends.base import Backend
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 REGISTERED = sorted(entry.name for entry in metadata.entry_points(group=cifm_backends.GROUP))
 
 
-def loaded(name: str) -> Backend:
-    status = cifm_backends.available()[name]
-    if status.backend is None:
-        pytest.skip(status.problem)
-    return status.backend
-
-
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.dgl if n == "dgl" else ()) for n in REGISTERED])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_check_passes(name: str, dtype: torch.dtype, record_property: Callable[[str, object], None]) -> None:
-    results = check(loaded(name), (dtype,))
+def test_every_backend_passes_the_conformance_checks(
+    name: str, dtype: torch.dtype, record_property: Callable[[str, object], None]
+) -> None:
+    results = check(available_backend(name), (dtype,))
     measured = [result for result in results if result.tolerance > 0]
     record_property("worst", str(max(measured, key=lambda result: result.error / result.tolerance)))
     assert not [str(result) for result in results if not result.passed]
@@ -43,7 +38,7 @@ def test_every_check_passes(name: str, dtype: torch.dtype, record_property: Call
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.dgl if n == "dgl" else ()) for n in REGISTERED])
 def test_gradients_pass_gradcheck(name: str) -> None:
-    backend = loaded(name)
+    backend = available_backend(name)
     case = next(case for case in all_cases() if case.name == "self loops")
     run = draw_case(backend, case, torch.float64, "cpu")
     leaves = tuple(value.requires_grad_() for value in run.inputs)
@@ -101,7 +96,7 @@ class Broken(TorchBackend):
         ("literal form: no gradient to edges", "literal form: gradient of carried"),
     ],
 )
-def test_a_mistake_fails_a_check(mistake: str, quantity: str) -> None:
+def test_every_mistake_fails_a_check(mistake: str, quantity: str) -> None:
     failures = [result for result in check(Broken(mistake), (torch.float64,)) if not result.passed]
     assert quantity in {result.quantity for result in failures}
     assert all(str(result).startswith("FAILED") for result in failures)

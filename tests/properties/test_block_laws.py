@@ -108,10 +108,10 @@ def test_bad_count_is_refused_in_any_block(tmp_path: Path, row: int, bad: float)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
-@given(st.integers(0, 29), st.sampled_from([-1, 12, 2**32 + 3]))
-def test_column_out_of_range_is_refused(tmp_path: Path, place: int, column: int) -> None:
+@given(position=st.integers(0, 29), column=st.sampled_from([-1, 12, 2**32 + 3]))
+def test_column_out_of_range_is_refused(tmp_path: Path, position: int, column: int) -> None:
     indices = np.tile(np.array([1, 5, 7], dtype=np.int64), 10)
-    indices[place] = column
+    indices[position] = column
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file["m/data"], file["m/indices"], file["m/indptr"] = np.ones(30), indices, np.arange(0, 31, 3)
     with h5py.File(tmp_path / "m.h5") as file:

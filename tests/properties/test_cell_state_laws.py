@@ -1,18 +1,14 @@
-"""Laws of distributions over cell states: proper scores, samples that follow the probabilities, and the leak rule."""
+"""Distributions over cell states: proper scores, samples that follow the probabilities, no dependence on hidden cells."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from scipy.sparse import csr_matrix
+from builders import load_random_model, replace_counts
 
-import cifm_backends
-from cifm_cli.data.slide import MemoryCounts, Slide, open_slide
+from cifm_cli.data.slide import Slide
 from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
 from cifm_cli.evaluation.folds import Fold, hidden_rows, make_folds
 from cifm_cli.evaluation.metrics.cell_states import (
@@ -31,32 +27,20 @@ from cifm_cli.evaluation.metrics.cell_states import (
 from cifm_cli.evaluation.predictors.base import ModelPredictor, predict_folds
 from cifm_cli.evaluation.report.tables import state_table
 from cifm_cli.inference.loaded_model import LoadedModel
-from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.states import fit_states
-from cifm_cli.provenance import numpy_generator, seeded_torch
-from cifm_cli.recipe import parse
+from cifm_cli.provenance import numpy_generator
 from cifm_cli.statistics.bootstrap import spatial_bootstrap
-from cifm_cli.statistics.scores import calibration_error, log_loss
 
 PARAMETERS = {"k": 32, "width": 1.0, "belief": 2.0}
 
 
 @pytest.fixture(scope="module")
-def slide(prepared_synthetic: Path) -> Slide:
-    return open_slide(prepared_synthetic)
-
-
-@pytest.fixture(scope="module")
 def model(slide: Slide) -> LoadedModel:
-    recipe = parse({"model": {"width": 16}, "objective": {"states": 6}, "data": {"tile_cells": 64}}, "test")
-    with seeded_torch(0, "network"):
-        network = Ensemble(slide.num_genes, recipe)
-        for weight in network.parameters():
-            weight.data.add_(0.05 * torch.randn_like(weight))
-    network.first.head.states.fill(*fit_states(slide.expression(slide.region("train"), 10_000.0), 6, seed=0))
-    checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
-    return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
+    tables = {"model": {"width": 16}, "objective": {"states": 6}, "data": {"tile_cells": 64}}
+    model = load_random_model(slide, tables)
+    states = fit_states(slide.expression(slide.region("train"), 10_000.0), 6, seed=0)
+    model.checkpoint.network.first.head.states.fill(*states)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +61,7 @@ def folds(dataset: EvaluationDataset) -> list[Fold]:
 
 
 def test_energy_score_by_hand() -> None:
-    # |3 - 1| and |7 - 1| average 4; the two draws are 4 apart
+    # |3 - 1| and |7 - 1| have the mean 4; the two draws differ by 4
     score = energy_score(np.array([[1.0]], dtype=np.float32), np.array([[[3.0], [7.0]]], dtype=np.float32))
     assert score.tolist() == [pytest.approx(4 - 4 / 2)]
 
@@ -88,15 +72,6 @@ def test_energy_score_prefers_the_true_distribution() -> None:
     targets = generator.choice([-1.0, 1.0], (4_000, 1)).astype(np.float32)
     both = generator.choice([-1.0, 1.0], (4_000, 8, 1)).astype(np.float32)
     assert energy_score(targets, both).mean() < energy_score(targets, np.zeros_like(both)).mean() - 0.3
-
-
-def test_log_loss_and_calibration_by_hand() -> None:
-    probability = np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32)
-    assert log_loss(probability, np.array([1, 0]), smallest=1e-9).tolist() == pytest.approx([-np.log(0.75), 0])
-    assert np.isfinite(log_loss(probability, np.array([0, 1]), smallest=1e-9)).all()
-    # one cell of 0.95 right, two of 0.55, one right: (0.05 + |1.1 - 1|) / 3
-    found = calibration_error(np.array([0.95, 0.55, 0.55]), np.array([True, True, False]))
-    assert found == pytest.approx((0.05 + 0.1) / 3)
 
 
 def test_states_are_sampled_with_their_probability(states: SlideStates, folds: list[Fold]) -> None:
@@ -122,44 +97,42 @@ def test_neighbours_are_sampled_with_their_weight(states: SlideStates, folds: li
 Distribution = Callable[[SlideStates, Fold], np.ndarray]
 
 
-def of_the_model(states: SlideStates, fold: Fold) -> np.ndarray:
+def predict_with_model(states: SlideStates, fold: Fold) -> np.ndarray:
     found = predict_folds(ModelPredictor("model", states.model), states.dataset, [fold], {}).states
     assert found is not None
     return found
 
 
-def of_the_neighbours(states: SlideStates, fold: Fold) -> np.ndarray:
+def predict_with_neighbours(states: SlideStates, fold: Fold) -> np.ndarray:
     return neighbour_frequencies(states, fold, neighbour_weights(states, fold, PARAMETERS), 2.0)
 
 
-def drawn_from_the_neighbours(states: SlideStates, fold: Fold) -> np.ndarray:
+def draw_from_neighbours(states: SlideStates, fold: Fold) -> np.ndarray:
     weights = neighbour_weights(states, fold, PARAMETERS)
-    return sample_neighbours(states, fold, weights, 2.0, 8, numpy_generator(0, "canary"))
+    return sample_neighbours(states, fold, weights, 2.0, 8, numpy_generator(0, "draw"))
 
 
-def drawn_from_the_training_cells(states: SlideStates, fold: Fold) -> np.ndarray:
+def draw_from_training_cells(states: SlideStates, fold: Fold) -> np.ndarray:
     probability = np.tile(states.training_frequency(fold).astype(np.float32), (len(fold.hidden), 1))
-    return sample_from_states(states, fold, probability, 8, numpy_generator(0, "canary"))
+    return sample_from_states(states, fold, probability, 8, numpy_generator(0, "draw"))
 
 
-def of_a_leaky_predictor(states: SlideStates, fold: Fold) -> np.ndarray:
-    """Leaks: raises the probability of the actual state a little."""
-    found = of_the_neighbours(states, fold)
+def predict_with_leak(states: SlideStates, fold: Fold) -> np.ndarray:
+    """A predictor that leaks: it raises the probability of the actual state by 0.001."""
+    found = predict_with_neighbours(states, fold)
     found[np.arange(len(fold.hidden)), states.state[fold.hidden]] += 1e-3
     return found
 
 
 def leaks(distribution: Distribution, states: SlideStates, fold: Fold) -> bool:
-    """Whether a distribution changes, in any bit, with the counts of the hidden cells."""
+    """Return whether any bit of a distribution changes with the counts of the hidden cells."""
     slide, rows = states.dataset.slide, fold.hidden
-    counts = slide.counts(np.arange(slide.num_cells)).toarray()
-    counts[rows] = numpy_generator(0, "canary").permutation(counts[rows].ravel()).reshape(len(rows), -1) * 3
-    other_slide = replace(slide, source=MemoryCounts(csr_matrix(counts)), total_counts=counts.sum(axis=1, dtype=float))
+    counts = slide.counts(rows).toarray()
+    permuted = numpy_generator(0, "hidden counts").permutation(counts.ravel()).reshape(counts.shape)
+    other_slide = replace_counts(slide, rows, permuted * 3)
     other = slide_states(open_dataset(other_slide, [states.model], 0), states.model)
     assert other is not None
-    assert (other.state[rows] != states.state[rows]).any(), (
-        "the hidden states must change for the test to mean anything"
-    )
+    assert (other.state[rows] != states.state[rows]).any(), "no hidden state has changed, so nothing is tested"
     return not np.array_equal(distribution(states, fold), distribution(other, fold))
 
 
@@ -167,17 +140,17 @@ def leaks(distribution: Distribution, states: SlideStates, fold: Fold) -> bool:
 @pytest.mark.parametrize(
     ("distribution", "is_leaky"),
     [
-        (of_the_model, False),
-        (of_the_neighbours, False),
-        (drawn_from_the_neighbours, False),
-        (drawn_from_the_training_cells, False),
-        (of_a_leaky_predictor, True),
+        (predict_with_model, False),
+        (predict_with_neighbours, False),
+        (draw_from_neighbours, False),
+        (draw_from_training_cells, False),
+        (predict_with_leak, True),
     ],
 )
 def test_no_distribution_depends_on_hidden_cells(
     states: SlideStates, distribution: Distribution, region: str, *, is_leaky: bool
 ) -> None:
-    """Leak rule, and a test that a leak is caught."""
+    """Only the predictor that leaks depends on the counts of the hidden cells."""
     cells = states.dataset.slide.region(region)
     hidden = np.sort(numpy_generator(0, "hidden").permutation(cells)[: len(cells) // 4])
     assert leaks(distribution, states, Fold(0, np.setdiff1d(cells, hidden), hidden)) == is_leaky
@@ -188,7 +161,7 @@ def test_without_training_cells_the_visible_ones_are_used(states: SlideStates) -
     fold = Fold(0, slide.region("test"), slide.region("train"), "whole")
     assert np.array_equal(states.training_rows(fold), states.visible_rows(fold))
     assert states.training_frequency(fold).sum() == pytest.approx(1)
-    assert np.isin(drawn_from_the_training_cells(states, fold), fold.visible).all()
+    assert np.isin(draw_from_training_cells(states, fold), fold.visible).all()
 
 
 def test_evaluation_of_states(
@@ -214,14 +187,18 @@ def test_evaluation_of_states(
     assert set(facts["predictors"]["neighbours"]["tuned"]) == {"k", "width", "belief"}
 
 
-def by_hand(log_loss: float, energy: float) -> StateScore:
+def constant_score(log_loss: float, energy: float) -> StateScore:
     cells = {"log_loss": np.full(16, log_loss), "energy_score": np.full(16, energy)}
     return StateScore(cells, np.full(16, 0.5), np.arange(16) % 2 == 0)
 
 
 def test_the_reference_is_the_better_one_for_each_score() -> None:
-    scores = {"model": by_hand(3.2, 5.0), "neighbours": by_hand(3.7, 4.0), "training_frequency": by_hand(3.3, 6.0)}
-    grid = 300.0 * np.stack(np.divmod(np.arange(16), 4), axis=1)  # each cell in a block of its own
+    scores = {
+        "model": constant_score(3.2, 5.0),
+        "neighbours": constant_score(3.7, 4.0),
+        "training_frequency": constant_score(3.3, 6.0),
+    }
+    grid = 300.0 * np.stack(np.divmod(np.arange(16), 4), axis=1)  # one block per cell
     result = StateResult(6, scores, np.zeros((16, 1), dtype=np.float32), spatial_bootstrap(grid, 20.0, 0))
     paired = result.facts()["paired"]
     assert paired["log_loss"] == {

@@ -1,15 +1,12 @@
-"""Laws of folds in a piece of a large region: it is compact, and its margin contains every cell that matters."""
+"""Folds in a part of a large region: the part is compact, and its margin contains every cell with an effect on it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
+from builders import load_random_model
 from scipy.sparse import csr_matrix
 
-import cifm_backends
 from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
@@ -18,17 +15,14 @@ from cifm_cli.evaluation.folds import Fold, make_folds, make_folds_around, rows_
 from cifm_cli.evaluation.predictors.base import BaselinePredictor, ModelPredictor
 from cifm_cli.evaluation.predictors.registry import all_baselines
 from cifm_cli.inference.loaded_model import LoadedModel
-from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.ensemble import Ensemble
-from cifm_cli.provenance import numpy_generator, seeded_torch
-from cifm_cli.recipe import parse
+from cifm_cli.provenance import numpy_generator
 
 SEED, GENES, RADIUS_UM, NUM_SCORED = 5, 4, 6.0, 100
 
 
 @pytest.fixture(scope="module")
 def slide() -> Slide:
-    """Six thousand cells on 1,000 x 300 um, in the order of a prepared slide: left of the middle train, then the others."""
+    """Six thousand cells on 1,000 x 300 um, in the order of a prepared slide; the regions are three strips along x."""
     generator = numpy_generator(SEED)
     xy_um = generator.random((6_000, 2)) * [1_000, 300]
     xy_um = xy_um[hilbert_order(xy_um)]
@@ -39,13 +33,7 @@ def slide() -> Slide:
 
 @pytest.fixture(scope="module")
 def model(slide: Slide) -> LoadedModel:
-    recipe = parse({"model": {"width": 16}, "data": {"tile_cells": 64}}, "test")
-    with seeded_torch(0, "network"):
-        network = Ensemble(GENES, recipe)
-        for weight in network.parameters():
-            weight.data.add_(0.05 * torch.randn_like(weight))
-    checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
-    return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
+    return load_random_model(slide, {"model": {"width": 16}, "data": {"tile_cells": 64}})
 
 
 @pytest.fixture
@@ -67,7 +55,7 @@ def plan(dataset: EvaluationDataset, geometry: str, region: str) -> FoldPlan:
 @pytest.mark.usefixtures("too_large")
 @pytest.mark.parametrize("region", ["test", "train", "all"])
 @pytest.mark.parametrize("geometry", ["scattered", "region"])
-def test_scored_cells_are_one_compact_piece_in_several_folds(
+def test_scored_cells_are_one_compact_part_in_several_folds(
     dataset: EvaluationDataset, geometry: str, region: str
 ) -> None:
     found = plan(dataset, geometry, region)
@@ -76,16 +64,16 @@ def test_scored_cells_are_one_compact_piece_in_several_folds(
     assert NUM_SCORED // 2 < len(scored) == len(np.unique(scored)) <= NUM_SCORED
     assert not np.isin(tuned, scored).any()
     rows = dataset.slide.region(region)
-    place = np.searchsorted(rows, scored)
-    assert np.array_equal(rows[place], scored)
-    assert np.ptp(place) < PIECE_FACTOR * NUM_SCORED + (len(tuned) if region == "all" else 0)
+    position = np.searchsorted(rows, scored)
+    assert np.array_equal(rows[position], scored)
+    assert np.ptp(position) < PIECE_FACTOR * NUM_SCORED + (len(tuned) if region == "all" else 0)
     assert [fold.number for fold in found.scored] == list(range(len(found.scored)))
     for fold in [*found.tuning, *found.scored]:
         assert not np.isin(fold.hidden, fold.visible).any()
 
 
 @pytest.mark.usefixtures("too_large")
-def test_a_number_of_folds_means_folds_of_the_whole_region(dataset: EvaluationDataset) -> None:
+def test_folds_of_a_given_number_are_folds_of_the_whole_region(dataset: EvaluationDataset) -> None:
     named = FoldPlanner(dataset, "test", "validation", 3).plan("scattered").scored
     whole = make_folds("scattered", dataset.slide.xy_um, dataset.slide.region("test"), RADIUS_UM, SEED)[:3]
     assert all(np.array_equal(one.visible, other.visible) for one, other in zip(named, whole, strict=True))
@@ -96,7 +84,7 @@ def test_a_number_of_folds_means_folds_of_the_whole_region(dataset: EvaluationDa
 def test_cells_beyond_the_margin_change_no_prediction(
     dataset: EvaluationDataset, model: LoadedModel, geometry: str
 ) -> None:
-    """All other cells of the region are made visible, and the predictions stay the same."""
+    """Predictions stay the same if all cells beyond the margin become visible."""
     rows = dataset.slide.region("test")
     fold = plan(dataset, geometry, "test").scored[0]
     far = np.setdiff1d(rows, rows_within(dataset.slide.xy_um, fold.hidden, rows, dataset.margin_um(geometry) * 2))
@@ -109,7 +97,7 @@ def test_cells_beyond_the_margin_change_no_prediction(
 
 
 @pytest.mark.parametrize("geometry", ["scattered", "region"])
-def test_cells_of_the_margin_are_hidden_as_those_of_the_piece(slide: Slide, geometry: str) -> None:
+def test_cells_of_the_margin_are_hidden_like_the_scored_ones(slide: Slide, geometry: str) -> None:
     rows = slide.region("test")
     core = rows[500:700]
     near = rows_within(slide.xy_um, core, rows, 50.0)
@@ -131,12 +119,12 @@ def test_examples_of_a_large_region_are_spread_over_it(
 ) -> None:
     whole = list(dataset._draw_examples("scattered", dataset.slide.region("train"), dataset.gene_stats, 100))
     monkeypatch.setattr("cifm_cli.evaluation.dataset.MAX_TRAINING_COUNTS", 0)
-    pieces = list(dataset._draw_examples("scattered", dataset.slide.region("train"), dataset.gene_stats, 100))
-    places_um = np.concatenate([example.xy_um for example in pieces])
-    assert len(places_um) == sum(len(example.xy_um) for example in whole) == 100
-    assert np.ptp(places_um[:, 0]) > 200
-    assert places_um[:, 0].max() <= 400
-    for example in pieces:
+    parts = list(dataset._draw_examples("scattered", dataset.slide.region("train"), dataset.gene_stats, 100))
+    xy_um = np.concatenate([example.xy_um for example in parts])
+    assert len(xy_um) == sum(len(example.xy_um) for example in whole) == 100
+    assert np.ptp(xy_um[:, 0]) > 200
+    assert xy_um[:, 0].max() <= 400
+    for example in parts:
         assert len(example.visible.xy_um) < len(whole[0].visible.xy_um)
         assert not (example.xy_um[:, None] == example.visible.xy_um[None]).all(axis=2).any()
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from builders import load_random_model
 
-import cifm_backends
 from cifm_cli.data.counts_source import MemoryCounts
-from cifm_cli.data.slide import Slide, open_slide
+from cifm_cli.data.slide import Slide
 from cifm_cli.inference import encode
 from cifm_cli.inference.encode import encode_cells
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.inference.predict import add_locations, predict_cells
 from cifm_cli.inference.predict_slide import predict_blocks
-from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.ensemble import Ensemble
-from cifm_cli.provenance import numpy_generator, seeded_torch
-from cifm_cli.recipe import parse
+from cifm_cli.provenance import numpy_generator
 
 FORMS = {
     "factored": {"model": {"width": 16}},
@@ -34,13 +29,7 @@ FORMS = {
 
 
 def make_model(slide: Slide, form: str, tile_cells: int, backend: str = "torch") -> LoadedModel:
-    recipe = parse({**FORMS[form], "data": {"tile_cells": tile_cells}}, form)
-    with seeded_torch(0, "network"):
-        network = Ensemble(slide.num_genes, recipe)
-        for weight in network.parameters():
-            weight.data.add_(0.05 * torch.randn_like(weight))
-    checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
-    return LoadedModel(checkpoint, cifm_backends.select(backend, "cpu"), torch.device("cpu"))
+    return load_random_model(slide, {**FORMS[form], "data": {"tile_cells": tile_cells}}, backend)
 
 
 def relative(first: np.ndarray, second: np.ndarray) -> float:
@@ -48,8 +37,7 @@ def relative(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_tiles_give_the_results_of_the_whole_slide(prepared_synthetic: Path, form: str) -> None:
-    slide = open_slide(prepared_synthetic)
+def test_tiles_give_the_results_of_the_whole_slide(slide: Slide, form: str) -> None:
     everything = np.arange(slide.num_cells)
     hidden = np.sort(numpy_generator(0, "hidden").choice(everything, 60, replace=False))
     whole, tiled = make_model(slide, form, 100_000), make_model(slide, form, 50)
@@ -63,9 +51,8 @@ def test_tiles_give_the_results_of_the_whole_slide(prepared_synthetic: Path, for
 
 @pytest.mark.parametrize("form", ["deep", "flat"])
 def test_the_tiles_of_a_backend_without_stored_edges_give_the_results_of_the_whole_slide(
-    prepared_synthetic: Path, form: str, monkeypatch: pytest.MonkeyPatch
+    slide: Slide, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slide = open_slide(prepared_synthetic)
     model = make_model(slide, form, 16, "fused")
     whole = encode_cells(model, slide, "microenvironment")
     assert encode.core_cells(model) > slide.num_cells
@@ -74,10 +61,7 @@ def test_the_tiles_of_a_backend_without_stored_edges_give_the_results_of_the_who
     assert apart < 1e-6, f"relative error {apart:.2e}"
 
 
-def test_each_layer_runs_on_the_cells_that_reach_the_core(
-    prepared_synthetic: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slide = open_slide(prepared_synthetic)
+def test_each_layer_runs_on_the_cells_that_reach_the_core(slide: Slide, monkeypatch: pytest.MonkeyPatch) -> None:
     model, core = make_model(slide, "deep", 50), np.arange(200, 250)
     monkeypatch.setattr(encode, "chunks", lambda *_: [core])
     sizes = []
@@ -92,8 +76,7 @@ def test_each_layer_runs_on_the_cells_that_reach_the_core(
     assert sizes == hops[::-1]
 
 
-def test_two_levels_together_equal_each_level_alone(prepared_synthetic: Path) -> None:
-    slide = open_slide(prepared_synthetic)
+def test_two_levels_together_equal_each_level_alone(slide: Slide) -> None:
     model, rows = make_model(slide, "factored", 60), np.arange(100, 400)
     blocks = list(encode.encode_blocks(model, slide, ["microenvironment", "cell"], rows))
     assert np.array_equal(np.concatenate([block.rows for block in blocks]), rows)
@@ -102,9 +85,8 @@ def test_two_levels_together_equal_each_level_alone(prepared_synthetic: Path) ->
         assert relative(together, encode_cells(model, slide, level, rows)) < 1e-6
 
 
-def test_blocks_equal_rounds_over_the_whole_slide(prepared_synthetic: Path) -> None:
-    """All rounds of one tile after the other give the results of all tiles in one round after the other."""
-    slide = open_slide(prepared_synthetic)
+def test_blocks_equal_rounds_over_the_whole_slide(slide: Slide) -> None:
+    """Predicting tile by tile, all rounds of a tile at once, gives the results of predicting round by round."""
     model = make_model(slide, "factored", 90)
     blocks = list(predict_blocks(model, slide, seed=3))
     assert np.array_equal(np.concatenate([rows for rows, _ in blocks]), np.arange(slide.num_cells))
@@ -116,8 +98,7 @@ def test_blocks_equal_rounds_over_the_whole_slide(prepared_synthetic: Path) -> N
         assert relative(expressed[hidden], expected.expressed) < 1e-6
 
 
-def test_predictions_are_in_the_order_of_the_queries(prepared_synthetic: Path) -> None:
-    slide = open_slide(prepared_synthetic)
+def test_predictions_are_in_the_order_of_the_queries(slide: Slide) -> None:
     model = make_model(slide, "factored", 50)
     queries = np.array([40, 3, 500, 4])
     shuffled = predict_cells(model, slide, np.arange(slide.num_cells), queries)
@@ -125,9 +106,8 @@ def test_predictions_are_in_the_order_of_the_queries(prepared_synthetic: Path) -
     assert np.array_equal(shuffled.mean, ordered.mean[np.argsort(np.argsort(queries))])
 
 
-def test_hidden_counts_have_no_effect(prepared_synthetic: Path) -> None:
+def test_hidden_counts_have_no_effect(slide: Slide) -> None:
     """Other counts in the hidden cells give the same prediction, bit for bit."""
-    slide = open_slide(prepared_synthetic)
     model, everything = make_model(slide, "factored", 100), np.arange(slide.num_cells)
     hidden = np.arange(30, 300, 7)
     counts = slide.source.matrix.tolil()
@@ -140,8 +120,7 @@ def test_hidden_counts_have_no_effect(prepared_synthetic: Path) -> None:
     assert np.array_equal(first.expressed, second.expressed)
 
 
-def test_a_free_location_is_inferred_like_a_hidden_cell_there(prepared_synthetic: Path) -> None:
-    slide = open_slide(prepared_synthetic)
+def test_a_free_location_is_inferred_like_a_hidden_cell_there(slide: Slide) -> None:
     model, cell = make_model(slide, "factored", 100), np.array([123])
     others = np.setdiff1d(np.arange(slide.num_cells), cell)
     larger, rows = add_locations(slide, slide.xy_um[cell])

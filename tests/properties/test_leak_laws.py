@@ -1,17 +1,15 @@
-"""Leak rule: no prediction depends on the hidden cells, and no cell is both tuned on and scored."""
+"""No prediction depends on the hidden cells, and no cell is used for both tuning and scoring."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from builders import load_random_model, replace_counts
 from scipy.sparse import csr_matrix
 
-import cifm_backends
-from cifm_cli.data.slide import MemoryCounts, Slide, open_slide, slide_from_arrays
+from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
 from cifm_cli.evaluation.examples import Example, TrainingFolds
@@ -23,33 +21,19 @@ from cifm_cli.evaluation.predictors.registry import all_baselines
 from cifm_cli.evaluation.predictors.regression import Blend
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.inference.prediction import Prediction
-from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.ensemble import Ensemble
-from cifm_cli.provenance import numpy_generator, seeded_torch
-from cifm_cli.recipe import parse
+from cifm_cli.provenance import numpy_generator
 
 SEED = 3
 
 
 @pytest.fixture(scope="module")
-def slide(prepared_synthetic: Path) -> Slide:
-    return open_slide(prepared_synthetic)
-
-
-@pytest.fixture(scope="module")
 def model(slide: Slide) -> LoadedModel:
-    recipe = parse({"model": {"width": 16}, "data": {"tile_cells": 64}}, "test")
-    with seeded_torch(0, "network"):
-        network = Ensemble(slide.num_genes, recipe)
-        for weight in network.parameters():
-            weight.data.add_(0.05 * torch.randn_like(weight))
-    checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
-    return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
+    return load_random_model(slide, {"model": {"width": 16}, "data": {"tile_cells": 64}})
 
 
 @dataclass(frozen=True)
 class LeakyMean:
-    """Leaks: mixes a little of the hidden cells into the training mean."""
+    """A predictor that leaks: it adds a small multiple of the hidden expression to the training mean."""
 
     name: str = "leaky_mean"
 
@@ -57,14 +41,14 @@ class LeakyMean:
         return [{}]
 
     def predict(self, dataset: EvaluationDataset, fold: Fold, _parameters: Parameters) -> Prediction:
-        own = dataset.slide.expression(fold.hidden, dataset.target_sum)[:, dataset.columns].toarray()
-        mean = (dataset.gene_stats.mean + 1e-4 * own).astype(np.float32)
+        hidden = dataset.slide.expression(fold.hidden, dataset.target_sum)[:, dataset.columns].toarray()
+        mean = (dataset.gene_stats.mean + 1e-4 * hidden).astype(np.float32)
         return Prediction(mean, np.minimum(mean, 1))
 
 
 @dataclass(frozen=True)
 class DepthReader(LeakyMean):
-    """Leaks: scales the training mean by the depth of the hidden cell."""
+    """A predictor that leaks: it scales the training mean by the depth of the hidden cell."""
 
     name: str = "depth_reader"
 
@@ -76,29 +60,25 @@ class DepthReader(LeakyMean):
 
 @dataclass(frozen=True)
 class LeakyTraining(BaselinePredictor):
-    """Leaks: fits a baseline on the very cells that are scored."""
+    """A predictor that leaks: it fits a baseline to the cells that are scored."""
 
     def predict(self, dataset: EvaluationDataset, fold: Fold, _parameters: Parameters) -> Prediction:
         visible, xy_um = dataset.visible_cells(fold), dataset.slide.xy_um[fold.hidden]
-        own = dataset.slide.expression(fold.hidden, dataset.target_sum)[:, dataset.columns]
+        hidden = dataset.slide.expression(fold.hidden, dataset.target_sum)[:, dataset.columns]
         counts = dataset.slide.counts(fold.hidden)[:, dataset.columns]
-        examples = TrainingFolds(lambda: [Example(visible, xy_um, own, counts)], visible.gene_stats)
+        examples = TrainingFolds(lambda: [Example(visible, xy_um, hidden, counts)], visible.gene_stats)
         return examples.fitted(self.baseline).predict(visible, xy_um)
 
 
 def with_other_hidden_cells(slide: Slide, hidden: np.ndarray) -> Slide:
-    """The slide with the counts of the hidden cells permuted, across genes and among themselves, and other depths."""
-    generator = numpy_generator(SEED, "canary")
-    counts = slide.source.matrix.tolil()
-    block = counts[hidden].toarray()
-    counts[hidden] = generator.permuted(generator.permutation(block, axis=0), axis=1) * 3
-    total_counts = slide.total_counts.copy()
-    total_counts[hidden] = np.asarray(counts[hidden].sum(axis=1)).ravel()
-    return replace(slide, source=MemoryCounts(counts.tocsr()), total_counts=total_counts)
+    """Return the slide with the counts of the hidden cells permuted across cells and genes, and tripled."""
+    generator = numpy_generator(SEED, "hidden counts")
+    permuted = generator.permutation(slide.source.matrix[hidden].toarray(), axis=0)
+    return replace_counts(slide, hidden, generator.permuted(permuted, axis=1) * 3)
 
 
 def leaks(predictor: Predictor, dataset: EvaluationDataset, fold: Fold) -> bool:
-    """Whether a prediction changes, in any bit, with the counts of the cells that it infers."""
+    """Return whether any bit of a prediction changes with the counts of the hidden cells."""
     other = replace(dataset, slide=with_other_hidden_cells(dataset.slide, fold.hidden))
     parameters = predictor.parameter_grid()[0]
     first, second = (predictor.predict(tissue, fold, parameters) for tissue in (dataset, other))
@@ -138,7 +118,7 @@ def test_no_prediction_depends_on_hidden_cells(slide: Slide, model: LoadedModel,
 
 
 @pytest.mark.parametrize(("geometry", "region"), [("scattered", "train"), ("scattered", "all"), ("region", "train")])
-def test_no_prediction_depends_on_hidden_cells_of_a_piece(
+def test_no_prediction_depends_on_hidden_cells_of_part_of_a_region(
     slide: Slide, model: LoadedModel, geometry: str, region: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cifm_cli.evaluation.fold_plan.MAX_VISIBLE_COUNTS", 0)
@@ -155,13 +135,15 @@ def test_no_prediction_depends_on_hidden_cells_of_a_piece(
 @pytest.mark.parametrize(
     "predictor", [LeakyMean(), DepthReader(), LeakyTraining(Blend())], ids=lambda predictor: predictor.name
 )
-def test_a_leak_is_caught(slide: Slide, model: LoadedModel, predictor: Predictor, geometry: str, region: str) -> None:
+def test_a_leak_is_detected(slide: Slide, model: LoadedModel, predictor: Predictor, geometry: str, region: str) -> None:
     dataset = open_dataset(slide, [model], SEED)
     assert leaks(predictor, dataset, scored_folds(dataset, geometry, region)[0])
 
 
 @pytest.mark.parametrize(("geometry", "region"), CASES)
-def test_no_cell_is_both_tuned_on_and_scored(slide: Slide, model: LoadedModel, geometry: str, region: str) -> None:
+def test_no_cell_is_used_for_both_tuning_and_scoring(
+    slide: Slide, model: LoadedModel, geometry: str, region: str
+) -> None:
     dataset = open_dataset(slide, [model], SEED)
     plan = FoldPlanner(dataset, region, "validation").plan(geometry)
     tuned, scored = (np.concatenate([fold.hidden for fold in folds]) for folds in (plan.tuning, plan.scored))
@@ -186,7 +168,7 @@ def test_tuning_does_not_depend_on_scored_cells(slide: Slide, model: LoadedModel
 
 
 @pytest.mark.parametrize("geometry", ["scattered", "region"])
-def test_cells_tuned_on_in_the_scored_region_are_not_scored(slide: Slide, model: LoadedModel, geometry: str) -> None:
+def test_tuning_cells_in_the_scored_region_are_not_scored(slide: Slide, model: LoadedModel, geometry: str) -> None:
     dataset = open_dataset(replace(slide, split=np.where(slide.split == 1, 0, slide.split)), [model], SEED)
     plan = FoldPlanner(dataset, "train", "train").plan(geometry)
     tuned, scored = hidden_rows(plan.tuning), hidden_rows(plan.scored)
@@ -209,7 +191,7 @@ def test_a_fold_too_large_for_memory_is_scored_in_part(
     assert np.array_equal(fold.visible, whole.visible)
 
 
-def test_a_region_hidden_altogether_is_predicted_from_the_other_regions_without_the_buffer(
+def test_a_hidden_region_is_predicted_from_the_other_regions_without_the_buffer(
     slide: Slide, model: LoadedModel
 ) -> None:
     buffered = replace(slide, split=np.where(np.arange(slide.num_cells) % 7 == 0, 3, slide.split).astype(np.int8))
@@ -240,7 +222,7 @@ def test_scattered_hides_a_twentieth(slide: Slide) -> None:
 
 
 def grid_of_cells() -> Slide:
-    """A square kilometre with a cell every 20 um."""
+    """Return a square of 1 mm with a cell every 20 um."""
     xy_um = np.stack(np.meshgrid(np.arange(0, 1000, 20.0), np.arange(0, 1000, 20.0)), axis=-1).reshape(-1, 2)
     return slide_from_arrays("grid", xy_um, csr_matrix(np.ones((len(xy_um), 1))), ("g",), radius_um=20.0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from builders import add_noise, mask_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array, vstack
@@ -15,7 +16,7 @@ from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.data.tiles import Tile, Tiler
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.heads import ResidualHead
-from cifm_cli.model.masking import Expression, MaskedTile, mask_tile, reach_um, to_expression
+from cifm_cli.model.masking import Expression, MaskedTile, reach_um, to_expression
 from cifm_cli.model.output import Output
 from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch
@@ -58,17 +59,14 @@ def make_tissue(seed: int, num_cells: int = 60, span_um: float = 90.0, corner_um
 def make_network(form: str, seed: int) -> Ensemble:
     with seeded_torch(seed, "network"):
         network = Ensemble(NUM_GENES, make_recipe(form)).double()
-        for weight in network.parameters():  # so that no part of the output is zero
-            weight.data.add_(0.1 * torch.randn_like(weight))
+        add_noise(network, 0.1)
         if isinstance(network.first.head, ResidualHead):
             network.first.head.states.profiles.copy_(torch.rand_like(network.first.head.states.profiles))
     return network.eval()
 
 
 def mask(slide: Slide, masked: np.ndarray, form: str, tile: Tile | None = None) -> MaskedTile:
-    everything = np.arange(slide.num_cells)
-    tile = tile or Tile(everything, everything, slide.xy_um, np.zeros(slide.num_cells))
-    return mask_tile(slide, tile, masked, match_panel(slide, slide.gene_ids), make_recipe(form), torch.float64)
+    return mask_cells(slide, masked, make_recipe(form), torch.float64, tile)
 
 
 def infer(network: Ensemble, tile: MaskedTile) -> Output:
@@ -115,18 +113,18 @@ MASKED = np.array([3, 17, 30, 44])
 @every_form
 @few
 @given(seed=seeds, angle=st.floats(0, 2 * np.pi), mirror=st.booleans())
-def test_rotation_reflection_translation(form: str, seed: int, angle: float, mirror: bool) -> None:
+def test_outputs_follow_rotation_reflection_and_translation(form: str, seed: int, angle: float, mirror: bool) -> None:
     """Eq. 6: features are invariant, coordinates are equivariant."""
     slide, network = make_tissue(seed), make_network(form, seed)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     rotation = rotation @ np.diag([1.0, -1.0 if mirror else 1.0])
     translation_um = np.array([1234.5, -678.9])
     other = moved(slide, rotation, translation_um)
-    h, places = encode(network, slide, form)
-    h_other, places_other = encode(network, other, form)
-    expected = places @ torch.from_numpy(rotation) + torch.from_numpy(translation_um)
-    assert float((places - torch.from_numpy(slide.xy_um)).abs().max()) > 0, "no cell moved: the law says nothing"
-    features, coordinates = apart(h_other, h), apart(places_other, expected)
+    h, moved_um = encode(network, slide, form)
+    h_other, moved_other_um = encode(network, other, form)
+    expected = moved_um @ torch.from_numpy(rotation) + torch.from_numpy(translation_um)
+    assert float((moved_um - torch.from_numpy(slide.xy_um)).abs().max()) > 0, "no cell moved, so nothing is tested"
+    features, coordinates = apart(h_other, h), apart(moved_other_um, expected)
     assert features < 1e-10, f"feature error {features:.2e}"
     assert coordinates < 1e-10, f"coordinate error {coordinates:.2e}"
     prediction = error(infer(network, mask(slide, MASKED, form)), infer(network, mask(other, MASKED, form)))
@@ -136,7 +134,7 @@ def test_rotation_reflection_translation(form: str, seed: int, angle: float, mir
 @every_form
 @few
 @given(seed=seeds)
-def test_permutation(form: str, seed: int) -> None:
+def test_the_order_of_the_cells_has_no_effect(form: str, seed: int) -> None:
     """Eq. 5: the order of the cells does not matter."""
     slide, network = make_tissue(seed), make_network(form, seed)
     order = numpy_generator(seed, "order").permutation(slide.num_cells)
@@ -151,30 +149,30 @@ def test_permutation(form: str, seed: int) -> None:
 @every_form
 @few
 @given(seed=seeds, num_void=st.integers(1, 40))
-def test_void_invariance(form: str, seed: int, num_void: int) -> None:
+def test_void_cells_change_no_output(form: str, seed: int, num_void: int) -> None:
     """Eq. 10: adding cells without expression changes no output. The code does not test whether a cell is void."""
     slide, network = make_tissue(seed), make_network(form, seed)
-    places = numpy_generator(seed, "void").uniform(-20, 110, (num_void, 2))
-    places[0] = slide.xy_um[MASKED[0]]  # so that the inferred cells depend on it
+    void_um = numpy_generator(seed, "void").uniform(-20, 110, (num_void, 2))
+    void_um[0] = slide.xy_um[MASKED[0]]  # so that the inferred cells depend on it
     counts = vstack([slide.source.matrix, csr_matrix((num_void, NUM_GENES))]).tocsr()
-    other = slide_from_arrays("void", np.concatenate([slide.xy_um, places]), counts, slide.gene_ids, RADIUS_UM)
+    other = slide_from_arrays("void", np.concatenate([slide.xy_um, void_um]), counts, slide.gene_ids, RADIUS_UM)
     h, coordinates = encode(network, slide, form)
     h_other, coordinates_other = encode(network, other, form)
     first, second = infer(network, mask(slide, MASKED, form)), infer(network, mask(other, MASKED, form))
     num_cells = slide.num_cells
     edges, edges_other = (mask(tissue, MASKED, form).decoder[0].graph.num_edges for tissue in (slide, other))
     assert edges_other > edges
-    features, places_apart = apart(h_other[:num_cells], h), apart(coordinates_other[:num_cells], coordinates)
+    features, position = apart(h_other[:num_cells], h), apart(coordinates_other[:num_cells], coordinates)
     prediction = error(second, first)
     assert features < 1e-12, f"feature error {features:.2e}"
-    assert places_apart < 1e-12, f"coordinate error {places_apart:.2e}"
+    assert position < 1e-12, f"coordinate error {position:.2e}"
     assert prediction < 1e-12, f"prediction error {prediction:.2e}"
     assert float(h_other[num_cells:].abs().max()) == 0, "a void cell got features"
 
 
 @every_form
-def test_gradient_at_void_is_finite(form: str) -> None:
-    """The derivative at void features is finite and not zero everywhere, so a counterfactual search can start there."""
+def test_the_gradient_at_void_features_is_finite(form: str) -> None:
+    """It is not zero in the factored form, and zero in the literal form."""
     slide, network = make_tissue(1), make_network(form, 1)
     layers, expression = all_visible(slide, form)
     h = network.first.genes(expression).detach()
@@ -184,6 +182,7 @@ def test_gradient_at_void_is_finite(form: str) -> None:
     (out.square().sum() + shift.square().sum()).backward()
     assert h.grad is not None
     assert torch.isfinite(h.grad).all()
+    assert bool(h.grad[5:10].any()) == (make_recipe(form).model.message == "factored")
 
 
 @every_form
@@ -203,7 +202,7 @@ def test_the_union_of_two_distant_tissues_gives_the_outputs_of_both(form: str) -
 
 
 @every_form
-def test_a_cell_beyond_reach_has_no_effect(form: str) -> None:
+def test_a_cell_outside_the_receptive_field_has_no_effect(form: str) -> None:
     """A chain of cells 15 um apart: cells beyond `reach_um` of the query have no effect, nearer ones have."""
     network = make_network(form, 4)
     num_cells, query = 40, np.array([0])
@@ -236,7 +235,7 @@ def test_a_tile_gives_the_output_of_the_whole_slide(form: str, seed: int) -> Non
     tiler = Tiler(slide.xy_um, everything, reach_um(make_recipe(form), RADIUS_UM))
     core = hidden[slide.xy_um[hidden, 0] < 150]
     tile = tiler.tile(core)
-    assert len(tile.rows) < slide.num_cells, "the tile is the whole slide: the law says nothing"
+    assert len(tile.rows) < slide.num_cells, "the tile is the whole slide, so nothing is tested"
     part = infer(network, mask(slide, np.flatnonzero(np.isin(tile.rows, hidden)), form, tile))
     kept = np.isin(hidden, core)
     cells = [name for name, values in whole._asdict().items() if values is not None and name != "profiles"]
@@ -251,14 +250,14 @@ def test_masked_counts_have_no_effect(form: str) -> None:
     slide, network = make_tissue(6), make_network(form, 6)
     other = slide.source.matrix.tolil()
     other[MASKED] = 7
-    leaky = slide_from_arrays("other", slide.xy_um, other.tocsr(), slide.gene_ids, RADIUS_UM)
-    assert error(infer(network, mask(slide, MASKED, form)), infer(network, mask(leaky, MASKED, form))) == 0
+    changed = slide_from_arrays("other", slide.xy_um, other.tocsr(), slide.gene_ids, RADIUS_UM)
+    assert error(infer(network, mask(slide, MASKED, form)), infer(network, mask(changed, MASKED, form))) == 0
 
 
 @given(seed=seeds)
 @few
 def test_a_subgraph_is_the_graph_of_its_cells(seed: int) -> None:
-    xy_um = numpy_generator(seed, "places").uniform(0, 60, (40, 2))
+    xy_um = numpy_generator(seed, "positions").uniform(0, 60, (40, 2))
     kept = np.flatnonzero(numpy_generator(seed, "kept").random(40) < 0.7)
     derived = subgraph(radius_graph(xy_um, RADIUS_UM), torch.from_numpy(kept))
     built = radius_graph(xy_um[kept], RADIUS_UM)

@@ -7,27 +7,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from builders import add_noise, available_backend, mask_cells
 from scipy.sparse import csr_matrix, vstack
 
-import cifm_backends
 from cifm_backends.base import Backend
 from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.data.tiles import Tile, Tiler
-from cifm_cli.model.masking import MaskedTile, mask_tile, reach_um
+from cifm_cli.model.masking import MaskedTile, reach_um
 from cifm_cli.model.network import Network
 from cifm_cli.model.objective import balanced_mse
 from cifm_cli.model.precision import computing_in
-from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch
 from cifm_cli.recipe import Recipe, parse
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 GENES = tuple(f"ENSG{g:011d}" for g in range(12))
-RADIUS_UM, ALLOWED = (
-    20.0,
-    0.1,
-)  # relative to the largest value; one rounding to bfloat16 is 0.004, and the literal form has dozens
+RADIUS_UM = 20.0
+ALLOWED = 0.1  # relative to the largest value; one rounding to bfloat16 is 0.004, and the literal form has dozens
 MASKED = np.array([3, 17, 30, 44])
 FORMS = {
     "factored": {"model": {"width": 16, "self_loops": True}, "objective": {"name": "balanced_mse"}},
@@ -39,13 +36,6 @@ FORMS = {
 }
 BACKENDS = ["torch", "fused", pytest.param("dgl", marks=pytest.mark.dgl)]
 every_form = pytest.mark.parametrize("form", FORMS)
-
-
-def loaded(name: str) -> Backend:
-    status = cifm_backends.available()[name]
-    if status.backend is None:
-        pytest.skip(status.problem)
-    return status.backend
 
 
 def make_recipe(form: str) -> Recipe:
@@ -61,15 +51,12 @@ def make_tissue(num_cells: int = 80, span_um: float = 90.0) -> Slide:
 def make_network(form: str) -> Network:
     with seeded_torch(0, "network"):
         network = Network(len(GENES), make_recipe(form))
-        for weight in network.parameters():  # so that no part of the output is zero
-            weight.data.add_(0.1 * torch.randn_like(weight))
+        add_noise(network, 0.1)
     return network
 
 
 def mask(slide: Slide, masked: np.ndarray, form: str, tile: Tile | None = None) -> MaskedTile:
-    everything = np.arange(slide.num_cells)
-    tile = tile or Tile(everything, everything, slide.xy_um, np.zeros(slide.num_cells))
-    return mask_tile(slide, tile, masked, match_panel(slide, GENES), make_recipe(form))
+    return mask_cells(slide, masked, make_recipe(form), tile=tile)
 
 
 def infer(network: Network, tile: MaskedTile, backend: Backend | None = None) -> list[torch.Tensor]:
@@ -87,8 +74,8 @@ def apart(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
 def test_bfloat16_differs_by_rounding(form: str, name: str) -> None:
     network, tile = make_network(form), mask(make_tissue(), MASKED, form)
     with torch.no_grad():
-        wanted = list(network(loaded(name), tile)[:2])
-    found = infer(network, tile, loaded(name))
+        wanted = list(network(available_backend(name), tile)[:2])
+    found = infer(network, tile, available_backend(name))
     assert {values.dtype for values in found} == {torch.float32}
     error = apart(found, wanted)
     assert 0 < error < ALLOWED, f"error {error:.1e}"
@@ -99,7 +86,7 @@ def test_bfloat16_differs_by_rounding(form: str, name: str) -> None:
 def test_weights_and_gradients_stay_float32(form: str, name: str) -> None:
     network, tile = make_network(form), mask(make_tissue(), MASKED, form)
     with computing_in("bfloat16", CPU):
-        output = network(loaded(name), tile)
+        output = network(available_backend(name), tile)
     balanced_mse(output.magnitude, torch.ones_like(output.magnitude)).backward()
     gradients = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
     assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
@@ -111,9 +98,9 @@ def test_weights_and_gradients_stay_float32(form: str, name: str) -> None:
 def test_void_cells_change_nothing(form: str) -> None:
     """Eq. 10 is exact in any precision, since zeros are added to sums. Sums in another order are rounded differently."""
     slide, network = make_tissue(), make_network(form)
-    places = numpy_generator(0, "void").uniform(-20, 110, (30, 2))
+    void_um = numpy_generator(0, "void").uniform(-20, 110, (30, 2))
     counts = vstack([slide.source.matrix, csr_matrix((30, len(GENES)))]).tocsr()
-    other = slide_from_arrays("void", np.concatenate([slide.xy_um, places]), counts, GENES, RADIUS_UM)
+    other = slide_from_arrays("void", np.concatenate([slide.xy_um, void_um]), counts, GENES, RADIUS_UM)
     error = apart(infer(network, mask(other, MASKED, form)), infer(network, mask(slide, MASKED, form)))
     assert error < ALLOWED, f"error {error:.1e}"
 
@@ -153,6 +140,6 @@ def test_every_tensor_is_on_the_device_of_the_network(form: str) -> None:
 def test_a_tensor_on_another_device_is_detected() -> None:
     """The test above fails if a tensor is on another device."""
     network, tile = make_network("factored").to(META), mask(make_tissue(), MASKED, "factored")
-    left = replace(tile.to(META), genes=tile.genes, encoder=tile.encoder)
+    mixed = replace(tile.to(META), genes=tile.genes, encoder=tile.encoder)
     with pytest.raises(RuntimeError):
-        network(TorchBackend(), left)
+        network(TorchBackend(), mixed)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import interrupt_training
 from safetensors import SafetensorError
 
 from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested
@@ -45,22 +46,9 @@ def make_config(slide: Path, folder: Path, recipe: Recipe | None = None, **chang
     )
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: signal.Signals) -> None:
-    """Send a signal to this process while a step is running."""
-    step, taken = loop.train_step, []
-
-    def stopped_step(*arguments: Any) -> float:
-        taken.append(1)
-        if len(taken) == steps:
-            signal.raise_signal(number)
-        return step(*arguments)
-
-    monkeypatch.setattr(loop, "train_step", stopped_step)
-
-
-def train_until(steps: int, number: signal.Signals, config: TrainConfig) -> None:
+def train_until(step: int, number: signal.Signals, config: TrainConfig) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, steps, number)
+        interrupt_training(patch, step, number)
         with pytest.raises((KeyboardInterrupt, StopRequested)):
             loop.train(config)
 
@@ -152,7 +140,7 @@ def test_training_starts_at_the_prediction_of_the_smoother(
     assert (mean - example.target.values).square().mean() < (constant - example.target.values).square().mean()
 
 
-def test_a_model_without_smoother_learns(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_training_reduces_the_loss_of_a_model_without_smoother(prepared_synthetic: Path, tmp_path: Path) -> None:
     recipe = make_recipe(steps=60, validate_every=20, learning_rate=5e-3)
     recipe = recipe.model_copy(update={"objective": ObjectiveRecipe(name="balanced_mse")})
     config = TrainConfig(recipe=recipe, slides=[prepared_synthetic], folder=tmp_path / "run", backend="torch")
@@ -227,7 +215,7 @@ def test_a_full_disk_keeps_the_last_state(
     loop.train(make_config(prepared_synthetic, whole))
 
     def fill_up(tensors: Any, path: Path, metadata: Any) -> None:
-        path.write_bytes(b"as far as it went")
+        path.write_bytes(b"incomplete")
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     step, taken = loop.train_step, []

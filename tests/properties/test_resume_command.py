@@ -1,4 +1,4 @@
-"""The command that a stopped run prints is enough to continue it: seed, slides, genes and backend are remembered."""
+"""The command that a stopped run prints continues it: seed, slides, genes and backend are read from the run."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
 import pytest
 import torch
+from builders import interrupt_training
 
 from cifm_cli.model.checkpoint import load_checkpoint, load_tensors
-from cifm_cli.training import loop
 from cifm_cli.training.state import list_states
 
 SMALL = [
@@ -33,30 +32,22 @@ SMALL = [
 
 @pytest.fixture
 def prepared(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with one prepared slide, entered."""
+    """A working directory with one prepared slide."""
     monkeypatch.chdir(tmp_path)
     Path("prepared").mkdir()
     return Path(shutil.copy(prepared_synthetic, "prepared"))
 
 
 def train_and_stop(cifm: Callable, out: str, *words: object, steps: int = 6) -> list[str]:
-    """Train until a signal after some steps; returns the command that is printed then."""
-    step, taken = loop.train_step, []
-
-    def stopped_step(*arguments: Any) -> float:
-        taken.append(1)
-        if len(taken) == steps:
-            signal.raise_signal(signal.SIGTERM)
-        return step(*arguments)
-
+    """Train until a signal during step `steps`, and return the command that is printed then."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train_step", stopped_step)
+        interrupt_training(patch, steps, signal.SIGTERM)
         outcome = cifm("train", "demo", *SMALL, "--out", out, *words)
     assert outcome.code == 143, outcome.err
     return shlex.split(outcome.err.rpartition("go on with: cifm ")[2].splitlines()[0])
 
 
-def train_through(cifm: Callable, out: str, *words: object) -> None:
+def train_to_the_end(cifm: Callable, out: str, *words: object) -> None:
     assert cifm("train", "demo", *SMALL, "--out", out, *words).code == 0
 
 
@@ -69,9 +60,9 @@ def same(first: str, second: str) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_seed_the_slides_and_the_backend_are_remembered(cifm: Callable, prepared: Path) -> None:
+def test_seed_slides_and_backend_are_read_from_the_run(cifm: Callable, prepared: Path) -> None:
     words = ("--seed", 5, "--data", prepared, "--backend", "torch")
-    train_through(cifm, "whole", *words)
+    train_to_the_end(cifm, "whole", *words)
     command = train_and_stop(cifm, "interrupted", *words)
     shutil.copy(prepared, "prepared/later.h5ad")  # a slide that is not part of the run
     outcome = cifm(*command)
@@ -84,13 +75,13 @@ def test_the_seed_the_slides_and_the_backend_are_remembered(cifm: Callable, prep
 
 
 def test_a_fine_tuned_run_keeps_its_genes_and_its_origin(cifm: Callable, prepared: Path) -> None:
-    train_through(cifm, "given", "--data", prepared)
+    train_to_the_end(cifm, "given", "--data", prepared)
     slide = ad.read_h5ad(prepared)
     slide[:, np.arange(slide.n_vars)[::-1]].write_h5ad("reversed.h5ad")
     slide[:, ::2].write_h5ad("half.h5ad")
     for other in ("reversed", "half"):
         words = ("--init", "given", "--data", f"{other}.h5ad")
-        train_through(cifm, f"whole_{other}", *words)
+        train_to_the_end(cifm, f"whole_{other}", *words)
         assert cifm(*train_and_stop(cifm, f"interrupted_{other}", *words)).code == 0
         assert same(f"whole_{other}", f"interrupted_{other}")
         whole, interrupted = (load_checkpoint(Path(f"{run}_{other}")) for run in ("whole", "interrupted"))
@@ -99,8 +90,8 @@ def test_a_fine_tuned_run_keeps_its_genes_and_its_origin(cifm: Callable, prepare
         assert str(prepared) in interrupted.provenance["init"]["inputs"]
 
 
-def test_slides_may_have_moved(cifm: Callable, prepared: Path) -> None:
-    train_through(cifm, "whole")
+def test_a_run_continues_after_its_slides_have_moved(cifm: Callable, prepared: Path) -> None:
+    train_to_the_end(cifm, "whole")
     command = train_and_stop(cifm, "interrupted")
     Path("prepared").rename("elsewhere")
     outcome = cifm(*command)
@@ -128,7 +119,7 @@ def test_another_seed_or_other_slides_are_an_error(cifm: Callable, prepared: Pat
 
 
 def test_a_state_with_a_damaged_header_is_skipped(cifm: Callable, prepared: Path) -> None:
-    train_through(cifm, "whole")
+    train_to_the_end(cifm, "whole")
     command = train_and_stop(cifm, "interrupted")
     newest, older = list_states(Path("interrupted"))
     content = bytearray(newest.read_bytes())
@@ -142,7 +133,7 @@ def test_a_state_with_a_damaged_header_is_skipped(cifm: Callable, prepared: Path
 
 
 def test_a_model_with_a_damaged_header_is_an_error(cifm: Callable, prepared: Path) -> None:
-    train_through(cifm, "run")
+    train_to_the_end(cifm, "run")
     model = Path("run/model.safetensors")
     content = bytearray(model.read_bytes())
     content[content.index(b"vocabulary") - 2] ^= 0x40

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from builders import load_random_model
 from scipy.spatial import cKDTree
 
-import cifm_backends
-from cifm_cli.data.slide import Slide, open_slide
+from cifm_cli.data.slide import Slide
 from cifm_cli.inference.loaded_model import LoadedModel
-from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.masking import reach_um
-from cifm_cli.provenance import seeded_torch
-from cifm_cli.recipe import parse
 from cifm_cli.simulation.config import InjectionConfig, SimulateConfig
 from cifm_cli.simulation.experiment import Experiment, Trajectory, prepare_experiment
 from cifm_cli.simulation.window import choose_window
@@ -27,22 +21,10 @@ STEPS = 3
 
 
 @pytest.fixture(scope="module")
-def slide(prepared_synthetic: Path) -> Slide:
-    return open_slide(prepared_synthetic)
-
-
-@pytest.fixture(scope="module")
 def model(slide: Slide) -> LoadedModel:
     """A network with random weights on top of an average of the neighbours."""
-    recipe = parse(
-        {"model": {"width": 16, "encoder_layers": 1, "decoder_layers": 1}, "objective": {"cutoff": 2.0}}, "test"
-    )
-    with seeded_torch(0, "network"):
-        network = Ensemble(slide.num_genes, recipe)
-        for weight in network.parameters():
-            weight.data.add_(0.05 * torch.randn_like(weight))
-    checkpoint = Checkpoint(network.eval(), recipe, slide.gene_ids, {}, Path())
-    return LoadedModel(checkpoint, cifm_backends.select("torch", "cpu"), torch.device("cpu"))
+    tables = {"model": {"width": 16, "encoder_layers": 1, "decoder_layers": 1}, "objective": {"cutoff": 2.0}}
+    return load_random_model(slide, tables)
 
 
 def prepare(model: LoadedModel, slide: Slide, form: str, seed: int = 0, count: int = 10) -> Experiment:

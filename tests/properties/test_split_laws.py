@@ -24,7 +24,7 @@ GAP_UM = 30.0
 
 
 def cells(seed: int, num_cells: int = 1_500) -> np.ndarray:
-    """Cells on a rectangle of 2,000 by 1,000 um, on a lattice of 5 um so that many fraction a coordinate."""
+    """Cells on a rectangle of 2,000 by 1,000 um, on a lattice of 5 um so that many have an equal coordinate."""
     generator = np.random.default_rng(seed)
     return np.round(generator.uniform(0, (2000, 1000), (num_cells, 2)) / 5) * 5
 

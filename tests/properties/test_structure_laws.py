@@ -26,7 +26,8 @@ HARMLESS_CHANGES = [
     for name, form in READ.items()
     for family, kinds in HARMLESS.items()
     for kind in kinds
-    if form.matrix != form.table or kind not in ("rows in another order", "cells in another order")  # matched by place
+    if form.matrix != form.table
+    or kind not in ("rows in another order", "cells in another order")  # rows are matched by position
 ]
 
 

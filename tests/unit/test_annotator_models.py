@@ -50,7 +50,7 @@ def norm(name: str, width: int) -> dict[str, torch.Tensor]:
 
 
 def tabnet_weights() -> dict[str, torch.Tensor]:
-    """6 genes, 4 types, widths 3 and 2, two steps, two shared and two own layers."""
+    """6 genes, 4 types, widths 3 and 2, two steps, two shared layers and two layers per step."""
     weights = norm("encoder.initial_bn", 6)
     for part in ("initial_splitter", "feat_transformers.0", "feat_transformers.1"):
         for block in ("shared", "specifics"):
@@ -161,7 +161,7 @@ def forged_dtype(name: str, flags: int) -> bytes:
 
 
 FORGED = {
-    "objects that are said to be none": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
+    "objects declared as plain bytes": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
     b"(I1\n(I1\nt" + forged_dtype("O8", 0) + b"I00\nVAAAAAAAA\ntb.",
     "an object at an address": b"cnumpy.core.multiarray\nscalar\n(" + forged_dtype("O8", 0) + b"VAAAAAAAA\ntR.",
     "fewer bytes than elements": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
@@ -439,7 +439,7 @@ def test_linear_and_multilayer_networks_of_sctab(tmp_path: Path) -> None:
             assert model.logits(X).numpy() == pytest.approx(expected[name].numpy(), abs=1e-6)
 
 
-def test_sctab_reports_what_does_not_match(tmp_path: Path) -> None:
+def test_sctab_models_with_parts_that_do_not_match_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CifmError, match="0 checkpoints"):
         load_sctab(tmp_path, trust_pickle=False)
     folder = sctab_folder(tmp_path / "m", tabnet_weights(), lightning=False)

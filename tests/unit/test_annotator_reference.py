@@ -35,7 +35,7 @@ PLAIN = {"max_cells": 900, "threshold": 0.5, "seed": 0}
 
 
 def draw(num_cells: int, depth: float, seed: int) -> LabelledCells:
-    """UnlabelledCells of three types, the first one ten times as common as the last."""
+    """Return labelled cells of three types, the first one ten times as common as the last."""
     generator = numpy_generator(seed, "reference")
     codes = generator.choice(3, num_cells, p=[10 / 14, 3 / 14, 1 / 14])
     counts = generator.poisson(PROFILES[codes] * depth).astype(np.float32)
@@ -146,7 +146,7 @@ def test_scores_by_hand() -> None:
     assert classification_report(logits, codes, ("a", "b"), 0.95)["accuracy_of_assigned"] is None
 
 
-def test_a_classifier_survives_the_round_trip_through_its_file(classifier: ReferenceClassifier, tmp_path: Path) -> None:
+def test_a_classifier_is_unchanged_after_saving_and_loading(classifier: ReferenceClassifier, tmp_path: Path) -> None:
     save_classifier(tmp_path / "types.safetensors", classifier)
     loaded = load_classifier(tmp_path / "types.safetensors")
     cells = expression(draw(50, 40, 4).counts)

@@ -55,7 +55,7 @@ def load(point: metadata.EntryPoint):
     return open_constant
 
 
-def test_the_packaged_annotators_are_installed() -> None:
+def test_the_included_annotators_are_installed() -> None:
     assert {"celltypist", "markers", "reference", "scimilarity", "sctab"} <= set(installed_annotators())
     assert installed_annotators()["markers"] == "cifm"
 

@@ -1,4 +1,4 @@
-"""Cell states of the model: sorting, frequencies drawn by hand, and planted states found again."""
+"""Cell states of the model: assignment of cells, frequencies by hand, and recovery of planted states."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_cells_go_to_the_nearest_profile() -> None:
 
 
 @pytest.mark.parametrize("genes", [[0, 1, 2, 3, 4, 5], [4, 1, 3]])
-def test_both_ways_of_sorting_agree_on_any_panel(genes: list[int]) -> None:
+def test_both_assignments_to_states_agree_on_any_panel(genes: list[int]) -> None:
     generator = np.random.default_rng(0)
     cells = csr_matrix(random_array((200, len(genes)), density=0.5, rng=generator))
     states = make_states(torch.from_numpy(generator.uniform(0, 1, (3, 6))).float())
@@ -42,12 +42,12 @@ def test_both_ways_of_sorting_agree_on_any_panel(genes: list[int]) -> None:
 
 
 def test_frequencies_by_hand() -> None:
-    """Cells of states 0 and 2 near, nobody of state 1; each scale is drawn to the wider one and that to training."""
+    """Neighbours have states 0 and 2; the prior of a scale is the next wider one, that of the widest the training cells."""
     states = make_states(PROFILES)
     recipe = ObjectiveRecipe(scales=(1.0, 2.0), cutoff=3.0)
-    places, counts = np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([90.0, 10.0])
+    xy_um, counts = np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([90.0, 10.0])
     some = csr_matrix(np.ones((2, 3)))
-    around = sum_neighbours(np.zeros((1, 2)), places, some, some, counts, recipe)
+    around = sum_neighbours(np.zeros((1, 2)), xy_um, some, some, counts, recipe)
     found = states.frequencies(around, torch.tensor([0, 2]))[0]
     expected = [np.array([0.5, 0.3, 0.2])]
     for scale in (2.0, 1.0):
@@ -56,7 +56,7 @@ def test_frequencies_by_hand() -> None:
     assert found.numpy() == pytest.approx(np.stack([expected[2], expected[1], expected[0]]), rel=1e-5)
 
 
-def test_planted_states_are_found() -> None:
+def test_planted_states_are_recovered() -> None:
     generator = np.random.default_rng(1)
     planted = generator.uniform(0, 3, (4, 12)) * (generator.random((4, 12)) < 0.5)
     label = np.repeat(np.arange(4), [400, 300, 200, 100])
@@ -68,10 +68,10 @@ def test_planted_states_are_found() -> None:
     assert frequency[order].numpy() == pytest.approx([0.4, 0.3, 0.2, 0.1], abs=0.01)
 
 
-def test_states_that_were_not_found_stay_empty() -> None:
+def test_unused_states_get_no_cells() -> None:
     states = CellStates(5, 3)
     states.fill(PROFILES, torch.tensor([0.5, 0.3, 0.2]))
     cells = torch.rand(100, 3) * 9
     assert nearest_state(cells, states.profiles).max() < 3
     assert states.frequency.sum().item() == pytest.approx(1)
-    assert states.frequency.min() > 0, "its logarithm is read"
+    assert states.frequency.min() > 0, "a frequency is zero, so its logarithm is not finite"

@@ -1,4 +1,4 @@
-"""Several downloads in one call: results and failures come back as data, from this process or from others."""
+"""Several downloads in one call: results and failures are returned, from this process and from worker processes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_failure_does_not_stop_the_other_downloads(
     assert [result.name for result in results if isinstance(result, PrepareResult)] == ["a", "b"]
     assert sorted(path.name for path in config.out.iterdir()) == ["a.h5ad", "b.h5ad"]
     assert [result.up_to_date for result in results_of(tasks)] == [True, True]
-    assert capfd.readouterr().err == "", "only the command prints"
+    assert capfd.readouterr().err == "", "the library printed to stderr"
 
 
 def test_processes_give_the_same_slides_and_notes(folder: Path, config: PrepareConfig, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def _attempt_and_die_on_b(numbered: tuple[int, PrepareTask]) -> PrepareResult | 
     return _attempt_numbered(numbered)
 
 
-def test_error_of_one_download_is_its_own_and_of_several_a_list() -> None:
+def test_one_failed_download_has_its_own_error_and_several_are_listed() -> None:
     failures = [PrepareFailure(Path(name), f"{name}: bad", f"repair {name}") for name in "xy"]
     assert failure_error(failures, 3).message == "2 of 3 downloads were not prepared: x, y"
     assert (failure_error(failures[:1], 1).message, failure_error(failures[:1], 1).hint) == ("x: bad", "repair x")

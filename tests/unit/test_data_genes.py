@@ -183,7 +183,7 @@ def test_mitochondrial_genes_can_be_kept() -> None:
 
 @pytest.mark.parametrize("header", ["", "Gene stable ID,Human gene stable ID,Human homology type\n"])
 def test_orthologs_map_mouse_genes_to_human(tmp_path: Path, header: str) -> None:
-    #  1 -> A   2 -> A (summed)   3 -> B and C (which?)   4 -> nothing
+    #  1 -> A   2 -> A (summed)   3 -> B and C (ambiguous)   4 -> nothing
     pairs = [(1, 11), (2, 11), (3, 12), (3, 13)]
     lines = [f"ENSMUSG{mouse:011d}.2,ENSG{human:011d},ortholog" for mouse, human in pairs]
     (tmp_path / "pairs.csv").write_text(header + "\n".join([*lines, f"ENSMUSG{4:011d},,"]))

@@ -8,7 +8,7 @@ import pytest
 from cifm_cli.data.graph import edgeless_graph, radius_graph
 
 #   0 --20-- 1        4       radius 20: an edge where distance <= radius,
-#            |                so 0-1 (exactly 20) and 1-2, 1-3; 2 and 3 fraction a place
+#            |                so 0-1 (exactly 20) and 1-2, 1-3; 2 and 3 have the same position
 #          2 3
 XY_UM = np.array([[0.0, 0.0], [20.0, 0.0], [20.0, 15.0], [20.0, 15.0], [90.0, 0.0]])
 

@@ -29,7 +29,7 @@ def test_intact_file_opens(path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 7, 1 << 40])
-def test_heap_on_which_the_library_loops_or_crashes_is_refused(path: Path, length: int) -> None:
+def test_heap_that_makes_the_library_loop_or_crash_is_refused(path: Path, length: int) -> None:
     content = bytearray(path.read_bytes())
     first = content.index(b"GCOL") + 16
     content[first : first + 16] = bytes(8) + length.to_bytes(8, "little")

@@ -15,7 +15,7 @@ def test_prefetch_gives_the_results_of_map(workers: int, ahead: int) -> None:
     assert list(prefetch(str, [], workers, ahead)) == []
 
 
-def test_next_result_is_computed_while_the_caller_has_one() -> None:
+def test_next_result_is_computed_while_the_previous_one_is_used() -> None:
     begun = [Event() for _ in range(4)]
 
     def compute(number: int) -> int:

@@ -51,7 +51,7 @@ def test_all_numbers_of_the_summary_are_in_the_report(text: str, prepared_synthe
     assert f"All {report['cells']['kept']:,} cells" in text
 
 
-def test_matched_mapped_and_dropped_add_up() -> None:
+def test_matched_mapped_and_dropped_genes_sum_to_all_genes() -> None:
     none: dict[str, object] = {"count": 0, "names": []}
     two = {"count": 2, "names": ["A", "B"]}
     genes = {"in": 10, "dropped": {"symbol of several genes": two}, "mapped": two, "summed": none, "kept": 8}

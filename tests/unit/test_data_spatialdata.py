@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Path:
     return folder
 
 
-def test_error_without_the_package_tells_what_to_install(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_the_package_names_what_to_install(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spatialdata", None)
     assert find_reader(store)[1] is SPATIALDATA
     assert slide_name(store, PrepareConfig()) == "tissue"

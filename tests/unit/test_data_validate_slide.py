@@ -66,7 +66,7 @@ def test_invalid_count_is_refused_when_it_is_read(damaged: Path, value: float) -
 
 
 def replace(file: h5py.File, slot: str, values: np.ndarray) -> None:
-    """Store another array in the place of one."""
+    """Replace an array of a file."""
     del file[slot]
     file[slot] = values
 

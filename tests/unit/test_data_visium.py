@@ -29,9 +29,9 @@ from cifm_cli.errors import CifmError
 #   row 1   . . c . . . d
 #   row 2   e . . . f
 PIXELS_PER_UM = 0.4
-PLACES = {"a": (0, 0), "b": (0, 2), "c": (1, 1), "d": (1, 3), "e": (2, 0), "f": (2, 2)}  # row, column
-BARCODES = [f"{name.upper() * 16}-1" for name in PLACES]
-XY_UM = np.array([(50.0 * column, 50.0 * np.sqrt(3) * row) for row, column in PLACES.values()])
+ARRAY_POSITIONS = {"a": (0, 0), "b": (0, 2), "c": (1, 1), "d": (1, 3), "e": (2, 0), "f": (2, 2)}  # row, column
+BARCODES = [f"{name.upper() * 16}-1" for name in ARRAY_POSITIONS]
+XY_UM = np.array([(50.0 * column, 50.0 * np.sqrt(3) * row) for row, column in ARRAY_POSITIONS.values()])
 ORIGIN_PX = np.array([1000.0, 500.0])
 ORIGIN_UM = ORIGIN_PX / PIXELS_PER_UM
 IN_TISSUE = [1, 1, 1, 0, 1, 1]
@@ -42,7 +42,7 @@ HEADER = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres"
 
 
 def positions() -> pd.DataFrame:
-    rows, columns = np.array(list(PLACES.values())).T
+    rows, columns = np.array(list(ARRAY_POSITIONS.values())).T
     pixels = XY_UM * PIXELS_PER_UM + ORIGIN_PX
     values = [BARCODES, IN_TISSUE, rows, columns, pixels[:, 1], pixels[:, 0]]
     return pd.DataFrame(dict(zip(HEADER, values, strict=True)))

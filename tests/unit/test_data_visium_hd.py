@@ -25,8 +25,8 @@ from cifm_cli.errors import CifmError
 
 UM_PER_PIXEL = 0.25
 IDS, SYMBOLS = ["ENSG00000010610", "ENSG00000153563"], ["CD4", "CD8A"]
-#  3 x 3 bins; the last row of the array lies above the first in the image, as in genuine files
-PLACES = np.array([(row, column) for row in range(3) for column in range(3)])
+#  3 x 3 bins; the last row of the array lies above the first in the image, as in real files
+ROWS_AND_COLUMNS = np.array([(row, column) for row in range(3) for column in range(3)])
 CELLS = {7: [(0, 0), (40, 0), (40, 40), (0, 40), (0, 0)], 21: [(40, 0), (80, 0), (40, 40)], 305: [(0, 40), (40, 80)]}
 CENTRES_PX = {7: (20, 20), 21: (160 / 3, 40 / 3), 305: (20, 60)}
 
@@ -49,8 +49,8 @@ def write_scales(spatial: Path, **scales: float) -> None:
 
 def write_bins(folder: Path, size_um: int) -> None:
     (folder / "spatial").mkdir(parents=True)
-    rows, columns = PLACES.T
-    barcodes = [f"s_{size_um:03d}um_{row:05d}_{column:05d}-1" for row, column in PLACES]
+    rows, columns = ROWS_AND_COLUMNS.T
+    barcodes = [f"s_{size_um:03d}um_{row:05d}_{column:05d}-1" for row, column in ROWS_AND_COLUMNS]
     pitch = size_um / UM_PER_PIXEL
     pixels = {"pxl_row_in_fullres": 900.0 - rows * pitch, "pxl_col_in_fullres": 500.0 + columns * pitch}
     table = pd.DataFrame({"barcode": barcodes, "in_tissue": 1, "array_row": rows, "array_col": columns, **pixels})
@@ -94,7 +94,7 @@ def read(outs: Path) -> Callable[..., Download]:
 def test_folder_is_accepted_at_all_levels(outs: Path, read: Callable[..., Download], folder: str) -> None:
     assert slide_name(outs / folder, PrepareConfig()) == "section"
     download = read(folder)
-    expected = np.array([125.0, 225.0]) + PLACES[:, ::-1] * [8.0, -8.0]
+    expected = np.array([125.0, 225.0]) + ROWS_AND_COLUMNS[:, ::-1] * [8.0, -8.0]
     assert np.abs(download.xy_um - expected).max() < 1e-9
     assert download.obs.index[:2].tolist() == ["s_008um_00000_00000-1", "s_008um_00000_00001-1"]
     assert download.radius_um == 20.0

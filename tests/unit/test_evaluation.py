@@ -1,4 +1,4 @@
-"""Parts of the evaluation with answers known by hand: comparison, noise ceiling, gene sets, calibration, transfer."""
+"""Parts of the evaluation by hand: comparison, noise ceiling, gene sets, calibration, relation of slide and model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cifm_cli.statistics.bootstrap import Bootstrap, spatial_bootstrap
 
 
 def score(value: float, spread: float = 0.0) -> Score:
-    """Every metric is `value`; draws lie within `spread` of it."""
+    """Return a score whose metrics are all `value`, with draws within `spread` of it."""
     draws = value + spread * np.linspace(-1, 1, 1_000)
     return Score(dict.fromkeys(METRICS, value), dict.fromkeys(METRICS, draws), {}, {})
 
@@ -41,14 +41,16 @@ COMPARISON = Comparison(
 
 
 @pytest.mark.parametrize(
-    ("metric", "rival", "form", "difference"), [("mse", "zeros", "gated", 1.5), ("auroc", "zeros", "mean", -6)]
+    ("metric", "reference", "form", "difference"), [("mse", "zeros", "gated", 1.5), ("auroc", "zeros", "mean", -6)]
 )
-def test_each_side_is_in_its_better_form(metric: str, rival: str, form: str, difference: float) -> None:
+def test_each_predictor_is_compared_in_its_better_form(
+    metric: str, reference: str, form: str, difference: float
+) -> None:
     found = COMPARISON.paired(metric)
-    assert (found["best_baseline"], found["form"], found["difference"]) == (rival, form, difference)
+    assert (found["best_baseline"], found["form"], found["difference"]) == (reference, form, difference)
 
 
-def test_further_models_meet_the_best_baseline_and_the_first_model() -> None:
+def test_further_models_are_compared_with_the_best_baseline_and_the_first_model() -> None:
     found = COMPARISON.facts()["paired_models"]
     assert set(found) == {"model:other"}
     assert found["model:other"]["best_baseline"]["mse"]["difference"] == 1.0 - 0.5
@@ -86,7 +88,7 @@ def make_targets(counts: np.ndarray) -> Targets:
     return Targets(csr_matrix(counts.astype(np.float32)), values, profile, 100.0)
 
 
-def test_halves_add_up_and_are_halves() -> None:
+def test_the_halves_of_the_counts_sum_to_the_counts() -> None:
     counts = csr_matrix(numpy_generator(0).poisson(20, (50, 40)).astype(np.float32))
     first, second = split_counts(counts, seed=1)
     assert (first + second != counts).nnz == 0
@@ -95,7 +97,7 @@ def test_halves_add_up_and_are_halves() -> None:
     assert (split_counts(counts, seed=2)[0] != first).nnz > 0
 
 
-def test_spearman_and_brown() -> None:
+def test_the_spearman_brown_formula_by_hand() -> None:
     assert reliability(np.array([0.5, 0.0, -0.3, 1.0])) == pytest.approx([2 / 3, 0, 0, 1])
 
 
@@ -116,7 +118,7 @@ BOOTSTRAP = spatial_bootstrap(numpy_generator(1).uniform(0, 900, (400, 2)), 20.0
 
 
 @pytest.mark.parametrize("num_scored", [60, 12])
-def test_the_ceiling_is_what_the_true_profile_reaches(num_scored: int) -> None:
+def test_the_ceiling_is_the_correlation_of_the_true_profile(num_scored: int) -> None:
     profiles, counts = profiles_and_counts()
     genes = np.arange(num_scored)
     targets = make_targets(counts).take_genes(genes)
@@ -129,7 +131,7 @@ def test_the_ceiling_is_what_the_true_profile_reaches(num_scored: int) -> None:
 
 
 def test_halves_of_few_genes_are_on_the_scale_of_the_whole_cell() -> None:
-    """Which genes are scored changes nothing about the split_counts of a gene: the mean over parts is that of the whole."""
+    """The halves of a gene do not depend on the other scored genes: the mean over parts equals that of all genes."""
     _, counts = profiles_and_counts()
     everything = np.arange(60)
 
@@ -154,11 +156,11 @@ def test_genes_that_mark_groups_are_differential_and_overdispersed_ones_variable
 
 
 def test_scores_by_distance_by_hand() -> None:
-    edges_um, place = distance_bins(np.array([1.0, 12.0, 3.0, 700.0]), radius_um=20.0)
+    edges_um, bins = distance_bins(np.array([1.0, 12.0, 3.0, 700.0]), radius_um=20.0)
     assert edges_um == [0.0, 10.0, 320.0]  # in radii: 0, 0.5, 16
-    assert place.tolist() == [0, 1, 0, 2]
+    assert bins.tolist() == [0, 1, 0, 2]
     columns = {name: np.array([1.0, 5, 3, 7]) for name in ("mse", "pearson", "spearman", "auroc", "deviance")}
-    found = by_distance({"knn": Score({}, {}, columns, {})}, edges_um, place)
+    found = by_distance({"knn": Score({}, {}, columns, {})}, edges_um, bins)
     assert found["num_cells"] == [2, 1, 1]
     assert found["predictors"]["knn"]["mse"] == [2, 5, 7]
 
@@ -204,7 +206,7 @@ def test_the_relation_of_a_slide_to_a_model(
     assert (facts["name"], facts["adaptation"]) == (name, adaptation)
 
 
-def test_a_slide_without_a_file_was_never_trained_on() -> None:
+def test_a_slide_without_a_file_is_not_a_training_slide() -> None:
     slide = slide_from_arrays("new", np.zeros((1, 2)), csr_matrix(np.ones((1, 1))), ("g",), 20.0)
     assert transfer(slide, None, XENIUM).facts["name"] == "cross-platform"
 

@@ -117,13 +117,13 @@ def test_only_noise_lowers_the_ceiling(dataset: EvaluationDataset) -> None:
     assert facts["ceiling"]["top_k"][1] < 1  # the second gene is often lost
 
 
-def test_actual_expression_agrees_and_zeros_do_not(dataset: EvaluationDataset) -> None:
+def test_actual_expression_agrees_with_all_types_and_zeros_with_none(dataset: EvaluationDataset) -> None:
     types = typed(dataset)
     values = dataset.slide.expression(np.arange(61), 10_000.0)[:, :3].toarray()
     types.agreement["oracle"] = types.compare({"mean": values, "gated": np.zeros_like(values)})
     types.agreement["zeros"] = types.compare(
         {"mean": np.zeros_like(values), "sampled": values}
-    )  # samples don't take part
+    )  # the form sampled is not compared
     actual, nothing = types.agreement["oracle"]["mean"], types.agreement["oracle"]["gated"]
     assert actual.accuracy == actual.balanced_accuracy == actual.top_k[0] == 1
     assert (nothing.accuracy, nothing.assigned) == (0, 0)

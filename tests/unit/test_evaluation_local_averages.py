@@ -1,6 +1,6 @@
-"""Baselines on a tissue small enough to see: one step is 10 um, the radius 20 um.
+"""Baselines on a tissue of three cells a, b and c and a query q: one step of x is 10 um, the radius is 20 um.
 
-place       a . b . q . . . . c
+cell        a . b . q . . . . c
 x           0   2   4         9
 expression  6   3   ?         0     of one gene; a second gene is never expressed
 """
@@ -32,8 +32,8 @@ BY_NAME = {baseline.name: baseline for baseline in BASELINES}
 NO_EXAMPLES = TrainingFolds(tuple, TRAINING)
 
 
-def infer(name: str, place: np.ndarray = QUERY, **parameters: float) -> Prediction:
-    return BY_NAME[name](**parameters).predict(TISSUE, place)
+def infer(name: str, xy_um: np.ndarray = QUERY, **parameters: float) -> Prediction:
+    return BY_NAME[name](**parameters).predict(TISSUE, xy_um)
 
 
 def test_neighbourhood_average_includes_the_cell_at_the_radius() -> None:
@@ -41,7 +41,7 @@ def test_neighbourhood_average_includes_the_cell_at_the_radius() -> None:
     assert (found.mean[0].tolist(), found.expressed[0].tolist()) == ([3, 0], [1, 0])  # b alone, 20 um away
 
 
-def test_radius_mean_has_the_reach_of_the_model() -> None:
+def test_radius_mean_includes_cells_up_to_the_reach_of_the_model() -> None:
     found = infer("radius_mean")
     assert found.mean[0].tolist() == pytest.approx([(6 + 3 + 0) / 3, 0])  # a at 40 um, b at 20, c at 50
     assert found.expressed[0].tolist() == pytest.approx([2 / 3, 0])
@@ -66,7 +66,7 @@ def test_the_composition_is_that_of_the_summed_counts_of_the_neighbours() -> Non
     assert found[0].tolist() == pytest.approx([11 / 15, 4 / 15])
     alone = infer("radius_mean", FAR).composition
     assert alone is not None
-    assert alone[0].tolist() == [1, 0]  # the training cells'
+    assert alone[0].tolist() == [1, 0]  # the composition of the training cells
 
 
 def test_a_narrow_kernel_far_from_all_cells_takes_the_nearest() -> None:
@@ -74,21 +74,21 @@ def test_a_narrow_kernel_far_from_all_cells_takes_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("name", ["neighbourhood_average", "radius_mean", "training_mean"])
-def test_a_place_without_neighbours_gets_the_training_mean(name: str) -> None:
+def test_a_location_without_neighbours_gets_the_training_mean(name: str) -> None:
     found = infer(name, FAR)
     assert found.mean[0].tolist() == TRAINING.mean.tolist()
     assert found.expressed[0].tolist() == TRAINING.fraction.tolist()
 
 
-def test_zeros() -> None:
+def test_the_baseline_zeros_predicts_zeros() -> None:
     found = infer("zeros")
     assert not found.mean.any()
     assert not found.expressed.any()
 
 
 def test_random_baselines_have_the_training_mean_on_average() -> None:
-    places = np.zeros((40_000, 2))
-    uniform, bernoulli = infer("uniform", places), infer("bernoulli", places)
+    xy_um = np.zeros((40_000, 2))
+    uniform, bernoulli = infer("uniform", xy_um), infer("bernoulli", xy_um)
     for found in (uniform, bernoulli):
         assert found.mean.mean(axis=0) == pytest.approx(TRAINING.mean, abs=0.05)
         assert not found.mean[:, 1].any()
@@ -99,7 +99,7 @@ def test_random_baselines_have_the_training_mean_on_average() -> None:
 
 @pytest.mark.parametrize("baseline", BASELINES, ids=lambda baseline: baseline.name)
 def test_every_baseline_gives_complete_float32_matrices(baseline: type[Baseline]) -> None:
-    """Also the baselines that learn, without any example."""
+    """Baselines that are fitted give predictions without any example, too."""
     fitted = baseline().fit(NO_EXAMPLES)
     for parameters in (fitted.parameter_grid()[0], fitted.parameter_grid()[-1]):
         found = fitted.set_params(**parameters).predict(TISSUE, np.concatenate([QUERY, FAR]))

@@ -1,4 +1,4 @@
-"""Baselines that learn, on tissues whose best weights are known."""
+"""Fitted baselines on tissues whose best weights are known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USUAL = GeneStats(mean=np.array([1.0, 2.0]), fraction=np.array([0.5, 0.5]), coun
 
 
 def tissue(seed: int, num_cells: int = 400) -> VisibleCells:
-    """Cells at random places; their expression varies slowly in space."""
+    """Cells at random positions; their expression varies slowly in space."""
     generator = numpy_generator(seed, "tissue")
     xy_um = generator.uniform(0, 400, (num_cells, 2))
     slow = np.stack([1 + np.sin(xy_um[:, 0] / 60), 2 + np.cos(xy_um[:, 1] / 60)], axis=1)
@@ -47,9 +47,9 @@ def training(examples: Iterable[Example]) -> TrainingFolds:
 
 
 def test_circles_are_means_of_the_cells_inside() -> None:
-    visible, place = tissue(0), np.array([[200.0, 200.0]])
-    for radius_um, found in zip((20.0, 80.0), radius_means(visible, place, (20.0, 80.0)), strict=True):
-        inside = np.linalg.norm(visible.xy_um - place, axis=1) <= radius_um
+    visible, query_um = tissue(0), np.array([[200.0, 200.0]])
+    for radius_um, found in zip((20.0, 80.0), radius_means(visible, query_um, (20.0, 80.0)), strict=True):
+        inside = np.linalg.norm(visible.xy_um - query_um, axis=1) <= radius_um
         assert found.mean[0] == pytest.approx(visible.expression[inside].toarray().mean(axis=0), rel=1e-5)
         counts = visible.counts[inside].toarray().sum(axis=0)
         assert found.composition is not None
@@ -57,9 +57,9 @@ def test_circles_are_means_of_the_cells_inside() -> None:
 
 
 def test_wide_circles_of_squares_are_almost_round() -> None:
-    visible, place = tissue(0, num_cells=4_000), np.array([[200.0, 200.0]])
-    (found,) = radius_means(visible, place, (160.0,))
-    inside = np.linalg.norm(visible.xy_um - place, axis=1) <= 160.0
+    visible, query_um = tissue(0, num_cells=4_000), np.array([[200.0, 200.0]])
+    (found,) = radius_means(visible, query_um, (160.0,))
+    inside = np.linalg.norm(visible.xy_um - query_um, axis=1) <= 160.0
     assert found.mean[0] == pytest.approx(visible.expression[inside].toarray().mean(axis=0), rel=0.1)
 
 
@@ -71,7 +71,7 @@ def test_an_empty_circle_takes_the_value_of_the_next_wider_one() -> None:
     assert alone.mean[0].tolist() == USUAL.mean.tolist()
 
 
-def test_the_blend_finds_the_weights_of_each_gene() -> None:
+def test_the_blend_recovers_the_weights_of_each_gene() -> None:
     weights = np.zeros((len(RADII), 2))
     weights[0, 0], weights[2, 1] = 0.5, 0.9
     blend = Blend().fit(training([example(seed, weights) for seed in range(3)]))
@@ -97,7 +97,7 @@ def test_the_composition_is_the_likeliest_mixture() -> None:
     assert np.argmax(mixture) == 1
 
 
-def test_the_ridge_learns_from_other_genes_what_the_blend_cannot() -> None:
+def test_the_ridge_uses_other_genes_and_the_blend_does_not() -> None:
     """The first gene follows the neighbour means of the second."""
 
     def crossed(seed: int) -> Example:
@@ -115,14 +115,14 @@ def test_the_ridge_learns_from_other_genes_what_the_blend_cannot() -> None:
     assert errors[1] < 0.2 * errors[0]
 
 
-def test_a_high_penalty_leaves_the_blend() -> None:
+def test_a_high_penalty_gives_the_predictions_of_the_blend() -> None:
     examples = training([example(0, np.full((len(RADII), 2), 0.2))])
-    visible, places = tissue(9), np.array([[200.0, 200.0], [90.0, 300.0]])
+    visible, queries_um = tissue(9), np.array([[200.0, 200.0], [90.0, 300.0]])
     blend, ridge = Blend(spread=0.1, shrink=0.01).fit(examples), Ridge(penalty=1e9).fit(examples)
-    assert ridge.predict(visible, places).mean == pytest.approx(blend.predict(visible, places).mean, abs=0.05)
+    assert ridge.predict(visible, queries_um).mean == pytest.approx(blend.predict(visible, queries_um).mean, abs=0.05)
 
 
-def test_estimators_are_fitted_once_and_stay_unfitted_themselves() -> None:
+def test_estimators_are_fitted_once_as_copies() -> None:
     drawn = []
 
     def draw() -> list[Example]:

@@ -63,7 +63,7 @@ def test_the_threshold_has_the_highest_spearman_correlation() -> None:
 
 @dataclass(frozen=True)
 class Constant:
-    """Is wrong by a constant error; its composition is the actual one at an error of 3, or at every error."""
+    """A predictor with a constant error, whose composition is the actual one at an error of 3 or at every error."""
 
     targets: Targets
     always: bool

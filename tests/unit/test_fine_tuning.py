@@ -1,4 +1,4 @@
-"""Fine-tuning starts with the given head, or with one fitted to the new slides if that has a lower validation loss."""
+"""Fine-tuning starts with the head of the given run, or with a head fitted to the new slides if its validation loss is lower."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def given(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def open_fine_tuning(slide: Path, given: Path) -> Session:
-    """A session at step 0, with the given weights as they are."""
+    """Open a session at step 0 with the weights of the run `given`."""
     return open_session(
         TrainConfig(make_recipe(), [slide], slide.parent / "run", backend="torch", init=given), Processes()
     )
@@ -70,7 +70,7 @@ def test_another_tissue_gets_its_own_profiles(prepared_synthetic: Path, given: P
         assert member.head.smoother.composition_profile.numpy() == pytest.approx(composition.numpy(), rel=1e-5)
 
 
-def test_learned_weights_and_cell_states_stay(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
+def test_trained_weights_and_cell_states_are_unchanged(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
     session = open_fine_tuning(other_tissue(prepared_synthetic, tmp_path), given)
     loop.initialise(session, new_weights=False)
     weights, ours = load_checkpoint(given).network.state_dict(), session.network.state_dict()

@@ -7,22 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from builders import add_noise, mask_cells
 from scipy.sparse import csr_matrix, random_array
 
 from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.slide import slide_from_arrays
-from cifm_cli.data.tiles import Tile
 from cifm_cli.model.dropout import Dropout, drawing_from
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.heads import ResidualHead
-from cifm_cli.model.masking import MaskedTile, mask_tile
+from cifm_cli.model.masking import MaskedTile
 from cifm_cli.model.output import Output
-from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import numpy_generator, seeded_torch, torch_generator
 from cifm_cli.recipe import Recipe, parse
 
 NUM_GENES, MASKED = 12, np.array([3, 17, 30])
-ANSWERS = ("magnitude", "logit", "composition", "state")
+OUTPUTS = ("magnitude", "logit", "composition", "state")
 
 
 def make_recipe(**model: float) -> Recipe:
@@ -34,15 +33,14 @@ def make_tile(recipe: Recipe) -> MaskedTile:
     counts = csr_matrix(np.ceil(8 * random_array((60, NUM_GENES), density=0.35, rng=generator).toarray()))
     xy_um = generator.uniform(0, 90, (60, 2))
     slide = slide_from_arrays("tissue", xy_um, counts, tuple(f"ENSG{g:011d}" for g in range(NUM_GENES)), 20.0)
-    tile = Tile(np.arange(60), np.arange(60), xy_um, np.zeros(60))
-    return mask_tile(slide, tile, MASKED, match_panel(slide, slide.gene_ids), recipe)
+    return mask_cells(slide, MASKED, recipe)
 
 
 def make_network(recipe: Recipe, *, trained: bool) -> Ensemble:
     with seeded_torch(0, "network"):
         network = Ensemble(NUM_GENES, recipe)
-        for weight in network.parameters() if trained else ():
-            weight.data.add_(0.3 * torch.randn_like(weight))
+        if trained:
+            add_noise(network, 0.3)
         network.first.head.states.fill(torch.rand(4, NUM_GENES), torch.full((4,), 0.25))
     return network
 
@@ -61,10 +59,10 @@ def test_dropout_preserves_the_mean_and_is_the_identity_in_evaluation() -> None:
     assert dropout.eval()(x) is x
     with seeded_torch(0, "dropout"):
         again = dropout.train()(x)
-    assert torch.equal(dropped, again), "the mask depends on the seed"
+    assert torch.equal(dropped, again), "equal seeds give different masks"
 
 
-def test_dropout_has_no_effect_in_evaluation() -> None:
+def test_a_network_with_dropout_predicts_without_it() -> None:
     plain, dropping = make_recipe(), make_recipe(dropout=0.5)
     tile = make_tile(plain)
     networks = [make_network(recipe, trained=True) for recipe in (plain, dropping)]
@@ -81,7 +79,7 @@ def test_the_output_of_an_ensemble_is_the_mean_of_its_members() -> None:
     with torch.no_grad():
         outputs = [member(TorchBackend(), tile) for member in network.members]
     assert len(outputs) == 3
-    assert not torch.equal(outputs[0].magnitude, outputs[1].magnitude), "members start from different weights"
+    assert not torch.equal(outputs[0].magnitude, outputs[1].magnitude), "two members have equal weights"
     mean = infer(network, tile)
     for name in ("magnitude", "logit", "composition", "state"):
         expected = sum(getattr(output, name) for output in outputs) / 3

@@ -39,13 +39,13 @@ def test_a_pool_of_equal_distributions_has_equal_weights() -> None:
     )
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_validation_tiles_decide_how_much_the_weights_of_genes_differ(*, own: bool) -> None:
+@pytest.mark.parametrize("genes_differ", [True, False])
+def test_the_shrinkage_of_gene_weights_is_chosen_on_validation_tiles(*, genes_differ: bool) -> None:
     """Many cells with little noise show that genes differ; a few noisy ones do not."""
     generator = numpy_generator(0, "weights")
     num_genes = 40
-    cells, noise = (2_000, 0.1) if own else (20, 3.0)
-    planted = generator.uniform(0, 1, (2, num_genes)) if own else np.full((2, num_genes), 0.5)
+    cells, noise = (2_000, 0.1) if genes_differ else (20, 3.0)
+    planted = generator.uniform(0, 1, (2, num_genes)) if genes_differ else np.full((2, num_genes), 0.5)
     genes = torch.arange(num_genes)
 
     def draw(number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -56,6 +56,6 @@ def test_validation_tiles_decide_how_much_the_weights_of_genes_differ(*, own: bo
     fit = LeastSquares(2, num_genes)
     fit.add(*draw(cells))
     chosen = choose_weights(fit, [draw(2_000)])
-    expected = fit.solve(PRIOR_COUNTS[0] if own else PRIOR_COUNTS[-1])
+    expected = fit.solve(PRIOR_COUNTS[0] if genes_differ else PRIOR_COUNTS[-1])
     assert torch.equal(chosen, expected)
     assert np.abs(chosen.numpy() - planted).max() < 0.2

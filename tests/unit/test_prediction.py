@@ -63,7 +63,7 @@ def test_the_median_of_cells_at_zero_or_one_level_is_exact() -> None:
         assert Prediction(mean, expressed).median(1e4)[0, 0] == pytest.approx(np.median(cells))
 
 
-def test_genes_and_cells_are_taken_in_the_order_asked_for() -> None:
+def test_genes_and_cells_are_taken_in_the_given_order() -> None:
     prediction, columns, rows = make_prediction(3), np.array([2, 0]), np.array([1, 2, 0, 1])
     genes, cells = prediction.take_genes(columns), prediction.take_cells(rows)
     for name in ("mean", "expressed", "composition"):

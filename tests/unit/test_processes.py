@@ -98,7 +98,7 @@ def test_every_task_gets_its_result_and_workers_keep_their_state() -> None:
     assert again[10][2] > 1
 
 
-def test_no_task_is_no_result() -> None:
+def test_without_tasks_there_are_no_results() -> None:
     with make_pool(start_counting, 1) as pool:
         assert list(pool.run([])) == []
 
@@ -119,7 +119,7 @@ def test_an_error_in_a_worker_is_raised_in_the_parent(
     if isinstance(error, CifmError):
         assert caught.value.hint == "prepare it again"
     if raised is WorkerError:
-        assert "raise error" in str(caught.value), "the traceback of the worker is lost"
+        assert "raise error" in str(caught.value), "no traceback of the worker"
     assert capfd.readouterr().err == ""
 
 
@@ -131,7 +131,7 @@ def test_a_worker_that_dies_is_an_error_with_a_hint(exit_code: int, end: str) ->
     assert caught.value.hint == "use fewer"
 
 
-def test_other_tasks_go_on_after_an_error_where_the_caller_wants_that() -> None:
+def test_other_tasks_continue_after_an_error_on_request() -> None:
     tasks = ["a", "bad", "b", "c"]
     with make_pool(partial(start_raising, error=CifmError("broken", "mend it"))) as pool:
         raised = dict(pool.attempt(tasks))
@@ -161,7 +161,7 @@ def test_an_exception_in_the_parent_ends_workers_at_once(error: type[BaseExcepti
     assert time.monotonic() - began < 60
 
 
-def test_a_pool_that_is_left_early_takes_no_further_tasks() -> None:
+def test_leaving_a_pool_early_starts_no_further_tasks() -> None:
     with make_pool(start_sleeping) as pool:
         next(results := pool.run([0.0, 600.0]))
         results.close()
@@ -170,7 +170,7 @@ def test_a_pool_that_is_left_early_takes_no_further_tasks() -> None:
 
 
 @pytest.mark.parametrize("level", [logging.ERROR, logging.INFO])
-def test_log_records_come_back_only_where_the_caller_wants_them(
+def test_log_records_are_passed_on_only_on_request(
     level: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -188,7 +188,7 @@ def test_workers_use_the_given_number_of_threads_and_ignore_ctrl_c() -> None:
 
 
 def work_in_a_group(folder: Path, ends: dict[str, str]) -> str:
-    """End as `ends` says for the number in the environment."""
+    """End in the way that `ends` gives for the number in the environment."""
     number = os.environ["NUMBER"]
     (folder / number).touch()
     end = ends.get(number, "result")
@@ -205,14 +205,14 @@ def work_in_a_group(folder: Path, ends: dict[str, str]) -> str:
     return f"result of {number}"
 
 
-def make_group(folder: Path, *ends: str) -> list[str]:
+def run_members(folder: Path, *ends: str) -> list[str]:
     members = [Member(f"member {number}", {"NUMBER": str(number)}) for number in range(len(ends))]
     work = partial(work_in_a_group, folder, {str(number): end for number, end in enumerate(ends)})
     return run_group(work, members, hint="start again")
 
 
 def test_a_group_returns_results_in_the_order_of_its_members(tmp_path: Path) -> None:
-    assert make_group(tmp_path, "result", "result") == ["result of 0", "result of 1"]
+    assert run_members(tmp_path, "result", "result") == ["result of 0", "result of 1"]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_group_returns_results_in_the_order_of_its_members(tmp_path: Path) -> 
         (("wait", "error"), CifmError, "disk full"),
     ],
 )
-def test_a_group_raises_the_cause_not_what_followed(
+def test_a_group_raises_the_first_error(
     ends: tuple[str, ...],
     raised: type[Exception],
     message: str,
@@ -234,7 +234,7 @@ def test_a_group_raises_the_cause_not_what_followed(
 ) -> None:
     monkeypatch.setattr("cifm_cli.processes.group.GRACE_S", 0.5)
     with pytest.raises(raised, match=message):
-        make_group(tmp_path, *ends)
+        run_members(tmp_path, *ends)
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, StopRequested)])
@@ -251,7 +251,7 @@ def test_signals_reach_every_process_of_a_group(
     signal.setitimer(signal.ITIMER_REAL, 0.1)
     try:
         with pytest.raises(raised):
-            make_group(tmp_path, "wait", "wait")
+            run_members(tmp_path, "wait", "wait")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -1,4 +1,4 @@
-"""Recipes: the shipped ones are valid, round trips are exact, and messages name the keys that the user typed."""
+"""Recipes: the shipped ones are valid, they are unchanged after saving and loading, and messages name the keys of the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cifm_cli.errors import CifmError
 SHIPPED = {"demo", "paper_100m", "paper_visium_hd", "paper_xenium", "visium", "visium_hd", "xenium"}
 
 
-def test_the_shipped_recipes_are_these() -> None:
+def test_names_of_the_shipped_recipes() -> None:
     assert set(recipe.shipped()) == SHIPPED
 
 

@@ -55,7 +55,7 @@ def test_the_error_of_an_empty_crop_names_the_extent_of_the_slide() -> None:
 
 
 def test_positions_are_uniform_in_the_tissue() -> None:
-    """Three identical discs are drawn from as often as one disc: the density is uniform over the area."""
+    """Three identical discs get as many positions as one disc, because the density is uniform over the area."""
     tissue = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [100.0, 0.0]])
     positions = draw_positions(tissue, 4_000, 10.0, numpy_generator(0))
     distance = np.linalg.norm(positions[:, None] - tissue, axis=2).min(axis=1)
@@ -104,7 +104,7 @@ def test_drawn_counts_are_multinomial() -> None:
 
 
 def test_a_small_change_of_the_profile_changes_few_counts() -> None:
-    """The purpose of common random numbers; inverting one distribution over all genes would change most counts."""
+    """With common random numbers per gene few counts change; inverting one distribution over all genes changes most."""
     first = np.full((200, 300), 1 / 300)
     second = first.copy()
     second[:, 0] *= 4  # one per cent of the expression

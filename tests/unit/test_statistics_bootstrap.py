@@ -1,4 +1,4 @@
-"""Spatial blocks, paired bootstrap and corrected p-values, on tissues whose answer is known."""
+"""Spatial blocks, paired bootstrap and corrected p-values, on tissues with known results."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def two_blocks() -> Bootstrap:
     return Bootstrap(np.array([0, 0, 1]), np.array([[1.0, 1], [2, 0], [0, 2]]), side_um=10.0)
 
 
-def test_a_block_comes_with_all_its_cells() -> None:
+def test_a_drawn_block_contributes_all_its_cells() -> None:
     assert two_blocks().mean(np.array([1.0, 3, 8])) == pytest.approx([4, 2, 8])
 
 
-def test_a_ratio_is_of_sums_and_of_nothing_zero() -> None:
+def test_a_ratio_is_of_sums_and_zero_if_the_denominator_is_zero() -> None:
     found = two_blocks().ratio(np.array([1.0, 3, 8]), np.array([2.0, 2, 0]))
     assert found == pytest.approx([12 / 4, 8 / 8, 0])
 
@@ -64,7 +64,7 @@ def test_blocks_are_squares_of_ten_radii() -> None:
         assert np.ptp(grid[blocks.block == block], axis=0).max() < 200.0
 
 
-def test_a_small_tissue_is_cut_finer() -> None:
+def test_a_small_tissue_has_smaller_blocks() -> None:
     xy_um = numpy_generator(0).uniform(0, 300, (500, 2))
     assert 25 <= spatial_bootstrap(xy_um, 20.0, seed=0).num_blocks <= 49
 
@@ -75,7 +75,7 @@ def compare_means(bootstrap: Bootstrap, model: np.ndarray, reference: np.ndarray
 
 
 @pytest.mark.parametrize(("num_cells", "width_um"), [(1, 0.0), (5, 4.0), (6, 60.0)])
-def test_too_few_blocks_decide_nothing(num_cells: int, width_um: float) -> None:
+def test_too_few_blocks_leave_a_difference_undecided(num_cells: int, width_um: float) -> None:
     xy_um = np.c_[np.linspace(0, width_um, num_cells), np.zeros(num_cells)]
     bootstrap = spatial_bootstrap(xy_um, 20.0, seed=0)
     assert bootstrap.num_blocks < MIN_BLOCKS
@@ -90,7 +90,7 @@ def test_too_few_blocks_decide_nothing(num_cells: int, width_um: float) -> None:
     assert np.isfinite(bootstrap.correlation(genes, genes)).all()
 
 
-def test_a_row_of_cells_is_cut_into_blocks() -> None:
+def test_a_row_of_cells_is_divided_into_blocks() -> None:
     xy_um = np.c_[np.linspace(0, 1_000, 200), np.zeros(200)]
     bootstrap = spatial_bootstrap(xy_um, 20.0, seed=0)
     assert 30 <= bootstrap.num_blocks <= 50
@@ -154,7 +154,7 @@ def test_slides_are_resampled_before_blocks() -> None:
     assert (paired.difference, paired.low, paired.high, paired.decided) == (0.5, 0, 1, False)
 
 
-def test_slides_that_decide_nothing_alone_decide_nothing_together() -> None:
+def test_slides_of_too_few_blocks_leave_their_mean_undecided() -> None:
     draws = np.full((2, 500), 1.0)
     assert compare_over_slides([1.0, 1.0], draws, seed=0, decidable=True).decided
     together = compare_over_slides([1.0, 1.0], draws, seed=0, decidable=False)

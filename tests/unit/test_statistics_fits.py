@@ -1,4 +1,4 @@
-"""Clustering, shrunk regression and logistic regression on data whose answers are known."""
+"""Clustering, shrunk regression and logistic regression on data with known results."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def chosen_strength(losses: dict[float, float], *, accept_equal: bool = False) -
     fitted: list[float] = []
 
     def fit(strength: float, start: LogisticRegression | None) -> LogisticRegression:
-        assert (start is None) == (not fitted), "every fit but the first starts from the one before"
+        assert (start is None) == (not fitted), "a fit does not start from the previous one"
         fitted.append(strength)
         return LogisticRegression(C=strength)
 

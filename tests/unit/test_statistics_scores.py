@@ -1,4 +1,4 @@
-"""Log loss, calibration error and reliability curves, with answers computed by hand."""
+"""Log loss, calibration error and reliability curves, computed by hand."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_balanced_weights_give_every_class_that_occurs_the_same_total() -> None:
 
 
 def test_calibration_error_of_two_bins() -> None:
-    """Two predictions near 0.55 of which one is correct miss by 0.05, one near 0.95 by 0.05."""
+    """The error is 0.05 for two predictions at 0.55, one of them correct, and 0.05 for one at 0.95."""
     confidence, correct = np.array([0.95, 0.55, 0.55]), np.array([True, True, False])
     assert calibration_error(confidence, correct) == pytest.approx((0.05 + 2 * 0.05) / 3)
 

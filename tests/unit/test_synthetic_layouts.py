@@ -1,4 +1,4 @@
-"""One synthetic tissue in the four layouts of 10x: all are prepared, hold the same cells, and show the truth."""
+"""One synthetic tissue in the four layouts of 10x: all are prepared, hold the same cells, and contain the planted effects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READABLE = [effect for effect in EFFECTS if effect.gene in {"CD274", "CXCL10", "
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> SyntheticTruth:
-    """The truth of the tissue, written as Xenium V1; the reference for the other layouts."""
+    """The planted cells of the tissue, which is written as Xenium V1."""
     return write_xenium(tmp_path_factory.mktemp("truth") / "xenium", NUM_CELLS, SEED)
 
 
@@ -51,13 +51,13 @@ def prepared(folder: Path) -> dict[str, ad.AnnData]:
     return {platform: ad.read_h5ad(folder / "prepared" / f"{platform}.h5ad") for platform in WRITERS}
 
 
-def kept(truth: PlantedCells) -> list[bool]:
-    """Genes that the mitochondrial filter keeps."""
+def is_not_mitochondrial(truth: PlantedCells) -> list[bool]:
+    """Return for each gene whether the mitochondrial filter keeps it."""
     return [symbol not in MITOCHONDRIAL.split() for symbol in truth.symbols]
 
 
-def of_symbols(slide: ad.AnnData, symbols: str) -> NDArray[np.float64]:
-    """Fraction of some genes in the counts of each cell."""
+def fraction_of(slide: ad.AnnData, symbols: str) -> NDArray[np.float64]:
+    """Return the fraction of each cell's counts in the given genes, shape (N,)."""
     columns = slide.var["symbol"].isin(symbols.split()).to_numpy()
     return np.asarray(slide.X[:, columns].sum(axis=1)).ravel() / slide.obs["total_counts"].to_numpy()
 
@@ -98,8 +98,8 @@ def test_xenium_and_prime_hold_the_same_molecules(prepared: dict[str, ad.AnnData
     rows = positions.get_indexer(pd.MultiIndex.from_arrays(v1.obsm["spatial"].T))
     assert (rows >= 0).all()
     assert (prime.X[rows][:, prime.var_names.get_indexer(v1.var_names)] != v1.X).nnz == 0
-    alive = np.asarray(truth.counts[:, kept(truth)].sum(axis=1)).ravel() > 0
-    assert v1.n_obs == alive.sum()
+    is_expressed = np.asarray(truth.counts[:, is_not_mitochondrial(truth)].sum(axis=1)).ravel() > 0
+    assert v1.n_obs == is_expressed.sum()
     expressed = np.diff(prime.X.indptr)
     assert 250 < np.median(expressed) < 400
 
@@ -111,7 +111,7 @@ def test_spot_is_the_sum_of_the_cells_it_covers(
     under = cKDTree(truth.xy_um).query_ball_point(slide.obsm["spatial"], 27.5)
     rows, columns = np.repeat(np.arange(len(under)), [len(cells) for cells in under]), np.concatenate(under).astype(int)
     member = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(under), NUM_CELLS))
-    assert ((member @ truth.counts)[:, kept(truth)] != slide.X).nnz == 0
+    assert ((member @ truth.counts)[:, is_not_mitochondrial(truth)] != slide.X).nnz == 0
     positions = pd.read_csv(folder / "visium/spatial/tissue_positions.csv")
     assert positions["in_tissue"].sum() == slide.n_obs < len(positions)
     assert ((positions["array_row"] + positions["array_col"]) % 2 == 0).all()
@@ -121,7 +121,7 @@ def test_spot_is_the_sum_of_the_cells_it_covers(
 
 def test_bins_hold_each_molecule_once(prepared: dict[str, ad.AnnData], folder: Path, truth: SyntheticTruth) -> None:
     slide = prepared["visium_hd"]
-    assert np.array_equal(slide.X.sum(axis=0).A1, truth.counts[:, kept(truth)].sum(axis=0).A1)
+    assert np.array_equal(slide.X.sum(axis=0).A1, truth.counts[:, is_not_mitochondrial(truth)].sum(axis=0).A1)
     positions = slide.obsm["spatial"] / 8.0 - 0.5
     assert np.abs(positions - np.round(positions)).max() < 1e-6
     assert slide.obs_names.str.fullmatch(r"s_008um_\d{5}_\d{5}-1").all()
@@ -130,12 +130,14 @@ def test_bins_hold_each_molecule_once(prepared: dict[str, ad.AnnData], folder: P
     assert 1.3 < slide.n_obs / NUM_CELLS < 1.9
 
 
-def test_layouts_overlay(prepared: dict[str, ad.AnnData], truth: SyntheticTruth) -> None:
+def test_spots_and_bins_have_the_same_composition_at_the_same_position(
+    prepared: dict[str, ad.AnnData], truth: SyntheticTruth
+) -> None:
     spots, bins = prepared["visium"], prepared["visium_hd"]
     near = cKDTree(bins.obsm["spatial"]).query_ball_point(spots.obsm["spatial"], 27.5)
     cells = cKDTree(truth.xy_um).query_ball_point(spots.obsm["spatial"], 27.5)
     for kind in ("tumour", "acinar", "fibroblast"):
-        in_spots, in_bins = of_symbols(spots, MARKERS[kind]), of_symbols(bins, MARKERS[kind])
+        in_spots, in_bins = fraction_of(spots, MARKERS[kind]), fraction_of(bins, MARKERS[kind])
         summed = np.array([in_bins[some].mean() for some in near])
         planted = np.array([(truth.cell_type[some] == kind).mean() for some in cells])
         assert spearmanr(in_spots, summed).statistic > 0.8, kind
@@ -143,7 +145,7 @@ def test_layouts_overlay(prepared: dict[str, ad.AnnData], truth: SyntheticTruth)
 
 
 @pytest.mark.parametrize("platform", ["xenium", "xenium_prime"])
-def test_prepared_slide_shows_the_neighbourhood_rule(prepared: dict[str, ad.AnnData], platform: str) -> None:
+def test_t_cells_are_more_frequent_beside_macrophages(prepared: dict[str, ad.AnnData], platform: str) -> None:
     slide = prepared[platform]
     kinds = slide.obs["cell_type"].astype(str).to_numpy()
     near = kinds[cKDTree(slide.obsm["spatial"]).query(slide.obsm["spatial"], k=7)[1][:, 1:]]
@@ -157,26 +159,28 @@ def test_prepared_slide_shows_the_neighbourhood_rule(prepared: dict[str, ad.AnnD
 
 @pytest.mark.parametrize("platform", ["xenium", "xenium_prime"])
 @pytest.mark.parametrize("effect", READABLE, ids=lambda effect: effect.gene)
-def test_prepared_slide_shows_the_effects(prepared: dict[str, ad.AnnData], platform: str, effect: Effect) -> None:
+def test_receivers_express_more_beside_senders(prepared: dict[str, ad.AnnData], platform: str, effect: Effect) -> None:
     slide = prepared[platform]
     kinds = slide.obs["cell_type"].astype(str).to_numpy()
     receivers = slide[kinds == effect.receiver]
     senders = cKDTree(slide.obsm["spatial"][kinds == effect.sender])
     near = senders.query_ball_point(receivers.obsm["spatial"], 25.0, return_length=True)
-    fraction = of_symbols(receivers, effect.gene)
+    fraction = fraction_of(receivers, effect.gene)
     assert fraction[near >= 3].mean() > 1.8 * fraction[near == 0].mean()
 
 
 @pytest.mark.parametrize(("platform", "reach_um"), [("visium_hd", 25.0), ("visium", 1.0)])
-def test_effect_shows_in_spots_and_bins(prepared: dict[str, ad.AnnData], platform: str, reach_um: float) -> None:
+def test_the_effect_is_measurable_in_spots_and_bins(
+    prepared: dict[str, ad.AnnData], platform: str, reach_um: float
+) -> None:
     slide = prepared[platform]
-    tumour = of_symbols(slide, "EPCAM KRT8 KRT18 KRT19 MUC1 CEACAM6")
-    t_cells = of_symbols(slide, "CD3E CD3D CD3G TRAC CD2 LCK ITK CD5 CD7")
+    tumour = fraction_of(slide, "EPCAM KRT8 KRT18 KRT19 MUC1 CEACAM6")
+    t_cells = fraction_of(slide, "CD3E CD3D CD3G TRAC CD2 LCK ITK CD5 CD7")
     near = cKDTree(slide.obsm["spatial"]).query_ball_point(slide.obsm["spatial"], reach_um)
     received = np.array([t_cells[some].mean() for some in near])
     chosen = tumour > np.quantile(tumour, 0.7)
     low, high = np.quantile(received[chosen], [0.3, 0.7])
-    response = of_symbols(slide, "CD274") / np.maximum(tumour, 1e-9)
+    response = fraction_of(slide, "CD274") / np.maximum(tumour, 1e-9)
     assert response[chosen & (received > high)].mean() > 1.3 * response[chosen & (received < low)].mean()
 
 
@@ -190,7 +194,7 @@ def test_further_genes_are_real_distinct_and_the_same_for_every_slide() -> None:
     pd.testing.assert_frame_equal(choose_genes(1_000), genes[:1_000])
 
 
-def test_types_have_programmes_beyond_the_panel(prepared: dict[str, ad.AnnData]) -> None:
+def test_genes_beyond_the_panel_differ_between_types(prepared: dict[str, ad.AnnData]) -> None:
     slide = prepared["xenium_prime"][:, len(panel()) - 2 :]
     kinds = slide.obs["cell_type"].astype(str).to_numpy()
     profiles = {kind: slide.X[kinds == kind].mean(axis=0).A1 for kind in ("tumour", "acinar")}

@@ -1,4 +1,4 @@
-"""Slides held out for validation: all of their cells validate, and none is trained on."""
+"""Slides held out for validation: all of their cells are validation cells, and none is a training cell."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 @pytest.mark.parametrize("before", [False, True])
-def test_a_target_appears_whole(tmp_path: Path, kind: str, before: bool) -> None:
+def test_a_file_appears_only_when_it_is_complete(tmp_path: Path, kind: str, before: bool) -> None:
     target = tmp_path / "deep" / "made.h5ad"
 
     def write(path: Path, text: str) -> None:

@@ -1,0 +1,106 @@
+"""Models with random weights, short training runs, backends and changed slides for several test files."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+import cifm_backends
+from cifm_cli import recipe as recipes
+from cifm_cli.data.counts_source import MemoryCounts
+from cifm_cli.data.tiles import Tile
+from cifm_cli.inference.loaded_model import LoadedModel
+from cifm_cli.model.checkpoint import MODEL_FILE, Checkpoint, save_checkpoint
+from cifm_cli.model.ensemble import Ensemble
+from cifm_cli.model.masking import MaskedTile, mask_tile
+from cifm_cli.model.vocabulary import match_panel
+from cifm_cli.provenance import seeded_torch
+from cifm_cli.recipe import Recipe, parse
+from cifm_cli.training import loop
+from cifm_cli.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cifm_backends.base import Backend
+    from cifm_cli.data.slide import Slide
+
+
+def add_noise(network: torch.nn.Module, scale: float) -> None:
+    """Add normal noise to every weight, because some parts of a new network have an output of zero."""
+    for weight in network.parameters():
+        weight.data.add_(scale * torch.randn_like(weight))
+
+
+def random_network(num_genes: int, recipe: Recipe, *, noise: float = 0.05) -> Ensemble:
+    """Build a network with the same random weights in every call."""
+    with seeded_torch(0, "network"):
+        network = Ensemble(num_genes, recipe)
+        add_noise(network, noise)
+    return network.eval()
+
+
+def load_random_model(slide: Slide, tables: dict[str, Any], backend: str = "torch") -> LoadedModel:
+    """Build a model with random weights for the genes of a slide; `tables` are the tables of its recipe."""
+    recipe = parse(tables, "test")
+    checkpoint = Checkpoint(random_network(slide.num_genes, recipe), recipe, slide.gene_ids, {}, Path())
+    return LoadedModel(checkpoint, cifm_backends.select(backend, "cpu"), torch.device("cpu"))
+
+
+def save_random_run(folder: Path, slide: Slide, tables: dict[str, Any], *, noise: float = 0.05) -> Path:
+    """Save a network with random weights as a training run in `folder`, which is returned."""
+    recipe = parse(tables, "test")
+    save_checkpoint(
+        folder / MODEL_FILE, random_network(slide.num_genes, recipe, noise=noise), recipe, slide.gene_ids, {}
+    )
+    return folder
+
+
+def train_short_run(slide: Path, folder: Path, settings: Sequence[str] = (), **options: Any) -> None:
+    """Train the recipe `demo` for three steps; `settings` are those of `--set`, `options` those of `TrainConfig`."""
+    short = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64", *settings]
+    loop.train(TrainConfig(recipes.load(recipes.find("demo"), short), [slide], folder, backend="torch", **options))
+
+
+def interrupt_training(patch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
+    """Send a signal to this process while training step `step` of the next run is running, counted from 1."""
+    take_step, calls = loop.train_step, count(1)
+
+    def take_step_with_signal(*arguments: Any) -> float:
+        if next(calls) == step:
+            signal.raise_signal(number)
+        return take_step(*arguments)
+
+    patch.setattr(loop, "train_step", take_step_with_signal)
+
+
+def available_backend(name: str) -> Backend:
+    """Return a backend, or skip the test if it cannot run on this machine."""
+    status = cifm_backends.available()[name]
+    if status.backend is None:
+        pytest.skip(status.problem)
+    return status.backend
+
+
+def mask_cells(
+    slide: Slide, rows: np.ndarray, recipe: Recipe, dtype: torch.dtype = torch.float32, tile: Tile | None = None
+) -> MaskedTile:
+    """Mask the given rows of a tile, by default of a tile that is the whole slide."""
+    everything = np.arange(slide.num_cells)
+    tile = tile or Tile(everything, everything, slide.xy_um, np.zeros(slide.num_cells))
+    return mask_tile(slide, tile, rows, match_panel(slide, slide.gene_ids), recipe, dtype)
+
+
+def replace_counts(slide: Slide, rows: np.ndarray, counts: np.ndarray) -> Slide:
+    """Return the slide with other counts (len(rows), G) in some cells, and with the total counts that follow."""
+    matrix, total_counts = slide.source.matrix.tolil(), slide.total_counts.copy()
+    matrix[rows] = counts
+    total_counts[rows] = counts.sum(axis=1)
+    return replace(slide, source=MemoryCounts(matrix.tocsr()), total_counts=total_counts)
