@@ -19,7 +19,7 @@ class CifmError(Exception):
 
     Args:
         message: The problem and its location: file, slide, key or row.
-        hint: What to do about it, in one sentence.
+        hint: How to fix it, in one sentence.
     """
 
     def __init__(self, message: str, hint: str) -> None:
@@ -53,6 +53,7 @@ def handling_signals(signals: Sequence[int], handler: Callable[[int], None]) -> 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    # The handlers of the caller are restored at the end, so that blocks can be nested.
     previous = {number: signal.signal(number, lambda number, _frame: handler(number)) for number in signals}
     try:
         yield
@@ -96,6 +97,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # Libraries in C and Rust raise OSError without the number of the system's error.
         number = error.errno or _hidden_errno(error)
         if number not in reasons:  # unexpected, so the traceback is needed
             raise

@@ -12,6 +12,7 @@ Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # `reassoc` stays off: sums keep their order, so results are the same in every run and on every machine.
+# Without the GIL, threads that prepare tiles run in parallel. Divisions by zero give infinity or NaN, as in NumPy.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
@@ -27,5 +28,5 @@ def compiled(function: Function) -> Function:
     """
     try:
         return cast("Function", numba.njit(cache=True, **_OPTIONS)(function))
-    except RuntimeError:  # numba found no folder for its cache
+    except RuntimeError:  # numba raises it if it can write no cache folder
         return cast("Function", numba.njit(**_OPTIONS)(function))

@@ -47,5 +47,6 @@ BUFFER: Final = "buffer"  # cells between regions, which are not used for traini
 ALL: Final = "all"
 REGIONS: Final = (TRAIN, VALIDATION, TEST, BUFFER)
 
+# Raised when older files can no longer be read. A file with another number is refused.
 PREPARED_FORMAT: Final = 1
 CHECKPOINT_FORMAT: Final = 2

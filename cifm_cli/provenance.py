@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 _PACKAGES = ("torch", "numpy", "scipy", "anndata", "h5py", "pandas", "scikit-learn", "safetensors", "dgl", "numba")
-_BLOCK = 1 << 20
+_BLOCK = 1 << 20  # bytes that are read at a time: slides may be larger than the memory
 
 
 def numpy_generator(seed: int, *stream: int | str) -> np.random.Generator:
@@ -30,12 +30,14 @@ def numpy_generator(seed: int, *stream: int | str) -> np.random.Generator:
 
     Args:
         seed: The user's `--seed`.
-        stream: Words and numbers that identify the purpose, such as `("mask", step)`. Different streams are independent.
+        stream: Words and numbers that identify the purpose, such as `("mask", step)`. Different streams
+            are independent.
 
     Returns:
         A generator whose numbers depend on the arguments only, on every machine.
     """
     # The stream is a spawn key and not entropy, because SeedSequence treats the entropies [7] and [7, 0] as equal.
+    # CRC-32 and not `hash`, which differs between processes.
     key = tuple(zlib.crc32(word.encode()) if isinstance(word, str) else word for word in stream)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
@@ -44,6 +46,7 @@ def torch_generator(seed: int, *stream: int | str) -> torch.Generator:
     """Create a torch generator on the CPU for one purpose; arguments as `numpy_generator`."""
     import torch
 
+    # torch seeds are 64-bit integers; this one is drawn from the stream, so that both libraries share one scheme.
     generator = torch.Generator()
     generator.manual_seed(int(numpy_generator(seed, *stream).integers(2**63 - 1)))
     return generator
@@ -117,6 +120,7 @@ def _versions() -> dict[str, str]:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
+            # Optional packages, such as DGL, may be missing.
             continue
     return versions
 
@@ -134,6 +138,7 @@ def _git_revision() -> str | None:
             check=True,
             timeout=10,
         )
+    # Provenance is optional: a machine without git, or a repository of another owner, must not stop a command.
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()

@@ -65,10 +65,12 @@ def find(name: str) -> Path:
     """
     path = Path(name)
     recipes = shipped()
+    # A file of the user comes first, also if it has the name of a shipped recipe.
     if path.is_file():
         return path
     if path.stem in recipes and path.parent in (Path(), Path("recipes")):
         return recipes[path.stem]
+    # The hint names one recipe if the name is misspelled, and all of them if it is unlike any.
     near = difflib.get_close_matches(path.stem, recipes, n=1)
     hint = f"did you mean {near[0]}?" if near else f"shipped recipes: {', '.join(recipes)}"
     raise CifmError(f"recipe {name}: no such file", hint)
@@ -121,12 +123,13 @@ def parse(content: dict[str, Any], origin: str) -> Recipe:
 
 def _explain(detail: ErrorDetails) -> tuple[str, str]:
     """Describe one mistake by the key that the user typed; the hint is empty if no known key is similar."""
-    key = ".".join(str(part) for part in detail["loc"])
+    key = ".".join(str(name) for name in detail["loc"])
     if detail["type"] == "extra_forbidden":
         near = _nearest(key)
         return f"unknown key {key}" + (f" (nearest: {near})" if near else ""), f"did you mean {near}?" if near else ""
     if detail["type"] == "value_error":  # raised by a validator of a section, which names the keys itself
         return str(detail["ctx"]["error"]), ""
+    # Messages of pydantic begin with a capital, and follow a colon here.
     given = detail["input"]
     return f"{key} = {given!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}", ""
 
@@ -155,18 +158,18 @@ def _nearest(key: str) -> str | None:
 def _apply(content: dict[str, Any], setting: str) -> None:
     """Apply one `section.key=value` to nested dictionaries, in place."""
     key, equals, text = setting.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
+    names = key.strip().split(".")
+    if not equals or not all(names):
         raise CifmError(f"--set {setting}: not section.key=value", "for instance --set train.max_minutes=15")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()  # a word without quotes, such as `mlp`
-    for part in parts[:-1]:
-        content = content.setdefault(part, {})
+    for name in names[:-1]:
+        content = content.setdefault(name, {})
         if not isinstance(content, dict):
-            raise CifmError(f"--set {setting}: {part} is not a section", "see `cifm recipes show xenium` for every key")
-    content[parts[-1]] = value
+            raise CifmError(f"--set {setting}: {name} is not a section", "see `cifm recipes show xenium` for every key")
+    content[names[-1]] = value
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -178,6 +181,7 @@ def to_toml(recipe: Recipe) -> str:
     Returns:
         TOML with every key that is not None.
     """
+    # Only this function writes TOML; the standard library can read it only.
     import tomli_w
 
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))

@@ -13,6 +13,8 @@ Precision = Literal["float32", "bfloat16"]
 class Section(BaseModel):
     """A table of a recipe. It is frozen and refuses unknown keys."""
 
+    # Unknown keys are forbidden, because a misspelled key would silently have its default. Docstrings of the fields are
+    # the texts of the recipe reference.
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
@@ -63,8 +65,10 @@ class ModelRecipe(Section):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
+        # Each head scales D / H features, so H must divide D.
         if self.width % self.heads:
             raise ValueError(f"model.heads = {self.heads} does not divide model.width = {self.width}")
+        # A higher rank than D has no effect but costs more weights.
         if self.gene_rank and self.gene_rank > self.width:
             raise ValueError(f"model.gene_rank = {self.gene_rank} is above model.width = {self.width}")
         # Eq. 14 without residual is a sum over edges, which is zero for a cell without any.

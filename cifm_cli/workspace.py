@@ -42,6 +42,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, as renaming is atomic within one file system only; the dot hides it from `slide_paths`.
         temporary = target.with_name(f".{secrets.token_hex(4)}.partial.{target.name}")
         try:
             yield temporary
@@ -107,6 +108,7 @@ def slide_paths(given: Sequence[Path], default: Path = PREPARED, command: str = 
     paths: dict[Path, None] = {}  # a dictionary keeps the order and drops duplicates
     for path in given or (default,):
         if path.is_dir():
+            # Hidden files are skipped: they may be partial files of another process.
             paths.update(dict.fromkeys(sorted(path.glob("[!.]*.h5ad"))))
         elif path.is_file():
             paths[path] = None
@@ -135,6 +137,7 @@ def run_folder(given: Path | None) -> Path:
         folder = folder.parent
     if not (folder / "model.safetensors").is_file():
         raise CifmError(f"no model in {folder}", "train one with `cifm train RECIPE`, or give a run with --model")
+    # The run behind `runs/latest`: the link may point to another run before the command is finished.
     return folder.resolve() if folder.is_symlink() else folder
 
 

@@ -55,6 +55,7 @@ def select(name: str, device: str) -> Backend:
     Raises:
         BackendUnavailableError: The backend is unknown, does not load, or does not run on the device.
     """
+    # `auto` stops at the first backend that runs, so the libraries of the others are not imported.
     if name == "auto":
         for candidate in _names_by_priority():
             backend = _status(candidate).backend
@@ -64,6 +65,7 @@ def select(name: str, device: str) -> Backend:
     if name not in _entry_points():
         raise BackendUnavailableError(f"unknown backend {name}; installed: {', '.join(_entry_points())}")
     status = _status(name)
+    # A backend that is named is never replaced by another one: results would be reported under the wrong name.
     if status.backend is None:
         raise BackendUnavailableError(f"backend {name} does not load: {status.problem}")
     if not status.backend.supports(device):
@@ -71,6 +73,7 @@ def select(name: str, device: str) -> Backend:
     return status.backend
 
 
+# Cached: reading the metadata of all installed packages takes time, and it does not change while a program runs.
 @cache
 def _entry_points() -> dict[str, metadata.EntryPoint]:
     return {entry.name: entry for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name)}
@@ -94,6 +97,7 @@ def _backend_class(name: str) -> tuple[Callable[[], Backend] | None, str | None]
     return _try(_entry_points()[name].load)
 
 
+# Cached, so that a backend is created once and its problem is the same in every message.
 @cache
 def _status(name: str) -> BackendStatus:
     backend_class, problem = _backend_class(name)
@@ -110,5 +114,6 @@ def _try(action: Callable[[], T]) -> tuple[T | None, str | None]:
     try:
         return action(), None
     except Exception as error:  # noqa: BLE001 - the import of a third-party package may raise anything
+        # Import errors of compiled libraries may have many lines; `cifm backends` has one line per backend.
         lines = str(error).strip().splitlines() or [""]
         return None, f"{type(error).__name__}: {lines[0]}"

@@ -38,6 +38,7 @@ class Graph:
     sources: Tensor
     targets: Tensor
     displacement: Tensor
+    # Excluded from comparison: two graphs are equal whatever backends have run on them.
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -116,8 +117,8 @@ class Backend(Protocol):
     `messages` serves the factored form of a layer, `read_edges` and `sum_edges` the literal one. A backend may inherit
     the last two, which use plain torch operations: most of the literal form's work is in the MLPs of the layer.
 
-    The registered class must import quickly, because `auto` reads the priority of every class. Libraries that are slow
-    to import or optional belong into `__init__`.
+    The module of the registered class must import quickly, because `auto` reads the priority of every class. Import
+    libraries that are slow or optional in `__init__`.
 
     Args:
         name: As given to `--backend`.
@@ -191,6 +192,7 @@ class Backend(Protocol):
             (N, F) sums. Half precision is summed in float32.
         """
         working = torch.promote_types(values.dtype, torch.float32)
+        # Cells without edges keep the zero.
         total = torch.zeros(graph.num_cells, values.shape[1], dtype=working, device=values.device)
         return total.index_add(0, graph.targets, values.to(working)).to(values.dtype)
 
@@ -223,6 +225,7 @@ def in_working_precision(*unconverted: torch.dtype) -> Callable[[Method], Method
             features = stored if stored in unconverted else working
             # Autocast would convert products inside the backend back to half precision.
             with _without_autocast(shift.device.type):
+                # The new graph shares the cache of the old one, so data derived from it is computed once.
                 result = method(
                     backend,
                     replace(graph, displacement=graph.displacement.to(working)),
@@ -230,6 +233,7 @@ def in_working_precision(*unconverted: torch.dtype) -> Callable[[Method], Method
                     EdgeTerms(edges.radial.to(working), edges.coordinate.to(working), edges.num_heads),
                     shift.to(working),
                 )
+            # The shift keeps its own type: in a network under autocast it is float32 while features are bfloat16.
             return Messages(result.pooled.to(stored), result.shift.to(shift.dtype))
 
         return messages

@@ -1,4 +1,4 @@
-"""Checks that every backend must pass, ours and those of third parties, against a dense float64 reference.
+"""Checks that every backend must pass, also one of a third party, against a dense float64 reference.
 
     from cifm_backends.conformance import check
     failures = [result for result in check(MyBackend()) if not result.passed]
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
     from cifm_backends.base import Backend
 
-SLOPE_STEP, SLOPE_TOLERANCE = 1e-5, 1e-6  # of central differences in float64
+# Central differences in float64: the truncation error of about step^2 = 1e-10 and the rounding error of about
+# 1e-16 / step = 1e-11 leave room below the tolerance.
+SLOPE_STEP, SLOPE_TOLERANCE = 1e-5, 1e-6
 
 
 def check(
@@ -65,6 +67,7 @@ def check(
 
 def check_reference(run: CaseRun) -> Iterator[CheckResult]:
     """Compare outputs and gradients with the dense reference."""
+    # The reference widens the rounded inputs of the backend, so their rounding is not counted as an error.
     inputs = _reference_inputs(run.inputs._asdict())
     cotangents = tuple(value.cpu().double() for value in run.cotangents)
     expected = with_gradients(inputs, name_outputs(dense_messages(run.case, Inputs(**inputs))), cotangents)
@@ -76,12 +79,14 @@ def check_repeatable(run: CaseRun) -> Iterator[CheckResult]:
     """Compare two runs with each other, bit by bit."""
     first, second = run.differentiate(), run.differentiate()
     changed = sum(not torch.equal(first[name], second[name]) for name in first)
+    # The tolerance is zero: a training run can only be repeated bit by bit if every sum has a fixed order.
     yield CheckResult("tensors that change between two runs", run.case.name, run.dtype, changed, 0)
 
 
 def check_numbering(run: CaseRun) -> Iterator[CheckResult]:
     """Number the cells in another order, which must give the same outputs in that order."""
     mask, inputs = run.case.mask, run.inputs
+    # The reversed order moves every cell but the middle one, and every row of edges is summed in the opposite order.
     order = torch.arange(len(mask)).flip(0)
     displacement = dense_displacement(mask, inputs.displacement)
     reordered = {name: getattr(inputs, name)[order] for name in (*NodeTerms._fields, "shift")}
@@ -95,6 +100,7 @@ def check_numbering(run: CaseRun) -> Iterator[CheckResult]:
 def check_partial_gradients(run: CaseRun) -> Iterator[CheckResult]:
     """Ask for the gradients of a few inputs, which must be the same as when all are asked for."""
     all_gradients = run.differentiate()
+    # A backend may skip work whose gradients are not needed, such as a second pass for the gradients of senders.
     for names in (("query", "target", "radial"), ("key", "source"), ("shift",), ("displacement", "coordinate")):
         gradients = run.differentiate(names)
         error = max(relative_error(value, all_gradients[name]) for name, value in gradients.items())
@@ -117,12 +123,13 @@ def check_slope(run: CaseRun) -> Iterator[CheckResult]:
     expected = float(total(SLOPE_STEP) - total(-SLOPE_STEP)) / (2 * SLOPE_STEP)
     values = run.differentiate()
     slope = sum(float((values[f"gradient of {n}"] * d).sum()) for n, d in zip(Inputs._fields, direction, strict=True))
+    # The 1 keeps the error finite in cases without edges, where the slope is zero.
     error = abs(expected - slope) / (1 + abs(expected))
     yield CheckResult("slope along a direction", run.case.name, run.dtype, error, SLOPE_TOLERANCE)
 
 
 def check_literal_form(run: CaseRun) -> Iterator[CheckResult]:
-    """Compare the operations of the literal form, and their gradients, with the dense reference and between two runs."""
+    """Compare the operations of the literal form and their gradients with the dense reference, and two runs."""
     generator, mask = torch.Generator().manual_seed(3), run.case.mask
     drawn = run.inputs
     values = draw_normal(generator, int(mask.sum()), run.case.width).to(drawn.target)

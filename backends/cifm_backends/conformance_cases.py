@@ -120,20 +120,27 @@ def all_cases() -> list[Case]:
         """(N, N) adjacency with self-loops only."""
         return torch.eye(num_cells, dtype=torch.bool)
 
+    # Cells 0, 3, 6, 9 send nothing and cells 0, 4, 8 receive nothing: cell 0 has no edge at all, the other
+    # six have edges in one direction only.
     sends, receives = torch.arange(12) % 3 > 0, torch.arange(12) % 4 > 0
     return [
+        # Edges in one direction only distinguish the sums of receivers from those of senders.
         Case("one-way edges", random(23, 5) & ~loops(23)),
+        # Empty arrays are the usual cause of errors in kernels.
         Case("no cells", loops(0)),
         Case("no edges", torch.zeros_like(loops(7))),
         Case("one cell with a self loop", loops(1)),
         Case("isolated cells", random(12, 5) & sends & receives[:, None]),
+        # A distance of zero, where a square root would have no derivative.
         Case("cells at one position", ~loops(9), stacked=True),
         Case("self loops", random(11, 4) | loops(11)),
         Case("void cells", random(14, 6), num_void=5),
         Case("long rows", random(70, 60), width=8, num_heads=2),
         Case("many cells", random(300, 6), width=8, num_heads=2),
         Case("wide features", random(13, 4), width=148, num_heads=4),
+        # From one head of all features to heads of one feature.
         *(Case(f"{heads} heads of 24 features", random(10, 4), 24, heads) for heads in (1, 2, 6, 24)),
+        # Sizes below, at and above a group of 6, which the fused backend computes at a time and pads with zeros.
         *(Case(f"{size} basis functions", random(10, 4), 6, 1, size) for size in (1, 2, 3, 4, 5, 6, 7, 9)),
     ]
 
@@ -156,7 +163,7 @@ def draw_case(backend: Backend, case: Case, dtype: torch.dtype, device: str) -> 
     spread = 0.0 if case.stacked else 1.0
     nodes = [draw_normal(generator, num_cells, width) * occupied for _ in NodeTerms._fields]
     parameters = [draw_normal(generator, width, case.num_basis), draw_normal(generator, width)]
-    # a few edges end up longer than the radius.
+    # With standard deviations of 0.4 radii and of 0.2 for the shift, a few edges end up longer than the radius.
     geometry = [
         spread * 0.2 * draw_normal(generator, num_cells, 2),
         spread * 0.4 * draw_normal(generator, num_edges, 2),
@@ -190,6 +197,7 @@ def with_gradients(
     """Outputs, and gradients of their weighted sum in the inputs that require one, by name."""
     leaves = {name: value for name, value in inputs.items() if value.requires_grad}
     total = torch.stack([(value * weight).sum() for value, weight in zip(outputs.values(), weights, strict=True)]).sum()
+    # An input without effect has a gradient of zero, not None: there are cases without edges.
     grads = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
     values = {name: value.detach() for name, value in outputs.items()}
     return values | {f"gradient of {name}": grad for name, grad in zip(leaves, grads, strict=True)}
@@ -204,5 +212,6 @@ def relative_error(value: Tensor, expected: Tensor) -> float:
     """Largest difference divided by the largest expected entry; not divided if all expected entries are zero."""
     if value.numel() == 0:
         return 0.0
+    # In float64: a difference of bfloat16 values would be rounded again.
     difference = float((value.cpu().double() - expected.cpu().double()).abs().max())
     return difference / (float(expected.abs().max()) or 1.0)

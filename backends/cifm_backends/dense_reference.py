@@ -24,12 +24,16 @@ def dense_messages(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:
     beta = [0, 1, 2, 4, 8, 16, 32, 64, 128][: case.num_basis]
     fade = torch.where(squared < 1, (1 - squared) ** 2, 0.0)
     rho = torch.stack([fade * torch.exp(-b * squared) for b in beta], dim=-1)
+    # The same split into heads as in the backends: consecutive features belong to one head.
     query, key = (t.reshape(num_cells, case.num_heads, head_width) for t in (inputs.query, inputs.key))
+    # Eq. 11
     inner = torch.einsum("ihp,jhp->ijh", query, key) / head_width**0.5
     # a pair without an edge has no intensity, and so no message.
     intensity = torch.where(case.mask[..., None], inner / (1 + inner.abs()), 0.0)
     argument = inputs.target[:, None] + inputs.source[None] + torch.einsum("ijb,db->ijd", rho, inputs.radial)
+    # Eq. 12, with silu(x) = x / (1 + exp(-x)) written out
     message = argument / (1 + torch.exp(-argument)) * intensity.repeat_interleave(head_width, dim=-1)
+    # Eq. 13
     step = torch.einsum("ijc,ijd,d->ic", dx, message, inputs.coordinate)
     return message.sum(1), step / (1 + intensity.abs().mean(-1).sum(1, keepdim=True))
 

@@ -19,7 +19,7 @@ from cifm_backends.torch_reference import intensity, radial_basis
 if TYPE_CHECKING:
     from torch import Tensor
 
-INSTALL = "pip install 'cifm[dgl]' on Python 3.11 installs a release that does"
+INSTALL = "pip install 'cifm[dgl]' on Python 3.11 installs a release that loads"
 
 
 class DglBackend(Backend):
@@ -33,11 +33,11 @@ class DglBackend(Backend):
     priority = 20
 
     def __init__(self) -> None:
-        os.environ.setdefault(
-            "DGLBACKEND", "pytorch"
-        )  # else the first import of DGL asks for a backend and writes a file into the user's home
+        # Without it, the first import of DGL asks for a backend and writes a file into the user's home.
+        os.environ.setdefault("DGLBACKEND", "pytorch")
         try:
             self._dgl: Any = import_module("dgl")
+        # DGL raises OSError (FileNotFoundError) where its compiled library does not match the version of torch.
         except (ImportError, OSError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise ImportError(f"DGL does not load ({reason}); {INSTALL}") from error
@@ -55,6 +55,7 @@ class DglBackend(Backend):
         """Run the edge part of a factored layer; see `Backend.messages`."""
         ops, g = self._dgl.ops, self._graph(graph)
         heads = edges.num_heads, nodes.query.shape[-1] // edges.num_heads
+        # In DGL, u is the source j and v the target i, so that u_sub_v is shift_j - shift_i.
         dx_E = graph.displacement - ops.u_sub_v(g, shift, shift)
         rho_E = radial_basis(dx_E.square().sum(-1), edges.radial.shape[1])
         product_E = ops.u_dot_v(g, nodes.key.unflatten(-1, heads), nodes.query.unflatten(-1, heads))
@@ -70,17 +71,20 @@ class DglBackend(Backend):
         ops, g = self._dgl.ops, self._graph(graph)
         working = h.to(torch.promote_types(h.dtype, torch.float32))
         target, source = ops.copy_v(g, working), ops.copy_u(g, working)
+        # Eq. 11: a mean over channels
         product = ops.u_dot_v(g, working, working) / h.shape[1]
         displacement = graph.displacement - ops.u_sub_v(g, shift, shift)
         return EdgeValues(target.to(h.dtype), source.to(h.dtype), product.to(h.dtype), displacement)
 
     def sum_edges(self, graph: Graph, values: Tensor) -> Tensor:
         """Sum values of edges into cells; see `Backend.sum_edges`."""
+        # As in `Backend.sum_edges`, half precision is summed in float32. DGL needs one type for all operands.
         working = values.to(torch.promote_types(values.dtype, torch.float32))
         total: Tensor = self._dgl.ops.copy_e_sum(self._graph(graph), working)
         return total.to(values.dtype)
 
     def _graph(self, graph: Graph) -> Any:  # noqa: ANN401 - DGL is not typed
+        # All layers of a network run on few graphs, so each is converted once.
         if "dgl" not in graph.cache:
             graph.cache["dgl"] = self._dgl.graph((graph.sources, graph.targets), num_nodes=graph.num_cells)
         return graph.cache["dgl"]

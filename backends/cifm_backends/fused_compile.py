@@ -16,6 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def exact(function: Function) -> Function:
     """Compile a function at its first call. Sums keep their order."""
+    # `contract` allows fused multiply-adds, which change rounding but not the order of a sum.
     return _compile(function, {"fastmath": {"contract"}})
 
 
@@ -25,15 +26,18 @@ def fast(function: Function) -> Function:
     NaN and infinity are preserved. Numba's runtime (`_nrt`) is off, so slices have no reference counts: counting would
     take more time than the arithmetic, and threads would wait for each other.
     """
+    # `nnan` and `ninf` stay off: with them LLVM may assume that no value is NaN or infinite.
     return _compile(function, {"fastmath": {"reassoc", "contract", "nsz"}, "_nrt": False})
 
 
 def _compile(function: Function, options: dict[str, Any]) -> Function:
     """Cache the machine code beside the file or in the user's cache folder, or not at all if neither can be written."""
+    # Without the GIL ranges of rows run in parallel. With the error model of NumPy a division by zero gives infinity
+    # instead of a branch that raises, which LLVM could not vectorise.
     options = {"nogil": True, "error_model": "numpy", **options}
     try:
         return cast("Function", numba.njit(cache=True, **options)(function))
-    except RuntimeError:  # numba found no folder for its cache
+    except RuntimeError:  # numba raises it if it can write no cache folder
         return cast("Function", numba.njit(**options)(function))
 
 

@@ -1,9 +1,9 @@
 """The fused backend: the edge part of a layer in one pass over the rows of the graph, on the CPU.
 
 The values of an edge stay in the cache of a core from intensity to message. There are no tensors of size E x D; the
-backward pass computes the edges again. Ranges of rows run on as many threads as torch uses. These are plain threads that
-sleep between calls, because a second pool of spinning threads would slow down that of torch. The ranges depend only on
-the graph, so the result does not depend on the number of threads.
+backward pass computes the edges again. Ranges of rows run on as many threads as torch uses. These are plain
+threads that sleep between calls, because a second pool of spinning threads would slow down that of torch. The ranges
+depend only on the graph, so the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from cifm_backends.fused_compile import Array
 
 MAX_RANGES = 64  # of rows; each range has its own sums of the gradients of the parameters
-RANGE_WORK = 2**18  # edges times features, about half a millisecond
+RANGE_WORK = 2**18  # edges times features of a range: about half a millisecond of work
 
-# Every calling thread has its own pool, so that members of an ensemble that train in parallel do not wait for each other.
+# Every calling thread has its own pool: members of an ensemble that train in parallel do not wait for each other.
 _local = threading.local()
 
 
@@ -78,6 +78,7 @@ class _EdgeSums(torch.autograd.Function):
         """Compute the sums over the incoming edges of every cell."""
         ctx.graph, ctx.num_heads = graph, num_heads
         ctx.save_for_backward(*inputs)
+        # The order of the inputs is that of the fields of `Layer`: Q, K, A, B, C, v, shift, displacement.
         shift, features, num_cells = inputs[6], inputs[0], graph.num_cells
         sums = shift.new_empty(features.shape), shift.new_empty(num_cells, 2), shift.new_empty(num_cells)
         layer, index, out = _layer(inputs, num_heads), _by_target(graph), Sums(*(value.numpy() for value in sums))
@@ -86,30 +87,36 @@ class _EdgeSums(torch.autograd.Function):
         return sums
 
     @staticmethod
+    # The kernels are not differentiable: a second derivative raises an error instead of being wrong.
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Compute the gradients of the inputs that require one; messages are computed again, not stored."""
-        inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        inputs, requested = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        # Upstream gradients may be expanded views, such as the gradient of a sum.
         sums = Sums(*(value.contiguous().numpy() for value in upstream))
-        computed = _differentiate(ctx.graph, _layer(inputs, ctx.num_heads), sums, wanted)
+        computed = _differentiate(ctx.graph, _layer(inputs, ctx.num_heads), sums, requested)
+        # bfloat16 comes from the kernels as 16-bit integers, whose bits are viewed as bfloat16.
         gradients = (
             torch.from_numpy(gradient).view(value.dtype) for gradient, value in zip(computed, inputs, strict=True)
         )
-        return (None, None, *(g if needed else None for g, needed in zip(gradients, wanted, strict=True)))
+        return (None, None, *(g if needed else None for g, needed in zip(gradients, requested, strict=True)))
 
 
-def _differentiate(graph: Graph, layer: Layer, sums: Sums, wanted: Sequence[bool]) -> Gradients:
-    """Gradients of the inputs. Those that are not wanted may be uninitialised."""
+def _differentiate(graph: Graph, layer: Layer, sums: Sums, requested: Sequence[bool]) -> Gradients:
+    """Gradients of the inputs. Those that are not requested may be uninitialised."""
     width, kind, num_cells = len(layer.coordinate), layer.coordinate.dtype, graph.num_cells
-    needed = dict(zip(Gradients._fields, wanted, strict=True))
+    needed = dict(zip(Gradients._fields, requested, strict=True))
     index = _by_target(graph)
     bounds = _bounds(index, width)
+    # Every row is written by exactly one range, so the gradients of cells need no initial zeros.
     rows = [np.empty((num_cells, width), layer.query.flat.dtype) for _ in range(4)]
+    # Every range adds to the gradients of the parameters in a copy of its own; copies are summed in a fixed order.
     radial, coordinate = np.zeros((len(bounds), *layer.radial.shape), kind), np.zeros((len(bounds), width), kind)
     shift, displacement = np.zeros((num_cells, 2), kind), np.zeros((graph.num_edges, 2), kind)
     outs = [Gradients._make([*rows, r, c, shift, displacement]) for r, c in zip(radial, coordinate, strict=True)]
     buffers = [(out, new_scratch(layer)) for out in outs]
     _run(backward_target_rows, bounds, (layer, index, sums), buffers)
+    # The second pass computes all edges again, so it is left out if no gradient of a sender is needed.
     if needed["key"] or needed["source"] or needed["shift"]:
         index = _by_source(graph)
         _run(backward_source_rows, _bounds(index, width), (layer, index, sums), buffers)
@@ -121,6 +128,7 @@ def _layer(inputs: Sequence[Tensor], num_heads: int) -> Layer:
     """Input of the kernels, without copies of large tensors."""
     *nodes, radial, coordinate, shift, displacement = (value.detach() for value in inputs)
     width, num_basis = radial.shape
+    # Transposed, so that inner loops over features read contiguous memory; padded to whole groups.
     columns = np.zeros((-(-num_basis // GROUP) * GROUP, width), _array(radial).dtype)
     columns[:num_basis] = radial.numpy().T
     query, key, target, source = (_rows(value) for value in nodes)
@@ -136,6 +144,7 @@ def _rows(value: Tensor) -> Rows:
     # Q, K, A and B are columns of one tensor: a flat view with a stride avoids copies.
     if value.stride(1) != 1:
         value = value.contiguous()
+    # The view ends with the last entry of the last row; a full stride more could reach beyond the memory of the tensor.
     length = (len(value) - 1) * value.stride(0) + value.shape[1] if len(value) else 0
     flat = value.as_strided((length,), (1,))
     return Rows((flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat).numpy(), value.stride(0))
@@ -159,6 +168,7 @@ def _bounds(index: Index, width: int) -> list[tuple[int, int]]:
     """Split the rows into ranges with about the same number of edges, independent of the number of threads."""
     num_cells, num_edges = len(index.indptr) - 1, len(index.others)
     num_ranges = min(MAX_RANGES, 1 + num_edges * width // RANGE_WORK)
+    # Equal numbers of edges and not of cells: the work is in the edges, and density varies over a tissue.
     cuts = np.searchsorted(index.indptr, np.linspace(0, num_edges, num_ranges + 1)[1:-1])
     return list(pairwise([0, *cuts.tolist(), num_cells]))
 
@@ -173,6 +183,7 @@ def _run(
         for call in calls:
             call()
         return
+    # All ranges are submitted before the first result is awaited; `result` raises the error of a kernel here.
     for future in [_threads(num_threads).submit(call) for call in calls]:
         future.result()
 

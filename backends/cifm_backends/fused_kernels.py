@@ -74,12 +74,13 @@ class Gradients(NamedTuple):
 @exact
 def transpose(indptr: Array, sources: Array) -> Index:
     """Sort the edges by their source; targets ascend within a row."""
-    # a counting sort: linear in the edges, and stable, so that gradients of a sender are summed in a fixed order.
+    # A counting sort: linear in the edges, and stable, so that gradients of a sender are summed in a fixed order.
     num_cells, num_edges = len(indptr) - 1, len(sources)
     starts = np.zeros(num_cells + 1, np.int64)
     for e in range(num_edges):
         starts[sources[e] + 1] += 1
     starts = np.cumsum(starts)
+    # `free[j]` is the next unused position in row j.
     free, edges, targets = starts.copy(), np.empty(num_edges, np.int64), np.empty(num_edges, np.int64)
     for i in range(num_cells):
         for e in range(indptr[i], indptr[i + 1]):
@@ -95,6 +96,7 @@ def forward_rows(first: int, last: int, layer: Layer, graph: Index, out: Sums, s
     for i in range(first, last):
         # Sums of one number per edge are float64 in any precision: their cost is small beside that of D features.
         pooled, step_x, step_y, total = out.pooled[i], 0.0, 0.0, 0.0
+        # The output is uninitialised memory. It is summed in place, where it stays in the cache of the core.
         pooled[:] = 0
         query, target = receiver(i, layer, scratch)
         for e in range(graph.indptr[i], graph.indptr[i + 1]):
@@ -121,6 +123,7 @@ def sender(j: int, layer: Layer, scratch: Scratch) -> tuple[Array, Array]:
 def fill_edge(edge: Edge, layer: Layer, scratch: Scratch) -> tuple[float, float, float]:
     """Compute an edge up to the argument of silu; return dx, dy and sum_h |Int_h|."""
     e, i, j, move, shift = edge.e, edge.i, edge.j, layer.displacement, layer.shift
+    # x_i - x_j in float64, as small differences of moved positions would lose digits in float32.
     dx = np.float64(move[e, 0]) + shift[i, 0] - shift[j, 0]
     dy = np.float64(move[e, 1]) + shift[i, 1] - shift[j, 1]
     fill_basis(dx * dx + dy * dy, layer.num_basis, scratch.rho, scratch.rho_slope)
@@ -134,6 +137,7 @@ def fill_edge_backward(edge: Edge, layer: Layer, sums: Sums, scratch: Scratch) -
     """Differentiate an edge with respect to its cells; return dx, dy and the gradient of <v, msg>."""
     i = edge.i
     dx, dy, _ = fill_edge(edge, layer, scratch)
+    # The step is dx <v, msg>, so the gradient of <v, msg> is the product of dx with the gradient of the step.
     weight = sums.step[i, 0] * dx + sums.step[i, 1] * dy
     fill_backward(sums.pooled[i], weight, layer.coordinate, scratch)
     fill_backward_product(sums.total[i] / layer.num_heads, scratch)
@@ -166,11 +170,13 @@ def backward_target_rows(
             dx, dy, weight = fill_edge_backward(edge, layer, sums, scratch)
             add_scaled(scratch.back_product, key, own_query)
             message = add_receiver(layer.coordinate, weight, scratch, own_target, out.coordinate)
+            # d(|dx|^2) / d(dx) = 2 dx
             slope = 2 * distance_slope(layer.radial, scratch)
             out.displacement[e, 0] = sums.step[i, 0] * message + slope * dx
             out.displacement[e, 1] = sums.step[i, 1] * message + slope * dy
+            # dx = displacement + shift_i - shift_j, so shift_i has the gradient of the displacement.
             add(out.displacement[e], 1, out.shift[i])
-            # Each edge adds rho^T back to the B x D gradient of C. Adding TILE edges at once saves most of the memory traffic.
+            # Each edge adds rho^T back to the B x D gradient of C. Adding TILE edges at once saves memory traffic.
             copy(scratch.back, tile[slot])
             copy(scratch.rho, tile_rho[slot])
             slot = (slot + 1) % TILE
@@ -199,6 +205,7 @@ def add_receiver(coordinate: Array, weight: float, scratch: Scratch, target: Arr
 def distance_slope(radial: Array, scratch: Scratch) -> float:
     """Gradient of the squared distance of an edge."""
     slope, back = scratch.product, scratch.back
+    # `product` is free by now: `fill_backward_product` has read it.
     slope[:] = 0
     add_basis(0, scratch.rho_slope, radial, slope)
     total = back.dtype.type(0)
@@ -210,6 +217,7 @@ def distance_slope(radial: Array, scratch: Scratch) -> float:
 @inlined
 def add_tile(tile: Array, tile_rho: Array, out: Array) -> None:
     """Out += rho^T tile: the gradient of C from TILE edges."""
+    # TILE edges in one pass: each row of the output is read and written once for four edges.
     t0, t1, t2, t3 = (tile[0], tile[1], tile[2], tile[3])
     for b in range(len(out)):
         r0, r1, r2, r3 = (tile_rho[0, b], tile_rho[1, b], tile_rho[2, b], tile_rho[3, b])
@@ -234,6 +242,8 @@ def backward_source_rows(
             fill_edge_backward(Edge(e, i, j, query, key, target, source), layer, sums, scratch)
             add_scaled(scratch.back_product, query, own_key)
             add(scratch.back, 1, own_source)
+            # The first pass stored the gradient of the displacement; shift_j has the negative of it. Reading it needs
+            # all ranges of the first pass to be finished.
             add(out.displacement[e], -1, out.shift[j])
         store(own_key, out.key[j])
         store(own_source, out.source[j])

@@ -1,7 +1,7 @@
 """Computation of one edge in the fused backend, compiled: intensity, radial basis, silu, and their derivatives.
 
-Inner loops run over contiguous features and call no functions, so that LLVM can vectorise them. The cache of numba checks
-the file of a kernel only: after an edit here, touch `fused_kernels.py`.
+Inner loops run over contiguous features and call no functions, so that LLVM can vectorise them. The cache of numba
+checks the file of a kernel only: after an edit here, touch `fused_kernels.py`.
 Letters: N cells, E edges j -> i, D features, H heads, B radial basis functions.
 """
 
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
     from cifm_backends.fused_storage import Rows
 
-GROUP = 6  # basis functions per pass over the features; the last group is padded with zeros
+# Basis functions per pass over the features; the last group is padded with zeros. `model.radial` is 6 by default.
+GROUP = 6
 TILE = 4  # edges whose contributions to the gradient of C are added at once
+# Coefficients of exp, the highest power first. The remainder for |x| <= log(2) / 2 is below 2e-7 with 7 terms and
+# below 1e-17 with 14, so it is in the order of the rounding error or less.
 TAYLOR_32 = tuple(np.float32(1 / math.factorial(n)) for n in range(6, -1, -1))
 TAYLOR_64 = tuple(1 / math.factorial(n) for n in range(13, -1, -1))
 
@@ -63,6 +66,8 @@ class Scratch(NamedTuple):
 @exact
 def sigmoid_32(x: Scalar) -> Scalar:
     """1 / (1 + exp(-x)) with a relative error below 4e-7, in operations that have vector forms."""
+    # Compiled as `exact`: reordered sums would merge the two parts of log 2, which are subtracted one after the other
+    # because the product with the first part is free of rounding.
     # Within 87 the biased exponent lies in 1 ... 253, so that shifting it into place makes a normal number.
     bounded = min(max(x, np.float32(-87)), np.float32(87))
     power = np.int32(bounded * np.float32(-1 / math.log(2)) + np.float32(127.5))  # exponent of exp(-x), biased
@@ -78,6 +83,7 @@ def sigmoid_32(x: Scalar) -> Scalar:
 def sigmoid_64(x: Scalar) -> Scalar:
     """1 / (1 + exp(-x)) with a relative error below 1e-15; see `sigmoid_32`."""
     bounded = min(max(x, np.float64(-708)), np.float64(708))
+    # The conversion cuts off the fraction; with the half added to a positive number, it rounds to the nearest.
     power = np.int64(bounded * (-1 / math.log(2)) + 1023.5)
     whole = np.float64(power - 1023)
     rest = -bounded - whole * 0.693145751953125 - whole * 1.42860682030941723212e-6
@@ -108,6 +114,7 @@ def _sigmoid_by_type(x: types.Type) -> Callable[[Any], Any]:
 def new_scratch(layer: Layer) -> Scratch:
     """Allocate memory for one edge."""
     kind = layer.coordinate.dtype
+    # Zeros, because the padding of the radial basis is never written but is multiplied.
     basis, heads = np.zeros((2, len(layer.radial)), kind), np.empty((2, layer.num_heads), kind)
     features, tile = np.empty((5, len(layer.coordinate)), kind), np.empty((TILE, len(layer.coordinate)), kind)
     rows = np.empty((6, len(layer.coordinate)), kind)
@@ -119,11 +126,13 @@ def new_scratch(layer: Layer) -> Scratch:
 @inlined
 def fill_basis(squared: float, num_basis: int, rho: Array, slope: Array) -> None:
     """`radial_basis` and its derivative; each Gaussian but the first two is the square of the one before."""
+    # d/du (1 - u)^2 exp(-beta u) = -(2 + beta (1 - u)) (1 - u) exp(-beta u); both are zero beyond the radius.
     inside = max(1 - squared, 0.0)
     beta, gaussian = 0.0, 1.0
     for b in range(num_basis):
         rho[b] = inside * inside * gaussian
         slope[b] = -(2 + beta * inside) * inside * gaussian
+        # One call of exp per edge: since beta doubles, each Gaussian is the square of the one before.
         gaussian = math.exp(-squared) if b == 0 else gaussian * gaussian
         beta = max(1.0, 2 * beta)
 
@@ -132,6 +141,7 @@ def fill_basis(squared: float, num_basis: int, rho: Array, slope: Array) -> None
 def fill_argument(target: Array, source: Array, radial: Array, scratch: Scratch) -> None:
     """A_i + B_j + C rho, the argument of silu in Eq. 12."""
     rho, argument = scratch.rho, scratch.argument
+    # The first group is added in the same pass over the features as A and B.
     c0, c1, c2, c3, c4, c5 = (radial[0], radial[1], radial[2], radial[3], radial[4], radial[5])
     r0, r1, r2, r3, r4, r5 = (rho[0], rho[1], rho[2], rho[3], rho[4], rho[5])
     for d in range(len(argument)):
@@ -157,6 +167,7 @@ def fill_intensity(query: Array, key: Array, scratch: Scratch) -> float:
     """Eq. 11 for every head; return sum_h |Int_h|."""
     damping, intensity = scratch.damping, scratch.intensity
     size = len(query) // len(damping)
+    # Constants have the type of the features: a Python number would make float32 arithmetic float64.
     one, scale, total = query.dtype.type(1), query.dtype.type(size**-0.5), query.dtype.type(0)
     for h in range(len(damping)):
         q, k = query[h * size : (h + 1) * size], key[h * size : (h + 1) * size]
@@ -164,6 +175,7 @@ def fill_intensity(query: Array, key: Array, scratch: Scratch) -> float:
         for p in range(size):
             z += q[p] * k[p]
         z *= scale
+        # Eq. 11: phi(z) = z / (1 + |z|)
         damping[h] = one / (one + abs(z))
         total += abs(z) * damping[h]
         intensity[h * size : (h + 1) * size] = z * damping[h]
@@ -176,6 +188,7 @@ def add_message(coordinate: Array, scratch: Scratch, pooled: Array) -> float:
     argument, intensity = scratch.argument, scratch.intensity
     weight = coordinate.dtype.type(0)
     for d in range(len(pooled)):
+        # Eq. 12
         message = intensity[d] * argument[d] * sigmoid(argument[d])
         pooled[d] += message
         weight += coordinate[d] * message
@@ -215,11 +228,11 @@ def fill_backward_product(total: float, scratch: Scratch) -> None:
     size = len(product) // len(damping)
     scale = product.dtype.type(size**-0.5)
     for h in range(len(damping)):
-        part = product[h * size : (h + 1) * size]
+        summands = product[h * size : (h + 1) * size]
         # Int = z / (1 + |z|) has the slope damping^2 and the sign of z.
         gradient = product.dtype.type(total * np.sign(intensity[h * size]))
         for p in range(size):
-            gradient += part[p]
+            gradient += summands[p]
         scratch.back_product[h] = gradient * damping[h] * damping[h] * scale
 
 
@@ -228,6 +241,6 @@ def add_scaled(weights: Array, values: Array, out: Array) -> None:
     """Out += values, the features of each head times its weight."""
     size = len(values) // len(weights)
     for h in range(len(weights)):
-        weight, part, total = weights[h], values[h * size : (h + 1) * size], out[h * size : (h + 1) * size]
+        weight, added, total = weights[h], values[h * size : (h + 1) * size], out[h * size : (h + 1) * size]
         for p in range(size):
-            total[p] += weight * part[p]
+            total[p] += weight * added[p]

@@ -65,9 +65,12 @@ def _store_by_type(values: types.Array, out: types.Array) -> Callable[[Any, Any]
     def narrow(values: Array, out: Array) -> None:
         """Round float32 to bfloat16."""
         for d in range(len(out)):
+            # Adding just under half of the last bit kept, and one more if that bit is odd, carries into it where
+            # rounding is up.
             bits = np.float32(values[d]).view(np.int32)
             rounded = bits + np.int32(0x7FFF) + (bits >> np.int32(16) & np.int32(1))  # to the nearest, ties to even
             narrow_bits = np.int32(rounded >> np.int32(16))
+            # Rounding the bits of a NaN could turn it into infinity.
             out[d] = narrow_bits if values[d] == values[d] else np.int32(0x7FC0)  # NaN
 
     return narrow if out.dtype == types.int16 else same

@@ -63,7 +63,9 @@ class TorchBackend(Backend):
         inner_E = functional.silu(nodes.target[i_E] + nodes.source[j_E] + rho_E @ edges.radial.T)
         msg_E = (inner_E.unflatten(-1, (num_heads, -1)) * int_E[..., None]).flatten(-2)  # Eq. 12
         step_E = dx_E * (msg_E @ edges.coordinate)[:, None]
+        # Sum over the edges of each receiving cell (Eq. 14, inner sum)
         pooled = torch.zeros_like(nodes.target).index_add(0, i_E, msg_E)
+        # The step is divided by the sum of intensities, so that void cells do not change it, as their number would.
         weight = int_E.abs().mean(-1, keepdim=True)
         total = weight.new_ones(graph.num_cells, 1).index_add(0, i_E, weight)
         return Messages(pooled, torch.zeros_like(shift).index_add(0, i_E, step_E) / total)  # Eq. 13

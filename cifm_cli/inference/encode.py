@@ -77,6 +77,7 @@ def encode_cells(
         CifmError: Slide and model share no gene.
     """
     num_rows = slide.num_cells if rows is None else len(rows)
+    # Allocated once: concatenating blocks would hold all of them twice.
     embeddings = np.zeros((num_rows, model.checkpoint.recipe.model.width), np.float32)
     done = 0
     for block in encode_blocks(model, slide, [level], rows):
@@ -114,17 +115,20 @@ def encode_blocks(
     """
     all_rows = np.arange(slide.num_cells) if rows is None else rows
     cores, (number, num_slices) = list(chunks(all_rows, core_cells(model))), tile_slice
+    # Consecutive tiles, so that the blocks of all slices are in the order of the rows one after the other.
     own_cores = cores[len(cores) * number // num_slices : len(cores) * (number + 1) // num_slices]
     tiles = prefetch(_tile_maker(model, slide, levels, all_rows), own_cores)
-    # Two stages: threads prepare tiles ahead of the network, and the network runs ahead of the caller, who writes.
+    # Two stages: threads prepare tiles ahead of the network, and the network runs ahead of the caller.
     return prefetch(partial(_encode, model, levels), tiles)
 
 
 def core_cells(model: LoadedModel) -> int:
     """Number of core cells of a tile: as in training, or more if the backend stores no edges."""
     recipe = model.checkpoint.recipe
+    # The literal form has an MLP on every edge, whatever the backend: its tiles must fit into memory as in training.
     if recipe.model.message != "factored" or model.backend.stores_edges:
         return recipe.data.tile_cells
+    # 4 bytes of float32
     return min(_MAX_CORE_CELLS, _TILE_BYTES // (4 * _LIVE_FEATURES * recipe.model.width))
 
 
@@ -143,6 +147,7 @@ def _tile_maker(
         read, layers = tile.core, list[LayerGraph]()
         if MICROENVIRONMENT in levels:
             graph = radius_graph(tile.xy_um, slide.radius_um, self_loops=recipe.model.self_loops)
+            # Only cells from which a message reaches the core are read.
             cells, layers = layer_graphs(graph, torch.from_numpy(tile.core), recipe.model.encoder_layers)
             read = cells.numpy()
         matrix = slide.expression(tile.rows[read], recipe.data.target_sum)[:, panel.columns]

@@ -99,6 +99,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        # A valid name may belong to a device that is absent, which torch notices at the first use.
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # a build of torch without CUDA raises AssertionError
         reason = str(error).strip().splitlines()[0]
@@ -122,7 +123,9 @@ def load_model(run: Path, backend: str = "auto", device: str = "auto", precision
         CifmError: The checkpoint cannot be used, or there is no such device.
         BackendUnavailableError: The backend is unknown, or does not run on the device.
     """
+    # The device first: a mistyped name is reported before a large file is read.
     chosen = choose_device(device)
     checkpoint = load_checkpoint(run)
+    # In place: the checkpoint holds the network on the device.
     checkpoint.network.to(chosen)
     return LoadedModel(checkpoint, cifm_backends.select(backend, chosen.type), chosen, precision)

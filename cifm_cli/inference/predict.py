@@ -45,7 +45,8 @@ def point_estimate(model: LoadedModel, form: str, threshold: float) -> Callable[
     """
     recipe = model.checkpoint.recipe
     if form == "median":
-        if recipe.objective.name == "balanced_mse":  # Eq. 15 gives a zero the less weight, the more zeros there are
+        # Eq. 15 divides the error of zeros by their number, so its minimum is not the conditional mean.
+        if recipe.objective.name == "balanced_mse":
             raise CifmError(
                 "--form median: the model was trained with the objective balanced_mse, under which its magnitude is no "
                 "mean, and a median does not follow from it",
@@ -77,7 +78,7 @@ def predict_cells(
     """
     panel = model.panel(slide)
     recipe = model.checkpoint.recipe
-    # Queries may be absent from `visible`, such as free locations, so tiles cover both.
+    # Queries such as free locations may be absent from `visible`, so tiles cover both.
     rows, hidden = np.union1d(visible, queries), np.unique(queries)
     tiler = Tiler(slide.xy_um, rows, reach_um(recipe, slide.radius_um))
     is_hidden = np.zeros(slide.num_cells, dtype=bool)
@@ -88,18 +89,18 @@ def predict_cells(
         tile = tiler.tile(core)
         return core, mask_tile(slide, tile, np.flatnonzero(is_hidden[tile.rows]), panel, recipe)
 
-    # a core holds hidden cells only; chunks without any cost nothing.
+    # A core holds hidden cells only; chunks without hidden cells are skipped.
     cores = (chunk[is_hidden[chunk]] for chunk in chunks(rows, recipe.data.tile_cells))
-    parts = []
+    predictions = []
     for core, tile in prefetch(prepare, filter(len, cores)):
-        parts.append(Prediction.from_logits(run_network(model, tile)))
+        predictions.append(Prediction.from_logits(run_network(model, tile)))
         if advance:
             advance(len(core))
-    if not parts:
+    if not predictions:
         empty = np.zeros((0, panel.num_genes), dtype=np.float32)
         return Prediction(empty, empty)
-    # The cores, and so the parts, are in ascending order of rows.
-    return Prediction.concatenate(parts, np.searchsorted(hidden, queries))
+    # The cores, and so the predictions, are in ascending order of rows.
+    return Prediction.concatenate(predictions, np.searchsorted(hidden, queries))
 
 
 @torch.inference_mode()
@@ -119,7 +120,7 @@ def run_network(model: LoadedModel, tile: MaskedTile) -> Output:
 
 
 def add_locations(slide: Slide, locations_um: NDArray[np.float64]) -> tuple[Slide, Rows]:
-    """Append free locations to a slide, which are then inferred like masked cells.
+    """Append free locations to a slide, so that they can be inferred like masked cells.
 
     Args:
         slide: The slide.
@@ -133,6 +134,7 @@ def add_locations(slide: Slide, locations_um: NDArray[np.float64]) -> tuple[Slid
         slide,
         xy_um=np.concatenate([slide.xy_um, locations_um]),
         total_counts=np.concatenate([slide.total_counts, np.zeros(len(locations_um))]),
+        # The region of a location is never read; the array must only have the length of the slide.
         split=np.concatenate([slide.split, np.zeros(len(locations_um), dtype=np.int8)]),
     )
     return larger, rows

@@ -49,6 +49,7 @@ def predict_blocks(model: LoadedModel, slide: Slide, seed: int) -> Iterator[tupl
     """
     recipe, rows = model.checkpoint.recipe, np.arange(slide.num_cells)
     order = provenance.numpy_generator(seed, "infer cells").permutation(slide.num_cells)
+    # Rounds are drawn over the whole slide, not tile by tile, so a cell in two tiles is hidden in the same round.
     round_of = np.empty(slide.num_cells, dtype=np.int8)
     for number, hidden in enumerate(np.array_split(order, _ROUNDS)):
         round_of[hidden] = number
@@ -80,9 +81,9 @@ def _predict_tile(model: LoadedModel, cut: Slide, tile: Tile, round_of: NDArray[
         return mask_tile(cut, tile_of_cut, np.flatnonzero(round_of == number), panel, recipe)
 
     rounds = np.unique(core_rounds).tolist()
-    parts = [Prediction.from_logits(run_network(model, masked)) for masked in prefetch(prepare, rounds)]
+    predictions = [Prediction.from_logits(run_network(model, masked)) for masked in prefetch(prepare, rounds)]
     by_round = np.concatenate([np.flatnonzero(core_rounds == number) for number in rounds])
-    return Prediction.concatenate(parts, np.argsort(by_round))
+    return Prediction.concatenate(predictions, np.argsort(by_round))
 
 
 def predict_locations(
@@ -102,6 +103,7 @@ def predict_locations(
     Raises:
         CifmError: No location is near the tissue, or slide and model share no gene.
     """
+    # Coordinates in pixels or of another slide would otherwise give plausible predictions from no neighbour.
     distance_um, _ = cKDTree(slide.xy_um).query(locations_um)
     num_far = int((distance_um > slide.radius_um).sum())
     if num_far == len(locations_um):
@@ -114,11 +116,12 @@ def predict_locations(
         logger.warning(message, num_far, len(locations_um), slide.radius_um)
     larger, queries = add_locations(slide, locations_um)
     visible = np.arange(slide.num_cells)
-    # a masked cell sends messages in the decoder only: beyond its layers, queries in one round are independent.
+    # A masked cell sends messages in the decoder only, so queries that are farther apart than its layers reach have no
+    # effect on each other and can share a round.
     apart_um = model.checkpoint.recipe.model.decoder_layers * slide.radius_um
-    rounds = [queries[part] for part in split_far_apart(locations_um, apart_um)]
-    parts = [predict_cells(model, larger, visible, rows, advance) for rows in rounds]
-    return Prediction.concatenate(parts, np.argsort(np.concatenate(rounds)))
+    rounds = [queries[indices] for indices in split_far_apart(locations_um, apart_um)]
+    predictions = [predict_cells(model, larger, visible, rows, advance) for rows in rounds]
+    return Prediction.concatenate(predictions, np.argsort(np.concatenate(rounds)))
 
 
 def split_far_apart(locations_um: NDArray[np.float64], apart_um: float) -> list[Rows]:
@@ -137,5 +140,6 @@ def split_far_apart(locations_um: NDArray[np.float64], apart_um: float) -> list[
     rounds = np.full(len(locations_um), -1)
     for location, near in enumerate(neighbours):
         taken = set(rounds[near].tolist())
+        # There is one candidate more than there are taken rounds, so at least one is free.
         rounds[location] = next(number for number in range(len(taken) + 1) if number not in taken)
     return [np.flatnonzero(rounds == number) for number in range(rounds.max() + 1)]

@@ -45,9 +45,11 @@ class Prediction:
 
         def to_numpy(values: Tensor) -> NDArray[np.float32]:
             """Convert a tensor to float32 on the CPU."""
+            # NumPy has no bfloat16.
             array: NDArray[np.float32] = values.float().cpu().numpy()
             return array
 
+        # Log-normalised expression is not negative, but the linear output may be.
         mean, expressed = to_numpy(output.magnitude.clamp(min=0)), to_numpy(output.logit.sigmoid())
         if output.composition is None or output.state is None:
             return cls(mean, expressed)
@@ -60,7 +62,7 @@ class Prediction:
 
     def gated(self, threshold: float) -> Prediction:
         """Set mean, P(expressed) and composition to zero where P(expressed) is at most `threshold`."""
-        # Rows of the composition are not normalised again.
+        # Rows of the composition are not normalised again: a gene that passes keeps its predicted fraction.
         passed = self.expressed > threshold
         composition = None if self.composition is None else self.composition * passed
         return Prediction(self.mean * passed, self.expressed * passed, composition, self.states)
@@ -97,22 +99,22 @@ class Prediction:
         return Prediction(self.mean.take(rows, axis=0), self.expressed.take(rows, axis=0), composition, states)
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Prediction], order: Rows) -> Prediction:
+    def concatenate(cls, predictions: Sequence[Prediction], order: Rows) -> Prediction:
         """Join predictions of different cells.
 
         Args:
-            parts: Predictions of one predictor and of the same genes, at least one.
-            order: (Q,) row of each cell of the result in the concatenated parts.
+            predictions: Predictions of one predictor and of the same genes, at least one.
+            order: (Q,) row of each cell of the result in the concatenated predictions.
 
         Returns:
             The prediction of all cells, in that order.
         """
-        # One predictor gives all of its parts a composition, or none of them.
-        compositions = [part.composition for part in parts if part.composition is not None]
-        states = [part.states for part in parts if part.states is not None]
+        # One predictor gives all of its predictions a composition, or none of them.
+        compositions = [prediction.composition for prediction in predictions if prediction.composition is not None]
+        states = [prediction.states for prediction in predictions if prediction.states is not None]
         return cls(
-            np.concatenate([part.mean for part in parts])[order],
-            np.concatenate([part.expressed for part in parts])[order],
+            np.concatenate([prediction.mean for prediction in predictions])[order],
+            np.concatenate([prediction.expressed for prediction in predictions])[order],
             np.concatenate(compositions)[order] if compositions else None,
             np.concatenate(states)[order] if states else None,
         )

@@ -31,7 +31,7 @@ _HEADER = "cifm"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model and what is needed to use it."""
+    """A trained model, with its recipe, vocabulary and provenance."""
 
     network: Ensemble  # the networks, in evaluation mode; on the CPU after loading
     recipe: Recipe  # the resolved recipe of the training
@@ -51,9 +51,11 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: dict[s
     Raises:
         CifmError: The disk is full, or there is no permission to write.
     """
+    # safetensors refuses tensors that are not contiguous.
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
+            # The header is one JSON string, because safetensors stores text values only.
             save_file(ready, temporary, metadata={_HEADER: json.dumps(header)})
         except SafetensorError as error:  # of a full disk; `atomic_path` explains an OSError to the user
             raise OSError(str(error)) from error
@@ -82,6 +84,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 def _parse_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """The header that `save_tensors` wrote, checked for its format."""
+    # Other programs write safetensors files too, such as the public release of the paper.
     if _HEADER not in metadata:
         raise CifmError(f"{path}: safetensors, but not a checkpoint of cifm", "give a run that `cifm train` wrote")
     try:
@@ -142,6 +145,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     network = Ensemble(len(vocabulary), resolved)
     try:
         network.load_stored_weights(tensors)
+    # torch reports missing names and other shapes as RuntimeError.
     except RuntimeError as error:
         raise CifmError(f"{path}: the weights do not fit the recipe stored beside them", "train again") from error
     return Checkpoint(network.eval(), resolved, vocabulary, header["provenance"], folder)
@@ -154,17 +158,18 @@ def describe(path: Path) -> dict[str, Any]:
         path: The file `model.safetensors`.
 
     Returns:
-        Number of parameters of each part, size of the vocabulary, recipe and provenance.
+        Number of parameters of each module, size of the vocabulary, recipe and provenance.
     """
     tensors, header = load_tensors(path)
-    parts: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for name, tensor in tensors.items():
-        part = name.split(".", 1)[0]
-        parts[part] = parts.get(part, 0) + tensor.numel()
+        # The first word of a name is the module: `encoder`, `decoder`, `head` or, for the other members, `others`.
+        module = name.split(".", 1)[0]
+        sizes[module] = sizes.get(module, 0) + tensor.numel()
     return {
         "kind": "checkpoint",
         "format": header["format"],
-        "parameters": {"total": sum(parts.values()), **parts},
+        "parameters": {"total": sum(sizes.values()), **sizes},
         "genes": len(header["vocabulary"]),
         "recipe": header["recipe"],
         "provenance": header["provenance"],

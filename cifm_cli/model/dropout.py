@@ -48,5 +48,7 @@ class Dropout(nn.Module):
         """Set values of a tensor of any shape to zero and scale up the others; the identity outside training."""
         if not self.training or not self.fraction:
             return x
+        # Drawn on the CPU: a GPU has another generator, which would give other numbers for the same seed.
         mask = torch.rand(x.shape, generator=_DRAWS.get()) >= self.fraction
+        # Scaled up, so that the expected value is that of inference.
         return x * mask.to(x.device) / (1 - self.fraction)

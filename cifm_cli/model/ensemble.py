@@ -79,6 +79,7 @@ class Ensemble(nn.Module):
         Raises:
             RuntimeError: A name is missing or unknown, or a shape differs.
         """
+        # Strict loading: a missing weight would silently keep its random start.
         self.load_state_dict({_module_name(name): tensor for name, tensor in tensors.items()})
 
 

@@ -25,11 +25,12 @@ class GeneInput(nn.Module):
 
     def __init__(self, num_genes: int, width: int) -> None:
         super().__init__()
+        # Scaled such that the row of a gene has a norm of about 1 for any width.
         self.weight = nn.Parameter(torch.empty(num_genes, width).normal_(std=width**-0.5))
 
     def forward(self, expression: Expression) -> Tensor:
         """Map the expression of V cells to (V, D) features; those of a void cell are zero."""
-        # a weighted sum of rows: the expression is never made dense, and a panel may lack any genes.
+        # A weighted sum of rows: the expression is never made dense, and a panel may lack any genes.
         return functional.embedding_bag(
             expression.genes, self.weight, expression.offsets, mode="sum", per_sample_weights=expression.values
         )
@@ -48,6 +49,7 @@ class GeneOutput(nn.Module):
     def __init__(self, width: int, num_genes: int, *, rank: int | None = None, zero: bool) -> None:
         super().__init__()
         self.reduce = nn.Linear(width, rank, bias=False) if rank else nn.Identity()
+        # With a rank, both maps together have r (G + D) weights in place of G D.
         inner = rank or width
         self.weight = nn.Parameter(torch.empty(num_genes, inner).normal_(std=0.0 if zero else inner**-0.5))
         self.bias = nn.Parameter(torch.zeros(num_genes))

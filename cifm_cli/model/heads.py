@@ -75,6 +75,7 @@ class ResidualHead(nn.Module):
         self.norm = VoidNorm()
         self.features = nn.Linear(width, width)
         self.means = nn.Linear(num_terms * width, width)
+        # The mean of the training cells, the last term, has no number of neighbours.
         self.amount = nn.Linear(2 * (num_terms - 1), width)
         self.mixture = nn.Linear(num_terms * num_states, width)
         self.hidden = nn.Linear(width, width)
@@ -95,9 +96,13 @@ class ResidualHead(nn.Module):
         neighbours, genes = tile.neighbours, tile.genes
         terms = self.smoother.terms(neighbours, genes)
         frequencies = self.states.frequencies(neighbours, self.states.assign_states(tile.neighbour_expression, genes))
+        # The weights of the gene input map any panel to the same D features.
         means = self.norm(terms.means @ gene_weight[genes]).flatten(1)
         # The square root keeps rare states visible beside frequent ones.
-        h, means, mixture = (self.dropout(part) for part in (self.norm(h), means, frequencies.sqrt().flatten(1)))
+        h, means, mixture = (
+            self.dropout(features) for features in (self.norm(h), means, frequencies.sqrt().flatten(1))
+        )
+        # The logarithm, as numbers of counts range over orders of magnitude.
         amount = torch.log1p(torch.cat([neighbours.mass, neighbours.counts.sum(-1)], dim=1))  # of cells, and of counts
         z = self.features(h) + self.means(means) + self.mixture(mixture) + self.amount(amount)
         z = self.dropout(functional.silu(z))

@@ -36,7 +36,9 @@ def weighted_sums(
         counts.
     """
     num_scales, num_genes = weight.shape[1], expression.shape[1]
+    # One array for the three kinds of sums, which the compiled loop fills together.
     sums = np.zeros((3, len(indptr) - 1, num_scales, num_genes))
+    # scipy chooses int32 or int64 by the size of a matrix; a single type needs a single compilation.
     starts, genes = expression.indptr.astype(np.int64), expression.indices.astype(np.int64)
     values, raw = expression.data.astype(np.float64), counts.data.astype(np.float64)
     _add(indptr, visible, weight, starts, genes, values, raw, np.zeros((num_genes, num_scales, 3)), sums)
@@ -68,6 +70,7 @@ def _add(  # noqa: PLR0913, PLR0917 - compiled code takes arrays, not objects
                     gene_sums[scale, 0] += factor * value
                     gene_sums[scale, 1] += factor
                     gene_sums[scale, 2] += factor * count
+        # Transposed to (S, P) only once per query.
         for scale in range(num_scales):
             for gene in range(num_genes):
                 for kind in range(3):

@@ -69,8 +69,8 @@ class FactoredLayer(nn.Module):
         x_i'   = x_i + sum_j (x_i - x_j) <v, msg_ij> / (1 + sum_j |Int_ij|)         (Eq. 13)
         h_i'   = h_i + BFMLP_4(W sum_j msg_ij)                                      (Eq. 14)
 
-    W is BFMLP_4's first map, so the last linear map of BFMLP_2 adds no work. See `Backend.messages` for phi
-    and rho.
+    W is the first map of BFMLP_4. It also stands for the last linear map of BFMLP_2, which therefore costs nothing on
+    edges. See `Backend.messages` for phi and rho.
 
     Args:
         recipe: The model section of a recipe.
@@ -82,9 +82,11 @@ class FactoredLayer(nn.Module):
         self.num_heads = recipe.heads
         self.residual = recipe.residual
         self.norm = VoidNorm() if recipe.norm else nn.Identity()
+        # One product for all four projections; backends read them as slices of its result.
         self.project = nn.Linear(width, 4 * width, bias=False)  # Q, K, A, B
         self.radial = nn.Parameter(torch.empty(width, recipe.radial).normal_(std=recipe.radial**-0.5))  # C
         self.coordinate = nn.Parameter(torch.empty(width).normal_(std=COORDINATE_INIT))  # v
+        # Not normalised, so the scale of the sum has an effect: it tells many neighbours from few.
         self.bfmlp4 = BiasFreeMLP((width, 2 * width, width), recipe.mlp_layers, norm=False)
 
     def forward(self, backend: Backend, layer: LayerGraph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,9 +101,12 @@ class FactoredLayer(nn.Module):
         Returns:
             (n, D) features and (n, 2) shift.
         """
+        # The norm is before the projections, and the residual adds to features that are not normalised.
         nodes = NodeTerms(*self.project(self.norm(h)).chunk(4, dim=-1))
         messages = backend.messages(layer.graph, nodes, EdgeTerms(self.radial, self.coordinate, self.num_heads), shift)
-        update = self.bfmlp4(layer.select_outputs(messages.pooled)).to(h.dtype)  # Eq. 14; autocast may have halved it
+        # Cells that later layers do not need are dropped first, so the MLP does not run on them.
+        # Autocast may have made the update bfloat16; the residual sum keeps the precision of h.
+        update = self.bfmlp4(layer.select_outputs(messages.pooled)).to(h.dtype)  # Eq. 14
         return (layer.select_outputs(h) + update if self.residual else update), layer.select_outputs(
             shift + messages.shift
         )
@@ -125,6 +130,7 @@ class LiteralLayer(nn.Module):
         self.bfmlp2 = BiasFreeMLP((2 * width + 1, width, width), depth, norm=norm)
         self.bfmlp3 = BiasFreeMLP((width, width, 1), depth, norm=norm)
         self.bfmlp4 = BiasFreeMLP((width, width, width), depth, norm=norm)
+        # As in the factored layer, cells hardly move before training.
         with torch.no_grad():
             self.bfmlp3.last.weight.mul_(COORDINATE_INIT)
 
@@ -132,6 +138,7 @@ class LiteralLayer(nn.Module):
         """Run one layer; see `FactoredLayer.forward`. The backend reads cells along edges and sums edges into cells."""
         graph = layer.graph
         h_i, h_j, product_E, dx_E = backend.read_edges(graph, h, shift)
+        # torch defines the gradient of the norm at zero as zero, so self loops do no harm.
         distance_E = torch.linalg.vector_norm(dx_E, dim=-1, keepdim=True)
         int_E = self.bfmlp1(product_E)  # Eq. 11
         msg_E = self.bfmlp2(torch.cat([h_i, h_j, distance_E], dim=-1) * int_E)  # Eq. 12

@@ -107,12 +107,17 @@ def choose_masked(core: Rows, xy: NDArray[np.float64], recipe: Recipe, generator
         Positions to mask in the tile, ascending, at least one.
     """
     low, high = recipe.mask.share, recipe.mask.share_max or recipe.mask.share
+    # A fraction drawn anew for each tile, so that the model is trained for sparse and for dense masks.
     number = max(1, round(len(core) * generator.uniform(low, high)))
     if generator.random() < recipe.mask.contiguous:
         side = generator.uniform(*recipe.mask.patch_radii)
+        # A random origin: the borders of the squares are not tied to the border of the tile.
         corner = xy.min(axis=0) - generator.uniform(0, side, size=2)
+        # Only squares that contain cells are numbered. `ravel` below, as NumPy 2.0 returns the inverse as a column.
         _, square = np.unique(((xy - corner) // side).astype(np.int64), axis=0, return_inverse=True)
         order = generator.permutation(int(square.max()) + 1)  # squares are filled one after the other
+        # The stable sort keeps cells of a square in their order along the Hilbert curve: the last square is filled in
+        # part, by cells that are near each other.
         return np.sort(core[np.argsort(order[square.ravel()], kind="stable")[:number]])
     return np.sort(generator.choice(core, size=number, replace=False))
 
@@ -141,10 +146,13 @@ def mask_tile(
     # The depth is that over all genes of the slide, so normalised values do not depend on the panel of the model.
     depth = slide.total_counts[tile.rows[visible]]
     expression = log_normalise(counts, depth, recipe.data.target_sum)
-    # Messages may reach less far than the smoother, which the halo allows for: the graph needs only the nearer cells.
+    # The halo is as wide as the longer of two reaches, messages and smoother; the graph needs only the cells that
+    # messages reach.
     near = np.flatnonzero(tile.distance_um <= message_reach_um(recipe, slide.radius_um))
     graph = radius_graph(tile.xy_um[near], slide.radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
-    # From the queries backwards: the decoder runs on the cells that reach them, the encoder on those that reach these.
+    # Graphs are reduced from the last layer backwards: the decoder runs on the cells whose messages reach the queries,
+    # the encoder on the cells whose messages reach the visible cells of the decoder.
+    # Queries are in the core, at distance 0, so all of them are near.
     near_queries = torch.from_numpy(np.searchsorted(near, queries))
     decoded, decoder = layer_graphs(graph, near_queries, recipe.model.decoder_layers)
     near_masked = torch.from_numpy(is_masked[near])
@@ -155,9 +163,11 @@ def mask_tile(
         torch.searchsorted(near_visible, decoded[visible_decoded]),
         recipe.model.encoder_layers,
     )
+    # From positions in the near subgraph of visible cells back to rows of `expression`.
     read = np.searchsorted(visible, near[near_visible[encoded].numpy()])
     neighbours = None
     if recipe.objective.name == "residual":
+        # In radii, so that one recipe serves platforms of different spacing.
         xy = tile.xy_um / slide.radius_um
         neighbours = sum_neighbours(xy[queries], xy[visible], expression, counts, depth, recipe.objective).to(dtype)
     return MaskedTile(

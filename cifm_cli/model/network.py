@@ -53,6 +53,7 @@ class Network(nn.Module):
         Returns:
             Z_enc: (U, D) invariant features and (U, 2) how far each cell has moved, in radii.
         """
+        # The shift starts at zero: every cell is at its measured position.
         return _run(self.encoder, backend, layers, h, h.new_zeros(len(h), 2))
 
     def decode(self, backend: Backend, tile: MaskedTile, h: Tensor, shift: Tensor) -> Tensor:
@@ -86,10 +87,12 @@ class Network(nn.Module):
             Prediction for M cells and P genes, in the precision of the weights.
         """
         h, shift = self.encode(backend, tile.encoder, self.genes(tile.expression))
+        # Only the invariant features go to the head: a prediction must not change when the slide is rotated.
         output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight)
         # The head may have computed in bfloat16; losses and probabilities need the precision of the weights.
-        known = {name: values for name, values in output._asdict().items() if values is not None}
-        return output._replace(**{name: values.to(h.dtype) for name, values in known.items()})
+        # Fields that the head of the paper lacks are None.
+        tensors = {name: values for name, values in output._asdict().items() if values is not None}
+        return output._replace(**{name: values.to(h.dtype) for name, values in tensors.items()})
 
 
 def _run(

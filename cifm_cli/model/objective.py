@@ -32,7 +32,8 @@ def balanced_mse(prediction: Tensor, target: Tensor) -> Tensor:
     """
     squared = (prediction - target).square()
     expressed = target > 0
-    halves = [(squared * part).sum() / part.sum().clamp(min=1) for part in (expressed, ~expressed)]
+    # The clamp makes a half without entries zero in place of NaN.
+    halves = [(squared * group).sum() / group.sum().clamp(min=1) for group in (expressed, ~expressed)]
     return (halves[0] + halves[1]) / 2  # Eq. 15
 
 
@@ -64,11 +65,12 @@ def loss(output: Output, target: Targets, recipe: ObjectiveRecipe) -> Tensor:
         A scalar.
     """
     magnitude_loss = balanced_mse if recipe.name == "balanced_mse" else functional.mse_loss
+    # In the type of the values, as the cross-entropy takes no booleans.
     expressed = (target.values > 0).to(target.values.dtype)
     total = magnitude_loss(output.magnitude, target.values)
     total = total + recipe.expressed_weight * functional.binary_cross_entropy_with_logits(output.logit, expressed)
     if output.composition is not None:
-        # Per count and not per cell: a multinomial likelihood gives deep cells more weight, as they carry more information.
+        # Per count, not per cell: in a multinomial likelihood deep cells, which carry more information, weigh more.
         cross_entropy = -(target.counts * output.composition.log_softmax(1)).sum() / target.counts.sum().clamp(min=1)
         total = total + recipe.composition_weight * cross_entropy
     if output.state is not None and output.profiles is not None:

@@ -85,9 +85,11 @@ def sum_neighbours(
     reliability = (total_counts / (total_counts + RELIABLE_COUNTS))[pairs["j"]]
     squared = pairs["v"] ** 2
     weight = np.stack([np.exp(-0.5 * squared / s**2) * reliability for s in recipe.scales], axis=1)
+    # Queries without any visible cell within the cutoff get an empty range, and so sums of zero.
     indptr = np.searchsorted(pairs["i"], np.arange(len(query) + 1))
     neighbour = pairs["j"].astype(np.int64)
     expression_sums, expressed_sums, count_sums = weighted_sums(indptr, neighbour, weight, expression, counts)
+    # `bincount` sums in the order of the pairs, like the compiled sums above.
     mass = np.stack([np.bincount(pairs["i"], column, len(query)) for column in weight.T], axis=1)
     return NeighbourSums(
         expression=torch.from_numpy(expression_sums),
@@ -133,6 +135,7 @@ class Smoother(nn.Module):
         self.register_buffer("mean_profile", torch.zeros(num_genes))
         self.register_buffer("share_profile", torch.zeros(num_genes))
         self.register_buffer("composition_profile", torch.full((num_genes,), 1 / num_genes))
+        # Equal weights, until `training.initialise` fits them before the first step.
         self.mean_weights = nn.Parameter(torch.full((num_terms, num_genes), 1 / num_terms))
         self.share_weights = nn.Parameter(torch.full((num_terms, num_genes), 1 / num_terms))
         self.composition_weights = nn.Parameter(torch.zeros(num_terms))  # before the softmax
@@ -168,8 +171,10 @@ class Smoother(nn.Module):
         """
         mean = _blend(terms.means, self.mean_weights[:, genes])
         expressed = _blend(terms.expressed, self.share_weights[:, genes])
+        # A blend with free weights can leave the interval from 0 to 1.
         logit = torch.logit(expressed.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
         composition = _blend(terms.compositions.log(), self.composition_weights.softmax(0)[:, None])
+        # Frequencies and compositions are positive, because they are shrunk towards positive profiles.
         state = _blend(frequencies.log(), self.state_weights.softmax(0)[:, None])
         return mean, logit, composition, state
 
@@ -195,8 +200,10 @@ def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
         (M, S + 1, P) means, the profile last.
     """
     terms = [profile.expand(len(sums), -1)]
+    # From the widest to the narrowest, since each mean is the prior of the next narrower one.
     for scale in reversed(range(sums.shape[1])):
         terms.append((sums[:, scale] + prior * terms[-1]) / (mass[:, scale, None] + prior))
+    # Narrowest first, and the profile, which the loop started from, last.
     return torch.stack(terms[:0:-1] + terms[:1], dim=1)
 
 
@@ -209,6 +216,7 @@ class LeastSquares:
     """
 
     def __init__(self, num_terms: int, num_genes: int) -> None:
+        # In float64: normal equations square the condition number, and blended scales are similar.
         self.gram = torch.zeros(num_genes, num_terms, num_terms, dtype=torch.float64)
         self.moment = torch.zeros(num_genes, num_terms, dtype=torch.float64)
         self.num_queries = torch.zeros(num_genes, dtype=torch.float64)
@@ -236,6 +244,7 @@ class LeastSquares:
             (T, G) float32 weights.
         """
         gram, moment = self.gram.numpy(), self.moment.numpy()
+        # A mean per query, which makes `prior_count` a number of queries whatever the scale of a predictor.
         per_query = self.gram.diagonal(dim1=1, dim2=2) / self.num_queries.clamp(min=1)[:, None]
         # Scales that hardly differ make the equations nearly singular, hence the small ridge.
         shared = shared_weights(gram, moment, ridge=1e-6 * (1 + float(np.trace(gram.sum(axis=0)))))

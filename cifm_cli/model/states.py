@@ -1,7 +1,7 @@
 """Cell states: clusters of the training cells by expression, and their frequencies around a query.
 
-A masked cell between a tumour and a T-cell zone belongs to one of them; the mean expression of both belongs to no
-cell. So the head infers a probability for each state beside the mean.
+A masked cell between a tumour and a T-cell zone is a cell of one or the other; the mean of both is the expression of
+neither. Therefore the head infers a probability for each state in addition to the mean.
 
 Letters: K states, M query cells, V visible cells, S scales, P genes of the panel, G genes of the vocabulary.
 """
@@ -59,6 +59,7 @@ class CellStates(nn.Module):
         self.profiles[:num_used] = profiles
         self.frequency.fill_(RARE)
         self.frequency[:num_used] = frequency
+        # The small frequencies of the unused states are part of the total.
         self.frequency /= self.frequency.sum()
 
     @torch.no_grad()
@@ -96,6 +97,7 @@ class CellStates(nn.Module):
         """
         num_queries, num_scales = neighbours.mass.shape
         num_states = len(self.frequency)
+        # One flat index of query and state, so that a single `index_add` gives all sums.
         weighted = neighbours.weight.new_zeros(num_queries * num_states, num_scales)
         weighted = weighted.index_add(0, neighbours.query * num_states + state[neighbours.visible], neighbours.weight)
         sums = weighted.view(num_queries, num_states, num_scales)
@@ -129,7 +131,9 @@ def fit_states(expression: csr_matrix, num_states: int, seed: int) -> tuple[Tens
     dense = expression.toarray()
     label = cluster_cells(dense, num_states, num_components=COMPONENTS, seed=seed, restarts=RESTARTS)
     number = np.bincount(label, minlength=num_states)
+    # In float64, as a state may have thousands of cells.
     sums = np.zeros((num_states, dense.shape[1]))
     np.add.at(sums, label, dense)
     profiles = sums / np.maximum(number, 1)[:, None]
+    # One cell more in every state, so that no frequency is zero and logarithms are finite.
     return torch.from_numpy(profiles).float(), torch.from_numpy((number + 1) / (number + 1).sum()).float()

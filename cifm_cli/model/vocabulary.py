@@ -41,6 +41,7 @@ def union_vocabulary(slides: Sequence[Slide]) -> tuple[str, ...]:
     Returns:
         Ensembl ids, each once.
     """
+    # A dictionary keeps the order, on which the rows of the weights depend; a set would not.
     return tuple(dict.fromkeys(gene for slide in slides for gene in slide.gene_ids))
 
 
@@ -73,6 +74,7 @@ def match_panel(slide: Slide, vocabulary: Sequence[str]) -> Panel:
         CifmError: The slide and the vocabulary share no gene.
     """
     rows = {gene: row for row, gene in enumerate(vocabulary)}
+    # In the order of the slide, so that columns of a prediction are columns of the slide.
     shared = [(column, rows[gene]) for column, gene in enumerate(slide.gene_ids) if gene in rows]
     if not shared:
         raise CifmError(
@@ -81,4 +83,5 @@ def match_panel(slide: Slide, vocabulary: Sequence[str]) -> Panel:
             "use a model trained on this panel and species, or train one with `cifm train`",
         )
     columns, vocabulary_rows = np.array(shared, dtype=np.int64).T
+    # Rows of a transposed array are not contiguous, and every tile indexes with them.
     return Panel(np.ascontiguousarray(columns), np.ascontiguousarray(vocabulary_rows))

@@ -30,6 +30,7 @@ class Image:
     @property
     def data_uri(self) -> str:
         """The image as a `data:` URI."""
+        # Every GIF begins with GIF87a or GIF89a.
         kind = "gif" if self.content.startswith(b"GIF8") else "png"
         return f"data:image/{kind};base64,{base64.b64encode(self.content).decode('ascii')}"
 
@@ -51,7 +52,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section], provenance
         path: The `.html` file.
         title: Title of the page.
         sections: Sections, top to bottom.
-        provenance: What `provenance.collect` returned.
+        provenance: Dictionary from `provenance.collect`.
 
     Raises:
         CifmError: The file cannot be written.
@@ -67,7 +68,9 @@ def write_report(path: Path, title: str, sections: Sequence[Section], provenance
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cifm_cli", "report"),
+        # Names of slides, genes and types come from files of the user.
         autoescape=True,
+        # A misspelled name in the template raises an error instead of printing nothing.
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

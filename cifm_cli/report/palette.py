@@ -43,4 +43,5 @@ def sort_names(names: Iterable[str]) -> list[str]:
     Returns:
         Sorted names, each of them once.
     """
+    # Numbers are compared by length and then as text, which is their numerical order without leading zeros.
     return sorted(set(names), key=lambda name: (not name.isdigit(), len(name) if name.isdigit() else 0, name))

@@ -65,10 +65,14 @@ def tissue_map(
         PNG; its size depends on the positions only.
     """
     low_um, high_um = xy_um.min(axis=0), xy_um.max(axis=0)
+    # Cells on a line or at one position have an extent of zero, which would be divided by.
     span_um = np.maximum(high_um - low_um, 1.0)
+    # A quarter of the width is left for the legend or the colour bar.
     height_in = float(np.clip(_WIDTH_IN * 0.75 * span_um[1] / span_um[0], 2.0, 9.0))
     inches_per_um = min(_WIDTH_IN * 0.75 / span_um[0], height_in / span_um[1])
+    # Mean distance between cells, if they were spread evenly over the extent.
     pitch_in = math.sqrt(float(span_um.prod()) / len(xy_um)) * inches_per_um
+    # matplotlib takes areas in square points. Markers as wide as the pitch leave no gaps in a dense tissue.
     area = float(np.clip(pitch_in * _POINTS_PER_INCH * 1.1, 0.7, 8.0)) ** 2
 
     def draw(axes: Axes) -> None:
@@ -99,6 +103,7 @@ def _draw_categories(
     present = set(names.tolist())
     for name, colour in palette.items():
         if name in present:
+            # Empty series make the entries of the legend, because the cells are drawn in one call.
             axes.scatter([], [], c=colour, s=20, linewidths=0, label=name)
     columns = 1 + len(palette) // 22
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, ncols=columns, handletextpad=0.2)
@@ -108,6 +113,7 @@ def _draw_scale_bar(axes: Axes, x_um: float, bottom_um: float, span_um: NDArray[
     """Draw a bar of a round length, about a fifth of the width, below the tissue."""
     target_um = float(span_um[0]) / 5
     decade = 10.0 ** math.floor(math.log10(target_um))
+    # The largest of 1, 2 and 5 times a power of ten that is not longer than a fifth of the width
     length_um = max(step * decade for step in (1, 2, 5) if step * decade <= target_um)
     y_um = bottom_um + 0.04 * float(span_um.max())
     axes.plot([x_um, x_um + length_um], [y_um, y_um], color="#333333", linewidth=2, solid_capstyle="butt")
@@ -152,6 +158,7 @@ def bars(
             end = value
             if interval is not None:
                 axes.plot(interval, [position, position], color="#222222", linewidth=1.2, solid_capstyle="butt")
+                # The number stands to the right of the interval, not on it.
                 end = max(value, interval[1])
             axes.annotate(
                 f"{value:.3g}",
@@ -261,6 +268,7 @@ def heat_map(
     Returns:
         PNG.
     """
+    # `initial` allows for a matrix that is empty or all NaN.
     largest = float(np.nanmax(np.abs(matrix), initial=0.0))
     limits = (-largest, largest) if centred else (None, None)
 
@@ -277,6 +285,7 @@ def heat_map(
         axes.spines[:].set_visible(False)
         if max(matrix.shape) <= _MAX_ANNOTATED:
             for (i, j), value in np.ndenumerate(matrix):
+                # The sum of red, green and blue is above half of its maximum of 3 on light cells.
                 colour = "black" if drawn.to_rgba(np.array([value]))[0, :3].sum() > 1.5 else "white"
                 axes.annotate(f"{value:.2g}", (j, i), ha="center", va="center", fontsize=7, color=colour)
 
@@ -287,9 +296,11 @@ def _render(draw: Callable[[Axes], None], title: str, height_in: float) -> bytes
     """Make a figure with one pair of axes, call `draw` on them, and return the PNG."""
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
+        # Not through pyplot, which keeps figures open and chooses a display.
         figure = Figure(figsize=(_WIDTH_IN, height_in))
         axes = figure.add_subplot()
         draw(axes)
         axes.set_title(title)
+        # matplotlib would store its version, and equal figures would differ in their bytes.
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

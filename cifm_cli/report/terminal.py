@@ -24,12 +24,13 @@ _MAX_LENGTH = 100  # characters of a value in `flatten`
 
 
 def _stderr() -> Console:
-    # a new console each time, because tests and callers may replace sys.stderr.
+    # A new console each time, because tests and callers may replace sys.stderr.
     return Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
     """Print one plain line on stderr."""
+    # Messages contain brackets, such as `cifm[dgl]`, which rich would take for markup.
     _stderr().print(message, markup=False)
 
 
@@ -54,8 +55,8 @@ class TerminalHandler(logging.Handler):
 def showing_logs() -> Iterator[None]:
     """Show log records of `cifm_cli` and progress bars while a command runs.
 
-    Outside this context, when the package is used as a library, nothing is printed: progress bars are off, and log records
-    go to the handlers of the application (Python's default shows warnings only).
+    Outside this context, when the package is used as a library, nothing is printed: progress bars are off, and log
+    records go to the handlers of the application (Python's default shows warnings only).
     """
     logger, handler = logging.getLogger("cifm_cli"), TerminalHandler()
     level = logger.level
@@ -71,12 +72,15 @@ def showing_logs() -> Iterator[None]:
 def shows_logs() -> bool:
     """Whether `showing_logs` is active in this process, and the level of the logger has not been raised."""
     logger = logging.getLogger("cifm_cli")
-    return logger.isEnabledFor(logging.INFO) and any(isinstance(one, TerminalHandler) for one in logger.handlers)
+    return logger.isEnabledFor(logging.INFO) and any(
+        isinstance(handler, TerminalHandler) for handler in logger.handlers
+    )
 
 
 def fail(message: str, hint: str) -> None:
     """Print one `error:` line and one `hint:` line on stderr."""
     for label, style, text in (("error", "bold red", message), ("hint", "cyan", hint)):
+        # Line breaks in messages of other libraries are replaced, so that an error is one line for scripts.
         _stderr().print(Text.assemble((f"{label}: ", style), " ".join(text.split())))
 
 
@@ -160,6 +164,7 @@ def progress(description: str, total: float | None) -> Iterator[Callable[..., No
     Yields:
         `advance(amount=1, description=None)`, which moves the bar on.
     """
+    # stderr, so that stdout holds nothing but the result.
     console = _stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(

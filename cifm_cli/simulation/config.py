@@ -1,4 +1,4 @@
-"""The settings of a simulation: which cells are injected, how the other cells are updated, and on which part of a slide."""
+"""Settings of a simulation: injected cells, updates of the other cells, and the simulated window of the slide."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class UpdateSchedule:
 
     requested_steps: int | None  # number of steps; two sweeps by default
     update_fraction: float  # fraction of the residents that one step updates
-    # what an updated cell becomes. `state`: a real cell of a state that is drawn from the predicted probabilities (see
-    # `StateSampler`); `sample`: integer counts, drawn gene by gene; `mean`: the prediction itself; `gated`: the
-    # prediction, zero for genes with a low P(expressed).
+    # How an updated cell gets its counts. `state`: from a real cell of a state that is drawn from the predicted
+    # probabilities (see `StateSampler`); `sample`: integer counts, drawn gene by gene; `mean`: the prediction itself;
+    # `gated`: the prediction, zero for genes with a low P(expressed).
     form: Form
     seed: int  # seed of all random draws
 
@@ -77,6 +77,7 @@ class UpdateSchedule:
             Ascending rows.
         """
         sweep, position = divmod(step, self.steps_per_sweep)
+        # One permutation per sweep, cut into steps, updates every resident exactly once.
         order = numpy_generator(self.seed, "sweep", replicate, sweep).permutation(num_residents)
         return np.sort(np.array_split(order, self.steps_per_sweep)[position])
 
@@ -88,7 +89,7 @@ class SimulateConfig:
     injection: InjectionConfig  # which cells are injected
     steps: int | None = None  # number of steps; two updates of every cell by default
     update_fraction: float = 0.1  # fraction of the residents that one step updates
-    form: Form = "state"  # what an updated cell becomes; see `UpdateSchedule`
+    form: Form = "state"  # how an updated cell gets its counts; see `UpdateSchedule`
     replicates: int = 1  # number of repetitions, each with other positions, other source cells and another schedule
     crop_um: Box | None = None  # only cells in this rectangle are simulated: x0, y0, x1, y1 in micrometres
     max_cells: int = 10_000  # largest number of residents; see `window.choose_window`

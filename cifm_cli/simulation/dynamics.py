@@ -68,14 +68,16 @@ class Dynamics:
             The state after the update.
         """
         prediction = predict_cells(self.model, tissue.slide, np.arange(tissue.slide.num_cells), cells)
+        # The model infers a profile, not a depth, so every cell keeps the depth that was measured.
         depths = tissue.depths[cells]
+        # Depths are sums in floating point; draws need integers.
         integer_depths = np.rint(depths).astype(np.int64)
         if self.state_sampler:
             return tissue.with_counts(cells, csr_matrix(self.state_sampler.draw(prediction, integer_depths, generator)))
         target_sum = self.model.checkpoint.recipe.data.target_sum
         expected = expected_counts(prediction, self.schedule.form, target_sum)
         empty = expected.sum(axis=1) == 0
-        # a prediction without any expression cannot be scaled to a depth, so such a cell keeps its counts.
+        # A prediction without any expression cannot be scaled to a depth, so such a cell keeps its counts.
         expected[empty] = tissue.slide.counts(cells[empty]).toarray()
         profiles = expected / np.maximum(expected.sum(axis=1, keepdims=True), np.finfo(float).tiny)
         if self.schedule.form == "sample":
@@ -116,10 +118,12 @@ def expected_counts(prediction: Prediction, form: Form, target_sum: float) -> ND
     """
     if form == "gated":
         return np.expm1(prediction.gated(GATE).mean.astype(np.float64))
+    # In float64: expm1 enlarges rounding errors of large values.
     mean = prediction.mean.astype(np.float64)
     if form == "mean":
         return np.expm1(mean)
     expressed = prediction.expressed.astype(np.float64)
+    # The smallest positive number avoids 0 / 0 where P(expressed) is zero; the result is then zero.
     level = np.minimum(mean, expressed * np.log1p(target_sum)) / np.maximum(expressed, np.finfo(float).tiny)
     counts: NDArray[np.float64] = expressed * np.expm1(level)
     return counts

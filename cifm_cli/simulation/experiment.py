@@ -51,7 +51,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that is fixed before the first step and the same in all arms and replicates."""
+    """Tissue, source cells, annotator and update rule: the same in all arms and replicates."""
 
     tissue: TissueState  # the residents before the first step
     window: Window  # their rows and their extent on the slide
@@ -93,6 +93,7 @@ class Experiment:
     def annotate(self, tissue: TissueState) -> NDArray[np.int64]:
         """(N,) types of the residents, as positions in the annotator's names."""
         residents = np.arange(tissue.num_residents)
+        # Injected cells are not counted: the composition is that of the residents in both arms.
         expression = tissue.slide.expression(residents, TYPING_SUM)
         return self.annotator.annotate(expression, tissue.slide.symbols).codes
 
@@ -121,6 +122,7 @@ def prepare_experiment(model: LoadedModel, slide: Slide, config: SimulateConfig,
     symbols = [slide.symbols[column] for column in panel.columns]
     expression = slide.expression(rows, TYPING_SUM)[:, panel.columns]
     annotator = fit_marker_annotator(expression, symbols, markers)
+    # Labelled cells of another data set have types already; cells of the slide get theirs from the annotator.
     injection = config.injection
     if injection.reference:
         source = source_cells_of_reference(slide, injection.reference, injection.cell_type, config.seed)
@@ -129,5 +131,6 @@ def prepare_experiment(model: LoadedModel, slide: Slide, config: SimulateConfig,
         source = source_cells_of_slide(slide, rows, annotator.annotate(expression, symbols), cell_type)
     source = replace(source, counts=source.counts[:, panel.columns])
     tissue = crop_tissue(slide, window.rows, panel)
+    # Fitted before the injection, so that both arms have the same rule.
     dynamics = fit_dynamics(model, tissue, config.schedule)
     return Experiment(tissue, window, source, annotator, dynamics, config.num_injected(len(window.rows)))

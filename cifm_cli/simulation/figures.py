@@ -37,6 +37,7 @@ def draw_figures(result: SimulationResult, common: Sequence[str]) -> dict[str, h
         arm: summary.mean_transitions(result.trajectories, arm, len(names))[np.ix_(selected, selected)] for arm in ARMS
     }
     labels = [str(names[i]) for i in selected]
+    # `unassigned` is left out of the order, and so drawn in grey.
     order = [_INJECTED, *(name for name in common if name != UNASSIGNED)]
     figures = _draw_maps(result, names, order) | {
         "composition": (
@@ -67,7 +68,8 @@ def _draw_maps(
     result: SimulationResult, names: np.ndarray[Any, Any], order: Sequence[str]
 ) -> dict[str, tuple[bytes, str]]:
     """Maps of the first replicate before the first step and after the last step, with captions."""
-    first = {one.arm: one for one in result.trajectories[:2]}
+    # Trajectories are in the order of the replicates, control and treated in turn.
+    first = {trajectory.arm: trajectory for trajectory in result.trajectories[:2]}
     tissue = first[TREATED].final
     injected = np.full(tissue.slide.num_cells - tissue.num_residents, _INJECTED, dtype=object)
 
@@ -100,7 +102,11 @@ def _draw_composition(
     """Curves of treated minus control over the steps, with the range over replicates."""
     fractions = {
         arm: np.array(
-            [summary.count_types(one, len(names)) / one.codes.shape[1] for one in trajectories if one.arm == arm]
+            [
+                summary.count_types(trajectory, len(names)) / trajectory.codes.shape[1]
+                for trajectory in trajectories
+                if trajectory.arm == arm
+            ]
         )
         for arm in ARMS
     }

@@ -65,10 +65,12 @@ def draw_positions(
     accepted: list[NDArray[np.float64]] = [np.empty((0, 2))]
     while (missing := count - sum(map(len, accepted))) > 0:
         centres = tissue_um[generator.integers(len(tissue_um), size=missing)]
+        # The area of a disc grows with the square of its radius, hence the square root.
         distance = within_um * np.sqrt(generator.random(missing))
         angle = 2 * np.pi * generator.random(missing)
         proposals = centres + distance[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
-        # a proposal is drawn in the disc of a random cell. One that lies in m discs is proposed m times too often.
+        # A proposal is drawn in the disc of a random cell, so a position in m discs is proposed m times as often as one
+        # in a single disc. It is accepted with probability 1 / m.
         num_discs = tree.query_ball_point(proposals, within_um, return_length=True)
         accepted.append(proposals[generator.random(missing) * num_discs < 1])
     return np.concatenate(accepted)

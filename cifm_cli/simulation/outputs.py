@@ -1,4 +1,4 @@
-"""The folder that `cifm simulate` writes: tables, figures, a report, and the tissue before and after as an `.h5ad` file."""
+"""The folder that `cifm simulate` writes: tables, figures, a report, and the tissue before and after as `.h5ad`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write_simulation(
         out: The folder; an earlier simulation in it is replaced.
         result: The simulation.
         names: Names of the residents.
-        provenance: What `provenance.collect` returned.
+        provenance: Dictionary from `provenance.collect`.
 
     Returns:
         The content of `simulation.json`.
@@ -62,6 +62,7 @@ def write_simulation(
     content = {**result.facts(), "provenance": provenance}
     with atomic_path(out) as folder:
         folder.mkdir()
+        # The line end is fixed: pandas would use that of the system.
         for table, file in ((result.composition(), "composition.csv"), (result.transitions(), "transitions.csv")):
             table.to_csv(folder / file, index=False, lineterminator="\n")
         (folder / RESULT).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf8")
@@ -79,17 +80,18 @@ def to_anndata(result: SimulationResult, names: Iterable[str], provenance: dict[
     Args:
         result: The simulation.
         names: Names of the residents.
-        provenance: What `provenance.collect` returned.
+        provenance: Dictionary from `provenance.collect`.
 
     Returns:
         Layers `initial`, `control` and `treated` (also `X`) with counts; `obs` with `injected`, `type_before`,
-        `type_after` and `type_after_control`; `obsm["spatial"]`. The control has no injected cells: their counts are zero
-        and their type is `absent`.
+        `type_after` and `type_after_control`; `obsm["spatial"]`. The control has no injected cells: their counts are
+        zero and their type is `absent`.
     """
     control, treated = result.trajectories[:2]
     tissue = treated.final
     num_injected = tissue.slide.num_cells - tissue.num_residents
     injected_counts = tissue.counts[tissue.num_residents :]
+    # The layers of an AnnData have equal shapes, so the control has empty rows for the injected cells.
     no_counts = csr_matrix(injected_counts.shape, dtype=np.float32)
 
     def types(trajectory: Trajectory, step: int, of_injected: str) -> np.ndarray[Any, Any]:

@@ -1,8 +1,8 @@
 """Integer counts drawn from expression profiles with common random numbers.
 
 A simulation compares two runs that should differ by the injection alone. The same random numbers must therefore give
-nearly the same counts for nearly the same profile. Inverting one cumulative distribution over all genes does not have this
-property, since a small change of one gene shifts the boundaries of all genes after it. Here, each gene has its own
+nearly the same counts for nearly the same profile. Inverting one cumulative distribution over all genes does not have
+this property, since a small change of one gene shifts the boundaries of all genes after it. Here, each gene has its own
 random numbers.
 
 Letters: Q cells, P genes, K categories.
@@ -23,8 +23,8 @@ def draw_counts(
 ) -> NDArray[np.int64]:
     """Draw the counts of every cell from a multinomial distribution.
 
-    Independent Poisson counts with mean depth * profile are multinomial given their sum; `match_depths` then corrects the
-    sums without leaving that distribution.
+    Independent Poisson counts with mean depth * profile are multinomial given their sum. `match_depths` corrects the
+    sums; the counts stay multinomial.
 
     Args:
         profiles: (Q, P) not negative, rows sum to 1.
@@ -50,15 +50,17 @@ def match_depths(
         counts: (Q, P).
         profiles: (Q, P) not negative, with a positive entry in every row to which counts are added.
         depths: (Q,) row sums of the result.
-        generator: Source of randomness. The number of draws depends on the largest correction, so the generator must not
-            be used for anything else afterwards.
+        generator: Source of randomness. The number of draws depends on the largest correction, so the generator must
+            not be used for anything else afterwards.
 
     Returns:
         (Q, P) counts.
     """
     counts = counts.copy()
     missing = depths - counts.sum(axis=1)
+    # Each pass changes one count of each cell that is not finished.
     while missing.any():
+        # Drawn for all cells, also for those that are finished, so that a cell's numbers do not depend on the others.
         waiting_times = generator.standard_exponential(counts.shape, dtype=np.float32)
         cells = np.flatnonzero(missing)
         sign = np.sign(missing[cells])
@@ -82,8 +84,8 @@ def draw_category(weights: NDArray[np.float64], generator: np.random.Generator) 
 
 
 def _first_arrival(waiting_times: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.int64]:
-    """Column with the smallest exponential waiting time of rate `weights`; its probability is proportional to its weight."""
-    # a weight of zero must never be drawn, even where single precision rounded a waiting time to zero.
+    """Column with the smallest exponential waiting time of rate `weights`: it is drawn in proportion to its weight."""
+    # A weight of zero must never be drawn, even where single precision rounded a waiting time to zero.
     times = np.divide(waiting_times, weights, out=np.full(waiting_times.shape, np.inf), where=weights > 0)
     first: NDArray[np.int64] = times.argmin(axis=1)
     return first
@@ -103,8 +105,11 @@ def _poisson_quantile(uniform: NDArray[np.float64], mean: NDArray[np.float64]) -
     while len(unfinished[0]):
         k += 1
         counts[unfinished] = k
+        # P(X = k) = P(X = k - 1) mean / k
         probability[unfinished] *= mean[unfinished] / k
         cumulative[unfinished] += probability[unfinished]
+        # Beyond the mean, a probability that has underflowed to zero stays zero: without the second condition the loop
+        # might never end.
         larger = (uniform[unfinished] > cumulative[unfinished]) & (
             (probability[unfinished] > 0) | (k < mean[unfinished])
         )

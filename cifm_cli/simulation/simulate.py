@@ -1,4 +1,4 @@
-"""A simulation in memory: from a model, a slide and settings to a result. Command and Python API both call `simulate`."""
+"""A simulation in memory: from model, slide and settings to a result, for the command and the Python API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FEW_SOURCE_CELLS: Final = 20
+FEW_SOURCE_CELLS: Final = 20  # below this number of source cells the user is warned
 CAVEATS: Final = (
     (
         "The control is the same tissue on the same schedule with the same random numbers, without injected cells. "
@@ -39,15 +39,15 @@ CAVEATS: Final = (
         "window are not simulated. A change of composition is a change of what the model predicts at these positions."
     ),
     (
-        "Types are called by marker genes, with a classifier that was fitted on the slide before the injection; a cell without "
-        "a clear type is unassigned."
+        "Types are called by marker genes, with a classifier that was fitted on the slide before the injection; a cell "
+        "without a clear type is unassigned."
     ),
 )
 
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """Everything that a simulation computed."""
+    """Settings and trajectories of a simulation."""
 
     slide: Slide  # the slide, at the model's radius
     config: SimulateConfig  # the settings
@@ -73,6 +73,7 @@ class SimulationResult:
         reference = config.injection.reference
         return {
             "slide": self.slide.name,
+            # Keys of the file format keep their names: `share` is the update fraction, donors are source cells.
             "settings": {
                 "steps": schedule.steps,
                 "share": schedule.update_fraction,
@@ -104,11 +105,11 @@ def simulate(model: LoadedModel, slide: Slide, config: SimulateConfig) -> Simula
         config: The settings.
 
     Returns:
-        The result. What the window contains and what is injected is logged.
+        The result. The size of the window and the number of injected cells are logged.
 
     Raises:
-        CifmError: The marker table or the reference cannot be read, the window is empty, or there is no such cell type or
-            no cell of it.
+        CifmError: The marker table or the reference cannot be read, the window is empty, or there is no such cell type
+            or no cell of it.
     """
     window = choose_window(slide.xy_um, config.crop_um, config.max_cells)
     logger.info(window.describe(slide))
@@ -134,12 +135,12 @@ def change_table(facts: dict[str, Any], max_types: int | None = None) -> Table:
     """The change of composition as a table of text.
 
     Args:
-        facts: What `SimulationResult.facts` returned.
+        facts: Dictionary from `SimulationResult.facts`.
         max_types: If given, only so many of the most frequent types.
 
     Returns:
-        One row per type: percentages of the residents before the first step and in each arm, the difference in percentage
-        points, and its standard deviation if there are several replicates.
+        One row per type: percentages of the residents before the first step and in each arm, the difference in
+        percentage points, and its standard deviation if there are several replicates.
     """
     changes = list(facts["change"].items())[:max_types]
     columns = ["cell type", "before", CONTROL, TREATED, "difference"]
@@ -161,7 +162,7 @@ def result_notes(facts: dict[str, Any]) -> list[str]:
     """Lines that belong below the table: the drift of the control, and advice if there is one replicate only.
 
     Args:
-        facts: What `SimulationResult.facts` returned.
+        facts: Dictionary from `SimulationResult.facts`.
 
     Returns:
         One or two lines.

@@ -1,4 +1,4 @@
-"""Source cells: the cells that are copied into a tissue, from the slide itself or from labelled cells of another data set.
+"""Source cells: cells of the slide itself, or labelled cells of another data set, that are copied into a tissue.
 
 Letters: S source cells, G genes of the slide.
 """
@@ -14,6 +14,7 @@ from cifm_cli.celltype.labelled_cells import read_reference, source_name
 from cifm_cli.celltype.markers import find_type
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.simulation.tissue import row_sums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,9 +79,10 @@ def source_cells_of_reference(slide: Slide, reference: ReferenceCells, requested
         CifmError: The reference cannot be read, or contains no such cell.
     """
     counts, labels = read_reference(reference.source, reference.label, slide)
+    # Sorted, so that a hint lists the types in a fixed order.
     label = find_type(requested, sorted(set(labels)), {})
     selected = counts[np.flatnonzero(labels == label)]
-    source = SourceCells(label, selected, np.asarray(selected.sum(axis=1), dtype=np.float64).ravel())
+    source = SourceCells(label, selected, row_sums(selected))
     source = downsample(source, float(np.median(slide.total_counts)), numpy_generator(seed, "thin"))
     if not source.num_cells:
         raise CifmError(
@@ -101,13 +103,15 @@ def downsample(source: SourceCells, depth: float, generator: np.random.Generator
     Returns:
         Cells of at most about that depth, without those that lost all counts.
     """
+    # Cells that are shallower than the slide keep all counts.
     keep_probability = np.minimum(depth / np.maximum(source.total_counts, 1.0), 1.0)
     # Binomial thinning of every count gives the counts of a shallower measurement of the same cell.
     counts = source.counts.copy()
     counts.data = generator.binomial(
         np.rint(counts.data).astype(np.int64), np.repeat(keep_probability, np.diff(counts.indptr))
     ).astype(np.float32)
+    # Thinned entries may be zero, and the sparsity of counts means `expressed` elsewhere.
     counts.eliminate_zeros()
-    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    total = row_sums(counts)
     expressing = np.flatnonzero(total)
     return SourceCells(source.cell_type, counts[expressing], total[expressing])

@@ -1,14 +1,14 @@
 """Cell states: an updated cell becomes a real cell of a state that is drawn from the predicted probabilities.
 
-A predicted mean is the profile of no real cell: between a tumour nest and a T cell it is half of either. Cells whose genes
-are drawn from it one by one have no clear type, and after one sweep half of a tissue is `unassigned`. Therefore an
-updated cell first draws a state, then copies a cell of that state from the tissue before injection, and is brought to its
-own depth.
+A predicted mean is the profile of no real cell: between a tumour nest and T cells it is the average of both. Cells
+whose genes are drawn from it one by one have no clear type, and after one sweep half of a tissue is `unassigned`.
+Therefore a state is drawn for each updated cell, the counts of a cell of that state are copied from the tissue before
+injection, and these counts are brought to the depth of the updated cell.
 
 A model with cell states of its own predicts their probabilities. Some cells are masked and predicted, and the
 probabilities are reweighted so that on average each state is as frequent as in this tissue. For a model without states,
-the cells of the tissue are clustered (k-means on principal components), and a logistic regression is fitted that maps the
-predictions of masked cells to their clusters. Both are fitted once, before any cell is injected.
+the cells of the tissue are clustered (k-means on principal components), and a logistic regression is fitted that maps
+the predictions of masked cells to their clusters. Both are fitted once, before any cell is injected.
 
 Letters: N cells of the tissue before injection, Q updated cells, P genes, K states.
 """
@@ -75,7 +75,7 @@ class StateSampler:
         states = draw_category(self._probability(prediction), generator)
         templates = self._choose_templates(states, depths, generator.random(len(states)))
         counts = self.counts[templates].toarray().astype(np.int64)
-        # a template with few counts is multiplied first, so that fewer counts have to be added at random.
+        # A template with few counts is multiplied first, so that fewer counts have to be added at random.
         factor = np.maximum(depths // self.depths[templates], 1)
         return match_depths(counts * factor[:, None], counts.astype(np.float64), depths, generator)
 
@@ -85,6 +85,7 @@ class StateSampler:
             return np.asarray(np.maximum(prediction.states, np.finfo(np.float32).tiny) * self.weights)
         if self.classifier is None:
             raise ValueError("neither the model nor a classifier gives probabilities of the states")
+        # The classifier knows only the clusters of the masked samples; the others keep probability zero.
         probability = np.zeros((len(prediction.mean), len(self.members)))
         probability[:, self.classifier.classes_] = self.classifier.predict_proba(prediction.mean)
         return probability
@@ -92,9 +93,11 @@ class StateSampler:
     def _choose_templates(self, states: Rows, depths: NDArray[np.int64], uniform: NDArray[np.float64]) -> Rows:
         """(Q,) rows of cells of the drawn states, slightly deeper than `depths` where there are such cells."""
         templates = np.empty(len(states), dtype=np.int64)
+        # One random number per cell, whatever its state, so that both arms of a simulation use the same ones.
         for state in np.unique(states):
             cells, members = np.flatnonzero(states == state), self.members[state]
             deep_enough = np.searchsorted(self.depths[members], depths[cells])
+            # Deeper templates lose counts at random, which is thinning; shallower ones would need additional counts.
             first = np.minimum(deep_enough, max(len(members) - CANDIDATES, 0))
             templates[cells] = members[first + (uniform[cells] * min(CANDIDATES, len(members))).astype(np.int64)]
         return templates
@@ -115,9 +118,11 @@ def fit_state_sampler(model: LoadedModel, tissue: Slide, update_fraction: float,
     all_cells = np.arange(tissue.num_cells)
     counts = csr_matrix(tissue.counts(all_cells))
     depths = np.rint(np.asarray(counts.sum(axis=1)).ravel()).astype(np.int64)
+    # A cell without counts has no state and is no template.
     expressing = np.flatnonzero(depths > 0)
     expression = tissue.expression(expressing, model.checkpoint.recipe.data.target_sum)
     state = np.full(tissue.num_cells, -1, dtype=np.int64)
+    # Sorted once here, as `_choose_templates` searches by depth.
     by_depth = expressing[np.argsort(depths[expressing], kind="stable")]
     states = model.cell_states
     if states is not None:
@@ -155,8 +160,10 @@ def _fit_weights(probability: NDArray[np.float32], frequency: NDArray[np.float64
     Returns:
         (K,) weights.
     """
+    # Each step multiplies a weight by the ratio of the frequency to the mean probability so far.
     weights = (frequency > 0).astype(np.float64)
     for _ in range(REWEIGHTING_STEPS):
+        # Probabilities that underflowed to zero would make rows of zeros.
         weighted = np.maximum(probability, np.finfo(np.float32).tiny) * weights
         mean = (weighted / weighted.sum(axis=1, keepdims=True)).mean(axis=0)
         weights *= np.divide(frequency, mean, out=np.zeros_like(mean), where=mean > 0)
@@ -190,6 +197,7 @@ def _fit_classifier(means: NDArray[np.float32], cluster: NDArray[np.int64], seed
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
+    # A logistic regression needs at least two classes.
     if len(np.unique(cluster)) == 1:
         return make_pipeline(DummyClassifier()).fit(means, cluster)
     state = int(numpy_generator(seed, "reader").integers(2**31))

@@ -43,7 +43,9 @@ def mean_transitions(trajectories: Sequence[Trajectory], arm: str, num_types: in
     Returns:
         (T, T), rows sum to 1; NaN for types that no resident had.
     """
-    counts = sum((count_transitions(one, num_types) for one in trajectories if one.arm == arm), np.zeros(()))
+    counts = sum(
+        (count_transitions(trajectory, num_types) for trajectory in trajectories if trajectory.arm == arm), np.zeros(())
+    )
     sums = np.asarray(counts).sum(axis=1, keepdims=True)
     return np.where(sums > 0, counts / np.maximum(sums, 1), np.nan)
 
@@ -56,13 +58,20 @@ def composition_table(trajectories: Sequence[Trajectory], names: Sequence[str]) 
         names: T names of the types.
 
     Returns:
-        One row per arm, replicate, step and type: `arm`, `replicate`, `step`, `cell_type`, `num_cells`, `share` (fraction
-        of the residents).
+        One row per arm, replicate, step and type: `arm`, `replicate`, `step`, `cell_type`, `num_cells`, `share`
+        (fraction of the residents).
     """
     rows = [
-        (one.arm, one.replicate, step, name, int(number), round(float(number) / one.codes.shape[1], 6))
-        for one in trajectories
-        for step, counts in enumerate(count_types(one, len(names)))
+        (
+            trajectory.arm,
+            trajectory.replicate,
+            step,
+            name,
+            int(number),
+            round(float(number) / trajectory.codes.shape[1], 6),
+        )
+        for trajectory in trajectories
+        for step, counts in enumerate(count_types(trajectory, len(names)))
         for name, number in zip(names, counts, strict=True)
     ]
     return pd.DataFrame(rows, columns=["arm", "replicate", "step", "cell_type", "num_cells", "share"])
@@ -80,11 +89,11 @@ def transition_table(trajectories: Sequence[Trajectory], names: Sequence[str]) -
         (fraction of the residents of the type `from`).
     """
     rows = []
-    for one in trajectories:
-        counts = count_transitions(one, len(names))
+    for trajectory in trajectories:
+        counts = count_transitions(trajectory, len(names))
         for i, j in zip(*np.nonzero(counts), strict=True):
             fraction = round(float(counts[i, j] / counts[i].sum()), 6)
-            rows.append((one.arm, one.replicate, names[i], names[j], int(counts[i, j]), fraction))
+            rows.append((trajectory.arm, trajectory.replicate, names[i], names[j], int(counts[i, j]), fraction))
     return pd.DataFrame(rows, columns=["arm", "replicate", "from", "to", "num_cells", "share"])
 
 
@@ -96,13 +105,14 @@ def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str])
         names: T names of the types.
 
     Returns:
-        By type, in descending order of their initial frequency: the fraction of the residents `before` the first step and
-        after the last step in each arm (means over replicates); `difference`, treated minus control; the difference in
-        each of the `replicates`; and its `standard_deviation` over replicates, None for one replicate.
+        By type, in descending order of their initial frequency: the fraction of the residents `before` the first step
+        and after the last step in each arm (means over replicates); `difference`, treated minus control; the difference
+        in each of the `replicates`; and its `standard_deviation` over replicates, None for one replicate.
     """
     final = {arm: _final_fractions(trajectories, arm, len(names)) for arm in ARMS}
     before = _initial_fractions(trajectories, len(names))
     difference = final[TREATED] - final[CONTROL]
+    # Arms of one replicate share their random numbers, so differences are taken by replicate before they are averaged.
     deviation = difference.std(axis=0, ddof=1) if len(difference) > 1 else None
     return {
         names[i]: {
@@ -114,6 +124,7 @@ def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str])
             "standard_deviation": None if deviation is None else float(deviation[i]),
         }
         for i in np.argsort(-before, kind="stable")
+        # Types that never occur are left out of the table.
         if before[i] or final[TREATED][:, i].any() or final[CONTROL][:, i].any()
     }
 
@@ -121,6 +132,7 @@ def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str])
 def control_drift(trajectories: Sequence[Trajectory], names: Sequence[str]) -> float:
     """Total variation distance between initial and final composition without injection, mean over replicates."""
     change = _final_fractions(trajectories, CONTROL, len(names)) - _initial_fractions(trajectories, len(names))
+    # A cell that changes its type changes two fractions, hence the half.
     return float(np.abs(change).sum(axis=1).mean() / 2)
 
 
@@ -133,5 +145,5 @@ def _initial_fractions(trajectories: Sequence[Trajectory], num_types: int) -> ND
 
 def _final_fractions(trajectories: Sequence[Trajectory], arm: str, num_types: int) -> NDArray[np.float64]:
     """(R, T) fractions of the residents after the last step."""
-    last = [one.codes[-1] for one in trajectories if one.arm == arm]
+    last = [trajectory.codes[-1] for trajectory in trajectories if trajectory.arm == arm]
     return np.array([np.bincount(codes, minlength=num_types) / len(codes) for codes in last])

@@ -44,7 +44,7 @@ class TissueState:
         Returns:
             A new state; `self` does not change.
         """
-        # The new rows are appended and then selected in place of the old ones, which is cheaper than assigning to CSR rows.
+        # The new rows are appended and selected in place of the old ones; assigning to CSR rows would cost more.
         row = np.arange(self.slide.num_cells)
         row[cells] = self.slide.num_cells + np.arange(len(cells))
         updated = vstack([self.counts, counts.astype(np.float32)], format="csr")[row]
@@ -66,13 +66,14 @@ def crop_tissue(slide: Slide, rows: Rows, panel: Panel) -> TissueState:
     cropped = replace(
         slide,
         xy_um=slide.xy_um[rows],
+        # The depth over all genes of the slide still normalises expression, as it does outside of a simulation.
         total_counts=slide.total_counts[rows],
         split=slide.split[rows],
         gene_ids=tuple(slide.gene_ids[column] for column in panel.columns),
         symbols=tuple(slide.symbols[column] for column in panel.columns),
         source=MemoryCounts(counts),
     )
-    return TissueState(cropped, len(rows), _depths(counts))
+    return TissueState(cropped, len(rows), row_sums(counts))
 
 
 def inject(tissue: TissueState, injected: InjectedCells) -> TissueState:
@@ -90,12 +91,14 @@ def inject(tissue: TissueState, injected: InjectedCells) -> TissueState:
         slide,
         xy_um=np.concatenate([slide.xy_um, injected.xy_um]),
         total_counts=np.concatenate([slide.total_counts, injected.total_counts]),
+        # Regions are not used in a simulation; the array must only have the right length.
         split=np.concatenate([slide.split, np.zeros(len(injected.xy_um), dtype=np.int8)]),
         source=MemoryCounts(vstack([tissue.counts, injected.counts.astype(np.float32)], format="csr")),
     )
-    return TissueState(extended, tissue.num_residents, np.concatenate([tissue.depths, _depths(injected.counts)]))
+    return TissueState(extended, tissue.num_residents, np.concatenate([tissue.depths, row_sums(injected.counts)]))
 
 
-def _depths(counts: csr_matrix) -> NDArray[np.float64]:
-    """(N,) row sums."""
+def row_sums(counts: csr_matrix) -> NDArray[np.float64]:
+    """(N,) sum of the counts of each cell."""
+    # In float64: counts are stored as float32, whose sums are exact only up to 2**24.
     return np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()

@@ -57,6 +57,7 @@ def choose_window(xy_um: NDArray[np.float64], crop_um: Box | None, max_cells: in
         rows = np.flatnonzero(((xy_um >= low) & (xy_um <= high)).all(axis=1))
         if not len(rows):
             extent = ",".join(f"{edge:.0f}" for edge in _bounding_box(xy_um))
+            # The hint has the extent in micrometres, so that a box in pixels is recognised.
             raise CifmError(
                 f"no cell in the box {','.join(map(str, crop_um))}", f"the slide spans {extent} micrometres"
             )
@@ -64,6 +65,7 @@ def choose_window(xy_um: NDArray[np.float64], crop_um: Box | None, max_cells: in
         # The median is inside the tissue more often than the centre of the bounding box.
         centre = np.median(xy_um[rows], axis=0)
         distance = np.abs(xy_um[rows] - centre).max(axis=1)
+        # Stable, so that cells at equal distance, as on a grid, are chosen in the same way on every machine.
         rows = np.sort(rows[np.argsort(distance, kind="stable")[:max_cells]])
     return Window(rows, _bounding_box(xy_um[rows]))
 

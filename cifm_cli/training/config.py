@@ -1,4 +1,4 @@
-"""What a training run is asked to do, and what it returns."""
+"""Settings and result of a training run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What to train, on which slides, and where to write the run."""
+    """Settings of a training run."""
 
     recipe: Recipe | Path | str  # a recipe, the path of one, or the name of a shipped one
     slides: Sequence[Path]  # prepared slides. Empty for a resumed run: the slides that it was started with.

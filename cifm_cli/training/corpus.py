@@ -1,8 +1,8 @@
 """The slides of a training run, and the masked tiles that are made from them.
 
-The random draws of a tile depend on the seed and the number of the tile alone, so that a resumed run sees the tiles of
-an uninterrupted one. Counts are read from disk when a tile is made: the memory holds the coordinates and the depth of
-every cell, about 50 bytes, and the counts of the few tiles at hand.
+The random draws of a tile depend on the seed and the number of the tile alone, so that a resumed run trains on the
+same tiles as an uninterrupted one. Counts are read from disk when a tile is made. Memory holds the coordinates and the
+depth of every cell, about 50 bytes per cell, and the counts of the tiles that are in use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from cifm_cli import keys
 from cifm_cli.data.slide import log_normalise, open_slide, radius_notes
-from cifm_cli.data.tiles import Tiler
+from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
 from cifm_cli.model.masking import MaskedTile, choose_masked, mask_tile, reach_um
 from cifm_cli.model.objective import Targets
@@ -26,7 +26,7 @@ from cifm_cli.provenance import numpy_generator
 from cifm_cli.training.sampler import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from cifm_cli.data.slide import Rows, Slide
@@ -41,7 +41,7 @@ _BLOCK_CELLS = 20_000  # cells that are read at a time when a statistic runs ove
 class Example:
     """A masked tile and the expression that was hidden."""
 
-    tile: MaskedTile  # what the network reads
+    tile: MaskedTile  # input of the network
     target: Targets  # expression and counts of the masked cells
 
     def to(self, device: torch.device) -> Example:
@@ -101,17 +101,21 @@ class Corpus:
         self.validation_slides = [
             self._cut(slide, {keys.VALIDATION: keys.ALL}) for slide in slides if slide.name in held_out
         ] or self.slides
-        self._sampler = Sampler([len(part.tilers[keys.TRAIN].rows) for part in self.slides], recipe.data, seed)
+        # The sampler needs the lengths only, so it draws tiles without reading any cell.
+        self._sampler = Sampler(
+            [len(training_slide.tilers[keys.TRAIN].rows) for training_slide in self.slides], recipe.data, seed
+        )
 
     def _cut(self, slide: Slide, regions: dict[str, str]) -> TrainingSlide:
         """Make a tiler for each use (`train` or `validation`) of a region of a slide."""
         reach = reach_um(self.recipe, slide.radius_um)
         tilers = {use: Tiler(slide.xy_um, slide.region(region), reach) for use, region in regions.items()}
         for name, tiler in tilers.items():
+            # A tile of one cell would have no visible cell once that cell is masked.
             if len(tiler.rows) < 2:
                 raise CifmError(
                     f"slide {slide.name}: its {name} region has {len(tiler.rows)} cells",
-                    "leave this slide out with --data, or prepare a larger piece of it",
+                    "leave this slide out with --data, or prepare a larger section of it",
                 )
         panel = match_panel(slide, self.vocabulary)
         for note in panel_notes(slide, panel):  # a vocabulary that comes from another run may lack many of the genes
@@ -121,7 +125,7 @@ class Corpus:
     @property
     def num_cells(self) -> int:
         """Number of cells in all training regions."""
-        return sum(len(part.tilers[keys.TRAIN].rows) for part in self.slides)
+        return sum(len(training_slide.tilers[keys.TRAIN].rows) for training_slide in self.slides)
 
     @property
     def num_validation_tiles(self) -> int:
@@ -131,9 +135,10 @@ class Corpus:
     def train_example(self, number: int) -> Example:
         """The training tile with a number, counted from the start of training."""
         core = self._sampler.cell_range(number)
-        part = self.slides[core.slide]
-        rows = part.tilers[keys.TRAIN].rows[core.start : core.stop]
-        return self._mask(part, keys.TRAIN, rows, numpy_generator(self.seed, "train", number))
+        training_slide = self.slides[core.slide]
+        rows = training_slide.tilers[keys.TRAIN].rows[core.start : core.stop]
+        # A generator for each tile: the tiles before it need not be drawn, so any process can make any tile.
+        return self._mask(training_slide, keys.TRAIN, rows, numpy_generator(self.seed, "train", number))
 
     def validation_example(self, number: int) -> Example:
         """One of the `num_validation_tiles` tiles, which are the same in every validation."""
@@ -153,43 +158,56 @@ class Corpus:
             The same example for the same arguments.
         """
         generator = numpy_generator(seed, region, *stream)
-        parts = self.slides if region == keys.TRAIN else self.validation_slides
-        return self._draw_from(parts[generator.integers(len(parts))], region, generator)
+        training_slides = self.slides if region == keys.TRAIN else self.validation_slides
+        return self._draw_from(training_slides[generator.integers(len(training_slides))], region, generator)
 
-    def _draw_from(self, part: TrainingSlide, region: str, generator: np.random.Generator) -> Example:
+    def _draw_from(self, training_slide: TrainingSlide, region: str, generator: np.random.Generator) -> Example:
         """Draw a range of cells from a region of a slide, and mask some of them."""
-        rows, size = part.tilers[region].rows, self.recipe.data.tile_cells
+        rows, size = training_slide.tilers[region].rows, self.recipe.data.tile_cells
+        # Consecutive rows are near each other, as prepared slides are in Hilbert order.
         start = generator.integers(max(len(rows) - size, 0) + 1)
-        return self._mask(part, region, rows[start : start + size], generator)
+        return self._mask(training_slide, region, rows[start : start + size], generator)
 
-    def _mask(self, part: TrainingSlide, region: str, core: Rows, generator: np.random.Generator) -> Example:
+    def _mask(self, training_slide: TrainingSlide, region: str, core: Rows, generator: np.random.Generator) -> Example:
         """Cut the tile of some core cells, and mask some of these."""
-        tile = part.tilers[region].tile(core)
-        masked = choose_masked(tile.core, tile.xy_um[tile.core] / part.slide.radius_um, self.recipe, generator)
-        masked_tile = mask_tile(part.slide, tile, masked, part.panel, self.recipe)
-        rows, columns = tile.rows[masked], part.panel.columns
-        counts = part.slide.counts(rows)[:, columns].toarray()
-        values = part.slide.expression(rows, self.recipe.data.target_sum)[:, columns].toarray()
+        tile = training_slide.tilers[region].tile(core)
+        masked = choose_masked(
+            tile.core, tile.xy_um[tile.core] / training_slide.slide.radius_um, self.recipe, generator
+        )
+        masked_tile = mask_tile(training_slide.slide, tile, masked, training_slide.panel, self.recipe)
+        rows, columns = tile.rows[masked], training_slide.panel.columns
+        # `mask_tile` never reads the masked cells, so their expression is read here.
+        counts = training_slide.slide.counts(rows)[:, columns].toarray()
+        values = training_slide.slide.expression(rows, self.recipe.data.target_sum)[:, columns].toarray()
         return Example(masked_tile, Targets(torch.from_numpy(values), torch.from_numpy(counts)))
 
     def measured_genes(self) -> torch.Tensor:
         """Ascending rows of the vocabulary, int64, that at least one of the training slides measures."""
-        return torch.from_numpy(np.unique(np.concatenate([part.panel.vocabulary_rows for part in self.slides])))
+        return torch.from_numpy(
+            np.unique(np.concatenate([training_slide.panel.vocabulary_rows for training_slide in self.slides]))
+        )
 
     def gene_profiles(self) -> GeneProfiles:
         """Statistics of each gene, over the training cells of the slides that measure it."""
+        # In float64: float32 sums over millions of cells lose small values.
         sums, expressing, measured, counts = (np.zeros(len(self.vocabulary)) for _ in range(4))
-        for part in self.slides:
-            genes = part.panel.vocabulary_rows
-            for rows in _blocks(part.tilers[keys.TRAIN].rows):
-                block_counts = part.slide.counts(rows)
+        for training_slide in self.slides:
+            genes = training_slide.panel.vocabulary_rows
+            for rows in chunks(training_slide.tilers[keys.TRAIN].rows, _BLOCK_CELLS):
+                block_counts = training_slide.slide.counts(rows)
                 # Depth is that of all genes of the slide, also of those that the vocabulary lacks.
-                block = log_normalise(block_counts, part.slide.total_counts[rows], self.recipe.data.target_sum)
-                block, block_counts = block[:, part.panel.columns], block_counts[:, part.panel.columns]
+                block = log_normalise(
+                    block_counts, training_slide.slide.total_counts[rows], self.recipe.data.target_sum
+                )
+                block, block_counts = (
+                    block[:, training_slide.panel.columns],
+                    block_counts[:, training_slide.panel.columns],
+                )
                 counts[genes] += np.asarray(block_counts.sum(axis=0, dtype=np.float64)).ravel()
                 sums[genes] += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
                 expressing[genes] += block.getnnz(axis=0)
                 measured[genes] += len(rows)
+        # Genes that no slide measures are divided by 1.
         measured = np.maximum(measured, 1)
         rate = (counts + 1) / measured  # one count more, so that no gene is impossible
         profiles = (sums / measured, expressing / measured, rate / rate.sum())
@@ -201,12 +219,16 @@ class Corpus:
         Returns:
             (n, G) log-normalised; a gene that a slide does not measure is zero.
         """
+        # Every stride-th cell along the Hilbert curves, with the stride rounded up, covers all areas of all slides.
         stride = max(1, -(-self.num_cells // max_cells))
         blocks = []
-        for part in self.slides:
-            rows = part.tilers[keys.TRAIN].rows[::stride]
-            block = part.slide.expression(rows, self.recipe.data.target_sum)[:, part.panel.columns].tocsr()
-            genes = part.panel.vocabulary_rows[block.indices]
+        for training_slide in self.slides:
+            rows = training_slide.tilers[keys.TRAIN].rows[::stride]
+            block = training_slide.slide.expression(rows, self.recipe.data.target_sum)[
+                :, training_slide.panel.columns
+            ].tocsr()
+            # Renumbering the columns of the non-zero values maps the panel to the vocabulary without a dense matrix.
+            genes = training_slide.panel.vocabulary_rows[block.indices]
             blocks.append(csr_matrix((block.data, genes, block.indptr), (len(rows), len(self.vocabulary))))
         return vstack(blocks, format="csr")
 
@@ -220,9 +242,3 @@ def _check_held_out(held_out: set[str], slides: set[str]) -> None:
         )
     if held_out == slides:
         raise CifmError("data.validation_slides names every slide: none is left to train on", "leave some out of it")
-
-
-def _blocks(rows: Rows) -> Iterator[Rows]:
-    """Consecutive blocks of `_BLOCK_CELLS` rows."""
-    for start in range(0, len(rows), _BLOCK_CELLS):
-        yield rows[start : start + _BLOCK_CELLS]

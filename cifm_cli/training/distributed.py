@@ -50,6 +50,7 @@ def find_rank(environment: Mapping[str, str]) -> Rank:
     Returns:
         The rank; that of a single process where no variable is set.
     """
+    # torchrun inside of a SLURM job sets its own variables, which take precedence.
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return Rank(*(int(environment.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     # The number of tasks of the step, not of the job: a script that sbatch runs without srun is one process.
@@ -83,6 +84,7 @@ def rendezvous_address(environment: Mapping[str, str]) -> str:
         `tcp://host:port`.
     """
     nodes = environment.get("SLURM_STEP_NODELIST", "127.0.0.1")
+    # Every process computes the same port, without messages, from the numbers of job and step.
     number = int(environment.get("SLURM_JOB_ID", "0")) + int(environment.get("SLURM_STEP_ID", "0"))
     port = environment.get("MASTER_PORT", str(20_000 + number % 20_000))
     return f"tcp://{environment.get('MASTER_ADDR', first_node(nodes))}:{port}"
@@ -90,6 +92,7 @@ def rendezvous_address(environment: Mapping[str, str]) -> str:
 
 def first_node(nodes: str) -> str:
     """The first name of a SLURM node list, such as `gpu03` of `gpu[03-05,09],cpu1`."""
+    # Commas inside of brackets separate numbers, not names.
     name, bracket, numbers = re.split(r",(?![^\[]*\])", nodes)[0].partition("[")
     return name + re.split(r"[-,\]]", numbers)[0] if bracket else name
 
@@ -174,6 +177,7 @@ class Processes(Rank):
         weights = [weight for weight in network.parameters() if weight.requires_grad]
         # None is not the same as a gradient of zero, with which momentum and weight decay would still move the weight.
         used = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float32)
+        # One tensor for all gradients: a single reduction has less latency than one for each weight.
         flat = torch.cat([_flat_gradient(weight) for weight in weights])
         with _translating_errors():
             distributed.all_reduce(used)
@@ -196,10 +200,12 @@ class Processes(Rank):
         if self.size == 1:
             return
         with _translating_errors():
+            # The tensors of a state dictionary share memory with the network, so they are overwritten in place.
             for tensor in network.state_dict().values():
                 distributed.broadcast(tensor, src=0)
 
     def _reduce(self, value: float, operation: distributed.ReduceOp.RedOpType) -> float:
+        # In float64, which holds a number of Python without rounding.
         tensor = torch.tensor(value, dtype=torch.float64)
         with _translating_errors():
             distributed.all_reduce(tensor, op=operation)
@@ -216,6 +222,7 @@ def _translating_errors() -> Iterator[None]:
     """Turn torch's errors about a broken connection into one that the user understands."""
     try:
         yield
+    # torch raises RuntimeError for a closed connection and for a timeout.
     except RuntimeError as error:
         raise LostContactError(
             "lost contact with another training process",

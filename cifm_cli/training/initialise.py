@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from cifm_cli.training.corpus import Corpus, Example
     from cifm_cli.training.session import Session
 
-    PoolData = tuple[Tensor, Tensor]  # what `fit_pool` takes for one tile
+    PoolData = tuple[Tensor, Tensor]  # data of one tile; see `fit_pool`
 
 NUM_SMOOTHER_TILES = 24  # tiles that the linear weights are fitted on
-# Candidates for how strongly the weights of a gene are drawn to those of all genes, in masked cells.
+# Candidates for `prior_count` of `LeastSquares.solve`, in masked cells: from weights of each gene alone to nearly the
+# same weights for all genes.
 PRIOR_COUNTS = (20.0, 200.0, 2_000.0, 20_000.0)
 NUM_POOL_TILES = 6  # a pool has only a handful of weights
-NUM_POOL_STEPS = 30
+NUM_POOL_STEPS = 30  # iterations of L-BFGS, which has few weights to fit
 MAX_STATE_CELLS = 50_000  # training cells that are clustered into cell states
 CELLS_PER_STATE = 20  # at least, so that small tissues have few states; the others stay empty
 
@@ -37,33 +38,36 @@ CELLS_PER_STATE = 20  # at least, so that small tissues have few states; the oth
 def fit_head(session: Session, *, new_weights: bool = True) -> None:
     """Fit the head of the `residual` objective, so that the first prediction equals that of a good baseline.
 
-    The head of the paper has nothing to fit and is left alone.
+    The head of the paper has nothing to fit and is not changed.
 
     Args:
         session: At step 0; the head of every member of its network is changed.
-        new_weights: Whether the network is untrained. Otherwise it keeps its cell states, and all that it has for genes
-            that no slide measures.
+        new_weights: Whether the network is untrained. Otherwise its cell states are kept, and so are the
+            profiles and weights of genes that no slide measures.
     """
     head = session.network.first.head
     if not isinstance(head, ResidualHead):
         return
+    # Tiles are made on the CPU, and the least squares are solved there.
     head.to("cpu")
     fill_profiles(head.smoother, session.corpus)
     if new_weights:
         cells = session.corpus.sample_cells(MAX_STATE_CELLS)
+        # At least one state, for tissues of fewer than `CELLS_PER_STATE` cells.
         num_states = min(len(head.states.frequency), max(1, cells.shape[0] // CELLS_PER_STATE))
         seed = int(numpy_generator(session.seed, "states").integers(2**31))
         head.states.fill(*fit_states(cells, num_states, seed))
     fit_smoother(session, head)
     head.to(session.device)
-    for member in session.network.members:  # they differ in the weights that are learned only
+    # Probabilities of states are averaged over the members, so all members have the same states.
+    for member in session.network.members:
         if isinstance(member.head, ResidualHead):
             member.head.smoother.load_state_dict(head.smoother.state_dict())
             member.head.states.load_state_dict(head.states.state_dict())
 
 
 def fill_profiles(smoother: Smoother, corpus: Corpus) -> None:
-    """Set the gene profiles of a smoother to those of the training cells; genes that no slide measures keep theirs."""
+    """Set the gene profiles of a smoother to those of the training cells, for the genes that a slide measures."""
     genes = corpus.measured_genes()
     profiles = corpus.gene_profiles()
     smoother.mean_profile[genes] = profiles.mean[genes]
@@ -75,11 +79,11 @@ def fill_profiles(smoother: Smoother, corpus: Corpus) -> None:
 
 
 def fit_smoother(session: Session, head: ResidualHead) -> None:
-    """Fit the weights with which a smoother combines its terms.
+    """Fit the weights with which a smoother blends its terms.
 
     Those of mean expression and of the probability of expression are fitted by least squares, those of compositions and
     of cell states by likelihood. How much the weights of a gene may differ from those of all genes is chosen on the
-    validation tiles: a few hundred spots of a few patients say little about a single gene in another patient.
+    validation tiles: weights of a single gene that are fitted to a few hundred spots are mostly noise.
 
     Args:
         session: Its training and validation tiles are used.
@@ -100,6 +104,7 @@ def fit_smoother(session: Session, head: ResidualHead) -> None:
             states.append((frequencies.log(), true_states(head, example)))
     num_validated = min(corpus.num_validation_tiles, NUM_SMOOTHER_TILES)
     validation = [corpus.validation_example(number) for number in range(num_validated)]
+    # Terms do not depend on the weights, so they are computed once for all candidates.
     with_terms = [(smoother_terms(head, example)[0], example) for example in validation]
     mean_weights = choose_weights(
         means, [(terms.means, example.target.values, example.tile.genes) for terms, example in with_terms]
@@ -115,7 +120,7 @@ def fit_smoother(session: Session, head: ResidualHead) -> None:
 
 
 def smoother_terms(head: ResidualHead, example: Example) -> tuple[Terms, Tensor]:
-    """What a smoother combines for the M masked cells of a tile.
+    """The terms that a smoother blends for the M masked cells of a tile.
 
     Returns:
         Its terms, and (M, S + 1, K) frequencies of the K cell states.
@@ -163,25 +168,27 @@ def fit_pool(tiles: Sequence[PoolData], decay: float) -> Tensor:
     """Fit the weights of a logarithmic pool of T distributions over X outcomes by maximum likelihood.
 
     Args:
-        tiles: For each tile, the (M, T, X) logarithms of the distributions, and (M, X) how often each outcome was seen.
-        decay: Strength with which the weights are drawn to each other, in nats.
+        tiles: For each tile, the (M, T, X) logarithms of the distributions, and the (M, X) numbers of observations.
+        decay: Penalty in nats on the squares of the weights before the softmax, which makes them more equal.
 
     Returns:
         (T,) weights before the softmax.
     """
+    # Zeros are equal weights after the softmax.
     weights = torch.zeros(tiles[0][0].shape[1], requires_grad=True)
     optimiser = torch.optim.LBFGS([weights], max_iter=NUM_POOL_STEPS, line_search_fn="strong_wolfe")
-    num_seen = torch.stack([seen.sum() for _, seen in tiles]).sum()
+    num_observed = torch.stack([observed.sum() for _, observed in tiles]).sum()
 
     def cross_entropy() -> Tensor:
         """Compute the penalised cross-entropy per count and its gradient."""
         optimiser.zero_grad()
         pooled = [torch.einsum("mtx,t->mx", logs, weights.softmax(0)).log_softmax(1) for logs, _ in tiles]
-        total = torch.stack([-(seen * log).sum() for log, (_, seen) in zip(pooled, tiles, strict=True)]).sum()
-        value = total / num_seen + decay * weights.square().sum()
+        total = torch.stack([-(observed * log).sum() for log, (_, observed) in zip(pooled, tiles, strict=True)]).sum()
+        value = total / num_observed + decay * weights.square().sum()
         value.backward()
         return value
 
+    # The callers run without gradients.
     with torch.enable_grad():
         optimiser.step(cross_entropy)
     return weights.detach()

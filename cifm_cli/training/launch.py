@@ -1,4 +1,4 @@
-"""Training in as many processes as the user wants, started here or by torchrun or srun."""
+"""Training in one process or several, which are started here or by torchrun or srun."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def launch(config: TrainConfig) -> TrainResult | None:
     The processes of this machine are started here, unless torchrun or srun has started one for each device.
 
     Args:
-        config: What to train, on which slides, and where to.
+        config: Settings of the run.
 
     Returns:
         The result of the run; None in every process but the first of all machines.
@@ -40,14 +40,14 @@ def launch(config: TrainConfig) -> TrainResult | None:
         BackendUnavailableError: The backend is not available here.
     """
     this, num_local = find_rank(os.environ), config.devices or 1
-    wanted = num_local * config.nodes
+    requested = num_local * config.nodes
     one_task_per_machine = this.size > 1 and this.size == config.nodes and "RANK" not in os.environ  # by srun
     if num_local > 1 and ((this.size == 1 and config.nodes == 1) or one_task_per_machine):
         return _train_in_group(config, num_local, node=this.rank)
     # 1 means that the user gave neither option.
-    if this.size > 1 and wanted not in (this.size, 1):
+    if this.size > 1 and requested not in (this.size, 1):
         raise CifmError(
-            f"--devices {num_local} on --nodes {config.nodes} makes {wanted} processes, and {this.size} were started",
+            f"--devices {num_local} on --nodes {config.nodes} makes {requested} processes, {this.size} were started",
             "start one task for each device, or leave --devices and --nodes away",
         )
     if this.size == 1 and config.nodes > 1:
@@ -60,13 +60,14 @@ def launch(config: TrainConfig) -> TrainResult | None:
 
 
 def _train_in_group(config: TrainConfig, num_local: int, node: int) -> TrainResult | None:
-    """Start the processes of this machine, the threads of which are divided among them, and wait for them."""
+    """Start the processes of this machine, divide its threads among them, and wait for them."""
     size = num_local * config.nodes
+    # Checked before any process is started, so that the error is reported once.
     check_even_split(config.load_recipe().train.tiles_per_step, size)
-    os.environ.setdefault(
-        "TORCH_CPP_LOG_LEVEL", "ERROR"
-    )  # no C++ stack when a process ends; read when torch is imported
+    # Otherwise torch prints a C++ stack when another process ends. The children read it when they import torch.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     host, _, port = rendezvous_address(os.environ).removeprefix("tcp://").rpartition(":")
+    # Several machines must agree on the port; on one machine, a free one is passed to all processes.
     address = {"MASTER_ADDR": host, "MASTER_PORT": port if config.nodes > 1 else str(_free_port())}
     members = []
     for number in range(num_local):
@@ -92,5 +93,6 @@ def _train_member(config: TrainConfig, *, show: bool) -> TrainResult:
 def _free_port() -> int:
     """A port of this machine that no process listens on."""
     with socket.socket() as probe:
+        # Port 0 lets the system choose one.
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,7 +1,8 @@
-"""The training loop: `train` opens a session, `initialise` fits what is not learned, `fit` takes the steps.
+"""The training loop: `train` opens a session, `initialise` fits what gradients do not train, `fit` takes the steps.
 
-Meant to be read, and edited, from top to bottom. With several processes, each of them runs this loop on its own tiles
-of every step. Whatever they must agree on goes through `session.processes`, and only the first of them writes files.
+The functions are in the order in which they are called. With several processes, each of them runs this loop on its own
+tiles of every step. Numbers that must be equal in all of them are reduced by `session.processes`, and only the first
+process writes files.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def train(config: TrainConfig) -> TrainResult:
     """Train a model in this process, or as one of the processes that torchrun, srun or `launch` have started.
 
     Args:
-        config: What to train, on which slides, and where to.
+        config: Settings of the run.
 
     Returns:
         The result of the run.
@@ -101,12 +102,13 @@ def fit_head_once(session: Session, *, new_weights: bool) -> None:
 
 def fit_head_if_better(session: Session) -> None:
     """Fit the head of a trained network to the new slides, and undo that unless it lowers the validation loss."""
+    # A copy, because the tensors of a state dictionary share memory with the network.
     given = copy.deepcopy(session.network.state_dict())
     before = validate(session)
     fit_head_once(session, new_weights=False)
     after = validate(session)
     logger.info(f"validation loss {before:.4f}; {after:.4f} with gene profiles and smoother weights of these slides")
-    if not after < before:  # also where it is not a number
+    if not after < before:  # `not <` and not `>=`: also where the loss is NaN
         session.network.load_state_dict(given)
 
 
@@ -121,6 +123,7 @@ def fit(session: Session) -> None:
         advance(state.step)
         last_step = last_save = time.monotonic()
         for examples in prefetch_examples(session):
+            # A run that was saved after a validation and resumed must not validate the same step twice.
             if state.step % recipe.validate_every == 0 and state.last_validated < state.step:
                 validate_and_save(session)
             fraction = schedule.fraction_done(recipe, state.step, state.seconds)
@@ -135,7 +138,7 @@ def fit(session: Session) -> None:
             state.seconds += session.processes.max(elapsed)
             session.log_metrics(loss=step_loss, seconds=round(state.seconds, 2))
             advance(1, f"loss {step_loss:.3f}, best {state.best_loss:.3f}")
-            # a scheduler may send its signal to one process only.
+            # A scheduler may send its signal to one process only.
             if number := int(session.processes.max(received_signal())):
                 stop(session, number)
             if time.monotonic() - last_save > 60 * recipe.save_minutes:
@@ -162,7 +165,7 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     """
     recipe = session.recipe.train
     session.network.train()
-    # a resumed run has no scheduler to restore: the rate is a function of step and time.
+    # A resumed run has no scheduler to restore: the rate is a function of step and time.
     for group in session.optimiser.param_groups:
         group["lr"] = learning_rate
     session.optimiser.zero_grad(set_to_none=True)
@@ -172,6 +175,7 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
         step_loss += backward_tile(session, example.to(session.device), number)
     # Sums, not means: the loss of each tile is divided by the number of all tiles of the step.
     step_loss = session.processes.sum_gradients(session.network, step_loss)
+    # After the sum over processes, so that all of them clip by the same norm.
     norm = torch.nn.utils.clip_grad_norm_(session.network.parameters(), recipe.clip_norm)
     check_finite(session, step_loss, norm.item())
     session.optimiser.step()
@@ -191,12 +195,13 @@ def backward_tile(session: Session, example: Example, number: int) -> float:
     Returns:
         The mean loss of the members, divided by the number of tiles in a step.
     """
+    # Members have separate losses: each is a predictor by itself, whose errors the average then reduces.
     members, recipe = session.network.members, session.recipe
     weight = 1 / (len(members) * recipe.train.tiles_per_step)
 
     def backward_member(member: int) -> float:
         """Add the gradients of one member and return its loss."""
-        # a generator of its own, so that neither the thread nor the process that runs it changes the draws.
+        # A generator of its own, so that neither the thread nor the process that runs it changes the draws.
         dropout = provenance.torch_generator(session.seed, "dropout", number, member)
         with drawing_from(dropout), computing_in(recipe.train.precision, session.device):
             output = members[member](session.backend, example.tile)
@@ -238,6 +243,7 @@ def check_finite(session: Session, step_loss: float, norm: float) -> None:
 def validate(session: Session) -> float:
     """Mean loss of `ema_network` over the validation tiles, which are the same every time."""
     network, corpus, recipe = session.ema_network, session.corpus, session.recipe
+    # Without dropout
     network.eval()
     total = 0.0
     for example in prefetch(corpus.validation_example, session.processes.own_indices(corpus.num_validation_tiles)):
@@ -251,6 +257,7 @@ def validate(session: Session) -> float:
 def validate_and_save(session: Session) -> None:
     """Validate, save the model if it is the best so far, and save the state."""
     state, value = session.state, validate(session)
+    # The first loss is the scale by which `check_finite` recognises an exploded loss.
     if state.step == 0:
         state.first_loss = value
     state.last_validated = state.step
@@ -278,7 +285,7 @@ def prefetch_examples(session: Session) -> Iterator[list[Example]]:
 
 @contextmanager
 def holding_signals() -> Iterator[Callable[[], int]]:
-    """Within the block, hold signals to stop (Ctrl-C, SIGTERM, SIGUSR1) back, so that a step is never cut off.
+    """Within the block, record signals to stop (Ctrl-C, SIGTERM, SIGUSR1), so that every step is completed.
 
     Yields:
         A function that returns the first signal that has arrived, or 0.
@@ -289,7 +296,7 @@ def holding_signals() -> Iterator[Callable[[], int]]:
 
 
 def stop(session: Session, number: int) -> NoReturn:
-    """Save the state, log how to continue, and raise what a signal asks for."""
+    """Save the state, log how to continue, and raise the exception of a signal."""
     session.save_state()
     # Seed, slides, backend and `--init` are part of the state; a resumed run needs no other option.
     command = f"cifm train {session.folder / RECIPE_FILE} --resume --out {session.folder}"
@@ -298,7 +305,7 @@ def stop(session: Session, number: int) -> NoReturn:
 
 
 def log_start(session: Session, num_parameters: int) -> None:
-    """Log what is trained, on what, and where."""
+    """Log the sizes of network and corpus, the backend, the device and the folder."""
     corpus, backend, size = session.corpus, session.backend, session.processes.size
     threads = f"{torch.get_num_threads()} threads"
     machine = threads if size == 1 else f"{size} processes of {threads}"

@@ -1,4 +1,4 @@
-"""How a run was started: what a resumed run takes over, and may not change."""
+"""How a run was started. A resumed run takes these settings from its state and may not change them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RunSpec:
         """Fill in seed and slides where the user gives none for a resumed run.
 
         Args:
-            config: What the user asks for.
+            config: Settings as the user gave them.
             check_slides: Whether to check that slides have not changed. Of several processes, one does it for all.
 
         Returns:
@@ -57,11 +57,12 @@ class RunSpec:
             raise CifmError(
                 f"{config.folder}: resumed with --seed {config.seed}, started with {self.seed}", "leave --seed out"
             )
+        # Hashing reads whole files, so only one process does it, unless the user names slides in an order of their own.
         slides = self._find_slides(config) if check_slides or config.slides else [Path(name) for name in self.inputs]
         return replace(config, seed=self.seed, slides=slides)
 
     def _find_slides(self, config: TrainConfig) -> list[Path]:
-        """The slides of the run in their order. They may have moved: name and contents decide."""
+        """The paths of the run's slides, in the order in which the run uses them."""
         paths = list(config.slides) or [Path(name) for name in self.inputs]
         for path in paths:
             if not path.is_file():
@@ -82,4 +83,5 @@ class RunSpec:
                 raise CifmError(
                     f"{path}: not among the slides that {config.folder} was started with", "leave --data out"
                 )
+        # The order of the user may differ, and tiles are drawn by the number of a slide.
         return [given[slide] for slide in expected]

@@ -31,7 +31,7 @@ class CellRange(NamedTuple):
 
 
 class Sampler:
-    """Puts the ranges of all slides in order.
+    """Orders the ranges of all slides at random, epoch by epoch.
 
     Args:
         lengths: Number of cells in the training region of each slide.
@@ -44,10 +44,10 @@ class Sampler:
         self.lengths = lengths
         self.size = recipe.tile_cells
         self.seed = seed
-        # One more than fit in, so that they cover every cell from any offset that `_range` may draw.
+        # One range more than fits into the region, so that the ranges cover every cell whatever the offset.
         self.num_ranges = [length // self.size + 1 for length in lengths]
         self._by_cells = recipe.sampling == "cells"
-        # a step asks for the same order many times, and moves on to the next one now and then.
+        # The same order is used for many tiles in a row.
         self._cached_order = lru_cache(maxsize=2 * len(lengths))(self._order)
 
     def cell_range(self, number: int) -> CellRange:
@@ -74,6 +74,7 @@ class Sampler:
         ends = np.cumsum(self.num_ranges)
         epoch, turn = divmod(number, int(ends[-1]))
         chosen = int(self._cached_order(int(ends[-1]), "corpus", epoch)[turn])
+        # Ranges are numbered slide after slide; `ends[s]` is one past the last range of slide s.
         slide = int(np.searchsorted(ends, chosen, side="right"))
         return self._range(slide, epoch, chosen - int(ends[slide]) + self.num_ranges[slide])
 
@@ -81,6 +82,7 @@ class Sampler:
         """The range at a position along the curve. The first and the last one are moved inside the region."""
         length = self.lengths[slide]
         slack = self.num_ranges[slide] * self.size - length
+        # The offset changes with the epoch: a cell at the border of a tile is in the middle of another one later.
         offset = int(numpy_generator(self.seed, "offset", slide, epoch).integers(slack + 1))
         start = min(max(position * self.size - offset, 0), max(length - self.size, 0))
         return CellRange(slide, start, min(start + self.size, length))

@@ -22,6 +22,7 @@ def fraction_done(recipe: TrainRecipe, step: int, seconds: float) -> float:
     Returns:
         A number from 0 to 1.
     """
+    # With a time limit the cosine reaches its end when the time does, however many steps that allows.
     by_time = seconds / (60 * recipe.max_minutes) if recipe.max_minutes else 0.0
     return min(1.0, max(step / recipe.steps, by_time))
 
@@ -37,6 +38,7 @@ def learning_rate(recipe: TrainRecipe, step: int, fraction: float) -> float:
     Returns:
         The rate.
     """
+    # Plus one, so that the rate of the first step is not zero, which would waste a step.
     warmup = min(1.0, (step + 1) / (recipe.warmup_steps + 1))
     cosine = FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * fraction))
     return recipe.learning_rate * warmup * cosine

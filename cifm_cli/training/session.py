@@ -45,7 +45,7 @@ WEIGHT_KEYS = {
 
 @dataclass
 class Session:
-    """All that the training loop works on. Of several processes, only the first one writes files."""
+    """An open training run. Of several processes, only the first one writes files."""
 
     folder: Path  # folder of the run
     recipe: Recipe  # its recipe
@@ -58,7 +58,7 @@ class Session:
     seed: int  # seed of every random draw
     provenance: dict[str, Any] = field(default_factory=dict)  # origin of the run, stored with the model
     state: TrainState = field(default_factory=TrainState)  # how far the run has come
-    ema: EMA | None = None  # moving average of the weights; None before the first step, and where the recipe wants none
+    ema: EMA | None = None  # moving average of the weights; None before the first step, and without `train.average`
 
     @property
     def ema_network(self) -> Ensemble:
@@ -66,7 +66,7 @@ class Session:
         return self.ema.network if self.ema else self.network
 
     def start_ema(self) -> None:
-        """Start the moving average at the present weights, if the recipe wants one."""
+        """Start the moving average at the present weights, if the recipe has `train.average`."""
         if self.recipe.train.average:
             self.ema = EMA(self.network, self.recipe.train.average)
 
@@ -99,7 +99,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     """Start a run, or continue one.
 
     Args:
-        config: What to train, on which slides, and where to.
+        config: Settings of the run.
         processes: The processes that train together.
 
     Returns:
@@ -115,7 +115,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     device = processes.own_device(choose_device(config.device))
     if processes.is_first:
         _check_folder(config, recipe)
-    # a resumed run takes seed, slides, vocabulary and backend from its state.
+    # A resumed run takes seed, slides, vocabulary and backend from its state.
     spec = load_run_spec(config.folder) if config.resume else None
     if spec:
         config = spec.complete(config, check_slides=processes.is_first)
@@ -160,12 +160,14 @@ def _collect_provenance(session: Session, slides: Sequence[Path], init: dict[str
     return provenance.collect(
         "train",
         seed=session.seed,
-        inputs=slides if session.processes.is_first else (),  # they are hashed for files, which only the first writes
+        inputs=slides
+        if session.processes.is_first
+        else (),  # only the first process writes files; hashing reads whole slides
         backend=session.backend.name,
         device=str(session.device),
         threads=torch.get_num_threads(),
         processes=session.processes.size,
-        platforms=sorted({(part.slide.facts or {}).get(keys.PLATFORM, "") for part in session.corpus.slides}),
+        platforms=sorted({(each.slide.facts or {}).get(keys.PLATFORM, "") for each in session.corpus.slides}),
         init=init,
     )
 
@@ -174,7 +176,7 @@ def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
     """Check that a new run overwrites nothing, and that a run to resume exists and has the same recipe."""
     folder, stored = config.folder, config.folder / RECIPE_FILE
     if not config.resume:
-        # a run that was killed before its first state has nothing but a recipe: it may start over.
+        # A run that was killed before its first state has nothing but a recipe: it may start over.
         present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         if present - {RECIPE_FILE} - {path.name for path in _partial_files(folder)}:
             raise CifmError(f"{folder} is not empty", "choose another --out, or continue that run: --resume")
@@ -184,9 +186,11 @@ def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
     before = recipes.load(stored)
     changed = [
         f"[{section}]"
+        # The sections `train` and `evaluate` may change: a resumed run may, for instance, take more steps.
         for section in ("data", "model", "mask", "objective")
         if getattr(before, section) != getattr(recipe, section)
     ]
+    # Training states of a run with an average contain a second network.
     if (before.train.average is None) != (recipe.train.average is None):
         changed.append("train.average")
     if changed:
@@ -208,11 +212,11 @@ def _check_weight_keys(config: TrainConfig, recipe: Recipe, init: Recipe) -> Non
     """Check that the weights of another run have the shape and the meaning that a recipe gives them."""
     differing = []
     for section, names in WEIGHT_KEYS.items():
-        ours, theirs = getattr(recipe, section), getattr(init, section)
+        own, initial = getattr(recipe, section), getattr(init, section)
         differing += [
-            f"{section}.{name} = {json.dumps(getattr(theirs, name))}, here {json.dumps(getattr(ours, name))}"
+            f"{section}.{name} = {json.dumps(getattr(initial, name))}, here {json.dumps(getattr(own, name))}"
             for name in names
-            if getattr(ours, name) != getattr(theirs, name)
+            if getattr(own, name) != getattr(initial, name)
         ]
     if differing:
         raise CifmError(
@@ -233,6 +237,7 @@ def _training_data(origin: dict[str, Any]) -> dict[str, Any]:
 def _make_optimiser(network: Ensemble, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW. Weight decay applies to matrices, but not to biases, vectors and the weights of the smoother."""
     named = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
+    # The smoother's weights are those of a mean: decay would shrink its predictions towards zero.
     decayed = [weight for name, weight in named if weight.ndim > 1 and "smoother" not in name]
     others = [weight for name, weight in named if not (weight.ndim > 1 and "smoother" not in name)]
     groups = [
@@ -244,7 +249,7 @@ def _make_optimiser(network: Ensemble, recipe: Recipe) -> torch.optim.AdamW:
 
 def _restore(session: Session) -> None:
     """Load the last state of a run, and remove the metrics of later steps."""
-    session.start_ema()  # a network that the stored average is loaded into
+    session.start_ema()  # makes the network into which the stored average is loaded
     state = session.state = load_state(session.folder, session.networks(), session.optimiser)
     # Largest and smallest step. They differ if the machines don't share the folder.
     if session.processes.max(state.step) != -session.processes.max(-state.step):
@@ -255,10 +260,12 @@ def _restore(session: Session) -> None:
         return
     for path in _partial_files(session.folder):
         path.unlink()
+    # Steps after the state are taken again, and each step must have one line only.
     path = session.folder / METRICS_FILE
     lines = path.read_text(encoding="utf8").splitlines(keepends=True) if path.exists() else []
     # The last line has no end if the process was killed while it wrote it.
     past = [line for line in lines if line.endswith("\n") and _is_past(json.loads(line), state)]
+    # A process that is killed here leaves the old metrics or the new ones.
     with atomic_path(path) as temporary:
         temporary.write_text("".join(past), encoding="utf8")
 

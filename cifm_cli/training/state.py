@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# The step number is padded with zeros in file names, so that their order is that of the steps.
 _FILE_PATTERN = "train_state-*.safetensors"
 _OPTIMISER = "optimiser"
-# Keys of the header, and the names in it of fields that are called otherwise here.
+# Keys of the header, and stored names of fields that have another name here: files of earlier versions stay readable.
 _STATE, _SPEC, _CHECKSUM = "position", "began", "crc32"
 _STORED_NAMES = {"validations_since_best": "looks_since_best", "last_validated": "looked"}
 
@@ -53,6 +54,7 @@ class TrainState:
     def from_json(cls, content: Mapping[str, Any]) -> TrainState:
         """The state that `to_json` turned into `content`; unknown keys are ignored."""
         names = {_STORED_NAMES.get(field.name, field.name): field.name for field in fields(cls)}
+        # Null stands for infinity, which is the default of these fields.
         known = {names[name]: value for name, value in content.items() if name in names and value is not None}
         return cls(**known)
 
@@ -87,10 +89,11 @@ def save_state(
     }
     for number, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"{_OPTIMISER}.{number}.{key}": tensor for key, tensor in moments.items()}
+    # The checksum covers the header too: a damaged step number would resume at a wrong place.
     content = {_STATE: state.to_json(), _SPEC: spec.to_json()}
     header = {"format": keys.CHECKPOINT_FORMAT, **content, _CHECKSUM: _checksum(tensors, content)}
     save_tensors(folder / _FILE_PATTERN.replace("*", f"{state.step:08d}"), tensors, header)
-    # Only now that the new state is complete.
+    # Old states are removed only after the new one is complete, so one can always be resumed.
     for old in list_states(folder)[num_kept:]:
         old.unlink()
 
@@ -166,6 +169,7 @@ def _checksum(tensors: Mapping[str, torch.Tensor], content: dict[str, Any]) -> i
     """CRC-32 of header and tensors: safetensors checks lengths only, and training would go on with a flipped bit."""
     value = zlib.crc32(json.dumps(content, sort_keys=True).encode())
     for key in sorted(tensors):
+        # Viewed as bytes, which `crc32` takes, whatever the type of the tensor.
         flat = tensors[key].detach().cpu().contiguous().flatten()
         value = zlib.crc32(flat.view(torch.uint8).numpy().data, value)
     return value

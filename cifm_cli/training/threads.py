@@ -28,6 +28,7 @@ def map_threads(function: Callable[[Item], Result], items: Sequence[Item], devic
     Returns:
         The results, in the order of the items.
     """
+    # One thread suffices for a GPU, which runs operations after they are queued.
     num_cores = torch.get_num_threads()
     num_threads = min(len(items), num_cores) if device.type == "cpu" else 1
     if num_threads < 2:

@@ -91,8 +91,8 @@ def test_missing_processes_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None
     [
         ({}, None, 2, "--nodes 2: this is one process on one machine", "srun"),
         ({}, 3, 1, "can't be shared out evenly over 3 processes", "tiles_per_step=3"),
-        (SRUN, 3, 1, "makes 3 processes, and 4 were started", "one task for each device"),
-        (TORCHRUN, 2, 2, "makes 4 processes, and 8 were started", "one task for each device"),
+        (SRUN, 3, 1, "makes 3 processes, 4 were started", "one task for each device"),
+        (TORCHRUN, 2, 2, "makes 4 processes, 8 were started", "one task for each device"),
     ],
 )
 def test_a_number_of_processes_that_does_not_match(
