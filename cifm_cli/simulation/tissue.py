@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from cifm_cli.data.counts_source import MemoryCounts
+from cifm_cli.data.counts_source import MemoryCounts, row_sums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,9 +96,3 @@ def inject(tissue: TissueState, injected: InjectedCells) -> TissueState:
         source=MemoryCounts(vstack([tissue.counts, injected.counts.astype(np.float32)], format="csr")),
     )
     return TissueState(extended, tissue.num_residents, np.concatenate([tissue.depths, row_sums(injected.counts)]))
-
-
-def row_sums(counts: csr_matrix) -> NDArray[np.float64]:
-    """(N,) sum of the counts of each cell."""
-    # In float64: counts are stored as float32, whose sums are exact only up to 2**24.
-    return np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
