@@ -74,6 +74,7 @@ def raising_on_stop_signals() -> Iterator[None]:
     """Raise `StopRequested` on SIGTERM and SIGUSR1 within the block."""
 
     def stop(_number: int) -> None:
+        """Raise `StopRequested`."""
         raise StopRequested
 
     with handling_signals(STOP_SIGNALS, stop):

@@ -84,6 +84,7 @@ def _names_by_priority() -> list[str]:
     """Names of the registered backends; one whose module cannot be imported counts as priority 0."""
 
     def priority(name: str) -> int:
+        """Priority that the class declares; 0 if its module cannot be imported."""
         backend_class, _ = _backend_class(name)
         return getattr(backend_class, "priority", 0)
 

@@ -215,8 +215,11 @@ def in_working_precision(*unconverted: torch.dtype) -> Callable[[Method], Method
     """
 
     def decorate(method: Method) -> Method:
+        """Wrap `Backend.messages`."""
+
         @wraps(method)
         def messages(backend: Backend, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
+            """Call the method with autocast off and convert its results to the type of `nodes`."""
             stored = nodes.target.dtype  # bfloat16 under autocast
             working = torch.promote_types(stored, torch.float32)
             features = stored if stored in unconverted else working

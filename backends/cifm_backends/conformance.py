@@ -116,6 +116,7 @@ def check_slope(run: CaseRun) -> Iterator[CheckResult]:
     direction = [draw_normal(generator, *value.shape).to(value) * (value != 0) for value in run.inputs]
 
     def total(step: float) -> Tensor:
+        """Weighted sum of all outputs, with the inputs moved by `step` along `direction`."""
         inputs = Inputs(*(value + step * change for value, change in zip(run.inputs, direction, strict=True)))
         return torch.stack([(y * w).sum() for y, w in zip(run.outputs(inputs), run.cotangents, strict=True)]).sum()
 

@@ -113,9 +113,11 @@ def all_cases() -> list[Case]:
     generator = torch.Generator().manual_seed(0)
 
     def random(num_cells: int, degree: float) -> Tensor:
+        """(N, N) adjacency with `degree` neighbours per cell on average, self-loops included."""
         return torch.rand(num_cells, num_cells, generator=generator) * num_cells < degree
 
     def loops(num_cells: int) -> Tensor:
+        """(N, N) adjacency with self-loops only."""
         return torch.eye(num_cells, dtype=torch.bool)
 
     # Cells 0, 3, 6, 9 send nothing and cells 0, 4, 8 receive nothing: cell 0 has no edge at all, the other

@@ -75,6 +75,7 @@ class _EdgeSums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, graph: Graph, num_heads: int, *inputs: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
+        """Compute the sums over the incoming edges of every cell."""
         ctx.graph, ctx.num_heads = graph, num_heads
         ctx.save_for_backward(*inputs)
         # The order of the inputs is that of the fields of `Layer`: Q, K, A, B, C, v, shift, displacement.
@@ -89,6 +90,7 @@ class _EdgeSums(torch.autograd.Function):
     # The kernels are not differentiable: a second derivative raises an error instead of being wrong.
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Compute the gradients of the inputs that require one; messages are computed again, not stored."""
         inputs, requested = ctx.saved_tensors, ctx.needs_input_grad[2:]
         # Upstream gradients may be expanded views, such as the gradient of a sum.
         sums = Sums(*(value.contiguous().numpy() for value in upstream))

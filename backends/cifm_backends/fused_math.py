@@ -101,9 +101,11 @@ def sigmoid(x: Scalar) -> Scalar:
 @overload(sigmoid, strict=False)  # not strict: numba ignores the annotation, which is for mypy
 def _sigmoid_by_type(x: types.Type) -> Callable[[Any], Any]:
     def single(x: Scalar) -> Scalar:
+        """Sigmoid of a float32."""
         return sigmoid_32(x)
 
     def double(x: Scalar) -> Scalar:
+        """Sigmoid of a float64."""
         return sigmoid_64(x)
 
     return single if x == types.float32 else double

@@ -38,9 +38,11 @@ def widen(values: Array, buffer: Array) -> Array:
 @overload(widen, strict=False)
 def _widen_by_type(values: types.Array, buffer: types.Array) -> Callable[[Any, Any], Any]:
     def same(values: Array, buffer: Array) -> Array:
+        """Return the values, which need no conversion."""
         return values
 
     def wide(values: Array, buffer: Array) -> Array:
+        """Convert bfloat16 to float32 in the buffer."""
         for d in range(len(buffer)):  # the bits of bfloat16 are the upper half of those of float32
             buffer[d] = np.int32(np.int32(values[d]) << np.int32(16)).view(np.float32)
         return buffer
@@ -56,10 +58,12 @@ def store(values: Array, out: Array) -> None:
 @overload(store, strict=False)
 def _store_by_type(values: types.Array, out: types.Array) -> Callable[[Any, Any], None]:
     def same(values: Array, out: Array) -> None:
+        """Copy the values."""
         for d in range(len(out)):
             out[d] = values[d]
 
     def narrow(values: Array, out: Array) -> None:
+        """Round float32 to bfloat16."""
         for d in range(len(out)):
             # Adding just under half of the last bit kept, and one more if that bit is odd, carries into it where
             # rounding is up.

@@ -72,17 +72,16 @@ def evaluate(
             gets the regional split of the paper, as in `cifm.train`.
         model: One model or the path of its run, several, or models by name. The first is called `model`, the others
             `model:NAME`.
-        region: Region whose cells are hidden and predicted: `train`, `validation`, `test` or `all`; by default the
-            recipe's, or `test`. Cells on which the model was trained do not show how well it predicts new cells.
+        region: Region of hidden cells: `train`, `validation`, `test` or `all`; by default the recipe's, or `test`.
         geometries: `scattered` (5 % of the cells at a time), `region` (blocks) or `whole`, one or several; by default the
             recipe's, or `scattered` and `region`.
         block_radii: Sides of the blocks of `region`, in radii; by default the recipe's, or 5.
         num_folds: Largest number of folds per geometry; by default the recipe's, or as many as hide every cell once.
         annotator: Also compare cell types of actual and predicted cells: `NAME` or `NAME:PATH`.
         trust_pickle: Read annotators that are stored as pickles. A pickle can run code.
-        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
-        radius_um: Radius of the graph, micrometres, for models whose recipe does not define it; by default that of the
-            prepared slide, or one derived from the spacing of the cells.
+        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
+        radius_um: Radius of the graph, micrometres, if the recipe does not define it; by default that of the slide, or
+            one derived from the spacing of the cells.
         seed: Seed of the folds, the random baselines and the bootstrap.
 
     Returns:
@@ -107,6 +106,16 @@ def evaluate(
         trust_pickle=trust_pickle,
         seed=seed,
     ).completed(models[0].model.checkpoint.recipe.evaluate)
+    return _evaluate(slides, {name: adata.obs_names.to_numpy() for name, adata in adatas.items()}, models, config)
+
+
+def _evaluate(
+    slides: Mapping[str, AnnDataSlide],
+    names: Mapping[str, NDArray[Any]],
+    models: Sequence[ModelPredictor],
+    config: EvaluateConfig,
+) -> Evaluation:
+    """Evaluate models on slides; `names` are the caller's names of the cells of each slide."""
     if config.region in (keys.TRAIN, keys.ALL):
         logger.warning(
             "region %s: scores of cells on which the model was trained do not show how well it predicts new cells",
@@ -114,9 +123,9 @@ def evaluate(
         )
     evaluation = evaluate_slides([opened.slide for opened in slides.values()], models, config)
     for of_slide in evaluation.metrics["slides"].values():
-        del of_slide["scenario"]  # found by comparing files, which do not exist here
+        # The scenario compares the files of the scored slides with those of the training data; here there are no files.
+        del of_slide["scenario"]
     results = [result for of_slide in evaluation.results.values() for result in of_slide]
-    names = {name: adatas[name].obs_names.to_numpy() for name in slides}
     return Evaluation(
         metrics=evaluation.metrics,
         scores=score_table(evaluation.metrics),

@@ -17,12 +17,18 @@ from cifm_cli.inference.predict import point_estimate
 from cifm_cli.inference.predict_slide import predict_blocks, predict_locations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from cifm_cli.api.slides import Model
+    from cifm_cli.data.in_memory import AnnDataSlide
+    from cifm_cli.data.slide import Slide
     from cifm_cli.inference.encode import Level
+    from cifm_cli.inference.loaded_model import LoadedModel
+    from cifm_cli.inference.prediction import Prediction
+
+    Estimate = Callable[[Prediction], NDArray[np.float32]]
 
 
 def embed(
@@ -41,9 +47,9 @@ def embed(
         model: A model, or the path of a training run.
         levels: `microenvironment` for the encoder output of a cell among its neighbours, `cell` for the output without
             edges between cells; one of them or both.
-        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
-        radius_um: Radius of the graph, micrometres, for models whose recipe does not define it; by default that of the
-            prepared slide, or one derived from the spacing of the cells.
+        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
+        radius_um: Radius of the graph, micrometres, if the recipe does not define it; by default that of the slide, or
+            one derived from the spacing of the cells.
         copy: Return a copy instead of changing `adata`.
 
     Returns:
@@ -92,9 +98,9 @@ def predict(
         form: `mean`; `median`, which is zero where P(expressed) is at most 1/2; or `gated`, the mean where P(expressed)
             is above `threshold` and zero elsewhere.
         threshold: Threshold of P(expressed) for `gated`.
-        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
-        radius_um: Radius of the graph, micrometres, for models whose recipe does not define it; by default that of the
-            prepared slide, or one derived from the spacing of the cells.
+        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
+        radius_um: Radius of the graph, micrometres, if the recipe does not define it; by default that of the slide, or
+            one derived from the spacing of the cells.
         seed: Seed of the order in which cells are hidden.
         copy: Return a copy instead of changing `adata`; no effect with `at`.
 
@@ -113,30 +119,50 @@ def predict(
         >>> grid = cifm.predict(adata, model, at=[[100.0, 250.0], [110.0, 250.0]])
     """
     loaded, opened = load(model), open_adata(adata, layer, radius_um)
-    slide = loaded.fit_slide(opened.slide)
+    opened = opened._replace(slide=loaded.fit_slide(opened.slide))
     estimate = point_estimate(loaded, form, threshold)
-    var, panel_column = predicted_genes(adata, slide, loaded)
     origin = result_provenance(
-        "predict", loaded, slide, seed=seed, form=form, threshold=threshold if form == "gated" else None
+        "predict", loaded, opened.slide, seed=seed, form=form, threshold=threshold if form == "gated" else None
     )
     if at is not None:
-        locations, names = parse_locations(at)
-        prediction = predict_locations(loaded, slide, locations)
-        values, expressed = estimate(prediction)[:, panel_column], prediction.expressed[:, panel_column]
-        obs = pd.DataFrame(index=pd.Index(names, dtype=object))
-        result = AnnData(values, obs=obs, var=adata.var.iloc[var].copy(), layers={keys.EXPRESSED: expressed})
-        result.obsm[keys.SPATIAL] = locations
+        result = _predict_at(adata, loaded, opened.slide, at, estimate)
     else:
-        # a layer must have all genes of `adata`; those that the model does not know stay NaN.
-        values, expressed = (np.full(adata.shape, np.nan, dtype=np.float32) for _ in range(2))
-        for rows, prediction in predict_blocks(loaded, slide, seed):
-            cells = np.ix_(opened.rows[rows], var)
-            values[cells] = estimate(prediction)[:, panel_column]
-            expressed[cells] = prediction.expressed[:, panel_column]
+        values, expressed = _predict_cells(adata, loaded, opened, estimate, seed)
         result = adata.copy() if copy else adata
         result.layers[f"cifm_{form}"], result.layers[keys.EXPRESSED] = values, expressed
     record_provenance(result, keys.PREDICTION, origin)
     return result
+
+
+def _predict_at(
+    adata: AnnData, model: LoadedModel, slide: Slide, at: ArrayLike | pd.DataFrame, estimate: Estimate
+) -> AnnData:
+    """Predict at (Q, 2) locations: a new AnnData of Q locations and the genes of `adata` that the model knows."""
+    var, panel_column = predicted_genes(adata, slide, model)
+    locations_um, names = parse_locations(at)
+    prediction = predict_locations(model, slide, locations_um)
+    result = AnnData(
+        estimate(prediction)[:, panel_column],
+        obs=pd.DataFrame(index=pd.Index(names, dtype=object)),
+        var=adata.var.iloc[var].copy(),
+        layers={keys.EXPRESSED: prediction.expressed[:, panel_column]},
+    )
+    result.obsm[keys.SPATIAL] = locations_um
+    return result
+
+
+def _predict_cells(
+    adata: AnnData, model: LoadedModel, opened: AnnDataSlide, estimate: Estimate, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(N, G) predictions and (N, G) P(expressed) of the cells, each while it is hidden."""
+    var, panel_column = predicted_genes(adata, opened.slide, model)
+    # A layer must have all genes of `adata`; those that the model does not know stay NaN.
+    values, expressed = (np.full(adata.shape, np.nan, dtype=np.float32) for _ in range(2))
+    for rows, prediction in predict_blocks(model, opened.slide, seed):
+        cells = np.ix_(opened.rows[rows], var)
+        values[cells] = estimate(prediction)[:, panel_column]
+        expressed[cells] = prediction.expressed[:, panel_column]
+    return values, expressed
 
 
 def annotate(
@@ -153,7 +179,7 @@ def annotate(
     Args:
         adata: N cells.
         annotator: `NAME` or `NAME:PATH`, of the annotators that `cifm annotate list` lists.
-        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
+        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
         trust_pickle: Read annotators that are stored as pickles. A pickle can run code.
         seed: Seed of the sample of cells to which an annotator is fitted.
         copy: Return a copy instead of changing `adata`.

@@ -47,12 +47,11 @@ def prepare(
     """Read a download, filter its cells and genes, check its units, and split it into regions, as `cifm prepare` does.
 
     Args:
-        path: Output folder of Visium, Visium HD or Xenium, an `.h5ad` with `obsm["spatial"]`, a SpatialData `.zarr`, or
-            a matrix of counts (with `cells`).
+        path: Download folder, `.h5ad` with `obsm["spatial"]`, SpatialData `.zarr`, or matrix of counts (with `cells`).
         name: Name of the slide; that of the download by default.
         platform: Reader to use; detected by default.
         bin_um: Bin size of a Visium HD download, micrometres.
-        radius_um: Radius of the graph; that of the platform, or one derived from the spacing of the cells, by default.
+        radius_um: Radius of the graph, micrometres; by default that of the platform, or one derived from the spacing.
         microns_per_pixel: Scale of the coordinates, if they are not micrometres.
         layer: Where an `.h5ad` has its raw counts: `X`, `raw`, or the name of a layer.
         condition: Free text, such as `tumour`.
@@ -64,7 +63,7 @@ def prepare(
         keep: What is not filtered: `mitochondrial`, `outside-tissue`.
         crop_um: Only cells in this rectangle: x0, y0, x1, y1 in micrometres.
         split: `regional` as in the paper, `strips` of y, or random `blocks`.
-        split_gap_um: Least distance between regions of strips and blocks; 6 radii by default.
+        split_gap_um: Least distance between regions of strips and blocks, micrometres; 6 radii by default.
         seed: Seed of the random blocks.
 
     Returns:
@@ -75,26 +74,19 @@ def prepare(
 
     Example:
         >>> adata = cifm.prepare("downloads/xenium_pancreas", tissue="pancreas")
-        >>> adata.write_h5ad("prepared/pancreas.h5ad")  # what `cifm prepare` writes
     """
     config = PrepareConfig(
-        name=name,
-        platform=platform,
-        bin_um=bin_um,
-        condition=condition,
-        tissue=tissue,
-        sample=sample,
-        radius_um=radius_um,
-        microns_per_pixel=microns_per_pixel,
-        layer=layer,
-        gene_table=optional_path(gene_table),
-        orthologs=optional_path(orthologs),
-        cells=optional_path(cells),
-        keep=tuple(keep),
-        crop=crop_um,
+        name=name, platform=platform, bin_um=bin_um, condition=condition, tissue=tissue, sample=sample,
+        radius_um=radius_um, microns_per_pixel=microns_per_pixel, layer=layer, gene_table=optional_path(gene_table),
+        orthologs=optional_path(orthologs), cells=optional_path(cells), keep=tuple(keep), crop=crop_um,
         split=SplitConfig(split, split_gap_um, seed),
-    )
-    adata = prepare_to_anndata(Path(path), config)
+    )  # fmt: skip
+    return _prepare(Path(path), config)
+
+
+def _prepare(path: Path, config: PrepareConfig) -> AnnData:
+    """Prepare a download, and log the notes and warnings of its report."""
+    adata = prepare_to_anndata(path, config)
     report = json.loads(adata.uns[keys.CIFM][keys.REPORT])
     for note in report["notes"]:
         logger.info(note)

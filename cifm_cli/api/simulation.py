@@ -18,7 +18,9 @@ from cifm_cli.simulation.simulate import simulate as run_simulation
 
 if TYPE_CHECKING:
     from cifm_cli.api.slides import Model
+    from cifm_cli.data.in_memory import AnnDataSlide
     from cifm_cli.data.slide import Rows
+    from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.simulation.simulate import SimulationResult
     from cifm_cli.simulation.window import Box
 
@@ -44,8 +46,7 @@ def simulate(
 ) -> AnnData:
     """Inject cells into a tissue and let the model update the others step by step, as `cifm simulate` does.
 
-    The same tissue is simulated on the same schedule without injected cells (the control). Interpret the difference
-    between both arms, not the change since the first step.
+    The same tissue is also simulated without injected cells (the control); interpret the difference between both.
 
     Args:
         adata: N cells.
@@ -59,48 +60,40 @@ def simulate(
         crop_um: Only cells in this rectangle are simulated: x0, y0, x1, y1 in micrometres.
         max_cells: Largest number of simulated cells; they fill a square in the middle of the tissue.
         markers: TSV of marker genes (columns `cell_type` and `symbol`) that extends the packaged table.
-        reference: Labelled cells to copy, as an AnnData with raw counts or the path of an `.h5ad`; by default, cells of
-            `adata` are copied.
+        reference: Labelled cells to copy: an AnnData with raw counts, or an `.h5ad`; by default, cells of `adata`.
         reference_label: Column of the reference's `obs` with cell types.
-        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
-        radius_um: Radius of the graph, micrometres, for models whose recipe does not define it; by default that of the
-            prepared slide, or one derived from the spacing of the cells.
+        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
+        radius_um: Radius of the graph, micrometres, if the recipe does not define it; by default that of the slide.
         seed: Seed of all random draws.
 
     Returns:
-        A new AnnData with the first replicate: the simulated cells of `adata`, then the injected cells. Counts in the layers
-        `initial`, `control` and `treated` (also `X`); `obs` columns `injected`, `type_before`, `type_after` and
-        `type_after_control`; `obsm["spatial"]`. `uns["cifm"]` holds DataFrames of all replicates: `composition` (by arm,
-        replicate, step and type), `transitions` (by arm, replicate, first and last type) and `change` (treated minus
-        control, by type).
+        A new AnnData with the first replicate: the simulated cells of `adata`, then the injected cells. Counts are in the
+        layers `initial`, `control` and `treated` (also `X`), cell types in `obs["type_before"]`, `type_after` and
+        `type_after_control`. `uns["cifm"]` holds DataFrames of all replicates: `composition`, `transitions`, `change`.
 
     Raises:
         CifmError: The counts, genes, coordinates or numbers cannot be used, or there is no such cell type or no cell of it.
 
     Example:
-        >>> trajectory = cifm.simulate(adata, model, "tcell", replicates=5)
-        >>> trajectory.uns["cifm"]["change"]
-        >>> sc.pl.embedding(trajectory, "spatial", color=["type_before", "type_after"])
+        >>> cifm.simulate(adata, model, "tcell", replicates=5).uns["cifm"]["change"]  # treated minus control, by type
     """
     _check(form, steps, update_fraction, replicates)
-    loaded, opened = load(model), open_adata(adata, layer, radius_um)
-    slide = loaded.fit_slide(opened.slide)
     config = SimulateConfig(
-        InjectionConfig(inject, count, _reference_cells(reference, reference_label)),
-        steps=steps,
-        update_fraction=update_fraction,
-        form=form,
-        replicates=replicates,
-        crop_um=crop_um,
-        max_cells=max_cells,
+        InjectionConfig(inject, count, _reference_cells(reference, reference_label)), steps=steps, form=form, seed=seed,
+        update_fraction=update_fraction, replicates=replicates, crop_um=crop_um, max_cells=max_cells,
         markers=optional_path(markers),
-        seed=seed,
-    )
-    result = run_simulation(loaded, slide, config)
-    origin = result_provenance("simulate", loaded, slide, seed=seed)
+    )  # fmt: skip
+    return _simulate(adata, load(model), open_adata(adata, layer, radius_um), config)
+
+
+def _simulate(adata: AnnData, model: LoadedModel, opened: AnnDataSlide, config: SimulateConfig) -> AnnData:
+    """Simulate a slide, and collect the results in the caller's order of cells."""
+    slide = model.fit_slide(opened.slide)
+    result = run_simulation(model, slide, config)
+    origin = result_provenance("simulate", model, slide, seed=config.seed)
     rows = opened.rows[result.experiment.window.rows]
     trajectory = _in_caller_order(to_anndata(result, adata.obs_names[rows].tolist(), origin), rows)
-    trajectory.var = var_of_panel(adata, slide, loaded)
+    trajectory.var = var_of_panel(adata, slide, model)
     trajectory.uns[keys.CIFM] |= _tables(result)
     return trajectory
 
@@ -128,7 +121,12 @@ def _in_caller_order(trajectory: AnnData, rows: Rows) -> AnnData:
 
 
 def _tables(result: SimulationResult) -> dict[str, pd.DataFrame]:
-    """What the simulation changed, over all replicates."""
+    """Compare the arms over all replicates.
+
+    Returns:
+        `composition` by arm, replicate, step and type; `transitions` by arm, replicate, first and last type; and
+        `change`, treated minus control by type.
+    """
     change = pd.DataFrame.from_dict(result.facts()["change"], orient="index").drop(columns="replicates")
     return {
         "composition": result.composition(),

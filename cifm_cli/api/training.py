@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from cifm_cli.data.in_memory import AnnDataSlide
     from cifm_cli.inference.loaded_model import LoadedModel
 
 
@@ -46,9 +47,9 @@ def train(
         out: Folder of the run; by default, a temporary folder that is removed.
         settings: Keys of the recipe to change, such as `{"train.steps": 500}`; not for a `Recipe`.
         init: A training run from whose weights to start.
-        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; found by default.
-        radius_um: Radius of the graph, micrometres, for recipes that do not define it; by default that of the prepared
-            slide, or one derived from the spacing of the cells.
+        layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
+        radius_um: Radius of the graph, micrometres, if the recipe does not define it; by default that of the slide, or
+            one derived from the spacing of the cells.
         device: `auto`, `cpu`, `cuda` or another torch device.
         backend: Implementation of the graph network: `auto`, or a name that `cifm backends` lists.
         seed: Seed of all random draws.
@@ -67,11 +68,10 @@ def train(
     slides = named_slides(data)
     with tempfile.TemporaryDirectory(prefix="cifm_") as folder:
         # Training reads tiles from files, so that a corpus may be larger than memory; slides in memory are written first.
-        paths = []
-        for name, adata in slides.items():
-            opened = open_with_split(adata, layer, radius_um, name)
-            paths.append(Path(folder, "slides", f"{name}.h5ad"))
-            write_slide(paths[-1], opened.slide, adata.obs_names[opened.rows].tolist(), opened.rows)
+        paths = [
+            _write(Path(folder, "slides", f"{name}.h5ad"), adata, open_with_split(adata, layer, radius_um, name))
+            for name, adata in slides.items()
+        ]
         run = Path(folder, "run") if out is None else Path(out)
         launch(
             TrainConfig(
@@ -87,7 +87,14 @@ def train(
         return load_model(run, device=device, backend=backend, precision=resolved.train.precision)
 
 
+def _write(path: Path, adata: AnnData, opened: AnnDataSlide) -> Path:
+    """Write a slide with the caller's names of the cells, and return the path."""
+    write_slide(path, opened.slide, adata.obs_names[opened.rows].tolist(), opened.rows)
+    return path
+
+
 def _resolve_recipe(recipe: str | Path | Recipe, settings: Mapping[str, object]) -> Recipe:
+    """The recipe of a name or a path with some keys changed, or the given one."""
     if not isinstance(recipe, Recipe):
         changes = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
         return recipes.load(recipes.find(str(recipe)), changes)

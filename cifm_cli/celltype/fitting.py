@@ -186,9 +186,11 @@ def _choose_classifier(features: Floats, codes: Codes, fit: Mask, tune: Mask) ->
     """The classifier with the least log loss on the tuning cells, each at its best temperature; and its strength."""
 
     def fit_with(strength: float, start: LogisticRegression | None) -> LogisticRegression:
+        """Fit to the fitting cells, starting from the weights of `start`."""
         return fit_logistic(features[fit], codes[fit], strength, start=start, balanced=True)
 
     def loss_of(model: LogisticRegression) -> float:
+        """Balanced log loss on the tuning cells."""
         # At the best temperature, so that strengths are compared by how well they separate types, not by calibration.
         weights, intercepts = softmax_weights(model)
         logits = features[tune] @ weights + intercepts
@@ -202,6 +204,7 @@ def _best_temperature(logits: Floats, codes: Codes) -> float:
 
     # Optimised as a logarithm, within a factor of 20 of no change, so that the search treats both directions alike.
     def loss_at(log_temperature: float) -> float:
+        """Balanced log loss at a temperature."""
         return balanced_log_loss(logits / np.exp(log_temperature), codes)
 
     return float(np.exp(minimize_scalar(loss_at, bounds=(-3, 3), method="bounded").x))

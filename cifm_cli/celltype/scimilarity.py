@@ -60,6 +60,7 @@ class ScimilarityModel:
         """Assign types to cells; see `Annotator`. Probabilities are fractions of the nearest labelled cells."""
 
         def fractions_of(block: NDArray[np.float32], _: NDArray[np.bool_]) -> NDArray[np.float64]:
+            """(N, types) fractions for a block of cells."""
             return self._neighbour_fractions(embed(block, self.weights))
 
         fractions, is_void = score_cells(fractions_of, self.genes, expression, symbols, renormalise=True)

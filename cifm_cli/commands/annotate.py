@@ -81,7 +81,10 @@ def train(
     max_cells: Annotated[
         int,
         typer.Option(
-            "--max-cells", metavar="N", min=100, help="Approximate number of cells to use, the same of every type."
+            "--max-cells",
+            metavar="N",
+            min=100,
+            help="Approximate number of cells to use, about the same of every type.",
         ),
     ] = 20_000,
     seed: options.Seed = 0,

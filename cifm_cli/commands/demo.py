@@ -35,7 +35,7 @@ def demo(
         "cifm_demo"
     ),
 ) -> None:
-    """Run all six commands on a synthetic tissue: four minutes on two cores, without any download."""
+    """Run the whole workflow on a synthetic tissue: four minutes on two cores, without any download."""
     from cifm_cli import workspace
     from cifm_cli.report import terminal
     from cifm_cli.synthetic.downloads import write_xenium

@@ -25,7 +25,7 @@ def embed(
         list[Level] | None,
         typer.Option(
             "--level",
-            help="With its neighbours (obsm X_cifm) or without (X_cifm_cell); may be repeated.",
+            help="Embed a cell with its neighbours (obsm X_cifm) or without them (X_cifm_cell); may be repeated.",
             show_default="both",
         ),
     ] = None,

@@ -1,98 +1,37 @@
-"""`cifm evaluate`: how well a model predicts hidden cells, beside every baseline."""
+"""`cifm evaluate`: compare models with baselines on hidden cells."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
-
-import typer
-
 from cifm_cli import workspace
+from cifm_cli.commands import evaluate_options as own
 from cifm_cli.commands import options
-
-
-class Region(StrEnum):
-    """Regions of the split."""
-
-    train = "train"
-    validation = "validation"
-    test = "test"
-    all = "all"
-
-
-class Geometry(StrEnum):
-    """Ways of hiding cells."""
-
-    scattered = "scattered"
-    region = "region"
-    whole = "whole"
 
 
 def evaluate(
     slides: options.Slides = None,
     model: options.Models = None,
-    region: Annotated[
-        Region | None,
-        typer.Option(
-            "--region", help="Region whose cells are hidden and predicted.", show_default="the recipe's, or test"
-        ),
-    ] = None,
-    geometry: Annotated[
-        list[Geometry] | None,
-        typer.Option(
-            "--geometry",
-            help="Hide scattered cells (5 %), blocks of cells, or the whole region; may be repeated.",
-            show_default="the recipe's, or scattered and region",
-        ),
-    ] = None,
-    block_radii: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--block-radii",
-            min=0.5,
-            help="Side of the blocks of --geometry region, in radii; may be repeated.",
-            show_default="the recipe's, or 5",
-        ),
-    ] = None,
-    rounds: Annotated[
-        int | None,
-        typer.Option(
-            "--rounds",
-            min=1,
-            help="Largest number of folds per geometry; all folds together hide every cell once.",
-            show_default="the recipe's, or all",
-        ),
-    ] = None,
-    annotator: Annotated[
-        str | None,
-        typer.Option(
-            "--annotator",
-            metavar="NAME[:PATH]",
-            help="Also compare cell types of actual and predicted cells: markers, or one in `cifm annotate list`.",
-            show_default="the recipe's, or none",
-        ),
-    ] = None,
+    region: own.RegionName = None,
+    geometry: own.Geometries = None,
+    block_radii: own.BlockRadii = None,
+    rounds: own.Rounds = None,
+    annotator: own.Annotator = None,
     trust_pickle: options.TrustPickle = False,
-    save_predictions: Annotated[
-        bool, typer.Option("--save-predictions", help="Also write the predictions of every hidden cell (.h5ad).")
-    ] = False,
+    save_predictions: own.SavePredictions = False,
     out: options.Out = workspace.EVALUATION,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
-    devices: Annotated[
-        int, typer.Option(min=1, help="Processes that share the predictors; GPUs are taken in turn.")
-    ] = 1,
+    devices: own.Devices = 1,
     precision: options.Precision = "float32",
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Measure models on hidden cells, beside strong baselines, with paired intervals."""
+    """Compare models with strong baselines on the same hidden cells, with confidence intervals of the differences."""
     from cifm_cli.evaluation.report import files
     from cifm_cli.evaluation.run import evaluate as run_evaluation
     from cifm_cli.evaluation.setup import EvaluateConfig
     from cifm_cli.report import terminal
 
-    files.check_folder(out)  # before the work whose results go there
+    files.check_folder(out)  # before the computation, which may take hours
     evaluation = run_evaluation(
         EvaluateConfig(
             slides=workspace.slide_paths(slides or ()),

@@ -1,59 +1,28 @@
-"""`cifm predict`: infer the expression of hidden cells or at free locations of a prepared slide."""
+"""`cifm predict`: predict the expression of hidden cells, or at given locations, of a prepared slide."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from cifm_cli import workspace
 from cifm_cli.commands import options
-
-
-class Form(StrEnum):
-    """Point estimate to write."""
-
-    MEAN = "mean"
-    MEDIAN = "median"
-    GATED = "gated"
+from cifm_cli.commands import predict_options as own
 
 
 def predict(
-    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A prepared slide (.h5ad).")],
-    at: Annotated[
-        Path | None,
-        typer.Option(
-            "--at",
-            metavar="CSV",
-            help="Locations to infer: a CSV with the columns x_um and y_um, in micrometres.",
-            show_default="every cell, each while it is hidden",
-        ),
-    ] = None,
-    form: Annotated[
-        Form,
-        typer.Option(
-            "--form",
-            help="Point estimate. mean; median: zero up to P(expressed) = 1/2, else mean / P(expressed), the level of "
-            "cells that express the gene; gated: the mean, but zero where P(expressed) is at most --threshold.",
-        ),
-    ] = Form.MEAN,
-    threshold: Annotated[
-        float, typer.Option("--threshold", min=0, max=1, help="P(expressed) up to which `gated` is zero.")
-    ] = 0.5,
+    slide: own.Slide,
+    at: own.At = None,
+    form: own.FormName = own.Form.MEAN,
+    threshold: own.Threshold = 0.5,
     model: options.Model = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="The .h5ad to write.", show_default="predicted/SLIDE.h5ad"),
-    ] = None,
+    out: own.Out = None,
     seed: options.Seed = 0,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     as_json: options.Json = False,
 ) -> None:
-    """Infer the expression of every cell, or at free locations, from the cells around."""
+    """Predict the expression of every cell, or at given locations, from the surrounding cells."""
     from cifm_cli import provenance
     from cifm_cli.data.slide import open_slide
     from cifm_cli.data.writers import predicted
@@ -68,7 +37,7 @@ def predict(
     estimate = point_estimate(loaded, form.value, threshold)
     tissue = loaded.fit_slide(open_slide(path))
     columns = loaded.panel(tissue).columns
-    facts = {"form": form.value, "threshold": threshold if form is Form.GATED else None}
+    facts = {"form": form.value, "threshold": threshold if form is own.Form.GATED else None}
     origin = provenance.collect(
         "predict", seed=seed, inputs=[path, run / "model.safetensors"], precision=precision, **facts
     )

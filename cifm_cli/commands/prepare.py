@@ -1,4 +1,4 @@
-"""`cifm prepare`: downloads in, prepared slides out."""
+"""`cifm prepare`: read downloads and write prepared slides."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def prepare(
     force: own.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Turn downloads into prepared slides: filter genes and cells, check units, split into regions, report every drop."""
+    """Turn downloads into prepared slides: filter genes and cells, check units, split into regions."""
     from cifm_cli.data.crop import parse_crop
     from cifm_cli.data.prepare.config import PrepareConfig
     from cifm_cli.data.prepare.splits import SplitConfig

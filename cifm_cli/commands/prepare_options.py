@@ -25,14 +25,17 @@ Downloads = Annotated[
     ),
 ]
 Name = Annotated[str | None, typer.Option(help="Name of the slide.", show_default="that of the download")]
-Platform = Annotated[str | None, typer.Option(help="Reader to use.", show_default="recognised")]
+Platform = Annotated[str | None, typer.Option(help="Reader to use.", show_default="detected")]
 BinUm = Annotated[int, typer.Option(help="Size of the bins to read from a Visium HD download, micrometres.")]
 Condition = Annotated[str, typer.Option(help="Free text that describes the sample, such as tumour.")]
 Tissue = Annotated[str, typer.Option(help="Free text, such as pancreas.")]
 Sample = Annotated[str | None, typer.Option(help="Sample of the slide.", show_default="the slide's name")]
 RadiusUm = Annotated[
     float | None,
-    typer.Option(help="Radius of the graph, micrometres.", show_default="the platform's, or from the spacing"),
+    typer.Option(
+        help="Radius of the graph, micrometres.",
+        show_default="the platform's, or derived from the spacing of the cells",
+    ),
 ]
 MicronsPerPixel = Annotated[float | None, typer.Option(help="Scale of the coordinates, if they are not micrometres.")]
 Layer = Annotated[str | None, typer.Option(help="Slot of the raw counts in an .h5ad: X, raw, or a layer.")]
@@ -49,7 +52,7 @@ Matrix = Annotated[
 Cells = Annotated[Path | None, typer.Option(help="CSV of the cells of --matrix and their centres.")]
 Keep = Annotated[
     list[str] | None,
-    typer.Option(help="Do not drop these: mitochondrial, outside-tissue; may be repeated."),
+    typer.Option(help="Do not remove these: mitochondrial (genes), outside-tissue (cells); may be repeated."),
 ]
 Crop = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Keep the cells of a rectangle, micrometres.")]
 Split = Annotated[
@@ -60,15 +63,15 @@ SplitGapUm = Annotated[
     float | None,
     typer.Option(
         min=0.1,
-        help="Minimum distance between the regions of strips or blocks, micrometres; cells between them are in none.",
+        help="Minimum distance between the regions of strips or blocks, micrometres; cells in between belong to no region.",
         show_default="6 radii",
     ),
 ]
 Sheet = Annotated[
     Path | None,
     typer.Option(
-        help="CSV with a column download, and name, condition, tissue, sample, platform, bin_um, radius_um, "
-        "microns_per_pixel, layer, crop or cells for what differs from the options here."
+        help="CSV of downloads: a column download, and columns name, condition, tissue, sample, platform, bin_um, "
+        "radius_um, microns_per_pixel, layer, crop or cells for values that differ from the options of the command."
     ),
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Number of downloads to prepare at a time, each in its own process.")]

@@ -16,14 +16,20 @@ def probe(
         list[Path], typer.Argument(metavar="EMBEDDED...", help="Embedded slides (.h5ad), or folders of them.")
     ],
     label: Annotated[
-        str, typer.Option("--label", metavar="COLUMN", help="obs column to predict; or condition, tissue, sample.")
+        str,
+        typer.Option(
+            "--label", metavar="COLUMN", help="Label to predict: a column of obs, or condition, tissue or sample."
+        ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="JSON to write; .html and .png come beside it.")
+        Path,
+        typer.Option(
+            "--out", metavar="FILE", help="JSON file to write; an .html and a .png of the same name are written too."
+        ),
     ] = Path("probe.json"),
     folds: Annotated[int, typer.Option("--folds", min=2, max=20, help="Folds of the cross-validation.")] = 5,
     max_cells: Annotated[
-        int, typer.Option("--max-cells", metavar="N", min=100, help="Sample larger data down to this many cells.")
+        int, typer.Option("--max-cells", metavar="N", min=100, help="Largest number of cells; larger data are sampled.")
     ] = 20_000,
     seed: options.Seed = 0,
     as_json: options.Json = False,

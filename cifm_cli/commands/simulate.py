@@ -2,84 +2,37 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
-
-import typer
+from typing import Final
 
 from cifm_cli import workspace
 from cifm_cli.commands import options
+from cifm_cli.commands import simulate_options as own
 
 _MAX_TYPES: Final = 12  # rows of the printed table
 
 
-class Form(StrEnum):
-    """What an updated cell becomes; see `cifm_cli.simulation.config`."""
-
-    state = "state"
-    sample = "sample"
-    mean = "mean"
-    gated = "gated"
-
-
 def simulate(
-    inject: Annotated[
-        str, typer.Option("--inject", metavar="TYPE", help="Cell type to inject, such as tcell or 'plasma cell'.")
-    ],
+    inject: own.Inject,
     slide: options.Slide = None,
     model: options.Model = None,
-    count: Annotated[
-        int | None,
-        typer.Option("--count", min=0, help="Cells to inject.", show_default="2 % of the cells of the window"),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Number of steps.", show_default="two updates of every cell")
-    ] = None,
-    share: Annotated[
-        float,
-        typer.Option("--share", min=0.001, max=0.5, help="Fraction of the cells that one step masks and predicts."),
-    ] = 0.1,
-    form: Annotated[
-        Form,
-        typer.Option(
-            "--form",
-            help="What a cell becomes: a cell of one of the tissue's own states, counts drawn gene by gene, the mean, or the "
-            "gated mean.",
-        ),
-    ] = Form.state,
-    replicates: Annotated[
-        int, typer.Option("--replicates", min=1, help="Repetitions with other positions and another schedule.")
-    ] = 1,
-    crop: Annotated[
-        str | None,
-        typer.Option("--crop", metavar="X0,Y0,X1,Y1", help="Simulate only this box, in micrometres."),
-    ] = None,
-    max_cells: Annotated[
-        int, typer.Option("--max-cells", min=10, help="Simulate at most this many cells, in the middle of the tissue.")
-    ] = 10_000,
-    markers: Annotated[
-        Path | None,
-        typer.Option(
-            "--markers",
-            metavar="TSV",
-            help="Marker genes (columns cell_type and symbol) that extend the packaged table.",
-        ),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option("--reference", metavar="H5AD", help="Copy cells of this file, not of the slide."),
-    ] = None,
-    reference_label: Annotated[
-        str, typer.Option("--reference-label", metavar="COLUMN", help="obs column of the reference with cell types.")
-    ] = "cell_type",
+    count: own.Count = None,
+    steps: own.Steps = None,
+    share: own.Share = 0.1,
+    form: own.FormName = own.Form.state,
+    replicates: own.Replicates = 1,
+    crop: own.Crop = None,
+    max_cells: own.MaxCells = 10_000,
+    markers: own.Markers = None,
+    reference: own.Reference = None,
+    reference_label: own.ReferenceLabel = "cell_type",
     out: options.Out = workspace.SIMULATION,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Inject cells into a tissue, let the model update the others step by step, and compare with no injection."""
+    """Inject cells into a tissue, let the model update the others step by step, and compare with a simulation without injection."""
     from cifm_cli import provenance
     from cifm_cli.data.crop import parse_crop
     from cifm_cli.data.slide import open_slide
@@ -128,5 +81,5 @@ def _one_slide(given: Path | None) -> Path:
     paths = workspace.slide_paths([given] if given else ())
     if len(paths) > 1:
         names = ", ".join(str(path) for path in paths[:5])
-        raise CifmError(f"{len(paths)} slides, simulate takes one", f"name it: {names}")
+        raise CifmError(f"there are {len(paths)} slides, but simulate takes one", f"name one of them: {names}")
     return paths[0]

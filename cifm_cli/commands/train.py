@@ -3,60 +3,28 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
-from typing import Annotated, Literal
-
-import typer
 
 from cifm_cli import workspace
 from cifm_cli.commands import options
+from cifm_cli.commands import train_options as own
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a name in `cifm recipes list`.")],
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--data",
-            metavar="PATH",
-            help="Prepared slides or folders of them.",
-            show_default="prepared, or those of the resumed run",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Folder of the run.", show_default="runs/RECIPE-TIME"),
-    ] = None,
+    recipe: own.Recipe,
+    data: own.Data = None,
+    out: own.Out = None,
     settings: options.Settings = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or runs/latest.")] = False,
-    init: Annotated[
-        Path | None, typer.Option("--init", metavar="RUN", help="Start from the weights of this run (fine-tuning).")
-    ] = None,
+    resume: own.Resume = False,
+    init: own.Init = None,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
-    devices: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes on each machine: one for each GPU, or several on CPU.", show_default="1"),
-    ] = None,
-    nodes: Annotated[
-        int, typer.Option(min=1, help="Number of machines; start the command on each, with srun or torchrun.")
-    ] = 1,
-    precision: Annotated[
-        Literal["float32", "bfloat16"] | None,
-        typer.Option("--precision", help="Short for --set train.precision=NAME.", show_default="the recipe's"),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed",
-            min=0,
-            help="Seed of every random choice: same seed, same result.",
-            show_default="0, or that of the resumed run",
-        ),
-    ] = None,
+    devices: own.Devices = None,
+    nodes: own.Nodes = 1,
+    precision: own.Precision = None,
+    seed: own.Seed = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train a model on prepared slides to infer masked cells from the cells around them."""
+    """Train a model on prepared slides to predict the expression of masked cells from the surrounding cells."""
     from cifm_cli import recipe as recipes
     from cifm_cli.report.terminal import emit
     from cifm_cli.training.config import TrainConfig

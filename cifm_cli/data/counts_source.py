@@ -86,3 +86,9 @@ class FileCounts:
         csr_arrays = (values, indices, self.indptr[first : last + 1] - start)
         block = csr_matrix(csr_arrays, shape=(last - first, self.num_genes))
         return block if len(rows) == last - first else block[rows - first]
+
+
+def row_sums(counts: csr_matrix) -> NDArray[np.float64]:
+    """(N,) sum of the counts of each cell."""
+    # In float64: counts are stored as float32, whose sums are exact only up to 2**24.
+    return np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()

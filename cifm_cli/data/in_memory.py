@@ -67,10 +67,9 @@ def slide_from_anndata(
 ) -> AnnDataSlide:
     """Make a slide from an AnnData object, which is not changed.
 
-    All cells are kept, also cells without counts. For a slide that `cifm prepare` wrote, which has `uns["cifm"]`, the
-    radius, the split and the total counts are taken from the AnnData. Any other AnnData is checked as `cifm prepare`
-    checks a file: genes are identified by Ensembl id or by symbol, mitochondrial genes and control features are
-    dropped, and all cells belong to the training region.
+    All cells are kept, also cells without counts. A slide that `cifm prepare` wrote has its radius, split and total
+    counts in the AnnData. Any other AnnData is checked as `cifm prepare` checks a file: genes are identified by Ensembl
+    id or symbol, mitochondrial genes and control features are dropped, and all cells belong to the training region.
 
     Args:
         adata: N cells with raw counts and `obsm["spatial"]`, centres in micrometres.
@@ -89,14 +88,14 @@ def slide_from_anndata(
     # A backed matrix is a handle on the file, which cannot be converted to CSR as an array can.
     adata = adata.to_memory() if adata.isbacked else adata
     metadata = _prepared_metadata(adata, name)
-    xy_um = _coordinates(adata, name, microns_per_pixel, prepared=metadata is not None)
-    genes, counts, notes = _gene_counts(adata, name, layer, prepared=metadata is not None)
+    prepared = metadata is not None
+    xy_um = _coordinates(adata, name, microns_per_pixel, prepared=prepared)
+    genes, counts, notes = _gene_counts(adata, name, layer, prepared=prepared)
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     if metadata is None:
         units = check_units(xy_um, None, radius_um)
-        notes += filter(
-            None, (species_note(genes.ids), unidentified_note(genes), units.few_neighbours_note(), _void_note(total))
-        )
+        remarks = species_note(genes.ids), unidentified_note(genes), units.few_neighbours_note(), _void_note(total)
+        notes += filter(None, remarks)
         # Without a prepared slide there is no held-out region: all cells may be used for training.
         radius, split, facts = units.radius_um, np.zeros(adata.n_obs, dtype=np.int8), None
     else:
@@ -108,14 +107,14 @@ def slide_from_anndata(
     # Tiles and chunks are compact in space only if the cells are in Hilbert order.
     rows = hilbert_order(xy_um)
     slide = Slide(
-        name=name,
-        xy_um=xy_um[rows],
-        total_counts=total[rows],
-        split=split[rows],
-        gene_ids=genes.ids,
-        symbols=genes.symbols,
-        radius_um=radius,
-        source=MemoryCounts(counts[rows]),
+        name,
+        xy_um[rows],
+        total[rows],
+        split[rows],
+        genes.ids,
+        genes.symbols,
+        radius,
+        MemoryCounts(counts[rows]),
         facts=facts,
     )
     notes += radius_notes(slide, radius_um)
@@ -205,6 +204,7 @@ def _in_pixels(adata: AnnData) -> bool:
 
 
 def _slots(adata: AnnData) -> list[str]:
+    """Names of all matrices of the object, in the order in which counts are looked for."""
     slots = ["X"] if adata.X is not None else []
     return [*slots, *(f"layers/{layer}" for layer in adata.layers), *([_RAW] if adata.raw is not None else [])]
 
@@ -232,5 +232,6 @@ def read_split(adata: AnnData) -> NDArray[np.int8]:
 
 
 def _void_note(total_counts: NDArray[np.float64]) -> str | None:
+    """A note about cells without counts; None if there are none."""
     void = int((total_counts == 0).sum())
     return f"{void:,} of {len(total_counts):,} cells have no counts; they do not affect other cells" if void else None

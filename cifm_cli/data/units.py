@@ -133,7 +133,7 @@ def check_units(xy_um: NDArray[np.float64], platform_um: float | None, given_um:
     if given_um is not None and not given_um > 0:
         raise CifmError(f"--radius-um {given_um:g}: not a length", "give a radius above zero, in micrometres")
     if len(xy_um) < 2:
-        raise CifmError(f"{len(xy_um)} cell(s) left, too few for a graph", "check the input and --crop")
+        raise CifmError(f"too few cells are left for a graph: {len(xy_um)}", "check the input and --crop")
     # Before the tree is built, which such distances would break.
     if (farthest := float(np.abs(xy_um).max())) > _MAX_COORDINATE_UM:
         raise CifmError(

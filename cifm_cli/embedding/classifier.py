@@ -128,9 +128,11 @@ def _choose_strength(
         return _DEFAULT_STRENGTH, None
 
     def fit(strength: float, start: LogisticRegression | None) -> LogisticRegression:
+        """Fit to the inner training cells, starting from the weights of `start`."""
         return fit_logistic(features[inner], codes[inner], strength, start=start, tolerance=_SEARCH_TOLERANCE)
 
     def loss(model: LogisticRegression) -> float:
+        """Mean log loss on the cells that were left out."""
         probabilities = class_probabilities(model, features[outer], cells.num_classes)
         return float(log_loss(probabilities, codes[outer], smallest=_SMALLEST_PROBABILITY).mean())
 

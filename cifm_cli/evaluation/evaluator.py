@@ -226,6 +226,7 @@ def _score_forms(result: EvaluationResult, forms: dict[str, Prediction]) -> list
     """Score both forms at the same time, on all genes and on the gene sets."""
 
     def score_form(prediction: Prediction) -> list[Score]:
+        """Score one form on all genes, then on every gene set."""
         return [
             score(result.targets, prediction, result.bootstrap),
             *(
@@ -292,6 +293,7 @@ def choose_threshold(prediction: Prediction, targets: Targets) -> float:
     ranks = targets.cell_ranks
 
     def gains(cells: slice) -> NDArray[np.float64]:
+        """Correlations of a slice of cells at every threshold."""
         return _gated_correlations(prediction.mean[cells], prediction.expressed[cells], ranks[cells])
 
     # As many threads as torch may use: with several processes, each has its part of the cores.

@@ -142,6 +142,7 @@ def _tile_maker(
     tiler = Tiler(slide.xy_um, rows, reach_um)
 
     def make_tile(core: Rows) -> _EncoderTile:
+        """Read a tile and build its graphs."""
         tile = tiler.tile(core)
         read, layers = tile.core, list[LayerGraph]()
         if MICROENVIRONMENT in levels:

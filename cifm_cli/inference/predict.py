@@ -92,6 +92,7 @@ def predict_cells(
     is_hidden[hidden] = True
 
     def prepare(core: Rows) -> tuple[Rows, MaskedTile]:
+        """Read and mask the tile around one core."""
         tile = tiler.tile(core)
         return core, mask_tile(slide, tile, np.flatnonzero(is_hidden[tile.rows]), panel, recipe)
 

@@ -77,6 +77,7 @@ def _predict_tile(model: LoadedModel, cut: Slide, tile: Tile, round_of: NDArray[
     core_rounds = round_of[tile.core]
 
     def prepare(number: int) -> MaskedTile:
+        """Mask the cells of one round."""
         return mask_tile(cut, tile_of_cut, np.flatnonzero(round_of == number), panel, recipe)
 
     rounds = np.unique(core_rounds).tolist()

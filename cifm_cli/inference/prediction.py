@@ -44,6 +44,7 @@ class Prediction:
         """
 
         def to_numpy(values: Tensor) -> NDArray[np.float32]:
+            """Convert a tensor to float32 on the CPU."""
             # NumPy has no bfloat16.
             array: NDArray[np.float32] = values.float().cpu().numpy()
             return array

@@ -145,6 +145,7 @@ def _passing_signals_on(workers: Sequence[Worker]) -> Iterator[list[int]]:
     passed_on: list[int] = []
 
     def pass_on(number: int) -> None:
+        """Send a signal to all workers that run."""
         passed_on.append(number)
         for worker in workers:
             # The number of a process that has ended may belong to another one by now.

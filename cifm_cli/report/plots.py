@@ -76,6 +76,7 @@ def tissue_map(
     area = float(np.clip(pitch_in * _POINTS_PER_INCH * 1.1, 0.7, 8.0)) ** 2
 
     def draw(axes: Axes) -> None:
+        """Draw the plot on the given axes."""
         markers: dict[str, Any] = {"s": area, "linewidths": 0, "rasterized": True}
         if values.dtype.kind in "OUST":
             _draw_categories(axes, xy_um, values.astype(str), order, markers)
@@ -151,6 +152,7 @@ def bars(
     positions = np.arange(len(labels))
 
     def draw(axes: Axes) -> None:
+        """Draw the plot on the given axes."""
         axes.barh(positions, values, height=0.62, color=COLOURS[0], alpha=0.75)
         for position, value, interval in zip(positions, values, intervals, strict=True):
             end = value
@@ -192,6 +194,7 @@ def histogram(values: NDArray[Any], edges: Sequence[float], title: str, *, label
     median = float(np.median(values))
 
     def draw(axes: Axes) -> None:
+        """Draw the plot on the given axes."""
         axes.hist(np.minimum(values, edges[-1]), bins=edges, color=COLOURS[0], alpha=0.75)
         axes.axvline(median, color="#333333", linewidth=1, linestyle="--")
         position: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
@@ -228,6 +231,7 @@ def curves(
     palette = assign_colours(list(series))
 
     def draw(axes: Axes) -> None:
+        """Draw the plot on the given axes."""
         for name, values in series.items():
             axes.plot(x, values, color=palette[name], linewidth=1.6, label=name, marker="o", markersize=2.5)
         for name, (low, high) in (bands or {}).items():
@@ -269,6 +273,7 @@ def heat_map(
     limits = (-largest, largest) if centred else (None, None)
 
     def draw(axes: Axes) -> None:
+        """Draw the plot on the given axes."""
         drawn = axes.imshow(
             matrix, cmap=_DIVERGING if centred else _SEQUENTIAL, aspect="auto", vmin=limits[0], vmax=limits[1]
         )

@@ -148,6 +148,7 @@ class _Rate(ProgressColumn):
     """Units per second."""
 
     def render(self, task: Task) -> Text:
+        """Show the speed of a task; nothing before it is known."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.1f}/s", style="progress.data.speed")
 
@@ -176,6 +177,7 @@ def progress(description: str, total: float | None) -> Iterator[Callable[..., No
         task = bar.add_task(description, total=total)
 
         def advance(amount: float = 1, description: str | None = None) -> None:
+            """Move the bar on, and change its text if one is given."""
             bar.update(task, advance=amount, description=description)
 
         yield advance

@@ -74,6 +74,7 @@ def _draw_maps(
     injected = np.full(tissue.slide.num_cells - tissue.num_residents, _INJECTED, dtype=object)
 
     def draw_map(arm: str, step: int, title: str) -> bytes:
+        """Draw the types of an arm after one step as PNG."""
         types, xy_um = names[first[arm].codes[step]], tissue.slide.xy_um
         if arm == TREATED and len(injected):
             return plots.tissue_map(xy_um, np.concatenate([types, injected]), title, order=order)

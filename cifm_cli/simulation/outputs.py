@@ -95,6 +95,7 @@ def to_anndata(result: SimulationResult, names: Iterable[str], provenance: dict[
     no_counts = csr_matrix(injected_counts.shape, dtype=np.float32)
 
     def types(trajectory: Trajectory, step: int, of_injected: str) -> np.ndarray[Any, Any]:
+        """Types of the residents after a step, then one label for all injected cells."""
         of_residents = np.array(result.type_names, dtype=object)[trajectory.codes[step]]
         return np.concatenate([of_residents, np.full(num_injected, of_injected, dtype=object)])
 

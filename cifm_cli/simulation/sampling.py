@@ -16,7 +16,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
 
 
 def draw_counts(
@@ -116,9 +115,3 @@ def _poisson_quantile(uniform: NDArray[np.float64], mean: NDArray[np.float64]) -
         )
         unfinished = (unfinished[0][larger], unfinished[1][larger])
     return counts
-
-
-def row_sums(counts: csr_matrix) -> NDArray[np.float64]:
-    """(N,) sum of the counts of each cell."""
-    # In float64: counts are stored as float32, whose sums are exact only up to 2**24.
-    return np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()

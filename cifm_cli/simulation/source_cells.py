@@ -12,9 +12,9 @@ import numpy as np
 
 from cifm_cli.celltype.labelled_cells import read_reference, source_name
 from cifm_cli.celltype.markers import find_type
+from cifm_cli.data.counts_source import row_sums
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.simulation.sampling import row_sums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

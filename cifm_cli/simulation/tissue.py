@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from cifm_cli.data.counts_source import MemoryCounts
-from cifm_cli.simulation.sampling import row_sums
+from cifm_cli.data.counts_source import MemoryCounts, row_sums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

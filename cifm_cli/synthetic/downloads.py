@@ -207,6 +207,7 @@ def _write_bundle(
     sums: list[dict[str, NDArray[np.int64]]] = []
 
     def with_controls() -> Iterator[csr_matrix]:
+        """Yield the blocks with counts of the control features appended."""
         noise, start = numpy_generator(seed, "controls"), 0
         for block in blocks:
             rows = slice(start, start := start + block.shape[0])

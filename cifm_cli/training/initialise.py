@@ -155,6 +155,7 @@ def choose_weights(fit: LeastSquares, validation: Sequence[tuple[Tensor, Tensor,
     """
 
     def squared_error(weights: Tensor) -> float:
+        """Sum of squared errors on the validation tiles."""
         return sum(
             float((torch.einsum("mtp,tp->mp", terms, weights[:, genes]) - target).square().sum(dtype=torch.float64))
             for terms, target, genes in validation
@@ -179,6 +180,7 @@ def fit_pool(tiles: Sequence[PoolData], decay: float) -> Tensor:
     num_observed = torch.stack([observed.sum() for _, observed in tiles]).sum()
 
     def cross_entropy() -> Tensor:
+        """Compute the penalised cross-entropy per count and its gradient."""
         optimiser.zero_grad()
         pooled = [torch.einsum("mtx,t->mx", logs, weights.softmax(0)).log_softmax(1) for logs, _ in tiles]
         total = torch.stack([-(observed * log).sum() for log, (_, observed) in zip(pooled, tiles, strict=True)]).sum()

@@ -200,6 +200,7 @@ def backward_tile(session: Session, example: Example, number: int) -> float:
     weight = 1 / (len(members) * recipe.train.tiles_per_step)
 
     def backward_member(member: int) -> float:
+        """Add the gradients of one member and return its loss."""
         # A generator of its own, so that neither the thread nor the process that runs it changes the draws.
         dropout = provenance.torch_generator(session.seed, "dropout", number, member)
         with drawing_from(dropout), computing_in(recipe.train.precision, session.device):
@@ -274,6 +275,7 @@ def prefetch_examples(session: Session) -> Iterator[list[Example]]:
     own_tiles = session.processes.own_indices(tiles_per_step)
 
     def make_examples(step: int) -> list[Example]:
+        """Make the tiles of this process for one step."""
         return [session.corpus.train_example(step * tiles_per_step + tile) for tile in own_tiles]
 
     num_threads = 1 if session.device.type == "cpu" else NUM_GPU_LOADERS  # on a CPU the network needs the cores

@@ -170,15 +170,15 @@ def test_idle_threads_do_not_spin_unless_the_user_asks_for_it(user: dict[str, st
 
 def test_backends_and_doctor_describe_the_installation(cifm) -> None:
     code, out, _ = cifm("backends", "--json")
-    found = {backend["name"]: backend for backend in json.loads(out)}
+    by_name = {backend["name"]: backend for backend in json.loads(out)}
     assert code == 0
-    assert "cpu" in found["torch"]["devices"]
-    assert sum("cpu" in backend["auto"] for backend in found.values()) == 1
+    assert "cpu" in by_name["torch"]["devices"]
+    assert sum("cpu" in backend["auto"] for backend in by_name.values()) == 1
     code, out, _ = cifm("doctor", "--json")
     facts = json.loads(out)
     assert code == 0
     assert facts["cifm"] == __version__
-    assert set(facts["backends"]) == set(found)
+    assert set(facts["backends"]) == set(by_name)
     assert facts["threads"] >= 1
     assert facts["memory_gb"] > 0
 

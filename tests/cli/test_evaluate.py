@@ -71,15 +71,15 @@ def geometries(evaluated: dict) -> dict:
 
 def test_names_in_the_json_output(evaluated: dict) -> None:
     assert set(geometries(evaluated)) == {"scattered", "region"}
-    for found in geometries(evaluated).values():
-        assert set(found["predictors"]) == {"model", "model:first", *BASELINES}
-        for forms in found["predictors"].values():
+    for result in geometries(evaluated).values():
+        assert set(result["predictors"]) == {"model", "model:first", *BASELINES}
+        for forms in result["predictors"].values():
             assert set(forms) == {"mean", "gated"}
             for values in forms.values():
                 assert list(values) == METRICS
                 assert all(math.isfinite(value) for value in values.values())
-        assert set(found["paired"]) == set(METRICS)
-        for pair in found["paired"].values():
+        assert set(result["paired"]) == set(METRICS)
+        for pair in result["paired"].values():
             assert {"best_baseline", "form", "difference", "low", "high"} <= set(pair)
             assert pair["low"] <= pair["high"]
             assert pair["best_baseline"] in BASELINES
@@ -87,31 +87,31 @@ def test_names_in_the_json_output(evaluated: dict) -> None:
 
 
 def test_the_difference_is_between_the_best_forms(evaluated: dict) -> None:
-    for found in geometries(evaluated).values():
-        for metric, pair in found["paired"].items():
+    for result in geometries(evaluated).values():
+        for metric, pair in result["paired"].items():
             best = min if metric in ("mse", "balanced_mse", "deviance") else max
             values = {
-                name: best(form[metric] for form in forms.values()) for name, forms in found["predictors"].items()
+                name: best(form[metric] for form in forms.values()) for name, forms in result["predictors"].items()
             }
             reference = best(values[name] for name in BASELINES)
-            assert found["predictors"][pair["best_baseline"]][pair["form"]][metric] == reference
+            assert result["predictors"][pair["best_baseline"]][pair["form"]][metric] == reference
             assert pair["difference"] == pytest.approx(values["model"] - reference)
 
 
 def test_numbers_can_be_recomputed_from_the_saved_predictions(evaluated: dict) -> None:
     slide = open_slide(Path("prepared/tissue.h5ad"))
-    for geometry, found in geometries(evaluated).items():
+    for geometry, result in geometries(evaluated).items():
         saved = ad.read_h5ad(f"evaluation/predictions-{geometry}.h5ad")
-        assert saved.n_obs == found["num_cells"]
+        assert saved.n_obs == result["num_cells"]
         actual = saved.X.toarray()
         rows = saved.obs["row"].to_numpy()
         assert np.array_equal(saved.obsm["spatial"], slide.xy_um[rows])
         assert np.allclose(actual, slide.expression(rows, 10_000.0).toarray())
-        threshold = found["tuned"]["model"]["threshold"]
+        threshold = result["tuned"]["model"]["threshold"]
         model = saved.layers["model"]
         forms = {"mean": model, "gated": model * (saved.layers["model_expressed"] > threshold)}
-        checks = [(found["predictors"]["model"][form], layer) for form, layer in forms.items()]
-        checks.append((found["predictors"]["weighted_knn"]["mean"], saved.layers["weighted_knn"]))
+        checks = [(result["predictors"]["model"][form], layer) for form, layer in forms.items()]
+        checks.append((result["predictors"]["weighted_knn"]["mean"], saved.layers["weighted_knn"]))
         for values, layer in checks:
             assert values["mse"] == pytest.approx(np.square(layer - actual).mean(), rel=1e-4)
             for name, correlate in (("pearson", pearsonr), ("spearman", spearmanr)):
@@ -128,8 +128,8 @@ def test_tables_average_to_the_metrics(evaluated: dict) -> None:
     keys = ["geometry", "predictor", "form"]
     by_cell = cells.groupby(keys, observed=True).mean(numeric_only=True)
     by_gene = genes.groupby(keys, observed=True).mean(numeric_only=True)
-    for geometry, found in geometries(evaluated).items():
-        for name, forms in found["predictors"].items():
+    for geometry, result in geometries(evaluated).items():
+        for name, forms in result["predictors"].items():
             for form, values in forms.items():
                 where = (geometry, name, form)
                 for column, metric in (("mse", "mse"), ("spearman", "spearman_cell"), ("auroc", "auroc")):
@@ -145,11 +145,11 @@ def test_cells_in_blocks_are_further_from_visible_cells(evaluated: dict) -> None
 
 
 def test_agreement_of_cell_types_is_reported_with_its_ceiling_and_chance(evaluated: dict) -> None:
-    for found in geometries(evaluated).values():
-        typing = found["typing"]
+    for result in geometries(evaluated).values():
+        typing = result["typing"]
         assert sum(typing["types"].values()) == typing["num_typed"]
-        assert 0 < typing["num_typed"] <= found["num_cells"]
-        assert set(typing["agreement"]) == set(found["predictors"])
+        assert 0 < typing["num_typed"] <= result["num_cells"]
+        assert set(typing["agreement"]) == set(result["predictors"])
         for forms in typing["agreement"].values():
             assert {"mean", "gated", "drawn"} <= set(forms)
             assert all(0 <= part["accuracy"] <= 1 for part in forms.values())
@@ -176,45 +176,45 @@ def test_the_report_is_one_page_with_embedded_images(evaluated: dict) -> None:
 def test_metrics_and_subsets_are_defined_in_the_output(evaluated: dict) -> None:
     assert set(evaluated["definitions"]["metrics"]) == set(METRICS)
     assert set(evaluated["definitions"]["subsets"]) == {"differential", "variable"}
-    for found in geometries(evaluated).values():
-        assert set(found["ceiling"]) == set(METRICS)
-        assert set(found["calibration"]) == set(found["predictors"])
-        assert sum(found["by_distance"]["num_cells"]) == found["num_cells"]
-        assert set(found["subsets"]) == {"differential", "variable"}
-        for subset in found["subsets"].values():
+    for result in geometries(evaluated).values():
+        assert set(result["ceiling"]) == set(METRICS)
+        assert set(result["calibration"]) == set(result["predictors"])
+        assert sum(result["by_distance"]["num_cells"]) == result["num_cells"]
+        assert set(result["subsets"]) == {"differential", "variable"}
+        for subset in result["subsets"].values():
             assert subset["num_genes"] == evaluated["slides"]["tissue"]["num_genes"] // 3
-            assert set(subset["predictors"]) == set(found["predictors"])
-        for pair in found["paired"].values():
+            assert set(subset["predictors"]) == set(result["predictors"])
+        for pair in result["paired"].values():
             assert 0 < pair["p"] <= pair["p_holm"] <= 1
 
 
 def test_a_further_model_is_compared_with_the_first_and_with_the_best_baseline(evaluated: dict) -> None:
-    for found in geometries(evaluated).values():
-        pairs = found["paired_models"]["model:first"]
+    for result in geometries(evaluated).values():
+        pairs = result["paired_models"]["model:first"]
         for metric in METRICS:
             best = min if metric in ("mse", "balanced_mse", "deviance") else max
             ours, first = (
-                best(form[metric] for form in found["predictors"][name].values()) for name in ("model:first", "model")
+                best(form[metric] for form in result["predictors"][name].values()) for name in ("model:first", "model")
             )
             assert pairs["model"][metric]["difference"] == pytest.approx(ours - first)
-            assert pairs["best_baseline"][metric]["best_baseline"] == found["paired"][metric]["best_baseline"]
+            assert pairs["best_baseline"][metric]["best_baseline"] == result["paired"][metric]["best_baseline"]
 
 
 def test_the_scenario_follows_from_the_provenance_of_the_run(evaluated: dict) -> None:
-    found = evaluated["slides"]["tissue"]["scenario"]
-    assert set(found) == {"model", "model:first"}
-    assert found["model"]["name"] == "in-sample"
-    assert found["model"]["trained_on"] == ["tissue"]
-    assert found["model"]["trained_platforms"] == ["xenium"]
-    assert found["model"]["trained_cells_scored"] == 0
+    scenario = evaluated["slides"]["tissue"]["scenario"]
+    assert set(scenario) == {"model", "model:first"}
+    assert scenario["model"]["name"] == "in-sample"
+    assert scenario["model"]["trained_on"] == ["tissue"]
+    assert scenario["model"]["trained_platforms"] == ["xenium"]
+    assert scenario["model"]["trained_cells_scored"] == 0
 
 
 def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
     words = ["--geometry", "region", "--geometry", "whole", "--block-radii", "2.5", "--block-radii", "5"]
     code, out, _ = cifm("evaluate", *words, "--rounds", "1", "--backend", "torch", "--json", "--out", "sizes")
     assert code == 0
-    found = json.loads(out)["slides"]["tissue"]["geometries"]
-    assert list(found) == ["region_2.5", "region", "whole"]
+    by_geometry = json.loads(out)["slides"]["tissue"]["geometries"]
+    assert list(by_geometry) == ["region_2.5", "region", "whole"]
     cells = pd.read_parquet("sizes/per_cell.parquet").groupby("geometry", observed=True)["distance_um"].max()
     assert cells["region_2.5"] < cells["region"] < cells["whole"]
 
@@ -224,12 +224,12 @@ def test_options_default_to_the_recipe(cifm: Callable, workspace: Path) -> None:
     slide, run = workspace / "prepared" / "tissue.h5ad", workspace / "runs" / "configured"
     train_short_run(slide, run, [f"evaluate.{key}" for key in table])
     words = ["evaluate", "--model", "runs/configured", "--backend", "torch", "--json", "--out", "configured"]
-    found = json.loads(cifm(*words).out)
-    facts = found["slides"]["tissue"]
+    metrics = json.loads(cifm(*words).out)
+    facts = metrics["slides"]["tissue"]
     assert (facts["region"], facts["tuned_on"]) == ("validation", "train")
     assert {name: geometry["num_rounds"] for name, geometry in facts["geometries"].items()} == {"region_2.5": 1}
     assert "typing" in facts["geometries"]["region_2.5"]
-    assert found["provenance"]["annotator"] == "markers"
+    assert metrics["provenance"]["annotator"] == "markers"
     facts = json.loads(cifm(*words, "--region", "test", "--geometry", "scattered", "--rounds", "2").out)["slides"][
         "tissue"
     ]
@@ -245,20 +245,20 @@ def test_several_slides_are_averaged(cifm: Callable, workspace: Path) -> None:
     slide.write_h5ad(other)
     code, out, err = cifm("evaluate", "prepared/tissue.h5ad", other, *BRIEF, "--region", "all", "--out", "several")
     assert code == 0
-    found = json.loads(out)
-    assert found["slides"]["other"]["scenario"]["model"]["name"] == "cross-sample"
-    assert found["overall"]["scattered"]["mse"]["num_slides"] == 2
+    metrics = json.loads(out)
+    assert metrics["slides"]["other"]["scenario"]["model"]["name"] == "cross-sample"
+    assert metrics["overall"]["scattered"]["mse"]["num_slides"] == 2
     page = Path("several/report.html").read_text()
     assert "All 2 slides, scattered" in page
     assert "All 2 slides, scattered: model minus the best baseline" in err
     assert "balanced MSE ↓" in page.partition("tissue, scattered")[0], "readable names in the table of all slides"
     for name in ("tissue", "other"):
-        seen = found["slides"][name]["scenario"]["model"]["trained_cells_scored"]
+        seen = metrics["slides"][name]["scenario"]["model"]["trained_cells_scored"]
         assert (f"slide {name}: the model was trained on {seen:,} of the" in err) == (name == "tissue")
         assert (seen > 0) == (name == "tissue")
     assert "cross-sample, zero-shot: the model was trained on other slides" in page
     assert (
-        f"{found['slides']['tissue']['scenario']['model']['trained_cells_scored']:,} of the scored cells were" in page
+        f"{metrics['slides']['tissue']['scenario']['model']['trained_cells_scored']:,} of the scored cells were" in page
     )
     assert "All predictors were tuned on its validation region." in page
     assert "tuned on the training region" not in err
@@ -278,8 +278,8 @@ def test_several_processes_give_the_same_numbers(cifm: Callable, evaluated: dict
     words = ["--model", "runs/latest", "--model", "runs/first", "--save-predictions", "--annotator", "markers"]
     code, out, err = cifm("evaluate", *words, "--backend", "torch", "--devices", "2", "--out", "together", "--json")
     assert code == 0, err
-    found = json.loads(out)
-    assert json.dumps(found["slides"]) == json.dumps(evaluated["slides"])  # the order of the predictors, too
+    metrics = json.loads(out)
+    assert json.dumps(metrics["slides"]) == json.dumps(evaluated["slides"])  # the order of the predictors, too
     for table in ("per_cell.parquet", "per_gene.parquet"):
         pd.testing.assert_frame_equal(pd.read_parquet(f"together/{table}"), pd.read_parquet(f"evaluation/{table}"))
     for geometry in geometries(evaluated):

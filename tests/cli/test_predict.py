@@ -34,14 +34,14 @@ def write_csv(name: str, *lines: str) -> Path:
 def test_every_cell_is_written_in_the_order_of_the_download(cifm, random_run: None) -> None:
     code, out, _ = cifm("predict", "prepared/tissue.h5ad", "--json")
     assert code == 0
-    found = ad.read_h5ad("predicted/tissue.h5ad")
+    predicted = ad.read_h5ad("predicted/tissue.h5ad")
     prepared = ad.read_h5ad("prepared/tissue.h5ad")
     assert json.loads(out)["cells"] == prepared.n_obs
-    assert (np.diff(found.obs[keys.DOWNLOAD_ROW]) > 0).all()
-    assert set(found.obs_names) == set(prepared.obs_names)
-    assert np.array_equal(found[prepared.obs_names].obsm[keys.SPATIAL], prepared.obsm[keys.SPATIAL])
-    assert found.X.min() >= 0
-    assert 0 <= found.layers["expressed"].min() <= found.layers["expressed"].max() <= 1
+    assert (np.diff(predicted.obs[keys.DOWNLOAD_ROW]) > 0).all()
+    assert set(predicted.obs_names) == set(prepared.obs_names)
+    assert np.array_equal(predicted[prepared.obs_names].obsm[keys.SPATIAL], prepared.obsm[keys.SPATIAL])
+    assert predicted.X.min() >= 0
+    assert 0 <= predicted.layers["expressed"].min() <= predicted.layers["expressed"].max() <= 1
 
 
 def test_gated_is_the_mean_where_a_gene_is_likely_expressed(cifm, random_run: None) -> None:

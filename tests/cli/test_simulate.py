@@ -192,4 +192,4 @@ def test_several_slides_are_refused(cifm, workplace: Path) -> None:
     shutil.copy(first, "prepared/second.h5ad")
     code, _, err = cifm("simulate", "--inject", "tcell")
     assert code == 1
-    assert "2 slides, simulate takes one" in err
+    assert "there are 2 slides, but simulate takes one" in err

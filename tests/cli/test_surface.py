@@ -26,14 +26,14 @@ def collect_options() -> dict[str, dict[str, list[str]]]:
     def walk(command, path: str) -> None:
         for name, inner in getattr(command, "commands", {}).items():
             walk(inner, f"{path} {name}".strip())
-        found[path or "cifm"] = {
+        options[path or "cifm"] = {
             parameter.name: [*parameter.opts, *parameter.secondary_opts, f"default {parameter.default}"]
             for parameter in command.params
         }
 
-    found: dict[str, dict[str, list[str]]] = {}
+    options: dict[str, dict[str, list[str]]] = {}
     walk(get_command(app), "")
-    return dict(sorted(found.items()))
+    return dict(sorted(options.items()))
 
 
 def test_the_options_match_the_golden_file(golden) -> None:

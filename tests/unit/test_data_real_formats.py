@@ -211,7 +211,7 @@ def test_cosmx(shared_data: Path, prepare: Callable[..., tuple]) -> None:
     ("matrix", "cells", "words"),
     [
         ("MERSCOPE_small/ovarian_p2s2_cell_by_gene", "ovarian_p2s2_cell_metadata", r"no cell is left of 8 \(void"),
-        ("STARmapPLUS_small/mockraw_expression_pd", "mock_spatial", "1 cell(s) left, too few for a graph"),
+        ("STARmapPLUS_small/mockraw_expression_pd", "mock_spatial", "too few cells are left for a graph: 1"),
     ],
 )
 def test_exports_without_cells_are_refused(

@@ -57,6 +57,7 @@ def _species(features: pd.DataFrame, table: pd.DataFrame) -> str:
     names = set(features["symbol"]) | set(features["id"])
 
     def num_matches(prefix: str) -> tuple[int, int]:
+        """Number of matching ids, then of matching symbols, of one species."""
         symbols = table["symbol"][table["id"].str.startswith(prefix)]
         return int(features["id"].str.startswith(prefix).sum()), int(symbols.isin(names).sum())
 

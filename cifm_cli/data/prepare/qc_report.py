@@ -128,6 +128,7 @@ def _maps(
     from cifm_cli.report import plots  # matplotlib takes a second to import
 
     def draw(values: NDArray[Any], title: str) -> bytes:
+        """Draw a map of one value per cell as PNG."""
         # Without a limit, a few extreme cells would make all others look alike. At least 1, for slides where
         # nearly all cells are void.
         end = max(float(np.quantile(values, _COLOUR_QUANTILE)), 1.0)

@@ -42,6 +42,7 @@ def by_distance(scores: dict[str, Score], edges_um: list[float], position: NDArr
     number = np.bincount(position)
 
     def means(found: Score) -> dict[str, list[float]]:
+        """Mean of every column in every distance bin."""
         return {
             column: (np.bincount(position, weights=found.per_cell[column]) / number).tolist()
             for column in DISTANCE_COLUMNS

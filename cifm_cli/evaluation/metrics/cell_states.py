@@ -259,6 +259,7 @@ class StateResult:
         """Model minus the better of the two references, absolute with its interval, and relative to the reference."""
 
         def statistic(values: Floats) -> Statistic:
+            """The mean with its bootstrap draws."""
             return Statistic(float(values.mean()), self.bootstrap.mean(values))
 
         model = self.scores[MODEL].per_cell[name]
