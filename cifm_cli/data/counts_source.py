@@ -90,5 +90,4 @@ class FileCounts:
 
 def row_sums(counts: csr_matrix) -> NDArray[np.float64]:
     """(N,) sum of the counts of each cell."""
-    # In float64: counts are stored as float32, whose sums are exact only up to 2**24.
     return np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()

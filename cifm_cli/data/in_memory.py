@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.data.count_checks import bad_count, check_counts
-from cifm_cli.data.counts_source import MemoryCounts
+from cifm_cli.data.counts_source import MemoryCounts, row_sums
 from cifm_cli.data.prepare.gene_id_checks import gene_id_notes
 from cifm_cli.data.prepare.gene_symbols import symbols_for
 from cifm_cli.data.prepare.genes import plan_genes, species_note, unidentified_note
@@ -91,7 +91,7 @@ def slide_from_anndata(
     prepared = metadata is not None
     xy_um = _coordinates(adata, name, microns_per_pixel, prepared=prepared)
     genes, counts, notes = _gene_counts(adata, name, layer, prepared=prepared)
-    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    total = _total_counts(adata, counts, prepared=prepared)
     if metadata is None:
         units = check_units(xy_um, None, radius_um)
         remarks = species_note(genes.ids), unidentified_note(genes), units.few_neighbours_note(), _void_note(total)
@@ -101,9 +101,6 @@ def slide_from_anndata(
     else:
         radius, split = float(metadata[keys.RADIUS_UM]), read_split(adata)
         facts = {key: str(metadata.get(key, "")) for key in SLIDE_FACTS}
-        # If the user selected genes, the stored totals are still those over the whole panel.
-        if keys.TOTAL_COUNTS in adata.obs:
-            total = adata.obs[keys.TOTAL_COUNTS].to_numpy(dtype=np.float64)
     # Tiles and chunks are compact in space only if the cells are in Hilbert order.
     rows = hilbert_order(xy_um)
     slide = Slide(
@@ -119,6 +116,14 @@ def slide_from_anndata(
     )
     notes += radius_notes(slide, radius_um)
     return AnnDataSlide(slide.with_radius(radius_um), rows, tuple(notes))
+
+
+def _total_counts(adata: AnnData, counts: csr_matrix, *, prepared: bool) -> NDArray[np.float64]:
+    """(N,) counts over the panel."""
+    # If the user selected genes of a prepared slide, the stored totals are still those over the whole panel.
+    if prepared and keys.TOTAL_COUNTS in adata.obs:
+        return np.asarray(adata.obs[keys.TOTAL_COUNTS], dtype=np.float64)
+    return row_sums(counts)
 
 
 def gene_columns(adata: AnnData, slide: Slide) -> NDArray[np.int64]:
