@@ -69,7 +69,7 @@ class Comparison:
         corrected = holm([pair["p"] for pair in paired.values()])
         return {metric: {**pair, "p_holm": p} for (metric, pair), p in zip(paired.items(), corrected, strict=True)}
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For `metrics.json`: every metric, the first model against the best baseline, further models against both."""
         return {
             "predictors": {

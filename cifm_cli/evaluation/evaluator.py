@@ -61,7 +61,7 @@ class Tuned:
     count_parameters: Parameters  # hyper-parameters with the lowest deviance, for the composition
     threshold: float  # of the gate, with the highest Spearman correlation per cell
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For `metrics.json`."""
         composition = {} if self.count_parameters == self.parameters else {"composition": self.count_parameters}
         return {**self.parameters, "threshold": self.threshold, **composition}
@@ -133,7 +133,7 @@ class EvaluationResult:
         if result.prediction:
             self.predictions[name] = result.prediction
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The part of `metrics.json` about this geometry."""
         edges_um, position = distance_bins(self.distance_um, self.dataset.radius_um)
         means = {name: forms[MEAN] for name, forms in self.scores.items()}
@@ -141,21 +141,21 @@ class EvaluationResult:
             "num_cells": len(self.rows),
             "num_rounds": int(self.fold_number.max()) + 1,
             "blocks": {"num": self.bootstrap.num_blocks, "side_um": self.bootstrap.side_um},
-            **self.comparison.facts(),
-            "tuned": {name: tuned.facts() for name, tuned in self.tuned.items()},
+            **self.comparison.to_json(),
+            "tuned": {name: tuned.to_json() for name, tuned in self.tuned.items()},
             "ceiling": self.ceiling,
             "by_distance": by_distance(means, edges_um, position),
             "calibration": self.calibration,
             "subsets": {
-                name: {"num_genes": len(gene_set.genes), **gene_set.comparison.facts()}
+                name: {"num_genes": len(gene_set.genes), **gene_set.comparison.to_json()}
                 for name, gene_set in self.gene_sets.items()
             },
         }
         if self.states:
-            facts["distribution"] = {name: states.facts() for name, states in self.states.items()}
+            facts["distribution"] = {name: states.to_json() for name, states in self.states.items()}
         if self.cell_types:
             baselines = [name for name in self.scores if not is_model(name)]
-            facts["typing"] = self.cell_types.facts() | {"paired": self.cell_types.paired(MODEL, baselines)}
+            facts["typing"] = self.cell_types.to_json() | {"paired": self.cell_types.paired(MODEL, baselines)}
         return facts
 
 

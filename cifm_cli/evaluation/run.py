@@ -186,7 +186,7 @@ class _Run:
             "scenario": relations,
             "num_genes": dataset.num_genes,
             "radius_um": dataset.radius_um,
-            "geometries": {result.geometry: result.facts() for result in results},
+            "geometries": {result.geometry: result.to_json() for result in results},
         }
 
 

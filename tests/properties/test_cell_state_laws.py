@@ -172,7 +172,7 @@ def test_evaluation_of_states(
     predicted = predict_folds(ModelPredictor("model", model), dataset, folds, {}).states
     assert predicted is not None
     result = evaluate_states(states, predicted, folds, tuning, spatial_bootstrap(dataset.slide.xy_um[rows], 20.0, 0))
-    facts = result.facts()
+    facts = result.to_json()
     assert set(facts["predictors"]) == {"model", "neighbours", "training_frequency"}
     assert result.sampled.shape == (len(rows), len(dataset.columns))
     for score in facts["predictors"].values():
@@ -200,7 +200,7 @@ def test_the_reference_is_the_better_one_for_each_score() -> None:
     }
     grid = 300.0 * np.stack(np.divmod(np.arange(16), 4), axis=1)  # one block per cell
     result = StateResult(6, scores, np.zeros((16, 1), dtype=np.float32), spatial_bootstrap(grid, 20.0, 0))
-    paired = result.facts()["paired"]
+    paired = result.to_json()["paired"]
     assert paired["log_loss"] == {
         "rival": "training_frequency",
         **dict.fromkeys(("difference", "low", "high"), pytest.approx(-0.1)),

@@ -51,7 +51,7 @@ def test_each_predictor_is_compared_in_its_better_form(
 
 
 def test_further_models_are_compared_with_the_best_baseline_and_the_first_model() -> None:
-    found = COMPARISON.facts()["paired_models"]
+    found = COMPARISON.to_json()["paired_models"]
     assert set(found) == {"model:other"}
     assert found["model:other"]["best_baseline"]["mse"]["difference"] == 1.0 - 0.5
     assert found["model:other"]["model"]["mse"]["difference"] == 1.0 - 2.0

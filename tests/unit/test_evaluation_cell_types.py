@@ -39,7 +39,7 @@ def test_agreement_by_hand() -> None:
     assert agreement.log_loss == pytest.approx(-np.log([0.5, 0.8, 0.4, 0.2]).mean(), rel=1e-6)
     # k = 1: a a, a a, a a, b c. k = 2: ab ab, ab with a and half of b or c, ab ab, ba with c and a. k = 3: all.
     assert agreement.top_k == pytest.approx([3 / 4, (1 + 0.75 + 1 + 0.5) / 4, 1])
-    assert agreement.facts()["top_k"] == list(agreement.top_k)
+    assert agreement.to_json()["top_k"] == list(agreement.top_k)
 
 
 def test_improbable_types_do_not_agree_by_their_order() -> None:
@@ -70,7 +70,7 @@ def test_without_probabilities_there_is_no_overlap() -> None:
 
 
 def test_without_cells_the_agreement_is_zero() -> None:
-    facts = compare_types(annotation([]), annotation([])).facts()
+    facts = compare_types(annotation([]), annotation([])).to_json()
     assert facts.pop("top_k") == []
     assert facts.pop("log_loss") is None
     assert set(facts.values()) == {0}
@@ -109,7 +109,7 @@ def test_only_noise_lowers_the_ceiling(dataset: EvaluationDataset) -> None:
     types = typed(dataset)
     assert types.typed.tolist() == [True] * 60 + [False]
     assert types.actual.composition().tolist() == [20, 20, 20, 0]
-    facts = types.facts()
+    facts = types.to_json()
     assert facts["num_typed"] == 60
     assert facts["types"] == {"a": 20, "b": 20, "c": 20}
     assert facts["chance_top_k"] == pytest.approx([1 / 3, 2 / 3, 1])
@@ -150,7 +150,7 @@ def test_a_region_of_void_cells_has_no_types(dataset: EvaluationDataset) -> None
     types = type_cells(LargestGene(), dataset, rows, spatial_bootstrap(dataset.slide.xy_um[rows], 20.0, 0))
     types.agreement["model"] = types.compare({"mean": np.ones((1, 3), dtype=np.float32)})
     types.agreement["zeros"] = types.compare({"mean": np.zeros((1, 3), dtype=np.float32)})
-    assert types.facts()["num_typed"] == types.facts()["confidence"] == 0
+    assert types.to_json()["num_typed"] == types.to_json()["confidence"] == 0
     assert types.paired("model", ["zeros"])["difference"] == 0
     assert len(cell_type_table(types).rows) == 4
     assert cell_type_section(types, "s").images == []
@@ -167,7 +167,7 @@ def test_table_and_section(dataset: EvaluationDataset) -> None:
     section = cell_type_section(types, "s, scattered")
     assert section.heading == "s, scattered: cell types of 60 cells"
     assert len(section.images) == 1
-    assert types.facts()["agreement"]["model"]["gated"]["accuracy"] == 1
+    assert types.to_json()["agreement"]["model"]["gated"]["accuracy"] == 1
 
 
 def test_expression_is_renormalised_for_the_annotator(dataset: EvaluationDataset) -> None:

@@ -225,7 +225,7 @@ class StateScore:
     correct: NDArray[np.bool_]  # (Q,) whether it is the actual one
     tuned: Parameters = field(default_factory=dict)  # hyper-parameters that were chosen
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For `metrics.json`: mean scores, perplexity, and whether the probabilities are calibrated."""
         means = {name: float(values.mean()) for name, values in self.per_cell.items()}
         return {
@@ -247,11 +247,11 @@ class StateResult:
     sampled: Values  # (Q, P) log-normalised expression of one cell sampled from the model for each hidden cell
     bootstrap: Bootstrap  # of the scored cells
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For `metrics.json`: scores, and model minus the better reference with 95 % intervals."""
         return {
             "num_states": self.num_states,
-            "predictors": {name: score.facts() for name, score in self.scores.items()},
+            "predictors": {name: score.to_json() for name, score in self.scores.items()},
             "paired": {name: self.paired(name) for name in SCORES},
         }
 

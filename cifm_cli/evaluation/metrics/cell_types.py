@@ -73,7 +73,7 @@ class TypeAgreement:
     assigned: float  # fraction of the typed cells that get any type
     same: NDArray[np.bool_]  # (n,) whether each typed cell gets the same type
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For `metrics.json`, without the single cells."""
         return {
             "accuracy": self.accuracy,
@@ -164,17 +164,17 @@ class CellTypes:
         same[self.typed] = agreement.same
         return Statistic(agreement.accuracy, self.bootstrap.ratio(same, self.typed.astype(np.float64)))
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For `metrics.json`: actual types, confidence, ceiling, and the agreement of each predictor."""
         composition = zip(self.actual.names, self.actual.composition().tolist(), strict=True)
         return {
             "num_typed": int(self.typed.sum()),
             "types": {name: number for name, number in composition if number},
             "confidence": self.confidence,
-            "ceiling": self.ceiling.facts(),
+            "ceiling": self.ceiling.to_json(),
             "chance_top_k": self.chance_top_k,
             "agreement": {
-                name: {form: agreement.facts() for form, agreement in forms.items()}
+                name: {form: agreement.to_json() for form, agreement in forms.items()}
                 for name, forms in self.agreement.items()
             },
         }

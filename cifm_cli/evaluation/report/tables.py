@@ -152,7 +152,7 @@ def describe_overall(geometry: str, paired: dict[str, dict[str, Any]]) -> str:
 
 def state_table(states: StateResult) -> Table:
     """Scores of the distributions over cell states, then the model minus the better reference."""
-    facts = states.facts()
+    facts = states.to_json()
     scores = facts["predictors"]
     rows = [[name, *(form.format(score[key]) for key, _, form, _ in _STATE_COLUMNS)] for name, score in scores.items()]
     best = []
