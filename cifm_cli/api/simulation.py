@@ -127,7 +127,7 @@ def _tables(result: SimulationResult) -> dict[str, pd.DataFrame]:
         `composition` by arm, replicate, step and type; `transitions` by arm, replicate, first and last type; and
         `change`, treated minus control by type.
     """
-    change = pd.DataFrame.from_dict(result.facts()["change"], orient="index").drop(columns="replicates")
+    change = pd.DataFrame.from_dict(result.to_json()["change"], orient="index").drop(columns="replicates")
     return {
         "composition": result.composition(),
         "transitions": result.transitions(),

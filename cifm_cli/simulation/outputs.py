@@ -59,7 +59,7 @@ def write_simulation(
     Raises:
         CifmError: The folder cannot be written.
     """
-    content = {**result.facts(), "provenance": provenance}
+    content = {**result.to_json(), "provenance": provenance}
     with atomic_path(out) as folder:
         folder.mkdir()
         # The line end is fixed: pandas would use that of the system.

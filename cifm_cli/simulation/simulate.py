@@ -67,7 +67,7 @@ class SimulationResult:
         """Number of residents by arm, replicate, first type and last type; see `summary.transition_table`."""
         return summary.transition_table(self.trajectories, self.type_names)
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The content of `simulation.json`, without provenance."""
         config, experiment, schedule = self.config, self.experiment, self.config.schedule
         reference = config.injection.reference
