@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cifm_cli.errors import CifmError
 from cifm_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -35,7 +36,12 @@ def numpy_generator(seed: int, *stream: int | str) -> np.random.Generator:
 
     Returns:
         A generator whose numbers depend on the arguments only, on every machine.
+
+    Raises:
+        CifmError: The seed is negative.
     """
+    if seed < 0:
+        raise CifmError(f"seed {seed}: negative", "give a whole number from 0 on")
     # The stream is a spawn key and not entropy, because SeedSequence treats the entropies [7] and [7, 0] as equal.
     # CRC-32 and not `hash`, which differs between processes.
     key = tuple(zlib.crc32(word.encode()) if isinstance(word, str) else word for word in stream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
@@ -13,6 +13,7 @@ from cifm_cli.data.slide import radius_notes
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import load_checkpoint
 from cifm_cli.model.vocabulary import Panel, match_panel, panel_notes
+from cifm_cli.recipe_sections import Precision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Slide
     from cifm_cli.model.checkpoint import Checkpoint
     from cifm_cli.model.states import CellStates
-    from cifm_cli.recipe_sections import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +120,11 @@ def load_model(run: Path, backend: str = "auto", device: str = "auto", precision
         The model on its device.
 
     Raises:
-        CifmError: The checkpoint cannot be used, or there is no such device.
+        CifmError: The checkpoint cannot be used, or there is no such device or precision.
         BackendUnavailableError: The backend is unknown, or does not run on the device.
     """
+    if precision not in get_args(Precision):
+        raise CifmError(f"precision {precision!r}: unknown", f"known are {', '.join(get_args(Precision))}")
     # The device first: a mistyped name is reported before a large file is read.
     chosen = choose_device(device)
     checkpoint = load_checkpoint(run)

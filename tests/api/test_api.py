@@ -287,6 +287,8 @@ def test_train_takes_a_recipe_and_slides_by_name(adata: ad.AnnData) -> None:
         ),
         (lambda *_: cifm.prepare("nowhere"), "nowhere: no such file or folder"),
         (lambda *_: cifm.load_model("runs/nowhere"), "no model in runs/nowhere"),
+        (lambda _, model: cifm.load_model(model.checkpoint.folder, precision="float16"), "precision 'float16'"),
+        (lambda adata, model: cifm.predict(adata, model, seed=-1), "seed -1"),
     ],
 )
 def test_errors_have_a_message_and_a_hint(
