@@ -16,7 +16,9 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PLAIN: Final = re.compile(r"[biufc?]\d*|[SU]\d+")  # numbers, booleans, bytes and text; no objects, records or dates
+_PLAIN: Final = re.compile(
+    r"[biufc?]\d{0,2}|[SU]\d{1,6}"
+)  # numbers, booleans, bytes and text; no objects, records or dates
 _OBJECT: Final = re.compile(r"[O|]+\d*")
 _BYTE_ORDERS: Final = ("<", ">", "|", "=")
 
@@ -76,9 +78,10 @@ def build_array(elements: Any, dtype: Any, shape: Any, order: str) -> NDArray[An
     Raises:
         ValueError: The parts do not fit together.
     """
-    if not isinstance(dtype, PickledDtype) or not isinstance(shape, tuple):
-        raise ValueError("an array without dtype or shape")  # noqa: TRY004 - the error of every damaged pickle
-    size = math.prod(int(length) for length in shape)
+    is_shape = isinstance(shape, tuple) and all(isinstance(length, int) and length >= 0 for length in shape)
+    if not isinstance(dtype, PickledDtype) or not is_shape:
+        raise ValueError("an array without dtype or shape")
+    size = math.prod(shape)
     if dtype.is_object:
         if not isinstance(elements, list) or len(elements) != size:
             raise ValueError("an array of objects whose number differs from its shape")
@@ -86,6 +89,8 @@ def build_array(elements: Any, dtype: Any, shape: Any, order: str) -> NDArray[An
         for position, element in enumerate(elements):  # one by one: NumPy would make arrays of nested lists
             flat[position] = element
         return flat.reshape(shape, order="F" if order == "F" else "C")
+    if not isinstance(elements, bytes | bytearray):  # `bytes` of a number would allocate as many
+        raise ValueError("an array whose elements are not bytes")  # noqa: TRY004 - the error of every damaged pickle
     plain, content = dtype.to_numpy(), bytes(elements)
     if len(content) != size * plain.itemsize:
         raise ValueError(f"an array of {size} elements in {len(content)} bytes")
@@ -99,11 +104,9 @@ def array_from_buffer(buffer: Any, dtype: Any, shape: Any, order: str) -> NDArra
 
 def scalar(dtype: Any, content: Any = b"") -> Any:  # noqa: ANN401 - any content of a pickle
     """Stand in for `numpy._core.multiarray.scalar`; objects are refused, because NumPy reads their address."""
-    return build_array(content, dtype, (1,), "C")[0] if not dtype.is_object else _refuse_object()
-
-
-def _refuse_object() -> None:
-    raise ValueError("a scalar of type object")
+    if dtype.is_object:
+        raise ValueError("a scalar of type object")
+    return build_array(content, dtype, (1,), "C")[0]
 
 
 def encode_text(text: str, encoding: str = "latin1") -> bytes:

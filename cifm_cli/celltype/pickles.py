@@ -138,5 +138,8 @@ def read_torch(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401 - any conte
 
 
 def _starts_as_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+    except OSError:  # as `zipfile.is_zipfile`, which answers for files that cannot be opened too
+        return False

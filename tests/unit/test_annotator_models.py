@@ -166,6 +166,10 @@ FORGED = {
     "an object at an address": b"cnumpy.core.multiarray\nscalar\n(" + forged_dtype("O8", 0) + b"VAAAAAAAA\ntR.",
     "fewer bytes than elements": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
     b"(I1\n(I9999999\nt" + forged_dtype("f8", 0) + b"I00\nVAAAAAAAA\ntb.",
+    "a number in the place of bytes": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
+    b"(I1\n(I1\nt" + forged_dtype("u1", 0) + b"I00\nL99999999999999L\ntb.",
+    "a negative length": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
+    b"(I1\n(I-1\nI-8\nt" + forged_dtype("u1", 0) + b"I00\nc__builtin__\nbytes\n(tRtb.",
     "a record": pickle.dumps(np.zeros(2, dtype=[("a", "f8"), ("b", "O")]), 2),
     "a number of bytes": b"c__builtin__\nbytes\n(I999999999999\ntR.",
     "a code for text that decompresses": b"c_codecs\nencode\n(VAAAA\nVzip\ntR.",
@@ -177,6 +181,12 @@ def test_forged_arrays_are_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.pkl").write_bytes(content)
     with pytest.raises(CifmError, match="not a readable pickle"):
         read_pickle(tmp_path / "model.pkl", trusted=True)
+
+
+def test_a_checkpoint_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    for trusted in (False, True):
+        with pytest.raises(CifmError, match="not a readable checkpoint"):
+            read_torch(tmp_path / "none.ckpt", trusted=trusted)
 
 
 def test_a_file_that_is_a_zip_only_at_its_end_is_refused(tmp_path: Path) -> None:
