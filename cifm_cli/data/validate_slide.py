@@ -44,8 +44,9 @@ def require_valid_structure(file: h5py.File, num_genes: int, path: Path) -> NDAr
             f"{path}: X is stored as {stored_as}, not as csr_matrix",
             "store it as CSR again (`adata.X = adata.X.tocsr()`), or prepare the download again",
         )
-    shapes = {name: matrix[name].shape for name in ("data", "indices", "indptr")}
-    kinds = {name: matrix[name].dtype.kind for name in shapes}
+    arrays = {name: _dataset(matrix, name, path) for name in ("data", "indices", "indptr")}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    kinds = {name: array.dtype.kind for name, array in arrays.items()}
     _require(
         all(len(shape) == 1 for shape in shapes.values()), "X/data, X/indices and X/indptr must have one axis", path
     )
@@ -62,7 +63,8 @@ def require_valid_structure(file: h5py.File, num_genes: int, path: Path) -> NDAr
         f"X must have {num_cells} rows and {num_genes} columns",
         path,
     )
-    spatial, totals = file[f"obsm/{keys.SPATIAL}"], file[f"obs/{keys.TOTAL_COUNTS}"]
+    spatial = _dataset(file, f"obsm/{keys.SPATIAL}", path)
+    totals = _dataset(file, f"obs/{keys.TOTAL_COUNTS}", path)
     _require(
         spatial.shape == (num_cells, 2) and spatial.dtype.kind in "iuf",
         "obsm/spatial must have two numbers per cell",
@@ -138,6 +140,13 @@ def require_valid_counts(
         # Positions count from the beginning of the file's array, as the row pointers do.
         row = int(np.searchsorted(indptr, first + position, side="right")) - 1
         raise _invalid(f"has a count of {values[position]:g}", row, file, path)
+
+
+def _dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
+    """An array of the file. Other programs store some columns, such as those with missing values, as groups."""
+    if not isinstance(group[name], h5py.Dataset):
+        raise _damaged(f"{name} must be an array", path)
+    return group[name]
 
 
 def _require(condition: bool, rule: str, path: Path) -> None:  # noqa: FBT001 - reads as an assertion

@@ -93,6 +93,10 @@ STRUCTURES = {
         lambda file: replace(file, "obsm/spatial", np.zeros((5, 2))),
         "two numbers per cell",
     ),
+    "totals with missing values": (
+        lambda file: (file.__delitem__("obs/total_counts"), file.create_group("obs/total_counts")),
+        "obs/total_counts must be an array",
+    ),
     "short totals": (lambda file: replace(file, "obs/total_counts", np.ones(5)), "one number per cell"),
 }
 
