@@ -92,7 +92,9 @@ def annotate_expression(
     return opened.annotate(expression, symbols)
 
 
-def open_for_slide(spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pickle: bool = False) -> Annotator:
+def open_for_slide(
+    spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pickle: bool = False, tissue: str | None = None
+) -> Annotator:
     """Open an annotator for a slide, with all genes of the slide.
 
     Args:
@@ -101,6 +103,7 @@ def open_for_slide(spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pick
         rows: Cells that the annotator may be fitted to; 50,000 of them are sampled if there are more.
         seed: Seed of the sample.
         trust_pickle: Whether the user trusts pickles.
+        tissue: Description of the tissue; that of the slide when absent.
 
     Returns:
         The annotator.
@@ -108,8 +111,14 @@ def open_for_slide(spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pick
     Raises:
         CifmError: The annotator is unknown, or cannot be used on this slide.
     """
-    cells = UnlabelledCells(slide.name, slide.expression(sample_rows(rows, seed), TYPING_SUM), slide.symbols)
+    tissue = tissue or slide_tissue(slide)
+    cells = UnlabelledCells(slide.name, slide.expression(sample_rows(rows, seed), TYPING_SUM), slide.symbols, tissue)
     return open_annotator(spec, cells, trust_pickle=trust_pickle)
+
+
+def slide_tissue(slide: Slide) -> str | None:
+    """Description of a slide's tissue, as `cifm prepare --tissue` stored it; None if it has none."""
+    return (slide.facts or {}).get(keys.TISSUE) or None
 
 
 def sample_rows(rows: Rows, seed: int) -> Rows:
