@@ -191,9 +191,7 @@ def main() -> None:
         types=np.array(profiles.columns, dtype="S"),
         steps=np.rint(profiles.to_numpy() * STEPS).astype(np.uint8),
     )
-    print(
-        f"{options.out}: {profiles.shape[0]:,} genes, {profiles.shape[1]} types, {options.out.stat().st_size:,} bytes"
-    )
+    sys.stdout.write(f"{options.out}: {profiles.shape[0]:,} genes, {profiles.shape[1]} types, {options.out.stat().st_size:,} bytes\n")
 
 
 if __name__ == "__main__":
