@@ -58,15 +58,14 @@ def _describe_model(path: Path) -> dict[str, Any]:
 
 def _describe_slide(path: Path) -> dict[str, Any]:
     """Describe a prepared slide, an embedded one, which has an embedding in `obsm`, or another result."""
-    import h5py
-
     from cifm_cli import keys
     from cifm_cli.data.metadata import read_metadata
+    from cifm_cli.data.open_hdf5 import is_hdf5, open_for_reading
     from cifm_cli.data.slide import describe_slide
 
-    if not path.is_file() or not h5py.is_hdf5(path):
+    if not path.is_file() or not is_hdf5(path):
         return describe_slide(path)  # raises the error
-    with h5py.File(path, "r") as file:
+    with open_for_reading(path) as file:
         shapes = {name: list(block.shape) for name, block in file.get("obsm", {}).items() if hasattr(block, "shape")}
         obs = sorted(set(file.get("obs", ())) - {"_index"})
         if keys.MICROENVIRONMENT in shapes or keys.CELL in shapes:

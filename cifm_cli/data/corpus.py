@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import h5py
 import numpy as np
 from anndata.io import read_elem
 
 from cifm_cli import keys
 from cifm_cli.data.metadata import read_metadata
+from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _show(value: object) -> str:
 def _read(path: Path) -> _Entry:
     metadata = read_metadata(path) or {}
     try:
-        with h5py.File(path, "r") as file:
+        with open_for_reading(path) as file:
             genes = read_elem(file["var"]).index
             split = read_elem(file[f"obs/{keys.SPLIT}"])
             facts = {key: metadata[key] for key in _FACTS}

@@ -8,15 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import h5py
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
+from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.data.validate_slide import require_valid_columns, require_valid_counts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import h5py
     from numpy.typing import NDArray
 
     Rows = NDArray[np.int64]
@@ -60,7 +61,7 @@ class FileCounts:
         if not len(ordered):
             return csr_matrix((0, self.num_genes), dtype=np.float32)
         # Opened for each read: an open file cannot be forked or pickled, and opening it is cheap.
-        with h5py.File(self.path, "r") as file:
+        with open_for_reading(self.path) as file:
             blocks = [self._read_range(file["X"], row_range) for row_range in self._ranges(ordered)]
         # `vstack` copies the arrays, and `block[position]` copies them
         # again: both are skipped where they change nothing.

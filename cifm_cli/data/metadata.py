@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import h5py
 from anndata.io import read_elem
 
 from cifm_cli import keys
+from cifm_cli.data.open_hdf5 import open_for_reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ def decode_metadata(stored: Mapping[str, Any]) -> dict[str, Any]:
 def read_metadata(path: Path) -> dict[str, Any] | None:
     """The decoded metadata of a file; None if cifm did not write it, or it is damaged."""
     try:
-        with h5py.File(path, "r") as file:
+        with open_for_reading(path) as file:
             return decode_metadata(read_elem(file[f"uns/{keys.CIFM}"]))
     # Callers ask about files of any kind, also those of other programs.
     except (OSError, KeyError, ValueError, TypeError):

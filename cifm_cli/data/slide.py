@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-import h5py
 import numpy as np
 from anndata.io import read_elem
 from scipy.sparse import csr_matrix
@@ -18,6 +17,7 @@ from cifm_cli import keys
 from cifm_cli.data.barcodes import read_barcodes
 from cifm_cli.data.counts_source import FileCounts, MemoryCounts
 from cifm_cli.data.metadata import decode_metadata
+from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.data.units import isolation_note
 from cifm_cli.data.validate_slide import require_finite_coordinates, require_valid_structure, require_valid_totals
 from cifm_cli.errors import CifmError
@@ -25,6 +25,7 @@ from cifm_cli.errors import CifmError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import h5py
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -121,7 +122,7 @@ class Slide:
         """
         if self.path is None:
             return rows.astype(str).astype(object)
-        with h5py.File(self.path, "r") as file:
+        with open_for_reading(self.path) as file:
             return read_barcodes(file, rows)
 
     def subset(self, rows: Rows) -> Slide:
@@ -240,7 +241,7 @@ def open_slide(path: Path, *, hold: bool = True) -> Slide:
             or counts are not valid.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with open_for_reading(path) as file:
             return _read(file, path, hold=hold)
     except (OSError, KeyError) as error:
         raise CifmError(
@@ -296,7 +297,7 @@ def describe_slide(path: Path) -> dict[str, Any]:
         Number of cells and genes, sizes of the regions, and the decoded `uns["cifm"]`.
     """
     slide = open_slide(path)
-    with h5py.File(path, "r") as file:
+    with open_for_reading(path) as file:
         stored = cast("dict[str, Any]", read_elem(file[f"uns/{keys.CIFM}"]))
     parsed = {
         key: value.item() if isinstance(value, np.generic) else value for key, value in decode_metadata(stored).items()

@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 from pyarrow import ArrowException
 
 from cifm_cli.errors import CifmError
+from cifm_cli.system_errors import reading_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,12 +48,11 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    # Before the general case, which includes all `OSError`: these two have other remedies than a new download.
-    except FileNotFoundError as error:
-        raise CifmError(f"{path}: no such file", "check the path, or complete the download") from error
-    except PermissionError as error:
-        raise CifmError(f"{path}: permission denied", "change the permissions of the file") from error
     except _DAMAGE as error:
+        # The errors of the system have other remedies than a new download.
+        problem = reading_problem(error) if isinstance(error, OSError) else None
+        if problem:
+            raise CifmError(f"{path}: {problem.reason}", problem.hint) from error
         # Messages of libraries can have several lines, or be empty.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CifmError(

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from anndata.io import read_elem, write_elem
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
+from cifm_cli.data.open_hdf5 import create_hdf5, open_for_reading
 from cifm_cli.data.slide import SLIDE_FACTS, open_slide
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
 from cifm_cli.data.writers.h5ad import require_space
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    import h5py
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -82,7 +83,7 @@ def embedded_file(
         # The content of the prepared slide, and float32 features.
         require_space(target.parent, prepared.stat().st_size + 4 * len(order) * sum(widths.values()))
     with atomic_path(target) as temporary:
-        with h5py.File(temporary, "w") as file:
+        with create_hdf5(temporary) as file:
             copy_slide(slide, file, order, without=_LEVELS)  # `slide` may itself be an embedded slide
             write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDING, json.dumps(origin, allow_nan=False))
             for slot, width in widths.items():
@@ -125,7 +126,7 @@ def read_embedded(path: Path) -> EmbeddedSlide:
         CifmError: The file is damaged, or is not an embedded slide.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with open_for_reading(path) as file:
             return _read(file, path)
     except (OSError, KeyError) as error:
         raise CifmError(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import read_elem, write_elem
 
 from cifm_cli import keys
+from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.data.row_ranges import row_ranges
 from cifm_cli.data.writers.csr_arrays import create_csr_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
+
+    import h5py
 
     from cifm_cli.data.slide import Rows, Slide
 
@@ -25,7 +27,7 @@ _UNCHANGED_SLOTS = ("var", "varm", "varp", "uns")
 
 def download_order(prepared: Path) -> Rows:
     """(N,) rows of a prepared slide, sorted by their row in the download."""
-    with h5py.File(prepared, "r") as file:
+    with open_for_reading(prepared) as file:
         return np.argsort(file[f"obs/{keys.DOWNLOAD_ROW}"][:], kind="stable")
 
 
@@ -45,7 +47,7 @@ def copy_slide(slide: Slide, target: h5py.File, order: Rows, without: Collection
         order: (N,) rows in the order to write them.
         without: Names in `obsm` and `layers` that are not copied.
     """
-    with h5py.File(slide.file, "r") as source:
+    with open_for_reading(slide.file) as source:
         target.attrs.update(source.attrs)
         copy_obs(source, target, order)
         _copy_counts(source, target, order, slide)
