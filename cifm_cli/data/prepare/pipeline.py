@@ -33,7 +33,9 @@ from cifm_cli.data.writers.prepared import build_anndata, storable_obs, write_pr
 from cifm_cli.data.writers.row_buffer import RowBuffer
 from cifm_cli.errors import CifmError
 from cifm_cli.report import terminal
+from cifm_cli.storage.lock import holding_lock, lock_path
 from cifm_cli.version import __version__
+from cifm_cli.workspace import atomic_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,19 +86,35 @@ def prepare_download(download: Path, config: PrepareConfig) -> PrepareResult:
     target = config.out / f"{name}.h5ad"
     root, reader = _find_reader(download, config)
     # Before the download is read, so that a target that may not be replaced is an error at once.
-    existing = _up_to_date_report(target, root, reader, config)
-    if existing is not None:
-        # A slide that was prepared without a report, or whose report was deleted, gets one now.
-        if config.qc_report and not qc_report_path(target).exists():
-            write_qc_report(target)
-        return PrepareResult(target, name, existing, up_to_date=True)
-    if config.qc_report:
-        # Checked now, as the page is written last, after the slide.
-        require_replaceable(qc_report_path(target))
-    with _prepared_slide(root, reader, name, config) as (slide, metadata, buffer):
-        write_prepared(target, slide, metadata, buffer)
-    page = write_qc_report(target) if config.qc_report else None
+    if done := _up_to_date(target, name, root, reader, config):
+        return done
+    with holding_lock(lock_path(target), target, "cifm prepare"):
+        # Another process may have prepared the same slide while this one waited for it.
+        if done := _up_to_date(target, name, root, reader, config):
+            return done
+        page = qc_report_path(target) if config.qc_report else None
+        if page:
+            # Checked now, as it is written last.
+            require_replaceable(page)
+        with (
+            _prepared_slide(root, reader, name, config) as (slide, metadata, buffer),
+            atomic_files(config.out, target.name) as new,
+        ):
+            write_prepared(new / target.name, slide, metadata, buffer)
+            if page:
+                write_qc_report(new / target.name)
     return PrepareResult(target, name, metadata[keys.REPORT], qc_report=page)
+
+
+def _up_to_date(target: Path, name: str, root: Path, reader: Reader, config: PrepareConfig) -> PrepareResult | None:
+    """The result for a slide that exists, made from the same inputs with the same options; None if it must be made."""
+    existing = _up_to_date_report(target, root, reader, config)
+    if existing is None:
+        return None
+    # A slide that was prepared without a report, or whose report was deleted, gets one now.
+    if config.qc_report and not qc_report_path(target).exists():
+        write_qc_report(target)
+    return PrepareResult(target, name, existing, up_to_date=True)
 
 
 def prepare_to_anndata(download: Path, config: PrepareConfig) -> AnnData:
