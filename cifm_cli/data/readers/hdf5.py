@@ -72,8 +72,7 @@ def _num_chunks(length: int, chunk: int) -> int:
 
 def _check_heaps(path: Path) -> None:
     """Check the sizes of all stored texts; with a wrong size, the library loops forever or reads beyond the end."""
-    # Mapped and not read: the search touches every byte, but needs no memory of its own.
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+    with _mapped(path) as content:
         start = content.find(_COLLECTION)
         while start >= 0:
             _check_heap(content, start)
@@ -81,7 +80,20 @@ def _check_heaps(path: Path) -> None:
             start = content.find(_COLLECTION, start + 1)
 
 
-def _check_heap(content: mmap, start: int) -> None:
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap | bytes]:
+    """The content of a file, mapped and not read: a search touches every byte, but needs no memory of its own."""
+    with path.open("rb") as file:
+        try:
+            content = mmap(file.fileno(), 0, access=ACCESS_READ)
+        except OSError:  # some network file systems cannot map files
+            yield file.read()
+            return
+        with content:
+            yield content
+
+
+def _check_heap(content: mmap | bytes, start: int) -> None:
     offset = start + len(_COLLECTION) + _SIZE.size
     if offset > len(content):
         raise ValueError("the file ends within its texts")
