@@ -15,6 +15,7 @@ def inspect(
         Path,
         typer.Argument(metavar="PATH", help="A slide or another .h5ad of cifm, a run, a model, or a folder of slides."),
     ],
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Show the content of a file or folder that cifm wrote."""
