@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from cifm_cli.data.prepare.genes import plan_genes, species_note, unidentified_n
 from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.prepare.qc_report import qc_report_path, require_replaceable, write_qc_report
 from cifm_cli.data.prepare.qc_summary import summarise
+from cifm_cli.data.prepare.slide_names import name_note, slide_name
 from cifm_cli.data.prepare.splits import empty_region_note
 from cifm_cli.data.readers.counts import row_blocks
 from cifm_cli.data.readers.cross_checks import CountCrossChecks
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.prepare.genes import GenePlan
     from cifm_cli.data.readers.base import Download, Reader
-
-_GENERIC_FOLDER = re.compile(r"outs|binned_outputs|segmented_outputs|square_\d{3}um")  # folders of every download
-_SUFFIXES = re.compile(r"(\.(h5ad|zarr|h5|mtx|csv|tsv|txt|gz))+$")
 
 
 @dataclass(frozen=True)
@@ -122,31 +119,6 @@ def prepare_to_anndata(download: Path, config: PrepareConfig) -> AnnData:
     return slide
 
 
-def slide_name(download: Path, config: PrepareConfig) -> str:
-    """Name of the prepared slide.
-
-    Args:
-        download: Folder or file.
-        config: Options of the preparation.
-
-    Returns:
-        `config.name`, or else the name of the download; for a folder that every download has, such as `outs`, the name
-        of its parent.
-
-    Raises:
-        CifmError: `config.name` cannot be the name of a file.
-    """
-    if config.name is not None:
-        if not config.name or "/" in config.name or config.name.startswith("."):
-            raise CifmError(f"--name {config.name!r} cannot name a file", "use letters, digits, - and _")
-        return config.name.removesuffix(".h5ad")
-    path = download.resolve()
-    # Such folders have the same name in every download, so that the name would not identify the slide.
-    while _GENERIC_FOLDER.fullmatch(path.name):
-        path = path.parent
-    return _SUFFIXES.sub("", path.name)
-
-
 def _find_reader(download: Path, config: PrepareConfig) -> tuple[Path, Reader]:
     """The reader of a download; with `--cells`, the download is a matrix alone."""
     return (download, TABLE) if config.cells else find_reader(download, config.platform)
@@ -184,8 +156,8 @@ def _read(root: Path, reader: Reader, config: PrepareConfig) -> Download:
     if unknown := set(config.keep) - set(KEEPABLE):
         raise CifmError(f"--keep {min(unknown)}: unknown", f"known are {', '.join(KEEPABLE)}")
     download = reader.read(root, config.read_config)
-    notes = gene_id_notes(download.genes, f"{root}: {download.matrix}")
-    return replace(download, notes=(*download.notes, *notes))
+    notes = (name_note(root, config), *download.notes, *gene_id_notes(download.genes, f"{root}: {download.matrix}"))
+    return replace(download, notes=tuple(filter(None, notes)))
 
 
 def _plan_genes(download: Download, config: PrepareConfig) -> GenePlan:
