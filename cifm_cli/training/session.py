@@ -20,6 +20,7 @@ from cifm_cli.recipe_sections import ModelRecipe
 from cifm_cli.training.corpus import Corpus
 from cifm_cli.training.distributed import check_even_split
 from cifm_cli.training.ema import EMA
+from cifm_cli.training.metrics_file import keep_metrics
 from cifm_cli.training.run_spec import RunSpec
 from cifm_cli.training.state import TrainState, list_states, load_run_spec, load_state, save_state
 from cifm_cli.workspace import atomic_path, link_latest
@@ -261,18 +262,7 @@ def _restore(session: Session) -> None:
     for path in _partial_files(session.folder):
         path.unlink()
     # Steps after the state are taken again, and each step must have one line only.
-    path = session.folder / METRICS_FILE
-    lines = path.read_text(encoding="utf8").splitlines(keepends=True) if path.exists() else []
-    # The last line has no end if the process was killed while it wrote it.
-    past = [line for line in lines if line.endswith("\n") and _is_past(json.loads(line), state)]
-    # A process that is killed here leaves the old metrics or the new ones.
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(past), encoding="utf8")
-
-
-def _is_past(line: dict[str, Any], state: TrainState) -> bool:
-    """Whether a line of the metrics was written before a state was saved."""
-    return bool(line["step"] <= (state.last_validated if "validation_loss" in line else state.step))
+    keep_metrics(session.folder / METRICS_FILE, state)
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
