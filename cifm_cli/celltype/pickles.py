@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _NUMPY_MODULES = (
     "numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric",
 )  # fmt: skip
-_NUMPY_STAND_INS: Final = {
+_NUMPY_STAND_INS: Final[dict[str, Callable[..., Any]]] = {
     "_reconstruct": PickledArray,
     "ndarray": PickledArray,
     "dtype": PickledDtype,
