@@ -59,7 +59,7 @@ class FeatureMatrix:
 
     counts: Counts  # (N, F) values as stored; the values of an HDF5 file stay in the file
     barcodes: NDArray[np.object_]  # N barcodes
-    genes: pd.DataFrame  # F rows with columns id, symbol and feature_type
+    genes: pd.DataFrame  # F rows with columns id, symbol and feature_type, and genome if the file declares it
     files: tuple[Path, ...]  # files that were read
 
 
@@ -100,6 +100,8 @@ def _read_h5(path: Path) -> FeatureMatrix:
         genes = pd.DataFrame({"id": _strings(features["id"]), "symbol": _strings(features["name"])})
         # Old files have no feature types: all of their features are genes.
         genes["feature_type"] = _strings(features["feature_type"]) if "feature_type" in features else GENE_EXPRESSION
+        if "genome" in features:
+            genes["genome"] = _strings(features["genome"])
         barcodes = _strings(group["barcodes"])
         return assemble(stored_counts(path, group, (num_cells, num_features)), barcodes, genes, (path,))
 
