@@ -12,9 +12,9 @@ import pandas as pd
 from cifm_cli.data.crop import parse_crop
 from cifm_cli.data.prepare.batch import PrepareTask
 from cifm_cli.data.prepare.slide_names import slide_name
-from cifm_cli.data.readers.files import LATIN_1, open_maybe_gzip, reading
+from cifm_cli.data.readers.files import as_stored, open_maybe_gzip, reading
 from cifm_cli.data.readers.registry import find_reader
-from cifm_cli.data.readers.text_tables import separator
+from cifm_cli.data.readers.text_tables import pandas_options
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -79,12 +79,11 @@ def read_samplesheet(path: Path, defaults: PrepareConfig) -> list[PrepareTask]:
 def _read_table(path: Path) -> pd.DataFrame:
     """All fields as text, columns in lower case."""
     with reading(path), open_maybe_gzip(path) as handle:
-        table = pd.read_csv(
+        table: pd.DataFrame = pd.read_csv(
             handle,
-            sep=separator(path),
             dtype=str,
             keep_default_na=False,
-            encoding_errors=LATIN_1,
+            **pandas_options(path),
             skip_blank_lines=False,  # row numbers in messages must be those of the file
             skipinitialspace=True,
         )
@@ -138,7 +137,7 @@ def _check_files(task: PrepareTask) -> None:
     if task.config.cells is None:
         find_reader(task.download, task.config.platform)
     for file in (task.download, task.config.cells):
-        if file is not None and not file.exists():
+        if file is not None and not as_stored(file).exists():
             raise CifmError(f"{file}: no such file", "correct the path")
 
 
