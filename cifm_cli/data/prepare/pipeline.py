@@ -12,7 +12,7 @@ import numpy as np
 
 from cifm_cli import keys, provenance
 from cifm_cli.data.count_checks import check_counts
-from cifm_cli.data.metadata import encode_metadata, read_metadata
+from cifm_cli.data.metadata import read_metadata
 from cifm_cli.data.prepare.config import KEEP_MITOCHONDRIAL, KEEP_OUTSIDE, KEEPABLE, PrepareConfig
 from cifm_cli.data.prepare.filters import reasons_to_drop
 from cifm_cli.data.prepare.gene_id_checks import gene_id_notes
@@ -30,7 +30,7 @@ from cifm_cli.data.readers.files import reading
 from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.data.readers.table import TABLE
 from cifm_cli.data.units import check_units
-from cifm_cli.data.writers.prepared import build_anndata, storable_obs, write_prepared
+from cifm_cli.data.writers.prepared import build_anndata, set_metadata, storable_obs, write_prepared
 from cifm_cli.data.writers.row_buffer import RowBuffer
 from cifm_cli.errors import CifmError
 from cifm_cli.report import terminal
@@ -117,7 +117,7 @@ def prepare_to_anndata(download: Path, config: PrepareConfig) -> AnnData:
     with _prepared_slide(root, reader, name, config) as (slide, metadata, buffer):
         # The buffer is deleted when the block ends.
         slide.X = buffer.read(slide.obs[keys.DOWNLOAD_ROW].to_numpy())
-        slide.uns[keys.CIFM] = encode_metadata(metadata)
+        set_metadata(slide, metadata)
     return slide
 
 
@@ -134,7 +134,7 @@ def _prepared_slide(
     download, species = _read(root, reader, config)
     genes = _plan_genes(species, config, root)
     foreign = OtherSpeciesCounts(species, len(download.obs))
-    with RowBuffer(_nearest_folder(config.out), len(download.obs), len(genes.ids)) as buffer:
+    with RowBuffer(_nearest_folder(config.out), len(download.obs), genes.ids) as buffer:
         # The counts are read before the cells are filtered, as the filters need their totals.
         warnings = _buffer_counts(buffer, download, genes, foreign, root)
         download = replace(download, warnings=(*download.warnings, *warnings), obs=foreign.annotate(download.obs))
@@ -245,12 +245,12 @@ def _up_to_date_report(target: Path, root: Path, reader: Reader, config: Prepare
         raise CifmError(f"{target} exists and is not a slide that cifm prepared", elsewhere)
     if config.force:
         return None
-    origin = metadata[keys.PROVENANCE]
+    origin = metadata.get(keys.PROVENANCE, {})
     # A slide written before an option existed was prepared with the value that is now the option's default.
-    options = {**_slide_options(PrepareConfig()), **origin["options"]}
-    same_options = options == _slide_options(config) and metadata[keys.PLATFORM] == reader.name
+    options = {**_slide_options(PrepareConfig()), **origin.get("options", {})}
+    same_options = options == _slide_options(config) and metadata.get(keys.PLATFORM) == reader.name
     # Another version may filter differently.
-    if origin["cifm"] == __version__ and same_options and _same_inputs(origin["inputs"], root):
+    if origin.get("cifm") == __version__ and same_options and _same_inputs(origin.get("inputs", {}), root):
         return dict(metadata[keys.REPORT])
     raise CifmError(
         f"{target} exists, made from other input or with other options",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from anndata.io import read_elem
 from scipy.spatial import cKDTree
 
 from cifm_cli import keys
 from cifm_cli.data.metadata import read_metadata
+from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.data.prepare.genes import SEVERAL_GENES, SEVERAL_ORTHOLOGS
 from cifm_cli.data.prepare.qc_summary import FOREIGN
 from cifm_cli.data.prepare.splits import SplitConfig
@@ -66,7 +66,7 @@ def write_qc_report(slide: Path) -> Path:
     """
     metadata = read_metadata(slide) or {}
     report = metadata[keys.REPORT]
-    with h5py.File(slide, "r") as file:
+    with open_for_reading(slide) as file:
         xy_um = file[f"obsm/{keys.SPATIAL}"][:]
         counts, genes = (read_elem(file[f"obs/{name}"]) for name in (keys.TOTAL_COUNTS, keys.NUM_GENES))
         split = np.asarray(read_elem(file[f"obs/{keys.SPLIT}"]), dtype=object)

@@ -17,6 +17,7 @@ from pyarrow import ArrowException, parquet
 
 from cifm_cli.data.readers.file_kinds import special_kind, unexpected_kind
 from cifm_cli.errors import CifmError
+from cifm_cli.system_errors import reading_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,12 +59,10 @@ def reading(path: Path) -> Iterator[None]:
         raise CifmError(f"{path}: {special.description}", special.hint)
     try:
         yield
-    # Before the general case, which includes all `OSError`: these two have other remedies than a new download.
-    except FileNotFoundError as error:
-        raise CifmError(f"{path}: no such file", "check the path, or complete the download") from error
-    except PermissionError as error:
-        raise CifmError(f"{path}: permission denied", "change the permissions of the file") from error
     except _DAMAGE as error:
+        # Errors of the system have other remedies than a new download.
+        if isinstance(error, OSError) and (problem := reading_problem(error)):
+            raise CifmError(f"{path}: {problem.reason}", problem.hint) from error
         if kind := unexpected_kind(path):
             raise CifmError(f"{path}: {kind.description}", kind.hint.replace("FILE", str(path))) from error
         # Messages of libraries can have several lines, or be empty.
