@@ -17,6 +17,7 @@ from cifm_cli.inference.loaded_model import choose_device
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoint
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.recipe_sections import ModelRecipe
+from cifm_cli.system_files import without_system_files
 from cifm_cli.training.corpus import Corpus
 from cifm_cli.training.distributed import check_even_split
 from cifm_cli.training.ema import EMA
@@ -178,7 +179,7 @@ def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
     folder, stored = config.folder, config.folder / RECIPE_FILE
     if not config.resume:
         # A run that was killed before its first state has nothing but a recipe: it may start over.
-        present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        present = {path.name for path in without_system_files(folder.iterdir())} if folder.is_dir() else set()
         if present - {RECIPE_FILE} - {path.name for path in _partial_files(folder)}:
             raise CifmError(f"{folder} is not empty", "choose another --out, or continue that run: --resume")
         return

@@ -132,7 +132,7 @@ def _prepared_slide(
 ) -> Iterator[tuple[AnnData, dict[str, Any], RowBuffer]]:
     """Yield a prepared slide without `X` and `uns`, its metadata, and the counts of all cells of the download."""
     download, species = _read(root, reader, config)
-    genes = _plan_genes(species, config)
+    genes = _plan_genes(species, config, root)
     foreign = OtherSpeciesCounts(species, len(download.obs))
     with RowBuffer(_nearest_folder(config.out), len(download.obs), genes.ids) as buffer:
         # The counts are read before the cells are filtered, as the filters need their totals.
@@ -165,13 +165,14 @@ def _read(root: Path, reader: Reader, config: PrepareConfig) -> tuple[Download, 
     return replace(download, genes=species.genes, notes=tuple(filter(None, notes))), species
 
 
-def _plan_genes(species: Species, config: PrepareConfig) -> GenePlan:
+def _plan_genes(species: Species, config: PrepareConfig, root: Path) -> GenePlan:
     """The gene of each feature, by the packaged table and the user's tables."""
     table = None if config.gene_table is None else read_gene_table(config.gene_table)
     orthologs = None if config.orthologs is None else read_orthologs(config.orthologs)
     # The names of genes that are dropped would only decide by chance which table is taken.
     table = symbols_for(species.genes[~species.other], table)
-    return plan_genes(species.marked(), table, orthologs, keep_mitochondrial=KEEP_MITOCHONDRIAL in config.keep)
+    keep = KEEP_MITOCHONDRIAL in config.keep
+    return plan_genes(species.marked(), table, orthologs, keep_mitochondrial=keep, where=f"{root}: ")
 
 
 def _buffer_counts(
