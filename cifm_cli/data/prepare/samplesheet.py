@@ -12,6 +12,8 @@ import pandas as pd
 from cifm_cli.data.crop import parse_crop
 from cifm_cli.data.prepare.batch import PrepareTask
 from cifm_cli.data.prepare.pipeline import slide_name
+from cifm_cli.data.prepare.planes import parse_depth
+from cifm_cli.data.prepare.section_columns import parse_columns
 from cifm_cli.data.readers.count_table import separator
 from cifm_cli.data.readers.files import open_maybe_gzip, reading
 from cifm_cli.data.readers.registry import find_reader
@@ -36,6 +38,8 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
     "microns_per_pixel": float,
     "layer": str,
     "crop": parse_crop,
+    "by": parse_columns,
+    "z": parse_depth,
 }
 _FIRST_ROW = 2  # as spreadsheets count: the header is row 1
 
