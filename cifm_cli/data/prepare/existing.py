@@ -85,12 +85,12 @@ def _up_to_date_report(target: Path, root: Path, reader: Reader, config: Prepare
         raise CifmError(f"{target} exists and is not a slide that cifm prepared", elsewhere)
     if config.force:
         return None
-    origin = metadata[keys.PROVENANCE]
+    origin = metadata.get(keys.PROVENANCE, {})
     # A slide written before an option existed was prepared with the value that is now the option's default.
-    options = {**slide_options(PrepareConfig()), **origin["options"]}
-    same_options = options == slide_options(config) and metadata[keys.PLATFORM] == reader.name
+    options = {**slide_options(PrepareConfig()), **origin.get("options", {})}
+    same_options = options == slide_options(config) and metadata.get(keys.PLATFORM) == reader.name
     # Another version may filter differently.
-    if origin["cifm"] == __version__ and same_options and _same_inputs(origin["inputs"], root):
+    if origin.get("cifm") == __version__ and same_options and _same_inputs(origin.get("inputs", {}), root):
         return dict(metadata[keys.REPORT])
     raise CifmError(
         f"{target} exists, made from other input or with other options",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +12,6 @@ import numpy as np
 
 from cifm_cli import keys, provenance
 from cifm_cli.data.count_checks import check_counts
-from cifm_cli.data.metadata import encode_metadata
 from cifm_cli.data.prepare.config import KEEP_MITOCHONDRIAL, KEEPABLE, PrepareConfig
 from cifm_cli.data.prepare.existing import PrepareResult, existing_result, relative_name, slide_options, target_path
 from cifm_cli.data.prepare.gene_id_checks import gene_id_notes
@@ -23,6 +21,8 @@ from cifm_cli.data.prepare.layout import check_layout, dropped_cells
 from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.prepare.qc_report import write_qc_report
 from cifm_cli.data.prepare.qc_summary import summarise
+from cifm_cli.data.prepare.slide_names import name_note, slide_name
+from cifm_cli.data.prepare.species import OtherSpeciesCounts, find_species, foreign_cells_warning, mixture_note
 from cifm_cli.data.prepare.split_by import Section, split_sections
 from cifm_cli.data.prepare.splits import empty_region_note
 from cifm_cli.data.readers.counts import row_blocks
@@ -30,7 +30,7 @@ from cifm_cli.data.readers.cross_checks import CountCrossChecks
 from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.data.readers.table import TABLE
 from cifm_cli.data.units import check_units
-from cifm_cli.data.writers.prepared import build_anndata, storable_obs, write_prepared
+from cifm_cli.data.writers.prepared import build_anndata, set_metadata, storable_obs, write_prepared
 from cifm_cli.data.writers.row_buffer import RowBuffer
 from cifm_cli.errors import CifmError
 from cifm_cli.report import terminal
@@ -38,13 +38,12 @@ from cifm_cli.report import terminal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pandas as pd
     from anndata import AnnData
 
     from cifm_cli.data.prepare.genes import GenePlan
+    from cifm_cli.data.prepare.species import Species
     from cifm_cli.data.readers.base import Download, Reader
-
-_GENERIC_FOLDER = re.compile(r"outs|binned_outputs|segmented_outputs|square_\d{3}um")  # folders of every download
-_SUFFIXES = re.compile(r"(\.(h5ad|zarr|h5|mtx|csv|tsv|txt|gz))+$")
 
 
 def prepare_download(download: Path, config: PrepareConfig) -> PrepareResult:
@@ -88,7 +87,7 @@ def prepare_sections(download: Path, config: PrepareConfig) -> Iterator[PrepareR
     if not config.by and (existing := existing_result(root, reader, replace(config, name=name))):
         yield existing
         return
-    source = _read(root, reader, config)
+    source, species = _read(root, reader, config)
     sections: dict[str, Section | PrepareResult | CifmError] = {}
     for section in split_sections(source, config, name, str(root)):
         try:
@@ -99,7 +98,7 @@ def prepare_sections(download: Path, config: PrepareConfig) -> Iterator[PrepareR
     if not any(isinstance(part, Section) for part in sections.values()):
         yield from (part for part in sections.values() if not isinstance(part, Section))
         return
-    with _buffered(root, source, config) as buffered:
+    with _buffered(root, source, species, config) as buffered:
         for part in sections.values():
             yield _write(part, buffered) if isinstance(part, Section) else part
 
@@ -140,42 +139,17 @@ def prepare_sections_to_anndata(
     name = slide_name(download, config)
     root, reader = (download, reader) if reader else _find_reader(download, config)
     config = replace(config, out=Path(tempfile.gettempdir()))  # where the row buffer is
-    source = _read(root, reader, config)
+    source, species = _read(root, reader, config)
     sections = [_check(section, root) for section in split_sections(source, config, name, str(root))]
     slides = {}
-    with _buffered(root, source, config) as buffered:
+    with _buffered(root, source, species, config) as buffered:
         for section in sections:
             slide, metadata = _arrange(section, buffered)
             # The buffer is deleted when the block ends.
             slide.X = buffered.counts.read(slide.obs[keys.DOWNLOAD_ROW].to_numpy())
-            slide.uns[keys.CIFM] = encode_metadata(metadata)
+            set_metadata(slide, metadata)
             slides[section.name] = slide
     return slides
-
-
-def slide_name(download: Path, config: PrepareConfig) -> str:
-    """Name of the prepared slide.
-
-    Args:
-        download: Folder or file.
-        config: Options of the preparation.
-
-    Returns:
-        `config.name`, or else the name of the download; for a folder that every download has, such as `outs`, the name
-        of its parent.
-
-    Raises:
-        CifmError: `config.name` cannot be the name of a file.
-    """
-    if config.name is not None:
-        if not config.name or "/" in config.name or config.name.startswith("."):
-            raise CifmError(f"--name {config.name!r} cannot name a file", "use letters, digits, - and _")
-        return config.name.removesuffix(".h5ad")
-    path = download.resolve()
-    # Such folders have the same name in every download, so that the name would not identify the slide.
-    while _GENERIC_FOLDER.fullmatch(path.name):
-        path = path.parent
-    return _SUFFIXES.sub("", path.name)
 
 
 def _find_reader(download: Path, config: PrepareConfig) -> tuple[Path, Reader]:
@@ -189,20 +163,22 @@ class _Buffered(NamedTuple):
     root: Path  # folder or file of the download
     genes: GenePlan  # gene of each feature
     counts: RowBuffer  # counts over these genes
+    obs: pd.DataFrame  # rows of all cells, with what was learnt from the counts
     warnings: list[str]  # signs of damage that showed while the counts were read
     inputs: dict[str, str]  # file of the download to its hash
 
 
 @contextmanager
-def _buffered(root: Path, download: Download, config: PrepareConfig) -> Iterator[_Buffered]:
+def _buffered(root: Path, download: Download, species: Species, config: PrepareConfig) -> Iterator[_Buffered]:
     """Read the counts of a download, once for all of its sections."""
-    genes = _plan_genes(download, config)
-    with RowBuffer(_nearest_folder(config.out), len(download.obs), len(genes.ids)) as buffer:
+    genes = _plan_genes(species, config)
+    foreign = OtherSpeciesCounts(species, len(download.obs))
+    with RowBuffer(_nearest_folder(config.out), len(download.obs), genes.ids) as buffer:
         # The counts are read before the cells are filtered, as the filters need their totals.
-        warnings = _buffer_counts(buffer, download, genes, root)
+        warnings = _buffer_counts(buffer, download, genes, foreign, root)
         # Names relative to the download, so that it can be moved without being prepared again.
         inputs = {relative_name(file, root): provenance.hash_file(file) for file in download.files}
-        yield _Buffered(root, genes, buffer, warnings, inputs)
+        yield _Buffered(root, genes, buffer, foreign.annotate(download.obs), warnings, inputs)
 
 
 def _check(section: Section, root: Path) -> Section:
@@ -243,24 +219,29 @@ def _arrange(section: Section, buffered: _Buffered) -> tuple[AnnData, dict[str, 
     return slide, metadata
 
 
-def _read(root: Path, reader: Reader, config: PrepareConfig) -> Download:
-    """Read a download and check its gene ids against its symbols."""
+def _read(root: Path, reader: Reader, config: PrepareConfig) -> tuple[Download, Species]:
+    """Read a download, find the species of its genes, and check its gene ids against its symbols."""
     if unknown := set(config.keep) - set(KEEPABLE):
         raise CifmError(f"--keep {min(unknown)}: unknown", f"known are {', '.join(KEEPABLE)}")
     download = reader.read(root, config.read_config)
-    notes = gene_id_notes(download.genes, f"{root}: {download.matrix}")
-    return replace(download, notes=(*download.notes, *notes))
+    species = find_species(download.genes, keep_all=config.orthologs is not None)
+    checked = gene_id_notes(species.genes, f"{root}: {download.matrix}")
+    notes = (name_note(root, config), *download.notes, *checked, mixture_note(species))
+    return replace(download, genes=species.genes, notes=tuple(filter(None, notes))), species
 
 
-def _plan_genes(download: Download, config: PrepareConfig) -> GenePlan:
+def _plan_genes(species: Species, config: PrepareConfig) -> GenePlan:
     """The gene of each feature, by the packaged table and the user's tables."""
     table = None if config.gene_table is None else read_gene_table(config.gene_table)
     orthologs = None if config.orthologs is None else read_orthologs(config.orthologs)
-    table = symbols_for(download.genes, table)
-    return plan_genes(download.genes, table, orthologs, keep_mitochondrial=KEEP_MITOCHONDRIAL in config.keep)
+    # The names of genes that are dropped would only decide by chance which table is taken.
+    table = symbols_for(species.genes[~species.other], table)
+    return plan_genes(species.marked(), table, orthologs, keep_mitochondrial=KEEP_MITOCHONDRIAL in config.keep)
 
 
-def _buffer_counts(buffer: RowBuffer, download: Download, genes: GenePlan, root: Path) -> list[str]:
+def _buffer_counts(
+    buffer: RowBuffer, download: Download, genes: GenePlan, foreign: OtherSpeciesCounts, root: Path
+) -> list[str]:
     """Read the counts once: check them, sum the features of each gene, buffer the rows. Returns warnings."""
     cross_checks, where = CountCrossChecks(download), f"{root}: {download.matrix}"
     # For the messages: the symbol of a feature, or its id if it has none.
@@ -270,6 +251,7 @@ def _buffer_counts(buffer: RowBuffer, download: Download, genes: GenePlan, root:
             barcodes = download.obs.index[first : first + block.shape[0]]
             check_counts(block, barcodes, names, where, download.counts_hint)
             cross_checks.add(first, block)
+            foreign.add(first, block)
             buffer.write(first, genes.apply(block))
             advance(block.shape[0])
     return cross_checks.warnings(where)
@@ -292,11 +274,12 @@ def _arrange_cells(section: Section, buffered: _Buffered) -> tuple[AnnData, dict
     xy_um = download.xy_um[kept]
     # After the filters, as debris outside the crop would change the spacing.
     units = check_units(xy_um, download.radius_um, config.radius_um)
-    obs, notes = storable_obs(download.obs.iloc[kept])
+    obs, notes = storable_obs(buffered.obs.iloc[section.rows[kept]])
     regions = config.split.regions(xy_um, units.radius_um)
     slide = build_anndata(buffered.counts, section.rows[kept], xy_um, obs, regions, genes.ids, genes.symbols)
     optional = (
         species_note(genes.ids),
+        foreign_cells_warning(obs),
         unidentified_note(genes),
         units.few_neighbours_note(),
         empty_region_note(slide.obs[keys.SPLIT]),

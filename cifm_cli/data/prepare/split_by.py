@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cifm_cli.data.prepare.section_columns import labels_by
+from cifm_cli.data.prepare.slide_names import portable_name
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.prepare.config import PrepareConfig
     from cifm_cli.data.readers.base import Download
-
-# Characters that are safe in file names and on a command line everywhere.
-_UNSAFE = re.compile(r"[^\w.+=-]+")
 
 
 class Section(NamedTuple):
@@ -65,7 +63,7 @@ def split_sections(download: Download, config: PrepareConfig, name: str, where: 
     notes = (f"{missing:,} cells have no value in {' or '.join(config.by)} and are in no slide",) if missing else ()
     sections: dict[str, Section] = {}
     for label, rows in sorted(labels.groupby(labels).indices.items(), key=lambda item: _natural(str(item[0]))):
-        section_name = f"{name}-{_UNSAFE.sub('_', str(label)).strip('_') or 'section'}"
+        section_name = portable_name(f"{name}-{label}")
         if section_name in sections:
             other = sections[section_name].config.section
             raise CifmError(

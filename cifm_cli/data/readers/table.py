@@ -13,9 +13,10 @@ from cifm_cli.data.readers.anndata import read_h5ad_counts
 from cifm_cli.data.readers.base import GENE_EXPRESSION, Download, ReadConfig, Reader
 from cifm_cli.data.readers.cell_flags import read_flags
 from cifm_cli.data.readers.centre_columns import CENTRES, centre_pairs, find_centres, find_depth
-from cifm_cli.data.readers.count_table import cell_names_in_views, read_count_table, separator, view_columns
-from cifm_cli.data.readers.files import open_maybe_gzip, reading
-from cifm_cli.data.readers.tenx import read_matrix
+from cifm_cli.data.readers.count_table import cell_names_in_views, read_count_table, view_columns
+from cifm_cli.data.readers.files import LATIN_1, open_maybe_gzip, reading
+from cifm_cli.data.readers.tenx import read_matrix, read_mex_by_matrix
+from cifm_cli.data.readers.text_tables import separator, to_numbers
 from cifm_cli.data.units import Scale, to_micrometres
 from cifm_cli.errors import CifmError
 
@@ -55,11 +56,10 @@ def _read(path: Path, config: ReadConfig) -> Download:
     candidates = [column for column in cells.columns if column not in (x, y)]
     matrix, obs = _match(_read_matrices(path, config), cells, candidates, config.cells)
     num_unused = len(cells) - int(obs.notna().any(axis=1).sum())
-    # The coordinates are still text here, and one that is not a number is an error of the file.
-    with reading(config.cells):
-        xy = obs[[x, y]].astype(np.float64).to_numpy()
-        depth = find_depth(name for name in obs.columns if name not in (x, y))
-        z_um = None if depth is None else pd.to_numeric(obs[depth], errors="coerce").to_numpy(np.float64)
+    # The coordinates are still text here.
+    xy = to_numbers(obs, [x, y], config.cells)
+    depth = find_depth(name for name in obs.columns if name not in (x, y))
+    z_um = None if depth is None else pd.to_numeric(obs[depth], errors="coerce").to_numpy(np.float64)
     xy_um, units = to_micrometres(xy, config.microns_per_pixel, f"{x}, {y} of {config.cells.name}", scale)
     obs = obs.drop(columns=[x, y]).apply(_as_numbers)
     flags = read_flags(obs)
@@ -98,7 +98,7 @@ def _read_matrices(path: Path, config: ReadConfig) -> list[_Matrix]:
             _Matrix(content.counts, names, content.genes, content.slot, (path,), content.notes, content.counts_hint)
         ]
     if path.is_dir() or path.suffix == ".h5" or ".mtx" in path.suffixes:
-        tenx = read_matrix(path.parent if ".mtx" in path.suffixes else path)
+        tenx = read_mex_by_matrix(path) if ".mtx" in path.suffixes else read_matrix(path)
         return [_Matrix(tenx.counts, tenx.barcodes, tenx.genes, path.name, tenx.files)]
     table = read_count_table(path)
     # Both orientations are tried, as the file does not state which axis holds the cells.
@@ -117,7 +117,7 @@ def _name_genes(names: NDArray[np.object_]) -> pd.DataFrame:
 def _read_cells(path: Path) -> pd.DataFrame:
     """The table of cells, all fields as text."""
     with reading(path), open_maybe_gzip(path) as handle:
-        cells = pd.read_csv(handle, sep=separator(path), dtype=str, encoding="utf-8-sig")
+        cells = pd.read_csv(handle, sep=separator(path), dtype=str, encoding_errors=LATIN_1)
     # The row holds the types of the columns, and would be a cell without a position.
     if len(cells) and cells.iloc[0, 0] == _TYPE_ROW:
         cells = cells.iloc[1:]
