@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cifm_cli.data.crop import parse_crop
 from cifm_cli.data.prepare.batch import PrepareTask
+from cifm_cli.data.prepare.planes import parse_depth
+from cifm_cli.data.prepare.section_columns import parse_columns
 from cifm_cli.data.prepare.slide_names import slide_name
 from cifm_cli.data.readers.files import as_stored
 from cifm_cli.data.readers.registry import find_reader
@@ -44,6 +46,8 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
     "microns_per_pixel": _positive,
     "layer": str,
     "crop": parse_crop,
+    "by": parse_columns,
+    "z": parse_depth,
 }
 
 
