@@ -1,6 +1,6 @@
 """Checkpoints: safetensors files with a JSON header. They contain no pickle and do not depend on the backend.
 
-`model.safetensors` holds `header["cifm"]` = {"format", "recipe", "vocabulary", "provenance"} beside the weights.
+`model.safetensors` holds `header["cifm"]` = {"format", "recipe", "vocabulary", "provenance", "cells"} beside the weights.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from safetensors.torch import save_file
 from cifm_cli import keys, recipe
 from cifm_cli.errors import CifmError
 from cifm_cli.model.ensemble import Ensemble
+from cifm_cli.model.stored_sketches import HEADER_KEY, is_sketch, pack_sketches, unpack_sketches
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import torch
 
+    from cifm_cli.data.cell_sketch import CellSketch
     from cifm_cli.recipe import Recipe
 
 MODEL_FILE = "model.safetensors"
@@ -38,6 +40,9 @@ class Checkpoint:
     vocabulary: tuple[str, ...]  # G Ensembl ids
     provenance: dict[str, Any]  # version, seed and inputs of the training, see `provenance.collect`
     folder: Path  # folder of the run
+    # samples of the cells that the model was trained and validated on, also in the runs that its weights come from; none in
+    # checkpoints of earlier versions
+    sketches: tuple[CellSketch, ...] = ()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: dict[str, Any]) -> None:
@@ -105,7 +110,12 @@ def _unreadable(path: Path, error: Exception) -> CifmError:
 
 
 def save_checkpoint(
-    path: Path, network: Ensemble, recipe: Recipe, vocabulary: tuple[str, ...], provenance: dict[str, Any]
+    path: Path,
+    network: Ensemble,
+    recipe: Recipe,
+    vocabulary: tuple[str, ...],
+    provenance: dict[str, Any],
+    sketches: Sequence[CellSketch] = (),
 ) -> None:
     """Write `model.safetensors`.
 
@@ -115,14 +125,17 @@ def save_checkpoint(
         recipe: Resolved recipe.
         vocabulary: G Ensembl ids.
         provenance: From `provenance.collect`.
+        sketches: Samples of the cells that the networks have seen.
     """
+    cells, described = pack_sketches(sketches)
     header = {
         "format": keys.CHECKPOINT_FORMAT,
         "recipe": recipe.model_dump(mode="json", exclude_none=True),
         "vocabulary": list(vocabulary),
         "provenance": provenance,
+        HEADER_KEY: described,
     }
-    save_tensors(path, network.stored_weights(), header)
+    save_tensors(path, network.stored_weights() | cells, header)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -144,11 +157,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     # The recipe in the header decides the architecture, not the names of the tensors.
     network = Ensemble(len(vocabulary), resolved)
     try:
-        network.load_stored_weights(tensors)
+        network.load_stored_weights({name: tensor for name, tensor in tensors.items() if not is_sketch(name)})
     # torch reports missing names and other shapes as RuntimeError.
     except RuntimeError as error:
         raise CifmError(f"{path}: the weights do not fit the recipe stored beside them", "train again") from error
-    return Checkpoint(network.eval(), resolved, vocabulary, header["provenance"], folder)
+    sketches = unpack_sketches(path, tensors, header, len(vocabulary))
+    return Checkpoint(network.eval(), resolved, vocabulary, header["provenance"], folder, sketches)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -163,6 +177,8 @@ def describe(path: Path) -> dict[str, Any]:
     tensors, header = load_tensors(path)
     sizes: dict[str, int] = {}
     for name, tensor in tensors.items():
+        if is_sketch(name):
+            continue
         # The first word of a name is the module: `encoder`, `decoder`, `head` or, for the other members, `others`.
         module = name.split(".", 1)[0]
         sizes[module] = sizes.get(module, 0) + tensor.numel()

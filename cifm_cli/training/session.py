@@ -21,6 +21,7 @@ from cifm_cli.training.corpus import Corpus
 from cifm_cli.training.distributed import check_even_split
 from cifm_cli.training.ema import EMA
 from cifm_cli.training.run_spec import RunSpec
+from cifm_cli.training.seen_cells import collect_sketches
 from cifm_cli.training.state import TrainState, list_states, load_run_spec, load_state, save_state
 from cifm_cli.workspace import atomic_path, link_latest
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_backends.base import Backend
+    from cifm_cli.data.cell_sketch import CellSketch
     from cifm_cli.recipe import Recipe
     from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.distributed import Processes
@@ -58,6 +60,9 @@ class Session:
     seed: int  # seed of every random draw
     provenance: dict[str, Any] = field(default_factory=dict)  # origin of the run, stored with the model
     state: TrainState = field(default_factory=TrainState)  # how far the run has come
+    # samples of the cells of the run, and of the runs that its weights come from, which are stored with the model; empty in
+    # processes other than the first
+    sketches: tuple[CellSketch, ...] = ()
     ema: EMA | None = None  # moving average of the weights; None before the first step, and without `train.average`
 
     @property
@@ -82,7 +87,8 @@ class Session:
         """Write `ema_network` as the model of the run."""
         if self.processes.is_first:
             path = self.folder / MODEL_FILE
-            save_checkpoint(path, self.ema_network, self.recipe, self.corpus.vocabulary, self.provenance)
+            vocabulary = self.corpus.vocabulary
+            save_checkpoint(path, self.ema_network, self.recipe, vocabulary, self.provenance, self.sketches)
 
     def save_state(self) -> None:
         """Write a training state, from which the run can be resumed."""
@@ -145,6 +151,8 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     )
     source = spec.init if spec else {"run": str(config.init), **_training_data(init.provenance)} if init else None
     session.provenance = _collect_provenance(session, config.slides, source)
+    if processes.is_first:
+        session.sketches = collect_sketches(corpus, config.folder, init, resume=config.resume)
     if config.resume:
         _restore(session)
     elif processes.is_first:
