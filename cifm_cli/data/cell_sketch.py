@@ -80,9 +80,8 @@ class SeenCells(NamedTuple):
         return self.counts.fraction if self.same_counts else self.places.fraction
 
     def describe(self) -> str:
-        """Such as `12.0% of the cells (the same counts)`."""
-        how = "the same counts" if self.same_counts else "at the same places, with other counts or genes"
-        return f"{self.fraction:.1%} of the cells ({how})"
+        """How the cells were recognised."""
+        return "with the same counts" if self.same_counts else "at the same places, with other counts or genes"
 
 
 class CellChecksums(NamedTuple):
@@ -181,10 +180,14 @@ def recognisable_checksums(counts: csr_matrix, keys: Checksums) -> Checksums:
     """
     checksums = cell_checksums(counts, keys)
     num_genes = np.diff(counts.indptr)
-    total = np.maximum(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(), num_genes)
+    checksums[num_genes < MIN_GENES] = 0
+    several = np.flatnonzero(checksums)
+    genes = num_genes[several].astype(np.float64)
+    # Values that are not counts can be below 1.
+    total = np.maximum(np.asarray(counts[several].sum(axis=1), dtype=np.float64).ravel(), genes)
     # Choices of the genes times the ways to divide the counts among them.
-    bits = _log2_choose(counts.shape[1], num_genes) + _log2_choose(total - 1, num_genes - 1.0)
-    checksums[(num_genes < MIN_GENES) | ~(bits >= MIN_BITS)] = 0
+    bits = _log2_choose(float(counts.shape[1]), genes) + _log2_choose(total - 1, genes - 1)
+    checksums[several[bits < MIN_BITS]] = 0
     return checksums
 
 
@@ -212,7 +215,7 @@ def _mix(values: Checksums) -> Checksums:
     return values ^ (values >> np.uint64(31))
 
 
-def _log2_choose(n: NDArray[np.float64] | int, k: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logarithm of binomial coefficients; not finite where they are not defined."""
-    logarithm: NDArray[np.float64] = (gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)) / np.log(2.0)
+def _log2_choose(n: NDArray[np.float64] | float, k: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithm of binomial coefficients."""
+    logarithm: NDArray[np.float64] = (gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)) / np.log(2)
     return logarithm

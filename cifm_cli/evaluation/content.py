@@ -137,7 +137,8 @@ def neighbour_similarity(slide: Slide, seed: int) -> tuple[int, float]:
         """(n,) product of centred expression with that of one neighbour of each cell."""
         other = expression[np.searchsorted(needed, neighbours)]
         product = np.asarray(own.multiply(other).sum(axis=1), dtype=np.float64).ravel()
-        return product - own_dot - other @ mean + mean @ mean
+        centred: NDArray[np.float64] = product - own_dot - other @ mean + mean @ mean
+        return centred
 
     # The cell itself is usually the first; it is not if others lie at its place.
     is_self = near == present[sampled][:, None]

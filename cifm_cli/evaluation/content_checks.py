@@ -103,9 +103,10 @@ def check_against_training(
     if not sketches:
         return ContentChecks({"trained_cells": None, "seen": [], "gene_order": None}, [])
     rows = np.setdiff1d(scored, relation.trained_rows, assume_unique=True)
-    notes, seen = [], []
+    notes: list[str] = []
+    seen: list[dict[str, Any]] = []
     for sketch, found in _find_seen(slide, rows, sketches, checkpoint.vocabulary):
-        run = f" (run {sketch.run}, from whose weights it started)" if sketch.run else ""
+        run = f" of run {sketch.run}, from which it started," if sketch.run else ""
         seen.append(
             {
                 "slide": sketch.slide,
@@ -117,10 +118,9 @@ def check_against_training(
         )
         if sketch.use == keys.VALIDATION and sketch.slide in relation.same_file:
             continue  # this very file: that it was validated on is no surprise
-        used = "trained" if sketch.use == keys.TRAIN else "validated"
         notes.append(
-            f"the model was {used} on {found.describe()} that are scored here: they are in the {sketch.use} region of its "
-            f"slide {sketch.slide}{run}; their scores do not show how well it predicts new cells"
+            f"{found.fraction:.1%} of the scored cells were {sketch.use} cells of the model, in its slide {sketch.slide}{run} "
+            f"({found.describe()}); their scores do not show how well it predicts new cells"
         )
     trained = max([each["fraction"] for each in seen if each["use"] == keys.TRAIN], default=0.0)
     order = _gene_order(slide, content, sketches, checkpoint.vocabulary)
@@ -171,10 +171,11 @@ def _repeat_notes(slide: Slide, content: SlideContent, scored: Rows) -> list[str
     partners = np.flatnonzero(repeated & np.isin(content.checksums, content.checksums[rows]))
     sizes = np.bincount(slide.split[partners], minlength=len(keys.REGIONS))
     regions = ", ".join(f"{size:,} in {name}" for name, size in zip(keys.REGIONS, sizes, strict=True) if size)
-    return [
+    note = (
         f"{len(rows):,} of the {len(scored):,} scored cells have exactly the counts of another cell of the slide (cells with "
         f"such counts: {regions}); predictors may have learned or see what they are scored on"
-    ]
+    )
+    return [note]
 
 
 def _place_notes(slide: Slide, facts: Mapping[str, Any], num_scored: int, limit_um: float) -> list[str]:

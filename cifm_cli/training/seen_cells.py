@@ -97,8 +97,8 @@ def duplicate_notes(sketches: Sequence[CellSketch]) -> list[str]:
             else "the validation loss does not show how well the model predicts new cells"
         )
         notes.append(
-            f"{slides}: {seen.describe()} of the {second.use} region of {second.slide} are also in the {first.use} region "
-            f"of {first.slide}; {consequence}"
+            f"{slides}: {seen.fraction:.1%} of the {second.use} cells of {second.slide} are also {first.use} cells of "
+            f"{first.slide} ({seen.describe()}); {consequence}"
         )
     return notes
 

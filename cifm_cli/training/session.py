@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from cifm_backends.base import Backend
     from cifm_cli.data.cell_sketch import CellSketch
+    from cifm_cli.model.checkpoint import Checkpoint
     from cifm_cli.recipe import Recipe
     from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.distributed import Processes
@@ -151,8 +152,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     )
     source = spec.init if spec else {"run": str(config.init), **_training_data(init.provenance)} if init else None
     session.provenance = _collect_provenance(session, config.slides, source)
-    if processes.is_first:
-        session.sketches = collect_sketches(corpus, config.folder, init, resume=config.resume)
+    session.sketches = _collect_sketches(session, config, init)
     if config.resume:
         _restore(session)
     elif processes.is_first:
@@ -178,6 +178,13 @@ def _collect_provenance(session: Session, slides: Sequence[Path], init: dict[str
         platforms=sorted({(each.slide.facts or {}).get(keys.PLATFORM, "") for each in session.corpus.slides}),
         init=init,
     )
+
+
+def _collect_sketches(session: Session, config: TrainConfig, init: Checkpoint | None) -> tuple[CellSketch, ...]:
+    """Samples of the cells of a run and of those before it; only the first process stores them."""
+    if not session.processes.is_first:
+        return ()
+    return collect_sketches(session.corpus, config.folder, init, resume=config.resume)
 
 
 def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
