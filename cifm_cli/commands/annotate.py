@@ -23,6 +23,7 @@ def apply(
     trust_pickle: options.TrustPickle = False,
     out: options.Out = workspace.ANNOTATED,
     seed: options.Seed = 0,
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Assign a type to every cell of prepared slides; writes one CSV for each, with cell, type and score."""
@@ -88,6 +89,7 @@ def train(
         ),
     ] = 20_000,
     seed: options.Seed = 0,
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Train a calibrated classifier on labelled cells, and report its accuracy on held-out cells."""

@@ -20,6 +20,7 @@ def predict(
     backend: options.Backend = "auto",
     device: options.Device = "auto",
     precision: options.Precision = "float32",
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Predict the expression of every cell, or at given locations, from the surrounding cells."""

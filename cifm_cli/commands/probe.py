@@ -32,6 +32,7 @@ def probe(
         int, typer.Option("--max-cells", metavar="N", min=100, help="Largest number of cells; larger data are sampled.")
     ] = 20_000,
     seed: options.Seed = 0,
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure how well a linear classifier predicts a label from embeddings, compared with plain expression."""

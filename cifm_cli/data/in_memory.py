@@ -17,12 +17,13 @@ from scipy.sparse import csr_matrix
 from cifm_cli import keys
 from cifm_cli.data.count_checks import bad_count, check_counts
 from cifm_cli.data.counts_source import MemoryCounts, row_sums
+from cifm_cli.data.metadata import SLIDE_FACTS, check_format, check_radius
 from cifm_cli.data.prepare.gene_id_checks import gene_id_notes
 from cifm_cli.data.prepare.gene_symbols import symbols_for
 from cifm_cli.data.prepare.genes import plan_genes, species_note, unidentified_note
 from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.readers.anndata import choose_slot, find_gene_columns
-from cifm_cli.data.slide import SLIDE_FACTS, Slide, radius_notes
+from cifm_cli.data.slide import Slide, radius_notes
 from cifm_cli.data.units import check_units, to_micrometres
 from cifm_cli.errors import CifmError
 
@@ -99,7 +100,7 @@ def slide_from_anndata(
         # Without a prepared slide there is no held-out region: all cells may be used for training.
         radius, split, facts = units.radius_um, np.zeros(adata.n_obs, dtype=np.int8), None
     else:
-        radius, split = float(metadata[keys.RADIUS_UM]), read_split(adata)
+        radius, split = metadata[keys.RADIUS_UM], read_split(adata)
         facts = {key: str(metadata.get(key, "")) for key in SLIDE_FACTS}
     # Tiles and chunks are compact in space only if the cells are in Hilbert order.
     rows = hilbert_order(xy_um)
@@ -150,12 +151,8 @@ def _prepared_metadata(adata: AnnData, name: str) -> dict[str, Any] | None:
     metadata = adata.uns.get(keys.CIFM)
     if not isinstance(metadata, dict) or keys.FORMAT not in metadata:
         return None
-    if int(metadata[keys.FORMAT]) != keys.PREPARED_FORMAT:
-        raise CifmError(
-            f"{name}: prepared-slide format {metadata[keys.FORMAT]}, this cifm reads {keys.PREPARED_FORMAT}",
-            "prepare the download again with this version",
-        )
-    return metadata
+    check_format(metadata, name)
+    return {**metadata, keys.RADIUS_UM: check_radius(metadata, name)}
 
 
 def _gene_counts(

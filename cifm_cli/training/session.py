@@ -244,7 +244,7 @@ def _training_data(origin: dict[str, Any]) -> dict[str, Any]:
     """Inputs and platforms of a run, and of the runs that its weights came from."""
     before: dict[str, Any] = origin.get("init") or {}
     return {
-        "inputs": {**before.get("inputs", {}), **origin["inputs"]},
+        "inputs": {**before.get("inputs", {}), **origin.get("inputs", {})},
         "platforms": sorted({*before.get("platforms", []), *origin.get("platforms", [])}),
     }
 

@@ -212,7 +212,9 @@ def test_training_warns_about_cells_that_are_validated_or_trained_on_twice(
     lines = " ".join(err.split())
     assert "slides tissue and mirror: " in lines
     assert "train cells of mirror are also train cells of tissue (with the same counts); they count twice" in lines
-    assert "validation cells of mirror are also train cells of tissue (with the same counts); the validation loss" in lines
+    assert (
+        "validation cells of mirror are also train cells of tissue (with the same counts); the validation loss" in lines
+    )
     held_out = 'data.validation_slides=["mirror"]'
     code, _, err = cifm(*words, "--set", held_out, "--out", "runs/held_out")
     assert code == 0, err

@@ -24,10 +24,11 @@ from sklearn.preprocessing import StandardScaler
 
 from cifm_cli.celltype.base import UNASSIGNED, UnlabelledCells
 from cifm_cli.celltype.celltypist import load_celltypist, open_celltypist
-from cifm_cli.celltype.pickles import OpaqueObject, read_pickle, read_torch
+from cifm_cli.celltype.pickles import OpaqueObject, read_pickle
 from cifm_cli.celltype.scimilarity import embed, load_scimilarity, open_scimilarity
 from cifm_cli.celltype.sctab import load_sctab, open_sctab
 from cifm_cli.celltype.tabnet import TabNet, entmax15, sparsemax
+from cifm_cli.celltype.torch_files import read_torch
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from builders import random_network
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random
@@ -25,7 +26,8 @@ from cifm_cli.data.cell_sketch import (
 from cifm_cli.data.checksums import gene_keys
 from cifm_cli.data.slide import Slide
 from cifm_cli.errors import CifmError
-from cifm_cli.model.stored_sketches import pack_sketches, unpack_sketches
+from cifm_cli.model.checkpoint import MODEL_FILE, describe, load_checkpoint, save_checkpoint
+from cifm_cli.recipe import parse
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -116,31 +118,37 @@ def test_a_region_is_read_in_blocks(slide: Slide, monkeypatch: pytest.MonkeyPatc
     assert whole.expressed == pytest.approx(expressed, abs=1e-3)
 
 
-def test_sketches_are_stored_and_damage_is_an_error(slide: Slide) -> None:
-    sketch = sketch_region(slide, slide.region(keys.TRAIN), (*slide.gene_ids, "unknown"), keys.TRAIN)
-    tensors, described = pack_sketches([sketch, sketch])
-    num_genes, path = slide.num_genes + 1, Path("model.safetensors")
-    for read in unpack_sketches(path, tensors, {"cells": described}, num_genes):
-        assert (read.slide, read.use, read.run) == (slide.name, keys.TRAIN, "")
-        assert all(
-            np.array_equal(getattr(read, name), getattr(sketch, name), equal_nan=name == "expressed")
-            for name in ("counts", "places", "expressed")
-        )
-        assert np.flatnonzero(~read.is_measured).tolist() == [slide.num_genes]
-    assert unpack_sketches(path, {"encoder": torch.zeros(2)}, {}, num_genes) == ()
-    damaged = [
-        (tensors, {"cells": 3}),
-        (tensors, {"cells": [{}, {}]}),
-        (tensors, {"cells": described[:1]}),
-        (tensors, {}),
-        ({**tensors, "cells.0.counts": tensors["cells.0.counts"].flip(0)}, {"cells": described}),
-        ({**tensors, "cells.0.counts": tensors["cells.0.counts"].double()}, {"cells": described}),
-        ({**tensors, "cells.1.expressed": torch.zeros(3, dtype=torch.float16)}, {"cells": described}),
-        ({name: tensor for name, tensor in tensors.items() if name != "cells.1.places"}, {"cells": described}),
+def test_sketches_are_stored_with_the_model(slide: Slide, tmp_path: Path) -> None:
+    vocabulary = (*slide.gene_ids, "unknown")
+    sketch = sketch_region(slide, slide.region(keys.TRAIN), vocabulary, keys.TRAIN)
+    recipe = parse({"model": {"width": 8}}, "test")
+    network = random_network(len(vocabulary), recipe)
+    path = tmp_path / MODEL_FILE
+    save_checkpoint(path, network, recipe, vocabulary, {}, [sketch, replace(sketch, run="before")])
+    read = load_checkpoint(tmp_path).sketches
+    assert [(each.slide, each.use, each.run) for each in read] == [
+        (slide.name, "train", ""),
+        (slide.name, "train", "before"),
     ]
-    for changed, header in damaged:
-        with pytest.raises(CifmError, match=r"model\.safetensors: damaged: (header, )?cells"):
-            unpack_sketches(path, changed, header, num_genes)
+    for each in read:
+        assert np.array_equal(each.counts, sketch.counts)
+        assert np.array_equal(each.places, sketch.places)
+        assert np.array_equal(each.expressed, sketch.expressed, equal_nan=True)
+        assert np.flatnonzero(~each.is_measured).tolist() == [slide.num_genes]
+    plain = sum(tensor.numel() for tensor in network.stored_weights().values())
+    assert describe(path)["parameters"]["total"] == plain
+
+
+def test_sketches_that_do_not_fit_the_model_are_an_error(slide: Slide, tmp_path: Path) -> None:
+    sketch = sketch_region(slide, slide.region(keys.TRAIN), slide.gene_ids, keys.TRAIN)
+    recipe = parse({"model": {"width": 8}}, "test")
+    network = random_network(slide.num_genes, recipe)
+    short = replace(sketch, expressed=sketch.expressed[:-1])
+    long = replace(sketch, counts=np.arange(cell_sketch.NUM_COUNTS + 1, dtype=np.uint64))
+    for wrong, name in ((short, "expressed"), (long, "counts")):
+        save_checkpoint(tmp_path / MODEL_FILE, network, recipe, slide.gene_ids, {}, [sketch, wrong])
+        with pytest.raises(CifmError, match=rf"tensor cells\.1\.{name} is"):
+            load_checkpoint(tmp_path)
 
 
 @given(seeds)

@@ -24,7 +24,7 @@ TREES = {
 MAY_PRINT = re.compile(r"cifm_cli/(commands/.*|report/.*|app\.py|__main__\.py)")
 PRINTING = {"say", "warn", "show_table", "emit", "listing", "fail"}  # of report.terminal
 # These modules name the Python packages torch and dgl, not the backends.
-NAME_PACKAGES = {"cifm_cli/provenance.py", "cifm_cli/celltype/pickles.py"}
+NAME_PACKAGES = {"cifm_cli/provenance.py", "cifm_cli/celltype/torch_files.py"}
 
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:

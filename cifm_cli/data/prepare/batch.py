@@ -6,7 +6,8 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from cifm_cli.data.prepare.pipeline import PrepareResult, prepare_download, slide_name
+from cifm_cli.data.prepare.pipeline import PrepareResult, prepare_download
+from cifm_cli.data.prepare.slide_names import slide_name
 from cifm_cli.errors import CifmError
 from cifm_cli.processes import WorkerPool
 
@@ -48,11 +49,12 @@ def prepare_all(tasks: Sequence[PrepareTask], num_jobs: int = 1) -> Iterator[Pre
         CifmError: Two slides would get the same name. No download is prepared in that case.
     """
     # Checked before any work, as both slides would be written to the same file.
-    names = Counter((task.config.out, slide_name(*task)) for task in tasks)
-    (_, name), times = names.most_common(1)[0]
+    targets = Counter((task.config.out, slide_name(*task)) for task in tasks)
+    (out, name), times = targets.most_common(1)[0]
     if times > 1:
+        same = [str(task.download) for task in tasks if (task.config.out, slide_name(*task)) == (out, name)]
         raise CifmError(
-            f"{times} downloads would be prepared as {name!r}",
+            f"{times} downloads would be prepared as {name!r}: {', '.join(same)}",
             "name each with --name, or in the column name of a --sheet",
         )
     num_workers = min(num_jobs, len(tasks))

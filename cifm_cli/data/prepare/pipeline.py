@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,7 @@ import numpy as np
 
 from cifm_cli import keys, provenance
 from cifm_cli.data.count_checks import check_counts
-from cifm_cli.data.metadata import encode_metadata, read_metadata
+from cifm_cli.data.metadata import read_metadata
 from cifm_cli.data.prepare.config import KEEP_MITOCHONDRIAL, KEEP_OUTSIDE, KEEPABLE, PrepareConfig
 from cifm_cli.data.prepare.filters import reasons_to_drop
 from cifm_cli.data.prepare.gene_id_checks import gene_id_notes
@@ -22,6 +21,8 @@ from cifm_cli.data.prepare.genes import plan_genes, species_note, unidentified_n
 from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.prepare.qc_report import qc_report_path, require_replaceable, write_qc_report
 from cifm_cli.data.prepare.qc_summary import summarise
+from cifm_cli.data.prepare.slide_names import name_note, slide_name
+from cifm_cli.data.prepare.species import OtherSpeciesCounts, find_species, foreign_cells_warning, mixture_note
 from cifm_cli.data.prepare.splits import empty_region_note
 from cifm_cli.data.readers.counts import row_blocks
 from cifm_cli.data.readers.cross_checks import CountCrossChecks
@@ -29,7 +30,7 @@ from cifm_cli.data.readers.files import reading
 from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.data.readers.table import TABLE
 from cifm_cli.data.units import check_units
-from cifm_cli.data.writers.prepared import build_anndata, storable_obs, write_prepared
+from cifm_cli.data.writers.prepared import build_anndata, set_metadata, storable_obs, write_prepared
 from cifm_cli.data.writers.row_buffer import RowBuffer
 from cifm_cli.errors import CifmError
 from cifm_cli.report import terminal
@@ -41,10 +42,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from cifm_cli.data.prepare.genes import GenePlan
+    from cifm_cli.data.prepare.species import Species
     from cifm_cli.data.readers.base import Download, Reader
-
-_GENERIC_FOLDER = re.compile(r"outs|binned_outputs|segmented_outputs|square_\d{3}um")  # folders of every download
-_SUFFIXES = re.compile(r"(\.(h5ad|zarr|h5|mtx|csv|tsv|txt|gz))+$")
 
 
 @dataclass(frozen=True)
@@ -118,33 +117,8 @@ def prepare_to_anndata(download: Path, config: PrepareConfig) -> AnnData:
     with _prepared_slide(root, reader, name, config) as (slide, metadata, buffer):
         # The buffer is deleted when the block ends.
         slide.X = buffer.read(slide.obs[keys.DOWNLOAD_ROW].to_numpy())
-        slide.uns[keys.CIFM] = encode_metadata(metadata)
+        set_metadata(slide, metadata)
     return slide
-
-
-def slide_name(download: Path, config: PrepareConfig) -> str:
-    """Name of the prepared slide.
-
-    Args:
-        download: Folder or file.
-        config: Options of the preparation.
-
-    Returns:
-        `config.name`, or else the name of the download; for a folder that every download has, such as `outs`, the name
-        of its parent.
-
-    Raises:
-        CifmError: `config.name` cannot be the name of a file.
-    """
-    if config.name is not None:
-        if not config.name or "/" in config.name or config.name.startswith("."):
-            raise CifmError(f"--name {config.name!r} cannot name a file", "use letters, digits, - and _")
-        return config.name.removesuffix(".h5ad")
-    path = download.resolve()
-    # Such folders have the same name in every download, so that the name would not identify the slide.
-    while _GENERIC_FOLDER.fullmatch(path.name):
-        path = path.parent
-    return _SUFFIXES.sub("", path.name)
 
 
 def _find_reader(download: Path, config: PrepareConfig) -> tuple[Path, Reader]:
@@ -157,12 +131,13 @@ def _prepared_slide(
     root: Path, reader: Reader, name: str, config: PrepareConfig
 ) -> Iterator[tuple[AnnData, dict[str, Any], RowBuffer]]:
     """Yield a prepared slide without `X` and `uns`, its metadata, and the counts of all cells of the download."""
-    download = _read(root, reader, config)
-    genes = _plan_genes(download, config)
-    with RowBuffer(_nearest_folder(config.out), len(download.obs), len(genes.ids)) as buffer:
+    download, species = _read(root, reader, config)
+    genes = _plan_genes(species, config)
+    foreign = OtherSpeciesCounts(species, len(download.obs))
+    with RowBuffer(_nearest_folder(config.out), len(download.obs), genes.ids) as buffer:
         # The counts are read before the cells are filtered, as the filters need their totals.
-        warnings = _buffer_counts(buffer, download, genes, root)
-        download = replace(download, warnings=(*download.warnings, *warnings))
+        warnings = _buffer_counts(buffer, download, genes, foreign, root)
+        download = replace(download, warnings=(*download.warnings, *warnings), obs=foreign.annotate(download.obs))
         slide, report = _arrange_cells(root, download, genes, buffer, config)
         # Names relative to the download, so that it can be moved without being prepared again.
         inputs = {_relative(file, root): provenance.hash_file(file) for file in download.files}
@@ -179,24 +154,29 @@ def _prepared_slide(
         yield slide, metadata, buffer
 
 
-def _read(root: Path, reader: Reader, config: PrepareConfig) -> Download:
-    """Read a download and check its gene ids against its symbols."""
+def _read(root: Path, reader: Reader, config: PrepareConfig) -> tuple[Download, Species]:
+    """Read a download, find the species of its genes, and check its gene ids against its symbols."""
     if unknown := set(config.keep) - set(KEEPABLE):
         raise CifmError(f"--keep {min(unknown)}: unknown", f"known are {', '.join(KEEPABLE)}")
     download = reader.read(root, config.read_config)
-    notes = gene_id_notes(download.genes, f"{root}: {download.matrix}")
-    return replace(download, notes=(*download.notes, *notes))
+    species = find_species(download.genes, keep_all=config.orthologs is not None)
+    checked = gene_id_notes(species.genes, f"{root}: {download.matrix}")
+    notes = (name_note(root, config), *download.notes, *checked, mixture_note(species))
+    return replace(download, genes=species.genes, notes=tuple(filter(None, notes))), species
 
 
-def _plan_genes(download: Download, config: PrepareConfig) -> GenePlan:
+def _plan_genes(species: Species, config: PrepareConfig) -> GenePlan:
     """The gene of each feature, by the packaged table and the user's tables."""
     table = None if config.gene_table is None else read_gene_table(config.gene_table)
     orthologs = None if config.orthologs is None else read_orthologs(config.orthologs)
-    table = symbols_for(download.genes, table)
-    return plan_genes(download.genes, table, orthologs, keep_mitochondrial=KEEP_MITOCHONDRIAL in config.keep)
+    # The names of genes that are dropped would only decide by chance which table is taken.
+    table = symbols_for(species.genes[~species.other], table)
+    return plan_genes(species.marked(), table, orthologs, keep_mitochondrial=KEEP_MITOCHONDRIAL in config.keep)
 
 
-def _buffer_counts(buffer: RowBuffer, download: Download, genes: GenePlan, root: Path) -> list[str]:
+def _buffer_counts(
+    buffer: RowBuffer, download: Download, genes: GenePlan, foreign: OtherSpeciesCounts, root: Path
+) -> list[str]:
     """Read the counts once: check them, sum the features of each gene, buffer the rows. Returns warnings."""
     cross_checks, where = CountCrossChecks(download), f"{root}: {download.matrix}"
     # For the messages: the symbol of a feature, or its id if it has none.
@@ -206,6 +186,7 @@ def _buffer_counts(buffer: RowBuffer, download: Download, genes: GenePlan, root:
             barcodes = download.obs.index[first : first + block.shape[0]]
             check_counts(block, barcodes, names, where, download.counts_hint)
             cross_checks.add(first, block)
+            foreign.add(first, block)
             buffer.write(first, genes.apply(block))
             advance(block.shape[0])
     return cross_checks.warnings(where)
@@ -235,6 +216,7 @@ def _arrange_cells(
     slide = build_anndata(buffer, rows, xy_um, obs, regions, genes.ids, genes.symbols)
     optional = (
         species_note(genes.ids),
+        foreign_cells_warning(obs),
         unidentified_note(genes),
         units.few_neighbours_note(),
         empty_region_note(slide.obs[keys.SPLIT]),
@@ -262,12 +244,12 @@ def _up_to_date_report(target: Path, root: Path, reader: Reader, config: Prepare
         raise CifmError(f"{target} exists and is not a slide that cifm prepared", elsewhere)
     if config.force:
         return None
-    origin = metadata[keys.PROVENANCE]
+    origin = metadata.get(keys.PROVENANCE, {})
     # A slide written before an option existed was prepared with the value that is now the option's default.
-    options = {**_slide_options(PrepareConfig()), **origin["options"]}
-    same_options = options == _slide_options(config) and metadata[keys.PLATFORM] == reader.name
+    options = {**_slide_options(PrepareConfig()), **origin.get("options", {})}
+    same_options = options == _slide_options(config) and metadata.get(keys.PLATFORM) == reader.name
     # Another version may filter differently.
-    if origin["cifm"] == __version__ and same_options and _same_inputs(origin["inputs"], root):
+    if origin.get("cifm") == __version__ and same_options and _same_inputs(origin.get("inputs", {}), root):
         return dict(metadata[keys.REPORT])
     raise CifmError(
         f"{target} exists, made from other input or with other options",

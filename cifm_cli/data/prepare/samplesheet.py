@@ -11,10 +11,10 @@ import pandas as pd
 
 from cifm_cli.data.crop import parse_crop
 from cifm_cli.data.prepare.batch import PrepareTask
-from cifm_cli.data.prepare.pipeline import slide_name
-from cifm_cli.data.readers.count_table import separator
-from cifm_cli.data.readers.files import open_maybe_gzip, reading
+from cifm_cli.data.prepare.slide_names import slide_name
+from cifm_cli.data.readers.files import LATIN_1, open_maybe_gzip, reading
 from cifm_cli.data.readers.registry import find_reader
+from cifm_cli.data.readers.text_tables import separator
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _read_table(path: Path) -> pd.DataFrame:
             sep=separator(path),
             dtype=str,
             keep_default_na=False,
-            encoding="utf-8-sig",
+            encoding_errors=LATIN_1,
             skip_blank_lines=False,  # row numbers in messages must be those of the file
             skipinitialspace=True,
         )

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
-from cifm_cli.data.readers.files import open_maybe_gzip, reading
+from cifm_cli.data.readers.files import LATIN_1, open_maybe_gzip, reading
+from cifm_cli.data.readers.text_tables import separator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,14 +35,6 @@ class CountTable:
         return replace(self, counts=csr_matrix(self.counts.T), rows=self.columns, columns=self.rows)
 
 
-def separator(path: Path) -> str:
-    """The separator of a table: the most frequent of tab, comma and semicolon in the first line."""
-    with open_maybe_gzip(path) as handle:
-        # Not with `csv.Sniffer`, which guesses from all characters and takes a frequent letter for the separator.
-        first = handle.readline().decode("utf8", "replace")
-    return max("\t,;", key=first.count)
-
-
 def read_count_table(path: Path) -> CountTable:
     """Read a table with a header, whose first column, or first two (field of view and cell), name the rows.
 
@@ -62,7 +55,7 @@ def read_count_table(path: Path) -> CountTable:
         # Names of rows are read as text: a number such as 007 would otherwise not equal the name in the other table.
         texts, sep = dict.fromkeys(labels, str), separator(path)
         with pd.read_csv(
-            handle, sep=sep, dtype=texts, encoding="utf-8-sig", chunksize=_ROWS_AT_ONCE, low_memory=False
+            handle, sep=sep, dtype=texts, encoding_errors=LATIN_1, chunksize=_ROWS_AT_ONCE, low_memory=False
         ) as table:
             for block in table:
                 values = block.drop(columns=labels)
@@ -92,5 +85,5 @@ def view_columns(columns: pd.Index[str]) -> tuple[str, str] | None:
 def _label_columns(path: Path) -> list[str]:
     """The columns that name the rows of a table."""
     with open_maybe_gzip(path) as handle:
-        header = pd.read_csv(handle, encoding="utf-8-sig", sep=separator(path), nrows=0).columns
+        header = pd.read_csv(handle, encoding_errors=LATIN_1, sep=separator(path), nrows=0).columns
     return list(view_columns(header[:2]) or header[:1])

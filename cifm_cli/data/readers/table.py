@@ -5,21 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from cifm_cli.data.ensembl import are_ensembl_ids
 from cifm_cli.data.readers.anndata import read_h5ad_counts
 from cifm_cli.data.readers.base import GENE_EXPRESSION, Download, ReadConfig, Reader
-from cifm_cli.data.readers.count_table import cell_names_in_views, read_count_table, separator, view_columns
-from cifm_cli.data.readers.files import open_maybe_gzip, reading
-from cifm_cli.data.readers.tenx import read_matrix
+from cifm_cli.data.readers.count_table import cell_names_in_views, read_count_table, view_columns
+from cifm_cli.data.readers.files import LATIN_1, open_maybe_gzip, reading
+from cifm_cli.data.readers.tenx import read_matrix, read_mex_by_matrix
+from cifm_cli.data.readers.text_tables import separator, to_numbers
 from cifm_cli.data.units import Scale, to_micrometres
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from cifm_cli.data.readers.counts import Counts
@@ -74,9 +75,8 @@ def _read(path: Path, config: ReadConfig) -> Download:
     # A coordinate can be a whole number, and would match cells that are named by numbers.
     candidates = [column for column in cells.columns if column not in (x, y)]
     matrix, obs = _match(_read_matrices(path, config), cells, candidates, config.cells)
-    # The coordinates are still text here, and one that is not a number is an error of the file.
-    with reading(config.cells):
-        xy = obs[[x, y]].astype(np.float64).to_numpy()
+    # The coordinates are still text here.
+    xy = to_numbers(obs, [x, y], config.cells)
     xy_um, units = to_micrometres(xy, config.microns_per_pixel, f"{x}, {y} of {config.cells.name}", scale)
     return Download(
         platform="table",
@@ -110,7 +110,7 @@ def _read_matrices(path: Path, config: ReadConfig) -> list[_Matrix]:
             _Matrix(content.counts, names, content.genes, content.slot, (path,), content.notes, content.counts_hint)
         ]
     if path.is_dir() or path.suffix == ".h5" or ".mtx" in path.suffixes:
-        tenx = read_matrix(path.parent if ".mtx" in path.suffixes else path)
+        tenx = read_mex_by_matrix(path) if ".mtx" in path.suffixes else read_matrix(path)
         return [_Matrix(tenx.counts, tenx.barcodes, tenx.genes, path.name, tenx.files)]
     table = read_count_table(path)
     # Both orientations are tried, as the file does not state which axis holds the cells.
@@ -129,7 +129,7 @@ def _name_genes(names: NDArray[np.object_]) -> pd.DataFrame:
 def _read_cells(path: Path) -> pd.DataFrame:
     """The table of cells, all fields as text."""
     with reading(path), open_maybe_gzip(path) as handle:
-        cells = pd.read_csv(handle, sep=separator(path), dtype=str, encoding="utf-8-sig")
+        cells = pd.read_csv(handle, sep=separator(path), dtype=str, encoding_errors=LATIN_1)
     # The row holds the types of the columns, and would be a cell without a position.
     if len(cells) and cells.iloc[0, 0] == _TYPE_ROW:
         cells = cells.iloc[1:]

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import write_elem
 
 from cifm_cli import keys
+from cifm_cli.data.open_hdf5 import create_hdf5
+from cifm_cli.data.slide_file import reopen_slide_file
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
 from cifm_cli.data.writers.gene_annotation import gene_annotation
 from cifm_cli.data.writers.h5ad import require_space, write_h5ad
@@ -143,10 +144,10 @@ def predicted_file(
         # An upper bound: the annotation of the prepared slide, and two float32 matrices.
         require_space(target.parent, prepared.stat().st_size + 2 * 4 * shape[0] * shape[1])
     with atomic_path(target) as temporary:
-        with h5py.File(prepared, "r") as source, h5py.File(temporary, "w") as file:
+        with reopen_slide_file(prepared) as source, create_hdf5(temporary) as file:
             # The attributes state that the file is an AnnData, and in which version of the format.
             file.attrs.update(source.attrs)
-            copy_obs(source, file, order)
+            copy_obs(source, file, order, prepared)
             write_elem(file, "var", gene_annotation(slide, columns))
             write_elem(file, "obsm", {keys.SPATIAL: slide.xy_um[order]})
             write_elem(file, "uns", _metadata(origin))
