@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cifm_cli import keys
+from cifm_cli.data.open_hdf5 import is_hdf5
 from cifm_cli.data.slide_file import WRITE_AGAIN, open_slide_file, read_slot
 from cifm_cli.errors import CifmError
 
@@ -148,7 +149,13 @@ def read_stored_metadata(file: h5py.File, path: Path) -> dict[str, Any]:
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """The decoded metadata of a file; None if cifm did not write it, or it is damaged."""
+    """The decoded metadata of a file; None if cifm did not write it, or it is damaged.
+
+    Raises:
+        CifmError: The system failed to read the file, or another program has it open for writing.
+    """
+    if not is_hdf5(path):
+        return None
     # Callers ask about files of any kind, also those of other programs.
     try:
         with open_slide_file(path) as file:

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import write_elem
@@ -18,8 +19,6 @@ from cifm_cli.data.writers.csr_arrays import create_csr_arrays
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
-
-    import h5py
 
     from cifm_cli.data.slide import Rows, Slide
 
@@ -84,7 +83,8 @@ def copy_slide(slide: Slide, target: h5py.File, order: Rows, without: Collection
             with reading_slot(path, f"obsp/{name}"):
                 values = rows[:, order]
             _write(pairs, name, values)
-        if "raw" in source:
+        # AnnData can store a missing `raw` as an empty array.
+        if isinstance(source.get("raw"), h5py.Group):
             raw = _create_group(source, target, "raw", path)
             _write(raw, "X", _take(source["raw"], "X", order, path))
             _copy_unchanged(source["raw"], raw, _RAW_UNCHANGED, path)
