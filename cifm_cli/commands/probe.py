@@ -57,6 +57,8 @@ def probe(
         ("Embedding minus the best baseline", probe_report.comparison_table(result)),
     ):
         terminal.show_table(title, table)
+    if warnings := content["warnings"]:
+        terminal.show_table("Warnings about these scores", probe_report.warning_table(warnings))
     terminal.say(probe_report.explain(result))
     terminal.say(f"report: {out.with_suffix('.html')}")
     if as_json:

@@ -23,6 +23,7 @@ from cifm_cli.training.distributed import check_even_split
 from cifm_cli.training.ema import EMA
 from cifm_cli.training.metrics_file import keep_metrics
 from cifm_cli.training.run_spec import RunSpec
+from cifm_cli.training.seen_cells import collect_sketches
 from cifm_cli.training.state import TrainState, list_states, load_run_spec, load_state, save_state
 from cifm_cli.workspace import atomic_path, link_latest
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_backends.base import Backend
+    from cifm_cli.data.cell_sketch import CellSketch
+    from cifm_cli.model.checkpoint import Checkpoint
     from cifm_cli.recipe import Recipe
     from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.distributed import Processes
@@ -60,6 +63,9 @@ class Session:
     seed: int  # seed of every random draw
     provenance: dict[str, Any] = field(default_factory=dict)  # origin of the run, stored with the model
     state: TrainState = field(default_factory=TrainState)  # how far the run has come
+    # samples of the cells of the run, and of the runs that its weights come from, which are stored with the model; empty in
+    # processes other than the first
+    sketches: tuple[CellSketch, ...] = ()
     ema: EMA | None = None  # moving average of the weights; None before the first step, and without `train.average`
 
     @property
@@ -84,7 +90,8 @@ class Session:
         """Write `ema_network` as the model of the run."""
         if self.processes.is_first:
             path = self.folder / MODEL_FILE
-            save_checkpoint(path, self.ema_network, self.recipe, self.corpus.vocabulary, self.provenance)
+            vocabulary = self.corpus.vocabulary
+            save_checkpoint(path, self.ema_network, self.recipe, vocabulary, self.provenance, self.sketches)
 
     def save_state(self) -> None:
         """Write a training state, from which the run can be resumed."""
@@ -147,6 +154,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     )
     source = spec.init if spec else {"run": str(config.init), **_training_data(init.provenance)} if init else None
     session.provenance = _collect_provenance(session, config.slides, source)
+    session.sketches = _collect_sketches(session, config, init)
     if config.resume:
         _restore(session)
     elif processes.is_first:
@@ -172,6 +180,13 @@ def _collect_provenance(session: Session, slides: Sequence[Path], init: dict[str
         platforms=sorted({(each.slide.facts or {}).get(keys.PLATFORM, "") for each in session.corpus.slides}),
         init=init,
     )
+
+
+def _collect_sketches(session: Session, config: TrainConfig, init: Checkpoint | None) -> tuple[CellSketch, ...]:
+    """Samples of the cells of a run and of those before it; only the first process stores them."""
+    if not session.processes.is_first:
+        return ()
+    return collect_sketches(session.corpus, config.folder, init, resume=config.resume)
 
 
 def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
