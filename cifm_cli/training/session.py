@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from cifm_cli.inference.loaded_model import choose_device
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoint
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.recipe_sections import ModelRecipe
+from cifm_cli.storage.lock import SUFFIX, holding_lock
+from cifm_cli.storage.partial_files import find_leftovers, remove_leftovers
 from cifm_cli.system_files import without_system_files
 from cifm_cli.training.corpus import Corpus
 from cifm_cli.training.distributed import check_even_split
@@ -28,7 +30,7 @@ from cifm_cli.training.state import TrainState, list_states, load_run_spec, load
 from cifm_cli.workspace import atomic_path, link_latest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from cifm_backends.base import Backend
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
+LOCK_FILE = SUFFIX  # a hidden file
 # Sections and keys of a recipe that give the weights their shape or their meaning.
 WEIGHT_KEYS = {
     "data": ("target_sum",),
@@ -102,6 +105,32 @@ class Session:
     def networks(self) -> dict[str, Ensemble]:
         """The networks in a training state, by the names that they have there."""
         return {"weights": self.network} | ({"average": self.ema.network} if self.ema else {})
+
+
+@contextmanager
+def locking_folder(config: TrainConfig, processes: Processes) -> Iterator[None]:
+    """Make sure within the block that no other training writes to the folder of a run.
+
+    Args:
+        config: Settings of the run.
+        processes: The processes that train together; the first one holds the lock.
+
+    Raises:
+        CifmError: Another training writes to the folder.
+    """
+    if not processes.is_first:
+        yield
+        return
+    folder = config.folder
+    hint = "wait for it to end, or choose another --out"
+    with holding_lock(folder / LOCK_FILE, folder, "training", hint=hint):
+        # The lock tells that nobody else writes such files, on whatever machine the run was killed.
+        remove_leftovers(folder, owned=_is_of_training)
+        yield
+
+
+def _is_of_training(name: str) -> bool:
+    return name in (RECIPE_FILE, METRICS_FILE, MODEL_FILE) or name.startswith("train_state-")
 
 
 def open_session(config: TrainConfig, processes: Processes) -> Session:
@@ -195,7 +224,7 @@ def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
     if not config.resume:
         # A run that was killed before its first state has nothing but a recipe: it may start over.
         present = {path.name for path in without_system_files(folder.iterdir())} if folder.is_dir() else set()
-        if present - {RECIPE_FILE} - {path.name for path in _partial_files(folder)}:
+        if present - {RECIPE_FILE, LOCK_FILE} - {leftover.path.name for leftover in find_leftovers(folder)}:
             raise CifmError(f"{folder} is not empty", "choose another --out, or continue that run: --resume")
         return
     if not list_states(folder):
@@ -275,8 +304,6 @@ def _restore(session: Session) -> None:
         )
     if not session.processes.is_first:
         return
-    for path in _partial_files(session.folder):
-        path.unlink()
     # Steps after the state are taken again, and each step must have one line only.
     keep_metrics(session.folder / METRICS_FILE, state)
 
@@ -286,8 +313,3 @@ def _write_recipe(folder: Path, recipe: Recipe) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / RECIPE_FILE) as temporary:
         temporary.write_text(recipes.to_toml(recipe), encoding="utf8")
-
-
-def _partial_files(folder: Path) -> list[Path]:
-    """Files that a killed process was writing."""
-    return list(folder.glob(".*.partial.*"))
