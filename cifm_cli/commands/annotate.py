@@ -23,6 +23,7 @@ def apply(
     trust_pickle: options.TrustPickle = False,
     out: options.Out = workspace.ANNOTATED,
     seed: options.Seed = 0,
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Assign a type to every cell of prepared slides; writes one CSV for each, with cell, type and score."""
@@ -83,6 +84,7 @@ def train(
         ),
     ] = 20_000,
     seed: options.Seed = 0,
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Train a calibrated classifier on labelled cells, and report its accuracy on held-out cells."""
@@ -108,6 +110,11 @@ def train(
     terminal.show_table("held-out cells", report_table(report))
     for name, size in report["left_out"].items():
         terminal.warn(f"{name}: left out, {size} cells are too few")
+    if report["repeated"]:
+        terminal.warn(
+            f"{report['repeated']:,} of the {report['cells']['report']:,} held-out cells have exactly the counts of a cell that "
+            "the classifier was fitted to: the same cells occur twice, and its accuracy on new cells is lower"
+        )
     terminal.say(f"annotate a slide with: cifm annotate apply SLIDE --annotator reference:{path}")
     if as_json:
         terminal.emit({"path": path.as_posix(), **report, "provenance": origin})

@@ -32,6 +32,7 @@ def probe(
         int, typer.Option("--max-cells", metavar="N", min=100, help="Largest number of cells; larger data are sampled.")
     ] = 20_000,
     seed: options.Seed = 0,
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure how well a linear classifier predicts a label from embeddings, compared with plain expression."""
@@ -57,6 +58,8 @@ def probe(
         ("Embedding minus the best baseline", probe_report.comparison_table(result)),
     ):
         terminal.show_table(title, table)
+    if warnings := content["warnings"]:
+        terminal.show_table("Warnings about these scores", probe_report.warning_table(warnings))
     terminal.say(probe_report.explain(result))
     terminal.say(f"report: {out.with_suffix('.html')}")
     if as_json:

@@ -23,6 +23,7 @@ def train(
     single_process: own.SingleProcess = False,
     precision: own.Precision = None,
     seed: own.Seed = None,
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Train a model on prepared slides to predict the expression of masked cells from the surrounding cells."""

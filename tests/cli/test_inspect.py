@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
+from cifm_cli.data.writers.embedded import write_embedded
+
 
 def facts(cifm, path: Path) -> dict:
     code, out, err = cifm("inspect", path, "--json")
@@ -68,16 +70,15 @@ def test_run_and_its_model(cifm, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("slots", [["X_cifm"], ["X_cifm_cell"], ["X_cifm", "X_cifm_cell"]])
-def test_embedded_slide(cifm, tmp_path: Path, slots: list[str]) -> None:
+def test_embedded_slide(cifm, prepared_synthetic: Path, tmp_path: Path, slots: list[str]) -> None:
     path = tmp_path / "e.h5ad"
-    with h5py.File(path, "w") as file:
-        for slot in slots:
-            file[f"obsm/{slot}"] = np.zeros((5, 4))
-        file["obs/_index"] = file["obs/cluster"] = np.arange(5)
+    write_embedded(path, prepared_synthetic, {slot: np.zeros((784, 4), np.float32) for slot in slots}, {})
+    with h5py.File(path) as file:
+        obs = sorted(set(file["obs"]) - {"_index"})
     assert facts(cifm, path) == {
         "kind": "embedded slide",
-        "obs": ["cluster"],
-        "obsm": {slot: [5, 4] for slot in slots},
+        "obs": obs,
+        "obsm": {"spatial": [784, 2], **{slot: [784, 4] for slot in slots}},
     }
 
 

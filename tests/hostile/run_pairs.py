@@ -135,7 +135,7 @@ def run_pair(pair: tuple[Variant, Variant], delay_s: float, folder: Path, alone:
 def _is_told(outcome: Outcome) -> bool:
     """Whether a command ended with an error that another command explains."""
     lines = [line for line in outcome.log.splitlines() if line.startswith("error: ")]
-    reasons = ("another ", "is not empty", "exists, made from other input", "changed while", "was replaced")
+    reasons = ("another ", "is not empty", "exists, made from other input", "changed since")
     return outcome.code == 1 and len(lines) == 1 and any(reason in lines[0] for reason in reasons)
 
 

@@ -21,6 +21,7 @@ from cifm_cli.data.row_ranges import row_ranges
 from cifm_cli.data.writers.row_buffer import RowBuffer
 from cifm_cli.errors import CifmError
 
+GENES = tuple(f"ENSG{number:011d}" for number in range(1, 13))
 lengths = st.lists(st.integers(0, 9), min_size=1, max_size=40)
 
 
@@ -60,7 +61,7 @@ def test_ranges_cover_each_row_once_and_stay_small(lengths: list[int], most: int
 def test_row_buffer_returns_rows_in_any_order(tmp_path: Path, lengths: list[int], most: int, seed: int, random) -> None:
     matrix = matrix_of(lengths, seed)
     rows = np.array(random.sample(range(len(lengths)), random.randint(1, len(lengths))))
-    with pytest.MonkeyPatch.context() as patch, RowBuffer(tmp_path, *matrix.shape) as spool:
+    with pytest.MonkeyPatch.context() as patch, RowBuffer(tmp_path, matrix.shape[0], GENES) as spool:
         patch.setattr(row_ranges_module, "BLOCK_NONZEROS", most)
         for first, block in row_blocks(matrix):
             spool.write(first, block)

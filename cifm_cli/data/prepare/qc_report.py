@@ -12,6 +12,7 @@ from cifm_cli import keys
 from cifm_cli.data.metadata import read_metadata
 from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.data.prepare.genes import SEVERAL_GENES, SEVERAL_ORTHOLOGS
+from cifm_cli.data.prepare.qc_summary import FOREIGN
 from cifm_cli.data.prepare.splits import SplitConfig
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
@@ -206,6 +207,7 @@ def _cells(report: dict[str, Any]) -> Table:
         ("in the download", cells["in"]),
         *((f"dropped: {reason}", count) for reason, count in cells["dropped"].items()),
         ("kept", cells["kept"]),
+        *([("with most counts in genes of another species", cells[FOREIGN])] if FOREIGN in cells else []),
     ]
     return Table(["cells", "number", "fraction"], [[name, f"{n:,}", f"{n / cells['in']:.2%}"] for name, n in rows])
 

@@ -11,29 +11,36 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from anndata.io import read_elem, write_elem
-from scipy.sparse import csr_matrix
+import pandas as pd
+from anndata.io import write_elem
 
 from cifm_cli import keys
-from cifm_cli.data.open_hdf5 import create_hdf5, open_for_reading
-from cifm_cli.data.slide import SLIDE_FACTS, open_slide
+from cifm_cli.data.checksums import content_sum
+from cifm_cli.data.metadata import parse_object, read_stored_metadata
+from cifm_cli.data.open_hdf5 import create_hdf5
+from cifm_cli.data.slide import open_slide, read_slide
+from cifm_cli.data.slide_file import damaged, open_slide_file, read_slot, reading_slot, require_unchanged
+from cifm_cli.data.stored_arrays import find_array, read_numbers
+from cifm_cli.data.validate_slide import read_download_rows
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
 from cifm_cli.data.writers.h5ad import require_space
 from cifm_cli.data.writers.reorder import copy_slide, download_order, inverse_order
 from cifm_cli.errors import CifmError, writing
+from cifm_cli.verification import SKIP_HINT, verification_enabled
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     import h5py
-    import pandas as pd
     from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
 
     from cifm_cli.data.slide import Slide
 
 _LEVELS = (keys.MICROENVIRONMENT, keys.CELL)
+_ROWS_AT_ONCE = 100_000  # 50 MB with 128 features
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,10 @@ def embedded_file(
         # The HDF5 file is closed here: rows are written by plain file operations, by several processes too.
         target_rows = inverse_order(order)
         yield {slot: open_dense(temporary, f"obsm/{slot}", target_rows) for slot in widths}
+        require_unchanged(prepared)  # worker processes open it too
+        with create_hdf5(temporary, "r+") as file:
+            about = _record_embeddings(file, list(widths), temporary)
+            write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDED_CONTENT, json.dumps(about))
 
 
 def write_embedded(
@@ -123,32 +134,76 @@ def read_embedded(path: Path) -> EmbeddedSlide:
         The slide.
 
     Raises:
-        CifmError: The file is damaged, or is not an embedded slide.
+        CifmError: The file is damaged, is not an embedded slide, or was changed since it was prepared or embedded.
     """
-    try:
-        with open_for_reading(path) as file:
-            return _read(file, path)
-    except (OSError, KeyError) as error:
-        raise CifmError(
-            f"{path}: not an embedded slide, or a damaged one ({error})", "write it again with `cifm embed SLIDE`"
-        ) from error
+    with open_slide_file(path) as file:
+        slots = embedding_slots(file, path)
+        if not slots:
+            raise CifmError(f"{path}: holds no embedding", f"embed the slide first: `cifm embed {path}`")
+        slide = read_slide(file, path, hold=True)
+        metadata = read_stored_metadata(file, path)
+        origin = parse_object(metadata.get(keys.EMBEDDING), f"{path}: uns/{keys.CIFM}/{keys.EMBEDDING}")
+        embeddings = {slot: _read_embedding(file, slot, slide.num_cells, path) for slot in slots}
+        if keys.EMBEDDED_CONTENT in metadata and verification_enabled():
+            where = f"{path}: uns/{keys.CIFM}/{keys.EMBEDDED_CONTENT}"
+            _require_unchanged(file, slots, parse_object(metadata[keys.EMBEDDED_CONTENT], where), path)
+        return EmbeddedSlide(
+            name=slide.name,
+            xy_um=slide.xy_um,
+            # float32 holds every count up to `count_checks.LARGEST_COUNT` exactly.
+            counts=slide.counts(slide.region(keys.ALL)),
+            gene_ids=slide.gene_ids,
+            obs=_read_obs(file, slide.num_cells, path),
+            embeddings=embeddings,
+            facts=slide.facts or {},
+            origin=origin,
+        )
 
 
-def _read(file: h5py.File, path: Path) -> EmbeddedSlide:
-    embeddings = {slot: file[f"obsm/{slot}"][:] for slot in _LEVELS if f"obsm/{slot}" in file}
-    if not embeddings:
-        raise CifmError(f"{path}: holds no embedding", f"embed the slide first: `cifm embed {path}`")
-    metadata: Any = read_elem(file[f"uns/{keys.CIFM}"])
-    obs: Any = read_elem(file["obs"])
-    var: Any = read_elem(file["var"])
-    return EmbeddedSlide(
-        name=path.stem,
-        xy_um=file[f"obsm/{keys.SPATIAL}"][:].astype(np.float64),
-        # float32 holds every count up to `count_checks.LARGEST_COUNT` exactly.
-        counts=csr_matrix(read_elem(file["X"]), dtype=np.float32),
-        gene_ids=tuple(var.index),
-        obs=obs,
-        embeddings=embeddings,
-        facts={key: str(metadata[key]) for key in SLIDE_FACTS},
-        origin=json.loads(metadata[keys.EMBEDDING]),
-    )
+def embedding_slots(file: h5py.File, path: Path) -> dict[str, list[int]]:
+    """Slots of `obsm` that hold embeddings, and the shape of each; empty for a prepared slide."""
+    with reading_slot(path, "obsm"):
+        names = [slot for slot in _LEVELS if slot in file["obsm"]]
+    return {slot: list(find_array(file, f"obsm/{slot}", path, "iuf").shape) for slot in names}
+
+
+def _read_embedding(file: h5py.File, slot: str, num_cells: int, path: Path) -> NDArray[np.float32]:
+    """(N, D) float32."""
+    values = read_numbers(file, f"obsm/{slot}", path).astype(np.float32, copy=False)
+    if values.ndim != 2 or values.shape[0] != num_cells or not values.shape[1]:
+        raise damaged(path, f"obsm/{slot} must have a row of features per cell, and has the shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise damaged(path, f"obsm/{slot} must be finite")
+    return values
+
+
+def _read_obs(file: h5py.File, num_cells: int, path: Path) -> pd.DataFrame:
+    """The annotation of N cells."""
+    obs = read_slot(file, "obs", path)
+    if not isinstance(obs, pd.DataFrame) or len(obs) != num_cells:
+        raise damaged(path, "obs must be a table with a row per cell")
+    return obs
+
+
+def _record_embeddings(file: h5py.File, slots: Iterable[str], path: Path) -> dict[str, str]:
+    """The checksum of each embedding, as text."""
+    rows = read_download_rows(file, path)
+    sums = {}
+    for slot in slots:
+        stored, total = find_array(file, f"obsm/{slot}", path), 0
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            with reading_slot(path, f"obsm/{slot}"):
+                block = stored[first : first + _ROWS_AT_ONCE]
+            total += content_sum(rows[first : first + _ROWS_AT_ONCE], block)
+        sums[slot] = f"{total % (1 << 64):016x}"
+    return sums
+
+
+def _require_unchanged(file: h5py.File, slots: Iterable[str], record: Mapping[str, Any], path: Path) -> None:
+    """Raise an error if an embedding is not the one that was written."""
+    for slot, now in _record_embeddings(file, slots, path).items():
+        if record.get(slot) != now:
+            raise CifmError(
+                f"{path}: changed since it was embedded: obsm/{slot}",
+                f"embed the slide again: `cifm embed`, {SKIP_HINT}",
+            )

@@ -61,6 +61,8 @@ def write_anndata(temporary: Path, table: AnnData) -> None:
     table.strings_to_categoricals()
     with create_hdf5(temporary) as file:
         write_elem(file, "/", table)
+        if table.raw is None:
+            file.pop("raw", None)  # `write_elem` stores it as an empty array
 
 
 def require_space(folder: Path, num_bytes: int) -> None:

@@ -13,7 +13,7 @@ from cifm_cli.data.writers.evaluation_predictions import write_predictions
 from cifm_cli.errors import writing
 from cifm_cli.evaluation.folds import KINDS
 from cifm_cli.evaluation.predictors.base import MODEL
-from cifm_cli.evaluation.report.page import overall_section, sections
+from cifm_cli.evaluation.report.page import overall_section, sections, warning_section
 from cifm_cli.report.html import write_report
 from cifm_cli.workspace import atomic_files, atomic_path, write_json
 
@@ -61,6 +61,11 @@ def write(
         for result in everything if save_predictions else ():
             suffix = f"-{result.dataset.slide.name}" if len(results) > 1 else ""
             _write_predictions(new / f"predictions-{result.geometry}{suffix}.h5ad", result, metrics["provenance"])
+        warned = [
+            warning_section(name, of_slide["warnings"])
+            for name, of_slide in metrics["slides"].items()
+            if of_slide["warnings"]
+        ]
         averages = [overall_section(geometry, paired) for geometry, paired in metrics.get("overall", {}).items()]
         of_slides = [
             section
@@ -68,7 +73,7 @@ def write(
             for result in of_slide
             for section in sections(result, metrics["slides"][name])
         ]
-        write_report(new / REPORT_FILE, "Evaluation", [*averages, *of_slides], metrics["provenance"])
+        write_report(new / REPORT_FILE, "Evaluation", [*warned, *averages, *of_slides], metrics["provenance"])
         write_json(new / METRICS_FILE, metrics)
 
 
