@@ -162,7 +162,7 @@ def run() -> None:
         if not code and not isinstance(
             error, BrokenPipeError
         ):  # that is a reader, such as `head`, which has seen enough
-            terminal.fail(f"cannot write to stdout: {os.strerror(error.errno or 0).lower()}", "write it elsewhere")
+            terminal.fail(f"cannot write stdout: {os.strerror(error.errno or 0).lower()}", "write it elsewhere")
             code = EXIT_ERROR
         # The interpreter flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
