@@ -18,6 +18,7 @@ from cifm_cli.errors import CifmError
 from cifm_cli.inference.encode import encode_blocks
 from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.report.terminal import progress
+from cifm_cli.storage.names import require_different_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,6 +85,7 @@ def embed_slides(
     for name in names:
         if names.count(name) > 1:
             raise CifmError(f"two slides are called {name}", "embed them into different folders with --out")
+    require_different_files(names, out, "embed them into different folders with --out")
     return {path.stem: _embed_slide(model, path, levels, out / f"{path.stem}.h5ad", num_processes) for path in slides}
 
 

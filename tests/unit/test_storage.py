@@ -23,6 +23,7 @@ from cifm_cli.errors import CifmError
 from cifm_cli.storage import lock as locks
 from cifm_cli.storage import partial_files
 from cifm_cli.storage.lock import holding_lock, lock_path
+from cifm_cli.storage.names import require_different_files
 from cifm_cli.storage.owner import Owner
 from cifm_cli.storage.partial_files import COMPLETE, ORDER_FILE, REPLACED, remove_leftovers, temporary_path
 
@@ -301,3 +302,17 @@ def test_hang_up_is_obeyed_unless_it_is_ignored() -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     assert partial_files.PARTIAL == ".partial."
+
+
+def test_names_that_are_one_file_on_a_file_system_without_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_different_files(["Slide", "slide", "other"], tmp_path / "out", "rename one")  # told apart here
+    exists = Path.exists
+    # A file system that does not tell case apart.
+    monkeypatch.setattr(
+        Path,
+        "exists",
+        lambda self: exists(self) or self.name.lower() in [p.name.lower() for p in self.parent.iterdir()],
+    )
+    with pytest.raises(CifmError, match="Slide and slide would be the same file there"):
+        require_different_files(["Slide", "other", "slide"], tmp_path / "out", "rename one")
+    assert names(tmp_path) == []
