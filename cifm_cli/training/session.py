@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,20 @@ from cifm_cli.inference.loaded_model import choose_device
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoint
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.recipe_sections import ModelRecipe
+from cifm_cli.storage.lock import SUFFIX, holding_lock
+from cifm_cli.storage.partial_files import find_leftovers, remove_leftovers
+from cifm_cli.system_files import without_system_files
 from cifm_cli.training.corpus import Corpus
 from cifm_cli.training.distributed import check_even_split
 from cifm_cli.training.ema import EMA
+from cifm_cli.training.metrics_file import keep_metrics
 from cifm_cli.training.run_spec import RunSpec
 from cifm_cli.training.seen_cells import collect_sketches
 from cifm_cli.training.state import TrainState, list_states, load_run_spec, load_state, save_state
 from cifm_cli.workspace import atomic_path, link_latest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from cifm_backends.base import Backend
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
 
 RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
+LOCK_FILE = SUFFIX  # a hidden file
 # Sections and keys of a recipe that give the weights their shape or their meaning.
 WEIGHT_KEYS = {
     "data": ("target_sum",),
@@ -100,6 +105,32 @@ class Session:
     def networks(self) -> dict[str, Ensemble]:
         """The networks in a training state, by the names that they have there."""
         return {"weights": self.network} | ({"average": self.ema.network} if self.ema else {})
+
+
+@contextmanager
+def locking_folder(config: TrainConfig, processes: Processes) -> Iterator[None]:
+    """Make sure within the block that no other training writes to the folder of a run.
+
+    Args:
+        config: Settings of the run.
+        processes: The processes that train together; the first one holds the lock.
+
+    Raises:
+        CifmError: Another training writes to the folder.
+    """
+    if not processes.is_first:
+        yield
+        return
+    folder = config.folder
+    hint = "wait for it to end, or choose another --out"
+    with holding_lock(folder / LOCK_FILE, folder, "training", hint=hint):
+        # The lock tells that nobody else writes such files, on whatever machine the run was killed.
+        remove_leftovers(folder, owned=_is_of_training)
+        yield
+
+
+def _is_of_training(name: str) -> bool:
+    return name in (RECIPE_FILE, METRICS_FILE, MODEL_FILE) or name.startswith("train_state-")
 
 
 def open_session(config: TrainConfig, processes: Processes) -> Session:
@@ -192,8 +223,8 @@ def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
     folder, stored = config.folder, config.folder / RECIPE_FILE
     if not config.resume:
         # A run that was killed before its first state has nothing but a recipe: it may start over.
-        present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if present - {RECIPE_FILE} - {path.name for path in _partial_files(folder)}:
+        present = {path.name for path in without_system_files(folder.iterdir())} if folder.is_dir() else set()
+        if present - {RECIPE_FILE, LOCK_FILE} - {leftover.path.name for leftover in find_leftovers(folder)}:
             raise CifmError(f"{folder} is not empty", "choose another --out, or continue that run: --resume")
         return
     if not list_states(folder):
@@ -273,21 +304,8 @@ def _restore(session: Session) -> None:
         )
     if not session.processes.is_first:
         return
-    for path in _partial_files(session.folder):
-        path.unlink()
     # Steps after the state are taken again, and each step must have one line only.
-    path = session.folder / METRICS_FILE
-    lines = path.read_text(encoding="utf8").splitlines(keepends=True) if path.exists() else []
-    # The last line has no end if the process was killed while it wrote it.
-    past = [line for line in lines if line.endswith("\n") and _is_past(json.loads(line), state)]
-    # A process that is killed here leaves the old metrics or the new ones.
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(past), encoding="utf8")
-
-
-def _is_past(line: dict[str, Any], state: TrainState) -> bool:
-    """Whether a line of the metrics was written before a state was saved."""
-    return bool(line["step"] <= (state.last_validated if "validation_loss" in line else state.step))
+    keep_metrics(session.folder / METRICS_FILE, state)
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
@@ -295,8 +313,3 @@ def _write_recipe(folder: Path, recipe: Recipe) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / RECIPE_FILE) as temporary:
         temporary.write_text(recipes.to_toml(recipe), encoding="utf8")
-
-
-def _partial_files(folder: Path) -> list[Path]:
-    """Files that a killed process was writing."""
-    return list(folder.glob(".*.partial.*"))
