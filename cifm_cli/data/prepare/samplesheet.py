@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from cifm_cli.data.crop import parse_crop
 from cifm_cli.data.prepare.batch import PrepareTask
+from cifm_cli.data.prepare.planes import parse_depth
+from cifm_cli.data.prepare.section_columns import parse_columns
 from cifm_cli.data.prepare.slide_names import slide_name
+from cifm_cli.data.readers.files import as_stored
 from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.data.readers.text_records import read_records
 from cifm_cli.errors import CifmError
@@ -43,6 +46,8 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
     "microns_per_pixel": _positive,
     "layer": str,
     "crop": parse_crop,
+    "by": parse_columns,
+    "z": parse_depth,
 }
 
 
@@ -130,7 +135,7 @@ def _check_files(task: PrepareTask) -> None:
     if task.config.cells is None:
         find_reader(task.download, task.config.platform)
     for file in (task.download, task.config.cells):
-        if file is not None and not file.exists():
+        if file is not None and not as_stored(file).exists():
             raise CifmError(f"{file}: no such file", "correct the path")
 
 
