@@ -47,8 +47,10 @@ def prepare(
     from cifm_cli.data.crop import parse_crop
     from cifm_cli.data.prepare.config import PrepareConfig
     from cifm_cli.data.prepare.splits import SplitConfig
+    from cifm_cli.path_text import printable
 
     inputs = _inputs(downloads, matrix, cells, sheet)
+    tissue, condition, sample = printable(tissue), printable(condition), None if sample is None else printable(sample)
     # fmt: off
     config = PrepareConfig(
         out=out, name=name, platform=platform, bin_um=bin_um, condition=condition, tissue=tissue, sample=sample,

@@ -18,6 +18,7 @@ from cifm_cli.data.prepare.filters import reasons_to_drop
 from cifm_cli.data.prepare.gene_id_checks import gene_id_notes
 from cifm_cli.data.prepare.gene_symbols import read_gene_table, read_orthologs, symbols_for
 from cifm_cli.data.prepare.genes import plan_genes, species_note, unidentified_note
+from cifm_cli.data.prepare.input_files import InputFiles
 from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.prepare.qc_report import qc_report_path, require_replaceable, write_qc_report
 from cifm_cli.data.prepare.qc_summary import summarise
@@ -132,15 +133,14 @@ def _prepared_slide(
 ) -> Iterator[tuple[AnnData, dict[str, Any], RowBuffer]]:
     """Yield a prepared slide without `X` and `uns`, its metadata, and the counts of all cells of the download."""
     download, species = _read(root, reader, config)
-    genes = _plan_genes(species, config, root)
+    files, genes = InputFiles(download.files, root), _plan_genes(species, config, root)
     foreign = OtherSpeciesCounts(species, len(download.obs))
     with RowBuffer(_nearest_folder(config.out), len(download.obs), genes.ids) as buffer:
         # The counts are read before the cells are filtered, as the filters need their totals.
         warnings = _buffer_counts(buffer, download, genes, foreign, root)
         download = replace(download, warnings=(*download.warnings, *warnings), obs=foreign.annotate(download.obs))
         slide, report = _arrange_cells(root, download, genes, buffer, config)
-        # Names relative to the download, so that it can be moved without being prepared again.
-        inputs = {_relative(file, root): provenance.hash_file(file) for file in download.files}
+        inputs = files.hashes()
         metadata = {
             keys.FORMAT: keys.PREPARED_FORMAT,
             keys.PLATFORM: download.platform,
@@ -286,7 +286,3 @@ def _slide_options(config: PrepareConfig) -> dict[str, Any]:
 def _nearest_folder(folder: Path) -> Path:
     """The folder, or its nearest parent that exists: a failed preparation must not leave a new folder behind."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
-
-
-def _relative(file: Path, root: Path) -> str:
-    return file.relative_to(root).as_posix() if root.is_dir() else file.name
