@@ -27,7 +27,7 @@ from cifm_cli.data.prepare.species import OtherSpeciesCounts, find_species, fore
 from cifm_cli.data.prepare.splits import empty_region_note
 from cifm_cli.data.readers.counts import row_blocks
 from cifm_cli.data.readers.cross_checks import CountCrossChecks
-from cifm_cli.data.readers.files import reading
+from cifm_cli.data.readers.files import reading, searching
 from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.data.readers.table import TABLE
 from cifm_cli.data.units import check_units
@@ -158,7 +158,8 @@ def _read(root: Path, reader: Reader, config: PrepareConfig) -> tuple[Download, 
     """Read a download, find the species of its genes, and check its gene ids against its symbols."""
     if unknown := set(config.keep) - set(KEEPABLE):
         raise CifmError(f"--keep {min(unknown)}: unknown", f"known are {', '.join(KEEPABLE)}")
-    download = reader.read(root, config.read_config)
+    with searching(root):
+        download = reader.read(root, config.read_config)
     species = find_species(download.genes, keep_all=config.orthologs is not None)
     checked = gene_id_notes(species.genes, f"{root}: {download.matrix}")
     notes = (name_note(root, config), *download.notes, *checked, mixture_note(species))

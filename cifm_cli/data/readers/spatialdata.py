@@ -14,6 +14,7 @@ from cifm_cli.data.readers.base import Download, ReadConfig, Reader
 from cifm_cli.data.readers.files import reading
 from cifm_cli.data.units import to_micrometres
 from cifm_cli.errors import CifmError
+from cifm_cli.system_files import without_system_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,7 @@ def _read(path: Path, config: ReadConfig) -> Download:
         xy_um=xy_um,
         units=units,
         matrix=f"tables/{table_name}" + (f"/layers/{layer}" if layer else "/X"),
-        files=tuple(sorted(file for file in (path / "tables" / table_name).rglob("*") if file.is_file())),
+        files=tuple(without_system_files(file for file in (path / "tables" / table_name).rglob("*") if file.is_file())),
     )
 
 
