@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.report.table import Table
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # without tab and line feed
 _MAX_LENGTH = 100  # characters of a value in `flatten`
 
 
@@ -30,15 +32,20 @@ def _stderr() -> Console:
     return Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
 
 
+def _shown(text: str) -> str:
+    """A text as the terminal can show it: undecodable bytes and control characters, which could move the cursor, escaped."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", printable(text))
+
+
 def say(message: str) -> None:
     """Print one plain line on stderr."""
     # Messages contain brackets, such as `cifm[dgl]`, which rich would take for markup.
-    _stderr().print(message, markup=False)
+    _stderr().print(_shown(message), markup=False)
 
 
 def warn(message: str) -> None:
     """Print one `warning:` line on stderr."""
-    _stderr().print(Text.assemble(("warning: ", "yellow"), message))
+    _stderr().print(Text.assemble(("warning: ", "yellow"), _shown(message)))
 
 
 class TerminalHandler(logging.Handler):
@@ -83,7 +90,7 @@ def fail(message: str, hint: str) -> None:
     """Print one `error:` line and one `hint:` line on stderr."""
     for label, style, text in (("error", "bold red", message), ("hint", "cyan", hint)):
         # Line breaks in messages of other libraries are replaced, so that an error is one line for scripts.
-        _stderr().print(Text.assemble((f"{label}: ", style), " ".join(text.split())))
+        _stderr().print(Text.assemble((f"{label}: ", style), _shown(" ".join(text.split()))))
 
 
 def emit(content: Any) -> None:  # noqa: ANN401 - JSON is any
@@ -104,7 +111,7 @@ def listing(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write(printable(line.rstrip()) + "\n")
+        sys.stdout.write(_shown(line.rstrip()) + "\n")
 
 
 def flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -135,12 +142,14 @@ def show_table(title: str, table: Table) -> None:
         title: Text above the table.
         table: Its content; the cells in `table.best` are bold.
     """
-    shown = rich.table.Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    shown = rich.table.Table(
+        title=Text(_shown(title)), title_justify="left", title_style="bold", box=None, pad_edge=False
+    )
     for position, name in enumerate(table.columns):
         shown.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
     best = set(table.best)
     for i, row in enumerate(table.rows):
-        shown.add_row(*(Text(cell, style="bold" if (i, j) in best else "") for j, cell in enumerate(row)))
+        shown.add_row(*(Text(_shown(cell), style="bold" if (i, j) in best else "") for j, cell in enumerate(row)))
     console = _stderr()
     console.width = max(console.width, 400)  # rich would cut cells to fit; a narrow terminal wraps the line instead
     console.print(shown)
