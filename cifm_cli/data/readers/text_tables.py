@@ -24,7 +24,7 @@ _SEPARATORS = "\t,;"
 _ROW_NAMES = "row_name"  # title of the first column in a table of R, which has none
 _LONGEST_LINE = 1 << 24  # bytes; a file without line ends is not read as a whole
 _MISSING = {"", "nan", "na", "n/a", "null", "none"}  # in lower case
-_DECIMAL_COMMA = r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?"
+DECIMAL_COMMA = r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?"
 
 
 def separator(path: Path, candidates: str = _SEPARATORS, *, first: bool = False) -> str:
@@ -150,7 +150,7 @@ def _to_numbers(column: pd.Series[str], name: str, path: Path) -> NDArray[np.flo
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(dtype=np.float64)
     texts = column.astype(object).where(column.notna(), "").astype(str).str.strip()
-    with_comma = texts.str.fullmatch(_DECIMAL_COMMA)
+    with_comma = texts.str.fullmatch(DECIMAL_COMMA)
     # Where commas separate columns, a number with a comma has been quoted, and may as well be one of thousands.
     if with_comma.any() and separator(path) == ";":
         texts = texts.mask(with_comma, texts.str.replace(",", ".", regex=False))
