@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from cifm_cli.path_text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -39,7 +41,7 @@ def visible(text: str) -> str:
         letter.encode("unicode_escape").decode("ascii")
         if letter not in "\n\t" and unicodedata.category(letter) in _INVISIBLE
         else letter
-        for letter in text
+        for letter in printable(text)
     )
 
 
