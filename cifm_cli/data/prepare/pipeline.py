@@ -276,7 +276,7 @@ def _arrange_cells(section: Section, buffered: _Buffered) -> tuple[AnnData, dict
     xy_um = download.xy_um[kept]
     # After the filters, as debris outside the crop would change the spacing.
     units = _check_units(xy_um, download.radius_um, config.radius_um, where)
-    obs, notes = storable_obs(buffered.obs.iloc[section.rows[kept]].set_axis(download.obs.index[kept]))
+    obs, notes = storable_obs(section.annotate(buffered.obs).iloc[kept])
     regions = config.split.regions(xy_um, units.radius_um)
     slide = build_anndata(buffered.counts, section.rows[kept], xy_um, obs, regions, genes.ids, genes.symbols)
     optional = (

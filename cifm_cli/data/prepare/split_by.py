@@ -41,6 +41,15 @@ class Section(NamedTuple):
         """The download and the section, for messages."""
         return str(root) if self.config.section is None else f"{root}, section {self.config.section}"
 
+    def annotate(self, obs: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the section in a table of all N cells, under its names; categories of other sections are removed."""
+        own = obs.iloc[self.rows].set_axis(self.download.obs.index)
+        if self.config.section is not None:
+            for position, kind in enumerate(own.dtypes):
+                if isinstance(kind, pd.CategoricalDtype):
+                    own.isetitem(position, own.iloc[:, position].cat.remove_unused_categories().array)
+        return own
+
 
 def split_sections(download: Download, config: PrepareConfig, name: str, where: str) -> list[Section]:
     """Split a download by `config.by`; without it, all cells are one section.
