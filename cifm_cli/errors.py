@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 from contextlib import contextmanager
@@ -108,4 +109,6 @@ def _other_file(error: OSError, target: Path) -> str | None:
         return None
     name, own = Path(error.filename).absolute(), target.absolute()
     is_own = name in (own, *own.parents) or own in name.parents or PARTIAL in str(name)
+    # A temporary file cannot be made where a file stands in place of a folder.
+    is_own = is_own or (error.errno == errno.ENOTDIR and name.parent in own.parents)
     return None if is_own else error.filename

@@ -22,6 +22,7 @@ from cifm_cli.recipe_sections import (
     TrainRecipe,
 )
 from cifm_cli.stored_json import Text
+from cifm_cli.system_files import without_system_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +57,7 @@ def shipped() -> dict[str, Path]:
     """
     packaged = Path(str(resources.files("cifm_cli"))) / "recipes"
     folder = packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in without_system_files(folder.glob("*.toml"))}
 
 
 def find(name: str) -> Path:

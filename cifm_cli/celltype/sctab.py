@@ -24,6 +24,7 @@ from cifm_cli.celltype.registry import require_path
 from cifm_cli.celltype.tabnet import TabNet
 from cifm_cli.celltype.torch_files import read_torch, state_dict
 from cifm_cli.errors import CifmError
+from cifm_cli.system_files import without_system_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ def load_sctab(folder: Path, *, trust_pickle: bool) -> SctabModel:
     Raises:
         CifmError: A file is missing, damaged or not trusted, or the files do not match.
     """
-    checkpoints = sorted(folder.glob("*.ckpt"))
+    checkpoints = without_system_files(folder.glob("*.ckpt"))
     lookup = next((folder / name for name in TYPES if (folder / name).is_file()), None)
     # All three are named in one message, so that the folder is completed in one go.
     if len(checkpoints) != 1 or lookup is None or not (folder / GENES).is_file():

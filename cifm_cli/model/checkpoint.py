@@ -1,6 +1,6 @@
 """Checkpoints: safetensors files with a JSON header. They contain no pickle and do not depend on the backend.
 
-`model.safetensors` holds `header["cifm"]` = {"format", "recipe", "vocabulary", "provenance", "sha256"} beside the weights.
+`model.safetensors` holds `header["cifm"]` = {"format", "recipe", "vocabulary", "provenance", "cells", "sha256"} beside the weights.
 """
 
 from __future__ import annotations
@@ -14,14 +14,24 @@ from cifm_cli import keys, recipe
 from cifm_cli.errors import CifmError
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.stored_layout import network_layout
+from cifm_cli.model.stored_sketches import (
+    HEADER_KEY,
+    StoredSketch,
+    is_sketch,
+    pack_sketches,
+    sketch_layout,
+    unpack_sketches,
+)
 from cifm_cli.stored_json import Names, StoredObject
 from cifm_cli.tensor_files import FileKind, open_tensors, save_tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import torch
 
+    from cifm_cli.data.cell_sketch import CellSketch
     from cifm_cli.recipe import Recipe
 
 MODEL_FILE = "model.safetensors"
@@ -49,6 +59,7 @@ class CheckpointHeader(StoredObject):
     recipe: dict[str, Any]
     vocabulary: Annotated[Names, Field(min_length=1)]  # G Ensembl ids
     provenance: StoredProvenance
+    cells: list[StoredSketch] = Field(default_factory=list)  # sketches of the cells that the model has seen
     sha256: str | None = None  # checksum of the content; None in files of earlier versions
 
 
@@ -64,10 +75,18 @@ class Checkpoint:
     vocabulary: tuple[str, ...]  # G Ensembl ids
     provenance: dict[str, Any]  # version, seed and inputs of the training, see `provenance.collect`
     folder: Path  # folder of the run
+    # samples of the cells that the model was trained and validated on, also in the runs that its weights come from; none in
+    # checkpoints of earlier versions
+    sketches: tuple[CellSketch, ...] = ()
 
 
 def save_checkpoint(
-    path: Path, network: Ensemble, recipe: Recipe, vocabulary: tuple[str, ...], provenance: dict[str, Any]
+    path: Path,
+    network: Ensemble,
+    recipe: Recipe,
+    vocabulary: tuple[str, ...],
+    provenance: dict[str, Any],
+    sketches: Sequence[CellSketch] = (),
 ) -> None:
     """Write `model.safetensors`.
 
@@ -77,14 +96,17 @@ def save_checkpoint(
         recipe: Resolved recipe.
         vocabulary: G Ensembl ids.
         provenance: From `provenance.collect`.
+        sketches: Samples of the cells that the networks have seen.
     """
+    cells, described = pack_sketches(sketches)
     header = {
         "format": keys.CHECKPOINT_FORMAT,
         "recipe": recipe.model_dump(mode="json", exclude_none=True),
         "vocabulary": list(vocabulary),
         "provenance": provenance,
+        HEADER_KEY: described,
     }
-    save_tensors(path, network.stored_weights(), header)
+    save_tensors(path, network.stored_weights() | cells, header)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -103,8 +125,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     vocabulary = tuple(header["vocabulary"])
     # The recipe in the header decides the architecture, not the names of the tensors.
     network = Ensemble(len(vocabulary), resolved)
-    network.load_stored_weights(tensors)
-    return Checkpoint(network.eval(), resolved, vocabulary, header["provenance"], folder)
+    network.load_stored_weights({name: tensor for name, tensor in tensors.items() if not is_sketch(name)})
+    sketches = unpack_sketches(tensors, header.get(HEADER_KEY, []))
+    return Checkpoint(network.eval(), resolved, vocabulary, header["provenance"], folder, sketches)
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Recipe]:
@@ -112,11 +135,12 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Recipe]:
     with open_tensors(path, CHECKPOINT) as file:
         resolved = recipe.parse(file.header["recipe"], str(path))
         misfit = "the weights do not fit the recipe stored beside them"
+        num_genes, sketches = len(file.header["vocabulary"]), file.header.get(HEADER_KEY, [])
         try:
-            layout = network_layout(len(file.header["vocabulary"]), resolved, len(file.layouts))
+            layout = network_layout(num_genes, resolved, len(file.layouts))
         except ValueError as error:
             raise CifmError(f"{path}: {misfit}: {error}", CHECKPOINT.hint) from error
-        file.require(layout, misfit)
+        file.require({**layout, **sketch_layout(file.layouts, len(sketches), num_genes)}, misfit)
         tensors = file.load()
         file.verify(tensors)
     return tensors, file.header, resolved
@@ -137,6 +161,8 @@ def describe(path: Path) -> dict[str, Any]:
     tensors, header, _ = _read(path)
     sizes: dict[str, int] = {}
     for name, tensor in tensors.items():
+        if is_sketch(name):
+            continue
         # The first word of a name is the module: `encoder`, `decoder`, `head` or, for the other members, `others`.
         module = name.split(".", 1)[0]
         sizes[module] = sizes.get(module, 0) + tensor.numel()

@@ -182,7 +182,9 @@ def digest_results(folder: Path, out: str) -> dict[str, str]:
     What depends on time and place, and pages and pictures, are left out.
     """
     digests = {"stdout": _digest(_stable(out).encode())}
-    for path in sorted((folder / "out").rglob("*")):
+    # A resumed run writes into its own folder, next to what it read.
+    resumed = [folder / "runs/short/model.safetensors", *sorted(folder.glob("runs/short/train_state-*"))[-1:]]
+    for path in [*sorted((folder / "out").rglob("*")), *resumed]:
         name = str(path.relative_to(folder))
         if path.suffix in {".json", ".jsonl", ".csv", ".toml"}:
             digests[name] = _digest(_stable(path.read_text(encoding="utf8")).encode())

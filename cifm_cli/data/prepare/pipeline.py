@@ -19,7 +19,7 @@ from cifm_cli.data.prepare.gene_symbols import read_gene_table, read_orthologs, 
 from cifm_cli.data.prepare.genes import plan_genes, species_note, unidentified_note
 from cifm_cli.data.prepare.layout import check_layout, dropped_cells
 from cifm_cli.data.prepare.order import hilbert_order
-from cifm_cli.data.prepare.qc_report import write_qc_report
+from cifm_cli.data.prepare.qc_report import qc_report_path, write_qc_report
 from cifm_cli.data.prepare.qc_summary import summarise
 from cifm_cli.data.prepare.slide_names import name_note, slide_name
 from cifm_cli.data.prepare.species import OtherSpeciesCounts, find_species, foreign_cells_warning, mixture_note
@@ -34,6 +34,8 @@ from cifm_cli.data.writers.prepared import build_anndata, set_metadata, storable
 from cifm_cli.data.writers.row_buffer import RowBuffer
 from cifm_cli.errors import CifmError
 from cifm_cli.report import terminal
+from cifm_cli.storage.lock import holding_lock, lock_path
+from cifm_cli.workspace import atomic_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +104,7 @@ def prepare_sections(download: Path, config: PrepareConfig) -> Iterator[PrepareR
         return
     with _buffered(root, source, species, config) as buffered:
         for part in sections.values():
-            yield _write(part, buffered) if isinstance(part, Section) else part
+            yield _write(part, buffered, reader) if isinstance(part, Section) else part
 
 
 def prepare_to_anndata(download: Path, config: PrepareConfig) -> AnnData:
@@ -173,7 +175,7 @@ class _Buffered(NamedTuple):
 @contextmanager
 def _buffered(root: Path, download: Download, species: Species, config: PrepareConfig) -> Iterator[_Buffered]:
     """Read the counts of a download, once for all of its sections."""
-    genes = _plan_genes(species, config)
+    genes = _plan_genes(species, config, root)
     foreign = OtherSpeciesCounts(species, len(download.obs))
     with RowBuffer(_nearest_folder(config.out), len(download.obs), genes.ids) as buffer:
         # The counts are read before the cells are filtered, as the filters need their totals.
@@ -189,13 +191,20 @@ def _check(section: Section, root: Path) -> Section:
     return section._replace(download=replace(section.download, notes=(*section.download.notes, *notes)))
 
 
-def _write(section: Section, buffered: _Buffered) -> PrepareResult | CifmError:
-    """Write the slide of a section."""
+def _write(section: Section, buffered: _Buffered, reader: Reader) -> PrepareResult | CifmError:
+    """Write the slide of a section and its report."""
     target = target_path(section.config)
     try:
-        slide, metadata = _arrange(section, buffered)
-        write_prepared(target, slide, metadata, buffered.counts)
-        page = write_qc_report(target) if section.config.qc_report else None
+        with holding_lock(lock_path(target), target, "cifm prepare"):
+            # Another process may have written a slide of this name since the first check.
+            if existing := existing_result(buffered.root, reader, section.config):
+                return existing
+            slide, metadata = _arrange(section, buffered)
+            page = qc_report_path(target) if section.config.qc_report else None
+            with atomic_files(target.parent, target.name) as new:
+                write_prepared(new / target.name, slide, metadata, buffered.counts)
+                if page:
+                    write_qc_report(new / target.name)
     except CifmError as error:
         return error
     return PrepareResult(target, section.name, metadata[keys.REPORT], qc_report=page)
@@ -232,13 +241,14 @@ def _read(root: Path, reader: Reader, config: PrepareConfig) -> tuple[Download, 
     return replace(download, genes=species.genes, notes=tuple(filter(None, notes))), species
 
 
-def _plan_genes(species: Species, config: PrepareConfig) -> GenePlan:
+def _plan_genes(species: Species, config: PrepareConfig, root: Path) -> GenePlan:
     """The gene of each feature, by the packaged table and the user's tables."""
     table = None if config.gene_table is None else read_gene_table(config.gene_table)
     orthologs = None if config.orthologs is None else read_orthologs(config.orthologs)
     # The names of genes that are dropped would only decide by chance which table is taken.
     table = symbols_for(species.genes[~species.other], table)
-    return plan_genes(species.marked(), table, orthologs, keep_mitochondrial=KEEP_MITOCHONDRIAL in config.keep)
+    keep = KEEP_MITOCHONDRIAL in config.keep
+    return plan_genes(species.marked(), table, orthologs, keep_mitochondrial=keep, where=f"{root}: ")
 
 
 def _buffer_counts(

@@ -9,7 +9,6 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
 _START = 512  # bytes that are looked at; the signature of a tar archive is at 257
@@ -17,7 +16,6 @@ _TAR_AT, _TAR = 257, b"ustar"
 _GZIP = b"\x1f\x8b"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _APPLE_DOUBLE = b"\x00\x05\x16\x07"
-_SYSTEM_NAMES = {".ds_store", "thumbs.db", "desktop.ini", "__macosx", ".localized"}
 
 
 class FileKind(NamedTuple):
@@ -73,16 +71,6 @@ _SPECIAL = {
     stat.S_IFCHR: FileKind("a device", "give a file"),
     stat.S_IFBLK: FileKind("a device", "give a file"),
 }
-
-
-def is_system_file(path: Path) -> bool:
-    """Whether macOS or Windows made a file or folder for itself, such as `._matrix.h5` or `.DS_Store`."""
-    return path.name.startswith("._") or path.name.lower() in _SYSTEM_NAMES
-
-
-def without_system_files(paths: Iterable[Path]) -> list[Path]:
-    """Sort paths, and leave out those that macOS or Windows made for itself."""
-    return sorted(path for path in paths if not is_system_file(path))
 
 
 def special_kind(path: Path) -> FileKind | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import gzip
 import io
+import unicodedata
 import zlib
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, cast
@@ -58,11 +60,11 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        if kind := unexpected_kind(path):
-            raise CifmError(f"{path}: {kind.description}", kind.hint.replace("FILE", str(path))) from error
         # Errors of the system have other remedies than a new download.
         if isinstance(error, OSError) and (problem := reading_problem(error)):
             raise CifmError(f"{path}: {problem.reason}", problem.hint) from error
+        if kind := unexpected_kind(path):
+            raise CifmError(f"{path}: {kind.description}", kind.hint.replace("FILE", str(path))) from error
         # Messages of libraries can have several lines, or be empty.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CifmError(
@@ -138,6 +140,51 @@ def read_parquet(path: Path, key: str) -> pd.DataFrame:
     if isinstance(table.index, pd.RangeIndex | pd.MultiIndex):
         return table
     return table.rename_axis(index=key).reset_index()
+
+
+@contextmanager
+def searching(folder: Path) -> Iterator[None]:
+    """Turn the errors of the system when looking for files into a `CifmError`.
+
+    Args:
+        folder: What is searched.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        CifmError: A folder may not be searched, or a name is too long.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        where = error.filename or folder
+        raise CifmError(f"{where}: permission denied", "change the permissions of the file or its folder") from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise CifmError(f"{folder}: the name is longer than the file system allows", "correct the path") from error
+
+
+def as_stored(path: Path) -> Path:
+    """The path in the form in which the file system stores its letters, which may be composed or decomposed.
+
+    A path that exists is returned unchanged. A name such as `Probé` of a macOS disk has two letters for the last one, and
+    does not equal the same name as it is typed.
+
+    Args:
+        path: The path as the user gave it.
+
+    Returns:
+        The path that exists, or else `path`.
+    """
+    if path.exists() or path.is_symlink() or path.parent == path:
+        return path
+    parent = as_stored(path.parent)
+    composed = unicodedata.normalize("NFC", path.name)
+    others = parent.iterdir() if parent.is_dir() else iter(())
+    same = [other for other in others if unicodedata.normalize("NFC", other.name) == composed]
+    return same[0] if len(same) == 1 else path
 
 
 def first_existing(folder: Path, names: tuple[str, ...]) -> Path | None:

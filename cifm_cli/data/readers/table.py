@@ -14,9 +14,9 @@ from cifm_cli.data.readers.base import GENE_EXPRESSION, Download, ReadConfig, Re
 from cifm_cli.data.readers.cell_flags import read_flags
 from cifm_cli.data.readers.centre_columns import CENTRES, centre_pairs, find_centres, find_depth
 from cifm_cli.data.readers.count_table import cell_names_in_views, read_count_table, view_columns
-from cifm_cli.data.readers.files import LATIN_1, open_maybe_gzip, reading
+from cifm_cli.data.readers.files import reading
 from cifm_cli.data.readers.tenx import read_matrix, read_mex_by_matrix
-from cifm_cli.data.readers.text_tables import separator, to_numbers
+from cifm_cli.data.readers.text_tables import read_table, to_numbers
 from cifm_cli.data.units import Scale, to_micrometres
 from cifm_cli.errors import CifmError
 
@@ -116,8 +116,10 @@ def _name_genes(names: NDArray[np.object_]) -> pd.DataFrame:
 
 def _read_cells(path: Path) -> pd.DataFrame:
     """The table of cells, all fields as text."""
-    with reading(path), open_maybe_gzip(path) as handle:
-        cells = pd.read_csv(handle, sep=separator(path), dtype=str, encoding_errors=LATIN_1)
+    with reading(path):
+        cells = read_table(path, str)
+    if not len(cells):
+        raise CifmError(f"{path}: a table without cells", "write one row for each cell")
     # The row holds the types of the columns, and would be a cell without a position.
     if len(cells) and cells.iloc[0, 0] == _TYPE_ROW:
         cells = cells.iloc[1:]

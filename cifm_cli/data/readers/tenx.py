@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -11,11 +11,12 @@ import pandas as pd
 
 from cifm_cli.data.readers.base import GENE_EXPRESSION
 from cifm_cli.data.readers.counts import Counts, canonical, stored_counts
-from cifm_cli.data.readers.file_kinds import without_system_files
 from cifm_cli.data.readers.files import LATIN_1, first_existing, open_maybe_gzip, reading
 from cifm_cli.data.readers.hdf5 import check_arrays, open_hdf5
 from cifm_cli.data.readers.matrix_market import read_matrix_market
+from cifm_cli.data.readers.text_tables import separator
 from cifm_cli.errors import CifmError
+from cifm_cli.system_files import without_system_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,6 +109,7 @@ def _read_h5(path: Path) -> FeatureMatrix:
 
 def _read_mex(folder: Path, prefix: str = "") -> FeatureMatrix:
     """Read the three files of a MEX folder, whose names may begin with the name of a sample."""
+    prefix = prefix or _prefix_of_only_matrix(folder)
     matrix, features, barcodes = (
         _mex_part(folder, prefix, names)
         for names in (("matrix.mtx",), ("features.tsv", "genes.tsv"), ("barcodes.tsv",))
@@ -116,9 +118,9 @@ def _read_mex(folder: Path, prefix: str = "") -> FeatureMatrix:
         counts = canonical(read_matrix_market(handle))
     with reading(features), open_maybe_gzip(features) as handle:
         # Symbols such as NA must stay texts, and `quoting=3` stops a quotation mark from swallowing lines.
-        columns = pd.read_csv(
-            handle, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3, encoding_errors=LATIN_1
-        )
+        options: dict[str, Any] = {"header": None, "dtype": str, "keep_default_na": False, "quoting": 3}
+        sep = separator(features, first=True)
+        columns = pd.read_csv(handle, sep=sep, encoding_errors=LATIN_1, **options)
         columns = columns.apply(lambda column: column.str.strip('" '))  # R quotes text
         columns = _without_header(columns, counts.shape[1])
         # A file of symbols alone, or of ids alone, has one column.
@@ -128,9 +130,17 @@ def _read_mex(folder: Path, prefix: str = "") -> FeatureMatrix:
         # Files written on Windows end lines with a carriage return, and R writes columns after the barcode.
         lines = handle.read().decode("utf8", LATIN_1).splitlines()
         fields = [line.split("\t")[0].strip('" ') for line in lines if line.strip()]
+        if not fields and counts.shape[0]:
+            raise ValueError("no barcodes")
         names = _without_header(pd.DataFrame({0: fields}, dtype=object), counts.shape[0])
     with reading(matrix):
         return assemble(counts, names[0].to_numpy(dtype=object), genes, (matrix, features, barcodes))
+
+
+def _prefix_of_only_matrix(folder: Path) -> str:
+    """What the names of the files begin with, where the folder holds one matrix; repositories put the sample there."""
+    named = {path.name.partition("matrix.mtx")[0] for path in without_system_files(folder.glob("*matrix.mtx*"))}
+    return named.pop() if len(named) == 1 else ""
 
 
 def _without_header(table: pd.DataFrame, num_expected: int) -> pd.DataFrame:

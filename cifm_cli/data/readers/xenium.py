@@ -12,7 +12,7 @@ from cifm_cli import keys
 from cifm_cli.data.readers.base import Download, ReadConfig, Reader
 from cifm_cli.data.readers.files import LATIN_1, first_existing, open_maybe_gzip, read_parquet, reading
 from cifm_cli.data.readers.tenx import find_matrix, read_matrix
-from cifm_cli.data.readers.text_tables import separator, to_numbers
+from cifm_cli.data.readers.text_tables import read_table, to_numbers
 from cifm_cli.data.readers.xenium_zarr import read_zarr_matrix
 from cifm_cli.data.units import to_micrometres
 from cifm_cli.errors import CifmError
@@ -86,14 +86,11 @@ XENIUM = Reader("xenium", _recognises, _read)
 def _read_cells(path: Path, only: list[str] | None = None) -> pd.DataFrame:
     """Read the table of cells, or only some of its columns, indexed by cell id."""
     with reading(path):
-        if path.suffix == ".parquet":
-            cells = read_parquet(path, _ID)
-        else:
-            with open_maybe_gzip(path) as handle:
-                # As text: a numeric id would lose leading zeros, and would not equal the barcode of the matrix.
-                cells = pd.read_csv(
-                    handle, dtype={_ID: str}, usecols=only, sep=separator(path), encoding_errors=LATIN_1
-                )
+        # As text: a numeric id would lose leading zeros, and would not equal the barcode of the matrix.
+        is_parquet = path.suffix == ".parquet"
+        cells = read_parquet(path, _ID) if is_parquet else read_table(path, {_ID: str}, only)
+    if not len(cells):
+        raise CifmError(f"{path}: a table without cells", "copy it from the original download")
     missing = [name for name in (_ID, _X, _Y) if name not in cells.columns]
     if missing:
         raise CifmError(
@@ -144,7 +141,7 @@ def _compare_cell_tables(cells: pd.DataFrame, path: Path) -> tuple[str, ...]:
 def _id_text(value: object) -> str:
     # Parquet files that other software wrote hold ids as bytes, or numeric ids as floats.
     if isinstance(value, bytes):
-        return value.decode()
+        return value.decode("utf8", LATIN_1)
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -162,9 +159,7 @@ def _match(cells: pd.DataFrame, barcodes: NDArray[np.object_], path: Path) -> pd
 
 def _read_clusters(path: Path) -> pd.Series[Any]:
     with reading(path):
-        with open_maybe_gzip(path) as handle:
-            table = pd.read_csv(handle, dtype=str, sep=separator(path), encoding_errors=LATIN_1)
-        clusters = table.drop_duplicates("Barcode").set_index("Barcode")["Cluster"]
+        clusters = read_table(path, str).drop_duplicates("Barcode").set_index("Barcode")["Cluster"]
     names = clusters.dropna().unique()
     # Numeric names in numeric order: 2 before 10.
     ordered = sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
