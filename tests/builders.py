@@ -33,6 +33,14 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Slide
 
 
+# The provenance of an embedding, with the entries that a probe uses.
+EMBEDDING_ORIGIN = {
+    "model": {"sha256": "0" * 64},
+    "radius_um": 20.0,
+    "recipe": {"data": {"target_sum": 1e4}, "model": {"encoder_layers": 2}},
+}
+
+
 def add_noise(network: torch.nn.Module, scale: float) -> None:
     """Add normal noise to every weight, because some parts of a new network have an output of zero."""
     for weight in network.parameters():

@@ -22,9 +22,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "hostile")]
 
-import numpy as np
-from intact import COMMANDS, build_intact, run
-from outcomes import GOOD, Judge, Mutation
+import numpy as np  # noqa: E402
+from intact import COMMANDS, build_intact, run  # noqa: E402
+from outcomes import GOOD, Judge, Mutation  # noqa: E402
 
 # Each module has a dictionary MUTATIONS of names to mutations.
 MODULES = [path.stem for path in sorted(Path(__file__).parent.glob("*_mutations.py")) if path.stem != "run_mutations"]
@@ -69,11 +69,11 @@ def main() -> int:
             outcomes[outcome] += 1
             kinds.setdefault(name, Counter())[outcome] += 1
             if outcome not in GOOD:
-                print(f"--- {seed} {name}: {outcome}\n{text}", flush=True)
+                sys.stderr.write(f"--- {seed} {name}: {outcome}\n{text}\n")
                 shutil.rmtree(arguments.keep / str(seed), ignore_errors=True)
                 shutil.move(target, arguments.keep / str(seed))
             shutil.rmtree(target, ignore_errors=True)
-    print(json.dumps({"outcomes": outcomes, "kinds": kinds}, indent=1))
+    sys.stderr.write(json.dumps({"outcomes": outcomes, "kinds": kinds}, indent=1) + "\n")
     return int(any(outcome not in GOOD for outcome in outcomes))
 
 

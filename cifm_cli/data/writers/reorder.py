@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata.io import write_elem
 
+from cifm_cli.data.column_record import NAMES, ColumnRecord
 from cifm_cli.data.row_ranges import row_ranges
 from cifm_cli.data.slide_file import damaged, read_slot, reading_slot, reopen_slide_file
 from cifm_cli.data.validate_slide import read_download_rows
@@ -106,11 +107,15 @@ def copy_obs(source: h5py.File, target: h5py.File, order: Rows, path: Path) -> N
     """
     group = _create_group(source, target, "obs", path)
     with reading_slot(path, "obs"):
-        listed = {str(name) for name in (*source["obs"].attrs["column-order"], source["obs"].attrs["_index"])}
+        index = str(source["obs"].attrs["_index"])
+        listed = {index, *map(str, source["obs"].attrs["column-order"])}
     if missing := listed - set(source["obs"]):
         raise damaged(path, f"obs/{min(missing)} is missing")
+    record = ColumnRecord.read(source, path)
     for name in source["obs"]:
-        _write(group, name, _take(source["obs"], name, order, path))
+        values = _take(source["obs"], name, order, path)
+        record.compare(NAMES if name == index else name, values, order)
+        _write(group, name, values)
 
 
 def _copy_counts(source: h5py.File, target: h5py.File, order: Rows, slide: Slide) -> None:
