@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +146,7 @@ def _run_in_child(argv: list[str], folder: Path) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         Path("/proc/self/clear_refs").write_text("5")  # the peak of this command, not of the parent
         start = _status("VmRSS")
+        warnings.resetwarnings()  # as in a process of its own; pytest turns them into errors
         code = main(argv)
     except BaseException:  # noqa: BLE001 - also what is no Exception
         traceback.print_exc()

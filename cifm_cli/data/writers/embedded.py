@@ -175,9 +175,10 @@ def embedding_slots(file: h5py.File, path: Path) -> dict[str, list[int]]:
 
 def _read_embedding(file: h5py.File, slot: str, num_cells: int, path: Path) -> NDArray[np.float32]:
     """(N, D) float32."""
+    shape = find_array(file, f"obsm/{slot}", path).shape
+    if len(shape) != 2 or shape[0] != num_cells or not shape[1]:
+        raise damaged(path, f"obsm/{slot} must have a row of features per cell, and has the shape {shape}")
     values = read_numbers(file, f"obsm/{slot}", path).astype(np.float32, copy=False)
-    if values.ndim != 2 or values.shape[0] != num_cells or not values.shape[1]:
-        raise damaged(path, f"obsm/{slot} must have a row of features per cell, and has the shape {values.shape}")
     if not np.isfinite(values).all():
         raise damaged(path, f"obsm/{slot} must be finite")
     return values

@@ -154,7 +154,12 @@ def _write(group: h5py.Group, name: str, values: Any) -> None:  # noqa: ANN401 -
 
 def _take(group: h5py.Group, name: str, order: Rows, path: Path) -> Any:  # noqa: ANN401 - any array or table
     """Read an element with a row per cell, in a new order."""
-    values, slot = read_slot(group, name, path), f"{group.name.strip('/')}/{name}"
+    slot = f"{group.name.strip('/')}/{name}"
+    with reading_slot(path, slot):
+        shape = getattr(group[name], "shape", (len(order),))
+        if not shape or shape[0] != len(order):  # before it is read, as it may claim any size
+            raise damaged(path, f"{slot} has the shape {shape}, the slide has {len(order)} cells")
+    values = read_slot(group, name, path)
     with reading_slot(path, slot):
         num_rows = values.shape[0] if hasattr(values, "shape") else len(values)
         if num_rows != len(order):
