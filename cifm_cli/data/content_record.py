@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 CHANGED_HINT = f"prepare the download again: `cifm prepare DOWNLOAD`, {SKIP_HINT}"
 _ORDER = "order"  # key of the checksum of the order of the cells
 _METADATA = (keys.FORMAT, keys.PLATFORM, keys.RADIUS_UM)  # what affects results
+_TEXTS = (keys.TISSUE, keys.CONDITION, keys.SAMPLE)  # what users may edit
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def record_content(
     return {
         "cells": len(cells.download_rows),
         "genes": len(gene_ids),
-        **{key: metadata[key] for key in _METADATA},
+        **{key: metadata[key] for key in (*_METADATA, *_TEXTS)},
         **{name: f"{value:016x}" for name, value in sums.items()},
     }
 
@@ -94,10 +95,10 @@ def require_unchanged(now: Mapping[str, Any], record: Mapping[str, Any], path: P
         raise changed(path, change)
 
 
-def warn_of_order(
+def warn_of_edits(
     now: Mapping[str, Any], record: Mapping[str, Any], download_rows: NDArray[np.int64], path: Path
 ) -> None:
-    """Warn if the cells are neither in the order of a prepared slide nor in that of an embedded one.
+    """Warn if texts of the metadata were edited, or the cells are not in the order of a prepared or embedded slide.
 
     Args:
         now: What `record_content` returns for the slide.
@@ -105,6 +106,9 @@ def warn_of_order(
         download_rows: (N,) row of each cell in the download.
         path: Path of the slide.
     """
+    for key in _TEXTS:
+        if key in record and record[key] != now[key]:
+            logger.warning("%s: %s is %r, prepared was %r", path, key, now[key], record[key])
     # An embedded slide is in the order of the download.
     if record.get(_ORDER) != now[_ORDER] and (np.diff(download_rows) < 0).any():
         logger.warning(
@@ -121,7 +125,7 @@ def changed(path: Path, what: str) -> CifmError:
 
 def _describe_change(now: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
     """What differs, the most general first: with other cells or genes, all sums differ."""
-    differs = [key for key in now if record.get(key) != now[key] and key != _ORDER]
+    differs = [key for key in now if record.get(key) != now[key] and key not in {_ORDER, *_TEXTS}]
     if not differs:
         return None
     if "cells" in differs:

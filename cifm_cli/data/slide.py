@@ -17,7 +17,7 @@ from cifm_cli import keys
 from cifm_cli.data.barcodes import read_barcodes
 from cifm_cli.data.checksums import gene_keys
 from cifm_cli.data.column_record import NAMES, ColumnRecord
-from cifm_cli.data.content_record import CellContent, record_content, require_unchanged, warn_of_order
+from cifm_cli.data.content_record import CellContent, record_content, require_unchanged, warn_of_edits
 from cifm_cli.data.counts_source import CountChecksums, FileCounts, MemoryCounts
 from cifm_cli.data.metadata import SLIDE_FACTS, check_metadata, read_stored_metadata
 from cifm_cli.data.slide_file import open_slide_file, reading_slot, reopen_slide_file
@@ -279,7 +279,7 @@ def read_slide(file: h5py.File, path: Path, *, hold: bool) -> Slide:
             CellContent(rows, xy_um, total_counts, split, checksums), genes.ids, genes.symbols, metadata
         )
         require_unchanged(now, metadata[keys.CONTENT], path)
-        warn_of_order(now, metadata[keys.CONTENT], rows, path)
+        warn_of_edits(now, metadata[keys.CONTENT], rows, path)
     counts = None if checksums is None else CountChecksums(checksums, gene_keys(genes.ids))
     source: CountsSource = FileCounts(path, indptr, len(genes.ids), counts)
     # Training reads random tiles over and over, which is faster in memory.
