@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from dataclasses import replace
 from itertools import count
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 import cifm_backends
 from cifm_cli import recipe as recipes
@@ -39,6 +41,12 @@ EMBEDDING_ORIGIN = {
     "radius_um": 20.0,
     "recipe": {"data": {"target_sum": 1e4}, "model": {"encoder_layers": 2}},
 }
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and header of a safetensors file of cifm, without any check."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["cifm"])  # noqa: SIM118
 
 
 def add_noise(network: torch.nn.Module, scale: float) -> None:

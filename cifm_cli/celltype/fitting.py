@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
 from sklearn.feature_selection import f_classif
 
 from cifm_cli.celltype.base import TYPING_SUM
 from cifm_cli.celltype.reference import MAX_DEVIATION, ReferenceClassifier
+from cifm_cli.data.cell_sketch import recognisable_checksums
+from cifm_cli.data.checksums import gene_keys
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
     from sklearn.linear_model import LogisticRegression
 
     from cifm_cli.celltype.labelled_cells import LabelledCells
@@ -86,6 +88,9 @@ def train_classifier(
     counts, genes = _match_slide(labelled.counts[rows], labelled.symbols, target, seed)
     split = _split_cells(codes, seed)
     fit, tune, report = (split == number for number in range(len(SPLITS)))
+    # Of the counts as they were given: thinning makes copies of a cell differ.
+    checksums = recognisable_checksums(csr_matrix(labelled.counts[rows]), gene_keys(labelled.symbols))
+    repeated = np.isin(checksums[report], checksums[fit | tune]) & (checksums[report] > 0)
     # Chosen on the fitting cells alone, as the other two parts must not influence the classifier.
     counts, genes = _select_genes(counts, genes, codes, fit)
     depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
@@ -102,6 +107,7 @@ def train_classifier(
         "cells": {name: int((split == number).sum()) for number, name in enumerate(SPLITS)},
         "types": {name: int((codes == code).sum()) for code, name in enumerate(types)},
         "left_out": left_out,
+        "repeated": int(repeated.sum()),
         "genes": len(genes),
         "strength": strength,
         "median_depth": float(np.median(depth)),

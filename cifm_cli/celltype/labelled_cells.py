@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anndata as ad
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, issparse
 
 from cifm_cli import keys
 from cifm_cli.data.count_checks import bad_count
@@ -104,10 +104,23 @@ def _read(source: LabelledSource, label: str, option: str) -> tuple[csr_matrix, 
     slots = [(reference.X, reference.var), (reference.layers.get("counts"), reference.var)]
     slots += [(raw.X, raw.var)] if raw is not None else []
     for matrix, var in slots:
-        counts = None if matrix is None else csr_matrix(matrix)
+        counts = None if matrix is None else _as_rows(matrix, name)
         if counts is not None and bad_count(counts.data) is None:
             return counts, var, reference.obs[label]
     raise CifmError(f"{name}: neither X nor layers['counts'] nor raw holds raw counts", "store the raw counts in X")
+
+
+def _as_rows(matrix: Any, name: str) -> csr_matrix:  # noqa: ANN401 - any matrix of AnnData
+    """A matrix by rows, of which a stored one is checked first: compiled code does not check where its indices point."""
+    try:
+        if issparse(matrix):
+            matrix.check_format(full_check=True)
+        rows = csr_matrix(matrix)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CifmError(f"{name}: a matrix that cannot be read ({error!s:.200})", "write the file again") from error
+    if rows.data.dtype.kind not in "biuf":
+        raise CifmError(f"{name}: a matrix of {rows.data.dtype}, not of numbers", "store the raw counts in X")
+    return rows
 
 
 def _symbols(var: pd.DataFrame) -> tuple[str, ...]:

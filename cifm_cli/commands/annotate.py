@@ -41,19 +41,14 @@ def apply(
         with terminal.progress(slide.name, slide.num_cells) as advance:
             types = annotate.annotate(slide, annotator, seed=seed, trust_pickle=trust_pickle, advance=advance)
         annotations.append((closed, types))
-    result = {}
-    for slide, types in annotations:  # written last, so that a slide that cannot be annotated leaves no partial result
-        target = out / f"{slide.name}.csv"
-        annotate.write_types(target, slide, types)
-        facts = annotate.composition_facts(types)
-        result[slide.name] = {"path": target.as_posix(), "cells": slide.num_cells, "types": facts}
-        table = [[name, f"{part['cells']:,}", f"{part['mean_score']:.2f}"] for name, part in facts.items()]
-        terminal.show_table(f"{slide.name}, by {annotator}", Table(["type", "cells", "mean score"], table))
-        terminal.say(f"cells, types and scores: {target}")
     inputs = [*paths, *model_files(annotator)]
     origin = provenance.collect("annotate apply", seed=seed, inputs=inputs, annotator=annotator)
+    result = annotate.write_annotations(out, annotations, origin)
+    for name, facts in result.items():
+        rows = [[kind, f"{part['cells']:,}", f"{part['mean_score']:.2f}"] for kind, part in facts["types"].items()]
+        terminal.show_table(f"{name}, by {annotator}", Table(["type", "cells", "mean score"], rows))
+        terminal.say(f"cells, types and scores: {facts['path']}")
     content = {"slides": result, "provenance": origin}
-    workspace.write_json(out / "annotated.json", content)
     if as_json:
         terminal.emit(content)
 
@@ -115,6 +110,11 @@ def train(
     terminal.show_table("held-out cells", report_table(report))
     for name, size in report["left_out"].items():
         terminal.warn(f"{name}: left out, {size} cells are too few")
+    if report["repeated"]:
+        terminal.warn(
+            f"{report['repeated']:,} of the {report['cells']['report']:,} held-out cells have exactly the counts of a cell that "
+            "the classifier was fitted to: the same cells occur twice, and its accuracy on new cells is lower"
+        )
     terminal.say(f"annotate a slide with: cifm annotate apply SLIDE --annotator reference:{path}")
     if as_json:
         terminal.emit({"path": path.as_posix(), **report, "provenance": origin})

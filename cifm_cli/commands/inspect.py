@@ -50,11 +50,16 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _describe_model(path: Path) -> dict[str, Any]:
-    """Describe a model or a classifier of cell types. Only these import torch, which takes seconds."""
+    """Describe a model, a training state or a classifier of cell types, which the header tells apart."""
     from cifm_cli.celltype import reference
     from cifm_cli.model import checkpoint
+    from cifm_cli.tensor_files import read_header
+    from cifm_cli.training import state
 
-    return reference.describe(path) or checkpoint.describe(path)
+    header = read_header(path, checkpoint.CHECKPOINT) or {}
+    if header.get("kind") == reference.KIND:
+        return reference.describe(path)
+    return state.describe(path) if state.is_state(header) else checkpoint.describe(path)
 
 
 def _describe_slide(path: Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def train(
         TrainConfig(
             recipe=recipes.load(path, changes),
             slides=workspace.slide_paths(data or ()) if data or not resume else (),
-            folder=out or (workspace.LATEST.resolve() if resume else workspace.RUNS / name),
+            folder=workspace.follow_latest(out or (workspace.LATEST if resume else workspace.RUNS / name)),
             resume=resume,
             init=workspace.run_folder(init) if init else None,
             backend=backend,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cifm_cli import keys
+from cifm_cli.data.open_hdf5 import is_hdf5
 from cifm_cli.data.slide_file import WRITE_AGAIN, open_slide_file, read_slot
 from cifm_cli.errors import CifmError
+from cifm_cli.stored_json import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,10 +120,10 @@ def parse_object(text: object, slot: str) -> dict[str, Any]:
         CifmError: The text is not JSON, not an object, nested too deeply, or holds numbers or texts that JSON has not.
     """
     try:
-        parsed = json.loads(text) if isinstance(text, str) else None
-        # Not-a-number, numbers beyond the range and halves of characters are read, but could not be written.
-        json.dumps(parsed, allow_nan=False, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+        parsed = parse_json(text) if isinstance(text, str) else None
+        # Halves of characters are JSON, but cannot be printed.
+        json.dumps(parsed, ensure_ascii=False).encode()
+    except ValueError as error:
         raise CifmError(f"{slot}: damaged: not valid JSON ({error})", WRITE_AGAIN) from error
     if not isinstance(parsed, dict):
         raise CifmError(f"{slot}: damaged: must be a JSON object", WRITE_AGAIN)
@@ -148,7 +150,13 @@ def read_stored_metadata(file: h5py.File, path: Path) -> dict[str, Any]:
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """The decoded metadata of a file; None if cifm did not write it, or it is damaged."""
+    """The decoded metadata of a file; None if cifm did not write it, or it is damaged.
+
+    Raises:
+        CifmError: The system failed to read the file, or another program has it open for writing.
+    """
+    if not is_hdf5(path):
+        return None
     # Callers ask about files of any kind, also those of other programs.
     try:
         with open_slide_file(path) as file:

@@ -6,14 +6,15 @@ and only here, so that other exceptions keep their traceback.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import h5py
 from anndata.io import read_elem
 
 from cifm_cli.data.hdf5_safety import check_content
+from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.errors import CifmError
+from cifm_cli.system_errors import reading_problem
 
 try:  # AnnData raises it for an unknown encoding, and exports no name for it
     from anndata._io.specs.registry import IORegistryError
@@ -23,6 +24,8 @@ except ImportError:
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import h5py
 
 WRITE_AGAIN = "write the slide again with `cifm prepare DOWNLOAD`; an embedded one with `cifm embed SLIDE`"
 # What h5py, NumPy, pandas and AnnData raise while they read a damaged file.
@@ -73,15 +76,13 @@ def reopen_slide_file(path: Path) -> Iterator[h5py.File]:
     Raises:
         CifmError: The file is missing or is not HDF5.
     """
-    try:
-        file = h5py.File(path, "r")
-    except FileNotFoundError as error:
-        raise CifmError(f"{path}: no such file", "check the path") from error
-    except PermissionError as error:
-        raise CifmError(f"{path}: permission denied", "change the permissions of the file") from error
-    except _DAMAGE as error:
-        raise CifmError(f"{path}: not a prepared slide, or a damaged one ({_reason(error)})", WRITE_AGAIN) from error
-    with file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_for_reading(path))
+        except _DAMAGE as error:
+            raise CifmError(
+                f"{path}: not a prepared slide, or a damaged one ({_reason(error)})", WRITE_AGAIN
+            ) from error
         yield file
 
 
@@ -99,6 +100,9 @@ def reading_slot(path: Path, slot: str = "") -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
+        # Errors of the system have other remedies than writing the slide again.
+        if isinstance(error, OSError) and (problem := reading_problem(error)):
+            raise CifmError(f"{path}: {problem.reason}", problem.hint) from error
         raise damaged(path, f"{slot} cannot be read ({_reason(error)})" if slot else _reason(error)) from error
 
 
@@ -118,6 +122,23 @@ def read_slot(group: h5py.Group, name: str, path: Path) -> Any:  # noqa: ANN401 
     """
     with reading_slot(path, f"{group.name.strip('/')}/{name}".lstrip("/")):
         return read_elem(group[name])
+
+
+@contextmanager
+def copying_slot(path: Path, slot: str) -> Iterator[None]:
+    """Turn what AnnData raises for content that was read but cannot be written into an error.
+
+    Args:
+        path: The file from which the content was read.
+        slot: The slot, for the message.
+
+    Raises:
+        CifmError: The block, which writes the content, raised such an exception; errors of the disk are not among them.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, NotImplementedError, IORegistryError) as error:
+        raise damaged(path, f"{slot} cannot be copied ({_reason(error)})") from error
 
 
 def damaged(path: Path, rule: str) -> CifmError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from cifm_cli.embedding.classifier import MAX_FEATURES, NUM_COMPONENTS, ProbeCel
 from cifm_cli.embedding.features import BASELINES, collect_features
 from cifm_cli.embedding.folds import block_groups, grouped_folds, sample_groups
 from cifm_cli.embedding.labels import Labels, encode_labels, rare_classes, read_labels
+from cifm_cli.embedding.repeated_cells import repeat_notes
 from cifm_cli.embedding.scoring import (
     BALANCED_ACCURACY,
     ROC_AUC,
@@ -96,9 +97,13 @@ def probe_slides(
     fold_of_group = np.zeros(task.groups.num, dtype=np.int64)
     for fold, (_, test) in enumerate(splits):
         fold_of_group[task.groups.ids[test]] = fold
+    warnings = repeat_notes(task.slides, task.rows, splits)
+    for warning in warnings:
+        logger.warning(warning)
     with progress("probing", len(features) * len(splits)) as advance:
         fits = {each.name: cross_validate(each.values, cells, splits, seed, advance) for each in features}
-    return _summarise(task, features, fits, fold_of_group, seed)
+    result = _summarise(task, features, fits, fold_of_group, seed)
+    return replace(result, content={**result.content, "warnings": warnings})
 
 
 def choose_cells(slides: Sequence[EmbeddedSlide], column: str, max_cells: int, seed: int) -> ProbeTask:

@@ -33,8 +33,8 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunSpec:
-        """The specification that `to_json` turned into `content`."""
-        return cls(**{**content, "vocabulary": tuple(content["vocabulary"])})
+        """The specification that `to_json` turned into `content`; unknown keys are ignored."""
+        return cls.from_provenance(content["vocabulary"], content)
 
     def to_json(self) -> dict[str, Any]:
         """The specification for the header of a training state."""

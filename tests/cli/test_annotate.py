@@ -106,7 +106,11 @@ def test_annotators_are_listed(cifm) -> None:
     ("arguments", "message", "hint"),
     [
         (["apply", "--annotator", "oracle"], "--annotator oracle: no such annotator", "markers"),
-        (["apply", "--annotator", "markers:no.tsv"], "no.tsv: not a readable", "name a TSV file: --annotator markers:"),
+        (
+            ["apply", "--annotator", "markers:no.tsv"],
+            "marker table no.tsv: no such file",
+            "name it with --annotator markers:",
+        ),
         (["apply", "--annotator", "reference"], "needs its model", "FILE.safetensors"),
         (["apply", "--annotator", "reference:labelled.h5ad"], "not a readable cell type classifier", "annotate train"),
         (["apply", "--annotator", "celltypist:labelled.h5ad"], "a pickle, which can hold any code", "--trust-pickle"),

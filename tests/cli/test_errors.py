@@ -99,7 +99,7 @@ def test_a_missing_validation_slide(refused, prepared_synthetic: Path) -> None:
 
 
 def test_a_checkpoint_of_another_format(refused, tmp_path: Path) -> None:
-    from cifm_cli.model.checkpoint import save_tensors
+    from cifm_cli.tensor_files import save_tensors
 
     save_tensors(tmp_path / "run" / "model.safetensors", {}, {"format": 999})
     assert "format 999" in refused("inspect", "run")

@@ -90,3 +90,23 @@ def test_a_label_is_required(cifm, embedded: Path) -> None:
     code, _, err = cifm("probe", embedded)
     assert code == 2
     assert "--label" in err
+
+
+def test_the_same_cells_under_two_names_give_a_warning(cifm, embedded: Path) -> None:
+    other = ad.read_h5ad(embedded)
+    other.uns["cifm"]["sample"] = "other"
+    other[:, ::-1].copy().write_h5ad("embedded/other.h5ad")
+    code, out, err = cifm("probe", "embedded", "--label", keys.CLUSTER, "--folds", "2", "--json")
+    assert code == 0
+    (warning,) = json.loads(out)["warnings"]
+    assert warning.endswith("the scores do not show how well the label of new cells is predicted")
+    assert "have exactly the counts of a training cell" in err
+    assert "Warnings about these scores" in err
+    assert warning in Path("probe.html").read_text(encoding="utf8")
+
+
+def test_different_cells_give_no_warning(cifm, embedded: Path) -> None:
+    code, out, err = cifm("probe", embedded, "--label", keys.CLUSTER, "--folds", "2", "--json")
+    assert (code, json.loads(out)["warnings"]) == (0, [])
+    assert "Warnings" not in err
+    assert "Warnings" not in Path("probe.html").read_text(encoding="utf8")

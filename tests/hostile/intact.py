@@ -30,6 +30,31 @@ COMMANDS = {
 }
 
 
+# Texts that users write, which commands of `text_mutations` read.
+TEXTS = {
+    "own.toml": """description = "small"
+[data]
+radius_um = 20.0
+tile_cells = 64
+[model]
+width = 8
+heads = 2
+[mask]
+share = 0.05
+patch_radii = [2.0, 8.0]
+[objective]
+scales = [0.5, 1.0]
+[train]
+steps = 2
+learning_rate = 1e-3
+validation_tiles = 1
+""",
+    "sheet.csv": "download,name,condition,radius_um,crop\ntissue,first,tumour,25,\n",
+    "at.csv": "x_um,y_um\n10,20\n30.5,40\n50,60\n",
+    "own.tsv": "cell_type\tsymbol\nA cell\tCD3E\nA cell\tCD3D\nB cell\tMS4A1\nB cell\tCD79A\n",
+}
+
+
 def build_intact(folder: Path, num_cells: int = 800) -> None:
     """Write the workspace into an empty folder."""
     folder = folder.resolve()
@@ -39,6 +64,8 @@ def build_intact(folder: Path, num_cells: int = 800) -> None:
         train_short_run(SLIDE, RUN)
         run("embed", str(SLIDE), "--model", str(RUN))
         run("annotate", "train", str(SLIDE), "--label", "cluster")
+        for name, text in TEXTS.items():
+            Path(name).write_text(text, encoding="utf8")
 
 
 def run(*argv: str) -> None:

@@ -185,14 +185,16 @@ def digest_results(folder: Path, out: str) -> dict[str, str]:
     What depends on time and place, and pages and pictures, are left out.
     """
     digests = {"stdout": _digest(_stable(out).encode())}
-    for path in sorted((folder / "out").rglob("*")):
+    # A resumed run writes into its own folder, next to what it read.
+    resumed = [folder / "runs/short/model.safetensors", *sorted(folder.glob("runs/short/train_state-*"))[-1:]]
+    for path in [*sorted((folder / "out").rglob("*")), *resumed]:
         name = str(path.relative_to(folder))
         if path.suffix in {".json", ".jsonl", ".csv", ".toml"}:
             digests[name] = _digest(_stable(path.read_text(encoding="utf8")).encode())
         elif path.suffix == ".h5ad":
             with h5py.File(path, "r") as file:
                 for slot in _result_slots(file):
-                    digests[f"{name}:{slot}"] = _digest(np.ascontiguousarray(file[slot][:]).tobytes())
+                    digests[f"{name}:{slot}"] = _digest(_values(file, slot))
         elif path.suffix == ".safetensors":
             digests[name] = _digest(_weights(path))
     return digests
@@ -202,6 +204,14 @@ def _result_slots(file: h5py.File) -> list[str]:
     """Arrays of numbers that a command computed."""
     names = ("X", "obsm/X_cifm", "obsm/X_cifm_cell", "layers/expressed")
     return [name for name in names if isinstance(file.get(name), h5py.Dataset)]
+
+
+def _values(file: h5py.File, slot: str) -> bytes:
+    """The numbers of a slot; the columns of genes in the order of their names."""
+    values = file[slot][:]
+    if not slot.startswith("obsm/"):
+        values = values[:, np.argsort(file["var"][file["var"].attrs["_index"]].asstr()[:])]
+    return np.ascontiguousarray(values).tobytes()
 
 
 def _weights(path: Path) -> bytes:

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from builders import interrupt_training
+from builders import interrupt_training, read_tensors
 from safetensors import SafetensorError
 
 from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested
-from cifm_cli.model import checkpoint
-from cifm_cli.model.checkpoint import load_checkpoint, load_tensors
+from cifm_cli.model.checkpoint import load_checkpoint
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.recipe_sections import ObjectiveRecipe
 from cifm_cli.training import loop
@@ -77,7 +76,7 @@ def assert_same_run(first: Path, second: Path) -> None:
     """Compare the best and the last weights, the moments and the metrics of two runs."""
     assert list_states(first)[0].name == list_states(second)[0].name
     for file in (list_states(first)[0].name, "model.safetensors"):
-        one, other = load_tensors(first / file)[0], load_tensors(second / file)[0]
+        one, other = read_tensors(first / file)[0], read_tensors(second / file)[0]
         assert one.keys() == other.keys()
         different = [name for name in one if not torch.equal(one[name], other[name])]
         assert not different, f"{file}: {different}"
@@ -223,7 +222,7 @@ def test_a_full_disk_keeps_the_last_state(
     def step_and_fill(*arguments: Any) -> float:
         taken.append(1)
         if len(taken) == 6:
-            monkeypatch.setattr(checkpoint, "save_file", fill_up)
+            monkeypatch.setattr("safetensors.torch.save_file", fill_up)
         return step(*arguments)
 
     with monkeypatch.context() as patch:

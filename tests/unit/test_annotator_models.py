@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import sys
+import zipfile
 import zlib
 from collections import OrderedDict
 from pathlib import Path, PurePosixPath
@@ -24,10 +25,11 @@ from sklearn.preprocessing import StandardScaler
 
 from cifm_cli.celltype.base import UNASSIGNED, UnlabelledCells
 from cifm_cli.celltype.celltypist import load_celltypist, open_celltypist
-from cifm_cli.celltype.pickles import OpaqueObject, read_pickle, read_torch
+from cifm_cli.celltype.pickles import OpaqueObject, read_pickle
 from cifm_cli.celltype.scimilarity import embed, load_scimilarity, open_scimilarity
 from cifm_cli.celltype.sctab import load_sctab, open_sctab
 from cifm_cli.celltype.tabnet import TabNet, entmax15, sparsemax
+from cifm_cli.celltype.torch_files import read_torch
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
 
@@ -203,6 +205,130 @@ def test_damaged_pickles_are_an_error(tmp_path: Path, content: bytes) -> None:
     for read in (read_pickle, read_torch):
         with pytest.raises(CifmError, match="not a readable"):
             read(tmp_path / "model", trusted=True)
+
+
+def test_shared_and_deep_containers_end_in_time(tmp_path: Path) -> None:
+    """Tuples that contain a tuple twice are as many as their depth; deep ones would exhaust the stack as keys."""
+    shared: tuple = ("leaf",)
+    for _ in range(60):
+        shared = (shared, shared)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"shared": shared}))
+    found = read_pickle(tmp_path / "model.pkl", trusted=True)["shared"]
+    assert found[0] is found[1]
+    deep = (
+        pickle.MARK + pickle.EMPTY_DICT + pickle.EMPTY_TUPLE + pickle.TUPLE1 * 1_000_000 + pickle.NONE + pickle.SETITEM
+    )
+    (tmp_path / "model.pkl").write_bytes(deep + pickle.STOP)
+    with pytest.raises(CifmError, match="tuples nested too deeply"):
+        read_pickle(tmp_path / "model.pkl", trusted=True)
+
+
+HUGE = (1 << 40).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.BYTEARRAY8 + HUGE,
+        pickle.BINBYTES8 + HUGE,
+        pickle.BINUNICODE8 + HUGE,
+        pickle.FRAME + HUGE,
+        pickle.NONE + pickle.LONG_BINPUT + b"\xff\xff\xff\xff" + pickle.POP,
+        b"cbuiltins\nbytearray\n(I1099511627776\ntR.",
+        b"cbuiltins\nlist\n(I1\nI2\ntR.",
+        b"(I1\nI2\ntR.",
+        b"cos\nsystem\n(Vtouch ran\ntRRb.",
+        b"\x82\x01.",
+        b"(lp0\ng0\na" * 3,
+    ],
+    ids=range(11),
+)
+def test_pickles_that_ask_for_memory_or_calls_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.pkl").write_bytes(content)
+    with pytest.raises(CifmError, match="not a readable pickle"):
+        read_pickle(tmp_path / "model.pkl", trusted=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def rewrite_zip(path: Path, change) -> None:
+    """Write a checkpoint of torch again, with `change(name, content)` in the place of each record."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, change(name, content))
+
+
+TENSOR = "model/data/0"
+FORGED_TENSORS = {
+    "a storage that is longer than its record": (lambda name, content: content[:8] if name == TENSOR else content, "has 2 elements, not 6"),
+    "a record that ends within an element": (lambda name, content: content[:9] if name == TENSOR else content, "ends within an element"),
+    "a size that is larger than the storage": (
+        lambda name, content: content.replace(b"K\x02K\x03\x86", b"K\x02K\x09\x86"), "reaches outside of its storage",
+    ),
+    "a stride that leaves the storage": (
+        lambda name, content: content.replace(b"K\x03K\x01\x86", b"K\x07K\x01\x86"), "reaches outside of its storage",
+    ),
+    "strides of zero": (
+        lambda name, content: content.replace(b"K\x02K\x03\x86", b"J\0\0\0\x40K\x03\x86").replace(b"K\x03K\x01\x86", b"K\x00K\x01\x86"),
+        "reaches outside of its storage",
+    ),
+    "another byte order": (lambda name, content: b"big" if name.endswith("byteorder") else content, "of another byte order"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("forged", FORGED_TENSORS)
+def test_forged_tensors_are_an_error(tmp_path: Path, forged: str) -> None:
+    change, message = FORGED_TENSORS[forged]
+    torch.save({"weight": torch.arange(6.0).reshape(2, 3)}, tmp_path / "model.ckpt")
+    assert read_torch(tmp_path / "model.ckpt", trusted=False)["weight"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    rewrite_zip(tmp_path / "model.ckpt", change)
+    with pytest.raises(CifmError, match=message):
+        read_torch(tmp_path / "model.ckpt", trusted=False)
+
+
+def test_archives_that_readers_may_read_differently_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    torch.save({"weight": torch.arange(6.0)}, path)
+    intact = path.read_bytes()
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(TENSOR, bytes(24))
+    with pytest.raises(CifmError, match="two records have the same name"):
+        read_torch(path, trusted=True)
+    path.write_bytes(intact)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data/1", bytes(1_000_000))
+    with pytest.raises(CifmError, match="its records are compressed"):
+        read_torch(path, trusted=True)
+    path.write_bytes(intact)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other/data.pkl", pickle.dumps({}))
+    with pytest.raises(CifmError, match=r"2 records data\.pkl"):
+        read_torch(path, trusted=True)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool]
+)
+def test_tensors_of_torch_are_rebuilt(tmp_path: Path, dtype: torch.dtype) -> None:
+    base = torch.arange(12).to(dtype).reshape(3, 4)
+    saved = {
+        "whole": base,
+        "view": base[1:, ::2],
+        "turned": base.T,
+        "scalar": base[0, 0],
+        "none": base[:0],
+        "weight": torch.nn.Parameter(base.float()),
+    }
+    torch.save(OrderedDict(saved), tmp_path / "model.ckpt")
+    found = read_torch(tmp_path / "model.ckpt", trusted=False)
+    for name, tensor in saved.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        assert torch.equal(found[name], tensor.detach())
+    assert found["whole"].data_ptr() == found["turned"].data_ptr()
 
 
 # CellTypist ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import h5py
 
 from cifm_cli.data.hdf5_safety import check_chunks, check_heaps, check_number_type
+from cifm_cli.data.open_hdf5 import open_for_reading, require_not_written
 from cifm_cli.data.readers.files import reading
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         CifmError: The file is damaged, or the block raised an exception that a damaged file can cause.
     """
     with reading(path):
+        # First, as the texts of a file that is being written are not complete.
+        require_not_written(path)
         # Before the library opens the file, as it may crash or hang while it does so.
         check_heaps(path)
-        with h5py.File(path, "r") as file:
+        with open_for_reading(path) as file:
             yield file
 
 

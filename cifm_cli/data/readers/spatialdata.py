@@ -9,19 +9,20 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data.readers.anndata import find_gene_columns
+from cifm_cli.data.readers.anndata import find_gene_columns, unique_names
 from cifm_cli.data.readers.base import Download, ReadConfig, Reader
+from cifm_cli.data.readers.cell_flags import read_flags
+from cifm_cli.data.readers.centre_columns import Places, read_places
+from cifm_cli.data.readers.declared_scale import read_libraries, scale_places
 from cifm_cli.data.readers.files import reading
-from cifm_cli.data.units import to_micrometres
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
-    from numpy.typing import NDArray
 
-_ATTRIBUTES, _REGION, _INSTANCE = "spatialdata_attrs", "region", "instance_key"
+_ATTRIBUTES, _REGION, _REGION_KEY, _INSTANCE = "spatialdata_attrs", "region", "region_key", "instance_key"
 _ELEMENT_FOLDERS = ("tables", "shapes", "points", "images", "labels")
 # Of Zarr 3 and Zarr 2, and their consolidated forms.
 _METADATA_FILES = ("zarr.json", ".zattrs", "zmetadata", ".zmetadata")
@@ -42,19 +43,24 @@ def _read(path: Path, config: ReadConfig) -> Download:
     table: AnnData = store.tables[table_name]
     with reading(path):
         counts = csr_matrix(_stored_counts(table, path, layer))
-        xy, xy_slot = _coordinates(store, table, path)
+        places = _coordinates(store, table, path)
         obs = table.obs.set_axis(table.obs_names.astype(str))
         genes = find_gene_columns(table.var)
-    xy_um, units = to_micrometres(xy, config.microns_per_pixel, xy_slot)
+    scaled, flags = scale_places(places, obs, read_libraries(table.uns.get("spatial")), config, path), read_flags(obs)
+    obs.index, name_notes = unique_names(obs.index)
     return Download(
         platform="spatialdata",
         counts=counts,
         obs=obs,
         genes=genes,
-        xy_um=xy_um,
-        units=units,
+        xy_um=scaled.xy_um,
+        units=scaled.units,
         matrix=f"tables/{table_name}" + (f"/layers/{layer}" if layer else "/X"),
         files=tuple(sorted(file for file in (path / "tables" / table_name).rglob("*") if file.is_file())),
+        in_tissue=flags.in_tissue,
+        notes=(*name_notes, *scaled.notes, *flags.notes),
+        z_um=scaled.z_um,
+        is_assumed_um=scaled.is_assumed,
     )
 
 
@@ -91,21 +97,35 @@ def _stored_counts(table: AnnData, path: Path, layer: str | None) -> Any:  # noq
     return table.layers[layer] if layer is not None else table.X
 
 
-def _coordinates(store: Any, table: AnnData, path: Path) -> tuple[NDArray[np.float64], str]:  # noqa: ANN401 - a SpatialData, whose package is optional
-    """(N, 2) coordinates as stored, and the slot that they come from; NaN for a cell without a shape."""
+def _coordinates(store: Any, table: AnnData, path: Path) -> Places:  # noqa: ANN401 - a SpatialData, whose package is optional
+    """Coordinates as stored, NaN for a cell without a shape."""
     if keys.SPATIAL in table.obsm:
-        return np.asarray(table.obsm[keys.SPATIAL], dtype=np.float64)[:, :2], "obsm['spatial']"
+        return read_places(table.obsm[keys.SPATIAL], table.n_obs, str(path))
     attributes = table.uns.get(_ATTRIBUTES, {})
-    region = attributes.get(_REGION)
+    stored = attributes.get(_REGION)
     # The name of a single region may be stored as text, or as a list of one name.
-    if isinstance(region, list | np.ndarray) and len(region) == 1:
-        region = region[0]
-    if not isinstance(region, str) or region not in store.shapes:
+    regions = [str(name) for name in (stored if isinstance(stored, list | np.ndarray) else [stored])]
+    missing = [name for name in regions if name not in store.shapes]
+    if not regions or missing:
         raise CifmError(
-            f"{path}: the table has no obsm['spatial'], and does not annotate a single element of shapes ({region!r})",
+            f"{path}: the table has no obsm['spatial'], and annotates no element of shapes ({', '.join(missing)})",
             "store cell centres there, in micrometres",
         )
-    centres = store.shapes[region].geometry.centroid
-    # Shapes are matched by the key of the instance: their order may differ from that of the table.
-    xy = pd.DataFrame({"x": centres.x, "y": centres.y}).reindex(table.obs[attributes[_INSTANCE]])
-    return xy.to_numpy(dtype=np.float64), f"centroids of shapes/{region}"
+    xyz = np.full((table.n_obs, 3), np.nan)
+    # A single region need not be named in the rows.
+    rows_of = table.obs[attributes[_REGION_KEY]].astype(str) if len(regions) > 1 else pd.Series(regions * table.n_obs)
+    for region in regions:
+        rows = np.flatnonzero(rows_of == region)
+        # Shapes are matched by the key of the instance: their order may differ from that of the table.
+        centres = _centres(store.shapes[region].geometry).reindex(table.obs[attributes[_INSTANCE]].iloc[rows])
+        xyz[rows] = centres.to_numpy(dtype=np.float64)
+    z = xyz[:, 2] if np.isfinite(xyz[:, 2]).any() else None
+    return Places(xyz[:, :2], z, f"centroids of shapes/{', shapes/'.join(regions)}", None)
+
+
+def _centres(shapes: Any) -> pd.DataFrame:  # noqa: ANN401 - a GeoSeries, whose package is optional
+    """Centroid of each shape; z of points that have one, else NaN."""
+    centroids = shapes.centroid
+    # The centroid of a point in three dimensions has two.
+    z = shapes.z if shapes.has_z.all() and (shapes.geom_type == "Point").all() else np.nan
+    return pd.DataFrame({"x": centroids.x, "y": centroids.y, "z": z})

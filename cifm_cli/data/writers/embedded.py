@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import write_elem
@@ -19,6 +18,7 @@ from cifm_cli import keys
 from cifm_cli.data.checksums import content_sum, text_sum
 from cifm_cli.data.column_record import NAMES, ColumnRecord
 from cifm_cli.data.metadata import parse_object, read_stored_metadata
+from cifm_cli.data.open_hdf5 import create_hdf5
 from cifm_cli.data.slide import open_slide, read_slide
 from cifm_cli.data.slide_file import damaged, open_slide_file, read_slot, reading_slot
 from cifm_cli.data.stored_arrays import find_array, read_numbers
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import h5py
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
@@ -93,7 +94,7 @@ def embedded_file(
         # The content of the prepared slide, and float32 features.
         require_space(target.parent, prepared.stat().st_size + 4 * len(order) * sum(widths.values()))
     with atomic_path(target) as temporary:
-        with h5py.File(temporary, "w") as file:
+        with create_hdf5(temporary) as file:
             copy_slide(slide, file, order, without=_LEVELS)  # `slide` may itself be an embedded slide
             write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDING, json.dumps(origin, allow_nan=False))
             for slot, width in widths.items():
@@ -101,7 +102,7 @@ def embedded_file(
         # The HDF5 file is closed here: rows are written by plain file operations, by several processes too.
         target_rows = inverse_order(order)
         yield {slot: open_dense(temporary, f"obsm/{slot}", target_rows) for slot in widths}
-        with h5py.File(temporary, "r+") as file:
+        with create_hdf5(temporary, "r+") as file:
             about = {**_sum_embeddings(file, widths, temporary), _ORIGIN: _sum_origin(origin)}
             write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDED_CONTENT, json.dumps(about))
 

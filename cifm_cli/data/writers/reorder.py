@@ -6,21 +6,20 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import write_elem
 
 from cifm_cli.data.column_record import NAMES, ColumnRecord
 from cifm_cli.data.row_ranges import row_ranges
-from cifm_cli.data.slide_file import damaged, read_slot, reading_slot, reopen_slide_file
+from cifm_cli.data.slide_file import copying_slot, damaged, read_slot, reading_slot, reopen_slide_file
 from cifm_cli.data.validate_slide import read_download_rows
 from cifm_cli.data.writers.csr_arrays import create_csr_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
-
-    import h5py
 
     from cifm_cli.data.slide import Rows, Slide
 
@@ -77,17 +76,18 @@ def copy_slide(slide: Slide, target: h5py.File, order: Rows, without: Collection
             group = _create_group(source, target, slot, path)
             # Sorted, so that the same input gives the same bytes.
             for name in sorted(set(source.get(slot, ())).difference(without)):
-                _write(group, name, _take(source[slot], name, order, path))
+                _write(path, group, name, _take(source[slot], name, order, path))
         pairs = _create_group(source, target, "obsp", path)
         for name in source.get("obsp", ()):
             # Pairs of cells, so rows and columns are reordered.
             rows = _take(source["obsp"], name, order, path)
             with reading_slot(path, f"obsp/{name}"):
                 values = rows[:, order]
-            _write(pairs, name, values)
-        if "raw" in source:
+            _write(path, pairs, name, values)
+        # AnnData can store a missing `raw` as an empty array.
+        if isinstance(source.get("raw"), h5py.Group):
             raw = _create_group(source, target, "raw", path)
-            _write(raw, "X", _take(source["raw"], "X", order, path))
+            _write(path, raw, "X", _take(source["raw"], "X", order, path))
             _copy_unchanged(source["raw"], raw, _RAW_UNCHANGED, path)
         for slot in sorted(set(source) - _SLOTS):
             logger.warning("%s: %s is no part of an AnnData and is not copied", path, slot)
@@ -115,7 +115,7 @@ def copy_obs(source: h5py.File, target: h5py.File, order: Rows, path: Path) -> N
     for name in source["obs"]:
         values = _take(source["obs"], name, order, path)
         record.compare(NAMES if name == index else name, values, order)
-        _write(group, name, values)
+        _write(path, group, name, values)
 
 
 def _copy_counts(source: h5py.File, target: h5py.File, order: Rows, slide: Slide) -> None:
@@ -146,9 +146,10 @@ def _create_group(source: h5py.File, target: h5py.File, slot: str, path: Path) -
     return group
 
 
-def _write(group: h5py.Group, name: str, values: Any) -> None:  # noqa: ANN401 - any element of AnnData
+def _write(path: Path, group: h5py.Group, name: str, values: Any) -> None:  # noqa: ANN401 - any element of AnnData
     # Nullable texts are read by all versions of AnnData, but written only if allowed.
-    with ad.settings.override(allow_write_nullable_strings=True):
+    slot = f"{group.name.strip('/')}/{name}"
+    with copying_slot(path, slot), ad.settings.override(allow_write_nullable_strings=True):
         write_elem(group, name, values)
 
 
