@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import unicodedata
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from cifm_cli.errors import writing
+from cifm_cli.path_text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.report.table import Table
 
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # categories of Unicode
 _MAX_LENGTH = 100  # characters of a value in `flatten`
 
 
@@ -71,15 +74,28 @@ def _stderr() -> Console:
     return Console(file=cast("IO[str]", _Stderr()), highlight=False, emoji=False, soft_wrap=True)
 
 
+def visible(text: str) -> str:
+    """Replace control characters and other invisible ones, which a name in a file may contain, by their codes.
+
+    A terminal would run control characters, and cannot show halves of surrogate pairs.
+    """
+    return "".join(
+        letter.encode("unicode_escape").decode("ascii")
+        if letter not in "\n\t" and unicodedata.category(letter) in _INVISIBLE
+        else letter
+        for letter in printable(text)
+    )
+
+
 def say(message: str) -> None:
     """Print one plain line on stderr."""
     # Messages contain brackets, such as `cifm[dgl]`, which rich would take for markup.
-    _stderr().print(message, markup=False)
+    _stderr().print(visible(message), markup=False)
 
 
 def warn(message: str) -> None:
     """Print one `warning:` line on stderr."""
-    _stderr().print(Text.assemble(("warning: ", "yellow"), message))
+    _stderr().print(Text.assemble(("warning: ", "yellow"), visible(message)))
 
 
 class TerminalHandler(logging.Handler):
@@ -124,7 +140,7 @@ def fail(message: str, hint: str) -> None:
     """Print one `error:` line and one `hint:` line on stderr."""
     for label, style, text in (("error", "bold red", message), ("hint", "cyan", hint)):
         # Line breaks in messages of other libraries are replaced, so that an error is one line for scripts.
-        _stderr().print(Text.assemble((f"{label}: ", style), " ".join(text.split())))
+        _stderr().print(Text.assemble((f"{label}: ", style), " ".join(visible(text).split())))
 
 
 def emit(content: Any) -> None:  # noqa: ANN401 - JSON is any
@@ -142,8 +158,9 @@ def listing(rows: Sequence[Sequence[str]]) -> None:
     Args:
         rows: Rows of text, all of the same length.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    shown = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         _write(line.rstrip() + "\n")
 
@@ -182,12 +199,13 @@ def show_table(title: str, table: Table) -> None:
         title: Text above the table.
         table: Its content; the cells in `table.best` are bold.
     """
-    shown = rich.table.Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    # Texts, because a name of a slide may contain brackets, which rich would take for markup.
+    shown = rich.table.Table(title=Text(visible(title), style="bold"), title_justify="left", box=None, pad_edge=False)
     for position, name in enumerate(table.columns):
-        shown.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
+        shown.add_column(Text(visible(name)), justify="left" if position == 0 else "right", no_wrap=True)
     best = set(table.best)
     for i, row in enumerate(table.rows):
-        shown.add_row(*(Text(cell, style="bold" if (i, j) in best else "") for j, cell in enumerate(row)))
+        shown.add_row(*(Text(visible(cell), style="bold" if (i, j) in best else "") for j, cell in enumerate(row)))
     console = _stderr()
     console.width = max(console.width, 400)  # rich would cut cells to fit; a narrow terminal wraps the line instead
     console.print(shown)
@@ -215,7 +233,13 @@ def progress(description: str, total: float | None) -> Iterator[Callable[..., No
     """
     # stderr, so that stdout holds nothing but the result.
     console = _stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(
         *columns,
         console=console,
