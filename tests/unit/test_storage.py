@@ -316,3 +316,45 @@ def test_names_that_are_one_file_on_a_file_system_without_case(tmp_path: Path, m
     with pytest.raises(CifmError, match="Slide and slide would be the same file there"):
         require_different_files(["Slide", "other", "slide"], tmp_path / "out", "rename one")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"remove": ["../mine"], "move": []},
+        {"remove": ["MINE"], "move": []},
+        {"remove": [], "move": ["../mine", "metrics.json"]},
+        {"remove": [".."], "move": ["."]},
+        {"remove": "mine", "move": None},
+        ["remove"],
+    ],
+)
+def test_a_planted_set_touches_nothing_elsewhere(tmp_path: Path, ended: Owner, order: object) -> None:
+    folder, mine = tmp_path / "evaluation", tmp_path / "mine"
+    mine.write_text("precious")
+    complete = folder / f".{ended.encode()}-0a1b{COMPLETE}set"
+    complete.mkdir(parents=True)
+    (complete / ORDER_FILE).write_text(json.dumps(order).replace("MINE", str(mine)))
+    remove_leftovers(folder)
+    assert mine.read_text() == "precious"
+    assert names(folder) == []
+
+
+def test_planted_locks_and_links_do_no_harm(tmp_path: Path, ended: Owner, impatient: None) -> None:
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    folder.mkdir()
+    write_set(elsewhere, "precious")
+    (elsewhere / ORDER_FILE).write_text(json.dumps({"remove": [], "move": ["metrics.json"]}))
+    (folder / f".{ended.encode()}-0a1b{COMPLETE}set").symlink_to(elsewhere, target_is_directory=True)
+    os.mkfifo(folder / ".pipe.cifm-lock")
+    (folder / ".deep.cifm-lock").write_text("[" * 4000)
+    remove_leftovers(folder)
+    assert (elsewhere / "metrics.json").read_text() == "precious"
+    with holding_lock(folder / ".l", folder, "training"):
+        (folder / ".l").write_text(
+            json.dumps({"pid": "\x1b[2J", "host": "h" * 999, "since": "2026-01-01T00:00:00+00:00"})
+        )
+        with pytest.raises(CifmError) as caught:
+            holding_lock(folder / ".l", folder, "training", hint=HINT).__enter__()
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 300
