@@ -110,13 +110,19 @@ def check_heaps(path: Path | str, without: Iterable[tuple[int, int]] = ()) -> No
     Raises:
         ValueError: A size is wrong.
     """
-    # Mapped and not read as a whole, so that the search needs little memory of its own.
-    content = np.memmap(path, dtype=np.uint8, mode="r")
-    position = 0
+    content, position = _map_file(path), 0
     for start, stop in (*sorted(without), (len(content), len(content))):
         for heap in _find_collections(content, position, start):
             _require_valid_heap(content, heap)
         position = max(position, stop)
+
+
+def _map_file(path: Path | str) -> NDArray[np.uint8]:
+    """The content of a file, mapped and not read, so that a search needs little memory of its own."""
+    try:
+        return np.memmap(path, dtype=np.uint8, mode="r")
+    except OSError:  # some network file systems cannot map files
+        return np.fromfile(path, dtype=np.uint8)
 
 
 def _arrays(file: h5py.File) -> Iterator[h5py.Dataset]:
