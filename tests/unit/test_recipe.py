@@ -158,6 +158,7 @@ BAD_FILES = {
     "infinity": (b"[objective]\ncutoff = inf", "objective.cutoff = inf: input should be a finite number"),
     "negative": (b"[train]\nsteps = -1", "train.steps = -1: input should be greater"),
     "text": (b"[model]\nwidth = 'wide'", "model.width = 'wide': input should be a valid integer"),
+    "many layers": (b"[model]\nencoder_layers = 900\nmlp_layers = 900", "ask for 811,800 linear maps, at most 5,000"),
     "no section": (b"model = 3", "model = 3: input should be a valid dictionary"),
     "many": (b"".join(b"k%d = 1\n" % number for number in range(3_000)), "3000 mistakes"),
 }
