@@ -197,7 +197,8 @@ def change_values(generator: np.random.Generator, path: Path, checksum: str = "k
     place = int(generator.integers(max(1, len(flat))))
     numbers = {"nan": float("nan"), "inf": float("inf"), "zero": 0.0, "large": 1e38}
     if way in numbers:
-        flat[: 1 + place] = numbers[way]
+        # Sketches of cells are whole numbers, which are never NaN.
+        flat[: 1 + place] = numbers[way] if flat.is_floating_point() else -1
     elif way == "negative":
         flat = -flat.abs() - 1
     elif way == "permuted":
