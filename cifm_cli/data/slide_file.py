@@ -124,6 +124,23 @@ def read_slot(group: h5py.Group, name: str, path: Path) -> Any:  # noqa: ANN401 
         return read_elem(group[name])
 
 
+@contextmanager
+def copying_slot(path: Path, slot: str) -> Iterator[None]:
+    """Turn what AnnData raises for content that was read but cannot be written into an error.
+
+    Args:
+        path: The file from which the content was read.
+        slot: The slot, for the message.
+
+    Raises:
+        CifmError: The block, which writes the content, raised such an exception; errors of the disk are not among them.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, NotImplementedError, IORegistryError) as error:
+        raise damaged(path, f"{slot} cannot be copied ({_reason(error)})") from error
+
+
 def damaged(path: Path, rule: str) -> CifmError:
     """The error for a file that breaks a rule, such as "X must have rows"."""
     return CifmError(f"{path}: damaged: {rule}", WRITE_AGAIN)
