@@ -147,7 +147,8 @@ def test_the_large_recipe_has_a_hundred_million_parameters() -> None:
 BAD_FILES = {
     "Latin-1": (b"description = 'Gr\xf6\xdfe'", "not text in UTF-8"),
     "UTF-16": ("[model]\nwidth = 8".encode("utf-16"), "not text in UTF-8"),
-    "zeros": (bytes(10), "not valid TOML"),
+    "zeros": (bytes(10), "not valid TOML: control character"),
+    "escape": (b"# \x1b[31m", "not valid TOML: control character"),
     "deep": (b"a = " + b"[" * 3_000, "not valid TOML: maximum recursion depth"),
     "long line": (b"x." * 3_000 + b"a = 1", "4,000 in a line"),
     "large": (b"# comment\n" * 50_000, "more than 262,144 bytes"),
