@@ -31,6 +31,7 @@ from cifm_cli.data.validate_slide import (
     require_valid_structure,
 )
 from cifm_cli.errors import CifmError
+from cifm_cli.path_text import file_name
 from cifm_cli.verification import verification_enabled
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def read_slide(file: h5py.File, path: Path, *, hold: bool) -> Slide:
     if hold and indptr[-1] <= _IN_MEMORY_NONZEROS:
         source = MemoryCounts(source.read(np.arange(num_cells)))
     return Slide(
-        name=path.stem,
+        name=file_name(path),
         xy_um=xy_um,
         total_counts=total_counts,
         split=split,

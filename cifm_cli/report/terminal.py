@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
 import sys
 import unicodedata
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import rich.table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from cifm_cli.errors import writing
+from cifm_cli.path_text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +31,47 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # categories of Unicode
 _MAX_LENGTH = 100  # characters of a value in `flatten`
 
 
+class _Stderr:
+    """stderr, on which a terminal that was closed or a pipe that nobody reads is no error: the work goes on."""
+
+    def __init__(self) -> None:
+        # Looked up each time, because tests and callers may replace sys.stderr.
+        self._stream = sys.stderr
+
+    def write(self, text: str) -> int:
+        """Write a text, or nothing if that is not possible."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, if that is possible."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a stream
+        """All other attributes are those of stderr."""
+        return getattr(self._stream, name)
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr usable whatever the caller gave: closed, or with an encoding that lacks characters."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: otherwise the next file would get its number, and messages of C libraries
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:  # Python's word for a closed one
+            setattr(sys, name, open(number, "w", encoding="utf8", errors="backslashreplace", closefd=False))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            # A terminal with ASCII lacks most characters, and names of files may hold bytes that are no text.
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _stderr() -> Console:
-    # A new console each time, because tests and callers may replace sys.stderr.
-    return Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
+    return Console(file=cast("IO[str]", _Stderr()), highlight=False, emoji=False, soft_wrap=True)
 
 
 def visible(text: str) -> str:
@@ -39,7 +83,7 @@ def visible(text: str) -> str:
         letter.encode("unicode_escape").decode("ascii")
         if letter not in "\n\t" and unicodedata.category(letter) in _INVISIBLE
         else letter
-        for letter in text
+        for letter in printable(text)
     )
 
 
@@ -105,7 +149,7 @@ def emit(content: Any) -> None:  # noqa: ANN401 - JSON is any
     Args:
         content: A JSON value without NaN.
     """
-    sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    _write(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def listing(rows: Sequence[Sequence[str]]) -> None:
@@ -118,7 +162,13 @@ def listing(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for row in shown:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write(line.rstrip() + "\n")
+        _write(line.rstrip() + "\n")
+
+
+def _write(text: str) -> None:
+    """Write to stdout, which may be a file on a full disk."""
+    with writing(Path("stdout")):
+        sys.stdout.write(text)
 
 
 def flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

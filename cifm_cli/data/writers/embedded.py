@@ -20,7 +20,7 @@ from cifm_cli.data.column_record import NAMES, ColumnRecord
 from cifm_cli.data.metadata import parse_object, read_stored_metadata
 from cifm_cli.data.open_hdf5 import create_hdf5
 from cifm_cli.data.slide import open_slide, read_slide
-from cifm_cli.data.slide_file import damaged, open_slide_file, read_slot, reading_slot
+from cifm_cli.data.slide_file import damaged, open_slide_file, read_slot, reading_slot, require_unchanged
 from cifm_cli.data.stored_arrays import find_array, read_numbers
 from cifm_cli.data.validate_slide import read_download_rows
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
@@ -102,6 +102,7 @@ def embedded_file(
         # The HDF5 file is closed here: rows are written by plain file operations, by several processes too.
         target_rows = inverse_order(order)
         yield {slot: open_dense(temporary, f"obsm/{slot}", target_rows) for slot in widths}
+        require_unchanged(prepared)  # worker processes open it too
         with create_hdf5(temporary, "r+") as file:
             about = {**_sum_embeddings(file, widths, temporary), _ORIGIN: _sum_origin(origin)}
             write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDED_CONTENT, json.dumps(about))
