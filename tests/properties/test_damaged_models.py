@@ -196,6 +196,18 @@ def test_moments_that_do_not_fit_are_an_error(intact: Path) -> None:
         load_state(intact, {"weights": network}, other)
 
 
+@pytest.mark.parametrize("name", ["optimiser.0.step", "optimiser.3.exp_avg_sq"])
+def test_negative_steps_and_squares_are_an_error(intact: Path, tmp_path: Path, name: str) -> None:
+    network, optimiser = build()
+    key, moment = int(name.split(".")[1]), name.split(".")[2]
+    optimiser.state[optimiser.param_groups[0]["params"][key]][moment].fill_(-1)
+    save_state(
+        tmp_path, {"weights": network}, optimiser, TrainState(step=1), RunSpec.from_provenance(GENES, PROVENANCE), 1
+    )
+    with pytest.raises(CifmError, match="a number of steps or a mean square is negative"):
+        load_state(tmp_path, {"weights": network}, optimiser)
+
+
 def test_every_damage_changes_the_file(intact: Path, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for damage in (*DAMAGES.values(), *FORGERIES.values(), change_header):
