@@ -144,10 +144,7 @@ def mixture_note(species: Species) -> str | None:
     """A note that the genes of other species are dropped; None if there are none."""
     if not species.kept:
         return None
-    return (
-        f"a mixture of species: the genes of {species.kept} are kept, and {species.other.sum():,} of {species.others} are "
-        f"dropped; obs['{OTHER_FRACTION}'] holds the fraction of the counts of a cell that they had"
-    )
+    return f"a mixture of species: the genes of {species.kept} are kept, and {species.other.sum():,} of {species.others} are dropped"
 
 
 def foreign_cells_warning(obs: pd.DataFrame) -> str | None:
@@ -163,7 +160,8 @@ def foreign_cells_warning(obs: pd.DataFrame) -> str | None:
         return None
     return (
         f"{num_foreign:,} of {len(obs):,} cells have most of their counts in genes of another species, and may be cells of "
-        f"that species: select them by obs['{OTHER_FRACTION}'], and leave them out of what you conclude"
+        f"that species: leave them out of what you conclude; a prepared slide has the fraction of these counts in "
+        f"obs['{OTHER_FRACTION}']"
     )
 
 
