@@ -19,12 +19,14 @@ from cifm_cli.provenance import numpy_generator
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Fractions of the median distance to the nearest cell. Pairs closer than the first are rare within a section; on a grid of
-# spots or bins there are none closer than the second; the third gives 20 neighbours.
-_NEAR, _NEAR_ON_GRID, _FAR = 0.4, 0.8, 2.5
+# Fractions of the median distance to the nearest cell. Pairs closer than the first are one cell that was found twice; pairs
+# closer than the second are rare within a section, and on a grid of spots or bins even those closer than the third; the
+# fourth gives 20 neighbours.
+_SAME, _NEAR, _NEAR_ON_GRID, _FAR = 0.2, 0.4, 0.8, 2.5
 _SAMPLE_SIZE = 5_000  # Q
 _MAX_PAIRS = 2_000_000
 _MIN_NEAR_PAIRS = 5  # fewer are chance
+_MIN_COPIES = 0.2  # of the cells with another at the same place, if one section is a copy of another
 # Thresholds on the share of near pairs, relative to that of cells placed at random: 0.0 to 0.05 is measured within
 # Xenium, CosMx and array sections, 0.85 to 1.1 between sections.
 _INDEPENDENT, _DISTANT, _GRID, _CROWDED = 0.5, 0.3, 0.02, 0.05
@@ -85,12 +87,11 @@ class OverlapTest:
         cell, other, distance = self._find_pairs(sample, unit_um)
         across = codes[sample[cell]] != codes[other]
         share = float(across.mean()) if len(across) else 0.0
-        # On one grid with a shift, spots of two sections keep a distance, but a shorter one than those of a section.
-        on_grid = suspected and _near_share(distance[~across], _NEAR_ON_GRID) <= _GRID
-        limits = [*([_NEAR] if on_top else []), *([_NEAR_ON_GRID] if on_grid else [])]
-        if share < MIN_SHARE or not any(_near_share(distance[across], limit) >= _INDEPENDENT for limit in limits):
+        within, between = distance[~across], distance[across]
+        num_cells = len(np.unique(cell))
+        if share < MIN_SHARE or not _are_independent(within, between, num_cells, on_top=on_top, suspected=suspected):
             return None
-        keeps_distance = _near_share(distance[~across], _NEAR) <= _DISTANT
+        keeps_distance = _near_share(within, 0.0, _NEAR) <= _DISTANT
         expected = 1.0 - float(((np.bincount(codes) / len(codes)) ** 2).sum())
         if not keeps_distance and not (suspected and share >= _MIN_MIXING * expected):
             return None
@@ -99,7 +100,7 @@ class OverlapTest:
     @property
     def is_crowded(self) -> bool:
         """Whether more cells lie on another one than in any tissue that was measured."""
-        return _near_share(self._union_pairs().distance, _NEAR) >= _CROWDED
+        return _near_share(self._union_pairs().distance, 0.0, _NEAR) >= _CROWDED
 
     def _on_top(self, codes: NDArray[np.int64]) -> bool:
         """Whether cells of different groups lie on each other at the distances that all cells together have."""
@@ -107,7 +108,8 @@ class OverlapTest:
         across = codes[self._sample[cell]] != codes[other]
         # A single pair of duplicates says nothing, and a few joined edges do no harm.
         return (
-            bool(across.sum() >= MIN_SHARE / 2 * len(across)) and _near_share(distance[across], _NEAR) >= _INDEPENDENT
+            bool(across.sum() >= MIN_SHARE / 2 * len(across))
+            and _near_share(distance[across], 0.0, _NEAR) >= _INDEPENDENT
         )
 
     def _union_pairs(self) -> _Pairs:
@@ -135,12 +137,26 @@ class OverlapTest:
         return _Pairs(cell, other, distance_um / unit_um[cell])
 
 
-def _near_share(distance: NDArray[np.float64], limit: float) -> float:
-    """Number of pairs nearer than a limit, relative to that of cells placed at random, given the distances of pairs."""
-    near = int((distance < limit).sum())
+def _are_independent(
+    within: NDArray[np.float64], between: NDArray[np.float64], num_cells: int, *, on_top: bool, suspected: bool
+) -> bool:
+    """Whether the places of one group are independent of those of another, given distances of their pairs."""
+    # Without the closest pairs: a cell in the margin of two fields is found in both, at one place.
+    is_copy = (between < _NEAR).sum() >= _MIN_COPIES * num_cells
+    rings = [(0.0 if is_copy else _SAME, _NEAR)] if on_top else []
+    # On a grid, spots of two sections are at one place, or all of them are shifted by the same distance.
+    if _near_share(within, 0.0, _NEAR_ON_GRID) <= _GRID:
+        rings += [(0.0, _NEAR)] if on_top else []
+        rings += [(0.0, _NEAR), (0.0, _NEAR_ON_GRID)] if suspected else []
+    return any(_near_share(between, *ring) >= _INDEPENDENT for ring in rings)
+
+
+def _near_share(distance: NDArray[np.float64], low: float, high: float) -> float:
+    """Number of pairs within a ring relative to that of cells placed at random, given the distances of pairs."""
+    near = int(((distance >= low) & (distance < high)).sum())
     if near < _MIN_NEAR_PAIRS:
         return 0.0
-    return near / (len(distance) * (limit / _FAR) ** 2)
+    return near / (len(distance) * (high**2 - low**2) / _FAR**2)
 
 
 def _spacing(tree: cKDTree, xy_um: NDArray[np.float64]) -> float:

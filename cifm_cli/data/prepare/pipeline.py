@@ -44,10 +44,12 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from cifm_cli.data.prepare.genes import GenePlan
     from cifm_cli.data.prepare.species import Species
     from cifm_cli.data.readers.base import Download, Reader
+    from cifm_cli.data.units import UnitCheck
 
 
 def prepare_download(download: Path, config: PrepareConfig) -> PrepareResult:
@@ -284,8 +286,8 @@ def _arrange_cells(section: Section, buffered: _Buffered) -> tuple[AnnData, dict
     kept = kept[hilbert_order(download.xy_um[kept])]
     xy_um = download.xy_um[kept]
     # After the filters, as debris outside the crop would change the spacing.
-    units = check_units(xy_um, download.radius_um, config.radius_um)
-    obs, notes = storable_obs(buffered.obs.iloc[section.rows[kept]])
+    units = _check_units(xy_um, download.radius_um, config.radius_um, where)
+    obs, notes = storable_obs(section.annotate(buffered.obs).iloc[kept])
     regions = config.split.regions(xy_um, units.radius_um)
     slide = build_anndata(buffered.counts, section.rows[kept], xy_um, obs, regions, genes.ids, genes.symbols)
     optional = (
@@ -301,6 +303,16 @@ def _arrange_cells(section: Section, buffered: _Buffered) -> tuple[AnnData, dict
         download, genes, dropped, units, slide, {"notes": [*download.notes, *notes], "warnings": warnings}
     )
     return slide, {**report, "split_by": config.split.describe(units.radius_um)}
+
+
+def _check_units(
+    xy_um: NDArray[np.float64], platform_um: float | None, given_um: float | None, where: str
+) -> UnitCheck:
+    try:
+        return check_units(xy_um, platform_um, given_um)
+    except CifmError as error:
+        # The check does not know where the coordinates are from, and a call may prepare many downloads.
+        raise CifmError(f"{where}: {error.message}", error.hint) from error
 
 
 def _nearest_folder(folder: Path) -> Path:

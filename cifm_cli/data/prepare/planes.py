@@ -96,22 +96,21 @@ def require_flat(xy_um: NDArray[np.float64], z: NDArray[np.float64], where: str)
         return None
     span = float(levels[-1] - levels[0])
     described = f"the third coordinate is from {levels[0]:g} to {levels[-1]:g}"
-    choose = f"keep one with --z, such as --z {_span(_middle(levels))}"
-    if len(levels) <= _MAX_LEVELS and len(levels) * _MIN_CELLS <= len(z):
-        overlap = OverlapTest(xy_um).find(codes.ravel().astype(np.int64), suspected=True)
-        # Layers of the image within a section: no two cells are at one place.
-        if overlap and (overlap.keeps_distance or span > THICKNESS_UM):
-            raise CifmError(
-                f"{where}: {len(levels)} sections lie on each other: {_describe(z)}, and {overlap.share:.0%} of the edges "
-                "would join two of them",
-                f"--by z makes a slide of each; {choose}",
-            )
-    if span > THICKNESS_UM and _local_difference(xy_um, z) > _FLAT_UM:
+    is_stack = len(levels) <= _MAX_LEVELS and len(levels) * _MIN_CELLS <= len(z)
+    # Layers of the image within a section do not overlap: no two cells are at one place.
+    overlap = OverlapTest(xy_um).find(codes.ravel().astype(np.int64), suspected=False) if is_stack else None
+    if overlap is None and (span <= THICKNESS_UM or _local_difference(xy_um, z) <= _FLAT_UM):
+        return f"{described}, but differs little between neighbours; distances are measured in x and y"
+    if is_stack:
+        joined = "" if overlap is None else f", and {overlap.share:.0%} of the edges would join two of them"
         raise CifmError(
-            f"{where}: a volume, not a section: {described}, and cells above each other would become neighbours",
-            f"keep the cells of one section's thickness with --z LOW,HIGH, such as --z {_span(_middle_slab(z))}",
+            f"{where}: {len(levels)} sections lie on each other: {_describe(z)}{joined}",
+            f"--by z makes a slide of each; keep one with --z, such as --z {_span(_middle(levels))}",
         )
-    return f"{described}, but differs little between neighbours; distances are measured in x and y"
+    raise CifmError(
+        f"{where}: a volume, not a section: {described}, and cells above each other would become neighbours",
+        f"keep the cells of one section's thickness with --z LOW,HIGH, such as --z {_span(_middle_slab(z))}",
+    )
 
 
 def _local_difference(xy_um: NDArray[np.float64], z: NDArray[np.float64]) -> float:

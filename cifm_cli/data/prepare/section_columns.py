@@ -33,6 +33,7 @@ _BARCODE_PARTS = {BARCODE_SUFFIX: r"[-_:.]([A-Za-z0-9]+)$", BARCODE_PREFIX: r"^(
 Z = "z"  # `--by z` without a column of that name takes the third coordinate
 _MIN_CELLS = 5  # per group, on average; fewer are identifiers, not sections
 _MAX_GROUPS = {True: 5_000, False: 500}  # of a column with and without a word of sections in its name
+_FEW, _FEW_GROUPS = 3, 0.1  # of the values that `--by` takes, at most this share may have so few cells
 _MAX_COMBINED = 6  # columns of which pairs are tried
 
 
@@ -58,19 +59,24 @@ def find_sections(xy_um: NDArray[np.float64], obs: pd.DataFrame, ignore: tuple[s
     if len(xy_um) < 2 * _MIN_CELLS:
         return None
     test = OverlapTest(xy_um)
+    columns = [column for column in _candidates(list(obs.items())) if column.name not in ignore]
+    found, mixed = _find_column(test, columns)
     # Barcodes are parsed only if needed, which takes seconds for millions of them.
-    parts = dict(_barcode_columns(obs)) if test.is_crowded else {}
-    columns = [column for column in _candidates([*obs.items(), *parts.items()]) if column.name not in ignore]
-    mixed: list[
-        Sections
-    ] = []  # columns whose groups are still several sections each, or of cells that keep no distance
+    if found is None and test.is_crowded:
+        found = _find_pair(test, columns) or _find_column(test, _candidates(list(_barcode_columns(obs))))[0]
+    return found or mixed
+
+
+def _find_column(test: OverlapTest, columns: list[_Candidate]) -> tuple[Sections | None, Sections | None]:
+    """The first column of sections; and the first one whose groups are several sections each, or keep no distance."""
+    mixed = None
     for name, codes, suspected in columns:
         if overlap := test.find(codes, suspected=suspected):
             found = Sections((name,), int(codes.max()) + 1, overlap)
             if overlap.keeps_distance:
-                return found
-            mixed.append(found)
-    return (_find_pair(test, columns) or mixed[0]) if mixed else None
+                return found, mixed
+            mixed = mixed or found
+    return None, mixed
 
 
 def _find_pair(test: OverlapTest, columns: list[_Candidate]) -> Sections | None:
@@ -126,11 +132,13 @@ def labels_by(obs: pd.DataFrame, columns: tuple[str, ...], z: NDArray[np.float64
     labels = parts[0].astype(object)
     for part in parts[1:]:
         labels = labels + "-" + part
-    labels = labels.where(known, other=None).set_axis(obs.index)
-    num_groups = labels.nunique()
-    if not num_groups or num_groups * 2 > max(len(labels), 2):
+    labels = labels.where(known, other=None)
+    sizes = labels.value_counts()
+    # Numbers of counts or names of cells.
+    if not len(sizes) or (sizes < _FEW).mean() > _FEW_GROUPS:
         raise CifmError(
-            f"{where}: --by {','.join(columns)}: {num_groups:,} values for {len(labels):,} cells are not sections",
+            f"{where}: --by {','.join(columns)}: {len(sizes):,} values, {(sizes < _FEW).sum():,} of them for less than "
+            f"{_FEW} cells, are not sections",
             "name a column that has one value for all cells of a section",
         )
     return labels
@@ -198,6 +206,8 @@ def _column(obs: pd.DataFrame, name: str, z: NDArray[np.float64] | None, where: 
 
 def _texts(column: pd.Series) -> pd.Series[str]:
     """A column as text; whole numbers without a decimal point."""
+    # By position: barcodes of joined samples repeat.
+    column = column.reset_index(drop=True)
     if pd.api.types.is_float_dtype(column.dtype):
         return column.map("{:g}".format, na_action="ignore").astype(object)
     return column.astype(object).map(str, na_action="ignore")

@@ -92,7 +92,7 @@ def _read(path: Path, config: ReadConfig) -> Download:
         libraries = read_libraries(file.get("uns/spatial"))
         content = _read_counts(file, path, config.layer)
     scaled, flags = scale_places(places, obs, libraries, config, path), read_flags(obs)
-    obs.index, name_notes = unique_names(content.names)
+    obs.index = content.names
     return Download(
         platform="anndata",
         counts=content.counts,
@@ -103,7 +103,7 @@ def _read(path: Path, config: ReadConfig) -> Download:
         matrix=content.slot,
         files=(path,),
         in_tissue=flags.in_tissue,
-        notes=(*content.notes, *name_notes, *scaled.notes, *flags.notes),
+        notes=(*content.notes, *scaled.notes, *flags.notes),
         counts_hint=content.counts_hint,
         z_um=scaled.z_um,
         is_assumed_um=scaled.is_assumed,
@@ -260,22 +260,3 @@ def _column(var: pd.DataFrame, names: tuple[str, ...]) -> str | None:
 def _texts(column: pd.Series[Any]) -> pd.Series[str]:
     # Missing names become empty texts, as categories and nullable texts cannot be compared with plain ones.
     return column.astype(object).where(column.notna(), "").astype(str)
-
-
-def unique_names(barcodes: pd.Index[str]) -> tuple[pd.Index[str], tuple[str, ...]]:
-    """Append -1, -2, ... to repeated barcodes; returns the distinct names, and a note if any was changed."""
-    # Samples that were concatenated without a suffix share barcodes; the rows themselves are different cells.
-    if barcodes.is_unique:
-        return barcodes, ()
-    taken, names = set(barcodes), []
-    seen: set[str] = set()
-    for barcode in barcodes:
-        name, number = barcode, 0
-        # A new name must not equal a name that occurs later.
-        while name in seen or (number and name in taken):
-            number += 1
-            name = f"{barcode}-{number}"
-        seen.add(name)
-        names.append(name)
-    num_renamed = int(barcodes.duplicated().sum())
-    return pd.Index(names), (f"{num_renamed:,} barcodes occur twice; the later ones got a suffix -1, -2, ...",)

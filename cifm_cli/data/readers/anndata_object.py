@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.data.count_checks import bad_count
-from cifm_cli.data.readers.anndata import choose_slot, find_gene_columns, unique_names
+from cifm_cli.data.readers.anndata import choose_slot, find_gene_columns
 from cifm_cli.data.readers.base import Download, ReadConfig, Reader
 from cifm_cli.data.readers.cell_flags import read_flags
 from cifm_cli.data.readers.centre_columns import read_places
@@ -82,18 +82,17 @@ def object_reader(adata: AnnData) -> Reader:
             slots, config.layer, lambda slot: bad_count(read_slot(loaded, slot).data) is None, str(path)
         )
         scaled, flags = scale_spatial(loaded, config, str(path)), read_flags(loaded.obs)
-        names, name_notes = unique_names(loaded.obs_names.astype(str))
         return Download(
             platform="anndata",
             counts=read_slot(loaded, slot),
-            obs=loaded.obs.set_axis(names),
+            obs=loaded.obs.set_axis(loaded.obs_names.astype(str)),
             genes=find_gene_columns(loaded.raw.var if slot == _RAW else loaded.var),
             xy_um=scaled.xy_um,
             units=scaled.units,
             matrix=slot,
             files=(),
             in_tissue=flags.in_tissue,
-            notes=(*notes, *name_notes, *scaled.notes, *flags.notes),
+            notes=(*notes, *scaled.notes, *flags.notes),
             counts_hint="name the layer of the raw counts",
             z_um=scaled.z_um,
             is_assumed_um=scaled.is_assumed,

@@ -145,7 +145,7 @@ def _as_numbers(values: NDArray[np.generic], where: str) -> NDArray[np.float64]:
         return values.astype(np.float64)
     try:
         # Missing values of nullable columns become NaN.
-        return np.asarray(pd.DataFrame(values).astype(object).fillna(np.nan).astype(np.float64)).reshape(values.shape)
+        return np.where(pd.isna(values), np.nan, values).astype(np.float64)
     except (TypeError, ValueError) as error:
         raise CifmError(
             f"{where}: obsm['spatial'] holds a value that is not a number ({error})", "store cell centres there"

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data.readers.anndata import find_gene_columns, unique_names
+from cifm_cli.data.readers.anndata import find_gene_columns
 from cifm_cli.data.readers.base import Download, ReadConfig, Reader
 from cifm_cli.data.readers.cell_flags import read_flags
 from cifm_cli.data.readers.centre_columns import Places, read_places
@@ -48,7 +48,6 @@ def _read(path: Path, config: ReadConfig) -> Download:
         obs = table.obs.set_axis(table.obs_names.astype(str))
         genes = find_gene_columns(table.var)
     scaled, flags = scale_places(places, obs, read_libraries(table.uns.get("spatial")), config, path), read_flags(obs)
-    obs.index, name_notes = unique_names(obs.index)
     return Download(
         platform="spatialdata",
         counts=counts,
@@ -59,7 +58,7 @@ def _read(path: Path, config: ReadConfig) -> Download:
         matrix=f"tables/{table_name}" + (f"/layers/{layer}" if layer else "/X"),
         files=tuple(without_system_files(file for file in (path / "tables" / table_name).rglob("*") if file.is_file())),
         in_tissue=flags.in_tissue,
-        notes=(*name_notes, *scaled.notes, *flags.notes),
+        notes=(*scaled.notes, *flags.notes),
         z_um=scaled.z_um,
         is_assumed_um=scaled.is_assumed,
     )
