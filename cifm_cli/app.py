@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 # Idle threads that spin slow down everything on a machine with other busy processes. OpenMP and OpenBLAS read these
 # variables when they are imported; values that the user has set are kept.
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
+# joblib, which is imported by other libraries only, warns where /dev/shm is read-only.
+OTHER_VARIABLES = {"JOBLIB_MULTIPROCESSING": "0"}
 
 EPILOG = """\
 Getting started:
@@ -150,12 +152,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def run() -> None:
     """Entry point of the console script."""
-    for name, value in THREADS.items():
+    for name, value in (THREADS | OTHER_VARIABLES).items():
         os.environ.setdefault(name, value)
+    terminal.prepare_streams()
     code = main()
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, closed the pipe; the interpreter flushes once more at exit
+    except OSError as error:
+        if not code and not isinstance(
+            error, BrokenPipeError
+        ):  # that is a reader, such as `head`, which has seen enough
+            terminal.fail(f"cannot write to stdout: {os.strerror(error.errno or 0).lower()}", "write it elsewhere")
+            code = EXIT_ERROR
+        # The interpreter flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 

@@ -42,11 +42,15 @@ class CifmError(Exception):
 
 
 class StopRequested(BaseException):
-    """Raised on SIGTERM and SIGUSR1, so that `finally` blocks run as after Ctrl-C and leave a resumable state."""
+    """Raised on SIGTERM, SIGUSR1 and SIGHUP, so that `finally` blocks run as after Ctrl-C and leave a resumable state."""
 
 
-# Signals that schedulers send some time before they kill a process. Windows has no SIGUSR1.
-STOP_SIGNALS = tuple({signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)})
+# Signals that schedulers send some time before they kill a process, and that of a terminal that is closed. Windows has
+# only the first.
+STOP_SIGNALS = tuple({getattr(signal, name, signal.SIGTERM) for name in ("SIGTERM", "SIGUSR1", "SIGHUP")})
+
+
+_HANG_UP = getattr(signal, "SIGHUP", None)
 
 
 @contextmanager
@@ -63,7 +67,12 @@ def handling_signals(signals: Sequence[int], handler: Callable[[int], None]) -> 
         yield
         return
     # The handlers of the caller are restored at the end, so that blocks can be nested.
-    previous = {number: signal.signal(number, lambda number, _frame: handler(number)) for number in signals}
+    previous = {
+        number: signal.signal(number, lambda number, _frame: handler(number))
+        for number in signals
+        # `nohup` has SIGHUP ignored, so that a command outlives its terminal.
+        if number != _HANG_UP or signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:
@@ -73,7 +82,7 @@ def handling_signals(signals: Sequence[int], handler: Callable[[int], None]) -> 
 
 @contextmanager
 def raising_on_stop_signals() -> Iterator[None]:
-    """Raise `StopRequested` on SIGTERM and SIGUSR1 within the block."""
+    """Raise `StopRequested` on SIGTERM, SIGUSR1 and SIGHUP within the block."""
 
     def stop(_number: int) -> None:
         """Raise `StopRequested`."""

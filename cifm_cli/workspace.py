@@ -109,7 +109,11 @@ def atomic_files(folder: Path, last: str, remove_before: Callable[[str], bool] =
                 _make_durable(temporary)
                 complete = temporary_path(folder / _SET, COMPLETE)
                 temporary.replace(complete)  # from here on, the next command would move the files
-                move_set(complete)
+                try:
+                    move_set(complete)
+                except BaseException:  # a signal: what has begun is completed before it takes effect
+                    move_set(complete)
+                    raise
             _sync_folder(folder)
         finally:
             remove(temporary)

@@ -38,6 +38,14 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Slide
 
 
+# The provenance of an embedding, with the entries that a probe uses.
+EMBEDDING_ORIGIN = {
+    "model": {"sha256": "0" * 64},
+    "radius_um": 20.0,
+    "recipe": {"data": {"target_sum": 1e4}, "model": {"encoder_layers": 2}},
+}
+
+
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and header of a safetensors file of cifm, without any check."""
     with safe_open(path, framework="pt") as file:

@@ -110,11 +110,6 @@ def train(
     terminal.show_table("held-out cells", report_table(report))
     for name, size in report["left_out"].items():
         terminal.warn(f"{name}: left out, {size} cells are too few")
-    if report["repeated"]:
-        terminal.warn(
-            f"{report['repeated']:,} of the {report['cells']['report']:,} held-out cells have exactly the counts of a cell that "
-            "the classifier was fitted to: the same cells occur twice, and its accuracy on new cells is lower"
-        )
     terminal.say(f"annotate a slide with: cifm annotate apply SLIDE --annotator reference:{path}")
     if as_json:
         terminal.emit({"path": path.as_posix(), **report, "provenance": origin})

@@ -51,8 +51,10 @@ def prepare(
     from cifm_cli.data.prepare.planes import parse_depth
     from cifm_cli.data.prepare.section_columns import parse_columns
     from cifm_cli.data.prepare.splits import SplitConfig
+    from cifm_cli.path_text import printable
 
     inputs = _inputs(downloads, matrix, cells, sheet)
+    tissue, condition, sample = printable(tissue), printable(condition), None if sample is None else printable(sample)
     # fmt: off
     config = PrepareConfig(
         out=out, name=name, platform=platform, bin_um=bin_um, condition=condition, tissue=tissue, sample=sample,

@@ -20,6 +20,7 @@ def train(
     device: options.Device = "auto",
     devices: own.Devices = None,
     nodes: own.Nodes = 1,
+    single_process: own.SingleProcess = False,
     precision: own.Precision = None,
     seed: own.Seed = None,
     no_verify: options.NoVerify = False,
@@ -47,6 +48,7 @@ def train(
             latest=workspace.LATEST,
             devices=devices,
             nodes=nodes,
+            single_process=single_process,
         )
     )
     if as_json and result:

@@ -9,8 +9,12 @@ Letters: N cells, G genes.
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from cifm_cli import keys
 from cifm_cli.data.checksums import content_sum, text_sum
@@ -21,11 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
+logger = logging.getLogger(__name__)
+
 CHANGED_HINT = f"prepare the download again: `cifm prepare DOWNLOAD`, {SKIP_HINT}"
+_ORDER = "order"  # key of the checksum of the order of the cells
 _METADATA = (keys.FORMAT, keys.PLATFORM, keys.RADIUS_UM)  # what affects results
+_TEXTS = (keys.TISSUE, keys.CONDITION, keys.SAMPLE)  # what users may edit
 
 
 @dataclass(frozen=True)
@@ -54,18 +61,21 @@ def record_content(
         Numbers of cells and genes, checksums as text, and the metadata that affect results; for JSON.
     """
     sums = {
+        _ORDER: content_sum(np.arange(len(cells.download_rows)), cells.download_rows),
         keys.DOWNLOAD_ROW: content_sum(cells.download_rows, cells.download_rows),
         "positions": content_sum(cells.download_rows, cells.xy_um),
         keys.TOTAL_COUNTS: content_sum(cells.download_rows, cells.total_counts),
         keys.SPLIT: content_sum(cells.download_rows, cells.split),
         "counts": content_sum(cells.download_rows, cells.checksums),
         "gene_ids": text_sum(gene_ids),
+        # In their stored form, which depends on the order of keys alone.
+        "reports": text_sum(json.dumps(metadata[key]) for key in (keys.REPORT, keys.PROVENANCE)),
         "symbols": text_sum(f"{gene}\t{symbol}" for gene, symbol in zip(gene_ids, symbols, strict=True)),
     }
     return {
         "cells": len(cells.download_rows),
         "genes": len(gene_ids),
-        **{key: metadata[key] for key in _METADATA},
+        **{key: metadata[key] for key in (*_METADATA, *_TEXTS)},
         **{name: f"{value:016x}" for name, value in sums.items()},
     }
 
@@ -85,6 +95,29 @@ def require_unchanged(now: Mapping[str, Any], record: Mapping[str, Any], path: P
         raise changed(path, change)
 
 
+def warn_of_edits(
+    now: Mapping[str, Any], record: Mapping[str, Any], download_rows: NDArray[np.int64], path: Path
+) -> None:
+    """Warn if texts of the metadata were edited, or the cells are not in the order of a prepared or embedded slide.
+
+    Args:
+        now: What `record_content` returns for the slide.
+        record: What it returned when the slide was written.
+        download_rows: (N,) row of each cell in the download.
+        path: Path of the slide.
+    """
+    for key in _TEXTS:
+        if key in record and record[key] != now[key]:
+            logger.warning("%s: %s is %r, prepared was %r", path, key, now[key], record[key])
+    # An embedded slide is in the order of the download.
+    if record.get(_ORDER) != now[_ORDER] and (np.diff(download_rows) < 0).any():
+        logger.warning(
+            "%s: another program has sorted the cells: random draws select other cells than before, and sums are rounded "
+            "differently",
+            path,
+        )
+
+
 def changed(path: Path, what: str) -> CifmError:
     """The error for a slide whose content was changed, such as "positions of cells"."""
     return CifmError(f"{path}: changed since it was prepared: {what}", CHANGED_HINT)
@@ -92,7 +125,7 @@ def changed(path: Path, what: str) -> CifmError:
 
 def _describe_change(now: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
     """What differs, the most general first: with other cells or genes, all sums differ."""
-    differs = [key for key in now if record.get(key) != now[key]]
+    differs = [key for key in now if record.get(key) != now[key] and key not in {_ORDER, *_TEXTS}]
     if not differs:
         return None
     if "cells" in differs:
@@ -105,6 +138,7 @@ def _describe_change(now: Mapping[str, Any], record: Mapping[str, Any]) -> str |
         "symbols": f"symbols of genes (var/{keys.SYMBOL})",
         "positions": f"positions of cells (obsm/{keys.SPATIAL})",
         keys.TOTAL_COUNTS: f"total counts of cells (obs/{keys.TOTAL_COUNTS})",
+        "reports": f"report or provenance (uns/{keys.CIFM})",
         keys.SPLIT: f"the split (obs/{keys.SPLIT})",
         "counts": f"checksums of counts (obs/{keys.CHECKSUM})",
     }

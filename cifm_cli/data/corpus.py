@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cifm_cli import keys
 from cifm_cli.data.metadata import read_metadata
 from cifm_cli.data.slide import open_slide
+from cifm_cli.path_text import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,7 @@ def describe_corpus(paths: Sequence[Path]) -> dict[str, Any]:
     Raises:
         CifmError: A slide is damaged.
     """
-    entries = {path.stem: _read(path) for path in paths}
+    entries = {file_name(path): _read(path) for path in paths}
     genes = [entry.genes for entry in entries.values()]
     split = {region: sum(entry.split[region] for entry in entries.values()) for region in keys.REGIONS}
     return {

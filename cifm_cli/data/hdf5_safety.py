@@ -6,6 +6,7 @@ crashes or loops forever on damaged texts.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from math import ceil, prod
 from mmap import ACCESS_READ, mmap
 from struct import Struct
@@ -107,12 +108,24 @@ def check_heaps(path: Path | str, without: Iterable[tuple[int, int]] = ()) -> No
     Raises:
         ValueError: A size is wrong.
     """
-    # Mapped and not read: the search touches every byte, but needs no memory of its own.
-    with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:  # noqa: PTH123 - may be text
+    with _mapped(path) as content:
         position = 0
         for start, stop in (*sorted(without), (len(content), len(content))):
             _check_heaps_between(content, position, start)
             position = max(position, stop)
+
+
+@contextmanager
+def _mapped(path: Path | str) -> Iterator[mmap | bytes]:
+    """The content of a file, mapped and not read: a search touches every byte, but needs no memory of its own."""
+    with open(path, "rb") as file:  # noqa: PTH123 - may be text
+        try:
+            content = mmap(file.fileno(), 0, access=ACCESS_READ)
+        except OSError:  # some network file systems cannot map files
+            yield file.read()
+            return
+        with content:
+            yield content
 
 
 def _arrays(file: h5py.File) -> Iterator[h5py.Dataset]:
@@ -141,7 +154,7 @@ def _num_chunks(length: int, chunk: int) -> int:
     return ceil(length / chunk)
 
 
-def _check_heaps_between(content: mmap, first: int, end: int) -> None:
+def _check_heaps_between(content: mmap | bytes, first: int, end: int) -> None:
     start = content.find(_COLLECTION, first, end)
     while start >= 0:
         _check_heap(content, start)
@@ -149,7 +162,7 @@ def _check_heaps_between(content: mmap, first: int, end: int) -> None:
         start = content.find(_COLLECTION, start + 1, end)
 
 
-def _check_heap(content: mmap, start: int) -> None:
+def _check_heap(content: mmap | bytes, start: int) -> None:
     offset = start + len(_COLLECTION) + _SIZE.size
     if offset > len(content):
         raise ValueError("the file ends within its texts")

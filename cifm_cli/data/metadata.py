@@ -12,6 +12,7 @@ from cifm_cli import keys
 from cifm_cli.data.open_hdf5 import is_hdf5
 from cifm_cli.data.slide_file import WRITE_AGAIN, open_slide_file, read_slot
 from cifm_cli.errors import CifmError
+from cifm_cli.stored_json import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,10 +120,10 @@ def parse_object(text: object, slot: str) -> dict[str, Any]:
         CifmError: The text is not JSON, not an object, nested too deeply, or holds numbers or texts that JSON has not.
     """
     try:
-        parsed = json.loads(text) if isinstance(text, str) else None
-        # Not-a-number, numbers beyond the range and halves of characters are read, but could not be written.
-        json.dumps(parsed, allow_nan=False, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+        parsed = parse_json(text) if isinstance(text, str) else None
+        # Halves of characters are JSON, but cannot be printed.
+        json.dumps(parsed, ensure_ascii=False).encode()
+    except ValueError as error:
         raise CifmError(f"{slot}: damaged: not valid JSON ({error})", WRITE_AGAIN) from error
     if not isinstance(parsed, dict):
         raise CifmError(f"{slot}: damaged: must be a JSON object", WRITE_AGAIN)

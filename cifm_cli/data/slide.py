@@ -16,7 +16,8 @@ from scipy.sparse import csr_matrix
 from cifm_cli import keys
 from cifm_cli.data.barcodes import read_barcodes
 from cifm_cli.data.checksums import gene_keys
-from cifm_cli.data.content_record import CellContent, record_content, require_unchanged
+from cifm_cli.data.column_record import NAMES, ColumnRecord
+from cifm_cli.data.content_record import CellContent, record_content, require_unchanged, warn_of_edits
 from cifm_cli.data.counts_source import CountChecksums, FileCounts, MemoryCounts
 from cifm_cli.data.metadata import SLIDE_FACTS, check_metadata, read_stored_metadata
 from cifm_cli.data.slide_file import open_slide_file, reading_slot, reopen_slide_file
@@ -30,6 +31,7 @@ from cifm_cli.data.validate_slide import (
     require_valid_structure,
 )
 from cifm_cli.errors import CifmError
+from cifm_cli.path_text import file_name
 from cifm_cli.verification import verification_enabled
 
 if TYPE_CHECKING:
@@ -133,7 +135,11 @@ class Slide:
         if self.path is None:
             return rows.astype(str).astype(object)
         with reopen_slide_file(self.path) as file:
-            return read_barcodes(file, rows, self.path)
+            names = read_barcodes(file, rows, self.path)
+            # Only all names together can be compared with those of the preparation.
+            if len(np.unique(rows)) == self.num_cells == len(rows):
+                ColumnRecord.read(file, self.path).compare(NAMES, names, rows)
+        return names
 
     def subset(self, rows: Rows) -> Slide:
         """Make a slide of some of the cells, in memory.
@@ -274,13 +280,14 @@ def read_slide(file: h5py.File, path: Path, *, hold: bool) -> Slide:
             CellContent(rows, xy_um, total_counts, split, checksums), genes.ids, genes.symbols, metadata
         )
         require_unchanged(now, metadata[keys.CONTENT], path)
+        warn_of_edits(now, metadata[keys.CONTENT], rows, path)
     counts = None if checksums is None else CountChecksums(checksums, gene_keys(genes.ids))
     source: CountsSource = FileCounts(path, indptr, len(genes.ids), counts)
     # Training reads random tiles over and over, which is faster in memory.
     if hold and indptr[-1] <= _IN_MEMORY_NONZEROS:
         source = MemoryCounts(source.read(np.arange(num_cells)))
     return Slide(
-        name=path.stem,
+        name=file_name(path),
         xy_um=xy_um,
         total_counts=total_counts,
         split=split,
@@ -307,6 +314,7 @@ def describe_slide(path: Path) -> dict[str, Any]:
     """
     with open_slide_file(path) as file:
         slide, metadata = read_slide(file, path, hold=True), _read_metadata(file, path)
+    metadata.pop(keys.CONTENT, None)  # checksums, which have just been compared
     sizes = {region: len(slide.region(region)) for region in keys.REGIONS}
     return {"kind": "prepared slide", "cells": slide.num_cells, "genes": slide.num_genes, "split": sizes, **metadata}
 

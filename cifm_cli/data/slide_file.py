@@ -43,6 +43,9 @@ _DAMAGE = (
 )
 
 
+_opened: dict[Path, tuple[int, ...]] = {}  # the files that were opened, to notice that one is replaced
+
+
 @contextmanager
 def open_slide_file(path: Path) -> Iterator[h5py.File]:
     """Open a file of cifm for reading, after a check that it is safe to read.
@@ -57,7 +60,8 @@ def open_slide_file(path: Path) -> Iterator[h5py.File]:
         CifmError: The file is missing or is not HDF5; it refers to other files, claims sizes that it does not have, or is
             damaged.
     """
-    with reopen_slide_file(path) as file:
+    with _open(path) as file:
+        _opened[path.absolute()] = _identity(path)
         with reading_slot(path):
             check_content(file)
         yield file
@@ -74,8 +78,37 @@ def reopen_slide_file(path: Path) -> Iterator[h5py.File]:
         The file.
 
     Raises:
-        CifmError: The file is missing or is not HDF5.
+        CifmError: The file is missing or is not HDF5, or was replaced since it was opened first.
     """
+    with _open(path) as file:
+        require_unchanged(path)
+        yield file
+
+
+def require_unchanged(path: Path) -> None:
+    """Check that a file is still the one that this process opened: rows of two files must not be mixed.
+
+    Args:
+        path: A file that `open_slide_file` has opened; nothing is checked for any other.
+
+    Raises:
+        CifmError: Another process has replaced or changed it.
+    """
+    if _opened.get(path.absolute()) not in (None, _identity(path)):
+        raise CifmError(f"{path}: another program has replaced it while it was read", "run the command again")
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Numbers that change when a file is replaced or written to."""
+    try:
+        facts = path.stat()
+    except OSError:  # removed
+        return ()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
     with ExitStack() as stack:
         try:
             file = stack.enter_context(open_for_reading(path))
@@ -122,6 +155,23 @@ def read_slot(group: h5py.Group, name: str, path: Path) -> Any:  # noqa: ANN401 
     """
     with reading_slot(path, f"{group.name.strip('/')}/{name}".lstrip("/")):
         return read_elem(group[name])
+
+
+@contextmanager
+def copying_slot(path: Path, slot: str) -> Iterator[None]:
+    """Turn what AnnData raises for content that was read but cannot be written into an error.
+
+    Args:
+        path: The file from which the content was read.
+        slot: The slot, for the message.
+
+    Raises:
+        CifmError: The block, which writes the content, raised such an exception; errors of the disk are not among them.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, NotImplementedError, IORegistryError) as error:
+        raise damaged(path, f"{slot} cannot be copied ({_reason(error)})") from error
 
 
 def damaged(path: Path, rule: str) -> CifmError:

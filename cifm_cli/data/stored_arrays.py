@@ -69,13 +69,14 @@ def read_numbers(file: h5py.Group, slot: str, path: Path, kinds: str = "iuf") ->
         return np.asarray(array[:], dtype=array.dtype.newbyteorder("="))
 
 
-def read_texts(file: h5py.Group, slot: str, path: Path) -> NDArray[Any]:
+def read_texts(file: h5py.Group, slot: str, path: Path, length: int | None = None) -> NDArray[Any]:
     """Read texts without missing values, in any encoding: array of texts, categories, or nullable texts.
 
     Args:
         file: The open file.
         slot: Path of the texts in the file.
         path: Path of the file.
+        length: N, if it is known: no array of another length is read.
 
     Returns:
         (N,) texts.
@@ -88,25 +89,30 @@ def read_texts(file: h5py.Group, slot: str, path: Path) -> NDArray[Any]:
         if stored is None:
             raise damaged(path, f"{slot} is missing")
         if isinstance(stored, h5py.Group) and stored.attrs.get(_ENCODING) == "categorical":
-            codes, names = read_codes(file, slot, path)
+            codes, names = read_codes(file, slot, path, length)
             return names[codes]
-        if isinstance(stored, h5py.Group):
-            if "mask" in stored and stored["mask"][:].any():
-                raise damaged(path, f"{slot} has missing values")
-            stored = stored["values"]
-        if h5py.check_string_dtype(stored.dtype) is None or stored.ndim != 1:
+        values = stored["values"] if isinstance(stored, h5py.Group) else stored
+        if h5py.check_string_dtype(values.dtype) is None or values.ndim != 1:
             raise damaged(path, f"{slot} must be texts")
-        texts: NDArray[Any] = stored.asstr()[:]
+        _require_length(values, length, slot, path)
+        if stored is not values and "mask" in stored:
+            _require_length(stored["mask"], len(values), slot, path)
+            if stored["mask"][:].any():
+                raise damaged(path, f"{slot} has missing values")
+        texts: NDArray[Any] = values.asstr()[:]
     return texts
 
 
-def read_codes(file: h5py.Group, slot: str, path: Path) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def read_codes(
+    file: h5py.Group, slot: str, path: Path, length: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Read texts as codes, without a Python string for each entry if they are stored as categories.
 
     Args:
         file: The open file.
         slot: Path of the texts in the file.
         path: Path of the file.
+        length: N, if it is known: no array of another length is read.
 
     Returns:
         (N,) positions in the distinct texts, and the distinct texts.
@@ -116,12 +122,19 @@ def read_codes(file: h5py.Group, slot: str, path: Path) -> tuple[NDArray[np.int6
     """
     with reading_slot(path, slot):
         if slot not in file or file[slot].attrs.get(_ENCODING) != "categorical":
-            names, codes = np.unique(read_texts(file, slot, path).astype(str), return_inverse=True)
+            names, codes = np.unique(read_texts(file, slot, path, length).astype(str), return_inverse=True)
             return codes, names.astype(object)
-    names = read_texts(file, f"{slot}/categories", path)
     stored = find_array(file, f"{slot}/codes", path, "iu")
+    _require_length(stored, length, slot, path)
+    names = read_texts(file, f"{slot}/categories", path)
     with reading_slot(path, slot):
         codes = stored[:].astype(np.int64)
     if codes.ndim != 1 or (len(codes) and not 0 <= codes.min() <= codes.max() < len(names)):
         raise damaged(path, f"{slot} has missing values, or values that are none of its categories")
     return codes, names
+
+
+def _require_length(array: h5py.Dataset, length: int | None, slot: str, path: Path) -> None:
+    """Raise an error before an array of a wrong length is read, which may be far larger."""
+    if length is not None and array.shape != (length,):
+        raise damaged(path, f"{slot} must have {length} entries, and has the shape {array.shape}")

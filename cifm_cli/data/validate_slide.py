@@ -55,9 +55,8 @@ def read_genes(file: h5py.File, path: Path) -> Genes:
     with reading_slot(path, "var"):
         index = str(file["var"].attrs["_index"])
     ids = read_texts(file, f"var/{index}", path)
-    symbols = read_texts(file, f"var/{keys.SYMBOL}", path)
     _require(len(ids) > 0, "var must have genes", path)
-    _require(len(symbols) == len(ids), f"var/{keys.SYMBOL} must have one text per gene", path)
+    symbols = read_texts(file, f"var/{keys.SYMBOL}", path, len(ids))
     _require(all(ids), "var has a gene without an id", path)
     gene, times = Counter(ids).most_common(1)[0]
     _require(times == 1, f"var names the gene {gene!r} twice", path)
@@ -92,6 +91,8 @@ def require_valid_structure(file: h5py.File, num_genes: int, path: Path) -> NDAr
     one_axis = data.ndim == indices.ndim == pointers.ndim == 1
     _require(one_axis, "X/data, X/indices and X/indptr must have one axis", path)
     _require(data.shape == indices.shape, "X/data and X/indices must have the same length", path)
+    # Before the row pointers are read: an array that claims to be larger than it is would be allocated.
+    _require(pointers.shape == (_count_cells(file, path) + 1,), "X must have a row for each cell of obs", path)
     with reading_slot(path, "X/indptr"):
         indptr: NDArray[np.int64] = pointers[:].astype(np.int64)
     _require(len(indptr) > 1, "X must have rows", path)
@@ -100,6 +101,13 @@ def require_valid_structure(file: h5py.File, num_genes: int, path: Path) -> NDAr
     _require(ascending, f"X/indptr must ascend from 0 to {num_nonzeros}, the length of X/data", path)
     _require(shape == (num_cells, num_genes), f"X must have {num_cells} rows and {num_genes} columns", path)
     return indptr
+
+
+def _count_cells(file: h5py.File, path: Path) -> int:
+    """N, the number of names in `obs`."""
+    with reading_slot(path, "names of obs"):
+        names = file["obs"][str(file["obs"].attrs["_index"])]
+        return len(names["values"] if isinstance(names, h5py.Group) else names)
 
 
 def read_coordinates(file: h5py.File, num_cells: int, path: Path) -> NDArray[np.float64]:
@@ -169,8 +177,7 @@ def read_regions(file: h5py.File, num_cells: int, path: Path) -> NDArray[np.int8
         CifmError: A cell has no region, or one that does not exist.
     """
     slot = f"obs/{keys.SPLIT}"
-    codes, names = read_codes(file, slot, path)
-    _require(len(codes) == num_cells, f"{slot} must have one region per cell", path)
+    codes, names = read_codes(file, slot, path, num_cells)
     if unknown := set(names[np.unique(codes)]) - set(keys.REGIONS):
         raise damaged(path, f"{slot} holds {min(unknown)!r}, not one of {', '.join(keys.REGIONS)}")
     # Categories that no cell has may have any name.

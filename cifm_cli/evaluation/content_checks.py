@@ -28,6 +28,8 @@ from cifm_cli.evaluation.content import has_same_place, is_repeated, neighbour_s
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from cifm_cli.data.cell_sketch import CellSketch, SeenCells
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.evaluation.content import SlideContent
@@ -78,7 +80,7 @@ def check_slide(slide: Slide, scored: Rows, seed: int) -> tuple[ContentChecks, S
     }
     notes = [
         *_count_notes(slide, content),
-        *_repeat_notes(slide, content, scored),
+        *_repeat_notes(slide, content, repeated, scored),
         *_place_notes(slide, facts, len(scored), limit_um),
     ]
     return ContentChecks(facts, [f"slide {slide.name}: {note}" for note in notes]), content
@@ -161,9 +163,8 @@ def _count_notes(slide: Slide, content: SlideContent) -> list[str]:
     return notes
 
 
-def _repeat_notes(slide: Slide, content: SlideContent, scored: Rows) -> list[str]:
+def _repeat_notes(slide: Slide, content: SlideContent, repeated: NDArray[np.bool_], scored: Rows) -> list[str]:
     """A warning about scored cells that have the counts of another cell, with the regions of the others."""
-    repeated = is_repeated(content.checksums)
     rows = scored[repeated[scored]]
     num_compared = int((content.checksums[scored] > 0).sum())
     if len(rows) < max(MIN_SAME_COUNTS, MIN_COUNTS_FRACTION * num_compared):

@@ -18,6 +18,7 @@ from cifm_cli.evaluation.predictors.base import MODEL
 from cifm_cli.evaluation.report.tables import describe_overall, overall_table, result_tables, warning_table
 from cifm_cli.evaluation.setup import set_up
 from cifm_cli.evaluation.slide_checks import check_setup
+from cifm_cli.path_text import file_name, path_text
 from cifm_cli.report.terminal import progress
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) ->
         CifmError: A slide or model can't be used, or the region is empty.
         BackendUnavailableError: There is no such backend here.
     """
-    _refuse_duplicates("slides", [path.stem for path in config.slides])
+    _refuse_duplicates("slides", [file_name(path) for path in config.slides])
     _refuse_duplicates("runs", [run.name for run in config.models])
     models = load_models(config)
     first = models[0].model
@@ -82,11 +83,11 @@ def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) ->
         backend=first.backend.name,
         device=str(first.device),
         precision=first.precision,
-        models={model.name: str(run) for model, run in zip(models, config.models, strict=True)},
+        models={model.name: path_text(run) for model, run in zip(models, config.models, strict=True)},
         region=config.region,
         annotator=config.annotator,
     )
-    digests = {path.stem: origin["inputs"][path.as_posix()] for path in config.slides}
+    digests = {file_name(path): origin["inputs"][path_text(path)] for path in config.slides}
     evaluation = evaluate_slides(map(open_slide, config.slides), models, config, digests, show_table)
     slides_and_definitions = {key: evaluation.metrics[key] for key in ("slides", "definitions")}
     return replace(evaluation, metrics={**slides_and_definitions, "provenance": origin, **evaluation.metrics})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from cifm_cli import keys
+from cifm_cli.path_text import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +62,7 @@ def transfer(
     platforms, initial_platforms = (set(run.get("platforms", [])) for run in (provenance, initial))
     seen, seen_before = digest in own.values(), digest in earlier.values()
     notes = []
-    if not seen and slide.path and slide.path.stem in {_stem(path) for path in own}:
+    if not seen and slide.path and file_name(slide.path) in {_stem(path) for path in own}:
         notes.append(
             f"slide {slide.name}: the model was trained on another file of this name; if it is the same tissue split "
             "in another way, cells that are scored here may have been trained on"

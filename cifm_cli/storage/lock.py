@@ -37,7 +37,8 @@ SUFFIX: Final = ".cifm-lock"
 _REFUSED: Final = REFUSED_LOCK | {errno.EINVAL, errno.EBADF}
 _MAX_NAME_BYTES: Final = 120  # file systems allow 255, some only 143
 _POLL_S: Final = 0.1
-_MAX_ATTEMPTS: Final = 3  # a lock may be held for a moment by a process that removes it
+# A lock may be held for a moment by a process that removes it, or for some seconds by workers of a killed process.
+_MAX_ATTEMPTS: Final = 50
 _FAR: Final = 1 << 30  # the byte that is locked on Windows, where others cannot read a locked byte
 
 

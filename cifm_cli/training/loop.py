@@ -57,7 +57,7 @@ def train(config: TrainConfig) -> TrainResult:
         CifmError: Slides, recipe or folder can't be used, or the loss is not finite or has exploded.
         BackendUnavailableError: The backend is not available here.
     """
-    with join_processes() as processes, locking_folder(config, processes):
+    with join_processes(alone=config.single_process) as processes, locking_folder(config, processes):
         session = open_session(config, processes)
         num_parameters = sum(weight.numel() for weight in session.network.parameters())
         log_start(session, num_parameters)

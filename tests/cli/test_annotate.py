@@ -95,6 +95,20 @@ def test_training_reports_scores_on_held_out_cells(cifm) -> None:
     assert description["provenance"]["inputs"].keys() == {"labelled.h5ad"}
 
 
+def test_cells_that_occur_twice_in_the_reference_give_a_warning(cifm) -> None:
+    once = ad.read_h5ad("labelled.h5ad")
+    ad.concat([once, once[::2]], index_unique="-", keys=["first", "second"], merge="same").write_h5ad("doubled.h5ad")
+    arguments = ("--label", "type", "--out", "t.safetensors", "--json")
+    code, out, err = cifm("annotate", "train", "doubled.h5ad", *arguments)
+    assert code == 0
+    report = json.loads(out)
+    assert report["cells"]["report"] / 3 < report["repeated"] < report["cells"]["report"]
+    assert f"warning: {report['repeated']} of the {report['cells']['report']} held-out cells have exactly" in err
+    code, out, err = cifm("annotate", "train", "labelled.h5ad", *arguments)
+    assert (code, json.loads(out)["repeated"]) == (0, 0)
+    assert "held-out cells have exactly" not in err
+
+
 def test_annotators_are_listed(cifm) -> None:
     code, out, _ = cifm("annotate", "list")
     assert code == 0

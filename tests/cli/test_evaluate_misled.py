@@ -163,7 +163,7 @@ def test_cells_that_occur_twice(variant: Callable, evaluate: Callable) -> None:
 
 
 def test_the_same_cell_twice_at_one_place(variant: Callable, evaluate: Callable) -> None:
-    found = evaluate(variant("double", double_cells, "--radius-um", "20"), "--region", "all")
+    found = evaluate(variant("double", double_cells, "--radius-um", "20", "--keep", "overlap"), "--region", "all")
     only_warning(found, "um of another cell: the same cell twice")
     assert found["checks"]["scored_cells_at_one_place"] > 300
 

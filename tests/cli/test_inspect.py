@@ -11,6 +11,7 @@ import anndata as ad
 import h5py
 import numpy as np
 import pytest
+from builders import EMBEDDING_ORIGIN
 
 from cifm_cli.data.writers.embedded import write_embedded
 
@@ -72,7 +73,7 @@ def test_run_and_its_model(cifm, tmp_path: Path) -> None:
 @pytest.mark.parametrize("slots", [["X_cifm"], ["X_cifm_cell"], ["X_cifm", "X_cifm_cell"]])
 def test_embedded_slide(cifm, prepared_synthetic: Path, tmp_path: Path, slots: list[str]) -> None:
     path = tmp_path / "e.h5ad"
-    write_embedded(path, prepared_synthetic, {slot: np.zeros((784, 4), np.float32) for slot in slots}, {})
+    write_embedded(path, prepared_synthetic, {slot: np.zeros((784, 4), np.float32) for slot in slots}, EMBEDDING_ORIGIN)
     with h5py.File(path) as file:
         obs = sorted(set(file["obs"]) - {"_index"})
     assert facts(cifm, path) == {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,18 @@ Change = Callable[[np.random.Generator, Path], str]
 
 _READS_EMBEDDED = [name for name, argv in COMMANDS.items() if str(EMBEDDED) in argv]
 _READS_SLIDE = [name for name in COMMANDS if name not in _READS_EMBEDDED]
+_CHEAP = ("inspect", "inspect embedded", "embed", "embed embedded", "predict")
 _LARGE = 10**12
 
 
-def on_a_slide(change: Change) -> Mutation:
-    """A mutation that changes the prepared or the embedded slide, and runs a command that reads it."""
+def on_a_slide(change: Change, commands: Sequence[str] = tuple(COMMANDS)) -> Mutation:
+    """A mutation that changes the prepared or the embedded slide, and runs one of some commands that reads it."""
 
     def mutate(generator: np.random.Generator, _intact: Path, target: Path) -> tuple[list[str], str]:
         embedded = bool(generator.random() < 0.3)
-        # Cheap commands more often, as each evaluation and simulation takes seconds.
-        names = _READS_EMBEDDED if embedded else [*_READS_SLIDE, *["embed", "predict", "inspect"] * 3]
+        readers = _READS_EMBEDDED if embedded else _READS_SLIDE
+        # Cheap commands more often, as an evaluation or a simulation takes seconds.
+        names = [name for name in commands if name in readers for _ in range(3 if name in _CHEAP else 1)]
         argv = COMMANDS[str(generator.choice(names))]
         path = target / (EMBEDDED if embedded else SLIDE)
         return [*argv, *(["--no-verify"] if generator.random() < 0.25 else [])], change(generator, path)
@@ -378,10 +380,10 @@ def rewrite(generator: np.random.Generator, path: Path) -> str:
     rows, genes = generator.permutation(adata.n_obs), generator.permutation(adata.n_vars)
     ways: dict[str, Callable[[], ad.AnnData]] = {
         "nothing": lambda: adata,
-        "cells sorted": lambda: adata[rows].copy(),
-        "genes sorted": lambda: adata[:, genes].copy(),
-        "cells removed": lambda: adata[rows[:500]].copy(),
-        "genes removed": lambda: adata[:, genes[:200]].copy(),
+        "cells sorted": adata[rows].copy,
+        "genes sorted": adata[:, genes].copy,
+        "cells removed": adata[rows[:500]].copy,
+        "genes removed": adata[:, genes[:100]].copy,
         "raw": lambda: _changed(adata, raw=adata.copy()),
         "CSC": lambda: _changed(adata, X=sparse.csc_matrix(adata.X)),
         "dense": lambda: _changed(adata, X=adata.X.toarray()),

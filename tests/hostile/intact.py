@@ -13,20 +13,21 @@ from cifm_cli.synthetic.downloads import write_xenium
 SLIDE, EMBEDDED = Path("prepared/tissue.h5ad"), Path("embedded/tissue.h5ad")
 RUN, ANNOTATOR = Path("runs/short"), Path("annotators/tissue.safetensors")
 
+_WITH_MODEL = ["--model", str(RUN), "--out"]
+_SHORT = ["train.steps=2", "model.width=8", "train.validation_tiles=1", "data.tile_cells=64"]
+
 COMMANDS = {
     "inspect": ["inspect", str(SLIDE)],
     "inspect embedded": ["inspect", str(EMBEDDED)],
-    "embed": ["embed", str(SLIDE), "--model", str(RUN), "--out", "out"],
-    "embed embedded": ["embed", str(EMBEDDED), "--model", str(RUN), "--out", "out"],
-    "predict": ["predict", str(SLIDE), "--model", str(RUN), "--out", "out/predicted.h5ad"],
+    "embed": ["embed", str(SLIDE), *_WITH_MODEL, "out"],
+    "embed embedded": ["embed", str(EMBEDDED), *_WITH_MODEL, "out"],
+    "predict": ["predict", str(SLIDE), *_WITH_MODEL, "out/predicted.h5ad"],
     "probe": ["probe", str(EMBEDDED), "--label", "cluster", "--folds", "2", "--out", "out/probe.json"],
     "annotate": ["annotate", "apply", str(SLIDE), "--out", "out"],
-    "evaluate": ["evaluate", str(SLIDE), "--model", str(RUN), "--geometry", "scattered", "--out", "out"],
-    "simulate": ["simulate", str(SLIDE), "--model", str(RUN), "--inject", "tcell", "--count", "3", "--steps", "1"]
-    + ["--replicates", "1", "--out", "out"],
-    "train": ["train", "demo", "--data", "prepared", "--out", "out", "--set", "train.steps=2", "--set", "model.width=8"]
-    + ["--set", "train.validation_tiles=1", "--set", "data.tile_cells=64"],
-}  # fmt: skip
+    "evaluate": ["evaluate", str(SLIDE), *_WITH_MODEL, "out", "--geometry", "scattered"],
+    "simulate": ["simulate", str(SLIDE), *_WITH_MODEL, "out", "--inject", "tcell", "--steps", "1", "--replicates", "1"],
+    "train": ["train", "demo", "--data", "prepared", "--out", "out", *[w for s in _SHORT for w in ("--set", s)]],
+}
 
 
 # Texts that users write, which commands of `text_mutations` read.

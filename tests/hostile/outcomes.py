@@ -16,7 +16,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ NOISE_BYTES = 48 << 20  # by which the memory of two equal runs may differ
 _TRACEBACK = 99
 # Lines of results that depend on time and place, or describe the input instead of the result.
 _VOLATILE = {"provenance", "seconds", "path", "out", "origin", "embedding", "inputs", "sha256", "created", "report"}
-GOOD = ("error with hint", "same result", "warned")
+GOOD = ("error with hint", "same result", "warned", "used as asked")
 
 
 class Ended(NamedTuple):
@@ -44,7 +45,7 @@ class Ended(NamedTuple):
     out: str  # stdout
     err: str  # stderr
     seconds: float
-    peak_bytes: int  # largest resident memory
+    peak_bytes: int  # largest resident memory beyond that at the start
     results: dict[str, str]  # file in `out` to a digest of its content
 
 
@@ -73,7 +74,7 @@ class Judge:
         expected = self._expected(tuple(argv))
         size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file() and not path.is_symlink())
         ended = run_command(argv, target)
-        outcome = classify(ended, expected, size)
+        outcome = classify(argv, ended, expected, size)
         text = f"{description}\n$ cifm {' '.join(argv)}\n{ended.err[-3000:]}"
         (target / "outcome.txt").write_text(f"{outcome}: {text}\n", encoding="utf8", errors="replace")
         return outcome, text, target
@@ -87,26 +88,26 @@ class Judge:
         return self.expected[argv]
 
 
-def classify(ended: Ended, expected: Ended, size: int) -> str:
+def classify(argv: Sequence[str], ended: Ended, expected: Ended, size: int) -> str:
     """Name the outcome of a command on a workspace of `size` bytes."""
-    if ended.seconds >= MAX_SECONDS:
-        return "hang"
-    if ended.code == _TRACEBACK or "Traceback (most recent call last)" in ended.err:
-        return "traceback"
-    if ended.code < 0:
-        return "crash"
-    if ended.peak_bytes > expected.peak_bytes + 2 * size + NOISE_BYTES:
-        return "over-allocation"
-    if any(".partial." in name for name in ended.results):
-        return "partial file"
-    if ended.code in {1, 2}:
+    failures = {
+        "hang": ended.seconds >= MAX_SECONDS,
+        "traceback": ended.code == _TRACEBACK or "Traceback (most recent call last)" in ended.err,
+        "crash": ended.code < 0,
+        "over-allocation": ended.peak_bytes > expected.peak_bytes + 2 * size + NOISE_BYTES,
+        "partial file": any(".partial." in name for name in ended.results),
+    }
+    for name, occurred in failures.items():
+        if occurred:
+            return name
+    if ended.code:
         hinted = re.search(r"^error: .+\n(?:.*\n)*?hint: .+", ended.err, re.MULTILINE)
         return "error with hint" if hinted else "error without hint"
     if (ended.code, ended.results) == (expected.code, expected.results):
         return "same result"
-    # What the commands on the intact workspace print too is no warning about the damage.
+    # What the command on the intact workspace prints too is no warning about the damage.
     warned = {line for line in ended.err.splitlines() if line.startswith("warning:")} - set(expected.err.splitlines())
-    return "warned" if warned else "different result"
+    return "warned" if warned else "used as asked" if "--no-verify" in argv else "different result"
 
 
 def run_command(argv: list[str], folder: Path) -> Ended:
@@ -133,7 +134,7 @@ def run_command(argv: list[str], folder: Path) -> Ended:
 
 def _run_in_child(argv: list[str], folder: Path) -> None:
     """Replace the child by the command; does not return."""
-    code = _TRACEBACK
+    code, start = _TRACEBACK, 0
     try:
         os.chdir(folder)
         for name, stream in (("stdout.txt", 1), ("stderr.txt", 2)):
@@ -144,11 +145,13 @@ def _run_in_child(argv: list[str], folder: Path) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         Path("/proc/self/clear_refs").write_text("5")  # the peak of this command, not of the parent
+        start = _status("VmRSS")
+        warnings.resetwarnings()  # as in a process of its own; pytest turns them into errors
         code = main(argv)
     except BaseException:  # noqa: BLE001 - also what is no Exception
         traceback.print_exc()
     finally:
-        Path("peak.txt").write_text(str(_status("VmHWM")))
+        Path("peak.txt").write_text(str(_status("VmHWM") - start))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -191,7 +194,7 @@ def digest_results(folder: Path, out: str) -> dict[str, str]:
         elif path.suffix == ".h5ad":
             with h5py.File(path, "r") as file:
                 for slot in _result_slots(file):
-                    digests[f"{name}:{slot}"] = _digest(np.ascontiguousarray(file[slot][:]).tobytes())
+                    digests[f"{name}:{slot}"] = _digest(_values(file, slot))
         elif path.suffix == ".safetensors":
             digests[name] = _digest(_weights(path))
     return digests
@@ -201,6 +204,14 @@ def _result_slots(file: h5py.File) -> list[str]:
     """Arrays of numbers that a command computed."""
     names = ("X", "obsm/X_cifm", "obsm/X_cifm_cell", "layers/expressed")
     return [name for name in names if isinstance(file.get(name), h5py.Dataset)]
+
+
+def _values(file: h5py.File, slot: str) -> bytes:
+    """The numbers of a slot; the columns of genes in the order of their names."""
+    values = file[slot][:]
+    if not slot.startswith("obsm/"):
+        values = values[:, np.argsort(file["var"][file["var"].attrs["_index"]].asstr()[:])]
+    return np.ascontiguousarray(values).tobytes()
 
 
 def _weights(path: Path) -> bytes:

@@ -22,10 +22,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "hostile")]
 
-import numpy as np
-from forgeries import is_allowed
-from intact import COMMANDS, build_intact, run
-from outcomes import GOOD, Judge, Mutation
+import numpy as np  # noqa: E402
+from forgeries import is_allowed  # noqa: E402
+from intact import COMMANDS, build_intact, run  # noqa: E402
+from outcomes import GOOD, Judge, Mutation  # noqa: E402
 
 _GOOD = (*GOOD, "another valid input")
 # Each module has a dictionary MUTATIONS of names to mutations.
@@ -72,11 +72,11 @@ def main() -> int:
             outcomes[outcome] += 1
             kinds.setdefault(name, Counter())[outcome] += 1
             if outcome not in _GOOD:
-                print(f"--- {seed} {name}: {outcome}\n{text}", flush=True)
+                sys.stderr.write(f"--- {seed} {name}: {outcome}\n{text}\n")
                 shutil.rmtree(arguments.keep / str(seed), ignore_errors=True)
                 shutil.move(target, arguments.keep / str(seed))
             shutil.rmtree(target, ignore_errors=True)
-    print(json.dumps({"outcomes": outcomes, "kinds": kinds}, indent=1))
+    sys.stderr.write(json.dumps({"outcomes": outcomes, "kinds": kinds}, indent=1) + "\n")
     return int(any(outcome not in _GOOD for outcome in outcomes))
 
 

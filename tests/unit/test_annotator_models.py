@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import struct
 import sys
 import zipfile
 import zlib
@@ -23,8 +24,10 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.preprocessing import StandardScaler
 
+from cifm_cli.celltype import scimilarity
 from cifm_cli.celltype.base import UNASSIGNED, UnlabelledCells
 from cifm_cli.celltype.celltypist import load_celltypist, open_celltypist
+from cifm_cli.celltype.hnsw_file import check_index
 from cifm_cli.celltype.pickles import OpaqueObject, read_pickle
 from cifm_cli.celltype.scimilarity import embed, load_scimilarity, open_scimilarity
 from cifm_cli.celltype.sctab import load_sctab, open_sctab
@@ -424,7 +427,7 @@ class ExhaustiveIndex:
         assert space == "cosine"
         self.dim = dim
 
-    def load_index(self, path: str) -> None:
+    def load_index(self, path: str, max_elements: int) -> None:
         self.items = np.load(path)
         assert self.items.shape[1] == self.dim
 
@@ -441,12 +444,20 @@ class ExhaustiveIndex:
         return nearest.astype(np.uint64), np.take_along_axis(distance, nearest, 1)
 
 
+def check_items(path: Path, num_items: int, num_dimensions: int) -> None:
+    """Stand in for `check_index`."""
+    items = np.load(path)
+    if items.shape != (num_items, num_dimensions):
+        raise ValueError(f"{num_items:,} labels for {len(items):,} labelled cells")
+
+
 @pytest.fixture
 def scimilarity_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model whose 60 labelled cells are the three of `X`, 30 of the first, 20 and 10 of the others."""
     fake_module = ModuleType("hnswlib")
     fake_module.Index = ExhaustiveIndex
     monkeypatch.setitem(sys.modules, "hnswlib", fake_module)
+    monkeypatch.setattr(scimilarity, "check_index", check_items)
     folder = tmp_path / "model"
     (folder / "annotation").mkdir(parents=True)
     torch.save({"state_dict": scimilarity_weights()}, folder / "encoder.ckpt")
@@ -497,6 +508,7 @@ def test_scimilarity_reports_missing_files(scimilarity_folder: Path, monkeypatch
 
 def test_scimilarity_with_an_index_of_hnswlib(scimilarity_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "hnswlib")
+    monkeypatch.setattr(scimilarity, "check_index", check_index)
     hnswlib = pytest.importorskip("hnswlib")
     plain = numpy_generator(0).normal(size=(60, 3)).astype(np.float32)
     index = hnswlib.Index(space="cosine", dim=3)
@@ -506,6 +518,64 @@ def test_scimilarity_with_an_index_of_hnswlib(scimilarity_folder: Path, monkeypa
     model = load_scimilarity(scimilarity_folder, trust_pickle=False)
     found = model.annotate(csr_matrix(X.numpy()), GENES)
     assert np.exp(found.log_probabilities).sum(axis=1) == pytest.approx(np.ones(3), abs=1e-5)
+
+
+def write_index(path: Path, **changes: int) -> None:
+    """Write an index of hnswlib by hand: 3 items in 2 dimensions, 2 links each, the last one on an upper level too."""
+    values = {"num": 3, "vector": 12, "label": 20, "record": 28, "top": 1, "entry": 2, "max": 1, "max_0": 2}
+    values |= {"count": 2, "link": 1, "id": 2, "upper_length": 8, "upper_count": 0, "upper_link": 0} | changes
+    head = struct.pack(
+        "<QQQQQQiIQQQdQ",
+        *(0, 3, values["num"], values["record"], values["label"], values["vector"], values["top"], values["entry"]),
+        *(values["max"], values["max_0"], 1, 0.5, 10),
+    )
+    records = b"".join(
+        struct.pack(
+            "<IIIffQ",
+            values["count"] if item == 2 else 2,
+            (item + 1) % 3,
+            values["link"] if item == 2 else 0,
+            0.5,
+            0.5,
+            label,
+        )
+        for item, label in enumerate((0, 1, values["id"]))
+    )
+    upper = struct.pack("<IIIII", 0, 0, values["upper_length"], values["upper_count"], values["upper_link"])
+    path.write_bytes(head + records + upper)
+
+
+def test_an_index_is_checked(tmp_path: Path) -> None:
+    write_index(tmp_path / "index.bin")
+    check_index(tmp_path / "index.bin", 3, 2)
+    for number, dimensions in ((4, 2), (3, 5)):
+        with pytest.raises(ValueError, match=r"labels for|dimensions"):
+            check_index(tmp_path / "index.bin", number, dimensions)
+
+
+DAMAGED_INDEX = {
+    "count": (3, "list of links is too long"), "link": (3, "points outside"), "id": (3, "points outside"),
+    "record": (32, "its records are not"), "vector": (0, "its records are not"), "label": (2**40, "its records are not"),
+    "entry": (3, "it ends early"), "top": (2, "other levels of links"), "upper_length": (4, "it ends early"),
+    "upper_count": (2, "list of links is too long"), "max_0": (2**62, "its records are not"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", DAMAGED_INDEX)
+def test_a_damaged_index_is_refused(tmp_path: Path, field: str) -> None:
+    value, message = DAMAGED_INDEX[field]
+    write_index(tmp_path / "index.bin", **{field: value})
+    with pytest.raises(ValueError, match=message):
+        check_index(tmp_path / "index.bin", 3, 2)
+
+
+def test_links_to_items_without_the_level_are_refused(tmp_path: Path) -> None:
+    write_index(tmp_path / "index.bin", upper_count=1, upper_link=0)
+    with pytest.raises(ValueError, match="points outside"):
+        check_index(tmp_path / "index.bin", 3, 2)
+    (tmp_path / "index.bin").write_bytes((tmp_path / "index.bin").read_bytes()[:-4])
+    with pytest.raises(ValueError, match="it ends early"):
+        check_index(tmp_path / "index.bin", 3, 2)
 
 
 # scTab --------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.qc_report import qc_report_path, require_replaceable, write_qc_report
 from cifm_cli.data.readers.files import reading
 from cifm_cli.errors import CifmError
+from cifm_cli.path_text import path_from_text
 from cifm_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -103,9 +104,8 @@ def _same_inputs(inputs: dict[str, str], root: Path) -> bool:
     if root.is_file() and len(inputs) == 1:
         return list(inputs.values()) == [provenance.hash_file(root)]  # under any name
     folder = root if root.is_dir() else root.parent  # a matrix.mtx is read with the two files beside it
-    return all(
-        (folder / name).is_file() and provenance.hash_file(folder / name) == digest for name, digest in inputs.items()
-    )
+    files = {path_from_text(str(folder / name)): digest for name, digest in inputs.items()}
+    return all(file.is_file() and provenance.hash_file(file) == digest for file, digest in files.items())
 
 
 def slide_options(config: PrepareConfig) -> dict[str, Any]:
@@ -123,8 +123,3 @@ def slide_options(config: PrepareConfig) -> dict[str, Any]:
     options["by"] = list(config.by)
     options["z"] = None if config.z is None else list(config.z)
     return options
-
-
-def relative_name(file: Path, root: Path) -> str:
-    """Name of a file of a download, relative to the download."""
-    return file.relative_to(root).as_posix() if root.is_dir() else file.name

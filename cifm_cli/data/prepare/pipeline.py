@@ -13,10 +13,11 @@ import numpy as np
 from cifm_cli import keys, provenance
 from cifm_cli.data.count_checks import check_counts
 from cifm_cli.data.prepare.config import KEEP_MITOCHONDRIAL, KEEPABLE, PrepareConfig
-from cifm_cli.data.prepare.existing import PrepareResult, existing_result, relative_name, slide_options, target_path
+from cifm_cli.data.prepare.existing import PrepareResult, existing_result, slide_options, target_path
 from cifm_cli.data.prepare.gene_id_checks import gene_id_notes
 from cifm_cli.data.prepare.gene_symbols import read_gene_table, read_orthologs, symbols_for
 from cifm_cli.data.prepare.genes import plan_genes, species_note, unidentified_note
+from cifm_cli.data.prepare.input_files import InputFiles
 from cifm_cli.data.prepare.layout import check_layout, dropped_cells
 from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.prepare.qc_report import qc_report_path, write_qc_report
@@ -27,6 +28,7 @@ from cifm_cli.data.prepare.split_by import Section, split_sections
 from cifm_cli.data.prepare.splits import empty_region_note
 from cifm_cli.data.readers.counts import row_blocks
 from cifm_cli.data.readers.cross_checks import CountCrossChecks
+from cifm_cli.data.readers.files import searching
 from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.data.readers.table import TABLE
 from cifm_cli.data.units import check_units
@@ -175,14 +177,12 @@ class _Buffered(NamedTuple):
 @contextmanager
 def _buffered(root: Path, download: Download, species: Species, config: PrepareConfig) -> Iterator[_Buffered]:
     """Read the counts of a download, once for all of its sections."""
-    genes = _plan_genes(species, config, root)
+    files, genes = InputFiles(download.files, root), _plan_genes(species, config, root)
     foreign = OtherSpeciesCounts(species, len(download.obs))
     with RowBuffer(_nearest_folder(config.out), len(download.obs), genes.ids) as buffer:
         # The counts are read before the cells are filtered, as the filters need their totals.
         warnings = _buffer_counts(buffer, download, genes, foreign, root)
-        # Names relative to the download, so that it can be moved without being prepared again.
-        inputs = {relative_name(file, root): provenance.hash_file(file) for file in download.files}
-        yield _Buffered(root, genes, buffer, foreign.annotate(download.obs), warnings, inputs)
+        yield _Buffered(root, genes, buffer, foreign.annotate(download.obs), warnings, files.hashes())
 
 
 def _check(section: Section, root: Path) -> Section:
@@ -234,7 +234,8 @@ def _read(root: Path, reader: Reader, config: PrepareConfig) -> tuple[Download, 
     """Read a download, find the species of its genes, and check its gene ids against its symbols."""
     if unknown := set(config.keep) - set(KEEPABLE):
         raise CifmError(f"--keep {min(unknown)}: unknown", f"known are {', '.join(KEEPABLE)}")
-    download = reader.read(root, config.read_config)
+    with searching(root):
+        download = reader.read(root, config.read_config)
     species = find_species(download.genes, keep_all=config.orthologs is not None)
     checked = gene_id_notes(species.genes, f"{root}: {download.matrix}")
     notes = (name_note(root, config), *download.notes, *checked, mixture_note(species))

@@ -16,6 +16,7 @@ from cifm_cli.data.readers.centre_columns import Places, read_places
 from cifm_cli.data.readers.declared_scale import Libraries, read_libraries, scale_places
 from cifm_cli.data.readers.files import reading
 from cifm_cli.errors import CifmError
+from cifm_cli.system_files import without_system_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +63,11 @@ def _read(path: Path, config: ReadConfig) -> Download:
         xy_um=scaled.xy_um,
         units=scaled.units,
         matrix=f"tables/{', tables/'.join(names)}" + (f"/layers/{layer}" if layer else "/X"),
-        files=tuple(sorted(file for name in names for file in (path / "tables" / name).rglob("*") if file.is_file())),
+        files=tuple(
+            file
+            for name in names
+            for file in without_system_files(file for file in (path / "tables" / name).rglob("*") if file.is_file())
+        ),
         in_tissue=flags.in_tissue,
         notes=(*scaled.notes, *flags.notes),
         z_um=scaled.z_um,

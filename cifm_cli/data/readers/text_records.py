@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cifm_cli.data.readers.files import LATIN_1, open_maybe_gzip, reading
-from cifm_cli.data.readers.text_tables import separator
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_FIRST_LINE = re.compile(r"(?:[ \t]*[\r\n])*([^\r\n]*)")
 _MAX_BYTES = 1 << 30  # of the text; compressed files can claim any length
 
 
@@ -51,14 +52,15 @@ def read_records(path: Path) -> TextRecords:
             header, or a quotation mark has no end.
     """
     with reading(path):
-        sep = separator(path)
         with open_maybe_gzip(path) as handle:
             content = handle.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
             raise CifmError(f"{path}: more than {_MAX_BYTES:,} bytes of text", "split the table")
         if b"\0" in content:
             raise CifmError(f"{path}: no text, it holds bytes of zero", "save it as a CSV file in UTF-8")
-        records = list(_parse(content.decode("utf8", LATIN_1), sep))
+        text = content.decode("utf8", LATIN_1)
+        sep = _separator(text)
+        records = list(_parse(text, sep))
     if not records:
         raise CifmError(f"{path}: an empty table", "name the columns in the first line")
     (_, columns), *rows = records
@@ -76,6 +78,12 @@ def read_records(path: Path) -> TextRecords:
         lines=[line for line, _ in rows],
         separator=sep,
     )
+
+
+def _separator(text: str) -> str:
+    """The most frequent of tab, comma and semicolon in the first line with text."""
+    first = _FIRST_LINE.match(text)
+    return max("\t,;", key=(first[1] if first else "").count)
 
 
 def _parse(text: str, sep: str) -> Iterator[tuple[int, list[str]]]:

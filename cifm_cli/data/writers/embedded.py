@@ -15,11 +15,12 @@ import pandas as pd
 from anndata.io import write_elem
 
 from cifm_cli import keys
-from cifm_cli.data.checksums import content_sum
+from cifm_cli.data.checksums import content_sum, text_sum
+from cifm_cli.data.column_record import NAMES, ColumnRecord
 from cifm_cli.data.metadata import parse_object, read_stored_metadata
 from cifm_cli.data.open_hdf5 import create_hdf5
 from cifm_cli.data.slide import open_slide, read_slide
-from cifm_cli.data.slide_file import damaged, open_slide_file, read_slot, reading_slot
+from cifm_cli.data.slide_file import damaged, open_slide_file, read_slot, reading_slot, require_unchanged
 from cifm_cli.data.stored_arrays import find_array, read_numbers
 from cifm_cli.data.validate_slide import read_download_rows
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
@@ -30,7 +31,7 @@ from cifm_cli.verification import SKIP_HINT, verification_enabled
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import h5py
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Slide
 
 _LEVELS = (keys.MICROENVIRONMENT, keys.CELL)
+_ORIGIN = "origin"  # key of the checksum of the provenance
+_ORIGIN_NUMBERS = (("radius_um",), ("recipe", "data", "target_sum"), ("recipe", "model", "encoder_layers"))
+_MAX_NUMBER = 1e9  # beyond any length, sum or number of layers
 _ROWS_AT_ONCE = 100_000  # 50 MB with 128 features
 
 
@@ -98,8 +102,9 @@ def embedded_file(
         # The HDF5 file is closed here: rows are written by plain file operations, by several processes too.
         target_rows = inverse_order(order)
         yield {slot: open_dense(temporary, f"obsm/{slot}", target_rows) for slot in widths}
+        require_unchanged(prepared)  # worker processes open it too
         with create_hdf5(temporary, "r+") as file:
-            about = _record_embeddings(file, list(widths), temporary)
+            about = {**_sum_embeddings(file, widths, temporary), _ORIGIN: _sum_origin(origin)}
             write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDED_CONTENT, json.dumps(about))
 
 
@@ -141,18 +146,22 @@ def read_embedded(path: Path) -> EmbeddedSlide:
             raise CifmError(f"{path}: holds no embedding", f"embed the slide first: `cifm embed {path}`")
         slide = read_slide(file, path, hold=True)
         metadata = read_stored_metadata(file, path)
-        origin = parse_object(metadata.get(keys.EMBEDDING), f"{path}: uns/{keys.CIFM}/{keys.EMBEDDING}")
+        origin = _check_origin(metadata.get(keys.EMBEDDING), path)
         embeddings = {slot: _read_embedding(file, slot, slide.num_cells, path) for slot in slots}
         if keys.EMBEDDED_CONTENT in metadata and verification_enabled():
             where = f"{path}: uns/{keys.CIFM}/{keys.EMBEDDED_CONTENT}"
-            _require_unchanged(file, slots, parse_object(metadata[keys.EMBEDDED_CONTENT], where), path)
+            now = {**_sum_embeddings(file, slots, path), _ORIGIN: _sum_origin(origin)}
+            _require_unchanged(now, parse_object(metadata[keys.EMBEDDED_CONTENT], where), path)
+        obs, record = _read_obs(file, slide.num_cells, path), ColumnRecord.read(file, path)
+        for name, values in {**obs, NAMES: obs.index}.items():
+            record.compare(str(name), values)
         return EmbeddedSlide(
             name=slide.name,
             xy_um=slide.xy_um,
             # float32 holds every count up to `count_checks.LARGEST_COUNT` exactly.
             counts=slide.counts(slide.region(keys.ALL)),
             gene_ids=slide.gene_ids,
-            obs=_read_obs(file, slide.num_cells, path),
+            obs=obs,
             embeddings=embeddings,
             facts=slide.facts or {},
             origin=origin,
@@ -168,9 +177,10 @@ def embedding_slots(file: h5py.File, path: Path) -> dict[str, list[int]]:
 
 def _read_embedding(file: h5py.File, slot: str, num_cells: int, path: Path) -> NDArray[np.float32]:
     """(N, D) float32."""
+    shape = find_array(file, f"obsm/{slot}", path).shape
+    if len(shape) != 2 or shape[0] != num_cells or not shape[1]:
+        raise damaged(path, f"obsm/{slot} must have a row of features per cell, and has the shape {shape}")
     values = read_numbers(file, f"obsm/{slot}", path).astype(np.float32, copy=False)
-    if values.ndim != 2 or values.shape[0] != num_cells or not values.shape[1]:
-        raise damaged(path, f"obsm/{slot} must have a row of features per cell, and has the shape {values.shape}")
     if not np.isfinite(values).all():
         raise damaged(path, f"obsm/{slot} must be finite")
     return values
@@ -184,7 +194,32 @@ def _read_obs(file: h5py.File, num_cells: int, path: Path) -> pd.DataFrame:
     return obs
 
 
-def _record_embeddings(file: h5py.File, slots: Iterable[str], path: Path) -> dict[str, str]:
+def _sum_origin(origin: dict[str, Any]) -> str:
+    """The checksum of the provenance of an embedding, as text."""
+    return f"{text_sum([json.dumps(origin)]):016x}"
+
+
+def _check_origin(stored: object, path: Path) -> dict[str, Any]:
+    """Parse the provenance of an embedding, and check the entries that a probe uses."""
+    slot = f"uns/{keys.CIFM}/{keys.EMBEDDING}"
+    origin = parse_object(stored, f"{path}: {slot}")
+    for keys_of_entry in _ORIGIN_NUMBERS:
+        entry = _entry(origin, keys_of_entry)
+        if not isinstance(entry, int | float) or isinstance(entry, bool) or not 0 < entry < _MAX_NUMBER:
+            raise damaged(path, f"{slot}: {'.'.join(keys_of_entry)} must be a number above zero")
+    if not isinstance(_entry(origin, ("model", "sha256")), str):
+        raise damaged(path, f"{slot}: model.sha256 must be a text")
+    return origin
+
+
+def _entry(content: Any, keys_of_entry: Sequence[str]) -> Any:  # noqa: ANN401 - any JSON
+    """An entry of nested dictionaries; None if it does not exist."""
+    for key in keys_of_entry:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def _sum_embeddings(file: h5py.File, slots: Iterable[str], path: Path) -> dict[str, str]:
     """The checksum of each embedding, as text."""
     rows = read_download_rows(file, path)
     sums = {}
@@ -198,11 +233,10 @@ def _record_embeddings(file: h5py.File, slots: Iterable[str], path: Path) -> dic
     return sums
 
 
-def _require_unchanged(file: h5py.File, slots: Iterable[str], record: Mapping[str, Any], path: Path) -> None:
-    """Raise an error if an embedding is not the one that was written."""
-    for slot, now in _record_embeddings(file, slots, path).items():
-        if record.get(slot) != now:
-            raise CifmError(
-                f"{path}: changed since it was embedded: obsm/{slot}",
-                f"embed the slide again: `cifm embed`, {SKIP_HINT}",
-            )
+def _require_unchanged(now: Mapping[str, str], record: Mapping[str, Any], path: Path) -> None:
+    """Raise an error if an embedding or its provenance is not what was written."""
+    for name in sorted({*now, *record}):
+        if record.get(name) != now.get(name):
+            slot = f"uns/{keys.CIFM}/{keys.EMBEDDING}" if name == _ORIGIN else f"obsm/{name}"
+            hint = f"embed the slide again: `cifm embed SLIDE`, {SKIP_HINT}"
+            raise CifmError(f"{path}: changed since it was embedded: {slot}", hint)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import sys
 import tempfile
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from anndata.io import write_elem
 from cifm_cli import keys
 from cifm_cli.data.open_hdf5 import create_hdf5
 from cifm_cli.errors import writing
+from cifm_cli.system_errors import is_refused
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
@@ -72,6 +75,14 @@ def require_space(folder: Path, num_bytes: int) -> None:
     Raises:
         OSError: The disk has not enough space.
     """
-    if sys.platform == "linux":
+    if sys.platform != "linux":
+        return
+    try:
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, num_bytes)
+    except OSError as error:
+        if not is_refused(error):
+            raise
+        # The file system cannot reserve space, so the free space that it reports has to do.
+        if shutil.disk_usage(folder).free < num_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error

@@ -12,7 +12,7 @@ from anndata.io import write_elem
 
 from cifm_cli import keys
 from cifm_cli.data.open_hdf5 import create_hdf5
-from cifm_cli.data.slide_file import reopen_slide_file
+from cifm_cli.data.slide_file import reopen_slide_file, require_unchanged
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
 from cifm_cli.data.writers.gene_annotation import gene_annotation
 from cifm_cli.data.writers.h5ad import require_space, write_h5ad
@@ -108,6 +108,7 @@ def predicted_file(
         # The file is closed here, as rows are written by plain file operations, by several processes too.
         target_rows = inverse_order(order)
         yield open_dense(temporary, _VALUES, target_rows), open_dense(temporary, _LAYER, target_rows)
+        require_unchanged(prepared)  # worker processes open it too
 
 
 def _metadata(origin: dict[str, Any]) -> dict[str, Any]:

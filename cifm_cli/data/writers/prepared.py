@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cifm_cli import keys
+from cifm_cli.data.column_record import COLUMNS, record_columns
 from cifm_cli.data.content_record import CellContent, record_content
 from cifm_cli.data.metadata import encode_metadata
 from cifm_cli.data.writers.h5ad import write_h5ad
@@ -81,6 +82,7 @@ def set_metadata(slide: ad.AnnData, metadata: dict[str, Any]) -> None:
         checksums=obs[keys.CHECKSUM].to_numpy(),
     )
     content = record_content(cells, list(slide.var_names), list(slide.var[keys.SYMBOL]), metadata)
+    content[COLUMNS] = record_columns(obs)
     slide.uns[keys.CIFM] = encode_metadata({**metadata, keys.CONTENT: content})
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from anndata.io import write_elem
 
+from cifm_cli.data.column_record import NAMES, ColumnRecord
 from cifm_cli.data.row_ranges import row_ranges
-from cifm_cli.data.slide_file import damaged, read_slot, reading_slot, reopen_slide_file
+from cifm_cli.data.slide_file import copying_slot, damaged, read_slot, reading_slot, reopen_slide_file
 from cifm_cli.data.validate_slide import read_download_rows
 from cifm_cli.data.writers.csr_arrays import create_csr_arrays
 
@@ -75,18 +76,18 @@ def copy_slide(slide: Slide, target: h5py.File, order: Rows, without: Collection
             group = _create_group(source, target, slot, path)
             # Sorted, so that the same input gives the same bytes.
             for name in sorted(set(source.get(slot, ())).difference(without)):
-                _write(group, name, _take(source[slot], name, order, path))
+                _write(path, group, name, _take(source[slot], name, order, path))
         pairs = _create_group(source, target, "obsp", path)
         for name in source.get("obsp", ()):
             # Pairs of cells, so rows and columns are reordered.
             rows = _take(source["obsp"], name, order, path)
             with reading_slot(path, f"obsp/{name}"):
                 values = rows[:, order]
-            _write(pairs, name, values)
+            _write(path, pairs, name, values)
         # AnnData can store a missing `raw` as an empty array.
         if isinstance(source.get("raw"), h5py.Group):
             raw = _create_group(source, target, "raw", path)
-            _write(raw, "X", _take(source["raw"], "X", order, path))
+            _write(path, raw, "X", _take(source["raw"], "X", order, path))
             _copy_unchanged(source["raw"], raw, _RAW_UNCHANGED, path)
         for slot in sorted(set(source) - _SLOTS):
             logger.warning("%s: %s is no part of an AnnData and is not copied", path, slot)
@@ -106,11 +107,15 @@ def copy_obs(source: h5py.File, target: h5py.File, order: Rows, path: Path) -> N
     """
     group = _create_group(source, target, "obs", path)
     with reading_slot(path, "obs"):
-        listed = {str(name) for name in (*source["obs"].attrs["column-order"], source["obs"].attrs["_index"])}
+        index = str(source["obs"].attrs["_index"])
+        listed = {index, *map(str, source["obs"].attrs["column-order"])}
     if missing := listed - set(source["obs"]):
         raise damaged(path, f"obs/{min(missing)} is missing")
+    record = ColumnRecord.read(source, path)
     for name in source["obs"]:
-        _write(group, name, _take(source["obs"], name, order, path))
+        values = _take(source["obs"], name, order, path)
+        record.compare(NAMES if name == index else name, values, order)
+        _write(path, group, name, values)
 
 
 def _copy_counts(source: h5py.File, target: h5py.File, order: Rows, slide: Slide) -> None:
@@ -141,15 +146,21 @@ def _create_group(source: h5py.File, target: h5py.File, slot: str, path: Path) -
     return group
 
 
-def _write(group: h5py.Group, name: str, values: Any) -> None:  # noqa: ANN401 - any element of AnnData
+def _write(path: Path, group: h5py.Group, name: str, values: Any) -> None:  # noqa: ANN401 - any element of AnnData
     # Nullable texts are read by all versions of AnnData, but written only if allowed.
-    with ad.settings.override(allow_write_nullable_strings=True):
+    slot = f"{group.name.strip('/')}/{name}"
+    with copying_slot(path, slot), ad.settings.override(allow_write_nullable_strings=True):
         write_elem(group, name, values)
 
 
 def _take(group: h5py.Group, name: str, order: Rows, path: Path) -> Any:  # noqa: ANN401 - any array or table
     """Read an element with a row per cell, in a new order."""
-    values, slot = read_slot(group, name, path), f"{group.name.strip('/')}/{name}"
+    slot = f"{group.name.strip('/')}/{name}"
+    with reading_slot(path, slot):
+        shape = getattr(group[name], "shape", (len(order),))
+        if not shape or shape[0] != len(order):  # before it is read, as it may claim any size
+            raise damaged(path, f"{slot} has the shape {shape}, the slide has {len(order)} cells")
+    values = read_slot(group, name, path)
     with reading_slot(path, slot):
         num_rows = values.shape[0] if hasattr(values, "shape") else len(values)
         if num_rows != len(order):
