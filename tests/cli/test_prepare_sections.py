@@ -16,13 +16,30 @@ from builders import jittered_tissue, write_tissue
 import cifm_cli
 from cifm_cli import keys
 from cifm_cli.data.in_memory import slide_from_anndata
+from cifm_cli.data.prepare import pipeline
+from cifm_cli.data.prepare.qc_report import qc_report_path
 
 # As in samples that were joined without a suffix.
-pytestmark = pytest.mark.filterwarnings("ignore:Observation names are not unique")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Observation names are not unique"),
+    pytest.mark.usefixtures("plain_reports"),
+]
 
 Cifm = Callable[..., Any]
 
 SECTION = np.repeat(["tumour", "normal"], 400)
+
+
+@pytest.fixture
+def plain_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write empty quality reports, as drawing maps takes most of the time of these tests."""
+
+    def write(slide: Path) -> Path:
+        page = qc_report_path(slide)
+        page.write_text("<footer>Made by cifm</footer>")
+        return page
+
+    monkeypatch.setattr(pipeline, "write_qc_report", write)
 
 
 def pair() -> np.ndarray:
