@@ -52,10 +52,13 @@ def content_sum(row_keys: NDArray[np.int64], values: NDArray[Any]) -> int:
     Returns:
         The checksum. Checksums of blocks of cells add up, modulo 2^64, to that of all cells.
     """
-    # Adding zero turns -0 into 0.
-    numbers = np.ascontiguousarray(values + 0 if values.dtype.kind == "f" else values)
-    bits = numbers.view(f"u{numbers.dtype.itemsize}").reshape(len(row_keys), -1)
-    return int(_sum_content(row_keys.astype(np.uint64), bits))
+    numbers = np.ascontiguousarray(values)
+    size = numbers.dtype.itemsize
+    bits = numbers.view(f"u{size}").reshape(len(row_keys), -1)
+    # The bits of -0; no integer is compared with it.
+    negative_zero = 1 << (8 * size - 1) if numbers.dtype.kind == "f" else 0
+    row_words = np.ascontiguousarray(row_keys, dtype=np.int64).view(np.uint64)
+    return int(_sum_content(row_words, bits, np.uint64(negative_zero)))
 
 
 def text_sum(texts: Iterable[str]) -> int:
@@ -72,7 +75,7 @@ def _mix(word: np.uint64) -> np.uint64:
 
 
 @compiled
-def _sum_content(row_keys: NDArray[np.uint64], bits: NDArray[Any]) -> np.uint64:
+def _sum_content(row_keys: NDArray[np.uint64], bits: NDArray[Any], negative_zero: np.uint64) -> np.uint64:
     """The sum, modulo 2^64, of a mixed number for each row."""
     total = np.uint64(0)
     for row in range(len(row_keys)):
@@ -80,7 +83,9 @@ def _sum_content(row_keys: NDArray[np.uint64], bits: NDArray[Any]) -> np.uint64:
         for column in range(bits.shape[1]):
             # The column enters too, so that exchanged numbers of a row change the sum.
             salt = np.uint64(column + 1) * np.uint64(0xD1B54A32D192ED03)
-            inner += _mix(np.uint64(bits[row, column]) * np.uint64(0x9E3779B97F4A7C15) ^ salt)
+            word = np.uint64(bits[row, column])
+            word = np.uint64(0) if word == negative_zero else word
+            inner += _mix(word * np.uint64(0x9E3779B97F4A7C15) ^ salt)
         total += _mix(inner ^ _mix(row_keys[row] + np.uint64(0x9E3779B97F4A7C15)))
     return total
 

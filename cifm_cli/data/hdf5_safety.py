@@ -6,23 +6,24 @@ crashes or loops forever on damaged texts.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from math import ceil, prod
-from mmap import ACCESS_READ, mmap
-from struct import Struct
 from typing import TYPE_CHECKING
 
 import h5py
+import numpy as np
+
+from cifm_cli.jit import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
 # HDF5 file format specification 3.0, III.E "Global Heap": texts of variable length are stored in collections of objects.
-_COLLECTION = b"GCOL\x01\0\0\0"
-_SIZE = Struct("<Q")
-_OBJECT = Struct("<HHIQ")  # number, reference count, reserved, size in bytes
-_FREE_SPACE = 0  # number of the object that stands for the unused rest of a collection
+_COLLECTION, _VERSION = b"GCOL", b"\x01\0\0\0"
+_TRUNCATED = -2  # result of `_check_heap`
+_SEARCHED_AT_ONCE = 1 << 20  # bytes
 
 _MAX_DEPTH = 32  # groups within groups; libraries read them by recursion
 _MAX_ITEMS = 100_000  # groups and arrays of a file
@@ -42,10 +43,11 @@ def check_content(file: h5py.File) -> None:
             damaged. HDF5 raises other exceptions for other damage.
     """
     path, claimed = file.filename, 0
-    plain: list[tuple[int, int]] = []  # first byte and end of arrays that hold numbers
+    plain: list[tuple[int, int]] = []  # first byte and end of arrays
     for array in _arrays(file):
         claimed += check_array(array)
-        if (offset := array.id.get_offset()) is not None and array.dtype.kind in "iufb":
+        # Arrays of texts hold references to the texts.
+        if (offset := array.id.get_offset()) is not None:
             plain.append((offset, offset + array.id.get_storage_size()))
     if claimed > max(_SMALL, _MAX_FILE_RATIO * file.id.get_filesize()):
         raise ValueError(f"its arrays claim {claimed:,} bytes, the file has {file.id.get_filesize():,}")
@@ -108,24 +110,19 @@ def check_heaps(path: Path | str, without: Iterable[tuple[int, int]] = ()) -> No
     Raises:
         ValueError: A size is wrong.
     """
-    with _mapped(path) as content:
-        position = 0
-        for start, stop in (*sorted(without), (len(content), len(content))):
-            _check_heaps_between(content, position, start)
-            position = max(position, stop)
+    content, position = _map_file(path), 0
+    for start, stop in (*sorted(without), (len(content), len(content))):
+        for heap in _find_collections(content, position, start):
+            _require_valid_heap(content, heap)
+        position = max(position, stop)
 
 
-@contextmanager
-def _mapped(path: Path | str) -> Iterator[mmap | bytes]:
-    """The content of a file, mapped and not read: a search touches every byte, but needs no memory of its own."""
-    with open(path, "rb") as file:  # noqa: PTH123 - may be text
-        try:
-            content = mmap(file.fileno(), 0, access=ACCESS_READ)
-        except OSError:  # some network file systems cannot map files
-            yield file.read()
-            return
-        with content:
-            yield content
+def _map_file(path: Path | str) -> NDArray[np.uint8]:
+    """The content of a file, mapped and not read, so that a search needs little memory of its own."""
+    try:
+        return np.memmap(path, dtype=np.uint8, mode="r")
+    except OSError:  # some network file systems cannot map files
+        return np.fromfile(path, dtype=np.uint8)
 
 
 def _arrays(file: h5py.File) -> Iterator[h5py.Dataset]:
@@ -154,27 +151,57 @@ def _num_chunks(length: int, chunk: int) -> int:
     return ceil(length / chunk)
 
 
-def _check_heaps_between(content: mmap | bytes, first: int, end: int) -> None:
-    start = content.find(_COLLECTION, first, end)
-    while start >= 0:
-        _check_heap(content, start)
-        # Collections are found by their signature, as the library reaches them through references all over the file.
-        start = content.find(_COLLECTION, start + 1, end)
+def _find_collections(content: NDArray[np.uint8], first: int, end: int) -> Iterator[int]:
+    """Positions of all collections of texts between two positions of a file."""
+    # Collections are found by their signature, as the library reaches them through references all over the file.
+    for start in range(first, end, _SEARCHED_AT_ONCE):
+        # The search in bytes is several times faster than that in a mapped file.
+        block = content[start : start + _SEARCHED_AT_ONCE + 7].tobytes()
+        found = block.find(_COLLECTION)
+        while 0 <= found < _SEARCHED_AT_ONCE:
+            if block[found + 4 : found + 8] == _VERSION:
+                yield start + found
+            found = block.find(_COLLECTION, found + 1)
 
 
-def _check_heap(content: mmap | bytes, start: int) -> None:
-    offset = start + len(_COLLECTION) + _SIZE.size
+def _require_valid_heap(content: NDArray[np.uint8], start: int) -> None:
+    """Raise a `ValueError` if a size in a collection of texts is wrong."""
+    wrong = _check_heap(content, start)
+    if wrong == _TRUNCATED:
+        raise ValueError("the file ends within its texts")
+    if wrong >= 0:
+        raise ValueError(f"the texts at byte {wrong} are damaged")
+
+
+@compiled
+def _check_heap(content: NDArray[np.uint8], start: int) -> int:
+    """Position of the first object whose size is wrong; negative if the file ends first (-2), or for none (-1)."""
+    offset = start + 16  # the signature, and the size of the collection in 8 bytes
     if offset > len(content):
-        raise ValueError("the file ends within its texts")
-    end = start + _SIZE.unpack_from(content, offset - _SIZE.size)[0]
+        return -2
+    size = _read_size(content, offset - 8)
     # A truncated file ends within a collection.
-    if end > len(content):
-        raise ValueError("the file ends within its texts")
-    while offset + _OBJECT.size <= end:
-        number, _, _, length = _OBJECT.unpack_from(content, offset)
-        # Objects are padded to a multiple of 8 bytes.
-        step = length if number == _FREE_SPACE else _OBJECT.size + ceil(length / 8) * 8
+    if size < 0 or size > len(content) - start:
+        return -2
+    # Each object has a number (2 bytes), a reference count (2), 4 reserved bytes and its size in 8 bytes.
+    while offset + 16 <= start + size:
+        number, length = content[offset] + 256 * content[offset + 1], _read_size(content, offset + 8)
+        # A length beyond the file, or one that does not fit into 63 bits.
+        if length < 0 or length > len(content):
+            return offset
+        # Objects are padded to a multiple of 8 bytes. Number 0 stands for the unused rest of the collection.
+        step = length if number == 0 else 16 + (length + 7) // 8 * 8
         # A step of zero would never reach the end, and one that is too long leaves the collection.
-        if step < _OBJECT.size or offset + step > end:
-            raise ValueError(f"the texts at byte {offset} are damaged")
+        if step < 16 or offset + step > start + size:
+            return offset
         offset += step
+    return -1
+
+
+@compiled
+def _read_size(content: NDArray[np.uint8], offset: int) -> int:
+    """A little-endian number of 8 bytes."""
+    size = np.int64(0)
+    for byte in range(8):
+        size |= np.int64(content[offset + byte]) << np.int64(8 * byte)
+    return int(size)

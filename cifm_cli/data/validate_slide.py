@@ -127,9 +127,9 @@ def read_coordinates(file: h5py.File, num_cells: int, path: Path) -> NDArray[np.
     slot = f"obsm/{keys.SPATIAL}"
     _require(find_array(file, slot, path).shape == (num_cells, 2), f"{slot} must have two numbers per cell", path)
     xy_um = read_numbers(file, slot, path).astype(np.float64, copy=False)
-    wrong = ~(np.abs(xy_um) <= _MAX_COORDINATE_UM).all(axis=1)  # NaN fails the comparison
-    if wrong.any():
-        row = int(wrong.argmax())
+    # NaN fails the comparison. The row is searched only where there is one, as that needs memory.
+    if not -_MAX_COORDINATE_UM <= xy_um.min() <= xy_um.max() <= _MAX_COORDINATE_UM:
+        row = int((~(np.abs(xy_um) <= _MAX_COORDINATE_UM).all(axis=1)).argmax())
         x, y = xy_um[row]
         raise _invalid(f"has the coordinates ({x:g}, {y:g}) um", row, file, path)
     return xy_um
@@ -138,9 +138,8 @@ def read_coordinates(file: h5py.File, num_cells: int, path: Path) -> NDArray[np.
 def read_totals(file: h5py.File, num_cells: int, path: Path) -> NDArray[np.float64]:
     """(N,) total counts of the cells; raises a `CifmError`, which names the cell, for one that is not a number >= 0."""
     total_counts = read_column(file, keys.TOTAL_COUNTS, num_cells, path).astype(np.float64, copy=False)
-    wrong = ~((total_counts >= 0) & (total_counts < np.inf))  # NaN fails both comparisons
-    if wrong.any():
-        row = int(wrong.argmax())
+    if not 0 <= total_counts.min() <= total_counts.max() < np.inf:  # NaN fails the comparison
+        row = int((~((total_counts >= 0) & (total_counts < np.inf))).argmax())
         raise _invalid(f"has {total_counts[row]:g} counts", row, file, path)
     return total_counts
 
@@ -178,7 +177,7 @@ def read_regions(file: h5py.File, num_cells: int, path: Path) -> NDArray[np.int8
     """
     slot = f"obs/{keys.SPLIT}"
     codes, names = read_codes(file, slot, path, num_cells)
-    if unknown := set(names[np.unique(codes)]) - set(keys.REGIONS):
+    if unknown := set(names[np.bincount(codes, minlength=len(names)) > 0]) - set(keys.REGIONS):
         raise damaged(path, f"{slot} holds {min(unknown)!r}, not one of {', '.join(keys.REGIONS)}")
     # Categories that no cell has may have any name.
     positions = [keys.REGIONS.index(name) if name in keys.REGIONS else -1 for name in names]

@@ -79,6 +79,13 @@ def test_archives_are_to_be_unpacked(refuse: Callable[..., str], tmp_path: Path)
     assert "unpack the archives in it first" in refuse(tmp_path / "folder")
 
 
+def test_flat_folder_of_a_repository_is_to_be_sorted(refuse: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    for name in ("filtered_feature_bc_matrix.h5", "tissue_positions_list.csv.gz", "scalefactors_json.json.gz"):
+        (tmp_path / "s" / f"GSM1_{name}").write_bytes(b"x")
+    assert "spatial/tissue_positions_list.csv" in refuse(tmp_path / "s")
+
+
 def test_folder_of_molecules_alone_is_named(refuse: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "transcripts.parquet").write_bytes(b"PAR1")

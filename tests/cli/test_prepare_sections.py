@@ -205,9 +205,11 @@ def test_flat_sections_with_a_third_coordinate_pass(cifm: Cifm, tmp_path: Path, 
     assert words is None or words in result.err
 
 
-def test_a_volume_is_refused_with_a_range_to_keep(cifm: Cifm, tmp_path: Path) -> None:
-    depths = np.random.default_rng(0).uniform(0, 100, 900)
-    path = write_tissue(tmp_path / "x.h5ad", np.column_stack([jittered_tissue(30, 30, 0), depths]))
+@pytest.mark.parametrize("column", [None, "z", "center_z"])
+def test_a_volume_is_refused_with_a_range_to_keep(cifm: Cifm, tmp_path: Path, column: str | None) -> None:
+    depths, xy = np.random.default_rng(0).uniform(0, 100, 900), jittered_tissue(30, 30, 0)
+    columns = {column: depths} if column else {}
+    path = write_tissue(tmp_path / "x.h5ad", xy if column else np.column_stack([xy, depths]), **columns)
     refused = cifm("prepare", path, "--out", tmp_path / "out")
     assert refused.code == 1
     assert "a volume, not a section" in refused.err

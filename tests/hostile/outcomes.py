@@ -81,10 +81,12 @@ class Judge:
 
     def _expected(self, argv: tuple[str, ...]) -> Ended:
         if argv not in self.expected:
-            copy = self.scratch / "intact"
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(self.intact, copy, symlinks=True)
-            self.expected[argv] = run_command(list(argv), copy)
+            # Twice, as the first run may compile, which takes time and memory.
+            for _ in range(2):
+                copy = self.scratch / "intact"
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(self.intact, copy, symlinks=True)
+                self.expected[argv] = run_command(list(argv), copy)
         return self.expected[argv]
 
 
