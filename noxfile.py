@@ -12,15 +12,15 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "types", "layers", "tests", "build"]
+nox.options.sessions = ["lint", "types", "layers", "tests", "bounds", "build"]
 
 CPU = ("-c", "constraints/cpu.txt")
 PROGRAMS = Path(sys.executable).parent
 
 
-def run(session: nox.Session, program: str, *words: str) -> None:
+def run(session: nox.Session, program: str, *words: str, **environment: str) -> None:
     """Run a program of the environment that nox is installed in, with one thread per process."""
-    session.run(str(PROGRAMS / program), *words, env={"OMP_NUM_THREADS": "1"}, external=True)
+    session.run(str(PROGRAMS / program), *words, env={"OMP_NUM_THREADS": "1", **environment}, external=True)
 
 
 @nox.session(venv_backend="none")
@@ -58,6 +58,14 @@ def tests(session: nox.Session) -> None:
     """
     # worksteal gives each worker a contiguous part of the tests, so that few module fixtures are built twice.
     run(session, "pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["install"])
+def bounds(session: nox.Session) -> None:
+    """Run damaged slides through compiled code that checks the bounds of arrays."""
+    # A cache of its own, as the compiled code is another one.
+    checked = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": session.create_tmp()}
+    run(session, "pytest", "-n", "0", "tests/hostile", "tests/unit/test_kernels.py", **checked)
 
 
 @nox.session(venv_backend="none", requires=["install"])

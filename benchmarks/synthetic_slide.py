@@ -49,7 +49,7 @@ def write_slide(
     order = hilbert_order(xy_um)
     ids = gene_ids(num_genes)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with RowBuffer(target.parent, num_cells, num_genes) as buffer:
+    with RowBuffer(target.parent, num_cells, ids) as buffer:
         for first in range(0, num_cells, CELLS_AT_ONCE):
             buffer.write(first, draw_counts(rng, min(CELLS_AT_ONCE, num_cells - first), num_genes, per_cell))
         obs = pd.DataFrame(index=[f"cell{number:08d}-1" for number in order])

@@ -6,17 +6,19 @@
 from __future__ import annotations
 
 import errno
-import re
 import signal
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cifm_cli.system_errors import reading_problem, writing_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
 
+PARTIAL = ".partial."  # in the name of every file that is not yet complete
 # Exit codes of the command line; 0 is success. The last two are 128 plus the number of the signal, as in a shell.
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
@@ -40,11 +42,15 @@ class CifmError(Exception):
 
 
 class StopRequested(BaseException):
-    """Raised on SIGTERM and SIGUSR1, so that `finally` blocks run as after Ctrl-C and leave a resumable state."""
+    """Raised on SIGTERM, SIGUSR1 and SIGHUP, so that `finally` blocks run as after Ctrl-C and leave a resumable state."""
 
 
-# Signals that schedulers send some time before they kill a process. Windows has no SIGUSR1.
-STOP_SIGNALS = tuple({signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)})
+# Signals that schedulers send some time before they kill a process, and that of a terminal that is closed. Windows has
+# only the first.
+STOP_SIGNALS = tuple({getattr(signal, name, signal.SIGTERM) for name in ("SIGTERM", "SIGUSR1", "SIGHUP")})
+
+
+_HANG_UP = getattr(signal, "SIGHUP", None)
 
 
 @contextmanager
@@ -61,7 +67,12 @@ def handling_signals(signals: Sequence[int], handler: Callable[[int], None]) -> 
         yield
         return
     # The handlers of the caller are restored at the end, so that blocks can be nested.
-    previous = {number: signal.signal(number, lambda number, _frame: handler(number)) for number in signals}
+    previous = {
+        number: signal.signal(number, lambda number, _frame: handler(number))
+        for number in signals
+        # `nohup` has SIGHUP ignored, so that a command outlives its terminal.
+        if number != _HANG_UP or signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:
@@ -71,7 +82,7 @@ def handling_signals(signals: Sequence[int], handler: Callable[[int], None]) -> 
 
 @contextmanager
 def raising_on_stop_signals() -> Iterator[None]:
-    """Raise `StopRequested` on SIGTERM and SIGUSR1 within the block."""
+    """Raise `StopRequested` on SIGTERM, SIGUSR1 and SIGHUP within the block."""
 
     def stop(_number: int) -> None:
         """Raise `StopRequested`."""
@@ -89,30 +100,24 @@ def writing(path: Path) -> Iterator[None]:
         path: The file or folder that the block writes.
 
     Raises:
-        CifmError: The disk is full or read-only, permission is denied, or a file or folder of that name exists.
+        CifmError: The system refused to write: the disk is full or read-only, a file of that name exists, and so on.
     """
-    reasons = {
-        errno.ENOSPC: ("no space left on the disk", "free some space, or write to another disk with --out"),
-        errno.EDQUOT: ("the disk quota is used up", "free some space, or write to another disk with --out"),
-        errno.EACCES: ("permission denied", "write to a folder that you own with --out"),
-        errno.EROFS: ("the file system is read-only", "write to another place with --out"),
-        errno.EEXIST: ("a file is in the way", "name another folder with --out"),
-        errno.EISDIR: ("a folder is in the way", "name another file with --out, or move the folder"),
-        errno.ENOTDIR: ("a file is in the way", "name another folder with --out"),
-        errno.EFBIG: ("the file is larger than the system allows", "raise the limit (ulimit -f), or write elsewhere"),
-    }
     try:
         yield
     except OSError as error:
-        # Libraries in C and Rust raise OSError without the number of the system's error.
-        number = error.errno or _hidden_errno(error)
-        if number not in reasons:  # unexpected, so the traceback is needed
+        other = _other_file(error, path)
+        problem = reading_problem(error) if other else writing_problem(error)
+        if problem is None:  # not an error of the system, so the traceback is needed
             raise
-        reason, hint = reasons[number]
-        raise CifmError(f"cannot write {path}: {reason}", hint) from error
+        raise CifmError(f"{other or f'cannot write {path}'}: {problem.reason}", problem.hint) from error
 
 
-def _hidden_errno(error: OSError) -> int | None:
-    """Error number inside the message of HDF5 or safetensors (`errno = 28`, `os error 28`)."""
-    match = re.search(r"(?:errno =|os error) (\d+)", str(error))
-    return int(match[1]) if match else None
+def _other_file(error: OSError, target: Path) -> str | None:
+    """The file that an error names, where that is an input of the block that writes `target`."""
+    if not isinstance(error.filename, str):
+        return None
+    name, own = Path(error.filename).absolute(), target.absolute()
+    is_own = name in (own, *own.parents) or own in name.parents or PARTIAL in str(name)
+    # A temporary file cannot be made where a file stands in place of a folder.
+    is_own = is_own or (error.errno == errno.ENOTDIR and name.parent in own.parents)
+    return None if is_own else error.filename

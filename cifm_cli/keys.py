@@ -13,6 +13,7 @@ TOTAL_COUNTS: Final = "total_counts"  # obs (N,) | sum of the counts over the ge
 NUM_GENES: Final = "n_genes_by_counts"  # obs (N,) | number of genes with a count
 SPLIT: Final = "split"  # obs (N,) categorical | train, validation, test or buffer
 DOWNLOAD_ROW: Final = "download_row"  # obs (N,) int64 | row of the cell in the download, before filters and sorting
+CHECKSUM: Final = "cifm_checksum"  # obs (N,) uint64 | checksum of the counts of the cell, see `data/checksums.py`
 CLUSTER: Final = "cluster"  # obs (N,) categorical | graph clusters of the download, if it has any
 SYMBOL: Final = "symbol"  # var (G,) | gene symbol; var_names are Ensembl ids without version
 CIFM: Final = "cifm"  # uns | dictionary with the keys below
@@ -26,9 +27,11 @@ CONDITION: Final = "condition"  # str | free text, may be empty
 SAMPLE: Final = "sample"  # str | free text, defaults to the slide's name
 REPORT: Final = "report"  # str | JSON: dropped cells and genes, with the reasons
 PROVENANCE: Final = "provenance"  # str | JSON: version, git revision, seed, inputs and their hashes
+CONTENT: Final = "content"  # str | JSON: checksums of the other content, see `data/content_record.py`
 
 # Embedded slide (.h5ad), cells in the order of the download -----------------------------------------------------------
 EMBEDDING: Final = "embedding"  # uns["cifm"], str | JSON: provenance of the embedding, its recipe and radius
+EMBEDDED_CONTENT: Final = "embedded_content"  # uns["cifm"], str | JSON: checksums of the embeddings
 MICROENVIRONMENT: Final = "X_cifm"  # obsm (N, D) float32 | encoder output
 CELL: Final = "X_cifm_cell"  # obsm (N, D) float32 | encoder output with every edge between cells removed
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cifm_cli.errors import CifmError
+from cifm_cli.path_text import path_text
 from cifm_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def collect(command: str, *, seed: int | None = None, inputs: Iterable[Path] = (
         "machine": f"{platform.system()} {platform.machine()}",
         "packages": _versions(),
         "seed": seed,
-        "inputs": {path.as_posix(): hash_file(path) for path in inputs},
+        "inputs": {path_text(path): hash_file(path) for path in inputs},
         **facts,
     }
 

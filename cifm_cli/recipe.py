@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +22,26 @@ from cifm_cli.recipe_sections import (
     Section,
     TrainRecipe,
 )
+from cifm_cli.stored_json import Text
+from cifm_cli.system_files import without_system_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic_core import ErrorDetails
 
+_MAX_BYTES = 1 << 18  # of a recipe; those of this package have less than 4 kB
+_EXAMPLE = "see `cifm recipes show xenium` for an example"
+_MAX_LINE = 4_000  # bytes of a line: the time to parse a dotted key grows with the square of its length
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # all but tabs and line ends
+_MAX_MISTAKES = 30  # in one message
+_MAX_SHOWN = 60  # characters of a wrong value in a message
+
 
 class Recipe(Section):
     """A whole recipe. Its sections are the tables of the TOML file."""
 
-    description: str = ""
+    description: Text = ""
     """One line, shown by `cifm recipes list`."""
     data: DataRecipe = DataRecipe()
     model: ModelRecipe = ModelRecipe()
@@ -48,7 +59,7 @@ def shipped() -> dict[str, Path]:
     """
     packaged = Path(str(resources.files("cifm_cli"))) / "recipes"
     folder = packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in without_system_files(folder.glob("*.toml"))}
 
 
 def find(name: str) -> Path:
@@ -66,14 +77,48 @@ def find(name: str) -> Path:
     path = Path(name)
     recipes = shipped()
     # A file of the user comes first, also if it has the name of a shipped recipe.
-    if path.is_file():
-        return path
+    with suppress(OSError):  # of a name that is too long
+        if path.is_file():
+            return path
     if path.stem in recipes and path.parent in (Path(), Path("recipes")):
         return recipes[path.stem]
     # The hint names one recipe if the name is misspelled, and all of them if it is unlike any.
     near = difflib.get_close_matches(path.stem, recipes, n=1)
     hint = f"did you mean {near[0]}?" if near else f"shipped recipes: {', '.join(recipes)}"
     raise CifmError(f"recipe {name}: no such file", hint)
+
+
+def read(path: Path) -> str:
+    """Read the text of a recipe.
+
+    Args:
+        path: TOML file.
+
+    Returns:
+        Its text, without a byte-order mark.
+
+    Raises:
+        CifmError: The file is missing, may not be read, or is no text in UTF-8.
+    """
+    try:
+        # One byte more than allowed, as a larger file need not be read as a whole.
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise CifmError(
+            f"recipe {path}: {error.strerror or error}", "check the path, or `cifm recipes list`"
+        ) from error
+    if len(content) > _MAX_BYTES or max(map(len, content.split(b"\n"))) > _MAX_LINE:
+        limits = f"more than {_MAX_BYTES:,} bytes, or than {_MAX_LINE:,} in a line"
+        raise CifmError(f"{path}: not valid TOML: {limits}, are no recipe", _EXAMPLE)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CifmError(f"{path}: not valid TOML: not text in UTF-8 ({error})", "save it in UTF-8") from error
+    # TOML allows none, and a terminal would run them.
+    if found := _CONTROL.search(text):
+        raise CifmError(f"{path}: not valid TOML: control character {found[0]!r}", "save it as plain text")
+    return text
 
 
 def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
@@ -89,10 +134,12 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         CifmError: The file is not TOML, or the recipe is invalid; the message lists all mistakes.
     """
+    text = read(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CifmError(f"{path}: not valid TOML: {error}", "see `cifm recipes show xenium` for an example") from error
+        content = tomllib.loads(text)
+    # Numbers of thousands of digits are a ValueError too.
+    except (ValueError, RecursionError) as error:
+        raise CifmError(f"{path}: not valid TOML: {error}", _EXAMPLE) from error
     # Settings are applied before validation, so their mistakes are listed with those of the file.
     for setting in settings:
         _apply(content, setting)
@@ -115,23 +162,34 @@ def parse(content: dict[str, Any], origin: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        mistakes = [_explain(detail) for detail in error.errors()]
+        mistakes = [_explain(detail) for detail in error.errors(include_url=False)]
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         hint = next((hint for _, hint in mistakes if hint), "see `cifm recipes show xenium` for every key")
-        raise CifmError(f"recipe {origin}: {count}: {'; '.join(message for message, _ in mistakes)}", hint) from error
+        messages = [message for message, _ in mistakes[:_MAX_MISTAKES]] + ["..."] * (len(mistakes) > _MAX_MISTAKES)
+        raise CifmError(f"recipe {origin}: {count}: {'; '.join(messages)}", hint) from error
 
 
 def _explain(detail: ErrorDetails) -> tuple[str, str]:
     """Describe one mistake by the key that the user typed; the hint is empty if no known key is similar."""
     key = ".".join(str(name) for name in detail["loc"])
+    key = key if len(key) <= _MAX_SHOWN else f"{key[:_MAX_SHOWN]}..."
     if detail["type"] == "extra_forbidden":
         near = _nearest(key)
         return f"unknown key {key}" + (f" (nearest: {near})" if near else ""), f"did you mean {near}?" if near else ""
     if detail["type"] == "value_error":  # raised by a validator of a section, which names the keys itself
-        return str(detail["ctx"]["error"]), ""
+        text = str(detail["ctx"]["error"])
+        return (text if key in text else f"{key}: {text}"), ""
     # Messages of pydantic begin with a capital, and follow a colon here.
-    given = detail["input"]
-    return f"{key} = {given!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}", ""
+    return f"{key or 'recipe'} = {_shown(detail['input'])}: {detail['msg'][0].lower()}{detail['msg'][1:]}", ""
+
+
+def _shown(value: object) -> str:
+    """A wrong value for a message, shortened."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or tables nested as deeply
+        return "..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def keys() -> list[str]:
@@ -163,7 +221,7 @@ def _apply(content: dict[str, Any], setting: str) -> None:
         raise CifmError(f"--set {setting}: not section.key=value", "for instance --set train.max_minutes=15")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()  # a word without quotes, such as `mlp`
     for name in names[:-1]:
         content = content.setdefault(name, {})

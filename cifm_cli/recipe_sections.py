@@ -6,8 +6,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
+from cifm_cli.stored_json import Text
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Precision = Literal["float32", "bfloat16"]
+# Far above what is useful; products of these numbers are sizes of arrays, which must not overflow.
+MAX_WIDTH = 65_536
+MAX_LAYERS = 1_000
+MAX_MAPS = 5_000
+MAX_STEPS = 10**12
 
 
 class Section(BaseModel):
@@ -15,21 +22,23 @@ class Section(BaseModel):
 
     # Unknown keys are forbidden, because a misspelled key would silently have its default. Docstrings of the fields are
     # the texts of the recipe reference.
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
+    )
 
 
 class DataRecipe(Section):
     """Input of the network."""
 
-    radius_um: float | None = Field(default=None, gt=0)
+    radius_um: float | None = Field(default=None, gt=0, le=1e6)
     """Radius of the graph in micrometres; that of the prepared slide when absent."""
-    target_sum: float = Field(default=10_000.0, gt=0)
+    target_sum: float = Field(default=10_000.0, gt=0, le=1e9)
     """Counts of a cell are scaled to this sum before log1p."""
-    tile_cells: int = Field(default=1_024, ge=16)
+    tile_cells: int = Field(default=1_024, ge=16, le=10**9)
     """Core cells of a tile, without its halo."""
     sampling: Literal["slides", "cells"] = "slides"
     """`slides`: every slide is sampled equally often, as in Eq. 15; `cells`: every cell of all slides is."""
-    validation_slides: tuple[str, ...] = ()
+    validation_slides: tuple[Text, ...] = ()
     """Names of slides used for validation only, with all their cells: for models that are applied to other patients."""
 
 
@@ -38,23 +47,23 @@ class ModelRecipe(Section):
 
     message: Literal["factored", "mlp"] = "factored"
     """Form of Eqs 11-14: `factored` (matrix products on cells only) or `mlp` (as printed, an MLP on every edge)."""
-    width: int = Field(default=128, ge=4)
+    width: int = Field(default=128, ge=4, le=MAX_WIDTH)
     """Number of features of a cell, D."""
-    encoder_layers: int = Field(default=2, ge=1)
+    encoder_layers: int = Field(default=2, ge=1, le=MAX_LAYERS)
     """Message-passing layers of the encoder."""
-    decoder_layers: int = Field(default=2, ge=1)
+    decoder_layers: int = Field(default=2, ge=1, le=MAX_LAYERS)
     """Message-passing layers of the decoder."""
     heads: int = Field(default=4, ge=1)
     """Number of intensities of an edge; each scales D / heads features (`factored` only)."""
-    radial: int = Field(default=6, ge=1)
+    radial: int = Field(default=6, ge=1, le=1_000)
     """Number of radial basis functions of the distance (`factored` only)."""
-    mlp_layers: int = Field(default=2, ge=2)
+    mlp_layers: int = Field(default=2, ge=2, le=MAX_LAYERS)
     """Number of linear maps in each bias-free MLP."""
     gene_rank: int | None = Field(default=None, ge=1)
     """Rank r of the weights from features to genes, (G, r) (r, D); full rank when absent, as in the paper."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the features of the head set to zero in a training step (`residual` only)."""
-    members: int = Field(default=1, ge=1)
+    members: int = Field(default=1, ge=1, le=1_000)
     """Number of networks with different initial weights whose predictions are averaged; the first one embeds cells."""
     norm: bool = True
     """Normalise features without bias, so that the features of void cells stay zero."""
@@ -71,6 +80,11 @@ class ModelRecipe(Section):
         # A higher rank than D has no effect but costs more weights.
         if self.gene_rank and self.gene_rank > self.width:
             raise ValueError(f"model.gene_rank = {self.gene_rank} is above model.width = {self.width}")
+        if (num_maps := self.members * (self.encoder_layers + self.decoder_layers) * self.mlp_layers) > MAX_MAPS:
+            raise ValueError(
+                f"model.members, model.encoder_layers, model.decoder_layers and model.mlp_layers ask for {num_maps:,} linear "
+                f"maps, at most {MAX_MAPS:,} are possible"
+            )
         # Eq. 14 without residual is a sum over edges, which is zero for a cell without any.
         if self.message == "mlp" and not (self.residual or self.self_loops):
             raise ValueError(
@@ -106,7 +120,9 @@ class ObjectiveRecipe(Section):
 
     name: Literal["balanced_mse", "residual"] = "residual"
     """`balanced_mse` (Eq. 15), or `residual`: squared error, with a smoother that the network corrects."""
-    scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.5, 1.0, 2.0, 4.0), min_length=1)
+    scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.5, 1.0, 2.0, 4.0), min_length=1, max_length=100
+    )
     """Standard deviations of the smoother's Gaussian weights, in radii (`residual` only)."""
     cutoff: float = Field(default=6.0, gt=0)
     """Distance beyond which the weights of the smoother are zero, in radii (`residual` only)."""
@@ -114,7 +130,7 @@ class ObjectiveRecipe(Section):
     """Weight of the cross-entropy of P(expressed)."""
     composition_weight: float = Field(default=0.5, ge=0)
     """Weight of the cross-entropy of the composition of counts (`residual` only)."""
-    states: int = Field(default=40, ge=2)
+    states: int = Field(default=40, ge=2, le=100_000)
     """Number of cell states whose probabilities are inferred (`residual` only)."""
     states_weight: float = Field(default=0.2, ge=0)
     """Weight of the cross-entropy of the cell state (`residual` only)."""
@@ -125,29 +141,29 @@ class ObjectiveRecipe(Section):
 class TrainRecipe(Section):
     """Training loop."""
 
-    steps: int = Field(default=4_000, ge=1)
+    steps: int = Field(default=4_000, ge=1, le=MAX_STEPS)
     """Number of optimiser steps. The cosine schedule ends here, or at `max_minutes` if that comes first."""
     max_minutes: float | None = Field(default=None, gt=0)
     """Training stops after this time, in minutes, and keeps the best checkpoint."""
-    tiles_per_step: int = Field(default=1, ge=1)
+    tiles_per_step: int = Field(default=1, ge=1, le=1_000_000)
     """Number of tiles whose losses are averaged in a step."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Highest learning rate of the schedule."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay of AdamW, on matrices only."""
-    warmup_steps: int = Field(default=100, ge=0)
+    warmup_steps: int = Field(default=100, ge=0, le=MAX_STEPS)
     """Number of steps of linear warm-up."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient; larger gradients are scaled down."""
-    validate_every: int = Field(default=200, ge=1)
+    validate_every: int = Field(default=200, ge=1, le=MAX_STEPS)
     """Steps between two validations."""
-    validation_tiles: int = Field(default=8, ge=1)
+    validation_tiles: int = Field(default=8, ge=1, le=1_000_000)
     """Number of tiles in the validation region of each slide; they are the same in every validation."""
-    patience: int = Field(default=10, ge=1)
+    patience: int = Field(default=10, ge=1, le=MAX_STEPS)
     """Number of validations without improvement after which training stops."""
     save_minutes: float = Field(default=5.0, gt=0)
     """Minutes after which the training state is saved again; every validation saves it too."""
-    keep: int = Field(default=2, ge=1)
+    keep: int = Field(default=2, ge=1, le=MAX_STEPS)
     """Number of training states kept. If the newest is damaged, `--resume` uses the one before."""
     precision: Precision = "float32"
     """Precision of matrix products. With `bfloat16`, weights, sums over neighbours and losses stay float32."""
@@ -166,7 +182,7 @@ class EvaluateRecipe(Section):
     """Hidden cells: 5 % of the cells at random (`scattered`), square blocks (`region`), or all cells (`whole`)."""
     block_radii: tuple[Annotated[float, Field(ge=0.5)], ...] = Field(default=(5.0,), min_length=1)
     """Side of the blocks of the geometry `region`, in radii; one evaluation for each."""
-    rounds: int | None = Field(default=None, ge=1)
+    rounds: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     """Largest number of rounds of hiding cells per geometry; when absent all, or as many as fit into memory."""
-    annotator: str | None = None
+    annotator: Text | None = None
     """Annotator that assigns types to actual and predicted cells, `NAME` or `NAME:PATH`; none when absent."""

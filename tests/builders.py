@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
+from scipy.sparse import csr_matrix
 
 import cifm_backends
 from cifm_cli import recipe as recipes
@@ -31,6 +36,20 @@ if TYPE_CHECKING:
 
     from cifm_backends.base import Backend
     from cifm_cli.data.slide import Slide
+
+
+# The provenance of an embedding, with the entries that a probe uses.
+EMBEDDING_ORIGIN = {
+    "model": {"sha256": "0" * 64},
+    "radius_um": 20.0,
+    "recipe": {"data": {"target_sum": 1e4}, "model": {"encoder_layers": 2}},
+}
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and header of a safetensors file of cifm, without any check."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["cifm"])  # noqa: SIM118
 
 
 def add_noise(network: torch.nn.Module, scale: float) -> None:
@@ -104,3 +123,27 @@ def replace_counts(slide: Slide, rows: np.ndarray, counts: np.ndarray) -> Slide:
     matrix[rows] = counts
     total_counts[rows] = counts.sum(axis=1)
     return replace(slide, source=MemoryCounts(matrix.tocsr()), total_counts=total_counts)
+
+
+def jittered_tissue(columns: int, rows: int, seed: int, spacing_um: float = 10.0) -> np.ndarray:
+    """Positions (columns * rows, 2) of cells that keep a distance of at least half the spacing, in micrometres."""
+    x, y = np.meshgrid(np.arange(columns), np.arange(rows))
+    grid = np.stack([x.ravel(), y.ravel()], axis=1)
+    return (grid + np.random.default_rng(seed).uniform(-0.25, 0.25, grid.shape)) * spacing_um
+
+
+def write_tissue(path: Path, xy: np.ndarray, **obs: Any) -> Path:
+    """Write an AnnData file of cells at the given positions, with random counts of three genes and columns of `obs`."""
+    num_cells = len(xy)
+    counts = np.random.default_rng(0).poisson(3.0, (num_cells, 3)) + 1
+    names = obs.pop("names", [f"cell{number}" for number in range(num_cells)])
+    uns = obs.pop("uns", {})
+    slide = ad.AnnData(
+        csr_matrix(counts.astype(np.float32)),
+        obs=pd.DataFrame(obs, index=pd.Index(names, dtype=object)),
+        var=pd.DataFrame(index=["ENSG00000010610", "ENSG00000153563", "ENSG00000177455"]),
+    )
+    slide.obsm["spatial"] = xy
+    slide.uns.update(uns)
+    slide.write_h5ad(path)
+    return path

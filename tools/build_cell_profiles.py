@@ -191,7 +191,9 @@ def main() -> None:
         types=np.array(profiles.columns, dtype="S"),
         steps=np.rint(profiles.to_numpy() * STEPS).astype(np.uint8),
     )
-    sys.stdout.write(f"{options.out}: {profiles.shape[0]:,} genes, {profiles.shape[1]} types, {options.out.stat().st_size:,} bytes\n")
+    sys.stdout.write(
+        f"{options.out}: {profiles.shape[0]:,} genes, {profiles.shape[1]} types, {options.out.stat().st_size:,} bytes\n"
+    )
 
 
 if __name__ == "__main__":

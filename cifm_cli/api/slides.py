@@ -19,7 +19,7 @@ from anndata import AnnData
 from cifm_cli import keys, provenance, workspace
 from cifm_cli.data.in_memory import AnnDataSlide, gene_columns, read_split, slide_from_anndata
 from cifm_cli.data.prepare.splits import SplitConfig
-from cifm_cli.data.writers.predicted import locations_from_table
+from cifm_cli.data.readers.locations import locations_from_table
 from cifm_cli.errors import CifmError
 from cifm_cli.inference import loaded_model
 from cifm_cli.inference.loaded_model import LoadedModel

@@ -18,7 +18,8 @@ from cifm_cli.data.slide import open_slide
 from cifm_cli.data.writers.reorder import download_order
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.workspace import atomic_path
+from cifm_cli.storage.names import require_different_files
+from cifm_cli.workspace import atomic_files, atomic_path, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -172,6 +173,35 @@ def open_slides(paths: Sequence[Path]) -> list[Slide]:
         by_name[path.stem] = path
     # The counts are read block by block, so that the slides together need little memory.
     return [open_slide(path, hold=False) for path in paths]
+
+
+def write_annotations(
+    out: Path, annotations: Sequence[tuple[Slide, Annotation]], origin: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the types of several slides: a CSV for each, and `annotated.json` with what is returned.
+
+    Args:
+        out: The folder; created if it is missing.
+        annotations: Slides that were opened from files, each with the types of its cells.
+        origin: Provenance of the annotation.
+
+    Returns:
+        For each slide the path of its CSV, the number of cells and the composition, as JSON.
+
+    Raises:
+        CifmError: The disk is full or may not be written.
+    """
+    result = {}
+    require_different_files([slide.name for slide, _ in annotations], out, "annotate them one by one, each with --out")
+    # Together and last, so that a slide that cannot be annotated leaves no partial result.
+    with atomic_files(out, "annotated.json") as new:
+        for slide, types in annotations:
+            name = f"{slide.name}.csv"
+            write_types(new / name, slide, types)
+            facts = composition_facts(types)
+            result[slide.name] = {"path": (out / name).as_posix(), "cells": slide.num_cells, "types": facts}
+        write_json(new / "annotated.json", {"slides": result, "provenance": origin})
+    return result
 
 
 def write_types(target: Path, slide: Slide, types: Annotation) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from cifm_cli.celltype.taxonomy import UNASSIGNED, load_taxonomy
+from cifm_cli.errors import CifmError
 
 __all__ = ["TYPING_SUM", "UNASSIGNED", "Annotation", "Annotator", "OpenAnnotator", "UnlabelledCells", "call_types"]
 
@@ -148,10 +149,15 @@ def call_types(
 
     Returns:
         The annotation.
+
+    Raises:
+        CifmError: A log probability is NaN.
     """
     log_weights = np.where(is_void[:, None], 0.0, log_weights)  # annotators may return anything for void cells
     # In logarithms, as probabilities of unlikely types underflow.
     normalised = log_weights - logsumexp(log_weights, axis=1, keepdims=True)
+    if np.isnan(normalised).any():
+        raise CifmError("the scores of the annotator are no numbers", "its model is damaged: copy its file anew")
     likeliest = log_weights.argmax(axis=1)
     confidence = np.exp(normalised.max(axis=1)) if scores is None else scores
     no_known_type = np.full((len(likeliest), 1), -np.inf)

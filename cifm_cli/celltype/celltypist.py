@@ -99,23 +99,47 @@ def load_celltypist(path: Path, *, trust_pickle: bool) -> CelltypistModel:
     content = read_pickle(path, trusted=trust_pickle)
     try:
         classifier, scaler = content["Model"], content["Scaler_"]
-        coefficients, intercepts = (
-            np.asarray(array, dtype=np.float32) for array in (classifier.coef_, classifier.intercept_)
-        )
-        types, genes = (tuple(map(str, names)) for names in (classifier.classes_, classifier.features))
-        mean = np.asarray(scaler.mean_, dtype=np.float32) if scaler.with_mean else np.zeros(len(genes), np.float32)
-        scale = np.asarray(scaler.scale_, dtype=np.float32)
+        coefficients, intercepts = _numbers(classifier.coef_), _numbers(classifier.intercept_)
+        types, genes = _names(classifier.classes_), _names(classifier.features)
+        mean = _numbers(scaler.mean_) if scaler.with_mean else np.zeros(len(genes), np.float32)
+        scale = _numbers(scaler.scale_)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CifmError(
-            f"{path}: not a CellTypist model ({error})", "name a model file of CellTypist (.pkl)"
+            f"{path}: not a CellTypist model ({error!s:.200})", "name a model file of CellTypist (.pkl)"
         ) from error
     if len(coefficients) == 1:  # for two types, scikit-learn stores only the coefficients of the second
         coefficients, intercepts = np.vstack([-coefficients, coefficients]), np.concatenate([-intercepts, intercepts])
     # A model that was edited or truncated could otherwise assign types by the wrong genes.
-    if coefficients.shape != (len(types), len(genes)) or mean.shape != (len(genes),):
-        shapes = f"coefficients {coefficients.shape}, {len(types)} types, {len(genes)} genes, scaler {mean.shape}"
-        raise CifmError(f"{path}: its parts do not fit each other ({shapes})", "copy the file anew")
+    expected = [(len(types), len(genes)), (len(types),), (len(genes),), (len(genes),)]
+    found = [array.shape for array in (coefficients, intercepts, mean, scale)]
+    if found != expected or not types or not genes:
+        shapes = ", ".join(map(str, found))
+        raise CifmError(
+            f"{path}: its parts do not fit each other (coefficients, intercepts, mean and scale of {shapes} for "
+            f"{len(types)} types and {len(genes)} genes)",
+            "copy the file anew",
+        )
+    if not (scale > 0).all():
+        raise CifmError(f"{path}: its scale of a gene is not positive", "copy the file anew")
     return CelltypistModel(types, genes, coefficients.T, intercepts, mean, scale)
+
+
+def _numbers(array: object) -> Floats:
+    """An array of finite numbers; lists are refused, as they can contain each other."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        raise TypeError("coefficients that are no array of numbers")
+    numbers = array.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise ValueError("coefficients that are not finite")
+    return numbers
+
+
+def _names(array: object) -> tuple[str, ...]:
+    """Texts from an array or a list."""
+    values = array.tolist() if isinstance(array, np.ndarray) else array
+    if not isinstance(values, list | tuple) or not all(isinstance(value, str | int | float) for value in values):
+        raise TypeError("types or genes that are no names")
+    return tuple(map(str, values))
 
 
 def open_celltypist(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> CelltypistModel:

@@ -107,7 +107,9 @@ def _impossible(called: NDArray[Any], tissue: str | None) -> dict[str, Any] | No
         return None
     taxonomy = load_taxonomy()
     counts = {
-        str(name): int((called == name).sum()) for name in np.unique(called) if not taxonomy.is_possible(str(name), known)
+        str(name): int((called == name).sum())
+        for name in np.unique(called)
+        if not taxonomy.is_possible(str(name), known)
     }
     return {"tissue": known, "fraction": sum(counts.values()) / max(len(called), 1), "types": counts}
 

@@ -33,7 +33,9 @@ def write_check_report(path: Path, title: str, check: TypeCheck, provenance: dic
     facts = check.facts
     sections = [
         Section("Scores", _explanation(facts), score_table(facts)),
-        Section("Lineages", "Recall: fraction of the cells of a lineage whose type is of that lineage.", _lineages(facts)),
+        Section(
+            "Lineages", "Recall: fraction of the cells of a lineage whose type is of that lineage.", _lineages(facts)
+        ),
     ]
     if check.confusion.size:
         share = check.confusion / np.maximum(check.confusion.sum(axis=1, keepdims=True), 1)

@@ -10,17 +10,21 @@ Letters: M cells, G genes, T types.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
 from sklearn.feature_selection import f_classif
 
 from cifm_cli.celltype.base import TYPING_SUM
 from cifm_cli.celltype.reference import MAX_DEVIATION, ReferenceClassifier
+from cifm_cli.data.cell_sketch import recognisable_checksums
+from cifm_cli.data.checksums import gene_keys
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
@@ -38,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
     from sklearn.linear_model import LogisticRegression
 
     from cifm_cli.celltype.labelled_cells import LabelledCells
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Codes = NDArray[np.int64]
     Mask = NDArray[np.bool_]
+
+logger = logging.getLogger(__name__)
 
 MIN_CELLS: Final = 20  # of a type: leaves three for the report
 # Limits time and memory of the fit, which holds the expression of all cells as a dense array.
@@ -86,6 +91,14 @@ def train_classifier(
     counts, genes = _match_slide(labelled.counts[rows], labelled.symbols, target, seed)
     split = _split_cells(codes, seed)
     fit, tune, report = (split == number for number in range(len(SPLITS)))
+    # Of the counts as they were given: thinning makes copies of a cell differ.
+    checksums = recognisable_checksums(csr_matrix(labelled.counts[rows]), gene_keys(labelled.symbols))
+    num_repeated = int((np.isin(checksums[report], checksums[fit | tune]) & (checksums[report] > 0)).sum())
+    if num_repeated:
+        logger.warning(
+            f"{num_repeated:,} of the {report.sum():,} held-out cells have exactly the counts of a cell that the classifier was "
+            "fitted to: the same cells occur twice, and its accuracy on new cells is lower"
+        )
     # Chosen on the fitting cells alone, as the other two parts must not influence the classifier.
     counts, genes = _select_genes(counts, genes, codes, fit)
     depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
@@ -102,6 +115,7 @@ def train_classifier(
         "cells": {name: int((split == number).sum()) for number, name in enumerate(SPLITS)},
         "types": {name: int((codes == code).sum()) for code, name in enumerate(types)},
         "left_out": left_out,
+        "repeated": num_repeated,
         "genes": len(genes),
         "strength": strength,
         "median_depth": float(np.median(depth)),

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anndata as ad
 import numpy as np
-from scipy.sparse import csr_matrix
+from anndata._io.specs.registry import IORegistryError
+from scipy.sparse import csr_matrix, issparse
 
 from cifm_cli import keys
 from cifm_cli.data.count_checks import bad_count
 from cifm_cli.data.ensembl import are_ensembl_ids, strip_version
+from cifm_cli.data.hdf5_safety import check_content
+from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.data.prepare.gene_symbols import packaged_symbols
 from cifm_cli.data.readers.files import reading
 from cifm_cli.errors import CifmError
@@ -91,11 +94,7 @@ def source_name(source: LabelledSource) -> str:
 def _read(source: LabelledSource, label: str, option: str) -> tuple[csr_matrix, pd.DataFrame, pd.Series[Any]]:
     """Raw counts from the first slot that holds some, the `var` table of their genes, and the column of labels."""
     name = source_name(source)
-    if isinstance(source, Path):
-        with reading(source):
-            reference = ad.read_h5ad(source)
-    else:
-        reference = source
+    reference = _open(source) if isinstance(source, Path) else source
     if label not in reference.obs:
         known = ", ".join(map(str, reference.obs))
         raise CifmError(f"{name}: no obs column {label!r}", f"name one with {option}: {known}")
@@ -104,10 +103,34 @@ def _read(source: LabelledSource, label: str, option: str) -> tuple[csr_matrix, 
     slots = [(reference.X, reference.var), (reference.layers.get("counts"), reference.var)]
     slots += [(raw.X, raw.var)] if raw is not None else []
     for matrix, var in slots:
-        counts = None if matrix is None else csr_matrix(matrix)
+        counts = None if matrix is None else _as_rows(matrix, name)
         if counts is not None and bad_count(counts.data) is None:
             return counts, var, reference.obs[label]
     raise CifmError(f"{name}: neither X nor layers['counts'] nor raw holds raw counts", "store the raw counts in X")
+
+
+def _open(path: Path) -> ad.AnnData:
+    """Read an AnnData file, whose sizes and links are checked first."""
+    with reading(path):
+        with open_for_reading(path) as file:
+            check_content(file)
+        try:
+            return ad.read_h5ad(path)
+        except (IORegistryError, AttributeError, AssertionError) as error:  # of an unknown encoding, or a damaged one
+            raise ValueError(str(error)) from error
+
+
+def _as_rows(matrix: Any, name: str) -> csr_matrix:  # noqa: ANN401 - any matrix of AnnData
+    """A matrix by rows, of which a stored one is checked first: compiled code does not check where its indices point."""
+    try:
+        if issparse(matrix):
+            matrix.check_format(full_check=True)
+        rows = csr_matrix(matrix)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CifmError(f"{name}: a matrix that cannot be read ({error!s:.200})", "write the file again") from error
+    if rows.data.dtype.kind not in "biuf":
+        raise CifmError(f"{name}: a matrix of {rows.data.dtype}, not of numbers", "store the raw counts in X")
+    return rows
 
 
 def _symbols(var: pd.DataFrame) -> tuple[str, ...]:

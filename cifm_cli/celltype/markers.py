@@ -6,13 +6,13 @@ in it replaces the packaged type of that name.
 
 from __future__ import annotations
 
-import csv
 import difflib
 import re
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cifm_cli.data.readers.text_records import read_records
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def load_markers(extra: Path | None = None, option: str = "--markers FILE.tsv") 
         return markers
     try:
         user_markers = _read_table(extra)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CifmError(f"{extra}: not a readable marker table ({error})", f"name a TSV file: {option}") from error
+    except CifmError as error:
+        raise CifmError(f"marker table {error.message}", f"{error.hint}; name it with {option}") from error
     # A user who writes `T cells` means the packaged type `T cell`: both would otherwise compete for the same cells.
     replaced = {normalise_name(name) for name in user_markers}
     return {name: genes for name, genes in markers.items() if normalise_name(name) not in replaced} | user_markers
@@ -54,17 +54,15 @@ def load_markers(extra: Path | None = None, option: str = "--markers FILE.tsv") 
 def _read_table(path: Path) -> Markers:
     # Dictionaries instead of sets, to keep the order of the file.
     markers: dict[str, dict[str, None]] = {}
-    with path.open(encoding="utf8", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        if not set(COLUMNS) <= set(rows.fieldnames or ()):
-            raise CifmError(
-                f"{path}: no columns cell_type and symbol, but {', '.join(rows.fieldnames or ('nothing',))}",
-                "separate the columns by tabs and name them in the first line: cell_type, symbol",
-            )
-        for row in rows:
-            name, symbol = (row[column] or "" for column in COLUMNS)
-            if name.strip() and symbol.strip():
-                markers.setdefault(name.strip(), {})[symbol.strip()] = None
+    records = read_records(path)
+    if not set(COLUMNS) <= set(records.columns):
+        raise CifmError(
+            f"{path}: no columns cell_type and symbol, but {', '.join(records.columns)}",
+            "separate the columns by tabs and name them in the first line: cell_type, symbol",
+        )
+    for name, symbol in zip(*(records.column(column) for column in COLUMNS), strict=True):
+        if name and symbol:
+            markers.setdefault(name, {})[symbol] = None
     return {name: tuple(genes) for name, genes in markers.items()}
 
 

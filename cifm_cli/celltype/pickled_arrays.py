@@ -128,7 +128,8 @@ def resolve(content: Any, resolved: dict[int, Any] | None = None) -> Any:  # noq
 
     Args:
         content: What was unpickled; lists, dictionaries and objects are changed in place.
-        resolved: Identifiers of the containers that were visited already, which may contain each other.
+        resolved: Identifier of each container that was visited to the container and its result; they may contain each
+            other.
 
     Returns:
         The content without stand-ins.
@@ -137,10 +138,14 @@ def resolve(content: Any, resolved: dict[int, Any] | None = None) -> Any:  # noq
     if isinstance(content, PickledArray):
         return resolve(content.array, resolved)
     if id(content) in resolved:
-        return content
+        return resolved[id(content)][1]
     if isinstance(content, tuple):
-        return tuple(resolve(element, resolved) for element in content)
-    resolved[id(content)] = content
+        result = tuple(resolve(element, resolved) for element in content)
+        # With the original, whose identifier would otherwise be used again. Without this, tuples that contain a tuple
+        # twice, which contains a tuple twice, would take forever.
+        resolved[id(content)] = content, result
+        return result
+    resolved[id(content)] = content, content
     _resolve_elements(content, resolved)
     return content
 

@@ -1,17 +1,20 @@
 """Reading of models stored as pickles, without running code from them.
 
-A pickle names functions and classes, and unpickling calls them. Here only numbers, strings, containers, NumPy arrays
-and torch tensors are constructed, the arrays by `pickled_arrays`. Every other class becomes an `OpaqueObject`, which
-keeps the attributes and runs nothing: that is enough to read the coefficients of a scikit-learn estimator, without
-scikit-learn. The user still has to pass `--trust-pickle`, because torch's own functions are not proven to be harmless.
+A pickle names functions and classes, and unpickling calls them. Here only numbers, strings and containers are
+constructed; NumPy arrays are rebuilt by `pickled_arrays`, tensors of torch by `torch_files`. Every other class becomes an
+`OpaqueObject`, which keeps the attributes and runs nothing: that is enough to read the coefficients of a scikit-learn
+estimator, without scikit-learn. The unpickler is that of the standard library written in Python, because the compiled one
+allocates the memory that a file asks for before it reads.
 """
 
 from __future__ import annotations
 
+import io
 import pickle
+import struct
 import zipfile
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final
+from collections import OrderedDict, defaultdict
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from cifm_cli.celltype.pickled_arrays import (
     PickledArray,
@@ -25,59 +28,188 @@ from cifm_cli.celltype.pickled_arrays import (
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-_STAND_INS: Final = {
+_NUMPY_MODULES = (
+    "numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric",
+)  # fmt: skip
+_NUMPY_STAND_INS: Final[dict[str, Callable[..., Any]]] = {
     "_reconstruct": PickledArray,
     "ndarray": PickledArray,
     "dtype": PickledDtype,
     "scalar": scalar,
     "_frombuffer": array_from_buffer,
 }
-_NUMPY_MODULES = (
-    "numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric",
-)  # fmt: skip
-_ZIP_MAGIC = b"PK\x03\x04"
-_ALLOWED: Final = frozenset(
-    [("builtins", name) for name in ("set", "frozenset", "slice", "complex", "object", "dict", "list")]
-    + [("collections", "OrderedDict"), ("collections", "defaultdict"), ("copyreg", "_reconstructor")]
-    + [("torch", "Size"), ("torch", "device")]
-    + [("torch._utils", name) for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")]
-    + [("torch", f"{kind}Storage") for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Bool", "Byte")]
-    + [("torch.storage", name) for name in ("UntypedStorage", "TypedStorage")]
-)
+# Tuples may be keys of a dictionary, and Python's hash of a tuple in a tuple in a tuple ... has no limit of its depth.
+MAX_TUPLE_DEPTH: Final = 100
 # Exceptions that unpickling a damaged file can raise; the pickle module has no single one for it.
-_UNPICKLING_ERRORS: Final = (
-    pickle.UnpicklingError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError,
+UNPICKLING_ERRORS: Final = (
+    pickle.UnpicklingError, zipfile.BadZipFile, struct.error, OSError, EOFError, ValueError, LookupError, TypeError,
+    AttributeError, RuntimeError, ArithmeticError, AssertionError,
 )  # fmt: skip
-_HINT = "add --trust-pickle if you trust the source of the file; its arrays are rebuilt and its classes are not loaded"
+HINT: Final = (
+    "add --trust-pickle if you trust the source of the file; its arrays are rebuilt and its classes are not loaded"
+)
 
 
 class OpaqueObject:
     """The attributes of an object whose class was not loaded."""
 
     def __init__(self, *arguments: Any, **attributes: Any) -> None:  # noqa: ANN401 - any content of a pickle
+        self.__setstate__(attributes)
         self.arguments = arguments
-        self.__dict__.update(attributes)
 
     def __setstate__(self, state: Any) -> None:  # noqa: ANN401 - any content of a pickle
         """Store the attributes, those of `__dict__` and those of slots."""
         for attributes in state if isinstance(state, tuple) else (state,):
-            self.__dict__.update(attributes if isinstance(attributes, dict) else {})
+            if isinstance(attributes, dict):
+                # Not methods of this class, which the attributes would hide.
+                own = {name: value for name, value in attributes.items() if isinstance(name, str) and name[:2] != "__"}
+                self.__dict__.update(own)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Constructs plain data, and an `OpaqueObject` for everything else."""
+def _reconstruct_object(*_: Any) -> OpaqueObject:  # noqa: ANN401 - any content of a pickle
+    """Stand in for `copyreg._reconstructor`, by which old protocols make objects."""
+    return OpaqueObject()
+
+
+_CONTAINERS: Final[tuple[type, ...]] = (set, frozenset, complex, dict, list)
+_STAND_INS: Final[dict[tuple[str, str], Callable[..., Any]]] = {
+    **{(module, name): made for module in _NUMPY_MODULES for name, made in _NUMPY_STAND_INS.items()},
+    **{(module, name): copy_bytes for module in ("builtins", "__builtin__") for name in ("bytes", "bytearray")},
+    ("_codecs", "encode"): encode_text,
+    ("copyreg", "_reconstructor"): _reconstruct_object,
+    ("copy_reg", "_reconstructor"): _reconstruct_object,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "defaultdict"): defaultdict,
+    **{(module, made.__name__): made for module in ("builtins", "__builtin__") for made in _CONTAINERS},
+}
+
+
+class SafeUnpickler(pickle._Unpickler):
+    """Constructs plain data and stand-ins, and an `OpaqueObject` for everything else.
+
+    Args:
+        content: The pickle.
+        stand_ins: Further functions that the pickle may call, by module and name.
+    """
+
+    stack: list[Any]
+    read: Callable[[int], bytes]
+    readline: Callable[[], bytes]
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, content: bytes, stand_ins: dict[tuple[str, str], Callable[..., Any]] | None = None) -> None:
+        # From memory: a file allocates as much as it is asked to read.
+        super().__init__(io.BytesIO(content))
+        self.stand_ins = _STAND_INS | (stand_ins or {})
+        self.opaque: set[str] = set()  # names that became an `OpaqueObject`
+        self._depths: dict[int, int] = {}  # of the tuples so far, by their identifiers
+        self._tuples: list[Any] = []  # keeps them, as the identifier of a deleted object is used again
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a class or a function
-        """Return a stand-in or an allowed class or function, `OpaqueObject` for any other."""
-        if module in _NUMPY_MODULES and name in _STAND_INS:
-            return _STAND_INS[name]
-        if module in ("builtins", "__builtin__") and name in ("bytes", "bytearray"):
-            return copy_bytes
-        if (module, name) == ("_codecs", "encode"):
-            return encode_text
-        return super().find_class(module, name) if (module, name) in _ALLOWED else OpaqueObject
+        """Return a stand-in, and `OpaqueObject` for any other class or function."""
+        made = self.stand_ins.get((module, name))
+        if made is None:
+            self.opaque.add(f"{module}.{name}")
+        return OpaqueObject if made is None else made
+
+    def _call(self, function: Any, arguments: Any, named: Any = None) -> None:  # noqa: ANN401 - any content of a pickle
+        """Put the value of a function on the stack."""
+        if function is not OpaqueObject and all(function is not known for known in self.stand_ins.values()):
+            raise pickle.UnpicklingError("a call of something that is no function")
+        self.stack.append(function(*arguments, **(named or {})))
+
+    def _reduce(self) -> None:
+        arguments = self.stack.pop()
+        self._call(self.stack.pop(), arguments)
+
+    def _new_object_with_names(self) -> None:
+        named, arguments = self.stack.pop(), self.stack.pop()
+        self._call(self.stack.pop(), arguments, named)
+
+    def _object(self) -> None:
+        function, *arguments = self.pop_mark()
+        self._call(function, arguments)
+
+    def _instance(self) -> None:
+        module, name = (self.readline()[:-1].decode("ascii") for _ in range(2))
+        self._call(self.find_class(module, name), self.pop_mark())
+
+    def _build(self) -> None:
+        """Set the state of a stand-in. That of anything else, such as the attributes of a dictionary, is left out."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, OpaqueObject | PickledArray | PickledDtype):
+            target.__setstate__(state)
+
+    def _make_tuple(self, elements: list[Any]) -> None:
+        depth = 1 + max((self._depths.get(id(element), 0) for element in elements), default=0)
+        if depth > MAX_TUPLE_DEPTH:
+            raise pickle.UnpicklingError("tuples nested too deeply")
+        made = tuple(elements)
+        self._depths[id(made)] = depth
+        self._tuples.append(made)
+        self.stack.append(made)
+
+    def _take_tuple(self, length: int) -> None:
+        if len(self.stack) < length:
+            raise pickle.UnpicklingError("the stack has too few elements")
+        elements = self.stack[-length:]
+        del self.stack[-length:]
+        self._make_tuple(elements)
+
+    def _extend(self, elements: list[Any]) -> None:
+        """Append to a list, or add to a set; an object whose class is not loaded keeps no elements."""
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(elements)
+        elif isinstance(target, set):
+            target.update(elements)
+        elif not isinstance(target, OpaqueObject):
+            raise pickle.UnpicklingError("elements of something that is no list")
+
+    def _set_items(self, elements: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, dict):
+            target.update(zip(elements[::2], elements[1::2], strict=True))
+        elif not isinstance(target, OpaqueObject):
+            raise pickle.UnpicklingError("items of something that is no dictionary")
+
+    def _byte_array(self) -> None:
+        (length,) = struct.unpack("<Q", self.read(8))
+        # The length is that of the file, and `read` returns what is there.
+        content = self.read(length)
+        if len(content) != length:
+            raise EOFError("the file ends within bytes")
+        self.stack.append(content)
+
+    def _refuse(self) -> None:
+        raise pickle.UnpicklingError("a code of the extension registry")
+
+
+_OPCODES: Final[dict[bytes, Callable[[SafeUnpickler], None]]] = {
+    pickle.REDUCE: SafeUnpickler._reduce,
+    pickle.NEWOBJ: SafeUnpickler._reduce,
+    pickle.NEWOBJ_EX: SafeUnpickler._new_object_with_names,
+    pickle.OBJ: SafeUnpickler._object,
+    pickle.INST: SafeUnpickler._instance,
+    pickle.BUILD: SafeUnpickler._build,
+    pickle.TUPLE: lambda self: self._make_tuple(self.pop_mark()),
+    pickle.TUPLE1: lambda self: self._take_tuple(1),
+    pickle.TUPLE2: lambda self: self._take_tuple(2),
+    pickle.TUPLE3: lambda self: self._take_tuple(3),
+    pickle.APPEND: lambda self: self._extend([self.stack.pop()]),
+    pickle.APPENDS: lambda self: self._extend(self.pop_mark()),
+    pickle.ADDITEMS: lambda self: self._extend(self.pop_mark()),
+    pickle.SETITEM: lambda self: self._set_items([self.stack.pop(-2), self.stack.pop()]),
+    pickle.SETITEMS: lambda self: self._set_items(self.pop_mark()),
+    pickle.BYTEARRAY8: SafeUnpickler._byte_array,
+    **dict.fromkeys((pickle.EXT1, pickle.EXT2, pickle.EXT4), SafeUnpickler._refuse),
+}
+SafeUnpickler.dispatch.update({opcode[0]: operation for opcode, operation in _OPCODES.items()})
 
 
 def read_pickle(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401 - any content of a pickle
@@ -94,52 +226,8 @@ def read_pickle(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401 - any cont
         CifmError: The file is not trusted, or damaged.
     """
     if not trusted:
-        raise CifmError(f"{path}: a pickle, which can hold any code", _HINT)
+        raise CifmError(f"{path}: a pickle, which can hold any code", HINT)
     try:
-        with path.open("rb") as file:
-            return resolve(_Unpickler(file).load())
-    except _UNPICKLING_ERRORS as error:
-        raise CifmError(f"{path}: not a readable pickle ({error})", "copy the file anew") from error
-
-
-def read_torch(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401 - any content of a pickle
-    """Read a file that `torch.save` wrote; one that holds only tensors and plain data needs no trust.
-
-    Args:
-        path: The file.
-        trusted: Whether the user trusts it.
-
-    Returns:
-        Its content, tensors on the CPU, and an `OpaqueObject` for everything but tensors and plain data.
-
-    Raises:
-        CifmError: The file holds more than tensors and plain data and is not trusted, or it is damaged.
-    """
-    import torch
-
-    # The first bytes decide, as they do for torch. A file that is a zip only at its end would be read as a tar, by
-    # code of torch <= 2.5 that runs code from the file even with `weights_only`.
-    if not _starts_as_zip(path) or not zipfile.is_zipfile(path):
-        raise CifmError(f"{path}: not a readable checkpoint of torch", "copy the file anew")
-    try:
-        # First with torch's own restricted reader, which suffices for checkpoints that hold tensors alone.
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not trusted:
-            raise CifmError(f"{path}: a pickle with more than tensors in it, which can hold any code", _HINT) from error
-    except _UNPICKLING_ERRORS as error:
-        raise CifmError(f"{path}: not a readable checkpoint ({error})", "copy the file anew") from error
-    # torch takes the unpickler from a module; this object stands for one.
-    restricted_pickle = SimpleNamespace(__name__=__name__, Unpickler=_Unpickler)
-    try:
-        return resolve(torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted_pickle))
-    except _UNPICKLING_ERRORS as error:
-        raise CifmError(f"{path}: not a readable checkpoint ({error})", "copy the file anew") from error
-
-
-def _starts_as_zip(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
-    except OSError:  # as `zipfile.is_zipfile`, which answers for files that cannot be opened too
-        return False
+        return resolve(SafeUnpickler(path.read_bytes()).load())
+    except UNPICKLING_ERRORS as error:
+        raise CifmError(f"{path}: not a readable pickle ({error!s:.200})", "copy the file anew") from error

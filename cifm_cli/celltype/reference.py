@@ -1,27 +1,25 @@
 """The `reference` annotator: a calibrated multinomial logistic classifier, written by `cifm annotate train`.
 
 The file is safetensors with a JSON header `cifm` = {"format", "kind", "types", "genes", "temperature", "threshold",
-"report", "provenance"}; the tensors are `weights`, `intercepts`, `mean` and `scale`.
+"report", "provenance", "sha256"}; the tensors are `weights`, `intercepts`, `mean` and `scale`.
 
 Letters: N cells, P genes of a slide, G genes of the classifier, T types.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from pydantic import Field
 
 from cifm_cli.celltype.alignment import require_overlap, score_cells
 from cifm_cli.celltype.base import UNASSIGNED, call_types
 from cifm_cli.celltype.registry import require_path
-from cifm_cli.errors import CifmError
 from cifm_cli.statistics.classifier import standardise
-from cifm_cli.workspace import atomic_path
+from cifm_cli.stored_json import Names, StoredObject
+from cifm_cli.tensor_files import FileKind, Layout, open_tensors, save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +37,25 @@ KIND: Final = "cell type classifier"
 # Limit of a standardised value: a gene that hardly any training cell expresses has a tiny standard deviation, and a
 # single count of it would otherwise outweigh all other genes.
 MAX_DEVIATION: Final = 10.0
-_HEADER: Final = "cifm"
 _TENSORS: Final = ("weights", "intercepts", "mean", "scale")
+
+
+class ClassifierHeader(StoredObject):
+    """The header of a classifier."""
+
+    kind: Literal["cell type classifier"]
+    types: Annotated[Names, Field(min_length=1)]
+    genes: Annotated[Names, Field(min_length=1)]
+    temperature: Annotated[float, Field(gt=0)]
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    report: dict[str, Any]
+    provenance: dict[str, Any]
+    sha256: str | None = None  # checksum of the content; None in files of earlier versions
+
+
+CLASSIFIER: Final = FileKind(
+    KIND, FORMAT, ClassifierHeader, "train one with `cifm annotate train LABELLED.h5ad --label COLUMN`", KIND
+)
 
 
 @dataclass(frozen=True)
@@ -96,10 +111,8 @@ def save_classifier(path: Path, classifier: ReferenceClassifier) -> None:
         "report": classifier.report,
         "provenance": classifier.provenance,
     }
-    tensors = {name: np.ascontiguousarray(getattr(classifier, name)) for name in _TENSORS}
     # A file that exists is complete: an interrupted training leaves no half-written classifier.
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={_HEADER: json.dumps(header, allow_nan=False)})
+    save_tensors(path, {name: getattr(classifier, name) for name in _TENSORS}, header, "numpy")
 
 
 def load_classifier(path: Path) -> ReferenceClassifier:
@@ -114,16 +127,16 @@ def load_classifier(path: Path) -> ReferenceClassifier:
     Raises:
         CifmError: The file is damaged, has another format, or holds no classifier.
     """
-    hint = "train one with `cifm annotate train LABELLED.h5ad --label COLUMN`"
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-            # Trained models of cifm are safetensors files with this header too, but without a kind.
-            if (header.get("kind"), header.get("format")) != (KIND, FORMAT):
-                raise CifmError(f"{path}: no {KIND} of format {FORMAT}", hint)
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CifmError(f"{path}: not a readable {KIND} ({error})", hint) from error
+    with open_tensors(path, CLASSIFIER, "numpy") as file:
+        header = file.header
+        num_genes, num_types = len(header["genes"]), len(header["types"])
+        shapes = ((num_genes, num_types), (num_types,), (num_genes,), (num_genes,))
+        layouts = {name: Layout("F32", shape) for name, shape in zip(_TENSORS, shapes, strict=True)}
+        file.require(layouts, "its parts do not fit each other")
+        tensors = file.load()
+        file.verify(tensors)
+    if not (tensors["scale"] > 0).all():
+        raise CLASSIFIER.error(path, "tensor scale has a value that is not positive")
     return ReferenceClassifier(
         types=tuple(header["types"]),
         genes=tuple(header["genes"]),
@@ -135,21 +148,29 @@ def load_classifier(path: Path) -> ReferenceClassifier:
     )
 
 
-def describe(path: Path) -> dict[str, Any] | None:
-    """Read the header of a classifier, for `cifm inspect`.
+def describe(path: Path) -> dict[str, Any]:
+    """Check a classifier and summarise it for `cifm inspect`.
 
     Args:
-        path: Any safetensors file.
+        path: The `.safetensors` file.
 
     Returns:
-        The header with the number of genes in place of their names; None for a file that holds no classifier.
+        The header with the number of genes in place of their names.
+
+    Raises:
+        CifmError: As `load_classifier`.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header: dict[str, Any] = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-    except (SafetensorError, OSError, ValueError):
-        return None
-    return header | {"genes": len(header["genes"])} if header.get("kind") == KIND else None
+    classifier = load_classifier(path)
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "types": list(classifier.types),
+        "genes": len(classifier.genes),
+        "temperature": classifier.temperature,
+        "threshold": classifier.threshold,
+        "report": classifier.report,
+        "provenance": classifier.provenance,
+    }
 
 
 def open_reference(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> ReferenceClassifier:

@@ -19,8 +19,10 @@ import numpy as np
 
 from cifm_cli.celltype.alignment import require_overlap, score_cells
 from cifm_cli.celltype.base import UNASSIGNED, call_types
-from cifm_cli.celltype.pickles import read_torch
+from cifm_cli.celltype.hnsw_file import check_index
 from cifm_cli.celltype.registry import require_path
+from cifm_cli.celltype.torch_files import read_torch, state_dict
+from cifm_cli.data.readers.files import open_maybe_gzip, reading
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -73,7 +75,10 @@ class ScimilarityModel:
         num_neighbours = min(NUM_NEIGHBOURS, len(self.item_types))
         # hnswlib needs at least as many candidates as neighbours.
         self.index.set_ef(max(SEARCH_WIDTH, num_neighbours))
-        items, _ = self.index.knn_query(embeddings, k=num_neighbours)
+        try:
+            items, _ = self.index.knn_query(embeddings, k=num_neighbours)
+        except RuntimeError as error:  # fewer items can be reached
+            raise CifmError("the index of the SCimilarity model is damaged", "copy the folder anew") from error
         types = self.item_types[items.astype(np.int64)]
         # One bincount for all cells: the types of a cell are numbered from the cell's own offset.
         offset = np.arange(len(types))[:, None] * len(self.types)
@@ -129,23 +134,27 @@ def load_scimilarity(folder: Path, *, trust_pickle: bool) -> ScimilarityModel:
     for name in (GENES, ENCODER, INDEX, LABELS):
         if not (folder / name).is_file():
             raise CifmError(f"{folder}: no {name}", "name the folder of a SCimilarity model, unpacked")
-    genes = tuple(line.strip() for line in (folder / GENES).read_text(encoding="utf8").splitlines() if line.strip())
-    labels = [line.split("\t")[0].strip() for line in (folder / LABELS).read_text(encoding="utf8").splitlines()]
+    genes = tuple(line.strip() for line in _read_lines(folder / GENES) if line.strip())
+    labels = [line.split("\t")[0].strip() for line in _read_lines(folder / LABELS)]
     types, item_types = np.unique(labels, return_inverse=True)
     content = read_torch(folder / ENCODER, trusted=trust_pickle)
     try:
-        weights = dict(content["state_dict"])
+        weights = state_dict(content)
         # Embedding a void cell gives the number of dimensions, and checks that the weights fit the genes.
         num_dimensions = embed(np.zeros((1, len(genes)), dtype=np.float32), weights).shape[1]
+        check_index(folder / INDEX, len(labels), num_dimensions)
         index = hnswlib.Index(space="cosine", dim=num_dimensions)
-        index.load_index(str(folder / INDEX))
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        raise CifmError(f"{folder}: not a SCimilarity model ({error})", "copy the folder anew") from error
-    if index.get_current_count() != len(labels):
-        raise CifmError(
-            f"{folder}: {len(labels):,} labels for {index.get_current_count():,} labelled cells", "copy the folder anew"
-        )
+        # With room for the items of the file only, whatever number it claims to need.
+        index.load_index(str(folder / INDEX), max_elements=len(labels))
+    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError, OSError) as error:
+        raise CifmError(f"{folder}: not a SCimilarity model ({error!s:.200})", "copy the folder anew") from error
     return ScimilarityModel(tuple(map(str, types)), genes, weights, index, item_types.astype(np.int64))
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Lines of a text file."""
+    with reading(path), open_maybe_gzip(path) as file:
+        return file.read().decode().splitlines()
 
 
 def open_scimilarity(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> ScimilarityModel:

@@ -20,10 +20,11 @@ from torch.nn import functional
 
 from cifm_cli.celltype.alignment import require_overlap, score_cells
 from cifm_cli.celltype.base import UNASSIGNED, call_types
-from cifm_cli.celltype.pickles import read_torch
 from cifm_cli.celltype.registry import require_path
 from cifm_cli.celltype.tabnet import TabNet
+from cifm_cli.celltype.torch_files import read_torch, state_dict
 from cifm_cli.errors import CifmError
+from cifm_cli.system_files import without_system_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ def load_sctab(folder: Path, *, trust_pickle: bool) -> SctabModel:
     Raises:
         CifmError: A file is missing, damaged or not trusted, or the files do not match.
     """
-    checkpoints = sorted(folder.glob("*.ckpt"))
+    checkpoints = without_system_files(folder.glob("*.ckpt"))
     lookup = next((folder / name for name in TYPES if (folder / name).is_file()), None)
     # All three are named in one message, so that the folder is completed in one go.
     if len(checkpoints) != 1 or lookup is None or not (folder / GENES).is_file():
@@ -97,9 +98,12 @@ def load_sctab(folder: Path, *, trust_pickle: bool) -> SctabModel:
         types = tuple(pd.read_parquet(lookup)["label"].astype(str))
         logits = _network(content)
         # Apply the network once, so that weights that do not fit the genes or the types are an error here.
-        num_outputs = logits(torch.zeros(1, len(genes))).shape[1]
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError, ArrowException) as error:
-        raise CifmError(f"{folder}: not an scTab model ({error})", "copy the files anew") from error
+        output = logits(torch.zeros(1, len(genes)))
+        num_outputs = output.shape[1]
+    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError, OSError, ArrowException) as error:
+        raise CifmError(f"{folder}: not an scTab model ({error!s:.200})", "copy the files anew") from error
+    if not torch.isfinite(output).all():
+        raise CifmError(f"{folder}: its weights give logits that are not finite", "copy the files anew")
     if num_outputs != len(types):
         message = f"{folder}: {len(types)} names for {num_outputs} types"
         raise CifmError(message, "take the cell_type.parquet of this model")
@@ -109,7 +113,7 @@ def load_sctab(folder: Path, *, trust_pickle: bool) -> SctabModel:
 def _network(content: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
     """Build the network; the names of its weights determine which of the three it is."""
     weights = {
-        name.removeprefix(_PREFIX): weight for name, weight in content["state_dict"].items() if name.startswith(_PREFIX)
+        name.removeprefix(_PREFIX): weight for name, weight in state_dict(content).items() if name.startswith(_PREFIX)
     }
     if "final_mapping.weight" in weights:
         settings = content["hyper_parameters"]

@@ -23,6 +23,7 @@ def apply(
     trust_pickle: options.TrustPickle = False,
     out: options.Out = workspace.ANNOTATED,
     seed: options.Seed = 0,
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Assign a type to every cell of prepared slides; writes one CSV for each, with cell, type and score."""
@@ -40,19 +41,14 @@ def apply(
         with terminal.progress(slide.name, slide.num_cells) as advance:
             types = annotate.annotate(slide, annotator, seed=seed, trust_pickle=trust_pickle, advance=advance)
         annotations.append((closed, types))
-    result = {}
-    for slide, types in annotations:  # written last, so that a slide that cannot be annotated leaves no partial result
-        target = out / f"{slide.name}.csv"
-        annotate.write_types(target, slide, types)
-        facts = annotate.composition_facts(types)
-        result[slide.name] = {"path": target.as_posix(), "cells": slide.num_cells, "types": facts}
-        table = [[name, f"{part['cells']:,}", f"{part['mean_score']:.2f}"] for name, part in facts.items()]
-        terminal.show_table(f"{slide.name}, by {annotator}", Table(["type", "cells", "mean score"], table))
-        terminal.say(f"cells, types and scores: {target}")
     inputs = [*paths, *model_files(annotator)]
     origin = provenance.collect("annotate apply", seed=seed, inputs=inputs, annotator=annotator)
+    result = annotate.write_annotations(out, annotations, origin)
+    for name, facts in result.items():
+        rows = [[kind, f"{part['cells']:,}", f"{part['mean_score']:.2f}"] for kind, part in facts["types"].items()]
+        terminal.show_table(f"{name}, by {annotator}", Table(["type", "cells", "mean score"], rows))
+        terminal.say(f"cells, types and scores: {facts['path']}")
     content = {"slides": result, "provenance": origin}
-    workspace.write_json(out / "annotated.json", content)
     if as_json:
         terminal.emit(content)
 
@@ -88,6 +84,7 @@ def train(
         ),
     ] = 20_000,
     seed: options.Seed = 0,
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Train a calibrated classifier on labelled cells, and report its accuracy on held-out cells."""

@@ -36,6 +36,7 @@ def embed(
         int, typer.Option(min=1, help="Processes that embed a slide together: one for each GPU, or several on CPU.")
     ] = 1,
     precision: options.Precision = "float32",
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Embed every cell of prepared slides, with its neighbours and without them."""

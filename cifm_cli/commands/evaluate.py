@@ -23,6 +23,7 @@ def evaluate(
     devices: own.Devices = 1,
     precision: options.Precision = "float32",
     seed: options.Seed = 0,
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Compare models with strong baselines on the same hidden cells, with confidence intervals of the differences."""

@@ -15,6 +15,7 @@ def inspect(
         Path,
         typer.Argument(metavar="PATH", help="A slide or another .h5ad of cifm, a run, a model, or a folder of slides."),
     ],
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Show the content of a file or folder that cifm wrote."""
@@ -49,31 +50,34 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _describe_model(path: Path) -> dict[str, Any]:
-    """Describe a model or a classifier of cell types. Only these import torch, which takes seconds."""
+    """Describe a model, a training state or a classifier of cell types, which the header tells apart."""
     from cifm_cli.celltype import reference
     from cifm_cli.model import checkpoint
+    from cifm_cli.tensor_files import read_header
+    from cifm_cli.training import state
 
-    return reference.describe(path) or checkpoint.describe(path)
+    header = read_header(path, checkpoint.CHECKPOINT) or {}
+    if header.get("kind") == reference.KIND:
+        return reference.describe(path)
+    return state.describe(path) if state.is_state(header) else checkpoint.describe(path)
 
 
 def _describe_slide(path: Path) -> dict[str, Any]:
     """Describe a prepared slide, an embedded one, which has an embedding in `obsm`, or another result."""
-    import h5py
-
     from cifm_cli import keys
     from cifm_cli.data.metadata import read_metadata
     from cifm_cli.data.slide import describe_slide
+    from cifm_cli.data.slide_file import open_slide_file, reading_slot
+    from cifm_cli.data.writers.embedded import read_embedded
 
-    if not path.is_file() or not h5py.is_hdf5(path):
-        return describe_slide(path)  # raises the error
-    with h5py.File(path, "r") as file:
+    with open_slide_file(path) as file, reading_slot(path):
         shapes = {name: list(block.shape) for name, block in file.get("obsm", {}).items() if hasattr(block, "shape")}
-        obs = sorted(set(file.get("obs", ())) - {"_index"})
-        if keys.MICROENVIRONMENT in shapes or keys.CELL in shapes:
-            return {"kind": "embedded slide", "obs": obs, "obsm": shapes}
-        layers = sorted(file.get("layers", ()))
+        obs, layers = sorted(set(file.get("obs", ())) - {"_index"}), sorted(file.get("layers", ()))
+    if keys.MICROENVIRONMENT in shapes or keys.CELL in shapes:
+        read_embedded(path)  # with its checks, so that a slide that can be inspected can be used
+        return {"kind": "embedded slide", "obs": obs, "obsm": shapes}
     about = read_metadata(path)
     if about is None or keys.FORMAT in about or keys.PROVENANCE not in about:  # only prepared slides have a format
         return describe_slide(path)
-    kind = f"result of cifm {about[keys.PROVENANCE]['command']}"
+    kind = f"result of cifm {about[keys.PROVENANCE].get('command')}"
     return {"kind": kind, "obs": obs, "layers": layers, "obsm": shapes, keys.PROVENANCE: about[keys.PROVENANCE]}

@@ -7,6 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
+from cifm_cli.verification import verification_skipped
+
+
+def _skip_verification(context: typer.Context, given: bool) -> bool:
+    """Skip the verification until the command has ended."""
+    if given:
+        context.with_resource(verification_skipped())
+    return given
+
+
 Slides = Annotated[
     list[Path] | None,
     typer.Argument(
@@ -44,6 +54,14 @@ TrustPickle = Annotated[
     typer.Option(
         "--trust-pickle",
         help="Read annotators that are stored as pickles. A pickle can run code: use files from trusted sources only.",
+    ),
+]
+NoVerify = Annotated[
+    bool,
+    typer.Option(
+        "--no-verify",
+        callback=_skip_verification,
+        help="Use slides and models whose content was changed after they were written, without comparing checksums.",
     ),
 ]
 Backend = Annotated[

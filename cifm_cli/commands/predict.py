@@ -20,10 +20,12 @@ def predict(
     backend: options.Backend = "auto",
     device: options.Device = "auto",
     precision: options.Precision = "float32",
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Predict the expression of every cell, or at given locations, from the surrounding cells."""
     from cifm_cli import provenance
+    from cifm_cli.data.readers.locations import read_locations
     from cifm_cli.data.slide import open_slide
     from cifm_cli.data.writers import predicted
     from cifm_cli.inference.loaded_model import load_model
@@ -42,7 +44,7 @@ def predict(
         "predict", seed=seed, inputs=[path, run / "model.safetensors"], precision=precision, **facts
     )
     target = out or Path("predicted", path.name)
-    locations_um = None if at is None else predicted.read_locations(at)
+    locations_um = None if at is None else read_locations(at)
     number = tissue.num_cells if locations_um is None else len(locations_um)
     with terminal.progress("inferring", number) as advance:
         if locations_um is None:

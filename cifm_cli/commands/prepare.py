@@ -14,7 +14,7 @@ from cifm_cli.commands import prepare_options as own
 if TYPE_CHECKING:
     from cifm_cli.data.prepare.batch import PrepareFailure
     from cifm_cli.data.prepare.config import PrepareConfig
-    from cifm_cli.data.prepare.pipeline import PrepareResult
+    from cifm_cli.data.prepare.existing import PrepareResult
 
 
 def prepare(
@@ -35,6 +35,8 @@ def prepare(
     cells: own.Cells = None,
     keep: own.Keep = None,
     crop: own.Crop = None,
+    by: own.By = None,
+    z: own.Z = None,
     split: own.Split = own.SplitKind.regional,
     split_gap_um: own.SplitGapUm = None,
     seed: options.Seed = 0,
@@ -46,14 +48,19 @@ def prepare(
     """Turn downloads into prepared slides: filter genes and cells, check units, split into regions."""
     from cifm_cli.data.crop import parse_crop
     from cifm_cli.data.prepare.config import PrepareConfig
+    from cifm_cli.data.prepare.planes import parse_depth
+    from cifm_cli.data.prepare.section_columns import parse_columns
     from cifm_cli.data.prepare.splits import SplitConfig
+    from cifm_cli.path_text import printable
 
     inputs = _inputs(downloads, matrix, cells, sheet)
+    tissue, condition, sample = printable(tissue), printable(condition), None if sample is None else printable(sample)
     # fmt: off
     config = PrepareConfig(
         out=out, name=name, platform=platform, bin_um=bin_um, condition=condition, tissue=tissue, sample=sample,
         radius_um=radius_um, microns_per_pixel=microns_per_pixel, layer=layer, gene_table=gene_table,
         orthologs=orthologs, cells=cells, keep=tuple(keep or ()), crop=parse_crop(crop) if crop else None,
+        by=parse_columns(by) if by else (), z=parse_depth(z) if z else None,
         split=SplitConfig(split.value, split_gap_um, seed), force=force, qc_report=True,
     )
     # fmt: on
@@ -89,10 +96,11 @@ def _prepare_all(inputs: list[Path], sheet: Path | None, config: PrepareConfig, 
         terminal.emit({"slides": {result.name: result.to_json() for result in results}})
     if not failures:
         return
-    if len(tasks) > 1:
+    num_outcomes = len(results) + len(failures)
+    if num_outcomes > 1:
         for failure in failures:
             terminal.fail(failure.message, failure.hint)
-    raise failure_error(failures, len(tasks))
+    raise failure_error(failures, len(tasks), num_outcomes)
 
 
 def _show(result: PrepareResult) -> None:

@@ -52,9 +52,26 @@ Matrix = Annotated[
 Cells = Annotated[Path | None, typer.Option(help="CSV of the cells of --matrix and their centres.")]
 Keep = Annotated[
     list[str] | None,
-    typer.Option(help="Do not remove these: mitochondrial (genes), outside-tissue (cells); may be repeated."),
+    typer.Option(
+        help="Keep what is removed or refused otherwise: mitochondrial (genes), outside-tissue (cells), overlap (sections on "
+        "top of each other); may be repeated."
+    ),
 ]
 Crop = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Keep the cells of a rectangle, micrometres.")]
+By = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN[,COLUMN]",
+        help="Make a slide of each section: the values of these columns of obs, such as library_id; or z, barcode-suffix, "
+        "barcode-prefix.",
+    ),
+]
+Z = Annotated[
+    str | None,
+    typer.Option(
+        metavar="Z[,Z]", help="Keep the cells of one depth, or of a range, if positions have a third coordinate."
+    ),
+]
 Split = Annotated[
     SplitKind,
     typer.Option(help="Split into train, validation and test as in the paper, in strips of y, or in random blocks."),
@@ -71,7 +88,7 @@ Sheet = Annotated[
     Path | None,
     typer.Option(
         help="CSV of downloads: a column download, and columns name, condition, tissue, sample, platform, bin_um, "
-        "radius_um, microns_per_pixel, layer, crop or cells for values that differ from the options of the command."
+        "radius_um, microns_per_pixel, layer, crop, by, z or cells for values that differ from the options of the command."
     ),
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Number of downloads to prepare at a time, each in its own process.")]

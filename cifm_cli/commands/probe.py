@@ -32,6 +32,7 @@ def probe(
         int, typer.Option("--max-cells", metavar="N", min=100, help="Largest number of cells; larger data are sampled.")
     ] = 20_000,
     seed: options.Seed = 0,
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure how well a linear classifier predicts a label from embeddings, compared with plain expression."""
@@ -47,15 +48,18 @@ def probe(
     )
     origin = provenance.collect("probe", seed=seed, inputs=paths, max_cells=max_cells)
     content = result.content | {"provenance": origin}
-    workspace.write_json(out, content)
-    with workspace.atomic_path(out.with_suffix(".png")) as temporary:
-        temporary.write_bytes(probe_report.draw_bars(result, "roc_auc"))
-    html.write_report(out.with_suffix(".html"), f"Linear probe of {label}", probe_report.sections(result), origin)
+    with workspace.atomic_files(out.parent, out.name) as new:
+        (new / out.with_suffix(".png").name).write_bytes(probe_report.draw_bars(result, "roc_auc"))
+        page = new / out.with_suffix(".html").name
+        html.write_report(page, f"Linear probe of {label}", probe_report.sections(result), origin)
+        workspace.write_json(new / out.name, content)
     for title, table in (
         (f"Linear probe of {label}", probe_report.summary_table(result)),
         ("Embedding minus the best baseline", probe_report.comparison_table(result)),
     ):
         terminal.show_table(title, table)
+    if warnings := content["warnings"]:
+        terminal.show_table("Warnings about these scores", probe_report.warning_table(warnings))
     terminal.say(probe_report.explain(result))
     terminal.say(f"report: {out.with_suffix('.html')}")
     if as_json:

@@ -32,7 +32,7 @@ def show(name: Name) -> None:
     """Print a recipe with its comments."""
     from cifm_cli import recipe
 
-    typer.echo(recipe.find(name).read_text(encoding="utf8"), nl=False)
+    typer.echo(recipe.read(recipe.find(name)), nl=False)
 
 
 @app.command()

@@ -30,6 +30,7 @@ def simulate(
     backend: options.Backend = "auto",
     device: options.Device = "auto",
     seed: options.Seed = 0,
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Inject cells into a tissue, let the model update the others step by step, and compare with a simulation without injection."""
@@ -58,12 +59,9 @@ def simulate(
     check_folder(out)
     loaded = load_model(run, backend, device)
     result = run_simulation(loaded, loaded.fit_slide(open_slide(path)), config)
+    inputs = [path, run / "model.safetensors", *(file for file in (markers, reference) if file)]
     origin = provenance.collect(
-        "simulate",
-        seed=seed,
-        inputs=[path, run / "model.safetensors", *(file for file in (markers, reference) if file)],
-        backend=loaded.backend.name,
-        device=str(loaded.device),
+        "simulate", seed=seed, inputs=inputs, backend=loaded.backend.name, device=str(loaded.device)
     )
     content = write_simulation(out, result, result.slide.barcodes(result.experiment.window.rows), origin)
     terminal.show_table(f"{result.slide.name}: composition of the residents", change_table(content, _MAX_TYPES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 
 from cifm_cli import workspace
@@ -20,8 +21,10 @@ def train(
     device: options.Device = "auto",
     devices: own.Devices = None,
     nodes: own.Nodes = 1,
+    single_process: own.SingleProcess = False,
     precision: own.Precision = None,
     seed: own.Seed = None,
+    no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Train a model on prepared slides to predict the expression of masked cells from the surrounding cells."""
@@ -33,11 +36,13 @@ def train(
     path = recipes.find(recipe)
     changes = [*(settings or ()), *([f"train.precision={precision}"] if precision else [])]
     name = f"{path.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    if (workspace.RUNS / name).exists():  # of another training that started in this second
+        name = f"{name}-{os.getpid()}"
     result = launch(
         TrainConfig(
             recipe=recipes.load(path, changes),
             slides=workspace.slide_paths(data or ()) if data or not resume else (),
-            folder=out or (workspace.LATEST.resolve() if resume else workspace.RUNS / name),
+            folder=workspace.follow_latest(out or (workspace.LATEST if resume else workspace.RUNS / name)),
             resume=resume,
             init=workspace.run_folder(init) if init else None,
             backend=backend,
@@ -46,6 +51,7 @@ def train(
             latest=workspace.LATEST,
             devices=devices,
             nodes=nodes,
+            single_process=single_process,
         )
     )
     if as_json and result:

@@ -32,6 +32,10 @@ Devices = Annotated[
 Nodes = Annotated[
     int, typer.Option(min=1, help="Number of machines; start the command on each, with srun or torchrun.")
 ]
+SingleProcess = Annotated[
+    bool,
+    typer.Option("--single-process", help="Train in this process alone, also within a SLURM step of several tasks."),
+]
 Precision = Annotated[
     Literal["float32", "bfloat16"] | None,
     typer.Option("--precision", help="Short for --set train.precision=NAME.", show_default="the recipe's"),

@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import h5py
-import numpy as np
-from anndata.io import read_elem
-
 from cifm_cli import keys
 from cifm_cli.data.metadata import read_metadata
-from cifm_cli.errors import CifmError
+from cifm_cli.data.slide import open_slide
+from cifm_cli.path_text import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +47,7 @@ def describe_corpus(paths: Sequence[Path]) -> dict[str, Any]:
     Raises:
         CifmError: A slide is damaged.
     """
-    entries = {path.stem: _read(path) for path in paths}
+    entries = {file_name(path): _read(path) for path in paths}
     genes = [entry.genes for entry in entries.values()]
     split = {region: sum(entry.split[region] for entry in entries.values()) for region in keys.REGIONS}
     return {
@@ -90,17 +87,7 @@ def _show(value: object) -> str:
 
 
 def _read(path: Path) -> _Entry:
-    metadata = read_metadata(path) or {}
-    try:
-        with h5py.File(path, "r") as file:
-            genes = read_elem(file["var"]).index
-            split = read_elem(file[f"obs/{keys.SPLIT}"])
-            facts = {key: metadata[key] for key in _FACTS}
-    except (OSError, KeyError) as error:
-        raise CifmError(
-            f"{path}: not a prepared slide, or a damaged one ({error})", "write it again with `cifm prepare DOWNLOAD`"
-        ) from error
-    sizes = split.value_counts()
-    # HDF5 returns NumPy scalars, which JSON cannot represent.
-    plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in facts.items()}
-    return _Entry(frozenset(genes), {region: int(sizes.get(region, 0)) for region in keys.REGIONS}, plain)
+    slide = open_slide(path)
+    facts = {**(slide.facts or {}), keys.RADIUS_UM: slide.radius_um}
+    split = {region: len(slide.region(region)) for region in keys.REGIONS}
+    return _Entry(frozenset(slide.gene_ids), split, {key: facts[key] for key in _FACTS})

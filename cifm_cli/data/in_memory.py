@@ -12,25 +12,33 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.data.count_checks import bad_count, check_counts
 from cifm_cli.data.counts_source import MemoryCounts, row_sums
+from cifm_cli.data.metadata import SLIDE_FACTS, check_format, check_radius
 from cifm_cli.data.prepare.gene_id_checks import gene_id_notes
 from cifm_cli.data.prepare.gene_symbols import symbols_for
 from cifm_cli.data.prepare.genes import plan_genes, species_note, unidentified_note
+from cifm_cli.data.prepare.layout import require_one_section
 from cifm_cli.data.prepare.order import hilbert_order
+from cifm_cli.data.prepare.pitch import require_known_pitch
+from cifm_cli.data.prepare.planes import require_flat
+from cifm_cli.data.prepare.species import OtherSpeciesCounts, find_species, foreign_cells_warning, mixture_note
 from cifm_cli.data.readers.anndata import choose_slot, find_gene_columns
-from cifm_cli.data.slide import SLIDE_FACTS, Slide, radius_notes
-from cifm_cli.data.units import check_units, to_micrometres
+from cifm_cli.data.readers.anndata_object import matrix_slots, read_slot, scale_spatial
+from cifm_cli.data.readers.base import ReadConfig
+from cifm_cli.data.slide import Slide, radius_notes
+from cifm_cli.data.units import check_units
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
 
     from cifm_cli.data.prepare.genes import GenePlan
+    from cifm_cli.data.prepare.species import Species
 
 _RAW = "raw/X"
 
@@ -89,8 +97,9 @@ def slide_from_anndata(
     adata = adata.to_memory() if adata.isbacked else adata
     metadata = _prepared_metadata(adata, name)
     prepared = metadata is not None
-    xy_um = _coordinates(adata, name, microns_per_pixel, prepared=prepared)
+    xy_um, place_notes = _coordinates(adata, name, microns_per_pixel, prepared=prepared)
     genes, counts, notes = _gene_counts(adata, name, layer, prepared=prepared)
+    notes += place_notes
     total = _total_counts(adata, counts, prepared=prepared)
     if metadata is None:
         units = check_units(xy_um, None, radius_um)
@@ -99,7 +108,7 @@ def slide_from_anndata(
         # Without a prepared slide there is no held-out region: all cells may be used for training.
         radius, split, facts = units.radius_um, np.zeros(adata.n_obs, dtype=np.int8), None
     else:
-        radius, split = float(metadata[keys.RADIUS_UM]), read_split(adata)
+        radius, split = metadata[keys.RADIUS_UM], read_split(adata)
         facts = {key: str(metadata.get(key, "")) for key in SLIDE_FACTS}
     # Tiles and chunks are compact in space only if the cells are in Hilbert order.
     rows = hilbert_order(xy_um)
@@ -139,7 +148,8 @@ def gene_columns(adata: AnnData, slide: Slide) -> NDArray[np.int64]:
     # The same plan as for the slide, so that both agree on the gene of every feature. Mitochondrial genes are
     # kept in the plan, and get -1 below if the slide has dropped them.
     features = find_gene_columns(adata.var)
-    plan = plan_genes(features, symbols_for(features, None), keep_mitochondrial=True)
+    prepared = _prepared_metadata(adata, slide.name) is not None
+    plan, _ = _plan_genes(features, prepared=prepared, keep_mitochondrial=True)
     columns = np.array([slide.columns.get(gene, -1) for gene in plan.ids], dtype=np.int64)
     # Dropped features have the column -1, which would select the last gene.
     return np.where(plan.column >= 0, columns[plan.column], -1)
@@ -150,79 +160,62 @@ def _prepared_metadata(adata: AnnData, name: str) -> dict[str, Any] | None:
     metadata = adata.uns.get(keys.CIFM)
     if not isinstance(metadata, dict) or keys.FORMAT not in metadata:
         return None
-    if int(metadata[keys.FORMAT]) != keys.PREPARED_FORMAT:
-        raise CifmError(
-            f"{name}: prepared-slide format {metadata[keys.FORMAT]}, this cifm reads {keys.PREPARED_FORMAT}",
-            "prepare the download again with this version",
-        )
-    return metadata
+    check_format(metadata, name)
+    return {**metadata, keys.RADIUS_UM: check_radius(metadata, name)}
 
 
 def _gene_counts(
     adata: AnnData, name: str, layer: str | None, *, prepared: bool
 ) -> tuple[GenePlan, csr_matrix, list[str]]:
     """The plan of the G genes, their (N, G) float32 counts in the caller's order, and notes."""
-    slot, notes = choose_slot(_slots(adata), layer, lambda slot: bad_count(_matrix(adata, slot).data) is None, name)
-    counts, where = _matrix(adata, slot), f"{name}: {slot}"
+    slot, notes = choose_slot(
+        matrix_slots(adata), layer, lambda slot: bad_count(read_slot(adata, slot).data) is None, name
+    )
+    counts, where = read_slot(adata, slot), f"{name}: {slot}"
     features = find_gene_columns(adata.raw.var if slot == _RAW else adata.var)
     names = features["symbol"].where(features["symbol"] != "", features["id"])
     # A normalised matrix would be normalised again by the model, and no later step could notice.
     check_counts(counts, adata.obs_names, names, where, "name the layer of the raw counts")
-    if not prepared:
-        notes += gene_id_notes(features, where)
     # A prepared slide has mitochondrial genes only if the user chose `--keep mitochondrial`.
-    genes = plan_genes(features, symbols_for(features, None), keep_mitochondrial=prepared)
-    return genes, genes.apply(counts).astype(np.float32), notes
+    genes, species = _plan_genes(features, prepared=prepared, keep_mitochondrial=prepared)
+    if not prepared:
+        notes += gene_id_notes(species.genes, where)
+    foreign = OtherSpeciesCounts(species, adata.n_obs)
+    foreign.add(0, counts)
+    remarks = mixture_note(species), foreign_cells_warning(foreign.annotate(pd.DataFrame(index=adata.obs_names)))
+    return genes, genes.apply(counts).astype(np.float32), [*notes, *filter(None, remarks)]
 
 
-def _coordinates(adata: AnnData, name: str, microns_per_pixel: float | None, *, prepared: bool) -> NDArray[np.float64]:
-    """(N, 2) cell centres in micrometres, all finite."""
-    if keys.SPATIAL not in adata.obsm:
-        raise CifmError(f"{name}: no obsm['spatial']", "store cell centres there, in micrometres")
-    stored = adata.obsm[keys.SPATIAL]
-    xy = np.asarray(stored, dtype=np.float64)
-    if xy.ndim != 2 or xy.shape[1] < 2:
-        raise CifmError(f"{name}: obsm['spatial'] has shape {xy.shape}", "store two columns there, x and y")
+def _plan_genes(features: pd.DataFrame, *, prepared: bool, keep_mitochondrial: bool) -> tuple[GenePlan, Species]:
+    """The gene of each feature; of a mixture of species, the genes of one are kept, as `cifm prepare` does."""
+    # In a prepared slide this has been decided.
+    species = find_species(features, keep_all=prepared)
+    table = symbols_for(species.genes[~species.other], None)
+    return plan_genes(species.marked(), table, keep_mitochondrial=keep_mitochondrial), species
+
+
+def _coordinates(
+    adata: AnnData, name: str, microns_per_pixel: float | None, *, prepared: bool
+) -> tuple[NDArray[np.float64], list[str]]:
+    """(N, 2) cell centres in micrometres, all finite, of one flat section; and notes."""
     # A prepared slide is in micrometres even if the images of its download are still in `uns`.
-    if microns_per_pixel is None and not prepared and _in_pixels(adata):
-        raise CifmError(
-            f"{name}: obsm['spatial'] is in image pixels (uns['spatial'] holds the scale factors of a 10x image)",
-            "give microns_per_pixel, or prepare the 10x folder itself",
-        )
-    xy_um, _ = to_micrometres(xy[:, :2], microns_per_pixel, "obsm['spatial']")
+    config = ReadConfig(microns_per_pixel=1.0 if prepared and microns_per_pixel is None else microns_per_pixel)
+    scaled = scale_spatial(adata, config, name)
+    xy_um = scaled.xy_um
     bad = ~np.isfinite(xy_um).all(axis=1)
     if bad.any():
         cell = adata.obs_names[int(bad.argmax())]
         raise CifmError(f"{name}: cell {cell!r} has no finite coordinates", "leave out cells without a position")
-    return xy_um
-
-
-def _in_pixels(adata: AnnData) -> bool:
-    """Whether the object comes from scanpy's or squidpy's Visium reader, which stores pixels and their scale factors."""
-    libraries = adata.uns.get("spatial")
-    if not isinstance(libraries, dict):
-        return False
-    return any(
-        isinstance(library, dict) and "spot_diameter_fullres" in library.get("scalefactors", {})
-        for library in libraries.values()
+    if prepared:
+        return xy_um, []
+    # The options of the command do not exist here, and so the hints name what the caller can do.
+    require_one_section(
+        xy_um, adata.obs, name, hint="use each section alone, such as adata[adata.obs[COLUMN] == VALUE], by {columns}"
     )
-
-
-def _slots(adata: AnnData) -> list[str]:
-    """Names of all matrices of the object, in the order in which counts are looked for."""
-    slots = ["X"] if adata.X is not None else []
-    return [*slots, *(f"layers/{layer}" for layer in adata.layers), *([_RAW] if adata.raw is not None else [])]
-
-
-def _matrix(adata: AnnData, slot: str) -> csr_matrix:
-    """A slot as CSR, columns sorted within rows."""
-    stored = adata.raw.X if slot == _RAW else adata.X if slot == "X" else adata.layers[slot.removeprefix("layers/")]
-    matrix = csr_matrix(stored)
-    # `csr_matrix` shares the arrays of its argument, and `sum_duplicates` sorts them in place.
-    if not matrix.has_canonical_format:
-        matrix = matrix.copy()  # the caller's arrays must stay as they are
-        matrix.sum_duplicates()
-    return matrix
+    notes = [require_flat(xy_um, scaled.z_um, name)] if scaled.z_um is not None else []
+    if scaled.is_assumed:
+        require_known_pitch(xy_um, name)
+    return xy_um, [*scaled.notes, *filter(None, notes)]
 
 
 def read_split(adata: AnnData) -> NDArray[np.int8]:

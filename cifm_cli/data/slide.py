@@ -5,34 +5,47 @@ Letters: N cells, G genes of the slide's panel.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
-from anndata.io import read_elem
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.data.barcodes import read_barcodes
-from cifm_cli.data.counts_source import FileCounts, MemoryCounts
-from cifm_cli.data.metadata import decode_metadata
+from cifm_cli.data.checksums import gene_keys
+from cifm_cli.data.column_record import NAMES, ColumnRecord
+from cifm_cli.data.content_record import CellContent, record_content, require_unchanged, warn_of_edits
+from cifm_cli.data.counts_source import CountChecksums, FileCounts, MemoryCounts
+from cifm_cli.data.metadata import SLIDE_FACTS, check_metadata, read_stored_metadata
+from cifm_cli.data.slide_file import open_slide_file, reading_slot, reopen_slide_file
 from cifm_cli.data.units import isolation_note
-from cifm_cli.data.validate_slide import require_finite_coordinates, require_valid_structure, require_valid_totals
+from cifm_cli.data.validate_slide import (
+    read_column,
+    read_coordinates,
+    read_genes,
+    read_regions,
+    read_totals,
+    require_valid_structure,
+)
 from cifm_cli.errors import CifmError
+from cifm_cli.path_text import file_name
+from cifm_cli.verification import verification_enabled
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pandas as pd
+    import h5py
     from numpy.typing import NDArray
 
     from cifm_cli.data.counts_source import CountsSource
 
     Rows = NDArray[np.int64]
 
-SLIDE_FACTS = (keys.PLATFORM, keys.TISSUE, keys.CONDITION, keys.SAMPLE)  # texts in `uns["cifm"]` that describe a slide
+logger = logging.getLogger(__name__)
+
 _IN_MEMORY_NONZEROS = 25_000_000  # 200 MB of values and columns; larger matrices stay in the file
 
 
@@ -121,8 +134,12 @@ class Slide:
         """
         if self.path is None:
             return rows.astype(str).astype(object)
-        with h5py.File(self.path, "r") as file:
-            return read_barcodes(file, rows)
+        with reopen_slide_file(self.path) as file:
+            names = read_barcodes(file, rows, self.path)
+            # Only all names together can be compared with those of the preparation.
+            if len(np.unique(rows)) == self.num_cells == len(rows):
+                ColumnRecord.read(file, self.path).compare(NAMES, names, rows)
+        return names
 
     def subset(self, rows: Rows) -> Slide:
         """Make a slide of some of the cells, in memory.
@@ -226,63 +243,60 @@ def slide_from_arrays(
 
 
 def open_slide(path: Path, *, hold: bool = True) -> Slide:
-    """Open a prepared slide.
+    """Open a prepared slide, or an embedded one.
+
+    Everything that is read is checked. What `cifm prepare` recorded is compared, unless verification is skipped: positions,
+    totals, split and genes here, the counts when they are read.
 
     Args:
-        path: A file that `cifm prepare` wrote.
+        path: A file that `cifm prepare` or `cifm embed` wrote.
         hold: Whether to load the counts into memory if they are few; otherwise they are read from the file when needed.
 
     Returns:
         The slide.
 
     Raises:
-        CifmError: The file is damaged, or is not a prepared slide of a format that this version reads; or coordinates
-            or counts are not valid.
+        CifmError: The file is damaged, or is not a prepared slide of a format that this version reads; coordinates
+            or counts are not valid; or the file was changed since it was prepared.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            return _read(file, path, hold=hold)
-    except (OSError, KeyError) as error:
-        raise CifmError(
-            f"{path}: not a prepared slide, or a damaged one ({error})", "write it again with `cifm prepare DOWNLOAD`"
-        ) from error
+    with open_slide_file(path) as file:
+        return read_slide(file, path, hold=hold)
 
 
-def _read(file: h5py.File, path: Path, *, hold: bool) -> Slide:
-    # An `.h5ad` of another program is the usual mistake, and has a remedy of its own.
-    if f"uns/{keys.CIFM}" not in file:
-        raise CifmError(f"{path}: an .h5ad that cifm did not prepare", f"prepare it first: `cifm prepare {path}`")
-    # The format is checked before anything else is read, as a newer one may store other slots.
-    metadata = cast("dict[str, Any]", read_elem(file[f"uns/{keys.CIFM}"]))
-    if int(metadata[keys.FORMAT]) != keys.PREPARED_FORMAT:
-        raise CifmError(
-            f"{path}: prepared-slide format {metadata[keys.FORMAT]}, this cifm reads {keys.PREPARED_FORMAT}",
-            "prepare the download again with this version",
-        )
-    obs, var = file["obs"], cast("pd.DataFrame", read_elem(file["var"]))
-    indptr = require_valid_structure(file, len(var), path)
+def read_slide(file: h5py.File, path: Path, *, hold: bool) -> Slide:
+    """Read an open slide; see `open_slide`."""
+    metadata = _read_metadata(file, path)
+    genes = read_genes(file, path)
+    indptr = require_valid_structure(file, len(genes.ids), path)
+    num_cells = len(indptr) - 1
     # Of obs, only the columns that are needed: barcodes and annotation may need more memory than the rest of the slide.
-    split = cast("pd.Categorical", read_elem(obs[keys.SPLIT]))
-    xy_um = file[f"obsm/{keys.SPATIAL}"][:].astype(np.float64)
-    total_counts = obs[keys.TOTAL_COUNTS][:].astype(np.float64)
-    require_finite_coordinates(xy_um, file, path)
-    require_valid_totals(total_counts, file, path)
-    source: CountsSource = FileCounts(path, indptr, len(var))
+    split = read_regions(file, num_cells, path)
+    xy_um = read_coordinates(file, num_cells, path)
+    total_counts = read_totals(file, num_cells, path)
+    checksums = _read_checksums(file, num_cells, metadata, path)
+    if checksums is not None and keys.CONTENT in metadata and verification_enabled():
+        rows = read_column(file, keys.DOWNLOAD_ROW, num_cells, path, "iu").astype(np.int64)
+        now = record_content(
+            CellContent(rows, xy_um, total_counts, split, checksums), genes.ids, genes.symbols, metadata
+        )
+        require_unchanged(now, metadata[keys.CONTENT], path)
+        warn_of_edits(now, metadata[keys.CONTENT], rows, path)
+    counts = None if checksums is None else CountChecksums(checksums, gene_keys(genes.ids))
+    source: CountsSource = FileCounts(path, indptr, len(genes.ids), counts)
     # Training reads random tiles over and over, which is faster in memory.
     if hold and indptr[-1] <= _IN_MEMORY_NONZEROS:
-        source = MemoryCounts(source.read(np.arange(len(indptr) - 1)))
+        source = MemoryCounts(source.read(np.arange(num_cells)))
     return Slide(
-        name=path.stem,
+        name=file_name(path),
         xy_um=xy_um,
         total_counts=total_counts,
-        # Slides that were written before there was a buffer have three categories.
-        split=split.set_categories(list(keys.REGIONS)).codes.astype(np.int8),
-        gene_ids=tuple(var.index),
-        symbols=tuple(var[keys.SYMBOL]),
-        radius_um=float(metadata[keys.RADIUS_UM]),
+        split=split,
+        gene_ids=genes.ids,
+        symbols=genes.symbols,
+        radius_um=metadata[keys.RADIUS_UM],
         source=source,
         path=path,
-        facts={key: str(metadata[key]) for key in SLIDE_FACTS},
+        facts={key: metadata[key] for key in SLIDE_FACTS},
     )
 
 
@@ -294,12 +308,32 @@ def describe_slide(path: Path) -> dict[str, Any]:
 
     Returns:
         Number of cells and genes, sizes of the regions, and the decoded `uns["cifm"]`.
+
+    Raises:
+        CifmError: As for `open_slide`, which this calls, so that a slide that can be described can be used.
     """
-    slide = open_slide(path)
-    with h5py.File(path, "r") as file:
-        stored = cast("dict[str, Any]", read_elem(file[f"uns/{keys.CIFM}"]))
-    parsed = {
-        key: value.item() if isinstance(value, np.generic) else value for key, value in decode_metadata(stored).items()
-    }
+    with open_slide_file(path) as file:
+        slide, metadata = read_slide(file, path, hold=True), _read_metadata(file, path)
+    metadata.pop(keys.CONTENT, None)  # checksums, which have just been compared
     sizes = {region: len(slide.region(region)) for region in keys.REGIONS}
-    return {"kind": "prepared slide", "cells": slide.num_cells, "genes": slide.num_genes, "split": sizes, **parsed}
+    return {"kind": "prepared slide", "cells": slide.num_cells, "genes": slide.num_genes, "split": sizes, **metadata}
+
+
+def _read_metadata(file: h5py.File, path: Path) -> dict[str, Any]:
+    """The decoded and checked metadata of a prepared slide."""
+    # An `.h5ad` of another program is the usual mistake, and has a remedy of its own.
+    with reading_slot(path, "uns"):
+        prepared = f"uns/{keys.CIFM}/{keys.FORMAT}" in file
+    if not prepared:
+        raise CifmError(f"{path}: an .h5ad that cifm did not prepare", f"prepare it first: `cifm prepare {path}`")
+    return check_metadata(read_stored_metadata(file, path), path)
+
+
+def _read_checksums(file: h5py.File, num_cells: int, metadata: dict[str, Any], path: Path) -> NDArray[np.uint64] | None:
+    """(N,) checksums of the counts; None for a slide that was written before there were any, or where they are not used."""
+    with reading_slot(path, "obs"):
+        stored = keys.CHECKSUM in file["obs"]
+    if not verification_enabled() or not (stored or keys.CONTENT in metadata):
+        logger.debug("%s: no checksums are compared", path)
+        return None
+    return read_column(file, keys.CHECKSUM, num_cells, path, "iu").astype(np.uint64)

@@ -195,10 +195,14 @@ def _choose_radius(spacing: float, platform_um: float | None, given_um: float | 
     # Checked only for a derived radius, which fits coordinates in any unit, so that the mean degree would look normal.
     low, high = PLAUSIBLE_SPACING_UM
     if not low <= spacing <= high:
-        likely = "millimetres, or many cells at one place" if spacing < low else "pixels or nanometres"
+        likely, scales = (
+            ("millimetres, or many cells at one place", "1000 for millimetres")
+            if spacing < low
+            else ("pixels or nanometres", "0.001 for nanometres")
+        )
         raise CifmError(
             f"median distance to the nearest cell {spacing:.4g}: no tissue has that spacing in micrometres",
-            f"are the coordinates {likely}? convert them (--microns-per-pixel), or give --radius-um",
+            f"are the coordinates {likely}? convert them (--microns-per-pixel, {scales}), or give --radius-um",
         )
     # Rounded, as users repeat the radius from the report in options and recipes.
     return round(RADIUS_IN_SPACINGS * spacing, 1), f"{RADIUS_IN_SPACINGS:g} x median nearest-neighbour distance"

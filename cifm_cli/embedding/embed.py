@@ -17,7 +17,9 @@ from cifm_cli.embedding.parallel import write_slice, write_with_processes
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.encode import encode_blocks
 from cifm_cli.model.checkpoint import MODEL_FILE
+from cifm_cli.path_text import file_name
 from cifm_cli.report.terminal import progress
+from cifm_cli.storage.names import require_different_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,12 +81,15 @@ def embed_slides(
     Raises:
         CifmError: Two slides have the same name, a slide cannot be read, or it shares no gene with the model.
     """
-    names = [path.stem for path in slides]
+    names = [file_name(path) for path in slides]
     # Checked first: the second file would replace the first, after all the work for it.
     for name in names:
         if names.count(name) > 1:
             raise CifmError(f"two slides are called {name}", "embed them into different folders with --out")
-    return {path.stem: _embed_slide(model, path, levels, out / f"{path.stem}.h5ad", num_processes) for path in slides}
+    require_different_files([path.stem for path in slides], out, "embed them into different folders with --out")
+    return {
+        file_name(path): _embed_slide(model, path, levels, out / f"{path.stem}.h5ad", num_processes) for path in slides
+    }
 
 
 def _embed_slide(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from cifm_cli.embedding.classifier import MAX_FEATURES, NUM_COMPONENTS, ProbeCel
 from cifm_cli.embedding.features import BASELINES, collect_features
 from cifm_cli.embedding.folds import block_groups, grouped_folds, sample_groups
 from cifm_cli.embedding.labels import Labels, encode_labels, rare_classes, read_labels
+from cifm_cli.embedding.repeated_cells import repeat_notes
 from cifm_cli.embedding.scoring import (
     BALANCED_ACCURACY,
     ROC_AUC,
@@ -92,13 +93,18 @@ def probe_slides(
     features = collect_features(task.slides, task.rows)
     cells = task.cells
     splits = list(grouped_folds(cells.codes, cells.groups, cells.xy_um, num_folds, seed))
+    _require_training_cells(splits, cells)
     # Scores compare only cells of one fold, and a fold holds out whole groups.
     fold_of_group = np.zeros(task.groups.num, dtype=np.int64)
     for fold, (_, test) in enumerate(splits):
         fold_of_group[task.groups.ids[test]] = fold
+    warnings = repeat_notes(task.slides, task.rows, splits)
+    for warning in warnings:
+        logger.warning(warning)
     with progress("probing", len(features) * len(splits)) as advance:
         fits = {each.name: cross_validate(each.values, cells, splits, seed, advance) for each in features}
-    return _summarise(task, features, fits, fold_of_group, seed)
+    result = _summarise(task, features, fits, fold_of_group, seed)
+    return replace(result, content={**result.content, "warnings": warnings})
 
 
 def choose_cells(slides: Sequence[EmbeddedSlide], column: str, max_cells: int, seed: int) -> ProbeTask:
@@ -162,6 +168,16 @@ def _rows_by_slide(slides: Sequence[EmbeddedSlide], cells: Rows) -> list[Rows]:
     starts = np.cumsum([0, *(slide.num_cells for slide in slides)])
     bounds = np.searchsorted(cells, starts)
     return [cells[a:b] - start for a, b, start in zip(bounds, bounds[1:], starts, strict=False)]
+
+
+def _require_training_cells(splits: list[tuple[Rows, Rows]], cells: ProbeCells) -> None:
+    """Raise an error if a fold leaves no cells of two classes to train with, as on a section of few radii."""
+    if any(len(np.unique(cells.codes[train])) < 2 for train, _ in splits):
+        raise CifmError(
+            "too few cells to probe: without the held-out cells and those within "
+            f"{cells.groups.buffer_um:g} um of them, no cells of two classes are left to train with",
+            "probe a larger section, or several slides at once",
+        )
 
 
 def _summarise(

@@ -15,6 +15,8 @@ from cifm_cli.report.palette import sort_names
 from cifm_cli.report.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from cifm_cli.embedding.probe import ProbeResult
@@ -61,6 +63,11 @@ def comparison_table(probe: ProbeResult) -> Table:
         for metric, pair in metrics.items()
     ]
     return Table(["embedding", "metric", "best baseline", "difference"], rows)
+
+
+def warning_table(warnings: Sequence[str]) -> Table:
+    """Tabulate warnings, one in a row."""
+    return Table(["warning"], [[f"{warning}."] for warning in warnings])
 
 
 def explain(probe: ProbeResult) -> str:
@@ -142,7 +149,9 @@ def sections(probe: ProbeResult) -> list[Section]:
         label="fraction of the true class",
     )
     descriptions = [[name, str(facts["what"])] for name, facts in features.items()]
+    warnings = probe.content["warnings"]
     return [
+        *([Section("Warnings", table=warning_table(warnings))] if warnings else []),
         Section("Linear probe", explain(probe), summary_table(probe), charts),
         Section(
             "Embeddings and the best baseline",

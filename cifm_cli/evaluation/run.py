@@ -7,8 +7,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cifm_cli import provenance
 from cifm_cli.celltype.registry import model_files
 from cifm_cli.data.slide import open_slide
@@ -17,9 +15,10 @@ from cifm_cli.evaluation.comparison import overall
 from cifm_cli.evaluation.metrics import calibration, expression, gene_sets, noise_ceiling
 from cifm_cli.evaluation.parallel import evaluation_pool, load_models, order_tasks
 from cifm_cli.evaluation.predictors.base import MODEL
-from cifm_cli.evaluation.report.tables import describe_overall, overall_table, result_tables
+from cifm_cli.evaluation.report.tables import describe_overall, overall_table, result_tables, warning_table
 from cifm_cli.evaluation.setup import set_up
-from cifm_cli.evaluation.transfer import transfer
+from cifm_cli.evaluation.slide_checks import check_setup
+from cifm_cli.path_text import file_name, path_text
 from cifm_cli.report.terminal import progress
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from cifm_cli.evaluation.parallel import EvaluationTask
     from cifm_cli.evaluation.predictors.base import ModelPredictor
     from cifm_cli.evaluation.setup import EvaluateConfig, SlideSetup
+    from cifm_cli.evaluation.slide_checks import SlideChecks
     from cifm_cli.processes import WorkerPool
     from cifm_cli.report.table import Table
 
@@ -66,7 +66,7 @@ def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) ->
         CifmError: A slide or model can't be used, or the region is empty.
         BackendUnavailableError: There is no such backend here.
     """
-    _refuse_duplicates("slides", [path.stem for path in config.slides])
+    _refuse_duplicates("slides", [file_name(path) for path in config.slides])
     _refuse_duplicates("runs", [run.name for run in config.models])
     models = load_models(config)
     first = models[0].model
@@ -83,11 +83,11 @@ def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) ->
         backend=first.backend.name,
         device=str(first.device),
         precision=first.precision,
-        models={model.name: str(run) for model, run in zip(models, config.models, strict=True)},
+        models={model.name: path_text(run) for model, run in zip(models, config.models, strict=True)},
         region=config.region,
         annotator=config.annotator,
     )
-    digests = {path.stem: origin["inputs"][path.as_posix()] for path in config.slides}
+    digests = {file_name(path): origin["inputs"][path_text(path)] for path in config.slides}
     evaluation = evaluate_slides(map(open_slide, config.slides), models, config, digests, show_table)
     slides_and_definitions = {key: evaluation.metrics[key] for key in ("slides", "definitions")}
     return replace(evaluation, metrics={**slides_and_definitions, "provenance": origin, **evaluation.metrics})
@@ -130,17 +130,22 @@ class _Run:
     def evaluate(self, slides: Iterable[Slide]) -> Evaluation:
         """Set up all slides, then evaluate one after the other."""
         setups = [set_up(self.config, slide, self.models) for slide in slides]
+        checks: dict[str, SlideChecks] = {}
         for setup in setups:  # every plan first: an error on the last slide must not cost the work on the others
             for note in setup.notes:
                 logger.warning(note)
-            for geometry in self.config.geometry_names:
-                setup.planner.plan(geometry)
+            plans = [setup.planner.plan(geometry) for geometry in self.config.geometry_names]
+            checks[setup.name] = check_setup(setup, plans, self.models, self.digests.get(setup.name))
+        for warning in (warning for each in checks.values() for warning in each.warnings):
+            logger.warning(warning)
         results: dict[str, list[EvaluationResult]] = {}
         metrics: dict[str, Any] = {"slides": {}, "definitions": definitions()}
         with evaluation_pool(self.config) if self.config.num_processes > 1 else nullcontext() as pool:
             for setup in setups:
                 results[setup.name] = self._evaluate_slide(setup, pool)
-                metrics["slides"][setup.name] = self._slide_facts(setup, results[setup.name])
+                metrics["slides"][setup.name] = self._slide_facts(setup, checks[setup.name], results[setup.name])
+                if warnings := checks[setup.name].warnings:
+                    self.show_table(f"{setup.name}: warnings about these scores", warning_table(warnings))
         if len(results) > 1:
             metrics["overall"] = overall(_by_geometry(results), self.config.seed)
             for geometry, paired in metrics["overall"].items():
@@ -168,22 +173,15 @@ class _Run:
             setup.dataset.clear_caches()
         return results
 
-    def _slide_facts(self, setup: SlideSetup, results: Sequence[EvaluationResult]) -> dict[str, Any]:
+    def _slide_facts(
+        self, setup: SlideSetup, checks: SlideChecks, results: Sequence[EvaluationResult]
+    ) -> dict[str, Any]:
         """The part of `metrics.json` about one slide."""
-        dataset, digest = setup.dataset, self.digests.get(setup.name)
-        scored = np.unique(np.concatenate([result.rows for result in results]))
-        relations = {}
-        for predictor in self.models:
-            checkpoint = predictor.model.checkpoint
-            validation_slides = checkpoint.recipe.data.validation_slides
-            relation = transfer(dataset.slide, digest, checkpoint.provenance, scored, validation_slides)
-            for note in relation.notes:
-                logger.warning(note)
-            relations[predictor.name] = relation.facts
+        dataset = setup.dataset
         return {
             "region": self.config.region,
             "tuned_on": setup.planner.tuned,
-            "scenario": relations,
+            **checks.to_json(),
             "num_genes": dataset.num_genes,
             "radius_um": dataset.radius_um,
             "geometries": {result.geometry: result.to_json() for result in results},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from cifm_cli import keys
+from cifm_cli.path_text import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,8 @@ class Transfer(NamedTuple):
     # scored cells that the model was trained on
     facts: dict[str, Any]
     notes: list[str]  # warnings for the user
+    trained_rows: Rows = NO_ROWS  # the scored rows that the model was trained on, as far as this follows from the files
+    same_file: frozenset[str] = frozenset()  # names of the slides of the run, or of runs before it, with the same file
 
 
 def transfer(
@@ -59,7 +62,7 @@ def transfer(
     platforms, initial_platforms = (set(run.get("platforms", [])) for run in (provenance, initial))
     seen, seen_before = digest in own.values(), digest in earlier.values()
     notes = []
-    if not seen and slide.path and slide.path.stem in {_stem(path) for path in own}:
+    if not seen and slide.path and file_name(slide.path) in {_stem(path) for path in own}:
         notes.append(
             f"slide {slide.name}: the model was trained on another file of this name; if it is the same tissue split "
             "in another way, cells that are scored here may have been trained on"
@@ -75,7 +78,8 @@ def transfer(
         name = CROSS_PLATFORM  # pretrained on another platform; this one was only in the fine-tuning
     same_content = {_stem(path) for path, other in own.items() if other == digest}
     only_validated = not seen_before and same_content <= set(validation_slides)
-    num_trained = 0 if only_validated else len(np.intersect1d(scored, slide.region(keys.TRAIN)))
+    trained_rows = NO_ROWS if only_validated else np.intersect1d(scored, slide.region(keys.TRAIN))
+    num_trained = len(trained_rows)
     if num_trained:
         notes.append(
             f"slide {slide.name}: the model was trained on {num_trained:,} of the {len(scored):,} scored cells (region "
@@ -90,7 +94,8 @@ def transfer(
         "trained_platforms": sorted(platforms),
         "initialised_from": initial.get("run"),
     }
-    return Transfer(facts, notes)
+    same_file = frozenset(_stem(path) for path, other in (earlier | own).items() if other == digest)
+    return Transfer(facts, notes, trained_rows, same_file)
 
 
 def describe_transfer(facts: dict[str, Any]) -> str:

@@ -63,11 +63,14 @@ class Worker:
     def __init__(self, settings: WorkerSettings, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         context = get_context("spawn")
         self.name = settings.name
-        self.pipe, worker_end = context.Pipe()
-        self.process = context.Process(target=_main, args=(settings, worker_end, target, arguments), name=settings.name)
         self.reply: Reply | None = None
-        with _interrupts_blocked():
-            self.process.start()
+        with _explaining(settings.name):
+            self.pipe, worker_end = context.Pipe()
+            self.process = context.Process(
+                target=_main, args=(settings, worker_end, target, arguments), name=settings.name
+            )
+            with _interrupts_blocked():
+                self.process.start()
         # While the parent holds this end, it would not notice that the worker has closed its own.
         worker_end.close()
 
@@ -90,6 +93,20 @@ class Worker:
         """Description of how the process ended, to be put after its name."""
         code = self.process.exitcode or 0
         return f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+
+
+@contextmanager
+def _explaining(name: str) -> Iterator[None]:
+    """Turn an error of the system into one that says that a process could not be started."""
+    try:
+        yield
+    except OSError as error:
+        # Callers are often within `writing`, which would take it for an error of their file.
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise CifmError(
+            f"{name} could not be started: {reason}",
+            "use fewer --jobs or --devices, or one process; check the limits of open files and processes (ulimit -a)",
+        ) from error
 
 
 def _main(settings: WorkerSettings, pipe: Connection, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from cifm_cli.path_text import printable
 from cifm_cli.report.table import Table
 from cifm_cli.workspace import atomic_path
 
@@ -61,7 +62,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section], provenance
         title=title, sections=sections, provenance=provenance, provenance_json=json.dumps(provenance, indent=2)
     )
     with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf8")
+        temporary.write_text(printable(page), encoding="utf8")
 
 
 @cache

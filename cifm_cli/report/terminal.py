@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
 import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import unicodedata
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import rich.table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from cifm_cli.errors import writing
+from cifm_cli.path_text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,23 +27,75 @@ if TYPE_CHECKING:
 
     from cifm_cli.report.table import Table
 
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # categories of Unicode
 _MAX_LENGTH = 100  # characters of a value in `flatten`
 
 
+class _Stderr:
+    """stderr, on which a terminal that was closed or a pipe that nobody reads is no error: the work goes on."""
+
+    def __init__(self) -> None:
+        # Looked up each time, because tests and callers may replace sys.stderr.
+        self._stream = sys.stderr
+
+    def write(self, text: str) -> int:
+        """Write a text, or nothing if that is not possible."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, if that is possible."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a stream
+        """All other attributes are those of stderr."""
+        return getattr(self._stream, name)
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr usable whatever the caller gave: closed, or with an encoding that lacks characters."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: otherwise the next file would get its number, and messages of C libraries
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:  # Python's word for a closed one
+            setattr(sys, name, open(number, "w", encoding="utf8", errors="backslashreplace", closefd=False))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            # A terminal with ASCII lacks most characters, and names of files may hold bytes that are no text.
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _stderr() -> Console:
-    # A new console each time, because tests and callers may replace sys.stderr.
-    return Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
+    return Console(file=cast("IO[str]", _Stderr()), highlight=False, emoji=False, soft_wrap=True)
+
+
+def visible(text: str) -> str:
+    """Replace control characters and other invisible ones, which a name in a file may contain, by their codes.
+
+    A terminal would run control characters, and cannot show halves of surrogate pairs.
+    """
+    return "".join(
+        letter.encode("unicode_escape").decode("ascii")
+        if letter not in "\n\t" and unicodedata.category(letter) in _INVISIBLE
+        else letter
+        for letter in printable(text)
+    )
 
 
 def say(message: str) -> None:
     """Print one plain line on stderr."""
     # Messages contain brackets, such as `cifm[dgl]`, which rich would take for markup.
-    _stderr().print(message, markup=False)
+    _stderr().print(visible(message), markup=False)
 
 
 def warn(message: str) -> None:
     """Print one `warning:` line on stderr."""
-    _stderr().print(Text.assemble(("warning: ", "yellow"), message))
+    _stderr().print(Text.assemble(("warning: ", "yellow"), visible(message)))
 
 
 class TerminalHandler(logging.Handler):
@@ -81,7 +140,7 @@ def fail(message: str, hint: str) -> None:
     """Print one `error:` line and one `hint:` line on stderr."""
     for label, style, text in (("error", "bold red", message), ("hint", "cyan", hint)):
         # Line breaks in messages of other libraries are replaced, so that an error is one line for scripts.
-        _stderr().print(Text.assemble((f"{label}: ", style), " ".join(text.split())))
+        _stderr().print(Text.assemble((f"{label}: ", style), " ".join(visible(text).split())))
 
 
 def emit(content: Any) -> None:  # noqa: ANN401 - JSON is any
@@ -90,7 +149,7 @@ def emit(content: Any) -> None:  # noqa: ANN401 - JSON is any
     Args:
         content: A JSON value without NaN.
     """
-    sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    _write(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def listing(rows: Sequence[Sequence[str]]) -> None:
@@ -99,10 +158,17 @@ def listing(rows: Sequence[Sequence[str]]) -> None:
     Args:
         rows: Rows of text, all of the same length.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    shown = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write(line.rstrip() + "\n")
+        _write(line.rstrip() + "\n")
+
+
+def _write(text: str) -> None:
+    """Write to stdout, which may be a file on a full disk."""
+    with writing(Path("stdout")):
+        sys.stdout.write(text)
 
 
 def flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -133,12 +199,13 @@ def show_table(title: str, table: Table) -> None:
         title: Text above the table.
         table: Its content; the cells in `table.best` are bold.
     """
-    shown = rich.table.Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    # Texts, because a name of a slide may contain brackets, which rich would take for markup.
+    shown = rich.table.Table(title=Text(visible(title), style="bold"), title_justify="left", box=None, pad_edge=False)
     for position, name in enumerate(table.columns):
-        shown.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
+        shown.add_column(Text(visible(name)), justify="left" if position == 0 else "right", no_wrap=True)
     best = set(table.best)
     for i, row in enumerate(table.rows):
-        shown.add_row(*(Text(cell, style="bold" if (i, j) in best else "") for j, cell in enumerate(row)))
+        shown.add_row(*(Text(visible(cell), style="bold" if (i, j) in best else "") for j, cell in enumerate(row)))
     console = _stderr()
     console.width = max(console.width, 400)  # rich would cut cells to fit; a narrow terminal wraps the line instead
     console.print(shown)
@@ -166,7 +233,13 @@ def progress(description: str, total: float | None) -> Iterator[Callable[..., No
     """
     # stderr, so that stdout holds nothing but the result.
     console = _stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(
         *columns,
         console=console,

@@ -15,6 +15,7 @@ from cifm_cli.report import html
 from cifm_cli.simulation.experiment import CONTROL, TREATED
 from cifm_cli.simulation.figures import draw_figures
 from cifm_cli.simulation.simulate import change_table
+from cifm_cli.system_files import without_system_files
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def check_folder(out: Path) -> None:
     Raises:
         CifmError: It contains something else.
     """
-    if out.exists() and not (out / RESULT).is_file() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and not (out / RESULT).is_file() and not (out.is_dir() and not without_system_files(out.iterdir())):
         raise CifmError(f"{out}: exists, and is not the folder of a simulation", "name another folder with --out")
 
 

@@ -29,6 +29,7 @@ class TrainConfig:
     # number of processes on each machine. None: one, or those that torchrun or srun have started.
     devices: int | None = None
     nodes: int = 1  # number of machines
+    single_process: bool = False  # whether this process trains alone, whatever torchrun or srun have set
 
     def load_recipe(self) -> Recipe:
         """The recipe, read from its file where a path or a name is given.

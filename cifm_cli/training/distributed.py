@@ -1,4 +1,4 @@
-"""Data-parallel training: the rank of a process, and the few operations between processes that the loop needs.
+"""Data-parallel training: the few operations between processes that the loop needs.
 
 Each process holds the whole network and makes its own tiles of every step. Gradients are summed over all processes, so
 that all of them take the same step. Only the first process writes files and logs. A process that trains alone is the
@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,43 +20,16 @@ from torch import distributed
 
 from cifm_cli.errors import CifmError
 from cifm_cli.processes import LostContactError
+from cifm_cli.training.rendezvous import Rank, find_address, find_rank, meet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from torch import Tensor, nn
 
 # How long a process waits for another one that is alive: the others wait while the first fits the head before the first
 # step, which takes long on a large corpus. A process that has ended is noticed at once.
 TIMEOUT = timedelta(hours=1)
-
-
-@dataclass(frozen=True)
-class Rank:
-    """Number of a process among those that train together."""
-
-    rank: int = 0  # number among all processes
-    size: int = 1  # number of processes
-    local_rank: int = 0  # number among the processes of this machine, which is also the number of its GPU
-
-
-def find_rank(environment: Mapping[str, str]) -> Rank:
-    """Read the rank from the variables that torchrun, srun or `cifm train --devices` set.
-
-    Args:
-        environment: `os.environ`.
-
-    Returns:
-        The rank; that of a single process where no variable is set.
-    """
-    # torchrun inside of a SLURM job sets its own variables, which take precedence.
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        return Rank(*(int(environment.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    # The number of tasks of the step, not of the job: a script that sbatch runs without srun is one process.
-    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
-        return Rank(*(int(environment[name]) for name in names))
-    return Rank()
 
 
 def check_even_split(tiles_per_step: int, num_processes: int) -> None:
@@ -74,51 +46,31 @@ def check_even_split(tiles_per_step: int, num_processes: int) -> None:
         )
 
 
-def rendezvous_address(environment: Mapping[str, str]) -> str:
-    """Address at which the first process waits for the others.
-
-    Args:
-        environment: `os.environ`. MASTER_ADDR and MASTER_PORT take precedence over the variables of SLURM.
-
-    Returns:
-        `tcp://host:port`.
-    """
-    nodes = environment.get("SLURM_STEP_NODELIST", "127.0.0.1")
-    # Every process computes the same port, without messages, from the numbers of job and step.
-    number = int(environment.get("SLURM_JOB_ID", "0")) + int(environment.get("SLURM_STEP_ID", "0"))
-    port = environment.get("MASTER_PORT", str(20_000 + number % 20_000))
-    return f"tcp://{environment.get('MASTER_ADDR', first_node(nodes))}:{port}"
-
-
-def first_node(nodes: str) -> str:
-    """The first name of a SLURM node list, such as `gpu03` of `gpu[03-05,09],cpu1`."""
-    # Commas inside of brackets separate numbers, not names.
-    name, bracket, numbers = re.split(r",(?![^\[]*\])", nodes)[0].partition("[")
-    return name + re.split(r"[-,\]]", numbers)[0] if bracket else name
-
-
 @contextmanager
-def join_processes() -> Iterator[Processes]:
+def join_processes(*, alone: bool = False) -> Iterator[Processes]:
     """Connect to the other processes of this training, if there are any.
 
     Within the block, processes other than the first log errors only.
+
+    Args:
+        alone: Whether this is a single process, whatever the environment says.
 
     Yields:
         The operations between the processes.
 
     Raises:
+        CifmError: The variables of the environment contradict each other, or the other processes do not appear.
         LostContactError: The other processes cannot be reached.
     """
-    this = find_rank(os.environ)
+    this = Rank() if alone else find_rank(os.environ)
     if this.size == 1:
         yield Processes()
         return
+    store = meet(this, find_address(os.environ))
     # Flags and losses are tensors on the CPU, also where the gradients are on a GPU.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _translating_errors():
-        distributed.init_process_group(
-            backend, rendezvous_address(os.environ), TIMEOUT, world_size=this.size, rank=this.rank
-        )
+        distributed.init_process_group(backend, store=store, timeout=TIMEOUT, world_size=this.size, rank=this.rank)
     logger = logging.getLogger("cifm_cli")
     level = logger.level
     try:

@@ -14,7 +14,8 @@ from cifm_cli.errors import CifmError
 from cifm_cli.processes import Member, run_group
 from cifm_cli.report.terminal import showing_logs, shows_logs
 from cifm_cli.training import loop
-from cifm_cli.training.distributed import check_even_split, find_rank, rendezvous_address
+from cifm_cli.training.distributed import check_even_split
+from cifm_cli.training.rendezvous import find_address, find_rank
 
 if TYPE_CHECKING:
     from cifm_cli.training.config import TrainConfig, TrainResult
@@ -39,6 +40,10 @@ def launch(config: TrainConfig) -> TrainResult | None:
         CifmError: The number of processes does not match `config`, or one of them failed.
         BackendUnavailableError: The backend is not available here.
     """
+    if config.single_process:
+        if config.nodes > 1 or (config.devices or 1) > 1:
+            raise CifmError("--single-process: a single process has one device and one machine", "leave it out")
+        return loop.train(config)
     this, num_local = find_rank(os.environ), config.devices or 1
     requested = num_local * config.nodes
     one_task_per_machine = this.size > 1 and this.size == config.nodes and "RANK" not in os.environ  # by srun
@@ -66,9 +71,9 @@ def _train_in_group(config: TrainConfig, num_local: int, node: int) -> TrainResu
     check_even_split(config.load_recipe().train.tiles_per_step, size)
     # Otherwise torch prints a C++ stack when another process ends. The children read it when they import torch.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    host, _, port = rendezvous_address(os.environ).removeprefix("tcp://").rpartition(":")
+    host, port = find_address(os.environ)
     # Several machines must agree on the port; on one machine, a free one is passed to all processes.
-    address = {"MASTER_ADDR": host, "MASTER_PORT": port if config.nodes > 1 else str(_free_port())}
+    address = {"MASTER_ADDR": host, "MASTER_PORT": str(port if config.nodes > 1 else _free_port())}
     members = []
     for number in range(num_local):
         rank = node * num_local + number

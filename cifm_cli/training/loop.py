@@ -28,7 +28,7 @@ from cifm_cli.training import schedule
 from cifm_cli.training.config import TrainResult
 from cifm_cli.training.distributed import join_processes
 from cifm_cli.training.initialise import fit_head
-from cifm_cli.training.session import RECIPE_FILE, open_session
+from cifm_cli.training.session import RECIPE_FILE, locking_folder, open_session
 from cifm_cli.training.threads import map_threads
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def train(config: TrainConfig) -> TrainResult:
         CifmError: Slides, recipe or folder can't be used, or the loss is not finite or has exploded.
         BackendUnavailableError: The backend is not available here.
     """
-    with join_processes() as processes:
+    with join_processes(alone=config.single_process) as processes, locking_folder(config, processes):
         session = open_session(config, processes)
         num_parameters = sum(weight.numel() for weight in session.network.parameters())
         log_start(session, num_parameters)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifm_cli.errors import CifmError
+from cifm_cli.path_text import file_name, path_from_text
 from cifm_cli.provenance import hash_file
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunSpec:
-        """The specification that `to_json` turned into `content`."""
-        return cls(**{**content, "vocabulary": tuple(content["vocabulary"])})
+        """The specification that `to_json` turned into `content`; unknown keys are ignored."""
+        return cls.from_provenance(content["vocabulary"], content)
 
     def to_json(self) -> dict[str, Any]:
         """The specification for the header of a training state."""
@@ -58,19 +59,23 @@ class RunSpec:
                 f"{config.folder}: resumed with --seed {config.seed}, started with {self.seed}", "leave --seed out"
             )
         # Hashing reads whole files, so only one process does it, unless the user names slides in an order of their own.
-        slides = self._find_slides(config) if check_slides or config.slides else [Path(name) for name in self.inputs]
+        slides = (
+            self._find_slides(config)
+            if check_slides or config.slides
+            else [path_from_text(name) for name in self.inputs]
+        )
         return replace(config, seed=self.seed, slides=slides)
 
     def _find_slides(self, config: TrainConfig) -> list[Path]:
         """The paths of the run's slides, in the order in which the run uses them."""
-        paths = list(config.slides) or [Path(name) for name in self.inputs]
+        paths = list(config.slides) or [path_from_text(name) for name in self.inputs]
         for path in paths:
             if not path.is_file():
                 raise CifmError(
                     f"{path}: a slide of {config.folder}, and no such file", "name the run's slides: --data PATH"
                 )
         # Slides are recognised by name and contents, because they may have been moved.
-        given = {(path.stem, hash_file(path)): path for path in paths}
+        given = {(file_name(path), hash_file(path)): path for path in paths}
         expected = [(Path(name).stem, digest) for name, digest in self.inputs.items()]
         for slide, name in zip(expected, self.inputs, strict=True):
             if slide not in given:

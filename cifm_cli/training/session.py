@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +17,33 @@ from cifm_cli.inference.loaded_model import choose_device
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoint
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.recipe_sections import ModelRecipe
+from cifm_cli.storage.lock import SUFFIX, holding_lock
+from cifm_cli.storage.partial_files import find_leftovers, remove_leftovers
+from cifm_cli.system_files import without_system_files
 from cifm_cli.training.corpus import Corpus
 from cifm_cli.training.distributed import check_even_split
 from cifm_cli.training.ema import EMA
+from cifm_cli.training.memory import require_memory
+from cifm_cli.training.metrics_file import keep_metrics
 from cifm_cli.training.run_spec import RunSpec
+from cifm_cli.training.seen_cells import collect_sketches
 from cifm_cli.training.state import TrainState, list_states, load_run_spec, load_state, save_state
 from cifm_cli.workspace import atomic_path, link_latest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from cifm_backends.base import Backend
+    from cifm_cli.data.cell_sketch import CellSketch
+    from cifm_cli.model.checkpoint import Checkpoint
     from cifm_cli.recipe import Recipe
     from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.distributed import Processes
 
 RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
+LOCK_FILE = SUFFIX  # a hidden file
 # Sections and keys of a recipe that give the weights their shape or their meaning.
 WEIGHT_KEYS = {
     "data": ("target_sum",),
@@ -58,6 +67,9 @@ class Session:
     seed: int  # seed of every random draw
     provenance: dict[str, Any] = field(default_factory=dict)  # origin of the run, stored with the model
     state: TrainState = field(default_factory=TrainState)  # how far the run has come
+    # samples of the cells of the run, and of the runs that its weights come from, which are stored with the model; empty in
+    # processes other than the first
+    sketches: tuple[CellSketch, ...] = ()
     ema: EMA | None = None  # moving average of the weights; None before the first step, and without `train.average`
 
     @property
@@ -82,7 +94,8 @@ class Session:
         """Write `ema_network` as the model of the run."""
         if self.processes.is_first:
             path = self.folder / MODEL_FILE
-            save_checkpoint(path, self.ema_network, self.recipe, self.corpus.vocabulary, self.provenance)
+            vocabulary = self.corpus.vocabulary
+            save_checkpoint(path, self.ema_network, self.recipe, vocabulary, self.provenance, self.sketches)
 
     def save_state(self) -> None:
         """Write a training state, from which the run can be resumed."""
@@ -93,6 +106,32 @@ class Session:
     def networks(self) -> dict[str, Ensemble]:
         """The networks in a training state, by the names that they have there."""
         return {"weights": self.network} | ({"average": self.ema.network} if self.ema else {})
+
+
+@contextmanager
+def locking_folder(config: TrainConfig, processes: Processes) -> Iterator[None]:
+    """Make sure within the block that no other training writes to the folder of a run.
+
+    Args:
+        config: Settings of the run.
+        processes: The processes that train together; the first one holds the lock.
+
+    Raises:
+        CifmError: Another training writes to the folder.
+    """
+    if not processes.is_first:
+        yield
+        return
+    folder = config.folder
+    hint = "wait for it to end, or choose another --out"
+    with holding_lock(folder / LOCK_FILE, folder, "training", hint=hint):
+        # The lock tells that nobody else writes such files, on whatever machine the run was killed.
+        remove_leftovers(folder, owned=_is_of_training)
+        yield
+
+
+def _is_of_training(name: str) -> bool:
+    return name in (RECIPE_FILE, METRICS_FILE, MODEL_FILE) or name.startswith("train_state-")
 
 
 def open_session(config: TrainConfig, processes: Processes) -> Session:
@@ -126,6 +165,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     seed = config.seed or 0
     vocabulary = spec.vocabulary if spec else init.vocabulary if init else None
     corpus = Corpus(config.slides, recipe, vocabulary, seed)
+    require_memory(len(corpus.vocabulary), recipe, device)
     # Every process draws the same weights.
     with provenance.seeded_torch(seed, "weights"):
         network = Ensemble(len(corpus.vocabulary), recipe)
@@ -145,6 +185,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     )
     source = spec.init if spec else {"run": str(config.init), **_training_data(init.provenance)} if init else None
     session.provenance = _collect_provenance(session, config.slides, source)
+    session.sketches = _collect_sketches(session, config, init)
     if config.resume:
         _restore(session)
     elif processes.is_first:
@@ -172,13 +213,20 @@ def _collect_provenance(session: Session, slides: Sequence[Path], init: dict[str
     )
 
 
+def _collect_sketches(session: Session, config: TrainConfig, init: Checkpoint | None) -> tuple[CellSketch, ...]:
+    """Samples of the cells of a run and of those before it; only the first process stores them."""
+    if not session.processes.is_first:
+        return ()
+    return collect_sketches(session.corpus, config.folder, init, resume=config.resume)
+
+
 def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
     """Check that a new run overwrites nothing, and that a run to resume exists and has the same recipe."""
     folder, stored = config.folder, config.folder / RECIPE_FILE
     if not config.resume:
         # A run that was killed before its first state has nothing but a recipe: it may start over.
-        present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if present - {RECIPE_FILE} - {path.name for path in _partial_files(folder)}:
+        present = {path.name for path in without_system_files(folder.iterdir())} if folder.is_dir() else set()
+        if present - {RECIPE_FILE, LOCK_FILE} - {leftover.path.name for leftover in find_leftovers(folder)}:
             raise CifmError(f"{folder} is not empty", "choose another --out, or continue that run: --resume")
         return
     if not list_states(folder):
@@ -229,7 +277,7 @@ def _training_data(origin: dict[str, Any]) -> dict[str, Any]:
     """Inputs and platforms of a run, and of the runs that its weights came from."""
     before: dict[str, Any] = origin.get("init") or {}
     return {
-        "inputs": {**before.get("inputs", {}), **origin["inputs"]},
+        "inputs": {**before.get("inputs", {}), **origin.get("inputs", {})},
         "platforms": sorted({*before.get("platforms", []), *origin.get("platforms", [])}),
     }
 
@@ -258,21 +306,8 @@ def _restore(session: Session) -> None:
         )
     if not session.processes.is_first:
         return
-    for path in _partial_files(session.folder):
-        path.unlink()
     # Steps after the state are taken again, and each step must have one line only.
-    path = session.folder / METRICS_FILE
-    lines = path.read_text(encoding="utf8").splitlines(keepends=True) if path.exists() else []
-    # The last line has no end if the process was killed while it wrote it.
-    past = [line for line in lines if line.endswith("\n") and _is_past(json.loads(line), state)]
-    # A process that is killed here leaves the old metrics or the new ones.
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(past), encoding="utf8")
-
-
-def _is_past(line: dict[str, Any], state: TrainState) -> bool:
-    """Whether a line of the metrics was written before a state was saved."""
-    return bool(line["step"] <= (state.last_validated if "validation_loss" in line else state.step))
+    keep_metrics(session.folder / METRICS_FILE, state)
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
@@ -280,8 +315,3 @@ def _write_recipe(folder: Path, recipe: Recipe) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / RECIPE_FILE) as temporary:
         temporary.write_text(recipes.to_toml(recipe), encoding="utf8")
-
-
-def _partial_files(folder: Path) -> list[Path]:
-    """Files that a killed process was writing."""
-    return list(folder.glob(".*.partial.*"))

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import zlib
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from cifm_cli import keys
 from cifm_cli.errors import CifmError
-from cifm_cli.model.checkpoint import load_tensors, save_tensors
+from cifm_cli.model.stored_layout import tensor_layout
+from cifm_cli.tensor_files import Layout, layout_problem, open_tensors, save_tensors, tensor_bytes
 from cifm_cli.training.run_spec import RunSpec
+from cifm_cli.training.state_header import STATE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import torch
 
     from cifm_cli.model.ensemble import Ensemble
 
@@ -26,6 +29,7 @@ logger = logging.getLogger(__name__)
 # The step number is padded with zeros in file names, so that their order is that of the steps.
 _FILE_PATTERN = "train_state-*.safetensors"
 _OPTIMISER = "optimiser"
+_STEPS, _MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # of AdamW, for each weight
 # Keys of the header, and stored names of fields that have another name here: files of earlier versions stay readable.
 _STATE, _SPEC, _CHECKSUM = "position", "began", "crc32"
 _STORED_NAMES = {"validations_since_best": "looks_since_best", "last_validated": "looked"}
@@ -44,9 +48,9 @@ class TrainState:
     last_validated: int = -1  # step of the last validation; below zero before the first
 
     def to_json(self) -> dict[str, Any]:
-        """The state for a header. Infinity is not JSON: a loss that is not measured yet is null."""
+        """The state for a header. JSON has no infinity: a loss that is not measured yet, or not finite, is null."""
         return {
-            _STORED_NAMES.get(name, name): None if value == float("inf") else value
+            _STORED_NAMES.get(name, name): value if math.isfinite(value) else None
             for name, value in asdict(self).items()
         }
 
@@ -91,8 +95,9 @@ def save_state(
         tensors |= {f"{_OPTIMISER}.{number}.{key}": tensor for key, tensor in moments.items()}
     # The checksum covers the header too: a damaged step number would resume at a wrong place.
     content = {_STATE: state.to_json(), _SPEC: spec.to_json()}
-    header = {"format": keys.CHECKPOINT_FORMAT, **content, _CHECKSUM: _checksum(tensors, content)}
-    save_tensors(folder / _FILE_PATTERN.replace("*", f"{state.step:08d}"), tensors, header)
+    header = {"format": keys.CHECKPOINT_FORMAT, **content, _CHECKSUM: state_checksum(tensors, content)}
+    # Without the checksum of other files: it costs more, and a state is written every few minutes.
+    save_tensors(folder / _FILE_PATTERN.replace("*", f"{state.step:08d}"), tensors, header, checksum=False)
     # Old states are removed only after the new one is complete, so one can always be resumed.
     for old in list_states(folder)[num_kept:]:
         old.unlink()
@@ -133,13 +138,62 @@ def load_state(folder: Path, networks: Mapping[str, Ensemble], optimiser: torch.
             network.load_stored_weights(_with_prefix(tensors, name))
     except RuntimeError as error:
         raise CifmError(f"{path}: does not fit the network of its recipe", "train again") from error
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in _with_prefix(tensors, _OPTIMISER).items():
-        number, _, moment = key.partition(".")
-        moments.setdefault(int(number), {})[moment] = tensor
+    moments = _moments(path, _with_prefix(tensors, _OPTIMISER), optimiser)
     # The parameter groups come from the recipe, whose weight decay the user may have changed.
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
     return TrainState.from_json(content[_STATE])
+
+
+def is_state(header: Mapping[str, Any]) -> bool:
+    """Whether a header is that of a training state."""
+    return _STATE in header
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Check a training state and summarise it for `cifm inspect`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        How far the run had come, and how it was started.
+
+    Raises:
+        CifmError: The file is missing or damaged.
+    """
+    tensors, content = _read(path)
+    spec = content[_SPEC]
+    return {
+        "kind": "training state",
+        **content[_STATE],
+        "values": sum(tensor.numel() for tensor in tensors.values()),
+        "genes": len(spec["vocabulary"]),
+        **{name: value for name, value in spec.items() if name != "vocabulary"},
+    }
+
+
+def _moments(
+    path: Path, tensors: dict[str, torch.Tensor], optimiser: torch.optim.Optimizer
+) -> dict[int, dict[str, torch.Tensor]]:
+    """Moments of each weight by the number that the optimiser gives it; they must have the shapes of the weights."""
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    stored = {name: tensor_layout(tensor) for name, tensor in tensors.items()}
+    # Before the first step, and for weights without a gradient, there are none.
+    numbers = [number for number in range(len(weights)) if any(f"{number}.{name}" in stored for name in _MOMENTS)]
+    expected = {
+        f"{number}.{name}": Layout("F32", ()) if name == _STEPS else tensor_layout(weights[number])
+        for number in numbers
+        for name in (_STEPS, *_MOMENTS)
+    }
+    problem = layout_problem(stored, expected)
+    # AdamW divides by one minus a power of the step, and takes roots of the mean squares.
+    if not problem and any(
+        (tensors[f"{number}.{name}"] < 0).any() for number in numbers for name in (_STEPS, _MOMENTS[1])
+    ):
+        problem = "a number of steps or a mean square is negative"
+    if problem:
+        raise CifmError(f"{path}: its optimiser does not fit the network of its recipe: {problem}", "train again")
+    return {number: {name: tensors[f"{number}.{name}"] for name in (_STEPS, *_MOMENTS)} for number in numbers}
 
 
 def _read_newest(folder: Path, *, warn: bool) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]]:
@@ -158,20 +212,27 @@ def _read_newest(folder: Path, *, warn: bool) -> tuple[Path, dict[str, torch.Ten
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and header of a state, whose checksum must be right."""
-    tensors, header = load_tensors(path)
-    content = {key: header.get(key) for key in (_STATE, _SPEC)}
-    if header.get(_CHECKSUM) != _checksum(tensors, content):
-        raise CifmError(f"{path}: damaged, its checksum is wrong", "copy the file again, or train again")
+    with open_tensors(path, STATE) as file:
+        tensors = file.load()
+    content = {key: file.header[key] for key in (_STATE, _SPEC)}
+    if file.header[_CHECKSUM] != state_checksum(tensors, content):
+        raise CifmError(f"{path}: damaged, its checksum is wrong", STATE.hint)
     return tensors, content
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor], content: dict[str, Any]) -> int:
-    """CRC-32 of header and tensors: safetensors checks lengths only, and training would go on with a flipped bit."""
+def state_checksum(tensors: Mapping[str, torch.Tensor], content: dict[str, Any]) -> int:
+    """Compute the checksum of a state: safetensors checks lengths only, and training would go on with a flipped bit.
+
+    Args:
+        tensors: Weights and moments by name.
+        content: Position and specification of the run, as JSON.
+
+    Returns:
+        CRC-32 of both.
+    """
     value = zlib.crc32(json.dumps(content, sort_keys=True).encode())
     for key in sorted(tensors):
-        # Viewed as bytes, which `crc32` takes, whatever the type of the tensor.
-        flat = tensors[key].detach().cpu().contiguous().flatten()
-        value = zlib.crc32(flat.view(torch.uint8).numpy().data, value)
+        value = zlib.crc32(tensor_bytes(tensors[key].detach().cpu().contiguous()), value)
     return value
 
 

@@ -9,9 +9,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from builders import read_tensors
 
 import cifm_cli as cifm
-from cifm_cli.model.checkpoint import load_tensors
 
 TORCH = ("--backend", "torch", "--device", "cpu")
 
@@ -98,8 +98,8 @@ def test_train(command_line, adata: ad.AnnData, prepared_synthetic: Path) -> Non
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     run(command_line, "train", "demo", "--data", prepared_synthetic, "--out", "run", *words, *TORCH)
     model = cifm.train("demo", adata, out="of_api", settings=settings, device="cpu", backend="torch")
-    expected, _ = load_tensors(Path("run/model.safetensors"))
-    written, _ = load_tensors(Path("of_api/model.safetensors"))
+    expected, _ = read_tensors(Path("run/model.safetensors"))
+    written, _ = read_tensors(Path("of_api/model.safetensors"))
     assert set(expected) == set(written)
     assert all(np.array_equal(expected[name].numpy(), written[name].numpy()) for name in expected)
     assert model.checkpoint.vocabulary == tuple(adata.var_names)

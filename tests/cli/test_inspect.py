@@ -11,6 +11,9 @@ import anndata as ad
 import h5py
 import numpy as np
 import pytest
+from builders import EMBEDDING_ORIGIN
+
+from cifm_cli.data.writers.embedded import write_embedded
 
 
 def facts(cifm, path: Path) -> dict:
@@ -67,17 +70,31 @@ def test_run_and_its_model(cifm, tmp_path: Path) -> None:
     assert parts.pop("total") == sum(parts.values())
 
 
+def test_training_state(cifm, prepared_synthetic: Path, tmp_path: Path) -> None:
+    from builders import train_short_run
+
+    train_short_run(prepared_synthetic, tmp_path / "run")
+    path = sorted((tmp_path / "run").glob("train_state-*"))[-1]
+    result = facts(cifm, path)
+    assert (result["kind"], result["step"], result["seed"], result["backend"]) == ("training state", 3, 0, "torch")
+    content = bytearray(path.read_bytes())
+    content[-4] ^= 1
+    path.write_bytes(content)
+    code, _, err = cifm("inspect", path)
+    assert code == 1
+    assert f"error: {path}: damaged, its checksum is wrong\nhint: " in err
+
+
 @pytest.mark.parametrize("slots", [["X_cifm"], ["X_cifm_cell"], ["X_cifm", "X_cifm_cell"]])
-def test_embedded_slide(cifm, tmp_path: Path, slots: list[str]) -> None:
+def test_embedded_slide(cifm, prepared_synthetic: Path, tmp_path: Path, slots: list[str]) -> None:
     path = tmp_path / "e.h5ad"
-    with h5py.File(path, "w") as file:
-        for slot in slots:
-            file[f"obsm/{slot}"] = np.zeros((5, 4))
-        file["obs/_index"] = file["obs/cluster"] = np.arange(5)
+    write_embedded(path, prepared_synthetic, {slot: np.zeros((784, 4), np.float32) for slot in slots}, EMBEDDING_ORIGIN)
+    with h5py.File(path) as file:
+        obs = sorted(set(file["obs"]) - {"_index"})
     assert facts(cifm, path) == {
         "kind": "embedded slide",
-        "obs": ["cluster"],
-        "obsm": {slot: [5, 4] for slot in slots},
+        "obs": obs,
+        "obsm": {"spatial": [784, 2], **{slot: [784, 4] for slot in slots}},
     }
 
 

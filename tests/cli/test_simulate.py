@@ -160,7 +160,11 @@ def test_injected_cells_may_come_from_a_reference(cifm, workplace: Path) -> None
         (("--inject", "tcell", "--crop", "1,2,3"), "--crop 1,2,3: not a rectangle", "x0,y0,x1,y1"),
         (("--inject", "tcell", "--crop", "5,5,1,1"), "--crop 5,5,1,1: not a rectangle", "x0,y0,x1,y1"),
         (("--inject", "tcell", "--crop", "-9,-9,-8,-8"), "no cell in the box", "the slide spans"),
-        (("--inject", "tcell", "--markers", "no.tsv"), "no.tsv: not a readable marker table", "--markers"),
+        (
+            ("--inject", "tcell", "--markers", "no.tsv"),
+            "marker table no.tsv: no such file",
+            "--markers",
+        ),
         (("--inject", "tcell", "--reference", "no.h5ad"), "no.h5ad: no such file", "path"),
         (("nowhere.h5ad", "--inject", "tcell"), "nowhere.h5ad: no such file or folder", "cifm prepare"),
         (("--inject", "tcell", "--model", "runs/other"), "no model in runs/other", "cifm train"),

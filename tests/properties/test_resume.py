@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from builders import interrupt_training
+from builders import interrupt_training, read_tensors
 from safetensors import SafetensorError
 
 from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested
-from cifm_cli.model import checkpoint
-from cifm_cli.model.checkpoint import load_checkpoint, load_tensors
+from cifm_cli.model.checkpoint import load_checkpoint
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.recipe_sections import ObjectiveRecipe
 from cifm_cli.training import loop
@@ -77,7 +76,7 @@ def assert_same_run(first: Path, second: Path) -> None:
     """Compare the best and the last weights, the moments and the metrics of two runs."""
     assert list_states(first)[0].name == list_states(second)[0].name
     for file in (list_states(first)[0].name, "model.safetensors"):
-        one, other = load_tensors(first / file)[0], load_tensors(second / file)[0]
+        one, other = read_tensors(first / file)[0], read_tensors(second / file)[0]
         assert one.keys() == other.keys()
         different = [name for name in one if not torch.equal(one[name], other[name])]
         assert not different, f"{file}: {different}"
@@ -223,7 +222,7 @@ def test_a_full_disk_keeps_the_last_state(
     def step_and_fill(*arguments: Any) -> float:
         taken.append(1)
         if len(taken) == 6:
-            monkeypatch.setattr(checkpoint, "save_file", fill_up)
+            monkeypatch.setattr("safetensors.torch.save_file", fill_up)
         return step(*arguments)
 
     with monkeypatch.context() as patch:
@@ -245,6 +244,20 @@ def test_partial_files_of_a_killed_run_are_removed(prepared_synthetic: Path, tmp
         file.write('{"step": 7, "loss": 1.0}\n{"step": 8, "lo')
     loop.train(make_config(prepared_synthetic, interrupted, resume=True))
     assert not list(interrupted.glob(".*"))
+    assert_same_run(whole, interrupted)
+
+
+def test_damaged_lines_of_the_metrics_are_left_out(
+    prepared_synthetic: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    loop.train(make_config(prepared_synthetic, whole))
+    train_until(6, signal.SIGTERM, make_config(prepared_synthetic, interrupted))
+    damaged = [b"\xff\x00", b"[" * 10_000, b"3", b'{"loss": 1.0}', b'{"step": "4"}', b'{"step": ' + b"9" * 5_000 + b"}"]
+    with (interrupted / "metrics.jsonl").open("ab") as file:
+        file.write(b"\n".join(damaged) + b"\n")
+    loop.train(make_config(prepared_synthetic, interrupted, resume=True))
+    assert f"{len(damaged)} damaged line(s) left out" in caplog.text
     assert_same_run(whole, interrupted)
 
 

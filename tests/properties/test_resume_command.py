@@ -12,9 +12,9 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from builders import interrupt_training
+from builders import interrupt_training, read_tensors
 
-from cifm_cli.model.checkpoint import load_checkpoint, load_tensors
+from cifm_cli.model.checkpoint import load_checkpoint
 from cifm_cli.training.state import list_states
 
 SMALL = [
@@ -52,7 +52,7 @@ def train_to_the_end(cifm: Callable, out: str, *words: object) -> None:
 
 
 def weights(run: str) -> dict[str, torch.Tensor]:
-    return load_tensors(list_states(Path(run))[0])[0]
+    return read_tensors(list_states(Path(run))[0])[0]
 
 
 def same(first: str, second: str) -> bool:

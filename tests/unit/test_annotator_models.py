@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import struct
 import sys
+import zipfile
 import zlib
 from collections import OrderedDict
 from pathlib import Path, PurePosixPath
@@ -22,12 +24,15 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.preprocessing import StandardScaler
 
+from cifm_cli.celltype import scimilarity
 from cifm_cli.celltype.base import UNASSIGNED, UnlabelledCells
 from cifm_cli.celltype.celltypist import load_celltypist, open_celltypist
-from cifm_cli.celltype.pickles import OpaqueObject, read_pickle, read_torch
+from cifm_cli.celltype.hnsw_file import check_index
+from cifm_cli.celltype.pickles import OpaqueObject, read_pickle
 from cifm_cli.celltype.scimilarity import embed, load_scimilarity, open_scimilarity
 from cifm_cli.celltype.sctab import load_sctab, open_sctab
 from cifm_cli.celltype.tabnet import TabNet, entmax15, sparsemax
+from cifm_cli.celltype.torch_files import read_torch
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
 
@@ -205,6 +210,130 @@ def test_damaged_pickles_are_an_error(tmp_path: Path, content: bytes) -> None:
             read(tmp_path / "model", trusted=True)
 
 
+def test_shared_and_deep_containers_end_in_time(tmp_path: Path) -> None:
+    """Tuples that contain a tuple twice are as many as their depth; deep ones would exhaust the stack as keys."""
+    shared: tuple = ("leaf",)
+    for _ in range(60):
+        shared = (shared, shared)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"shared": shared}))
+    found = read_pickle(tmp_path / "model.pkl", trusted=True)["shared"]
+    assert found[0] is found[1]
+    deep = (
+        pickle.MARK + pickle.EMPTY_DICT + pickle.EMPTY_TUPLE + pickle.TUPLE1 * 1_000_000 + pickle.NONE + pickle.SETITEM
+    )
+    (tmp_path / "model.pkl").write_bytes(deep + pickle.STOP)
+    with pytest.raises(CifmError, match="tuples nested too deeply"):
+        read_pickle(tmp_path / "model.pkl", trusted=True)
+
+
+HUGE = (1 << 40).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.BYTEARRAY8 + HUGE,
+        pickle.BINBYTES8 + HUGE,
+        pickle.BINUNICODE8 + HUGE,
+        pickle.FRAME + HUGE,
+        pickle.NONE + pickle.LONG_BINPUT + b"\xff\xff\xff\xff" + pickle.POP,
+        b"cbuiltins\nbytearray\n(I1099511627776\ntR.",
+        b"cbuiltins\nlist\n(I1\nI2\ntR.",
+        b"(I1\nI2\ntR.",
+        b"cos\nsystem\n(Vtouch ran\ntRRb.",
+        b"\x82\x01.",
+        b"(lp0\ng0\na" * 3,
+    ],
+    ids=range(11),
+)
+def test_pickles_that_ask_for_memory_or_calls_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.pkl").write_bytes(content)
+    with pytest.raises(CifmError, match="not a readable pickle"):
+        read_pickle(tmp_path / "model.pkl", trusted=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def rewrite_zip(path: Path, change) -> None:
+    """Write a checkpoint of torch again, with `change(name, content)` in the place of each record."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, change(name, content))
+
+
+TENSOR = "model/data/0"
+FORGED_TENSORS = {
+    "a storage that is longer than its record": (lambda name, content: content[:8] if name == TENSOR else content, "has 2 elements, not 6"),
+    "a record that ends within an element": (lambda name, content: content[:9] if name == TENSOR else content, "ends within an element"),
+    "a size that is larger than the storage": (
+        lambda name, content: content.replace(b"K\x02K\x03\x86", b"K\x02K\x09\x86"), "reaches outside of its storage",
+    ),
+    "a stride that leaves the storage": (
+        lambda name, content: content.replace(b"K\x03K\x01\x86", b"K\x07K\x01\x86"), "reaches outside of its storage",
+    ),
+    "strides of zero": (
+        lambda name, content: content.replace(b"K\x02K\x03\x86", b"J\0\0\0\x40K\x03\x86").replace(b"K\x03K\x01\x86", b"K\x00K\x01\x86"),
+        "reaches outside of its storage",
+    ),
+    "another byte order": (lambda name, content: b"big" if name.endswith("byteorder") else content, "of another byte order"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("forged", FORGED_TENSORS)
+def test_forged_tensors_are_an_error(tmp_path: Path, forged: str) -> None:
+    change, message = FORGED_TENSORS[forged]
+    torch.save({"weight": torch.arange(6.0).reshape(2, 3)}, tmp_path / "model.ckpt")
+    assert read_torch(tmp_path / "model.ckpt", trusted=False)["weight"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    rewrite_zip(tmp_path / "model.ckpt", change)
+    with pytest.raises(CifmError, match=message):
+        read_torch(tmp_path / "model.ckpt", trusted=False)
+
+
+def test_archives_that_readers_may_read_differently_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    torch.save({"weight": torch.arange(6.0)}, path)
+    intact = path.read_bytes()
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(TENSOR, bytes(24))
+    with pytest.raises(CifmError, match="two records have the same name"):
+        read_torch(path, trusted=True)
+    path.write_bytes(intact)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data/1", bytes(1_000_000))
+    with pytest.raises(CifmError, match="its records are compressed"):
+        read_torch(path, trusted=True)
+    path.write_bytes(intact)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other/data.pkl", pickle.dumps({}))
+    with pytest.raises(CifmError, match=r"2 records data\.pkl"):
+        read_torch(path, trusted=True)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool]
+)
+def test_tensors_of_torch_are_rebuilt(tmp_path: Path, dtype: torch.dtype) -> None:
+    base = torch.arange(12).to(dtype).reshape(3, 4)
+    saved = {
+        "whole": base,
+        "view": base[1:, ::2],
+        "turned": base.T,
+        "scalar": base[0, 0],
+        "none": base[:0],
+        "weight": torch.nn.Parameter(base.float()),
+    }
+    torch.save(OrderedDict(saved), tmp_path / "model.ckpt")
+    found = read_torch(tmp_path / "model.ckpt", trusted=False)
+    for name, tensor in saved.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        assert torch.equal(found[name], tensor.detach())
+    assert found["whole"].data_ptr() == found["turned"].data_ptr()
+
+
 # CellTypist ---------------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +427,7 @@ class ExhaustiveIndex:
         assert space == "cosine"
         self.dim = dim
 
-    def load_index(self, path: str) -> None:
+    def load_index(self, path: str, max_elements: int) -> None:
         self.items = np.load(path)
         assert self.items.shape[1] == self.dim
 
@@ -315,12 +444,20 @@ class ExhaustiveIndex:
         return nearest.astype(np.uint64), np.take_along_axis(distance, nearest, 1)
 
 
+def check_items(path: Path, num_items: int, num_dimensions: int) -> None:
+    """Stand in for `check_index`."""
+    items = np.load(path)
+    if items.shape != (num_items, num_dimensions):
+        raise ValueError(f"{num_items:,} labels for {len(items):,} labelled cells")
+
+
 @pytest.fixture
 def scimilarity_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model whose 60 labelled cells are the three of `X`, 30 of the first, 20 and 10 of the others."""
     fake_module = ModuleType("hnswlib")
     fake_module.Index = ExhaustiveIndex
     monkeypatch.setitem(sys.modules, "hnswlib", fake_module)
+    monkeypatch.setattr(scimilarity, "check_index", check_items)
     folder = tmp_path / "model"
     (folder / "annotation").mkdir(parents=True)
     torch.save({"state_dict": scimilarity_weights()}, folder / "encoder.ckpt")
@@ -371,6 +508,7 @@ def test_scimilarity_reports_missing_files(scimilarity_folder: Path, monkeypatch
 
 def test_scimilarity_with_an_index_of_hnswlib(scimilarity_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "hnswlib")
+    monkeypatch.setattr(scimilarity, "check_index", check_index)
     hnswlib = pytest.importorskip("hnswlib")
     plain = numpy_generator(0).normal(size=(60, 3)).astype(np.float32)
     index = hnswlib.Index(space="cosine", dim=3)
@@ -380,6 +518,64 @@ def test_scimilarity_with_an_index_of_hnswlib(scimilarity_folder: Path, monkeypa
     model = load_scimilarity(scimilarity_folder, trust_pickle=False)
     found = model.annotate(csr_matrix(X.numpy()), GENES)
     assert np.exp(found.log_probabilities).sum(axis=1) == pytest.approx(np.ones(3), abs=1e-5)
+
+
+def write_index(path: Path, **changes: int) -> None:
+    """Write an index of hnswlib by hand: 3 items in 2 dimensions, 2 links each, the last one on an upper level too."""
+    values = {"num": 3, "vector": 12, "label": 20, "record": 28, "top": 1, "entry": 2, "max": 1, "max_0": 2}
+    values |= {"count": 2, "link": 1, "id": 2, "upper_length": 8, "upper_count": 0, "upper_link": 0} | changes
+    head = struct.pack(
+        "<QQQQQQiIQQQdQ",
+        *(0, 3, values["num"], values["record"], values["label"], values["vector"], values["top"], values["entry"]),
+        *(values["max"], values["max_0"], 1, 0.5, 10),
+    )
+    records = b"".join(
+        struct.pack(
+            "<IIIffQ",
+            values["count"] if item == 2 else 2,
+            (item + 1) % 3,
+            values["link"] if item == 2 else 0,
+            0.5,
+            0.5,
+            label,
+        )
+        for item, label in enumerate((0, 1, values["id"]))
+    )
+    upper = struct.pack("<IIIII", 0, 0, values["upper_length"], values["upper_count"], values["upper_link"])
+    path.write_bytes(head + records + upper)
+
+
+def test_an_index_is_checked(tmp_path: Path) -> None:
+    write_index(tmp_path / "index.bin")
+    check_index(tmp_path / "index.bin", 3, 2)
+    for number, dimensions in ((4, 2), (3, 5)):
+        with pytest.raises(ValueError, match=r"labels for|dimensions"):
+            check_index(tmp_path / "index.bin", number, dimensions)
+
+
+DAMAGED_INDEX = {
+    "count": (3, "list of links is too long"), "link": (3, "points outside"), "id": (3, "points outside"),
+    "record": (32, "its records are not"), "vector": (0, "its records are not"), "label": (2**40, "its records are not"),
+    "entry": (3, "it ends early"), "top": (2, "other levels of links"), "upper_length": (4, "it ends early"),
+    "upper_count": (2, "list of links is too long"), "max_0": (2**62, "its records are not"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", DAMAGED_INDEX)
+def test_a_damaged_index_is_refused(tmp_path: Path, field: str) -> None:
+    value, message = DAMAGED_INDEX[field]
+    write_index(tmp_path / "index.bin", **{field: value})
+    with pytest.raises(ValueError, match=message):
+        check_index(tmp_path / "index.bin", 3, 2)
+
+
+def test_links_to_items_without_the_level_are_refused(tmp_path: Path) -> None:
+    write_index(tmp_path / "index.bin", upper_count=1, upper_link=0)
+    with pytest.raises(ValueError, match="points outside"):
+        check_index(tmp_path / "index.bin", 3, 2)
+    (tmp_path / "index.bin").write_bytes((tmp_path / "index.bin").read_bytes()[:-4])
+    with pytest.raises(ValueError, match="it ends early"):
+        check_index(tmp_path / "index.bin", 3, 2)
 
 
 # scTab --------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -166,9 +167,8 @@ def test_other_files_are_refused(tmp_path: Path, prepared_synthetic: Path) -> No
     from safetensors.numpy import save_file
 
     save_file({"x": np.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(CifmError, match="no cell type classifier of format 1"):
+    with pytest.raises(CifmError, match="not a cell type classifier of cifm"):
         load_classifier(tmp_path / "other.safetensors")
-    assert describe(tmp_path / "other.safetensors") is None
     with pytest.raises(CifmError, match="not a readable cell type classifier"):
         load_classifier(prepared_synthetic)
 
@@ -221,3 +221,34 @@ def test_probabilities_sum_to_one(classifier: ReferenceClassifier) -> None:
     assert log_softmax(found.log_probabilities[:, :-1], axis=1) == pytest.approx(
         found.log_probabilities[:, :-1], abs=1e-5
     )
+
+
+def labelled_file(path: Path) -> Path:
+    """Write counts of ten labelled cells as sparse rows."""
+    counts = csr_matrix(np.ones((10, NUM_GENES), dtype=np.float32))
+    obs = pd.DataFrame({"type": ["a", "b"] * 5}, index=[f"c{number}" for number in range(10)])
+    ad.AnnData(counts, obs, pd.DataFrame(index=list(SYMBOLS))).write_h5ad(path)
+    return path
+
+
+def test_indices_outside_of_a_matrix_are_an_error(tmp_path: Path) -> None:
+    path = labelled_file(tmp_path / "labelled.h5ad")
+    assert read_labelled_cells(path, "type").counts.shape == (10, NUM_GENES)
+    with h5py.File(path, "r+") as file:
+        file["X/indices"][3] = 2**30
+    with pytest.raises(CifmError, match=r"labelled\.h5ad: a matrix that cannot be read"):
+        read_labelled_cells(path, "type")
+
+
+def test_labelled_cells_that_claim_a_size_or_another_encoding_are_an_error(tmp_path: Path) -> None:
+    path = labelled_file(tmp_path / "labelled.h5ad")
+    with h5py.File(path, "r+") as file:
+        del file["X/data"]
+        file["X"].create_dataset("data", shape=(10**12,), dtype="f4")
+    with pytest.raises(CifmError, match=r"labelled\.h5ad: damaged"):
+        read_labelled_cells(path, "type")
+    path = labelled_file(tmp_path / "labelled.h5ad")
+    with h5py.File(path, "r+") as file:
+        file["obs"].attrs["encoding-type"] = "unknown"
+    with pytest.raises(CifmError, match=r"labelled\.h5ad: damaged"):
+        read_labelled_cells(path, "type")

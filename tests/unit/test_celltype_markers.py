@@ -62,7 +62,8 @@ def test_a_users_table_replaces_types_of_the_packaged_one(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("type,gene\nT,CD3E\n", "no columns cell_type and symbol"), ("", "nothing")]
+    ("content", "message"),
+    [("type,gene\nT,CD3E\n", "no columns cell_type and symbol, but type, gene"), ("", "an empty table")],
 )
 def test_a_table_with_other_columns_is_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "own.tsv"
@@ -72,8 +73,17 @@ def test_a_table_with_other_columns_is_refused(tmp_path: Path, content: str, mes
 
 
 def test_a_table_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CifmError, match=r"own\.tsv: not a readable marker table"):
+    with pytest.raises(CifmError, match=r"marker table .*own\.tsv: no such file"):
         load_markers(tmp_path / "own.tsv")
-    (tmp_path / "own.tsv").write_bytes(b"cell_type\tsymbol\nT\t\xff\n")
-    with pytest.raises(CifmError, match=r"own\.tsv: not a readable marker table"):
+    (tmp_path / "own.tsv").write_bytes(b"cell_type\tsymbol\nT\tCD\0\n")
+    with pytest.raises(CifmError, match=r"own\.tsv: no text, it holds bytes of zero"):
         load_markers(tmp_path / "own.tsv")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xef\xbb\xbfcell_type;symbol\r\nM\xfcller;RLBP1;\r\n", "cell_type,symbol\nMüller,RLBP1".encode("utf-16")],
+)
+def test_a_table_in_another_encoding_is_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "own.csv").write_bytes(content)
+    assert load_markers(tmp_path / "own.csv")["Müller"] == ("RLBP1",)

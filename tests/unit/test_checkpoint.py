@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import read_tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from cifm_cli import keys
 from cifm_cli.errors import CifmError
-from cifm_cli.model.checkpoint import describe, load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from cifm_cli.model.checkpoint import describe, load_checkpoint, save_checkpoint
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.recipe import Recipe, parse
+from cifm_cli.tensor_files import save_tensors
 
 GENES = ("ENSG00000000003", "ENSG00000000005", "ENSG00000000419")
 
@@ -42,7 +44,7 @@ def test_members_after_the_first_have_a_prefix_in_files(tmp_path: Path) -> None:
     path, recipe = tmp_path / "model.safetensors", make_recipe(members=3)
     ensemble = Ensemble(len(GENES), recipe)
     save_checkpoint(path, ensemble, recipe, GENES, {})
-    stored, single = load_tensors(path)[0], set(Ensemble(len(GENES), make_recipe()).stored_weights())
+    stored, single = read_tensors(path)[0], set(Ensemble(len(GENES), make_recipe()).stored_weights())
     prefixes = ("", "others.0.", "others.1.")
     assert set(stored) == {prefix + name for prefix in prefixes for name in single}
     loaded = load_checkpoint(tmp_path).network
@@ -58,13 +60,17 @@ def test_another_number_of_members_does_not_fit(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-@given(st.dictionaries(st.text("abc.", min_size=1), st.lists(st.floats(width=32, allow_nan=False)), max_size=4))
+@given(
+    st.dictionaries(
+        st.text("abc.", min_size=1), st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)), max_size=4
+    )
+)
 def test_tensors_round_trip(tmp_path_factory: pytest.TempPathFactory, content: dict[str, list[float]]) -> None:
     path = tmp_path_factory.mktemp("tensors") / "some.safetensors"
     save_tensors(
         path, {name: torch.tensor(values) for name, values in content.items()}, {"format": keys.CHECKPOINT_FORMAT}
     )
-    assert {name: tensor.tolist() for name, tensor in load_tensors(path)[0].items()} == content
+    assert {name: tensor.tolist() for name, tensor in read_tensors(path)[0].items()} == content
 
 
 def test_describe(tmp_path: Path) -> None:

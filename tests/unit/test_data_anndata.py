@@ -15,7 +15,8 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from cifm_cli import keys
 from cifm_cli.data.prepare.config import PrepareConfig
-from cifm_cli.data.prepare.pipeline import PrepareResult, prepare_download
+from cifm_cli.data.prepare.existing import PrepareResult
+from cifm_cli.data.prepare.pipeline import prepare_download
 from cifm_cli.errors import CifmError
 
 Prepare = Callable[..., tuple[ad.AnnData, PrepareResult]]

@@ -14,7 +14,7 @@ import pytest
 
 from cifm_cli.data.prepare.batch import PrepareFailure, PrepareTask, _attempt_numbered, failure_error, prepare_all
 from cifm_cli.data.prepare.config import PrepareConfig
-from cifm_cli.data.prepare.pipeline import PrepareResult
+from cifm_cli.data.prepare.existing import PrepareResult
 
 
 @pytest.fixture

@@ -47,5 +47,5 @@ def test_slide_with_damaged_metadata_is_an_error(prepared_synthetic: Path, tmp_p
     damaged = Path(shutil.copy(prepared_synthetic, tmp_path / "a.h5ad"))
     with h5py.File(damaged, "r+") as file:
         del file[f"uns/{keys.CIFM}"]
-    with pytest.raises(CifmError, match="or a damaged one"):
+    with pytest.raises(CifmError, match="that cifm did not prepare"):
         describe_corpus([damaged])

@@ -19,6 +19,7 @@ def test_cell_is_dropped_for_the_first_reason_that_applies() -> None:
     assert {reason: np.flatnonzero(mask).tolist() for reason, mask in masks.items()} == {
         "no position": [1],
         "not in tissue": [2, 5],
+        "at another depth": [],
         "outside the crop": [],
         "void (no counts)": [3],
     }

@@ -14,7 +14,8 @@ import pytest
 from cifm_cli import keys
 from cifm_cli.data.prepare.batch import PrepareTask, prepare_all
 from cifm_cli.data.prepare.config import PrepareConfig
-from cifm_cli.data.prepare.pipeline import prepare_download, slide_name
+from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.prepare.slide_names import slide_name
 from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.data.slide import describe_slide
 from cifm_cli.errors import CifmError

@@ -17,7 +17,8 @@ from scipy.spatial import cKDTree
 
 from cifm_cli import keys
 from cifm_cli.data.prepare.config import PrepareConfig
-from cifm_cli.data.prepare.pipeline import PrepareResult, prepare_download
+from cifm_cli.data.prepare.existing import PrepareResult
+from cifm_cli.data.prepare.pipeline import prepare_download
 from cifm_cli.errors import CifmError
 
 pytestmark = pytest.mark.data

@@ -51,7 +51,7 @@ def test_all_problems_are_reported_with_their_rows(folder: Path, config: Prepare
         "rows 2, 3: all named 'x'",
         "row 4: ",
         "absent: no such file or folder",
-        "row 5: bin_um '8.5' is not a number",
+        "row 5: bin_um '8.5' is not a whole number",
         "row 5: ",
         "found an empty folder",
         "row 6: no download",

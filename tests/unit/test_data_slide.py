@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.data import barcodes
+from cifm_cli.data import barcodes, stored_arrays
 from cifm_cli.data import counts_source as sources
-from cifm_cli.data import slide as slides
 from cifm_cli.data.counts_source import FileCounts
 from cifm_cli.data.slide import log_normalise, open_slide, radius_notes, slide_from_arrays
 from cifm_cli.errors import CifmError
@@ -51,11 +50,13 @@ def test_subset_holds_the_chosen_cells(prepared_synthetic: Path) -> None:
 
 def test_opening_a_slide_reads_only_the_split_of_obs(prepared_synthetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Barcodes are not read, as a million Python strings need more memory than the rest of the slide."""
-    read = []
-    original = slides.read_elem
-    monkeypatch.setattr(slides, "read_elem", lambda element: read.append(element.name) or original(element))
+    read, read_texts = [], stored_arrays.read_texts
+    monkeypatch.setattr(
+        stored_arrays, "read_texts", lambda file, slot, path: read.append(slot) or read_texts(file, slot, path)
+    )
+    monkeypatch.setattr(barcodes, "_read_names", lambda *_: pytest.fail("barcodes are read"))
     open_slide(prepared_synthetic)
-    assert [name for name in read if name.startswith("/obs")] == [f"/obs/{keys.SPLIT}"]
+    assert [name for name in read if name.startswith("obs")] == [f"obs/{keys.SPLIT}/categories"]
 
 
 def test_reading_from_a_file_needs_memory_for_one_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from cifm_cli import keys
 from cifm_cli.data.prepare.config import PrepareConfig
-from cifm_cli.data.prepare.pipeline import prepare_download, slide_name
+from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.prepare.slide_names import slide_name
 from cifm_cli.data.readers.base import Download
 from cifm_cli.data.readers.counts import in_memory
 from cifm_cli.data.readers.registry import find_reader
@@ -239,7 +240,7 @@ def damage_scales(spatial: Path) -> None:
         (lose_first_row, r"no position for 1 of the 6 barcodes of the matrix, such as 'AAAA"),
         (rename_column, "no column pxl_col_in_fullres"),
         (repeat_row, "has two rows"),
-        (write_text, "damaged or of another format"),
+        (write_text, "holds text, such as"),
         (lose_scales, "no such file"),
         (damage_scales, "damaged or of another format"),
     ],

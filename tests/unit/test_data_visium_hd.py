@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from cifm_cli import keys
 from cifm_cli.data.prepare.config import PrepareConfig
-from cifm_cli.data.prepare.pipeline import prepare_download, slide_name
+from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.prepare.slide_names import slide_name
 from cifm_cli.data.readers.base import Download
 from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.data.readers.segmentation import centroid

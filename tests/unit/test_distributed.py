@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
-from cifm_cli.errors import CifmError
+from cifm_cli.errors import CifmError, StopRequested, raising_on_stop_signals
 from cifm_cli.recipe import Recipe
-from cifm_cli.training import distributed
+from cifm_cli.training import rendezvous
 from cifm_cli.training.config import TrainConfig
-from cifm_cli.training.distributed import Processes, Rank, check_even_split, find_rank, first_node, rendezvous_address
+from cifm_cli.training.distributed import Processes, check_even_split, join_processes
 from cifm_cli.training.launch import launch
+from cifm_cli.training.rendezvous import Address, Rank, find_address, find_rank, first_node
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
 SRUN = {
@@ -29,20 +34,20 @@ SBATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", "SLURM
 @pytest.mark.parametrize(
     ("environment", "rank", "address"),
     [
-        ({}, Rank(), "tcp://127.0.0.1:20000"),
-        (TORCHRUN, Rank(5, 8, 1), "tcp://node7:29500"),
-        (SRUN, Rank(3, 4, 1), "tcp://gpu03:21236"),
-        (SRUN | TORCHRUN, Rank(5, 8, 1), "tcp://node7:29500"),  # torchrun within srun
+        ({}, Rank(), Address("127.0.0.1", 20000)),
+        (TORCHRUN, Rank(5, 8, 1), Address("node7", 29500)),
+        (SRUN, Rank(3, 4, 1), Address("gpu03", 21236)),
+        (SRUN | TORCHRUN, Rank(5, 8, 1), Address("node7", 29500)),  # torchrun within srun
         (
             SBATCH,
             Rank(),
-            "tcp://127.0.0.1:21234",
+            Address("127.0.0.1", 21234),
         ),  # the batch script itself is one process, whatever its job may start
     ],
 )
-def test_rank_and_rendezvous_address(environment: dict[str, str], rank: Rank, address: str) -> None:
+def test_rank_and_rendezvous_address(environment: dict[str, str], rank: Rank, address: Address) -> None:
     assert find_rank(environment) == rank
-    assert rendezvous_address(environment) == address
+    assert find_address(environment) == address
 
 
 @pytest.mark.parametrize(
@@ -78,12 +83,89 @@ def test_a_single_process_exchanges_nothing() -> None:
     assert Processes().own_device(torch.device("cuda")) == torch.device("cuda")
 
 
-def test_missing_processes_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {**TORCHRUN, "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(distributed, "TIMEOUT", distributed.timedelta(seconds=1))
-    with pytest.raises(CifmError, match="lost contact"), distributed.join_processes():
+def as_rank(patch: pytest.MonkeyPatch, rank: int, port: int) -> None:
+    """Set the variables of one of two processes of torchrun, and a short time to wait."""
+    variables = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in variables.items():
+        patch.setenv(name, str(value))
+    patch.setattr(rendezvous, "_timeout", lambda: 0.5)
+    patch.setattr(rendezvous, "_TELL_AFTER_S", 0.1)
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_missing_processes_are_told_and_then_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, free_port: int, rank: int
+) -> None:
+    as_rank(monkeypatch, rank, free_port)
+    caplog.set_level("INFO", "cifm_cli")
+    with pytest.raises(CifmError, match="1 of 2 processes did not appear") as caught, join_processes():
         pytest.fail("there is no other process")
+    assert "--single-process" in caught.value.hint
+    assert "waiting for 1 of 2 processes" in caplog.text
+
+
+def test_a_signal_ends_the_wait(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    as_rank(monkeypatch, 0, free_port)
+    monkeypatch.setattr(rendezvous, "_timeout", lambda: 60.0)
+    threading.Timer(0.3, signal.raise_signal, [signal.SIGTERM]).start()
+    with pytest.raises(StopRequested), raising_on_stop_signals(), join_processes():
+        pytest.fail("there is no other process")
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("", 0)) as server:
+        port = int(server.getsockname()[1])
+        as_rank(monkeypatch, 0, port)
+        with pytest.raises(CifmError, match=f"port {port} of this machine is taken") as caught, join_processes():
+            pytest.fail("there is no other process")
+    assert "MASTER_PORT" in caught.value.hint
+
+
+def test_a_single_process_ignores_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SRUN.items():
+        monkeypatch.setenv(name, value)
+    with join_processes(alone=True) as processes:
+        assert processes.size == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"RANK": "", "WORLD_SIZE": ""}, Rank()),
+        ({"RANK": "", "WORLD_SIZE": "1"}, Rank()),
+        ({"RANK": "0"}, Rank()),
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": ""}, Rank()),
+        ({"LOCAL_RANK": "3"}, Rank()),
+        ({"SLURM_STEP_NUM_TASKS": ""}, Rank()),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK='x' is not a number"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK='-1' is not a number"),
+        ({"RANK": "0", "WORLD_SIZE": "1" * 5000}, "is not a number"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 is not below WORLD_SIZE=2"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "RANK=0 is not below WORLD_SIZE=0"),
+        ({"RANK": "1"}, "RANK=1 is set without WORLD_SIZE"),
+        ({"WORLD_SIZE": "4"}, "WORLD_SIZE=4 is set without RANK"),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, "is set without SLURM_PROCID, SLURM_LOCALID"),
+        ({"SLURM_STEP_NUM_TASKS": "4(x2)"}, "is not a number"),
+    ],
+)
+def test_incomplete_variables(environment: dict[str, str], expected: Rank | str) -> None:
+    if isinstance(expected, Rank):
+        assert find_rank(environment) == expected
+        return
+    with pytest.raises(CifmError, match=re.escape(expected)):
+        find_rank(environment)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http", "-1"])
+def test_a_port_that_is_none(port: str) -> None:
+    with pytest.raises(CifmError, match="MASTER_PORT"):
+        find_address({"MASTER_PORT": port})
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from builders import save_random_run
+from builders import EMBEDDING_ORIGIN, save_random_run
 
 import cifm_backends
 from cifm_cli import keys
@@ -62,10 +62,12 @@ def test_an_embedding_replaces_an_earlier_one(prepared_synthetic: Path, tmp_path
     number = open_slide(prepared_synthetic).num_cells
     before = {keys.CELL: np.zeros((number, 2), np.float32), keys.MICROENVIRONMENT: np.zeros((number, 3), np.float32)}
     write_embedded(tmp_path / "a.h5ad", prepared_synthetic, before, {"model": "first"})
-    write_embedded(tmp_path / "b.h5ad", tmp_path / "a.h5ad", {keys.CELL: np.ones((number, 4), np.float32)}, {})
+    write_embedded(
+        tmp_path / "b.h5ad", tmp_path / "a.h5ad", {keys.CELL: np.ones((number, 4), np.float32)}, EMBEDDING_ORIGIN
+    )
     found = read_embedded(tmp_path / "b.h5ad")
     assert {slot: features.shape for slot, features in found.embeddings.items()} == {keys.CELL: (number, 4)}
-    assert found.origin == {}
+    assert found.origin == EMBEDDING_ORIGIN
 
 
 def test_provenance_names_model_and_slide(prepared_synthetic: Path, tmp_path: Path) -> None:

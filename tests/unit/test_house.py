@@ -24,14 +24,14 @@ TREES = {
 MAY_PRINT = re.compile(r"cifm_cli/(commands/.*|report/.*|app\.py|__main__\.py)")
 PRINTING = {"say", "warn", "show_table", "emit", "listing", "fail"}  # of report.terminal
 # These modules name the Python packages torch and dgl, not the backends.
-NAME_PACKAGES = {"cifm_cli/provenance.py", "cifm_cli/celltype/pickles.py"}
+NAME_PACKAGES = {"cifm_cli/provenance.py", "cifm_cli/celltype/torch_files.py"}
 
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
-    """Every function and method, also nested ones, and where it is."""
+    """Every function and method, also nested ones, and where it is; not the signatures of `typing.overload`."""
     for path, tree in TREES.items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef):
+            if isinstance(node, ast.FunctionDef) and "overload" not in map(ast.unparse, node.decorator_list):
                 yield f"{path}:{node.lineno} {node.name}", node
 
 

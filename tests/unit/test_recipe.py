@@ -142,3 +142,53 @@ def test_the_large_recipe_has_a_hundred_million_parameters() -> None:
     with torch.device("meta"):  # counted, not allocated
         network = Ensemble(18_289, recipe.load(recipe.find("paper_100m")))
     assert sum(weight.numel() for weight in network.parameters()) == 106_581_730
+
+
+BAD_FILES = {
+    "Latin-1": (b"description = 'Gr\xf6\xdfe'", "not text in UTF-8"),
+    "UTF-16": ("[model]\nwidth = 8".encode("utf-16"), "not text in UTF-8"),
+    "zeros": (bytes(10), "not valid TOML: control character"),
+    "escape": (b"# \x1b[31m", "not valid TOML: control character"),
+    "deep": (b"a = " + b"[" * 3_000, "not valid TOML: maximum recursion depth"),
+    "long line": (b"x." * 3_000 + b"a = 1", "4,000 in a line"),
+    "large": (b"# comment\n" * 50_000, "more than 262,144 bytes"),
+    "digits": (b"[model]\nwidth = " + b"9" * 3_900, "model.width = 99999"),
+    "hexadecimal digits": (b"[model]\nwidth = 0x" + b"f" * 3_900, r"model.width = \.\.\.: input should be less"),
+    "twice": (b"[model]\nwidth = 8\nwidth = 9", "Cannot overwrite a value"),
+    "NaN": (b"[data]\nradius_um = nan", "data.radius_um = nan: input should be a finite number"),
+    "infinity": (b"[objective]\ncutoff = inf", "objective.cutoff = inf: input should be a finite number"),
+    "negative": (b"[train]\nsteps = -1", "train.steps = -1: input should be greater"),
+    "text": (b"[model]\nwidth = 'wide'", "model.width = 'wide': input should be a valid integer"),
+    "many layers": (b"[model]\nencoder_layers = 900\nmlp_layers = 900", "ask for 811,800 linear maps, at most 5,000"),
+    "no section": (b"model = 3", "model = 3: input should be a valid dictionary"),
+    "many": (b"".join(b"k%d = 1\n" % number for number in range(3_000)), "3000 mistakes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_damaged_recipe_is_an_error(tmp_path: Path, name: str) -> None:
+    content, message = BAD_FILES[name]
+    (tmp_path / "r.toml").write_bytes(content)
+    with pytest.raises(CifmError, match=message) as caught:
+        recipe.load(tmp_path / "r.toml")
+    assert len(caught.value.message) < 2_000
+
+
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_bytes(b"\xef\xbb\xbf[model]\r\nwidth = 8\r\n")
+    assert recipe.load(tmp_path / "r.toml").model.width == 8
+
+
+def test_a_recipe_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.toml"):
+        with pytest.raises(CifmError, match="recipe"):
+            recipe.load(path)
+    with pytest.raises(CifmError, match="no such file"):
+        recipe.find("a" * 5_000)
+
+
+def test_settings_that_no_number_can_hold_are_mistakes(tmp_path: Path) -> None:
+    for value in ("9" * 5_000, "[" * 3_000, "0x" + "f" * 5_000, "nan"):
+        with pytest.raises(CifmError, match=r"1 mistake: model\.width = ") as caught:
+            load(tmp_path, "", f"model.width={value}")
+        assert len(caught.value.message) < 300

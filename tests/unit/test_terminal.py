@@ -61,6 +61,23 @@ def test_log_records_are_shown_only_while_a_command_runs(capsys: pytest.CaptureF
     assert capsys.readouterr() == ("", "a note\nwarning: a doubt\n")
 
 
+NAME = "a\x1b[31m\x07\udcff\u202e[/b] é"
+SHOWN = "a\\x1b[31m\\x07\\xff\\u202e[/b] é"
+
+
+def test_control_characters_and_brackets_of_names_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.fail(NAME, NAME)
+    terminal.warn(NAME)
+    terminal.say(NAME)
+    terminal.show_table(NAME, Table([NAME], [[NAME]]))
+    terminal.listing([(NAME,)])
+    out, err = capsys.readouterr()
+    assert out == f"{SHOWN}\n"
+    assert [line.strip() for line in err.splitlines()] == [
+        f"error: {SHOWN}", f"hint: {SHOWN}", f"warning: {SHOWN}", SHOWN, SHOWN, SHOWN, SHOWN,
+    ]  # fmt: skip
+
+
 def test_listing_aligns_columns(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.listing([("a", "b"), ("long", "")])
     assert capsys.readouterr() == ("a     b\nlong\n", "")

@@ -8,7 +8,7 @@ from pathlib import Path
 from cifm_cli.data.prepare.splits import SplitConfig
 from cifm_cli.data.readers.base import ReadConfig
 
-KEEP_MITOCHONDRIAL, KEEP_OUTSIDE = KEEPABLE = ("mitochondrial", "outside-tissue")
+KEEP_MITOCHONDRIAL, KEEP_OUTSIDE, KEEP_OVERLAP = KEEPABLE = ("mitochondrial", "outside-tissue", "overlap")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,10 @@ class PrepareConfig:
     gene_table: Path | None = None  # CSV of Ensembl ids and symbols that takes precedence over the packaged table
     orthologs: Path | None = None  # CSV of Ensembl ids of another species and of human
     cells: Path | None = None  # table of cell centres, for a download that is a matrix alone
-    keep: tuple[str, ...] = ()  # values of `KEEPABLE` that the filters do not drop
+    keep: tuple[str, ...] = ()  # values of `KEEPABLE`: what the filters do not drop, and overlaps that are no error
+    by: tuple[str, ...] = ()  # columns of obs that name the section of a cell; each section becomes a slide
+    section: str | None = None  # the section that a slide holds, if `by` is given; set by the pipeline
+    z: tuple[float, float] | None = None  # lowest and highest depth; cells outside are dropped
     crop: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1 in micrometres; cells outside are dropped
     split: SplitConfig = field(default_factory=SplitConfig)  # how the slide is split into regions
     force: bool = False  # whether to replace an existing prepared slide
@@ -41,4 +44,4 @@ class PrepareConfig:
     @property
     def read_config(self) -> ReadConfig:
         """The options that a reader takes."""
-        return ReadConfig(self.bin_um, self.microns_per_pixel, self.layer, self.cells)
+        return ReadConfig(self.bin_um, self.microns_per_pixel, self.layer, self.cells, self.by)

@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 
 from cifm_cli.data.ensembl import are_ensembl_ids, strip_version
-from cifm_cli.data.readers.files import open_maybe_gzip, reading
+from cifm_cli.data.readers.files import reading
+from cifm_cli.data.readers.text_tables import read_fields
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _TABLE = "gene_symbols.tsv.xz"  # symbol, id; sources and licence in gene_symbols.LICENSE.txt
+_SEPARATORS = "\t,;|"
 _HUMAN, _MOUSE = "ENSG0", "ENSMUSG"
 _SYMBOL_HEADERS = {"symbol", "gene_symbol", "gene_name", "name"}
 
@@ -127,6 +129,9 @@ def read_orthologs(path: Path) -> dict[str, set[str]]:
 
 def _read_columns(path: Path) -> pd.DataFrame:
     """All fields of a table as text, columns numbered from 0."""
-    with reading(path), open_maybe_gzip(path) as handle:
-        # Symbols such as NA must stay texts. With `sep=None`, the Python engine detects the separator.
-        return pd.read_csv(handle, header=None, dtype=str, keep_default_na=False, sep=None, engine="python")
+    with reading(path):
+        # Not with pandas, which takes symbols such as NA for missing values.
+        table = read_fields(path, _SEPARATORS)
+    if not len(table):
+        raise CifmError(f"{path}: an empty table", "write two columns, such as id and symbol")
+    return table

@@ -78,6 +78,7 @@ def plan_genes(
     orthologs: dict[str, set[str]] | None = None,
     *,
     keep_mitochondrial: bool = False,
+    where: str = "",
 ) -> GenePlan:
     """Decide for each feature which gene it is counted for, or why it is dropped.
 
@@ -86,6 +87,7 @@ def plan_genes(
         table: Columns id and symbol, from which missing ids and symbols are taken.
         orthologs: Ids to human ids, to map the genes of another species.
         keep_mitochondrial: Whether to keep the genes of the mitochondrial genome.
+        where: The download and `: `, for the message.
 
     Returns:
         The plan.
@@ -124,7 +126,7 @@ def plan_genes(
         symbols.setdefault(gene, symbol or gene)
     if not symbols:
         raise CifmError(
-            f"none of the {len(features):,} features is a gene with an Ensembl id ({_describe_dropped(dropped)})",
+            f"{where}none of the {len(features):,} features is a gene with an Ensembl id ({_describe_dropped(dropped)})",
             "give the ids in the input, or a table with columns id and symbol with --gene-table",
         )
     return GenePlan(tuple(symbols), tuple(symbols.values()), column, dropped, tuple(merged), tuple(mapped))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from anndata.io import read_elem
 from scipy.spatial import cKDTree
 
 from cifm_cli import keys
 from cifm_cli.data.metadata import read_metadata
+from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.data.prepare.genes import SEVERAL_GENES, SEVERAL_ORTHOLOGS
+from cifm_cli.data.prepare.qc_summary import FOREIGN
 from cifm_cli.data.prepare.splits import SplitConfig
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
@@ -65,7 +66,7 @@ def write_qc_report(slide: Path) -> Path:
     """
     metadata = read_metadata(slide) or {}
     report = metadata[keys.REPORT]
-    with h5py.File(slide, "r") as file:
+    with open_for_reading(slide) as file:
         xy_um = file[f"obsm/{keys.SPATIAL}"][:]
         counts, genes = (read_elem(file[f"obs/{name}"]) for name in (keys.TOTAL_COUNTS, keys.NUM_GENES))
         split = np.asarray(read_elem(file[f"obs/{keys.SPLIT}"]), dtype=object)
@@ -206,6 +207,7 @@ def _cells(report: dict[str, Any]) -> Table:
         ("in the download", cells["in"]),
         *((f"dropped: {reason}", count) for reason, count in cells["dropped"].items()),
         ("kept", cells["kept"]),
+        *([("with most counts in genes of another species", cells[FOREIGN])] if FOREIGN in cells else []),
     ]
     return Table(["cells", "number", "fraction"], [[name, f"{n:,}", f"{n / cells['in']:.2%}"] for name, n in rows])
 

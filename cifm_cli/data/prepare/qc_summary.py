@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cifm_cli import keys
+from cifm_cli.data.prepare.species import OTHER_FRACTION, num_foreign_cells
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # The report is stored in every slide, and a whole transcriptome would fill it with names.
 _MAX_NAMES = 20
+FOREIGN = "mostly_other_species"  # number of such cells, in the report of a mixture of species
 
 
 def summarise(
@@ -52,6 +54,7 @@ def summarise(
             "dropped": {reason: int(mask.sum()) for reason, mask in dropped.items() if mask.any()},
             "kept": slide.n_obs,
             "duplicate_coordinates": len(xy_um) - len(np.unique(xy_um, axis=0)),
+            **({FOREIGN: num_foreign_cells(slide.obs)} if OTHER_FRACTION in slide.obs else {}),
         },
         "genes": {
             "in": len(download.genes),
@@ -88,6 +91,7 @@ def summary_rows(report: dict[str, Any]) -> list[list[str]]:
         ["cells in", f"{cells['in']:,}", ""],
         *([f"  dropped: {reason}", f"{count:,}", ""] for reason, count in cells["dropped"].items()),
         ["cells kept", f"{cells['kept']:,}", _duplicates(cells["duplicate_coordinates"])],
+        *([["  mostly of another species", f"{cells[FOREIGN]:,}", ""]] if FOREIGN in cells else []),
         ["genes in", f"{genes['in']:,}", ""],
         *(_gene_row(f"dropped: {reason}", features) for reason, features in genes["dropped"].items()),
         *([_gene_row("identified by a table", genes["mapped"])] if genes["mapped"]["count"] else []),

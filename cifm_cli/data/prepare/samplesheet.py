@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from cifm_cli.data.crop import parse_crop
 from cifm_cli.data.prepare.batch import PrepareTask
-from cifm_cli.data.prepare.pipeline import slide_name
-from cifm_cli.data.readers.count_table import separator
-from cifm_cli.data.readers.files import open_maybe_gzip, reading
+from cifm_cli.data.prepare.planes import parse_depth
+from cifm_cli.data.prepare.section_columns import parse_columns
+from cifm_cli.data.prepare.slide_names import slide_name
+from cifm_cli.data.readers.files import as_stored
 from cifm_cli.data.readers.registry import find_reader
+from cifm_cli.data.readers.text_records import read_records
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_cli.data.prepare.config import PrepareConfig
+
+
+def _positive(text: str) -> float:
+    """A finite number above zero."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise ValueError("not positive")
+    return number
+
 
 DOWNLOAD, CELLS = "download", "cells"
 # Column to the function that converts its text.
@@ -32,12 +42,13 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
     "sample": str,
     "platform": str,
     "bin_um": int,
-    "radius_um": float,
-    "microns_per_pixel": float,
+    "radius_um": _positive,
+    "microns_per_pixel": _positive,
     "layer": str,
     "crop": parse_crop,
+    "by": parse_columns,
+    "z": parse_depth,
 }
-_FIRST_ROW = 2  # as spreadsheets count: the header is row 1
 
 
 def read_samplesheet(path: Path, defaults: PrepareConfig) -> list[PrepareTask]:
@@ -54,14 +65,12 @@ def read_samplesheet(path: Path, defaults: PrepareConfig) -> list[PrepareTask]:
     Raises:
         CifmError: The sheet has errors; the message lists all of them, each with its row.
     """
-    table = _read_table(path)
-    problems = _unknown_columns(list(table.columns))
+    records = read_records(path)
+    columns = [name.lower() for name in records.columns]
+    problems = _unknown_columns(list(filter(None, columns)))
     tasks: dict[int, PrepareTask] = {}
-    for number, fields in enumerate(table.to_dict("records"), start=_FIRST_ROW):
-        row = {str(name): str(value).strip() for name, value in fields.items()}
-        # Spreadsheets often export empty rows at the end.
-        if not any(row.values()):
-            continue
+    for number, fields in zip(records.lines, records.rows, strict=True):
+        row = dict(zip(columns, fields, strict=True))
         task, row_problems = _read_row(row, path.parent, defaults)
         problems += [f"row {number}: {problem}" for problem in row_problems]
         # All rows are checked before an error is raised, so that a sheet is corrected in one go.
@@ -74,21 +83,6 @@ def read_samplesheet(path: Path, defaults: PrepareConfig) -> list[PrepareTask]:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise CifmError(f"{path}: {count}: {'; '.join(problems)}", "correct the sheet; nothing was prepared")
     return list(tasks.values())
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    """All fields as text, columns in lower case."""
-    with reading(path), open_maybe_gzip(path) as handle:
-        table = pd.read_csv(
-            handle,
-            sep=separator(path),
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            skip_blank_lines=False,  # row numbers in messages must be those of the file
-            skipinitialspace=True,
-        )
-    return table.rename(columns=lambda name: str(name).strip().lower())
 
 
 def _unknown_columns(names: list[str]) -> list[str]:
@@ -110,7 +104,8 @@ def _read_row(row: dict[str, str], folder: Path, defaults: PrepareConfig) -> tup
             try:
                 changes[column] = convert(text)
             except ValueError:
-                problems.append(f"{column} {text!r} is not a number")
+                kind = "whole" if column == "bin_um" else "positive"
+                problems.append(f"{column} {text!r} is not a {kind} number")
             except CifmError as error:
                 problems.append(error.message.removeprefix("--"))
     if row.get(CELLS):
@@ -131,6 +126,8 @@ def _check_task(task: PrepareTask) -> list[str]:
             check()
         except CifmError as error:
             problems.append(error.message)
+        except OSError as error:  # a name that is too long, or a disk that is not there
+            problems.append(f"{str(task.download)[:80]}: {error.strerror}")
     return problems
 
 
@@ -138,7 +135,7 @@ def _check_files(task: PrepareTask) -> None:
     if task.config.cells is None:
         find_reader(task.download, task.config.platform)
     for file in (task.download, task.config.cells):
-        if file is not None and not file.exists():
+        if file is not None and not as_stored(file).exists():
             raise CifmError(f"{file}: no such file", "correct the path")
 
 

@@ -1,4 +1,4 @@
-"""AnnData files with `obsm["spatial"]` in micrometres. All columns of `obs` are kept."""
+"""AnnData files with `obsm["spatial"]`. All columns of `obs` are kept."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from cifm_cli import keys
 from cifm_cli.data.count_checks import bad_count
 from cifm_cli.data.ensembl import are_ensembl_ids
 from cifm_cli.data.readers.base import GENE_EXPRESSION, Download, ReadConfig, Reader
+from cifm_cli.data.readers.cell_flags import read_flags
+from cifm_cli.data.readers.centre_columns import read_places
 from cifm_cli.data.readers.counts import Counts, canonical, row_blocks, stored_counts
+from cifm_cli.data.readers.declared_scale import read_libraries, scale_places
 from cifm_cli.data.readers.hdf5 import check_arrays, open_hdf5
-from cifm_cli.data.units import to_micrometres
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -84,38 +86,34 @@ def _read(path: Path, config: ReadConfig) -> Download:
     """Read an AnnData file slot by slot; obsp, embeddings and unused layers are not loaded."""
     with open_hdf5(path) as file:
         # First, as these checks read only names and attributes, and the rest may read gigabytes.
-        _check_slots(file, path, config)
+        _check_slots(file, path)
         obs = _table(file["obs"])
-        xy = np.asarray(_element(file[f"obsm/{keys.SPATIAL}"]), dtype=np.float64)
+        places = read_places(_element(file[f"obsm/{keys.SPATIAL}"]), len(obs), str(path))
+        libraries = read_libraries(file.get("uns/spatial"))
         content = _read_counts(file, path, config.layer)
-    if xy.ndim != 2 or len(xy) != len(obs) or xy.shape[1] < 2:
-        raise CifmError(
-            f"{path}: obs {len(obs)} and obsm['spatial'] {xy.shape} do not fit", "write the file again with anndata"
-        )
-    obs.index, num_renamed = _unique(content.names)
-    notes = content.notes
-    if num_renamed:
-        # Samples that were concatenated without a suffix share barcodes; the rows themselves are different cells.
-        notes += (f"{num_renamed:,} barcodes occur twice; the later ones got a suffix -1, -2, ...",)
-    xy_um, units = to_micrometres(xy[:, :2], config.microns_per_pixel, "obsm['spatial']")
+    scaled, flags = scale_places(places, obs, libraries, config, path), read_flags(obs)
+    obs.index = content.names
     return Download(
         platform="anndata",
         counts=content.counts,
         obs=obs,
         genes=content.genes,
-        xy_um=xy_um,
-        units=units,
+        xy_um=scaled.xy_um,
+        units=scaled.units,
         matrix=content.slot,
         files=(path,),
-        notes=notes,
+        in_tissue=flags.in_tissue,
+        notes=(*content.notes, *scaled.notes, *flags.notes),
         counts_hint=content.counts_hint,
+        z_um=scaled.z_um,
+        is_assumed_um=scaled.is_assumed,
     )
 
 
 ANNDATA = Reader("anndata", _recognises, _read)
 
 
-def _check_slots(file: h5py.File, path: Path, config: ReadConfig) -> None:
+def _check_slots(file: h5py.File, path: Path) -> None:
     # Preparing twice would apply the filters twice, and lose the report of the download.
     if f"uns/{keys.CIFM}/{keys.FORMAT}" in file:
         raise CifmError(f"{path}: a prepared slide already", "train, evaluate or embed with it")
@@ -128,20 +126,6 @@ def _check_slots(file: h5py.File, path: Path, config: ReadConfig) -> None:
     # Before anndata 0.7, obs was stored as one array of records.
     if not isinstance(file["obs"], h5py.Group):
         raise CifmError(f"{path}: written by an anndata before 0.7", "read it with anndata and write it again")
-    if config.microns_per_pixel is None and _in_pixels(file):
-        raise CifmError(
-            f"{path}: obsm['spatial'] is in image pixels (uns['spatial'] holds the scale factors of a 10x image)",
-            "prepare the 10x folder itself, or give --microns-per-pixel",
-        )
-
-
-def _in_pixels(file: h5py.File) -> bool:
-    """Whether the file comes from scanpy's or squidpy's Visium reader, which stores pixels and their scale factors."""
-    images = file.get("uns/spatial")
-    if not isinstance(images, h5py.Group):
-        return False
-    # The factor is nested below the name of the library, which differs between files.
-    return bool(images.visit(lambda name: name.endswith("spot_diameter_fullres") or None))
 
 
 def _find_counts(file: h5py.File, path: Path, layer: str | None) -> tuple[str, Counts, list[str]]:
@@ -276,20 +260,3 @@ def _column(var: pd.DataFrame, names: tuple[str, ...]) -> str | None:
 def _texts(column: pd.Series[Any]) -> pd.Series[str]:
     # Missing names become empty texts, as categories and nullable texts cannot be compared with plain ones.
     return column.astype(object).where(column.notna(), "").astype(str)
-
-
-def _unique(barcodes: pd.Index[str]) -> tuple[pd.Index[str], int]:
-    """Append -1, -2, ... to repeated barcodes; returns the distinct names and how many were changed."""
-    if barcodes.is_unique:
-        return barcodes, 0
-    taken, names = set(barcodes), []
-    seen: set[str] = set()
-    for barcode in barcodes:
-        name, number = barcode, 0
-        # A new name must not equal a name that occurs later.
-        while name in seen or (number and name in taken):
-            number += 1
-            name = f"{barcode}-{number}"
-        seen.add(name)
-        names.append(name)
-    return pd.Index(names), int(barcodes.duplicated().sum())

@@ -27,6 +27,7 @@ class ReadConfig:
     microns_per_pixel: float | None = None  # scale of the coordinates; None for the scale that the download declares
     layer: str | None = None  # slot of the raw counts in an AnnData: `X`, `raw`, or the name of a layer
     cells: Path | None = None  # table of cell centres, for a download that is a matrix alone
+    by: tuple[str, ...] = ()  # columns of the sections, each of which may have a scale of its own
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Download:
     notes: tuple[str, ...] = ()  # decisions of the reader that the user should know of
     warnings: tuple[str, ...] = ()  # signs that the download may be damaged or misread
     counts_hint: str = ""  # hint of the error if `counts` are not counts; may be empty
+    z_um: NDArray[np.float64] | None = None  # (N,) third coordinate, micrometres; None if there is none
+    is_assumed_um: bool = False  # whether nothing says that the stored coordinates are micrometres
 
 
 class Reader(NamedTuple):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
 from cifm_cli.data.readers.files import open_maybe_gzip, reading
+from cifm_cli.data.readers.text_tables import pandas_options, to_numbers
+from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,14 +37,6 @@ class CountTable:
         return replace(self, counts=csr_matrix(self.counts.T), rows=self.columns, columns=self.rows)
 
 
-def separator(path: Path) -> str:
-    """The separator of a table: the most frequent of tab, comma and semicolon in the first line."""
-    with open_maybe_gzip(path) as handle:
-        # Not with `csv.Sniffer`, which guesses from all characters and takes a frequent letter for the separator.
-        first = handle.readline().decode("utf8", "replace")
-    return max("\t,;", key=first.count)
-
-
 def read_count_table(path: Path) -> CountTable:
     """Read a table with a header, whose first column, or first two (field of view and cell), name the rows.
 
@@ -57,13 +52,16 @@ def read_count_table(path: Path) -> CountTable:
     blocks: list[csr_matrix] = []
     names: list[str] = []
     columns: list[str] = []
-    with reading(path), open_maybe_gzip(path) as handle:
-        labels = _label_columns(path)
+    with reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.ParserWarning)  # of a last field without a column
+        options = pandas_options(path)
+        labels = _label_columns(path, options)
         # Names of rows are read as text: a number such as 007 would otherwise not equal the name in the other table.
-        texts, sep = dict.fromkeys(labels, str), separator(path)
-        with pd.read_csv(
-            handle, sep=sep, dtype=texts, encoding="utf-8-sig", chunksize=_ROWS_AT_ONCE, low_memory=False
-        ) as table:
+        texts = dict.fromkeys(labels, str)
+        with (
+            open_maybe_gzip(path) as handle,
+            pd.read_csv(handle, dtype=texts, chunksize=_ROWS_AT_ONCE, low_memory=False, **options) as table,
+        ):
             for block in table:
                 values = block.drop(columns=labels)
                 names += (
@@ -72,10 +70,18 @@ def read_count_table(path: Path) -> CountTable:
                     else cell_names_in_views(*(block[label] for label in labels))
                 )
                 columns = [str(name) for name in values.columns]
-                # Float64, which holds every integer that a table of counts can contain, and NaN for the later check.
-                blocks.append(csr_matrix(values.to_numpy(dtype=np.float64)))
+                blocks.append(csr_matrix(_numbers(values, path)))
         counts = csr_matrix(vstack(blocks, format="csr"))
+    if not names:
+        raise CifmError(f"{path}: a header without rows", "write the whole table again")
     return CountTable(counts, np.array(names, dtype=np.object_), np.array(columns, dtype=np.object_))
+
+
+def _numbers(values: pd.DataFrame, path: Path) -> NDArray[np.float64]:
+    """A block of counts in float64, which holds every integer of a table of counts, and NaN for the later check."""
+    if all(map(pd.api.types.is_numeric_dtype, values.dtypes)):
+        return values.to_numpy(dtype=np.float64)
+    return to_numbers(values, list(values.columns), path)  # names the column that is not of numbers
 
 
 def cell_names_in_views(fov: pd.Series[str], cell: pd.Series[str]) -> list[str]:
@@ -89,8 +95,8 @@ def view_columns(columns: pd.Index[str]) -> tuple[str, str] | None:
     return (lower[_FOV], lower[_CELL]) if {_FOV, _CELL} <= lower.keys() else None
 
 
-def _label_columns(path: Path) -> list[str]:
+def _label_columns(path: Path, options: dict[str, Any]) -> list[str]:
     """The columns that name the rows of a table."""
     with open_maybe_gzip(path) as handle:
-        header = pd.read_csv(handle, encoding="utf-8-sig", sep=separator(path), nrows=0).columns
+        header = pd.read_csv(handle, nrows=0, **options).columns
     return list(view_columns(header[:2]) or header[:1])

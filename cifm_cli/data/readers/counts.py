@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import h5py
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.data.readers.files import reading
 from cifm_cli.data.row_ranges import row_ranges
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import h5py
     from numpy.typing import NDArray
 
 
@@ -42,7 +43,7 @@ class StoredCounts:
         """
         start, stop = self.indptr[first], self.indptr[last]
         # Opened for each block: the object then has no open file while other code runs, and needs no closing.
-        with reading(self.path), h5py.File(self.path, "r") as file:
+        with reading(self.path), open_for_reading(self.path) as file:
             group = file[self.slot]
             columns = _narrow(group["indices"][start:stop], self.num_columns)
             # Pointers relative to the block fit into 32 bits, and SciPy wants the same type for columns and pointers.

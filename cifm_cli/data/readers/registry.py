@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from cifm_cli.data.readers.anndata import ANNDATA
+from cifm_cli.data.readers.anndata_zarr import ANNDATA_ZARR
+from cifm_cli.data.readers.files import as_stored, searching
 from cifm_cli.data.readers.spatialdata import SPATIALDATA
+from cifm_cli.data.readers.unread_formats import unrecognised
 from cifm_cli.data.readers.visium import VISIUM
 from cifm_cli.data.readers.visium_hd import VISIUM_HD
 from cifm_cli.data.readers.xenium import XENIUM
@@ -17,9 +21,8 @@ if TYPE_CHECKING:
     from cifm_cli.data.readers.base import Reader
 
 # Visium HD before Visium: a folder of Visium HD bins also holds the files by which a Visium folder is recognised.
-READERS = (ANNDATA, SPATIALDATA, XENIUM, VISIUM_HD, VISIUM)
+READERS = (ANNDATA, ANNDATA_ZARR, SPATIALDATA, XENIUM, VISIUM_HD, VISIUM)
 _OUTS = "outs"
-_MAX_NAMES = 8
 
 
 def find_reader(download: Path, platform: str | None = None) -> tuple[Path, Reader]:
@@ -35,28 +38,40 @@ def find_reader(download: Path, platform: str | None = None) -> tuple[Path, Read
     Raises:
         CifmError: The path does not exist, or no reader recognises it.
     """
-    known = [reader.name for reader in READERS]
-    if not download.exists():
-        raise CifmError(f"{download}: no such file or folder", "give the folder of a download, or an .h5ad")
+    known = list(dict.fromkeys(reader.name for reader in READERS))
     if platform is not None and platform not in known:
         raise CifmError(f"--platform {platform}: unknown", f"known are {', '.join(known)}")
     readers = [reader for reader in READERS if platform in (None, reader.name)]
-    # Space Ranger writes into the subfolder `outs` of the run, and users give either of the two.
-    for root in (download, download / _OUTS):
-        for reader in readers:
-            if reader.recognises(root):
-                return root, reader
-    if platform is not None:
-        # The error of the reader names the file that is missing.
-        return download, readers[0]
-    raise _unrecognised(download, known)
+    with searching(download):
+        stored = as_stored(download)
+        if not stored.exists():
+            raise _missing(download)
+        # Space Ranger writes into the subfolder `outs` of the run, and users give either of the two.
+        for root in (stored, stored / _OUTS):
+            for reader in readers:
+                if reader.recognises(root):
+                    return root, reader
+        # A file of any name may be read as an AnnData, but the other platforms are folders.
+        if platform is None or (stored.is_file() and platform != ANNDATA.name):
+            raise unrecognised(stored, known, lambda path: any(reader.recognises(path) for reader in READERS))
+    # The error of the reader names the file that is missing.
+    return stored, readers[0]
 
 
-def _unrecognised(download: Path, known: list[str]) -> CifmError:
-    """The error for a download that no reader recognises, with the first names that it holds."""
-    content = sorted(path.name for path in download.iterdir()) if download.is_dir() else [download.name]
-    return CifmError(
-        f"{download}: not a download of a known platform ({', '.join(known)}); "
-        f"found {', '.join(content[:_MAX_NAMES]) or 'an empty folder'}",
-        "give the folder that holds experiment.xenium, spatial/ or binned_outputs/, an .h5ad, or --matrix with --cells",
-    )
+def _missing(download: Path) -> CifmError:
+    if download.is_symlink() and _is_circle(download):
+        return CifmError(f"{download}: a link that leads in a circle", "correct the link")
+    if download.is_symlink():
+        return CifmError(
+            f"{download}: a link to {download.readlink()}, which does not exist",
+            "restore the file, or correct the link",
+        )
+    return CifmError(f"{download}: no such file or folder", "give the folder of a download, or an .h5ad")
+
+
+def _is_circle(link: Path) -> bool:
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pyarrow import parquet
 
-from cifm_cli.data.readers.files import first_existing, open_maybe_gzip, reading
+from cifm_cli.data.readers.files import LATIN_1, first_existing, open_maybe_gzip, read_parquet, reading
+from cifm_cli.data.readers.text_tables import separator, to_numbers
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -22,8 +22,15 @@ ARRAY = ["array_col", "array_row"]
 PIXELS = ["pxl_col_in_fullres", "pxl_row_in_fullres"]  # x, y
 POSITIONS_PARQUET = "spatial/tissue_positions.parquet"
 # The names that Space Ranger gives the file for Visium HD, since version 2, and before.
-_POSITIONS = (POSITIONS_PARQUET, "spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv")
-_SCALES = "spatial/scalefactors_json.json"
+_POSITIONS = (
+    POSITIONS_PARQUET,
+    *(
+        f"spatial/{name}.csv{ending}"
+        for name in ("tissue_positions", "tissue_positions_list")
+        for ending in ("", ".gz")
+    ),
+)  # repositories compress every file
+_SCALES = ("spatial/scalefactors_json.json", "spatial/scalefactors_json.json.gz")
 _COLUMNS = [BARCODE, IN_TISSUE, *ARRAY[::-1], *PIXELS[::-1]]  # the order in files without a header
 # 10x Genomics, "Visium HD barcodes": s_008um_00602_00290-1 is the bin at row 602, column 290.
 _BIN_NAME = r"s_\d{3}um_(\d{5})_(\d{5})-\d+"
@@ -58,10 +65,11 @@ def read_positions(path: Path) -> pd.DataFrame:
     """
     with reading(path):
         if path.suffix == ".parquet":
-            table: pd.DataFrame = parquet.read_table(path, page_checksum_verification=True).to_pandas()
+            table = read_parquet(path, BARCODE)
         else:
             with open_maybe_gzip(path) as handle:
-                table = _with_header(pd.read_csv(handle, header=None, dtype=str))
+                fields = pd.read_csv(handle, sep=separator(path), header=None, dtype=str, encoding_errors=LATIN_1)
+                table = _with_header(fields.apply(lambda column: column.str.strip()))
     missing = [name for name in _COLUMNS if name not in table.columns]
     if missing:
         raise CifmError(
@@ -74,8 +82,9 @@ def read_positions(path: Path) -> pd.DataFrame:
         raise CifmError(
             f"{path}: barcode {repeated!r} has two rows", "remove the repeated rows, one spot has one position"
         )
+    values = to_numbers(table, _COLUMNS[1:], path)
     with reading(path):
-        numbers = table[_COLUMNS[1:]].astype(np.float64).set_axis(barcodes).astype(dict.fromkeys(ARRAY, np.int64))
+        numbers = pd.DataFrame(values, index=barcodes, columns=_COLUMNS[1:]).astype(dict.fromkeys(ARRAY, np.int64))
     if not numbers[IN_TISSUE].isin([0, 1]).all():
         raise CifmError(
             f"{path}: {IN_TISSUE} holds values other than 0 and 1", "take the positions as Space Ranger wrote them"
@@ -166,9 +175,9 @@ def read_scales(folder: Path) -> tuple[dict[str, float], Path]:
     Raises:
         CifmError: The file is missing or damaged.
     """
-    path = folder / _SCALES
-    with reading(path):
-        content = dict(json.loads(path.read_text(encoding="utf8")))
+    path = first_existing(folder, _SCALES) or folder / _SCALES[0]
+    with reading(path), open_maybe_gzip(path) as handle:
+        content = dict(json.load(handle))
         return {name: float(value) for name, value in content.items() if isinstance(value, int | float)}, path
 
 

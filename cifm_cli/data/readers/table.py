@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,12 @@ import pandas as pd
 from cifm_cli.data.ensembl import are_ensembl_ids
 from cifm_cli.data.readers.anndata import read_h5ad_counts
 from cifm_cli.data.readers.base import GENE_EXPRESSION, Download, ReadConfig, Reader
-from cifm_cli.data.readers.count_table import cell_names_in_views, read_count_table, separator, view_columns
-from cifm_cli.data.readers.files import open_maybe_gzip, reading
-from cifm_cli.data.readers.tenx import read_matrix
+from cifm_cli.data.readers.cell_flags import read_flags
+from cifm_cli.data.readers.centre_columns import CENTRES, centre_pairs, find_centres, find_depth
+from cifm_cli.data.readers.count_table import cell_names_in_views, read_count_table, view_columns
+from cifm_cli.data.readers.files import reading
+from cifm_cli.data.readers.tenx import read_matrix, read_mex_by_matrix
+from cifm_cli.data.readers.text_tables import read_table, to_numbers
 from cifm_cli.data.units import Scale, to_micrometres
 from cifm_cli.errors import CifmError
 
@@ -25,28 +28,6 @@ if TYPE_CHECKING:
     from cifm_cli.data.readers.counts import Counts
 
 
-class _Centres(NamedTuple):
-    """Names of the two columns of cell centres, and their unit in micrometres; 0 for pixels."""
-
-    x: str
-    y: str
-    unit_um: float
-
-
-# In order of preference; compared in lower case.
-_CENTRES = (
-    _Centres("x_um", "y_um", 1.0),
-    _Centres("x_centroid", "y_centroid", 1.0),
-    _Centres("center_x", "center_y", 1.0),  # MERSCOPE
-    _Centres("x_slide_mm", "y_slide_mm", 1000.0),  # CosMx
-    _Centres("centerx_global_mm", "centery_global_mm", 1000.0),
-    _Centres("centerx_global_px", "centery_global_px", 0.0),
-    _Centres("x_global_px", "y_global_px", 0.0),
-    _Centres("pxl_col_in_fullres", "pxl_row_in_fullres", 0.0),
-    _Centres("centroid_x", "centroid_y", 1.0),
-    _Centres("x_location", "y_location", 1.0),
-    _Centres("x", "y", 1.0),
-)
 _TYPE_ROW = "TYPE"  # the second line of tables for the Single Cell Portal
 # Not all cells of the matrix need be in the table: CosMx counts transcripts outside cells as cell 0 of each view.
 _MIN_MATCHED = 0.5
@@ -74,21 +55,28 @@ def _read(path: Path, config: ReadConfig) -> Download:
     # A coordinate can be a whole number, and would match cells that are named by numbers.
     candidates = [column for column in cells.columns if column not in (x, y)]
     matrix, obs = _match(_read_matrices(path, config), cells, candidates, config.cells)
-    # The coordinates are still text here, and one that is not a number is an error of the file.
-    with reading(config.cells):
-        xy = obs[[x, y]].astype(np.float64).to_numpy()
+    num_unused = len(cells) - int(obs.notna().any(axis=1).sum())
+    # The coordinates are still text here.
+    xy = to_numbers(obs, [x, y], config.cells)
+    depth = find_depth(name for name in obs.columns if name not in (x, y))
+    z_um = None if depth is None else pd.to_numeric(obs[depth], errors="coerce").to_numpy(np.float64)
     xy_um, units = to_micrometres(xy, config.microns_per_pixel, f"{x}, {y} of {config.cells.name}", scale)
+    obs = obs.drop(columns=[x, y]).apply(_as_numbers)
+    flags = read_flags(obs)
     return Download(
         platform="table",
         counts=matrix.counts,
-        obs=obs.drop(columns=[x, y]).apply(_as_numbers),
+        obs=obs,
         genes=matrix.genes,
         xy_um=xy_um,
         units=units,
         matrix=matrix.slot,
         files=matrix.files,
-        notes=matrix.notes + _unused_note(len(cells) - int(obs.notna().any(axis=1).sum()), config.cells),
+        in_tissue=flags.in_tissue,
+        notes=matrix.notes + _unused_note(num_unused, config.cells) + flags.notes,
         counts_hint=matrix.counts_hint,
+        z_um=z_um,
+        is_assumed_um=scale is None and config.microns_per_pixel is None,
     )
 
 
@@ -110,7 +98,7 @@ def _read_matrices(path: Path, config: ReadConfig) -> list[_Matrix]:
             _Matrix(content.counts, names, content.genes, content.slot, (path,), content.notes, content.counts_hint)
         ]
     if path.is_dir() or path.suffix == ".h5" or ".mtx" in path.suffixes:
-        tenx = read_matrix(path.parent if ".mtx" in path.suffixes else path)
+        tenx = read_mex_by_matrix(path) if ".mtx" in path.suffixes else read_matrix(path)
         return [_Matrix(tenx.counts, tenx.barcodes, tenx.genes, path.name, tenx.files)]
     table = read_count_table(path)
     # Both orientations are tried, as the file does not state which axis holds the cells.
@@ -128,8 +116,10 @@ def _name_genes(names: NDArray[np.object_]) -> pd.DataFrame:
 
 def _read_cells(path: Path) -> pd.DataFrame:
     """The table of cells, all fields as text."""
-    with reading(path), open_maybe_gzip(path) as handle:
-        cells = pd.read_csv(handle, sep=separator(path), dtype=str, encoding="utf-8-sig")
+    with reading(path):
+        cells = read_table(path, str)
+    if not len(cells):
+        raise CifmError(f"{path}: a table without cells", "write one row for each cell")
     # The row holds the types of the columns, and would be a cell without a position.
     if len(cells) and cells.iloc[0, 0] == _TYPE_ROW:
         cells = cells.iloc[1:]
@@ -138,14 +128,19 @@ def _read_cells(path: Path) -> pd.DataFrame:
 
 def _find_centres(cells: pd.DataFrame, config: ReadConfig) -> tuple[str, str, Scale | None]:
     """The columns of the centres, and their scale; None for micrometres."""
-    lower = {str(name).lower(): str(name) for name in cells.columns}
-    centres = next((names for names in _CENTRES if names.x in lower and names.y in lower), None)
+    centres = find_centres(cells.columns)
     if centres is None:
-        raise CifmError(
-            f"{config.cells}: no columns of cell centres (it has {', '.join(map(str, cells.columns))})",
-            f"name them x_um and y_um; known pairs are {', '.join(f'{names.x}/{names.y}' for names in _CENTRES)}",
+        local = next((pair for pair in centre_pairs(cells.columns)), None)
+        problem = (
+            "no columns of cell centres"
+            if local is None
+            else f"{local.x} and {local.y} count within each field of view"
         )
-    x, y = lower[centres.x], lower[centres.y]
+        raise CifmError(
+            f"{config.cells}: {problem} (it has {', '.join(map(str, cells.columns))})",
+            f"name them x_um and y_um; known pairs are {', '.join(f'{pair.x}/{pair.y}' for pair in CENTRES)}",
+        )
+    x, y = centres.x, centres.y
     # The size of a pixel depends on the instrument, and a wrong one scales every distance.
     if not centres.unit_um and config.microns_per_pixel is None:
         raise CifmError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -11,15 +11,47 @@ import pandas as pd
 
 from cifm_cli.data.readers.base import GENE_EXPRESSION
 from cifm_cli.data.readers.counts import Counts, canonical, stored_counts
-from cifm_cli.data.readers.files import first_existing, open_maybe_gzip, reading
+from cifm_cli.data.readers.files import LATIN_1, first_existing, open_maybe_gzip, reading
 from cifm_cli.data.readers.hdf5 import check_arrays, open_hdf5
 from cifm_cli.data.readers.matrix_market import read_matrix_market
+from cifm_cli.data.readers.text_tables import separator
 from cifm_cli.errors import CifmError
+from cifm_cli.system_files import without_system_files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+
+# First fields of headers of features and of barcodes, in lower case.
+_HEADERS = frozenset(
+    [
+        "id",
+        "gene",
+        "genes",
+        "gene_id",
+        "geneid",
+        "gene_ids",
+        "feature",
+        "feature_id",
+        "features",
+        "ensembl",
+        "ensembl_id",
+        "symbol",
+        "gene_symbol",
+        "gene_name",
+        "x",
+        "v1",
+        "0",
+        "barcode",
+        "barcodes",
+        "cell",
+        "cells",
+        "cell_id",
+        "index",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -28,14 +60,14 @@ class FeatureMatrix:
 
     counts: Counts  # (N, F) values as stored; the values of an HDF5 file stay in the file
     barcodes: NDArray[np.object_]  # N barcodes
-    genes: pd.DataFrame  # F rows with columns id, symbol and feature_type
+    genes: pd.DataFrame  # F rows with columns id, symbol and feature_type, and genome if the file declares it
     files: tuple[Path, ...]  # files that were read
 
 
 def find_matrix(folder: Path, stem: str) -> Path | None:
     """Find the matrix `<stem>.h5`, the MEX folder `<stem>/`, or `<sample>_<stem>.h5` as 10x's website names it."""
     # With several samples in one folder, the choice between them is the user's.
-    named = sorted(folder.glob(f"*_{stem}.h5"))
+    named = without_system_files(folder.glob(f"*_{stem}.h5"))
     return first_existing(folder, (f"{stem}.h5", stem)) or (named[0] if len(named) == 1 else None)
 
 
@@ -69,32 +101,78 @@ def _read_h5(path: Path) -> FeatureMatrix:
         genes = pd.DataFrame({"id": _strings(features["id"]), "symbol": _strings(features["name"])})
         # Old files have no feature types: all of their features are genes.
         genes["feature_type"] = _strings(features["feature_type"]) if "feature_type" in features else GENE_EXPRESSION
+        if "genome" in features:
+            genes["genome"] = _strings(features["genome"])
         barcodes = _strings(group["barcodes"])
         return assemble(stored_counts(path, group, (num_cells, num_features)), barcodes, genes, (path,))
 
 
-def _read_mex(folder: Path) -> FeatureMatrix:
+def _read_mex(folder: Path, prefix: str = "") -> FeatureMatrix:
+    """Read the three files of a MEX folder, whose names may begin with the name of a sample."""
+    prefix = prefix or _prefix_of_only_matrix(folder)
     matrix, features, barcodes = (
-        _mex_part(folder, names) for names in (("matrix.mtx",), ("features.tsv", "genes.tsv"), ("barcodes.tsv",))
+        _mex_part(folder, prefix, names)
+        for names in (("matrix.mtx",), ("features.tsv", "genes.tsv"), ("barcodes.tsv",))
     )
+    with reading(matrix), open_maybe_gzip(matrix) as handle:
+        counts = canonical(read_matrix_market(handle))
     with reading(features), open_maybe_gzip(features) as handle:
         # Symbols such as NA must stay texts, and `quoting=3` stops a quotation mark from swallowing lines.
-        columns = pd.read_csv(handle, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
-        columns = columns.apply(lambda column: column.str.strip('"'))  # R quotes text
-        genes = pd.DataFrame({"id": columns[0], "symbol": columns[1]})
+        options: dict[str, Any] = {"header": None, "dtype": str, "keep_default_na": False, "quoting": 3}
+        sep = separator(features, first=True)
+        columns = pd.read_csv(handle, sep=sep, encoding_errors=LATIN_1, **options)
+        columns = columns.apply(lambda column: column.str.strip('" '))  # R quotes text
+        columns = _without_header(columns, counts.shape[1])
+        # A file of symbols alone, or of ids alone, has one column.
+        genes = pd.DataFrame({"id": columns[0], "symbol": columns[min(1, columns.shape[1] - 1)]})
         genes["feature_type"] = columns[2] if columns.shape[1] > 2 else GENE_EXPRESSION
     with reading(barcodes), open_maybe_gzip(barcodes) as handle:
-        # Split at any white space, as files written on Windows end lines with a carriage return.
-        names = np.array([name.strip('"') for name in handle.read().decode().split()], dtype=object)
-    with reading(matrix), open_maybe_gzip(matrix) as handle:
-        return assemble(canonical(read_matrix_market(handle)), names, genes, (matrix, features, barcodes))
+        # Files written on Windows end lines with a carriage return, and R writes columns after the barcode.
+        lines = handle.read().decode("utf8", LATIN_1).splitlines()
+        fields = [line.split("\t")[0].strip('" ') for line in lines if line.strip()]
+        if not fields and counts.shape[0]:
+            raise ValueError("no barcodes")
+        names = _without_header(pd.DataFrame({0: fields}, dtype=object), counts.shape[0])
+    with reading(matrix):
+        return assemble(counts, names[0].to_numpy(dtype=object), genes, (matrix, features, barcodes))
 
 
-def _mex_part(folder: Path, names: tuple[str, ...]) -> Path:
+def _prefix_of_only_matrix(folder: Path) -> str:
+    """What the names of the files begin with, where the folder holds one matrix; repositories put the sample there."""
+    named = {path.name.partition("matrix.mtx")[0] for path in without_system_files(folder.glob("*matrix.mtx*"))}
+    return named.pop() if len(named) == 1 else ""
+
+
+def _without_header(table: pd.DataFrame, num_expected: int) -> pd.DataFrame:
+    """Drop the first row if it is a header, which 10x never writes but other software does."""
+    # Only if the table is one row too long: the first row of any other table is a gene or a cell.
+    if len(table) == num_expected + 1 and str(table.iloc[0, 0]).lower() in _HEADERS:
+        return table.iloc[1:].reset_index(drop=True)
+    return table
+
+
+def read_mex_by_matrix(path: Path) -> FeatureMatrix:
+    """Read the MEX files beside a given matrix, which may be named after a sample, such as `GSM1_matrix.mtx.gz`.
+
+    Args:
+        path: The `.mtx` or `.mtx.gz`.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        CifmError: As `read_matrix`.
+    """
+    return _read_mex(path.parent, path.name.partition("matrix.mtx")[0] if "matrix.mtx" in path.name else "")
+
+
+def _mex_part(folder: Path, prefix: str, names: tuple[str, ...]) -> Path:
     # Versions of Cell Ranger before 3 wrote these files without compression.
-    path = first_existing(folder, tuple(name + ending for name in names for ending in (".gz", "")))
+    path = first_existing(folder, tuple(prefix + name + ending for name in names for ending in (".gz", "")))
     if path is None:
-        raise CifmError(f"{folder}: no {' or '.join(names)} (plain or .gz)", "complete the download")
+        raise CifmError(
+            f"{folder}: no {' or '.join(prefix + name for name in names)} (plain or .gz)", "complete the download"
+        )
     return path
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from pyarrow import parquet
 
 from cifm_cli import keys
 from cifm_cli.data.readers.base import Download, ReadConfig, Reader
-from cifm_cli.data.readers.files import first_existing, open_maybe_gzip, reading
+from cifm_cli.data.readers.files import LATIN_1, first_existing, open_maybe_gzip, read_parquet, reading
 from cifm_cli.data.readers.tenx import find_matrix, read_matrix
+from cifm_cli.data.readers.text_tables import read_table, to_numbers
 from cifm_cli.data.readers.xenium_zarr import read_zarr_matrix
 from cifm_cli.data.units import to_micrometres
 from cifm_cli.errors import CifmError
@@ -86,26 +86,19 @@ XENIUM = Reader("xenium", _recognises, _read)
 def _read_cells(path: Path, only: list[str] | None = None) -> pd.DataFrame:
     """Read the table of cells, or only some of its columns, indexed by cell id."""
     with reading(path):
-        if path.suffix == ".parquet":
-            # Without this option, pyarrow ignores the checksums of a file that has some.
-            cells: pd.DataFrame = parquet.read_table(path, page_checksum_verification=True).to_pandas()
-        else:
-            with open_maybe_gzip(path) as handle:
-                # As text: a numeric id would lose leading zeros, and would not equal the barcode of the matrix.
-                cells = pd.read_csv(handle, dtype={_ID: str}, usecols=only)
+        # As text: a numeric id would lose leading zeros, and would not equal the barcode of the matrix.
+        is_parquet = path.suffix == ".parquet"
+        cells = read_parquet(path, _ID) if is_parquet else read_table(path, {_ID: str}, only)
+    if not len(cells):
+        raise CifmError(f"{path}: a table without cells", "copy it from the original download")
     missing = [name for name in (_ID, _X, _Y) if name not in cells.columns]
     if missing:
         raise CifmError(
             f"{path}: no column {', '.join(missing)} (it has {', '.join(map(str, cells.columns))})",
             "take cells.parquet or cells.csv.gz as the instrument wrote it",
         )
-    for name in (_X, _Y):
-        # A table that was saved with decimal commas has text here, which
-        # would otherwise fail without naming the column.
-        if not pd.api.types.is_numeric_dtype(cells[name]):
-            raise CifmError(
-                f"{path}: column {name} holds text", "write the coordinates as plain numbers, with a decimal point"
-            )
+    # A table that was saved by a spreadsheet may have decimal commas.
+    cells[[_X, _Y]] = to_numbers(cells, [_X, _Y], path)
     cells.index = pd.Index([_id_text(value) for value in cells[_ID]], dtype=object)
     if not cells.index.is_unique:
         repeated = cells.index[cells.index.duplicated()][0]
@@ -148,7 +141,7 @@ def _compare_cell_tables(cells: pd.DataFrame, path: Path) -> tuple[str, ...]:
 def _id_text(value: object) -> str:
     # Parquet files that other software wrote hold ids as bytes, or numeric ids as floats.
     if isinstance(value, bytes):
-        return value.decode()
+        return value.decode("utf8", LATIN_1)
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -166,16 +159,16 @@ def _match(cells: pd.DataFrame, barcodes: NDArray[np.object_], path: Path) -> pd
 
 def _read_clusters(path: Path) -> pd.Series[Any]:
     with reading(path):
-        table = pd.read_csv(path, dtype=str).drop_duplicates("Barcode").set_index("Barcode")["Cluster"]
-    names = table.dropna().unique()
+        clusters = read_table(path, str).drop_duplicates("Barcode").set_index("Barcode")["Cluster"]
+    names = clusters.dropna().unique()
     # Numeric names in numeric order: 2 before 10.
     ordered = sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
-    return table.astype(pd.CategoricalDtype(ordered))
+    return clusters.astype(pd.CategoricalDtype(ordered))
 
 
 def _read_experiment(path: Path) -> dict[str, object]:
-    with reading(path):
-        content = json.loads(path.read_text(encoding="utf8"))
+    with reading(path), open_maybe_gzip(path) as handle:
+        content = json.load(handle)
     return content if isinstance(content, dict) else {}
 
 

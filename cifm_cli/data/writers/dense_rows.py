@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
+
+from cifm_cli.data.open_hdf5 import open_for_reading
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import h5py
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows
+
 
 _FLOAT32 = np.dtype("<f4")
 
@@ -82,5 +85,5 @@ def open_dense(path: Path, name: str, target_rows: Rows) -> DenseRows:
     Returns:
         The matrix, for writing.
     """
-    with h5py.File(path, "r") as file:
+    with open_for_reading(path) as file:
         return DenseRows(path, file[name].id.get_offset(), file[name].shape[1], target_rows)

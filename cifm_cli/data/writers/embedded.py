@@ -10,29 +10,41 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
-from anndata.io import read_elem, write_elem
-from scipy.sparse import csr_matrix
+import pandas as pd
+from anndata.io import write_elem
 
 from cifm_cli import keys
-from cifm_cli.data.slide import SLIDE_FACTS, open_slide
+from cifm_cli.data.checksums import content_sum, text_sum
+from cifm_cli.data.column_record import NAMES, ColumnRecord
+from cifm_cli.data.metadata import parse_object, read_stored_metadata
+from cifm_cli.data.open_hdf5 import create_hdf5
+from cifm_cli.data.slide import open_slide, read_slide
+from cifm_cli.data.slide_file import damaged, open_slide_file, read_slot, reading_slot, require_unchanged
+from cifm_cli.data.stored_arrays import find_array, read_numbers
+from cifm_cli.data.validate_slide import read_download_rows
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
 from cifm_cli.data.writers.h5ad import require_space
 from cifm_cli.data.writers.reorder import copy_slide, download_order, inverse_order
 from cifm_cli.errors import CifmError, writing
+from cifm_cli.verification import SKIP_HINT, verification_enabled
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import pandas as pd
+    import h5py
     from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
 
     from cifm_cli.data.slide import Slide
 
 _LEVELS = (keys.MICROENVIRONMENT, keys.CELL)
+_ORIGIN = "origin"  # key of the checksum of the provenance
+_ORIGIN_NUMBERS = (("radius_um",), ("recipe", "data", "target_sum"), ("recipe", "model", "encoder_layers"))
+_MAX_NUMBER = 1e9  # beyond any length, sum or number of layers
+_ROWS_AT_ONCE = 100_000  # 50 MB with 128 features
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,7 @@ def embedded_file(
         # The content of the prepared slide, and float32 features.
         require_space(target.parent, prepared.stat().st_size + 4 * len(order) * sum(widths.values()))
     with atomic_path(target) as temporary:
-        with h5py.File(temporary, "w") as file:
+        with create_hdf5(temporary) as file:
             copy_slide(slide, file, order, without=_LEVELS)  # `slide` may itself be an embedded slide
             write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDING, json.dumps(origin, allow_nan=False))
             for slot, width in widths.items():
@@ -90,6 +102,10 @@ def embedded_file(
         # The HDF5 file is closed here: rows are written by plain file operations, by several processes too.
         target_rows = inverse_order(order)
         yield {slot: open_dense(temporary, f"obsm/{slot}", target_rows) for slot in widths}
+        require_unchanged(prepared)  # worker processes open it too
+        with create_hdf5(temporary, "r+") as file:
+            about = {**_sum_embeddings(file, widths, temporary), _ORIGIN: _sum_origin(origin)}
+            write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDED_CONTENT, json.dumps(about))
 
 
 def write_embedded(
@@ -122,32 +138,105 @@ def read_embedded(path: Path) -> EmbeddedSlide:
         The slide.
 
     Raises:
-        CifmError: The file is damaged, or is not an embedded slide.
+        CifmError: The file is damaged, is not an embedded slide, or was changed since it was prepared or embedded.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            return _read(file, path)
-    except (OSError, KeyError) as error:
-        raise CifmError(
-            f"{path}: not an embedded slide, or a damaged one ({error})", "write it again with `cifm embed SLIDE`"
-        ) from error
+    with open_slide_file(path) as file:
+        slots = embedding_slots(file, path)
+        if not slots:
+            raise CifmError(f"{path}: holds no embedding", f"embed the slide first: `cifm embed {path}`")
+        slide = read_slide(file, path, hold=True)
+        metadata = read_stored_metadata(file, path)
+        origin = _check_origin(metadata.get(keys.EMBEDDING), path)
+        embeddings = {slot: _read_embedding(file, slot, slide.num_cells, path) for slot in slots}
+        if keys.EMBEDDED_CONTENT in metadata and verification_enabled():
+            where = f"{path}: uns/{keys.CIFM}/{keys.EMBEDDED_CONTENT}"
+            now = {**_sum_embeddings(file, slots, path), _ORIGIN: _sum_origin(origin)}
+            _require_unchanged(now, parse_object(metadata[keys.EMBEDDED_CONTENT], where), path)
+        obs, record = _read_obs(file, slide.num_cells, path), ColumnRecord.read(file, path)
+        for name, values in {**obs, NAMES: obs.index}.items():
+            record.compare(str(name), values)
+        return EmbeddedSlide(
+            name=slide.name,
+            xy_um=slide.xy_um,
+            # float32 holds every count up to `count_checks.LARGEST_COUNT` exactly.
+            counts=slide.counts(slide.region(keys.ALL)),
+            gene_ids=slide.gene_ids,
+            obs=obs,
+            embeddings=embeddings,
+            facts=slide.facts or {},
+            origin=origin,
+        )
 
 
-def _read(file: h5py.File, path: Path) -> EmbeddedSlide:
-    embeddings = {slot: file[f"obsm/{slot}"][:] for slot in _LEVELS if f"obsm/{slot}" in file}
-    if not embeddings:
-        raise CifmError(f"{path}: holds no embedding", f"embed the slide first: `cifm embed {path}`")
-    metadata: Any = read_elem(file[f"uns/{keys.CIFM}"])
-    obs: Any = read_elem(file["obs"])
-    var: Any = read_elem(file["var"])
-    return EmbeddedSlide(
-        name=path.stem,
-        xy_um=file[f"obsm/{keys.SPATIAL}"][:].astype(np.float64),
-        # float32 holds every count up to `count_checks.LARGEST_COUNT` exactly.
-        counts=csr_matrix(read_elem(file["X"]), dtype=np.float32),
-        gene_ids=tuple(var.index),
-        obs=obs,
-        embeddings=embeddings,
-        facts={key: str(metadata[key]) for key in SLIDE_FACTS},
-        origin=json.loads(metadata[keys.EMBEDDING]),
-    )
+def embedding_slots(file: h5py.File, path: Path) -> dict[str, list[int]]:
+    """Slots of `obsm` that hold embeddings, and the shape of each; empty for a prepared slide."""
+    with reading_slot(path, "obsm"):
+        names = [slot for slot in _LEVELS if slot in file["obsm"]]
+    return {slot: list(find_array(file, f"obsm/{slot}", path, "iuf").shape) for slot in names}
+
+
+def _read_embedding(file: h5py.File, slot: str, num_cells: int, path: Path) -> NDArray[np.float32]:
+    """(N, D) float32."""
+    shape = find_array(file, f"obsm/{slot}", path).shape
+    if len(shape) != 2 or shape[0] != num_cells or not shape[1]:
+        raise damaged(path, f"obsm/{slot} must have a row of features per cell, and has the shape {shape}")
+    values = read_numbers(file, f"obsm/{slot}", path).astype(np.float32, copy=False)
+    if not np.isfinite(values).all():
+        raise damaged(path, f"obsm/{slot} must be finite")
+    return values
+
+
+def _read_obs(file: h5py.File, num_cells: int, path: Path) -> pd.DataFrame:
+    """The annotation of N cells."""
+    obs = read_slot(file, "obs", path)
+    if not isinstance(obs, pd.DataFrame) or len(obs) != num_cells:
+        raise damaged(path, "obs must be a table with a row per cell")
+    return obs
+
+
+def _sum_origin(origin: dict[str, Any]) -> str:
+    """The checksum of the provenance of an embedding, as text."""
+    return f"{text_sum([json.dumps(origin)]):016x}"
+
+
+def _check_origin(stored: object, path: Path) -> dict[str, Any]:
+    """Parse the provenance of an embedding, and check the entries that a probe uses."""
+    slot = f"uns/{keys.CIFM}/{keys.EMBEDDING}"
+    origin = parse_object(stored, f"{path}: {slot}")
+    for keys_of_entry in _ORIGIN_NUMBERS:
+        entry = _entry(origin, keys_of_entry)
+        if not isinstance(entry, int | float) or isinstance(entry, bool) or not 0 < entry < _MAX_NUMBER:
+            raise damaged(path, f"{slot}: {'.'.join(keys_of_entry)} must be a number above zero")
+    if not isinstance(_entry(origin, ("model", "sha256")), str):
+        raise damaged(path, f"{slot}: model.sha256 must be a text")
+    return origin
+
+
+def _entry(content: Any, keys_of_entry: Sequence[str]) -> Any:  # noqa: ANN401 - any JSON
+    """An entry of nested dictionaries; None if it does not exist."""
+    for key in keys_of_entry:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def _sum_embeddings(file: h5py.File, slots: Iterable[str], path: Path) -> dict[str, str]:
+    """The checksum of each embedding, as text."""
+    rows = read_download_rows(file, path)
+    sums = {}
+    for slot in slots:
+        stored, total = find_array(file, f"obsm/{slot}", path), 0
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            with reading_slot(path, f"obsm/{slot}"):
+                block = stored[first : first + _ROWS_AT_ONCE]
+            total += content_sum(rows[first : first + _ROWS_AT_ONCE], block)
+        sums[slot] = f"{total % (1 << 64):016x}"
+    return sums
+
+
+def _require_unchanged(now: Mapping[str, str], record: Mapping[str, Any], path: Path) -> None:
+    """Raise an error if an embedding or its provenance is not what was written."""
+    for name in sorted({*now, *record}):
+        if record.get(name) != now.get(name):
+            slot = f"uns/{keys.CIFM}/{keys.EMBEDDING}" if name == _ORIGIN else f"obsm/{name}"
+            hint = f"embed the slide again: `cifm embed SLIDE`, {SKIP_HINT}"
+            raise CifmError(f"{path}: changed since it was embedded: {slot}", hint)

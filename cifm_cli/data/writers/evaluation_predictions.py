@@ -12,6 +12,7 @@ import anndata as ad
 
 from cifm_cli import keys
 from cifm_cli.data.writers.gene_annotation import gene_annotation
+from cifm_cli.data.writers.h5ad import write_anndata
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
@@ -53,4 +54,4 @@ def write_predictions(
     table.obsm[keys.SPATIAL] = slide.xy_um[cells["row"].to_numpy()]
     table.uns[keys.CIFM] = {keys.PROVENANCE: json.dumps(origin, allow_nan=False)}
     with atomic_path(target) as temporary:
-        table.write_h5ad(temporary)
+        write_anndata(temporary, table)

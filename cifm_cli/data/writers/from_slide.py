@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cifm_cli import keys
-from cifm_cli.data.slide import SLIDE_FACTS
+from cifm_cli.data.metadata import SLIDE_FACTS
 from cifm_cli.data.writers.gene_annotation import gene_annotation
 from cifm_cli.data.writers.h5ad import write_h5ad
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import sys
 import tempfile
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
+from anndata.io import write_elem
 
 from cifm_cli import keys
+from cifm_cli.data.open_hdf5 import create_hdf5
 from cifm_cli.errors import writing
+from cifm_cli.system_errors import is_refused
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
@@ -41,10 +45,24 @@ def write_h5ad(target: Path, slide: AnnData, buffer: RowBuffer | None = None) ->
         target.parent.mkdir(parents=True, exist_ok=True)
         require_space(target.parent, sys.getsizeof(slide) + (buffer.num_bytes(rows) if buffer else 0) + _OVERHEAD)
     with atomic_path(target) as temporary:
-        slide.write_h5ad(temporary)
+        write_anndata(temporary, slide)
         if buffer:
-            with h5py.File(temporary, "r+") as file:
+            with create_hdf5(temporary, "r+") as file:
                 buffer.write_matrix(file.create_group("X"), rows)
+
+
+def write_anndata(temporary: Path, table: AnnData) -> None:
+    """Write an AnnData as its own `write_h5ad` does, but also on a file system without locks.
+
+    Args:
+        temporary: The file; only this process knows of it.
+        table: The content; its columns of text become categories.
+    """
+    table.strings_to_categoricals()
+    with create_hdf5(temporary) as file:
+        write_elem(file, "/", table)
+        if table.raw is None:
+            file.pop("raw", None)  # `write_elem` stores it as an empty array
 
 
 def require_space(folder: Path, num_bytes: int) -> None:
@@ -57,6 +75,14 @@ def require_space(folder: Path, num_bytes: int) -> None:
     Raises:
         OSError: The disk has not enough space.
     """
-    if sys.platform == "linux":
+    if sys.platform != "linux":
+        return
+    try:
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, num_bytes)
+    except OSError as error:
+        if not is_refused(error):
+            raise
+        # The file system cannot reserve space, so the free space that it reports has to do.
+        if shutil.disk_usage(folder).free < num_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error

@@ -1,4 +1,4 @@
-"""Predicted expression: reading the locations to predict, and writing predictions as an `.h5ad`."""
+"""Predicted expression as an `.h5ad`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
-import h5py
-import numpy as np
 import pandas as pd
 from anndata.io import write_elem
 
 from cifm_cli import keys
+from cifm_cli.data.open_hdf5 import create_hdf5
+from cifm_cli.data.slide_file import reopen_slide_file, require_unchanged
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
 from cifm_cli.data.writers.gene_annotation import gene_annotation
 from cifm_cli.data.writers.h5ad import require_space, write_h5ad
@@ -21,64 +21,16 @@ from cifm_cli.errors import CifmError, writing
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows, Slide
 
 EXPRESSED = "expressed"  # layer (Q, P) | P(expressed)
 _VALUES, _LAYER = "X", f"layers/{EXPRESSED}"
-_COLUMNS = (["x_um", "y_um"], ["x", "y"])
-
-
-def read_locations(path: Path) -> NDArray[np.float64]:
-    """Read locations from a CSV with the columns `x_um` and `y_um`, or `x` and `y`, in micrometres.
-
-    Args:
-        path: The file.
-
-    Returns:
-        (Q, 2) micrometres.
-
-    Raises:
-        CifmError: The file is missing, has no such columns or no rows, or a field is not a finite number.
-    """
-    try:
-        table = pd.read_csv(path)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise CifmError(f"--at {path}: not a readable CSV file ({error})", "give columns x_um and y_um") from error
-    return locations_from_table(table, f"--at {path}", lambda row: f"line {row + 2}")
-
-
-def locations_from_table(table: pd.DataFrame, where: str, address: Callable[[int], str]) -> NDArray[np.float64]:
-    """Take locations from the columns `x_um` and `y_um`, or `x` and `y`, of a table.
-
-    Args:
-        table: Q rows.
-        where: What the table is, for messages.
-        address: Names a row by its position, for messages.
-
-    Returns:
-        (Q, 2) micrometres.
-
-    Raises:
-        CifmError: There are no such columns, no rows, or a value that is no finite number.
-    """
-    # With `x_um` and `y_um` the unit is certain, so these names come first.
-    named = next((columns for columns in _COLUMNS if set(columns) <= set(table)), None)
-    if named is None:
-        columns = ", ".join(map(str, table.columns))
-        raise CifmError(f"{where}: no columns x_um and y_um, but {columns}", "name them in the first line")
-    # A field that is not a number becomes NaN, so that the message can name its line.
-    numbers = table[named].apply(pd.to_numeric, errors="coerce")
-    xy_um: NDArray[np.float64] = numbers.to_numpy(dtype=np.float64)
-    wrong = np.flatnonzero(~np.isfinite(xy_um).all(axis=1))
-    if len(wrong) or not len(xy_um):
-        problem = f"{address(int(wrong[0]))} is not two numbers" if len(wrong) else "it has no locations"
-        raise CifmError(f"{where}: {problem}", "give one location per line, in micrometres")
-    return xy_um
 
 
 def write_locations(
@@ -143,10 +95,10 @@ def predicted_file(
         # An upper bound: the annotation of the prepared slide, and two float32 matrices.
         require_space(target.parent, prepared.stat().st_size + 2 * 4 * shape[0] * shape[1])
     with atomic_path(target) as temporary:
-        with h5py.File(prepared, "r") as source, h5py.File(temporary, "w") as file:
+        with reopen_slide_file(prepared) as source, create_hdf5(temporary) as file:
             # The attributes state that the file is an AnnData, and in which version of the format.
             file.attrs.update(source.attrs)
-            copy_obs(source, file, order)
+            copy_obs(source, file, order, prepared)
             write_elem(file, "var", gene_annotation(slide, columns))
             write_elem(file, "obsm", {keys.SPATIAL: slide.xy_um[order]})
             write_elem(file, "uns", _metadata(origin))
@@ -156,6 +108,7 @@ def predicted_file(
         # The file is closed here, as rows are written by plain file operations, by several processes too.
         target_rows = inverse_order(order)
         yield open_dense(temporary, _VALUES, target_rows), open_dense(temporary, _LAYER, target_rows)
+        require_unchanged(prepared)  # worker processes open it too
 
 
 def _metadata(origin: dict[str, Any]) -> dict[str, Any]:

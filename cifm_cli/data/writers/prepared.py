@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from cifm_cli import keys
+from cifm_cli.data.column_record import COLUMNS, record_columns
+from cifm_cli.data.content_record import CellContent, record_content
 from cifm_cli.data.metadata import encode_metadata
 from cifm_cli.data.writers.h5ad import write_h5ad
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.writers.row_buffer import RowBuffer
 
 # Columns that cifm writes, and the name under which AnnData stores the index.
-_RESERVED = (keys.TOTAL_COUNTS, keys.NUM_GENES, keys.SPLIT, keys.DOWNLOAD_ROW, "_index")
+_RESERVED = (keys.TOTAL_COUNTS, keys.NUM_GENES, keys.SPLIT, keys.DOWNLOAD_ROW, keys.CHECKSUM, "_index")
 
 
 def build_anndata(
@@ -53,6 +55,7 @@ def build_anndata(
             keys.NUM_GENES: buffer.num_expressed[rows],
             keys.SPLIT: pd.Categorical(np.array(keys.REGIONS)[regions], categories=keys.REGIONS),
             keys.DOWNLOAD_ROW: rows.astype(np.int64),
+            keys.CHECKSUM: buffer.checksums[rows],
         },
         index=obs.index.astype(str).rename(None),
     )
@@ -61,6 +64,26 @@ def build_anndata(
     # In double precision: the graph must not depend on rounding in the file.
     slide.obsm[keys.SPATIAL] = np.ascontiguousarray(xy_um, dtype=np.float64)
     return slide
+
+
+def set_metadata(slide: ad.AnnData, metadata: dict[str, Any]) -> None:
+    """Set `uns["cifm"]` of a prepared slide, with the checksums of its content.
+
+    Args:
+        slide: Return value of `build_anndata`.
+        metadata: `uns["cifm"]`, with the report and the provenance as dictionaries.
+    """
+    obs = slide.obs
+    cells = CellContent(
+        download_rows=obs[keys.DOWNLOAD_ROW].to_numpy(),
+        xy_um=slide.obsm[keys.SPATIAL],
+        total_counts=obs[keys.TOTAL_COUNTS].to_numpy(),
+        split=obs[keys.SPLIT].cat.codes.to_numpy(),
+        checksums=obs[keys.CHECKSUM].to_numpy(),
+    )
+    content = record_content(cells, list(slide.var_names), list(slide.var[keys.SYMBOL]), metadata)
+    content[COLUMNS] = record_columns(obs)
+    slide.uns[keys.CIFM] = encode_metadata({**metadata, keys.CONTENT: content})
 
 
 def write_prepared(target: Path, slide: ad.AnnData, metadata: dict[str, Any], buffer: RowBuffer) -> None:
@@ -75,7 +98,7 @@ def write_prepared(target: Path, slide: ad.AnnData, metadata: dict[str, Any], bu
     Raises:
         CifmError: The disk is full, or the folder is not writable.
     """
-    slide.uns[keys.CIFM] = encode_metadata(metadata)
+    set_metadata(slide, metadata)
     write_h5ad(target, slide, buffer)
 
 

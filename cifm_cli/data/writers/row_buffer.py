@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from cifm_cli.data.checksums import cell_checksums, gene_keys
 from cifm_cli.data.row_ranges import row_ranges
 from cifm_cli.data.writers.csr_arrays import create_csr_arrays
 from cifm_cli.errors import writing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import h5py
@@ -30,19 +32,21 @@ class RowBuffer:
     Args:
         folder: Folder on a disk with space for the counts.
         num_cells: N.
-        num_genes: G.
+        gene_ids: G Ensembl ids.
 
     Attributes:
         num_genes: G.
         total_counts: (N,) sum of each row.
+        checksums: (N,) checksum of each row, from `checksums.cell_checksums`.
         num_expressed: (N,) number of counts of each row.
     """
 
-    def __init__(self, folder: Path, num_cells: int, num_genes: int) -> None:
-        self.num_genes = num_genes
+    def __init__(self, folder: Path, num_cells: int, gene_ids: Sequence[str]) -> None:
+        self.num_genes = len(gene_ids)
         self.total_counts = np.zeros(num_cells)
+        self.checksums = np.zeros(num_cells, dtype=np.uint64)
         self.num_expressed = np.zeros(num_cells, dtype=np.int64)
-        self._folder = folder
+        self._folder, self._gene_keys = folder, gene_keys(gene_ids)
         with writing(folder):
             self._file = TemporaryFile(dir=folder)  # noqa: SIM115 - __exit__ closes it
 
@@ -67,6 +71,7 @@ class RowBuffer:
         rows = slice(first, first + block.shape[0])
         self.total_counts[rows] = np.asarray(block.sum(axis=1), dtype=np.float64).ravel()
         self.num_expressed[rows] = np.diff(block.indptr)
+        self.checksums[rows] = cell_checksums(block, self._gene_keys)
         # Column and value of an entry are stored side by side, so that a row is one range of the file.
         entries = np.empty(block.nnz, dtype=_ENTRY)
         entries["column"], entries["value"] = block.indices, block.data

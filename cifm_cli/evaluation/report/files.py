@@ -13,13 +13,12 @@ from cifm_cli.data.writers.evaluation_predictions import write_predictions
 from cifm_cli.errors import writing
 from cifm_cli.evaluation.folds import KINDS
 from cifm_cli.evaluation.predictors.base import MODEL
-from cifm_cli.evaluation.report.page import overall_section, sections
+from cifm_cli.evaluation.report.page import overall_section, sections, warning_section
 from cifm_cli.report.html import write_report
-from cifm_cli.workspace import atomic_path, write_json
+from cifm_cli.workspace import atomic_files, atomic_path, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from cifm_cli.evaluation.evaluator import EvaluationResult
@@ -44,7 +43,7 @@ def check_folder(folder: Path) -> None:
 def write(
     folder: Path, metrics: dict[str, Any], results: dict[str, list[EvaluationResult]], *, save_predictions: bool
 ) -> None:
-    """Write all files, each whole or not at all, the metrics last. Predictions of an earlier evaluation are removed.
+    """Write all files together; see `atomic_files`. Predictions of an earlier evaluation are removed.
 
     Args:
         folder: Made if missing.
@@ -56,33 +55,32 @@ def write(
         CifmError: The disk is full or may not be written.
     """
     everything = [result for of_slide in results.values() for result in of_slide]
-    _write_table(folder / PER_CELL_FILE, [per_cell(result) for result in everything])
-    _write_table(folder / PER_GENE_FILE, [per_gene(result) for result in everything])
-    written = set()
-    for result in everything if save_predictions else ():
-        suffix = f"-{result.dataset.slide.name}" if len(results) > 1 else ""
-        target = folder / f"predictions-{result.geometry}{suffix}.h5ad"
-        _write_predictions(target, result, metrics["provenance"])
-        written.add(target)
-    _remove_predictions(folder, written)
-    averages = [overall_section(geometry, paired) for geometry, paired in metrics.get("overall", {}).items()]
-    of_slides = [
-        section
-        for name, of_slide in results.items()
-        for result in of_slide
-        for section in sections(result, metrics["slides"][name])
-    ]
-    write_report(folder / REPORT_FILE, "Evaluation", [*averages, *of_slides], metrics["provenance"])
-    write_json(folder / METRICS_FILE, metrics)
+    with atomic_files(folder, METRICS_FILE, _is_prediction) as new:
+        _write_table(new / PER_CELL_FILE, [per_cell(result) for result in everything])
+        _write_table(new / PER_GENE_FILE, [per_gene(result) for result in everything])
+        for result in everything if save_predictions else ():
+            suffix = f"-{result.dataset.slide.name}" if len(results) > 1 else ""
+            _write_predictions(new / f"predictions-{result.geometry}{suffix}.h5ad", result, metrics["provenance"])
+        warned = [
+            warning_section(name, of_slide["warnings"])
+            for name, of_slide in metrics["slides"].items()
+            if of_slide["warnings"]
+        ]
+        averages = [overall_section(geometry, paired) for geometry, paired in metrics.get("overall", {}).items()]
+        of_slides = [
+            section
+            for name, of_slide in results.items()
+            for result in of_slide
+            for section in sections(result, metrics["slides"][name])
+        ]
+        write_report(new / REPORT_FILE, "Evaluation", [*warned, *averages, *of_slides], metrics["provenance"])
+        write_json(new / METRICS_FILE, metrics)
 
 
-def _remove_predictions(folder: Path, keep: AbstractSet[Path]) -> None:
-    """Remove predictions of an earlier evaluation, which nothing would distinguish from those of this one."""
-    with writing(folder):
-        for kind in KINDS:  # other files that are called predictions-... belong to the user
-            for path in folder.glob(f"predictions-{kind}*.h5ad"):
-                if path not in keep and path.is_file():
-                    path.unlink()
+def _is_prediction(name: str) -> bool:
+    """Whether a file holds predictions of an earlier evaluation, which nothing would tell from those of a new one."""
+    # Other files that are called predictions-... belong to the user.
+    return name.endswith(".h5ad") and any(name.startswith(f"predictions-{kind}") for kind in KINDS)
 
 
 def scored_cells(result: EvaluationResult) -> pd.DataFrame:

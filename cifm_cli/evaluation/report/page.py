@@ -22,6 +22,7 @@ from cifm_cli.evaluation.report.tables import (
     paired_table,
     score_table,
     state_table,
+    warning_table,
 )
 from cifm_cli.evaluation.transfer import describe_transfer
 from cifm_cli.report import plots
@@ -30,6 +31,8 @@ from cifm_cli.report.table import Table
 from cifm_cli.statistics.bootstrap import percentile_interval
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cifm_cli.evaluation.evaluator import EvaluationResult
     from cifm_cli.evaluation.metrics.cell_types import CellTypes
 
@@ -96,6 +99,13 @@ def sections(result: EvaluationResult, facts: dict[str, Any]) -> list[Section]:
         ),
         *([cell_type_section(result.cell_types, title)] if result.cell_types else []),
     ]
+
+
+def warning_section(name: str, warnings: Sequence[str]) -> Section:
+    """Warnings about the scores of a slide, at the top of the page."""
+    return Section(
+        f"{name}: warnings", "These concern the meaning of all scores of the slide.", warning_table(warnings)
+    )
 
 
 def overall_section(geometry: str, paired: dict[str, dict[str, Any]]) -> Section:

@@ -10,6 +10,8 @@ from cifm_cli.evaluation.predictors.base import MODEL
 from cifm_cli.report.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cifm_cli.evaluation.comparison import Comparison
     from cifm_cli.evaluation.evaluator import EvaluationResult
     from cifm_cli.evaluation.metrics.cell_states import StateResult
@@ -143,6 +145,11 @@ def overall_table(paired: dict[str, dict[str, Any]]) -> Table:
     ]
     best = [(row, 1) for row, (metric, pair) in enumerate(paired.items()) if favours_model(pair, metric)]
     return Table(["metric", "difference", "95 % interval", f"{MODEL} is", "against"], rows, best)
+
+
+def warning_table(warnings: Sequence[str]) -> Table:
+    """Warnings about a slide, one in a row."""
+    return Table(["warning"], [[f"{warning}."] for warning in warnings])
 
 
 def describe_overall(geometry: str, paired: dict[str, dict[str, Any]]) -> str:

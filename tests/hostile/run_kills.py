@@ -1,0 +1,122 @@
+"""Stop commands by signals at random moments, and check what is left and that the next command repairs it.
+
+    nice python tests/hostile/run_kills.py --count 200
+
+Every command that writes is run on a small synthetic slide in a new copy of a workspace, and gets SIGKILL, SIGTERM, SIGINT
+or SIGHUP at a random time. Then inputs must be unchanged, every file whole or absent, and no process left. The command is
+run again (`train` with `--resume` if there is a state): its result must be that of an undisturbed run, and no temporary
+file or lock may be left. Prints one line for each problem and a summary as JSON; the exit code is 1 if there is a problem.
+Linux and macOS; not collected by pytest, which runs a few kills through `tests/cli/test_interruptions.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from commands import (
+    COMMANDS,
+    Command,
+    Problem,
+    Running,
+    digests,
+    leftovers,
+    make_workspace,
+    raw_digests,
+    require,
+    run,
+)
+
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+EXPECTED = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGHUP: 143, signal.SIGINT: 130}
+
+
+def kill_once(command: Command, number: signal.Signals, delay_s: float, folder: Path, expected: dict[str, str]) -> str:
+    """Run a command, send it a signal, and check everything.
+
+    Args:
+        command: The command.
+        number: The signal.
+        delay_s: Seconds after the start.
+        folder: A new copy of the workspace.
+        expected: Digests of the outputs of an undisturbed run.
+
+    Returns:
+        What the signal met: `finished` or `stopped`.
+    """
+    inputs = raw_digests(folder)
+    running = Running(command.words, folder)
+    time.sleep(delay_s)
+    running.send(number)
+    outcome = running.wait()
+    # A process that is not yet within `main` has the usual reaction to a signal.
+    require(outcome.code in (0, EXPECTED[number], -number), f"exit code {outcome.code}: {outcome.log[-1000:]}")
+    require(
+        "Traceback" not in outcome.log or outcome.code == -number or delay_s < 0.02, f"traceback: {outcome.log[-1500:]}"
+    )
+    running.require_no_process()
+    require(raw_digests(folder) == inputs, "an input has changed")
+    digests(folder, command.outputs)
+    if number != signal.SIGKILL:
+        require(not leftovers(folder), f"left behind: {leftovers(folder)}")
+    words = command.words
+    if command.resume and list(folder.glob("runs/new/train_state-*")):
+        words += " --resume"
+    again = run(words, folder)
+    require("Traceback" not in again.log, f"traceback: {again.log[-1500:]}")
+    require(not leftovers(folder), f"left behind by the next command: {leftovers(folder)}")
+    found = digests(folder, command.outputs)
+    differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    require(not differing, f"differs from an undisturbed run: {differing}")
+    require(raw_digests(folder) == inputs, "an input has changed")
+    return "finished" if outcome.code == 0 else "stopped"
+
+
+def main() -> int:
+    """Kill commands in turn, and print the counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=60, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="name of one command")
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    commands = [command for command in COMMANDS if options.only in (None, command.name)]
+    met: Counter[str] = Counter()
+    problems = []
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name) / "base"
+        base.mkdir()
+        make_workspace(base, [command.name for command in commands])
+        expected, seconds = {}, {}
+        for command in commands:
+            folder = Path(shutil.copytree(base, Path(name) / "reference", symlinks=True))
+            seconds[command.name] = run(command.words, folder).seconds
+            expected[command.name] = digests(folder, command.outputs)
+            shutil.rmtree(folder)
+        for number in range(options.count):
+            command, kind = commands[number % len(commands)], rng.choice(SIGNALS)
+            delay_s = rng.uniform(0.0, 1.1 * seconds[command.name])
+            folder = Path(shutil.copytree(base, Path(name) / f"w{number}", symlinks=True))
+            try:
+                result = kill_once(command, kind, delay_s, folder, expected[command.name])
+                met[f"{command.name}: {result}"] += 1
+            except Problem as problem:
+                problems.append(f"{number} {command.name}, {kind.name} after {delay_s:.3f} s: {problem}")
+                print(problems[-1], flush=True)
+            shutil.rmtree(folder)
+    summary = {"kills": options.count, "met": dict(sorted(met.items())), "problems": len(problems)}
+    print(json.dumps(summary | {"seconds": round(time.monotonic() - started)}, indent=1))
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
