@@ -9,6 +9,7 @@ import numpy as np
 from cifm_cli.report import plots
 from cifm_cli.report.html import Image, Section, write_report
 from cifm_cli.report.table import Table
+from cifm_cli.workspace import atomic_files, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +17,35 @@ if TYPE_CHECKING:
     from cifm_cli.celltype.check import TypeCheck
 
 _MAX_ROWS = 40  # labels and types of the drawn confusion
+
+
+def write_check_files(out: Path, name: str, check: TypeCheck, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Write the page and the JSON of a comparison.
+
+    Args:
+        out: The folder; created if it is missing.
+        name: Name of the labelled cells.
+        check: The comparison.
+        provenance: Dictionary from `provenance.collect`.
+
+    Returns:
+        The content of the JSON.
+
+    Raises:
+        CifmError: The disk is full or may not be written.
+    """
+    page, last = f"{name}.check.html", f"{name}.check.json"
+    confusion = {"labels": list(check.labels), "types": list(check.names), "cells": check.confusion.tolist()}
+    content = {
+        "page": (out / page).as_posix(),
+        **check.facts,
+        "confusion": confusion,
+        "provenance": provenance,
+    }
+    with atomic_files(out, last) as new:
+        write_check_report(new / page, f"Cell types of {name}", check, provenance)
+        write_json(new / last, content)
+    return content
 
 
 def write_check_report(path: Path, title: str, check: TypeCheck, provenance: dict[str, Any]) -> None:

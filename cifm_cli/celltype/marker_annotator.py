@@ -24,7 +24,7 @@ from cifm_cli.celltype.evidence import Evidence, find_evidence
 from cifm_cli.celltype.expression_clusters import ExpressionClusters, fit_clusters
 from cifm_cli.celltype.markers import load_markers
 from cifm_cli.celltype.naming import NamingTree, naming_tree
-from cifm_cli.celltype.panel_types import panel_types
+from cifm_cli.celltype.panel_types import indistinct_types, panel_types
 from cifm_cli.celltype.recovered_counts import recover_counts
 from cifm_cli.celltype.taxonomy import find_tissue
 from cifm_cli.errors import CifmError
@@ -75,6 +75,8 @@ class MarkerAnnotator:
     typical_depth: float  # median sum of counts of the cells
     left_out: dict[str, int]  # number of markers on the panel of each type that has too few
     tissue: str | None  # tissue that narrowed the types
+    markers: Markers  # the table that the types were taken from
+    indistinct: tuple[tuple[str, str], ...]  # pairs of types that the panel hardly tells apart
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -152,6 +154,7 @@ def fit_marker_annotator(
     types = panel_types(symbols, markers, known_tissue, references)
     counts = recover_counts(expression)
     depth = np.asarray(counts.sum(axis=1)).ravel()
+    typical_depth = float(np.median(depth[depth > 0])) if depth.any() else 1.0
     selected = _informative_genes(counts, types)
     counts, types = csr_matrix(counts[:, selected]), _select(types, selected)
     clusters = fit_clusters(counts)
@@ -168,9 +171,11 @@ def fit_marker_annotator(
         clusters=clusters,
         votes=votes,
         evidence=evidence,
-        typical_depth=float(np.median(depth[depth > 0])) if depth.any() else 1.0,
+        typical_depth=typical_depth,
         left_out=types.left_out,
         tissue=known_tissue,
+        markers=markers,
+        indistinct=indistinct_types(types, evidence.is_found, typical_depth),
     )
 
 

@@ -40,6 +40,8 @@ ABSENT_MARKER: Final = 60.0  # the least counts per million of such a marker
 RATIO_BOUNDS: Final = (0.25, 12.0)
 LISTED_RATIO: Final = 4.0  # the least ratio of a gene of the marker table that the profile confirms
 
+INDISTINCT: Final = 3.0  # mean log likelihood ratio below which every tenth cell or more looks like the other type
+
 
 @dataclass(frozen=True)
 class PanelTypes:
@@ -171,3 +173,28 @@ def _bounded(profiles: Numbers, listed: Mask) -> Numbers:
     bounded = typical * np.where(is_expressed, np.maximum(ratio, LISTED_RATIO), ratio)
     fractions: Numbers = bounded / bounded.sum(axis=1, keepdims=True)
     return fractions
+
+
+def indistinct_types(types: PanelTypes, is_found: Mask, depth: float) -> tuple[tuple[str, str], ...]:
+    """Find pairs of types that cells of a slide hardly show apart.
+
+    Args:
+        types: The types of the panel.
+        is_found: (J,) types to compare.
+        depth: Sum of the counts of a typical cell.
+
+    Returns:
+        Pairs of types, of which neither is above the other, whose mean log likelihood ratio for such a cell is small.
+    """
+    taxonomy = load_taxonomy()
+    logs = np.log(types.profiles + 1e-7)
+    found = np.flatnonzero(is_found)
+    pairs = []
+    for position, first in enumerate(found):
+        for second in found[position + 1 :]:
+            difference = logs[first] - logs[second]
+            separation = min(types.profiles[first] @ difference, -(types.profiles[second] @ difference))
+            names = types.names[first], types.names[second]
+            if depth * separation < INDISTINCT and not taxonomy.are_related(*names):
+                pairs.append(names)
+    return tuple(pairs)

@@ -12,6 +12,8 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
+from cifm_cli.errors import CifmError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -138,6 +140,20 @@ def find_tissue(description: str | None) -> str | None:
     # `small intestine` names the intestine once, and `bone marrow` the marrow.
     found = found or {tissue for word, tissue in SYNONYMS.items() if f" {word} " in words}
     return found.pop() if len(found) == 1 else None
+
+
+def require_tissue(description: str) -> None:
+    """Check that a description names a tissue of the table.
+
+    Args:
+        description: As a user typed it; empty for none.
+
+    Raises:
+        CifmError: It names no tissue, or several.
+    """
+    if description and find_tissue(description) is None:
+        known = ", ".join(load_taxonomy().known_tissues)
+        raise CifmError(f"--tissue {description!r} names no tissue, or several", f"known: {known}")
 
 
 def lineage_of(name: str) -> str:
