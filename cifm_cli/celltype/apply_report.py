@@ -30,6 +30,7 @@ MAX_DRAWN_CELLS: Final = 100_000  # of the maps
 MAX_DOT_CELLS: Final = 20_000  # whose expression the dot plot averages
 GENES_PER_TYPE: Final = 3
 MIN_SHARE: Final = 0.002  # of the cells; rarer types are not drawn
+MAX_COLOURS: Final = 14  # types of the map; a legend of more does not fit
 
 
 def write_apply_report(
@@ -118,7 +119,7 @@ def _maps(slide: Slide, labels: NDArray[Any], lineages: NDArray[Any]) -> list[Im
         rows = np.sort(numpy_generator(0, "annotation map").choice(rows, MAX_DRAWN_CELLS, replace=False))
     frequent, sizes = np.unique(labels, return_counts=True)
     order = [str(name) for name in frequent[np.argsort(-sizes, kind="stable")] if name != UNASSIGNED]
-    kept = [name for name in order if (labels == name).mean() >= MIN_SHARE]
+    kept = [name for name in order if (labels == name).mean() >= MIN_SHARE][:MAX_COLOURS]
     known = [name for name in LINEAGES if (lineages == name).any()]
     return [
         Image(plots.tissue_map(slide.xy_um[rows], lineages[rows], "Lineages", order=known), "Map of lineages"),

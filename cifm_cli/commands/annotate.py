@@ -128,9 +128,20 @@ def check(
 @app.command("train")
 def train(
     labelled: Annotated[
-        Path, typer.Argument(metavar="LABELLED", help="An .h5ad with raw counts and a column of cell types.")
+        Path,
+        typer.Argument(
+            metavar="LABELLED",
+            help="An .h5ad with raw counts and a column of cell types, or a table of profiles (genes by types).",
+        ),
     ],
-    label: Annotated[str, typer.Option("--label", metavar="COLUMN", help="obs column that holds the cell types.")],
+    label: Annotated[
+        str | None,
+        typer.Option("--label", metavar="COLUMN", help="obs column that holds the cell types; not for a table."),
+    ] = None,
+    pseudo_bulk: Annotated[
+        bool,
+        typer.Option("--pseudo-bulk", help="The rows are sums over many cells, from which single cells are drawn."),
+    ] = False,
     slide: Annotated[
         Path | None,
         typer.Option(
@@ -163,20 +174,19 @@ def train(
     from dataclasses import replace
 
     from cifm_cli import provenance
+    from cifm_cli.celltype.drawn_cells import read_training_cells
     from cifm_cli.celltype.fitting import TargetSlide, report_table, train_classifier
-    from cifm_cli.celltype.labelled_cells import read_labelled_cells
     from cifm_cli.celltype.reference import save_classifier
     from cifm_cli.data.slide import open_slide
     from cifm_cli.report import terminal
 
     tissue = open_slide(slide) if slide else None
     target = TargetSlide(tissue.symbols, tissue.total_counts) if tissue else None
-    classifier = train_classifier(
-        read_labelled_cells(labelled, label), target, max_cells=max_cells, threshold=threshold, seed=seed
-    )
+    cells = read_training_cells(labelled, label, target, pseudo_bulk=pseudo_bulk, num_cells=max_cells, seed=seed)
+    classifier = train_classifier(cells, target, max_cells=max_cells, threshold=threshold, seed=seed)
     inputs = [labelled, *([slide] if slide else [])]
     origin = provenance.collect("annotate train", seed=seed, inputs=inputs, label=label, max_cells=max_cells)
-    path = out or workspace.ANNOTATORS / f"{labelled.stem}.safetensors"
+    path = out or workspace.ANNOTATORS / f"{labelled.name.partition('.')[0]}.safetensors"
     save_classifier(path, replace(classifier, provenance=origin))
     report = classifier.report
     terminal.show_table("held-out cells", report_table(report))
