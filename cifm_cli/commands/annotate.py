@@ -174,12 +174,14 @@ def train(
     from dataclasses import replace
 
     from cifm_cli import provenance
-    from cifm_cli.celltype.drawn_cells import read_training_cells
+    from cifm_cli.celltype.drawn_cells import is_profile_table, read_training_cells
     from cifm_cli.celltype.fitting import TargetSlide, report_table, train_classifier
     from cifm_cli.celltype.reference import save_classifier
     from cifm_cli.data.slide import open_slide
     from cifm_cli.report import terminal
 
+    if label is None and not is_profile_table(labelled):
+        raise typer.BadParameter("an .h5ad needs the column of its cell types", param_hint="--label")
     tissue = open_slide(slide) if slide else None
     target = TargetSlide(tissue.symbols, tissue.total_counts) if tissue else None
     cells = read_training_cells(labelled, label, target, pseudo_bulk=pseudo_bulk, num_cells=max_cells, seed=seed)
