@@ -57,8 +57,15 @@ class Evidence:
     background: Numbers  # (J,) fraction of a cell's counts that are a type's markers, without the type
     min_level: Numbers  # (J,) fraction of a cell's counts that must be a type's markers
     below: Mask  # (J, J) whether the second type is below the first, and may be named instead
+    general: NDArray[np.int64]  # (J,) the type above each type that covers its cells without their name; itself if none
 
-    def of_cells(self, counts: csr_matrix, clusters: NDArray[np.int64]) -> tuple[Mask, Numbers]:
+    @property
+    def competes(self) -> Mask:
+        """(J,) whether a type takes part: it is found, or the type that covers it is."""
+        found: Mask = self.is_found | self.is_found[self.general]
+        return found
+
+    def of_cells(self, counts: csr_matrix, clusters: NDArray[np.int64]) -> tuple[Mask, Mask, Numbers]:
         """Apply the rules to cells.
 
         Args:
@@ -66,35 +73,57 @@ class Evidence:
             clusters: (N,) cluster of each cell.
 
         Returns:
-            (N, J) whether a type may claim a cell; and the evidence of the markers, a logarithm.
+            (N, J) whether a type may be named; (N, J) whether its profile takes part, which that of a CD8 T cell also does
+            where a cell may only be called T cell; and (N, J) the evidence of the markers, a logarithm.
         """
         own = self.show_themselves(counts)
         may_claim = self.is_found & (self.may_claim[clusters] | own)
         coverage = self.coverage[clusters]
         coverage = np.where(own | ~may_claim, np.maximum(coverage, CELL_COVERAGE), coverage)
+        takes_part = may_claim | may_claim[:, self.general]
+        coverage = np.where(takes_part & ~may_claim, coverage[:, self.general], coverage)
         weight = COVERAGE_WEIGHT * np.log(np.clip(coverage, 0.05, FULL_COVERAGE) / FULL_COVERAGE)
-        return may_claim, weight
+        return may_claim, takes_part, weight
 
-    def prefer_deeper(self, probabilities: Numbers) -> Numbers:
-        """Move probability from a type to the types below it that may claim a cell.
+    def prefer_deeper(self, probabilities: Numbers, may_claim: Mask) -> Numbers:
+        """Move probability from a type to the types below it, in cells where one of them may be named.
 
         A general type adapts to the slide and so explains a cell at least as well as the types below it. What a type and
         those below it have together does not change.
 
         Args:
-            probabilities: (N, J), zero where a type may not claim a cell.
+            probabilities: (N, J).
+            may_claim: (N, J) whether a type may be named.
 
         Returns:
             (N, J) probabilities with the same sums.
         """
         deeper = probabilities.copy()
         for row in np.flatnonzero(self.below.any(axis=1)):
-            family = np.append(np.flatnonzero(self.below[row]), row)
+            children = np.flatnonzero(self.below[row])
+            family = np.append(children, row)
             before = deeper[:, family].sum(axis=1)
-            deeper[:, row] *= np.exp(-CHILD_BONUS)
+            deeper[:, row] *= np.where(may_claim[:, children].any(axis=1), np.exp(-CHILD_BONUS), 1.0)
             after = deeper[:, family].sum(axis=1)
             deeper[:, family] *= (before / np.where(after > 0, after, 1.0))[:, None]
         return deeper
+
+    def name_types(self, probabilities: Numbers, may_claim: Mask) -> Numbers:
+        """Give the probability of kinds that may not be named to the type of which they are a kind.
+
+        Args:
+            probabilities: (N, J).
+            may_claim: (N, J) whether a type may be named.
+
+        Returns:
+            (N, J) probabilities, zero for types that may not be named.
+        """
+        named = np.where(may_claim, probabilities, 0.0)
+        for row in np.flatnonzero(self.general != np.arange(len(self.general))):
+            general = self.general[row]
+            given = np.where(may_claim[:, row], 0.0, probabilities[:, row])
+            named[:, general] += np.where(may_claim[:, general], given, 0.0)
+        return named
 
     def show_themselves(self, counts: csr_matrix) -> Mask:
         """(N, J) whether the counts of a cell alone show a type."""
@@ -149,6 +178,7 @@ def find_evidence(
         background=types.markers @ background,
         min_level=np.where(strict > 0, STRICT_LEVEL, MIN_LEVEL) * level,
         below=_below(types, tissue),
+        general=_general(types),
     )
     num_showing = evidence.show_themselves(counts).sum(axis=0)
     is_found = evidence.may_claim.any(axis=0) | (num_showing >= max(MIN_CELLS, MIN_FRACTION * counts.shape[0]))
@@ -201,7 +231,7 @@ def _exceeds_siblings(level: Numbers, types: PanelTypes) -> Mask:
     for row, name in enumerate(types.names):
         parent = taxonomy.parents.get(name, "")
         siblings = [k for k, other in enumerate(types.names) if k != row and taxonomy.parents.get(other) == parent]
-        if parent in types.names and parent != taxonomy.lineage(name) and siblings:
+        if _is_kind(types, name) and siblings:
             exceeds[:, row] = level[:, row] >= SIBLING_RATIO * level[:, siblings].max(axis=1)
     return exceeds
 
@@ -211,15 +241,28 @@ def strict_coverage(types: PanelTypes, tissue: str | None) -> Numbers:
     taxonomy = load_taxonomy()
     needed = np.zeros(len(types.names))
     for row, name in enumerate(types.names):
-        path = taxonomy.ancestors(name)
         # Types below a type other than a lineage, such as CD4 T cells, differ from each other by a few genes.
-        if not types.has_profile[row] or (
-            len(path) > 1 and path[1] in types.names and path[1] != taxonomy.lineage(name)
-        ):
+        if not types.has_profile[row] or _is_kind(types, name):
             needed[row] = STRICT_COVERAGE
         if tissue is None and taxonomy.restriction(name):
             needed[row] = UNKNOWN_TISSUE_COVERAGE
     return needed
+
+
+def _is_kind(types: PanelTypes, name: str) -> bool:
+    """Whether a type is a kind of another type of the panel, such as a CD8 T cell, and not only of a lineage."""
+    taxonomy = load_taxonomy()
+    parent = taxonomy.parents.get(name, "")
+    return parent in types.names and parent != taxonomy.lineage(name)
+
+
+def _general(types: PanelTypes) -> NDArray[np.int64]:
+    """(J,) position of the type of which each type is a kind; its own position for other types."""
+    parents = load_taxonomy().parents
+    return np.array(
+        [types.names.index(parents[name]) if _is_kind(types, name) else row for row, name in enumerate(types.names)],
+        dtype=np.int64,
+    )
 
 
 def _below(types: PanelTypes, tissue: str | None) -> Mask:

@@ -56,7 +56,7 @@ PRIOR_CELLS: Final = 1.0  # added to the cells of every type
 FREQUENCY_EXPONENT: Final = 0.5  # of the frequencies of the types in the prior: rare types keep a chance
 MAX_GENES: Final = 1_500  # of a whole transcriptome, of which most genes do not differ between types
 WHOLE_TRANSCRIPTOME: Final = 3_000
-THRESHOLD: Final = 0.5
+THRESHOLD: Final = 0.6  # probability before calibration, which makes it one half
 OPTION: Final = "--annotator markers:FILE.tsv"
 
 
@@ -98,11 +98,11 @@ class MarkerAnnotator:
         if not self.types:
             return np.zeros((counts.shape[0], 0))
         clusters = self.clusters.assign(counts)
-        may_claim, weight = self.evidence.of_cells(_damped(counts), clusters)
-        posterior = _posterior(
-            _damped(counts), self.log_ratios, self.votes[clusters], self.log_prior, may_claim, weight
-        )
-        return self.evidence.prefer_deeper(posterior)
+        damped = _damped(counts)
+        may_claim, takes_part, weight = self.evidence.of_cells(damped, clusters)
+        posterior = _posterior(damped, self.log_ratios, self.votes[clusters], self.log_prior, takes_part, weight)
+        named = self.evidence.name_types(posterior, may_claim)
+        return self.evidence.prefer_deeper(named, may_claim)
 
 
 def open_markers(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> MarkerAnnotator:
@@ -227,8 +227,8 @@ def _fit_mixture(
     depth = np.asarray(damped.sum(axis=1)).ravel()
     cluster_depth = np.maximum(np.bincount(clusters, weights=depth, minlength=num_clusters), 1e-12)
     averaging = csr_matrix((1 / cluster_depth[clusters], (clusters, np.arange(num_cells))), (num_clusters, num_cells))
-    may_claim, weight = evidence.of_cells(damped, clusters)
-    prior = evidence.is_found / max(evidence.is_found.sum(), 1)
+    may_claim, takes_part, weight = evidence.of_cells(damped, clusters)
+    prior = evidence.competes / max(evidence.competes.sum(), 1)
     start = profiles = types.profiles
     for step in range(NUM_ROUNDS + 1):
         if step < NUM_EFFICIENCY_ROUNDS:
@@ -243,10 +243,10 @@ def _fit_mixture(
             log_prior = np.log(prior)
         if step == NUM_ROUNDS:
             break
-        posterior = _posterior(damped, log_ratios, votes[clusters], log_prior, may_claim, weight)
-        posterior = evidence.prefer_deeper(posterior)
+        posterior = _posterior(damped, log_ratios, votes[clusters], log_prior, takes_part, weight)
+        posterior = evidence.prefer_deeper(posterior, may_claim)
         posterior /= np.maximum(posterior.sum(axis=1, keepdims=True), 1e-12)
-        prior = (posterior.sum(axis=0) + PRIOR_CELLS) ** FREQUENCY_EXPONENT * evidence.is_found
+        prior = (posterior.sum(axis=0) + PRIOR_CELLS) ** FREQUENCY_EXPONENT * evidence.competes
         prior /= max(prior.sum(), 1e-12)
         if step >= NUM_EFFICIENCY_ROUNDS - 1:
             # The initial profile keeps that of a rare type near its reference.
@@ -260,17 +260,17 @@ def _posterior(
     log_ratios: Numbers,
     votes: Numbers,
     log_prior: Numbers,
-    may_claim: NDArray[np.bool_],
+    takes_part: NDArray[np.bool_],
     weight: Numbers,
 ) -> Numbers:
-    """(N, J) probabilities, zero for types that may not claim a cell; rows sum to 1 at most."""
+    """(N, J) probabilities, zero for types that take no part in a cell; rows sum to 1 at most."""
     depth = np.asarray(damped.sum(axis=1)).ravel()
     likelihood = np.asarray(damped @ log_ratios) + CLUSTER_WEIGHT * depth[:, None] * votes
     # Errors of the profiles are shared by all counts of a gene, so that evidence does not grow in proportion to the counts.
     logits = likelihood / (1 + depth / TRUSTED_DEPTH)[:, None] + log_prior + weight
     # Types that may not claim a cell are no names for it, but where one explains it well, no other type is certain.
-    logits = np.where(may_claim, logits, logits - BARRED_PENALTY)
-    is_typed = may_claim.any(axis=1) & (depth > 0)
+    logits = np.where(takes_part, logits, logits - BARRED_PENALTY)
+    is_typed = takes_part.any(axis=1) & (depth > 0)
     posterior = np.zeros_like(logits)
     posterior[is_typed] = np.exp(logits[is_typed] - logsumexp(logits[is_typed], axis=1, keepdims=True))
-    return np.where(may_claim, posterior, 0.0)
+    return np.where(takes_part, posterior, 0.0)
