@@ -42,6 +42,7 @@ STRICT_COVERAGE: Final = 0.5
 SIBLING_RATIO: Final = 2.0  # level of the markers of such a type to those of similar types
 UNKNOWN_TISSUE_COVERAGE: Final = 0.65  # the same for types of certain tissues, where the tissue is unknown
 CHILD_BONUS: Final = 2.0  # logarithm of the factor by which types below a general type are preferred
+COMPLETE_BONUS: Final = 5.0  # the same in tissues whose cells of the general type are all of types below it
 MIN_CELLS: Final = 5  # cells that must show a type by themselves, if no cluster does
 MIN_FRACTION: Final = 0.0005
 
@@ -57,6 +58,7 @@ class Evidence:
     background: Numbers  # (J,) fraction of a cell's counts that are a type's markers, without the type
     min_level: Numbers  # (J,) fraction of a cell's counts that must be a type's markers
     below: Mask  # (J, J) whether the second type is below the first, and may be named instead
+    bonus: Numbers  # (J,) logarithm of the factor by which the types below a type are preferred to it
     general: NDArray[np.int64]  # (J,) the type above each type that covers its cells without their name; itself if none
 
     @property
@@ -103,7 +105,7 @@ class Evidence:
             children = np.flatnonzero(self.below[row])
             family = np.append(children, row)
             before = deeper[:, family].sum(axis=1)
-            deeper[:, row] *= np.where(may_claim[:, children].any(axis=1), np.exp(-CHILD_BONUS), 1.0)
+            deeper[:, row] *= np.where(may_claim[:, children].any(axis=1), np.exp(-self.bonus[row]), 1.0)
             after = deeper[:, family].sum(axis=1)
             deeper[:, family] *= (before / np.where(after > 0, after, 1.0))[:, None]
         return deeper
@@ -178,6 +180,7 @@ def find_evidence(
         background=types.markers @ background,
         min_level=np.where(strict > 0, STRICT_LEVEL, MIN_LEVEL) * level,
         below=_below(types, tissue),
+        bonus=_bonus(types, tissue),
         general=_general(types),
     )
     num_showing = evidence.show_themselves(counts).sum(axis=0)
@@ -263,6 +266,13 @@ def _general(types: PanelTypes) -> NDArray[np.int64]:
         [types.names.index(parents[name]) if _is_kind(types, name) else row for row, name in enumerate(types.names)],
         dtype=np.int64,
     )
+
+
+def _bonus(types: PanelTypes, tissue: str | None) -> Numbers:
+    """(J,) logarithm of the factor by which the types below each type are preferred to it."""
+    complete_in = load_taxonomy().complete_in
+    is_complete = [tissue is not None and tissue in complete_in.get(name, ()) for name in types.names]
+    return np.where(is_complete, COMPLETE_BONUS, CHILD_BONUS)
 
 
 def _below(types: PanelTypes, tissue: str | None) -> Mask:
