@@ -149,5 +149,5 @@ def test_types_of_a_real_tissue(shared_data: Path) -> None:
         is_called = np.array([taxonomy.is_below(label, name) for label in found])
         is_actual = np.isin(cluster, clusters)
         recall, precision = is_called[is_actual].mean(), is_actual[is_called & is_known].mean()
-        assert recall > 0.74, f"{name}: recall {recall:.3f}"
-        assert precision > 0.85, f"{name}: precision {precision:.3f}"
+        assert recall > 0.78, f"{name}: recall {recall:.3f}"
+        assert precision > 0.9, f"{name}: precision {precision:.3f}"
