@@ -40,6 +40,7 @@ from cifm_cli.errors import (
     raising_on_stop_signals,
 )
 from cifm_cli.report import terminal
+from cifm_cli.system_errors import machine_problem
 from cifm_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
 # joblib, which is imported by other libraries only, warns where /dev/shm is read-only.
 OTHER_VARIABLES = {"JOBLIB_MULTIPROCESSING": "0"}
+
+_MAX_NAME = 200  # characters of the name of a file in a message
 
 EPILOG = """\
 Getting started:
@@ -141,6 +144,12 @@ def main(argv: list[str] | None = None) -> int:
         hint = error.hint if isinstance(error, CifmError) else "see which backends work here with `cifm backends`"
         terminal.fail(str(error), hint)
         return EXIT_ERROR
+    except OSError as error:
+        problem = machine_problem(error)
+        if switches.debug or problem is None:
+            raise
+        terminal.fail(f"{_shortened(error.filename)}: {problem.reason}", problem.hint)
+        return EXIT_ERROR
     except typer.TyperException as error:
         return _report_usage(error)
     except StopRequested:
@@ -162,11 +171,17 @@ def run() -> None:
         if not code and not isinstance(
             error, BrokenPipeError
         ):  # that is a reader, such as `head`, which has seen enough
-            terminal.fail(f"cannot write to stdout: {os.strerror(error.errno or 0).lower()}", "write it elsewhere")
+            terminal.fail(f"cannot write stdout: {os.strerror(error.errno or 0).lower()}", "write it elsewhere")
             code = EXIT_ERROR
         # The interpreter flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _shortened(name: object) -> str:
+    """The name of a file, without the middle of a very long one."""
+    text = str(name)
+    return text if len(text) <= _MAX_NAME else f"{text[:40]} ... {text[-40:]}"
 
 
 def _report_usage(error: typer.TyperException) -> int:

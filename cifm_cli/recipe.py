@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from contextlib import suppress
 from importlib import resources
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _MAX_BYTES = 1 << 18  # of a recipe; those of this package have less than 4 kB
 _EXAMPLE = "see `cifm recipes show xenium` for an example"
 _MAX_LINE = 4_000  # bytes of a line: the time to parse a dotted key grows with the square of its length
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # all but tabs and line ends
 _MAX_MISTAKES = 30  # in one message
 _MAX_SHOWN = 60  # characters of a wrong value in a message
 
@@ -110,9 +112,13 @@ def read(path: Path) -> str:
         limits = f"more than {_MAX_BYTES:,} bytes, or than {_MAX_LINE:,} in a line"
         raise CifmError(f"{path}: not valid TOML: {limits}, are no recipe", _EXAMPLE)
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CifmError(f"{path}: not valid TOML: not text in UTF-8 ({error})", "save it in UTF-8") from error
+    # TOML allows none, and a terminal would run them.
+    if found := _CONTROL.search(text):
+        raise CifmError(f"{path}: not valid TOML: control character {found[0]!r}", "save it as plain text")
+    return text
 
 
 def load(path: Path, settings: Sequence[str] = ()) -> Recipe:

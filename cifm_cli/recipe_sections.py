@@ -13,6 +13,7 @@ Precision = Literal["float32", "bfloat16"]
 # Far above what is useful; products of these numbers are sizes of arrays, which must not overflow.
 MAX_WIDTH = 65_536
 MAX_LAYERS = 1_000
+MAX_MAPS = 5_000
 MAX_STEPS = 10**12
 
 
@@ -79,6 +80,11 @@ class ModelRecipe(Section):
         # A higher rank than D has no effect but costs more weights.
         if self.gene_rank and self.gene_rank > self.width:
             raise ValueError(f"model.gene_rank = {self.gene_rank} is above model.width = {self.width}")
+        if (num_maps := self.members * (self.encoder_layers + self.decoder_layers) * self.mlp_layers) > MAX_MAPS:
+            raise ValueError(
+                f"model.members, model.encoder_layers, model.decoder_layers and model.mlp_layers ask for {num_maps:,} linear "
+                f"maps, at most {MAX_MAPS:,} are possible"
+            )
         # Eq. 14 without residual is a sum over edges, which is zero for a cell without any.
         if self.message == "mlp" and not (self.residual or self.self_loops):
             raise ValueError(

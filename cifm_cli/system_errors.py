@@ -81,6 +81,22 @@ _READING: Final = _BOTH | {
 }
 
 
+# Errors that no code can foresee, as they come from the machine and not from what the code asks for.
+_OF_THE_MACHINE: Final = frozenset(
+    {
+        *_BOTH,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EFBIG,
+        errno.ETXTBSY,
+        errno.EBUSY,
+    }
+)
+
+
 def system_errno(error: OSError) -> int | None:
     """Number of a system error, also where it is only in the message of HDF5 or safetensors; None if there is none."""
     # `errno = 28` in messages of HDF5, `os error 28` in those of safetensors.
@@ -91,6 +107,13 @@ def system_errno(error: OSError) -> int | None:
 def is_refused(error: OSError) -> bool:
     """Whether a file system refused a request that the result does not depend on, such as a link or a mode."""
     return error.errno in REFUSED_COURTESY
+
+
+def machine_problem(error: OSError) -> Problem | None:
+    """Why the machine failed to access a file that the error names; None for an error that may be a mistake of ours."""
+    if not error.filename or error.errno not in _OF_THE_MACHINE:
+        return None
+    return _describe(error, _READING | _WRITING, _FAULT)
 
 
 def writing_problem(error: OSError) -> Problem | None:

@@ -115,7 +115,7 @@ class TensorFile:
         stored = self.header.get(_CHECKSUM)
         if stored is None or not verification_enabled():
             return
-        if stored != _checksum(tensors, self.header):
+        if stored != content_checksum(tensors, self.header):
             raise CifmError(f"{self.path}: damaged, its checksum is wrong", f"{self.kind.hint}; {SKIP_HINT}")
 
 
@@ -216,7 +216,7 @@ def save_tensors(
     else:
         ready = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     if checksum:
-        header = {**header, _CHECKSUM: _checksum(ready, header)}
+        header = {**header, _CHECKSUM: content_checksum(ready, header)}
     with atomic_path(path) as temporary:
         try:
             # The header is one JSON string, because safetensors stores text values only.
@@ -226,8 +226,16 @@ def save_tensors(
             raise OSError(str(error)) from error
 
 
-def _checksum(tensors: Tensors, header: Mapping[str, Any]) -> str:
-    """SHA-256 of the header without its checksum, and of names, types, shapes and values of the tensors."""
+def content_checksum(tensors: Tensors, header: Mapping[str, Any]) -> str:
+    """Compute the checksum of a file.
+
+    Args:
+        tensors: Name to contiguous tensor on the CPU.
+        header: The header; a checksum in it is left out.
+
+    Returns:
+        SHA-256 of the header, and of names, types, shapes and values of the tensors.
+    """
     content = {key: value for key, value in header.items() if key != _CHECKSUM}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for name in sorted(tensors):

@@ -18,6 +18,7 @@ from cifm_cli.data.slide import open_slide
 from cifm_cli.data.writers.reorder import download_order
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.storage.names import require_different_files
 from cifm_cli.workspace import atomic_files, atomic_path, write_json
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ def write_annotations(
         CifmError: The disk is full or may not be written.
     """
     result = {}
+    require_different_files([slide.name for slide, _ in annotations], out, "annotate them one by one, each with --out")
     # Together and last, so that a slide that cannot be annotated leaves no partial result.
     with atomic_files(out, "annotated.json") as new:
         for slide, types in annotations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 
 from cifm_cli import workspace
@@ -35,6 +36,8 @@ def train(
     path = recipes.find(recipe)
     changes = [*(settings or ()), *([f"train.precision={precision}"] if precision else [])]
     name = f"{path.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    if (workspace.RUNS / name).exists():  # of another training that started in this second
+        name = f"{name}-{os.getpid()}"
     result = launch(
         TrainConfig(
             recipe=recipes.load(path, changes),

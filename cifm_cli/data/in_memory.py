@@ -24,6 +24,7 @@ from cifm_cli.data.prepare.layout import require_one_section
 from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.prepare.pitch import require_known_pitch
 from cifm_cli.data.prepare.planes import require_flat
+from cifm_cli.data.prepare.species import OtherSpeciesCounts, find_species, foreign_cells_warning, mixture_note
 from cifm_cli.data.readers.anndata import choose_slot, find_gene_columns
 from cifm_cli.data.readers.anndata_object import matrix_slots, read_slot, scale_spatial
 from cifm_cli.data.readers.base import ReadConfig
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from cifm_cli.data.prepare.genes import GenePlan
+    from cifm_cli.data.prepare.species import Species
 
 _RAW = "raw/X"
 
@@ -146,7 +148,8 @@ def gene_columns(adata: AnnData, slide: Slide) -> NDArray[np.int64]:
     # The same plan as for the slide, so that both agree on the gene of every feature. Mitochondrial genes are
     # kept in the plan, and get -1 below if the slide has dropped them.
     features = find_gene_columns(adata.var)
-    plan = plan_genes(features, symbols_for(features, None), keep_mitochondrial=True)
+    prepared = _prepared_metadata(adata, slide.name) is not None
+    plan, _ = _plan_genes(features, prepared=prepared, keep_mitochondrial=True)
     columns = np.array([slide.columns.get(gene, -1) for gene in plan.ids], dtype=np.int64)
     # Dropped features have the column -1, which would select the last gene.
     return np.where(plan.column >= 0, columns[plan.column], -1)
@@ -173,11 +176,22 @@ def _gene_counts(
     names = features["symbol"].where(features["symbol"] != "", features["id"])
     # A normalised matrix would be normalised again by the model, and no later step could notice.
     check_counts(counts, adata.obs_names, names, where, "name the layer of the raw counts")
-    if not prepared:
-        notes += gene_id_notes(features, where)
     # A prepared slide has mitochondrial genes only if the user chose `--keep mitochondrial`.
-    genes = plan_genes(features, symbols_for(features, None), keep_mitochondrial=prepared)
-    return genes, genes.apply(counts).astype(np.float32), notes
+    genes, species = _plan_genes(features, prepared=prepared, keep_mitochondrial=prepared)
+    if not prepared:
+        notes += gene_id_notes(species.genes, where)
+    foreign = OtherSpeciesCounts(species, adata.n_obs)
+    foreign.add(0, counts)
+    remarks = mixture_note(species), foreign_cells_warning(foreign.annotate(pd.DataFrame(index=adata.obs_names)))
+    return genes, genes.apply(counts).astype(np.float32), [*notes, *filter(None, remarks)]
+
+
+def _plan_genes(features: pd.DataFrame, *, prepared: bool, keep_mitochondrial: bool) -> tuple[GenePlan, Species]:
+    """The gene of each feature; of a mixture of species, the genes of one are kept, as `cifm prepare` does."""
+    # In a prepared slide this has been decided.
+    species = find_species(features, keep_all=prepared)
+    table = symbols_for(species.genes[~species.other], None)
+    return plan_genes(species.marked(), table, keep_mitochondrial=keep_mitochondrial), species
 
 
 def _coordinates(

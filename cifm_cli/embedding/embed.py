@@ -19,6 +19,7 @@ from cifm_cli.inference.encode import encode_blocks
 from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.path_text import file_name
 from cifm_cli.report.terminal import progress
+from cifm_cli.storage.names import require_different_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +86,7 @@ def embed_slides(
     for name in names:
         if names.count(name) > 1:
             raise CifmError(f"two slides are called {name}", "embed them into different folders with --out")
+    require_different_files([path.stem for path in slides], out, "embed them into different folders with --out")
     return {
         file_name(path): _embed_slide(model, path, levels, out / f"{path.stem}.h5ad", num_processes) for path in slides
     }

@@ -93,6 +93,7 @@ def probe_slides(
     features = collect_features(task.slides, task.rows)
     cells = task.cells
     splits = list(grouped_folds(cells.codes, cells.groups, cells.xy_um, num_folds, seed))
+    _require_training_cells(splits, cells)
     # Scores compare only cells of one fold, and a fold holds out whole groups.
     fold_of_group = np.zeros(task.groups.num, dtype=np.int64)
     for fold, (_, test) in enumerate(splits):
@@ -167,6 +168,16 @@ def _rows_by_slide(slides: Sequence[EmbeddedSlide], cells: Rows) -> list[Rows]:
     starts = np.cumsum([0, *(slide.num_cells for slide in slides)])
     bounds = np.searchsorted(cells, starts)
     return [cells[a:b] - start for a, b, start in zip(bounds, bounds[1:], starts, strict=False)]
+
+
+def _require_training_cells(splits: list[tuple[Rows, Rows]], cells: ProbeCells) -> None:
+    """Raise an error if a fold leaves no cells of two classes to train with, as on a section of few radii."""
+    if any(len(np.unique(cells.codes[train])) < 2 for train, _ in splits):
+        raise CifmError(
+            "too few cells to probe: without the held-out cells and those within "
+            f"{cells.groups.buffer_um:g} um of them, no cells of two classes are left to train with",
+            "probe a larger section, or several slides at once",
+        )
 
 
 def _summarise(

@@ -11,7 +11,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import socket
+import stat
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 SUFFIX: Final = ".cifm-lock"
 _REFUSED: Final = REFUSED_LOCK | {errno.EINVAL, errno.EBADF}
 _MAX_NAME_BYTES: Final = 120  # file systems allow 255, some only 143
+_MAX_HOLDER_BYTES: Final = 4096
 _POLL_S: Final = 0.1
 # A lock may be held for a moment by a process that removes it, or for some seconds by workers of a killed process.
 _MAX_ATTEMPTS: Final = 50
@@ -82,9 +85,11 @@ def _acquired(lock: Path, subject: Path, activity: str, hint: str) -> Iterator[N
     while (descriptor := _try_lock(lock)) is None:
         attempts += 1
         text = f"{subject}: another {activity} writes to it{_describe(_read_holder(lock))}"
+        if attempts == _MAX_ATTEMPTS and (claim := _claim_path(lock)).exists():
+            # Without locks, nobody can tell whether a process of another machine has ended.
+            raise CifmError(text, f"{hint or 'wait for it to end'}; if that process has ended, delete {claim}")
         if hint and attempts == _MAX_ATTEMPTS:
-            claim = _claim_path(lock)
-            raise CifmError(text, f"{hint}; if that process has ended, delete {claim}" if claim.exists() else hint)
+            raise CifmError(text, hint)
         if not hint and attempts == _MAX_ATTEMPTS:
             logger.info(f"{text}; waiting for it to end")
         time.sleep(_POLL_S)
@@ -209,8 +214,12 @@ def _read_holder(lock: Path) -> dict[str, Any]:
     """Who holds a lock; empty if that is not known."""
     for path in (_claim_path(lock), lock):
         try:
+            facts = path.lstat()
+            # Anything may be planted under this name: a pipe would block, a large file fill the memory.
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MAX_HOLDER_BYTES:
+                continue
             holder = json.loads(path.read_text(encoding="utf8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(holder, dict):
             return holder
@@ -222,6 +231,7 @@ def _describe(holder: dict[str, Any]) -> str:
     try:
         since = datetime.fromisoformat(holder["since"]).astimezone()
         form = "%H:%M" if since.date() == datetime.now().astimezone().date() else "%Y-%m-%d %H:%M"
-        return f" (pid {holder['pid']} on host {holder['host']}, since {since:{form}})"
-    except (KeyError, TypeError, ValueError):
+        pid, host = (re.sub(r"[^\w.-]", "?", str(holder[key]))[:64] for key in ("pid", "host"))
+    except (KeyError, TypeError, ValueError, OverflowError):
         return ""
+    return f" (pid {pid} on host {host}, since {since:{form}})"

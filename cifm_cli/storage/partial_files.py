@@ -35,6 +35,7 @@ ORDER_FILE: Final = ".order.json"
 _NAME: Final = re.compile(rf"\.({PATTERN})-[0-9a-f]{{4}}(\.partial\.|\.replaced\.|\.complete\.)(.*)", re.DOTALL)
 # Earlier versions did not name the owner.
 _EARLIER: Final = re.compile(r"\.[0-9a-f]{8}(\.partial\.)(.*)", re.DOTALL)
+_MAX_ORDER_BYTES: Final = 1 << 20
 _MAX_AGE_S: Final = 24 * 3600.0  # of a file that nobody has changed and whose process is on another machine
 
 
@@ -45,6 +46,13 @@ class Leftover(NamedTuple):
     owner: Owner | None  # the process that made it; None if unknown
     kind: str  # `PARTIAL`, `REPLACED` or `COMPLETE`
     name: str  # name under which it would have been complete, perhaps shortened
+
+
+class Order(NamedTuple):
+    """What is done with a set of files: names in the folder to which the files are moved."""
+
+    remove: tuple[str, ...]
+    move: tuple[str, ...]
 
 
 def temporary_path(target: Path, kind: str = PARTIAL) -> Path:
@@ -91,7 +99,7 @@ def remove_leftovers(folder: Path, owned: Callable[[str], bool] = lambda _name: 
         if leftover.owner == Owner.current() or not (owned(leftover.name) or _is_abandoned(leftover)):
             continue
         target = folder / leftover.name
-        if leftover.kind == COMPLETE and (leftover.path / ORDER_FILE).is_file():
+        if leftover.kind == COMPLETE and _read_order(leftover.path):
             move_set(leftover.path)
             logger.info(f"{folder}: completed what a process had written that was killed")
         elif leftover.kind == REPLACED and not target.exists():
@@ -108,13 +116,33 @@ def move_set(folder: Path) -> None:
 
     May be repeated after it was interrupted.
     """
-    order = json.loads((folder / ORDER_FILE).read_text(encoding="utf8"))
-    for name in order["remove"]:
+    order = _read_order(folder) or Order((), ())
+    for name in order.remove:
         (folder.parent / name).unlink(missing_ok=True)
-    for name in order["move"]:
+    for name in order.move:
         with suppress(FileNotFoundError):  # moved already
             (folder / name).replace(folder.parent / name)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_order(folder: Path) -> Order | None:
+    """What is to be moved out of a set; None if it is not one, or would touch files anywhere else."""
+    file = folder / ORDER_FILE
+    # A folder that was copied from elsewhere may contain anything, such as links and paths to other folders.
+    if folder.is_symlink() or file.is_symlink() or not file.is_file() or file.stat().st_size > _MAX_ORDER_BYTES:
+        return None
+    try:
+        order = json.loads(file.read_text(encoding="utf8"))
+        lists = [order[key] for key in ("remove", "move")]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    if not all(isinstance(names, list) and all(map(_is_plain, names)) for names in lists):
+        return None
+    return Order(*map(tuple, lists))
+
+
+def _is_plain(name: object) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
 
 
 def remove(path: Path) -> bool:

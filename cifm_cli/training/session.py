@@ -23,6 +23,7 @@ from cifm_cli.system_files import without_system_files
 from cifm_cli.training.corpus import Corpus
 from cifm_cli.training.distributed import check_even_split
 from cifm_cli.training.ema import EMA
+from cifm_cli.training.memory import require_memory
 from cifm_cli.training.metrics_file import keep_metrics
 from cifm_cli.training.run_spec import RunSpec
 from cifm_cli.training.seen_cells import collect_sketches
@@ -164,6 +165,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     seed = config.seed or 0
     vocabulary = spec.vocabulary if spec else init.vocabulary if init else None
     corpus = Corpus(config.slides, recipe, vocabulary, seed)
+    require_memory(len(corpus.vocabulary), recipe, device)
     # Every process draws the same weights.
     with provenance.seeded_torch(seed, "weights"):
         network = Ensemble(len(corpus.vocabulary), recipe)

@@ -95,7 +95,7 @@ def save_state(
         tensors |= {f"{_OPTIMISER}.{number}.{key}": tensor for key, tensor in moments.items()}
     # The checksum covers the header too: a damaged step number would resume at a wrong place.
     content = {_STATE: state.to_json(), _SPEC: spec.to_json()}
-    header = {"format": keys.CHECKPOINT_FORMAT, **content, _CHECKSUM: _checksum(tensors, content)}
+    header = {"format": keys.CHECKPOINT_FORMAT, **content, _CHECKSUM: state_checksum(tensors, content)}
     # Without the checksum of other files: it costs more, and a state is written every few minutes.
     save_tensors(folder / _FILE_PATTERN.replace("*", f"{state.step:08d}"), tensors, header, checksum=False)
     # Old states are removed only after the new one is complete, so one can always be resumed.
@@ -186,6 +186,11 @@ def _moments(
         for name in (_STEPS, *_MOMENTS)
     }
     problem = layout_problem(stored, expected)
+    # AdamW divides by one minus a power of the step, and takes roots of the mean squares.
+    if not problem and any(
+        (tensors[f"{number}.{name}"] < 0).any() for number in numbers for name in (_STEPS, _MOMENTS[1])
+    ):
+        problem = "a number of steps or a mean square is negative"
     if problem:
         raise CifmError(f"{path}: its optimiser does not fit the network of its recipe: {problem}", "train again")
     return {number: {name: tensors[f"{number}.{name}"] for name in (_STEPS, *_MOMENTS)} for number in numbers}
@@ -210,13 +215,21 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     with open_tensors(path, STATE) as file:
         tensors = file.load()
     content = {key: file.header[key] for key in (_STATE, _SPEC)}
-    if file.header[_CHECKSUM] != _checksum(tensors, content):
+    if file.header[_CHECKSUM] != state_checksum(tensors, content):
         raise CifmError(f"{path}: damaged, its checksum is wrong", STATE.hint)
     return tensors, content
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor], content: dict[str, Any]) -> int:
-    """CRC-32 of header and tensors: safetensors checks lengths only, and training would go on with a flipped bit."""
+def state_checksum(tensors: Mapping[str, torch.Tensor], content: dict[str, Any]) -> int:
+    """Compute the checksum of a state: safetensors checks lengths only, and training would go on with a flipped bit.
+
+    Args:
+        tensors: Weights and moments by name.
+        content: Position and specification of the run, as JSON.
+
+    Returns:
+        CRC-32 of both.
+    """
     value = zlib.crc32(json.dumps(content, sort_keys=True).encode())
     for key in sorted(tensors):
         value = zlib.crc32(tensor_bytes(tensors[key].detach().cpu().contiguous()), value)

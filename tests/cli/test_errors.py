@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import resource
 import shutil
@@ -142,3 +143,37 @@ def test_a_full_disk(xenium_download: Path, tmp_path: Path) -> None:
     assert error.startswith(f"error: cannot write {tmp_path}")
     assert hint.startswith("hint: ")
     assert list(tmp_path.iterdir()) == [], "a slide that fails leaves nothing behind, not even its folder"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("inspect", "LONG"),
+        ("embed", "LONG/a.h5ad"),
+        ("train", "demo", "--data", "LONG"),
+        ("evaluate", "--out", "LONG"),
+        ("recipes", "copy", "demo", "LONG"),
+        ("demo", "--out", "LONG"),
+    ],
+)
+def test_a_name_longer_than_the_file_system_allows(refused, words: tuple[str, ...]) -> None:
+    line = refused(*(word.replace("LONG", "x" * 300) for word in words))
+    assert "the name is too long for the file system" in line
+    assert "Errno" not in line
+
+
+def test_an_error_of_the_machine_is_told_and_a_mistake_of_ours_is_not(
+    refused, cifm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: OSError) -> Callable[..., None]:
+        def raise_it(*_: object) -> None:
+            raise error
+
+        return raise_it
+
+    monkeypatch.setattr("cifm_cli.recipe.find", fail(OSError(errno.ESTALE, "Stale file handle", "a/recipe.toml")))
+    assert refused("recipes", "show", "demo") == "a/recipe.toml: the file server has removed or replaced it"
+    for error in (FileNotFoundError(errno.ENOENT, "ours", "x"), OSError(errno.EIO, "without a file")):
+        monkeypatch.setattr("cifm_cli.recipe.find", fail(error))
+        with pytest.raises(OSError, match=r"ours|without a file"):
+            cifm("recipes", "show", "demo")

@@ -70,6 +70,21 @@ def test_run_and_its_model(cifm, tmp_path: Path) -> None:
     assert parts.pop("total") == sum(parts.values())
 
 
+def test_training_state(cifm, prepared_synthetic: Path, tmp_path: Path) -> None:
+    from builders import train_short_run
+
+    train_short_run(prepared_synthetic, tmp_path / "run")
+    path = sorted((tmp_path / "run").glob("train_state-*"))[-1]
+    result = facts(cifm, path)
+    assert (result["kind"], result["step"], result["seed"], result["backend"]) == ("training state", 3, 0, "torch")
+    content = bytearray(path.read_bytes())
+    content[-4] ^= 1
+    path.write_bytes(content)
+    code, _, err = cifm("inspect", path)
+    assert code == 1
+    assert f"error: {path}: damaged, its checksum is wrong\nhint: " in err
+
+
 @pytest.mark.parametrize("slots", [["X_cifm"], ["X_cifm_cell"], ["X_cifm", "X_cifm_cell"]])
 def test_embedded_slide(cifm, prepared_synthetic: Path, tmp_path: Path, slots: list[str]) -> None:
     path = tmp_path / "e.h5ad"

@@ -27,24 +27,24 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
 @pytest.mark.parametrize(
     ("name", "content", "what", "remedy"),
     [
-        ("s.h5ad.gz", gzip.compress(HDF5 + b"x" * 99), "compressed with gzip", "gunzip {path}"),
-        ("s.h5ad", gzip.compress(HDF5 + b"x" * 99), "compressed with gzip", "gunzip {path}"),
+        ("s.h5ad.gz", gzip.compress(HDF5 + b"x" * 99, mtime=0), "compressed with gzip", "gunzip {path}"),
+        ("s.h5ad", gzip.compress(HDF5 + b"x" * 99, mtime=0), "compressed with gzip", "gunzip {path}"),
         ("s.h5ad.gz", HDF5 + b"x" * 99, "not compressed", "remove .gz"),
         ("s.h5ad.bz2", b"BZh91AY", "compressed with bzip2", "bunzip2 {path}"),
         ("s.loom", HDF5, "a Loom file", "read_loom"),
-        ("s.rds", gzip.compress(b"X\n\x00\x00\x00"), "an R object", "anndataR"),
+        ("s.rds", gzip.compress(b"X\n\x00\x00\x00", mtime=0), "an R object", "anndataR"),
         ("seurat.RData", b"RDX3\n", "an R object", "anndataR"),
         ("s.h5seurat", HDF5, "a Seurat file", ".h5ad"),
         ("s.h5mu", b"MuData (format-version=0.1.0)", "a MuData file", "mudata.read({path})['rna']"),
-        ("matrix.mtx.gz", gzip.compress(b"%%MatrixMarket"), "a matrix without positions", "--cells"),
+        ("matrix.mtx.gz", gzip.compress(b"%%MatrixMarket", mtime=0), "a matrix without positions", "--cells"),
         ("filtered_feature_bc_matrix.h5", HDF5, "a matrix without positions", "--cells"),
         ("counts.csv", b"a,b\n", "a table", "--matrix"),
         ("transcripts.parquet", b"PAR1", "a table of single molecules", "cell_feature_matrix.h5"),
-        ("transcripts.csv.gz", gzip.compress(b"a"), "a table of single molecules", "cell_feature_matrix.h5"),
+        ("transcripts.csv.gz", gzip.compress(b"a", mtime=0), "a table of single molecules", "cell_feature_matrix.h5"),
         ("tissue_hires_image.png", b"\x89PNG\r\n", "an image", "folder of the download"),
         ("morphology.ome.tif", b"II+\x00", "an image", "folder of the download"),
         ("counts.xlsx", b"PK\x03\x04 [Content_Types].xml", "an Excel workbook", "CSV"),
-        ("reads_R1.fastq.gz", gzip.compress(b"@read"), "sequencing reads", "software of the instrument"),
+        ("reads_R1.fastq.gz", gzip.compress(b"@read", mtime=0), "sequencing reads", "software of the instrument"),
         ("cloupe.cloupe", b"x", "Loupe Browser", "outs"),
         ("experiment.xenium", b"{}", "one file of a download", "the folder that holds it"),
         ("s.h5ad", b"<!DOCTYPE html><title>Log in", "a web page", "in a browser"),
@@ -77,6 +77,13 @@ def test_archives_are_to_be_unpacked(refuse: Callable[..., str], tmp_path: Path)
     (tmp_path / "folder").mkdir()
     path.rename(tmp_path / "folder" / "x.zip")
     assert "unpack the archives in it first" in refuse(tmp_path / "folder")
+
+
+def test_flat_folder_of_a_repository_is_to_be_sorted(refuse: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    for name in ("filtered_feature_bc_matrix.h5", "tissue_positions_list.csv.gz", "scalefactors_json.json.gz"):
+        (tmp_path / "s" / f"GSM1_{name}").write_bytes(b"x")
+    assert "spatial/tissue_positions_list.csv" in refuse(tmp_path / "s")
 
 
 def test_folder_of_molecules_alone_is_named(refuse: Callable[..., str], tmp_path: Path) -> None:

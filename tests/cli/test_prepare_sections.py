@@ -16,13 +16,30 @@ from builders import jittered_tissue, write_tissue
 import cifm_cli
 from cifm_cli import keys
 from cifm_cli.data.in_memory import slide_from_anndata
+from cifm_cli.data.prepare import pipeline
+from cifm_cli.data.prepare.qc_report import qc_report_path
 
 # As in samples that were joined without a suffix.
-pytestmark = pytest.mark.filterwarnings("ignore:Observation names are not unique")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Observation names are not unique"),
+    pytest.mark.usefixtures("plain_reports"),
+]
 
 Cifm = Callable[..., Any]
 
 SECTION = np.repeat(["tumour", "normal"], 400)
+
+
+@pytest.fixture
+def plain_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write empty quality reports, as drawing maps takes most of the time of these tests."""
+
+    def write(slide: Path) -> Path:
+        page = qc_report_path(slide)
+        page.write_text("<footer>Made by cifm</footer>")
+        return page
+
+    monkeypatch.setattr(pipeline, "write_qc_report", write)
 
 
 def pair() -> np.ndarray:
@@ -205,9 +222,11 @@ def test_flat_sections_with_a_third_coordinate_pass(cifm: Cifm, tmp_path: Path, 
     assert words is None or words in result.err
 
 
-def test_a_volume_is_refused_with_a_range_to_keep(cifm: Cifm, tmp_path: Path) -> None:
-    depths = np.random.default_rng(0).uniform(0, 100, 900)
-    path = write_tissue(tmp_path / "x.h5ad", np.column_stack([jittered_tissue(30, 30, 0), depths]))
+@pytest.mark.parametrize("column", [None, "z", "center_z"])
+def test_a_volume_is_refused_with_a_range_to_keep(cifm: Cifm, tmp_path: Path, column: str | None) -> None:
+    depths, xy = np.random.default_rng(0).uniform(0, 100, 900), jittered_tissue(30, 30, 0)
+    columns = {column: depths} if column else {}
+    path = write_tissue(tmp_path / "x.h5ad", xy if column else np.column_stack([xy, depths]), **columns)
     refused = cifm("prepare", path, "--out", tmp_path / "out")
     assert refused.code == 1
     assert "a volume, not a section" in refused.err

@@ -110,3 +110,15 @@ def test_different_cells_give_no_warning(cifm, embedded: Path) -> None:
     assert (code, json.loads(out)["warnings"]) == (0, [])
     assert "Warnings" not in err
     assert "Warnings" not in Path("probe.html").read_text(encoding="utf8")
+
+
+def test_a_section_of_few_radii_is_refused(cifm, embedded: Path) -> None:
+    slide = ad.read_h5ad(embedded)
+    offset_um = slide.obsm[keys.SPATIAL] - slide.obsm[keys.SPATIAL].min(axis=0)
+    # A second block of 15 um, all of it within the gap around the first.
+    slide.obsm[keys.SPATIAL] = offset_um / offset_um.max(axis=0) * [215.0, 50.0]
+    slide.write_h5ad(embedded)
+    code, _, err = cifm("probe", embedded, "--label", keys.CLUSTER, "--no-verify")
+    assert code == 1
+    assert "too few cells to probe" in err
+    assert not Path("probe.json").exists()

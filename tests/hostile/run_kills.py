@@ -95,7 +95,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         base = Path(name) / "base"
         base.mkdir()
-        make_workspace(base)
+        make_workspace(base, [command.name for command in commands])
         expected, seconds = {}, {}
         for command in commands:
             folder = Path(shutil.copytree(base, Path(name) / "reference", symlinks=True))

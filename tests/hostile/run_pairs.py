@@ -23,7 +23,7 @@ from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import NamedTuple
 
-from commands import EVALUATE, TRAIN, Outcome, Problem, Running, digests, leftovers, make_workspace, require
+from commands import COMMANDS, EVALUATE, TRAIN, Outcome, Problem, Running, digests, leftovers, make_workspace, require
 
 
 class Variant(NamedTuple):
@@ -159,7 +159,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         base = Path(name) / "base"
         base.mkdir()
-        make_workspace(base)
+        make_workspace(base, [command.name for command in COMMANDS if options.only in (None, command.name)])
         alone = Alone(base)
         for number in range(options.count):
             pair = pairs[number % len(pairs)]

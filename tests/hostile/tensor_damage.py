@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from cifm_cli.tensor_files import _checksum
-from cifm_cli.training.state import _checksum as state_checksum
+from cifm_cli.tensor_files import content_checksum
+from cifm_cli.training.state import state_checksum
 
 Damage = Callable[[np.random.Generator, Path], str]
 
@@ -197,7 +197,8 @@ def change_values(generator: np.random.Generator, path: Path, checksum: str = "k
     place = int(generator.integers(max(1, len(flat))))
     numbers = {"nan": float("nan"), "inf": float("inf"), "zero": 0.0, "large": 1e38}
     if way in numbers:
-        flat[: 1 + place] = numbers[way]
+        # Sketches of cells are whole numbers, which are never NaN.
+        flat[: 1 + place] = numbers[way] if flat.is_floating_point() else -1
     elif way == "negative":
         flat = -flat.abs() - 1
     elif way == "permuted":
@@ -226,7 +227,7 @@ def finish(path: Path, layout: dict[str, Any], values: bytes, header: Any, check
             if "crc32" in header:
                 header["crc32"] = state_checksum(tensors, {key: header.get(key) for key in ("position", "began")})
             else:
-                header["sha256"] = _checksum(tensors, header)
+                header["sha256"] = content_checksum(tensors, header)
         except Exception:  # noqa: BLE001 - the file is damaged anyway
             header["crc32"] = zlib.crc32(b"")
         layout["__metadata__"]["cifm"] = json.dumps(header)

@@ -152,7 +152,7 @@ def test_files_of_earlier_versions_have_no_checksum(intact: Path, tmp_path: Path
 
 FIELDS = {
     ("recipe", "model", "width"): (65_536, "do not fit the recipe stored beside them: tensor"),
-    ("recipe", "model", "members"): (1_000, "do not fit the recipe stored beside them: the recipe needs more than"),
+    ("recipe", "model", "members"): (500, "do not fit the recipe stored beside them: the recipe needs more than"),
     ("recipe", "model", "encoder_layers"): (10**15, "model.encoder_layers = 1000000000000000: input should be less"),
     ("recipe", "model", "norm"): ("what", "model.norm = 'what': input should be a valid boolean"),
     ("recipe",): ([], "header: recipe: input should be a valid dictionary"),
@@ -194,6 +194,18 @@ def test_moments_that_do_not_fit_are_an_error(intact: Path) -> None:
     other = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2, 2))])
     with pytest.raises(CifmError, match="its optimiser does not fit the network of its recipe"):
         load_state(intact, {"weights": network}, other)
+
+
+@pytest.mark.parametrize("name", ["optimiser.0.step", "optimiser.3.exp_avg_sq"])
+def test_negative_steps_and_squares_are_an_error(intact: Path, tmp_path: Path, name: str) -> None:
+    network, optimiser = build()
+    key, moment = int(name.split(".")[1]), name.split(".")[2]
+    optimiser.state[optimiser.param_groups[0]["params"][key]][moment].fill_(-1)
+    save_state(
+        tmp_path, {"weights": network}, optimiser, TrainState(step=1), RunSpec.from_provenance(GENES, PROVENANCE), 1
+    )
+    with pytest.raises(CifmError, match="a number of steps or a mean square is negative"):
+        load_state(tmp_path, {"weights": network}, optimiser)
 
 
 def test_every_damage_changes_the_file(intact: Path, tmp_path: Path) -> None:

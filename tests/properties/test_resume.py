@@ -247,6 +247,20 @@ def test_partial_files_of_a_killed_run_are_removed(prepared_synthetic: Path, tmp
     assert_same_run(whole, interrupted)
 
 
+def test_damaged_lines_of_the_metrics_are_left_out(
+    prepared_synthetic: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    loop.train(make_config(prepared_synthetic, whole))
+    train_until(6, signal.SIGTERM, make_config(prepared_synthetic, interrupted))
+    damaged = [b"\xff\x00", b"[" * 10_000, b"3", b'{"loss": 1.0}', b'{"step": "4"}', b'{"step": ' + b"9" * 5_000 + b"}"]
+    with (interrupted / "metrics.jsonl").open("ab") as file:
+        file.write(b"\n".join(damaged) + b"\n")
+    loop.train(make_config(prepared_synthetic, interrupted, resume=True))
+    assert f"{len(damaged)} damaged line(s) left out" in caplog.text
+    assert_same_run(whole, interrupted)
+
+
 def test_a_state_of_another_network_is_an_error(prepared_synthetic: Path, tmp_path: Path) -> None:
     loop.train(make_config(prepared_synthetic, tmp_path / "run", make_recipe()))
     spec = load_run_spec(tmp_path / "run")

@@ -11,10 +11,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from builders import jittered_tissue
 
 from cifm_cli import keys
 from cifm_cli.data.prepare.config import PrepareConfig
-from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.prepare.pipeline import prepare_download, prepare_sections_to_anndata
 from cifm_cli.data.prepare.slide_names import slide_name
 from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.data.readers.spatialdata import SPATIALDATA
@@ -90,3 +91,36 @@ def test_bins_choose_among_tables(write: Callable[..., Path]) -> None:
         SPATIALDATA.read(path, PrepareConfig(bin_um=4))
     with pytest.raises(CifmError, match="no layer 'raw'"):
         SPATIALDATA.read(path, PrepareConfig(layer="raw"))
+
+
+@pytest.mark.spatialdata
+@pytest.mark.filterwarnings("ignore")
+def test_sections_in_regions_and_tables(tmp_path: Path) -> None:
+    """Two sections that lie on each other: as two regions of one table, and as two tables."""
+    spatialdata = pytest.importorskip("spatialdata", reason="needs the spatialdata extra", exc_type=ImportError)
+    from spatialdata.models import ShapesModel, TableModel
+
+    xy = {name: jittered_tissue(15, 15, seed) for seed, name in enumerate(("left", "right"))}
+    shapes = {name: ShapesModel.parse(places, geometry=0, radius=4.0) for name, places in xy.items()}
+
+    def table(*regions: str) -> ad.AnnData:
+        obs = pd.DataFrame({"region": np.repeat(regions, 225), "instance": np.tile(np.arange(225), len(regions))})
+        obs["region"] = obs["region"].astype("category")
+        cells = ad.AnnData(np.full((len(obs), 2), 3), obs=obs.set_axis([f"c{n}" for n in range(len(obs))]))
+        cells.var_names = ["CD4", "CD8A"]
+        return TableModel.parse(cells, region=list(regions), region_key="region", instance_key="instance")
+
+    spatialdata.SpatialData(shapes=shapes, tables={"cells": table("left", "right")}).write(tmp_path / "regions.zarr")
+    tables = {f"{name}_cells": table(name) for name in xy}
+    spatialdata.SpatialData(shapes=shapes, tables=tables).write(tmp_path / "tables.zarr")
+    with pytest.raises(CifmError, match=r"2 sections lie on each other \(obs\['region'\]\)"):
+        prepare_sections_to_anndata(tmp_path / "regions.zarr", PrepareConfig())
+    with pytest.raises(CifmError, match="2 tables") as caught:
+        prepare_sections_to_anndata(tmp_path / "tables.zarr", PrepareConfig())
+    assert caught.value.hint.startswith("--by table")
+    for store, by, names in (("regions", "region", list(xy)), ("tables", "table", list(tables))):
+        slides = prepare_sections_to_anndata(tmp_path / f"{store}.zarr", PrepareConfig(by=(by,)))
+        assert list(slides) == [f"{store}-{name}" for name in names]
+        for slide, places in zip(slides.values(), xy.values(), strict=True):
+            order = np.argsort(slide.obs[keys.DOWNLOAD_ROW])
+            assert np.allclose(slide.obsm[keys.SPATIAL][order], places)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import anndata as ad
@@ -19,6 +20,7 @@ from cifm_cli.training import loop
 from cifm_cli.training.config import TrainConfig
 from cifm_cli.training.distributed import Processes
 from cifm_cli.training.session import Session, open_session
+from cifm_cli.verification import verification_skipped
 
 FITTED = ("mean_profile", "share_profile", "composition_profile", "mean_weights", "share_weights")
 
@@ -39,6 +41,13 @@ def given(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("fine_tuning") / "given"
     loop.train(TrainConfig(make_recipe(), [prepared_synthetic], folder, backend="torch"))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def without_verification() -> Iterator[None]:
+    """The slides of these tests are changed copies of a prepared one."""
+    with verification_skipped():
+        yield
 
 
 def open_fine_tuning(slide: Path, given: Path) -> Session:

@@ -147,7 +147,8 @@ def test_the_large_recipe_has_a_hundred_million_parameters() -> None:
 BAD_FILES = {
     "Latin-1": (b"description = 'Gr\xf6\xdfe'", "not text in UTF-8"),
     "UTF-16": ("[model]\nwidth = 8".encode("utf-16"), "not text in UTF-8"),
-    "zeros": (bytes(10), "not valid TOML"),
+    "zeros": (bytes(10), "not valid TOML: control character"),
+    "escape": (b"# \x1b[31m", "not valid TOML: control character"),
     "deep": (b"a = " + b"[" * 3_000, "not valid TOML: maximum recursion depth"),
     "long line": (b"x." * 3_000 + b"a = 1", "4,000 in a line"),
     "large": (b"# comment\n" * 50_000, "more than 262,144 bytes"),
@@ -158,6 +159,7 @@ BAD_FILES = {
     "infinity": (b"[objective]\ncutoff = inf", "objective.cutoff = inf: input should be a finite number"),
     "negative": (b"[train]\nsteps = -1", "train.steps = -1: input should be greater"),
     "text": (b"[model]\nwidth = 'wide'", "model.width = 'wide': input should be a valid integer"),
+    "many layers": (b"[model]\nencoder_layers = 900\nmlp_layers = 900", "ask for 811,800 linear maps, at most 5,000"),
     "no section": (b"model = 3", "model = 3: input should be a valid dictionary"),
     "many": (b"".join(b"k%d = 1\n" % number for number in range(3_000)), "3000 mistakes"),
 }

@@ -62,7 +62,7 @@ def test_log_records_are_shown_only_while_a_command_runs(capsys: pytest.CaptureF
 
 
 NAME = "a\x1b[31m\x07\udcff\u202e[/b] é"
-SHOWN = "a\\x1b[31m\\x07\\udcff\\u202e[/b] é"
+SHOWN = "a\\x1b[31m\\x07\\xff\\u202e[/b] é"
 
 
 def test_control_characters_and_brackets_of_names_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,3 +46,10 @@ def test_a_recipe_is_an_object_a_path_or_a_name(recipe_file: Path, tmp_path: Pat
     assert TrainConfig("demo", [], tmp_path).load_recipe() == recipes.load(recipes.find("demo"))
     with pytest.raises(CifmError, match="no such file"):
         TrainConfig("demmo", [], tmp_path).load_recipe()
+
+
+def test_a_network_that_is_larger_than_the_memory_is_an_error(prepared_synthetic: Path, tmp_path: Path) -> None:
+    recipe = recipes.load(recipes.find("demo"), ["model.width=65536"])
+    with pytest.raises(CifmError, match=r"training it needs at least [\d,]+ GiB; this machine has") as caught:
+        launch(TrainConfig(recipe, [prepared_synthetic], tmp_path / "run", backend="torch"))
+    assert "model.width" in caught.value.hint

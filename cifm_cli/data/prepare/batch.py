@@ -11,6 +11,7 @@ from cifm_cli.data.prepare.pipeline import prepare_sections
 from cifm_cli.data.prepare.slide_names import slide_name
 from cifm_cli.errors import CifmError
 from cifm_cli.processes import WorkerPool
+from cifm_cli.storage.names import require_different_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,9 @@ def prepare_all(tasks: Sequence[PrepareTask], num_jobs: int = 1) -> Iterator[Pre
             f"{times} downloads would be prepared as {name!r}: {', '.join(same)}",
             "name each with --name, or in the column name of a --sheet",
         )
+    for folder in {folder for folder, _ in targets}:
+        names = [name for other, name in targets if other == folder]
+        require_different_files(names, folder, "name each with --name, or in the column name of a --sheet")
     num_workers = min(num_jobs, len(tasks))
     if num_workers > 1:
         return _attempt_in_pool(tasks, num_workers)

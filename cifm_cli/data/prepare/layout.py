@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from cifm_cli.data.prepare.config import PrepareConfig
     from cifm_cli.data.readers.base import Download
 
+_JOINED = ("anndata", "spatialdata", "table")  # platforms whose files may hold several sections
+
 
 def dropped_cells(
     download: Download, total_counts: NDArray[np.float64], config: PrepareConfig, where: str
@@ -65,7 +67,8 @@ def check_layout(download: Download, config: PrepareConfig, where: str) -> list[
     notes: list[str] = []
     if len(rows) < 2:
         return notes
-    if KEEP_OVERLAP not in config.keep:
+    # The output of an instrument is one section; other files may be joined from several.
+    if KEEP_OVERLAP not in config.keep and download.platform in _JOINED:
         require_one_section(xy_um, download.obs.iloc[rows], where, ignore=config.by)
         if download.z_um is not None and config.z is None and Z not in config.by:
             notes += filter(None, [require_flat(xy_um, download.z_um[rows], where)])

@@ -15,15 +15,13 @@ from cifm_cli.errors import CifmError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_SAMPLE_SIZE = 10_000
+_SAMPLE_SIZE, _MIN_CELLS = 10_000, 20
 # Share of the cells whose nearest neighbour is at the median distance, within this tolerance. Cells of a tissue: 0.05.
 _ON_GRID, _SPREAD = 0.7, 0.03
 _SECOND_SHELL = (1.3, 1.5)  # a square grid has neighbours at 1.41 pitches, a hexagonal one has none between 1 and 1.73
 _TOLERANCE = 0.015
-_NEAREST_SPOTS, _SPOT_TOLERANCE = (
-    5.0,
-    0.04,
-)  # below, arrays of beads; the pitch of Visium is often computed from the spots
+_BEADS_UM = 5.0  # hexagonal grids below are arrays of beads
+_SPOT_TOLERANCE = 0.04  # the pitch of Visium is often computed from the width of the spots
 VISIUM_UM = 100.0
 _BINS_UM = (2.0, 8.0, 16.0)  # of Visium HD
 
@@ -59,13 +57,16 @@ def require_known_pitch(xy_um: NDArray[np.float64], where: str) -> None:
 
 
 def _find_grid(xy: NDArray[np.float64]) -> _Grid | None:
-    places = np.unique(xy, axis=0)
-    if len(places) < 20:
+    if len(xy) < _MIN_CELLS:
         return None
-    tree = cKDTree(places)
-    sample = places[:: max(1, len(places) // _SAMPLE_SIZE)]
-    nearest = np.asarray(tree.query(sample, k=[2])[0]).ravel()
+    tree = cKDTree(xy)
+    sample = xy[:: max(1, len(xy) // _SAMPLE_SIZE)]
+    # Two neighbours more than needed, as several cells may be at one place.
+    nearest = np.asarray(tree.query(sample, k=4)[0])[:, 1:]
+    nearest = np.where(nearest > 0, nearest, np.inf).min(axis=1)
     pitch = float(np.median(nearest))
+    if not np.isfinite(pitch):
+        return None
     # Pixels are often rounded, which moves two neighbours by up to one pixel.
     spread = max(_SPREAD * pitch, 1.0 if pitch > 10.0 and (sample == sample.round()).all() else 0.0)
     if (np.abs(nearest - pitch) <= spread).mean() < _ON_GRID:
@@ -77,7 +78,7 @@ def _find_grid(xy: NDArray[np.float64]) -> _Grid | None:
 def _is_known(grid: _Grid) -> bool:
     """Whether a platform has this pitch, in micrometres."""
     if not grid.is_square:
-        return grid.pitch <= _NEAREST_SPOTS or abs(grid.pitch / VISIUM_UM - 1) <= _SPOT_TOLERANCE
+        return grid.pitch <= _BEADS_UM or abs(grid.pitch / VISIUM_UM - 1) <= _SPOT_TOLERANCE
     # Bins are joined from bins of 2 um (Visium HD) or 0.5 um (Stereo-seq, usually a multiple of 5 of them); DBiT-seq and
     # arrays of spots have multiples of 5 um. Pitches near or below 1 um are those of arrays of molecules.
     known = [*np.arange(2, 21, 2), 24, 32, 40, 48, 64, *np.arange(2.5, 25, 2.5), *np.arange(25, 401, 5)]

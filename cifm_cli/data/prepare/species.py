@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +53,6 @@ class Species:
     genes: pd.DataFrame  # F rows as in the download, without the prefixes of genomes in id and symbol
     of_feature: NDArray[np.object_]  # F names of species; empty where it is not known
     kept: str  # the species whose genes are kept; empty if nothing is dropped
-    has_prefixes: bool  # whether the names of genes had prefixes
 
     @property
     def other(self) -> NDArray[np.bool_]:
@@ -89,18 +89,23 @@ def find_species(features: pd.DataFrame, *, keep_all: bool = False) -> Species:
     genomes = features["genome"].tolist() if "genome" in features else [""] * len(features)
     matches = [(_match(name), _match(symbol)) for name, symbol in zip(ids, symbols, strict=True)]
     has_prefixes = any(any(pair) for pair in matches)
-    genes = features.assign(id=[_strip(name) for name in ids], symbol=[_strip(name) for name in symbols])
+    if has_prefixes:
+        stripped = {
+            column: [match["gene"] if match else name for match, name in zip(found, names, strict=True)]
+            for column, names, found in zip(("id", "symbol"), (ids, symbols), zip(*matches, strict=True), strict=True)
+        }
+        features = features.assign(**stripped)
     is_gene = features["feature_type"].str.lower().isin(["", GENE_EXPRESSION.lower()])
     found = [
         _species(name, pair, genome) if counted else ""
-        for name, pair, genome, counted in zip(genes["id"], matches, genomes, is_gene, strict=True)
+        for name, pair, genome, counted in zip(features["id"], matches, genomes, is_gene, strict=True)
     ]
     of_feature = np.array(found, dtype=object)
     num_genes = Counter(filter(None, found))
     kept = "" if keep_all or len(num_genes) < 2 else _choose(num_genes)
     if kept and not has_prefixes and num_genes[kept] > (1 - _MIN_SHARE) * num_genes.total():
         kept = ""
-    return Species(genes if has_prefixes else features, of_feature, kept, has_prefixes)
+    return Species(features, of_feature, kept)
 
 
 class OtherSpeciesCounts:
@@ -144,10 +149,7 @@ def mixture_note(species: Species) -> str | None:
     """A note that the genes of other species are dropped; None if there are none."""
     if not species.kept:
         return None
-    return (
-        f"a mixture of species: the genes of {species.kept} are kept, and {species.other.sum():,} of {species.others} are "
-        f"dropped; obs['{OTHER_FRACTION}'] holds the fraction of the counts of a cell that they had"
-    )
+    return f"a mixture of species: the genes of {species.kept} are kept, and {species.other.sum():,} of {species.others} are dropped"
 
 
 def foreign_cells_warning(obs: pd.DataFrame) -> str | None:
@@ -163,7 +165,8 @@ def foreign_cells_warning(obs: pd.DataFrame) -> str | None:
         return None
     return (
         f"{num_foreign:,} of {len(obs):,} cells have most of their counts in genes of another species, and may be cells of "
-        f"that species: select them by obs['{OTHER_FRACTION}'], and leave them out of what you conclude"
+        f"that species: leave them out of what you conclude; a prepared slide has the fraction of these counts in "
+        f"obs['{OTHER_FRACTION}']"
     )
 
 
@@ -176,17 +179,18 @@ def _match(name: str) -> re.Match[str] | None:
     return _PREFIX.fullmatch(name)
 
 
-def _strip(name: str) -> str:
-    match = _match(name)
-    return match["gene"] if match else name
-
-
 def _species(name: str, matches: tuple[re.Match[str] | None, ...], genome: str) -> str:
     """The species of a gene: by the letters of its id, the prefix of its names, or the genome that the file declares."""
-    by_id = next((species for start, species in _BY_ID if name.startswith(start)), "") if is_ensembl_id(name) else ""
-    declared = next((species for species, builds in _BUILDS.items() if re.match(builds, genome, re.IGNORECASE)), "")
+    if is_ensembl_id(name) and (by_id := next((species for start, species in _BY_ID if name.startswith(start)), "")):
+        return by_id
     by_prefix = [species for match in filter(None, matches) for species in _BUILDS if match[species]]
-    return by_id or (by_prefix[0] if by_prefix else declared)
+    return by_prefix[0] if by_prefix else _of_genome(genome)
+
+
+@cache
+def _of_genome(genome: str) -> str:
+    """The species of a genome build; empty if it is not known."""
+    return next((species for species, builds in _BUILDS.items() if re.match(builds, genome, re.IGNORECASE)), "")
 
 
 def _choose(num_genes: Counter[str]) -> str:

@@ -83,6 +83,8 @@ def grouping_columns(obs: pd.DataFrame, first: tuple[str, ...] = ()) -> Iterator
     tried = 0
     for position in order:
         column = obs.iloc[:, position]
+        if column.dtype == object:
+            column = column.map(str, na_action="ignore")  # objects of any kind, also those that cannot be compared
         is_label = isinstance(column.dtype, pd.CategoricalDtype) or column.dtype.kind in "OiubT"
         if is_label and tried < _MAX_COLUMNS and 2 <= column.nunique() <= _MAX_GROUPS and column.notna().all():
             tried += 1

@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from cifm_cli.data.readers.array_grid import array_scale, grouping_columns
-from cifm_cli.data.readers.centre_columns import centre_pairs
+from cifm_cli.data.readers.centre_columns import centre_pairs, find_depth
 from cifm_cli.data.units import Scale, require_agreement, to_micrometres
 from cifm_cli.errors import CifmError
 
@@ -65,11 +65,16 @@ def scale_places(places: Places, obs: pd.DataFrame, libraries: Libraries, config
         path: The input.
 
     Returns:
-        Coordinates in micrometres, and the source of the scale.
+        Coordinates in micrometres, and the source of the scale. The third one may be a column of obs.
 
     Raises:
         CifmError: The coordinates are pixels of unknown size, or two sources of the scale contradict each other.
     """
+    scaled = _scale(places, obs, libraries, config, path)
+    return scaled if scaled.z_um is not None else scaled._replace(z_um=_depths(obs))
+
+
+def _scale(places: Places, obs: pd.DataFrame, libraries: Libraries, config: ReadConfig, path: Path) -> Scaled:
     if config.microns_per_pixel is not None:
         xy_um, units = to_micrometres(places.xy, config.microns_per_pixel, places.slot)
         z_um = None if places.z is None else places.z * config.microns_per_pixel
@@ -87,6 +92,15 @@ def scale_places(places: Places, obs: pd.DataFrame, libraries: Libraries, config
     return Scaled(
         places.xy * scale[:, None], z_um, f"{places.slot} x {size} um: {source}", is_assumed=False, notes=(note,)
     )
+
+
+def _depths(obs: pd.DataFrame) -> NDArray[np.float64] | None:
+    """(N,) third coordinate in a column of obs, micrometres; None if there is none."""
+    name = find_depth(obs.columns)
+    column = None if name is None else obs.iloc[:, [str(other) for other in obs.columns].index(name)]
+    if column is None or pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
+        return None
+    return column.to_numpy(np.float64, na_value=np.nan)
 
 
 def read_libraries(stored: object) -> Libraries:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from cifm_cli import keys
 from cifm_cli.data.readers.anndata import find_gene_columns
 from cifm_cli.data.readers.base import Download, ReadConfig, Reader
 from cifm_cli.data.readers.cell_flags import read_flags
 from cifm_cli.data.readers.centre_columns import Places, read_places
-from cifm_cli.data.readers.declared_scale import read_libraries, scale_places
+from cifm_cli.data.readers.declared_scale import Libraries, read_libraries, scale_places
 from cifm_cli.data.readers.files import reading
 from cifm_cli.errors import CifmError
 from cifm_cli.system_files import without_system_files
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _ATTRIBUTES, _REGION, _REGION_KEY, _INSTANCE = "spatialdata_attrs", "region", "region_key", "instance_key"
+_TABLE = "table"  # the column of the name of the table, for `--by`
 _ELEMENT_FOLDERS = ("tables", "shapes", "points", "images", "labels")
 # Of Zarr 3 and Zarr 2, and their consolidated forms.
 _METADATA_FILES = ("zarr.json", ".zattrs", "zmetadata", ".zmetadata")
@@ -37,26 +38,36 @@ def _recognises(path: Path) -> bool:
     )
 
 
+class _Table(NamedTuple):
+    """A table of N cells x F features."""
+
+    counts: csr_matrix  # (N, F) values
+    obs: pd.DataFrame  # N rows indexed by barcode
+    places: Places  # positions as stored
+    genes: pd.DataFrame  # F rows
+    libraries: Libraries  # scale factors
+
+
 def _read(path: Path, config: ReadConfig) -> Download:
-    """Read the only table, or the table of the bins of `config.bin_um`; images are not opened."""
+    """Read the only table, that of the bins of `config.bin_um`, or all of them with `--by table`; no image is opened."""
     store, layer = _open(path), config.layer
-    table_name = _choose_table(path, list(store.tables), config.bin_um)
-    table: AnnData = store.tables[table_name]
+    names = _choose_tables(path, list(store.tables), config)
     with reading(path):
-        counts = csr_matrix(_stored_counts(table, path, layer))
-        places = _coordinates(store, table, path)
-        obs = table.obs.set_axis(table.obs_names.astype(str))
-        genes = find_gene_columns(table.var)
-    scaled, flags = scale_places(places, obs, read_libraries(table.uns.get("spatial")), config, path), read_flags(obs)
+        table = _join({name: _read_table(store, store.tables[name], path, layer) for name in names}, path)
+    scaled, flags = scale_places(table.places, table.obs, table.libraries, config, path), read_flags(table.obs)
     return Download(
         platform="spatialdata",
-        counts=counts,
-        obs=obs,
-        genes=genes,
+        counts=table.counts,
+        obs=table.obs,
+        genes=table.genes,
         xy_um=scaled.xy_um,
         units=scaled.units,
-        matrix=f"tables/{table_name}" + (f"/layers/{layer}" if layer else "/X"),
-        files=tuple(without_system_files(file for file in (path / "tables" / table_name).rglob("*") if file.is_file())),
+        matrix=f"tables/{', tables/'.join(names)}" + (f"/layers/{layer}" if layer else "/X"),
+        files=tuple(
+            file
+            for name in names
+            for file in without_system_files(file for file in (path / "tables" / name).rglob("*") if file.is_file())
+        ),
         in_tissue=flags.in_tissue,
         notes=(*scaled.notes, *flags.notes),
         z_um=scaled.z_um,
@@ -81,14 +92,53 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - a SpatialData, whose package is 
         return read_zarr(path, selection=("tables", "shapes"))
 
 
-def _choose_table(path: Path, names: list[str], bin_um: int) -> str:
-    bins = [name for name in names if name.endswith(f"square_{bin_um:03d}um")]  # as spatialdata-io names Visium HD
+def _choose_tables(path: Path, names: list[str], config: ReadConfig) -> list[str]:
+    if _TABLE in config.by:
+        return names
+    bins = [
+        name for name in names if name.endswith(f"square_{config.bin_um:03d}um")
+    ]  # as spatialdata-io names Visium HD
     if len(names) != 1 and len(bins) != 1:
         raise CifmError(
             f"{path}: {len(names)} tables ({', '.join(names) or 'none'})",
-            "write the one that holds cells as .h5ad, with obsm['spatial'] in micrometres",
+            "--by table makes a slide of each; or write the one that holds cells as .h5ad",
         )
-    return names[0] if len(names) == 1 else bins[0]
+    return names if len(names) == 1 else bins
+
+
+def _read_table(store: Any, table: AnnData, path: Path, layer: str | None) -> _Table:  # noqa: ANN401 - a SpatialData, whose package is optional
+    return _Table(
+        csr_matrix(_stored_counts(table, path, layer)),
+        table.obs.set_axis(table.obs_names.astype(str)),
+        _coordinates(store, table, path),
+        find_gene_columns(table.var),
+        read_libraries(table.uns.get("spatial")),
+    )
+
+
+def _join(tables: dict[str, _Table], path: Path) -> _Table:
+    """The cells of all tables, with the name of the table in a column."""
+    first = next(iter(tables.values()))
+    if len(tables) == 1:
+        return first
+    for name, table in tables.items():
+        if not table.genes.equals(first.genes):
+            raise CifmError(
+                f"{path}: tables {next(iter(tables))} and {name} hold different genes", "write each of them as .h5ad"
+            )
+    parts = list(tables.values())
+    obs = pd.concat([table.obs for table in parts])
+    obs[_TABLE] = np.repeat(list(tables), [len(table.obs) for table in parts])
+    depths = [table.places.z for table in parts if table.places.z is not None]
+    return first._replace(
+        counts=csr_matrix(vstack([table.counts for table in parts])),
+        obs=obs,
+        places=first.places._replace(
+            xy=np.concatenate([table.places.xy for table in parts]),
+            z=np.concatenate(depths) if len(depths) == len(parts) else None,
+        ),
+        libraries={name: factors for table in parts for name, factors in table.libraries.items()},
+    )
 
 
 def _stored_counts(table: AnnData, path: Path, layer: str | None) -> Any:  # noqa: ANN401 - any kind of matrix

@@ -118,6 +118,13 @@ def _unrecognised_folder(folder: Path, known: list[str], recognises: Callable[[P
         return CifmError(message, f"give what it holds: {first}")
     if any(identify(path) in _ARCHIVES or _is_packed(path) for path in content):
         return CifmError(message, "unpack the archives in it first, with unzip or tar -xf")
+    # Repositories store the files of a sample without folders, each with the name of the sample.
+    if any(re.search(r"tissue_positions|scalefactors_json", path.name) for path in content):
+        return CifmError(
+            message,
+            "make a folder for each sample, with its positions and scale factors in a subfolder `spatial` under their "
+            "original names, such as spatial/tissue_positions_list.csv",
+        )
     if any(re.search(r"transcripts|molecules?\b", path.name.lower()) for path in content):
         return CifmError(f"{folder}: {_MOLECULES.description}; found {names}", _MOLECULES.hint)
     return CifmError(message, _GIVE)
