@@ -344,7 +344,7 @@ def test_scoring_the_validation_region_tunes_elsewhere(cifm: Callable) -> None:
         (["--model", "nowhere"], "no model in nowhere", "cifm train RECIPE"),
         (["--model", "runs/first", "--model", "runs/first"], "two runs are called first", "one by one"),
         (["--annotator", "oracle"], "--annotator oracle: no such annotator", "markers"),
-        (["--annotator", "markers:no.tsv"], "no.tsv", "TSV"),
+        (["--annotator", "markers:no.tsv"], "no.tsv", "markers:FILE.tsv"),
         (["one_region.h5ad"], "no cells in its test region", "--region all"),
     ],
 )

@@ -127,7 +127,7 @@ def test_a_state_with_a_damaged_header_is_skipped(cifm: Callable, prepared: Path
     newest.write_bytes(content)
     outcome = cifm(*command)
     assert outcome.code == 0, outcome.err
-    assert f"warning: {newest}: not a readable checkpoint" in outcome.err
+    assert f"warning: {newest}: not a readable training state" in outcome.err
     assert older.name == "train_state-00000004.safetensors"
     assert same("whole", "interrupted")
 
