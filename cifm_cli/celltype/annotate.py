@@ -14,7 +14,8 @@ import pandas as pd
 from cifm_cli import keys
 from cifm_cli.celltype.base import TYPING_SUM, Annotation, UnlabelledCells
 from cifm_cli.celltype.registry import open_annotator
-from cifm_cli.data.slide import open_slide
+from cifm_cli.celltype.taxonomy import lineage_of
+from cifm_cli.data.slide import log_normalise, open_slide
 from cifm_cli.data.writers.reorder import download_order
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from cifm_cli.celltype.base import Annotator
+    from cifm_cli.celltype.labelled_cells import LabelledCells
     from cifm_cli.data.slide import Rows, Slide
 
 MAX_FITTED_CELLS: Final = 50_000  # cells of a slide that an annotator is fitted to
@@ -69,6 +71,7 @@ def annotate_expression(
     name: str = "cells",
     seed: int = 0,
     trust_pickle: bool = False,
+    tissue: str | None = None,
 ) -> Annotation:
     """Annotate cells that belong to no slide.
 
@@ -79,6 +82,7 @@ def annotate_expression(
         name: Name of the cells in messages.
         seed: Seed of the cells that the annotator is fitted to, where it is fitted and N is more than 50,000.
         trust_pickle: Whether to read models that are stored as pickles.
+        tissue: Description of the tissue, which narrows the types.
 
     Returns:
         Types of the N cells, with probabilities where the annotator has some.
@@ -88,12 +92,14 @@ def annotate_expression(
     """
     rows = sample_rows(np.arange(expression.shape[0]), seed)
     opened = open_annotator(
-        annotator, UnlabelledCells(name, expression[rows], tuple(symbols)), trust_pickle=trust_pickle
+        annotator, UnlabelledCells(name, expression[rows], tuple(symbols), tissue or None), trust_pickle=trust_pickle
     )
     return opened.annotate(expression, symbols)
 
 
-def open_for_slide(spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pickle: bool = False) -> Annotator:
+def open_for_slide(
+    spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pickle: bool = False, tissue: str | None = None
+) -> Annotator:
     """Open an annotator for a slide, with all genes of the slide.
 
     Args:
@@ -102,6 +108,7 @@ def open_for_slide(spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pick
         rows: Cells that the annotator may be fitted to; 50,000 of them are sampled if there are more.
         seed: Seed of the sample.
         trust_pickle: Whether the user trusts pickles.
+        tissue: Description of the tissue; that of the slide when absent.
 
     Returns:
         The annotator.
@@ -109,8 +116,53 @@ def open_for_slide(spec: str, slide: Slide, rows: Rows, seed: int, *, trust_pick
     Raises:
         CifmError: The annotator is unknown, or cannot be used on this slide.
     """
-    cells = UnlabelledCells(slide.name, slide.expression(sample_rows(rows, seed), TYPING_SUM), slide.symbols)
+    tissue = tissue or slide_tissue(slide)
+    cells = UnlabelledCells(slide.name, slide.expression(sample_rows(rows, seed), TYPING_SUM), slide.symbols, tissue)
     return open_annotator(spec, cells, trust_pickle=trust_pickle)
+
+
+def slide_tissue(slide: Slide) -> str | None:
+    """Description of a slide's tissue, as `cifm prepare --tissue` stored it; None if it has none."""
+    return (slide.facts or {}).get(keys.TISSUE) or None
+
+
+def open_whole_slide(
+    spec: str, slide: Slide, seed: int, *, trust_pickle: bool = False, tissue: str | None = None
+) -> Annotator:
+    """Open an annotator that may be fitted to all cells of a slide; see `open_for_slide`."""
+    return open_for_slide(spec, slide, slide.region(keys.ALL), seed, trust_pickle=trust_pickle, tissue=tissue)
+
+
+def annotate_labelled(
+    cells: LabelledCells,
+    annotator: str = "markers",
+    *,
+    name: str = "cells",
+    seed: int = 0,
+    trust_pickle: bool = False,
+    tissue: str | None = None,
+) -> Annotation:
+    """Annotate labelled cells without their labels, for a comparison.
+
+    Args:
+        cells: The cells; their labels are not used.
+        annotator: `NAME` or `NAME:PATH`, as for `cifm annotate apply --annotator`.
+        name: Name of the cells in messages.
+        seed: Seed of the cells that the annotator is fitted to, where it is fitted and there are more than 50,000.
+        trust_pickle: Whether to read models that are stored as pickles.
+        tissue: Description of the tissue.
+
+    Returns:
+        Types of the cells.
+
+    Raises:
+        CifmError: The annotator is unknown, or cannot be used with these genes.
+    """
+    totals = np.asarray(cells.counts.sum(axis=1), dtype=np.float64).ravel()
+    expression = log_normalise(cells.counts.astype(np.float32), totals, TYPING_SUM)
+    return annotate_expression(
+        expression, cells.symbols, annotator, name=name, seed=seed, trust_pickle=trust_pickle, tissue=tissue
+    )
 
 
 def sample_rows(rows: Rows, seed: int) -> Rows:
@@ -167,36 +219,47 @@ def open_slides(paths: Sequence[Path]) -> list[Slide]:
 
 
 def write_annotations(
-    out: Path, annotations: Sequence[tuple[Slide, Annotation]], origin: dict[str, Any]
+    out: Path, annotations: Sequence[tuple[Slide, Annotation, Annotator]], origin: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the types of several slides: a CSV for each, and `annotated.json` with what is returned.
+    """Write the types of several slides: a CSV and a page for each, and `annotated.json` with what is returned.
 
     Args:
         out: The folder; created if it is missing.
-        annotations: Slides that were opened from files, each with the types of its cells.
+        annotations: Slides that were opened from files, each with the types of its cells and their annotator.
         origin: Provenance of the annotation.
 
     Returns:
-        For each slide the path of its CSV, the number of cells and the composition, as JSON.
+        For each slide the paths of its CSV and page, the number of cells, the composition and the limits, as JSON.
 
     Raises:
         CifmError: The disk is full or may not be written.
     """
+    # matplotlib takes a second to import.
+    from cifm_cli.celltype.apply_report import limits, write_apply_report
+
     result = {}
-    require_different_files([slide.name for slide, _ in annotations], out, "annotate them one by one, each with --out")
+    require_different_files(
+        [slide.name for slide, _, _ in annotations], out, "annotate them one by one, each with --out"
+    )
     # Together and last, so that a slide that cannot be annotated leaves no partial result.
     with atomic_files(out, "annotated.json") as new:
-        for slide, types in annotations:
-            name = f"{slide.name}.csv"
+        for slide, types, annotator in annotations:
+            name, page = f"{slide.name}.csv", f"{slide.name}.html"
             write_types(new / name, slide, types)
-            facts = composition_facts(types)
-            result[slide.name] = {"path": (out / name).as_posix(), "cells": slide.num_cells, "types": facts}
+            write_apply_report(new / page, slide, types, annotator, origin)
+            result[slide.name] = {
+                "path": (out / name).as_posix(),
+                "page": (out / page).as_posix(),
+                "cells": slide.num_cells,
+                "types": composition_facts(types),
+                "limits": limits(types, annotator),
+            }
         write_json(new / "annotated.json", {"slides": result, "provenance": origin})
     return result
 
 
 def write_types(target: Path, slide: Slide, types: Annotation) -> None:
-    """Write a CSV with the columns `cell_id`, `cell_type` and `score`, cells in the order of the download.
+    """Write a CSV with the columns `cell_id`, `cell_type`, `score` and `lineage`, cells in the order of the download.
 
     Args:
         target: The CSV.
@@ -209,7 +272,9 @@ def write_types(target: Path, slide: Slide, types: Annotation) -> None:
     # Cells of a prepared slide are in Hilbert order; users join the CSV with tables of their download.
     barcodes = slide.barcodes(slide.region(keys.ALL))
     # Four digits, which is more than the accuracy of any score.
-    columns = {"cell_id": barcodes, "cell_type": types.labels, "score": np.round(types.scores, 4)}
+    lineages = np.array([lineage_of(name) for name in types.names], dtype=object)[types.codes]
+    scores = np.round(types.scores, 4)
+    columns = {"cell_id": barcodes, "cell_type": types.labels, "score": scores, "lineage": lineages}
     order = download_order(slide.file)
     with atomic_path(target) as temporary:
         pd.DataFrame(columns).iloc[order].to_csv(temporary, index=False)

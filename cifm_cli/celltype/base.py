@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from scipy.special import logsumexp
 
+from cifm_cli.celltype.taxonomy import UNASSIGNED, load_taxonomy
 from cifm_cli.errors import CifmError
+
+__all__ = ["TYPING_SUM", "UNASSIGNED", "Annotation", "Annotator", "OpenAnnotator", "UnlabelledCells", "call_types"]
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-UNASSIGNED: Final = "unassigned"
 TYPING_SUM: Final = 10_000.0  # target sum of the log-normalised expression that annotators are given
 
 
@@ -61,7 +63,7 @@ class Annotation:
         return Annotation(self.names, self.codes[rows], self.scores[rows], None if logs is None else logs[rows])
 
     def of_type(self, name: str) -> NDArray[np.int64]:
-        """Find the cells of one type.
+        """Find the cells of one type, and of the types below it in the taxonomy.
 
         Args:
             name: One of `names`.
@@ -69,7 +71,9 @@ class Annotation:
         Returns:
             Their positions, ascending.
         """
-        return np.flatnonzero(self.codes == self.names.index(name))
+        taxonomy = load_taxonomy()
+        is_below = np.array([taxonomy.is_below(other, name) for other in self.names])
+        return np.flatnonzero(is_below[self.codes])
 
     def composition(self) -> NDArray[np.int64]:
         """Count the cells of each type: (T + 1,) in the order of `names`."""
@@ -104,6 +108,7 @@ class UnlabelledCells:
     name: str  # name of the slide
     expression: csr_matrix  # (N, G) log-normalised to 10,000
     symbols: tuple[str, ...]  # G gene symbols
+    tissue: str | None = None  # description of the tissue, which narrows the types of some annotators
 
 
 class OpenAnnotator(Protocol):

@@ -12,6 +12,7 @@ from anndata._io.specs.registry import IORegistryError
 from scipy.sparse import csr_matrix, issparse
 
 from cifm_cli import keys
+from cifm_cli.celltype.taxonomy import UNASSIGNED
 from cifm_cli.data.count_checks import bad_count
 from cifm_cli.data.ensembl import are_ensembl_ids, strip_version
 from cifm_cli.data.hdf5_safety import check_content
@@ -42,12 +43,13 @@ class LabelledCells:
     labels: NDArray[Any]  # (M,) names of types
 
 
-def read_labelled_cells(path: Path, label: str) -> LabelledCells:
+def read_labelled_cells(path: Path, label: str, *, fractional: bool = False) -> LabelledCells:
     """Read the labelled cells of an AnnData file.
 
     Args:
         path: An `.h5ad` with raw counts in `X`, `layers["counts"]` or `raw`, and genes by Ensembl id or symbol.
-        label: Column of `obs` that holds cell types; cells without a value are left out.
+        label: Column of `obs` that holds cell types; cells without a value, or `unassigned`, are left out.
+        fractional: Whether to take any non-negative numbers from `X`, as pseudo-bulk profiles are.
 
     Returns:
         Counts, gene symbols and labels.
@@ -55,8 +57,8 @@ def read_labelled_cells(path: Path, label: str) -> LabelledCells:
     Raises:
         CifmError: The file cannot be read, has no such column, or no counts.
     """
-    counts, var, labels = _read(path, label, "--label")
-    is_labelled = (labels.notna() & (labels.astype(str) != "")).to_numpy()
+    counts, var, labels = _read(path, label, "--label", fractional=fractional)
+    is_labelled = (labels.notna() & ~labels.astype(str).isin(["", UNASSIGNED])).to_numpy()
     return LabelledCells(counts[is_labelled], _symbols(var), labels[is_labelled].astype(str).to_numpy(dtype=object))
 
 
@@ -91,7 +93,9 @@ def source_name(source: LabelledSource) -> str:
     return str(source) if isinstance(source, Path) else "the reference"
 
 
-def _read(source: LabelledSource, label: str, option: str) -> tuple[csr_matrix, pd.DataFrame, pd.Series[Any]]:
+def _read(
+    source: LabelledSource, label: str, option: str, *, fractional: bool = False
+) -> tuple[csr_matrix, pd.DataFrame, pd.Series[Any]]:
     """Raw counts from the first slot that holds some, the `var` table of their genes, and the column of labels."""
     name = source_name(source)
     reference = _open(source) if isinstance(source, Path) else source
@@ -102,6 +106,10 @@ def _read(source: LabelledSource, label: str, option: str) -> tuple[csr_matrix, 
     # Files of scanpy often have normalised values in X, and the counts in a layer or in raw.
     slots = [(reference.X, reference.var), (reference.layers.get("counts"), reference.var)]
     slots += [(raw.X, raw.var)] if raw is not None else []
+    if fractional and reference.X is not None:
+        profiles = _as_rows(reference.X, name)
+        if np.isfinite(profiles.data).all() and (profiles.data >= 0).all():
+            return profiles, reference.var, reference.obs[label]
     for matrix, var in slots:
         counts = None if matrix is None else _as_rows(matrix, name)
         if counts is not None and bad_count(counts.data) is None:

@@ -292,6 +292,46 @@ def heat_map(
     return _render(draw, title, float(np.clip(1.6 + 0.22 * len(row_labels), 2.4, 9.0)))
 
 
+def dots(
+    sizes: NDArray[np.float64],
+    colours: NDArray[np.float64],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    title: str,
+    *,
+    label: str = "",
+) -> bytes:
+    """Draw a dot for each element of a matrix, such as the expression of genes (columns) in cell types (rows).
+
+    Args:
+        sizes: (R, C) relative areas of the dots, from 0 to 1.
+        colours: (R, C) values of the colour scale.
+        row_labels: R names.
+        column_labels: C names.
+        title: Title, which may explain the areas.
+        label: Label of the colour bar.
+
+    Returns:
+        PNG.
+    """
+
+    def draw(axes: Axes) -> None:
+        """Draw the plot on the given axes."""
+        row, column = np.indices(sizes.shape)
+        largest = min(60.0, (0.6 * _WIDTH_IN * _POINTS_PER_INCH / max(len(column_labels), 1)) ** 2)
+        drawn = axes.scatter(
+            column.ravel(), row.ravel(), s=largest * sizes.ravel(), c=colours.ravel(), cmap=_SEQUENTIAL, linewidths=0
+        )
+        axes.figure.colorbar(drawn, ax=axes, shrink=0.7, label=label)
+        axes.set_xticks(range(len(column_labels)), column_labels, rotation=90, fontsize=5)
+        axes.set_yticks(range(len(row_labels)), row_labels, fontsize=7)
+        axes.set_xlim(-0.7, len(column_labels) - 0.3)
+        axes.set_ylim(len(row_labels) - 0.3, -0.7)
+        axes.grid(visible=True)
+
+    return _render(draw, title, float(np.clip(1.4 + 0.22 * len(row_labels), 2.4, 9.0)))
+
+
 def _render(draw: Callable[[Axes], None], title: str, height_in: float) -> bytes:
     """Make a figure with one pair of axes, call `draw` on them, and return the PNG."""
     buffer = io.BytesIO()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from cifm_cli.celltype.annotate import slide_tissue
 from cifm_cli.celltype.base import TYPING_SUM
 from cifm_cli.celltype.marker_annotator import MarkerAnnotator, fit_marker_annotator
 from cifm_cli.celltype.markers import find_type, load_markers
@@ -121,7 +122,7 @@ def prepare_experiment(model: LoadedModel, slide: Slide, config: SimulateConfig,
     # Simulated cells have only the genes that the model knows; all cells must be typed by the same genes.
     symbols = [slide.symbols[column] for column in panel.columns]
     expression = slide.expression(rows, TYPING_SUM)[:, panel.columns]
-    annotator = fit_marker_annotator(expression, symbols, markers)
+    annotator = fit_marker_annotator(expression, symbols, markers, tissue=slide_tissue(slide))
     # Labelled cells of another data set have types already; cells of the slide get theirs from the annotator.
     injection = config.injection
     if injection.reference:

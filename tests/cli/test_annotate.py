@@ -47,7 +47,7 @@ def test_markers_annotate_every_cell_in_the_order_of_the_download(cifm) -> None:
     assert result == json.loads(Path("annotated/annotated.json").read_text(encoding="utf8"))
     table = pd.read_csv("annotated/tissue.csv", index_col="cell_id")
     slide = ad.read_h5ad("prepared/tissue.h5ad")
-    assert list(table) == ["cell_type", "score"]
+    assert list(table) == ["cell_type", "score", "lineage"]
     assert table.index.tolist() == slide.obs_names[slide.obs["download_row"].argsort()].tolist()
     truth = slide.obs["cluster"].astype(str).reindex(table.index)
     assert (table["cell_type"][truth == "t_cell"] == "T cell").mean() > 0.9

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from cifm_cli import keys
-from cifm_cli.celltype.annotate import sample_rows
+from cifm_cli.celltype.annotate import sample_rows, slide_tissue
 from cifm_cli.celltype.base import TYPING_SUM, UnlabelledCells
 from cifm_cli.celltype.registry import open_annotator
 from cifm_cli.data.slide import log_normalise
@@ -55,7 +55,7 @@ def annotator_for(spec: str, dataset: EvaluationDataset, *, trust_pickle: bool =
     """
     rows = sample_rows(dataset.slide.region(keys.TRAIN), dataset.seed)
     expression = dataset.slide.expression(rows, TYPING_SUM)[:, dataset.columns]
-    cells = UnlabelledCells(dataset.slide.name, expression, dataset.symbols)
+    cells = UnlabelledCells(dataset.slide.name, expression, dataset.symbols, slide_tissue(dataset.slide))
     return open_annotator(spec, cells, trust_pickle=trust_pickle)
 
 

@@ -1,0 +1,164 @@
+"""The page of `cifm annotate apply`, to judge the types of a slide by eye: a map, a dot plot of markers, what is missing.
+
+Letters: N cells, G genes, T names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from cifm_cli.celltype.base import TYPING_SUM, UNASSIGNED
+from cifm_cli.celltype.marker_annotator import MarkerAnnotator
+from cifm_cli.celltype.markers import load_markers
+from cifm_cli.celltype.taxonomy import LINEAGES, lineage_of
+from cifm_cli.provenance import numpy_generator
+from cifm_cli.report import plots
+from cifm_cli.report.html import Image, Section, write_report
+from cifm_cli.report.table import Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from cifm_cli.celltype.base import Annotation, Annotator
+    from cifm_cli.data.slide import Slide
+
+MAX_DRAWN_CELLS: Final = 100_000  # of the maps
+MAX_DOT_CELLS: Final = 20_000  # whose expression the dot plot averages
+GENES_PER_TYPE: Final = 3
+MIN_SHARE: Final = 0.002  # of the cells; rarer types are not drawn
+MAX_COLOURS: Final = 14  # types of the map; a legend of more does not fit
+
+
+def write_apply_report(
+    path: Path, slide: Slide, types: Annotation, annotator: Annotator, provenance: dict[str, Any]
+) -> None:
+    """Write the HTML page of a slide.
+
+    Args:
+        path: The `.html` file.
+        slide: The slide, with its counts.
+        types: Types of its N cells.
+        annotator: The annotator that assigned them.
+        provenance: Dictionary from `provenance.collect`.
+
+    Raises:
+        CifmError: The file cannot be written.
+    """
+    labels = types.labels.astype(str)
+    lineages = np.array([lineage_of(name) for name in types.names], dtype=object)[types.codes].astype(str)
+    sections = [
+        Section("Cell types", table=type_table(types)),
+        Section("Maps", images=_maps(slide, labels, lineages)),
+        Section(
+            "Markers",
+            "The area of a dot is the fraction of the cells of a type that express a gene, its colour the mean expression.",
+            images=_dot_plot(slide, types, annotator),
+        ),
+        Section("What could not be named", "\n\n".join(limits(types, annotator))),
+    ]
+    write_report(path, f"Cell types of {slide.name}", sections, provenance)
+
+
+def type_table(types: Annotation) -> Table:
+    """Format the types with their lineage, number of cells and mean score, the most frequent first."""
+    sizes = types.composition()
+    rows = [
+        [
+            types.names[code],
+            lineage_of(types.names[code]),
+            f"{sizes[code]:,}",
+            f"{sizes[code] / max(len(types.codes), 1):.1%}",
+            f"{types.scores[types.codes == code].mean():.2f}",
+        ]
+        for code in np.argsort(-sizes, kind="stable")
+        if sizes[code]
+    ]
+    return Table(["type", "lineage", "cells", "share", "mean score"], rows)
+
+
+def limits(types: Annotation, annotator: Annotator) -> list[str]:
+    """Tell which cells and types an annotator could not name.
+
+    Args:
+        types: Types of the cells of a slide.
+        annotator: The annotator that assigned them.
+
+    Returns:
+        Sentences.
+    """
+    is_unassigned = types.codes == len(types.names) - 1
+    sentences = [f"{is_unassigned.sum():,} of {len(types.codes):,} cells are unassigned ({is_unassigned.mean():.1%})."]
+    if not isinstance(annotator, MarkerAnnotator):
+        return sentences
+    if annotator.tissue is None:
+        sentences.append(
+            "The tissue is unknown, so types of certain tissues need more evidence. Name it with --tissue: "
+            "cifm prepare and cifm annotate apply take it."
+        )
+    else:
+        sentences.append(f"Tissue: {annotator.tissue}; types that it lacks are left out.")
+    absent = [name for name, is_found in zip(annotator.types, annotator.evidence.is_found, strict=True) if not is_found]
+    for names, reason in (
+        (sorted(annotator.left_out), "The panel has too few markers of"),
+        (absent, "The slide shows too few markers of"),
+        ([" and ".join(pair) for pair in annotator.indistinct], "The panel hardly tells apart"),
+    ):
+        if names:
+            sentences.append(f"{reason}: {', '.join(names)}.")
+    return sentences
+
+
+def _maps(slide: Slide, labels: NDArray[Any], lineages: NDArray[Any]) -> list[Image]:
+    """Maps of lineages and of types."""
+    rows = np.arange(slide.num_cells)
+    if len(rows) > MAX_DRAWN_CELLS:
+        rows = np.sort(numpy_generator(0, "annotation map").choice(rows, MAX_DRAWN_CELLS, replace=False))
+    frequent, sizes = np.unique(labels, return_counts=True)
+    order = [str(name) for name in frequent[np.argsort(-sizes, kind="stable")] if name != UNASSIGNED]
+    kept = [name for name in order if (labels == name).mean() >= MIN_SHARE][:MAX_COLOURS]
+    known = [name for name in LINEAGES if (lineages == name).any()]
+    return [
+        Image(plots.tissue_map(slide.xy_um[rows], lineages[rows], "Lineages", order=known), "Map of lineages"),
+        Image(plots.tissue_map(slide.xy_um[rows], labels[rows], "Types", order=kept), "Map of types"),
+    ]
+
+
+def _dot_plot(slide: Slide, types: Annotation, annotator: Annotator) -> list[Image]:
+    """Expression of the markers of the frequent types; empty if the panel has none of them."""
+    rows = np.arange(slide.num_cells)
+    if len(rows) > MAX_DOT_CELLS:
+        rows = np.sort(numpy_generator(0, "annotation dots").choice(rows, MAX_DOT_CELLS, replace=False))
+    expression, codes = slide.expression(rows, TYPING_SUM).tocsc(), types.codes[rows]
+    sizes = np.bincount(codes, minlength=len(types.names))
+    drawn = [code for code in range(len(types.names)) if sizes[code] >= max(MIN_SHARE * len(rows), 3)]
+    column = {symbol.upper(): position for position, symbol in reversed(list(enumerate(slide.symbols)))}
+    mean = np.array([np.asarray(expression[codes == code].mean(axis=0)).ravel() for code in drawn])
+    genes: dict[int, None] = {}  # a dictionary keeps the order
+    for row, code in enumerate(drawn):
+        listed = [column[gene.upper()] for gene in _listed(types.names[code], annotator) if gene.upper() in column]
+        # The markers that the type expresses most, relative to the other types.
+        contrast = mean[row, listed] / (mean[:, listed].mean(axis=0) + 0.05)
+        genes.update(dict.fromkeys(listed[position] for position in np.argsort(-contrast)[:GENES_PER_TYPE]))
+    if not genes:
+        return []
+    columns = list(genes)
+    fraction = np.array([expression[codes == code][:, columns].getnnz(axis=0) / sizes[code] for code in drawn])
+    content = plots.dots(
+        fraction,
+        mean[:, columns],
+        [types.names[code] for code in drawn],
+        [slide.symbols[gene] for gene in columns],
+        "Markers",
+        label="mean log-normalised expression",
+    )
+    return [Image(content, "Expression of markers by type")]
+
+
+def _listed(name: str, annotator: Annotator) -> tuple[str, ...]:
+    """Markers of a type: those of the annotator's table, or of the packaged one."""
+    markers = annotator.markers if isinstance(annotator, MarkerAnnotator) else load_markers()
+    return markers.get(name, ())
