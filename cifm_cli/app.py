@@ -154,6 +154,8 @@ def main(argv: list[str] | None = None) -> int:
         return _report_usage(error)
     except StopRequested:
         return _report_interruption(EXIT_TERMINATED)
+    except KeyboardInterrupt:  # while the command line is built, before Typer catches it
+        return _report_interruption(EXIT_INTERRUPTED)
     if code == EXIT_INTERRUPTED:  # Typer's exit code for Ctrl-C
         return _report_interruption(EXIT_INTERRUPTED)
     return code if isinstance(code, int) else 0
