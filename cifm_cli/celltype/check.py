@@ -78,11 +78,11 @@ def check_types(labels: NDArray[Any], annotation: Annotation, tissue: str | None
 
 
 def _known_types(labels: NDArray[Any], annotation: Annotation) -> dict[str, str]:
-    """Label to the type that it means: one of the annotator's own names, or one of the taxonomy."""
+    """Label to the type that it means: one of the taxonomy, or else one of the annotator's own names."""
     own = {normalise_name(name): name for name in annotation.names[:-1]}
     known = {}
     for label in sorted(set(map(str, labels)) - {""}):
-        name = own.get(normalise_name(label)) or type_of_label(label)
+        name = type_of_label(label) or own.get(normalise_name(label))
         if name is not None:
             known[label] = name
     return known

@@ -42,6 +42,8 @@ STRICT_COVERAGE: Final = 0.5
 SIBLING_RATIO: Final = 2.0  # level of the markers of such a type to those of similar types
 UNKNOWN_TISSUE_COVERAGE: Final = 0.65  # the same for types of certain tissues, where the tissue is unknown
 CHILD_BONUS: Final = 2.0  # logarithm of the factor by which types below a general type are preferred
+COMPLETE_BONUS: Final = 5.0  # the same in tissues whose cells of the general type are all of types below it
+MOST: Final = 0.5  # fraction of the cells of a general type that a type below it must claim to claim all of them
 MIN_CELLS: Final = 5  # cells that must show a type by themselves, if no cluster does
 MIN_FRACTION: Final = 0.0005
 
@@ -57,6 +59,7 @@ class Evidence:
     background: Numbers  # (J,) fraction of a cell's counts that are a type's markers, without the type
     min_level: Numbers  # (J,) fraction of a cell's counts that must be a type's markers
     below: Mask  # (J, J) whether the second type is below the first, and may be named instead
+    bonus: Numbers  # (J,) logarithm of the factor by which the types below a type are preferred to it
     general: NDArray[np.int64]  # (J,) the type above each type that covers its cells without their name; itself if none
 
     @property
@@ -103,7 +106,7 @@ class Evidence:
             children = np.flatnonzero(self.below[row])
             family = np.append(children, row)
             before = deeper[:, family].sum(axis=1)
-            deeper[:, row] *= np.where(may_claim[:, children].any(axis=1), np.exp(-CHILD_BONUS), 1.0)
+            deeper[:, row] *= np.where(may_claim[:, children].any(axis=1), np.exp(-self.bonus[row]), 1.0)
             after = deeper[:, family].sum(axis=1)
             deeper[:, family] *= (before / np.where(after > 0, after, 1.0))[:, None]
         return deeper
@@ -170,14 +173,18 @@ def find_evidence(
         coverages.append(coverage)
     level = np.array([types.profiles[row, types.markers[row]].sum() for row in range(len(types.names))])
     may_claim = np.array(claims, dtype=bool).T & _exceeds_siblings(rate @ types.markers.T / level, types)
+    below = _below(types, tissue)
+    coverage = np.array(coverages).T
+    may_claim, coverage = _spread(may_claim, coverage, below, np.bincount(clusters, minlength=num_clusters))
     evidence = Evidence(
         may_claim=may_claim,
-        coverage=np.array(coverages).T,
+        coverage=coverage,
         is_found=np.ones(len(types.names), dtype=bool),
         markers=csr_matrix(types.markers.T.astype(np.float64)),
         background=types.markers @ background,
         min_level=np.where(strict > 0, STRICT_LEVEL, MIN_LEVEL) * level,
-        below=_below(types, tissue),
+        below=below,
+        bonus=_bonus(types, tissue),
         general=_general(types),
     )
     num_showing = evidence.show_themselves(counts).sum(axis=0)
@@ -249,6 +256,28 @@ def strict_coverage(types: PanelTypes, tissue: str | None) -> Numbers:
     return needed
 
 
+def _spread(may_claim: Mask, coverage: Numbers, below: Mask, sizes: NDArray[np.int64]) -> tuple[Mask, Numbers]:
+    """(K, J) claims and coverages, where a type that claims most cells of the type above it may claim all of them.
+
+    Clusters of cells with few counts are often split by whether one gene was detected.
+
+    Args:
+        may_claim: (K, J) whether a type may claim a cluster.
+        coverage: (K, J) fraction of the markers.
+        below: (J, J) whether the second type is below the first.
+        sizes: (K,) cells of each cluster.
+    """
+    spread, raised = may_claim.copy(), coverage.copy()
+    for general in np.flatnonzero(below.any(axis=1)):
+        of_general = may_claim[:, general]
+        share = sizes[of_general] @ may_claim[of_general] / max(sizes[of_general].sum(), 1)
+        for row in np.flatnonzero(below[general] & (share >= MOST)):
+            mean = np.average(coverage[may_claim[:, row], row], weights=np.maximum(sizes[may_claim[:, row]], 1))
+            raised[of_general, row] = np.maximum(coverage[of_general, row], mean)
+            spread[:, row] |= of_general
+    return spread, raised
+
+
 def _is_kind(types: PanelTypes, name: str) -> bool:
     """Whether a type is a kind of another type of the panel, such as a CD8 T cell, and not only of a lineage."""
     taxonomy = load_taxonomy()
@@ -263,6 +292,13 @@ def _general(types: PanelTypes) -> NDArray[np.int64]:
         [types.names.index(parents[name]) if _is_kind(types, name) else row for row, name in enumerate(types.names)],
         dtype=np.int64,
     )
+
+
+def _bonus(types: PanelTypes, tissue: str | None) -> Numbers:
+    """(J,) logarithm of the factor by which the types below each type are preferred to it."""
+    complete_in = load_taxonomy().complete_in
+    is_complete = [tissue is not None and tissue in complete_in.get(name, ()) for name in types.names]
+    return np.where(is_complete, COMPLETE_BONUS, CHILD_BONUS)
 
 
 def _below(types: PanelTypes, tissue: str | None) -> Mask:

@@ -54,11 +54,12 @@ class ExpressionClusters:
         return nearest
 
 
-def fit_clusters(counts: csr_matrix) -> ExpressionClusters:
+def fit_clusters(counts: csr_matrix, most: int = NUM_CLUSTERS) -> ExpressionClusters:
     """Fit clusters to cells.
 
     Args:
         counts: (N, G) counts.
+        most: Largest number of clusters.
 
     Returns:
         The clusters; a single one for fewer than about 20 cells.
@@ -73,7 +74,7 @@ def fit_clusters(counts: csr_matrix) -> ExpressionClusters:
         rows = numpy_generator(0, "expression clusters").choice(num_cells, MAX_CELLS, replace=False)
         counts = counts[np.sort(rows)]
     expression = _normalised(counts)
-    num_clusters = min(NUM_CLUSTERS, num_cells // MIN_CELLS)
+    num_clusters = min(most, num_cells // MIN_CELLS)
     num_components = min(NUM_COMPONENTS, num_genes - 1, num_cells - 1)
     if num_clusters < 2 or num_components < 1 or not expression.nnz:
         return ExpressionClusters(np.zeros((num_genes, 1)), np.zeros((1, 1)))

@@ -18,7 +18,7 @@ _PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     (r"plasma|antibody secreting", "plasma cell"),
     (r"\bcd8|cytotoxic t|t cells? cd8|\bmait\b", "CD8 T cell"),
     (r"\bcd4|helper t|t helper|t cells? cd4", "CD4 T cell"),
-    (r"\bnkt\b|\bt cells?\b|\bt lympho|^t$|\bcd3", "T cell"),
+    (r"\bnkt\b|\bt cells?\b|\bt lympho|^t$|\bcd3[deg]?\b", "T cell"),
     (r"\bnk\b|natural killer", "NK cell"),
     (r"\bb cells?\b|\bb lympho|^b$|\bcd19|\bcd20|germinal", "B cell"),
     (r"\bmast", "mast cell"),

@@ -26,6 +26,8 @@ from cifm_cli.celltype.markers import load_markers
 from cifm_cli.celltype.naming import NamingTree, naming_tree
 from cifm_cli.celltype.panel_types import indistinct_types, panel_types
 from cifm_cli.celltype.recovered_counts import recover_counts
+from cifm_cli.celltype.spots import WHOLE_TRANSCRIPTOME as SPOT_GENES
+from cifm_cli.celltype.spots import SpotAnnotator, are_spots, fit_spot_annotator
 from cifm_cli.celltype.taxonomy import find_tissue
 from cifm_cli.errors import CifmError
 
@@ -56,7 +58,7 @@ PRIOR_CELLS: Final = 1.0  # added to the cells of every type
 FREQUENCY_EXPONENT: Final = 0.5  # of the frequencies of the types in the prior: rare types keep a chance
 MAX_GENES: Final = 1_500  # of a whole transcriptome, of which most genes do not differ between types
 WHOLE_TRANSCRIPTOME: Final = 3_000
-THRESHOLD: Final = 0.6  # probability before calibration, which makes it one half
+THRESHOLD: Final = 0.5  # probability before calibration
 OPTION: Final = "--annotator markers:FILE.tsv"
 
 
@@ -105,7 +107,7 @@ class MarkerAnnotator:
         return self.evidence.prefer_deeper(named, may_claim)
 
 
-def open_markers(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> MarkerAnnotator:
+def open_markers(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> MarkerAnnotator | SpotAnnotator:
     """Fit the packaged markers, extended by a user's table, to a slide; see `OpenAnnotator`.
 
     Args:
@@ -114,13 +116,17 @@ def open_markers(path: Path | None, cells: UnlabelledCells, *, trust_pickle: boo
         trust_pickle: Unused, because a table is no pickle.
 
     Returns:
-        The annotator.
+        The annotator; that of spots for whole transcriptomes of several cells each.
 
     Raises:
         CifmError: The table cannot be read, or the panel has markers of fewer than two types.
     """
     del trust_pickle
     markers = load_markers(path, OPTION)
+    if path is None and len(cells.symbols) > SPOT_GENES:
+        counts = recover_counts(cells.expression)
+        if are_spots(counts, cells.symbols, find_tissue(cells.tissue)):
+            return fit_spot_annotator(cells.expression, counts, cells.symbols, find_tissue(cells.tissue))
     annotator = fit_marker_annotator(cells.expression, cells.symbols, markers, tissue=cells.tissue)
     if len(annotator.types) < 2:
         raise CifmError(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cifm_cli.celltype.base import Annotation
     from cifm_cli.data.slide import Rows, Slide
 
-TYPE, LINEAGE, SCORE = OBS_COLUMNS = ("cell_type", "cell_lineage", "cell_type_score")
+TYPE, LINEAGE, SCORE = OBS_COLUMNS = ("cifm_cell_type", "cifm_lineage", "cifm_score")
 _HINT: Final = "name the prepared slide, or the file that `cifm embed` wrote for it"
 
 

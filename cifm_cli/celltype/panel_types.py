@@ -38,6 +38,7 @@ ABSENT_MARKER: Final = 60.0  # the least counts per million of such a marker
 # Bounds of the ratio of a profile to the geometric mean over types: single genes of another tissue, such as KLK3 of
 # luminal cells of the prostate, must not decide about a type.
 RATIO_BOUNDS: Final = (0.25, 12.0)
+UNOPPOSED: Final = 100.0  # counts per million that a listed marker has at most in unrelated types
 LISTED_RATIO: Final = 4.0  # the least ratio of a gene of the marker table that the profile confirms
 
 INDISTINCT: Final = 3.0  # mean log likelihood ratio below which every tenth cell or more looks like the other type
@@ -126,6 +127,8 @@ def _counts_per_million(
             own = _geometric_mean(np.array(similar)) if similar else typical
             own = np.where(is_known, own, typical)
             own = np.where(is_listed, np.maximum(own, np.maximum(ABSENT_RATIO * mean, ABSENT_MARKER)), own)
+        else:
+            own = np.where(is_listed & (mean < UNOPPOSED / 2), np.maximum(own, MIN_MARKER), own)
         rows.append(np.where(is_known | is_listed, own, typical))
     return np.array(rows).reshape(len(names), len(is_known)) + FLOOR, np.array(has_profile, dtype=bool)
 
@@ -149,8 +152,11 @@ def _markers(
         own = profiles[row] - FLOOR
         is_specific = is_known & (own >= MIN_MARKER) & (profiles[row] >= MARKER_RATIO * ordered[-1])
         # Two unrelated types may express a listed marker as well.
-        is_confirmed = (own >= MIN_MARKER / 2) & (profiles[row] >= MARKER_RATIO / 2 * ordered[-min(3, len(others))])
-        marks[row] = is_specific | (listed[row] & (~is_known | is_confirmed))
+        others_level = ordered[-min(3, len(others))]
+        is_confirmed = (own >= MIN_MARKER / 2) & (profiles[row] >= MARKER_RATIO / 2 * others_level)
+        # The reference may stem from another tissue, such as luminal cells of the prostate, which lack ESR1.
+        is_unopposed = ordered[-1] < UNOPPOSED
+        marks[row] = is_specific | (listed[row] & (~is_known | is_confirmed | is_unopposed))
     return _specific_to_children(names, marks, listed, taxonomy)
 
 

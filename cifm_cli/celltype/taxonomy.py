@@ -1,7 +1,7 @@
 """The tree of cell types: the parent of each type, and the tissues in which it occurs.
 
-The packaged table `taxonomy.tsv` has the columns `cell_type`, `parent` and `tissues` (names separated by commas; empty for
-types that occur in any tissue). A type outside the table is a root that occurs anywhere.
+The packaged table `taxonomy.tsv` has the columns `cell_type`, `parent`, `tissues` (names separated by commas; empty for
+types that occur in any tissue) and `complete_in` (tissues in which every cell of the type is of a type below it). A type outside the table is a root that occurs anywhere.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Taxonomy:
 
     parents: Mapping[str, str]  # type to its parent, which is empty for a root
     tissues: Mapping[str, tuple[str, ...]]  # type to the tissues in which it occurs, none meaning all
+    complete_in: Mapping[str, tuple[str, ...]]  # type to the tissues whose cells of it are all of types below it
 
     def ancestors(self, name: str) -> tuple[str, ...]:
         """The type itself, then its parent, up to the root."""
@@ -123,6 +124,7 @@ def load_taxonomy() -> Taxonomy:
     return Taxonomy(
         parents={row["cell_type"]: row["parent"] for row in rows},
         tissues={row["cell_type"]: tuple(filter(None, row["tissues"].split(","))) for row in rows},
+        complete_in={row["cell_type"]: tuple(filter(None, row["complete_in"].split(","))) for row in rows},
     )
 
 

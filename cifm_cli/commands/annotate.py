@@ -125,23 +125,31 @@ def check(
         terminal.emit(content)
 
 
+Labelled = Annotated[
+    Path,
+    typer.Argument(
+        metavar="LABELLED",
+        help="An .h5ad with raw counts and a column of cell types, or a table of profiles (genes by types).",
+    ),
+]
+TrainingLabel = Annotated[
+    str | None,
+    typer.Option("--label", metavar="COLUMN", help="obs column that holds the cell types; not for a table."),
+]
+PseudoBulk = Annotated[
+    bool,
+    typer.Option("--pseudo-bulk", help="The rows are sums over many cells, from which single cells are drawn."),
+]
+Threshold = Annotated[
+    float, typer.Option("--threshold", min=0, max=1, help="Probability below which a cell is unassigned.")
+]
+
+
 @app.command("train")
 def train(
-    labelled: Annotated[
-        Path,
-        typer.Argument(
-            metavar="LABELLED",
-            help="An .h5ad with raw counts and a column of cell types, or a table of profiles (genes by types).",
-        ),
-    ],
-    label: Annotated[
-        str | None,
-        typer.Option("--label", metavar="COLUMN", help="obs column that holds the cell types; not for a table."),
-    ] = None,
-    pseudo_bulk: Annotated[
-        bool,
-        typer.Option("--pseudo-bulk", help="The rows are sums over many cells, from which single cells are drawn."),
-    ] = False,
+    labelled: Labelled,
+    label: TrainingLabel = None,
+    pseudo_bulk: PseudoBulk = False,
     slide: Annotated[
         Path | None,
         typer.Option(
@@ -154,9 +162,7 @@ def train(
             "--out", metavar="FILE", help="The .safetensors to write.", show_default="annotators/LABELLED.safetensors"
         ),
     ] = None,
-    threshold: Annotated[
-        float, typer.Option("--threshold", min=0, max=1, help="Probability below which a cell is unassigned.")
-    ] = 0.5,
+    threshold: Threshold = 0.5,
     max_cells: Annotated[
         int,
         typer.Option(

@@ -1,0 +1,91 @@
+"""Types need evidence on a slide before they may claim cells; a slide of another tissue than the references'."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from cifm_cli.celltype.marker_annotator import MarkerAnnotator, fit_marker_annotator
+from cifm_cli.celltype.markers import load_markers
+from cifm_cli.celltype.profiles import load_profiles
+from cifm_cli.celltype.taxonomy import load_taxonomy
+from cifm_cli.data.slide import log_normalise
+from cifm_cli.provenance import numpy_generator
+
+# A breast panel in small: fibroblast and luminal genes, and two of erythroid cells, which the slide does not contain.
+PANEL = (
+    *("LUM", "POSTN", "DPT", "PDGFRA", "FBLN1", "SFRP4", "PCOLCE", "MMP2", "CXCL12", "CCDC80"),
+    *("EPCAM", "KRT8", "KRT7", "FOXA1", "GATA3", "ESR1", "MLPH", "ERBB2", "AR", "CDH1", "CLDN4", "ELF3", "AGR3"),
+    *("PTPRC", "CD3E", "CD3D", "CD2", "TRAC", "IL7R", "CD4", "CD8A", "CCL5"),
+    *("CD68", "CD163", "CD14", "AIF1", "MRC1", "LYZ", "FCGR3A"),
+    *("PECAM1", "VWF", "KDR", "CLDN5", "EGFL7", "CLEC14A"),
+    *("AHSP", "SLC4A1", "ADIPOQ", "LEP", "PLIN4"),
+)
+TRUTH = {
+    "fibroblast": 600,
+    "luminal epithelial cell": 900,
+    "CD4 T cell": 300,
+    "macrophage": 200,
+    "endothelial cell": 200,
+}
+
+
+@pytest.fixture(scope="module")
+def slide() -> tuple[csr_matrix, np.ndarray]:
+    """Cells with a tenth of their counts from elsewhere, and 0.02 counts of each erythroid gene."""
+    generator = numpy_generator(0, "breast")
+    profiles, _ = load_profiles().on_panel(PANEL)
+    truth = np.repeat(np.array(list(TRUTH), dtype=object), list(TRUTH.values()))
+    rows = np.array([load_profiles().types.index(name) for name in truth])
+    rate = profiles[rows] * np.exp(generator.normal(0, 0.5, len(PANEL)))
+    rate /= rate.sum(axis=1, keepdims=True)
+    rate = 60 * (0.9 * rate + 0.1 * rate.mean(axis=0))
+    rate[:, [PANEL.index("AHSP"), PANEL.index("SLC4A1")]] = 0.02
+    return csr_matrix(generator.poisson(rate).astype(np.float32)), truth
+
+
+def fit(slide: tuple[csr_matrix, np.ndarray], tissue: str | None) -> tuple[MarkerAnnotator, np.ndarray]:
+    counts, _ = slide
+    expression = log_normalise(counts, np.asarray(counts.sum(axis=1)).ravel(), 1e4)
+    annotator = fit_marker_annotator(expression, PANEL, load_markers(), tissue=tissue)
+    return annotator, annotator.annotate(expression, PANEL).labels
+
+
+def test_barely_expressed_markers_found_no_type(slide) -> None:
+    annotator, labels = fit(slide, None)
+    assert not annotator.evidence.is_found[annotator.types.index("erythroid cell")]
+    assert not np.isin(labels, ["erythroid cell", "adipocyte"]).any()
+
+
+def test_types_of_a_tissue_are_recovered(slide) -> None:
+    taxonomy, truth = load_taxonomy(), slide[1]
+    annotator, labels = fit(slide, "breast cancer")
+    assert annotator.tissue == "breast"
+    assert (labels[truth == "luminal epithelial cell"] == "luminal epithelial cell").mean() > 0.9
+    assert (labels[truth == "fibroblast"] == "fibroblast").mean() > 0.95
+    for name in ("T cell", "macrophage", "endothelial cell"):
+        is_called = np.array([taxonomy.is_below(label, name) for label in labels])
+        is_actual = np.array([taxonomy.is_below(label, name) for label in truth])
+        assert is_called[is_actual].mean() > 0.9, name
+        assert is_actual[is_called].mean() > 0.9, name
+
+
+def test_a_tissue_excludes_types_that_it_lacks(slide) -> None:
+    annotator, labels = fit(slide, "lung")
+    assert not {"luminal epithelial cell", "acinar cell", "erythroid cell"} & set(annotator.names)
+    assert all(load_taxonomy().is_possible(label, "lung") for label in set(labels))
+
+
+def test_positions_play_no_part_and_cells_are_named_one_by_one(slide) -> None:
+    annotator, labels = fit(slide, "breast")
+    counts = slide[0][::97]
+    expression = log_normalise(counts, np.asarray(counts.sum(axis=1)).ravel(), 1e4)
+    assert annotator.annotate(expression, PANEL).labels.tolist() == labels[::97].tolist()
+
+
+def test_types_that_the_panel_hardly_tells_apart_are_listed(slide) -> None:
+    annotator, _ = fit(slide, "breast")
+    names = {frozenset(pair) for pair in annotator.indistinct}
+    assert frozenset(("fibroblast", "luminal epithelial cell")) not in names
+    assert all(not load_taxonomy().are_related(*pair) for pair in annotator.indistinct)
