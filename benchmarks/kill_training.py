@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from record import write_record
+from safetensors.torch import load_file
 
 from cifm_cli import recipe as recipes
 from cifm_cli.data.prepare.config import PrepareConfig
@@ -33,7 +34,7 @@ from cifm_cli.data.prepare.pipeline import prepare_download
 from cifm_cli.data.writers.embedded import read_embedded
 from cifm_cli.embedding.embed import SLOTS, embed_slides
 from cifm_cli.inference.loaded_model import load_model
-from cifm_cli.model.checkpoint import MODEL_FILE, load_tensors
+from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.synthetic.downloads import write_xenium
 from cifm_cli.training import loop
@@ -88,7 +89,7 @@ class Training:
         states = list_states(folder)
         for path in (*states, folder / MODEL_FILE):
             if path.exists():
-                load_tensors(path)
+                load_file(path)
         if (folder / RECIPE_FILE).exists():
             recipes.load(folder / RECIPE_FILE)
         self.curve(folder)
@@ -97,7 +98,7 @@ class Training:
     def compare(self, folder: Path, reference: Path) -> None:
         """See `Job`."""
         for name in (MODEL_FILE, list_states(reference)[0].name):
-            actual, expected = load_tensors(folder / name)[0], load_tensors(reference / name)[0]
+            actual, expected = load_file(folder / name), load_file(reference / name)
             same = actual.keys() == expected.keys() and all(torch.equal(actual[key], expected[key]) for key in expected)
             require(same, f"{name} differs from that of the uninterrupted run")
         require(

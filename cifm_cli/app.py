@@ -136,8 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     switches = Switches()
     try:
-        with raising_on_stop_signals(), terminal.showing_logs():
-            code: Any = get_command(app).main(words or ["--help"], "cifm", standalone_mode=False, obj=switches)
+        return _run_command(words or ["--help"], switches)
     except (CifmError, BackendUnavailableError) as error:
         if switches.debug:
             raise
@@ -152,8 +151,17 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_ERROR
     except typer.TyperException as error:
         return _report_usage(error)
+
+
+def _run_command(words: list[str], switches: Switches) -> int:
+    """Run a command line; returns the exit code, also after a signal."""
+    try:
+        with raising_on_stop_signals(), terminal.showing_logs():
+            code: Any = get_command(app).main(words, "cifm", standalone_mode=False, obj=switches)
     except StopRequested:
         return _report_interruption(EXIT_TERMINATED)
+    except KeyboardInterrupt:  # while the command line is built, before Typer catches it
+        code = EXIT_INTERRUPTED
     if code == EXIT_INTERRUPTED:  # Typer's exit code for Ctrl-C
         return _report_interruption(EXIT_INTERRUPTED)
     return code if isinstance(code, int) else 0

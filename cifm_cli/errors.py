@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,7 @@ STOP_SIGNALS = tuple({getattr(signal, name, signal.SIGTERM) for name in ("SIGTER
 
 
 _HANG_UP = getattr(signal, "SIGHUP", None)
+_REPEAT_AFTER_S = 0.01
 
 
 @contextmanager
@@ -88,8 +90,45 @@ def raising_on_stop_signals() -> Iterator[None]:
         """Raise `StopRequested`."""
         raise StopRequested
 
-    with handling_signals(STOP_SIGNALS, stop):
+    with handling_signals(STOP_SIGNALS, stop), _repeating_lost_interruptions():
         yield
+
+
+@contextmanager
+def deferring_signals() -> Iterator[None]:
+    """Let Ctrl-C and the stop signals wait until the end of the block, which must be short."""
+    arrived: list[int] = []
+    try:
+        with handling_signals((signal.SIGINT, *STOP_SIGNALS), arrived.append):
+            yield
+    finally:
+        if arrived:
+            signal.raise_signal(arrived[0])
+
+
+@contextmanager
+def _repeating_lost_interruptions() -> Iterator[None]:
+    """Repeat a signal whose exception was raised in a destructor or callback, from where it cannot reach the command."""
+    numbers = {StopRequested: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+    timers: list[threading.Timer] = []
+    previous = sys.unraisablehook
+
+    def repeat(lost: sys.UnraisableHookArgs) -> None:
+        """Send the signal again, some time after the destructor has ended."""
+        if lost.exc_type not in numbers:
+            previous(lost)
+            return
+        timers.append(threading.Timer(_REPEAT_AFTER_S, signal.raise_signal, [numbers[lost.exc_type]]))
+        timers[-1].daemon = True
+        timers[-1].start()
+
+    sys.unraisablehook = repeat
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
+        for timer in timers:
+            timer.cancel()  # afterwards, the signal would end the process
 
 
 @contextmanager

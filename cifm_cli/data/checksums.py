@@ -54,7 +54,8 @@ def content_sum(row_keys: NDArray[np.int64], values: NDArray[Any]) -> int:
     """
     numbers = np.ascontiguousarray(values)
     size = numbers.dtype.itemsize
-    bits = numbers.view(f"u{size}").reshape(len(row_keys), -1)
+    # As one type, so that the loop is compiled once.
+    bits = numbers.view(f"u{size}").reshape(len(row_keys), -1).astype(np.uint64, copy=False)
     # The bits of -0; no integer is compared with it.
     negative_zero = 1 << (8 * size - 1) if numbers.dtype.kind == "f" else 0
     row_words = np.ascontiguousarray(row_keys, dtype=np.int64).view(np.uint64)

@@ -17,6 +17,7 @@ import pandas as pd
 from cifm_cli import keys
 from cifm_cli.data.checksums import content_sum, gene_keys
 from cifm_cli.data.metadata import parse_object, read_stored_metadata
+from cifm_cli.data.slide_file import damaged, reading_slot
 from cifm_cli.data.validate_slide import read_download_rows
 from cifm_cli.verification import verification_enabled
 
@@ -84,9 +85,18 @@ class ColumnRecord:
             name: Name of the column, or `NAMES`.
             values: (N,) entries.
             order: (N,) row of each entry; None for the order of the file.
+
+        Raises:
+            CifmError: There is not one entry per cell.
         """
         rows = self.rows if order is None else self.rows[order]
-        if name not in self.sums or _column_sum(rows, values) == self.sums[name]:
+        if np.shape(values) != rows.shape:
+            raise damaged(self.path, f"obs/{name} must have one entry per cell")
+        if name not in self.sums:
+            return
+        with reading_slot(self.path, f"obs/{name}"):  # damaged texts are read as objects of other types
+            same = _column_sum(rows, values) == self.sums[name]
+        if same:
             return
         what = "the names of cells were" if name == NAMES else f"obs/{name} was"
         logger.warning("%s: %s changed since the slide was prepared", self.path, what)

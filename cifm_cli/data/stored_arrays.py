@@ -134,6 +134,31 @@ def read_codes(
     return codes, names
 
 
+def require_rows(group: h5py.Group, name: str, length: int, path: Path) -> None:
+    """Raise an error if an element has not an entry per cell, before it is read: it may claim to be far larger.
+
+    Args:
+        group: The group of the element.
+        name: Name of an array, of categories or of values with missing entries.
+        length: N.
+        path: Path of the file.
+
+    Raises:
+        CifmError: The element has another number of entries.
+    """
+    slot = f"{group.name.strip('/')}/{name}"
+    with reading_slot(path, slot):
+        item = group[name]
+        parts = (
+            [item[part] for part in ("codes", "values", "mask") if part in item]
+            if isinstance(item, h5py.Group)
+            else [item]
+        )
+        for array in parts:
+            if not array.shape or array.shape[0] != length:
+                raise damaged(path, f"{slot} has the shape {array.shape}, the slide has {length} cells")
+
+
 def _require_length(array: h5py.Dataset, length: int | None, slot: str, path: Path) -> None:
     """Raise an error before an array of a wrong length is read, which may be far larger."""
     if length is not None and array.shape != (length,):

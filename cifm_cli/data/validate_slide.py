@@ -213,8 +213,12 @@ def checked_rows(
     """
     with np.errstate(over="ignore"):  # becomes infinite, which is refused below
         counts = values.astype(np.float32, copy=False)
-    # Other types, such as those of 8 bits, would wrap around in compiled comparisons.
-    columns = indices if indices.dtype in {np.dtype(np.int32), np.dtype(np.int64)} else indices.astype(np.int64)
+    columns = indices
+    if indices.dtype != np.int32:
+        # Before the conversion, which could wrap around.
+        inside = not len(indices) or bool(indices.min() >= 0 and indices.max() < num_genes)
+        _require(inside, f"X/indices must be columns of the {num_genes} genes", path)
+        columns = indices.astype(np.int32)
     invalid, fraction, outside, ascending = _find_problems(counts, columns, indptr, num_genes)
     if (wrong := max(invalid, fraction if verification_enabled() else -1)) >= 0:
         row = first + int(np.searchsorted(indptr, wrong, side="right")) - 1

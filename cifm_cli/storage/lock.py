@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from cifm_cli.errors import CifmError, writing
+from cifm_cli.errors import CifmError, deferring_signals, writing
 from cifm_cli.storage.owner import Owner
 from cifm_cli.system_errors import REFUSED_LOCK
 
@@ -81,27 +81,41 @@ def holding_lock(lock: Path, subject: Path, activity: str, *, hint: str = "") ->
 
 @contextmanager
 def _acquired(lock: Path, subject: Path, activity: str, hint: str) -> Iterator[None]:
-    attempts = 0
-    while (descriptor := _try_lock(lock)) is None:
-        attempts += 1
-        text = f"{subject}: another {activity} writes to it{_describe(_read_holder(lock))}"
-        if attempts == _MAX_ATTEMPTS and (claim := _claim_path(lock)).exists():
-            # Without locks, nobody can tell whether a process of another machine has ended.
-            raise CifmError(text, f"{hint or 'wait for it to end'}; if that process has ended, delete {claim}")
-        if hint and attempts == _MAX_ATTEMPTS:
-            raise CifmError(text, hint)
-        if not hint and attempts == _MAX_ATTEMPTS:
-            logger.info(f"{text}; waiting for it to end")
-        time.sleep(_POLL_S)
+    descriptor, attempts = None, 0
     try:
+        while descriptor is None:
+            with deferring_signals():  # between the locking and the assignment, a signal would leave the file behind
+                descriptor = _try_lock(lock)
+            if descriptor is None:
+                attempts += 1
+                _wait_for_holder(lock, f"{subject}: another {activity} writes to it", hint, attempts)
         yield
     finally:
-        # Removed while it is locked: a process that has opened it meanwhile sees that its name is gone.
-        if sys.platform != "win32":
-            _remove(lock)
-        os.close(descriptor)
-        if sys.platform == "win32":
-            _remove(lock)
+        if descriptor is not None:
+            with deferring_signals():
+                _release(lock, descriptor)
+
+
+def _wait_for_holder(lock: Path, problem: str, hint: str, attempts: int) -> None:
+    """Wait for a moment; after some attempts, raise an error or log that the command waits; see `holding_lock`."""
+    if attempts == _MAX_ATTEMPTS:
+        text = f"{problem}{_describe(_read_holder(lock))}"
+        if (claim := _claim_path(lock)).exists():
+            # Without locks, nobody can tell whether a process of another machine has ended.
+            raise CifmError(text, f"{hint or 'wait for it to end'}; if that process has ended, delete {claim}")
+        if hint:
+            raise CifmError(text, hint)
+        logger.info(f"{text}; waiting for it to end")
+    time.sleep(_POLL_S)
+
+
+def _release(lock: Path, descriptor: int) -> None:
+    # Removed while it is locked: a process that has opened it meanwhile sees that its name is gone.
+    if sys.platform != "win32":
+        _remove(lock)
+    os.close(descriptor)
+    if sys.platform == "win32":
+        _remove(lock)
 
 
 def remove_abandoned_lock(lock: Path) -> None:

@@ -118,6 +118,15 @@ def test_a_bug_keeps_its_traceback(cifm, monkeypatch: pytest.MonkeyPatch) -> Non
         cifm("recipes", "list")
 
 
+def test_an_interruption_before_the_command_starts_is_reported(cifm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_app: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cifm_cli.app.get_command", interrupt)
+    code, _, err = cifm("--version")
+    assert (code, err) == (130, "interrupted; no incomplete file is left\n")
+
+
 @pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt(), 130), (StopRequested(), 143)])
 def test_an_interruption_is_reported(
     cifm, monkeypatch: pytest.MonkeyPatch, error: BaseException, expected: int

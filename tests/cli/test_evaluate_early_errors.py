@@ -8,7 +8,7 @@ from pathlib import Path
 
 import anndata as ad
 import pytest
-from builders import train_short_run
+from builders import forget_checksums, train_short_run
 
 BRIEF = ("--geometry", "scattered", "--rounds", "1", "--backend", "torch", "--json")
 
@@ -18,7 +18,7 @@ def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory
     """A workspace with a prepared slide, one without a test region, and a small run."""
     folder = tmp_path_factory.mktemp("early_errors")
     slide = ad.read_h5ad(prepared_synthetic)
-    slide[slide.obs["split"] != "test"].write_h5ad(folder / "no_test.h5ad")
+    forget_checksums(slide[slide.obs["split"] != "test"]).write_h5ad(folder / "no_test.h5ad")
     (folder / "tissue.h5ad").symlink_to(prepared_synthetic)
     train_short_run(folder / "tissue.h5ad", folder / "runs" / "small", latest=folder / "runs" / "latest")
     return folder

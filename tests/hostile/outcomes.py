@@ -50,14 +50,14 @@ class Ended(NamedTuple):
 
 
 @dataclass
-class Judge:
+class MutationRunner:
     """Runs mutations and classifies what happens; remembers the results of commands on the intact workspace."""
 
     intact: Path  # the intact workspace
     scratch: Path  # folder for copies
     expected: dict[tuple[str, ...], Ended] = field(default_factory=dict)
 
-    def judge(self, mutation: Mutation, seed: int) -> tuple[str, str, Path]:
+    def run(self, mutation: Mutation, seed: int) -> tuple[str, str, Path]:
         """Apply a mutation with a seed and run its command.
 
         Args:
@@ -226,12 +226,12 @@ def _stable(text: str) -> str:
     """JSON without volatile entries; other text without times."""
     try:
         return json.dumps(_without_volatile(json.loads(text)))
-    except ValueError:
+    except (ValueError, RecursionError):  # the output may quote what a file contains, of any depth
         lines = []
         for line in text.splitlines():
             try:
                 lines.append(json.dumps(_without_volatile(json.loads(line))))
-            except ValueError:
+            except (ValueError, RecursionError):
                 lines.append(re.sub(r"[\d.]+ ?(s|min|h|seconds)\b", "", line))
         return "\n".join(lines)
 

@@ -39,6 +39,11 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal
 EXPECTED = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGHUP: 143, signal.SIGINT: 130}
 
 
+def from_traceback(log: str) -> str:
+    """The part of a log from its first traceback on."""
+    return log[log.find("Traceback") :][:2_000]
+
+
 def kill_once(command: Command, number: signal.Signals, delay_s: float, folder: Path, expected: dict[str, str]) -> str:
     """Run a command, send it a signal, and check everything.
 
@@ -60,7 +65,8 @@ def kill_once(command: Command, number: signal.Signals, delay_s: float, folder: 
     # A process that is not yet within `main` has the usual reaction to a signal.
     require(outcome.code in (0, EXPECTED[number], -number), f"exit code {outcome.code}: {outcome.log[-1000:]}")
     require(
-        "Traceback" not in outcome.log or outcome.code == -number or delay_s < 0.02, f"traceback: {outcome.log[-1500:]}"
+        "Traceback" not in outcome.log or outcome.code == -number or delay_s < 0.02,
+        f"traceback: {from_traceback(outcome.log)}",
     )
     running.require_no_process()
     require(raw_digests(folder) == inputs, "an input has changed")
@@ -71,7 +77,7 @@ def kill_once(command: Command, number: signal.Signals, delay_s: float, folder: 
     if command.resume and list(folder.glob("runs/new/train_state-*")):
         words += " --resume"
     again = run(words, folder)
-    require("Traceback" not in again.log, f"traceback: {again.log[-1500:]}")
+    require("Traceback" not in again.log, f"traceback when run again: {from_traceback(again.log)}")
     require(not leftovers(folder), f"left behind by the next command: {leftovers(folder)}")
     found = digests(folder, command.outputs)
     differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))

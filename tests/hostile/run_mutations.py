@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 
 import numpy as np  # noqa: E402
 from forgeries import is_allowed  # noqa: E402
 from intact import COMMANDS, build_intact, run  # noqa: E402
-from outcomes import GOOD, Judge, Mutation  # noqa: E402
+from outcomes import GOOD, Mutation, MutationRunner  # noqa: E402
 
 _GOOD = (*GOOD, "another valid input")
 # Each module has a dictionary MUTATIONS of names to mutations.
@@ -58,7 +58,7 @@ def main() -> int:
         intact.mkdir()
         scratch.mkdir()
         build_intact(intact)
-        judge = Judge(intact, scratch)
+        runner = MutationRunner(intact, scratch)
         for argv in COMMANDS.values():  # in this process, so that its children find the compiled code
             with chdir(_copy(intact, scratch / "warm")):
                 run(*argv)
@@ -67,7 +67,7 @@ def main() -> int:
         for number in range(arguments.count):
             seed = arguments.seed * 1_000_000 + number
             name = list(mutations)[np.random.default_rng([seed, 1]).integers(len(mutations))]
-            outcome, text, target = judge.judge(mutations[name], seed)
+            outcome, text, target = runner.run(mutations[name], seed)
             outcome = "another valid input" if is_allowed(mutations[name], outcome) else outcome
             outcomes[outcome] += 1
             kinds.setdefault(name, Counter())[outcome] += 1

@@ -17,33 +17,33 @@ if sys.platform != "linux":
 
 from hdf5_mutations import CHANGES, on_a_slide
 from intact import build_intact
-from outcomes import GOOD, Judge
+from outcomes import GOOD, MutationRunner
 
 _COMMANDS = ("inspect", "inspect embedded", "embed", "annotate", "probe")
 
 
 @pytest.fixture(scope="module")
-def judge(build_once, tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    return Judge(build_once("hostile", build_intact), tmp_path_factory.mktemp("damaged"))
+def runner(build_once, tmp_path_factory: pytest.TempPathFactory) -> MutationRunner:
+    return MutationRunner(build_once("hostile", build_intact), tmp_path_factory.mktemp("damaged"))
 
 
 # Shrinking would run commands again and again, and the kind with its seed says everything.
 @settings(max_examples=60, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 @given(kind=st.sampled_from(sorted(CHANGES)), seed=st.integers(0, 2**32 - 1))
-def test_damage_is_never_silent_and_never_a_traceback(judge: Judge, kind: str, seed: int) -> None:
-    outcome, text, folder = judge.judge(on_a_slide(CHANGES[kind], _COMMANDS), seed)
+def test_damage_is_never_silent_and_never_a_traceback(runner: MutationRunner, kind: str, seed: int) -> None:
+    outcome, text, folder = runner.run(on_a_slide(CHANGES[kind], _COMMANDS), seed)
     assert outcome in GOOD, f"{outcome}, {kind}: {text}\n{folder}"
 
 
-def test_the_judge_notices_what_it_looks_for(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    def judge_bug(bug) -> str:
+def test_the_runner_notices_what_it_looks_for(runner: MutationRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome_of(bug) -> str:
         monkeypatch.setattr("outcomes.main", bug)
-        return judge.judge(lambda *_: (["inspect", "prepared"], "bug"), 0)[0]
+        return runner.run(lambda *_: (["inspect", "prepared"], "bug"), 0)[0]
 
     def allocate(_argv: list[str]) -> int:
         return len(bytearray(300_000_000)) * 0
 
-    assert judge_bug(lambda _: 1 // 0) == "traceback"
-    assert judge_bug(lambda _: 1) == "error without hint"
-    assert judge_bug(allocate) == "over-allocation"
-    assert judge_bug(lambda _: Path("out").mkdir() or Path("out/x.csv").write_text("1") * 0) == "different result"
+    assert outcome_of(lambda _: 1 // 0) == "traceback"
+    assert outcome_of(lambda _: 1) == "error without hint"
+    assert outcome_of(allocate) == "over-allocation"
+    assert outcome_of(lambda _: Path("out").mkdir() or Path("out/x.csv").write_text("1") * 0) == "different result"

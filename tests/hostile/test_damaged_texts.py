@@ -19,7 +19,7 @@ import checkpoint_mutations
 import text_mutations
 from forgeries import is_allowed
 from intact import build_intact
-from outcomes import GOOD, Judge
+from outcomes import GOOD, MutationRunner
 
 _MUTATIONS = {
     f"{module.__name__}: {name}": mutation
@@ -29,12 +29,12 @@ _MUTATIONS = {
 
 
 @pytest.fixture(scope="module")
-def judge(build_once, tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    return Judge(build_once("hostile", build_intact), tmp_path_factory.mktemp("damaged"))
+def runner(build_once, tmp_path_factory: pytest.TempPathFactory) -> MutationRunner:
+    return MutationRunner(build_once("hostile", build_intact), tmp_path_factory.mktemp("damaged"))
 
 
 @settings(max_examples=20, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 @given(kind=st.sampled_from(sorted(_MUTATIONS)), seed=st.integers(0, 2**32 - 1))
-def test_damage_is_never_silent_and_never_a_traceback(judge: Judge, kind: str, seed: int) -> None:
-    outcome, text, folder = judge.judge(_MUTATIONS[kind], seed)
+def test_damage_is_never_silent_and_never_a_traceback(runner: MutationRunner, kind: str, seed: int) -> None:
+    outcome, text, folder = runner.run(_MUTATIONS[kind], seed)
     assert outcome in GOOD or is_allowed(_MUTATIONS[kind], outcome), f"{outcome}, {kind}: {text}\n{folder}"

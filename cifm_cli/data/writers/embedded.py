@@ -21,7 +21,7 @@ from cifm_cli.data.metadata import parse_object, read_stored_metadata
 from cifm_cli.data.open_hdf5 import create_hdf5
 from cifm_cli.data.slide import open_slide, read_slide
 from cifm_cli.data.slide_file import damaged, open_slide_file, read_slot, reading_slot, require_unchanged
-from cifm_cli.data.stored_arrays import find_array, read_numbers
+from cifm_cli.data.stored_arrays import find_array, read_numbers, require_rows
 from cifm_cli.data.validate_slide import read_download_rows
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
 from cifm_cli.data.writers.h5ad import require_space
@@ -44,7 +44,7 @@ _LEVELS = (keys.MICROENVIRONMENT, keys.CELL)
 _ORIGIN = "origin"  # key of the checksum of the provenance
 _ORIGIN_NUMBERS = (("radius_um",), ("recipe", "data", "target_sum"), ("recipe", "model", "encoder_layers"))
 _MAX_NUMBER = 1e9  # beyond any length, sum or number of layers
-_ROWS_AT_ONCE = 100_000  # 50 MB with 128 features
+_ROWS_AT_ONCE = 20_000  # 20 MB with 128 features
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,8 @@ def _read_embedding(file: h5py.File, slot: str, num_cells: int, path: Path) -> N
 
 def _read_obs(file: h5py.File, num_cells: int, path: Path) -> pd.DataFrame:
     """The annotation of N cells."""
+    for name in file["obs"]:
+        require_rows(file["obs"], name, num_cells, path)
     obs = read_slot(file, "obs", path)
     if not isinstance(obs, pd.DataFrame) or len(obs) != num_cells:
         raise damaged(path, "obs must be a table with a row per cell")

@@ -14,6 +14,7 @@ from anndata.io import write_elem
 from cifm_cli.data.column_record import NAMES, ColumnRecord
 from cifm_cli.data.row_ranges import row_ranges
 from cifm_cli.data.slide_file import copying_slot, damaged, read_slot, reading_slot, reopen_slide_file
+from cifm_cli.data.stored_arrays import require_rows
 from cifm_cli.data.validate_slide import read_download_rows
 from cifm_cli.data.writers.csr_arrays import create_csr_arrays
 
@@ -156,10 +157,7 @@ def _write(path: Path, group: h5py.Group, name: str, values: Any) -> None:  # no
 def _take(group: h5py.Group, name: str, order: Rows, path: Path) -> Any:  # noqa: ANN401 - any array or table
     """Read an element with a row per cell, in a new order."""
     slot = f"{group.name.strip('/')}/{name}"
-    with reading_slot(path, slot):
-        shape = getattr(group[name], "shape", (len(order),))
-        if not shape or shape[0] != len(order):  # before it is read, as it may claim any size
-            raise damaged(path, f"{slot} has the shape {shape}, the slide has {len(order)} cells")
+    require_rows(group, name, len(order), path)
     values = read_slot(group, name, path)
     with reading_slot(path, slot):
         num_rows = values.shape[0] if hasattr(values, "shape") else len(values)
