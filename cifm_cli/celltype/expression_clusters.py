@@ -80,8 +80,11 @@ def fit_clusters(counts: csr_matrix, most: int = NUM_CLUSTERS) -> ExpressionClus
         return ExpressionClusters(np.zeros((num_genes, 1)), np.zeros((1, 1)))
     mean = np.asarray(expression.mean(axis=0)).ravel()
     deviation = np.sqrt(np.maximum(np.asarray(expression.multiply(expression).mean(axis=0)).ravel() - mean**2, 0))
+    if deviation.max() < 1e-6 * expression.data.max():  # all cells are equal
+        return ExpressionClusters(np.zeros((num_genes, 1)), np.zeros((1, 1)))
     scale = 1 / (deviation + _SCALE_FLOOR * deviation.max())
-    decomposition = TruncatedSVD(num_components, random_state=0).fit(csr_matrix(expression @ diags(scale)))
+    with np.errstate(divide="ignore", invalid="ignore"):  # of the explained variance, which is not used
+        decomposition = TruncatedSVD(num_components, random_state=0).fit(csr_matrix(expression @ diags(scale)))
     projection = scale[:, None] * decomposition.components_.T
     with warnings.catch_warnings():
         # Cells of few genes are often equal, and then form fewer clusters.

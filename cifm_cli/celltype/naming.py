@@ -60,8 +60,8 @@ class NamingTree:
             threshold: At least one half; the probability of a name, with the types below it, from which it is used.
 
         Returns:
-            The deepest name of each cell with such a probability, and its calibrated probability. In `log_probabilities`, the
-            types below the name of a cell are part of it.
+            The deepest name of each cell with such a probability, and its calibrated probability; that of the likeliest name
+            for unassigned cells. In `log_probabilities`, the types below the name of a cell are part of it.
         """
         num_names = len(self.names) - 1
         own = np.zeros((len(probabilities), num_names + 1))
@@ -87,6 +87,9 @@ class NamingTree:
         merged[cells[is_named], codes[is_named]] = calibrated[is_named]
         with np.errstate(divide="ignore"):
             logs = np.log(merged).astype(np.float32)
+        likeliest = mass.max(axis=1, initial=0.0)
+        unnamed = np.where(likeliest > 0, calibrate(likeliest), 0.0)
+        calibrated = np.where(is_named, calibrated, unnamed)
         return Annotation(self.names, codes.astype(np.int64), calibrated.astype(np.float32), logs)
 
     @property

@@ -89,3 +89,25 @@ def test_types_that_the_panel_hardly_tells_apart_are_listed(slide) -> None:
     names = {frozenset(pair) for pair in annotator.indistinct}
     assert frozenset(("fibroblast", "luminal epithelial cell")) not in names
     assert all(not load_taxonomy().are_related(*pair) for pair in annotator.indistinct)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        np.zeros((5, 20)),
+        np.zeros((0, 20)),
+        np.ones((1, 20)),
+        np.full((40, 20), 1e6),
+        np.eye(30, 20),
+        numpy_generator(0, "noise").poisson(0.02, (300, 20)),
+    ],
+)
+def test_slides_without_information_give_finite_scores(counts: np.ndarray) -> None:
+    matrix = csr_matrix(counts.astype(np.float32))
+    totals = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1.0)
+    expression = log_normalise(matrix, totals, 1e4)
+    found = fit_marker_annotator(expression, PANEL[:20], load_markers()).annotate(expression, PANEL[:20])
+    assert found.codes.shape == (len(counts),)
+    assert np.isfinite(found.scores).all()
+    assert found.log_probabilities is not None
+    assert np.allclose(np.exp(found.log_probabilities.astype(np.float64)).sum(axis=1), 1, atol=1e-4)

@@ -52,7 +52,9 @@ def test_probabilities_sum_to_one_and_contain_the_score(probabilities: np.ndarra
     assert found.log_probabilities is not None
     columns = np.exp(found.log_probabilities.astype(np.float64))
     assert np.allclose(columns.sum(axis=1), 1, atol=1e-5)
-    assert np.allclose(columns[np.arange(4), found.codes], found.scores, atol=1e-5)
+    is_named = found.codes < len(found.names) - 1
+    assert np.allclose(columns[np.arange(4), found.codes][is_named], found.scores[is_named], atol=1e-5)
+    assert (found.scores[probabilities.sum(axis=1) == 0] == 0).all()
 
 
 @given(arrays(np.float64, 5, elements=st.floats(0, 1)))
