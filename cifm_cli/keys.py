@@ -38,6 +38,7 @@ CELL: Final = "X_cifm_cell"  # obsm (N, D) float32 | encoder output with every e
 # Results in an AnnData of the caller (Python API) ---------------------------------------------------------------------
 EXPRESSED: Final = "cifm_expressed"  # layer (N, G) float32 | predicted P(expressed), NaN for genes the model lacks
 CELL_TYPE: Final = "cifm_cell_type"  # obs (N,) categorical | assigned cell type
+CELL_LINEAGE: Final = "cifm_cell_lineage"  # obs (N,) categorical | lineage of the type
 CELL_TYPE_SCORE: Final = "cifm_cell_type_score"  # obs (N,) float32 | confidence of the type, 0 to 1
 PREDICTION: Final = "prediction"  # uns["cifm"], str | JSON: provenance of the prediction
 ANNOTATION: Final = "annotation"  # uns["cifm"], str | JSON: provenance of the cell types

@@ -11,6 +11,7 @@ from anndata import AnnData
 from cifm_cli import keys, provenance
 from cifm_cli.api.slides import load, open_adata, parse_locations, predicted_genes, record_provenance, result_provenance
 from cifm_cli.celltype.annotate import annotate as annotate_cells
+from cifm_cli.celltype.taxonomy import lineage_of, require_tissue
 from cifm_cli.embedding.embed import SLOTS, embed_cells
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.predict import point_estimate
@@ -169,6 +170,7 @@ def annotate(
     adata: AnnData,
     annotator: str = "markers",
     *,
+    tissue: str | None = None,
     layer: str | None = None,
     trust_pickle: bool = False,
     seed: int = 0,
@@ -179,6 +181,7 @@ def annotate(
     Args:
         adata: N cells.
         annotator: `NAME` or `NAME:PATH`, of the annotators that `cifm annotate list` lists.
+        tissue: Tissue, such as `breast`, whose types are assigned; by default that of a prepared slide.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
         trust_pickle: Read annotators that are stored as pickles. A pickle can run code.
         seed: Seed of the sample of cells to which an annotator is fitted.
@@ -186,20 +189,22 @@ def annotate(
 
     Returns:
         `adata`, or the copy, with the categorical column `obs["cifm_cell_type"]` (`unassigned` for cells without a clear
-        type) and the confidence `obs["cifm_cell_type_score"]`, from 0 to 1.
+        type), its lineage `obs["cifm_cell_lineage"]`, and the confidence `obs["cifm_cell_type_score"]`, from 0 to 1.
 
     Raises:
-        CifmError: There is no such annotator, or it cannot be used with these genes.
+        CifmError: There is no such annotator or tissue, or it cannot be used with these genes.
 
     Example:
         >>> cifm.annotate(adata)
         >>> sc.pl.embedding(adata, "spatial", color="cifm_cell_type")
     """
     opened = open_adata(adata, layer, None)
-    annotation = annotate_cells(opened.slide, annotator, seed=seed, trust_pickle=trust_pickle)
+    require_tissue(tissue or "", "tissue=")
+    annotation = annotate_cells(opened.slide, annotator, seed=seed, trust_pickle=trust_pickle, tissue=tissue)
     result = adata.copy() if copy else adata
     types = pd.Categorical(opened.in_caller_order(annotation.labels), categories=list(annotation.names))
     result.obs[keys.CELL_TYPE] = types.remove_unused_categories()
+    result.obs[keys.CELL_LINEAGE] = pd.Categorical([lineage_of(name) for name in types])
     result.obs[keys.CELL_TYPE_SCORE] = opened.in_caller_order(annotation.scores)
     record_provenance(result, keys.ANNOTATION, provenance.collect("annotate", seed=seed, annotator=annotator))
     return result

@@ -15,6 +15,7 @@ from cifm_cli import keys
 from cifm_cli.celltype.base import TYPING_SUM, Annotation, UnlabelledCells
 from cifm_cli.celltype.registry import open_annotator
 from cifm_cli.celltype.taxonomy import lineage_of
+from cifm_cli.data.metadata import read_metadata
 from cifm_cli.data.slide import log_normalise, open_slide
 from cifm_cli.data.writers.reorder import download_order
 from cifm_cli.errors import CifmError
@@ -42,6 +43,7 @@ def annotate(
     *,
     seed: int = 0,
     trust_pickle: bool = False,
+    tissue: str | None = None,
     advance: Callable[[float], None] | None = None,
 ) -> Annotation:
     """Annotate every cell of a slide.
@@ -51,6 +53,7 @@ def annotate(
         annotator: `NAME` or `NAME:PATH`, as for `cifm annotate apply --annotator`.
         seed: Seed of the cells that the annotator is fitted to, where it is fitted and the slide has more than 50,000.
         trust_pickle: Whether to read models that are stored as pickles.
+        tissue: Description of the tissue; that of the slide when absent.
         advance: Called with the number of annotated cells after each block.
 
     Returns:
@@ -59,7 +62,7 @@ def annotate(
     Raises:
         CifmError: The annotator is unknown, or cannot be used on this slide.
     """
-    opened = open_for_slide(annotator, slide, slide.region(keys.ALL), seed, trust_pickle=trust_pickle)
+    opened = open_whole_slide(annotator, slide, seed, trust_pickle=trust_pickle, tissue=tissue)
     return annotate_slide(opened, slide, advance)
 
 
@@ -124,6 +127,12 @@ def open_for_slide(
 def slide_tissue(slide: Slide) -> str | None:
     """Description of a slide's tissue, as `cifm prepare --tissue` stored it; None if it has none."""
     return (slide.facts or {}).get(keys.TISSUE) or None
+
+
+def stored_tissue(path: Path) -> str | None:
+    """Description of the tissue of a file that `cifm prepare` wrote; None for other files."""
+    tissue = (read_metadata(path) or {}).get(keys.TISSUE)
+    return tissue if isinstance(tissue, str) and tissue else None
 
 
 def open_whole_slide(

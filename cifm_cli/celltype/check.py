@@ -17,6 +17,7 @@ from cifm_cli.celltype.base import UNASSIGNED
 from cifm_cli.celltype.label_names import type_of_label
 from cifm_cli.celltype.markers import normalise_name
 from cifm_cli.celltype.taxonomy import find_tissue, lineage_of, load_taxonomy
+from cifm_cli.errors import CifmError
 from cifm_cli.statistics.scores import calibration_error
 
 if TYPE_CHECKING:
@@ -47,10 +48,16 @@ def check_types(labels: NDArray[Any], annotation: Annotation, tissue: str | None
 
     Returns:
         The comparison. Labels that mean no type of the taxonomy are listed, and their cells left out.
+
+    Raises:
+        CifmError: No label means a type.
     """
     called, known = annotation.labels.astype(str), _known_types(labels, annotation)
     meaning = np.array([known.get(label, "") for label in labels.astype(str)], dtype=object)
     is_known = meaning != ""
+    if not is_known.any():
+        some = ", ".join(sorted(set(map(str, labels)) - {""})[:5]) or "none"
+        raise CifmError(f"no label names a cell type (labels: {some})", "name the column of cell types with --label")
     pairs = list(zip(meaning[is_known], called[is_known], strict=True))
     outcomes = {pair: _compare(*pair) for pair in set(pairs)}
     same_lineage, as_deep, compatible = np.array([outcomes[pair] for pair in pairs], dtype=bool).reshape(-1, 3).T

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cifm_cli.celltype.base import Annotation
     from cifm_cli.data.slide import Rows, Slide
 
-TYPE, LINEAGE, SCORE = OBS_COLUMNS = ("cifm_cell_type", "cifm_lineage", "cifm_score")
+OBS_COLUMNS = (keys.CELL_TYPE, keys.CELL_LINEAGE, keys.CELL_TYPE_SCORE)
 _HINT: Final = "name the prepared slide, or the file that `cifm embed` wrote for it"
 
 
@@ -98,9 +98,9 @@ def write_obs(target: Path, rows: Rows, types: Annotation) -> None:
     taken = types.take(rows)
     lineages = np.array([lineage_of(name) for name in types.names], dtype=object)[taken.codes]
     columns = {
-        TYPE: pd.Categorical(taken.labels),
-        LINEAGE: pd.Categorical(lineages),
-        SCORE: np.round(taken.scores, 4).astype(np.float32),
+        keys.CELL_TYPE: pd.Categorical(taken.labels),
+        keys.CELL_LINEAGE: pd.Categorical(lineages),
+        keys.CELL_TYPE_SCORE: np.round(taken.scores, 4).astype(np.float32),
     }
     # A copy is changed and renamed, so that an interruption leaves the old file.
     with atomic_path(target) as temporary:

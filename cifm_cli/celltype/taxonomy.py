@@ -144,18 +144,19 @@ def find_tissue(description: str | None) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def require_tissue(description: str) -> None:
+def require_tissue(description: str, option: str = "--tissue ") -> None:
     """Check that a description names a tissue of the table.
 
     Args:
         description: As a user typed it; empty for none.
+        option: How the user named it, for the message.
 
     Raises:
         CifmError: It names no tissue, or several.
     """
     if description and find_tissue(description) is None:
         known = ", ".join(load_taxonomy().known_tissues)
-        raise CifmError(f"--tissue {description!r} names no tissue, or several", f"known: {known}")
+        raise CifmError(f"{option}{description!r} names no tissue, or several", f"known: {known}")
 
 
 def lineage_of(name: str) -> str:

@@ -110,6 +110,7 @@ def check(
 
     require_tissue(tissue)
     cells = read_labelled_cells(labelled, label)
+    tissue = tissue or annotate.stored_tissue(labelled) or ""
     types = annotate.annotate_labelled(
         cells, annotator, name=labelled.stem, seed=seed, trust_pickle=trust_pickle, tissue=tissue
     )

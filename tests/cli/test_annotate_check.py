@@ -43,10 +43,10 @@ def test_types_are_added_to_obs_and_the_slide_stays_intact(cifm) -> None:
         )
         assert code == 0, err
     after = ad.read_h5ad("prepared/tissue.h5ad")
-    assert list(after.obs)[-3:] == ["cifm_cell_type", "cifm_lineage", "cifm_score"]
+    assert list(after.obs)[-3:] == ["cifm_cell_type", "cifm_cell_lineage", "cifm_cell_type_score"]
     assert list(after.obs)[:-3] == list(before.obs)
     assert (after.X != before.X).nnz == 0
-    lineage = after.obs["cifm_lineage"][after.obs["cifm_cell_type"] == "T cell"]
+    lineage = after.obs["cifm_cell_lineage"][after.obs["cifm_cell_type"] == "T cell"]
     assert set(lineage) == {"lymphoid cell"}
     facts = json.loads(out)["slides"]["tissue"]
     assert after.obs["cifm_cell_type"].value_counts()["T cell"] == facts["types"]["T cell"]["cells"]

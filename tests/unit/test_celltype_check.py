@@ -7,6 +7,7 @@ import pytest
 
 from cifm_cli.celltype.base import UNASSIGNED, Annotation
 from cifm_cli.celltype.check import check_types
+from cifm_cli.errors import CifmError
 
 NAMES = ("T cell", "CD8 T cell", "fibroblast", "beta cell", UNASSIGNED)
 
@@ -38,8 +39,6 @@ def test_scores_are_those_of_the_hand() -> None:
     assert checked.confusion.sum() == 5
 
 
-def test_without_a_known_label_there_are_no_scores() -> None:
-    facts = check_types(np.array(["?", ""], dtype=object), annotation("T cell", "T cell")).facts
-    assert facts["cells"] == 0
-    assert facts["lineage_accuracy"] is None
-    assert facts["impossible"] is None
+def test_labels_without_a_type_are_an_error() -> None:
+    with pytest.raises(CifmError, match="no label names a cell type"):
+        check_types(np.array(["cluster 1", ""], dtype=object), annotation("T cell", "T cell"))
