@@ -70,7 +70,8 @@ def panel_types(
         The types.
     """
     taxonomy, references = load_taxonomy(), references or load_profiles()
-    possible = {name: genes for name, genes in markers.items() if taxonomy.is_possible(name, tissue)}
+    spelled = {taxonomy.spelling(name): genes for name, genes in markers.items()}
+    possible = {name: genes for name, genes in spelled.items() if taxonomy.is_possible(name, tissue)}
     measured, left_out = measured_markers(possible, symbols)
     reference, is_known = references.on_panel(symbols)
     # A user's markers replace the reference profile along with the packaged markers.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
+from cifm_cli.celltype.markers import normalise_name
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -48,6 +49,15 @@ class Taxonomy:
         while parent := self.parents.get(path[-1], ""):
             path.append(parent)
         return tuple(path)
+
+    def spelling(self, name: str) -> str:
+        """The type that a user means by a name such as `t cells`; the name itself for a type outside the table."""
+        return self._spelling.get(normalise_name(name), name)
+
+    @cached_property
+    def _spelling(self) -> dict[str, str]:
+        """Type by its name without case, punctuation and plural."""
+        return {normalise_name(name): name for name in self.parents}
 
     def is_below(self, name: str, ancestor: str) -> bool:
         """Whether `ancestor` is the type or one above it."""

@@ -24,6 +24,8 @@ def test_lineage_and_relation_follow_the_tree() -> None:
     assert taxonomy.ancestors("CD8 T cell") == ("CD8 T cell", "T cell", "lymphoid cell", "immune cell")
     assert lineage_of("CD8 T cell") == "lymphoid cell"
     assert lineage_of("beta cell") == "epithelial cell"
+    assert taxonomy.spelling("t_cells") == "T cell"
+    assert taxonomy.spelling("a type of a user") == "a type of a user"
     assert lineage_of("a type of a user") == "a type of a user"
     assert lineage_of("unassigned") == "unassigned"
     assert taxonomy.are_related("T cell", "CD8 T cell")
