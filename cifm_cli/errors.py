@@ -118,7 +118,7 @@ def _repeating_lost_interruptions() -> Iterator[None]:
         if lost.exc_type not in numbers:
             previous(lost)
             return
-        timers.append(threading.Timer(_REPEAT_AFTER_S, signal.raise_signal, [numbers[lost.exc_type]]))
+        timers.append(threading.Timer(_REPEAT_AFTER_S, _signal_main_thread, [numbers[lost.exc_type]]))
         timers[-1].daemon = True
         timers[-1].start()
 
@@ -129,6 +129,14 @@ def _repeating_lost_interruptions() -> Iterator[None]:
         sys.unraisablehook = previous
         for timer in timers:
             timer.cancel()  # afterwards, the signal would end the process
+
+
+def _signal_main_thread(number: int) -> None:
+    """Send a signal so that the main thread wakes up, if it sleeps."""
+    if sys.platform == "win32":
+        signal.raise_signal(number)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def runner(build_once, tmp_path_factory: pytest.TempPathFactory) -> MutationRunn
 
 
 # Shrinking would run commands again and again, and the kind with its seed says everything.
-@settings(max_examples=60, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 @given(kind=st.sampled_from(sorted(CHANGES)), seed=st.integers(0, 2**32 - 1))
 def test_damage_is_never_silent_and_never_a_traceback(runner: MutationRunner, kind: str, seed: int) -> None:
     outcome, text, folder = runner.run(on_a_slide(CHANGES[kind], _COMMANDS), seed)

@@ -81,7 +81,7 @@ def test_locations_are_unchanged(
     if is_german:
         text = text.replace(",", ";").replace(".", ",")
     found = read_locations(write(tmp_path_factory.mktemp("locations"), text))
-    assert np.allclose(found, locations, rtol=1e-15, atol=0)
+    assert np.array_equal(found, locations)
 
 
 @pytest.mark.parametrize(

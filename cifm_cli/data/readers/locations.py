@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -60,9 +60,7 @@ def locations_from_table(table: pd.DataFrame, where: str, address: Callable[[int
     if named is None:
         columns = ", ".join(map(str, table.columns))
         raise CifmError(f"{where}: no columns x_um and y_um, but {columns}", "name them in the first line")
-    # A field that is not a number becomes NaN, so that the message can name its line.
-    numbers = table[named].apply(pd.to_numeric, errors="coerce")
-    xy_um: NDArray[np.float64] = numbers.to_numpy(dtype=np.float64)
+    xy_um = np.array([[_number(value) for value in table[name]] for name in named], dtype=np.float64).T
     wrong = np.flatnonzero(~(np.abs(xy_um) <= MAX_UM).all(axis=1))
     if len(wrong) or not len(xy_um):
         problem = (
@@ -72,3 +70,11 @@ def locations_from_table(table: pd.DataFrame, where: str, address: Callable[[int
         )
         raise CifmError(f"{where}: {problem}", "give one location per line, in micrometres")
     return xy_um
+
+
+def _number(value: Any) -> float:  # noqa: ANN401 - a field of any table
+    """A field as the nearest number, which `pandas.to_numeric` misses by some units in the last place; NaN for a text."""
+    try:
+        return float("nan") if isinstance(value, str) and "_" in value else float(value)  # Python accepts `1_000`
+    except (ValueError, TypeError):
+        return float("nan")
