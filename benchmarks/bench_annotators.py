@@ -3,8 +3,9 @@
     python benchmarks/bench_annotators.py DATA [--development] [--no-tissue] [--out RESULT.json]
 
 DATA holds the folders cell_profiles, cosmx_lung, her2_breast_st, luca_profiles, format_fixtures, xenium_pancreas and
-xenium_bone_marrow; data sets whose folder is missing are left out. All constants were chosen on the pancreas slide and on simulated
-cells on its panel (`--development`). The recipe clusters the cells with Leiden and gives each cluster the type with the largest
+xenium_bone_marrow; data sets whose folder is missing are left out. The numbers of clusters, the weights and the
+calibration were chosen on the pancreas slide and on cells simulated on its panel (`--development`); some rules, such as the evidence
+that a type needs, were chosen in view of the other data as well. The recipe clusters the cells with Leiden and gives each cluster the type with the largest
 mean z-score of its markers; it needs scanpy and igraph, and is left out without them.
 """
 
