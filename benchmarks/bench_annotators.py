@@ -65,6 +65,7 @@ class DataSet:
     symbols: list[str]
     labels: np.ndarray  # (N,) empty without a label; `epithelial cell` or `other` where only compartments are known
     references: TypeProfiles | None = None
+    spacing_um: float | None = None  # of spots
 
 
 def main() -> None:
@@ -183,7 +184,9 @@ def breast_spots(folder: Path) -> Iterator[DataSet]:
         regions = cells.obs["label"].astype(str)
         labels = np.where(regions.isin(REGIONS), "epithelial cell", np.where(regions == "undetermined", "", "other"))
         counts = csr_matrix(cells.X, dtype=np.float32)
-        yield DataSet(f"her2 {path.stem}", "breast", counts, list(cells.var_names), labels.astype(object))
+        yield DataSet(
+            f"her2 {path.stem}", "breast", counts, list(cells.var_names), labels.astype(object), spacing_um=200.0
+        )
 
 
 def luca(folder: Path) -> Iterator[DataSet]:
@@ -214,7 +217,7 @@ def by_markers(data: DataSet, tissue: str | None) -> Annotation:
     """The marker annotator."""
     expression = normalised(data.counts)
     if data.references is None:
-        cells = UnlabelledCells(data.name, expression, tuple(data.symbols), tissue)
+        cells = UnlabelledCells(data.name, expression, tuple(data.symbols), tissue, data.spacing_um)
         return open_markers(None, cells, trust_pickle=False).annotate(expression, data.symbols)
     annotator = fit_marker_annotator(
         expression, data.symbols, load_markers(), tissue=tissue, references=data.references

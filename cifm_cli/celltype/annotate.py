@@ -6,6 +6,7 @@ In Python, `annotate` takes a slide and the name of an annotator and returns an 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from cifm_cli.celltype.registry import open_annotator
 from cifm_cli.celltype.taxonomy import lineage_of
 from cifm_cli.data.metadata import read_metadata
 from cifm_cli.data.slide import log_normalise, open_slide
+from cifm_cli.data.units import median_spacing_um
 from cifm_cli.data.writers.reorder import download_order
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
@@ -26,8 +28,6 @@ from cifm_cli.workspace import atomic_files, atomic_path, write_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    from scipy.sparse import csr_matrix
 
     from cifm_cli.celltype.base import Annotator
     from cifm_cli.celltype.labelled_cells import LabelledCells
@@ -67,25 +67,15 @@ def annotate(
 
 
 def annotate_expression(
-    expression: csr_matrix,
-    symbols: Sequence[str],
-    annotator: str = "markers",
-    *,
-    name: str = "cells",
-    seed: int = 0,
-    trust_pickle: bool = False,
-    tissue: str | None = None,
+    cells: UnlabelledCells, annotator: str = "markers", *, seed: int = 0, trust_pickle: bool = False
 ) -> Annotation:
     """Annotate cells that belong to no slide.
 
     Args:
-        expression: (N, G) log-normalised to 10,000.
-        symbols: G gene symbols.
+        cells: The N cells.
         annotator: `NAME` or `NAME:PATH`, as for `cifm annotate apply --annotator`.
-        name: Name of the cells in messages.
         seed: Seed of the cells that the annotator is fitted to, where it is fitted and N is more than 50,000.
         trust_pickle: Whether to read models that are stored as pickles.
-        tissue: Description of the tissue, which narrows the types.
 
     Returns:
         Types of the N cells, with probabilities where the annotator has some.
@@ -93,11 +83,9 @@ def annotate_expression(
     Raises:
         CifmError: The annotator is unknown, or cannot be used with these genes.
     """
-    rows = sample_rows(np.arange(expression.shape[0]), seed)
-    opened = open_annotator(
-        annotator, UnlabelledCells(name, expression[rows], tuple(symbols), tissue or None), trust_pickle=trust_pickle
-    )
-    return opened.annotate(expression, symbols)
+    rows = sample_rows(np.arange(cells.expression.shape[0]), seed)
+    fitted = replace(cells, expression=cells.expression[rows])
+    return open_annotator(annotator, fitted, trust_pickle=trust_pickle).annotate(cells.expression, cells.symbols)
 
 
 def open_for_slide(
@@ -120,7 +108,8 @@ def open_for_slide(
         CifmError: The annotator is unknown, or cannot be used on this slide.
     """
     tissue = tissue or slide_tissue(slide)
-    cells = UnlabelledCells(slide.name, slide.expression(sample_rows(rows, seed), TYPING_SUM), slide.symbols, tissue)
+    expression = slide.expression(sample_rows(rows, seed), TYPING_SUM)
+    cells = UnlabelledCells(slide.name, expression, slide.symbols, tissue, median_spacing_um(slide.xy_um))
     return open_annotator(spec, cells, trust_pickle=trust_pickle)
 
 
@@ -169,9 +158,8 @@ def annotate_labelled(
     """
     totals = np.asarray(cells.counts.sum(axis=1), dtype=np.float64).ravel()
     expression = log_normalise(cells.counts.astype(np.float32), totals, TYPING_SUM)
-    return annotate_expression(
-        expression, cells.symbols, annotator, name=name, seed=seed, trust_pickle=trust_pickle, tissue=tissue
-    )
+    unlabelled = UnlabelledCells(name, expression, cells.symbols, tissue or None, cells.spacing_um)
+    return annotate_expression(unlabelled, annotator, seed=seed, trust_pickle=trust_pickle)
 
 
 def sample_rows(rows: Rows, seed: int) -> Rows:

@@ -109,6 +109,7 @@ class UnlabelledCells:
     expression: csr_matrix  # (N, G) log-normalised to 10,000
     symbols: tuple[str, ...]  # G gene symbols
     tissue: str | None = None  # description of the tissue, which narrows the types of some annotators
+    spacing_um: float | None = None  # median distance to the nearest other cell, by which spots are recognised
 
 
 class OpenAnnotator(Protocol):

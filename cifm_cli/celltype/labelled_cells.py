@@ -19,7 +19,9 @@ from cifm_cli.data.hdf5_safety import check_content
 from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.data.prepare.gene_symbols import packaged_symbols
 from cifm_cli.data.readers.files import reading
+from cifm_cli.data.units import median_spacing_um
 from cifm_cli.errors import CifmError
+from cifm_cli.keys import SPATIAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +43,7 @@ class LabelledCells:
     counts: csr_matrix  # (M, G) raw counts
     symbols: tuple[str, ...]  # G gene symbols
     labels: NDArray[Any]  # (M,) names of types
+    spacing_um: float | None = None  # median distance to the nearest other cell, if the file has positions
 
 
 def read_labelled_cells(path: Path, label: str, *, fractional: bool = False) -> LabelledCells:
@@ -57,9 +60,11 @@ def read_labelled_cells(path: Path, label: str, *, fractional: bool = False) -> 
     Raises:
         CifmError: The file cannot be read, has no such column, or no counts.
     """
-    counts, var, labels = _read(path, label, "--label", fractional=fractional)
+    reference = _open(path)
+    counts, var, labels = _read(reference, str(path), label, "--label", fractional=fractional)
     is_labelled = (labels.notna() & ~labels.astype(str).isin(["", UNASSIGNED])).to_numpy()
-    return LabelledCells(counts[is_labelled], _symbols(var), labels[is_labelled].astype(str).to_numpy(dtype=object))
+    named = labels[is_labelled].astype(str).to_numpy(dtype=object)
+    return LabelledCells(counts[is_labelled], _symbols(var), named, _spacing_um(reference))
 
 
 def read_reference(source: LabelledSource, label: str, slide: Slide) -> tuple[csr_matrix, NDArray[Any]]:
@@ -76,7 +81,9 @@ def read_reference(source: LabelledSource, label: str, slide: Slide) -> tuple[cs
     Raises:
         CifmError: The file cannot be read, has no such column, no counts, or no gene of the slide.
     """
-    counts, var, labels = _read(source, label, "--reference-label")
+    counts, var, labels = _read(
+        _open(source) if isinstance(source, Path) else source, source_name(source), label, "--reference-label"
+    )
     column = _match_genes(var, slide)
     if not (column >= 0).any():
         raise CifmError(
@@ -93,12 +100,18 @@ def source_name(source: LabelledSource) -> str:
     return str(source) if isinstance(source, Path) else "the reference"
 
 
+def _spacing_um(cells: ad.AnnData) -> float | None:
+    """Median distance to the nearest other cell, where `obsm["spatial"]` holds two finite numbers per cell."""
+    places = cells.obsm.get(SPATIAL)
+    if not isinstance(places, np.ndarray) or places.ndim != 2 or places.dtype.kind not in "iuf":
+        return None
+    return median_spacing_um(places[:, :2].astype(np.float64)) if np.isfinite(places).all() else None
+
+
 def _read(
-    source: LabelledSource, label: str, option: str, *, fractional: bool = False
+    reference: ad.AnnData, name: str, label: str, option: str, *, fractional: bool = False
 ) -> tuple[csr_matrix, pd.DataFrame, pd.Series[Any]]:
     """Raw counts from the first slot that holds some, the `var` table of their genes, and the column of labels."""
-    name = source_name(source)
-    reference = _open(source) if isinstance(source, Path) else source
     if label not in reference.obs:
         known = ", ".join(map(str, reference.obs))
         raise CifmError(f"{name}: no obs column {label!r}", f"name one with {option}: {known}")

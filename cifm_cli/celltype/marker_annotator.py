@@ -26,7 +26,6 @@ from cifm_cli.celltype.markers import load_markers
 from cifm_cli.celltype.naming import NamingTree, naming_tree
 from cifm_cli.celltype.panel_types import indistinct_types, panel_types
 from cifm_cli.celltype.recovered_counts import recover_counts
-from cifm_cli.celltype.spots import WHOLE_TRANSCRIPTOME as SPOT_GENES
 from cifm_cli.celltype.spots import SpotAnnotator, are_spots, fit_spot_annotator
 from cifm_cli.celltype.taxonomy import find_tissue
 from cifm_cli.errors import CifmError
@@ -123,10 +122,9 @@ def open_markers(path: Path | None, cells: UnlabelledCells, *, trust_pickle: boo
     """
     del trust_pickle
     markers = load_markers(path, OPTION)
-    if path is None and len(cells.symbols) > SPOT_GENES:
+    if path is None and are_spots(cells):
         counts = recover_counts(cells.expression)
-        if are_spots(counts, cells.symbols, find_tissue(cells.tissue)):
-            return fit_spot_annotator(cells.expression, counts, cells.symbols, find_tissue(cells.tissue))
+        return fit_spot_annotator(cells.expression, counts, cells.symbols, find_tissue(cells.tissue))
     annotator = fit_marker_annotator(cells.expression, cells.symbols, markers, tissue=cells.tissue)
     if len(annotator.types) < 2:
         raise CifmError(

@@ -1,7 +1,8 @@
 """Lineages of spots: measurements of several cells each, such as those of Visium, by whole transcriptomes.
 
-A spot has no type. It is named after the lineage, among epithelial, stromal and immune cells, whose genes are most above their
-mean over the slide, because nearly every spot contains all three. Clusters of spots with similar expression vote.
+A spot has no type, as nearly every spot contains epithelial, stromal and immune cells. It is named after epithelial cells if
+their genes are further above their mean over the slide than those of the others, and otherwise after stromal or immune cells.
+Clusters of spots with similar expression vote.
 
 Letters: N spots, G genes, L lineages, K clusters.
 """
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
+    from cifm_cli.celltype.base import UnlabelledCells
+
     Numbers = NDArray[np.float64]
 
 GROUPS: Final = {
@@ -37,16 +40,16 @@ GROUPS: Final = {
     "immune cell": ("lymphoid cell", "myeloid cell", "immune cell"),
 }
 WHOLE_TRANSCRIPTOME: Final = 3_000  # genes; spots of small panels are rare, and their cells are named like others
-MIN_SHARE: Final = (
-    0.1  # level of the genes of each lineage, relative to its profile, that shows several cells in a spot
-)
+# Spots of Visium and of spatial transcriptomics are 100 and 200 um apart, bins and cells at most some 20 um.
+MIN_SPACING_UM: Final = 30.0
 MIN_RATIO: Final = 1.5  # of a gene in a lineage to its largest value in types of the others
 MIN_CPM: Final = 30.0
 NUM_GENES: Final = 400  # of a lineage, the most expressed ones
 NUM_CLUSTERS: Final = 16
 NUM_CLUSTERED_GENES: Final = 1_000
 CLUSTER_WEIGHT: Final = 0.8
-ABUNDANCE_WEIGHT: Final = 0.1  # of the logarithm of a lineage's level on the whole slide
+# Of the mean score of the lineages other than epithelium: they also grow within tumours, as stroma and infiltrate do.
+OTHERS_WEIGHT: Final = 0.7
 MAX_DEVIATION: Final = 3.0
 SHARPNESS: Final = 6.0  # factor of the scores, before they are turned into probabilities
 
@@ -74,6 +77,9 @@ class SpotAnnotator:
         clusters = self.clusters.assign(counts)
         own = self.own_scores(expression, symbols)
         scores = CLUSTER_WEIGHT * self.cluster_scores[clusters] + (1 - CLUSTER_WEIGHT) * own + self.offset
+        others = scores[:, 1:]
+        level = OTHERS_WEIGHT * others.mean(axis=1, keepdims=True)
+        scores = np.column_stack([scores[:, :1], level + others - others.max(axis=1, keepdims=True)])
         probabilities = softmax(SHARPNESS * scores, axis=1)
         is_void = np.asarray(expression.sum(axis=1)).ravel() <= 0
         probabilities[is_void] = 0.0
@@ -92,23 +98,10 @@ class SpotAnnotator:
         return np.concatenate(blocks) if blocks else np.zeros((0, self.weights.shape[1]))
 
 
-def are_spots(counts: csr_matrix, symbols: Sequence[str], tissue: str | None) -> bool:
-    """Whether the columns of a whole transcriptome show that most measurements are of several cells.
-
-    Args:
-        counts: (N, G) counts.
-        symbols: G gene symbols.
-        tissue: A tissue of the taxonomy; None if it is unknown.
-    """
-    if counts.shape[1] <= WHOLE_TRANSCRIPTOME:
-        return False
-    members, level = _lineage_genes(symbols, tissue)
-    totals = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0)
-    shares = [
-        np.asarray(counts[:, genes].sum(axis=1)).ravel() / totals / level[genes, number].sum() * 1e6
-        for number, genes in enumerate(members)
-    ]
-    return bool(np.median(np.sort(shares, axis=0)[-2]) >= MIN_SHARE)
+def are_spots(cells: UnlabelledCells) -> bool:
+    """Whether measurements are of several cells each: whole transcriptomes that are further apart than cells."""
+    is_wide = cells.spacing_um is not None and cells.spacing_um >= MIN_SPACING_UM
+    return is_wide and len(cells.symbols) > WHOLE_TRANSCRIPTOME
 
 
 def fit_spot_annotator(
@@ -125,7 +118,7 @@ def fit_spot_annotator(
     Returns:
         The annotator.
     """
-    members, level = _lineage_genes(symbols, tissue)
+    members = _lineage_genes(symbols, tissue)
     totals = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
     chosen = [genes[np.argsort(-totals[genes], kind="stable")[:NUM_GENES]] for genes in members]
     clustered = np.sort(np.argsort(-totals, kind="stable")[:NUM_CLUSTERED_GENES])
@@ -136,13 +129,6 @@ def fit_spot_annotator(
     shared = expression[:, used].astype(np.float64)
     mean = np.asarray(shared.mean(axis=0)).ravel()
     variance = np.asarray(shared.multiply(shared).mean(axis=0)).ravel() - mean**2
-    per_million = totals / max(totals.sum(), 1.0) * 1e6
-    abundance = np.array(
-        [
-            np.median(np.log((per_million[genes] + 1) / (level[genes, number] + 1)))
-            for number, genes in enumerate(chosen)
-        ]
-    )
     clusters = fit_clusters(counts[:, clustered].tocsr(), NUM_CLUSTERS)
     annotator = SpotAnnotator(
         names=(*GROUPS, UNASSIGNED),
@@ -150,13 +136,13 @@ def fit_spot_annotator(
         mean=mean,
         deviation=np.sqrt(np.maximum(variance, 1e-12)),
         weights=weights,
-        offset=ABUNDANCE_WEIGHT * (abundance - abundance.max()),
+        offset=np.zeros(len(chosen)),
         clusters=clusters,
         clustered=np.searchsorted(used, clustered),
         cluster_scores=np.zeros((len(clusters.centres), len(chosen))),
     )
     own = annotator.own_scores(expression, symbols)
-    annotator = replace(annotator, offset=annotator.offset - own.mean(axis=0))
+    annotator = replace(annotator, offset=-own.mean(axis=0))
     assigned = clusters.assign(counts[:, clustered].tocsr())
     scores = np.array(
         [
@@ -167,20 +153,17 @@ def fit_spot_annotator(
     return replace(annotator, cluster_scores=scores)
 
 
-def _lineage_genes(symbols: Sequence[str], tissue: str | None) -> tuple[list[NDArray[np.int64]], Numbers]:
-    """Columns of the genes of each lineage, and (G, L) their mean counts per million in its types."""
+def _lineage_genes(symbols: Sequence[str], tissue: str | None) -> list[NDArray[np.int64]]:
+    """Columns of the genes of each lineage."""
     taxonomy, references, markers = load_taxonomy(), load_profiles(), load_markers()
     profiles, is_known = references.on_panel(symbols)
-    groups = [
-        [
-            row
-            for row, name in enumerate(references.types)
-            if taxonomy.lineage(name) in lineages and taxonomy.is_possible(name, tissue)
-        ]
-        for lineages in GROUPS.values()
-    ]
+    groups = []
+    for lineages in GROUPS.values():
+        of_group = [row for row, name in enumerate(references.types) if taxonomy.lineage(name) in lineages]
+        possible = [row for row in of_group if taxonomy.is_possible(references.types[row], tissue)]
+        groups.append(possible or of_group)  # a tissue without epithelium may hold a tumour
     upper = np.array([symbol.upper() for symbol in symbols])
-    members, levels = [], []
+    members = []
     for number, lineages in enumerate(GROUPS.values()):
         own = profiles[groups[number]] + FLOOR
         other = profiles[[row for k, rows in enumerate(groups) if k != number for row in rows]] + FLOOR
@@ -195,5 +178,4 @@ def _lineage_genes(symbols: Sequence[str], tissue: str | None) -> tuple[list[NDA
         is_typical = (level >= MIN_CPM + FLOOR) & (level >= MIN_RATIO * other.max(axis=0))
         is_marker = is_listed & (own.max(axis=0) >= MIN_RATIO * other.max(axis=0))
         members.append(np.flatnonzero(is_known & (is_typical | is_marker)))
-        levels.append(np.where(is_listed, own.max(axis=0), level))
-    return members, np.array(levels).T
+    return members

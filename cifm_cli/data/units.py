@@ -22,6 +22,7 @@ RADIUS_IN_SPACINGS = 2.5
 PLAUSIBLE_SPACING_UM = (0.4, 400.0)  # from subcellular bins to the spots of the first spatial arrays
 MIN_DEGREE, MAX_DEGREE = 0.1, 200.0  # mean degrees outside this range are refused
 _LOW_DEGREE = 3.0  # the user is warned of a lower mean degree
+_SPACING_CELLS = 5_000  # cells whose nearest neighbour is looked for
 _ISOLATED_RADII = 10.0  # distance to the nearest cell from which a cell is isolated
 _MAX_COORDINATE_UM = 1e12  # beyond any tissue; squares of larger distances would overflow
 _SAMPLE_SIZE = 10_000  # cells, enough for a median
@@ -185,6 +186,21 @@ def isolation_note(xy_um: NDArray[np.float64], radius_um: float) -> str | None:
         f"most cells have no neighbour within {radius_um:g} um, as the nearest is {spacing:.4g} um away (median): a model "
         f"cannot use their neighbourhood; train with --set data.radius_um={RADIUS_IN_SPACINGS * spacing:.4g}"
     )
+
+
+def median_spacing_um(xy_um: NDArray[np.float64]) -> float | None:
+    """Median distance to the nearest other cell.
+
+    Args:
+        xy_um: (N, 2) micrometres.
+
+    Returns:
+        Micrometres, of a few thousand cells if there are more; None for fewer than two cells.
+    """
+    if len(xy_um) < 2:
+        return None
+    some = xy_um[:: max(1, len(xy_um) // _SPACING_CELLS)]
+    return float(np.median(cKDTree(xy_um).query(some, k=[2])[0]))
 
 
 def _choose_radius(spacing: float, platform_um: float | None, given_um: float | None) -> tuple[float, str]:

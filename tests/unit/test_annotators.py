@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -169,7 +170,7 @@ def test_expression_without_a_slide_is_annotated(tmp_path: Path) -> None:
     table = tmp_path / "own.tsv"
     table.write_text("cell_type\tsymbol\nodd\tG1\nodd\tG2\neven\tG3\neven\tG4\n")
     expression = csr_matrix(np.repeat([[2.0, 2, 0, 0], [0, 0, 2, 2]], 20, axis=0).astype(np.float32))
-    types = annotate_expression(expression, SYMBOLS, f"markers:{table}")
+    types = annotate_expression(UnlabelledCells("cells", expression, SYMBOLS), f"markers:{table}")
     assert types.labels.tolist() == ["odd"] * 20 + ["even"] * 20
     assert types.log_probabilities is not None
     assert types.log_probabilities.shape == (40, 3)
@@ -177,7 +178,7 @@ def test_expression_without_a_slide_is_annotated(tmp_path: Path) -> None:
 
 def test_messages_about_expression_name_the_cells() -> None:
     with pytest.raises(CifmError, match="slide biopsy: its panel marks 0 cell types"):
-        annotate_expression(CELLS.expression, SYMBOLS, "markers", name="biopsy")
+        annotate_expression(replace(CELLS, name="biopsy"), "markers")
 
 
 def test_the_cells_that_an_annotator_is_fitted_to_are_sampled_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from cifm_cli.celltype.annotate import sample_rows, slide_tissue
 from cifm_cli.celltype.base import TYPING_SUM, UnlabelledCells
 from cifm_cli.celltype.registry import open_annotator
 from cifm_cli.data.slide import log_normalise
+from cifm_cli.data.units import median_spacing_um
 from cifm_cli.evaluation.metrics.counts import expected_composition, split_counts
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.statistics.bootstrap import Statistic
@@ -55,7 +56,9 @@ def annotator_for(spec: str, dataset: EvaluationDataset, *, trust_pickle: bool =
     """
     rows = sample_rows(dataset.slide.region(keys.TRAIN), dataset.seed)
     expression = dataset.slide.expression(rows, TYPING_SUM)[:, dataset.columns]
-    cells = UnlabelledCells(dataset.slide.name, expression, dataset.symbols, slide_tissue(dataset.slide))
+    slide = dataset.slide
+    spacing_um = median_spacing_um(slide.xy_um)
+    cells = UnlabelledCells(slide.name, expression, dataset.symbols, slide_tissue(slide), spacing_um)
     return open_annotator(spec, cells, trust_pickle=trust_pickle)
 
 
