@@ -172,7 +172,9 @@ def find_evidence(
         claims.append(claim)
         coverages.append(coverage)
     level = np.array([types.profiles[row, types.markers[row]].sum() for row in range(len(types.names))])
-    may_claim = np.array(claims, dtype=bool).T & _exceeds_siblings(rate @ types.markers.T / np.maximum(level, 1e-12), types)
+    may_claim = np.array(claims, dtype=bool).T & _exceeds_siblings(
+        rate @ types.markers.T / np.maximum(level, 1e-12), types
+    )
     below = _below(types, tissue)
     coverage = np.array(coverages).T
     may_claim, coverage = _spread(may_claim, coverage, below, np.bincount(clusters, minlength=num_clusters))

@@ -135,6 +135,29 @@ def test_prepared_slide_opens(bundle: Path) -> None:
     assert slide.counts(np.arange(5)).sum() == COUNTS[[0, 1, 2, 4, 5], :2].sum()
 
 
+@pytest.mark.parametrize(
+    ("declared", "given", "expected"),
+    [
+        ("Breast", "", "Breast"),
+        ("Breast", "lymph node", "lymph node"),
+        (None, "", ""),
+        (["Breast"], "", ""),
+        ("a\0b", "", ""),
+        ("x" * 1000, "", ""),
+    ],
+)
+def test_the_tissue_is_that_of_the_panel_unless_the_user_names_one(
+    bundle: Path, declared: object, given: str, expected: str
+) -> None:
+    (bundle / "experiment.xenium").write_text(json.dumps({"num_cells": 6, "panel_tissue_type": declared}))
+    result = prepare_download(bundle, PrepareConfig(out=bundle.parent / "prepared", tissue=given))
+    facts = open_slide(result.path).facts
+    assert facts is not None
+    assert facts[keys.TISSUE] == expected
+    noted = [note for note in result.report["notes"] if note.startswith("tissue: Breast")]
+    assert len(noted) == (expected == "Breast")
+
+
 def change_nothing(folder: Path) -> None: ...
 
 

@@ -218,7 +218,7 @@ def _arrange(section: Section, buffered: _Buffered) -> tuple[AnnData, dict[str, 
         keys.FORMAT: keys.PREPARED_FORMAT,
         keys.PLATFORM: section.download.platform,
         keys.RADIUS_UM: report["units"]["radius_um"],
-        keys.TISSUE: config.tissue,
+        keys.TISSUE: config.tissue or section.download.tissue,
         keys.CONDITION: config.condition,
         keys.SAMPLE: config.sample or section.name,
         keys.REPORT: report,
@@ -238,8 +238,15 @@ def _read(root: Path, reader: Reader, config: PrepareConfig) -> tuple[Download, 
         download = reader.read(root, config.read_config)
     species = find_species(download.genes, keep_all=config.orthologs is not None)
     checked = gene_id_notes(species.genes, f"{root}: {download.matrix}")
-    notes = (name_note(root, config), *download.notes, *checked, mixture_note(species))
+    notes = (name_note(root, config), *download.notes, *checked, mixture_note(species), _tissue_note(download, config))
     return replace(download, genes=species.genes, notes=tuple(filter(None, notes))), species
+
+
+def _tissue_note(download: Download, config: PrepareConfig) -> str:
+    """A note if the tissue comes from the download; empty if it does not."""
+    if config.tissue or not download.tissue:
+        return ""
+    return f"tissue: {download.tissue}, for which the panel was designed; name another with --tissue"
 
 
 def _plan_genes(species: Species, config: PrepareConfig, root: Path) -> GenePlan:

@@ -49,6 +49,7 @@ class Download:
     warnings: tuple[str, ...] = ()  # signs that the download may be damaged or misread
     counts_hint: str = ""  # hint of the error if `counts` are not counts; may be empty
     z_um: NDArray[np.float64] | None = None  # (N,) third coordinate, micrometres; None if there is none
+    tissue: str = ""  # tissue that the download names; empty if it names none
     is_assumed_um: bool = False  # whether nothing says that the stored coordinates are micrometres
 
 

@@ -28,6 +28,7 @@ _ZARR = f"{_MATRIX}.zarr.zip"
 # In order of preference: Parquet keeps the types of the columns, which the tables in CSV lose.
 _CELLS = ("cells.parquet", "cells.csv.gz", "cells.csv")
 _EXPERIMENT = "experiment.xenium"
+_MAX_TISSUE = 100  # characters
 _CLUSTERS = "analysis/clustering/gene_expression_graphclust/clusters.csv"
 # The two tables of a bundle may be rounded differently; larger differences between them are damage.
 _ROUNDING_UM = 0.01
@@ -54,7 +55,7 @@ def _read(folder: Path, config: ReadConfig) -> Download:
     cells = _read_cells(cells_path)
     # By id and not by position: software that filters a bundle may rewrite only one of the two files.
     obs = _match(cells, matrix.barcodes, cells_path)
-    files, notes = [*matrix.files, cells_path], []
+    files, notes, tissue = [*matrix.files, cells_path], [], ""
     warnings = _compare_cell_tables(cells, cells_path)
     if len(cells) > len(obs):
         notes.append(f"{len(cells) - len(obs):,} cells of {cells_path.name} are not in the matrix and were left out")
@@ -63,7 +64,9 @@ def _read(folder: Path, config: ReadConfig) -> Download:
         obs[keys.CLUSTER] = _read_clusters(folder / _CLUSTERS).reindex(obs.index)
     if (folder / _EXPERIMENT).is_file():
         files.append(folder / _EXPERIMENT)
-        notes += _experiment_notes(_read_experiment(folder / _EXPERIMENT), len(obs))
+        experiment = _read_experiment(folder / _EXPERIMENT)
+        notes += _experiment_notes(experiment, len(obs))
+        tissue = _panel_tissue(experiment)
     xy_um, units = to_micrometres(obs[[_X, _Y]].to_numpy(dtype=np.float64), config.microns_per_pixel, f"{_X}, {_Y}")
     return Download(
         platform="xenium",
@@ -77,6 +80,7 @@ def _read(folder: Path, config: ReadConfig) -> Download:
         radius_um=RADIUS_UM,
         notes=tuple(notes),
         warnings=warnings,
+        tissue=tissue,
     )
 
 
@@ -170,6 +174,12 @@ def _read_experiment(path: Path) -> dict[str, object]:
     with reading(path), open_maybe_gzip(path) as handle:
         content = json.load(handle)
     return content if isinstance(content, dict) else {}
+
+
+def _panel_tissue(experiment: dict[str, object]) -> str:
+    """The tissue that the panel was designed for, such as `Breast`; empty if there is none."""
+    tissue = experiment.get("panel_tissue_type")
+    return tissue.strip() if isinstance(tissue, str) and tissue.isprintable() and len(tissue) <= _MAX_TISSUE else ""
 
 
 def _experiment_notes(experiment: dict[str, object], num_cells: int) -> list[str]:
