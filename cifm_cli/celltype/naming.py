@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CALIBRATION_SLOPE: Final = 0.41
 CALIBRATION_OFFSET: Final = -0.18
 _MAX_LOGIT: Final = 7.0
+MIN_PROBABILITY: Final = 0.3  # of a name, before calibration; the rest is that no known type explains the cell
 
 
 def calibrate(probabilities: Numbers) -> Numbers:
@@ -70,7 +71,9 @@ class NamingTree:
         own[:, -1] = np.maximum(1 - probabilities.sum(axis=1), 0)
         mass = probabilities @ self.contains
         # Cells get a name by the types that may be named, and a score that also counts the probability of no known type.
-        is_reached = mass > threshold * np.maximum(probabilities.sum(axis=1, keepdims=True), 1e-12)
+        is_reached = (mass > threshold * np.maximum(probabilities.sum(axis=1, keepdims=True), 1e-12)) & (
+            mass >= MIN_PROBABILITY
+        )
         # Names above each other have increasing probabilities, so that at most one is the deepest.
         reached = np.column_stack([np.where(is_reached, self.depth, 0), np.full(len(own), 0.5)])  # 0.5: `unassigned`
         codes = reached.argmax(axis=1)

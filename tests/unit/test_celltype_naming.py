@@ -38,6 +38,9 @@ def test_cells_are_named_as_deeply_as_the_probability_reaches() -> None:
     assert name(B=0.4, fibroblast=0.3, own=0.3) == UNASSIGNED
     assert name(own=0.9) == "own type"
     assert name() == UNASSIGNED
+    # The rest is the probability of no known type.
+    assert name(B=0.35) == "B cell"
+    assert name(B=0.25) == UNASSIGNED
 
 
 def rows() -> st.SearchStrategy[np.ndarray]:
