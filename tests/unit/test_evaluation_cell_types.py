@@ -42,6 +42,18 @@ def test_agreement_by_hand() -> None:
     assert agreement.to_json()["top_k"] == list(agreement.top_k)
 
 
+def test_a_type_of_the_same_lineage_is_counted_apart_from_the_same_type() -> None:
+    names = ("CD8 T cell", "B cell", "fibroblast", "own type", UNASSIGNED)
+
+    def typed(codes: list[int]) -> Annotation:
+        return Annotation(names, np.array(codes), np.ones(len(codes), dtype=np.float32), None)
+
+    # The same type, another lymphoid cell, another lineage, a type that the taxonomy lacks, and no type.
+    agreement = compare_types(typed([0, 0, 0, 3, 0]), typed([0, 1, 2, 3, 4]))
+    assert agreement.accuracy == pytest.approx(2 / 5)
+    assert agreement.lineage_accuracy == pytest.approx(3 / 5)
+
+
 def test_improbable_types_do_not_agree_by_their_order() -> None:
     """Of ten types one is certain; the other k - 1 places are drawn from nine at random, on each side."""
     sure = np.log(np.array([[1.0] + [1e-30] * 9]))

@@ -15,6 +15,7 @@ from cifm_cli import keys
 from cifm_cli.celltype.annotate import sample_rows, slide_tissue
 from cifm_cli.celltype.base import TYPING_SUM, UnlabelledCells
 from cifm_cli.celltype.registry import open_annotator
+from cifm_cli.celltype.taxonomy import lineage_of
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.data.units import median_spacing_um
 from cifm_cli.evaluation.metrics.counts import expected_composition, split_counts
@@ -68,6 +69,8 @@ class TypeAgreement:
 
     accuracy: float  # fraction of the typed cells that get the same type
     balanced_accuracy: float  # the same, averaged over the actual types instead of the cells
+    # fraction of the typed cells that get a type of the same lineage, such as another kind of T cell or B cell
+    lineage_accuracy: float
     # for k = 1, 2, ..., the fraction of the k likeliest types that both have in common, averaged over cells; empty for
     # annotators without probabilities
     top_k: tuple[float, ...]
@@ -81,6 +84,7 @@ class TypeAgreement:
         return {
             "accuracy": self.accuracy,
             "balanced_accuracy": self.balanced_accuracy,
+            "lineage_accuracy": self.lineage_accuracy,
             "top_k": list(self.top_k),
             "log_loss": self.log_loss,
             "confidence": self.confidence,
@@ -199,6 +203,7 @@ def type_cells(annotator: Annotator, dataset: EvaluationDataset, rows: Rows, boo
 def compare_types(actual: Annotation, predicted: Annotation) -> TypeAgreement:
     """Compare the types of actual and predicted expression of the same cells; zeros where there are no cells."""
     same = predicted.codes == actual.codes
+    lineages = np.array([lineage_of(name) for name in actual.names], dtype=object)
     recalls = [same[actual.codes == code].mean() for code in np.unique(actual.codes)]
     top_k: tuple[float, ...] = ()
     log_loss = None
@@ -210,6 +215,7 @@ def compare_types(actual: Annotation, predicted: Annotation) -> TypeAgreement:
     return TypeAgreement(
         accuracy=_mean(same),
         balanced_accuracy=_mean(np.array(recalls)),
+        lineage_accuracy=_mean(lineages[predicted.codes] == lineages[actual.codes]),
         top_k=top_k,
         log_loss=log_loss,
         confidence=_mean(predicted.confidence),

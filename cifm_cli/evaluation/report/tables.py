@@ -184,13 +184,22 @@ def cell_type_table(types: CellTypes) -> Table:
     """Agreement of the cell types of every predictor and form with the actual types; the best accuracy is marked."""
     agreement = {f"{name}, {form}": found for name, forms in types.agreement.items() for form, found in forms.items()}
     rows = [
-        ["actual", "1.000", "1.000", "1.000", "-", f"{types.confidence:.3f}", "100.0%"],
+        ["actual", "1.000", "1.000", "1.000", "1.000", "-", f"{types.confidence:.3f}", "100.0%"],
         ["ceiling: half of the counts", *_agreement_row(types.ceiling)],
         *([name, *_agreement_row(found)] for name, found in agreement.items()),
     ]
     top = max((found.accuracy for found in agreement.values()), default=0.0)
     best = [(row, 1) for row, found in enumerate(agreement.values(), start=2) if found.accuracy == top]
-    columns = ["predictor", "same type ↑", "balanced ↑", "top 3 ↑", "log loss ↓", "confidence", "assigned"]
+    columns = [
+        "predictor",
+        "same type ↑",
+        "balanced ↑",
+        "same lineage ↑",
+        "top 3 ↑",
+        "log loss ↓",
+        "confidence",
+        "assigned",
+    ]
     return Table(columns, rows, best)
 
 
@@ -208,6 +217,7 @@ def _agreement_row(agreement: TypeAgreement) -> list[str]:
     return [
         f"{agreement.accuracy:.3f}",
         f"{agreement.balanced_accuracy:.3f}",
+        f"{agreement.lineage_accuracy:.3f}",
         f"{agreement.top_k[2]:.3f}" if len(agreement.top_k) > 2 else "-",
         "-" if agreement.log_loss is None else f"{agreement.log_loss:.2f}",
         f"{agreement.confidence:.3f}",
