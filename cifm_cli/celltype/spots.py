@@ -50,6 +50,7 @@ NUM_CLUSTERED_GENES: Final = 1_000
 CLUSTER_WEIGHT: Final = 0.8
 # Of the mean score of the lineages other than epithelium: they also grow within tumours, as stroma and infiltrate do.
 OTHERS_WEIGHT: Final = 0.7
+MEDIAN_WEIGHT: Final = 0.4  # of the median against the mean, in the lead of epithelium from which a spot is called so
 MAX_DEVIATION: Final = 3.0
 SHARPNESS: Final = 6.0  # factor of the scores, before they are turned into probabilities
 
@@ -75,11 +76,7 @@ class SpotAnnotator:
         selected = columns[self.clustered]
         counts = counts[:, np.maximum(selected, 0)].multiply(selected >= 0).tocsr()
         clusters = self.clusters.assign(counts)
-        own = self.own_scores(expression, symbols)
-        scores = CLUSTER_WEIGHT * self.cluster_scores[clusters] + (1 - CLUSTER_WEIGHT) * own + self.offset
-        others = scores[:, 1:]
-        level = OTHERS_WEIGHT * others.mean(axis=1, keepdims=True)
-        scores = np.column_stack([scores[:, :1], level + others - others.max(axis=1, keepdims=True)])
+        scores = self.scores(self.own_scores(expression, symbols), clusters)
         probabilities = softmax(SHARPNESS * scores, axis=1)
         is_void = np.asarray(expression.sum(axis=1)).ravel() <= 0
         probabilities[is_void] = 0.0
@@ -88,6 +85,21 @@ class SpotAnnotator:
         with np.errstate(divide="ignore"):
             logs = np.log(columns_of_names).astype(np.float32)
         return Annotation(self.names, codes.astype(np.int64), probabilities.max(axis=1).astype(np.float32), logs)
+
+    def scores(self, own: Numbers, clusters: NDArray[np.int64]) -> Numbers:
+        """Scores by which spots are named.
+
+        Args:
+            own: (N, L) from `own_scores`.
+            clusters: (N,) cluster of each spot.
+
+        Returns:
+            (N, L), where the largest score of stromal and immune cells is a fraction of the mean of both.
+        """
+        scores = CLUSTER_WEIGHT * self.cluster_scores[clusters] + (1 - CLUSTER_WEIGHT) * own + self.offset
+        others = scores[:, 1:]
+        level = OTHERS_WEIGHT * others.mean(axis=1, keepdims=True)
+        return np.column_stack([scores[:, :1], level + others - others.max(axis=1, keepdims=True)])
 
     def own_scores(self, expression: csr_matrix, symbols: Sequence[str]) -> Numbers:
         """(N, L) mean standardised expression of the genes of each lineage."""
@@ -144,13 +156,18 @@ def fit_spot_annotator(
     own = annotator.own_scores(expression, symbols)
     annotator = replace(annotator, offset=-own.mean(axis=0))
     assigned = clusters.assign(counts[:, clustered].tocsr())
-    scores = np.array(
+    cluster_scores = np.array(
         [
             own[assigned == number].mean(axis=0) if (assigned == number).any() else own.mean(axis=0)
             for number in range(len(clusters.centres))
         ]
     )
-    return replace(annotator, cluster_scores=scores)
+    annotator = replace(annotator, cluster_scores=cluster_scores)
+    scores = annotator.scores(own, assigned)
+    lead = scores[:, 0] - scores[:, 1:].max(axis=1)
+    offset = annotator.offset.copy()
+    offset[0] += MEDIAN_WEIGHT * (lead.mean() - np.median(lead))
+    return replace(annotator, offset=offset)
 
 
 def _lineage_genes(symbols: Sequence[str], tissue: str | None) -> list[NDArray[np.int64]]:

@@ -24,7 +24,9 @@ def annotation(codes: list[int], probabilities: list[list[float]] | None = None)
     with np.errstate(divide="ignore"):
         weighed = None if probabilities is None else np.log(np.array([[*row, 0.0] for row in probabilities]))
     scores = np.full(len(codes), 0.25, dtype=np.float32)
-    return Annotation(NAMES, np.array(codes, dtype=np.int64), scores, None if weighed is None else weighed.astype(np.float32))
+    return Annotation(
+        NAMES, np.array(codes, dtype=np.int64), scores, None if weighed is None else weighed.astype(np.float32)
+    )
 
 
 def test_agreement_by_hand() -> None:
