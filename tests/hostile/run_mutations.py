@@ -1,6 +1,6 @@
 """Run commands on randomly damaged files, and count what happens.
 
-    python tests/hostile/run_mutations.py --count 1000 --seed 1 --keep /tmp/failures [--only hdf5] [--name KIND]
+    python tests/hostile/run_mutations.py --count 1000 --seed 1 --keep failures [--only hdf5] [--name KIND]
 
 Each mutation damages a copy of an intact workspace and runs a command on it in a child process. Workspaces with another outcome
 than an error with a hint, or the same result, are kept for inspection; `outcome.txt` in them holds command and messages.
