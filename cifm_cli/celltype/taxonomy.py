@@ -1,7 +1,8 @@
 """The tree of cell types: the parent of each type, and the tissues in which it occurs.
 
 The packaged table `taxonomy.tsv` has the columns `cell_type`, `parent`, `tissues` (names separated by commas; empty for
-types that occur in any tissue) and `complete_in` (tissues in which every cell of the type is of a type below it). A type outside the table is a root that occurs anywhere.
+types that occur in any tissue) and `complete_in` (tissues in which every cell of the type is of a type below it). A type
+outside the table is a root that occurs anywhere.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _open(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        # Without locks in the file system, nobody can hold one, and a reader changes nothing.
+        # Without locks in the file system, no process can hold one, and a reader changes nothing.
         if "unable to lock file" in str(error) and system_errno(error) in REFUSED_LOCK:
             return h5py.File(path, "r", locking=False)
         raise

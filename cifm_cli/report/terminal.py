@@ -32,7 +32,7 @@ _MAX_LENGTH = 100  # characters of a value in `flatten`
 
 
 class _Stderr:
-    """stderr, on which a terminal that was closed or a pipe that nobody reads is no error: the work goes on."""
+    """stderr without errors: if the terminal is closed or the pipe has no reader, messages are lost and the work goes on."""
 
     def __init__(self) -> None:
         # Looked up each time, because tests and callers may replace sys.stderr.
@@ -63,7 +63,7 @@ def prepare_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
-        if stream is None:  # Python's word for a closed one
+        if stream is None:  # how Python represents a closed stream
             setattr(sys, name, open(number, "w", encoding="utf8", errors="backslashreplace", closefd=False))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             # A terminal with ASCII lacks most characters, and names of files may hold bytes that are no text.

@@ -101,7 +101,7 @@ def _wait_for_holder(lock: Path, problem: str, hint: str, attempts: int) -> None
     if attempts == _MAX_ATTEMPTS:
         text = f"{problem}{_describe(_read_holder(lock))}"
         if (claim := _claim_path(lock)).exists():
-            # Without locks, nobody can tell whether a process of another machine has ended.
+            # Without locks, it is unknown whether a process of another machine has ended.
             raise CifmError(text, f"{hint or 'wait for it to end'}; if that process has ended, delete {claim}")
         if hint:
             raise CifmError(text, hint)
@@ -190,7 +190,7 @@ def _claim(lock: Path) -> bool:
         try:
             descriptor = os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
-            # Of a process on another machine, nobody here can tell whether it has ended.
+            # It is unknown whether a process of another machine has ended.
             if not _holder_has_ended(claim):
                 return False
             _remove(claim)

@@ -36,7 +36,7 @@ _NAME: Final = re.compile(rf"\.({PATTERN})-[0-9a-f]{{4}}(\.partial\.|\.replaced\
 # Earlier versions did not name the owner.
 _EARLIER: Final = re.compile(r"\.[0-9a-f]{8}(\.partial\.)(.*)", re.DOTALL)
 _MAX_ORDER_BYTES: Final = 1 << 20
-_MAX_AGE_S: Final = 24 * 3600.0  # of a file that nobody has changed and whose process is on another machine
+_MAX_AGE_S: Final = 24 * 3600.0  # since the last change of a file whose process is on another machine
 
 
 class Leftover(NamedTuple):
@@ -90,7 +90,7 @@ def remove_leftovers(folder: Path, owned: Callable[[str], bool] = lambda _name: 
 
     Args:
         folder: Folder of the files; it need not exist.
-        owned: Tells by their names which files nobody but this process may write.
+        owned: Decides by the name of a file whether this process alone may write it.
     """
     for lock in folder.glob(f".*{SUFFIX}"):
         remove_abandoned_lock(lock)
@@ -158,7 +158,7 @@ def remove(path: Path) -> bool:
 
 
 def _is_abandoned(leftover: Leftover) -> bool:
-    """Whether the process of a file has ended, or the file has not changed for a day where nobody can tell."""
+    """Whether the process of a file has ended, or, where that is unknown, whether the file has not changed for a day."""
     if leftover.owner and leftover.owner.is_here():
         return leftover.owner.has_ended()
     try:

@@ -125,7 +125,7 @@ def locking_folder(config: TrainConfig, processes: Processes) -> Iterator[None]:
     folder = config.folder
     hint = "wait for it to end, or choose another --out"
     with holding_lock(folder / LOCK_FILE, folder, "training", hint=hint):
-        # The lock tells that nobody else writes such files, on whatever machine the run was killed.
+        # While the lock is held, no other process writes such files, whichever machine the killed run was on.
         remove_leftovers(folder, owned=_is_of_training)
         yield
 

@@ -105,7 +105,7 @@ class Running:
 
     def send(self, number: int) -> None:
         """Send a signal to the command, if it still runs."""
-        os.kill(self.pid, number)  # a process that nobody has waited for keeps its number
+        os.kill(self.pid, number)  # a process keeps its number until it is waited for
 
     def wait(self, limit_s: float = 120.0) -> Outcome:
         """Wait for the end; a `Problem` if it does not come."""
