@@ -75,15 +75,9 @@ def transfer(
             "in another way, cells that are scored here may have been trained on"
         )
     if seen or seen_before:
-        name, new_to_initial = IN_SAMPLE, bool(initial) and not seen_before
-    elif platform in platforms | initial_platforms or not platforms:
-        name, new_to_initial = CROSS_SAMPLE, bool(initial_platforms) and platform not in initial_platforms
+        name, fine_tuned = IN_SAMPLE, bool(initial) and not seen_before
     else:
-        name, new_to_initial = CROSS_PLATFORM, False
-    changes = [FINE_TUNED] * new_to_initial + [ADAPTED] * (adapt != NO_ADAPTATION)
-    adaptation = ", ".join(changes) or (None if name == IN_SAMPLE else ZERO_SHOT)
-    if name == CROSS_SAMPLE and new_to_initial:
-        name = CROSS_PLATFORM  # pretrained on another platform; this one was only in the fine-tuning
+        name, fine_tuned = _relate_platform(platform, platforms, initial_platforms)
     same_content = {_stem(path) for path, other in own.items() if other == digest}
     only_validated = not seen_before and same_content <= set(validation_slides)
     trained_rows = NO_ROWS if only_validated else np.intersect1d(scored, slide.region(keys.TRAIN))
@@ -95,7 +89,7 @@ def transfer(
         )
     facts = {
         "name": name,
-        "adaptation": adaptation,
+        "adaptation": _name_adaptation(name, adapt, fine_tuned=fine_tuned),
         "trained_cells_scored": num_trained,
         "platform": platform,
         "trained_on": [_stem(path) for path in own],
@@ -124,6 +118,21 @@ def describe_transfer(facts: dict[str, Any]) -> str:
     num_trained = facts["trained_cells_scored"]
     warning = f"; {num_trained:,} of the scored cells were training cells of the model" if num_trained else ""
     return f"{kind}: {words[facts['name']]} (trained on {trained_on}; {platforms}){adapted}{warning}"
+
+
+def _relate_platform(platform: str | None, platforms: set[str], initial_platforms: set[str]) -> tuple[str, bool]:
+    """The relation of a slide that was not trained on, and whether its platform was part of fine-tuning only."""
+    if platform not in platforms | initial_platforms and platforms:
+        return CROSS_PLATFORM, False
+    if initial_platforms and platform not in initial_platforms:
+        return CROSS_PLATFORM, True  # pretrained on another platform
+    return CROSS_SAMPLE, False
+
+
+def _name_adaptation(name: str, adapt: str, *, fine_tuned: bool) -> str | None:
+    """What was done to use a model on a slide; None for a slide on which it was trained from the start."""
+    steps = {FINE_TUNED: fine_tuned, ADAPTED: adapt != NO_ADAPTATION}
+    return ", ".join(step for step, done in steps.items() if done) or (None if name == IN_SAMPLE else ZERO_SHOT)
 
 
 def _stem(path: str | Path) -> str:

@@ -6,11 +6,16 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cifm_cli import keys, provenance
+from cifm_cli.celltype.base import TYPING_SUM
 from cifm_cli.celltype.registry import model_files
 from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
+from cifm_cli.evaluation.dataset import EvaluationDataset
 from cifm_cli.evaluation.folds import WHOLE
+from cifm_cli.evaluation.metrics.cell_types import annotator_for
 from cifm_cli.evaluation.parallel import load_models
 from cifm_cli.evaluation.report.leave_out import slide_table, verdict
 from cifm_cli.evaluation.run import Evaluation, compare_slides, refuse_duplicates, score_slides
@@ -117,7 +122,7 @@ def _complete(evaluation: EvaluateConfig, recipe: Recipe) -> EvaluateConfig:
 
 
 def _check_slide(path: Path, evaluation: EvaluateConfig) -> None:
-    """Check that a slide can be read, trained on and scored."""
+    """Check that a slide can be read, trained on and scored, as far as this is known without a model."""
     slide = open_slide(path, hold=False)
     for name in (keys.TRAIN, evaluation.region):
         if not len(slide.region(name)):
@@ -125,6 +130,10 @@ def _check_slide(path: Path, evaluation: EvaluateConfig) -> None:
                 f"slide {slide.name}: no cells in its {name} region",
                 "leave this slide out, or prepare it with another --split",
             )
+    if evaluation.annotator:
+        every_gene = np.arange(slide.num_genes)
+        dataset = EvaluationDataset(slide, every_gene, TYPING_SUM, slide.radius_um, slide.radius_um, evaluation.seed)
+        annotator_for(evaluation.annotator, dataset, trust_pickle=evaluation.trust_pickle)
 
 
 def _log_work(groups: Sequence[SlideGroup], config: LeaveOutConfig) -> None:
