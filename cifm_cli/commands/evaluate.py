@@ -28,6 +28,7 @@ def evaluate(
     rounds: own.Rounds = None,
     leave_out: own.LeaveOut = None,
     recipe: own.Recipe = None,
+    settings: own.Settings = None,
     train_minutes: own.TrainMinutes = None,
     annotator: own.Annotator = None,
     trust_pickle: options.TrustPickle = False,
@@ -47,11 +48,11 @@ def evaluate(
     from cifm_cli.evaluation.setup import EvaluateConfig
     from cifm_cli.report import terminal
 
-    _check_usage(leave_out, model, recipe, train_minutes)
+    _check_usage(leave_out, model, trains=any((recipe, settings, train_minutes)))
     files.check_folder(out)  # before the computation, which may take hours
     config = EvaluateConfig(
         slides=workspace.slide_paths(slides or ()),
-        models=[] if leave_out else [workspace.run_folder(run) for run in model or (None,)],
+        models=[] if leave_out is not None else [workspace.run_folder(run) for run in model or (None,)],
         region=region.value if region else "",
         geometries=[chosen.value for chosen in geometry or ()],
         block_radii=block_radii or (),
@@ -65,8 +66,10 @@ def evaluate(
         seed=seed,
         num_processes=devices,
     )
-    if leave_out:
-        evaluation = _leave_out(config, leave_out, recipe, train_minutes, out)
+    if leave_out is not None:
+        limit = [] if train_minutes is None else [f"train.max_minutes={train_minutes}"]
+        changes = [*(settings or ()), *limit]
+        evaluation = _leave_out(config, leave_out, recipe, changes, out)
     else:
         evaluation = run_evaluation(config, terminal.show_table)
     files.write(out, evaluation.metrics, evaluation.results, save_predictions=save_predictions)
@@ -75,19 +78,15 @@ def evaluate(
         terminal.emit(evaluation.metrics)
 
 
-def _check_usage(
-    leave_out: str | None, model: list[Path] | None, recipe: str | None, train_minutes: float | None
-) -> None:
-    """Refuse options that exclude each other."""
-    if leave_out and model:
+def _check_usage(leave_out: str | None, model: list[Path] | None, *, trains: bool) -> None:
+    """Refuse options that exclude each other; `trains` tells whether an option of the trainings is given."""
+    if leave_out is not None and model:
         raise typer.BadParameter("--leave-out trains its own models, leave --model out")
-    if not leave_out and (recipe or train_minutes):
-        raise typer.BadParameter("--recipe and --train-minutes are for the trainings of --leave-out")
+    if trains and leave_out is None:
+        raise typer.BadParameter("--recipe, --set and --train-minutes are for the trainings of --leave-out")
 
 
-def _leave_out(
-    config: EvaluateConfig, key: str, recipe: str | None, train_minutes: float | None, out: Path
-) -> Evaluation:
+def _leave_out(config: EvaluateConfig, key: str, recipe: str | None, changes: list[str], out: Path) -> Evaluation:
     """Train and evaluate with each group of slides left out."""
     from cifm_cli import recipe as recipes
     from cifm_cli.leave_out.run import FOLDER, LeaveOutConfig, leave_out
@@ -95,6 +94,5 @@ def _leave_out(
 
     if recipe is None and PRETRAIN not in recipes.shipped():
         recipe = str(workspace.run_folder(None) / "recipe.toml")
-    changes = [] if train_minutes is None else [f"train.max_minutes={train_minutes}"]
     loaded = recipes.load(recipes.find(recipe or PRETRAIN), changes)
     return leave_out(LeaveOutConfig(key, loaded, out / FOLDER, config), terminal.show_table)

@@ -94,6 +94,14 @@ Recipe = Annotated[
         show_default="pretrain, or that of runs/latest",
     ),
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="With --leave-out: change a key of the recipe, such as train.steps=500; may be repeated.",
+    ),
+]
 TrainMinutes = Annotated[
     float | None,
     typer.Option(
