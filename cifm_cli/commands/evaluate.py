@@ -89,7 +89,7 @@ def _check_usage(leave_out: str | None, model: list[Path] | None, *, trains: boo
 def _leave_out(config: EvaluateConfig, key: str, recipe: str | None, changes: list[str], out: Path) -> Evaluation:
     """Train and evaluate with each group of slides left out."""
     from cifm_cli import recipe as recipes
-    from cifm_cli.leave_out.run import FOLDER, LeaveOutConfig, leave_out
+    from cifm_cli.cross_validation.run import FOLDER, LeaveOutConfig, leave_out
     from cifm_cli.report import terminal
 
     if recipe is None and PRETRAIN not in recipes.shipped():

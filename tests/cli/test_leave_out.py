@@ -12,9 +12,9 @@ import anndata as ad
 import pytest
 from builders import interrupt_training
 
+from cifm_cli.cross_validation import training
+from cifm_cli.cross_validation.groups import group_slides
 from cifm_cli.errors import CifmError
-from cifm_cli.leave_out import training
-from cifm_cli.leave_out.groups import group_slides
 from cifm_cli.training.config import TrainConfig
 
 RECIPE = """

@@ -53,8 +53,9 @@ def verdict(metrics: Mapping[str, Any], geometry: str) -> str:
             f"{METRIC_NAMES[metric]} {percentage(pair) if 'percent' in pair else size} ({decision}; better on "
             f"{pair['num_better']} of {num_slides})"
         )
+    used = {of_slide["scenario"][MODEL]["adaptation"] for of_slide in metrics["slides"].values()}
     return (
-        f"Leave one {facts['key']} out, {geometry}: {MODEL} minus the best baseline of each slide, mean over {num_slides} "
+        f"Leave one {facts['key']} out, {geometry}: {MODEL} ({' or '.join(sorted(map(str, used)))}) minus the best baseline of each slide, mean over {num_slides} "
         f"slides in {facts['num_groups']} groups: {', '.join(parts)}"
     )
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from cifm_cli.leave_out.groups import SlideGroup
+    from cifm_cli.cross_validation.groups import SlideGroup
     from cifm_cli.recipe import Recipe
 
 PLAN_FILE = "plan.json"

@@ -12,7 +12,7 @@ from cifm_cli.errors import CifmError
 from cifm_cli.path_text import file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 SLIDE = "slide"  # the key by which every slide is a group
@@ -34,12 +34,13 @@ class SlideGroup:
         return self.name if len(self.name) <= _MAX_LABEL else f"{self.name[:_MAX_LABEL]}..."
 
 
-def group_slides(slides: Sequence[Path], key: str) -> list[SlideGroup]:
-    """Group slides by a key that they store.
+def group_slides(slides: Sequence[Path], key: str, given: Mapping[str, str] | None = None) -> list[SlideGroup]:
+    """Group slides by a key that they store, or as the caller does.
 
     Args:
         slides: Prepared slides with different names.
         key: `slide`, or a key of `uns["cifm"]` whose value is a text or a number, such as `sample`.
+        given: Name of each slide to its group, which is then not read from the slide.
 
     Returns:
         The groups, sorted by name.
@@ -47,7 +48,9 @@ def group_slides(slides: Sequence[Path], key: str) -> list[SlideGroup]:
     Raises:
         CifmError: No slide has this key, one of them lacks it, or all slides are in one group.
     """
-    stored = {path: describe_slide_keys(path) for path in slides}
+    stored = {
+        path: describe_slide_keys(path) if given is None else {key: given[file_name(path)].strip()} for path in slides
+    }
     if not any(key in values for values in stored.values()):
         known = sorted({name for values in stored.values() for name in values})
         raise CifmError(f"--leave-out {key}: no slide stores it; they store {', '.join(known)}", _SAMPLE_HINT)

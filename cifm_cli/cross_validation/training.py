@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from cifm_cli.cross_validation.groups import SlideGroup
     from cifm_cli.evaluation.setup import EvaluateConfig
-    from cifm_cli.leave_out.groups import SlideGroup
     from cifm_cli.recipe import Recipe
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,9 @@ import numpy as np
 from cifm_cli import keys, provenance
 from cifm_cli.celltype.base import TYPING_SUM
 from cifm_cli.celltype.registry import model_files
+from cifm_cli.cross_validation.groups import SlideGroup, group_slides
+from cifm_cli.cross_validation.plan import Plan
+from cifm_cli.cross_validation.training import is_finished, is_started, train_without
 from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.dataset import EvaluationDataset
@@ -19,9 +22,6 @@ from cifm_cli.evaluation.metrics.cell_types import annotator_for
 from cifm_cli.evaluation.parallel import load_models
 from cifm_cli.evaluation.report.leave_out import slide_table, verdict
 from cifm_cli.evaluation.run import Evaluation, compare_slides, refuse_duplicates, score_slides
-from cifm_cli.leave_out.groups import SlideGroup, group_slides
-from cifm_cli.leave_out.plan import Plan
-from cifm_cli.leave_out.training import is_finished, is_started, train_without
 from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.path_text import file_name, path_text
 
@@ -47,6 +47,7 @@ class LeaveOutConfig:
     recipe: Recipe  # of every training
     folder: Path  # folder of the trainings
     evaluation: EvaluateConfig  # the slides and how they are evaluated; its `models` are not used
+    groups: Mapping[str, str] | None = None  # name of each slide to its group; None: the groups that the slides store
 
 
 def leave_out(config: LeaveOutConfig, show_table: ShowTable = lambda *_: None) -> Evaluation:
@@ -68,7 +69,7 @@ def leave_out(config: LeaveOutConfig, show_table: ShowTable = lambda *_: None) -
     evaluation = _complete(config.evaluation, config.recipe)
     slides, seed = evaluation.slides, evaluation.seed
     refuse_duplicates("slides", [file_name(path) for path in slides])
-    groups = group_slides(slides, config.key)
+    groups = group_slides(slides, config.key, config.groups)
     for path in slides:  # before any training, as an error on the last slide must not cost the work on the others
         _check_slide(path, evaluation)
     origin = provenance.collect(
