@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifm_cli.api.evaluation import Evaluation, as_tables, check_arguments
 from cifm_cli.api.slides import named_slides, open_with_split
-from cifm_cli.api.training import resolve_recipe, write_for_training
+from cifm_cli.api.training import resolve_recipe, write_opened
 from cifm_cli.cross_validation.groups import SLIDE
 from cifm_cli.cross_validation.run import LeaveOutConfig
-from cifm_cli.cross_validation.run import leave_out as run_leave_out
+from cifm_cli.cross_validation.run import leave_out as run
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.setup import EvaluateConfig
 
@@ -72,23 +71,22 @@ def leave_out(
     """
     check_arguments(region, num_folds)
     resolved, adatas = resolve_recipe(recipe, settings or {}), named_slides(data)
-    if groups is not None and set(groups) != set(adatas):
-        raise CifmError(
-            f"groups: names {', '.join(groups)}, the slides are {', '.join(adatas)}", "give one for each slide"
-        )
+    _check_groups(groups, adatas)
     slides = {name: open_with_split(adata, layer, radius_um, name) for name, adata in adatas.items()}
-    config = EvaluateConfig(
-        region=region or "",
-        geometries=[geometries] if isinstance(geometries, str) else geometries,
-        num_folds=num_folds,
-        device=device,
-        backend=backend,
-        seed=seed,
-    )
+    names = [geometries] if isinstance(geometries, str) else geometries
     with tempfile.TemporaryDirectory(prefix="cifm_") as folder:
-        paths = [
-            write_for_training(Path(folder, "slides", f"{name}.h5ad"), adatas[name], slides[name]) for name in slides
-        ]
-        key, runs = SLIDE if groups is None else "group", Path(folder, "runs") if out is None else Path(out)
-        evaluation = run_leave_out(LeaveOutConfig(key, resolved, runs, replace(config, slides=paths), groups))
-        return as_tables(evaluation, slides, {name: adata.obs_names.to_numpy() for name, adata in adatas.items()})
+        paths = [write_opened(Path(folder, "slides", f"{name}.h5ad"), adatas[name], slides[name]) for name in slides]
+        evaluation = EvaluateConfig(
+            paths, (), region or "", names, num_folds=num_folds, backend=backend, device=device, seed=seed
+        )
+        runs = Path(folder, "runs") if out is None else Path(out)
+        found = run(LeaveOutConfig(SLIDE if groups is None else "group", resolved, runs, evaluation, groups))
+        return as_tables(found, slides, {name: adata.obs_names.to_numpy() for name, adata in adatas.items()})
+
+
+def _check_groups(groups: Mapping[str, str] | None, slides: Mapping[str, AnnData]) -> None:
+    """Refuse groups of other slides."""
+    if groups is not None and set(groups) != set(slides):
+        raise CifmError(
+            f"groups: names {', '.join(groups)}, the slides are {', '.join(slides)}", "give one for each slide"
+        )

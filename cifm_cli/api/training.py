@@ -69,9 +69,7 @@ def train(
     with tempfile.TemporaryDirectory(prefix="cifm_") as folder:
         # Training reads tiles from files, so that a corpus may be larger than memory; slides in memory are written first.
         paths = [
-            write_for_training(
-                Path(folder, "slides", f"{name}.h5ad"), adata, open_with_split(adata, layer, radius_um, name)
-            )
+            write_opened(Path(folder, "slides", f"{name}.h5ad"), adata, open_with_split(adata, layer, radius_um, name))
             for name, adata in slides.items()
         ]
         run = Path(folder, "run") if out is None else Path(out)
@@ -89,7 +87,7 @@ def train(
         return load_model(run, device=device, backend=backend, precision=resolved.train.precision)
 
 
-def write_for_training(path: Path, adata: AnnData, opened: AnnDataSlide) -> Path:
+def write_opened(path: Path, adata: AnnData, opened: AnnDataSlide) -> Path:
     """Write a slide with the caller's names of the cells, and return the path."""
     write_slide(path, opened.slide, adata.obs_names[opened.rows].tolist(), opened.rows)
     return path

@@ -74,9 +74,10 @@ def describe_slide_keys(path: Path) -> dict[str, str]:
     stored = {
         key: str(value).strip()
         for key, value in (read_metadata(path) or {}).items()
-        if isinstance(value, (str, int, float)) and key != keys.FORMAT
+        if isinstance(value, str | int | float) and key != keys.FORMAT
     }
-    return {**stored, SLIDE: file_name(path)}
+    # The text of a number that is missing.
+    return {key: "" if value == "nan" else value for key, value in stored.items()} | {SLIDE: file_name(path)}
 
 
 def _folder_names(names: Sequence[str]) -> dict[str, str]:

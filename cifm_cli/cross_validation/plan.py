@@ -57,14 +57,15 @@ class Plan:
             CifmError: The folder holds trainings of another plan, or its plan is damaged.
         """
         path, content = folder / PLAN_FILE, self.to_json()
-        if not path.exists():
+        # Without a run there is nothing to continue: the plan is that of a command that failed early.
+        if not path.exists() or not any(entry.is_dir() for entry in folder.iterdir()):
             write_json(path, content)
             return
         differing = _differences(_read(path), content)
         if differing:
             raise CifmError(
                 f"{folder}: its trainings were started with another {', '.join(differing)}",
-                "give the same again to continue them, or choose another --out",
+                "give the same again to continue them, choose another --out, or remove this folder",
             )
 
 

@@ -69,9 +69,9 @@ def leave_out(config: LeaveOutConfig, show_table: ShowTable = lambda *_: None) -
     evaluation = _complete(config.evaluation, config.recipe)
     slides, seed = evaluation.slides, evaluation.seed
     refuse_duplicates("slides", [file_name(path) for path in slides])
-    groups = group_slides(slides, config.key, config.groups)
     for path in slides:  # before any training, as an error on the last slide must not cost the work on the others
         _check_slide(path, evaluation)
+    groups = group_slides(slides, config.key, config.groups)
     origin = provenance.collect(
         "evaluate",
         seed=seed,

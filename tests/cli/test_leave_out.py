@@ -195,7 +195,7 @@ def test_trainings_of_other_settings_are_not_continued(cifm: Callable, words: li
     code, _, err = cifm(*WORDS, *words, "--out", "whole")
     assert code == 1
     assert f"error: whole/leave_out: its trainings were started with {message}" in err
-    assert "hint: give the same again to continue them, or choose another --out" in err
+    assert "hint: give the same again to continue them, choose another --out, or remove this folder" in err
 
 
 @pytest.mark.usefixtures("evaluated")
@@ -223,10 +223,12 @@ def test_a_changed_slide_is_not_evaluated_with_earlier_trainings(cifm: Callable,
         (["--recipe", "nowhere.toml"], "recipe nowhere.toml: no such file", "shipped recipes"),
         (["--geometry", "whole"], "--region all leaves no visible cells in the geometry whole", "another region"),
         (["--annotator", "oracle"], "--annotator oracle: no such annotator", "markers"),
+        (["prepared", "damaged.h5ad"], "damaged.h5ad: not a prepared slide", ""),
         (["nowhere.h5ad"], "nowhere.h5ad: no such file", "cifm prepare"),
     ],
 )
 def test_errors_come_before_any_training(cifm: Callable, words: list[str], message: str, hint: str) -> None:
+    Path("damaged.h5ad").write_bytes(b"nothing")
     code, out, err = cifm(*WORDS, *words, "--out", "refused")
     assert (code, out) == (1, "")
     *_, error, advice = err.strip().splitlines()
@@ -239,11 +241,25 @@ def test_errors_come_before_any_training(cifm: Callable, words: list[str], messa
 
 def test_a_damaged_plan_is_an_error(cifm: Callable) -> None:
     folder = Path("damaged/leave_out")
-    folder.mkdir(parents=True)
+    (folder / "A").mkdir(parents=True)
     (folder / "plan.json").write_text("{")
     code, _, err = cifm(*WORDS, "--out", "damaged")
     assert code == 1
     assert "error: damaged/leave_out/plan.json: damaged" in err
+
+
+def test_a_plan_without_trainings_is_replaced(cifm: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first training fails before it has written anything, and the next command may have another recipe."""
+
+    def fail(*_: object) -> None:
+        raise CifmError("it failed", "try again")
+
+    monkeypatch.setattr(training, "launch", fail)
+    for seed in ("0", "1"):
+        code, _, err = cifm(*WORDS, "--seed", seed, "--out", "failed")
+        assert code == 1
+        assert "error: it failed" in err
+    assert json.loads(Path("failed/leave_out/plan.json").read_text())["seed"] == 1
 
 
 @pytest.mark.parametrize(
