@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cifm_cli.model.network import Network
 from cifm_cli.model.output import mean_output
-from cifm_cli.model.slide_parameters import PooledParameters
+from cifm_cli.model.slide_parameters import POOLED, PooledParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cifm_cli.model.output import Output
     from cifm_cli.recipe import Recipe
 
-_FIRST, _MEMBERS, _OTHERS, _POOLED = "members.0.", "members.", "others.", "pooled."
+_FIRST, _MEMBERS, _OTHERS = "members.0.", "members.", "others."
 
 
 class Ensemble(nn.Module):
@@ -72,7 +72,8 @@ class Ensemble(nn.Module):
             own.load_state_dict(given.state_dict())
         if self.pooled and other.pooled:
             every_gene = torch.arange(other.pooled.num_genes)
-            self.pooled.fill(other.pooled.parameters_of(every_gene), every_gene)
+            # Its states are replaced once the slides are fitted, and may be too many.
+            self.pooled.fill(other.pooled.parameters_of(every_gene).first_states(self.pooled.max_states), every_gene)
 
     def load_stored_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy weights from a file into the networks.
@@ -89,7 +90,7 @@ class Ensemble(nn.Module):
 
 def _stored_name(name: str) -> str:
     """From the name of a tensor of the ensemble to the name in a file."""
-    if name.startswith(_POOLED):
+    if name.startswith(POOLED):
         return name
     if name.startswith(_FIRST):
         return name.removeprefix(_FIRST)
@@ -99,7 +100,7 @@ def _stored_name(name: str) -> str:
 
 def _module_name(stored: str) -> str:
     """From the name in a file to that of the ensemble; an unknown name stays unknown to `load_state_dict`."""
-    if stored.startswith(_POOLED):
+    if stored.startswith(POOLED):
         return stored
     number, _, weight = stored.removeprefix(_OTHERS).partition(".")
     if stored.startswith(_OTHERS) and number.isdecimal():

@@ -13,8 +13,12 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cifm_cli.model.gene_profiles import GeneProfiles
     from cifm_cli.recipe_sections import ObjectiveRecipe
+
+POOLED = "pooled."  # prefix of the tensors of `PooledParameters` in files
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,11 @@ class SlideParameters:
             expressed_weights=self.expressed_weights[:, genes],
             state_profiles=self.state_profiles[:, genes],
         )
+
+    def first_states(self, number: int) -> SlideParameters:
+        """Leave out the states after the first ones."""
+        frequency = self.state_frequency[:number]
+        return replace(self, state_profiles=self.state_profiles[:number], state_frequency=frequency / frequency.sum())
 
     def with_profiles(self, profiles: GeneProfiles) -> SlideParameters:
         """Replace the gene profiles, such as by those of other cells of the slide."""
@@ -153,6 +162,11 @@ class PooledParameters(nn.Module):
         """G."""
         return len(self.get_buffer("mean"))
 
+    @property
+    def max_states(self) -> int:
+        """Largest number of states that can be stored."""
+        return len(self.get_buffer("state_frequency"))
+
     def parameters_of(self, genes: Tensor) -> SlideParameters:
         """The parameters for a panel.
 
@@ -168,3 +182,18 @@ class PooledParameters(nn.Module):
             stored, state_profiles=stored.state_profiles[used], state_frequency=stored.state_frequency[used]
         )
         return stored.take_genes(genes.to(stored.mean.device))
+
+
+def pooled_problem(tensors: Mapping[str, Tensor]) -> str | None:
+    """Describe pooled parameters in a file that no fit gives; None without any.
+
+    Args:
+        tensors: Tensors of the file by name.
+    """
+    # Logarithms are taken of both; a frequency of zero marks an unused state.
+    composition, frequency = tensors.get(f"{POOLED}composition"), tensors.get(f"{POOLED}state_frequency")
+    if composition is not None and bool((composition <= 0).any()):
+        return f"tensor {POOLED}composition has a value that is not positive"
+    if frequency is not None and bool((frequency < 0).any() or not frequency.any()):
+        return f"tensor {POOLED}state_frequency has a negative value, or no positive one"
+    return None

@@ -103,7 +103,7 @@ class Session:
         if self.processes.is_first:
             spec = RunSpec.from_provenance(self.corpus.vocabulary, self.provenance)
             slides = slide_tensors(self.corpus)
-            save_state(self.folder, self.networks(), slides, self.optimiser, self.state, spec, self.recipe.train.keep)
+            save_state(self.folder, self.networks(), self.optimiser, self.state, spec, self.recipe.train.keep, slides)
 
     def networks(self) -> dict[str, Ensemble]:
         """The networks in a training state, by the names that they have there."""
@@ -302,7 +302,12 @@ def _restore(session: Session) -> None:
     session.start_ema()  # makes the network into which the stored average is loaded
     state, slides = load_state(session.folder, session.networks(), session.optimiser)
     session.state = state
-    restore_slides(session.corpus, slides)
+    try:
+        restore_slides(session.corpus, slides)
+    except ValueError as error:
+        raise CifmError(
+            f"{session.folder}: its training state does not fit its slides: {error}", "train again"
+        ) from error
     # Largest and smallest step. They differ if the machines don't share the folder.
     if session.processes.max(state.step) != -session.processes.max(-state.step):
         raise CifmError(

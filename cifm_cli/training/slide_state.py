@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from cifm_cli.errors import CifmError
 from cifm_cli.model.gene_profiles import GeneTotals
 from cifm_cli.model.slide_parameters import SlideParameters
 from cifm_cli.model.stored_layout import tensor_layout
@@ -43,7 +42,7 @@ def restore_slides(corpus: Corpus, tensors: Mapping[str, Tensor]) -> None:
         tensors: From `slide_tensors`.
 
     Raises:
-        CifmError: They are the parameters of other slides.
+        ValueError: They are the parameters of other slides.
     """
     if corpus.recipe.objective.name != "residual" and not tensors:
         return
@@ -51,7 +50,7 @@ def restore_slides(corpus: Corpus, tensors: Mapping[str, Tensor]) -> None:
     for number, each in enumerate(corpus.fitted_slides):
         expected |= _layout(corpus, each, number, tensors)
     if problem := layout_problem({name: tensor_layout(tensor) for name, tensor in tensors.items()}, expected):
-        raise CifmError(f"the training state does not fit the slides of its run: {problem}", "train again")
+        raise ValueError(problem)
     for number, each in enumerate(corpus.fitted_slides):
         named = {field.name: tensors[f"{number}.{field.name}"] for field in fields(SlideParameters)}
         totals = {field.name: tensors[f"{number}.{_TOTALS}{field.name}"] for field in fields(GeneTotals)}

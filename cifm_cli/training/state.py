@@ -71,29 +71,29 @@ def list_states(folder: Path) -> list[Path]:
 def save_state(
     folder: Path,
     networks: Mapping[str, Ensemble],
-    slides: Mapping[str, torch.Tensor],
     optimiser: torch.optim.Optimizer,
     state: TrainState,
     spec: RunSpec,
     num_kept: int,
+    slides: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a training state as a whole or not at all, then remove the oldest ones.
 
     Args:
         folder: Folder of the run.
         networks: Names and networks whose present weights are stored.
-        slides: Parameters of the slides, see `slide_state`.
         optimiser: Optimiser whose moments are stored.
         state: How far the run has come.
         spec: How the run was started.
         num_kept: Number of states to keep, this one included.
+        slides: Parameters of the slides, from `slide_tensors`.
     """
     tensors = {
         f"{name}.{key}": tensor
         for name, network in networks.items()
         for key, tensor in network.stored_weights().items()
     }
-    tensors |= {f"{_SLIDES}.{key}": tensor for key, tensor in slides.items()}
+    tensors |= {f"{_SLIDES}.{key}": tensor for key, tensor in (slides or {}).items()}
     for number, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"{_OPTIMISER}.{number}.{key}": tensor for key, tensor in moments.items()}
     # The checksum covers the header too: a damaged step number would resume at a wrong place.
