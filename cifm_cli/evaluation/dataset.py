@@ -15,9 +15,10 @@ import numpy as np
 from cifm_cli import keys
 from cifm_cli.data.slide import log_normalise, radius_notes
 from cifm_cli.errors import CifmError
-from cifm_cli.evaluation.examples import Example, GeneStats, Targets, TrainingFolds, VisibleCells, gene_stats
+from cifm_cli.evaluation.examples import Example, Targets, TrainingFolds
 from cifm_cli.evaluation.folds import exceeds_counts, make_folds, make_folds_around, margin_um, training_geometry
 from cifm_cli.evaluation.metrics.gene_sets import choose_gene_sets
+from cifm_cli.inference.neighbourhood.visible_cells import GeneStats, VisibleCells, gene_stats
 from cifm_cli.model.masking import reach_um
 from cifm_cli.provenance import numpy_generator
 

@@ -13,7 +13,8 @@ from scipy.sparse import csr_matrix
 from typer.main import get_command
 
 from cifm_cli.app import app
-from cifm_cli.evaluation.examples import Example, GeneStats, TrainingFolds, VisibleCells
+from cifm_cli.evaluation.examples import Example, TrainingFolds
+from cifm_cli.inference.neighbourhood.visible_cells import GeneStats, VisibleCells
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]

@@ -11,13 +11,14 @@ from scipy.sparse import csr_matrix
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.evaluation.comparison import Comparison, favours_model, overall
 from cifm_cli.evaluation.dataset import EvaluationDataset
-from cifm_cli.evaluation.examples import GeneStats, Targets
+from cifm_cli.evaluation.examples import Targets
 from cifm_cli.evaluation.metrics.calibration import by_distance, calibration, distance_bins
 from cifm_cli.evaluation.metrics.counts import reliability, split_counts
 from cifm_cli.evaluation.metrics.expression import METRICS, Score
 from cifm_cli.evaluation.metrics.gene_sets import residual_variance, variance_between_groups
 from cifm_cli.evaluation.metrics.noise_ceiling import noise_ceiling
 from cifm_cli.evaluation.transfer import describe_transfer, transfer
+from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.statistics.bootstrap import Bootstrap, spatial_bootstrap

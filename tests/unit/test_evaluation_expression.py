@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from scipy.stats import pearsonr, rankdata, spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cifm_cli.evaluation.examples import GeneStats, Targets
+from cifm_cli.evaluation.examples import Targets
 from cifm_cli.evaluation.metrics import expression, ranking
 from cifm_cli.evaluation.metrics.counts import (
     composition_from_mean,
@@ -19,6 +19,7 @@ from cifm_cli.evaluation.metrics.counts import (
     expected_composition,
     mean_deviance,
 )
+from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.statistics.bootstrap import spatial_bootstrap

@@ -12,9 +12,10 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from cifm_cli.data.slide import slide_from_arrays
-from cifm_cli.evaluation.examples import GeneStats, TrainingFolds, VisibleCells, gene_stats
+from cifm_cli.evaluation.examples import TrainingFolds
 from cifm_cli.evaluation.predictors.base import Baseline
 from cifm_cli.evaluation.predictors.registry import BASELINES
+from cifm_cli.inference.neighbourhood.visible_cells import GeneStats, VisibleCells, gene_stats
 from cifm_cli.inference.prediction import Prediction
 
 TRAINING = GeneStats(mean=np.array([1.5, 0.0]), fraction=np.array([0.25, 0.0]), counts=np.array([10.0, 0.0]))

@@ -10,12 +10,14 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from cifm_cli.errors import CifmError
-from cifm_cli.evaluation.examples import Example, GeneStats, TrainingFolds, VisibleCells
+from cifm_cli.evaluation.examples import Example, TrainingFolds
 from cifm_cli.evaluation.predictors import registry
 from cifm_cli.evaluation.predictors.base import Baseline
-from cifm_cli.evaluation.predictors.local_averages import average, nearest, radius_means
 from cifm_cli.evaluation.predictors.registry import all_baselines
-from cifm_cli.evaluation.predictors.regression import RADII, Blend, Ridge, neighbour_means
+from cifm_cli.evaluation.predictors.regression import Blend, Ridge
+from cifm_cli.inference.neighbourhood.blend import RADII, neighbour_means
+from cifm_cli.inference.neighbourhood.circle_means import average, nearest, radius_means
+from cifm_cli.inference.neighbourhood.visible_cells import GeneStats, VisibleCells
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
 
@@ -75,13 +77,13 @@ def test_the_blend_recovers_the_weights_of_each_gene() -> None:
     weights = np.zeros((len(RADII), 2))
     weights[0, 0], weights[2, 1] = 0.5, 0.9
     blend = Blend().fit(training([example(seed, weights) for seed in range(3)]))
-    assert blend.mean_.weights(10.0, 1e-6) == pytest.approx(weights, abs=0.05)
+    assert blend.fitted_.mean.weights(10.0, 1e-6) == pytest.approx(weights, abs=0.05)
 
 
 def test_a_narrow_spread_gives_all_genes_the_same_weights() -> None:
     weights = np.zeros((len(RADII), 2))
     weights[0, 0], weights[2, 1] = 0.5, 0.9
-    found = Blend().fit(training([example(0, weights)])).mean_.weights(1e-6, 1e-6)
+    found = Blend().fit(training([example(0, weights)])).fitted_.mean.weights(1e-6, 1e-6)
     assert found[:, 0] == pytest.approx(found[:, 1], abs=1e-3)
 
 
@@ -92,7 +94,7 @@ def test_the_composition_is_the_likeliest_mixture() -> None:
     assert composition is not None
     counts = numpy_generator(2).poisson(200 * composition)
     examples = [Example(visible, xy_um, csr_matrix(counts * 1.0), csr_matrix(counts * 1.0))]
-    mixture = Blend().fit(training(examples)).mixture_
+    mixture = Blend().fit(training(examples)).fitted_.mixture
     assert mixture.sum() == pytest.approx(1)
     assert np.argmax(mixture) == 1
 

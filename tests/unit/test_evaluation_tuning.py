@@ -13,9 +13,10 @@ from scipy.sparse import csr_matrix
 from scipy.stats import rankdata
 
 from cifm_cli.evaluation import evaluator
-from cifm_cli.evaluation.examples import GeneStats, Targets
+from cifm_cli.evaluation.examples import Targets
 from cifm_cli.evaluation.metrics.ranking import average_ranks, correlations, order_gated, rank_in_order
-from cifm_cli.evaluation.predictors.local_averages import weighted_sums
+from cifm_cli.inference.neighbourhood.circle_means import weighted_sums
+from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
 

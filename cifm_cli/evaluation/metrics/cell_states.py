@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 from cifm_cli import keys
 from cifm_cli.evaluation.folds import hidden_rows
 from cifm_cli.evaluation.predictors.base import MODEL
-from cifm_cli.evaluation.predictors.local_averages import nearest
+from cifm_cli.inference.neighbourhood.circle_means import nearest
 from cifm_cli.model.states import nearest_state
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.statistics.bootstrap import Statistic

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.evaluation.dataset import EvaluationDataset
-    from cifm_cli.evaluation.examples import TrainingFolds, VisibleCells
+    from cifm_cli.evaluation.examples import TrainingFolds
     from cifm_cli.evaluation.folds import Fold
     from cifm_cli.inference.loaded_model import LoadedModel
+    from cifm_cli.inference.neighbourhood.visible_cells import VisibleCells
 
 MODEL = "model"
 Parameters = dict[str, float]

@@ -1,0 +1,84 @@
+"""Ridge regression of many targets on shared features, from sums that are added batch by batch.
+
+Letters: n cells of a batch, F features, Y targets.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Values = NDArray[np.float32]
+
+_TINY = 1e-12
+
+
+class RidgeSums:
+    """Sums of the normal equations. Features and targets are centred, so there is no penalty on the intercept.
+
+    Args:
+        num_features: F.
+        num_targets: Y.
+    """
+
+    def __init__(self, num_features: int, num_targets: int) -> None:
+        self._num_cells = 0
+        self._x, self._y = np.zeros(num_features), np.zeros(num_targets)
+        self._xx, self._xy = np.zeros((num_features, num_features)), np.zeros((num_features, num_targets))
+
+    def add(self, x: Values, y: Values) -> None:
+        """Add a batch of (n, F) features and (n, Y) targets."""
+        self._num_cells += len(x)
+        self._x += x.sum(axis=0, dtype=np.float64)
+        self._y += y.sum(axis=0, dtype=np.float64)
+        # Products within a batch in float32, for speed; their sum over batches in float64.
+        self._xx += x.T @ x
+        self._xy += x.T @ y
+
+    def solver(self) -> RidgeSolver:
+        """Centre and scale the sums; they are used up."""
+        n = max(self._num_cells, 1)
+        x_mean, y_mean = self._x / n, self._y / n
+        xx, xy = self._xx, self._xy
+        xx /= n
+        xy /= n
+        xx -= np.outer(x_mean, x_mean)
+        xy -= np.outer(x_mean, y_mean)
+        # In units of the features' own variance, one grid of penalties serves features of any number and scale.
+        unit = max(float(np.trace(xx)) / max(len(xx), 1), _TINY)
+        xx /= unit
+        xy /= unit
+        return RidgeSolver(x_mean.astype(np.float32), y_mean.astype(np.float32), xx, xy)
+
+
+class RidgeSolver:
+    """Centred normal equations, solved for any penalty.
+
+    Args:
+        x_mean: (F,) means of the features.
+        y_mean: (Y,) means of the targets.
+        xx: (F, F) covariances of the features, in units of their mean variance.
+        xy: (F, Y) covariances of features and targets, in the same units.
+    """
+
+    def __init__(self, x_mean: Values, y_mean: Values, xx: NDArray[np.float64], xy: NDArray[np.float64]) -> None:
+        self.x_mean, self.y_mean = x_mean, y_mean
+        self._xx, self._xy = xx, xy
+        self._coefficients: dict[float, Values] = {}
+
+    def coefficients(self, penalty: float) -> Values:
+        """(F, Y) coefficients at a penalty in units of the mean variance of a feature, solved once for each."""
+        if penalty not in self._coefficients:
+            penalised = self._xx + penalty * np.eye(len(self._xx))
+            solution = cho_solve(cho_factor(penalised, overwrite_a=True), self._xy)
+            self._coefficients[penalty] = np.asarray(solution, dtype=np.float32)
+        return self._coefficients[penalty]
+
+    def predict(self, x: Values, penalty: float) -> Values:
+        """(n, Y) predicted targets of a batch of (n, F) features."""
+        return np.asarray((x - self.x_mean) @ self.coefficients(penalty) + self.y_mean)
