@@ -14,6 +14,7 @@ import torch
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.inference.neighbourhood.blend import REACH_RADII, neighbour_means
 from cifm_cli.inference.neighbourhood.visible_cells import VisibleCells
+from cifm_cli.inference.network_features import NetworkFeatures
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.model.masking import mask_tile, reach_um
 from cifm_cli.model.precision import computing_in
@@ -101,7 +102,7 @@ def predict_tile(model: LoadedModel, tile: HiddenTile) -> Prediction:
     prediction = Prediction.from_logits(output)
     if model.adaptation is None or tile.circles is None:
         return prediction
-    return model.adaptation.refine(prediction, features_of(output), tile.circles)
+    return model.adaptation.refine(prediction, NetworkFeatures.of(output), tile.circles)
 
 
 @torch.inference_mode()
@@ -118,10 +119,3 @@ def run_network(model: LoadedModel, tile: MaskedTile) -> Output:
     with computing_in(model.precision, model.device):
         output: Output = model.checkpoint.network(model.backend, tile.to(model.device))
     return output
-
-
-def features_of(output: Output) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """(M, D) last features of the network, all members side by side, as float32 on the CPU."""
-    if output.features is None:
-        raise ValueError("the head of the paper has no features that a slide could be adapted by")
-    return np.asarray(output.features.float().cpu().numpy())

@@ -118,4 +118,5 @@ class ResidualHead(nn.Module):
             state=state,
             profiles=slide.state_profiles,
             features=z,
+            frequencies=frequencies,
         )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.inference.loaded_model import LoadedModel
+    from cifm_cli.inference.prediction import Prediction
     from cifm_cli.model.gene_profiles import GeneTotals
     from cifm_cli.model.slide_parameters import SlideParameters
 
@@ -53,6 +54,13 @@ class PracticeTile(NamedTuple):
     def num_cells(self) -> int:
         """M."""
         return int(self.counts.shape[0])
+
+    @property
+    def circles(self) -> Sequence[Prediction]:
+        """Neighbour means of the M cells, one prediction for each radius."""
+        if self.hidden.circles is None:
+            raise ValueError("a practice tile is made with neighbour means")
+        return self.hidden.circles
 
     def example(self) -> Example:
         """The same for `fit_slide_parameters`."""

@@ -1,6 +1,6 @@
 """What adaptation has fitted to a slide, and the prediction that follows from it.
 
-Letters: M cells, P genes, D features of the network, F features of the regression.
+Letters: M cells, P genes, D features of the network, F features of the regression, T terms of the smoother.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cifm_cli.inference.adaptation.state_pool import pool_inputs, pool_states
 from cifm_cli.inference.neighbourhood.residuals import add_errors, mean_features, parts_of
 from cifm_cli.inference.prediction import Prediction
 
@@ -21,11 +22,15 @@ if TYPE_CHECKING:
 
     from cifm_cli.inference.neighbourhood.blend import FittedBlend
     from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
+    from cifm_cli.inference.network_features import NetworkFeatures
     from cifm_cli.model.slide_parameters import SlideParameters
 
     Values = NDArray[np.float32]
 
 OUTPUTS = ("mean", "expressed", "composition")
+# Fraction of the base prediction that the regression leaves at least: at zero, unlikely genes would be tied, and a count of
+# one of them impossible.
+FLOOR = 0.1
 
 
 @dataclass(frozen=True)
@@ -41,35 +46,50 @@ class FeatureScale:
 
 
 @dataclass(frozen=True)
+class ErrorRegression:
+    """Regression of the errors of the base prediction."""
+
+    genes: NDArray[np.int64]  # genes whose neighbour means are features
+    scale: FeatureScale  # of the network's features
+    coefficients: Values  # (F, 3 P)
+    intercept: Values  # (3 P,)
+
+    def predict(self, circles: Sequence[Prediction], features: Values, stats: GeneStats) -> Values:
+        """(M, 3 P) errors, see `residuals.errors`."""
+        x = regression_features(circles, features, stats, self.genes, self.scale)
+        return np.asarray(x @ self.coefficients + self.intercept)
+
+
+@dataclass(frozen=True)
 class SlideAdaptation:
-    """A model's adaptation to one slide: base prediction of blend and network, and a regression of its errors."""
+    """A model's adaptation to one slide."""
 
     parameters: SlideParameters  # of the slide, for the head
     stats: GeneStats  # statistics of the cells that it was fitted to
     blend: FittedBlend  # blend of neighbour means
-    genes: NDArray[np.int64]  # genes whose neighbour means are features of the regression
-    scale: FeatureScale  # of the network's features
     # weight of the network in the base prediction of each of `OUTPUTS`; the blend has the rest
     network_weights: tuple[float, float, float]
-    coefficients: Values  # (F, 3 P) of the regression of the errors of the base prediction
-    intercept: Values  # (3 P,)
+    regression: ErrorRegression
+    state_weights: NDArray[np.float64]  # (1 + T,) of network and frequencies in the probabilities of the states
     facts: dict[str, Any]  # what was chosen, and how many cells it was fitted to, for the provenance
 
-    def refine(self, prediction: Prediction, features: Values, circles: Sequence[Prediction]) -> Prediction:
+    def refine(self, prediction: Prediction, features: NetworkFeatures, circles: Sequence[Prediction]) -> Prediction:
         """Turn the network's prediction into that of the adapted model.
 
         Args:
             prediction: Prediction of the network for M cells, with the parameters of the slide.
-            features: (M, D) features of the network.
+            features: Features of the network.
             circles: Neighbour means of the cells, one prediction for each radius.
 
         Returns:
-            The prediction; its cell states are those of the network.
+            The prediction.
         """
         base = mix(self.blend.combine(circles, self.stats), prediction, self.network_weights)
-        x = regression_features(circles, features, self.stats, self.genes, self.scale)
-        refined = add_errors(base, x @ self.coefficients + self.intercept)
-        return replace(refined, states=prediction.states)
+        refined = add_errors(base, self.regression.predict(circles, features.last, self.stats), FLOOR)
+        if prediction.states is None:
+            return refined
+        inputs = pool_inputs(prediction.states, features.frequencies)
+        return replace(refined, states=pool_states(inputs, self.state_weights))
 
 
 def mix(blend: Prediction, network: Prediction, weights: Sequence[float]) -> Prediction:
