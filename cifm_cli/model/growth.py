@@ -1,0 +1,192 @@
+"""Growth of a vocabulary: the same network with rows for genes that it was not trained on.
+
+Known genes keep their rows bit for bit, so predictions on a slide without new genes do not change. The rows of a new gene
+are neutral: it is not read, and its prediction is that of the smoother. Where the co-expression with known genes is given,
+the rows are derived from theirs.
+
+Letters: G genes of the vocabulary, K known and N new genes of a slide.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifm_cli.model.ensemble import Ensemble
+from cifm_cli.model.gene_maps import GeneInput, GeneOutput
+from cifm_cli.model.heads import PlainHead, ResidualHead
+from cifm_cli.provenance import seeded_torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from cifm_cli.model.coexpression import CoExpression
+    from cifm_cli.model.network import Network
+    from cifm_cli.recipe import Recipe
+
+    Numbers = NDArray[np.float64]
+
+COMPOSITION_GAIN = 0.5  # of corrections of a composition: logarithms are linear for small corrections only
+MIN_FRACTION = 1e-3  # of cells that express a gene, so that its logit is finite
+
+
+def gene_axes(recipe: Recipe) -> dict[str, int]:
+    """Find the tensors of the networks of a recipe that have an entry for every gene.
+
+    Args:
+        recipe: A whole recipe.
+
+    Returns:
+        Name in the state dictionary of an `Ensemble` to the axis of the genes.
+    """
+    # By comparison of two sizes: a part of the network that is added later is found without being declared anywhere.
+    shapes = [_shapes(num_genes, recipe) for num_genes in (2, 3)]
+    return {
+        name: next(axis for axis, (size, other) in enumerate(zip(shape, shapes[1][name], strict=True)) if size != other)
+        for name, shape in shapes[0].items()
+        if shape != shapes[1][name]
+    }
+
+
+def _shapes(num_genes: int, recipe: Recipe) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):  # tensors with a shape and no memory
+        network = Ensemble(num_genes, recipe)
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+@torch.no_grad()
+def grow(
+    network: Ensemble,
+    recipe: Recipe,
+    vocabulary: Sequence[str],
+    grown_vocabulary: Sequence[str],
+    coexpressions: Sequence[CoExpression] = (),
+) -> Ensemble:
+    """Add rows for new genes to a network.
+
+    Args:
+        network: The network, which is not changed.
+        recipe: Its recipe.
+        vocabulary: Its G Ensembl ids.
+        grown_vocabulary: The same and those of the new genes, see `union_vocabulary`.
+        coexpressions: Co-expression on slides with new genes. A gene that is new on several slides is derived from the first one
+            that has coefficients; a gene without any has neutral rows.
+
+    Returns:
+        A network for the grown vocabulary, on the device of the given one.
+
+    Raises:
+        ValueError: The grown vocabulary does not start with the vocabulary.
+    """
+    num_known, num_genes = len(vocabulary), len(grown_vocabulary)
+    if tuple(grown_vocabulary[:num_known]) != tuple(vocabulary):
+        raise ValueError("a grown vocabulary starts with the genes that the network knows")
+    like = next(network.parameters())
+    with seeded_torch(0, "growth"):
+        grown = Ensemble(num_genes, recipe).to(like.device, like.dtype)
+    known, axes = network.state_dict(), gene_axes(recipe)
+    for name, tensor in grown.state_dict().items():
+        (tensor.narrow(axes[name], 0, num_known) if name in axes else tensor).copy_(known[name])
+    # All other new rows have the values of an untrained network: a correction of zero, profiles without information.
+    for module in grown.modules():
+        if isinstance(module, (GeneInput, GeneOutput)):
+            module.weight[num_known:] = 0
+    for member in grown.members:
+        _derive(member, num_known, grown_vocabulary, coexpressions)
+    return grown.train(network.training)
+
+
+def _derive(network: Network, num_known: int, vocabulary: Sequence[str], coexpressions: Sequence[CoExpression]) -> None:
+    """Set the rows of the new genes of a network from their co-expression with known genes."""
+    row_of = {gene: num_known + number for number, gene in enumerate(vocabulary[num_known:])}
+    missing = set(row_of)
+    # The sort is stable: of several slides that tell something, the first one counts.
+    for each in sorted(coexpressions, key=lambda each: not each.is_informative):
+        chosen = np.array([number for number, gene in enumerate(each.new) if gene in missing], dtype=np.int64)
+        if not len(chosen):
+            continue
+        missing -= set(each.new)
+        rows = torch.from_numpy(np.array([row_of[each.new[number]] for number in chosen]))
+        weight = network.genes.weight
+        # New genes stand in for those known genes that the slide does not measure. They would count twice what it measures.
+        gain = 1 - len(each.known) / num_known
+        weight[rows] = gain * _like(weight, each.inverse[chosen]) @ weight[_rows(each.known)]
+        _derive_outputs(network.head, rows, each, chosen)
+
+
+def _derive_outputs(
+    head: PlainHead | ResidualHead, rows: Tensor, source: CoExpression, chosen: NDArray[np.int64]
+) -> None:
+    """Set the rows of new genes in the output maps of a head.
+
+    A network says how much a known gene differs from its expectation, in the units of each map: expression, logits, and
+    logarithms of fractions of the counts. Multiplied by a slope at the expectation, coefficients of expression become those of
+    these units.
+
+    Args:
+        head: The head.
+        rows: Vocabulary rows of the new genes.
+        source: The co-expression.
+        chosen: Positions of these genes in it.
+    """
+    known = _rows(source.known)
+    mean, new_mean = source.known_mean, source.new_mean[chosen]
+    fraction, new_fraction = (
+        np.clip(part, MIN_FRACTION, 1 - MIN_FRACTION) for part in (source.known_fraction, source.new_fraction[chosen])
+    )
+    coefficients = source.expression[chosen]
+    of_logits = source.expressed[chosen] * (fraction * (1 - fraction)) / (new_fraction * (1 - new_fraction))[:, None]
+    if isinstance(head, PlainHead):
+        # The maps of the paper predict the values themselves, and not a correction.
+        logits = np.log(fraction / (1 - fraction)), np.log(new_fraction / (1 - new_fraction))
+        _derive_map(head.magnitude, rows, known, coefficients, mean, new_mean)
+        _derive_map(head.logit, rows, known, of_logits, *logits)
+        return
+    if not source.is_informative:
+        return
+    # The bias of a known gene completes a correction whose other part is a multiple of the mean over the inferred states.
+    expected = head.expected[known].numpy(force=True).astype(np.float64)
+    _derive_map(head.magnitude, rows, known, coefficients, -expected * mean)
+    _derive_map(head.logit, rows, known, of_logits)
+    floor = MIN_FRACTION * max(float(mean.mean()), MIN_FRACTION)
+    of_logarithms = COMPOSITION_GAIN * coefficients * mean / np.maximum(new_mean, floor)[:, None]
+    _derive_map(head.composition, rows, known, of_logarithms)
+
+
+def _derive_map(
+    output: GeneOutput,
+    rows: Tensor,
+    known: Tensor,
+    coefficients: Numbers,
+    expectation: Numbers | float = 0.0,
+    new_expectation: Numbers | float = 0.0,
+) -> None:
+    """Set rows of a map such that its values follow from those of known genes.
+
+    Args:
+        output: The map.
+        rows: (N,) vocabulary rows of the new genes.
+        known: (K,) vocabulary rows of the known genes.
+        coefficients: (N, K) change of each new gene for a change of each known one.
+        expectation: (K,) values that the known genes are compared with.
+        new_expectation: (N,) values of the new genes where the known genes have these.
+    """
+    slopes = _like(output.weight, coefficients)
+    output.weight[rows] = slopes @ output.weight[known]
+    shift = _like(output.bias, np.broadcast_to(expectation, len(known)))
+    output.bias[rows] = slopes @ (output.bias[known] - shift)
+    output.bias[rows] += _like(output.bias, np.broadcast_to(new_expectation, len(rows)))
+
+
+def _like(tensor: Tensor, values: Numbers) -> Tensor:
+    """An array as a tensor of the type and device of another."""
+    return torch.from_numpy(np.array(values)).to(tensor.device, tensor.dtype)
+
+
+def _rows(indices: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(indices)
