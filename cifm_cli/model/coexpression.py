@@ -198,5 +198,5 @@ def _indicator(matrix: csr_matrix) -> csr_matrix:
 
 def _mean(matrix: csr_matrix) -> Numbers:
     """Mean of each column; zero if there are no rows."""
-    sums: Numbers = np.asarray(matrix.sum(axis=0, dtype=np.float64)).ravel()
-    return sums / max(matrix.shape[0], 1)
+    mean: Numbers = np.asarray(matrix.sum(axis=0, dtype=np.float64)).ravel() / max(matrix.shape[0], 1)
+    return mean
