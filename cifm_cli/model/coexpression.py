@@ -46,6 +46,8 @@ class CoExpression:
     new_mean: Numbers  # (N,)
     known_fraction: Numbers  # (K,) fraction of the cells that express the gene
     new_fraction: Numbers  # (N,)
+    known_share: Numbers  # (K,) mean fraction of the counts of a cell, times the sum that counts are scaled to
+    new_share: Numbers  # (N,)
     # Coefficients of regressions of centred variables; zero where there are too few known genes or cells.
     expression: Numbers  # (N, K) of the expression of each new gene on that of the known ones
     expressed: Numbers  # (N, K) the same for the indicator "the gene is expressed"
@@ -120,6 +122,8 @@ def regress(
         new_mean=_mean(new),
         known_fraction=_mean(known_expressed),
         new_fraction=_mean(new_expressed),
+        known_share=_mean(known.expm1()),
+        new_share=_mean(new.expm1()),
         expression=coefficients[0],
         expressed=coefficients[1],
         inverse=coefficients[2],

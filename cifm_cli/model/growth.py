@@ -21,12 +21,12 @@ from cifm_cli.model.heads import PlainHead, ResidualHead
 from cifm_cli.provenance import seeded_torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from cifm_cli.model.coexpression import CoExpression
-    from cifm_cli.model.network import Network
+    from cifm_cli.model.slide_parameters import PooledParameters
     from cifm_cli.recipe import Recipe
 
     Numbers = NDArray[np.float64]
@@ -96,31 +96,41 @@ def grow(
     for module in grown.modules():
         if isinstance(module, (GeneInput, GeneOutput)):
             module.weight[num_known:] = 0
-    for member in grown.members:
-        _derive(member, num_known, grown_vocabulary, coexpressions)
+    for new_rows, chosen, source in _choose_sources(num_known, grown_vocabulary, coexpressions):
+        for member in grown.members:
+            _derive_input(member.genes, new_rows, chosen, source, num_known)
+            _derive_outputs(member.head, new_rows, chosen, source)
+        if grown.pooled:
+            _derive_pooled(grown.pooled, new_rows, chosen, source)
     return grown.train(network.training)
 
 
-def _derive(network: Network, num_known: int, vocabulary: Sequence[str], coexpressions: Sequence[CoExpression]) -> None:
-    """Set the rows of the new genes of a network from their co-expression with known genes."""
-    row_of = {gene: num_known + number for number, gene in enumerate(vocabulary[num_known:])}
-    missing = set(row_of)
+def _choose_sources(
+    num_known: int, vocabulary: Sequence[str], coexpressions: Sequence[CoExpression]
+) -> Iterator[tuple[Tensor, NDArray[np.int64], CoExpression]]:
+    """For each slide, the vocabulary rows of the new genes that are derived from it, and their positions in it."""
+    missing = {gene: num_known + number for number, gene in enumerate(vocabulary[num_known:])}
     # The sort is stable: of several slides that tell something, the first one counts.
-    for each in sorted(coexpressions, key=lambda each: not each.is_informative):
-        chosen = np.array([number for number, gene in enumerate(each.new) if gene in missing], dtype=np.int64)
-        if not len(chosen):
-            continue
-        missing -= set(each.new)
-        rows = torch.from_numpy(np.array([row_of[each.new[number]] for number in chosen]))
-        weight = network.genes.weight
-        # New genes stand in for those known genes that the slide does not measure. They would count twice what it measures.
-        gain = 1 - len(each.known) / num_known
-        weight[rows] = gain * _like(weight, each.inverse[chosen]) @ weight[_rows(each.known)]
-        _derive_outputs(network.head, rows, each, chosen)
+    for source in sorted(coexpressions, key=lambda each: not each.is_informative):
+        chosen = np.array([number for number, gene in enumerate(source.new) if gene in missing], dtype=np.int64)
+        if len(chosen):
+            rows = [missing.pop(source.new[number]) for number in chosen]
+            yield torch.tensor(rows), chosen, source
+
+
+def _derive_input(
+    genes: GeneInput, rows: Tensor, chosen: NDArray[np.int64], source: CoExpression, num_known: int
+) -> None:
+    """Set the rows of new genes in a gene input to those of the known genes that they predict."""
+    # New genes stand in for those genes of the model that the slide does not measure: of the others, they would count
+    # twice what is read already.
+    gain = 1 - len(source.known) / num_known
+    predicted = _like(genes.weight, source.inverse[chosen]) @ genes.weight[torch.from_numpy(source.known)]
+    genes.weight[rows] = gain * predicted
 
 
 def _derive_outputs(
-    head: PlainHead | ResidualHead, rows: Tensor, source: CoExpression, chosen: NDArray[np.int64]
+    head: PlainHead | ResidualHead, rows: Tensor, chosen: NDArray[np.int64], source: CoExpression
 ) -> None:
     """Set the rows of new genes in the output maps of a head.
 
@@ -131,10 +141,10 @@ def _derive_outputs(
     Args:
         head: The head.
         rows: Vocabulary rows of the new genes.
+        chosen: Positions of these genes in the co-expression.
         source: The co-expression.
-        chosen: Positions of these genes in it.
     """
-    known = _rows(source.known)
+    known = torch.from_numpy(source.known)
     mean, new_mean = source.known_mean, source.new_mean[chosen]
     fraction, new_fraction = (
         np.clip(part, MIN_FRACTION, 1 - MIN_FRACTION) for part in (source.known_fraction, source.new_fraction[chosen])
@@ -149,13 +159,37 @@ def _derive_outputs(
         return
     if not source.is_informative:
         return
-    # The bias of a known gene completes a correction whose other part is a multiple of the mean over the inferred states.
-    expected = head.expected[known].numpy(force=True).astype(np.float64)
-    _derive_map(head.magnitude, rows, known, coefficients, -expected * mean)
+    _derive_map(head.magnitude, rows, known, coefficients)
     _derive_map(head.logit, rows, known, of_logits)
     floor = MIN_FRACTION * max(float(mean.mean()), MIN_FRACTION)
     of_logarithms = COMPOSITION_GAIN * coefficients * mean / np.maximum(new_mean, floor)[:, None]
     _derive_map(head.composition, rows, known, of_logarithms)
+
+
+def _derive_pooled(pooled: PooledParameters, rows: Tensor, chosen: NDArray[np.int64], source: CoExpression) -> None:
+    """Set new genes in the pooled parameters, which are used on slides that the network is not adapted to.
+
+    Profiles are those of the slide, the blend is the mean of those of the known genes, and profiles of states differ as far as
+    those of the known genes do.
+    """
+    known, buffers = torch.from_numpy(source.known), dict(pooled.named_buffers())
+    if not len(known) or not source.num_cells:
+        return
+    mean = buffers["mean"]
+    mean[rows], buffers["expressed"][rows] = (
+        _like(mean, source.new_mean[chosen]),
+        _like(mean, source.new_fraction[chosen]),
+    )
+    # One cell more that expresses each gene as the mean gene, so that no gene is impossible.
+    floor = float(source.known_share.mean()) / source.num_cells
+    share, new_share = source.known_share + floor, source.new_share[chosen] + floor
+    composition = buffers["composition"]
+    composition[rows] = composition[known].sum() * _like(composition, new_share / share.sum())
+    for name in ("mean_weights", "expressed_weights"):
+        buffers[name][:, rows] = buffers[name][:, known].mean(dim=1, keepdim=True)
+    profiles = buffers["state_profiles"]
+    difference = (profiles[:, known] - mean[known]) @ _like(mean, source.expression[chosen]).T
+    profiles[:, rows] = mean[rows] + difference
 
 
 def _derive_map(
@@ -186,7 +220,3 @@ def _derive_map(
 def _like(tensor: Tensor, values: Numbers) -> Tensor:
     """An array as a tensor of the type and device of another."""
     return torch.from_numpy(np.array(values)).to(tensor.device, tensor.dtype)
-
-
-def _rows(indices: NDArray[np.int64]) -> Tensor:
-    return torch.from_numpy(indices)

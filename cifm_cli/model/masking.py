@@ -6,7 +6,7 @@ the panel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.graph import LayerGraph
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.data.tiles import Tile
+    from cifm_cli.model.slide_parameters import SlideParameters
     from cifm_cli.model.vocabulary import Panel
     from cifm_cli.recipe import Recipe
 
@@ -33,12 +34,14 @@ class Expression:
     """Sparse log-normalised expression, stored cell by cell."""
 
     genes: Tensor  # (Z,) vocabulary rows of the non-zero values
+    columns: Tensor  # (Z,) their genes as positions in the panel
     offsets: Tensor  # (V,) position of the first value of each cell
     values: Tensor  # (Z,) log-normalised expression
+    has_counts: Tensor  # (V,) whether a cell expresses any gene of the panel
 
     def to(self, device: torch.device) -> Expression:
         """Copy to a device."""
-        return Expression(self.genes.to(device), self.offsets.to(device), self.values.to(device))
+        return Expression(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class MaskedTile:
     neighbours: NeighbourSums | None
     # expression of all visible cells that `neighbours` refers to; otherwise None
     neighbour_expression: Expression | None
+    # parameters of the slide, for the objective `residual`; otherwise None
+    slide: SlideParameters | None
 
     def to(self, device: torch.device) -> MaskedTile:
         """Copy to a device; returns itself if it is there already."""
@@ -72,6 +77,7 @@ class MaskedTile:
             genes=self.genes.to(device),
             neighbours=self.neighbours.to(device) if self.neighbours else None,
             neighbour_expression=self.neighbour_expression.to(device) if self.neighbour_expression else None,
+            slide=self.slide.to(device) if self.slide else None,
         )
 
 
@@ -123,7 +129,13 @@ def choose_masked(core: Rows, xy: NDArray[np.float64], recipe: Recipe, generator
 
 
 def mask_tile(
-    slide: Slide, tile: Tile, masked: Rows, panel: Panel, recipe: Recipe, dtype: torch.dtype = torch.float32
+    slide: Slide,
+    tile: Tile,
+    masked: Rows,
+    panel: Panel,
+    recipe: Recipe,
+    parameters: SlideParameters | None,
+    dtype: torch.dtype = torch.float32,
 ) -> MaskedTile:
     """Remove the masked cells from a tile (Eq. 2). Their counts are not read.
 
@@ -133,6 +145,7 @@ def mask_tile(
         masked: (K,) positions of the masked cells in the tile; those in its core are inferred.
         panel: Genes of the slide that the model knows.
         recipe: A whole recipe.
+        parameters: Parameters of the slide for the genes of `panel`; None for the objective `balanced_mse`.
         dtype: Precision of the floating-point tensors.
 
     Returns:
@@ -179,6 +192,7 @@ def mask_tile(
         genes=torch.from_numpy(panel.vocabulary_rows),
         neighbours=neighbours,
         neighbour_expression=to_expression(expression, panel.vocabulary_rows, dtype) if neighbours else None,
+        slide=parameters.to(dtype) if parameters else None,
     )
 
 
@@ -193,8 +207,12 @@ def to_expression(matrix: csr_matrix, vocabulary_rows: NDArray[np.int64], dtype:
     Returns:
         The expression of V cells.
     """
+    columns = matrix.indices.astype(np.int64)
     return Expression(
-        genes=torch.from_numpy(vocabulary_rows[matrix.indices]),
+        genes=torch.from_numpy(vocabulary_rows[columns]),
+        columns=torch.from_numpy(columns),
         offsets=torch.from_numpy(matrix.indptr[:-1].astype(np.int64)),
         values=torch.from_numpy(matrix.data).to(dtype),
+        # By value: a matrix may store zeros.
+        has_counts=torch.from_numpy(np.asarray(matrix.sum(axis=1)).ravel() > 0),
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import mask_cells, random_network, replace_counts
+from builders import random_network, replace_counts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, hstack
@@ -19,8 +19,10 @@ from cifm_cli.model.coexpression import CoExpression, measure_coexpression
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.growth import gene_axes, grow
 from cifm_cli.model.heads import ResidualHead
-from cifm_cli.model.masking import mask_tile
+from cifm_cli.model.masking import MaskedTile, mask_tile
 from cifm_cli.model.output import Output
+from cifm_cli.model.smoother import smoother_terms
+from cifm_cli.model.states import assign_states, state_frequencies
 from cifm_cli.model.vocabulary import match_panel, union_vocabulary
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.recipe import Recipe, parse
@@ -67,12 +69,18 @@ def grow_for(slide: Slide, network: Ensemble, recipe: Recipe, *, derive: bool) -
     return grow(network, recipe, known, union_vocabulary([slide], known), coexpressions)
 
 
-def infer(network: Ensemble, slide: Slide, recipe: Recipe, vocabulary: tuple[str, ...]) -> Output:
+def mask(network: Ensemble, slide: Slide, recipe: Recipe, vocabulary: tuple[str, ...]) -> MaskedTile:
+    """Hide some cells; the slide has the pooled parameters of the network."""
     everything = np.arange(slide.num_cells)
     tile = Tile(everything, everything, slide.xy_um, np.zeros(slide.num_cells))
-    masked = mask_tile(slide, tile, HIDDEN, match_panel(slide, vocabulary), recipe, torch.float64)
+    panel = match_panel(slide, vocabulary)
+    parameters = network.pooled.parameters_of(torch.from_numpy(panel.vocabulary_rows)) if network.pooled else None
+    return mask_tile(slide, tile, HIDDEN, panel, recipe, parameters, torch.float64)
+
+
+def infer(network: Ensemble, slide: Slide, recipe: Recipe, vocabulary: tuple[str, ...]) -> Output:
     with torch.no_grad():
-        return network(TorchBackend(), masked)
+        return network(TorchBackend(), mask(network, slide, recipe, vocabulary))
 
 
 @every_form
@@ -102,7 +110,7 @@ def test_predictions_on_a_slide_without_new_genes_do_not_change(form: str, deriv
     grown, known = grow_for(slide, network, recipe, derive=derive), slide.gene_ids[:NUM_KNOWN]
     before = infer(network, keep_genes(slide, NUM_KNOWN), recipe, known)
     after = infer(grown, keep_genes(slide, NUM_KNOWN), recipe, slide.gene_ids)
-    for name, values in before._asdict().items():
+    for name, values in before._asdict().items():  # also the features of the last layer
         other = getattr(after, name)
         assert values is other is None or torch.equal(values, other), name
 
@@ -124,12 +132,12 @@ def test_a_new_gene_without_information_changes_no_prediction(form: str, seed: i
     for name in ("magnitude", "logit"):
         error = float((getattr(after, name)[:, :NUM_KNOWN] - getattr(before, name)).abs().max())
         assert error < 1e-10, f"{name}: {error}"
-    if isinstance(grown.first.head, ResidualHead):
-        masked = mask_cells(slide, HIDDEN, recipe, torch.float64)
-        head = grown.first.head
-        terms = head.smoother.terms(masked.neighbours, masked.genes)
-        states = head.states.assign_states(masked.neighbour_expression, masked.genes)
-        smoothed = head.smoother(terms, head.states.frequencies(masked.neighbours, states), masked.genes)
+    if isinstance(head := grown.first.head, ResidualHead):
+        masked = mask(grown, slide, recipe, slide.gene_ids)
+        terms = smoother_terms(masked.neighbours, masked.slide)
+        states = assign_states(masked.neighbour_expression, masked.slide.state_profiles)
+        frequencies = state_frequencies(masked.neighbours, states, masked.slide.state_frequency)
+        smoothed = head.smoother(terms, frequencies, masked.slide, masked.genes)
         for name, values in zip(("magnitude", "logit"), smoothed[:2], strict=True):
             assert torch.allclose(getattr(after, name)[:, NUM_KNOWN:], values[:, NUM_KNOWN:], atol=1e-12), name
 

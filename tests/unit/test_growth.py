@@ -11,7 +11,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from builders import forget_checksums, interrupt_training, load_random_model, read_tensors, train_short_run
+from builders import add_noise, forget_checksums, interrupt_training, load_random_model, read_tensors, train_short_run
 from scipy.sparse import csr_matrix
 
 from cifm_cli.data.cell_sketch import sketch_region
@@ -19,7 +19,7 @@ from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.errors import CifmError, StopRequested
 from cifm_cli.inference.predict import predict_cells
 from cifm_cli.model import coexpression
-from cifm_cli.model.checkpoint import load_checkpoint
+from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoint
 from cifm_cli.model.coexpression import MIN_CELLS, MIN_KNOWN, measure_coexpression, regress
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.growth import grow
@@ -165,6 +165,11 @@ def half_run(half_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("half_run") / "run"
     with verification_skipped():
         train_short_run(half_slide, folder)
+        model = load_checkpoint(folder)
+        add_noise(model.network, 0.1)  # the corrections of a short run are zero
+        save_checkpoint(
+            folder / MODEL_FILE, model.network, model.recipe, model.vocabulary, model.provenance, model.sketches
+        )
     return folder
 
 
