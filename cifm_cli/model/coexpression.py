@@ -1,4 +1,4 @@
-"""Co-expression on a slide: linear regressions between the genes that a model knows and those it does not.
+"""Co-expression on a slide: linear regressions between the genes that a model knows and those that it does not.
 
 Letters: n cells, K genes that the model knows, N new ones.
 """
@@ -6,14 +6,14 @@ Letters: n cells, K genes that the model knows, N new ones.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -22,17 +22,32 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 MAX_CELLS = 20_000  # cells that regressions are fitted on
-MAX_EQUATIONS = 2_000  # order of the largest system that is solved; panels with more genes than that use fewer cells
-MIN_KNOWN = 20  # with fewer known genes a regression says nothing about how the network corrects a new one
+LARGE_PANEL = 1_000  # known or new genes above which fewer cells are, as equations of either order are solved
+MAX_CELLS_OF_LARGE_PANEL = 2_000
+MIN_KNOWN = 20  # with fewer known genes, a regression says nothing about how the network corrects a new one
 MIN_CELLS = 50  # with fewer cells too
-# Penalties that are tried, in units of the mean variance of a predictor.
-PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 # Cells are averaged over similar ones first: with the expression of single cells, which is mostly noise, coefficients are
 # too small for the smooth corrections that they are used on.
 NEIGHBOURS = 10
 CELLS_PER_NEIGHBOUR = 50  # fewer neighbours on slides of few cells, which are spots of many counts
 COMPONENTS = 20  # principal components of the known genes, in which similar cells are found
+PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)  # in units of the mean variance of a predictor
 NUM_PARTS = 10  # parts of consecutive cells; every second one is held out for the choice of the penalty
+
+
+class Coefficients(NamedTuple):
+    """Coefficients (A, B) of the regression of B genes on A genes, as a product: a transcriptome has 10^8 pairs of genes."""
+
+    left: Numbers  # (A, R)
+    right: Numbers  # (R, B)
+
+    def apply(self, values: Numbers) -> Numbers:
+        """Sum (A, D) values of the predictors, weighted by their coefficients, for each target: (B, D)."""
+        return np.asarray(self.right.T @ (self.left.T @ values))
+
+    def transfer(self, values: Numbers) -> Numbers:
+        """Sum (B, D) values of the targets, weighted by their coefficients, for each predictor: (A, D)."""
+        return np.asarray(self.left @ (self.right @ values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +64,9 @@ class CoExpression:
     known_share: Numbers  # (K,) mean fraction of the counts of a cell, times the sum that counts are scaled to
     new_share: Numbers  # (N,)
     # Coefficients of regressions of centred variables; zero where there are too few known genes or cells.
-    expression: Numbers  # (N, K) of the expression of each new gene on that of the known ones
-    expressed: Numbers  # (N, K) the same for the indicator "the gene is expressed"
-    inverse: Numbers  # (N, K) of the expression of each known gene on that of all new ones together
+    expression: Coefficients  # (K, N) of the expression of each new gene on that of the known ones
+    expressed: Coefficients  # (K, N) the same for the indicator "the gene is expressed"
+    inverse: Coefficients  # (N, K) of the expression of each known gene on that of all new ones together
 
     @property
     def is_informative(self) -> bool:
@@ -68,29 +83,21 @@ def measure_coexpression(
         slide: The slide.
         vocabulary: Ordered Ensembl ids of a model; the other genes of the slide are new.
         target_sum: Sum to which the counts of a cell are scaled.
-        rows: (n,) rows of the cells that may be read, in the order of the slide; None for all. At most `MAX_CELLS` of them
-            are, spread evenly.
+        rows: (n,) ascending rows of the cells that may be read; None for all. Of many, an evenly spread sample is read.
 
     Returns:
-        The regressions, without coefficients where too few genes or cells are given.
+        The regressions, with coefficients of zero where too few genes or cells are given.
     """
-    known, new = split_genes(slide, vocabulary)
     row_of = {gene: row for row, gene in enumerate(vocabulary)}
+    is_known = np.array([gene in row_of for gene in slide.gene_ids], dtype=bool)
+    known, new = np.flatnonzero(is_known), np.flatnonzero(~is_known)
     rows = np.arange(slide.num_cells) if rows is None else rows
     rows = rows[slide.total_counts[rows] > 0]  # a void cell has no expression, whatever its genes
-    limit = MAX_CELLS if max(len(known), len(new)) <= MAX_EQUATIONS else MAX_EQUATIONS
+    limit = MAX_CELLS_OF_LARGE_PANEL if max(len(known), len(new)) > LARGE_PANEL else MAX_CELLS
     expression = slide.expression(rows[:: max(1, -(-len(rows) // limit))], target_sum)
     known_rows = np.array([row_of[slide.gene_ids[column]] for column in known], dtype=np.int64)
-    return regress(
-        expression[:, known].tocsr(), expression[:, new].tocsr(), known_rows, tuple(slide.gene_ids[c] for c in new)
-    )
-
-
-def split_genes(slide: Slide, vocabulary: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Columns of a slide whose genes are in a vocabulary, and columns of the others; both ascending."""
-    known = set(vocabulary)
-    is_known = np.array([gene in known for gene in slide.gene_ids], dtype=bool)
-    return np.flatnonzero(is_known), np.flatnonzero(~is_known)
+    new_genes = tuple(slide.gene_ids[column] for column in new)
+    return regress(expression[:, known].tocsr(), expression[:, new].tocsr(), known_rows, new_genes)
 
 
 def regress(
@@ -107,15 +114,17 @@ def regress(
     Returns:
         The regressions; coefficients are zero for fewer than `MIN_KNOWN` known genes or `MIN_CELLS` cells.
     """
-    num_cells, shape = known.shape[0], (len(new_genes), len(known_rows))
-    coefficients = [np.zeros(shape)] * 3
+    num_known, num_new = len(known_rows), len(new_genes)
+    expression = expressed = Coefficients(np.zeros((num_known, 0)), np.zeros((0, num_new)))
+    inverse = Coefficients(np.zeros((num_new, 0)), np.zeros((0, num_known)))
     known_expressed, new_expressed = _indicator(known), _indicator(new)
-    if has_enough(len(known_rows), num_cells) and len(new_genes):
-        average = _average_over(_similar_cells(known))
-        x, y = average(known), average(new)
-        coefficients = [_ridge(x, y).T, _ridge(average(known_expressed), average(new_expressed)).T, _ridge(y, x)]
+    if has_enough(num_known, known.shape[0]) and num_new:
+        similar = _similar_cells(known)
+        expressed = _ridge(_average(similar, known_expressed), _average(similar, new_expressed))
+        x, y = _average(similar, known), _average(similar, new)
+        expression, inverse = _ridge(x, y), _ridge(y, x)
     return CoExpression(
-        num_cells=num_cells,
+        num_cells=known.shape[0],
         known=known_rows,
         new=new_genes,
         known_mean=_mean(known),
@@ -124,9 +133,9 @@ def regress(
         new_fraction=_mean(new_expressed),
         known_share=_mean(known.expm1()),
         new_share=_mean(new.expm1()),
-        expression=coefficients[0],
-        expressed=coefficients[1],
-        inverse=coefficients[2],
+        expression=expression,
+        expressed=expressed,
+        inverse=inverse,
     )
 
 
@@ -149,50 +158,51 @@ def _similar_cells(expression: csr_matrix) -> csr_matrix:
     return csr_matrix((np.full(num_cells * size, 1 / size), nearest.ravel(), indptr), (num_cells, num_cells))
 
 
-def _average_over(weights: csr_matrix) -> Callable[[csr_matrix], Numbers]:
-    """The function that averages (n, P) values over similar cells, as a dense matrix."""
-
-    def average(values: csr_matrix) -> Numbers:
-        """Mean over similar cells."""
-        dense: Numbers = (weights @ values).toarray().astype(np.float64)
-        return dense
-
-    return average
+def _average(similar: csr_matrix, values: csr_matrix) -> Numbers:
+    """Average (n, P) values over similar cells, as a dense matrix."""
+    dense: Numbers = (similar @ values).toarray().astype(np.float64)
+    return dense
 
 
-def _ridge(x: Numbers, y: Numbers) -> Numbers:
-    """Coefficients (A, B) of the centred (n, B) targets on the centred (n, A) predictors, with the penalty of the smallest held-out error."""
+def _ridge(x: Numbers, y: Numbers) -> Coefficients:
+    """Regress centred (n, B) targets on centred (n, A) predictors, with the penalty of the smallest held-out error."""
     # Parts of consecutive cells, because neighbours are alike: a random half would favour too small a penalty.
     is_fitted = np.arange(len(x)) * NUM_PARTS // len(x) % 2 == 0
-    fit = _Decomposed(x[is_fitted], y[is_fitted])
+    fit = Ridge(x[is_fitted], y[is_fitted])
     x_held_out, y_held_out = (part[~is_fitted] - part[~is_fitted].mean(axis=0) for part in (x, y))
 
     def squared_error(penalty: float) -> float:
         """Error on the parts that are held out."""
-        return float(np.square(y_held_out - x_held_out @ fit.solve(penalty)).sum())
+        left, right = fit.solve(penalty)
+        return float(np.square(y_held_out - (x_held_out @ left) @ right).sum())
 
-    return _Decomposed(x, y).solve(min(PENALTIES, key=squared_error))
+    return Ridge(x, y).solve(min(PENALTIES, key=squared_error))
 
 
-class _Decomposed:
-    """A ridge regression of centred variables, decomposed so that every further penalty costs a product only."""
+class Ridge:
+    """A ridge regression of centred variables, decomposed once for all penalties.
+
+    Args:
+        x: (n, A) predictors.
+        y: (n, B) targets.
+    """
 
     def __init__(self, x: Numbers, y: Numbers) -> None:
         x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-        self._mean_square = float(np.square(x).sum()) / max(x.shape[1], 1)
-        # The smaller of the two Gram matrices: the same solution, also where a panel has more genes than there are cells.
+        self._sum_of_squares = float(np.square(x).sum()) / max(x.shape[1], 1)
+        # The smaller of two Gram matrices: the solution is the same, also where a panel has more genes than there are cells.
         if x.shape[1] <= x.shape[0]:
-            self._values, vectors = np.linalg.eigh(x.T @ x)
-            self._left, self._right = vectors, vectors.T @ (x.T @ y)
+            self._values, self._left = np.linalg.eigh(x.T @ x)
+            self._right = self._left.T @ (x.T @ y)
         else:
             self._values, vectors = np.linalg.eigh(x @ x.T)
             self._left, self._right = x.T @ vectors, vectors.T @ y
 
-    def solve(self, penalty: float) -> Numbers:
+    def solve(self, penalty: float) -> Coefficients:
         """Coefficients under a penalty in units of the mean variance of a predictor."""
-        # Predictors without variance get coefficients of zero.
-        added = penalty * self._mean_square or 1.0
-        return np.asarray(self._left @ (self._right / (np.maximum(self._values, 0.0) + added)[:, None]))
+        # Predictors without variance get coefficients of zero, under any positive penalty.
+        added = penalty * self._sum_of_squares or 1.0
+        return Coefficients(self._left, self._right / (np.maximum(self._values, 0.0) + added)[:, None])
 
 
 def _indicator(matrix: csr_matrix) -> csr_matrix:

@@ -9,7 +9,7 @@ Letters: G genes of the vocabulary, K known and N new genes of a slide.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cifm_cli.model.coexpression import CoExpression
+    from cifm_cli.model.coexpression import Coefficients, CoExpression
     from cifm_cli.model.slide_parameters import PooledParameters
     from cifm_cli.recipe import Recipe
 
@@ -122,11 +122,11 @@ def _derive_input(
     genes: GeneInput, rows: Tensor, chosen: NDArray[np.int64], source: CoExpression, num_known: int
 ) -> None:
     """Set the rows of new genes in a gene input to those of the known genes that they predict."""
-    # New genes stand in for those genes of the model that the slide does not measure: of the others, they would count
-    # twice what is read already.
+    # New genes stand in for those genes of the model that the slide does not measure. The others are read already, and would
+    # count twice.
     gain = 1 - len(source.known) / num_known
-    predicted = _like(genes.weight, source.inverse[chosen]) @ genes.weight[torch.from_numpy(source.known)]
-    genes.weight[rows] = gain * predicted
+    predicted = source.inverse.transfer(_array(genes.weight[torch.from_numpy(source.known)]))
+    genes.weight[rows] = gain * _like(genes.weight, predicted[chosen])
 
 
 def _derive_outputs(
@@ -135,8 +135,8 @@ def _derive_outputs(
     """Set the rows of new genes in the output maps of a head.
 
     A network says how much a known gene differs from its expectation, in the units of each map: expression, logits, and
-    logarithms of fractions of the counts. Multiplied by a slope at the expectation, coefficients of expression become those of
-    these units.
+    logarithms of fractions of the counts. The slopes of these units at the expectation turn coefficients of expression into
+    coefficients of them.
 
     Args:
         head: The head.
@@ -144,26 +144,51 @@ def _derive_outputs(
         chosen: Positions of these genes in the co-expression.
         source: The co-expression.
     """
-    known = torch.from_numpy(source.known)
-    mean, new_mean = source.known_mean, source.new_mean[chosen]
-    fraction, new_fraction = (
-        np.clip(part, MIN_FRACTION, 1 - MIN_FRACTION) for part in (source.known_fraction, source.new_fraction[chosen])
-    )
-    coefficients = source.expression[chosen]
-    of_logits = source.expressed[chosen] * (fraction * (1 - fraction)) / (new_fraction * (1 - new_fraction))[:, None]
+    fractions = [np.clip(part, MIN_FRACTION, 1 - MIN_FRACTION) for part in (source.known_fraction, source.new_fraction)]
+    slopes = [part * (1 - part) for part in fractions]  # of a probability as a function of its logit
+    magnitude = _Rule(source, rows, chosen, source.expression)
+    logit = _Rule(source, rows, chosen, source.expressed, slopes[0], 1 / slopes[1])
     if isinstance(head, PlainHead):
         # The maps of the paper predict the values themselves, and not a correction.
-        logits = np.log(fraction / (1 - fraction)), np.log(new_fraction / (1 - new_fraction))
-        _derive_map(head.magnitude, rows, known, coefficients, mean, new_mean)
-        _derive_map(head.logit, rows, known, of_logits, *logits)
-        return
-    if not source.is_informative:
-        return
-    _derive_map(head.magnitude, rows, known, coefficients)
-    _derive_map(head.logit, rows, known, of_logits)
-    floor = MIN_FRACTION * max(float(mean.mean()), MIN_FRACTION)
-    of_logarithms = COMPOSITION_GAIN * coefficients * mean / np.maximum(new_mean, floor)[:, None]
-    _derive_map(head.composition, rows, known, of_logarithms)
+        magnitude.set_rows(head.magnitude, source.known_mean, source.new_mean)
+        logit.set_rows(head.logit, *(np.log(part / (1 - part)) for part in fractions))
+    elif source.is_informative:
+        magnitude.set_rows(head.magnitude)
+        logit.set_rows(head.logit)
+        floor = MIN_FRACTION * max(float(source.known_mean.mean()), MIN_FRACTION)
+        gains = COMPOSITION_GAIN / np.maximum(source.new_mean, floor)
+        _Rule(source, rows, chosen, source.expression, source.known_mean, gains).set_rows(head.composition)
+
+
+class _Rule(NamedTuple):
+    """How the values of new genes follow from those of known ones."""
+
+    source: CoExpression  # the known genes
+    rows: Tensor  # vocabulary rows of the new genes
+    chosen: NDArray[np.int64]  # positions of these genes in the co-expression
+    coefficients: Coefficients  # (K, N)
+    known_factors: Numbers | float = 1.0  # (K,) factors of the known genes, beside the coefficients
+    new_factors: Numbers | float = 1.0  # (N,) factors of the new genes
+
+    def set_rows(self, output: GeneOutput, expectation: Numbers | float = 0.0, new: Numbers | float = 0.0) -> None:
+        """Set the rows of the new genes in an output map.
+
+        Args:
+            output: The map.
+            expectation: (K,) values that those of the known genes are compared with.
+            new: (N,) values of the new genes where the known genes have these.
+        """
+        known = torch.from_numpy(self.source.known)
+        output.weight[self.rows] = self._derive(output.weight, _array(output.weight[known]))
+        differences = _array(output.bias[known]) - expectation
+        biases = self._derive(output.bias, differences[:, None])[:, 0]
+        output.bias[self.rows] = biases + _like(output.bias, np.broadcast_to(new, len(self.source.new))[self.chosen])
+
+    def _derive(self, like: Tensor, values: Numbers) -> Tensor:
+        """From (K, D) values of the known genes to those of the chosen ones."""
+        scaled = values * np.broadcast_to(self.known_factors, len(values))[:, None]
+        derived = self.coefficients.apply(scaled)
+        return _like(like, (derived * np.broadcast_to(self.new_factors, len(derived))[:, None])[self.chosen])
 
 
 def _derive_pooled(pooled: PooledParameters, rows: Tensor, chosen: NDArray[np.int64], source: CoExpression) -> None:
@@ -172,49 +197,25 @@ def _derive_pooled(pooled: PooledParameters, rows: Tensor, chosen: NDArray[np.in
     Profiles are those of the slide, the blend is the mean of those of the known genes, and profiles of states differ as far as
     those of the known genes do.
     """
-    known, buffers = torch.from_numpy(source.known), dict(pooled.named_buffers())
-    if not len(known) or not source.num_cells:
+    if not len(source.known) or not source.num_cells:
         return
-    mean = buffers["mean"]
-    mean[rows], buffers["expressed"][rows] = (
-        _like(mean, source.new_mean[chosen]),
-        _like(mean, source.new_fraction[chosen]),
-    )
+    known, buffers = torch.from_numpy(source.known), dict(pooled.named_buffers())
+    mean, composition, profiles = (buffers[name] for name in ("mean", "composition", "state_profiles"))
+    mean[rows] = _like(mean, source.new_mean[chosen])
+    buffers["expressed"][rows] = _like(mean, source.new_fraction[chosen])
     # One cell more that expresses each gene as the mean gene, so that no gene is impossible.
-    floor = float(source.known_share.mean()) / source.num_cells
-    share, new_share = source.known_share + floor, source.new_share[chosen] + floor
-    composition = buffers["composition"]
-    composition[rows] = composition[known].sum() * _like(composition, new_share / share.sum())
+    added = max(float(source.known_share.mean()), MIN_FRACTION) / source.num_cells
+    ratio = (source.new_share[chosen] + added) / (source.known_share + added).sum()
+    composition[rows] = composition[known].sum() * _like(composition, ratio)
     for name in ("mean_weights", "expressed_weights"):
         buffers[name][:, rows] = buffers[name][:, known].mean(dim=1, keepdim=True)
-    profiles = buffers["state_profiles"]
-    difference = (profiles[:, known] - mean[known]) @ _like(mean, source.expression[chosen]).T
-    profiles[:, rows] = mean[rows] + difference
+    differences = source.expression.apply(_array((profiles[:, known] - mean[known]).T))
+    profiles[:, rows] = mean[rows] + _like(profiles, differences[chosen].T)
 
 
-def _derive_map(
-    output: GeneOutput,
-    rows: Tensor,
-    known: Tensor,
-    coefficients: Numbers,
-    expectation: Numbers | float = 0.0,
-    new_expectation: Numbers | float = 0.0,
-) -> None:
-    """Set rows of a map such that its values follow from those of known genes.
-
-    Args:
-        output: The map.
-        rows: (N,) vocabulary rows of the new genes.
-        known: (K,) vocabulary rows of the known genes.
-        coefficients: (N, K) change of each new gene for a change of each known one.
-        expectation: (K,) values that the known genes are compared with.
-        new_expectation: (N,) values of the new genes where the known genes have these.
-    """
-    slopes = _like(output.weight, coefficients)
-    output.weight[rows] = slopes @ output.weight[known]
-    shift = _like(output.bias, np.broadcast_to(expectation, len(known)))
-    output.bias[rows] = slopes @ (output.bias[known] - shift)
-    output.bias[rows] += _like(output.bias, np.broadcast_to(new_expectation, len(rows)))
+def _array(tensor: Tensor) -> Numbers:
+    """A tensor as an array in double precision."""
+    return tensor.numpy(force=True).astype(np.float64)
 
 
 def _like(tensor: Tensor, values: Numbers) -> Tensor:

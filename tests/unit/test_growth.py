@@ -20,7 +20,7 @@ from cifm_cli.errors import CifmError, StopRequested
 from cifm_cli.inference.predict import predict_cells
 from cifm_cli.model import coexpression
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoint
-from cifm_cli.model.coexpression import MIN_CELLS, MIN_KNOWN, measure_coexpression, regress
+from cifm_cli.model.coexpression import MIN_CELLS, MIN_KNOWN, Coefficients, Ridge, measure_coexpression, regress
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.growth import grow
 from cifm_cli.provenance import numpy_generator
@@ -57,8 +57,13 @@ def test_coefficients_need_enough_genes_and_cells(num_cells: int, num_known: int
     counts = random_counts(num_cells, num_known + 3)
     found = regress(counts[:, :num_known], counts[:, num_known:], np.arange(num_known), ("a", "b", "c"))
     assert found.is_informative == informative
-    for values in (found.expression, found.expressed, found.inverse):
-        assert values.shape == (3, num_known)
+    for coefficients, shape in (
+        (found.expression, (num_known, 3)),
+        (found.expressed, (num_known, 3)),
+        (found.inverse, (3, num_known)),
+    ):
+        values = coefficients.left @ coefficients.right
+        assert values.shape == shape
         assert bool(np.any(values)) == informative
         assert np.isfinite(values).all()
 
@@ -70,7 +75,8 @@ def test_a_panel_with_more_genes_than_cells_has_the_same_solution() -> None:
         part = predictors - predictors.mean(axis=0)
         penalty = 0.3 * np.square(part).sum() / part.shape[1]
         expected = np.linalg.solve(part.T @ part + penalty * np.eye(part.shape[1]), part.T @ (y - y.mean(axis=0)))
-        assert coexpression._Decomposed(predictors, y).solve(0.3) == pytest.approx(expected, rel=1e-8, abs=1e-10)
+        left, right = Ridge(predictors, y).solve(0.3)
+        assert left @ right == pytest.approx(expected, rel=1e-8, abs=1e-10)
 
 
 def test_genes_that_no_cell_expresses_have_coefficients_of_zero() -> None:
@@ -79,8 +85,10 @@ def test_genes_that_no_cell_expresses_have_coefficients_of_zero() -> None:
     counts = counts.tocsr()
     found = regress(counts[:, :MIN_KNOWN], counts[:, MIN_KNOWN:], np.arange(MIN_KNOWN), ("a", "b"))
     assert found.is_informative
-    assert not found.expression[0].any()
-    assert not found.expression[:, 0].any()
+    values = found.expression.left @ found.expression.right
+    assert values.any()
+    assert np.abs(values[0]).max() < 1e-10
+    assert np.abs(values[:, 0]).max() < 1e-10
     recipe = parse(TABLES, "test")
     grown = grow(Ensemble(MIN_KNOWN, recipe), recipe, genes(MIN_KNOWN), (*genes(MIN_KNOWN), "a", "b"), [found])
     assert all(bool(tensor.isfinite().all()) for tensor in grown.state_dict().values())
@@ -90,8 +98,17 @@ def test_of_a_large_slide_a_sample_is_read(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(coexpression, "MAX_CELLS", 60)
     slide = slide_from_arrays("large", np.zeros((500, 2)), random_counts(500, 30), genes(30), 20.0)
     assert measure_coexpression(slide, genes(25), 1e4).num_cells == 56  # every ninth cell
-    monkeypatch.setattr(coexpression, "MAX_EQUATIONS", 20)
+    monkeypatch.setattr(coexpression, "LARGE_PANEL", 20)
+    monkeypatch.setattr(coexpression, "MAX_CELLS_OF_LARGE_PANEL", 20)
     assert measure_coexpression(slide, genes(25), 1e4).num_cells == 20
+
+
+def test_coefficients_are_a_product() -> None:
+    generator = numpy_generator(0, "product")
+    found = Coefficients(generator.normal(size=(5, 2)), generator.normal(size=(2, 3)))
+    whole, predictors, targets = found.left @ found.right, generator.normal(size=(5, 4)), generator.normal(size=(3, 4))
+    assert found.apply(predictors) == pytest.approx(whole.T @ predictors)
+    assert found.transfer(targets) == pytest.approx(whole @ targets)
 
 
 def test_a_gene_of_two_slides_is_derived_from_the_first_that_tells_something() -> None:
@@ -245,3 +262,35 @@ def test_a_slide_without_a_known_gene_is_refused(
     assert error.startswith("error: slide mouse: none of its ")
     assert hint.startswith("hint: use a model trained on this panel and species")
     assert not (tmp_path / "run").exists()
+
+
+def test_new_genes_are_read_in_place_of_missing_ones(slide: Slide) -> None:
+    number = slide.num_genes // 2
+    cut = slide_from_arrays("cut", slide.xy_um, slide.source.matrix[:, :number], slide.gene_ids[:number], 20.0)
+    model = load_random_model(cut, TABLES)
+    norms = []
+    for first in (0, number // 2):  # the second slide measures half of the genes of the model
+        other = slide_from_arrays("x", slide.xy_um, slide.source.matrix[:, first:], slide.gene_ids[first:], 20.0)
+        weights = model.with_genes(other).checkpoint.network.first.genes.weight.detach()
+        norms.append(float(weights[number:].norm()))
+    assert norms[0] == 0
+    assert norms[1] > 0.1
+
+
+def test_pooled_parameters_of_new_genes_are_those_of_the_slide(slide: Slide) -> None:
+    number = slide.num_genes - 10
+    cut = slide_from_arrays("cut", slide.xy_um, slide.source.matrix[:, :number], slide.gene_ids[:number], 20.0)
+    pooled = load_random_model(cut, TABLES).with_genes(slide).checkpoint.network.pooled
+    assert pooled is not None
+    with_counts = np.flatnonzero(slide.total_counts)
+    expression = slide.expression(with_counts, 1e4)[:, number:].toarray()
+    assert pooled.mean[number:].numpy() == pytest.approx(expression.mean(axis=0), rel=1e-5)
+    assert pooled.expressed[number:].numpy() == pytest.approx((expression > 0).mean(axis=0), rel=1e-5)
+    share = slide.counts(with_counts).toarray() / slide.total_counts[with_counts, None]
+    assert pooled.composition[number:].min() > 0
+    ratio = share[:, number:].sum() / share[:, :number].sum()
+    assert float(pooled.composition[number:].sum() / pooled.composition[:number].sum()) == pytest.approx(
+        ratio, rel=0.01
+    )
+    assert torch.allclose(pooled.mean_weights[:, number:], pooled.mean_weights[:, :number].mean(1, keepdim=True))
+    assert bool(pooled.state_profiles[:, number:].isfinite().all())
