@@ -102,7 +102,7 @@ def compare(folder: Path, slide: Path) -> dict[str, dict[str, float]]:
     neutral = grow(known.network, known.recipe, known.vocabulary, derived.corpus.vocabulary)
     smoother = grow(known.network, known.recipe, known.vocabulary, derived.corpus.vocabulary)
     for name, weight in smoother.named_parameters():
-        if name.split(".")[3] in ("magnitude", "logit", "composition", "expected", "smoother"):
+        if any(f".head.{part}" in name for part in ("magnitude", "logit", "composition", "expected", "smoother")):
             torch.nn.init.zeros_(weight)
     return {
         "smoother": errors(derived, smoother, new),

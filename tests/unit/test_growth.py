@@ -11,7 +11,15 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from builders import add_noise, forget_checksums, interrupt_training, load_random_model, read_tensors, train_short_run
+from builders import (
+    add_noise,
+    forget_checksums,
+    interrupt_training,
+    load_random_model,
+    read_tensors,
+    replace_counts,
+    train_short_run,
+)
 from scipy.sparse import csr_matrix
 
 from cifm_cli.data.cell_sketch import sketch_region
@@ -156,6 +164,19 @@ def test_a_model_grows_for_a_slide(slide: Slide) -> None:
     assert predict_cells(grown, slide, visible, hidden).mean.shape == (10, slide.num_genes)
     # The given model still knows its own genes only.
     assert model.checkpoint.vocabulary == cut.gene_ids
+
+
+def test_only_the_given_cells_are_read(slide: Slide) -> None:
+    number = slide.num_genes // 2
+    cut = slide_from_arrays("cut", slide.xy_um, slide.source.matrix[:, :number], slide.gene_ids[:number], 20.0)
+    model, hidden = load_random_model(cut, TABLES), np.arange(100)
+    changed = replace_counts(slide, hidden, np.full((100, slide.num_genes), 7.0))
+    first, second, third = (
+        model.with_genes(each, rows).checkpoint.network.state_dict()
+        for each, rows in ((slide, np.arange(100, 784)), (changed, np.arange(100, 784)), (changed, None))
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], third[name]) for name in first)
 
 
 def test_a_model_grows_for_a_slide_of_other_genes_only(slide: Slide) -> None:
