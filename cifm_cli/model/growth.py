@@ -153,6 +153,9 @@ def _derive_outputs(
         magnitude.set_rows(head.magnitude, source.known_mean, source.new_mean)
         logit.set_rows(head.logit, *(np.log(part / (1 - part)) for part in fractions))
     elif source.is_informative:
+        # The trained corrections of the blend make room for those of the network, and are alike in all genes.
+        for weights in (head.smoother.mean_weights, head.smoother.expressed_weights):
+            weights[:, rows] = weights[:, torch.from_numpy(source.known)].mean(dim=1, keepdim=True)
         magnitude.set_rows(head.magnitude)
         logit.set_rows(head.logit)
         floor = MIN_FRACTION * max(float(source.known_mean.mean()), MIN_FRACTION)

@@ -315,3 +315,15 @@ def test_pooled_parameters_of_new_genes_are_those_of_the_slide(slide: Slide) -> 
     )
     assert torch.allclose(pooled.mean_weights[:, number:], pooled.mean_weights[:, :number].mean(1, keepdim=True))
     assert bool(pooled.state_profiles[:, number:].isfinite().all())
+
+
+def test_new_genes_get_the_mean_correction_of_the_blend(slide: Slide) -> None:
+    number = slide.num_genes - 10
+    cut = slide_from_arrays("cut", slide.xy_um, slide.source.matrix[:, :number], slide.gene_ids[:number], 20.0)
+    model = load_random_model(cut, TABLES)
+    smoother = model.with_genes(slide).checkpoint.network.first.head.smoother
+    for weights in (smoother.mean_weights, smoother.expressed_weights):
+        assert torch.allclose(weights[:, number:], weights[:, :number].mean(1, keepdim=True))
+        assert weights[:, number:].any()
+    few = model.with_genes(slide, np.arange(MIN_CELLS - 1)).checkpoint.network.first.head.smoother
+    assert not few.mean_weights[:, number:].any()
