@@ -11,6 +11,7 @@ Letters: N cells, G genes of `adata`, D features, Q locations.
 
 from __future__ import annotations
 
+from cifm_cli.api.cross_validation import leave_out
 from cifm_cli.api.evaluation import Evaluation, evaluate
 from cifm_cli.api.inference import annotate, embed, predict
 from cifm_cli.api.preparation import prepare
@@ -25,6 +26,7 @@ __all__ = [
     "annotate",
     "embed",
     "evaluate",
+    "leave_out",
     "load_model",
     "predict",
     "prepare",

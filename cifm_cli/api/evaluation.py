@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.api.slides import Model
     from cifm_cli.data.in_memory import AnnDataSlide
+    from cifm_cli.evaluation import run
     from cifm_cli.evaluation.evaluator import EvaluationResult
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def evaluate(
         >>> evaluation = cifm.evaluate(adata, model, geometries=["scattered"])
         >>> evaluation.paired.query("metric == 'spearman_cell' and genes == 'all'")
     """
-    _check(region, num_folds)
+    check_arguments(region, num_folds)
     models, adatas = _named_models(model), named_slides(data)
     slides = {name: open_with_split(adata, layer, radius_um, name) for name, adata in adatas.items()}
     config = EvaluateConfig(
@@ -125,6 +126,13 @@ def _evaluate(
     for of_slide in evaluation.metrics["slides"].values():
         # The scenario compares the files of the scored slides with those of the training data; here there are no files.
         del of_slide["scenario"]
+    return as_tables(evaluation, slides, names)
+
+
+def as_tables(
+    evaluation: run.Evaluation, slides: Mapping[str, AnnDataSlide], names: Mapping[str, NDArray[Any]]
+) -> Evaluation:
+    """The results with tables."""
     results = [result for of_slide in evaluation.results.values() for result in of_slide]
     return Evaluation(
         metrics=evaluation.metrics,
@@ -135,7 +143,7 @@ def _evaluate(
     )
 
 
-def _check(region: str | None, num_folds: int | None) -> None:
+def check_arguments(region: str | None, num_folds: int | None) -> None:
     """Refuse a region that does not exist, and an evaluation without folds."""
     regions = (keys.TRAIN, keys.VALIDATION, keys.TEST, keys.ALL)
     if region and region not in regions:

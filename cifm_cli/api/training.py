@@ -64,12 +64,12 @@ def train(
     Example:
         >>> model = cifm.train("xenium", [first, second], out="runs/two_slides", settings={"train.max_minutes": 20})
     """
-    resolved = _resolve_recipe(recipe, settings or {})
+    resolved = resolve_recipe(recipe, settings or {})
     slides = named_slides(data)
     with tempfile.TemporaryDirectory(prefix="cifm_") as folder:
         # Training reads tiles from files, so that a corpus may be larger than memory; slides in memory are written first.
         paths = [
-            _write(Path(folder, "slides", f"{name}.h5ad"), adata, open_with_split(adata, layer, radius_um, name))
+            write_opened(Path(folder, "slides", f"{name}.h5ad"), adata, open_with_split(adata, layer, radius_um, name))
             for name, adata in slides.items()
         ]
         run = Path(folder, "run") if out is None else Path(out)
@@ -87,13 +87,13 @@ def train(
         return load_model(run, device=device, backend=backend, precision=resolved.train.precision)
 
 
-def _write(path: Path, adata: AnnData, opened: AnnDataSlide) -> Path:
+def write_opened(path: Path, adata: AnnData, opened: AnnDataSlide) -> Path:
     """Write a slide with the caller's names of the cells, and return the path."""
     write_slide(path, opened.slide, adata.obs_names[opened.rows].tolist(), opened.rows)
     return path
 
 
-def _resolve_recipe(recipe: str | Path | Recipe, settings: Mapping[str, object]) -> Recipe:
+def resolve_recipe(recipe: str | Path | Recipe, settings: Mapping[str, object]) -> Recipe:
     """The recipe of a name or a path with some keys changed, or the given one."""
     if not isinstance(recipe, Recipe):
         changes = [f"{key}={json.dumps(value)}" for key, value in settings.items()]

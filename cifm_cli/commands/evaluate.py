@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import typer
+
 from cifm_cli import workspace
 from cifm_cli.commands import evaluate_options as own
 from cifm_cli.commands import options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cifm_cli.evaluation.run import Evaluation
+    from cifm_cli.evaluation.setup import EvaluateConfig
+
+PRETRAIN = "pretrain"  # the shipped recipe that --leave-out trains with by default
 
 
 def evaluate(
@@ -14,6 +26,10 @@ def evaluate(
     geometry: own.Geometries = None,
     block_radii: own.BlockRadii = None,
     rounds: own.Rounds = None,
+    leave_out: own.LeaveOut = None,
+    recipe: own.Recipe = None,
+    settings: own.Settings = None,
+    train_minutes: own.TrainMinutes = None,
     annotator: own.Annotator = None,
     trust_pickle: options.TrustPickle = False,
     save_predictions: own.SavePredictions = False,
@@ -32,27 +48,51 @@ def evaluate(
     from cifm_cli.evaluation.setup import EvaluateConfig
     from cifm_cli.report import terminal
 
+    _check_usage(leave_out, model, trains=any((recipe, settings, train_minutes)))
     files.check_folder(out)  # before the computation, which may take hours
-    evaluation = run_evaluation(
-        EvaluateConfig(
-            slides=workspace.slide_paths(slides or ()),
-            models=[workspace.run_folder(run) for run in model] if model else [workspace.run_folder(None)],
-            region=region.value if region else "",
-            geometries=[chosen.value for chosen in geometry or ()],
-            block_radii=block_radii or (),
-            num_folds=rounds,
-            annotator=annotator,
-            trust_pickle=trust_pickle,
-            save_predictions=save_predictions,
-            backend=backend,
-            device=device,
-            precision=precision,
-            seed=seed,
-            num_processes=devices,
-        ),
-        terminal.show_table,
+    config = EvaluateConfig(
+        slides=workspace.slide_paths(slides or ()),
+        models=[] if leave_out is not None else [workspace.run_folder(run) for run in model or (None,)],
+        region=region.value if region else "",
+        geometries=[chosen.value for chosen in geometry or ()],
+        block_radii=block_radii or (),
+        num_folds=rounds,
+        annotator=annotator,
+        trust_pickle=trust_pickle,
+        save_predictions=save_predictions,
+        backend=backend,
+        device=device,
+        precision=precision,
+        seed=seed,
+        num_processes=devices,
     )
+    if leave_out is not None:
+        limit = [] if train_minutes is None else [f"train.max_minutes={train_minutes}"]
+        changes = [*(settings or ()), *limit]
+        evaluation = _leave_out(config, leave_out, recipe, changes, out)
+    else:
+        evaluation = run_evaluation(config, terminal.show_table)
     files.write(out, evaluation.metrics, evaluation.results, save_predictions=save_predictions)
     terminal.say(f"report and tables: {out}")
     if as_json:
         terminal.emit(evaluation.metrics)
+
+
+def _check_usage(leave_out: str | None, model: list[Path] | None, *, trains: bool) -> None:
+    """Refuse options that exclude each other; `trains` tells whether an option of the trainings is given."""
+    if leave_out is not None and model:
+        raise typer.BadParameter("--leave-out trains its own models, leave --model out")
+    if trains and leave_out is None:
+        raise typer.BadParameter("--recipe, --set and --train-minutes are for the trainings of --leave-out")
+
+
+def _leave_out(config: EvaluateConfig, key: str, recipe: str | None, changes: list[str], out: Path) -> Evaluation:
+    """Train and evaluate with each group of slides left out."""
+    from cifm_cli import recipe as recipes
+    from cifm_cli.cross_validation.run import FOLDER, LeaveOutConfig, leave_out
+    from cifm_cli.report import terminal
+
+    if recipe is None and PRETRAIN not in recipes.shipped():
+        recipe = str(workspace.run_folder(None) / "recipe.toml")
+    loaded = recipes.load(recipes.find(recipe or PRETRAIN), changes)
+    return leave_out(LeaveOutConfig(key, loaded, out / FOLDER, config), terminal.show_table)

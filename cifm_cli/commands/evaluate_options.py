@@ -27,7 +27,11 @@ class Geometry(StrEnum):
 
 RegionName = Annotated[
     Region | None,
-    typer.Option("--region", help="Region whose cells are hidden and predicted.", show_default="the recipe's, or test"),
+    typer.Option(
+        "--region",
+        help="Region whose cells are hidden and predicted.",
+        show_default="the recipe's, or test; with --leave-out all",
+    ),
 ]
 Geometries = Annotated[
     list[Geometry] | None,
@@ -70,4 +74,40 @@ SavePredictions = Annotated[
 Devices = Annotated[
     int,
     typer.Option(min=1, help="Number of processes to divide the predictors among; they use the GPUs in turn."),
+]
+LeaveOut = Annotated[
+    str | None,
+    typer.Option(
+        "--leave-out",
+        metavar="KEY",
+        help="Leave every slide, sample or other group of slides out once: train on the others, and evaluate it. KEY: slide, "
+        "or a key that the slides store, such as sample (`cifm prepare --sample`, the same for all slides of a patient).",
+        show_default="off",
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="RECIPE",
+        help="With --leave-out: recipe of the trainings, a file or a name in `cifm recipes list`.",
+        show_default="pretrain, or that of runs/latest",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="With --leave-out: change a key of the recipe, such as train.steps=500; may be repeated.",
+    ),
+]
+TrainMinutes = Annotated[
+    float | None,
+    typer.Option(
+        "--train-minutes",
+        min=0.001,
+        help="With --leave-out: largest time of each training, in minutes.",
+        show_default="the recipe's",
+    ),
 ]

@@ -90,38 +90,73 @@ def favours_model(pair: dict[str, Any], metric: str) -> bool | None:
     return bool(pair["high"] < 0) == (metric in LOWER_IS_BETTER)
 
 
-def overall(comparisons: dict[str, list[Comparison]], seed: int) -> dict[str, Any]:
-    """Compare the model with the best baseline over several slides; `comparisons` has those of each geometry.
+def overall(comparisons: dict[str, list[Comparison]], seed: int, groups: Sequence[str] | None = None) -> dict[str, Any]:
+    """Compare the model with the best baseline over several slides.
+
+    Args:
+        comparisons: Geometry to the comparisons of its slides.
+        seed: The user's seed.
+        groups: Group of each slide, such as its patient; the slides of a group are resampled together. None: each slide
+            is a group.
 
     Returns:
         Geometry, then metric, to the baseline with the best mean over slides, the mean difference and its 95 %
-        interval; nothing for the geometries of a single slide.
+        interval, the number of slides on which the model is better, and `each_slide`: the same against the best
+        baseline of each slide. Nothing for the geometries of a single slide.
     """
     return {
-        geometry: {metric: _overall_metric(of_slides, metric, seed) for metric in METRICS}
+        geometry: {metric: _overall_metric(of_slides, metric, seed, groups) for metric in METRICS}
         for geometry, of_slides in comparisons.items()
         if len(of_slides) > 1
     }
 
 
-def _overall_metric(comparisons: Sequence[Comparison], metric: str, seed: int) -> dict[str, Any]:
+def _overall_metric(
+    comparisons: Sequence[Comparison], metric: str, seed: int, groups: Sequence[str] | None
+) -> dict[str, Any]:
     # One baseline for all slides: choosing the best one for each slide would favour the baselines.
     baselines = [name for name in comparisons[0].scores if not is_model(name)]
     baseline = min(baselines, key=lambda name: sum(slide.best(name, metric).cost(metric) for slide in comparisons))
-    pairs = [
-        (slide.best(MODEL, metric).statistic(metric), slide.best(baseline, metric).statistic(metric))
-        for slide in comparisons
-    ]
-    difference = compare_over_slides(
-        [model.value - reference.value for model, reference in pairs],
-        np.stack([model.draws - reference.draws for model, reference in pairs]),
-        seed,
-        decidable=all(slide.bootstrap.decidable for slide in comparisons),
-    )
+    of_each = [slide.best_baseline(metric) for slide in comparisons]
     return {
         "best_baseline": baseline,
-        "difference": difference.difference,
-        "low": difference.low,
-        "high": difference.high,
+        **_mean_difference(comparisons, [baseline] * len(comparisons), metric, seed, groups),
         "num_slides": len(comparisons),
+        "num_groups": len(comparisons) if groups is None else len(set(groups)),
+        "each_slide": _mean_difference(comparisons, of_each, metric, seed, groups),
     }
+
+
+def _mean_difference(
+    comparisons: Sequence[Comparison],
+    baselines: Sequence[str],
+    metric: str,
+    seed: int,
+    groups: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The model minus the given baseline of each slide, averaged over slides."""
+    pairs = [
+        (slide.best(MODEL, metric).statistic(metric), slide.best(baseline, metric).statistic(metric))
+        for slide, baseline in zip(comparisons, baselines, strict=True)
+    ]
+    decidable = all(slide.bootstrap.decidable for slide in comparisons)
+    differences = [model.value - reference.value for model, reference in pairs]
+    draws = np.stack([model.draws - reference.draws for model, reference in pairs])
+    mean = compare_over_slides(differences, draws, seed, decidable=decidable, groups=groups)
+    is_lower_better = metric in LOWER_IS_BETTER
+    facts: dict[str, Any] = {
+        "difference": mean.difference,
+        "low": mean.low,
+        "high": mean.high,
+        "num_better": sum(difference != 0 and (difference < 0) == is_lower_better for difference in differences),
+    }
+    if is_lower_better and all(reference.value > 0 and (reference.draws > 0).all() for _, reference in pairs):
+        percent = compare_over_slides(
+            [100 * (model.value / reference.value - 1) for model, reference in pairs],
+            np.stack([100 * (model.draws / reference.draws - 1) for model, reference in pairs]),
+            seed,
+            decidable=decidable,
+            groups=groups,
+        )
+        facts["percent"] = {"difference": percent.difference, "low": percent.low, "high": percent.high}
+    return facts

@@ -66,8 +66,8 @@ def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) ->
         CifmError: A slide or model can't be used, or the region is empty.
         BackendUnavailableError: There is no such backend here.
     """
-    _refuse_duplicates("slides", [file_name(path) for path in config.slides])
-    _refuse_duplicates("runs", [run.name for run in config.models])
+    refuse_duplicates("slides", [file_name(path) for path in config.slides])
+    refuse_duplicates("runs", [run.name for run in config.models])
     models = load_models(config)
     first = models[0].model
     config = config.completed(first.checkpoint.recipe.evaluate)
@@ -115,7 +115,45 @@ def evaluate_slides(
     Raises:
         CifmError: A slide can't be used, or its region is empty.
     """
+    scored = score_slides(slides, models, config, digests, show_table)
+    return compare_slides(scored, config.seed, show_table) if len(scored.results) > 1 else scored
+
+
+def score_slides(
+    slides: Iterable[Slide],
+    models: Sequence[ModelPredictor],
+    config: EvaluateConfig,
+    digests: Mapping[str, str] | None = None,
+    show_table: ShowTable = lambda *_: None,
+) -> Evaluation:
+    """Do what `evaluate_slides` does, without the comparison over all slides."""
     return _Run(models, config, digests or {}, show_table).evaluate(slides)
+
+
+def compare_slides(
+    evaluation: Evaluation,
+    seed: int,
+    show_table: ShowTable = lambda *_: None,
+    groups: Mapping[str, str] | None = None,
+) -> Evaluation:
+    """Compare the model with the best baseline over several slides.
+
+    Args:
+        evaluation: The results on at least two slides.
+        seed: The user's seed.
+        show_table: As in `evaluate_slides`.
+        groups: Name of a slide to its group; the slides of a group are resampled together. None: each is a group.
+
+    Returns:
+        The same with the entry `overall` of the metrics.
+    """
+    results = evaluation.results
+    group_of_slide = None if groups is None else [groups[name] for name in results]
+    found = overall(_by_geometry(results), seed, group_of_slide)
+    for geometry, paired in found.items():
+        title = f"{describe_overall(geometry, paired)}: {MODEL} minus the best baseline, mean over slides"
+        show_table(title, overall_table(paired))
+    return replace(evaluation, metrics={**evaluation.metrics, "overall": found})
 
 
 @dataclass(frozen=True)
@@ -135,7 +173,8 @@ class _Run:
             for note in setup.notes:
                 logger.warning(note)
             plans = [setup.planner.plan(geometry) for geometry in self.config.geometry_names]
-            checks[setup.name] = check_setup(setup, plans, self.models, self.digests.get(setup.name))
+            digest = self.digests.get(setup.name)
+            checks[setup.name] = check_setup(setup, plans, self.models, digest, self.config.adapt)
         for warning in (warning for each in checks.values() for warning in each.warnings):
             logger.warning(warning)
         results: dict[str, list[EvaluationResult]] = {}
@@ -146,11 +185,6 @@ class _Run:
                 metrics["slides"][setup.name] = self._slide_facts(setup, checks[setup.name], results[setup.name])
                 if warnings := checks[setup.name].warnings:
                     self.show_table(f"{setup.name}: warnings about these scores", warning_table(warnings))
-        if len(results) > 1:
-            metrics["overall"] = overall(_by_geometry(results), self.config.seed)
-            for geometry, paired in metrics["overall"].items():
-                title = f"{describe_overall(geometry, paired)}: {MODEL} minus the best baseline, mean over slides"
-                self.show_table(title, overall_table(paired))
         return Evaluation(metrics, results)
 
     def _evaluate_slide(
@@ -234,8 +268,8 @@ def definitions() -> dict[str, Any]:
     }
 
 
-def _refuse_duplicates(what: str, names: Sequence[str]) -> None:
-    """Results are distinguished by name."""
+def refuse_duplicates(what: str, names: Sequence[str]) -> None:
+    """Raise a `CifmError` if a name occurs twice, as results are distinguished by name."""
     for name in names:
         if names.count(name) > 1:
             raise CifmError(f"two {what} are called {name}", "rename one of them, or evaluate them one by one")

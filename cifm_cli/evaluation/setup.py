@@ -46,6 +46,7 @@ class EvaluateConfig:
     precision: Precision = "float32"  # of matrix products
     seed: int = 0  # of folds, random baselines and bootstrap
     num_processes: int = 1  # processes that share the predictors; the numbers are the same, bit for bit
+    adapt: str = "none"  # `slide`: the models are adapted to the visible cells of each slide; `none`: used as trained
 
     def completed(self, recipe: EvaluateRecipe) -> EvaluateConfig:
         """The same choices, with those of a recipe where the user made none."""

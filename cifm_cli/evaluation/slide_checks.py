@@ -9,7 +9,7 @@ import numpy as np
 
 from cifm_cli.evaluation.content_checks import check_against_training, check_slide
 from cifm_cli.evaluation.folds import hidden_rows
-from cifm_cli.evaluation.transfer import transfer
+from cifm_cli.evaluation.transfer import NO_ADAPTATION, transfer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,11 @@ class SlideChecks:
 
 
 def check_setup(
-    setup: SlideSetup, plans: Sequence[FoldPlan], models: Sequence[ModelPredictor], digest: str | None
+    setup: SlideSetup,
+    plans: Sequence[FoldPlan],
+    models: Sequence[ModelPredictor],
+    digest: str | None,
+    adapt: str = NO_ADAPTATION,
 ) -> SlideChecks:
     """Check a slide before it is evaluated.
 
@@ -42,6 +46,7 @@ def check_setup(
         plans: The folds of each geometry.
         models: The models.
         digest: SHA-256 of the slide's file; None for a slide that has no file.
+        adapt: How the models are adapted to the slide, as in `EvaluateConfig`.
 
     Returns:
         Relations and warnings.
@@ -53,7 +58,7 @@ def check_setup(
     for predictor in models:
         checkpoint = predictor.model.checkpoint
         validation_slides = checkpoint.recipe.data.validation_slides
-        relation = transfer(slide, digest, checkpoint.provenance, scored, validation_slides)
+        relation = transfer(slide, digest, checkpoint.provenance, scored, validation_slides, adapt)
         found = check_against_training(slide, scored, content, checkpoint, relation)
         num_trained = max(relation.facts["trained_cells_scored"], found.facts["trained_cells"] or 0)
         scenario[predictor.name] = {**relation.facts, "trained_cells_scored": num_trained}

@@ -2,6 +2,9 @@
 
 `in-sample`: the model was trained on other regions of the same file. `cross-sample`: on other slides of the platform.
 `cross-platform`: on other platforms only.
+
+A model is used on a slide that it was not trained on as it is (`zero-shot`), after adaptation to the visible cells of the slide
+(`adapted`), or after its training was continued on the slide or its platform (`fine-tuned`). The last two can be combined.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Rows, Slide
 
 IN_SAMPLE, CROSS_SAMPLE, CROSS_PLATFORM = "in-sample", "cross-sample", "cross-platform"
-ZERO_SHOT, FINE_TUNED = "zero-shot", "fine-tuned"
+ZERO_SHOT, ADAPTED, FINE_TUNED = "zero-shot", "adapted", "fine-tuned"
+NO_ADAPTATION = "none"  # of `EvaluateConfig.adapt`
 NO_ROWS: Final[Rows] = np.arange(0)
 
 
@@ -28,8 +32,9 @@ class Transfer(NamedTuple):
     """The relation of a slide to a model."""
 
     # for `metrics.json`: `name`; `adaptation`, `fine-tuned` where the run continued another run that had not seen this
-    # slide or platform, else `zero-shot` for a slide that is not in-sample; what both follow from; and the number of
-    # scored cells that the model was trained on
+    # slide or platform, `adapted` where the model was adapted to the slide, or `fine-tuned, adapted`; without either,
+    # `zero-shot` for a slide that is not in-sample; what both follow from; and the number of scored cells that the model
+    # was trained on
     facts: dict[str, Any]
     notes: list[str]  # warnings for the user
     trained_rows: Rows = NO_ROWS  # the scored rows that the model was trained on, as far as this follows from the files
@@ -42,6 +47,7 @@ def transfer(
     provenance: dict[str, Any],
     scored: Rows = NO_ROWS,
     validation_slides: Sequence[str] = (),
+    adapt: str = NO_ADAPTATION,
 ) -> Transfer:
     """Find out how a slide relates to the training slides of a model, by their content.
 
@@ -51,6 +57,7 @@ def transfer(
         provenance: Of the model.
         scored: Rows that are scored in any geometry.
         validation_slides: Names of slides that the model's run used for validation only.
+        adapt: How the model is adapted to the slide, as in `EvaluateConfig`.
 
     Returns:
         The relation.
@@ -68,14 +75,9 @@ def transfer(
             "in another way, cells that are scored here may have been trained on"
         )
     if seen or seen_before:
-        name, new_to_initial = IN_SAMPLE, bool(initial) and not seen_before
-    elif platform in platforms | initial_platforms or not platforms:
-        name, new_to_initial = CROSS_SAMPLE, bool(initial_platforms) and platform not in initial_platforms
+        name, fine_tuned = IN_SAMPLE, bool(initial) and not seen_before
     else:
-        name, new_to_initial = CROSS_PLATFORM, False
-    adaptation = FINE_TUNED if new_to_initial else None if name == IN_SAMPLE else ZERO_SHOT
-    if name == CROSS_SAMPLE and adaptation == FINE_TUNED:
-        name = CROSS_PLATFORM  # pretrained on another platform; this one was only in the fine-tuning
+        name, fine_tuned = _relate_platform(platform, platforms, initial_platforms)
     same_content = {_stem(path) for path, other in own.items() if other == digest}
     only_validated = not seen_before and same_content <= set(validation_slides)
     trained_rows = NO_ROWS if only_validated else np.intersect1d(scored, slide.region(keys.TRAIN))
@@ -87,7 +89,7 @@ def transfer(
         )
     facts = {
         "name": name,
-        "adaptation": adaptation,
+        "adaptation": _name_adaptation(name, adapt, fine_tuned=fine_tuned),
         "trained_cells_scored": num_trained,
         "platform": platform,
         "trained_on": [_stem(path) for path in own],
@@ -108,12 +110,29 @@ def describe_transfer(facts: dict[str, Any]) -> str:
         CROSS_SAMPLE: f"the model was trained on other slides, some of them of the same platform ({platform})",
         CROSS_PLATFORM: f"the model was trained on slides of other platforms than this one ({platform})",
     }
-    if facts["adaptation"] == FINE_TUNED and facts["name"] == CROSS_PLATFORM:
+    changes = (facts["adaptation"] or "").split(", ")
+    if FINE_TUNED in changes and facts["name"] == CROSS_PLATFORM:
         words[CROSS_PLATFORM] = f"this platform ({platform}) was part of fine-tuning only"
     kind = ", ".join(filter(None, (facts["name"], facts["adaptation"])))
+    adapted = ", and adapted to the visible cells of this slide" if ADAPTED in changes else ""
     num_trained = facts["trained_cells_scored"]
     warning = f"; {num_trained:,} of the scored cells were training cells of the model" if num_trained else ""
-    return f"{kind}: {words[facts['name']]} (trained on {trained_on}; {platforms}){warning}"
+    return f"{kind}: {words[facts['name']]} (trained on {trained_on}; {platforms}){adapted}{warning}"
+
+
+def _relate_platform(platform: str | None, platforms: set[str], initial_platforms: set[str]) -> tuple[str, bool]:
+    """The relation of a slide that was not trained on, and whether its platform was part of fine-tuning only."""
+    if platform not in platforms | initial_platforms and platforms:
+        return CROSS_PLATFORM, False
+    if initial_platforms and platform not in initial_platforms:
+        return CROSS_PLATFORM, True  # pretrained on another platform
+    return CROSS_SAMPLE, False
+
+
+def _name_adaptation(name: str, adapt: str, *, fine_tuned: bool) -> str | None:
+    """What was done to use a model on a slide; None for a slide on which it was trained from the start."""
+    steps = {FINE_TUNED: fine_tuned, ADAPTED: adapt != NO_ADAPTATION}
+    return ", ".join(step for step, done in steps.items() if done) or (None if name == IN_SAMPLE else ZERO_SHOT)
 
 
 def _stem(path: str | Path) -> str:

@@ -104,9 +104,11 @@ def sum_genes(slide: Slide, rows: Rows, panel: Panel, target_sum: float) -> Gene
         block_counts = slide.counts(block_rows)
         # Depth is that of all genes of the slide, also of those that the panel lacks.
         block = log_normalise(block_counts, slide.total_counts[block_rows], target_sum)[:, panel.columns]
-        sums += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
+        block_counts = block_counts[:, panel.columns]
+        # `bincount` sums in float64; the sum of a sparse matrix is in its own type, whatever the result is.
+        sums += np.bincount(block.indices, block.data, panel.num_genes)
         expressing += np.bincount(block.indices[block.data > 0], minlength=panel.num_genes)
-        counts += np.asarray(block_counts[:, panel.columns].sum(axis=0, dtype=np.float64)).ravel()
+        counts += np.bincount(block_counts.indices, block_counts.data, panel.num_genes)
     number = np.full(panel.num_genes, float(len(with_counts)))
     return GeneTotals(*(torch.from_numpy(total) for total in (sums, expressing, counts, number)))
 

@@ -7,7 +7,7 @@ the panel.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -159,12 +159,48 @@ def mask_tile(
     # The depth is that over all genes of the slide, so normalised values do not depend on the panel of the model.
     depth = slide.total_counts[tile.rows[visible]]
     expression = log_normalise(counts, depth, recipe.data.target_sum)
-    # The halo is as wide as the longer of two reaches, messages and smoother; the graph needs only the cells that
-    # messages reach.
-    near = np.flatnonzero(tile.distance_um <= message_reach_um(recipe, slide.radius_um))
-    graph = radius_graph(tile.xy_um[near], slide.radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
-    # Graphs are reduced from the last layer backwards: the decoder runs on the cells whose messages reach the queries,
-    # the encoder on the cells whose messages reach the visible cells of the decoder.
+    graphs = _reduce_graphs(tile, queries, is_masked, slide.radius_um, recipe, dtype)
+    neighbours = neighbour_expression = None
+    if recipe.objective.name == "residual":
+        # In radii, so that one recipe serves platforms of different spacing.
+        xy = tile.xy_um / slide.radius_um
+        neighbours = sum_neighbours(xy[queries], xy[visible], expression, counts, depth, recipe.objective).to(dtype)
+        neighbour_expression = to_expression(expression, panel.vocabulary_rows, dtype)
+    return MaskedTile(
+        # From positions in the tile to rows of `expression`.
+        expression=to_expression(expression[np.searchsorted(visible, graphs.embedded)], panel.vocabulary_rows, dtype),
+        encoder=tuple(graphs.encoder),
+        decoder=tuple(graphs.decoder),
+        visible=graphs.visible,
+        masked=graphs.masked,
+        genes=torch.from_numpy(panel.vocabulary_rows),
+        neighbours=neighbours,
+        neighbour_expression=neighbour_expression,
+        slide=parameters.to(dtype) if parameters else None,
+    )
+
+
+class _Graphs(NamedTuple):
+    """The graphs of a tile, reduced to the cells that the prediction depends on."""
+
+    encoder: list[LayerGraph]  # A(C_unm) for each layer of the encoder
+    decoder: list[LayerGraph]  # A(C) for each layer of the decoder
+    embedded: Rows  # positions in the tile of the cells of the first encoder graph
+    visible: Tensor  # (U,) cells of the first decoder graph that the encoder embeds
+    masked: Tensor  # (K,) cells of the first decoder graph that are masked
+
+
+def _reduce_graphs(
+    tile: Tile, queries: Rows, is_masked: NDArray[np.bool_], radius_um: float, recipe: Recipe, dtype: torch.dtype
+) -> _Graphs:
+    """Build the graphs of a tile, from the last layer backwards.
+
+    The decoder runs on the cells whose messages reach the queries, the encoder on the cells whose messages reach the
+    visible cells of the decoder.
+    """
+    # The halo may be wider, for the smoother; the graph needs only the cells that messages reach.
+    near = np.flatnonzero(tile.distance_um <= message_reach_um(recipe, radius_um))
+    graph = radius_graph(tile.xy_um[near], radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
     # Queries are in the core, at distance 0, so all of them are near.
     near_queries = torch.from_numpy(np.searchsorted(near, queries))
     decoded, decoder = layer_graphs(graph, near_queries, recipe.model.decoder_layers)
@@ -176,24 +212,8 @@ def mask_tile(
         torch.searchsorted(near_visible, decoded[visible_decoded]),
         recipe.model.encoder_layers,
     )
-    # From positions in the near subgraph of visible cells back to rows of `expression`.
-    read = np.searchsorted(visible, near[near_visible[encoded].numpy()])
-    neighbours = None
-    if recipe.objective.name == "residual":
-        # In radii, so that one recipe serves platforms of different spacing.
-        xy = tile.xy_um / slide.radius_um
-        neighbours = sum_neighbours(xy[queries], xy[visible], expression, counts, depth, recipe.objective).to(dtype)
-    return MaskedTile(
-        expression=to_expression(expression[read], panel.vocabulary_rows, dtype),
-        encoder=tuple(encoder),
-        decoder=tuple(decoder),
-        visible=visible_decoded,
-        masked=near_masked[decoded].nonzero().ravel(),
-        genes=torch.from_numpy(panel.vocabulary_rows),
-        neighbours=neighbours,
-        neighbour_expression=to_expression(expression, panel.vocabulary_rows, dtype) if neighbours else None,
-        slide=parameters.to(dtype) if parameters else None,
-    )
+    masked_decoded = near_masked[decoded].nonzero().ravel()
+    return _Graphs(encoder, decoder, near[near_visible[encoded].numpy()], visible_decoded, masked_decoded)
 
 
 def to_expression(matrix: csr_matrix, vocabulary_rows: NDArray[np.int64], dtype: torch.dtype) -> Expression:

@@ -202,25 +202,48 @@ def resample(num_groups: int, num_draws: int, generator: np.random.Generator) ->
     return generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), num_draws).astype(np.float64)
 
 
-def compare_over_slides(differences: Sequence[float], draws: Floats, seed: int, *, decidable: bool) -> PairedDifference:
-    """Average a difference over slides; each draw resamples the slides, then the blocks within each.
+def compare_over_slides(
+    differences: Sequence[float], draws: Floats, seed: int, *, decidable: bool, groups: Sequence[str] | None = None
+) -> PairedDifference:
+    """Average a difference over slides; each draw resamples groups of slides, then the blocks within each slide.
 
     Args:
         differences: S differences, one of each slide.
         draws: (S, R) difference of each slide on each draw.
         seed: The user's seed.
         decidable: Whether every slide has enough blocks. If one has too few, the mean is not decided either.
+        groups: S names, one for each slide; slides with the same name, such as those of one patient, are drawn together.
+            None: every slide is drawn by itself.
 
     Returns:
         The mean difference over slides.
     """
     num_slides, num_draws = draws.shape
     generator = numpy_generator(seed, "slides")
+    members = _group_members(range(num_slides) if groups is None else groups)
+    num_groups, largest = members.shape
     # Both levels are drawn, as results vary between slides as well as between the blocks of a slide.
-    slide = generator.integers(num_slides, size=(num_slides, num_draws))
-    draw = generator.integers(num_draws, size=(num_slides, num_draws))
-    means = np.asarray(draws[slide, draw].mean(axis=0))
-    return paired_difference(float(np.mean(differences)), means, decidable=decidable)
+    group = generator.integers(num_groups, size=(num_groups, num_draws))
+    draw = generator.integers(num_draws, size=(largest, num_groups, num_draws))
+    totals, counts = np.zeros(num_draws), np.zeros(num_draws)
+    for position in range(largest):
+        slide = members[group, position]
+        chosen = slide >= 0
+        totals += np.where(chosen, draws[slide, draw[position]], 0.0).sum(axis=0)
+        counts += chosen.sum(axis=0)
+    # Groups differ in size, so that the number of slides differs from draw to draw.
+    return paired_difference(float(np.mean(differences)), totals / counts, decidable=decidable)
+
+
+def _group_members(groups: Sequence[object]) -> NDArray[np.int64]:
+    """(groups, size of the largest) numbers of the slides in each group, in the order of their first slides; -1 pads."""
+    slides: dict[object, list[int]] = {}
+    for number, name in enumerate(groups):
+        slides.setdefault(name, []).append(number)
+    members = np.full((len(slides), max(map(len, slides.values()))), -1)
+    for row, numbers in zip(members, slides.values(), strict=True):
+        row[: len(numbers)] = numbers
+    return members
 
 
 def percentile_interval(draws: Floats) -> tuple[float, float]:

@@ -176,6 +176,34 @@ def test_an_evaluation_is_a_set_of_tables(plain: ad.AnnData, model: cifm.LoadedM
     assert (cells["x_um"] > x_um.min() + 0.6 * (x_um.max() - x_um.min())).all()
 
 
+def test_groups_of_slides_are_left_out(adata: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three parts of a slide in two groups; a second call uses the trainings of the first."""
+
+    def refuse(*_: object) -> None:
+        raise cifm.CifmError("the model of the first call is loaded", "")
+
+    parts = {name: adata[number::3].copy() for number, name in enumerate(("a", "b", "c"))}
+    groups = {"a": "A", "b": "B", "c": "A"}
+    chosen = {"geometries": "scattered", "num_folds": 1, "device": "cpu", "backend": "torch", "out": tmp_path / "runs"}
+    evaluation = cifm.leave_out("demo", parts, groups, settings={**TRAIN, "data.tile_cells": 64}, **chosen)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["A", "B", "plan.json"]
+    facts = evaluation.metrics
+    assert {name: group["slides"] for name, group in facts["leave_out"]["groups"].items()} == {
+        "A": ["a", "c"],
+        "B": ["b"],
+    }
+    assert facts["slides"]["c"]["scenario"]["model"]["trained_on"] == ["b"]
+    assert facts["overall"]["scattered"]["mse"]["num_groups"] == 2
+    cells = evaluation.per_cell.query("predictor == 'model' and form == 'mean' and slide == 'c'")
+    assert np.array_equal(parts["c"][cells["cell"]].obsm["spatial"], cells[["x_um", "y_um"]])
+    monkeypatch.delattr("cifm_cli.cross_validation.training.launch")
+    monkeypatch.setattr("cifm_cli.cross_validation.run.load_models", refuse)
+    with pytest.raises(cifm.CifmError, match="the model of the first call is loaded"):
+        cifm.leave_out("demo", parts, groups, settings={**TRAIN, "data.tile_cells": 64}, **chosen)
+    with pytest.raises(cifm.CifmError, match="started with another recipe"):
+        cifm.leave_out("demo", parts, groups, settings=TRAIN, **chosen)
+
+
 def test_locations_may_have_names(adata: ad.AnnData, model: cifm.LoadedModel) -> None:
     table = pd.DataFrame(adata.obsm["spatial"][:2], columns=["x", "y"], index=["a", "b"])
     assert cifm.predict(adata, model, at=table).obs_names.tolist() == ["a", "b"]
@@ -281,6 +309,12 @@ def test_train_takes_a_recipe_and_slides_by_name(adata: ad.AnnData) -> None:
         (lambda adata, model: cifm.evaluate(adata, model, geometries="scatered"), "geometries: scatered"),
         (lambda adata, model: cifm.evaluate(adata, model, region="tests"), "region: tests"),
         (lambda adata, model: cifm.evaluate(adata, model, num_folds=0), "num_folds: 0"),
+        (lambda adata, _: cifm.leave_out("demo", [adata]), "all 1 slide"),
+        (
+            lambda adata, _: cifm.leave_out("demo", [adata, adata], {"slide_1": "A"}),
+            "groups: names slide_1, the slides are",
+        ),
+        (lambda adata, _: cifm.leave_out("demo", [adata, adata], region="tests"), "region: tests"),
         (
             lambda adata, model: cifm.evaluate(adata[adata.obs["split"] == "train"], model),
             "no cells in its test region",

@@ -81,6 +81,30 @@ def test_slides_of_too_few_blocks_leave_the_mean_over_slides_undecided(
     assert favours_model(comparison_of_blocks(3).paired("mse"), "mse") is None
 
 
+def test_the_comparison_over_slides_by_hand() -> None:
+    """On three slides the model has the errors 1, 1 and 5, the baselines 2 and 4."""
+    bootstrap = Bootstrap(np.arange(40), np.ones((1_000, 40)), side_um=100.0)
+    values = [(1.0, 2.0, 4.0), (1.0, 4.0, 2.0), (5.0, 2.0, 4.0)]  # of the model, knn and ridge
+    names = ("model", "knn", "ridge")
+    comparisons = [
+        Comparison(bootstrap, {name: {"mean": score(value)} for name, value in zip(names, of_slide, strict=True)})
+        for of_slide in values
+    ]
+    found = overall({"scattered": comparisons}, seed=0, groups=["A", "A", "B"])["scattered"]
+    mse = found["mse"]
+    assert (mse["best_baseline"], mse["num_slides"], mse["num_groups"], mse["num_better"]) == ("knn", 3, 2, 2)
+    assert mse["difference"] == pytest.approx((-1 - 3 + 3) / 3)
+    # Two groups: a draw has group A twice (mean of its slides), B twice, or both.
+    assert (mse["low"], mse["high"]) == pytest.approx((-2, 3))
+    assert mse["percent"]["difference"] == pytest.approx(100 * (-1 / 2 - 3 / 4 + 3 / 2) / 3)
+    assert (mse["percent"]["low"], mse["percent"]["high"]) == pytest.approx((-62.5, 150))
+    each = mse["each_slide"]  # knn, ridge and knn are best
+    assert each["difference"] == pytest.approx((-1 - 1 + 3) / 3)
+    assert (each["low"], each["high"], each["num_better"]) == pytest.approx((-1, 3, 2))
+    assert found["auroc"]["num_better"] == 1  # higher is better
+    assert "percent" not in found["auroc"]
+
+
 def make_targets(counts: np.ndarray) -> Targets:
     depth = counts.sum(axis=1, keepdims=True)
     values = np.log1p(100 * counts / np.maximum(depth, 1)).astype(np.float32)
@@ -204,6 +228,25 @@ def test_the_relation_of_a_slide_to_a_model(
 ) -> None:
     facts = transfer(slide_of(platform), digest, origin).facts
     assert (facts["name"], facts["adaptation"]) == (name, adaptation)
+
+
+@pytest.mark.parametrize(
+    ("origin", "digest", "adaptation", "words"),
+    [
+        (XENIUM, "bb", "adapted", "trained on other slides"),
+        (XENIUM, "aa", "adapted", "trained on other regions of this slide"),
+        ({**XENIUM, "init": {"run": "runs/v", **VISIUM}}, "aa", "fine-tuned, adapted", "other regions of this slide"),
+        ({**XENIUM, "init": {"run": "runs/v", **VISIUM}}, "bb", "fine-tuned, adapted", "part of fine-tuning only"),
+    ],
+)
+def test_a_model_that_is_adapted_to_a_slide(origin: dict, digest: str, adaptation: str, words: str) -> None:
+    facts = transfer(slide_of("xenium"), digest, origin, adapt="slide").facts
+    assert facts["adaptation"] == adaptation
+    assert facts["name"] == transfer(slide_of("xenium"), digest, origin).facts["name"]
+    text = describe_transfer(facts)
+    assert text.startswith(f"{facts['name']}, {adaptation}: ")
+    assert words in text
+    assert text.endswith(", and adapted to the visible cells of this slide")
 
 
 def test_a_slide_without_a_file_is_not_a_training_slide() -> None:

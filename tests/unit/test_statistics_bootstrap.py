@@ -154,6 +154,33 @@ def test_slides_are_resampled_before_blocks() -> None:
     assert (paired.difference, paired.low, paired.high, paired.decided) == (0.5, 0, 1, False)
 
 
+def test_slides_of_a_group_are_drawn_together() -> None:
+    """Group A has the differences 0 and 3, B has 6: draws are A A (mean 1.5), A B (3) and B B (6)."""
+    differences = [0.0, 6.0, 3.0]
+    draws = np.repeat(differences, 400).reshape(3, 400)
+    groups = ["A", "B", "A"]
+    paired = compare_over_slides(differences, draws, seed=0, decidable=True, groups=groups)
+    assert (paired.difference, paired.low, paired.high) == (3, 1.5, 6)
+    # Slides that are drawn by themselves also give means of three times the same slide.
+    alone = compare_over_slides(differences, draws, seed=0, decidable=True)
+    assert (alone.low, alone.high) == (0, 6)
+
+
+def test_groups_of_one_slide_are_slides() -> None:
+    draws = numpy_generator(0).normal(size=(4, 300))
+    differences = draws.mean(axis=1).tolist()
+    alone = compare_over_slides(differences, draws, seed=3, decidable=True)
+    assert compare_over_slides(differences, draws, seed=3, decidable=True, groups=list("dbca")) == alone
+
+
+def test_blocks_of_the_slides_of_a_group_are_drawn_separately() -> None:
+    """The blocks of two slides vary with opposite signs on the same draws; together they vary nevertheless."""
+    draws = np.stack([np.linspace(-1, 1, 500), -np.linspace(-1, 1, 500)])
+    paired = compare_over_slides([0.0, 0.0], draws, seed=0, decidable=True, groups=["A", "A"])
+    assert paired.low < -0.3
+    assert paired.high > 0.3
+
+
 def test_slides_of_too_few_blocks_leave_their_mean_undecided() -> None:
     draws = np.full((2, 500), 1.0)
     assert compare_over_slides([1.0, 1.0], draws, seed=0, decidable=True).decided

@@ -13,6 +13,7 @@ from cifm_cli.data.writers.evaluation_predictions import write_predictions
 from cifm_cli.errors import writing
 from cifm_cli.evaluation.folds import KINDS
 from cifm_cli.evaluation.predictors.base import MODEL
+from cifm_cli.evaluation.report.leave_out import leave_out_section
 from cifm_cli.evaluation.report.page import overall_section, sections, warning_section
 from cifm_cli.report.html import write_report
 from cifm_cli.workspace import atomic_files, atomic_path, write_json
@@ -66,14 +67,18 @@ def write(
             for name, of_slide in metrics["slides"].items()
             if of_slide["warnings"]
         ]
-        averages = [overall_section(geometry, paired) for geometry, paired in metrics.get("overall", {}).items()]
+        overall = metrics.get("overall", {})
+        left_out = [leave_out_section(metrics, geometry) for geometry in overall if "leave_out" in metrics]
+        averages = [overall_section(geometry, paired) for geometry, paired in overall.items()]
         of_slides = [
             section
             for name, of_slide in results.items()
             for result in of_slide
             for section in sections(result, metrics["slides"][name])
         ]
-        write_report(new / REPORT_FILE, "Evaluation", [*warned, *averages, *of_slides], metrics["provenance"])
+        write_report(
+            new / REPORT_FILE, "Evaluation", [*left_out, *warned, *averages, *of_slides], metrics["provenance"]
+        )
         write_json(new / METRICS_FILE, metrics)
 
 

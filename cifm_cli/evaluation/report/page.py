@@ -110,10 +110,12 @@ def warning_section(name: str, warnings: Sequence[str]) -> Section:
 
 def overall_section(geometry: str, paired: dict[str, dict[str, Any]]) -> Section:
     """The model against the best baseline over several slides; `paired` is metric to comparison."""
+    pair = next(iter(paired.values()))
+    resampled = "slides" if pair["num_groups"] == pair["num_slides"] else f"the {pair['num_groups']} groups of slides"
     return Section(
         describe_overall(geometry, paired),
-        "Mean difference over slides, the model minus the best baseline. Intervals: slides are resampled, then blocks "
-        "within each.",
+        f"Mean difference over slides, the model minus the best baseline. Intervals: {resampled} are resampled, then blocks "
+        "within each slide.",
         overall_table(paired),
     )
 

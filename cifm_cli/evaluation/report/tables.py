@@ -31,7 +31,7 @@ METRIC_NAMES: Final = {
     "spearman_cell_centred": "Spearman centred",
 }
 _GENE_SET_METRICS: Final = ("mse", "pearson_cell", "spearman_cell", "pearson_gene", "auroc", "deviance")
-_DECISIONS: Final = {True: "better", False: "worse", None: "undecided"}
+DECISIONS: Final = {True: "better", False: "worse", None: "undecided"}
 # Key, headline, format, and which value is best. Confidence is best where it equals accuracy, so none is marked.
 _STATE_COLUMNS: Final = (
     ("log_loss", "log loss ↓", "{:.4f}", min),
@@ -95,7 +95,7 @@ def paired_table(comparison: Comparison, model: str = MODEL, reference: str | No
                 headline(metric),
                 f"{pair['difference']:+.4f}",
                 f"[{pair['low']:+.4f}, {pair['high']:+.4f}]",
-                _DECISIONS[decision],
+                DECISIONS[decision],
                 f"{pair['p_holm']:.3f}",
                 pair["model_form"],
                 f"{reference or pair['best_baseline']}, {pair['form']}",
@@ -138,13 +138,24 @@ def overall_table(paired: dict[str, dict[str, Any]]) -> Table:
             headline(metric),
             f"{pair['difference']:+.4f}",
             f"[{pair['low']:+.4f}, {pair['high']:+.4f}]",
-            _DECISIONS[favours_model(pair, metric)],
+            percentage(pair),
+            DECISIONS[favours_model(pair, metric)],
+            f"{pair['num_better']} of {pair['num_slides']}",
             pair["best_baseline"],
         ]
         for metric, pair in paired.items()
     ]
     best = [(row, 1) for row, (metric, pair) in enumerate(paired.items()) if favours_model(pair, metric)]
-    return Table(["metric", "difference", "95 % interval", f"{MODEL} is", "against"], rows, best)
+    columns = ["metric", "difference", "95 % interval", "relative", f"{MODEL} is", "better on", "against"]
+    return Table(columns, rows, best)
+
+
+def percentage(pair: dict[str, Any]) -> str:
+    """Relative difference with its interval, where the metric has one."""
+    if "percent" not in pair:
+        return "-"
+    percent = pair["percent"]
+    return f"{percent['difference']:+.2f} % [{percent['low']:+.2f}, {percent['high']:+.2f}]"
 
 
 def warning_table(warnings: Sequence[str]) -> Table:
