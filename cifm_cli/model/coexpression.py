@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
 
-MAX_CELLS = 20_000  # cells that regressions are fitted on
+MAX_CELLS = 10_000  # cells that regressions are fitted on
 LARGE_PANEL = 1_000  # known or new genes above which fewer cells are, as equations of either order are solved
-MAX_CELLS_OF_LARGE_PANEL = 2_000
+MAX_CELLS_OF_LARGE_PANEL = 1_500
 MIN_KNOWN = 20  # with fewer known genes, a regression says nothing about how the network corrects a new one
 MIN_CELLS = 50  # with fewer cells too
 # Cells are averaged over similar ones first: with the expression of single cells, which is mostly noise, coefficients are
@@ -168,15 +168,8 @@ def _ridge(x: Numbers, y: Numbers) -> Coefficients:
     """Regress centred (n, B) targets on centred (n, A) predictors, with the penalty of the smallest held-out error."""
     # Parts of consecutive cells, because neighbours are alike: a random half would favour too small a penalty.
     is_fitted = np.arange(len(x)) * NUM_PARTS // len(x) % 2 == 0
-    fit = Ridge(x[is_fitted], y[is_fitted])
-    x_held_out, y_held_out = (part[~is_fitted] - part[~is_fitted].mean(axis=0) for part in (x, y))
-
-    def squared_error(penalty: float) -> float:
-        """Error on the parts that are held out."""
-        left, right = fit.solve(penalty)
-        return float(np.square(y_held_out - (x_held_out @ left) @ right).sum())
-
-    return Ridge(x, y).solve(min(PENALTIES, key=squared_error))
+    error_of = Ridge(x[is_fitted], y[is_fitted]).held_out_error(x[~is_fitted], y[~is_fitted])
+    return Ridge(x, y).solve(min(PENALTIES, key=error_of))
 
 
 class Ridge:
@@ -200,9 +193,31 @@ class Ridge:
 
     def solve(self, penalty: float) -> Coefficients:
         """Coefficients under a penalty in units of the mean variance of a predictor."""
+        return Coefficients(self._left, self._right * self._factors(penalty)[:, None])
+
+    def held_out_error(self, x: Numbers, y: Numbers) -> Callable[[float], float]:
+        """The squared error on other cells, centred on their own mean, as a function of the penalty.
+
+        It leaves out the sum of the squared targets, which no penalty changes.
+        """
+        components = (x - x.mean(axis=0)) @ self._left
+        linear = ((components.T @ (y - y.mean(axis=0))) * self._right).sum(axis=1)
+        # Products of the components once, so that every further penalty costs a small form only.
+        quadratic = (components.T @ components) * (self._right @ self._right.T)
+
+        def error(penalty: float) -> float:
+            """The error under a penalty."""
+            factors = self._factors(penalty)
+            return float(factors @ quadratic @ factors - 2 * linear @ factors)
+
+        return error
+
+    def _factors(self, penalty: float) -> Numbers:
+        """(R,) factors of the components."""
         # Predictors without variance get coefficients of zero, under any positive penalty.
         added = penalty * self._sum_of_squares or 1.0
-        return Coefficients(self._left, self._right / (np.maximum(self._values, 0.0) + added)[:, None])
+        factors: Numbers = 1 / (np.maximum(self._values, 0.0) + added)
+        return factors
 
 
 def _indicator(matrix: csr_matrix) -> csr_matrix:

@@ -83,8 +83,14 @@ def test_a_panel_with_more_genes_than_cells_has_the_same_solution() -> None:
         part = predictors - predictors.mean(axis=0)
         penalty = 0.3 * np.square(part).sum() / part.shape[1]
         expected = np.linalg.solve(part.T @ part + penalty * np.eye(part.shape[1]), part.T @ (y - y.mean(axis=0)))
-        left, right = Ridge(predictors, y).solve(0.3)
+        fit = Ridge(predictors, y)
+        left, right = fit.solve(0.3)
         assert left @ right == pytest.approx(expected, rel=1e-8, abs=1e-10)
+        other_x, other_y = generator.normal(size=(20, predictors.shape[1])), generator.normal(size=(20, 2))
+        residual = (other_y - other_y.mean(axis=0)) - (other_x - other_x.mean(axis=0)) @ expected
+        total = np.square(other_y - other_y.mean(axis=0)).sum()
+        error = fit.held_out_error(other_x, other_y)(0.3)
+        assert error + total == pytest.approx(np.square(residual).sum())
 
 
 def test_genes_that_no_cell_expresses_have_coefficients_of_zero() -> None:
