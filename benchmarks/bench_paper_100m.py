@@ -115,7 +115,7 @@ def count_work(slide: Path, recipe_file: Path) -> dict[str, Any]:
 
     resolved = recipe.load(recipe_file)
     corpus = Corpus([slide], resolved, None, 0)
-    tile = corpus.draw_example(keys.TRAIN, 0, "bench").tile.to(torch.device("meta"))
+    tile = corpus.draw_example(corpus.slides[0], keys.TRAIN, "bench").tile.to(torch.device("meta"))
     with torch.device("meta"):
         network = Ensemble(len(corpus.vocabulary), resolved)
     with FlopCounterMode(display=False) as counter:

@@ -150,8 +150,10 @@ def open_tensors(path: Path, kind: FileKind, framework: Framework = "pt") -> Ite
         # Other programs write safetensors files too, such as the public release of the paper.
         raise CifmError(f"{path}: safetensors, but not a {kind.noun} of cifm", kind.hint)
     if header.get("format") != kind.format:
+        stored = header.get("format")
+        earlier = "; trained by an earlier version" if isinstance(stored, int) and stored < kind.format else ""
         raise CifmError(
-            f"{path}: {kind.noun} format {header.get('format')!s:.20}, this cifm reads {kind.format}",
+            f"{path}: {kind.noun} format {stored!s:.20}, this cifm reads {kind.format}{earlier}",
             "use the version of cifm that wrote it, or train again",
         )
     try:

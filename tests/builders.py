@@ -25,8 +25,9 @@ from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import MODEL_FILE, Checkpoint, save_checkpoint
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.masking import MaskedTile, mask_tile
+from cifm_cli.model.slide_parameters import SlideParameters
 from cifm_cli.model.vocabulary import match_panel
-from cifm_cli.provenance import seeded_torch
+from cifm_cli.provenance import seeded_torch, torch_generator
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.training import loop
 from cifm_cli.training.config import TrainConfig
@@ -73,6 +74,8 @@ def random_network(num_genes: int, recipe: Recipe, *, noise: float = 0.05) -> En
     with seeded_torch(0, "network"):
         network = Ensemble(num_genes, recipe)
         add_noise(network, noise)
+        if network.pooled and (parameters := random_parameters(num_genes, recipe)):
+            network.pooled.fill(parameters, torch.arange(num_genes))
     return network.eval()
 
 
@@ -124,7 +127,32 @@ def mask_cells(
     """Mask the given rows of a tile, by default of a tile that is the whole slide."""
     everything = np.arange(slide.num_cells)
     tile = tile or Tile(everything, everything, slide.xy_um, np.zeros(slide.num_cells))
-    return mask_tile(slide, tile, rows, match_panel(slide, slide.gene_ids), recipe, dtype)
+    parameters = random_parameters(slide.num_genes, recipe)
+    return mask_tile(slide, tile, rows, match_panel(slide, slide.gene_ids), recipe, parameters, dtype)
+
+
+def random_parameters(num_genes: int, recipe: Recipe) -> SlideParameters | None:
+    """The same random parameters of a slide in every call, with three states; None for the objective of the paper."""
+    if recipe.objective.name != "residual":
+        return None
+    num_terms = len(recipe.objective.scales) + 1
+    generator = torch_generator(0, "parameters")
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator)
+
+    composition, frequency = draw(num_genes) + 0.1, draw(min(3, recipe.objective.states)) + 0.1
+    return SlideParameters(
+        mean=draw(num_genes),
+        expressed=draw(num_genes),
+        composition=composition / composition.sum(),
+        mean_weights=draw(num_terms, num_genes),
+        expressed_weights=draw(num_terms, num_genes),
+        composition_weights=draw(num_terms),
+        state_weights=draw(num_terms),
+        state_profiles=3 * draw(len(frequency), num_genes),
+        state_frequency=frequency / frequency.sum(),
+    )
 
 
 def replace_counts(slide: Slide, rows: np.ndarray, counts: np.ndarray) -> Slide:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.model.masking import Expression
+    from cifm_cli.model.slide_parameters import SlideParameters
 
 Level = Literal["microenvironment", "cell"]
 MICROENVIRONMENT: Level = "microenvironment"
@@ -51,6 +52,8 @@ class _EncoderTile:
     rows: Rows  # (c,) rows of the core
     core: Tensor  # (c,) positions of the core among the n cells
     expression: Expression  # expression of the n cells that the embeddings of the core depend on
+    genes: Tensor  # (P,) vocabulary rows of the panel
+    slide: SlideParameters | None  # parameters of the slide
     layers: list[LayerGraph]  # graph of each of the L layers; empty without the level `microenvironment`
 
 
@@ -136,7 +139,8 @@ def _tile_maker(
     model: LoadedModel, slide: Slide, levels: Sequence[Level], rows: Rows
 ) -> Callable[[Rows], _EncoderTile]:
     """Return a function that prepares the tile of a core, given by its rows."""
-    panel, recipe = model.panel(slide), model.checkpoint.recipe
+    panel, recipe, parameters = model.panel(slide), model.checkpoint.recipe, model.slide_parameters(slide)
+    genes = torch.from_numpy(panel.vocabulary_rows)
     # Without edges no halo is needed.
     reach_um = recipe.model.encoder_layers * slide.radius_um if MICROENVIRONMENT in levels else 0.0
     tiler = Tiler(slide.xy_um, rows, reach_um)
@@ -152,7 +156,8 @@ def _tile_maker(
             read = cells.numpy()
         matrix = slide.expression(tile.rows[read], recipe.data.target_sum)[:, panel.columns]
         expression = to_expression(matrix, panel.vocabulary_rows, torch.float32)
-        return _EncoderTile(core, torch.from_numpy(np.searchsorted(read, tile.core)), expression, layers)
+        in_read = torch.from_numpy(np.searchsorted(read, tile.core))
+        return _EncoderTile(core, in_read, expression, genes, parameters, layers)
 
     return make_tile
 
@@ -160,7 +165,10 @@ def _tile_maker(
 @torch.inference_mode()
 def _encode(model: LoadedModel, levels: Sequence[Level], tile: _EncoderTile) -> Block:
     """Run the encoder at every level; the gene input is computed once."""
-    h = model.checkpoint.network.first.genes(tile.expression.to(model.device))
+    slide = tile.slide.to(model.device) if tile.slide else None
+    h = model.checkpoint.network.first.embed_expression(
+        tile.expression.to(model.device), tile.genes.to(model.device), slide
+    )
     features: dict[Level, NDArray[np.float32]] = {}
     for level in levels:
         with computing_in(model.precision, model.device):

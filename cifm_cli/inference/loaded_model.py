@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cifm_backends.base import Backend
     from cifm_cli.data.slide import Slide
     from cifm_cli.model.checkpoint import Checkpoint
-    from cifm_cli.model.states import CellStates
+    from cifm_cli.model.slide_parameters import SlideParameters
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +35,6 @@ class LoadedModel:
     device: torch.device  # device of the networks
     precision: Precision = "float32"  # precision of matrix products
     _logged: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
-
-    @property
-    def cell_states(self) -> CellStates | None:
-        """Cell states whose probabilities the model infers; None if it infers none."""
-        return self.checkpoint.network.cell_states
 
     def fit_slide(self, slide: Slide) -> Slide:
         """Set the radius of a slide to that of the model, and log the notes of `slide_notes`, each once.
@@ -81,6 +76,22 @@ class LoadedModel:
             CifmError: They share none.
         """
         return match_panel(slide, self.checkpoint.vocabulary)
+
+    def slide_parameters(self, slide: Slide) -> SlideParameters | None:
+        """What the head knows of a slide as a whole, for the genes of `panel`: that of the training slides together.
+
+        Args:
+            slide: The slide.
+
+        Returns:
+            Parameters on the device of the model, with the cell states whose probabilities it infers; None for the
+            objective `balanced_mse`, which needs none.
+
+        Raises:
+            CifmError: Slide and model share no gene.
+        """
+        pooled = self.checkpoint.network.pooled
+        return pooled.parameters_of(torch.from_numpy(self.panel(slide).vocabulary_rows)) if pooled else None
 
 
 def choose_device(name: str) -> torch.device:

@@ -83,7 +83,7 @@ def predict_cells(
     Raises:
         CifmError: Slide and model share no gene.
     """
-    panel = model.panel(slide)
+    panel, parameters = model.panel(slide), model.slide_parameters(slide)
     recipe = model.checkpoint.recipe
     # Queries such as free locations may be absent from `visible`, so tiles cover both.
     rows, hidden = np.union1d(visible, queries), np.unique(queries)
@@ -94,7 +94,7 @@ def predict_cells(
     def prepare(core: Rows) -> tuple[Rows, MaskedTile]:
         """Read and mask the tile around one core."""
         tile = tiler.tile(core)
-        return core, mask_tile(slide, tile, np.flatnonzero(is_hidden[tile.rows]), panel, recipe)
+        return core, mask_tile(slide, tile, np.flatnonzero(is_hidden[tile.rows]), panel, recipe, parameters)
 
     # A core holds hidden cells only; chunks without hidden cells are skipped.
     cores = (chunk[is_hidden[chunk]] for chunk in chunks(rows, recipe.data.tile_cells))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.tiles import Tile
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.model.masking import MaskedTile
+    from cifm_cli.model.slide_parameters import SlideParameters
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +55,15 @@ def predict_blocks(model: LoadedModel, slide: Slide, seed: int) -> Iterator[tupl
     for number, hidden in enumerate(np.array_split(order, _ROUNDS)):
         round_of[hidden] = number
     tiler = Tiler(slide.xy_um, rows, reach_um(recipe, slide.radius_um))
+    parameters = model.slide_parameters(slide)
     for core in chunks(rows, recipe.data.tile_cells):
         tile = tiler.tile(core)
-        yield core, _predict_tile(model, slide.subset(tile.rows), tile, round_of[tile.rows])
+        yield core, _predict_tile(model, slide.subset(tile.rows), tile, round_of[tile.rows], parameters)
 
 
-def _predict_tile(model: LoadedModel, cut: Slide, tile: Tile, round_of: NDArray[np.int8]) -> Prediction:
+def _predict_tile(
+    model: LoadedModel, cut: Slide, tile: Tile, round_of: NDArray[np.int8], parameters: SlideParameters | None
+) -> Prediction:
     """Infer the core of a tile, each cell in its round, in which all other cells of that round are hidden too.
 
     Args:
@@ -67,6 +71,7 @@ def _predict_tile(model: LoadedModel, cut: Slide, tile: Tile, round_of: NDArray[
         cut: The cells of the tile as a slide.
         tile: The tile in the whole slide.
         round_of: (n,) round of each cell of the tile.
+        parameters: Parameters of the whole slide.
 
     Returns:
         The prediction, in the order of the core.
@@ -78,7 +83,7 @@ def _predict_tile(model: LoadedModel, cut: Slide, tile: Tile, round_of: NDArray[
 
     def prepare(number: int) -> MaskedTile:
         """Mask the cells of one round."""
-        return mask_tile(cut, tile_of_cut, np.flatnonzero(round_of == number), panel, recipe)
+        return mask_tile(cut, tile_of_cut, np.flatnonzero(round_of == number), panel, recipe, parameters)
 
     rounds = np.unique(core_rounds).tolist()
     predictions = [Prediction.from_logits(run_network(model, masked)) for masked in prefetch(prepare, rounds)]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor, nn
 
-from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.network import Network
 from cifm_cli.model.output import mean_output
+from cifm_cli.model.slide_parameters import POOLED, PooledParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from cifm_backends.base import Backend
     from cifm_cli.model.masking import MaskedTile
     from cifm_cli.model.output import Output
-    from cifm_cli.model.states import CellStates
     from cifm_cli.recipe import Recipe
 
 _FIRST, _MEMBERS, _OTHERS = "members.0.", "members.", "others."
@@ -37,6 +37,9 @@ class Ensemble(nn.Module):
         super().__init__()
         networks = nn.ModuleList(Network(num_genes, recipe) for _ in range(recipe.model.members))
         self.members = cast("Sequence[Network]", networks)  # torch has no typed list of modules
+        # parameters of the training slides together, for slides that the model is not adapted to; the head of the paper
+        # has none
+        self.pooled = PooledParameters(num_genes, recipe.objective) if recipe.objective.name == "residual" else None
 
     def forward(self, backend: Backend, tile: MaskedTile) -> Output:
         """Infer the masked cells of a tile from its visible ones.
@@ -55,20 +58,22 @@ class Ensemble(nn.Module):
         """The network whose encoder embeds cells; embeddings of different members cannot be averaged."""
         return self.members[0]
 
-    @property
-    def cell_states(self) -> CellStates | None:
-        """Cell states whose probabilities are inferred, the same in all members; None for the head of the paper."""
-        # Training fits the states once and copies them to every member, so that probabilities can be averaged.
-        head = self.first.head
-        return head.states if isinstance(head, ResidualHead) else None
-
     def stored_weights(self) -> dict[str, Tensor]:
         """Weights and buffers by the names they have in files.
 
-        Names of the first member have no prefix, and member n > 0 is `others.<n - 1>`. So files of a single network
-        have plain names, and files written before ensembles had members of their own stay readable.
+        Names of the first member have no prefix, so that files of a single network have plain names, and member n > 0 is
+        `others.<n - 1>`.
         """
         return {_stored_name(name): tensor for name, tensor in self.state_dict().items()}
+
+    def load_weights(self, other: Ensemble) -> None:
+        """Copy the weights of another ensemble, whose recipe may ask for another number of cell states."""
+        for own, given in zip(self.members, other.members, strict=True):
+            own.load_state_dict(given.state_dict())
+        if self.pooled and other.pooled:
+            every_gene = torch.arange(other.pooled.num_genes)
+            # Its states are replaced once the slides are fitted, and may be too many.
+            self.pooled.fill(other.pooled.parameters_of(every_gene).first_states(self.pooled.max_states), every_gene)
 
     def load_stored_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy weights from a file into the networks.
@@ -84,7 +89,9 @@ class Ensemble(nn.Module):
 
 
 def _stored_name(name: str) -> str:
-    """From `members.<n>.<weight>` to the name in a file."""
+    """From the name of a tensor of the ensemble to the name in a file."""
+    if name.startswith(POOLED):
+        return name
     if name.startswith(_FIRST):
         return name.removeprefix(_FIRST)
     number, _, weight = name.removeprefix(_MEMBERS).partition(".")
@@ -92,7 +99,9 @@ def _stored_name(name: str) -> str:
 
 
 def _module_name(stored: str) -> str:
-    """From the name in a file to `members.<n>.<weight>`; an unknown name stays unknown to `load_state_dict`."""
+    """From the name in a file to that of the ensemble; an unknown name stays unknown to `load_state_dict`."""
+    if stored.startswith(POOLED):
+        return stored
     number, _, weight = stored.removeprefix(_OTHERS).partition(".")
     if stored.startswith(_OTHERS) and number.isdecimal():
         return f"{_MEMBERS}{int(number) + 1}.{weight}"

@@ -28,12 +28,30 @@ class GeneInput(nn.Module):
         # Scaled such that the row of a gene has a norm of about 1 for any width.
         self.weight = nn.Parameter(torch.empty(num_genes, width).normal_(std=width**-0.5))
 
-    def forward(self, expression: Expression) -> Tensor:
-        """Map the expression of V cells to (V, D) features; those of a void cell are zero."""
+    def forward(self, expression: Expression, genes: Tensor, mean: Tensor | None = None) -> Tensor:
+        """Map the expression of V cells to features.
+
+        Args:
+            expression: Expression of V cells.
+            genes: (P,) vocabulary rows of the panel.
+            mean: (P,) mean expression of the slide, which is subtracted from that of every cell with counts; None to
+                subtract nothing.
+
+        Returns:
+            (V, D) features; those of a void cell are zero.
+        """
         # A weighted sum of rows: the expression is never made dense, and a panel may lack any genes.
-        return functional.embedding_bag(
-            expression.genes, self.weight, expression.offsets, mode="sum", per_sample_weights=expression.values
-        )
+        h = _sum_rows(self.weight, expression.genes, expression.offsets, expression.values)
+        if mean is None:
+            return h
+        # The mean is mapped once, as the expression of one more cell, so that the cells stay sparse.
+        centre = _sum_rows(self.weight, genes, genes.new_zeros(1), mean)
+        return h - expression.has_counts.to(h.dtype)[:, None] * centre
+
+
+def _sum_rows(weight: Tensor, genes: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
+    """Sum the rows `genes` of (G, D) weights, scaled by `values`, over the ranges that begin at `offsets`."""
+    return functional.embedding_bag(genes, weight, offsets, mode="sum", per_sample_weights=values)
 
 
 class GeneOutput(nn.Module):

@@ -1,6 +1,6 @@
 """Heads: from the decoder features of the inferred cells to their prediction.
 
-Letters: M inferred cells, G genes of the vocabulary, P of the panel, D features, K states.
+Letters: M inferred cells, G genes of the vocabulary, P of the panel, D features, K states, S scales of the smoother.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from cifm_cli.model.dropout import Dropout
 from cifm_cli.model.gene_maps import GeneOutput
 from cifm_cli.model.layer import VoidNorm
 from cifm_cli.model.output import Output
-from cifm_cli.model.smoother import Smoother
-from cifm_cli.model.states import CellStates
+from cifm_cli.model.smoother import Smoother, smoother_terms
+from cifm_cli.model.states import StateMaps, assign_states, state_frequencies
 
 if TYPE_CHECKING:
     from cifm_cli.model.masking import MaskedTile
@@ -57,9 +57,10 @@ class ResidualHead(nn.Module):
     """A smoother of the visible cells around a query, plus a correction that starts at zero.
 
     There are four outputs: expression, P(expressed), composition of the counts, and cell state. The correction is a
-    small MLP of four inputs: the decoder features; the means at every scale, mapped by the weights of the gene input;
-    the frequencies of the cell states around the query; and the number of cells and counts there, because depth varies
-    over a section and decides which genes are detected.
+    small MLP of four inputs: the decoder features; the means at every scale minus the mean of the slide, mapped by the
+    weights of the gene input; the frequencies of the cell states around the query; and the number of cells and counts
+    there, because depth varies over a section and decides which genes are detected. Weights are shared by all slides;
+    what differs between slides is in the `SlideParameters` of a tile.
 
     Args:
         num_genes: G.
@@ -68,54 +69,52 @@ class ResidualHead(nn.Module):
 
     def __init__(self, num_genes: int, recipe: Recipe) -> None:
         super().__init__()
-        width, num_terms = recipe.model.width, len(recipe.objective.scales) + 1
-        num_states, rank = recipe.objective.states, recipe.model.gene_rank
+        width, rank, num_scales = recipe.model.width, recipe.model.gene_rank, len(recipe.objective.scales)
         self.smoother = Smoother(num_genes, recipe.objective)
-        self.states = CellStates(num_states, num_genes)
+        self.states = StateMaps(width, num_scales + 1)
         self.norm = VoidNorm()
         self.features = nn.Linear(width, width)
-        self.means = nn.Linear(num_terms * width, width)
-        # The mean of the training cells, the last term, has no number of neighbours.
-        self.amount = nn.Linear(2 * (num_terms - 1), width)
-        self.mixture = nn.Linear(num_terms * num_states, width)
+        # The mean of the slide, the last term, is what the others are centred on, and has no number of neighbours.
+        self.means = nn.Linear(num_scales * width, width)
+        self.amount = nn.Linear(2 * num_scales, width)
         self.hidden = nn.Linear(width, width)
         self.dropout = Dropout(recipe.model.dropout)
         self.expected = nn.Parameter(torch.zeros(num_genes))  # weight of the mean over the inferred cell states
+        # All corrections start at zero, so training starts at the smoother.
         self.magnitude = GeneOutput(width, num_genes, rank=rank, zero=True)
         self.logit = GeneOutput(width, num_genes, rank=rank, zero=True)
         self.composition = GeneOutput(width, num_genes, rank=rank, zero=True)
-        self.state = nn.Linear(width, num_states)
-        # All corrections start at zero, so training starts at the smoother.
-        nn.init.zeros_(self.state.weight)
-        nn.init.zeros_(self.state.bias)
 
     def forward(self, h: Tensor, tile: MaskedTile, gene_weight: Tensor) -> Output:
         """Predict the masked cells of the core; see `PlainHead.forward`."""
-        if tile.neighbours is None or tile.neighbour_expression is None:
-            raise ValueError("the residual head needs the sums over the neighbours of the masked cells")
-        neighbours, genes = tile.neighbours, tile.genes
-        terms = self.smoother.terms(neighbours, genes)
-        frequencies = self.states.frequencies(neighbours, self.states.assign_states(tile.neighbour_expression, genes))
+        if tile.neighbours is None or tile.neighbour_expression is None or tile.slide is None:
+            raise ValueError(
+                "the residual head needs the parameters of the slide and the neighbours of the masked cells"
+            )
+        neighbours, genes, slide = tile.neighbours, tile.genes, tile.slide
+        terms = smoother_terms(neighbours, slide)
+        assigned = assign_states(tile.neighbour_expression, slide.state_profiles)
+        frequencies = state_frequencies(neighbours, assigned, slide.state_frequency)
         # The weights of the gene input map any panel to the same D features.
-        means = self.norm(terms.means @ gene_weight[genes]).flatten(1)
+        gene_rows = gene_weight[genes]
+        means = self.norm((terms.means[:, :-1] - slide.mean) @ gene_rows).flatten(1)
+        states = self.states.describe(slide, gene_rows)
         # The square root keeps rare states visible beside frequent ones.
-        h, means, mixture = (
-            self.dropout(features) for features in (self.norm(h), means, frequencies.sqrt().flatten(1))
-        )
+        h, means, roots = (self.dropout(features) for features in (self.norm(h), means, frequencies.sqrt()))
         # The logarithm, as numbers of counts range over orders of magnitude.
         amount = torch.log1p(torch.cat([neighbours.mass, neighbours.counts.sum(-1)], dim=1))  # of cells, and of counts
-        z = self.features(h) + self.means(means) + self.mixture(mixture) + self.amount(amount)
+        z = self.features(h) + self.means(means) + self.states.read(roots, states) + self.amount(amount)
         z = self.dropout(functional.silu(z))
         z = self.dropout(functional.silu(self.hidden(z)) + z)
-        mean, logit, composition, state = self.smoother(terms, frequencies, genes)
-        state = state + self.state(z)
-        profiles = self.states.profiles[:, genes]
+        mean, logit, composition, state = self.smoother(terms, frequencies, slide, genes)
+        state = state + self.states.correct(z, states)
         # Detached: the loss of the magnitude must not change the probabilities of the states.
-        expected = state.detach().softmax(1) @ profiles.to(state.dtype)
+        expected = state.detach().softmax(1) @ (slide.state_profiles - slide.mean).to(state.dtype)
         return Output(
             magnitude=mean + self.expected[genes] * expected + self.magnitude(z, genes),
             logit=logit + self.logit(z, genes),
             composition=composition + self.composition(z, genes),
             state=state,
-            profiles=profiles,
+            profiles=slide.state_profiles,
+            features=z,
         )

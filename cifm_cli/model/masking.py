@@ -6,8 +6,8 @@ the panel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.graph import LayerGraph
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.data.tiles import Tile
+    from cifm_cli.model.slide_parameters import SlideParameters
     from cifm_cli.model.vocabulary import Panel
     from cifm_cli.recipe import Recipe
 
@@ -33,12 +34,14 @@ class Expression:
     """Sparse log-normalised expression, stored cell by cell."""
 
     genes: Tensor  # (Z,) vocabulary rows of the non-zero values
+    columns: Tensor  # (Z,) their genes as positions in the panel
     offsets: Tensor  # (V,) position of the first value of each cell
     values: Tensor  # (Z,) log-normalised expression
+    has_counts: Tensor  # (V,) whether a cell expresses any gene of the panel
 
     def to(self, device: torch.device) -> Expression:
         """Copy to a device."""
-        return Expression(self.genes.to(device), self.offsets.to(device), self.values.to(device))
+        return Expression(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class MaskedTile:
     neighbours: NeighbourSums | None
     # expression of all visible cells that `neighbours` refers to; otherwise None
     neighbour_expression: Expression | None
+    # parameters of the slide, for the objective `residual`; otherwise None
+    slide: SlideParameters | None
 
     def to(self, device: torch.device) -> MaskedTile:
         """Copy to a device; returns itself if it is there already."""
@@ -72,6 +77,7 @@ class MaskedTile:
             genes=self.genes.to(device),
             neighbours=self.neighbours.to(device) if self.neighbours else None,
             neighbour_expression=self.neighbour_expression.to(device) if self.neighbour_expression else None,
+            slide=self.slide.to(device) if self.slide else None,
         )
 
 
@@ -123,7 +129,13 @@ def choose_masked(core: Rows, xy: NDArray[np.float64], recipe: Recipe, generator
 
 
 def mask_tile(
-    slide: Slide, tile: Tile, masked: Rows, panel: Panel, recipe: Recipe, dtype: torch.dtype = torch.float32
+    slide: Slide,
+    tile: Tile,
+    masked: Rows,
+    panel: Panel,
+    recipe: Recipe,
+    parameters: SlideParameters | None,
+    dtype: torch.dtype = torch.float32,
 ) -> MaskedTile:
     """Remove the masked cells from a tile (Eq. 2). Their counts are not read.
 
@@ -133,6 +145,7 @@ def mask_tile(
         masked: (K,) positions of the masked cells in the tile; those in its core are inferred.
         panel: Genes of the slide that the model knows.
         recipe: A whole recipe.
+        parameters: Parameters of the slide for the genes of `panel`; None for the objective `balanced_mse`.
         dtype: Precision of the floating-point tensors.
 
     Returns:
@@ -146,12 +159,48 @@ def mask_tile(
     # The depth is that over all genes of the slide, so normalised values do not depend on the panel of the model.
     depth = slide.total_counts[tile.rows[visible]]
     expression = log_normalise(counts, depth, recipe.data.target_sum)
-    # The halo is as wide as the longer of two reaches, messages and smoother; the graph needs only the cells that
-    # messages reach.
-    near = np.flatnonzero(tile.distance_um <= message_reach_um(recipe, slide.radius_um))
-    graph = radius_graph(tile.xy_um[near], slide.radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
-    # Graphs are reduced from the last layer backwards: the decoder runs on the cells whose messages reach the queries,
-    # the encoder on the cells whose messages reach the visible cells of the decoder.
+    graphs = _reduce_graphs(tile, queries, is_masked, slide.radius_um, recipe, dtype)
+    neighbours = neighbour_expression = None
+    if recipe.objective.name == "residual":
+        # In radii, so that one recipe serves platforms of different spacing.
+        xy = tile.xy_um / slide.radius_um
+        neighbours = sum_neighbours(xy[queries], xy[visible], expression, counts, depth, recipe.objective).to(dtype)
+        neighbour_expression = to_expression(expression, panel.vocabulary_rows, dtype)
+    return MaskedTile(
+        # From positions in the tile to rows of `expression`.
+        expression=to_expression(expression[np.searchsorted(visible, graphs.embedded)], panel.vocabulary_rows, dtype),
+        encoder=tuple(graphs.encoder),
+        decoder=tuple(graphs.decoder),
+        visible=graphs.visible,
+        masked=graphs.masked,
+        genes=torch.from_numpy(panel.vocabulary_rows),
+        neighbours=neighbours,
+        neighbour_expression=neighbour_expression,
+        slide=parameters.to(dtype) if parameters else None,
+    )
+
+
+class _Graphs(NamedTuple):
+    """The graphs of a tile, reduced to the cells that the prediction depends on."""
+
+    encoder: list[LayerGraph]  # A(C_unm) for each layer of the encoder
+    decoder: list[LayerGraph]  # A(C) for each layer of the decoder
+    embedded: Rows  # positions in the tile of the cells of the first encoder graph
+    visible: Tensor  # (U,) cells of the first decoder graph that the encoder embeds
+    masked: Tensor  # (K,) cells of the first decoder graph that are masked
+
+
+def _reduce_graphs(
+    tile: Tile, queries: Rows, is_masked: NDArray[np.bool_], radius_um: float, recipe: Recipe, dtype: torch.dtype
+) -> _Graphs:
+    """Build the graphs of a tile, from the last layer backwards.
+
+    The decoder runs on the cells whose messages reach the queries, the encoder on the cells whose messages reach the
+    visible cells of the decoder.
+    """
+    # The halo may be wider, for the smoother; the graph needs only the cells that messages reach.
+    near = np.flatnonzero(tile.distance_um <= message_reach_um(recipe, radius_um))
+    graph = radius_graph(tile.xy_um[near], radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
     # Queries are in the core, at distance 0, so all of them are near.
     near_queries = torch.from_numpy(np.searchsorted(near, queries))
     decoded, decoder = layer_graphs(graph, near_queries, recipe.model.decoder_layers)
@@ -163,23 +212,8 @@ def mask_tile(
         torch.searchsorted(near_visible, decoded[visible_decoded]),
         recipe.model.encoder_layers,
     )
-    # From positions in the near subgraph of visible cells back to rows of `expression`.
-    read = np.searchsorted(visible, near[near_visible[encoded].numpy()])
-    neighbours = None
-    if recipe.objective.name == "residual":
-        # In radii, so that one recipe serves platforms of different spacing.
-        xy = tile.xy_um / slide.radius_um
-        neighbours = sum_neighbours(xy[queries], xy[visible], expression, counts, depth, recipe.objective).to(dtype)
-    return MaskedTile(
-        expression=to_expression(expression[read], panel.vocabulary_rows, dtype),
-        encoder=tuple(encoder),
-        decoder=tuple(decoder),
-        visible=visible_decoded,
-        masked=near_masked[decoded].nonzero().ravel(),
-        genes=torch.from_numpy(panel.vocabulary_rows),
-        neighbours=neighbours,
-        neighbour_expression=to_expression(expression, panel.vocabulary_rows, dtype) if neighbours else None,
-    )
+    masked_decoded = near_masked[decoded].nonzero().ravel()
+    return _Graphs(encoder, decoder, near[near_visible[encoded].numpy()], visible_decoded, masked_decoded)
 
 
 def to_expression(matrix: csr_matrix, vocabulary_rows: NDArray[np.int64], dtype: torch.dtype) -> Expression:
@@ -193,8 +227,12 @@ def to_expression(matrix: csr_matrix, vocabulary_rows: NDArray[np.int64], dtype:
     Returns:
         The expression of V cells.
     """
+    columns = matrix.indices.astype(np.int64)
     return Expression(
-        genes=torch.from_numpy(vocabulary_rows[matrix.indices]),
+        genes=torch.from_numpy(vocabulary_rows[columns]),
+        columns=torch.from_numpy(columns),
         offsets=torch.from_numpy(matrix.indptr[:-1].astype(np.int64)),
         values=torch.from_numpy(matrix.data).to(dtype),
+        # By value: a matrix may store zeros.
+        has_counts=torch.from_numpy(np.asarray(matrix.sum(axis=1)).ravel() > 0),
     )

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from cifm_backends.base import Backend
     from cifm_cli.data.graph import LayerGraph
-    from cifm_cli.model.masking import MaskedTile
+    from cifm_cli.model.masking import Expression, MaskedTile
     from cifm_cli.model.output import Output
+    from cifm_cli.model.slide_parameters import SlideParameters
     from cifm_cli.recipe import Recipe
 
 
@@ -42,13 +43,27 @@ class Network(nn.Module):
         head = ResidualHead if recipe.objective.name == "residual" else PlainHead
         self.head = head(num_genes, recipe)
 
+    def embed_expression(self, expression: Expression, genes: Tensor, slide: SlideParameters | None) -> Tensor:
+        """Map the expression of visible cells to the input of the encoder.
+
+        Args:
+            expression: Expression of V cells.
+            genes: (P,) vocabulary rows of the panel.
+            slide: Parameters of the slide, on whose mean expression is centred; None for the objective of the paper.
+
+        Returns:
+            (V, D) features; those of a void cell are zero.
+        """
+        embedded: Tensor = self.genes(expression, genes, slide.mean if slide else None)
+        return embedded
+
     def encode(self, backend: Backend, layers: Sequence[LayerGraph], h: Tensor) -> tuple[Tensor, Tensor]:
         """Embed visible cells (Eq. 2).
 
         Args:
             backend: Runs the edge part of every layer.
             layers: A(C_unm) for every layer; the first graph has V cells, and the last layer keeps U.
-            h: (V, D) from `self.genes`.
+            h: (V, D) from `embed_expression`.
 
         Returns:
             Z_enc: (U, D) invariant features and (U, 2) how far each cell has moved, in radii.
@@ -86,7 +101,8 @@ class Network(nn.Module):
         Returns:
             Prediction for M cells and P genes, in the precision of the weights.
         """
-        h, shift = self.encode(backend, tile.encoder, self.genes(tile.expression))
+        h = self.embed_expression(tile.expression, tile.genes, tile.slide)
+        h, shift = self.encode(backend, tile.encoder, h)
         # Only the invariant features go to the head: a prediction must not change when the slide is rotated.
         output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight)
         # The head may have computed in bfloat16; losses and probabilities need the precision of the weights.

@@ -1,6 +1,6 @@
 """The output of a head for masked cells, as tensors.
 
-Letters: M masked cells, P genes of the panel, K states.
+Letters: M masked cells, P genes of the panel, K states, D features.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Output(NamedTuple):
     state: Tensor | None = None  # (M, K) logit of the probability of each cell state; None for the head of the paper
     # (K, P) mean expression of each state. The loss assigns the true cells to states by them.
     profiles: Tensor | None = None
+    # (M, D) features that the maps to the genes read, those of all members side by side; None for the head of the paper
+    features: Tensor | None = None
 
 
 def mean_output(outputs: Sequence[Output]) -> Output:
@@ -36,15 +38,17 @@ def mean_output(outputs: Sequence[Output]) -> Output:
         outputs: Outputs for the same cells, genes and states; at least one.
 
     Returns:
-        The mean of each field.
+        The mean of each field, and the features of all members.
     """
     if len(outputs) == 1:
         return outputs[0]  # bit for bit, and without a copy
-    first = outputs[0]
-    return first._replace(
-        **{
-            name: torch.stack([getattr(output, name) for output in outputs]).mean(0)
-            for name, values in first._asdict().items()
-            if values is not None
-        }
+    fields = {
+        name: [getattr(output, name) for output in outputs]
+        for name, values in outputs[0]._asdict().items()
+        if values is not None
+    }
+    # Features of different members have different meanings, so they are not averaged.
+    features = torch.cat(fields.pop("features"), dim=1) if "features" in fields else None
+    return outputs[0]._replace(
+        **{name: torch.stack(values).mean(0) for name, values in fields.items()}, features=features
     )

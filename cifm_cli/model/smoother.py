@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
+    from cifm_cli.model.slide_parameters import SlideParameters
     from cifm_cli.recipe_sections import ObjectiveRecipe
 
 RELIABLE_COUNTS = 10.0  # depth at which a cell has half the weight: expression of cells with few counts is noisy
@@ -103,7 +104,7 @@ def sum_neighbours(
 
 
 class Terms(NamedTuple):
-    """Estimates that a smoother blends: one for each scale, narrowest first, and last that of the training cells.
+    """Estimates that a smoother blends: one for each scale, narrowest first, and last that of the whole slide.
 
     Every estimate is shrunk towards the next wider one, see `shrink`.
     """
@@ -114,69 +115,67 @@ class Terms(NamedTuple):
 
 
 class Smoother(nn.Module):
-    """Blend of the means around a query and the mean of the training cells.
+    """Blend of the means around a query and the mean of the slide.
 
     Means and P(expressed) have blending weights for each gene. Compositions and state probabilities are blended as
-    logarithms, with weights that all genes and states share.
+    logarithms, with weights that all genes and states share. The weights are those of the slide, plus corrections that
+    are trained on all slides and start at zero.
 
     Args:
         num_genes: G.
         recipe: Scales.
     """
 
-    # These names stand in checkpoints: `share` is P(expressed) there.
-    mean_profile: Tensor
-    share_profile: Tensor
-    composition_profile: Tensor
-
     def __init__(self, num_genes: int, recipe: ObjectiveRecipe) -> None:
         super().__init__()
         num_terms = len(recipe.scales) + 1
-        self.register_buffer("mean_profile", torch.zeros(num_genes))
-        self.register_buffer("share_profile", torch.zeros(num_genes))
-        self.register_buffer("composition_profile", torch.full((num_genes,), 1 / num_genes))
-        # Equal weights, until `training.initialise` fits them before the first step.
-        self.mean_weights = nn.Parameter(torch.full((num_terms, num_genes), 1 / num_terms))
-        self.share_weights = nn.Parameter(torch.full((num_terms, num_genes), 1 / num_terms))
+        self.mean_weights = nn.Parameter(torch.zeros(num_terms, num_genes))
+        self.expressed_weights = nn.Parameter(torch.zeros(num_terms, num_genes))
         self.composition_weights = nn.Parameter(torch.zeros(num_terms))  # before the softmax
         self.state_weights = nn.Parameter(torch.zeros(num_terms))  # before the softmax
 
-    def terms(self, neighbours: NeighbourSums, genes: Tensor) -> Terms:
-        """Compute the estimates to blend.
-
-        Args:
-            neighbours: Sums around M queries.
-            genes: (P,) vocabulary rows of the panel.
-
-        Returns:
-            The estimates, the narrowest scale first and the training cells last.
-        """
-        mass, counts = neighbours.mass, neighbours.counts
-        return Terms(
-            shrink(neighbours.expression, mass, self.mean_profile[genes], PRIOR_MASS),
-            shrink(neighbours.expressed, mass, self.share_profile[genes], PRIOR_MASS),
-            shrink(counts, counts.sum(-1), self.composition_profile[genes], PRIOR_COUNTS),
-        )
-
-    def forward(self, terms: Terms, frequencies: Tensor, genes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, terms: Terms, frequencies: Tensor, slide: SlideParameters, genes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Blend the estimates.
 
         Args:
-            terms: From `terms`.
-            frequencies: (M, T, K) frequencies of the cell states, see `CellStates.frequencies`.
+            terms: From `smoother_terms`.
+            frequencies: (M, T, K) frequencies of the cell states, see `state_frequencies`.
+            slide: Parameters of the slide, with the weights of P genes.
             genes: (P,) vocabulary rows of the panel.
 
         Returns:
             Magnitude, logit, composition and state of an `Output`, before the correction of the network.
         """
-        mean = _blend(terms.means, self.mean_weights[:, genes])
-        expressed = _blend(terms.expressed, self.share_weights[:, genes])
+        mean = _blend(terms.means, slide.mean_weights + self.mean_weights[:, genes])
+        expressed = _blend(terms.expressed, slide.expressed_weights + self.expressed_weights[:, genes])
         # A blend with free weights can leave the interval from 0 to 1.
         logit = torch.logit(expressed.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
-        composition = _blend(terms.compositions.log(), self.composition_weights.softmax(0)[:, None])
+        composition = _blend(
+            terms.compositions.log(), (slide.composition_weights + self.composition_weights).softmax(0)[:, None]
+        )
         # Frequencies and compositions are positive, because they are shrunk towards positive profiles.
-        state = _blend(frequencies.log(), self.state_weights.softmax(0)[:, None])
+        state = _blend(frequencies.log(), (slide.state_weights + self.state_weights).softmax(0)[:, None])
         return mean, logit, composition, state
+
+
+def smoother_terms(neighbours: NeighbourSums, slide: SlideParameters) -> Terms:
+    """Compute the estimates that a smoother blends.
+
+    Args:
+        neighbours: Sums around M queries.
+        slide: Parameters of the slide.
+
+    Returns:
+        The estimates, the narrowest scale first and the whole slide last.
+    """
+    mass, counts = neighbours.mass, neighbours.counts
+    return Terms(
+        shrink(neighbours.expression, mass, slide.mean, PRIOR_MASS),
+        shrink(neighbours.expressed, mass, slide.expressed, PRIOR_MASS),
+        shrink(counts, counts.sum(-1), slide.composition, PRIOR_COUNTS),
+    )
 
 
 def _blend(terms: Tensor, weights: Tensor) -> Tensor:
@@ -185,7 +184,7 @@ def _blend(terms: Tensor, weights: Tensor) -> Tensor:
 
 
 def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
-    """Divide sums by their mass, with the next wider mean as a prior; the prior of the widest is the training profile.
+    """Divide sums by their mass, with the next wider mean as a prior; the prior of the widest is the profile of the slide.
 
     Where few cells are near, a narrow mean thus approaches the wider ones, which are local too, and not the profile of
     the whole tissue.
@@ -193,7 +192,7 @@ def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
     Args:
         sums: (M, S, P) weighted sums, the narrowest scale first.
         mass: (M, S) sums of the weights.
-        profile: (P,) mean of the training cells.
+        profile: (P,) mean of the slide.
         prior: Mass of the next wider mean.
 
     Returns:

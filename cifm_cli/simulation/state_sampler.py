@@ -24,6 +24,7 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli.inference.predict import predict_cells
 from cifm_cli.model.masking import to_expression
+from cifm_cli.model.states import assign_states
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation.sampling import draw_category, match_depths
 from cifm_cli.statistics.clustering import cluster_cells
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.inference.prediction import Prediction
-    from cifm_cli.model.states import CellStates
+    from cifm_cli.model.slide_parameters import SlideParameters
 
 MAX_CLUSTERS: Final = 40
 MIN_CELLS_PER_CLUSTER: Final = 50  # on average; small tissues get fewer clusters
@@ -124,9 +125,9 @@ def fit_state_sampler(model: LoadedModel, tissue: Slide, update_fraction: float,
     state = np.full(tissue.num_cells, -1, dtype=np.int64)
     # Sorted once here, as `_choose_templates` searches by depth.
     by_depth = expressing[np.argsort(depths[expressing], kind="stable")]
-    states = model.cell_states
-    if states is not None:
-        state[expressing], num_states = _states_of_model(model, tissue, expression, states), len(states.profiles)
+    parameters = model.slide_parameters(tissue)
+    if parameters is not None:
+        state[expressing], num_states = _states_of_model(expression, parameters), parameters.num_states
     else:
         state[expressing] = _cluster(expression, seed)
         num_states = int(state.max()) + 1
@@ -141,13 +142,12 @@ def fit_state_sampler(model: LoadedModel, tissue: Slide, update_fraction: float,
     return StateSampler(counts, depths, members, _fit_classifier(means, state[np.concatenate(samples)], seed))
 
 
-def _states_of_model(
-    model: LoadedModel, tissue: Slide, expression: csr_matrix, states: CellStates
-) -> NDArray[np.int64]:
+def _states_of_model(expression: csr_matrix, parameters: SlideParameters) -> NDArray[np.int64]:
     """(N,) the model's state of every cell."""
-    genes = torch.from_numpy(model.panel(tissue).vocabulary_rows).to(model.device)
-    cells = to_expression(expression, genes.cpu().numpy(), torch.float32).to(model.device)
-    return np.asarray(states.assign_states(cells, genes).cpu().numpy())
+    profiles = parameters.state_profiles
+    # States are assigned by the genes of the panel, whatever their rows in the vocabulary.
+    cells = to_expression(expression, np.arange(parameters.num_genes), torch.float32).to(profiles.device)
+    return np.asarray(assign_states(cells, profiles).cpu().numpy())
 
 
 def _fit_weights(probability: NDArray[np.float32], frequency: NDArray[np.float64]) -> NDArray[np.float64]:

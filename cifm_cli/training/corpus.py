@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
 
 from cifm_cli import keys
-from cifm_cli.data.slide import log_normalise, open_slide, radius_notes
-from cifm_cli.data.tiles import Tiler, chunks
+from cifm_cli.data.slide import open_slide, radius_notes
+from cifm_cli.data.tiles import Tiler
 from cifm_cli.errors import CifmError
-from cifm_cli.model.masking import MaskedTile, choose_masked, mask_tile, reach_um
-from cifm_cli.model.objective import Targets
+from cifm_cli.model.example import make_example
+from cifm_cli.model.masking import choose_masked, reach_um
 from cifm_cli.model.vocabulary import Panel, match_panel, panel_notes, union_vocabulary
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.training.sampler import Sampler
@@ -30,26 +30,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.model.example import Example
+    from cifm_cli.model.gene_profiles import GeneTotals
+    from cifm_cli.model.slide_parameters import SlideParameters
     from cifm_cli.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-_BLOCK_CELLS = 20_000  # cells that are read at a time when a statistic runs over whole regions
+WHOLE = slice(None)  # all cells of a region
 
 
-@dataclass(frozen=True)
-class Example:
-    """A masked tile and the expression that was hidden."""
-
-    tile: MaskedTile  # input of the network
-    target: Targets  # expression and counts of the masked cells
-
-    def to(self, device: torch.device) -> Example:
-        """Copy to a device; itself when it is there."""
-        return Example(self.tile.to(device), self.target.to(device))
-
-
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class TrainingSlide:
     """A slide, its genes in the vocabulary, and its regions ready to be cut into tiles."""
 
@@ -57,14 +48,19 @@ class TrainingSlide:
     panel: Panel  # its genes in the vocabulary
     # a tiler for the region `train`, `validation` or both. A tile has no cell of another region.
     tilers: dict[str, Tiler]
+    parameters: SlideParameters | None = None  # set by `initialise`; the objective `balanced_mse` needs none
+    # sums over the cells that its parameters are fitted to; None if they are fitted to other slides
+    totals: GeneTotals | None = None
 
+    @property
+    def fitted_use(self) -> str:
+        """The use of the cells that its parameters are fitted to: `train`, unless the whole slide is held out."""
+        return keys.TRAIN if keys.TRAIN in self.tilers else keys.VALIDATION
 
-class GeneProfiles(NamedTuple):
-    """Statistics of each gene of the vocabulary, over the training cells of the slides that measure it."""
-
-    mean: torch.Tensor  # (G,) float32 mean log-normalised expression
-    expressed: torch.Tensor  # (G,) float32 fraction of cells that express the gene
-    composition: torch.Tensor  # (G,) float32 fraction of all counts, positive; the sum is 1
+    @property
+    def genes(self) -> torch.Tensor:
+        """(P,) vocabulary rows of its panel."""
+        return torch.from_numpy(self.panel.vocabulary_rows)
 
 
 class Corpus:
@@ -146,90 +142,72 @@ class Corpus:
         generator = numpy_generator(self.seed, "look", slide, tile)
         return self._draw_from(self.validation_slides[slide], keys.VALIDATION, generator)
 
-    def draw_example(self, region: str, seed: int, *stream: int | str) -> Example:
-        """Draw a tile for another purpose: a slide, all equally likely, a range of cells of its region, a mask.
+    def draw_example(self, training_slide: TrainingSlide, use: str, *stream: int | str, part: slice = WHOLE) -> Example:
+        """Draw a tile of a slide for another purpose: a range of cells, and a mask.
 
         Args:
-            region: `train` or `validation`.
-            seed: Seed of the draw.
+            training_slide: The slide.
+            use: `train` or `validation`.
             stream: Purpose of the draw, such as `("smoother", number)`.
+            part: Part of the cells of the region that tiles are drawn from.
 
         Returns:
-            The same example for the same arguments.
+            The same example for the same seed and arguments.
         """
-        generator = numpy_generator(seed, region, *stream)
-        training_slides = self.slides if region == keys.TRAIN else self.validation_slides
-        return self._draw_from(training_slides[generator.integers(len(training_slides))], region, generator)
+        return self._draw_from(training_slide, use, numpy_generator(self.seed, use, *stream), part)
 
-    def _draw_from(self, training_slide: TrainingSlide, region: str, generator: np.random.Generator) -> Example:
+    def _draw_from(
+        self, training_slide: TrainingSlide, use: str, generator: np.random.Generator, part: slice = WHOLE
+    ) -> Example:
         """Draw a range of cells from a region of a slide, and mask some of them."""
-        rows, size = training_slide.tilers[region].rows, self.recipe.data.tile_cells
+        rows, size = training_slide.tilers[use].rows[part], self.recipe.data.tile_cells
         # Consecutive rows are near each other, as prepared slides are in Hilbert order.
         start = generator.integers(max(len(rows) - size, 0) + 1)
-        return self._mask(training_slide, region, rows[start : start + size], generator)
+        return self._mask(training_slide, use, rows[start : start + size], generator)
 
-    def _mask(self, training_slide: TrainingSlide, region: str, core: Rows, generator: np.random.Generator) -> Example:
+    def _mask(self, training_slide: TrainingSlide, use: str, core: Rows, generator: np.random.Generator) -> Example:
         """Cut the tile of some core cells, and mask some of these."""
-        tile = training_slide.tilers[region].tile(core)
-        masked = choose_masked(
-            tile.core, tile.xy_um[tile.core] / training_slide.slide.radius_um, self.recipe, generator
+        slide = training_slide.slide
+        tile = training_slide.tilers[use].tile(core)
+        masked = choose_masked(tile.core, tile.xy_um[tile.core] / slide.radius_um, self.recipe, generator)
+        return make_example(
+            slide,
+            tile,
+            masked,
+            training_slide.panel,
+            self.recipe,
+            training_slide.parameters,
+            training_slide.totals if use == training_slide.fitted_use else None,
         )
-        masked_tile = mask_tile(training_slide.slide, tile, masked, training_slide.panel, self.recipe)
-        rows, columns = tile.rows[masked], training_slide.panel.columns
-        # `mask_tile` never reads the masked cells, so their expression is read here.
-        counts = training_slide.slide.counts(rows)[:, columns].toarray()
-        values = training_slide.slide.expression(rows, self.recipe.data.target_sum)[:, columns].toarray()
-        return Example(masked_tile, Targets(torch.from_numpy(values), torch.from_numpy(counts)))
+
+    @property
+    def fitted_slides(self) -> list[TrainingSlide]:
+        """The slides that have parameters of their own: those that are trained on, then those held out."""
+        return self.slides if self.validation_slides is self.slides else [*self.slides, *self.validation_slides]
 
     def measured_genes(self) -> torch.Tensor:
         """Ascending rows of the vocabulary, int64, that at least one of the training slides measures."""
-        return torch.from_numpy(
-            np.unique(np.concatenate([training_slide.panel.vocabulary_rows for training_slide in self.slides]))
-        )
+        genes = [training_slide.genes for training_slide in self.slides]
+        return torch.from_numpy(np.unique(torch.cat(genes).numpy()))
 
-    def gene_profiles(self) -> GeneProfiles:
-        """Statistics of each gene, over the training cells of the slides that measure it."""
-        # In float64: float32 sums over millions of cells lose small values.
-        sums, expressing, measured, counts = (np.zeros(len(self.vocabulary)) for _ in range(4))
-        for training_slide in self.slides:
-            genes = training_slide.panel.vocabulary_rows
-            for rows in chunks(training_slide.tilers[keys.TRAIN].rows, _BLOCK_CELLS):
-                block_counts = training_slide.slide.counts(rows)
-                # Depth is that of all genes of the slide, also of those that the vocabulary lacks.
-                block = log_normalise(
-                    block_counts, training_slide.slide.total_counts[rows], self.recipe.data.target_sum
-                )
-                block, block_counts = (
-                    block[:, training_slide.panel.columns],
-                    block_counts[:, training_slide.panel.columns],
-                )
-                counts[genes] += np.asarray(block_counts.sum(axis=0, dtype=np.float64)).ravel()
-                sums[genes] += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
-                expressing[genes] += block.getnnz(axis=0)
-                measured[genes] += len(rows)
-        # Genes that no slide measures are divided by 1.
-        measured = np.maximum(measured, 1)
-        rate = (counts + 1) / measured  # one count more, so that no gene is impossible
-        profiles = (sums / measured, expressing / measured, rate / rate.sum())
-        return GeneProfiles(*(torch.from_numpy(profile).float() for profile in profiles))
-
-    def sample_cells(self, max_cells: int) -> csr_matrix:
-        """Expression of at most `max_cells` training cells, spread evenly over all training regions.
+    def sample_cells(self, training_slides: Sequence[TrainingSlide], max_cells: int) -> csr_matrix:
+        """Expression of at most `max_cells` cells with counts, spread evenly over the regions that slides are fitted to.
 
         Returns:
             (n, G) log-normalised; a gene that a slide does not measure is zero.
         """
+        with_counts = []
+        for each in training_slides:
+            rows = each.tilers[each.fitted_use].rows
+            with_counts.append(rows[each.slide.total_counts[rows] > 0])
         # Every stride-th cell along the Hilbert curves, with the stride rounded up, covers all areas of all slides.
-        stride = max(1, -(-self.num_cells // max_cells))
+        stride = max(1, -(-sum(map(len, with_counts)) // max_cells))
         blocks = []
-        for training_slide in self.slides:
-            rows = training_slide.tilers[keys.TRAIN].rows[::stride]
-            block = training_slide.slide.expression(rows, self.recipe.data.target_sum)[
-                :, training_slide.panel.columns
-            ].tocsr()
+        for each, rows in zip(training_slides, with_counts, strict=True):
+            block = each.slide.expression(rows[::stride], self.recipe.data.target_sum)[:, each.panel.columns].tocsr()
             # Renumbering the columns of the non-zero values maps the panel to the vocabulary without a dense matrix.
-            genes = training_slide.panel.vocabulary_rows[block.indices]
-            blocks.append(csr_matrix((block.data, genes, block.indptr), (len(rows), len(self.vocabulary))))
+            genes = each.panel.vocabulary_rows[block.indices]
+            blocks.append(csr_matrix((block.data, genes, block.indptr), (block.shape[0], len(self.vocabulary))))
         return vstack(blocks, format="csr")
 
 

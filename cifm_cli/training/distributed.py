@@ -156,6 +156,15 @@ class Processes(Rank):
             for tensor in network.state_dict().values():
                 distributed.broadcast(tensor, src=0)
 
+    def send_from_first(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of the first process, by name; those of the others are ignored."""
+        if self.size == 1:
+            return tensors
+        sent = [tensors if self.is_first else None]
+        with _translating_errors():
+            distributed.broadcast_object_list(sent, src=0, device=torch.device("cpu"))
+        return sent[0] or {}
+
     def _reduce(self, value: float, operation: distributed.ReduceOp.RedOpType) -> float:
         # In float64, which holds a number of Python without rounding.
         tensor = torch.tensor(value, dtype=torch.float64)

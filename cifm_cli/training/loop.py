@@ -7,7 +7,6 @@ process writes files.
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import signal
@@ -27,15 +26,16 @@ from cifm_cli.report.terminal import progress
 from cifm_cli.training import schedule
 from cifm_cli.training.config import TrainResult
 from cifm_cli.training.distributed import join_processes
-from cifm_cli.training.initialise import fit_head
+from cifm_cli.training.initialise import fit_slides
 from cifm_cli.training.session import RECIPE_FILE, locking_folder, open_session
+from cifm_cli.training.slide_state import restore_slides, slide_tensors
 from cifm_cli.training.threads import map_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cifm_cli.model.example import Example
     from cifm_cli.training.config import TrainConfig
-    from cifm_cli.training.corpus import Example
     from cifm_cli.training.session import Session
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> TrainResult:
         num_parameters = sum(weight.numel() for weight in session.network.parameters())
         log_start(session, num_parameters)
         if not config.resume:
-            initialise(session, new_weights=config.init is None)
+            initialise(session)
         fit(session)
         state = session.state
         logger.info(f"best validation loss {state.best_loss:.4f} at step {state.best_step}, in {session.folder}")
@@ -77,39 +77,19 @@ def train(config: TrainConfig) -> TrainResult:
     )
 
 
-def initialise(session: Session, *, new_weights: bool) -> None:
-    """Prepare the first step.
+def initialise(session: Session) -> None:
+    """Prepare the first step: fit the slides in the first process, and copy them and the network to the others.
 
     Args:
-        session: At step 0.
-        new_weights: Whether the network is untrained. Otherwise its weights come from another run.
+        session: At step 0. Its weights may come from another run: the parameters of slides are not among them.
     """
-    if new_weights:
-        fit_head_once(session, new_weights=True)
-    elif session.recipe.objective.name == "residual":  # the only objective whose head has something to fit
-        fit_head_if_better(session)
-    session.start_ema()
-    # From here on the run can be resumed, so that a long fit of the head is not lost.
-    session.save_state()
-
-
-def fit_head_once(session: Session, *, new_weights: bool) -> None:
-    """Fit the head in the first process, and copy the network to the others."""
     if session.processes.is_first:
-        fit_head(session, new_weights=new_weights)
+        fit_slides(session)
     session.processes.copy_from_first(session.network)
-
-
-def fit_head_if_better(session: Session) -> None:
-    """Fit the head of a trained network to the new slides, and undo that unless it lowers the validation loss."""
-    # A copy, because the tensors of a state dictionary share memory with the network.
-    given = copy.deepcopy(session.network.state_dict())
-    before = validate(session)
-    fit_head_once(session, new_weights=False)
-    after = validate(session)
-    logger.info(f"validation loss {before:.4f}; {after:.4f} with gene profiles and smoother weights of these slides")
-    if not after < before:  # `not <` and not `>=`: also where the loss is NaN
-        session.network.load_state_dict(given)
+    restore_slides(session.corpus, session.processes.send_from_first(slide_tensors(session.corpus)))
+    session.start_ema()
+    # From here on the run can be resumed, so that a long fit of the slides is not lost.
+    session.save_state()
 
 
 def fit(session: Session) -> None:

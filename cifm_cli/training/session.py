@@ -27,6 +27,7 @@ from cifm_cli.training.memory import require_memory
 from cifm_cli.training.metrics_file import keep_metrics
 from cifm_cli.training.run_spec import RunSpec
 from cifm_cli.training.seen_cells import collect_sketches
+from cifm_cli.training.slide_state import restore_slides, slide_tensors
 from cifm_cli.training.state import TrainState, list_states, load_run_spec, load_state, save_state
 from cifm_cli.workspace import atomic_path, link_latest
 
@@ -48,7 +49,7 @@ LOCK_FILE = SUFFIX  # a hidden file
 WEIGHT_KEYS = {
     "data": ("target_sum",),
     "model": tuple(name for name in ModelRecipe.model_fields if name != "dropout"),
-    "objective": ("name", "scales", "states"),
+    "objective": ("name", "scales"),
 }
 
 
@@ -101,7 +102,8 @@ class Session:
         """Write a training state, from which the run can be resumed."""
         if self.processes.is_first:
             spec = RunSpec.from_provenance(self.corpus.vocabulary, self.provenance)
-            save_state(self.folder, self.networks(), self.optimiser, self.state, spec, self.recipe.train.keep)
+            slides = slide_tensors(self.corpus)
+            save_state(self.folder, self.networks(), self.optimiser, self.state, spec, self.recipe.train.keep, slides)
 
     def networks(self) -> dict[str, Ensemble]:
         """The networks in a training state, by the names that they have there."""
@@ -170,7 +172,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     with provenance.seeded_torch(seed, "weights"):
         network = Ensemble(len(corpus.vocabulary), recipe)
     if init:
-        network.load_state_dict(init.network.state_dict())
+        network.load_weights(init.network)
     network.to(device)
     session = Session(
         folder=config.folder,
@@ -298,7 +300,14 @@ def _make_optimiser(network: Ensemble, recipe: Recipe) -> torch.optim.AdamW:
 def _restore(session: Session) -> None:
     """Load the last state of a run, and remove the metrics of later steps."""
     session.start_ema()  # makes the network into which the stored average is loaded
-    state = session.state = load_state(session.folder, session.networks(), session.optimiser)
+    state, slides = load_state(session.folder, session.networks(), session.optimiser)
+    session.state = state
+    try:
+        restore_slides(session.corpus, slides)
+    except ValueError as error:
+        raise CifmError(
+            f"{session.folder}: its training state does not fit its slides: {error}", "train again"
+        ) from error
     # Largest and smallest step. They differ if the machines don't share the folder.
     if session.processes.max(state.step) != -session.processes.max(-state.step):
         raise CifmError(

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 # The step number is padded with zeros in file names, so that their order is that of the steps.
 _FILE_PATTERN = "train_state-*.safetensors"
-_OPTIMISER = "optimiser"
+_OPTIMISER, _SLIDES = "optimiser", "slides"
 _STEPS, _MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # of AdamW, for each weight
 # Keys of the header, and stored names of fields that have another name here: files of earlier versions stay readable.
 _STATE, _SPEC, _CHECKSUM = "position", "began", "crc32"
@@ -75,6 +75,7 @@ def save_state(
     state: TrainState,
     spec: RunSpec,
     num_kept: int,
+    slides: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a training state as a whole or not at all, then remove the oldest ones.
 
@@ -85,12 +86,14 @@ def save_state(
         state: How far the run has come.
         spec: How the run was started.
         num_kept: Number of states to keep, this one included.
+        slides: Parameters of the slides, from `slide_tensors`.
     """
     tensors = {
         f"{name}.{key}": tensor
         for name, network in networks.items()
         for key, tensor in network.stored_weights().items()
     }
+    tensors |= {f"{_SLIDES}.{key}": tensor for key, tensor in (slides or {}).items()}
     for number, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"{_OPTIMISER}.{number}.{key}": tensor for key, tensor in moments.items()}
     # The checksum covers the header too: a damaged step number would resume at a wrong place.
@@ -118,7 +121,9 @@ def load_run_spec(folder: Path) -> RunSpec:
     return RunSpec.from_json(_read_newest(folder, warn=False)[2][_SPEC])
 
 
-def load_state(folder: Path, networks: Mapping[str, Ensemble], optimiser: torch.optim.Optimizer) -> TrainState:
+def load_state(
+    folder: Path, networks: Mapping[str, Ensemble], optimiser: torch.optim.Optimizer
+) -> tuple[TrainState, dict[str, torch.Tensor]]:
     """Load the newest undamaged state of a run.
 
     Args:
@@ -127,7 +132,7 @@ def load_state(folder: Path, networks: Mapping[str, Ensemble], optimiser: torch.
         optimiser: It gets the stored moments.
 
     Returns:
-        How far the run has come.
+        How far the run has come, and the parameters of its slides.
 
     Raises:
         CifmError: There is no undamaged state, or it belongs to another network.
@@ -141,7 +146,7 @@ def load_state(folder: Path, networks: Mapping[str, Ensemble], optimiser: torch.
     moments = _moments(path, _with_prefix(tensors, _OPTIMISER), optimiser)
     # The parameter groups come from the recipe, whose weight decay the user may have changed.
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
-    return TrainState.from_json(content[_STATE])
+    return TrainState.from_json(content[_STATE]), _with_prefix(tensors, _SLIDES)
 
 
 def is_state(header: Mapping[str, Any]) -> bool:

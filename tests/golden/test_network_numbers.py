@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +13,8 @@ from scipy.sparse import csr_matrix
 
 from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.slide import slide_from_arrays
-from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.network import Network
+from cifm_cli.model.slide_parameters import SlideParameters
 from cifm_cli.recipe import parse
 
 if TYPE_CHECKING:
@@ -29,6 +30,16 @@ RECIPES = {
 }
 
 
+def formula_parameters(like: SlideParameters) -> SlideParameters:
+    """Parameters of the same shapes with positive values by formula."""
+    return SlideParameters(
+        **{
+            name: (torch.arange(tensor.numel(), dtype=torch.float64).reshape(tensor.shape) % 7 + number + 1) / 20
+            for number, (name, tensor) in enumerate(like.tensors().items())
+        }
+    )
+
+
 @pytest.mark.parametrize("form", RECIPES)
 def test_network_numbers(form: str, golden: Callable[[str, object], object]) -> None:
     recipe = parse(RECIPES[form], form)
@@ -40,10 +51,9 @@ def test_network_numbers(form: str, golden: Callable[[str, object], object]) -> 
         for number, weight in enumerate(network.parameters()):
             values = torch.arange(weight.numel(), dtype=torch.float64)
             weight.copy_(0.4 * torch.sin(values * 1.7 + number).reshape(weight.shape))
-        if isinstance(network.head, ResidualHead):
-            profiles = network.head.states.profiles
-            profiles.copy_(torch.arange(profiles.numel(), dtype=torch.float64).reshape(profiles.shape) % 7)
     ready = mask_cells(slide, np.array([7, 14]), recipe, torch.float64)
+    if ready.slide:
+        ready = replace(ready, slide=formula_parameters(ready.slide))
     with torch.no_grad():
         output = network(TorchBackend(), ready)
     outputs = {name: values for name, values in output._asdict().items() if values is not None and name != "profiles"}

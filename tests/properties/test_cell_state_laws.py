@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from builders import load_random_model, replace_counts
 
 from cifm_cli.data.slide import Slide
@@ -38,8 +40,9 @@ PARAMETERS = {"k": 32, "width": 1.0, "belief": 2.0}
 def model(slide: Slide) -> LoadedModel:
     tables = {"model": {"width": 16}, "objective": {"states": 6}, "data": {"tile_cells": 64}}
     model = load_random_model(slide, tables)
-    states = fit_states(slide.expression(slide.region("train"), 10_000.0), 6, seed=0)
-    model.checkpoint.network.first.head.states.fill(*states)
+    profiles, frequency = fit_states(slide.expression(slide.region("train"), 10_000.0), 6, seed=0)
+    parameters = replace(model.slide_parameters(slide), state_profiles=profiles, state_frequency=frequency)
+    model.checkpoint.network.pooled.fill(parameters, torch.arange(slide.num_genes))
     return model
 
 

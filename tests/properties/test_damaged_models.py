@@ -29,6 +29,8 @@ GENES = ("ENSG00000000003", "ENSG00000000005", "ENSG00000000419")
 RECIPE = parse({"model": {"width": 8, "heads": 2, "encoder_layers": 1}, "objective": {"states": 3}}, "test")
 PROVENANCE = {"seed": 3, "inputs": {"a.h5ad": "0" * 64}, "platforms": ["xenium"], "init": None, "backend": "torch"}
 
+SLIDES = {"0.mean": torch.arange(3.0)}  # parameters of a slide; whether they fit it is checked later
+
 
 def build() -> tuple[Ensemble, torch.optim.AdamW]:
     """A network that took one step, and its optimiser."""
@@ -51,7 +53,7 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_checkpoint(folder / MODEL_FILE, network, RECIPE, GENES, PROVENANCE)
     spec = RunSpec.from_provenance(GENES, PROVENANCE)
     for step in (1, 2):
-        save_state(folder, {"weights": network}, optimiser, TrainState(step=step, first_loss=2.5), spec, 2)
+        save_state(folder, {"weights": network}, optimiser, TrainState(step=step, first_loss=2.5), spec, 2, SLIDES)
     wave = np.sin(np.arange(6, dtype=np.float32)).reshape(3, 2)
     ones = np.ones(3, dtype=np.float32)
     classifier = ReferenceClassifier(
@@ -71,14 +73,15 @@ def load_newest(folder: Path) -> Any:
     for weight in network.parameters():
         weight.data.zero_()
     spec = load_run_spec(folder)
-    state = load_state(folder, {"weights": network}, optimiser)
+    state, slides = load_state(folder, {"weights": network}, optimiser)
     moments = {
         f"{n}.{key}": value.tolist()
         for n, part in optimiser.state_dict()["state"].items()
         for key, value in part.items()
     }
     # The two states differ by their step alone.
-    return spec, state.first_loss, state.step in {1, 2}, weights(network), moments
+    stored = {name: tensor.tolist() for name, tensor in slides.items()}
+    return spec, state.first_loss, state.step in {1, 2}, weights(network), moments, stored
 
 
 def load_types(folder: Path) -> Any:
@@ -160,7 +163,7 @@ FIELDS = {
     ("vocabulary", 1): (GENES[0], "header: vocabulary: a name occurs twice"),
     ("provenance", "inputs"): (["a.h5ad"], "header: provenance.inputs: input should be a valid dictionary"),
     ("provenance", "init"): ({"inputs": 3}, "header: provenance.init.inputs: input should be a valid dictionary"),
-    ("format",): ("2", "checkpoint format 2, this cifm reads 2"),
+    ("format",): ("3", "checkpoint format 3, this cifm reads 3"),
 }
 
 
@@ -185,7 +188,7 @@ def test_a_state_whose_header_is_damaged_is_passed_over(
     header = put(json.loads(layout["__metadata__"]["cifm"]), ("position", "step"), "2")
     finish(newest, layout, values, header, "forged")
     network, optimiser = build()
-    assert load_state(tmp_path / "run", {"weights": network}, optimiser).step == 1
+    assert load_state(tmp_path / "run", {"weights": network}, optimiser)[0].step == 1
     assert "header: position.step: input should be a valid integer" in caplog.text
 
 

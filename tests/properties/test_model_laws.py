@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from builders import add_noise, mask_cells
+from builders import add_noise, mask_cells, random_parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array, vstack
@@ -15,7 +15,6 @@ from cifm_cli.data.graph import LayerGraph, edgeless_graph, full_layer_graphs, l
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.data.tiles import Tile, Tiler
 from cifm_cli.model.ensemble import Ensemble
-from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.masking import Expression, MaskedTile, reach_um, to_expression
 from cifm_cli.model.output import Output
 from cifm_cli.model.vocabulary import match_panel
@@ -60,8 +59,6 @@ def make_network(form: str, seed: int) -> Ensemble:
     with seeded_torch(seed, "network"):
         network = Ensemble(NUM_GENES, make_recipe(form)).double()
         add_noise(network, 0.1)
-        if isinstance(network.first.head, ResidualHead):
-            network.first.head.states.profiles.copy_(torch.rand_like(network.first.head.states.profiles))
     return network.eval()
 
 
@@ -93,11 +90,18 @@ def all_visible(slide: Slide, form: str) -> tuple[list[LayerGraph], Expression]:
     )
 
 
+def embed(network: Ensemble, expression: Expression, form: str) -> torch.Tensor:
+    """Input of the encoder."""
+    parameters = random_parameters(NUM_GENES, make_recipe(form))
+    slide = parameters.to(torch.float64) if parameters else None
+    return network.first.embed_expression(expression, torch.arange(NUM_GENES), slide)
+
+
 def encode(network: Ensemble, slide: Slide, form: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Z_inv, and Z_eqv in micrometres."""
     layers, expression = all_visible(slide, form)
     with torch.no_grad():
-        h, shift = network.first.encode(BACKEND, layers, network.first.genes(expression))
+        h, shift = network.first.encode(BACKEND, layers, embed(network, expression, form))
     return h, torch.from_numpy(slide.xy_um) + shift * RADIUS_UM
 
 
@@ -175,7 +179,7 @@ def test_the_gradient_at_void_features_is_finite(form: str) -> None:
     """It is not zero in the factored form, and zero in the literal form."""
     slide, network = make_tissue(1), make_network(form, 1)
     layers, expression = all_visible(slide, form)
-    h = network.first.genes(expression).detach()
+    h = embed(network, expression, form).detach()
     h[5:10] = 0
     h.requires_grad_()
     out, shift = network.first.encode(BACKEND, layers, h)
@@ -274,7 +278,7 @@ def test_reduced_layer_graphs_give_the_output_of_the_whole_graph(form: str, seed
     wanted = np.sort(numpy_generator(seed, "wanted").choice(slide.num_cells, num_wanted, replace=False))
     cells, layers = layer_graphs(everywhere[0].graph, torch.from_numpy(wanted), len(network.first.encoder))
     with torch.no_grad():
-        h = network.first.genes(expression)
+        h = embed(network, expression, form)
         h_whole, shift_whole = network.first.encode(BACKEND, everywhere, h)
         h_part, shift_part = network.first.encode(BACKEND, layers, h[cells])
     assert [shell.graph.num_cells for shell in layers] == [len(cells), *(len(shell.outputs) for shell in layers[:-1])]
@@ -287,7 +291,7 @@ def test_cell_embeddings_do_not_depend_on_other_cells() -> None:
     network, slide = make_network("literal", 7), make_tissue(7)
     expression = all_visible(slide, "literal")[1]
     with torch.no_grad():
-        h = network.first.genes(expression)
+        h = embed(network, expression, "literal")
         alone_each = full_layer_graphs(
             edgeless_graph(slide.num_cells, self_loops=True, dtype=torch.float64), len(network.first.encoder)
         )

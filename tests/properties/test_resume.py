@@ -16,12 +16,13 @@ from safetensors import SafetensorError
 
 from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested
 from cifm_cli.model.checkpoint import load_checkpoint
+from cifm_cli.model.slide_fit import example_terms
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.recipe_sections import ObjectiveRecipe
 from cifm_cli.training import loop
 from cifm_cli.training.config import TrainConfig
 from cifm_cli.training.distributed import Processes
-from cifm_cli.training.initialise import fit_head
+from cifm_cli.training.initialise import fit_slides
 from cifm_cli.training.session import open_session
 from cifm_cli.training.state import list_states, load_run_spec
 
@@ -122,20 +123,17 @@ def test_training_starts_at_the_prediction_of_the_smoother(
     recipe = make_recipe()
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"members": members})})
     session = open_session(make_config(prepared_synthetic, tmp_path / "run", recipe), Processes())
-    fit_head(session)
-    example = session.corpus.draw_example("train", 0, "test")
-    smoother, states, genes = session.network.first.head.smoother, session.network.first.head.states, example.tile.genes
+    fit_slides(session)
+    example = session.corpus.train_example(0)
+    smoother, tile = session.network.first.head.smoother, example.tile
     with torch.no_grad():
-        output = session.network(session.backend, example.tile)
-        frequencies = states.frequencies(
-            example.tile.neighbours, states.assign_states(example.tile.neighbour_expression, genes)
-        )
-        mean, logit, composition, state = smoother(smoother.terms(example.tile.neighbours, genes), frequencies, genes)
+        output = session.network(session.backend, tile)
+        mean, logit, composition, state = smoother(*example_terms(example), tile.slide, tile.genes)
     assert torch.equal(output.magnitude, mean)
     assert torch.equal(output.logit, logit)
     assert torch.equal(output.composition, composition)
     assert torch.equal(output.state, state)
-    constant = smoother.mean_profile.expand_as(mean)
+    constant = tile.slide.mean.expand_as(mean)
     assert (mean - example.target.values).square().mean() < (constant - example.target.values).square().mean()
 
 
@@ -151,10 +149,10 @@ def test_the_moving_average_is_saved(prepared_synthetic: Path, tmp_path: Path) -
     session = open_session(
         make_config(prepared_synthetic, tmp_path / "run", make_recipe(average=0.5, learning_rate=5e-2)), Processes()
     )
-    session.start_ema()
+    loop.initialise(session)
     expected = session.network.first.padding.detach().clone()
     for number, weight in ((1, 1 - 2 / 11), (2, 1 - 3 / 12), (30, 0.5)):  # a faster average in the first steps
-        loop.train_step(session, [session.corpus.draw_example("train", 0, number)], 5e-2)
+        loop.train_step(session, [session.corpus.train_example(number)], 5e-2)
         session.ema.update(session.network, number)
         expected += weight * (session.network.first.padding.detach() - expected)
     assert torch.allclose(session.ema.network.first.padding, expected, atol=1e-6)
@@ -274,7 +272,7 @@ def test_a_state_of_another_network_is_an_error(prepared_synthetic: Path, tmp_pa
 
 def test_a_run_stopped_before_its_first_state_starts_over(prepared_synthetic: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "fit_head", lambda _session, **_: signal.raise_signal(signal.SIGINT))
+        patch.setattr(loop, "fit_slides", lambda _session: signal.raise_signal(signal.SIGINT))
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with pytest.raises(KeyboardInterrupt):

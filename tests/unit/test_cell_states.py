@@ -9,23 +9,23 @@ from scipy.sparse import csr_matrix, random_array
 
 from cifm_cli.model.masking import to_expression
 from cifm_cli.model.smoother import sum_neighbours
-from cifm_cli.model.states import PRIOR_MASS, CellStates, fit_states, nearest_state
+from cifm_cli.model.states import (
+    CELLS_PER_STATE,
+    PRIOR_MASS,
+    assign_states,
+    fit_states,
+    nearest_state,
+    state_frequencies,
+)
 from cifm_cli.recipe_sections import ObjectiveRecipe
 
 PROFILES = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 2.0, 4.0]])
 
 
-def make_states(profiles: torch.Tensor, frequency: tuple[float, ...] = (0.5, 0.3, 0.2)) -> CellStates:
-    states = CellStates(len(profiles), profiles.shape[1])
-    states.fill(profiles, torch.tensor(frequency[: len(profiles)]))
-    return states
-
-
 def test_cells_go_to_the_nearest_profile() -> None:
     cells = np.array([[1.5, 0.0, 0.1], [0.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
-    genes = torch.arange(3)
-    sparse = to_expression(csr_matrix(cells), genes.numpy(), torch.float32)
-    assert make_states(PROFILES).assign_states(sparse, genes).tolist() == [0, 1, 2]
+    sparse = to_expression(csr_matrix(cells), np.array([7, 5, 9]), torch.float32)
+    assert assign_states(sparse, PROFILES).tolist() == [0, 1, 2]
     assert nearest_state(torch.from_numpy(cells), PROFILES).tolist() == [0, 1, 2]
 
 
@@ -33,22 +33,20 @@ def test_cells_go_to_the_nearest_profile() -> None:
 def test_both_assignments_to_states_agree_on_any_panel(genes: list[int]) -> None:
     generator = np.random.default_rng(0)
     cells = csr_matrix(random_array((200, len(genes)), density=0.5, rng=generator))
-    states = make_states(torch.from_numpy(generator.uniform(0, 1, (3, 6))).float())
-    panel = torch.tensor(genes)
-    found = states.assign_states(to_expression(cells, panel.numpy(), torch.float32), panel)
-    expected = ((cells.toarray()[:, None] - states.profiles[:, panel].numpy()) ** 2).sum(2).argmin(1)
+    profiles = torch.from_numpy(generator.uniform(0, 1, (3, 6))).float()[:, genes]
+    found = assign_states(to_expression(cells, np.array(genes), torch.float32), profiles)
+    expected = ((cells.toarray()[:, None] - profiles.numpy()) ** 2).sum(2).argmin(1)
     assert found.tolist() == expected.tolist()
-    assert nearest_state(torch.from_numpy(cells.toarray()), states.profiles[:, panel]).tolist() == expected.tolist()
+    assert nearest_state(torch.from_numpy(cells.toarray()), profiles).tolist() == expected.tolist()
 
 
 def test_frequencies_by_hand() -> None:
-    """Neighbours have states 0 and 2; the prior of a scale is the next wider one, that of the widest the training cells."""
-    states = make_states(PROFILES)
+    """Neighbours have states 0 and 2; the prior of a scale is the next wider one, that of the widest the whole slide."""
     recipe = ObjectiveRecipe(scales=(1.0, 2.0), cutoff=3.0)
     xy_um, counts = np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([90.0, 10.0])
     some = csr_matrix(np.ones((2, 3)))
     around = sum_neighbours(np.zeros((1, 2)), xy_um, some, some, counts, recipe)
-    found = states.frequencies(around, torch.tensor([0, 2]))[0]
+    found = state_frequencies(around, torch.tensor([0, 2]), torch.tensor([0.5, 0.3, 0.2]))[0]
     expected = [np.array([0.5, 0.3, 0.2])]
     for scale in (2.0, 1.0):
         a, b = np.exp(-0.5 / scale**2) * 0.9, np.exp(-2 / scale**2) * 0.5
@@ -68,10 +66,10 @@ def test_planted_states_are_recovered() -> None:
     assert frequency[order].numpy() == pytest.approx([0.4, 0.3, 0.2, 0.1], abs=0.01)
 
 
-def test_unused_states_get_no_cells() -> None:
-    states = CellStates(5, 3)
-    states.fill(PROFILES, torch.tensor([0.5, 0.3, 0.2]))
-    cells = torch.rand(100, 3) * 9
-    assert nearest_state(cells, states.profiles).max() < 3
-    assert states.frequency.sum().item() == pytest.approx(1)
-    assert states.frequency.min() > 0, "a frequency is zero, so its logarithm is not finite"
+@pytest.mark.parametrize(("num_cells", "num_states"), [(0, 1), (1, 1), (3 * CELLS_PER_STATE, 3), (500, 5)])
+def test_small_tissues_have_few_states(num_cells: int, num_states: int) -> None:
+    cells = csr_matrix(random_array((num_cells, 12), density=0.5, rng=np.random.default_rng(0)))
+    profiles, frequency = fit_states(cells, 5, seed=0)
+    assert profiles.shape == (num_states, 12)
+    assert frequency.sum().item() == pytest.approx(1)
+    assert frequency.min() > 0, "a frequency is zero, so its logarithm is not finite"

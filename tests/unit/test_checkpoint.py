@@ -46,7 +46,8 @@ def test_members_after_the_first_have_a_prefix_in_files(tmp_path: Path) -> None:
     save_checkpoint(path, ensemble, recipe, GENES, {})
     stored, single = read_tensors(path)[0], set(Ensemble(len(GENES), make_recipe()).stored_weights())
     prefixes = ("", "others.0.", "others.1.")
-    assert set(stored) == {prefix + name for prefix in prefixes for name in single}
+    shared = {name for name in single if name.startswith("pooled.")}
+    assert set(stored) == shared | {prefix + name for prefix in prefixes for name in single - shared}
     loaded = load_checkpoint(tmp_path).network
     for prefix, saved, read in zip(prefixes, ensemble.members, loaded.members, strict=True):
         assert torch.equal(stored[f"{prefix}genes.weight"], saved.genes.weight)
@@ -90,6 +91,22 @@ def test_opens_in_plain_safetensors(tmp_path: Path) -> None:
 def test_another_format_is_refused(tmp_path: Path) -> None:
     save_tensors(tmp_path / "model.safetensors", {}, {"format": 99})
     with pytest.raises(CifmError, match="format 99"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_model_of_the_earlier_format_is_refused(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "model.safetensors", {}, {"format": keys.CHECKPOINT_FORMAT - 1})
+    with pytest.raises(CifmError, match="trained by an earlier version") as caught:
+        load_checkpoint(tmp_path)
+    assert "train again" in caught.value.hint
+
+
+@pytest.mark.parametrize(("name", "value"), [("state_frequency", 0.0), ("state_frequency", -1.0), ("composition", 0.0)])
+def test_pooled_parameters_that_no_fit_gives_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    network = Ensemble(len(GENES), make_recipe())
+    network.pooled.get_buffer(name).fill_(value)
+    save_checkpoint(tmp_path / "model.safetensors", network, make_recipe(), GENES, {})
+    with pytest.raises(CifmError, match=f"tensor pooled.{name}"):
         load_checkpoint(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning starts with the head of the given run, or with a head fitted to the new slides if its validation loss is lower."""
+"""Fine-tuning keeps the trained weights; the parameters of slides are those of the new slides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 from builders import forget_checksums
 
 from cifm_cli.model.checkpoint import load_checkpoint
-from cifm_cli.model.heads import ResidualHead
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.training import loop
@@ -22,7 +21,7 @@ from cifm_cli.training.distributed import Processes
 from cifm_cli.training.session import Session, open_session
 from cifm_cli.verification import verification_skipped
 
-FITTED = ("mean_profile", "share_profile", "composition_profile", "mean_weights", "share_weights")
+FITTED = ("mean", "expressed", "composition", "mean_weights", "expressed_weights")
 
 
 def make_recipe(objective: str = "residual") -> Recipe:
@@ -67,41 +66,35 @@ def other_tissue(prepared: Path, folder: Path) -> Path:
     return folder / "other.h5ad"
 
 
-def test_another_tissue_gets_its_own_profiles(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
+def test_another_tissue_gets_its_own_parameters(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
     session = open_fine_tuning(other_tissue(prepared_synthetic, tmp_path), given)
-    before = loop.validate(session)
-    loop.initialise(session, new_weights=False)
-    assert loop.validate(session) < before
-    mean, expressed, composition = session.corpus.gene_profiles()
-    for member in session.network.members:
-        assert isinstance(member.head, ResidualHead)
-        assert torch.equal(member.head.smoother.mean_profile, mean)
-        assert torch.equal(member.head.smoother.share_profile, expressed)
-        assert member.head.smoother.composition_profile.numpy() == pytest.approx(composition.numpy(), rel=1e-5)
+    loop.initialise(session)
+    (training_slide,) = session.corpus.slides
+    slide = training_slide.slide
+    rows = slide.region("train")
+    rows = rows[slide.total_counts[rows] > 0]
+    mean = slide.expression(rows, 10_000.0).toarray().mean(axis=0, dtype=np.float64)
+    assert training_slide.parameters.mean.numpy() == pytest.approx(mean, rel=1e-6)
+    before = load_checkpoint(given).network.pooled
+    for name, buffer in session.network.pooled.named_buffers():
+        assert not torch.equal(buffer, before.get_buffer(name)), name
 
 
-def test_trained_weights_and_cell_states_are_unchanged(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
+def test_trained_weights_are_unchanged(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
     session = open_fine_tuning(other_tissue(prepared_synthetic, tmp_path), given)
-    loop.initialise(session, new_weights=False)
-    weights, ours = load_checkpoint(given).network.state_dict(), session.network.state_dict()
-    same = {name for name in weights if torch.equal(weights[name], ours[name])}
-    assert {name for name in weights if ".smoother." not in f".{name}"} <= same
-    assert not {f"head.smoother.{name}" for name in FITTED} & same
+    loop.initialise(session)
+    weights = dict(load_checkpoint(given).network.named_parameters())
+    assert all(torch.equal(weights[name], value) for name, value in session.network.named_parameters())
 
 
-def test_a_fit_with_a_higher_validation_loss_is_undone(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
-    def spoil(session: Session, *, new_weights: bool) -> None:
-        assert not new_weights
-        assert isinstance(session.network.first.head, ResidualHead)
-        with torch.no_grad():
-            session.network.first.head.smoother.mean_weights.fill_(100.0)
-
-    session = open_fine_tuning(Path(shutil.copy(prepared_synthetic, tmp_path)), given)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "fit_head", spoil)
-        loop.initialise(session, new_weights=False)
-    weights = load_checkpoint(given).network.state_dict()
-    assert all(torch.equal(weights[name], value) for name, value in session.network.state_dict().items())
+def test_the_number_of_states_may_differ(prepared_synthetic: Path, given: Path) -> None:
+    recipe = make_recipe()
+    recipe = recipe.model_copy(update={"objective": recipe.objective.model_copy(update={"states": 5})})
+    config = TrainConfig(recipe, [prepared_synthetic], given.parent / "states", backend="torch", init=given)
+    session = open_session(config, Processes())
+    loop.initialise(session)
+    assert session.corpus.slides[0].parameters.num_states == 5
+    assert loop.validate(session) < float("inf")
 
 
 def test_genes_that_are_not_measured_keep_their_values(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
@@ -111,13 +104,14 @@ def test_genes_that_are_not_measured_keep_their_values(prepared_synthetic: Path,
     unmeasured = torch.ones(len(session.corpus.vocabulary), dtype=torch.bool)
     unmeasured[session.corpus.measured_genes()] = False
     assert 0 < int(unmeasured.sum()) < len(unmeasured)
-    before = {name: value.clone() for name, value in session.network.first.head.smoother.state_dict().items()}
-    loop.initialise(session, new_weights=False)
-    after = session.network.first.head.smoother.state_dict()
+    before = {name: value.clone() for name, value in session.network.pooled.named_buffers()}
+    loop.initialise(session)
+    after = dict(session.network.pooled.named_buffers())
     for name in FITTED:
         assert torch.equal(after[name][..., unmeasured], before[name][..., unmeasured])
         assert not torch.equal(after[name][..., ~unmeasured], before[name][..., ~unmeasured])
-    assert float(after["composition_profile"].sum()) == pytest.approx(1, abs=1e-5)
+    assert float(after["composition"].sum()) == pytest.approx(1, abs=1e-5)
+    assert torch.equal(after["state_profiles"][0, unmeasured], after["mean"][unmeasured])
 
 
 def test_the_head_of_the_paper_is_not_fitted(prepared_synthetic: Path, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from cifm_cli.provenance import numpy_generator, seeded_torch, torch_generator
 from cifm_cli.recipe import Recipe, parse
 
 NUM_GENES, MASKED = 12, np.array([3, 17, 30])
-OUTPUTS = ("magnitude", "logit", "composition", "state")
 
 
 def make_recipe(**model: float) -> Recipe:
@@ -41,7 +40,6 @@ def make_network(recipe: Recipe, *, trained: bool) -> Ensemble:
         network = Ensemble(NUM_GENES, recipe)
         if trained:
             add_noise(network, 0.3)
-        network.first.head.states.fill(torch.rand(4, NUM_GENES), torch.full((4,), 0.25))
     return network
 
 

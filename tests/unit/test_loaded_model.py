@@ -56,11 +56,11 @@ def test_a_slide_without_shared_genes_is_refused(slide: Slide) -> None:
         make_model(("ENSG00000000460",), None).fit_slide(slide)
 
 
-def test_the_head_of_the_paper_has_no_cell_states() -> None:
-    assert make_model(GENES, None, "balanced_mse").cell_states is None
-    states = make_model(GENES, None).cell_states
-    assert states is not None
-    assert states.profiles.shape == (3, len(GENES))
+def test_the_head_of_the_paper_has_no_slide_parameters(slide: Slide) -> None:
+    assert make_model(GENES, None, "balanced_mse").slide_parameters(slide) is None
+    parameters = make_model(GENES, None).slide_parameters(slide)
+    assert parameters is not None
+    assert parameters.state_profiles.shape == (3, len(GENES))
 
 
 def test_an_unknown_device_is_refused() -> None:

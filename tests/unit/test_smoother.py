@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from cifm_cli.model.smoother import PRIOR_COUNTS, PRIOR_MASS, LeastSquares, Smoother, sum_neighbours
+from cifm_cli.model.gene_profiles import GeneProfiles
+from cifm_cli.model.slide_parameters import SlideParameters, start_parameters
+from cifm_cli.model.smoother import PRIOR_COUNTS, PRIOR_MASS, LeastSquares, smoother_terms, sum_neighbours
 from cifm_cli.recipe_sections import ObjectiveRecipe
 
 RECIPE = ObjectiveRecipe(scales=(1.0, 2.0), cutoff=3.0)
@@ -40,20 +42,24 @@ def test_the_weight_at_distance_zero_is_the_reliability() -> None:
     assert neighbours.mass.tolist() == [[0.75, 0.75]]
 
 
-def test_a_query_without_neighbours_gets_the_training_mean() -> None:
-    smoother = Smoother(2, RECIPE)
-    smoother.mean_profile[:] = torch.tensor([0.5, 0.25])
+def slide_parameters(**profiles: torch.Tensor) -> SlideParameters:
+    """Parameters of a slide with two genes and one state."""
+    known = {"mean": torch.zeros(2), "expressed": torch.zeros(2), "composition": torch.full((2,), 0.5), **profiles}
+    return start_parameters(GeneProfiles(**known), torch.zeros(1, 2), torch.ones(1), num_terms=3)
+
+
+def test_a_query_without_neighbours_gets_the_mean_of_the_slide() -> None:
+    slide = slide_parameters(mean=torch.tensor([0.5, 0.25]))
     neighbours = sum_neighbours(np.full((1, 2), 99.0), XY, EXPRESSION, RAW, COUNTS, RECIPE)
     assert neighbours.mass.abs().max() == 0
-    means = smoother.terms(neighbours, torch.arange(2)).means
+    means = smoother_terms(neighbours, slide).means
     assert means.tolist() == [[[0.5, 0.25]] * 3]
 
 
 def test_each_mean_is_shrunk_towards_the_next_wider_one() -> None:
-    smoother = Smoother(2, RECIPE)
-    smoother.mean_profile[:] = torch.tensor([1.0, 1.0])
+    slide = slide_parameters(mean=torch.tensor([1.0, 1.0]))
     neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, COUNTS, RECIPE)
-    means = smoother.terms(neighbours, torch.arange(2)).means
+    means = smoother_terms(neighbours, slide).means
     (narrow_mass, wide_mass), (narrow, wide) = neighbours.mass[0].tolist(), neighbours.expression[0, :, 0].tolist()
     wide_mean = (wide + PRIOR_MASS * 1.0) / (wide_mass + PRIOR_MASS)
     narrow_mean = (narrow + PRIOR_MASS * wide_mean) / (narrow_mass + PRIOR_MASS)
@@ -61,10 +67,9 @@ def test_each_mean_is_shrunk_towards_the_next_wider_one() -> None:
 
 
 def test_each_composition_is_shrunk_towards_the_next_wider_one_by_counts() -> None:
-    smoother = Smoother(2, RECIPE)
-    smoother.composition_profile[:] = torch.tensor([0.25, 0.75])
+    slide = slide_parameters(composition=torch.tensor([0.25, 0.75]))
     neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, COUNTS, RECIPE)
-    compositions = smoother.terms(neighbours, torch.arange(2)).compositions
+    compositions = smoother_terms(neighbours, slide).compositions
     assert compositions.sum(-1).tolist() == [pytest.approx([1, 1, 1])]
     narrow, wide = neighbours.counts[0].tolist()
     wide_fraction = (wide[0] + PRIOR_COUNTS * 0.25) / (sum(wide) + PRIOR_COUNTS)

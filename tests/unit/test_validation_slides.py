@@ -36,8 +36,9 @@ def test_all_cells_of_held_out_slides_validate(patients: list[Path]) -> None:
 
 def test_held_out_slides_are_not_trained_on(patients: list[Path]) -> None:
     held_out, without = open_corpus(patients, "second"), open_corpus([patients[0], patients[2]])
-    assert all(
-        np.array_equal(one, other) for one, other in zip(held_out.gene_profiles(), without.gene_profiles(), strict=True)
+    assert held_out.vocabulary == without.vocabulary
+    assert np.array_equal(
+        held_out.sample_cells(held_out.slides, 500).toarray(), without.sample_cells(without.slides, 500).toarray()
     )
     for number in range(6):
         ours, theirs = (corpus.train_example(number).target.counts for corpus in (held_out, without))

@@ -96,11 +96,8 @@ class SlideStates:
 
 def slide_states(dataset: EvaluationDataset, model: LoadedModel) -> SlideStates | None:
     """The states of a model on a slide; None for a model without states."""
-    states = model.cell_states
-    if states is None:
-        return None
-    genes = torch.from_numpy(model.panel(dataset.slide).vocabulary_rows)
-    return SlideStates(dataset, model, states.profiles.detach().cpu()[:, genes])
+    parameters = model.slide_parameters(dataset.slide)
+    return SlideStates(dataset, model, parameters.state_profiles.cpu()) if parameters else None
 
 
 def neighbour_parameter_grid() -> list[Parameters]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from cifm_cli.model.slide_fit import PRIOR_COUNTS, choose_weights, fit_pool
 from cifm_cli.model.smoother import LeastSquares
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.training.initialise import PRIOR_COUNTS, choose_weights, fit_pool
 
 
 def test_a_pool_gives_its_weight_to_the_true_distribution() -> None:
