@@ -50,7 +50,7 @@ LOCK_FILE = SUFFIX  # a hidden file
 WEIGHT_KEYS = {
     "data": ("target_sum",),
     "model": tuple(name for name in ModelRecipe.model_fields if name != "dropout"),
-    "objective": ("name", "scales"),
+    "objective": ("name", "scales", "linear_rank"),
 }
 
 
