@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cifm_cli.evaluation.dataset import EvaluationDataset
     from cifm_cli.evaluation.examples import TrainingFolds
     from cifm_cli.evaluation.folds import Fold
+    from cifm_cli.inference.adaptation.adapt import Adapt
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.inference.neighbourhood.visible_cells import VisibleCells
 
@@ -134,6 +135,7 @@ class ModelPredictor:
 
     name: str  # `model`, or `model:RUN` for those after the first
     model: LoadedModel
+    adapt: Adapt = "none"  # `slide`: adapted to the visible cells of each fold; `none`: used as trained
 
     def parameter_grid(self) -> Sequence[Parameters]:
         """A model has no hyper-parameters; only the threshold of its gate is tuned."""
