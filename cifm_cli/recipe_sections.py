@@ -131,7 +131,7 @@ class ObjectiveRecipe(Section):
     composition_weight: float = Field(default=0.5, ge=0)
     """Weight of the cross-entropy of the composition of counts (`residual` only)."""
     states: int = Field(default=40, ge=2, le=100_000)
-    """Number of cell states whose probabilities are inferred (`residual` only)."""
+    """Largest number of cell states of a slide, whose probabilities are inferred; there are 20 cells for each (`residual` only)."""
     states_weight: float = Field(default=0.2, ge=0)
     """Weight of the cross-entropy of the cell state (`residual` only)."""
     pool_decay: float = Field(default=0.05, ge=0)

@@ -18,6 +18,7 @@ from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.examples import Example, Targets, TrainingFolds
 from cifm_cli.evaluation.folds import exceeds_counts, make_folds, make_folds_around, margin_um, training_geometry
 from cifm_cli.evaluation.metrics.gene_sets import choose_gene_sets
+from cifm_cli.inference.adaptation.practice import PracticeFold
 from cifm_cli.inference.neighbourhood.visible_cells import GeneStats, VisibleCells, gene_stats
 from cifm_cli.model.masking import reach_um
 from cifm_cli.provenance import numpy_generator
@@ -53,6 +54,11 @@ class EvaluationDataset:
     seed: int  # the user's seed
     max_reach_um: float = 0.0  # the widest receptive field of all models
     prepared_radius_um: float | None = None  # radius that the slide was prepared for; the slide's when absent
+    # geometry to the folds on which hyper-parameters are chosen, also those of adaptation
+    tuning_folds: dict[str, Sequence[Fold]] = field(default_factory=dict, repr=False, compare=False)
+    adapted_models: dict[tuple[str, str | Fold], LoadedModel] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     _visible: dict[Fold, VisibleCells] = field(default_factory=dict, init=False, repr=False, compare=False)
     _shared_training: dict[str, TrainingFolds] = field(default_factory=dict, init=False, repr=False, compare=False)
     _fold_training: dict[Fold, TrainingFolds] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -111,7 +117,7 @@ class EvaluationDataset:
             if self._cache_is_full():
                 self._visible.clear()
                 self._fold_training.clear()
-            self._visible[fold] = self._read_visible(fold, self._stats_for(fold))
+            self._visible[fold] = self._read_visible(fold.visible, self._stats_for(fold), fold.number)
         return self._visible[fold]
 
     def training_folds(self, fold: Fold) -> TrainingFolds:
@@ -134,6 +140,7 @@ class EvaluationDataset:
         self._visible.clear()
         self._shared_training.clear()
         self._fold_training.clear()
+        self.adapted_models.clear()
 
     def _cache_is_full(self) -> bool:
         nonzeros = sum(visible.expression.nnz for visible in self._visible.values())
@@ -142,15 +149,13 @@ class EvaluationDataset:
     def _stats(self, rows: Rows) -> GeneStats:
         return gene_stats(self.slide, rows, self.columns, self.target_sum)
 
-    def _read_visible(self, fold: Fold, stats: GeneStats) -> VisibleCells:
+    def _read_visible(self, visible: Rows, stats: GeneStats, fold_number: int = 0) -> VisibleCells:
         # Void cells would count as neighbours that express nothing.
-        rows = fold.visible[self.slide.total_counts[fold.visible] > 0]
+        rows = visible[self.slide.total_counts[visible] > 0]
         counts = self.slide.counts(rows)[:, self.columns]
         expression = log_normalise(counts, self.slide.total_counts[rows], self.target_sum)  # shares their indices
         xy_um = self.slide.xy_um[rows]
-        return VisibleCells(
-            xy_um, expression, counts, stats, self.radius_um, self.reach_um, self.seed, fold_number=fold.number
-        )
+        return VisibleCells(xy_um, expression, counts, stats, self.radius_um, self.reach_um, self.seed, fold_number)
 
     def _learnable_rows(self, fold: Fold) -> Rows:
         """The training cells, without those that are hidden or withheld."""
@@ -164,8 +169,22 @@ class EvaluationDataset:
             return self.gene_stats
         return self._stats(rows if len(rows) else fold.visible)
 
-    def _draw_examples(self, geometry: str, rows: Rows, stats: GeneStats, max_cells: int) -> Iterator[Example]:
-        """Hide at most `max_cells` of `rows`, whose statistics are `stats`, as a geometry hides the scored cells."""
+    def practice_folds(self, fold: Fold) -> tuple[Rows, list[PracticeFold]]:
+        """The cells that a model is adapted by for a fold: those that baselines learn from, hidden as theirs are.
+
+        Returns:
+            Ascending rows of all of these cells, and the folds in which some of them are hidden.
+        """
+        rows = self._learnable_rows(fold)
+        max_cells = MAX_EXAMPLE_CELLS if self.shares_training(fold) else MAX_EXAMPLE_CELLS // 3
+        return rows, list(self._practice(fold.geometry, rows, max_cells))
+
+    def shares_training(self, fold: Fold) -> bool:
+        """Whether what was learned for a fold holds for all folds of its geometry: none of its cells is a training cell."""
+        return len(self._learnable_rows(fold)) == len(self.slide.region(keys.TRAIN))
+
+    def _practice(self, geometry: str, rows: Rows, max_cells: int) -> Iterator[PracticeFold]:
+        """Hide at most `max_cells` of `rows` as a geometry hides the scored cells."""
         max_cells = min(max_cells, max(1, MAX_EXAMPLE_VALUES // self.num_genes))
         for folds, num_cells in self._folds_of_training(training_geometry(geometry), rows, max_cells):
             left = num_cells
@@ -175,14 +194,20 @@ class EvaluationDataset:
                 if not self.has_visible_counts(fold):
                     continue
                 order = numpy_generator(self.seed, "practice", fold.number).permutation(fold.hidden)
-                chosen = np.sort(order[:left])
-                left -= len(chosen)
-                expression = self.slide.expression(chosen, self.target_sum)[:, self.columns]
-                counts = self.slide.counts(chosen)[:, self.columns]
-                # Statistics that include the hidden cells would reveal them: where the widest circle covers the whole
-                # region, the difference between the two is exactly what is hidden.
-                others = stats.without(self._stats(fold.hidden), len(rows), len(fold.hidden))
-                yield Example(self._read_visible(fold, others), self.slide.xy_um[chosen], expression, counts)
+                queries = np.sort(order[:left])
+                left -= len(queries)
+                yield PracticeFold(fold.visible, fold.hidden, queries)
+
+    def _draw_examples(self, geometry: str, rows: Rows, stats: GeneStats, max_cells: int) -> Iterator[Example]:
+        """The cells of `_practice` as examples; `stats` are the statistics of `rows`."""
+        for fold in self._practice(geometry, rows, max_cells):
+            expression = self.slide.expression(fold.queries, self.target_sum)[:, self.columns]
+            counts = self.slide.counts(fold.queries)[:, self.columns]
+            # Statistics that include the hidden cells would reveal them: where the widest circle covers the whole
+            # region, the difference between the two is exactly what is hidden.
+            others = stats.without(self._stats(fold.hidden), len(rows), len(fold.hidden))
+            visible = self._read_visible(fold.visible, others)
+            yield Example(visible, self.slide.xy_um[fold.queries], expression, counts)
 
     def _folds_of_training(self, geometry: str, rows: Rows, max_cells: int) -> Iterator[tuple[list[Fold], int]]:
         """Folds of training cells and the number of cells to use of them; of pieces, where the region is large."""

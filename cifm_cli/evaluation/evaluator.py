@@ -208,7 +208,7 @@ class Evaluator:
         scores = _score_forms(result, forms)
         states = None
         if isinstance(predictor, ModelPredictor) and prediction.states is not None:
-            of_slide = slide_states(dataset, predictor.model)
+            of_slide = slide_states(dataset, predictor.model_for(dataset, self.folds[0]))
             if of_slide:
                 states = evaluate_states(of_slide, prediction.states, self.folds, self.tuning_folds, result.bootstrap)
         return PredictorResult(

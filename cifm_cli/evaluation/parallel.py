@@ -50,6 +50,7 @@ def load_models(config: EvaluateConfig, device: str | None = None) -> list[Model
         ModelPredictor(
             MODEL if position == 0 else f"{MODEL}:{run.name}",
             load_model(run, config.backend, device or config.device, config.precision),
+            config.adapt,
         )
         for position, run in enumerate(config.models)
     ]

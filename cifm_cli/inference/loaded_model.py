@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from cifm_backends.base import Backend
     from cifm_cli.data.slide import Slide
+    from cifm_cli.inference.adaptation.slide_adaptation import SlideAdaptation
     from cifm_cli.model.checkpoint import Checkpoint
     from cifm_cli.model.slide_parameters import SlideParameters
 
@@ -36,7 +37,7 @@ class LoadedModel:
     backend: Backend  # runs the edge part of the layers
     device: torch.device  # device of the networks
     precision: Precision = "float32"  # precision of matrix products
-    adaptation: Any = None  # to one slide, the only one that the model is used on then
+    adaptation: SlideAdaptation | None = None  # to one slide, the only one that the model is used on then
     _logged: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def fit_slide(self, slide: Slide) -> Slide:
@@ -90,7 +91,9 @@ class LoadedModel:
         return match_panel(slide, self.checkpoint.vocabulary)
 
     def slide_parameters(self, slide: Slide) -> SlideParameters | None:
-        """What the head knows of a slide as a whole, for the genes of `panel`: that of the training slides together.
+        """What the head knows of a slide as a whole, for the genes of `panel`.
+
+        Without adaptation it is that of the training slides together.
 
         Args:
             slide: The slide.
@@ -102,6 +105,8 @@ class LoadedModel:
         Raises:
             CifmError: Slide and model share no gene.
         """
+        if self.adaptation:
+            return self.adaptation.parameters
         pooled = self.checkpoint.network.pooled
         return pooled.parameters_of(torch.from_numpy(self.panel(slide).vocabulary_rows)) if pooled else None
 

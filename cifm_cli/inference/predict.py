@@ -9,14 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from cifm_cli.data.prefetch import prefetch
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
+from cifm_cli.inference.hidden_tile import halo_um, hide, predict_tile
 from cifm_cli.inference.prediction import Prediction
-from cifm_cli.model.masking import mask_tile, reach_um
-from cifm_cli.model.precision import computing_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,9 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.inference.hidden_tile import HiddenTile
     from cifm_cli.inference.loaded_model import LoadedModel
-    from cifm_cli.model.masking import MaskedTile
-    from cifm_cli.model.output import Output
 
 FORMS = ("mean", "median", "gated")
 """Point estimates of a prediction; `point_estimate` defines them."""
@@ -83,47 +80,30 @@ def predict_cells(
     Raises:
         CifmError: Slide and model share no gene.
     """
-    panel, parameters = model.panel(slide), model.slide_parameters(slide)
-    recipe = model.checkpoint.recipe
+    num_genes, recipe = model.panel(slide).num_genes, model.checkpoint.recipe
     # Queries such as free locations may be absent from `visible`, so tiles cover both.
     rows, hidden = np.union1d(visible, queries), np.unique(queries)
-    tiler = Tiler(slide.xy_um, rows, reach_um(recipe, slide.radius_um))
+    tiler = Tiler(slide.xy_um, rows, halo_um(model, slide))
     is_hidden = np.zeros(slide.num_cells, dtype=bool)
     is_hidden[hidden] = True
 
-    def prepare(core: Rows) -> tuple[Rows, MaskedTile]:
-        """Read and mask the tile around one core."""
+    def prepare(core: Rows) -> tuple[Rows, HiddenTile]:
+        """Read the tile around one core, and hide its cells."""
         tile = tiler.tile(core)
-        return core, mask_tile(slide, tile, np.flatnonzero(is_hidden[tile.rows]), panel, recipe, parameters)
+        return core, hide(model, slide, tile, np.flatnonzero(is_hidden[tile.rows]))
 
     # A core holds hidden cells only; chunks without hidden cells are skipped.
     cores = (chunk[is_hidden[chunk]] for chunk in chunks(rows, recipe.data.tile_cells))
     predictions = []
     for core, tile in prefetch(prepare, filter(len, cores)):
-        predictions.append(Prediction.from_logits(run_network(model, tile)))
+        predictions.append(predict_tile(model, tile))
         if advance:
             advance(len(core))
     if not predictions:
-        empty = np.zeros((0, panel.num_genes), dtype=np.float32)
+        empty = np.zeros((0, num_genes), dtype=np.float32)
         return Prediction(empty, empty)
     # The cores, and so the predictions, are in ascending order of rows.
     return Prediction.concatenate(predictions, np.searchsorted(hidden, queries))
-
-
-@torch.inference_mode()
-def run_network(model: LoadedModel, tile: MaskedTile) -> Output:
-    """Infer the masked cells in the core of a tile.
-
-    Args:
-        model: The model.
-        tile: A masked tile, on any device.
-
-    Returns:
-        Output for M cells, on the device of the model.
-    """
-    with computing_in(model.precision, model.device):
-        output: Output = model.checkpoint.network(model.backend, tile.to(model.device))
-    return output
 
 
 def add_locations(slide: Slide, locations_um: NDArray[np.float64]) -> tuple[Slide, Rows]:

@@ -13,9 +13,9 @@ from cifm_cli import provenance
 from cifm_cli.data.prefetch import prefetch
 from cifm_cli.data.tiles import Tiler, chunks
 from cifm_cli.errors import CifmError
-from cifm_cli.inference.predict import add_locations, predict_cells, run_network
+from cifm_cli.inference.hidden_tile import halo_um, hide, predict_tile
+from cifm_cli.inference.predict import add_locations, predict_cells
 from cifm_cli.inference.prediction import Prediction
-from cifm_cli.model.masking import mask_tile, reach_um
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.data.tiles import Tile
+    from cifm_cli.inference.hidden_tile import HiddenTile
     from cifm_cli.inference.loaded_model import LoadedModel
-    from cifm_cli.model.masking import MaskedTile
-    from cifm_cli.model.slide_parameters import SlideParameters
 
 logger = logging.getLogger(__name__)
 
@@ -48,22 +47,19 @@ def predict_blocks(model: LoadedModel, slide: Slide, seed: int) -> Iterator[tupl
     Raises:
         CifmError: Slide and model share no gene.
     """
-    recipe, rows = model.checkpoint.recipe, np.arange(slide.num_cells)
+    rows = np.arange(slide.num_cells)
     order = provenance.numpy_generator(seed, "infer cells").permutation(slide.num_cells)
     # Rounds are drawn over the whole slide, not tile by tile, so a cell in two tiles is hidden in the same round.
     round_of = np.empty(slide.num_cells, dtype=np.int8)
     for number, hidden in enumerate(np.array_split(order, _ROUNDS)):
         round_of[hidden] = number
-    tiler = Tiler(slide.xy_um, rows, reach_um(recipe, slide.radius_um))
-    parameters = model.slide_parameters(slide)
-    for core in chunks(rows, recipe.data.tile_cells):
+    tiler = Tiler(slide.xy_um, rows, halo_um(model, slide))
+    for core in chunks(rows, model.checkpoint.recipe.data.tile_cells):
         tile = tiler.tile(core)
-        yield core, _predict_tile(model, slide.subset(tile.rows), tile, round_of[tile.rows], parameters)
+        yield core, _predict_tile(model, slide.subset(tile.rows), tile, round_of[tile.rows])
 
 
-def _predict_tile(
-    model: LoadedModel, cut: Slide, tile: Tile, round_of: NDArray[np.int8], parameters: SlideParameters | None
-) -> Prediction:
+def _predict_tile(model: LoadedModel, cut: Slide, tile: Tile, round_of: NDArray[np.int8]) -> Prediction:
     """Infer the core of a tile, each cell in its round, in which all other cells of that round are hidden too.
 
     Args:
@@ -71,22 +67,20 @@ def _predict_tile(
         cut: The cells of the tile as a slide.
         tile: The tile in the whole slide.
         round_of: (n,) round of each cell of the tile.
-        parameters: Parameters of the whole slide.
 
     Returns:
         The prediction, in the order of the core.
     """
-    panel, recipe = model.panel(cut), model.checkpoint.recipe
     # The counts of a tile are read once and used in all its rounds.
     tile_of_cut = replace(tile, rows=np.arange(len(tile.rows)))
     core_rounds = round_of[tile.core]
 
-    def prepare(number: int) -> MaskedTile:
-        """Mask the cells of one round."""
-        return mask_tile(cut, tile_of_cut, np.flatnonzero(round_of == number), panel, recipe, parameters)
+    def prepare(number: int) -> HiddenTile:
+        """Hide the cells of one round."""
+        return hide(model, cut, tile_of_cut, np.flatnonzero(round_of == number))
 
     rounds = np.unique(core_rounds).tolist()
-    predictions = [Prediction.from_logits(run_network(model, masked)) for masked in prefetch(prepare, rounds)]
+    predictions = [predict_tile(model, hidden) for hidden in prefetch(prepare, rounds)]
     by_round = np.concatenate([np.flatnonzero(core_rounds == number) for number in rounds])
     return Prediction.concatenate(predictions, np.argsort(by_round))
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from cifm_cli import keys, recipe
 from cifm_cli.errors import CifmError
 from cifm_cli.model.ensemble import Ensemble
-from cifm_cli.model.slide_parameters import pooled_problem
+from cifm_cli.model.slide_parameters import POOLED, parameters_problem
 from cifm_cli.model.stored_layout import network_layout
 from cifm_cli.model.stored_sketches import (
     HEADER_KEY,
@@ -144,7 +144,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Recipe]:
         file.require({**layout, **sketch_layout(file.layouts, len(sketches), num_genes)}, misfit)
         tensors = file.load()
         file.verify(tensors)
-        if problem := pooled_problem(tensors):
+        if problem := parameters_problem(tensors, POOLED):
             raise CifmError(f"{path}: {problem}", CHECKPOINT.hint)
     return tensors, file.header, resolved
 

@@ -78,6 +78,13 @@ class GeneTotals:
             self.num_cells - num_cells,
         )
 
+    def minus(self, other: GeneTotals) -> GeneTotals:
+        """Take out cells whose totals over the same genes are known."""
+        # Rounding may leave a sum slightly below zero.
+        return GeneTotals(
+            *((own - taken).clamp(min=0) for own, taken in zip(_values(self), _values(other), strict=True))
+        )
+
     def profiles(self) -> GeneProfiles:
         """Means over the cells. One count more in every gene, so that no gene is impossible."""
         measured = self.num_cells.clamp(min=1)  # genes that no cell measures are divided by 1

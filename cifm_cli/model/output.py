@@ -1,6 +1,6 @@
 """The output of a head for masked cells, as tensors.
 
-Letters: M masked cells, P genes of the panel, K states, D features.
+Letters: M masked cells, P genes of the panel, K states, D features, T terms of the smoother.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Output(NamedTuple):
     profiles: Tensor | None = None
     # (M, D) features that the maps to the genes read, those of all members side by side; None for the head of the paper
     features: Tensor | None = None
+    # (M, T, K) frequency of each cell state around a cell, for each term of the smoother; None for the head of the paper
+    frequencies: Tensor | None = None
 
 
 def mean_output(outputs: Sequence[Output]) -> Output:

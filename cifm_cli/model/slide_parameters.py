@@ -184,16 +184,17 @@ class PooledParameters(nn.Module):
         return stored.take_genes(genes.to(stored.mean.device))
 
 
-def pooled_problem(tensors: Mapping[str, Tensor]) -> str | None:
-    """Describe pooled parameters in a file that no fit gives; None without any.
+def parameters_problem(tensors: Mapping[str, Tensor], prefix: str) -> str | None:
+    """Describe parameters in a file that no fit gives; None without any.
 
     Args:
         tensors: Tensors of the file by name.
+        prefix: Prefix of the parameters among them.
     """
-    # Logarithms are taken of both; a frequency of zero marks an unused state.
-    composition, frequency = tensors.get(f"{POOLED}composition"), tensors.get(f"{POOLED}state_frequency")
+    # Logarithms are taken of both; among pooled parameters, a frequency of zero marks an unused state.
+    composition, frequency = tensors.get(f"{prefix}composition"), tensors.get(f"{prefix}state_frequency")
     if composition is not None and bool((composition <= 0).any()):
-        return f"tensor {POOLED}composition has a value that is not positive"
+        return f"tensor {prefix}composition has a value that is not positive"
     if frequency is not None and bool((frequency < 0).any() or not frequency.any()):
-        return f"tensor {POOLED}state_frequency has a negative value, or no positive one"
+        return f"tensor {prefix}state_frequency has a negative value, or no positive one"
     return None

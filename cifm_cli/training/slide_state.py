@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from cifm_cli.model.gene_profiles import GeneTotals
-from cifm_cli.model.slide_parameters import SlideParameters
+from cifm_cli.model.slide_parameters import SlideParameters, parameters_problem
 from cifm_cli.model.stored_layout import tensor_layout
 from cifm_cli.tensor_files import Layout, layout_problem
 
@@ -51,6 +51,9 @@ def restore_slides(corpus: Corpus, tensors: Mapping[str, Tensor]) -> None:
         expected |= _layout(corpus, each, number, tensors)
     if problem := layout_problem({name: tensor_layout(tensor) for name, tensor in tensors.items()}, expected):
         raise ValueError(problem)
+    for number in range(len(corpus.fitted_slides)):
+        if problem := parameters_problem(tensors, f"{number}."):
+            raise ValueError(problem)
     for number, each in enumerate(corpus.fitted_slides):
         named = {field.name: tensors[f"{number}.{field.name}"] for field in fields(SlideParameters)}
         totals = {field.name: tensors[f"{number}.{_TOTALS}{field.name}"] for field in fields(GeneTotals)}

@@ -224,7 +224,7 @@ def test_held_out_slides_have_parameters_of_their_own(two_slides: list[Path], tm
     assert not torch.equal(corpus.validation_example(0).tile.slide.mean, expected.mean), "its hidden cells are left out"
 
 
-@pytest.mark.parametrize("change", ["missing", "shape"])
+@pytest.mark.parametrize("change", ["missing", "shape", "negative"])
 def test_parameters_of_other_slides_are_refused(two_slides: list[Path], tmp_path: Path, change: str) -> None:
     from cifm_cli.training.slide_state import restore_slides, slide_tensors
 
@@ -232,9 +232,11 @@ def test_parameters_of_other_slides_are_refused(two_slides: list[Path], tmp_path
     tensors = slide_tensors(session.corpus)
     if change == "missing":
         del tensors["1.mean"]
-    else:
+    elif change == "shape":
         tensors["1.mean"] = tensors["1.mean"][1:]
-    with pytest.raises(ValueError, match=r"tensor 1\.mean"):
+    else:
+        tensors["1.composition"] = -tensors["1.composition"]
+    with pytest.raises(ValueError, match=r"tensor 1\.(mean|composition)"):
         restore_slides(Corpus(two_slides, make_recipe()), tensors)
 
 

@@ -135,8 +135,8 @@ def test_estimators_are_fitted_once_as_copies() -> None:
     for parameters in blend.parameter_grid():
         examples.fitted(blend).set_params(**parameters).predict(tissue(0), np.array([[200.0, 200.0]]))
     assert len(drawn) == 1
-    assert not hasattr(blend, "mean_")
-    assert examples.fitted(Ridge()).blend_ is examples.fitted(blend)
+    assert not hasattr(blend, "fitted_")
+    assert examples.fitted(Ridge()).blend_ is examples.fitted(blend).fitted_
 
 
 class _Entry:

@@ -9,11 +9,12 @@ Letters: Q hidden cells, P scored genes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import numpy as np
 
+from cifm_cli.evaluation.adaptation import adapted_model
 from cifm_cli.evaluation.folds import hidden_rows
 from cifm_cli.inference.predict import predict_cells
 from cifm_cli.inference.prediction import Prediction
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from cifm_cli.evaluation.dataset import EvaluationDataset
     from cifm_cli.evaluation.examples import TrainingFolds
     from cifm_cli.evaluation.folds import Fold
-    from cifm_cli.inference.adaptation.adapt import Adapt
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.inference.neighbourhood.visible_cells import VisibleCells
 
@@ -135,7 +135,7 @@ class ModelPredictor:
 
     name: str  # `model`, or `model:RUN` for those after the first
     model: LoadedModel
-    adapt: Adapt = "none"  # `slide`: adapted to the visible cells of each fold; `none`: used as trained
+    adapt: str = "none"  # `slide`: adapted to the slide, from the cells that baselines learn from
 
     def parameter_grid(self) -> Sequence[Parameters]:
         """A model has no hyper-parameters; only the threshold of its gate is tuned."""
@@ -144,8 +144,19 @@ class ModelPredictor:
     def predict(self, dataset: EvaluationDataset, fold: Fold, _parameters: Parameters) -> Prediction:
         """See `Predictor`."""
         slide = dataset.slide_at(self.model.checkpoint.recipe.data.radius_um)
-        prediction = predict_cells(self.model, slide, fold.visible, fold.hidden)
+        prediction = predict_cells(self.model_for(dataset, fold), slide, fold.visible, fold.hidden)
+        if self.adapts and not dataset.shares_training(fold):
+            prediction = replace(prediction, states=None)  # the states of every fold are others
         return prediction.take_genes(np.searchsorted(self.model.panel(slide).columns, dataset.columns))
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the model is adapted to the slide; that of the paper has nothing to adapt."""
+        return self.adapt == "slide" and self.model.checkpoint.network.pooled is not None
+
+    def model_for(self, dataset: EvaluationDataset, fold: Fold) -> LoadedModel:
+        """The model that predicts a fold."""
+        return adapted_model(self.name, self.model, dataset, fold) if self.adapts else self.model
 
 
 def is_model(name: str) -> bool:

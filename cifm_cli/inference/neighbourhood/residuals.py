@@ -63,10 +63,19 @@ def errors(expression: csr_matrix, counts: csr_matrix, base: Prediction) -> Valu
     return np.concatenate(found, axis=1, dtype=np.float32)
 
 
-def add_errors(base: Prediction, predicted_errors: Values) -> Prediction:
-    """Add (Q, 3 P) predicted errors to a prediction; probabilities stay from 0 to 1, and compositions sum to 1."""
+def add_errors(base: Prediction, predicted_errors: Values, floor: float = 0.0) -> Prediction:
+    """Add predicted errors to a prediction; probabilities stay from 0 to 1, and compositions sum to 1.
+
+    Args:
+        base: Prediction of Q cells and P genes.
+        predicted_errors: (Q, 3 P) from a regression of `errors`.
+        floor: Fraction of the prediction that is left at least.
+
+    Returns:
+        The corrected prediction.
+    """
     mean, expressed, composition = (
-        np.maximum(part + error, 0)
+        np.maximum(part + error, np.float32(floor) * np.maximum(part, 0))
         for part, error in zip(parts_of(base), np.split(predicted_errors, 3, axis=1), strict=True)
     )
     total = composition.sum(axis=1, keepdims=True)

@@ -1,0 +1,52 @@
+"""Adaptation of models to a slide under evaluation, from the cells that baselines learn from as well."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cifm_cli.evaluation.folds import SCATTERED
+from cifm_cli.inference.adaptation.fit import AdaptationData, fit_adaptation
+from cifm_cli.inference.adaptation.practice import PracticeFold
+
+if TYPE_CHECKING:
+    from cifm_cli.evaluation.dataset import EvaluationDataset
+    from cifm_cli.evaluation.folds import Fold
+    from cifm_cli.inference.loaded_model import LoadedModel
+
+
+def adapted_model(name: str, model: LoadedModel, dataset: EvaluationDataset, fold: Fold) -> LoadedModel:
+    """The model adapted to a slide, for a fold; nothing in it depends on the hidden or withheld cells of the fold.
+
+    Args:
+        name: Name of the model in the evaluation.
+        model: The model, with the objective `residual`.
+        dataset: The slide.
+        fold: The fold. Folds without training cells among the hidden ones share one adaptation per geometry.
+
+    Returns:
+        The adapted model.
+    """
+    key = (name, fold.geometry if dataset.shares_training(fold) else fold)
+    if key not in dataset.adapted_models:
+        if not dataset.shares_training(fold):  # it serves a single fold
+            for old in [old for old in dataset.adapted_models if not isinstance(old[1], str)]:
+                del dataset.adapted_models[old]
+        slide = dataset.slide_at(model.checkpoint.recipe.data.radius_um)
+        rows, practice = dataset.practice_folds(fold)
+        data = AdaptationData(rows, practice, _tuning_folds(dataset, fold), dataset.seed)
+        dataset.adapted_models[key] = fit_adaptation(model, slide, data)
+    return dataset.adapted_models[key]
+
+
+def _tuning_folds(dataset: EvaluationDataset, fold: Fold) -> list[PracticeFold]:
+    """The folds that hyper-parameters are chosen on, without the cells that are hidden in a fold."""
+    hidden = fold.hidden if fold.withheld is None else np.union1d(fold.hidden, fold.withheld)
+    found = []
+    for each in dataset.tuning_folds.get(fold.geometry or SCATTERED, ()):
+        visible = np.setdiff1d(each.visible, hidden, assume_unique=True)
+        own = np.setdiff1d(each.hidden, hidden, assume_unique=True)
+        if len(own) and (dataset.slide.total_counts[visible] > 0).any():
+            found.append(PracticeFold(visible, own, own))
+    return found

@@ -1,0 +1,137 @@
+"""Fit of a slide adaptation, in closed form.
+
+1. Profiles, cell states and the blends of the smoother are those of the slide (`SlideParameters`).
+2. The base prediction is a blend of neighbour means plus a multiple of what the network predicts differently.
+3. A ridge regression predicts its errors from the neighbour means and the features of the network. With the network's
+   weight at zero this is the baseline `ridge` fitted to the slide; with a high penalty it is the base prediction.
+4. The probabilities of the cell states are recalibrated.
+
+Weights and penalties are chosen on tuning cells, which are in none of the fits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from cifm_cli.inference.adaptation.practice import practice_tiles, stats_of
+from cifm_cli.inference.adaptation.regression import Predicted, choose, fit_regression
+from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, SlideAdaptation
+from cifm_cli.inference.adaptation.state_pool import fit_state_pool, pool_inputs
+from cifm_cli.inference.hidden_tile import run_network
+from cifm_cli.inference.neighbourhood.blend import BlendSums
+from cifm_cli.inference.network_features import NetworkFeatures
+from cifm_cli.inference.prediction import Prediction
+from cifm_cli.model.gene_profiles import sum_genes
+from cifm_cli.model.slide_fit import fit_slide_parameters
+from cifm_cli.model.slide_parameters import start_parameters
+from cifm_cli.model.states import fit_states, nearest_state
+from cifm_cli.provenance import numpy_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.inference.adaptation.practice import PracticeFold, PracticeTile
+    from cifm_cli.inference.loaded_model import LoadedModel
+    from cifm_cli.inference.neighbourhood.blend import FittedBlend
+    from cifm_cli.model.gene_profiles import GeneTotals
+    from cifm_cli.model.slide_parameters import SlideParameters
+
+MAX_STATE_CELLS = 20_000  # cells that are clustered into cell states
+
+
+@dataclass(frozen=True)
+class AdaptationData:
+    """The cells that a slide is adapted by."""
+
+    rows: Rows  # ascending rows that profiles, states and practice use
+    practice: Sequence[PracticeFold]  # folds of them that the regressions are fitted to
+    tuning: Sequence[PracticeFold]  # folds of other cells, on which weights and penalties are chosen
+    seed: int  # of the cell states
+
+
+def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> LoadedModel:
+    """Adapt a model to a slide.
+
+    Args:
+        model: A model with the objective `residual`.
+        slide: The slide, at the radius of the model.
+        data: The cells to learn from. Nothing else of the slide is read.
+
+    Returns:
+        The model with a `SlideAdaptation`.
+    """
+    totals = sum_genes(slide, data.rows, model.panel(slide), model.checkpoint.recipe.data.target_sum)
+    start = _start(model, slide, data, totals)
+    practice, tuning = (
+        list(practice_tiles(model, slide, folds, start, totals, data.rows)) for folds in (data.practice, data.tuning)
+    )
+    parameters = fit_slide_parameters(
+        start,
+        (tile.example() for tile in practice),
+        (tile.example() for tile in tuning),
+        model.checkpoint.recipe.objective.pool_decay,
+    )
+    sums = BlendSums(start.num_genes)
+    for tile in practice:
+        sums.add(tile.circles, tile.expression, tile.counts, tile.stats)
+    blend, stats = sums.fitted(), stats_of(totals)
+    regression = fit_regression([_predict(model, tile, parameters, blend) for tile in practice], stats)
+    tuned = [_predict(model, tile, parameters, blend) for tile in tuning]
+    choices = choose(regression, tuned, stats)
+    facts = {
+        "cells": sum(tile.num_cells for tile in practice),
+        "tuning_cells": sum(tile.num_cells for tile in tuning),
+        "tuned": {output: choice.to_json() for output, choice in zip(OUTPUTS, choices, strict=True)},
+    }
+    mean, expressed, composition = (choice.weight for choice in choices)
+    return replace(
+        model,
+        adaptation=SlideAdaptation(
+            parameters,
+            stats,
+            blend,
+            (mean, expressed, composition),
+            regression.solve(choices),
+            _fit_states(tuned, parameters),
+            facts,
+        ),
+    )
+
+
+def _start(model: LoadedModel, slide: Slide, data: AdaptationData, totals: GeneTotals) -> SlideParameters:
+    """Profiles and states of the slide, with equal weights of the terms of the smoother."""
+    recipe = model.checkpoint.recipe
+    with_counts = data.rows[slide.total_counts[data.rows] > 0]
+    # Every stride-th cell along the Hilbert curve covers all areas of the slide.
+    sample = with_counts[:: max(1, -(-len(with_counts) // MAX_STATE_CELLS))]
+    cells = slide.expression(sample, recipe.data.target_sum)[:, model.panel(slide).columns]
+    seed = int(numpy_generator(data.seed, "adaptation states").integers(2**31))
+    states = fit_states(cells, recipe.objective.states, seed)
+    return start_parameters(totals.profiles(), *states, len(recipe.objective.scales) + 1)
+
+
+def _predict(model: LoadedModel, tile: PracticeTile, parameters: SlideParameters, blend: FittedBlend) -> Predicted:
+    """Predict practised cells by blend and by network."""
+    output = run_network(model, tile.with_parameters(parameters).hidden.masked)
+    of_blend = blend.combine(tile.circles, tile.stats)
+    return Predicted(tile, of_blend, Prediction.from_logits(output), NetworkFeatures.of(output))
+
+
+def _fit_states(tuned: Sequence[Predicted], parameters: SlideParameters) -> NDArray[np.float64]:
+    """Weights of network and frequencies in the probabilities of the states."""
+    inputs, states = [], []
+    for predicted in tuned:
+        if predicted.network.states is not None:
+            inputs.append(pool_inputs(predicted.network.states, predicted.features.frequencies))
+            values = torch.from_numpy(predicted.tile.expression.toarray())
+            states.append(nearest_state(values, parameters.state_profiles).numpy())
+    if not inputs:
+        return np.asarray(np.eye(len(parameters.mean_weights) + 1)[0])
+    return fit_state_pool(np.concatenate(inputs), np.concatenate(states))

@@ -1,0 +1,112 @@
+"""What adaptation has fitted to a slide, and the prediction that follows from it.
+
+Letters: M cells, P genes, D features of the network, F features of the regression, T terms of the smoother.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cifm_cli.inference.adaptation.state_pool import pool_inputs, pool_states
+from cifm_cli.inference.neighbourhood.residuals import add_errors, mean_features, parts_of
+from cifm_cli.inference.prediction import Prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from cifm_cli.inference.neighbourhood.blend import FittedBlend
+    from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
+    from cifm_cli.inference.network_features import NetworkFeatures
+    from cifm_cli.model.slide_parameters import SlideParameters
+
+    Values = NDArray[np.float32]
+
+OUTPUTS = ("mean", "expressed", "composition")
+# Fraction of the base prediction that the regression leaves at least: at zero, unlikely genes would be tied, and a count of
+# one of them impossible.
+FLOOR = 0.1
+
+
+@dataclass(frozen=True)
+class FeatureScale:
+    """Standardisation of the features of the network beside the neighbour means."""
+
+    mean: Values  # (D,)
+    factor: Values  # (D,)
+
+    def apply(self, features: Values) -> Values:
+        """Centre and scale (M, D) features."""
+        return np.asarray((features - self.mean) * self.factor)
+
+
+@dataclass(frozen=True)
+class ErrorRegression:
+    """Regression of the errors of the base prediction."""
+
+    genes: NDArray[np.int64]  # genes whose neighbour means are features
+    scale: FeatureScale  # of the network's features
+    coefficients: Values  # (F, 3 P)
+    intercept: Values  # (3 P,)
+
+    def predict(self, circles: Sequence[Prediction], features: Values, stats: GeneStats) -> Values:
+        """(M, 3 P) errors, see `residuals.errors`."""
+        x = regression_features(circles, features, stats, self.genes, self.scale)
+        return np.asarray(x @ self.coefficients + self.intercept)
+
+
+@dataclass(frozen=True)
+class SlideAdaptation:
+    """A model's adaptation to one slide."""
+
+    parameters: SlideParameters  # of the slide, for the head
+    stats: GeneStats  # statistics of the cells that it was fitted to
+    blend: FittedBlend  # blend of neighbour means
+    # weight of the network in the base prediction of each of `OUTPUTS`; the blend has the rest
+    network_weights: tuple[float, float, float]
+    regression: ErrorRegression
+    state_weights: NDArray[np.float64]  # (1 + T,) of network and frequencies in the probabilities of the states
+    facts: dict[str, Any]  # what was chosen, and how many cells it was fitted to, for the provenance
+
+    def refine(self, prediction: Prediction, features: NetworkFeatures, circles: Sequence[Prediction]) -> Prediction:
+        """Turn the network's prediction into that of the adapted model.
+
+        Args:
+            prediction: Prediction of the network for M cells, with the parameters of the slide.
+            features: Features of the network.
+            circles: Neighbour means of the cells, one prediction for each radius.
+
+        Returns:
+            The prediction.
+        """
+        base = mix(self.blend.combine(circles, self.stats), prediction, self.network_weights)
+        refined = add_errors(base, self.regression.predict(circles, features.last, self.stats), FLOOR)
+        if prediction.states is None:
+            return refined
+        inputs = pool_inputs(prediction.states, features.frequencies)
+        return replace(refined, states=pool_states(inputs, self.state_weights))
+
+
+def mix(blend: Prediction, network: Prediction, weights: Sequence[float]) -> Prediction:
+    """Base prediction: blend plus a multiple of what the network differs from it, for each of `OUTPUTS`."""
+    mean, expressed, composition = (
+        own + np.float32(weight) * (other - own)
+        for own, other, weight in zip(parts_of(blend), parts_of(network), weights, strict=True)
+    )
+    return Prediction(mean, expressed, composition)
+
+
+def regression_features(
+    circles: Sequence[Prediction],
+    features: Values,
+    stats: GeneStats,
+    genes: NDArray[np.int64],
+    scale: FeatureScale,
+) -> Values:
+    """(M, F) features of the regression: neighbour means of some genes, and the features of the network."""
+    return np.concatenate([mean_features(circles, stats, genes), scale.apply(features)], axis=1)
