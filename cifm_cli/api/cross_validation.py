@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from cifm_cli.inference.adaptation.adapt import Adapt
     from cifm_cli.recipe import Recipe
 
 
@@ -33,6 +34,7 @@ def leave_out(
     region: str | None = None,
     geometries: str | Sequence[str] = (),
     num_folds: int | None = None,
+    adapt: Adapt = "slide",
     layer: str | None = None,
     radius_um: float | None = None,
     device: str = "auto",
@@ -45,12 +47,12 @@ def leave_out(
         recipe: Name, path or content of the recipe of every training.
         data: At least two slides, or slides by name.
         groups: Name of each slide to its group, such as its patient; by default every slide is a group.
-        out: Folder of the trainings. If it holds the trainings of the same slides, groups and recipe, they are continued.
-            By default, a temporary folder that is removed.
+        out: Folder of the trainings, by default a temporary one. Trainings of the same slides, groups and recipe are continued.
         settings: Keys of the recipe to change, such as `{"train.steps": 500}`; not for a `Recipe`.
         region: Region of hidden cells, as in `cifm.evaluate`; by default `all`.
         geometries: As in `cifm.evaluate`.
         num_folds: As in `cifm.evaluate`.
+        adapt: As in `cifm.evaluate`; the trainings do not depend on it.
         layer: As in `cifm.evaluate`.
         radius_um: As in `cifm.evaluate`.
         device: `auto`, `cpu`, `cuda` or another torch device.
@@ -69,7 +71,7 @@ def leave_out(
         >>> evaluation = cifm.leave_out("visium", {"a1": a1, "a2": a2, "b": b}, {"a1": "A", "a2": "A", "b": "B"})
         >>> evaluation.metrics["overall"]["scattered"]["mse"]["percent"]
     """
-    check_arguments(region, num_folds)
+    check_arguments(region, num_folds, adapt)
     resolved, adatas = resolve_recipe(recipe, settings or {}), named_slides(data)
     _check_groups(groups, adatas)
     slides = {name: open_with_split(adata, layer, radius_um, name) for name, adata in adatas.items()}
@@ -77,7 +79,7 @@ def leave_out(
     with tempfile.TemporaryDirectory(prefix="cifm_") as folder:
         paths = [write_opened(Path(folder, "slides", f"{name}.h5ad"), adatas[name], slides[name]) for name in slides]
         evaluation = EvaluateConfig(
-            paths, (), region or "", names, num_folds=num_folds, backend=backend, device=device, seed=seed
+            paths, (), region or "", names, num_folds=num_folds, adapt=adapt, backend=backend, device=device, seed=seed
         )
         runs = Path(folder, "runs") if out is None else Path(out)
         found = run(LeaveOutConfig(SLIDE if groups is None else "group", resolved, runs, evaluation, groups))

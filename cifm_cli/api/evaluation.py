@@ -18,6 +18,7 @@ from cifm_cli.evaluation.report.dataframes import paired_table, score_table
 from cifm_cli.evaluation.report.files import per_cell, per_gene
 from cifm_cli.evaluation.run import evaluate_slides
 from cifm_cli.evaluation.setup import EvaluateConfig
+from cifm_cli.inference.adaptation.option import check_adapt
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.in_memory import AnnDataSlide
     from cifm_cli.evaluation import run
     from cifm_cli.evaluation.evaluator import EvaluationResult
+    from cifm_cli.inference.adaptation.adapt import Adapt
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ def evaluate(
     geometries: str | Sequence[str] = (),
     block_radii: Sequence[float] = (),
     num_folds: int | None = None,
+    adapt: Adapt = "slide",
     annotator: str | None = None,
     trust_pickle: bool = False,
     layer: str | None = None,
@@ -78,6 +81,8 @@ def evaluate(
             recipe's, or `scattered` and `region`.
         block_radii: Sides of the blocks of `region`, in radii; by default the recipe's, or 5.
         num_folds: Largest number of folds per geometry; by default the recipe's, or as many as hide every cell once.
+        adapt: `slide` to fit the models to the visible cells of each slide before they are scored (docs/adaptation.md), `none` to
+            use them as trained.
         annotator: Also compare cell types of actual and predicted cells: `NAME` or `NAME:PATH`.
         trust_pickle: Read annotators that are stored as pickles. A pickle can run code.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
@@ -95,7 +100,7 @@ def evaluate(
         >>> evaluation = cifm.evaluate(adata, model, geometries=["scattered"])
         >>> evaluation.paired.query("metric == 'spearman_cell' and genes == 'all'")
     """
-    check_arguments(region, num_folds)
+    check_arguments(region, num_folds, adapt)
     models, adatas = _named_models(model), named_slides(data)
     slides = {name: open_with_split(adata, layer, radius_um, name) for name, adata in adatas.items()}
     config = EvaluateConfig(
@@ -105,6 +110,7 @@ def evaluate(
         num_folds=num_folds,
         annotator=annotator,
         trust_pickle=trust_pickle,
+        adapt=adapt,
         seed=seed,
     ).completed(models[0].model.checkpoint.recipe.evaluate)
     return _evaluate(slides, {name: adata.obs_names.to_numpy() for name, adata in adatas.items()}, models, config)
@@ -143,8 +149,9 @@ def as_tables(
     )
 
 
-def check_arguments(region: str | None, num_folds: int | None) -> None:
-    """Refuse a region that does not exist, and an evaluation without folds."""
+def check_arguments(region: str | None, num_folds: int | None, adapt: str) -> None:
+    """Refuse a region or a kind of adaptation that does not exist, and an evaluation without folds."""
+    check_adapt(adapt)
     regions = (keys.TRAIN, keys.VALIDATION, keys.TEST, keys.ALL)
     if region and region not in regions:
         raise CifmError(f"region: {region}", f"known are {', '.join(regions)}")

@@ -14,6 +14,7 @@ from cifm_cli.celltype.annotate import annotate as annotate_cells
 from cifm_cli.celltype.taxonomy import lineage_of, require_tissue
 from cifm_cli.embedding.embed import SLOTS, embed_cells
 from cifm_cli.errors import CifmError
+from cifm_cli.inference.adaptation.option import adaptation_facts, check_adapt, open_adapted
 from cifm_cli.inference.predict import point_estimate
 from cifm_cli.inference.predict_slide import predict_blocks, predict_locations
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from cifm_cli.api.slides import Model
     from cifm_cli.data.in_memory import AnnDataSlide
     from cifm_cli.data.slide import Slide
+    from cifm_cli.inference.adaptation.adapt import Adapt
     from cifm_cli.inference.encode import Level
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.inference.prediction import Prediction
@@ -37,8 +39,10 @@ def embed(
     model: Model,
     levels: Level | Sequence[Level] = ("microenvironment", "cell"),
     *,
+    adapt: Adapt = "slide",
     layer: str | None = None,
     radius_um: float | None = None,
+    seed: int = 0,
     copy: bool = False,
 ) -> AnnData:
     """Embed every cell with its neighbours and without them, as `cifm embed` does.
@@ -48,9 +52,12 @@ def embed(
         model: A model, or the path of a training run.
         levels: `microenvironment` for the encoder output of a cell among its neighbours, `cell` for the output without
             edges between cells; one of them or both.
+        adapt: `slide` to fit the model to the cells of `adata` before it is used (docs/adaptation.md), `none` to use it as
+            trained.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
         radius_um: Radius of the graph, micrometres, if the recipe does not define it; by default that of the slide, or
             one derived from the spacing of the cells.
+        seed: Seed of the adaptation.
         copy: Return a copy instead of changing `adata`.
 
     Returns:
@@ -68,12 +75,16 @@ def embed(
     levels = [levels] if isinstance(levels, str) else levels
     if not levels or (unknown := set(levels) - set(SLOTS)):
         raise CifmError(f"levels: {', '.join(sorted(unknown)) if levels else 'none'}", f"known are {', '.join(SLOTS)}")
-    loaded, opened = load(model), open_adata(adata, layer, radius_um)
-    embeddings = embed_cells(loaded, opened.slide, [level for level in SLOTS if level in levels])
+    check_adapt(adapt)
+    opened = open_adata(adata, layer, radius_um)
+    loaded, slide = open_adapted(load(model), opened.slide, adapt, seed)
+    embeddings = embed_cells(loaded, slide, [level for level in SLOTS if level in levels])
     result = adata.copy() if copy else adata
     for level, values in embeddings.items():
         result.obsm[SLOTS[level]] = opened.in_caller_order(values)
-    record_provenance(result, keys.EMBEDDING, result_provenance("embed", loaded, opened.slide))
+    record_provenance(
+        result, keys.EMBEDDING, result_provenance("embed", loaded, slide, **adaptation_facts(loaded, adapt, seed))
+    )
     return result
 
 
@@ -84,6 +95,7 @@ def predict(
     form: Literal["mean", "median", "gated"] = "mean",
     *,
     threshold: float = 0.5,
+    adapt: Adapt = "slide",
     layer: str | None = None,
     radius_um: float | None = None,
     seed: int = 0,
@@ -99,10 +111,11 @@ def predict(
         form: `mean`; `median`, which is zero where P(expressed) is at most 1/2; or `gated`, the mean where P(expressed)
             is above `threshold` and zero elsewhere.
         threshold: Threshold of P(expressed) for `gated`.
+        adapt: As in `cifm.embed`.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
         radius_um: Radius of the graph, micrometres, if the recipe does not define it; by default that of the slide, or
             one derived from the spacing of the cells.
-        seed: Seed of the order in which cells are hidden.
+        seed: Seed of the adaptation, and of the order in which cells are hidden.
         copy: Return a copy instead of changing `adata`; no effect with `at`.
 
     Returns:
@@ -119,12 +132,13 @@ def predict(
         >>> sc.pl.embedding(adata, "spatial", color="CD3D", layer="cifm_gated")
         >>> grid = cifm.predict(adata, model, at=[[100.0, 250.0], [110.0, 250.0]])
     """
+    check_adapt(adapt)
     loaded, opened = load(model), open_adata(adata, layer, radius_um)
-    opened = opened._replace(slide=loaded.fit_slide(opened.slide))
     estimate = point_estimate(loaded, form, threshold)
-    origin = result_provenance(
-        "predict", loaded, opened.slide, seed=seed, form=form, threshold=threshold if form == "gated" else None
-    )
+    loaded, slide = open_adapted(loaded, opened.slide, adapt, seed)
+    opened = opened._replace(slide=slide)
+    facts = {"form": form, "threshold": threshold if form == "gated" else None, **adaptation_facts(loaded, adapt, seed)}
+    origin = result_provenance("predict", loaded, slide, seed=seed, **facts)
     if at is not None:
         result = _predict_at(adata, loaded, opened.slide, at, estimate)
     else:

@@ -12,6 +12,7 @@ from anndata import AnnData
 from cifm_cli import keys
 from cifm_cli.api.slides import load, open_adata, optional_path, result_provenance, var_of_panel
 from cifm_cli.errors import CifmError
+from cifm_cli.inference.adaptation.option import adaptation_facts, check_adapt
 from cifm_cli.simulation.config import Form, InjectionConfig, ReferenceCells, SimulateConfig
 from cifm_cli.simulation.outputs import to_anndata
 from cifm_cli.simulation.simulate import simulate as run_simulation
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cifm_cli.api.slides import Model
     from cifm_cli.data.in_memory import AnnDataSlide
     from cifm_cli.data.slide import Rows
+    from cifm_cli.inference.adaptation.adapt import Adapt
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.simulation.simulate import SimulationResult
     from cifm_cli.simulation.window import Box
@@ -34,6 +36,7 @@ def simulate(
     steps: int | None = None,
     update_fraction: float = 0.1,
     form: Form = "state",
+    adapt: Adapt = "slide",
     replicates: int = 1,
     crop_um: Box | None = None,
     max_cells: int = 10_000,
@@ -56,6 +59,7 @@ def simulate(
         steps: Number of steps; two updates of every cell by default.
         update_fraction: Fraction of the cells that one step updates.
         form: What an updated cell becomes: `state`, `sample`, `mean` or `gated`; see docs/simulation.md.
+        adapt: As in `cifm.embed`; the model is fitted once, before cells are injected.
         replicates: Number of repetitions, with other positions and another schedule.
         crop_um: Only cells in this rectangle are simulated: x0, y0, x1, y1 in micrometres.
         max_cells: Largest number of simulated cells; they fill a square in the middle of the tissue.
@@ -77,20 +81,20 @@ def simulate(
     Example:
         >>> cifm.simulate(adata, model, "tcell", replicates=5).uns["cifm"]["change"]  # treated minus control, by type
     """
-    _check(form, steps, update_fraction, replicates)
+    _check(form, adapt, steps, update_fraction, replicates)
+    injection = InjectionConfig(inject, count, _reference_cells(reference, reference_label))
     config = SimulateConfig(
-        InjectionConfig(inject, count, _reference_cells(reference, reference_label)), steps=steps, form=form, seed=seed,
-        update_fraction=update_fraction, replicates=replicates, crop_um=crop_um, max_cells=max_cells,
-        markers=optional_path(markers),
-    )  # fmt: skip
+        injection, steps, update_fraction, form, replicates, crop_um, max_cells, optional_path(markers), adapt, seed
+    )
     return _simulate(adata, load(model), open_adata(adata, layer, radius_um), config)
 
 
 def _simulate(adata: AnnData, model: LoadedModel, opened: AnnDataSlide, config: SimulateConfig) -> AnnData:
     """Simulate a slide, and collect the results in the caller's order of cells."""
-    slide = model.fit_slide(opened.slide)
-    result = run_simulation(model, slide, config)
-    origin = result_provenance("simulate", model, slide, seed=config.seed)
+    result = run_simulation(model, opened.slide, config)
+    model, slide = result.model, result.slide
+    facts = adaptation_facts(model, config.adapt, config.seed)
+    origin = result_provenance("simulate", model, slide, seed=config.seed, **facts)
     rows = opened.rows[result.experiment.window.rows]
     trajectory = _in_caller_order(to_anndata(result, adata.obs_names[rows].tolist(), origin), rows)
     trajectory.var = var_of_panel(adata, slide, model)
@@ -104,8 +108,9 @@ def _reference_cells(reference: AnnData | str | Path | None, label: str) -> Refe
     return ReferenceCells(reference if isinstance(reference, AnnData) else Path(reference), label)
 
 
-def _check(form: str, steps: int | None, update_fraction: float, replicates: int) -> None:
-    """Refuse a form that does not exist, and numbers with which nothing would be simulated."""
+def _check(form: str, adapt: str, steps: int | None, update_fraction: float, replicates: int) -> None:
+    """Refuse a form or a kind of adaptation that does not exist, and numbers with which nothing would be simulated."""
+    check_adapt(adapt)
     if form not in get_args(Form):
         raise CifmError(f"form: {form}", f"known are {', '.join(get_args(Form))}")
     if replicates < 1 or (steps is not None and steps < 1):

@@ -29,6 +29,7 @@ def embed(
             show_default="both",
         ),
     ] = None,
+    adapt: options.Adapt = "slide",
     out: options.Out = workspace.EMBEDDED,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
@@ -36,6 +37,7 @@ def embed(
         int, typer.Option(min=1, help="Processes that embed a slide together: one for each GPU, or several on CPU.")
     ] = 1,
     precision: options.Precision = "float32",
+    seed: options.Seed = 0,
     no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
@@ -47,6 +49,6 @@ def embed(
     paths = workspace.slide_paths(slides or ())
     loaded = load_model(workspace.run_folder(model), backend, device, precision)
     chosen = [level for level in SLOTS if Level(level) in (levels or list(Level))]
-    result = embed_slides(loaded, paths, chosen, out, devices)
+    result = embed_slides(loaded, paths, chosen, out, devices, adapt=adapt, seed=seed)
     if as_json:
         emit({"slides": result})

@@ -30,6 +30,7 @@ def evaluate(
     recipe: own.Recipe = None,
     settings: own.Settings = None,
     train_minutes: own.TrainMinutes = None,
+    adapt: options.Adapt = "slide",
     annotator: own.Annotator = None,
     trust_pickle: options.TrustPickle = False,
     save_predictions: own.SavePredictions = False,
@@ -63,6 +64,7 @@ def evaluate(
         backend=backend,
         device=device,
         precision=precision,
+        adapt=adapt,
         seed=seed,
         num_processes=devices,
     )

@@ -74,8 +74,8 @@ def _describe_slide(path: Path) -> dict[str, Any]:
         shapes = {name: list(block.shape) for name, block in file.get("obsm", {}).items() if hasattr(block, "shape")}
         obs, layers = sorted(set(file.get("obs", ())) - {"_index"}), sorted(file.get("layers", ()))
     if keys.MICROENVIRONMENT in shapes or keys.CELL in shapes:
-        read_embedded(path)  # with its checks, so that a slide that can be inspected can be used
-        return {"kind": "embedded slide", "obs": obs, "obsm": shapes}
+        origin = read_embedded(path).origin  # with its checks, so that a slide that can be inspected can be used
+        return {"kind": "embedded slide", "obs": obs, "obsm": shapes, keys.EMBEDDING: origin}
     about = read_metadata(path)
     if about is None or keys.FORMAT in about or keys.PROVENANCE not in about:  # only prepared slides have a format
         return describe_slide(path)

@@ -64,6 +64,14 @@ NoVerify = Annotated[
         help="Use slides and models whose content was changed after they were written, without comparing checksums.",
     ),
 ]
+Adapt = Annotated[
+    Literal["none", "slide"],
+    typer.Option(
+        "--adapt",
+        help="slide: fit the model to each slide before it is used, from the slide's own visible cells, in seconds and without "
+        "training; genes that the model was not trained on are then predicted too. none: use the model as trained.",
+    ),
+]
 Backend = Annotated[
     str,
     typer.Option(

@@ -15,6 +15,7 @@ def predict(
     form: own.FormName = own.Form.MEAN,
     threshold: own.Threshold = 0.5,
     model: options.Model = None,
+    adapt: options.Adapt = "slide",
     out: own.Out = None,
     seed: options.Seed = 0,
     backend: options.Backend = "auto",
@@ -28,6 +29,7 @@ def predict(
     from cifm_cli.data.readers.locations import read_locations
     from cifm_cli.data.slide import open_slide
     from cifm_cli.data.writers import predicted
+    from cifm_cli.inference.adaptation.option import adaptation_facts, open_adapted
     from cifm_cli.inference.loaded_model import load_model
     from cifm_cli.inference.predict import point_estimate
     from cifm_cli.inference.predict_slide import predict_blocks, predict_locations
@@ -37,14 +39,16 @@ def predict(
     run = workspace.run_folder(model)
     loaded = load_model(run, backend, device, precision)
     estimate = point_estimate(loaded, form.value, threshold)
-    tissue = loaded.fit_slide(open_slide(path))
+    locations_um = None if at is None else read_locations(at)
+    target = out or Path("predicted", path.name)
+    predicted.require_other_file(target, path)
+    loaded, tissue = open_adapted(loaded, open_slide(path), adapt, seed)
     columns = loaded.panel(tissue).columns
     facts = {"form": form.value, "threshold": threshold if form is own.Form.GATED else None}
+    about = {**facts, **adaptation_facts(loaded, adapt, seed)}
     origin = provenance.collect(
-        "predict", seed=seed, inputs=[path, run / "model.safetensors"], precision=precision, **facts
+        "predict", seed=seed, inputs=[path, run / "model.safetensors"], precision=precision, **about
     )
-    target = out or Path("predicted", path.name)
-    locations_um = None if at is None else read_locations(at)
     number = tissue.num_cells if locations_um is None else len(locations_um)
     with terminal.progress("inferring", number) as advance:
         if locations_um is None:
@@ -60,4 +64,4 @@ def predict(
             )
     terminal.say(f"{number:,} {'cells' if at is None else 'locations'} x {len(columns):,} genes: {target}")
     if as_json:
-        terminal.emit({"path": target.as_posix(), "cells": number, "genes": len(columns), **facts})
+        terminal.emit({"path": target.as_posix(), "cells": number, "genes": len(columns), "adapt": adapt, **facts})

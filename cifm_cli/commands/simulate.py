@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cifm_cli import workspace
 from cifm_cli.commands import options
 from cifm_cli.commands import simulate_options as own
+
+if TYPE_CHECKING:
+    from cifm_cli.simulation.simulate import SimulationResult
 
 _MAX_TYPES: Final = 12  # rows of the printed table
 
@@ -23,6 +26,7 @@ def simulate(
     replicates: own.Replicates = 1,
     crop: own.Crop = None,
     max_cells: own.MaxCells = 10_000,
+    adapt: options.Adapt = "slide",
     markers: own.Markers = None,
     reference: own.Reference = None,
     reference_label: own.ReferenceLabel = "cell_type",
@@ -34,7 +38,6 @@ def simulate(
     as_json: options.Json = False,
 ) -> None:
     """Inject cells into a tissue, let the model update the others step by step, and compare with a simulation without injection."""
-    from cifm_cli import provenance
     from cifm_cli.data.crop import parse_crop
     from cifm_cli.data.slide import open_slide
     from cifm_cli.inference.loaded_model import load_model
@@ -53,16 +56,14 @@ def simulate(
         crop_um=parse_crop(crop) if crop else None,
         max_cells=max_cells,
         markers=markers,
+        adapt=adapt,
         seed=seed,
     )
     path, run = _one_slide(slide), workspace.run_folder(model)
     check_folder(out)
     loaded = load_model(run, backend, device)
-    result = run_simulation(loaded, loaded.fit_slide(open_slide(path)), config)
-    inputs = [path, run / "model.safetensors", *(file for file in (markers, reference) if file)]
-    origin = provenance.collect(
-        "simulate", seed=seed, inputs=inputs, backend=loaded.backend.name, device=str(loaded.device)
-    )
+    result = run_simulation(loaded, open_slide(path), config)
+    origin = _provenance(result, [path, run / "model.safetensors", *(file for file in (markers, reference) if file)])
     content = write_simulation(out, result, result.slide.barcodes(result.experiment.window.rows), origin)
     terminal.show_table(f"{result.slide.name}: composition of the residents", change_table(content, _MAX_TYPES))
     for note in result_notes(content):
@@ -70,6 +71,22 @@ def simulate(
     terminal.say(f"maps, tables and the tissue before and after: {out}/report.html, {out}/trajectory.h5ad")
     if as_json:
         terminal.emit(content)
+
+
+def _provenance(result: SimulationResult, inputs: list[Path]) -> dict[str, Any]:
+    """Provenance of a simulation."""
+    from cifm_cli import provenance
+    from cifm_cli.inference.adaptation.option import adaptation_facts
+
+    model, config = result.model, result.config
+    return provenance.collect(
+        "simulate",
+        seed=config.seed,
+        inputs=inputs,
+        backend=model.backend.name,
+        device=str(model.device),
+        **adaptation_facts(model, config.adapt, config.seed),
+    )
 
 
 def _one_slide(given: Path | None) -> Path:

@@ -79,6 +79,7 @@ def leave_out(config: LeaveOutConfig, show_table: ShowTable = lambda *_: None) -
         region=evaluation.region,
         annotator=evaluation.annotator,
         leave_out=config.key,
+        adapt=evaluation.adapt,
     )
     digests = {file_name(path): origin["inputs"][path_text(path)] for path in slides}
     Plan(config.key, seed, config.recipe, groups, digests).store(config.folder)

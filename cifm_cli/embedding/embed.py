@@ -12,9 +12,10 @@ import numpy as np
 
 from cifm_cli import keys, provenance
 from cifm_cli.data.slide import open_slide
-from cifm_cli.data.writers.embedded import embedded_file
+from cifm_cli.data.writers.embedded import embedded_file, require_other_file
 from cifm_cli.embedding.parallel import write_slice, write_with_processes
 from cifm_cli.errors import CifmError
+from cifm_cli.inference.adaptation.option import adaptation_facts, open_adapted
 from cifm_cli.inference.encode import encode_blocks
 from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.path_text import file_name
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Slide
+    from cifm_cli.inference.adaptation.adapt import Adapt
     from cifm_cli.inference.encode import Level
     from cifm_cli.inference.loaded_model import LoadedModel
 
@@ -42,7 +44,7 @@ def embed_cells(
     """Embed every cell of a slide, in memory.
 
     Args:
-        model: The model.
+        model: The model, adapted to this slide or as trained.
         slide: A slide, in memory or opened from a file.
         levels: `microenvironment` embeds a cell with its neighbours, `cell` without them.
 
@@ -64,7 +66,14 @@ def embed_cells(
 
 
 def embed_slides(
-    model: LoadedModel, slides: Sequence[Path], levels: Sequence[Level], out: Path, num_processes: int = 1
+    model: LoadedModel,
+    slides: Sequence[Path],
+    levels: Sequence[Level],
+    out: Path,
+    num_processes: int = 1,
+    *,
+    adapt: Adapt = "none",
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Embed prepared slides, and write each into a file in the order of its download.
 
@@ -74,6 +83,8 @@ def embed_slides(
         levels: `microenvironment` embeds a cell with its neighbours, `cell` without them.
         out: Folder for `<slide>.h5ad`.
         num_processes: Number of processes that embed a slide together. The file does not depend on it, bit for bit.
+        adapt: `slide` to adapt the model to each slide, `none` to use it as trained.
+        seed: Seed of the adaptation.
 
     Returns:
         For each slide its path, number of cells and the shape of each embedding, as JSON.
@@ -87,18 +98,23 @@ def embed_slides(
         if names.count(name) > 1:
             raise CifmError(f"two slides are called {name}", "embed them into different folders with --out")
     require_different_files([path.stem for path in slides], out, "embed them into different folders with --out")
-    return {
-        file_name(path): _embed_slide(model, path, levels, out / f"{path.stem}.h5ad", num_processes) for path in slides
-    }
+    targets = {path: out / f"{path.stem}.h5ad" for path in slides}
+    for path, target in targets.items():
+        require_other_file(target, path)
+    described: dict[str, Any] = {}
+    for path, target in targets.items():
+        adapted, slide = open_adapted(model, open_slide(path), adapt, seed)
+        origin = _origin(adapted, path, slide.radius_um, adaptation_facts(adapted, adapt, seed))
+        described[file_name(path)] = _embed_slide(adapted, slide, levels, target, origin, num_processes)
+    return described
 
 
 def _embed_slide(
-    model: LoadedModel, path: Path, levels: Sequence[Level], target: Path, num_processes: int
+    model: LoadedModel, slide: Slide, levels: Sequence[Level], target: Path, origin: dict[str, Any], num_processes: int
 ) -> dict[str, Any]:
-    slide = model.fit_slide(open_slide(path))
     widths = dict.fromkeys((SLOTS[level] for level in levels), model.checkpoint.recipe.model.width)
     with (
-        embedded_file(target, slide, widths, _origin(model, path, slide.radius_um)) as slots,
+        embedded_file(target, slide, widths, origin) as slots,
         progress(f"embedding {slide.name}", slide.num_cells) as advance,
     ):
         # Rows are written as they are computed, so that the embeddings of a slide need not fit into memory.
@@ -106,14 +122,14 @@ def _embed_slide(
         if num_processes == 1:
             write_slice(model, slide, rows_of, advance=advance)
         else:
-            write_with_processes(model, path, rows_of, num_processes, advance)
+            write_with_processes(model, slide.file, rows_of, num_processes, advance)
     logger.info("%s: %s cells embedded as %s: %s", slide.name, f"{slide.num_cells:,}", " and ".join(levels), target)
     shapes = {slot: [slide.num_cells, width] for slot, width in widths.items()}
     return {"path": target.as_posix(), "cells": slide.num_cells, "obsm": shapes}
 
 
-def _origin(model: LoadedModel, path: Path, radius_um: float) -> dict[str, Any]:
-    """Provenance of an embedding: hashes of the slide and the model, the recipe, and the radius that was used."""
+def _origin(model: LoadedModel, path: Path, radius_um: float, adaptation: dict[str, Any]) -> dict[str, Any]:
+    """Provenance of an embedding: hashes of the slide and the model, the recipe, the radius and the adaptation."""
     checkpoint = model.checkpoint
     return provenance.collect(
         "embed",
@@ -124,4 +140,5 @@ def _origin(model: LoadedModel, path: Path, radius_um: float) -> dict[str, Any]:
         backend=model.backend.name,
         device=str(model.device),
         precision=model.precision,
+        **adaptation,
     )

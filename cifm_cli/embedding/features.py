@@ -63,6 +63,11 @@ def collect_features(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> l
             # Dimensions of two models have nothing in common, even for the same recipe.
             message = f"{first.name} and {slide.name} were embedded by different models"
             raise CifmError(message, "embed them with the same model: `cifm embed SLIDE... --model RUN`")
+        if _adapt(slide) != _adapt(first):
+            message = (
+                f"{first.name} and {slide.name} were embedded with different --adapt: {_adapt(first)}, {_adapt(slide)}"
+            )
+            raise CifmError(message, "embed them alike: `cifm embed SLIDE... --adapt slide` (or none)")
     # Only features that all slides have can be compared between cells of different slides.
     slots = [slot for slot in _EMBEDDINGS if all(slot in slide.embeddings for slide in slides)]
     genes = [gene for gene in first.gene_ids if all(gene in slide.gene_ids for slide in slides)]
@@ -78,6 +83,11 @@ def collect_features(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> l
         for slot in slots
     ]
     return embeddings + _baselines(slides, rows, genes)
+
+
+def _adapt(slide: EmbeddedSlide) -> str:
+    """Whether the model was adapted to the slide; earlier versions never did."""
+    return str(slide.origin.get("adapt", "none"))
 
 
 def _baselines(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows], genes: list[str]) -> list[Features]:

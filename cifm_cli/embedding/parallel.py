@@ -10,7 +10,7 @@ import torch
 from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.encode import encode_blocks
-from cifm_cli.inference.loaded_model import load_model
+from cifm_cli.inference.loaded_model import LoadedModel, load_model
 from cifm_cli.processes import WorkerPool
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Slide
     from cifm_cli.data.writers.dense_rows import DenseRows
     from cifm_cli.inference.encode import Level
-    from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.recipe_sections import Precision
 
 # Several slices for each process: the last processes end at nearly the same time, and the progress bar moves.
@@ -65,7 +64,7 @@ def write_with_processes(
     """Embed a slide in several processes, each on a GPU of its own where the model is on a GPU.
 
     Args:
-        model: The model; every process loads it from its folder.
+        model: The model. Every process loads it from its folder, or gets a copy if it is adapted to the slide.
         path: The prepared slide.
         rows_of: For each level, where its rows are written.
         num_processes: Number of processes.
@@ -82,9 +81,9 @@ def write_with_processes(
         )
     num_slices = num_processes * _SLICES_PER_PROCESS
     devices = [f"cuda:{number}" if on_gpu else str(model.device) for number in range(num_processes)]
-    start = partial(
-        _start_worker, model.checkpoint.folder, model.backend.name, devices, model.precision, path, dict(rows_of)
-    )
+    # A model in memory is copied to every process, so one that is as it was trained is read from its file instead.
+    source = model.copied_to(torch.device("cpu")) if model.adaptation else model.checkpoint.folder
+    start = partial(_start_worker, source, model.backend.name, devices, model.precision, path, dict(rows_of))
     with WorkerPool(
         num_processes,
         start,
@@ -98,7 +97,7 @@ def write_with_processes(
 
 
 def _start_worker(
-    folder: Path,
+    source: LoadedModel | Path,
     backend: str,
     devices: list[str],
     precision: Precision,
@@ -107,7 +106,10 @@ def _start_worker(
     number: int,
 ) -> Callable[[tuple[int, int]], int]:
     """Load the model and open the slide in a worker; return the function that embeds a slice of tiles."""
-    # Loaded in the worker, onto the worker's own device.
-    model = load_model(folder, backend, devices[number], precision)
+    # Onto the worker's own device.
+    if isinstance(source, LoadedModel):
+        model = source.copied_to(torch.device(devices[number]))
+    else:
+        model = load_model(source, backend, devices[number], precision)
     slide = model.fit_slide(open_slide(path))
     return partial(write_slice, model, slide, rows_of)

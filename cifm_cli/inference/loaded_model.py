@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, get_args
@@ -18,6 +19,7 @@ from cifm_cli.model.vocabulary import Panel, match_panel, panel_notes, union_voc
 from cifm_cli.recipe_sections import Precision
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from cifm_backends.base import Backend
@@ -52,11 +54,20 @@ class LoadedModel:
         Raises:
             CifmError: Slide and model share no gene.
         """
-        for note in self.slide_notes(slide):
-            if note not in self._logged:  # a slide may be opened more than once in a command
+        self.log_notes(self.slide_notes(slide))
+        return slide.with_radius(self.checkpoint.recipe.data.radius_um)
+
+    def log_notes(self, notes: Sequence[str]) -> None:
+        """Log warnings about a slide, each once, as a slide may be opened more than once in a command."""
+        for note in notes:
+            if note not in self._logged:
                 self._logged.add(note)
                 logger.warning(note)
-        return slide.with_radius(self.checkpoint.recipe.data.radius_um)
+
+    def copied_to(self, device: torch.device) -> LoadedModel:
+        """A copy of the model on another device, with its adaptation."""
+        network = copy.deepcopy(self.checkpoint.network).to(device)
+        return replace(self, checkpoint=replace(self.checkpoint, network=network), device=device)
 
     def slide_notes(self, slide: Slide) -> list[str]:
         """Warnings about a slide that differs from those the model was trained on.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.celltype.labelled_cells import LabelledSource
     from cifm_cli.data.slide import Rows
+    from cifm_cli.inference.adaptation.adapt import Adapt
     from cifm_cli.simulation.window import Box
 
 Form = Literal["state", "sample", "mean", "gated"]
@@ -94,6 +95,7 @@ class SimulateConfig:
     crop_um: Box | None = None  # only cells in this rectangle are simulated: x0, y0, x1, y1 in micrometres
     max_cells: int = 10_000  # largest number of residents; see `window.choose_window`
     markers: Path | None = None  # table of marker genes that extends the packaged one
+    adapt: Adapt = "none"  # `slide`: the model is adapted to the slide before the injection; `none`: used as trained
     seed: int = 0  # seed of all random draws
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from cifm_cli.celltype.labelled_cells import source_name
+from cifm_cli.inference.adaptation.option import open_adapted
 from cifm_cli.report.table import Table
 from cifm_cli.report.terminal import progress
 from cifm_cli.simulation import summary
@@ -55,6 +56,11 @@ class SimulationResult:
     trajectories: Sequence[Trajectory]  # control and treated trajectory of every replicate
 
     @property
+    def model(self) -> LoadedModel:
+        """The model that both arms used, adapted to the slide if the settings say so."""
+        return self.experiment.dynamics.model
+
+    @property
     def type_names(self) -> tuple[str, ...]:
         """Cell types, then `unassigned`."""
         return self.experiment.annotator.names
@@ -100,8 +106,8 @@ def simulate(model: LoadedModel, slide: Slide, config: SimulateConfig) -> Simula
     """Inject cells into a tissue, update the other cells step by step, and do the same without injected cells.
 
     Args:
-        model: The model.
-        slide: The slide, at the model's radius (`LoadedModel.fit_slide`).
+        model: The model as trained.
+        slide: The slide, with the radius that it was prepared for.
         config: The settings.
 
     Returns:
@@ -113,6 +119,8 @@ def simulate(model: LoadedModel, slide: Slide, config: SimulateConfig) -> Simula
     """
     window = choose_window(slide.xy_um, config.crop_um, config.max_cells)
     logger.info(window.describe(slide))
+    # Once, to the tissue before the injection: both arms must have the same model.
+    model, slide = open_adapted(model, slide, config.adapt, config.seed)
     experiment = prepare_experiment(model, slide, config, window)
     source = experiment.source
     if source.num_cells < FEW_SOURCE_CELLS:

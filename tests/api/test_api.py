@@ -323,6 +323,11 @@ def test_train_takes_a_recipe_and_slides_by_name(adata: ad.AnnData) -> None:
         (lambda *_: cifm.load_model("runs/nowhere"), "no model in runs/nowhere"),
         (lambda _, model: cifm.load_model(model.checkpoint.folder, precision="float16"), "precision 'float16'"),
         (lambda adata, model: cifm.predict(adata, model, seed=-1), "seed -1"),
+        (lambda adata, model: cifm.embed(adata, model, adapt="patient"), "adapt: patient"),
+        (lambda adata, model: cifm.predict(adata, model, adapt="patient"), "adapt: patient"),
+        (lambda adata, model: cifm.simulate(adata, model, "tcell", adapt="patient"), "adapt: patient"),
+        (lambda adata, model: cifm.evaluate(adata, model, adapt="patient"), "adapt: patient"),
+        (lambda adata, _: cifm.leave_out("demo", [adata, adata], adapt="patient"), "adapt: patient"),
     ],
 )
 def test_errors_have_a_message_and_a_hint(

@@ -95,6 +95,7 @@ def test_embedded_slide(cifm, prepared_synthetic: Path, tmp_path: Path, slots: l
         "kind": "embedded slide",
         "obs": obs,
         "obsm": {"spatial": [784, 2], **{slot: [784, 4] for slot in slots}},
+        "embedding": EMBEDDING_ORIGIN,
     }
 
 

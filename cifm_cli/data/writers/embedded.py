@@ -85,9 +85,7 @@ def embedded_file(
         CifmError: `target` is the prepared slide itself, or is not writable.
     """
     prepared = slide.file
-    # Resolved, as the same file may be given by different paths or by a link.
-    if target.resolve() == prepared.resolve():
-        raise CifmError(f"{target}: the embedded slide would replace its input", "write elsewhere with --out")
+    require_other_file(target, prepared)
     order = download_order(prepared)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +104,13 @@ def embedded_file(
         with create_hdf5(temporary, "r+") as file:
             about = {**_sum_embeddings(file, widths, temporary), _ORIGIN: _sum_origin(origin)}
             write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDED_CONTENT, json.dumps(about))
+
+
+def require_other_file(target: Path, prepared: Path) -> None:
+    """Refuse to replace the slide that is embedded."""
+    # Resolved, as the same file may be given by different paths or by a link.
+    if target.resolve() == prepared.resolve():
+        raise CifmError(f"{target}: the embedded slide would replace its input", "write elsewhere with --out")
 
 
 def write_embedded(

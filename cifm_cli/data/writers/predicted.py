@@ -86,8 +86,7 @@ def predicted_file(
         CifmError: `target` is the prepared slide itself, or is not writable.
     """
     prepared, shape = slide.file, (slide.num_cells, len(columns))
-    if target.resolve() == prepared.resolve():
-        raise CifmError(f"{target}: the prediction would replace its input", "write elsewhere with --out")
+    require_other_file(target, prepared)
     order = download_order(prepared)
     # Before the prediction, which may take hours, and not when the file is written.
     with writing(target):
@@ -109,6 +108,12 @@ def predicted_file(
         target_rows = inverse_order(order)
         yield open_dense(temporary, _VALUES, target_rows), open_dense(temporary, _LAYER, target_rows)
         require_unchanged(prepared)  # worker processes open it too
+
+
+def require_other_file(target: Path, prepared: Path) -> None:
+    """Refuse to replace the slide that is predicted."""
+    if target.resolve() == prepared.resolve():
+        raise CifmError(f"{target}: the prediction would replace its input", "write elsewhere with --out")
 
 
 def _metadata(origin: dict[str, Any]) -> dict[str, Any]:
