@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     Values = NDArray[np.float32]
     Parts = tuple[Values, Values]  # predicted errors of the blend, and differences of the network
 
-# In units of the mean variance of a feature; without a regression for the last
-PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, np.inf)
+# In units of the mean variance of a feature; without a regression for the first
+PENALTIES = (np.inf, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 NETWORK_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # in probabilities and compositions
 MAX_NETWORK_WEIGHT = 1.25  # in means
 COMPOSITION_FLOOR = (
@@ -176,10 +176,15 @@ def choose(regression: FittedRegression, tuning: Sequence[Predicted], stats: Gen
     for penalty in PENALTIES if tuning else ():
         parts = regression.predict(tuning, penalty)
         weight, loss = _best_weight(tuning, parts)
-        best[0] = min(best[0], Choice(loss, weight, penalty), Choice(_squared_error(tuning, parts, 0.0), 0.0, penalty))
+        candidates = [[Choice(loss, weight, penalty), Choice(_squared_error(tuning, parts, 0.0), 0.0, penalty)], [], []]
         for weight in NETWORK_WEIGHTS:
-            losses = _log_losses(tuning, parts, weight, stats)
-            best[1:] = [min(own, Choice(loss, weight, penalty)) for own, loss in zip(best[1:], losses, strict=True)]
+            for own, loss in zip(candidates[1:], _log_losses(tuning, parts, weight, stats), strict=True):
+                own.append(Choice(loss, weight, penalty))
+        before = best
+        best = [min(own, *others) for own, others in zip(best, candidates, strict=True)]
+        # Every loss has one minimum along the penalty, and solving for a large panel takes a second.
+        if best == before:
+            break
     return best
 
 
