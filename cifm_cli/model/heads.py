@@ -98,10 +98,11 @@ class ResidualHead(nn.Module):
         terms = smoother_terms(neighbours, slide)
         assigned = assign_states(tile.neighbour_expression, slide.state_profiles)
         frequencies = state_frequencies(neighbours, assigned, slide.state_frequency)
-        # The weights of the gene input map any panel to the same D features.
+        # The weights of the gene input map any panel to the same D features. They are not normalised: how far a mean is
+        # from that of the slide tells how certain it is.
         gene_rows = gene_weight[genes]
         differences = terms.means[:, :-1] - slide.mean
-        means = self.norm(differences @ gene_rows).flatten(1)
+        means = (differences @ gene_rows).flatten(1)
         states = self.states.describe(slide, gene_rows)
         # The square root keeps rare states visible beside frequent ones.
         h, means, roots = (self.dropout(features) for features in (self.norm(h), means, frequencies.sqrt()))

@@ -45,10 +45,9 @@ class StateMaps(nn.Module):
     def __init__(self, width: int, num_terms: int) -> None:
         super().__init__()
         self.norm = VoidNorm()
-        self.key = nn.Linear(width, width)
         self.mixture = nn.Linear(num_terms * width, width)
         self.query = nn.Linear(width, width)
-        self.query_key = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
         # The correction starts at zero.
         nn.init.zeros_(self.query.weight)
         nn.init.zeros_(self.query.bias)
@@ -75,7 +74,7 @@ class StateMaps(nn.Module):
         Returns:
             (M, D) features.
         """
-        return self.mixture((roots @ self.key(states)).flatten(1))  # type: ignore[no-any-return]
+        return self.mixture((roots @ states).flatten(1))  # type: ignore[no-any-return]
 
     def correct(self, z: Tensor, states: Tensor) -> Tensor:
         """Correct the logits of the states.
@@ -87,7 +86,7 @@ class StateMaps(nn.Module):
         Returns:
             (M, K) corrections.
         """
-        return self.query(z) @ self.query_key(states).T / z.shape[1] ** 0.5  # type: ignore[no-any-return]
+        return self.query(z) @ self.key(states).T / z.shape[1] ** 0.5  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
