@@ -76,6 +76,8 @@ def random_network(num_genes: int, recipe: Recipe, *, noise: float = 0.05) -> En
         add_noise(network, noise)
         if network.pooled and (parameters := random_parameters(num_genes, recipe)):
             network.pooled.fill(parameters, torch.arange(num_genes))
+        if network.linear:
+            network.linear.fill(*(noise * torch.randn_like(tensor) for tensor in network.linear.buffers()))
     return network.eval()
 
 

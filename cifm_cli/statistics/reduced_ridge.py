@@ -63,20 +63,6 @@ class ReducedRidge:
             self._solve(penalty, self.features @ features.T).T @ self.targets[:, targets], dtype=np.float32
         )
 
-    def coefficients(self, penalty: float, mix: Values, targets: slice = slice(None)) -> Values:
-        """Coefficients of mixtures of some targets.
-
-        Args:
-            penalty: The penalty.
-            mix: (y, c) weights of these y targets in c mixtures.
-            targets: Which targets.
-
-        Returns:
-            (F, c) coefficients.
-        """
-        inner = self._inner(penalty, mix, targets)
-        return inner if self._moments is not None else np.asarray(self.features.T @ inner, dtype=np.float32)
-
     def reduce(
         self, penalties: Sequence[tuple[slice, float]], scale: Values, rank: int, generator: np.random.Generator
     ) -> tuple[Values, Values]:
@@ -96,7 +82,7 @@ class ReducedRidge:
             """Coefficients of mixtures of the scaled targets, whose weights are (Y, c); in the dual form, of the rows."""
             scaled = weights / scale[:, None]
             parts = [self._inner(penalty, scaled[group], group) for group, penalty in penalties]
-            return np.sum(parts, axis=0, dtype=np.float32)
+            return np.asarray(np.sum(parts, axis=0), dtype=np.float32)
 
         # Subspace iteration for the right singular vectors of the fitted values, which are never stored.
         num_columns = min(rank + _OVERSAMPLING, len(scale))
@@ -128,8 +114,10 @@ class ReducedRidge:
     def _transposed(self, penalty: float, projected: Values, targets: slice) -> Values:
         """Product of the transposed fitted values of some targets and the rows that `projected` was made from."""
         if self._moments is None:
-            return self.targets[:, targets].T @ self._solve(penalty, self._project(projected))
-        return self._moments[:, targets].T @ self._solve(penalty, projected)
+            product = self.targets[:, targets].T @ self._solve(penalty, self._project(projected))
+        else:
+            product = self._moments[:, targets].T @ self._solve(penalty, projected)
+        return np.asarray(product, dtype=np.float32)
 
 
 def _orthonormal(values: Values) -> Values:

@@ -159,6 +159,7 @@ def draw_practice(session: Session, training_slide: TrainingSlide, use: str, max
     return tiles
 
 
+@torch.no_grad()
 def practise(example: Example, smoother: Smoother, max_rows: int) -> Practice:
     """Predict the masked cells of a tile by the smoother; at most `max_rows` of them."""
     slide = slide_of(example)

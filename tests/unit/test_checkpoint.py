@@ -46,7 +46,7 @@ def test_members_after_the_first_have_a_prefix_in_files(tmp_path: Path) -> None:
     save_checkpoint(path, ensemble, recipe, GENES, {})
     stored, single = read_tensors(path)[0], set(Ensemble(len(GENES), make_recipe()).stored_weights())
     prefixes = ("", "others.0.", "others.1.")
-    shared = {name for name in single if name.startswith("pooled.")}
+    shared = {name for name in single if name.startswith(("pooled.", "linear."))}
     assert set(stored) == shared | {prefix + name for prefix in prefixes for name in single - shared}
     loaded = load_checkpoint(tmp_path).network
     for prefix, saved, read in zip(prefixes, ensemble.members, loaded.members, strict=True):

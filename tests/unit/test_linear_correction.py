@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from pathlib import Path
+
+import anndata as ad
 import numpy as np
 import pytest
+import torch
+from builders import forget_checksums
+from scipy.sparse import csr_matrix
 
+from cifm_cli.model.ensemble import Ensemble
+from cifm_cli.model.linear_correction import Corrections
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.recipe import parse
 from cifm_cli.statistics.reduced_ridge import ReducedRidge
+from cifm_cli.training.config import TrainConfig
+from cifm_cli.training.distributed import Processes
+from cifm_cli.training.fit_linear import choose_gains, draw_practice, fit_linear_correction
+from cifm_cli.training.initialise import fit_slides
+from cifm_cli.training.loop import validate
+from cifm_cli.training.session import Session, open_session
+from cifm_cli.verification import verification_skipped
 
 PENALTY = 0.02
 
@@ -60,3 +77,69 @@ def test_a_low_rank_is_the_best_approximation_of_the_fitted_values(*, dual: bool
     ones = np.ones(targets.shape[1], np.float32)
     reduced, weights = ridge.reduce([(slice(None), PENALTY)], ones, 3, numpy_generator(0, "start"))
     assert features @ reduced @ weights == pytest.approx(best, abs=0.01 * np.abs(best).max())
+
+
+@pytest.fixture(scope="module")
+def planted_slides(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two tissues in which a rare gene follows a frequent one, whose neighbours therefore tell more of it than its own."""
+    folder = tmp_path_factory.mktemp("planted")
+    for number in range(2):
+        generator = numpy_generator(number, "planted")
+        tissue = forget_checksums(ad.read_h5ad(prepared_synthetic))
+        wave = np.sin(tissue.obsm["spatial"] / 40 + number).sum(axis=1)
+        counts = generator.poisson(1.0, tissue.shape)
+        counts[:, :5] = generator.poisson(20 * np.exp(wave)[:, None], (len(counts), 5))
+        counts[:, 5:10] = generator.poisson(0.3 * np.exp(wave)[:, None], (len(counts), 5))
+        tissue.X = csr_matrix(counts.astype(np.float32))
+        tissue.write_h5ad(folder / f"slide{number}.h5ad")
+    return sorted(folder.iterdir())
+
+
+def fitted_session(slides: list[Path], folder: Path, rank: int) -> Session:
+    content = {
+        "data": {"tile_cells": 128},
+        "model": {"width": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "members": 2},
+        "objective": {"scales": [1.0, 2.0], "cutoff": 3.0, "states": 6, "linear_rank": rank},
+    }
+    session = open_session(TrainConfig(parse(content, "test"), slides, folder, backend="torch"), Processes())
+    with verification_skipped():
+        fit_slides(session)
+        fit_linear_correction(session)
+    return session
+
+
+def test_the_correction_lowers_the_loss_before_the_first_step(planted_slides: list[Path], tmp_path: Path) -> None:
+    with verification_skipped():
+        with_correction, without = (fitted_session(planted_slides, tmp_path / str(rank), rank) for rank in (8, 0))
+        assert without.network.linear is None
+        assert validate(with_correction) < validate(without)
+        practice = draw_practice(with_correction, with_correction.corpus.slides[0], "validation", 200)
+    assert with_correction.network.linear is not None
+    planted = torch.arange(5, 10)  # vocabulary rows of the rare genes
+    before, after = np.zeros(3), np.zeros(3)
+    for each in practice:
+        every = with_correction.network.linear(each.differences, each.genes)
+        changes = Corrections(*(part[:, torch.isin(each.genes, planted)] for part in every))
+        before += each.take_genes(planted).losses(Corrections(*(0 * part for part in changes)))
+        after += each.take_genes(planted).losses(changes)
+    assert (after < before).all(), (before, after)
+    again = fitted_session(planted_slides, tmp_path / "again", 8).network.stored_weights()
+    assert all(torch.equal(again[name], tensor) for name, tensor in with_correction.network.stored_weights().items())
+
+
+def test_a_correction_that_does_not_help_is_left_out(planted_slides: list[Path], tmp_path: Path) -> None:
+    with verification_skipped():
+        session = fitted_session(planted_slides, tmp_path / "run", 8)
+        linear = session.network.linear
+        assert linear is not None
+        practice = draw_practice(session, session.corpus.slides[0], "validation", 200)
+    assert max(choose_gains(linear, practice)) > 0
+    linear.fill(linear.reduce, -linear.outputs)
+    assert choose_gains(linear, practice) == [0.0, 0.0, 0.0]
+
+
+def test_members_share_the_correction_also_in_a_copy() -> None:
+    network = deepcopy(Ensemble(4, parse({"model": {"members": 2}}, "test"))).double()
+    assert network.linear is not None
+    assert all(member.head.linear == (network.linear,) for member in network.members)
+    assert network.linear.reduce.dtype == torch.float64
