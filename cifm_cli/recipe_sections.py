@@ -134,6 +134,8 @@ class ObjectiveRecipe(Section):
     """Largest number of cell states of a slide, whose probabilities are inferred; there are 20 cells for each (`residual` only)."""
     states_weight: float = Field(default=0.2, ge=0)
     """Weight of the cross-entropy of the cell state (`residual` only)."""
+    linear_rank: int = Field(default=64, ge=0, le=MAX_WIDTH)
+    """Rank of a linear correction of the smoother, fitted to all slides before the first step; 0 for none (`residual` only)."""
     pool_decay: float = Field(default=0.05, ge=0)
     """Penalty on unequal weights in the first fit of the blends of compositions and states (`residual` only)."""
 

@@ -9,7 +9,7 @@ Letters: N cells, G genes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -109,6 +109,12 @@ class CellSketch:
     def is_measured(self) -> NDArray[np.bool_]:
         """(G,) whether the slide measures each gene of the vocabulary."""
         return ~np.isnan(self.expressed)
+
+    def with_vocabulary(self, num_genes: int) -> CellSketch:
+        """The same sketch for a vocabulary to which genes were appended, which the slide does not measure."""
+        expressed = np.full(num_genes, np.nan, dtype=np.float16)
+        expressed[: len(self.expressed)] = self.expressed
+        return replace(self, expressed=expressed)
 
 
 def sketch_region(slide: Slide, rows: Rows, vocabulary: Sequence[str], use: str) -> CellSketch:

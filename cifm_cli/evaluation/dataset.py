@@ -225,13 +225,14 @@ class EvaluationDataset:
             yield make_folds_around(self.slide, geometry, core, rows, self.margin_um(geometry), self.seed), size
 
 
-def open_dataset(slide: Slide, models: Sequence[LoadedModel], seed: int) -> EvaluationDataset:
+def open_dataset(slide: Slide, models: Sequence[LoadedModel], seed: int, *, adapted: bool = False) -> EvaluationDataset:
     """Find the genes that models and slide share.
 
     Args:
         slide: Any slide.
         models: The first one sets radius and receptive field of the baselines.
         seed: The user's seed.
+        adapted: Whether the models are adapted to the slide and so know all of its genes.
 
     Returns:
         The dataset.
@@ -246,6 +247,8 @@ def open_dataset(slide: Slide, models: Sequence[LoadedModel], seed: int) -> Eval
     columns = models[0].panel(slide).columns
     for model in models[1:]:
         columns = np.intersect1d(columns, model.panel(slide).columns)
+    if adapted:
+        columns = np.arange(slide.num_genes)
     if not len(columns):
         raise CifmError(f"slide {slide.name}: the models share none of its genes", "evaluate them one by one")
     if not slide.total_counts[slide.region(keys.TRAIN)].any():
@@ -254,7 +257,9 @@ def open_dataset(slide: Slide, models: Sequence[LoadedModel], seed: int) -> Eval
             "prepare a larger piece of the tissue",
         )
     prepared_um = slide.radius_um
-    slide = models[0].fit_slide(slide)
+    radius_um = recipes[0].data.radius_um
+    models[0].log_notes(radius_notes(slide, radius_um) if adapted else models[0].slide_notes(slide))
+    slide = slide.with_radius(radius_um)
     reaches_um = [reach_um(recipe, recipe.data.radius_um or prepared_um) for recipe in recipes]
     return EvaluationDataset(
         slide,

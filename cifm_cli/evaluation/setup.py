@@ -110,7 +110,8 @@ def set_up(config: EvaluateConfig, slide: Slide, models: Sequence[ModelPredictor
         raise CifmError(
             f"slide {slide.name}: no cells in its {config.region} region", "evaluate all of its cells: --region all"
         )
-    dataset = open_dataset(slide, [predictor.model for predictor in models], config.seed)
+    adapted = all(predictor.adapts for predictor in models)
+    dataset = open_dataset(slide, [predictor.model for predictor in models], config.seed, adapted=adapted)
     tuned_on, note = tuning_region(slide, config.region)
     planner = FoldPlanner(dataset, config.region, tuned_on, config.num_folds)
     annotator = None

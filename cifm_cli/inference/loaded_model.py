@@ -13,7 +13,9 @@ import cifm_backends
 from cifm_cli.data.slide import radius_notes
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import load_checkpoint
-from cifm_cli.model.vocabulary import Panel, match_panel, panel_notes
+from cifm_cli.model.coexpression import measure_coexpression
+from cifm_cli.model.growth import grow
+from cifm_cli.model.vocabulary import Panel, match_panel, panel_notes, union_vocabulary
 from cifm_cli.recipe_sections import Precision
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_backends.base import Backend
-    from cifm_cli.data.slide import Slide
+    from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.inference.adaptation.slide_adaptation import SlideAdaptation
     from cifm_cli.model.checkpoint import Checkpoint
     from cifm_cli.model.slide_parameters import SlideParameters
@@ -89,6 +91,25 @@ class LoadedModel:
             CifmError: They share none.
         """
         return match_panel(slide, self.checkpoint.vocabulary)
+
+    def with_genes(self, slide: Slide, rows: Rows | None = None) -> LoadedModel:
+        """Add the genes of a slide that the model does not know, with weights derived from their co-expression.
+
+        Args:
+            slide: The slide; it may share no gene with the model, whose new genes are then predicted by the smoother alone.
+            rows: (n,) ascending rows of the cells that may be read, without those that are to be predicted; None for all.
+
+        Returns:
+            A model that knows all genes of the slide and is unchanged for those that it knew; this one if it knew all.
+        """
+        checkpoint = self.checkpoint
+        vocabulary = union_vocabulary([slide], checkpoint.vocabulary)
+        if len(vocabulary) == len(checkpoint.vocabulary):
+            return self
+        coexpression = measure_coexpression(slide, checkpoint.vocabulary, checkpoint.recipe.data.target_sum, rows)
+        grown = grow(checkpoint.network, checkpoint.recipe, checkpoint.vocabulary, vocabulary, [coexpression])
+        sketches = tuple(sketch.with_vocabulary(len(vocabulary)) for sketch in checkpoint.sketches)
+        return replace(self, checkpoint=replace(checkpoint, network=grown, vocabulary=vocabulary, sketches=sketches))
 
     def slide_parameters(self, slide: Slide) -> SlideParameters | None:
         """What the head knows of a slide as a whole, for the genes of `panel`.

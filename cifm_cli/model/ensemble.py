@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from cifm_cli.model.heads import ResidualHead
+from cifm_cli.model.linear_correction import LINEAR, LinearCorrection
 from cifm_cli.model.network import Network
 from cifm_cli.model.output import mean_output
 from cifm_cli.model.slide_parameters import POOLED, PooledParameters
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from cifm_cli.model.output import Output
     from cifm_cli.recipe import Recipe
 
+_SHARED = (POOLED, LINEAR)  # prefixes of what belongs to no member
 _FIRST, _MEMBERS, _OTHERS = "members.0.", "members.", "others."
 
 
@@ -40,6 +43,12 @@ class Ensemble(nn.Module):
         # parameters of the training slides together, for slides that the model is not adapted to; the head of the paper
         # has none
         self.pooled = PooledParameters(num_genes, recipe.objective) if recipe.objective.name == "residual" else None
+        # shared by the members; the head of the paper has none
+        uses_linear = recipe.objective.name == "residual" and recipe.objective.linear_rank > 0
+        self.linear = LinearCorrection(num_genes, recipe.objective) if uses_linear else None
+        for member in self.members:
+            if self.linear and isinstance(member.head, ResidualHead):
+                member.head.linear = (self.linear,)
 
     def forward(self, backend: Backend, tile: MaskedTile) -> Output:
         """Infer the masked cells of a tile from its visible ones.
@@ -70,6 +79,8 @@ class Ensemble(nn.Module):
         """Copy the weights of another ensemble, whose recipe may ask for another number of cell states."""
         for own, given in zip(self.members, other.members, strict=True):
             own.load_state_dict(given.state_dict())
+        if self.linear and other.linear:
+            self.linear.load_state_dict(other.linear.state_dict())
         if self.pooled and other.pooled:
             every_gene = torch.arange(other.pooled.num_genes)
             # Its states are replaced once the slides are fitted, and may be too many.
@@ -90,7 +101,7 @@ class Ensemble(nn.Module):
 
 def _stored_name(name: str) -> str:
     """From the name of a tensor of the ensemble to the name in a file."""
-    if name.startswith(POOLED):
+    if name.startswith(_SHARED):
         return name
     if name.startswith(_FIRST):
         return name.removeprefix(_FIRST)
@@ -100,7 +111,7 @@ def _stored_name(name: str) -> str:
 
 def _module_name(stored: str) -> str:
     """From the name in a file to that of the ensemble; an unknown name stays unknown to `load_state_dict`."""
-    if stored.startswith(POOLED):
+    if stored.startswith(_SHARED):
         return stored
     number, _, weight = stored.removeprefix(_OTHERS).partition(".")
     if stored.startswith(_OTHERS) and number.isdecimal():

@@ -19,6 +19,7 @@ from cifm_cli.model.smoother import Smoother, smoother_terms
 from cifm_cli.model.states import StateMaps, assign_states, state_frequencies
 
 if TYPE_CHECKING:
+    from cifm_cli.model.linear_correction import LinearCorrection
     from cifm_cli.model.masking import MaskedTile
     from cifm_cli.recipe import Recipe
 
@@ -72,6 +73,8 @@ class ResidualHead(nn.Module):
         width, rank, num_scales = recipe.model.width, recipe.model.gene_rank, len(recipe.objective.scales)
         self.smoother = Smoother(num_genes, recipe.objective)
         self.states = StateMaps(width, num_scales + 1)
+        # That of an ensemble, which all members share. In a tuple, so that it is not a part of each of them.
+        self.linear: tuple[LinearCorrection, ...] = ()
         self.norm = VoidNorm()
         self.features = nn.Linear(width, width)
         # The mean of the slide, the last term, is what the others are centred on, and has no number of neighbours.
@@ -98,7 +101,8 @@ class ResidualHead(nn.Module):
         # The weights of the gene input map any panel to the same D features. They are not normalised: how far a mean is
         # from that of the slide tells how certain it is.
         gene_rows = gene_weight[genes]
-        means = ((terms.means[:, :-1] - slide.mean) @ gene_rows).flatten(1)
+        differences = terms.means[:, :-1] - slide.mean
+        means = (differences @ gene_rows).flatten(1)
         states = self.states.describe(slide, gene_rows)
         # The square root keeps rare states visible beside frequent ones.
         h, means, roots = (self.dropout(features) for features in (self.norm(h), means, frequencies.sqrt()))
@@ -107,7 +111,8 @@ class ResidualHead(nn.Module):
         z = self.features(h) + self.means(means) + self.states.read(roots, states) + self.amount(amount)
         z = self.dropout(functional.silu(z))
         z = self.dropout(functional.silu(self.hidden(z)) + z)
-        mean, logit, composition, state = self.smoother(terms, frequencies, slide, genes)
+        correction = self.linear[0](differences, genes) if self.linear else None
+        mean, logit, composition, state = self.smoother(terms, frequencies, slide, genes, correction)
         state = state + self.states.correct(z, states)
         # Detached: the loss of the magnitude must not change the probabilities of the states.
         expected = state.detach().softmax(1) @ (slide.state_profiles - slide.mean).to(state.dtype)

@@ -32,17 +32,18 @@ class Panel:
         return len(self.columns)
 
 
-def union_vocabulary(slides: Sequence[Slide]) -> tuple[str, ...]:
-    """Genes of several slides, in the order of their first appearance.
+def union_vocabulary(slides: Sequence[Slide], known: Sequence[str] = ()) -> tuple[str, ...]:
+    """Genes of a vocabulary and of several slides, in the order of their first appearance.
 
     Args:
-        slides: At least one slide.
+        slides: The slides.
+        known: Ensembl ids that come first, those of a trained model.
 
     Returns:
         Ensembl ids, each once.
     """
     # A dictionary keeps the order, on which the rows of the weights depend; a set would not.
-    return tuple(dict.fromkeys(gene for slide in slides for gene in slide.gene_ids))
+    return tuple(dict.fromkeys([*known, *(gene for slide in slides for gene in slide.gene_ids)]))
 
 
 def panel_notes(slide: Slide, panel: Panel) -> list[str]:

@@ -69,8 +69,9 @@ class Corpus:
     Args:
         paths: Prepared slides.
         recipe: A recipe.
-        vocabulary: Ensembl ids of the model that training starts from. None: the union of the slides' genes.
+        vocabulary: Ensembl ids of the run. None: `known`, then the other genes of the slides.
         seed: Seed of all training and validation tiles.
+        known: Ensembl ids of the model that training starts from; every slide has some of them.
 
     Raises:
         CifmError: A slide can't be read, shares no gene with the vocabulary or has an empty training region, or the
@@ -78,7 +79,12 @@ class Corpus:
     """
 
     def __init__(
-        self, paths: Sequence[Path], recipe: Recipe, vocabulary: tuple[str, ...] | None = None, seed: int = 0
+        self,
+        paths: Sequence[Path],
+        recipe: Recipe,
+        vocabulary: tuple[str, ...] | None = None,
+        seed: int = 0,
+        known: tuple[str, ...] = (),
     ) -> None:
         # Counts stay on disk: many slides, each small enough to be held, would fill the memory together.
         prepared = [open_slide(path, hold=False) for path in paths]
@@ -90,7 +96,10 @@ class Corpus:
         held_out = set(recipe.data.validation_slides)
         _check_held_out(held_out, {slide.name for slide in slides})
         trained = [slide for slide in slides if slide.name not in held_out]
-        self.vocabulary = vocabulary or union_vocabulary(trained)
+        self.vocabulary = vocabulary or union_vocabulary(trained, known)
+        for slide in slides if known else ():
+            # Without a single known gene, a trained network sees nothing of a slide, whatever its weights are.
+            match_panel(slide, known)
         # Each slide validates on a region of its own, unless whole slides are held out for that.
         regions = (keys.TRAIN,) if held_out else (keys.TRAIN, keys.VALIDATION)
         self.slides = [self._cut(slide, {region: region for region in regions}) for slide in trained]

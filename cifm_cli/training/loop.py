@@ -26,6 +26,7 @@ from cifm_cli.report.terminal import progress
 from cifm_cli.training import schedule
 from cifm_cli.training.config import TrainResult
 from cifm_cli.training.distributed import join_processes
+from cifm_cli.training.fit_linear import fit_linear_correction
 from cifm_cli.training.initialise import fit_slides
 from cifm_cli.training.session import RECIPE_FILE, locking_folder, open_session
 from cifm_cli.training.slide_state import restore_slides, slide_tensors
@@ -85,6 +86,9 @@ def initialise(session: Session) -> None:
     """
     if session.processes.is_first:
         fit_slides(session)
+        # Weights of another run belong to the correction that they were trained with.
+        if not session.provenance.get("init"):
+            fit_linear_correction(session)
     session.processes.copy_from_first(session.network)
     restore_slides(session.corpus, session.processes.send_from_first(slide_tensors(session.corpus)))
     session.start_ema()

@@ -53,8 +53,10 @@ def collect_sketches(
     own = sketch_corpus(corpus)
     for note in duplicate_notes(own):
         logger.warning(note)
-    earlier = init.sketches if init else ()
-    return *own, *(replace(each, run=each.run or init.folder.name) for each in earlier if init)
+    if init is None:
+        return own
+    earlier = (each.with_vocabulary(len(corpus.vocabulary)) for each in init.sketches)
+    return *own, *(replace(each, run=each.run or init.folder.name) for each in earlier)
 
 
 def sketch_corpus(corpus: Corpus) -> tuple[CellSketch, ...]:

@@ -23,6 +23,7 @@ from cifm_cli.system_files import without_system_files
 from cifm_cli.training.corpus import Corpus
 from cifm_cli.training.distributed import check_even_split
 from cifm_cli.training.ema import EMA
+from cifm_cli.training.initial_weights import grow_initial
 from cifm_cli.training.memory import require_memory
 from cifm_cli.training.metrics_file import keep_metrics
 from cifm_cli.training.run_spec import RunSpec
@@ -49,7 +50,7 @@ LOCK_FILE = SUFFIX  # a hidden file
 WEIGHT_KEYS = {
     "data": ("target_sum",),
     "model": tuple(name for name in ModelRecipe.model_fields if name != "dropout"),
-    "objective": ("name", "scales"),
+    "objective": ("name", "scales", "linear_rank"),
 }
 
 
@@ -165,20 +166,19 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     if init:
         _check_weight_keys(config, recipe, init.recipe)
     seed = config.seed or 0
-    vocabulary = spec.vocabulary if spec else init.vocabulary if init else None
-    corpus = Corpus(config.slides, recipe, vocabulary, seed)
+    vocabulary, known = spec.vocabulary if spec else None, init.vocabulary if init else ()
+    corpus = Corpus(config.slides, recipe, vocabulary, seed, known)
     require_memory(len(corpus.vocabulary), recipe, device)
     # Every process draws the same weights.
     with provenance.seeded_torch(seed, "weights"):
         network = Ensemble(len(corpus.vocabulary), recipe)
     if init:
-        network.load_weights(init.network)
-    network.to(device)
+        network.load_weights(grow_initial(init, corpus, processes))
     session = Session(
         folder=config.folder,
         recipe=recipe,
         corpus=corpus,
-        network=network,
+        network=network.to(device),
         optimiser=_make_optimiser(network, recipe),
         backend=backend,
         device=device,

@@ -19,7 +19,7 @@ import torch
 
 from cifm_cli.inference.adaptation.practice import practice_tiles, stats_of
 from cifm_cli.inference.adaptation.regression import Predicted, choose, fit_regression
-from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, SlideAdaptation
+from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, Refinement, SlideAdaptation
 from cifm_cli.inference.adaptation.state_pool import fit_state_pool, pool_inputs
 from cifm_cli.inference.hidden_tile import run_network
 from cifm_cli.inference.neighbourhood.blend import BlendSums
@@ -67,8 +67,9 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     Returns:
         The model with a `SlideAdaptation`.
     """
+    model = model.with_genes(slide, data.rows)
     totals = sum_genes(slide, data.rows, model.panel(slide), model.checkpoint.recipe.data.target_sum)
-    start = _start(model, slide, data, totals)
+    start = _start(model, slide, data.rows, data.seed, totals)
     practice, tuning = (
         list(practice_tiles(model, slide, folds, start, totals, data.rows)) for folds in (data.practice, data.tuning)
     )
@@ -86,34 +87,46 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     tuned = [_predict(model, tile, parameters, blend) for tile in tuning]
     choices = choose(regression, tuned, stats)
     facts = {
-        "cells": sum(tile.num_cells for tile in practice),
+        "cells": len(data.rows),
+        "practice_cells": sum(tile.num_cells for tile in practice),
         "tuning_cells": sum(tile.num_cells for tile in tuning),
         "tuned": {output: choice.to_json() for output, choice in zip(OUTPUTS, choices, strict=True)},
     }
     mean, expressed, composition = (choice.weight for choice in choices)
-    return replace(
-        model,
-        adaptation=SlideAdaptation(
-            parameters,
-            stats,
-            blend,
-            (mean, expressed, composition),
-            regression.solve(choices),
-            _fit_states(tuned, parameters),
-            facts,
-        ),
+    refinement = Refinement(
+        blend, (mean, expressed, composition), regression.solve(choices), _fit_states(tuned, parameters)
     )
+    return replace(model, adaptation=SlideAdaptation(parameters, stats, refinement, facts))
 
 
-def _start(model: LoadedModel, slide: Slide, data: AdaptationData, totals: GeneTotals) -> SlideParameters:
+def adapt_profiles(model: LoadedModel, slide: Slide, rows: Rows, seed: int) -> LoadedModel:
+    """Give a model the genes and the profiles of a slide, on which its embeddings depend.
+
+    Args:
+        model: A model with the objective `residual`.
+        slide: The slide, at the radius of the model.
+        rows: Ascending rows to learn from.
+        seed: Seed of the cell states.
+
+    Returns:
+        The model. Its predictions are those of the smoother with equal weights of all terms, and the network.
+    """
+    model = model.with_genes(slide, rows)
+    totals = sum_genes(slide, rows, model.panel(slide), model.checkpoint.recipe.data.target_sum)
+    parameters = _start(model, slide, rows, seed, totals)
+    facts = {"cells": len(rows), "practice_cells": 0}
+    return replace(model, adaptation=SlideAdaptation(parameters, stats_of(totals), None, facts))
+
+
+def _start(model: LoadedModel, slide: Slide, rows: Rows, seed: int, totals: GeneTotals) -> SlideParameters:
     """Profiles and states of the slide, with equal weights of the terms of the smoother."""
     recipe = model.checkpoint.recipe
-    with_counts = data.rows[slide.total_counts[data.rows] > 0]
+    with_counts = rows[slide.total_counts[rows] > 0]
     # Every stride-th cell along the Hilbert curve covers all areas of the slide.
     sample = with_counts[:: max(1, -(-len(with_counts) // MAX_STATE_CELLS))]
     cells = slide.expression(sample, recipe.data.target_sum)[:, model.panel(slide).columns]
-    seed = int(numpy_generator(data.seed, "adaptation states").integers(2**31))
-    states = fit_states(cells, recipe.objective.states, seed)
+    state_seed = int(numpy_generator(seed, "adaptation states").integers(2**31))
+    states = fit_states(cells, recipe.objective.states, state_seed)
     return start_parameters(totals.profiles(), *states, len(recipe.objective.scales) + 1)
 
 

@@ -61,16 +61,23 @@ class ErrorRegression:
 
 
 @dataclass(frozen=True)
-class SlideAdaptation:
-    """A model's adaptation to one slide."""
+class Refinement:
+    """What turns the network's prediction into that of the adapted model."""
 
-    parameters: SlideParameters  # of the slide, for the head
-    stats: GeneStats  # statistics of the cells that it was fitted to
     blend: FittedBlend  # blend of neighbour means
     # weight of the network in the base prediction of each of `OUTPUTS`; the blend has the rest
     network_weights: tuple[float, float, float]
     regression: ErrorRegression
     state_weights: NDArray[np.float64]  # (1 + T,) of network and frequencies in the probabilities of the states
+
+
+@dataclass(frozen=True)
+class SlideAdaptation:
+    """A model's adaptation to one slide."""
+
+    parameters: SlideParameters  # of the slide, for the head
+    stats: GeneStats  # statistics of the cells that it was fitted to
+    refinement: Refinement | None  # None where nothing was predicted for practice
     facts: dict[str, Any]  # what was chosen, and how many cells it was fitted to, for the provenance
 
     def refine(self, prediction: Prediction, features: NetworkFeatures, circles: Sequence[Prediction]) -> Prediction:
@@ -84,12 +91,15 @@ class SlideAdaptation:
         Returns:
             The prediction.
         """
-        base = mix(self.blend.combine(circles, self.stats), prediction, self.network_weights)
-        refined = add_errors(base, self.regression.predict(circles, features.last, self.stats), FLOOR)
+        fitted = self.refinement
+        if fitted is None:
+            return prediction
+        base = mix(fitted.blend.combine(circles, self.stats), prediction, fitted.network_weights)
+        refined = add_errors(base, fitted.regression.predict(circles, features.last, self.stats), FLOOR)
         if prediction.states is None:
             return refined
         inputs = pool_inputs(prediction.states, features.frequencies)
-        return replace(refined, states=pool_states(inputs, self.state_weights))
+        return replace(refined, states=pool_states(inputs, fitted.state_weights))
 
 
 def mix(blend: Prediction, network: Prediction, weights: Sequence[float]) -> Prediction:
