@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cifm_cli.evaluation.folds import SCATTERED
 from cifm_cli.inference.adaptation.fit import AdaptationData, adapt_profiles, fit_adaptation
 from cifm_cli.inference.adaptation.practice import PracticeFold
 
@@ -45,10 +44,10 @@ def adapted_model(name: str, model: LoadedModel, dataset: EvaluationDataset, fol
 
 
 def _tuning_folds(dataset: EvaluationDataset, fold: Fold) -> list[PracticeFold]:
-    """The folds that hyper-parameters are chosen on, without the cells that are hidden in a fold."""
+    """The folds that weights and penalties are chosen on, without the cells that are hidden in a fold."""
     hidden = fold.hidden if fold.withheld is None else np.union1d(fold.hidden, fold.withheld)
     found = []
-    for each in dataset.tuning_folds.get(fold.geometry or SCATTERED, ()):
+    for each in dataset.tuning_folds.get(fold.geometry, ()):
         visible = np.setdiff1d(each.visible, hidden, assume_unique=True)
         own = np.setdiff1d(each.hidden, hidden, assume_unique=True)
         if len(own) and (dataset.slide.total_counts[visible] > 0).any():

@@ -54,7 +54,7 @@ class EvaluationDataset:
     seed: int  # the user's seed
     max_reach_um: float = 0.0  # the widest receptive field of all models
     prepared_radius_um: float | None = None  # radius that the slide was prepared for; the slide's when absent
-    # geometry to the folds on which hyper-parameters are chosen, also those of adaptation
+    # geometry to the folds on which adaptation chooses weights and penalties
     tuning_folds: dict[str, Sequence[Fold]] = field(default_factory=dict, repr=False, compare=False)
     adapted_models: dict[tuple[str, str | Fold], LoadedModel] = field(
         default_factory=dict, init=False, repr=False, compare=False

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from cifm_cli.evaluation.dataset import EvaluationDataset
 
 NUM_TUNING_FOLDS = 2
+MAX_ADAPTATION_CELLS = 2_000  # tuning cells of adaptation
+MAX_ADAPTATION_VALUES = 4_000_000  # such cells times genes
 MAX_VALUES = 16_000_000  # cells times genes scored at once unless the user sets --rounds: 64 MB for each array
 MAX_VISIBLE_COUNTS = 10_000_000  # counts of the visible cells of a fold in a region too large to score: 200 MB
 MAX_PIECE_CELLS = 16_000  # cells scored in the piece that is cut out of such a region
@@ -45,6 +47,9 @@ class FoldPlan(NamedTuple):
     tuning: list[Fold]  # folds on which hyper-parameters and thresholds are chosen
     scored: list[Fold]  # folds on which every predictor is scored
     notes: tuple[tuple[bool, str], ...]  # what the user should know, as (is a warning, text)
+    # folds of the tuning region on which adaptation chooses weights and penalties; they may hide cells that are scored in
+    # other folds
+    adaptation: list[Fold]
 
 
 def tuning_region(slide: Slide, scored: str) -> tuple[str, str | None]:
@@ -78,9 +83,13 @@ class FoldPlanner:
         overlapping = self.scored in (keys.ALL, self.tuned)
         if overlapping:
             tuning, folds = self._overlapping_folds(geometry)
+            candidates = self._folds_of_region(geometry, self.tuned, self.dataset.slide.region(self.scored))
         else:
-            tuning = self._tuning_folds(geometry)
+            candidates = tuning = self._tuning_folds(geometry)
             folds = self._folds_of_region(geometry, self.scored, whole=self.max_folds is not None)
+        adaptation = self._limit(
+            candidates, max(1, min(MAX_ADAPTATION_CELLS, MAX_ADAPTATION_VALUES // self.dataset.num_genes))
+        )
         tuning = self._limit(tuning)[:NUM_TUNING_FOLDS]
         self._require_visible_cells(geometry, tuning, self.tuned)
         self._require_visible_cells(geometry, folds, self.scored)
@@ -92,7 +101,7 @@ class FoldPlanner:
             name = self.dataset.slide.name
             note = f"{name}, {geometry}: scoring {num_scored:,} of {num_cells:,} cells{where}; more with --rounds"
             notes.append((False, note))
-        return FoldPlan(tuning, limited, tuple(notes))
+        return FoldPlan(tuning, limited, tuple(notes), adaptation)
 
     def _tuning_folds(self, geometry: str) -> list[Fold]:
         """Folds to tune on in which no scored cell is visible."""

@@ -144,10 +144,11 @@ class ModelPredictor:
     def predict(self, dataset: EvaluationDataset, fold: Fold, _parameters: Parameters) -> Prediction:
         """See `Predictor`."""
         slide = dataset.slide_at(self.model.checkpoint.recipe.data.radius_um)
-        prediction = predict_cells(self.model_for(dataset, fold), slide, fold.visible, fold.hidden)
+        model = self.model_for(dataset, fold)
+        prediction = predict_cells(model, slide, fold.visible, fold.hidden)
         if self.adapts and not dataset.shares_training(fold):
             prediction = replace(prediction, states=None)  # the states of every fold are others
-        return prediction.take_genes(np.searchsorted(self.model.panel(slide).columns, dataset.columns))
+        return prediction.take_genes(np.searchsorted(model.panel(slide).columns, dataset.columns))
 
     @property
     def adapts(self) -> bool:
