@@ -168,6 +168,7 @@ def test_a_slide_of_other_genes_is_an_error(cifm, adaptations: list[tuple[Slide,
         (("predict", SLIDE, "--out", SLIDE), "would replace its input"),
         (("predict", SLIDE, "--at", "at.csv", "--out", SLIDE), "would replace its input"),
         (("predict", SLIDE, "--at", "none.csv"), "none.csv"),
+        (("predict", SLIDE, "--at", "far.csv"), "no cell of tissue is within"),
         (("embed", SLIDE, "--out", "prepared"), "would replace its input"),
         (("simulate", SLIDE, "--inject", "tcell", "--crop", "9000,9000,9100,9100"), "no cell in the box"),
     ],
@@ -176,6 +177,7 @@ def test_errors_come_before_the_adaptation(
     cifm, adaptations: list[tuple[Slide, int]], words: tuple[str, ...], message: str
 ) -> None:
     Path("at.csv").write_text("x,y\n200,200\n", encoding="utf8")
+    Path("far.csv").write_text("x,y\n-9000,-9000\n", encoding="utf8")
     before = Path(SLIDE).read_bytes()
     code, out, err = cifm(*words)
     assert (code, out) == (1, "")

@@ -19,7 +19,7 @@ from cifm_cli.evaluation.predictors.base import BaselinePredictor, ModelPredicto
 from cifm_cli.evaluation.predictors.local_averages import NeighbourhoodAverage
 from cifm_cli.evaluation.predictors.registry import all_baselines
 from cifm_cli.evaluation.predictors.regression import Blend
-from cifm_cli.inference.adaptation.fit import AdaptationData, fit_adaptation
+from cifm_cli.inference.adaptation.fit import AdaptationData, adapt_profiles, fit_adaptation
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
@@ -77,8 +77,10 @@ class LeakyAdaptation(ModelPredictor):
 
     def model_for(self, dataset: EvaluationDataset, fold: Fold) -> LoadedModel:
         slide = dataset.slide_at(self.model.checkpoint.recipe.data.radius_um)
-        _, practice = dataset.practice_folds(fold)
-        return fit_adaptation(self.model, slide, AdaptationData(np.arange(slide.num_cells), practice, [], dataset.seed))
+        everything, (_, practice) = np.arange(slide.num_cells), dataset.practice_folds(fold)
+        if not practice:
+            return adapt_profiles(self.model, slide, everything, dataset.seed)
+        return fit_adaptation(self.model, slide, AdaptationData(everything, practice, [], dataset.seed))
 
 
 def with_other_hidden_cells(slide: Slide, hidden: np.ndarray) -> Slide:
