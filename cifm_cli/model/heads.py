@@ -111,8 +111,10 @@ class ResidualHead(nn.Module):
         z = self.features(h) + self.means(means) + self.states.read(roots, states) + self.amount(amount)
         z = self.dropout(functional.silu(z))
         z = self.dropout(functional.silu(self.hidden(z)) + z)
-        correction = self.linear[0](differences, genes) if self.linear else None
-        mean, logit, composition, state = self.smoother(terms, frequencies, slide, genes, correction)
+        mean, logit, composition, state = self.smoother(terms, frequencies, slide, genes)
+        if self.linear:
+            linear = self.linear[0](differences, genes)
+            mean, logit, composition = mean + linear.mean, logit + linear.logit, composition + linear.composition
         state = state + self.states.correct(z, states)
         # Detached: the loss of the magnitude must not change the probabilities of the states.
         expected = state.detach().softmax(1) @ (slide.state_profiles - slide.mean).to(state.dtype)

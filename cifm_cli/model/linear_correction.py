@@ -14,19 +14,23 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from cifm_cli.model.slide_parameters import SlideParameters
     from cifm_cli.recipe_sections import ObjectiveRecipe
 
 LINEAR = "linear."  # prefix of the tensors of `LinearCorrection` in files
-# A fraction of the counts is changed by at most this factor: the error of a rare gene may exceed its estimate.
-MAX_RATIO = 10.0
+# Errors are fitted in units that carry over to slides of another depth: those of probabilities as changes of the logit, those
+# of compositions as changes of the logarithm. Genes that hardly any cell expresses have a bounded slope.
+SMALL_VARIANCE = 0.1  # added to the variance of "is expressed"
+SMALL_SHARE = 1.0  # added to the fraction of the counts, in units of the fraction of a mean gene
+MAX_CHANGE = 2.3  # of a logit or logarithm: a factor of about ten
 
 
 class Corrections(NamedTuple):
     """What is added to the estimates of a smoother."""
 
     mean: Tensor  # (M, P) to the mean log-normalised expression
-    expressed: Tensor  # (M, P) to P(expressed)
-    composition: Tensor  # (M, P) to the fraction of the counts in each gene
+    logit: Tensor  # (M, P) to the logit of P(expressed)
+    composition: Tensor  # (M, P) to the logarithm of the fraction of the counts in each gene
 
 
 class LinearCorrection(nn.Module):
@@ -58,7 +62,8 @@ class LinearCorrection(nn.Module):
             The corrections.
         """
         features = differences.flatten(1) @ self.reduce[:, genes].flatten(0, 1)
-        return Corrections(*(features @ self.outputs[:, :, genes]).unbind())
+        mean, logit, composition = (features @ self.outputs[:, :, genes]).unbind()
+        return bounded(mean, logit, composition)
 
     @torch.no_grad()
     def fill(self, reduce: Tensor, outputs: Tensor) -> None:
@@ -75,16 +80,33 @@ class LinearCorrection(nn.Module):
         self.outputs[:, :rank] = outputs
 
 
-def correct_composition(logs: Tensor, correction: Tensor) -> Tensor:
-    """Add to fractions that are given as logarithms.
+def bounded(mean: Tensor, logit: Tensor, composition: Tensor) -> Corrections:
+    """Limit corrections of logits and logarithms, so that nothing becomes impossible."""
+    return Corrections(mean, logit.clamp(-MAX_CHANGE, MAX_CHANGE), composition.clamp(-MAX_CHANGE, MAX_CHANGE))
+
+
+def linear_errors(
+    values: Tensor, counts: Tensor, estimates: Corrections, slide: SlideParameters, mean_depth: float
+) -> Tensor:
+    """Errors of a smoother that a linear correction is fitted to.
 
     Args:
-        logs: (M, P) logarithms of fractions, up to a constant for each query.
-        correction: (M, P) what is added to the fractions.
+        values: (M, P) true log-normalised expression.
+        counts: (M, P) true counts.
+        estimates: Mean, logit of P(expressed), and logarithm of the composition, up to a constant, of the smoother.
+        slide: Parameters of the slide.
+        mean_depth: Mean number of counts of the cells of the slide; deeper cells have larger weights in the composition.
 
     Returns:
-        (M, P) logarithms of the new fractions, up to a constant.
+        (M, 3, P), in the order of `Corrections`.
     """
-    ratio = 1 + correction / logs.softmax(1)
-    # A gene that was counted nearby stays possible.
-    return logs + ratio.clamp(1 / MAX_RATIO, MAX_RATIO).log()
+    variance = slide.expressed * (1 - slide.expressed)
+    fractions = counts.sum(1, keepdim=True) * estimates.composition.softmax(1)
+    return torch.stack(
+        [
+            values - estimates.mean,
+            ((values > 0).to(values.dtype) - estimates.logit.sigmoid()) / (variance + SMALL_VARIANCE),
+            (counts - fractions) / (mean_depth * (slide.composition + SMALL_SHARE / slide.num_genes)),
+        ],
+        dim=1,
+    )

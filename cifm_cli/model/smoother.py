@@ -15,14 +15,12 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 from cifm_cli.model.kernels import weighted_sums
-from cifm_cli.model.linear_correction import correct_composition
 from cifm_cli.statistics.regression import shared_weights, shrunk_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from cifm_cli.model.linear_correction import Corrections
     from cifm_cli.model.slide_parameters import SlideParameters
     from cifm_cli.recipe_sections import ObjectiveRecipe
 
@@ -137,12 +135,7 @@ class Smoother(nn.Module):
         self.state_weights = nn.Parameter(torch.zeros(num_terms))  # before the softmax
 
     def forward(
-        self,
-        terms: Terms,
-        frequencies: Tensor,
-        slide: SlideParameters,
-        genes: Tensor,
-        correction: Corrections | None = None,
+        self, terms: Terms, frequencies: Tensor, slide: SlideParameters, genes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Blend the estimates.
 
@@ -151,27 +144,20 @@ class Smoother(nn.Module):
             frequencies: (M, T, K) frequencies of the cell states, see `state_frequencies`.
             slide: Parameters of the slide, with the weights of P genes.
             genes: (P,) vocabulary rows of the panel.
-            correction: Added to the blends; nothing if absent.
 
         Returns:
             Magnitude, logit, composition and state of an `Output`, before the correction of the network.
         """
         mean = _blend(terms.means, slide.mean_weights + self.mean_weights[:, genes])
         expressed = _blend(terms.expressed, slide.expressed_weights + self.expressed_weights[:, genes])
+        # A blend with free weights can leave the interval from 0 to 1.
+        logit = torch.logit(expressed.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
         composition = _blend(
             terms.compositions.log(), (slide.composition_weights + self.composition_weights).softmax(0)[:, None]
         )
-        if correction:
-            mean, expressed = mean + correction.mean, expressed + correction.expressed
-            composition = correct_composition(composition, correction.composition)
         # Frequencies and compositions are positive, because they are shrunk towards positive profiles.
         state = _blend(frequencies.log(), (slide.state_weights + self.state_weights).softmax(0)[:, None])
-        return mean, probability_logit(expressed), composition, state
-
-
-def probability_logit(probability: Tensor) -> Tensor:
-    """Finite logits of estimates of a probability; sums with free weights can leave the interval from 0 to 1."""
-    return torch.logit(probability.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
+        return mean, logit, composition, state
 
 
 def smoother_terms(neighbours: NeighbourSums, slide: SlideParameters) -> Terms:

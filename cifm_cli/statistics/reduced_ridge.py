@@ -8,7 +8,7 @@ Letters: N rows, F features, Y targets, r rank.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Values = NDArray[np.float32]
 
 _OVERSAMPLING = 8  # columns of the randomised singular value decomposition beyond the rank
-_NUM_ITERATIONS = 4  # of it; the singular values of neighbour means fall quickly
+_NUM_ITERATIONS = 3  # of it; the singular values of neighbour means fall quickly
 _TINY = 1e-12
 
 
@@ -50,16 +50,18 @@ class ReducedRidge:
         factor, lower = cho_factor(penalised, overwrite_a=True)
         return factor, lower
 
-    def _solve(self, penalty: float, right: Values) -> Values:
+    def _solve(self, penalty: float, right: NDArray[np.floating[Any]]) -> Values:
         solution = cho_solve(self._factor(penalty), right.astype(np.float64)) / self._unit
         return np.asarray(solution, dtype=np.float32)
 
-    def predict(self, penalty: float, features: Values) -> Values:
-        """Predict the targets of (n, F) features: (n, Y)."""
+    def predict(self, penalty: float, features: Values, targets: NDArray[np.int64] | slice = slice(None)) -> Values:
+        """Predict y of the targets, given (n, F) features: (n, y)."""
         if self._moments is not None:
-            return features @ self._solve(penalty, self._moments)
+            return features @ self._solve(penalty, self._moments[:, targets])
         # In this order: n is small, and F times Y coefficients may not fit into memory.
-        return self._solve(penalty, self.features @ features.T).T @ self.targets
+        return np.asarray(
+            self._solve(penalty, self.features @ features.T).T @ self.targets[:, targets], dtype=np.float32
+        )
 
     def coefficients(self, penalty: float, mix: Values, targets: slice = slice(None)) -> Values:
         """Coefficients of mixtures of some targets.
@@ -72,9 +74,8 @@ class ReducedRidge:
         Returns:
             (F, c) coefficients.
         """
-        if self._moments is not None:
-            return self._solve(penalty, self._moments[:, targets] @ mix)
-        return self.features.T @ self._solve(penalty, self.targets[:, targets] @ mix)
+        inner = self._inner(penalty, mix, targets)
+        return inner if self._moments is not None else np.asarray(self.features.T @ inner, dtype=np.float32)
 
     def reduce(
         self, penalties: Sequence[tuple[slice, float]], scale: Values, rank: int, generator: np.random.Generator
@@ -91,36 +92,45 @@ class ReducedRidge:
             (F, r) coefficients of r mixtures, and (r, Y) their weights in the targets.
         """
 
-        def mixtures(weights: Values) -> Values:
-            """(F, c) coefficients of mixtures of the scaled targets, whose weights are (Y, c)."""
-            weights = weights / scale[:, None]
-            parts = [self.coefficients(penalty, weights[group], group) for group, penalty in penalties]
+        def inner(weights: Values) -> Values:
+            """Coefficients of mixtures of the scaled targets, whose weights are (Y, c); in the dual form, of the rows."""
+            scaled = weights / scale[:, None]
+            parts = [self._inner(penalty, scaled[group], group) for group, penalty in penalties]
             return np.sum(parts, axis=0, dtype=np.float32)
 
         # Subspace iteration for the right singular vectors of the fitted values, which are never stored.
         num_columns = min(rank + _OVERSAMPLING, len(scale))
-        basis = np.linalg.qr(generator.standard_normal((len(scale), num_columns)))[0].astype(np.float32)
+        basis = _orthonormal(generator.standard_normal((len(scale), num_columns), dtype=np.float32))
         for _ in range(_NUM_ITERATIONS):
-            fitted = self.features @ mixtures(basis)
-            basis = np.linalg.qr(self._fitted_transposed(penalties, scale, fitted))[0]
-        coefficients = mixtures(basis)
-        # The leading directions within the subspace.
-        values, rotation = np.linalg.eigh(_gram(self.features @ coefficients))
+            projected = self._project(inner(basis))
+            parts = [self._transposed(penalty, projected, group) for group, penalty in penalties]
+            basis = _orthonormal(np.concatenate(parts) / scale[:, None])
+        chosen = inner(basis)
+        # The leading directions within the subspace, from the products of the fitted values.
+        projected = self._project(chosen).astype(np.float64)
+        left = projected if self._moments is None else chosen.astype(np.float64)
+        values, rotation = np.linalg.eigh(left.T @ projected)
         leading = rotation[:, np.argsort(-values)[:rank]].astype(np.float32)
-        return coefficients @ leading, (leading.T @ basis.T) * scale
+        coefficients = chosen @ leading
+        if self._moments is None:
+            coefficients = self.features.T @ coefficients
+        return np.asarray(coefficients, dtype=np.float32), np.asarray((leading.T @ basis.T) * scale, dtype=np.float32)
 
-    def _fitted_transposed(self, penalties: Sequence[tuple[slice, float]], scale: Values, rows: Values) -> Values:
-        """Product of the transposed scaled fitted values, (Y, N), with (N, c) rows."""
-        if self._moments is not None:
-            projected = self.features.T @ rows
-            parts = [self._moments[:, group].T @ self._solve(penalty, projected) for group, penalty in penalties]
-        else:
-            projected = self.features @ (self.features.T @ rows)
-            parts = [self.targets[:, group].T @ self._solve(penalty, projected) for group, penalty in penalties]
-        return np.concatenate(parts) / scale[:, None]
+    def _inner(self, penalty: float, mix: Values, targets: slice) -> Values:
+        """Coefficients of the features, or in the dual form of the rows."""
+        right = self.targets if self._moments is None else self._moments
+        return self._solve(penalty, right[:, targets] @ mix)
+
+    def _project(self, inner: Values) -> Values:
+        """Fitted values, or in the primal form X^T times the fitted values."""
+        return np.asarray(self._unit * (self._products @ inner), dtype=np.float32)
+
+    def _transposed(self, penalty: float, projected: Values, targets: slice) -> Values:
+        """Product of the transposed fitted values of some targets and the rows that `projected` was made from."""
+        if self._moments is None:
+            return self.targets[:, targets].T @ self._solve(penalty, self._project(projected))
+        return self._moments[:, targets].T @ self._solve(penalty, projected)
 
 
-def _gram(values: Values) -> NDArray[np.float64]:
-    """Products of the columns, in double precision."""
-    wide = values.astype(np.float64)
-    return wide.T @ wide
+def _orthonormal(values: Values) -> Values:
+    return np.asarray(np.linalg.qr(values)[0], dtype=np.float32)

@@ -9,7 +9,7 @@ Letters: n practice cells, S scales, G genes that a training slide measures, P o
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,19 +17,21 @@ import torch
 from torch.nn import functional
 
 from cifm_cli import keys
-from cifm_cli.model.linear_correction import Corrections, correct_composition
+from cifm_cli.model.linear_correction import Corrections, bounded, linear_errors
 from cifm_cli.model.slide_fit import example_terms, slide_of
-from cifm_cli.model.smoother import Smoother, probability_logit
+from cifm_cli.model.smoother import Smoother
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.statistics.reduced_ridge import ReducedRidge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from cifm_cli.model.example import Example
     from cifm_cli.model.linear_correction import LinearCorrection
+    from cifm_cli.model.slide_parameters import SlideParameters
     from cifm_cli.training.corpus import TrainingSlide
     from cifm_cli.training.session import Session
 
@@ -42,6 +44,7 @@ MAX_VALUES = 2**28  # features and targets in memory, in total, 1 GiB
 MAX_TILES = 400  # of a slide, where hardly any cell of a tile is masked
 ROWS_PER_CELL = 2  # a cell may be masked several times, with other visible neighbours
 VALIDATED_PART = 0.2  # validation cells, as a part of the number of training cells
+MAX_CHOICE_GENES = 2_000  # genes that penalties are chosen on
 NUM_OUTPUTS = len(Corrections._fields)
 
 
@@ -51,40 +54,38 @@ class Practice:
 
     genes: Tensor  # (P,) vocabulary rows
     differences: Tensor  # (n, S, P) means around the cells minus those of the slide
-    mean: Tensor  # (n, P) predicted log-normalised expression
-    expressed: Tensor  # (n, P) predicted P(expressed)
-    composition: Tensor  # (n, P) logarithms of the predicted fractions
-    values: Tensor  # (n, P) log-normalised expression
-    counts: Tensor  # (n, P) counts
+    estimates: Corrections  # mean, logit of P(expressed) and logarithm of the composition of the smoother
+    values: Tensor  # (n, P) true log-normalised expression
+    counts: Tensor  # (n, P) true counts
+    slide: SlideParameters  # parameters of the slide
 
-    def errors(self, mean_depth: float) -> Tensor:
-        """Differences between target and prediction; those of a composition are weighted by the counts of the cell.
-
-        Args:
-            mean_depth: Mean number of counts of the cells of the slide.
-
-        Returns:
-            (n, 3, P), in the order of `Corrections`.
-        """
-        fractions = self.counts.sum(1, keepdim=True) * self.composition.softmax(1)
-        return torch.stack(
-            [
-                self.values - self.mean,
-                (self.values > 0).float() - self.expressed,
-                (self.counts - fractions) / mean_depth,
-            ],
-            dim=1,
-        )
+    def __len__(self) -> int:
+        """Number of cells, n."""
+        return len(self.values)
 
     def losses(self, correction: Corrections) -> list[float]:
         """Mean squared error of the mean, and cross-entropies of P(expressed) and of the composition."""
-        logit = probability_logit(self.expressed + correction.expressed)
-        logs = correct_composition(self.composition, correction.composition).log_softmax(1)
+        mean, logit, composition = (
+            estimate + change for estimate, change in zip(self.estimates, correction, strict=True)
+        )
+        log = composition.log_softmax(1)
         return [
-            float(functional.mse_loss(self.mean + correction.mean, self.values)),
+            float(functional.mse_loss(mean, self.values)),
             float(functional.binary_cross_entropy_with_logits(logit, (self.values > 0).float())),
-            float(-(self.counts * logs).sum() / self.counts.sum().clamp(min=1)),
+            float(-(self.counts * log).sum() / self.counts.sum().clamp(min=1)),
         ]
+
+    def take_genes(self, genes: Tensor) -> Practice:
+        """Leave out genes whose vocabulary rows are not in `genes`."""
+        kept = torch.isin(self.genes, genes)
+        return replace(
+            self,
+            genes=self.genes[kept],
+            differences=self.differences[:, :, kept],
+            estimates=Corrections(*(estimate[:, kept] for estimate in self.estimates)),
+            values=self.values[:, kept],
+            counts=self.counts[:, kept],
+        )
 
 
 @torch.no_grad()
@@ -108,7 +109,6 @@ def fit_linear_correction(session: Session) -> None:
         for each in corpus.validation_slides
         for practice in draw_practice(session, each, keys.VALIDATION, validation_rows)
     ]
-    validation = [practice for practice in validation if len(practice.genes)]
     features, targets = join_slides(training, genes, num_scales)
     del training
     ridge = ReducedRidge(features, targets)
@@ -154,7 +154,7 @@ def draw_practice(session: Session, training_slide: TrainingSlide, use: str, max
         if wanted <= 0:
             break
         practice = practise(corpus.draw_example(training_slide, use, "linear", number, tile), smoother, wanted)
-        wanted -= len(practice.mean)
+        wanted -= len(practice)
         tiles.append(practice)
     return tiles
 
@@ -168,17 +168,16 @@ def practise(example: Example, smoother: Smoother, max_rows: int) -> Practice:
     return Practice(
         genes=example.tile.genes,
         differences=terms.means[rows, :-1] - slide.mean,
-        mean=mean[rows],
-        expressed=logit[rows].sigmoid(),
-        composition=composition[rows],
+        estimates=Corrections(mean[rows], logit[rows], composition[rows]),
         values=example.target.values[rows],
         counts=example.target.counts[rows],
+        slide=slide,
     )
 
 
 def join_slides(
     slides: Sequence[Sequence[Practice]], genes: Tensor, num_scales: int
-) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], np.ndarray[tuple[int, int], np.dtype[np.float32]]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Features and targets of the regression. Slides weigh the same (Eq. 15), and each is centred on its own mean.
 
     Args:
@@ -189,7 +188,7 @@ def join_slides(
     Returns:
         (N, S G) features and (N, 3 G) targets. Both are zero for a gene that the slide does not measure.
     """
-    numbers = [sum(len(practice.mean) for practice in tiles) for tiles in slides]
+    numbers = [sum(len(practice) for practice in tiles) for tiles in slides]
     features = torch.zeros(sum(numbers), num_scales, len(genes))
     targets = torch.zeros(sum(numbers), NUM_OUTPUTS, len(genes))
     first = 0
@@ -197,60 +196,49 @@ def join_slides(
         rows = slice(first, first + number)
         mean_depth = max(sum(float(practice.counts.sum()) for practice in tiles) / max(number, 1), 1.0)
         for practice in tiles:
-            last = first + len(practice.mean)
+            last = first + len(practice)
             places = torch.searchsorted(genes, practice.genes)
             features[first:last, :, places] = practice.differences
-            targets[first:last, :, places] = practice.errors(mean_depth)
+            targets[first:last, :, places] = linear_errors(
+                practice.values, practice.counts, practice.estimates, practice.slide, mean_depth
+            )
             first = last
-        for values in (features[rows], targets[rows]):
-            values -= values.mean(0)
-            # Rows of a slide have the total weight 1 / number of slides.
-            values *= (len(features) / (len(slides) * max(number, 1))) ** 0.5
+        # Rows of a slide have the total weight 1 / number of slides.
+        weight = (len(features) / (len(slides) * max(number, 1))) ** 0.5
+        for matrix in (features[rows], targets[rows]):
+            matrix.sub_(matrix.mean(0)).mul_(weight)
     return features.flatten(1).numpy(), targets.flatten(1).numpy()
 
 
-def corrections_of(
-    predicted: np.ndarray[tuple[int, int], np.dtype[np.float32]], validation: Sequence[Practice], genes: Tensor
-) -> Iterator[tuple[Practice, Corrections]]:
-    """Cut (N, 3 G) predicted errors into those of each tile."""
-    by_output = torch.from_numpy(predicted).view(len(predicted), NUM_OUTPUTS, len(genes))
-    first = 0
-    for practice in validation:
-        part = by_output[first : first + len(practice.mean)]
-        first += len(practice.mean)
-        yield practice, Corrections(*part[:, :, torch.searchsorted(genes, practice.genes)].unbind(1))
-
-
 def choose_penalties(ridge: ReducedRidge, validation: Sequence[Practice], genes: Tensor) -> list[float]:
-    """The penalty of each output with the smallest loss on validation tiles."""
-    measured = [restrict_genes(practice, genes) for practice in validation]
+    """The penalty of each output with the smallest loss on validation tiles.
+
+    Args:
+        ridge: The regression.
+        validation: Practice cells that it is not fitted to.
+        genes: (G,) vocabulary rows of its genes.
+
+    Returns:
+        Three penalties.
+    """
     num_scales = validation[0].differences.shape[1]
-    features = torch.zeros(sum(len(practice.mean) for practice in measured), num_scales, len(genes))
-    first = 0
-    for practice in measured:
-        last = first + len(practice.mean)
-        features[first:last, :, torch.searchsorted(genes, practice.genes)] = practice.differences
-        first = last
-    flat = features.flatten(1).numpy()
-    losses = np.array(
-        [
-            np.mean([p.losses(c) for p, c in corrections_of(ridge.predict(penalty, flat), measured, genes)], axis=0)
-            for penalty in PENALTIES
-        ]
-    )
+    features = torch.zeros(sum(map(len, validation)), num_scales, len(genes))
+    parts = np.cumsum([0, *map(len, validation)])
+    for practice, first, last in zip(validation, parts, parts[1:], strict=False):
+        known = practice.take_genes(genes)
+        features[first:last, :, torch.searchsorted(genes, known.genes)] = known.differences
+    # Every stride-th gene: a penalty is one number, and predictions of all genes take long.
+    places = torch.arange(0, len(genes), -(-len(genes) // MAX_CHOICE_GENES))
+    columns = torch.cat([output * len(genes) + places for output in range(NUM_OUTPUTS)]).numpy()
+    measured = [practice.take_genes(genes[places]) for practice in validation]
+    losses = np.zeros((len(PENALTIES), NUM_OUTPUTS))
+    for number, penalty in enumerate(PENALTIES):
+        predicted = torch.from_numpy(ridge.predict(penalty, features.flatten(1).numpy(), columns))
+        predicted = predicted.view(len(features), NUM_OUTPUTS, len(places))
+        for practice, first, last in zip(measured, parts, parts[1:], strict=False):
+            own = torch.searchsorted(genes[places], practice.genes)
+            losses[number] += practice.losses(bounded(*predicted[first:last, :, own].unbind(1)))
     return [PENALTIES[best] for best in losses.argmin(axis=0)]
-
-
-def restrict_genes(practice: Practice, genes: Tensor) -> Practice:
-    """Leave out genes that no training slide measures: nothing is known of their errors."""
-    kept = torch.isin(practice.genes, genes)
-    if bool(kept.all()):
-        return practice
-    return Practice(
-        practice.genes[kept],
-        practice.differences[:, :, kept],
-        *(getattr(practice, name)[:, kept] for name in ("mean", "expressed", "composition", "values", "counts")),
-    )
 
 
 def choose_gains(linear: LinearCorrection, validation: Sequence[Practice]) -> list[float]:
@@ -264,15 +252,14 @@ def choose_gains(linear: LinearCorrection, validation: Sequence[Practice]) -> li
     return [GAINS[best] for best in losses.argmin(axis=0)]
 
 
-def target_scales(
-    targets: np.ndarray[tuple[int, int], np.dtype[np.float32]], num_genes: int
-) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def target_scales(targets: NDArray[np.float32], num_genes: int) -> NDArray[np.float32]:
     """(3 G,) units in which errors of outputs are comparable.
 
-    Each output counts the same. Within a composition, an error counts more in a rare gene, as in the likelihood.
+    Each output counts the same. Within a composition, a relative error counts less in a rare gene, as in the likelihood.
     """
     variance = np.mean(np.square(targets), axis=0, dtype=np.float64).reshape(NUM_OUTPUTS, num_genes)
-    scales = np.repeat(np.sqrt(variance.mean(axis=1, keepdims=True)), num_genes, axis=1)
-    # The variance of a fraction is about proportional to the fraction.
-    scales[-1] = np.sqrt(np.maximum(np.sqrt(variance[-1] * variance[-1].mean()), 1e-3 * variance[-1].mean()))
-    return np.maximum(scales, 1e-9).astype(np.float32).ravel()
+    usual = variance.mean(axis=1, keepdims=True)
+    scales = np.sqrt(np.repeat(usual, num_genes, axis=1))
+    # The variance of the logarithm of a fraction is about proportional to 1 / fraction.
+    scales[-1] = np.sqrt(variance[-1] + 1e-3 * usual[-1])
+    return np.asarray(np.maximum(scales, 1e-9), dtype=np.float32).ravel()

@@ -5,12 +5,14 @@ Letters: Q hidden cells, P genes, S radii, F features.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from cifm_cli.evaluation.predictors.base import Baseline, Parameters
 from cifm_cli.inference.neighbourhood.blend import (
+    GRID,
     RADII,
     SHRINK,
     SPREAD,
@@ -48,16 +50,8 @@ class Blend(Baseline):
         self.shrink = shrink
 
     def parameter_grid(self) -> Sequence[Parameters]:
-        """Spread of the genes' weights around the shared ones, and penalty of the shared ones.
-
-        Large training regions determine the shared weights, and the penalty matters little. In small ones the widest
-        circles are alike everywhere in the region, so their weights are not determined and need it.
-        """
-        return [
-            {"spread": spread, "shrink": shrink}
-            for shrink in (1e-4, 0.01, 0.1)
-            for spread in (0.01, 0.03, 0.1, 0.3, 1.0)
-        ]
+        """Spread of the genes' weights around the shared ones, and penalty of the shared ones."""
+        return [{"spread": spread, "shrink": shrink} for spread, shrink in GRID]
 
     def fit(self, examples: TrainingFolds) -> Self:
         """Sum up the regressions of expression and of "is expressed", and fit the mixture of compositions."""
@@ -70,9 +64,10 @@ class Blend(Baseline):
 
     def predict(self, visible: VisibleCells, xy_um: Floats) -> Prediction:
         """See `Baseline`."""
-        parts = neighbour_means_in_parts(visible, xy_um)
+        chosen = (self.spread, self.shrink)
+        fitted = replace(self.fitted_, of_mean=chosen, of_expressed=chosen)
         return _concatenate(
-            self.fitted_.combine(means, visible.gene_stats, self.spread, self.shrink) for means in parts
+            fitted.combine(means, visible.gene_stats) for means in neighbour_means_in_parts(visible, xy_um)
         )
 
 

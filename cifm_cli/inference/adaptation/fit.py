@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from cifm_cli.inference.adaptation.practice import practice_tiles, stats_of
-from cifm_cli.inference.adaptation.regression import Predicted, choose, fit_regression
+from cifm_cli.inference.adaptation.regression import Predicted, choose, choose_blend, fit_regression
 from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, Refinement, SlideAdaptation
 from cifm_cli.inference.adaptation.state_pool import fit_state_pool, pool_inputs
 from cifm_cli.inference.hidden_tile import run_network
@@ -82,7 +82,7 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     sums = BlendSums(start.num_genes)
     for tile in practice:
         sums.add(tile.circles, tile.expression, tile.counts, tile.stats)
-    blend, stats = sums.fitted(), stats_of(totals)
+    blend, stats = choose_blend(sums.fitted(), tuning), stats_of(totals)
     regression = fit_regression([_predict(model, tile, parameters, blend) for tile in practice], stats)
     tuned = [_predict(model, tile, parameters, blend) for tile in tuning]
     choices = choose(regression, tuned, stats)

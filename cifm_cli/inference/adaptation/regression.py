@@ -9,7 +9,8 @@ Letters: M cells, P genes, F features of the regression.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,21 +23,24 @@ from cifm_cli.inference.adaptation.slide_adaptation import (
     mix,
     regression_features,
 )
+from cifm_cli.inference.neighbourhood.blend import GRID
 from cifm_cli.inference.neighbourhood.residuals import add_errors, errors, mean_features, parts_of, ridge_genes
 from cifm_cli.statistics.ridge import RidgeSums
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from cifm_cli.inference.adaptation.practice import PracticeTile
+    from cifm_cli.inference.neighbourhood.blend import FittedBlend
     from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
     from cifm_cli.inference.network_features import NetworkFeatures
     from cifm_cli.inference.prediction import Prediction
     from cifm_cli.statistics.ridge import RidgeSolver
 
     Values = NDArray[np.float32]
+    Parts = tuple[Values, Values]  # predicted errors of the blend, and differences of the network
 
 # In units of the mean variance of a feature; without a regression for the last
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, np.inf)
@@ -45,6 +49,8 @@ MAX_NETWORK_WEIGHT = 1.25  # in means
 COMPOSITION_FLOOR = (
     0.05  # fraction of the slide's composition in every expectation, as in the deviance of an evaluation
 )
+BATCH_CELLS = 256
+_SMALLEST_PROBABILITY = 1e-4
 _TINY = 1e-6
 
 
@@ -77,14 +83,20 @@ class FittedRegression:
     scale: FeatureScale  # of the network's features
     solver: RidgeSolver  # of (F, 6 P) coefficients
 
-    def predict(self, predicted: Predicted, penalty: float) -> tuple[Values, Values]:
-        """(M, 3 P) predicted errors of the blend, and predicted differences of the network; zero without regression."""
+    def predict(self, predicted: Sequence[Predicted], penalty: float) -> list[Parts]:
+        """Predicted errors of the blend, and predicted differences of the network, of each tile: (M, 3 P) each.
+
+        Both are zero for an infinite penalty.
+        """
         if np.isinf(penalty):
-            zeros = np.zeros((predicted.tile.num_cells, len(self.solver.y_mean) // 2), dtype=np.float32)
-            return zeros, zeros
-        x = _features(predicted, self.genes, self.scale)
-        of_blend, of_network = np.split(self.solver.predict(x, penalty), 2, axis=1)
-        return of_blend, of_network
+            shape = len(self.solver.y_mean) // 2
+            zeros = [np.zeros((each.tile.num_cells, shape), dtype=np.float32) for each in predicted]
+            return [(zero, zero) for zero in zeros]
+        # One product for all tiles: the coefficients of a large panel are read from memory only once.
+        x = np.concatenate([_features(each, self.genes, self.scale) for each in predicted])
+        ends = np.cumsum([each.tile.num_cells for each in predicted])[:-1]
+        both = np.split(self.solver.predict(x, penalty), ends)
+        return [(part[:, : part.shape[1] // 2], part[:, part.shape[1] // 2 :]) for part in both]
 
     def solve(self, choices: Sequence[Choice]) -> ErrorRegression:
         """The regression of the errors of the base prediction that was chosen, one choice for each output."""
@@ -101,6 +113,29 @@ class FittedRegression:
             coefficients[:, own] = solved[:, own] - weight * solved[:, other]
             intercept[own] = y_mean[own] - weight * y_mean[other] - self.solver.x_mean @ coefficients[:, own]
         return ErrorRegression(self.genes, self.scale, coefficients, intercept)
+
+
+def choose_blend(blend: FittedBlend, tuning: Sequence[PracticeTile]) -> FittedBlend:
+    """Choose the hyper-parameters of a blend: for means by squared error, for P(expressed) by log loss.
+
+    Args:
+        blend: The blend.
+        tuning: Tuning cells; without any the blend is returned as it is.
+
+    Returns:
+        The blend with the best of `neighbourhood.blend.GRID`.
+    """
+    losses = []
+    for pair in GRID if tuning else ():
+        candidate, of_mean, of_expressed = replace(blend, of_mean=pair, of_expressed=pair), 0.0, 0.0
+        for tile in tuning:
+            found, values = candidate.combine(tile.circles, tile.stats), tile.expression.toarray()
+            of_mean += float(np.square(values - found.mean).sum(dtype=np.float64))
+            of_expressed += _cross_entropy(found.expressed, values > 0)
+        losses.append((of_mean, of_expressed, pair))
+    if not losses:
+        return blend
+    return replace(blend, of_mean=min(losses)[2], of_expressed=min(losses, key=itemgetter(1))[2])
 
 
 def fit_regression(predicted: Sequence[Predicted], stats: GeneStats) -> FittedRegression:
@@ -120,8 +155,9 @@ def fit_regression(predicted: Sequence[Predicted], stats: GeneStats) -> FittedRe
     factor = np.sqrt(means.var(axis=0).mean()) / np.maximum(features.std(axis=0), np.float32(_TINY))
     scale = FeatureScale(features.mean(axis=0), factor.astype(np.float32))
     sums = RidgeSums(means.shape[1] + features.shape[1], 2 * len(OUTPUTS) * len(stats.mean))
-    for each in predicted:
-        sums.add(_features(each, genes, scale), np.concatenate(_targets(each), axis=1))
+    for batch in _batches(predicted):
+        x = np.concatenate([_features(each, genes, scale) for each in batch])
+        sums.add(x, np.concatenate([np.concatenate(_targets(each), axis=1) for each in batch]))
     return FittedRegression(genes, scale, sums.solver())
 
 
@@ -138,13 +174,25 @@ def choose(regression: FittedRegression, tuning: Sequence[Predicted], stats: Gen
     """
     best = [Choice(np.inf, 1.0, np.inf)] * len(OUTPUTS)
     for penalty in PENALTIES if tuning else ():
-        parts = [regression.predict(each, penalty) for each in tuning]
+        parts = regression.predict(tuning, penalty)
         weight, loss = _best_weight(tuning, parts)
         best[0] = min(best[0], Choice(loss, weight, penalty), Choice(_squared_error(tuning, parts, 0.0), 0.0, penalty))
         for weight in NETWORK_WEIGHTS:
             losses = _log_losses(tuning, parts, weight, stats)
             best[1:] = [min(own, Choice(loss, weight, penalty)) for own, loss in zip(best[1:], losses, strict=True)]
     return best
+
+
+def _batches(predicted: Sequence[Predicted]) -> Iterator[list[Predicted]]:
+    """Join small tiles: the sums of a large panel are as expensive for one cell as for hundreds."""
+    batch: list[Predicted] = []
+    for each in predicted:
+        batch.append(each)
+        if sum(one.tile.num_cells for one in batch) >= BATCH_CELLS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _features(predicted: Predicted, genes: NDArray[np.int64], scale: FeatureScale) -> Values:
@@ -159,14 +207,14 @@ def _targets(predicted: Predicted) -> tuple[Values, Values]:
     return of_blend, of_blend - errors(tile.expression, tile.counts, predicted.network)
 
 
-def _mean_errors(predicted: Predicted, part: tuple[Values, Values]) -> tuple[Values, Values]:
+def _mean_errors(predicted: Predicted, part: Parts) -> tuple[Values, Values]:
     """(M, P) what is left of the errors of the blend in the mean, and of the network's differences."""
     num_genes = predicted.blend.mean.shape[1]
     left = predicted.tile.expression.toarray() - predicted.blend.mean - part[0][:, :num_genes]
     return left, predicted.network.mean - predicted.blend.mean - part[1][:, :num_genes]
 
 
-def _best_weight(tuning: Sequence[Predicted], parts: Sequence[tuple[Values, Values]]) -> tuple[float, float]:
+def _best_weight(tuning: Sequence[Predicted], parts: Sequence[Parts]) -> tuple[float, float]:
     """Weight of the network with the least squared error of the mean, and this error."""
     product = norm = 0.0
     for predicted, part in zip(tuning, parts, strict=True):
@@ -177,7 +225,7 @@ def _best_weight(tuning: Sequence[Predicted], parts: Sequence[tuple[Values, Valu
     return weight, _squared_error(tuning, parts, weight)
 
 
-def _squared_error(tuning: Sequence[Predicted], parts: Sequence[tuple[Values, Values]], weight: float) -> float:
+def _squared_error(tuning: Sequence[Predicted], parts: Sequence[Parts], weight: float) -> float:
     """Sum of squared errors of the mean."""
     total = 0.0
     for predicted, part in zip(tuning, parts, strict=True):
@@ -186,8 +234,14 @@ def _squared_error(tuning: Sequence[Predicted], parts: Sequence[tuple[Values, Va
     return total
 
 
+def _cross_entropy(probability: Values, actual: NDArray[np.bool_]) -> float:
+    """Sum of the cross-entropies of probabilities, which are kept away from 0 and 1."""
+    kept = np.clip(probability, _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
+    return -float(np.log(np.where(actual, kept, 1 - kept)).sum(dtype=np.float64))
+
+
 def _log_losses(
-    tuning: Sequence[Predicted], parts: Sequence[tuple[Values, Values]], weight: float, stats: GeneStats
+    tuning: Sequence[Predicted], parts: Sequence[Parts], weight: float, stats: GeneStats
 ) -> tuple[float, float]:
     """Sums of the cross-entropies of P(expressed), and of the composition per count."""
     of_expressed = of_composition = 0.0
@@ -196,9 +250,7 @@ def _log_losses(
         base = mix(predicted.blend, predicted.network, (weight, weight, weight))
         refined = add_errors(base, of_blend - np.float32(weight) * of_network, FLOOR)
         _, expressed, composition = parts_of(refined)
-        probability = np.clip(expressed, _TINY, 1 - _TINY)
-        is_expressed = predicted.tile.expression.toarray() > 0
-        of_expressed -= float(np.log(np.where(is_expressed, probability, 1 - probability)).sum(dtype=np.float64))
+        of_expressed += _cross_entropy(expressed, predicted.tile.expression.toarray() > 0)
         counts = predicted.tile.counts.tocoo()
         expected = (1 - COMPOSITION_FLOOR) * composition + COMPOSITION_FLOOR * usual
         of_counts = np.log(np.maximum(expected[counts.row, counts.col], _TINY**2))

@@ -9,7 +9,7 @@ Letters: Q hidden cells, P genes, S radii.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +34,10 @@ RADII = (1.0, 2.0, 4.0, 8.0, 16.0)  # of the circles, in radii of the graph
 # With the squares of the widest circle, which extend beyond it
 REACH_RADII = 20.0
 SPREAD, SHRINK = 0.1, 0.01  # near the best on large and small tissues
+# Spread of the genes' weights around the shared ones, and penalty of the shared ones. Large regions determine the shared
+# weights, and the penalty matters little. In small ones the widest circles are alike everywhere in the region, so their
+# weights are not determined and need it.
+GRID = tuple((spread, shrink) for shrink in (1e-4, 0.01, 0.1) for spread in (0.01, 0.03, 0.1, 0.3, 1.0))
 _NUM_EM_STEPS = 50
 _VALUES_AT_ONCE = 1_000_000  # cells times genes whose neighbour means are in memory together
 _SMALL = 1e-9
@@ -85,12 +89,16 @@ class FittedBlend:
     mean: LeastSquaresSums  # regressions of expression
     expressed: LeastSquaresSums  # regressions of "is expressed"
     mixture: Floats  # (S + 1,) weights of the compositions of the circles, and of the slide as a whole
+    # spread and shrink of mean and P(expressed), see `LeastSquaresSums.weights`
+    of_mean: tuple[float, float] = (SPREAD, SHRINK)
+    of_expressed: tuple[float, float] = (SPREAD, SHRINK)
+    _weights: dict[tuple[str, float, float], Values] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def combine(
-        self, means: Sequence[Prediction], stats: GeneStats, spread: float = SPREAD, shrink: float = SHRINK
-    ) -> Prediction:
-        """Weight the neighbour means of some places, one prediction for each radius; see `LeastSquaresSums.weights`."""
-        of_mean, of_expressed = (sums.weights(spread, shrink) for sums in (self.mean, self.expressed))
+    def combine(self, means: Sequence[Prediction], stats: GeneStats) -> Prediction:
+        """Weight the neighbour means of some places, one prediction for each radius."""
+        of_mean, of_expressed = self._solve("mean", *self.of_mean), self._solve("expressed", *self.of_expressed)
         mean = _weighted_differences([part.mean for part in means], of_mean, stats.mean)
         expressed = _weighted_differences([part.expressed for part in means], of_expressed, stats.fraction)
         composition = np.tile((self.mixture[-1] * stats.composition).astype(np.float32), (len(mean), 1))
@@ -98,6 +106,13 @@ class FittedBlend:
             if part.composition is not None:
                 composition += np.float32(weight) * part.composition
         return Prediction(mean, np.minimum(expressed, 1), composition)
+
+    def _solve(self, side: str, spread: float, shrink: float) -> Values:
+        """(S, P) weights, solved once for every pair of hyper-parameters."""
+        if (side, spread, shrink) not in self._weights:
+            sums = self.mean if side == "mean" else self.expressed
+            self._weights[side, spread, shrink] = sums.weights(spread, shrink)
+        return self._weights[side, spread, shrink]
 
 
 class BlendSums:
