@@ -101,7 +101,7 @@ def evaluate(
         >>> evaluation.paired.query("metric == 'spearman_cell' and genes == 'all'")
     """
     check_arguments(region, num_folds, adapt)
-    models, adatas = _named_models(model), named_slides(data)
+    models, adatas = _named_models(model, adapt), named_slides(data)
     slides = {name: open_with_split(adata, layer, radius_um, name) for name, adata in adatas.items()}
     config = EvaluateConfig(
         region=region or "",
@@ -170,7 +170,7 @@ def _per_cell(
     return table.iloc[np.argsort(row, kind="stable")]
 
 
-def _named_models(given: Model | Sequence[Model] | Mapping[str, Model]) -> list[ModelPredictor]:
+def _named_models(given: Model | Sequence[Model] | Mapping[str, Model], adapt: Adapt) -> list[ModelPredictor]:
     """Predictors of the models; the first is called `model`, the others `model:NAME`."""
     if isinstance(given, Mapping):
         models = {name: load(model) for name, model in given.items()}
@@ -186,6 +186,6 @@ def _named_models(given: Model | Sequence[Model] | Mapping[str, Model]) -> list[
     if not models:
         raise CifmError("no model to evaluate", "give at least one model")
     return [
-        ModelPredictor(MODEL if position == 0 else f"{MODEL}:{name}", model)
+        ModelPredictor(MODEL if position == 0 else f"{MODEL}:{name}", model, adapt)
         for position, (name, model) in enumerate(models.items())
     ]

@@ -77,7 +77,7 @@ def embed(
         raise CifmError(f"levels: {', '.join(sorted(unknown)) if levels else 'none'}", f"known are {', '.join(SLOTS)}")
     check_adapt(adapt)
     opened = open_adata(adata, layer, radius_um)
-    loaded, slide = open_adapted(load(model), opened.slide, adapt, seed)
+    loaded, slide = open_adapted(load(model), opened.slide, adapt, seed, profiles_only=True)
     embeddings = embed_cells(loaded, slide, [level for level in SLOTS if level in levels])
     result = adata.copy() if copy else adata
     for level, values in embeddings.items():

@@ -32,7 +32,7 @@ def predict(
     from cifm_cli.inference.adaptation.option import adaptation_facts, open_adapted
     from cifm_cli.inference.loaded_model import load_model
     from cifm_cli.inference.predict import point_estimate
-    from cifm_cli.inference.predict_slide import predict_blocks, predict_locations
+    from cifm_cli.inference.predict_slide import count_far, predict_blocks, predict_locations
     from cifm_cli.report import terminal
 
     (path,) = workspace.slide_paths([slide])[:1]
@@ -42,7 +42,10 @@ def predict(
     locations_um = None if at is None else read_locations(at)
     target = out or Path("predicted", path.name)
     predicted.require_other_file(target, path)
-    loaded, tissue = open_adapted(loaded, open_slide(path), adapt, seed)
+    tissue = open_slide(path)
+    if locations_um is not None:  # before the adaptation
+        count_far(tissue.with_radius(loaded.checkpoint.recipe.data.radius_um), locations_um)
+    loaded, tissue = open_adapted(loaded, tissue, adapt, seed)
     columns = loaded.panel(tissue).columns
     facts = {"form": form.value, "threshold": threshold if form is own.Form.GATED else None}
     about = {**facts, **adaptation_facts(loaded, adapt, seed)}

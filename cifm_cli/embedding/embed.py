@@ -103,7 +103,7 @@ def embed_slides(
         require_other_file(target, path)
     described: dict[str, Any] = {}
     for path, target in targets.items():
-        adapted, slide = open_adapted(model, open_slide(path), adapt, seed)
+        adapted, slide = open_adapted(model, open_slide(path), adapt, seed, profiles_only=True)
         origin = _origin(adapted, path, slide.radius_um, adaptation_facts(adapted, adapt, seed))
         described[file_name(path)] = _embed_slide(adapted, slide, levels, target, origin, num_processes)
     return described

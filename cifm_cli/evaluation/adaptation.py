@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cifm_cli.inference.adaptation.fit import AdaptationData, fit_adaptation
+from cifm_cli.inference.adaptation.fit import AdaptationData, adapt_profiles, fit_adaptation
 from cifm_cli.inference.adaptation.practice import PracticeFold
 
 if TYPE_CHECKING:
@@ -34,8 +34,12 @@ def adapted_model(name: str, model: LoadedModel, dataset: EvaluationDataset, fol
                 del dataset.adapted_models[old]
         slide = dataset.slide_at(model.checkpoint.recipe.data.radius_um)
         rows, practice = dataset.practice_folds(fold)
-        data = AdaptationData(rows, practice, _tuning_folds(dataset, fold), dataset.seed)
-        dataset.adapted_models[key] = fit_adaptation(model, slide, data)
+        if practice:
+            data = AdaptationData(rows, practice, _tuning_folds(dataset, fold), dataset.seed)
+            adapted = fit_adaptation(model, slide, data)
+        else:  # the whole training region is hidden; baselines then have the statistics of the visible cells, too
+            adapted = adapt_profiles(model, slide, rows if len(rows) else fold.visible, dataset.seed)
+        dataset.adapted_models[key] = adapted
     return dataset.adapted_models[key]
 
 

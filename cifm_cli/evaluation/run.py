@@ -85,6 +85,7 @@ def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) ->
         precision=first.precision,
         models={model.name: path_text(run) for model, run in zip(models, config.models, strict=True)},
         region=config.region,
+        adapt=config.adapt,
         annotator=config.annotator,
     )
     digests = {file_name(path): origin["inputs"][path_text(path)] for path in config.slides}

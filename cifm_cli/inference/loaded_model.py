@@ -67,7 +67,10 @@ class LoadedModel:
     def copied_to(self, device: torch.device) -> LoadedModel:
         """A copy of the model on another device, with its adaptation."""
         network = copy.deepcopy(self.checkpoint.network).to(device)
-        return replace(self, checkpoint=replace(self.checkpoint, network=network), device=device)
+        adaptation = self.adaptation
+        if adaptation:
+            adaptation = replace(adaptation, parameters=adaptation.parameters.to(device))
+        return replace(self, checkpoint=replace(self.checkpoint, network=network), device=device, adaptation=adaptation)
 
     def slide_notes(self, slide: Slide) -> list[str]:
         """Warnings about a slide that differs from those the model was trained on.

@@ -102,14 +102,7 @@ def predict_locations(
     Raises:
         CifmError: No location is near the tissue, or slide and model share no gene.
     """
-    # Coordinates in pixels or of another slide would otherwise give plausible predictions from no neighbour.
-    distance_um, _ = cKDTree(slide.xy_um).query(locations_um)
-    num_far = int((distance_um > slide.radius_um).sum())
-    if num_far == len(locations_um):
-        raise CifmError(
-            f"no cell of {slide.name} is within {slide.radius_um:g} um of any location",
-            "locations are micrometres in the slide's own coordinates, not pixels",
-        )
+    num_far = count_far(slide, locations_um)
     if num_far:
         message = "%d of %d locations have no cell within %g um: little to infer from"
         logger.warning(message, num_far, len(locations_um), slide.radius_um)
@@ -121,6 +114,23 @@ def predict_locations(
     rounds = [queries[indices] for indices in split_far_apart(locations_um, apart_um)]
     predictions = [predict_cells(model, larger, visible, rows, advance) for rows in rounds]
     return Prediction.concatenate(predictions, np.argsort(np.concatenate(rounds)))
+
+
+def count_far(slide: Slide, locations_um: NDArray[np.float64]) -> int:
+    """Number of (Q, 2) locations that have no cell of a slide within its radius.
+
+    Raises:
+        CifmError: No location is near the tissue.
+    """
+    # Coordinates in pixels or of another slide would otherwise give plausible predictions from no neighbour.
+    distance_um, _ = cKDTree(slide.xy_um).query(locations_um)
+    num_far = int((distance_um > slide.radius_um).sum())
+    if num_far == len(locations_um):
+        raise CifmError(
+            f"no cell of {slide.name} is within {slide.radius_um:g} um of any location",
+            "locations are micrometres in the slide's own coordinates, not pixels",
+        )
+    return num_far
 
 
 def split_far_apart(locations_um: NDArray[np.float64], apart_um: float) -> list[Rows]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,13 +45,25 @@ def test_the_order_of_the_cells_has_no_effect(adata: ad.AnnData, plain: ad.AnnDa
     cifm.embed(adata, model)
     cifm.embed(plain, model, radius_um=20.0)
     assert np.array_equal(adata[plain.obs_names].obsm["X_cifm"], plain.obsm["X_cifm"])
-    cifm.predict(adata, model)
-    cifm.predict(plain, model, radius_um=20.0)
+    # Without the regions of a prepared slide, an adaptation chooses its weights on other cells.
+    cifm.predict(adata, model, adapt="none")
+    cifm.predict(plain, model, adapt="none", radius_um=20.0)
     assert np.array_equal(adata[plain.obs_names].layers["cifm_mean"], plain.layers["cifm_mean"])
     cifm.annotate(adata)
     cifm.annotate(plain, layer="counts")
     types = adata.obs["cifm_cell_type"].astype(str)[plain.obs_names]
     assert types.tolist() == plain.obs["cifm_cell_type"].astype(str).tolist()
+
+
+def test_the_order_of_the_cells_has_no_effect_on_the_adaptation(adata: ad.AnnData, model: cifm.LoadedModel) -> None:
+    shuffled = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
+    cifm.predict(adata, model)
+    cifm.predict(shuffled, model)
+    assert np.array_equal(adata[shuffled.obs_names].layers["cifm_mean"], shuffled.layers["cifm_mean"])
+    as_trained = cifm.predict(adata, model, adapt="none", copy=True)
+    assert not np.array_equal(as_trained.layers["cifm_mean"], adata.layers["cifm_mean"])
+    assert model.adaptation is None
+    assert json.loads(adata.uns["cifm"]["prediction"])["adaptation"]["cells"] == adata.n_obs
 
 
 def test_a_trajectory_keeps_the_order_and_the_names_of_the_caller(plain: ad.AnnData, model: cifm.LoadedModel) -> None:
@@ -140,14 +153,17 @@ def test_a_gene_that_the_model_does_not_know_is_nan(adata: ad.AnnData, model: ci
     vocabulary = tuple(f"ENSG9{5:010d}" if gene == lost else gene for gene in model.checkpoint.vocabulary)
     other = replace(model, checkpoint=replace(model.checkpoint, vocabulary=vocabulary))
     column = adata.var_names.get_loc(lost)
-    cifm.predict(adata, other)
+    cifm.predict(adata, other, adapt="none")
     for layer in ("cifm_mean", "cifm_expressed"):
         unknown = np.isnan(adata.layers[layer]).all(axis=0)
         assert np.flatnonzero(unknown).tolist() == [column]
         assert np.isfinite(adata.layers[layer][:, ~unknown]).all()
-    predicted = cifm.predict(adata, other, at=adata.obsm["spatial"][:2])
+    predicted = cifm.predict(adata, other, at=adata.obsm["spatial"][:2], adapt="none")
     assert lost not in predicted.var_names
     assert predicted.shape == (2, adata.n_vars - 1)
+    adapted = cifm.predict(adata, other, at=adata.obsm["spatial"][:2])
+    assert adapted.var_names.equals(adata.var_names)
+    assert np.isfinite(adapted.X).all()
 
 
 def test_an_evaluation_is_a_set_of_tables(plain: ad.AnnData, model: cifm.LoadedModel) -> None:

@@ -261,7 +261,7 @@ def test_several_slides_are_averaged(cifm: Callable, workspace: Path) -> None:
     # The same cells in another file: recognised by their counts.
     warnings = metrics["slides"]["other"]["warnings"]
     assert any("of the scored cells were train cells of the model, in its slide tissue" in each for each in warnings)
-    assert "cross-sample, zero-shot: the model was trained on other slides" in page
+    assert "cross-sample, adapted: the model was trained on other slides" in page
     assert (
         f"{metrics['slides']['tissue']['scenario']['model']['trained_cells_scored']:,} of the scored cells were" in page
     )

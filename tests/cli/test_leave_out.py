@@ -100,7 +100,7 @@ def test_every_slide_is_evaluated_with_a_model_of_the_other_samples(evaluated: d
     assert list(evaluated["slides"]) == ["a1", "b1", "c1"]
     for name, facts in evaluated["slides"].items():
         scenario = facts["scenario"]["model"]
-        assert (scenario["name"], scenario["adaptation"]) == ("cross-sample", "zero-shot")
+        assert (scenario["name"], scenario["adaptation"]) == ("cross-sample", "adapted")
         assert scenario["trained_on"] == [other for other in SAMPLES if other != name]
         assert scenario["trained_cells_scored"] == 0
         assert facts["checks"]["models"]["model"]["trained_cells"] == 0

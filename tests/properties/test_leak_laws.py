@@ -13,12 +13,13 @@ from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
 from cifm_cli.evaluation.examples import Example, TrainingFolds
-from cifm_cli.evaluation.fold_plan import FoldPlanner
+from cifm_cli.evaluation.fold_plan import FoldPlan, FoldPlanner
 from cifm_cli.evaluation.folds import BLOCK_RADII, DEFAULT_KINDS, Fold, distance_to_visible, hidden_rows, make_folds
 from cifm_cli.evaluation.predictors.base import BaselinePredictor, ModelPredictor, Parameters, Predictor, predict_folds
 from cifm_cli.evaluation.predictors.local_averages import NeighbourhoodAverage
 from cifm_cli.evaluation.predictors.registry import all_baselines
 from cifm_cli.evaluation.predictors.regression import Blend
+from cifm_cli.inference.adaptation.fit import AdaptationData, adapt_profiles, fit_adaptation
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
@@ -70,6 +71,18 @@ class LeakyTraining(BaselinePredictor):
         return examples.fitted(self.baseline).predict(visible, xy_um)
 
 
+@dataclass(frozen=True)
+class LeakyAdaptation(ModelPredictor):
+    """A predictor that leaks: its model is adapted to all cells of the slide, also to those that are scored."""
+
+    def model_for(self, dataset: EvaluationDataset, fold: Fold) -> LoadedModel:
+        slide = dataset.slide_at(self.model.checkpoint.recipe.data.radius_um)
+        everything, (_, practice) = np.arange(slide.num_cells), dataset.practice_folds(fold)
+        if not practice:
+            return adapt_profiles(self.model, slide, everything, dataset.seed)
+        return fit_adaptation(self.model, slide, AdaptationData(everything, practice, [], dataset.seed))
+
+
 def with_other_hidden_cells(slide: Slide, hidden: np.ndarray) -> Slide:
     """Return the slide with the counts of the hidden cells permuted across cells and genes, and tripled."""
     generator = numpy_generator(SEED, "hidden counts")
@@ -104,15 +117,28 @@ CASES = [
 ]
 
 
+def plan_folds(dataset: EvaluationDataset, geometry: str, region: str) -> FoldPlan:
+    """The folds of `cifm evaluate`; those of tuning are also for adaptation."""
+    plan = FoldPlanner(dataset, region, "validation").plan(geometry)
+    dataset.tuning_folds[geometry] = plan.tuning
+    return plan
+
+
 def scored_folds(dataset: EvaluationDataset, geometry: str, region: str) -> list[Fold]:
     """The folds that `cifm evaluate` scores."""
-    return FoldPlanner(dataset, region, "validation").plan(geometry).scored
+    return plan_folds(dataset, geometry, region).scored
+
+
+def all_predictors(model: LoadedModel) -> list[Predictor]:
+    """The model as trained, the model adapted to the slide, and all baselines."""
+    models = (ModelPredictor("model", model), ModelPredictor("model:adapted", model, adapt="slide"))
+    return [*models, *map(BaselinePredictor, all_baselines())]
 
 
 @pytest.mark.parametrize(("geometry", "region"), CASES)
 def test_no_prediction_depends_on_hidden_cells(slide: Slide, model: LoadedModel, geometry: str, region: str) -> None:
     dataset = open_dataset(slide, [model], SEED)
-    predictors = [ModelPredictor("model", model), *map(BaselinePredictor, all_baselines())]
+    predictors = all_predictors(model)
     for fold in scored_folds(dataset, geometry, region)[:1]:
         assert [predictor.name for predictor in predictors if leaks(predictor, dataset, fold)] == []
 
@@ -124,7 +150,7 @@ def test_no_prediction_depends_on_hidden_cells_of_part_of_a_region(
     monkeypatch.setattr("cifm_cli.evaluation.fold_plan.MAX_VISIBLE_COUNTS", 0)
     monkeypatch.setattr("cifm_cli.evaluation.fold_plan.MAX_VALUES", 40 * slide.num_genes)
     dataset = open_dataset(slide, [model], SEED)
-    predictors = [ModelPredictor("model", model), *map(BaselinePredictor, all_baselines())]
+    predictors = all_predictors(model)
     folds = scored_folds(dataset, geometry, region)
     assert sum(len(fold.hidden) for fold in folds) <= 40
     for fold in folds[:2]:
@@ -137,6 +163,15 @@ def test_no_prediction_depends_on_hidden_cells_of_part_of_a_region(
 )
 def test_a_leak_is_detected(slide: Slide, model: LoadedModel, predictor: Predictor, geometry: str, region: str) -> None:
     dataset = open_dataset(slide, [model], SEED)
+    assert leaks(predictor, dataset, scored_folds(dataset, geometry, region)[0])
+
+
+@pytest.mark.parametrize(("geometry", "region"), CASES)
+def test_an_adaptation_to_hidden_cells_is_detected(
+    slide: Slide, model: LoadedModel, geometry: str, region: str
+) -> None:
+    dataset = open_dataset(slide, [model], SEED)
+    predictor = LeakyAdaptation("leaky_adaptation", model, adapt="slide")
     assert leaks(predictor, dataset, scored_folds(dataset, geometry, region)[0])
 
 
@@ -158,9 +193,9 @@ def test_no_cell_is_used_for_both_tuning_and_scoring(
 @pytest.mark.parametrize(("geometry", "region"), [("scattered", "test"), ("region", "test"), *CASES[-2:]])
 def test_tuning_does_not_depend_on_scored_cells(slide: Slide, model: LoadedModel, geometry: str, region: str) -> None:
     dataset = open_dataset(slide, [model], SEED)
-    plan = FoldPlanner(dataset, region, "validation").plan(geometry)
+    plan = plan_folds(dataset, geometry, region)
     other = replace(dataset, slide=with_other_hidden_cells(dataset.slide, hidden_rows(plan.scored)))
-    for predictor in (ModelPredictor("model", model), *map(BaselinePredictor, all_baselines())):
+    for predictor in all_predictors(model):
         parameters = predictor.parameter_grid()[0]
         first, second = (predict_folds(predictor, tissue, plan.tuning, parameters) for tissue in (dataset, other))
         assert np.array_equal(first.mean, second.mean), predictor.name
@@ -261,7 +296,7 @@ def test_cells_of_other_regions_are_not_visible(slide: Slide, model: LoadedModel
     dataset = open_dataset(slide, [model], SEED)
     other = replace(dataset, slide=with_other_hidden_cells(dataset.slide, slide.region("validation")))
     fold = folds_of(dataset.slide, "scattered")[0]
-    for predictor in (ModelPredictor("model", model), *map(BaselinePredictor, all_baselines())):
+    for predictor in all_predictors(model):
         parameters = predictor.parameter_grid()[0]
         first, second = (predictor.predict(tissue, fold, parameters) for tissue in (dataset, other))
         assert np.array_equal(first.mean, second.mean), predictor.name

@@ -29,7 +29,9 @@ def can_adapt(model: LoadedModel) -> bool:
     return model.checkpoint.network.pooled is not None
 
 
-def open_adapted(model: LoadedModel, slide: Slide, adapt: Adapt, seed: int) -> tuple[LoadedModel, Slide]:
+def open_adapted(
+    model: LoadedModel, slide: Slide, adapt: Adapt, seed: int, *, profiles_only: bool = False
+) -> tuple[LoadedModel, Slide]:
     """Set the radius of a slide to that of a model, adapt the model to it where this is asked for, and log notes.
 
     Args:
@@ -38,6 +40,7 @@ def open_adapted(model: LoadedModel, slide: Slide, adapt: Adapt, seed: int) -> t
         adapt: `slide`, or `none` to use the model as trained. A model in which nothing depends on the slide is used as trained
             in both cases.
         seed: Seed of the cells that are hidden for practice.
+        profiles_only: Fit only what embeddings depend on, see `adapt_to_slide`.
 
     Returns:
         The model for this slide, and the slide at the radius of the model.
@@ -52,7 +55,7 @@ def open_adapted(model: LoadedModel, slide: Slide, adapt: Adapt, seed: int) -> t
         logger.info("nothing to adapt in a model with the objective balanced_mse: it is used as trained")
     elif adapt == SLIDE:
         logger.info(f"adapting the model to {slide.name} ({slide.num_cells:,} cells)")
-        chosen = adapt_to_slide(model, fitted, seed)
+        chosen = adapt_to_slide(model, fitted, seed, profiles_only=profiles_only)
         new = chosen.panel(slide).num_genes - known
         if new:
             logger.info(
