@@ -111,7 +111,7 @@ class ResidualHead(nn.Module):
         z = self.features(h) + self.means(means) + self.states.read(roots, states) + self.amount(amount)
         z = self.dropout(functional.silu(z))
         z = self.dropout(functional.silu(self.hidden(z)) + z)
-        mean, logit, composition, state = self.smoother(terms, frequencies, slide, genes)
+        smoothed = mean, logit, composition, state = self.smoother(terms, frequencies, slide, genes)
         if self.linear:
             linear = self.linear[0](differences, genes)
             mean, logit, composition = mean + linear.mean, logit + linear.logit, composition + linear.composition
@@ -126,4 +126,7 @@ class ResidualHead(nn.Module):
             profiles=slide.state_profiles,
             features=z,
             frequencies=frequencies,
+            smoothed_magnitude=smoothed[0],
+            smoothed_logit=smoothed[1],
+            smoothed_composition=smoothed[2],
         )

@@ -29,6 +29,10 @@ class Output(NamedTuple):
     features: Tensor | None = None
     # (M, T, K) frequency of each cell state around a cell, for each term of the smoother; None for the head of the paper
     frequencies: Tensor | None = None
+    # magnitude, logit and composition of the smoother alone, before all corrections; None for the head of the paper
+    smoothed_magnitude: Tensor | None = None
+    smoothed_logit: Tensor | None = None
+    smoothed_composition: Tensor | None = None
 
 
 def mean_output(outputs: Sequence[Output]) -> Output:

@@ -1,9 +1,10 @@
 """Fit of a slide adaptation, in closed form.
 
 1. Profiles, cell states and the blends of the smoother are those of the slide (`SlideParameters`).
-2. The base prediction is a blend of neighbour means plus a multiple of what the network predicts differently.
-3. A ridge regression predicts its errors from the neighbour means and the features of the network. With the network's
-   weight at zero this is the baseline `ridge` fitted to the slide; with a high penalty it is the base prediction.
+2. The base prediction is a blend of neighbour means, plus a multiple of what the smoother predicts differently, plus a
+   multiple of the network's correction of the smoother.
+3. A ridge regression predicts its errors from the neighbour means and the features of the network. With both
+   multiples at zero this is the baseline `ridge` fitted to the slide; with a high penalty it is the base prediction.
 4. The probabilities of the cell states are recalibrated.
 
 Weights and penalties are chosen on tuning cells, which are in none of the fits.
@@ -92,10 +93,8 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
         "tuning_cells": sum(tile.num_cells for tile in tuning),
         "tuned": {output: choice.to_json() for output, choice in zip(OUTPUTS, choices, strict=True)},
     }
-    mean, expressed, composition = (choice.weight for choice in choices)
-    refinement = Refinement(
-        blend, (mean, expressed, composition), regression.solve(choices), _fit_states(tuned, parameters)
-    )
+    weights = tuple(choice.weights for choice in choices)
+    refinement = Refinement(blend, weights, regression.solve(choices), _fit_states(tuned, parameters))
     return replace(model, adaptation=SlideAdaptation(parameters, stats, refinement, facts))
 
 

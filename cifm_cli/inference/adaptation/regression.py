@@ -1,8 +1,8 @@
 """Base prediction and regression of a slide adaptation: sums over practice cells, and the choice on tuning cells.
 
-Two things are regressed on the same features: the errors of the blend, and what the network predicts differently. The
-errors of a base prediction with the weight s of the network are the former minus s times the latter, and so is their
-regression. Every weight and penalty is therefore solved without reading a cell again.
+Three things are regressed on the same features: the errors of the blend, what the smoother predicts differently from it,
+and what the network predicts differently from the smoother. The errors of a base prediction are the first minus multiples
+of the others, and so is their regression. All weights and penalties are therefore solved without reading a cell again.
 
 Letters: M cells, P genes, F features of the regression.
 """
@@ -10,6 +10,7 @@ Letters: M cells, P genes, F features of the regression.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,7 @@ from cifm_cli.inference.adaptation.slide_adaptation import (
     OUTPUTS,
     ErrorRegression,
     FeatureScale,
+    Weights,
     mix,
     regression_features,
 )
@@ -40,18 +42,19 @@ if TYPE_CHECKING:
     from cifm_cli.statistics.ridge import RidgeSolver
 
     Values = NDArray[np.float32]
-    Parts = tuple[Values, Values]  # predicted errors of the blend, and differences of the network
+    Parts = list[Values]  # errors of the blend, differences of the smoother, corrections of the network: (M, 3 P) each
 
 # In units of the mean variance of a feature; without a regression for the first
 PENALTIES = (np.inf, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
-NETWORK_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # in probabilities and compositions
-MAX_NETWORK_WEIGHT = 1.25  # in means
-COMPOSITION_FLOOR = (
-    0.05  # fraction of the slide's composition in every expectation, as in the deviance of an evaluation
-)
+WEIGHTS = (0.0, 0.5, 1.0)  # of smoother and correction in probabilities and compositions
+MAX_WEIGHT = 1.5  # in means
+NUM_PARTS = 3
+# Fraction of the slide's composition in every expectation, as in the deviance of an evaluation
+COMPOSITION_FLOOR = 0.05
 BATCH_CELLS = 256
 _SMALLEST_PROBABILITY = 1e-4
 _TINY = 1e-6
+_RIDGE = 1e-6
 
 
 class Predicted(NamedTuple):
@@ -67,52 +70,59 @@ class Choice(NamedTuple):
     """A candidate for one output."""
 
     loss: float  # on the tuning cells
-    weight: float  # of the network in the base prediction
+    weights: Weights  # in the base prediction
     penalty: float  # of the regression
 
     def to_json(self) -> dict[str, float | None]:
         """For the provenance."""
-        return {"network": round(self.weight, 4), "penalty": None if np.isinf(self.penalty) else self.penalty}
+        return {
+            "smoother": round(self.weights.smoother, 4),
+            "correction": round(self.weights.correction, 4),
+            "penalty": None if np.isinf(self.penalty) else self.penalty,
+        }
 
 
 @dataclass(frozen=True)
 class FittedRegression:
-    """Regression of the errors of the blend, and of what the network predicts differently."""
+    """Regression of the `Parts`."""
 
     genes: NDArray[np.int64]  # genes whose neighbour means are features
     scale: FeatureScale  # of the network's features
-    solver: RidgeSolver  # of (F, 6 P) coefficients
+    solver: RidgeSolver  # of (F, 9 P) coefficients
 
     def predict(self, predicted: Sequence[Predicted], penalty: float) -> list[Parts]:
-        """Predicted errors of the blend, and predicted differences of the network, of each tile: (M, 3 P) each.
-
-        Both are zero for an infinite penalty.
-        """
+        """Predicted parts of each tile; zero for an infinite penalty."""
+        num_targets = len(self.solver.y_mean)
         if np.isinf(penalty):
-            shape = len(self.solver.y_mean) // 2
-            zeros = [np.zeros((each.tile.num_cells, shape), dtype=np.float32) for each in predicted]
-            return [(zero, zero) for zero in zeros]
+            zeros = [np.zeros((each.tile.num_cells, num_targets // NUM_PARTS), np.float32) for each in predicted]
+            return [[zero] * NUM_PARTS for zero in zeros]
         # One product for all tiles: the coefficients of a large panel are read from memory only once.
         x = np.concatenate([_features(each, self.genes, self.scale) for each in predicted])
         ends = np.cumsum([each.tile.num_cells for each in predicted])[:-1]
-        both = np.split(self.solver.predict(x, penalty), ends)
-        return [(part[:, : part.shape[1] // 2], part[:, part.shape[1] // 2 :]) for part in both]
+        return [np.split(of_tile, NUM_PARTS, axis=1) for of_tile in np.split(self.solver.predict(x, penalty), ends)]
 
     def solve(self, choices: Sequence[Choice]) -> ErrorRegression:
         """The regression of the errors of the base prediction that was chosen, one choice for each output."""
-        num_genes, num_features = len(self.solver.y_mean) // (2 * len(OUTPUTS)), len(self.solver.x_mean)
+        num_genes, num_features = len(self.solver.y_mean) // (NUM_PARTS * len(OUTPUTS)), len(self.solver.x_mean)
         coefficients = np.zeros((num_features, len(OUTPUTS) * num_genes), dtype=np.float32)
         intercept = np.zeros(len(OUTPUTS) * num_genes, dtype=np.float32)
         for number, choice in enumerate(choices):
             if np.isinf(choice.penalty):
                 continue
             own = slice(number * num_genes, (number + 1) * num_genes)
-            other = slice(own.start + len(intercept), own.stop + len(intercept))
+            parts = [
+                slice(own.start + part * len(intercept), own.stop + part * len(intercept)) for part in range(NUM_PARTS)
+            ]
             solved, y_mean = self.solver.coefficients(choice.penalty), self.solver.y_mean
-            weight = np.float32(choice.weight)
-            coefficients[:, own] = solved[:, own] - weight * solved[:, other]
-            intercept[own] = y_mean[own] - weight * y_mean[other] - self.solver.x_mean @ coefficients[:, own]
+            coefficients[:, own] = _errors_left([solved[:, part] for part in parts], choice.weights)
+            y = _errors_left([y_mean[part] for part in parts], choice.weights)
+            intercept[own] = y - self.solver.x_mean @ coefficients[:, own]
         return ErrorRegression(self.genes, self.scale, coefficients, intercept)
+
+
+def _errors_left(parts: Sequence[Values], weights: Weights) -> Values:
+    """Errors of the base prediction with some weights."""
+    return np.asarray(parts[0] - np.float32(weights.smoother) * parts[1] - np.float32(weights.correction) * parts[2])
 
 
 def choose_blend(blend: FittedBlend, tuning: Sequence[PracticeTile]) -> FittedBlend:
@@ -148,13 +158,13 @@ def fit_regression(predicted: Sequence[Predicted], stats: GeneStats) -> FittedRe
     Returns:
         The regression, for any penalty.
     """
-    genes = ridge_genes(stats, num_targets=2 * len(OUTPUTS))
+    genes = ridge_genes(stats, num_targets=NUM_PARTS * len(OUTPUTS))
     means = np.concatenate([mean_features(each.tile.circles, each.tile.stats, genes) for each in predicted])
     features = np.concatenate([each.features.last for each in predicted])
     # The same variance as that of a neighbour mean, so that one penalty serves both.
     factor = np.sqrt(means.var(axis=0).mean()) / np.maximum(features.std(axis=0), np.float32(_TINY))
     scale = FeatureScale(features.mean(axis=0), factor.astype(np.float32))
-    sums = RidgeSums(means.shape[1] + features.shape[1], 2 * len(OUTPUTS) * len(stats.mean))
+    sums = RidgeSums(means.shape[1] + features.shape[1], NUM_PARTS * len(OUTPUTS) * len(stats.mean))
     for batch in _batches(predicted):
         x = np.concatenate([_features(each, genes, scale) for each in batch])
         sums.add(x, np.concatenate([np.concatenate(_targets(each), axis=1) for each in batch]))
@@ -172,14 +182,13 @@ def choose(regression: FittedRegression, tuning: Sequence[Predicted], stats: Gen
     Returns:
         A choice for each of `OUTPUTS`; without tuning cells the network without a regression.
     """
-    best = [Choice(np.inf, 1.0, np.inf)] * len(OUTPUTS)
+    best = [Choice(np.inf, Weights(1.0, 1.0), np.inf)] * len(OUTPUTS)
     for penalty in PENALTIES if tuning else ():
         parts = regression.predict(tuning, penalty)
-        weight, loss = _best_weight(tuning, parts)
-        candidates = [[Choice(loss, weight, penalty), Choice(_squared_error(tuning, parts, 0.0), 0.0, penalty)], [], []]
-        for weight in NETWORK_WEIGHTS:
-            for own, loss in zip(candidates[1:], _log_losses(tuning, parts, weight, stats), strict=True):
-                own.append(Choice(loss, weight, penalty))
+        candidates = [_mean_choices(tuning, parts, penalty), [], []]
+        for weights in (Weights(*pair) for pair in product(WEIGHTS, WEIGHTS)):
+            for own, loss in zip(candidates[1:], _log_losses(tuning, parts, weights, stats), strict=True):
+                own.append(Choice(loss, weights, penalty))
         before = best
         best = [min(own, *others) for own, others in zip(best, candidates, strict=True)]
         # Every loss has one minimum along the penalty, and solving for a large panel takes a second.
@@ -205,38 +214,34 @@ def _features(predicted: Predicted, genes: NDArray[np.int64], scale: FeatureScal
     return regression_features(tile.circles, predicted.features.last, tile.stats, genes, scale)
 
 
-def _targets(predicted: Predicted) -> tuple[Values, Values]:
-    """(M, 3 P) errors of the blend, and differences of the network from it, weighted as the errors are."""
+def _targets(predicted: Predicted) -> Parts:
+    """The parts of the practised cells, weighted as `residuals.errors` are."""
     tile = predicted.tile
-    of_blend = errors(tile.expression, tile.counts, predicted.blend)
-    return of_blend, of_blend - errors(tile.expression, tile.counts, predicted.network)
+    of_blend, of_smoother, of_network = (
+        errors(tile.expression, tile.counts, each)
+        for each in (predicted.blend, predicted.features.smoothed, predicted.network)
+    )
+    return [of_blend, of_blend - of_smoother, of_smoother - of_network]
 
 
-def _mean_errors(predicted: Predicted, part: Parts) -> tuple[Values, Values]:
-    """(M, P) what is left of the errors of the blend in the mean, and of the network's differences."""
-    num_genes = predicted.blend.mean.shape[1]
-    left = predicted.tile.expression.toarray() - predicted.blend.mean - part[0][:, :num_genes]
-    return left, predicted.network.mean - predicted.blend.mean - part[1][:, :num_genes]
-
-
-def _best_weight(tuning: Sequence[Predicted], parts: Sequence[Parts]) -> tuple[float, float]:
-    """Weight of the network with the least squared error of the mean, and this error."""
-    product = norm = 0.0
-    for predicted, part in zip(tuning, parts, strict=True):
-        left, direction = _mean_errors(predicted, part)
-        product += float(np.multiply(left, direction).sum(dtype=np.float64))
-        norm += float(np.square(direction).sum(dtype=np.float64))
-    weight = min(max(product / norm if norm else 0.0, 0.0), MAX_NETWORK_WEIGHT)
-    return weight, _squared_error(tuning, parts, weight)
-
-
-def _squared_error(tuning: Sequence[Predicted], parts: Sequence[Parts], weight: float) -> float:
-    """Sum of squared errors of the mean."""
-    total = 0.0
-    for predicted, part in zip(tuning, parts, strict=True):
-        left, direction = _mean_errors(predicted, part)
-        total += float(np.square(left - np.float32(weight) * direction).sum(dtype=np.float64))
-    return total
+def _mean_choices(tuning: Sequence[Predicted], parts: Sequence[Parts], penalty: float) -> list[Choice]:
+    """Choices for the mean: the weights with the least squared error, and weights of zero."""
+    gram, moment, squares = np.zeros((2, 2)), np.zeros(2), 0.0
+    for predicted, of_tile in zip(tuning, parts, strict=True):
+        blend, smoothed, network = predicted.blend.mean, predicted.features.smoothed.mean, predicted.network.mean
+        actual = [predicted.tile.expression.toarray() - blend, smoothed - blend, network - smoothed]
+        left, *directions = (
+            (own - part[:, : blend.shape[1]]).ravel() for own, part in zip(actual, of_tile, strict=True)
+        )
+        for i, direction in enumerate(directions):
+            moment[i] += float(direction @ left)
+            gram[i] += [float(direction @ other) for other in directions]
+        squares += float(left @ left)
+    best = np.clip(np.linalg.solve(gram + _RIDGE * (1 + np.trace(gram)) * np.eye(2), moment), 0, MAX_WEIGHT)
+    return [
+        Choice(float(squares - 2 * weights @ moment + weights @ gram @ weights), Weights(*weights.tolist()), penalty)
+        for weights in (best, np.zeros(2))
+    ]
 
 
 def _cross_entropy(probability: Values, actual: NDArray[np.bool_]) -> float:
@@ -246,14 +251,14 @@ def _cross_entropy(probability: Values, actual: NDArray[np.bool_]) -> float:
 
 
 def _log_losses(
-    tuning: Sequence[Predicted], parts: Sequence[Parts], weight: float, stats: GeneStats
+    tuning: Sequence[Predicted], parts: Sequence[Parts], weights: Weights, stats: GeneStats
 ) -> tuple[float, float]:
     """Sums of the cross-entropies of P(expressed), and of the composition per count."""
     of_expressed = of_composition = 0.0
     usual = stats.composition.astype(np.float32)
-    for predicted, (of_blend, of_network) in zip(tuning, parts, strict=True):
-        base = mix(predicted.blend, predicted.network, (weight, weight, weight))
-        refined = add_errors(base, of_blend - np.float32(weight) * of_network, FLOOR)
+    for predicted, of_tile in zip(tuning, parts, strict=True):
+        base = mix(predicted.blend, predicted.features.smoothed, predicted.network, [weights] * len(OUTPUTS))
+        refined = add_errors(base, _errors_left(of_tile, weights), FLOOR)
         _, expressed, composition = parts_of(refined)
         of_expressed += _cross_entropy(expressed, predicted.tile.expression.toarray() > 0)
         counts = predicted.tile.counts.tocoo()

@@ -6,7 +6,7 @@ Letters: M cells, P genes, D features of the network, F features of the regressi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,13 @@ OUTPUTS = ("mean", "expressed", "composition")
 # Fraction of the base prediction that the regression leaves at least: at zero, unlikely genes would be tied, and a count of
 # one of them impossible.
 FLOOR = 0.1
+
+
+class Weights(NamedTuple):
+    """Two gains of one output, fitted to the slide."""
+
+    smoother: float  # of what the smoother predicts differently from the blend
+    correction: float  # of what the network predicts differently from the smoother
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,7 @@ class Refinement:
     """What turns the network's prediction into that of the adapted model."""
 
     blend: FittedBlend  # blend of neighbour means
-    # weight of the network in the base prediction of each of `OUTPUTS`; the blend has the rest
-    network_weights: tuple[float, float, float]
+    weights: tuple[Weights, ...]  # of smoother and network in the base prediction, for each of `OUTPUTS`
     regression: ErrorRegression
     state_weights: NDArray[np.float64]  # (1 + T,) of network and frequencies in the probabilities of the states
 
@@ -94,7 +100,7 @@ class SlideAdaptation:
         fitted = self.refinement
         if fitted is None:
             return prediction
-        base = mix(fitted.blend.combine(circles, self.stats), prediction, fitted.network_weights)
+        base = mix(fitted.blend.combine(circles, self.stats), features.smoothed, prediction, fitted.weights)
         refined = add_errors(base, fitted.regression.predict(circles, features.last, self.stats), FLOOR)
         if prediction.states is None:
             return refined
@@ -102,11 +108,23 @@ class SlideAdaptation:
         return replace(refined, states=pool_states(inputs, fitted.state_weights))
 
 
-def mix(blend: Prediction, network: Prediction, weights: Sequence[float]) -> Prediction:
-    """Base prediction: blend plus a multiple of what the network differs from it, for each of `OUTPUTS`."""
+def mix(blend: Prediction, smoothed: Prediction, network: Prediction, weights: Sequence[Weights]) -> Prediction:
+    """Base prediction, for each of `OUTPUTS`.
+
+    Args:
+        blend: Blend of neighbour means.
+        smoothed: Prediction of the smoother.
+        network: Prediction of the network, which corrects the smoother.
+        weights: Weights of `Weights` for each output.
+
+    Returns:
+        Blend + smoother weight x (smoother - blend) + correction weight x (network - smoother).
+    """
     mean, expressed, composition = (
-        own + np.float32(weight) * (other - own)
-        for own, other, weight in zip(parts_of(blend), parts_of(network), weights, strict=True)
+        first + np.float32(own.smoother) * (second - first) + np.float32(own.correction) * (third - second)
+        for first, second, third, own in zip(
+            parts_of(blend), parts_of(smoothed), parts_of(network), weights, strict=True
+        )
     )
     return Prediction(mean, expressed, composition)
 
