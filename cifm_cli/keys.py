@@ -47,7 +47,7 @@ ANNOTATION: Final = "annotation"  # uns["cifm"], str | JSON: provenance of the c
 TRAIN: Final = "train"
 VALIDATION: Final = "validation"
 TEST: Final = "test"
-BUFFER: Final = "buffer"  # cells between regions, which are not used for training, tuning or scores
+BUFFER: Final = "buffer"  # cells between regions, which are not used for tuning or scores, and only by `train_regions = "all"` for training
 ALL: Final = "all"
 REGIONS: Final = (TRAIN, VALIDATION, TEST, BUFFER)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
+from cifm_cli import keys
 from cifm_cli.stored_json import Text
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -40,6 +41,24 @@ class DataRecipe(Section):
     """`slides`: every slide is sampled equally often, as in Eq. 15; `cells`: every cell of all slides is."""
     validation_slides: tuple[Text, ...] = ()
     """Names of slides used for validation only, with all their cells: for models that are applied to other patients."""
+    train_regions: Literal["train", "all"] = "train"
+    """`train`: only the training region of a slide is trained on; `all`: all cells that are not for validation, for models of other slides."""
+
+    def trained_regions(self, slide: str) -> tuple[str, ...]:
+        """Select the regions of a slide that a model is trained on.
+
+        Args:
+            slide: Name of the slide.
+
+        Returns:
+            Names of regions, as in `keys.REGIONS`; none for a slide that is for validation only.
+        """
+        if slide in self.validation_slides:
+            return ()
+        if self.train_regions == keys.TRAIN:
+            return (keys.TRAIN,)
+        # Where whole slides validate, the validation regions of the others are free.
+        return tuple(name for name in keys.REGIONS if self.validation_slides or name != keys.VALIDATION)
 
 
 class ModelRecipe(Section):

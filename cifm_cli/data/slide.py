@@ -35,6 +35,7 @@ from cifm_cli.path_text import file_name
 from cifm_cli.verification import verification_enabled
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     import h5py
@@ -98,7 +99,18 @@ class Slide:
         """
         if name == keys.ALL:
             return np.arange(self.num_cells)
-        return np.flatnonzero(self.split == keys.REGIONS.index(name))
+        return self.regions([name])
+
+    def regions(self, names: Collection[str]) -> Rows:
+        """Select the rows of several regions.
+
+        Args:
+            names: Of `train`, `validation`, `test` and `buffer`.
+
+        Returns:
+            (n,) ascending rows of their cells.
+        """
+        return np.flatnonzero(np.isin(self.split, [keys.REGIONS.index(name) for name in names]))
 
     def counts(self, rows: Rows) -> csr_matrix:
         """Read the raw counts of some cells.

@@ -57,9 +57,8 @@ def check_setup(
     scenario, facts, warnings = {}, {}, list(of_slide.warnings)
     for predictor in models:
         checkpoint = predictor.model.checkpoint
-        validation_slides = checkpoint.recipe.data.validation_slides
         kind = adapt if predictor.adapts else NO_ADAPTATION
-        relation = transfer(slide, digest, checkpoint.provenance, scored, validation_slides, kind)
+        relation = transfer(slide, digest, checkpoint.provenance, scored, checkpoint.recipe.data, kind)
         found = check_against_training(slide, scored, content, checkpoint, relation)
         num_trained = max(relation.facts["trained_cells_scored"], found.facts["trained_cells"] or 0)
         scenario[predictor.name] = {**relation.facts, "trained_cells_scored": num_trained}

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from cifm_cli import keys
+from cifm_cli.model.trained_regions import regions_of_file
 from cifm_cli.path_text import file_name
+from cifm_cli.recipe_sections import DataRecipe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from cifm_cli.data.slide import Rows, Slide
@@ -26,6 +27,7 @@ IN_SAMPLE, CROSS_SAMPLE, CROSS_PLATFORM = "in-sample", "cross-sample", "cross-pl
 ZERO_SHOT, ADAPTED, FINE_TUNED = "zero-shot", "adapted", "fine-tuned"
 NO_ADAPTATION = "none"  # of `EvaluateConfig.adapt`
 NO_ROWS: Final[Rows] = np.arange(0)
+DEFAULT_DATA: Final = DataRecipe()
 
 
 class Transfer(NamedTuple):
@@ -46,7 +48,7 @@ def transfer(
     digest: str | None,
     provenance: dict[str, Any],
     scored: Rows = NO_ROWS,
-    validation_slides: Sequence[str] = (),
+    data: DataRecipe = DEFAULT_DATA,
     adapt: str = NO_ADAPTATION,
 ) -> Transfer:
     """Find out how a slide relates to the training slides of a model, by their content.
@@ -56,7 +58,7 @@ def transfer(
         digest: SHA-256 of its file; None for a slide that has no file.
         provenance: Of the model.
         scored: Rows that are scored in any geometry.
-        validation_slides: Names of slides that the model's run used for validation only.
+        data: Section of the model's recipe, which says what its run was trained on.
         adapt: How the model is adapted to the slide, as in `EvaluateConfig`.
 
     Returns:
@@ -78,14 +80,14 @@ def transfer(
         name, fine_tuned = IN_SAMPLE, bool(initial) and not seen_before
     else:
         name, fine_tuned = _relate_platform(platform, platforms, initial_platforms)
-    same_content = {_stem(path) for path, other in own.items() if other == digest}
-    only_validated = not seen_before and same_content <= set(validation_slides)
-    trained_rows = NO_ROWS if only_validated else np.intersect1d(scored, slide.region(keys.TRAIN))
+    trained_rows = np.intersect1d(scored, slide.regions(regions_of_file(provenance, data, digest)))
     num_trained = len(trained_rows)
     if num_trained:
+        regions = [keys.REGIONS[number] for number in np.unique(slide.split[trained_rows])]
+        where = ("regions " if len(regions) > 1 else "region ") + ", ".join(regions)
         notes.append(
-            f"slide {slide.name}: the model was trained on {num_trained:,} of the {len(scored):,} scored cells (region "
-            "train of this very file); predictions of these cells do not show how well it predicts new ones"
+            f"slide {slide.name}: the model was trained on {num_trained:,} of the {len(scored):,} scored cells ({where} "
+            "of this very file); predictions of these cells do not show how well it predicts new ones"
         )
     facts = {
         "name": name,
@@ -105,8 +107,9 @@ def describe_transfer(facts: dict[str, Any]) -> str:
     trained_on = ", ".join(facts["trained_on"]) or "unknown slides"
     platforms = ", ".join(filter(None, facts["trained_platforms"])) or "an unknown platform"
     platform = facts["platform"] or "unknown"
+    num_trained = facts["trained_cells_scored"]
     words = {
-        IN_SAMPLE: "the model was trained on other regions of this slide",
+        IN_SAMPLE: f"the model was trained on {'regions' if num_trained else 'other regions'} of this slide",
         CROSS_SAMPLE: f"the model was trained on other slides, some of them of the same platform ({platform})",
         CROSS_PLATFORM: f"the model was trained on slides of other platforms than this one ({platform})",
     }
@@ -115,7 +118,6 @@ def describe_transfer(facts: dict[str, Any]) -> str:
         words[CROSS_PLATFORM] = f"this platform ({platform}) was part of fine-tuning only"
     kind = ", ".join(filter(None, (facts["name"], facts["adaptation"])))
     adapted = ", and adapted to the visible cells of this slide" if ADAPTED in changes else ""
-    num_trained = facts["trained_cells_scored"]
     warning = f"; {num_trained:,} of the scored cells were training cells of the model" if num_trained else ""
     return f"{kind}: {words[facts['name']]} (trained on {trained_on}; {platforms}){adapted}{warning}"
 

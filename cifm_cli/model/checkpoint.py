@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -38,11 +38,16 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.safetensors"
 
 
+Region = Literal["train", "validation", "test", "buffer"]
+
+
 class StoredInit(StoredObject):
     """The run that weights were initialised from, as far as it is used."""
 
     run: str | None = None
     inputs: dict[str, str] = Field(default_factory=dict)
+    # path of each input to the regions that were trained on; earlier versions, which store none, trained on `train`
+    trained_regions: dict[str, list[Region]] = Field(default_factory=dict)
     platforms: list[str] = Field(default_factory=list)
 
 

@@ -26,7 +26,7 @@ from cifm_cli.provenance import numpy_generator
 from cifm_cli.training.sampler import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from cifm_cli.data.slide import Rows, Slide
@@ -46,7 +46,7 @@ class TrainingSlide:
 
     slide: Slide  # the slide, with the radius of the recipe
     panel: Panel  # its genes in the vocabulary
-    # a tiler for the region `train`, `validation` or both. A tile has no cell of another region.
+    # a tiler for the use `train`, `validation` or both. A tile has no cell that is for another use.
     tilers: dict[str, Tiler]
     parameters: SlideParameters | None = None  # set by `initialise`; the objective `balanced_mse` needs none
     # sums over the cells that its parameters are fitted to; None if they are fitted to other slides
@@ -101,20 +101,22 @@ class Corpus:
             # Without a single known gene, a trained network sees nothing of a slide, whatever its weights are.
             match_panel(slide, known)
         # Each slide validates on a region of its own, unless whole slides are held out for that.
-        regions = (keys.TRAIN,) if held_out else (keys.TRAIN, keys.VALIDATION)
-        self.slides = [self._cut(slide, {region: region for region in regions}) for slide in trained]
+        own: dict[str, Collection[str]] = {} if held_out else {keys.VALIDATION: (keys.VALIDATION,)}
+        self.slides = [
+            self._cut(slide, {keys.TRAIN: recipe.data.trained_regions(slide.name)} | own) for slide in trained
+        ]
         self.validation_slides = [
-            self._cut(slide, {keys.VALIDATION: keys.ALL}) for slide in slides if slide.name in held_out
+            self._cut(slide, {keys.VALIDATION: keys.REGIONS}) for slide in slides if slide.name in held_out
         ] or self.slides
         # The sampler needs the lengths only, so it draws tiles without reading any cell.
         self._sampler = Sampler(
             [len(training_slide.tilers[keys.TRAIN].rows) for training_slide in self.slides], recipe.data, seed
         )
 
-    def _cut(self, slide: Slide, regions: dict[str, str]) -> TrainingSlide:
-        """Make a tiler for each use (`train` or `validation`) of a region of a slide."""
+    def _cut(self, slide: Slide, regions: dict[str, Collection[str]]) -> TrainingSlide:
+        """Make a tiler for each use (`train` or `validation`) of regions of a slide."""
         reach = reach_um(self.recipe, slide.radius_um)
-        tilers = {use: Tiler(slide.xy_um, slide.region(region), reach) for use, region in regions.items()}
+        tilers = {use: Tiler(slide.xy_um, slide.regions(names), reach) for use, names in regions.items()}
         for name, tiler in tilers.items():
             # A tile of one cell would have no visible cell once that cell is masked.
             if len(tiler.rows) < 2:
@@ -129,7 +131,7 @@ class Corpus:
 
     @property
     def num_cells(self) -> int:
-        """Number of cells in all training regions."""
+        """Number of cells that are trained on, in all slides."""
         return sum(len(training_slide.tilers[keys.TRAIN].rows) for training_slide in self.slides)
 
     @property

@@ -16,6 +16,7 @@ from cifm_cli.errors import CifmError, writing
 from cifm_cli.inference.loaded_model import choose_device
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoint
 from cifm_cli.model.ensemble import Ensemble
+from cifm_cli.model.trained_regions import trained_regions
 from cifm_cli.recipe_sections import ModelRecipe
 from cifm_cli.storage.lock import SUFFIX, holding_lock
 from cifm_cli.storage.partial_files import find_leftovers, remove_leftovers
@@ -185,7 +186,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
         processes=processes,
         seed=seed,
     )
-    source = spec.init if spec else {"run": str(config.init), **_training_data(init.provenance)} if init else None
+    source = spec.init if spec else {"run": str(config.init), **_training_data(init)} if init else None
     session.provenance = _collect_provenance(session, config.slides, source)
     session.sketches = _collect_sketches(session, config, init)
     if config.resume:
@@ -275,11 +276,13 @@ def _check_weight_keys(config: TrainConfig, recipe: Recipe, init: Recipe) -> Non
         )
 
 
-def _training_data(origin: dict[str, Any]) -> dict[str, Any]:
-    """Inputs and platforms of a run, and of the runs that its weights came from."""
+def _training_data(init: Checkpoint) -> dict[str, Any]:
+    """Inputs, trained regions and platforms of a run, and of the runs that its weights came from."""
+    origin = init.provenance
     before: dict[str, Any] = origin.get("init") or {}
     return {
         "inputs": {**before.get("inputs", {}), **origin.get("inputs", {})},
+        "trained_regions": trained_regions(origin, init.recipe.data),
         "platforms": sorted({*before.get("platforms", []), *origin.get("platforms", [])}),
     }
 

@@ -21,6 +21,7 @@ from cifm_cli.evaluation.transfer import describe_transfer, transfer
 from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.recipe_sections import DataRecipe
 from cifm_cli.statistics.bootstrap import Bootstrap, spatial_bootstrap
 
 
@@ -261,21 +262,43 @@ def test_a_warning_if_a_training_slide_was_split_in_another_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("origin", "validation_slides", "number"),
+    ("origin", "data", "number", "where"),
     [
-        (XENIUM, (), 2),
-        (XENIUM, ("a",), 0),  # the run used the whole slide for validation
-        ({**VISIUM, "init": {"run": "runs/x", **XENIUM}}, (), 2),
-        (VISIUM, (), 0),
+        (XENIUM, {}, 2, "(region train of this very file)"),
+        (XENIUM, {"validation_slides": ["a"]}, 0, ""),  # the run used the whole slide for validation
+        (XENIUM, {"train_regions": "all"}, 4, "(regions train, test, buffer of this very file)"),
+        (
+            XENIUM,
+            {"train_regions": "all", "validation_slides": ["b"]},
+            5,
+            "(regions train, validation, test, buffer of this very file)",
+        ),
+        (XENIUM, {"train_regions": "all", "validation_slides": ["a"]}, 0, ""),
+        ({**VISIUM, "init": {"run": "runs/x", **XENIUM}}, {}, 2, "(region train of"),
+        (
+            {**VISIUM, "init": {"run": "runs/x", **XENIUM, "trained_regions": {"prepared/a.h5ad": ["test"]}}},
+            {"train_regions": "all"},
+            1,
+            "(region test of",
+        ),
+        (  # pretrained on its test region, fine-tuned on its training region
+            {**XENIUM, "init": {"run": "runs/x", **XENIUM, "trained_regions": {"prepared/a.h5ad": ["test"]}}},
+            {},
+            3,
+            "(regions train, test of",
+        ),
+        (VISIUM, {"train_regions": "all"}, 0, ""),
     ],
 )
-def test_a_warning_if_training_cells_are_scored(origin: dict, validation_slides: tuple[str, ...], number: int) -> None:
-    """Rows 0, 1 and 2 are in the training region, 3 in validation, 4 in test; 1, 2 and 4 are scored."""
-    split = np.array([0, 0, 0, 1, 2], dtype=np.int8)
-    slide = slide_from_arrays("new", np.zeros((5, 2)), csr_matrix(np.ones((5, 1))), ("g",), 20.0, split=split)
-    relation = transfer(slide, "aa", origin, np.array([1, 2, 4]), validation_slides)
+def test_a_warning_if_training_cells_are_scored(origin: dict, data: dict, number: int, where: str) -> None:
+    """Rows 0, 1 and 2 are in the training region, 3 in validation, 4 in test, 5 in the buffer; all but 0 are scored."""
+    split = np.array([0, 0, 0, 1, 2, 3], dtype=np.int8)
+    slide = slide_from_arrays("new", np.zeros((6, 2)), csr_matrix(np.ones((6, 1))), ("g",), 20.0, split=split)
+    relation = transfer(slide, "aa", origin, np.arange(1, 6), DataRecipe(**data))
     assert relation.facts["trained_cells_scored"] == number
-    assert any("trained on 2 of the 3 scored cells" in note for note in relation.notes) == (number > 0)
+    warnings = [note for note in relation.notes if f"trained on {number} of the 5 scored cells {where}" in note]
+    assert len(warnings) == (number > 0)
     text = describe_transfer(relation.facts)
-    assert ("2 of the scored cells were training cells of the model" in text) == (number > 0)
+    assert (f"{number} of the scored cells were training cells of the model" in text) == (number > 0)
+    assert ("other regions of this slide" in text) == (relation.facts["name"] == "in-sample" and number == 0)
     assert text.startswith(relation.facts["name"])

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from cifm_cli import recipe, recipe_sections
 from cifm_cli.errors import CifmError
 
-SHIPPED = {"demo", "paper_100m", "paper_visium_hd", "paper_xenium", "visium", "visium_hd", "xenium"}
+SHIPPED = {
+    "demo",
+    "finetune",
+    "paper_100m",
+    "paper_visium_hd",
+    "paper_xenium",
+    "pretrain",
+    "visium",
+    "visium_hd",
+    "xenium",
+}
 
 
 def test_names_of_the_shipped_recipes() -> None:
@@ -23,7 +33,16 @@ def test_names_of_the_shipped_recipes() -> None:
 def test_every_shipped_recipe_is_valid_and_has_a_description(name: str) -> None:
     loaded = recipe.load(recipe.find(name))
     assert 20 <= len(loaded.description) <= 100
-    assert loaded.data.radius_um == (150 if name == "visium" else 20)
+    # A recipe for slides of any platform leaves the radius to each slide.
+    assert loaded.data.radius_um == {"visium": 150, "pretrain": None, "finetune": None}.get(name, 20)
+
+
+def test_fine_tuning_starts_from_pretrained_weights() -> None:
+    """`--init` refuses weights of another network, and the sums over neighbours must be those that they were trained on."""
+    pretrain, finetune = (recipe.load(recipe.find(name)) for name in ("pretrain", "finetune"))
+    assert (finetune.model, finetune.objective) == (pretrain.model, pretrain.objective)
+    assert finetune.data == pretrain.data.model_copy(update={"train_regions": "train"})
+    assert finetune.train.learning_rate < pretrain.train.learning_rate
 
 
 @pytest.mark.parametrize("name", ["paper_xenium", "paper_visium_hd"])
