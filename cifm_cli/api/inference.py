@@ -135,12 +135,13 @@ def predict(
     check_adapt(adapt)
     loaded, opened = load(model), open_adata(adata, layer, radius_um)
     estimate = point_estimate(loaded, form, threshold)
+    places = None if at is None else parse_locations(at)
     loaded, slide = open_adapted(loaded, opened.slide, adapt, seed)
     opened = opened._replace(slide=slide)
     facts = {"form": form, "threshold": threshold if form == "gated" else None, **adaptation_facts(loaded, adapt, seed)}
     origin = result_provenance("predict", loaded, slide, seed=seed, **facts)
-    if at is not None:
-        result = _predict_at(adata, loaded, opened.slide, at, estimate)
+    if places is not None:
+        result = _predict_at(adata, loaded, opened.slide, places, estimate)
     else:
         values, expressed = _predict_cells(adata, loaded, opened, estimate, seed)
         result = adata.copy() if copy else adata
@@ -150,11 +151,11 @@ def predict(
 
 
 def _predict_at(
-    adata: AnnData, model: LoadedModel, slide: Slide, at: ArrayLike | pd.DataFrame, estimate: Estimate
+    adata: AnnData, model: LoadedModel, slide: Slide, at: tuple[NDArray[np.float64], list[str]], estimate: Estimate
 ) -> AnnData:
-    """Predict at (Q, 2) locations: a new AnnData of Q locations and the genes of `adata` that the model knows."""
+    """Predict at (Q, 2) locations with names: a new AnnData of Q locations and the genes of `adata` that the model knows."""
     var, panel_column = predicted_genes(adata, slide, model)
-    locations_um, names = parse_locations(at)
+    locations_um, names = at
     prediction = predict_locations(model, slide, locations_um)
     result = AnnData(
         estimate(prediction)[:, panel_column],

@@ -170,14 +170,25 @@ class EvaluationDataset:
         return self._stats(rows if len(rows) else fold.visible)
 
     def practice_folds(self, fold: Fold) -> tuple[Rows, list[PracticeFold]]:
-        """The cells that a model is adapted by for a fold: those that baselines learn from, hidden as theirs are.
+        """The cells that a model is adapted by for a fold.
+
+        They are those that baselines learn from, hidden as theirs are. Where the scored region contains training cells, so
+        that every fold needs an adaptation of its own, they are all visible cells of the fold, as on a new slide; cells of
+        the validation region are left for tuning.
 
         Returns:
             Ascending rows of all of these cells, and the folds in which some of them are hidden.
         """
-        rows = self._learnable_rows(fold)
-        max_cells = MAX_EXAMPLE_CELLS if self.shares_training(fold) else MAX_EXAMPLE_CELLS // 3
-        return rows, list(self._practice(fold.geometry, rows, max_cells))
+        if self.shares_training(fold):
+            rows = self._learnable_rows(fold)
+            return rows, list(self._practice(fold.geometry, rows, MAX_EXAMPLE_CELLS))
+        rows, tuned = fold.visible, self.slide.region(keys.VALIDATION)
+        found = []
+        for each in self._practice(fold.geometry, rows, MAX_EXAMPLE_CELLS // 3):
+            queries = np.setdiff1d(each.queries, tuned, assume_unique=True)
+            if len(queries):
+                found.append(replace(each, queries=queries))
+        return rows, found
 
     def shares_training(self, fold: Fold) -> bool:
         """Whether what was learned for a fold holds for all folds of its geometry: none of its cells is a training cell."""

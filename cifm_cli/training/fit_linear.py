@@ -1,7 +1,8 @@
 """Fit of the linear correction to practice cells of all training slides together, before the first step.
 
 The correction is fitted to what the smoother of each slide leaves unexplained. Penalty and gain of each output are chosen on
-practice cells that are held out for validation, so that a correction which does not help there is left out.
+practice cells that are held out, so that a correction which does not help there is left out: on cells of other slides if there
+are several, since a correction that is used on other slides needs a higher penalty, else on other cells of the slide.
 
 Letters: n practice cells, S scales, G genes that a training slide measures, P of a slide's panel.
 """
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cifm_cli.model.example import Example
-    from cifm_cli.model.linear_correction import LinearCorrection
     from cifm_cli.model.slide_parameters import SlideParameters
     from cifm_cli.training.corpus import TrainingSlide
     from cifm_cli.training.session import Session
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # fractions of the total variance of the features
 GAINS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of each output; zero leaves it out
+MAX_GROUPS = 4  # of slides, each left out in turn
 MAX_ROWS, MAX_DUAL_ROWS = 15_000, 4_000  # practice cells; fewer if they are fewer than the features
 MAX_VALUES = 2**28  # features and targets in memory, in total, 1 GiB
 MAX_TILES = 400  # of a slide, where hardly any cell of a tile is masked
@@ -105,14 +106,16 @@ def fit_linear_correction(session: Session) -> None:
     training = [draw_practice(session, each, keys.TRAIN, max_rows // len(corpus.slides)) for each in corpus.slides]
     validation_rows = int(VALIDATED_PART * max_rows) // len(corpus.validation_slides)
     validation = [
-        practice
+        (slide_groups(corpus.slides).get(each.slide.name, 0), practice)
         for each in corpus.validation_slides
         for practice in draw_practice(session, each, keys.VALIDATION, validation_rows)
     ]
     features, targets = join_slides(training, genes, num_scales)
+    group_of_slide = list(slide_groups(corpus.slides).values())
+    group = np.repeat(group_of_slide, [sum(map(len, tiles)) for tiles in training])
     del training
+    penalties, gains = choose(features, targets, group, validation, genes)
     ridge = ReducedRidge(features, targets)
-    penalties = choose_penalties(ridge, validation, genes)
     groups = [slice(number * len(genes), (number + 1) * len(genes)) for number in range(NUM_OUTPUTS)]
     rank = min(linear.reduce.shape[2], *features.shape, len(genes))
     reduced, weights = ridge.reduce(
@@ -125,8 +128,6 @@ def fit_linear_correction(session: Session) -> None:
     outputs = linear.outputs.new_zeros(NUM_OUTPUTS, rank, linear.outputs.shape[2])
     reduce[:, genes] = torch.from_numpy(reduced.reshape(num_scales, len(genes), rank)).to(reduce)
     outputs[:, :, genes] = torch.from_numpy(weights.reshape(rank, NUM_OUTPUTS, -1).swapaxes(0, 1).copy()).to(outputs)
-    linear.fill(reduce, outputs)
-    gains = choose_gains(linear, validation)
     linear.fill(reduce, outputs * outputs.new_tensor(gains)[:, None, None])
     logger.debug(
         f"linear correction: {len(features):,} cells, {num_features:,} features, penalties {penalties}, gains {gains}"
@@ -211,16 +212,63 @@ def join_slides(
     return features.flatten(1).numpy(), targets.flatten(1).numpy()
 
 
-def choose_penalties(ridge: ReducedRidge, validation: Sequence[Practice], genes: Tensor) -> list[float]:
-    """The penalty of each output with the smallest loss on validation tiles.
+def slide_groups(slides: Sequence[TrainingSlide]) -> dict[str, int]:
+    """Number of the group of each slide: slides of one sample are in one group, as they are alike.
+
+    Where every slide is a sample of its own, neighbours in the order of their names are: sections of one block have similar
+    names.
+    """
+    names = sorted(each.slide.name for each in slides)
+    samples = {each.slide.name: str((each.slide.facts or {}).get(keys.SAMPLE) or each.slide.name) for each in slides}
+    if len(set(samples.values())) == len(slides):
+        size = -(-len(names) // min(MAX_GROUPS, max(1, len(names) // 2)))
+        samples = {name: str(position // size) for position, name in enumerate(names)}
+    numbers = {
+        sample: number % MAX_GROUPS for number, sample in enumerate(dict.fromkeys(samples[name] for name in names))
+    }
+    return {each.slide.name: numbers[samples[each.slide.name]] for each in slides}
+
+
+def choose(
+    features: NDArray[np.float32],
+    targets: NDArray[np.float32],
+    group: NDArray[np.int64],
+    validation: Sequence[tuple[int, Practice]],
+    genes: Tensor,
+) -> tuple[list[float], list[float]]:
+    """Penalty and gain of each output with the smallest loss on held-out cells.
+
+    Args:
+        features: (N, S G) features.
+        targets: (N, 3 G) targets.
+        group: (N,) group of the slide of each row.
+        validation: Practice cells that no regression is fitted to, with the group of their slide.
+        genes: (G,) vocabulary rows of the genes.
+
+    Returns:
+        Three penalties and three gains; the smaller gain if two are as good.
+    """
+    groups = np.unique(group)
+    losses = np.zeros((len(PENALTIES), len(GAINS), NUM_OUTPUTS))
+    for number in groups:
+        others = group != number if len(groups) > 1 else np.ones(len(group), dtype=bool)
+        own = [practice for of_group, practice in validation if of_group == number or len(groups) == 1]
+        if own:
+            losses += held_out_losses(ReducedRidge(features[others], targets[others]), own, genes)
+    best = [np.unravel_index(losses[:, :, output].argmin(), losses.shape[:2]) for output in range(NUM_OUTPUTS)]
+    return [PENALTIES[penalty] for penalty, _ in best], [GAINS[gain] for _, gain in best]
+
+
+def held_out_losses(ridge: ReducedRidge, validation: Sequence[Practice], genes: Tensor) -> NDArray[np.float64]:
+    """Losses on practice cells that a regression is not fitted to.
 
     Args:
         ridge: The regression.
-        validation: Practice cells that it is not fitted to.
+        validation: The cells.
         genes: (G,) vocabulary rows of its genes.
 
     Returns:
-        Three penalties.
+        Losses for each of `PENALTIES`, each of `GAINS` and each output.
     """
     num_scales = validation[0].differences.shape[1]
     features = torch.zeros(sum(map(len, validation)), num_scales, len(genes))
@@ -232,25 +280,16 @@ def choose_penalties(ridge: ReducedRidge, validation: Sequence[Practice], genes:
     places = torch.arange(0, len(genes), -(-len(genes) // MAX_CHOICE_GENES))
     columns = torch.cat([output * len(genes) + places for output in range(NUM_OUTPUTS)]).numpy()
     measured = [practice.take_genes(genes[places]) for practice in validation]
-    losses = np.zeros((len(PENALTIES), NUM_OUTPUTS))
+    losses = np.zeros((len(PENALTIES), len(GAINS), NUM_OUTPUTS))
     for number, penalty in enumerate(PENALTIES):
         predicted = torch.from_numpy(ridge.predict(penalty, features.flatten(1).numpy(), columns))
         predicted = predicted.view(len(features), NUM_OUTPUTS, len(places))
         for practice, first, last in zip(measured, parts, parts[1:], strict=False):
             own = torch.searchsorted(genes[places], practice.genes)
-            losses[number] += practice.losses(bounded(*predicted[first:last, :, own].unbind(1)))
-    return [PENALTIES[best] for best in losses.argmin(axis=0)]
-
-
-def choose_gains(linear: LinearCorrection, validation: Sequence[Practice]) -> list[float]:
-    """The gain of each output with the smallest loss on validation tiles; the smallest one if they are equal."""
-    losses = np.zeros((len(GAINS), NUM_OUTPUTS))
-    for practice in validation:
-        device = linear.reduce.device
-        full = linear(practice.differences.to(device), practice.genes.to(device))
-        for number, gain in enumerate(GAINS):
-            losses[number] += practice.losses(Corrections(*(gain * part.cpu() for part in full)))
-    return [GAINS[best] for best in losses.argmin(axis=0)]
+            full = bounded(*predicted[first:last, :, own].unbind(1))
+            for position, gain in enumerate(GAINS):
+                losses[number, position] += practice.losses(Corrections(*(gain * part for part in full)))
+    return losses
 
 
 def target_scales(targets: NDArray[np.float32], num_genes: int) -> NDArray[np.float32]:
