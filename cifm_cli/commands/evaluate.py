@@ -94,7 +94,5 @@ def _leave_out(config: EvaluateConfig, key: str, recipe: str | None, changes: li
     from cifm_cli.cross_validation.run import FOLDER, LeaveOutConfig, leave_out
     from cifm_cli.report import terminal
 
-    if recipe is None and PRETRAIN not in recipes.shipped():
-        recipe = str(workspace.run_folder(None) / "recipe.toml")
     loaded = recipes.load(recipes.find(recipe or PRETRAIN), changes)
     return leave_out(LeaveOutConfig(key, loaded, out / FOLDER, config), terminal.show_table)

@@ -91,7 +91,7 @@ Recipe = Annotated[
         "--recipe",
         metavar="RECIPE",
         help="With --leave-out: recipe of the trainings, a file or a name in `cifm recipes list`.",
-        show_default="pretrain, or that of runs/latest",
+        show_default="pretrain",
     ),
 ]
 Settings = Annotated[

@@ -278,11 +278,10 @@ def test_options_that_exclude_each_other(cifm: Callable, words: list[str], messa
     assert message in err
 
 
-def test_without_a_recipe_that_of_the_latest_run_is_used(cifm: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifm_cli.commands.evaluate.PRETRAIN", "not_shipped")
-    code, _, err = cifm("evaluate", "--leave-out", "sample")
+def test_without_a_recipe_that_for_other_slides_is_used(cifm: Callable) -> None:
+    code, _, err = cifm("evaluate", "--leave-out", "sample", "--set", "model.heads=3")
     assert code == 1
-    assert "error: no model in runs/latest" in err
+    assert "pretrain.toml: 1 mistake: model.heads = 3 does not divide" in " ".join(err.split())
 
 
 def with_keys(folder: Path, source: Path, **values: object) -> Path:
