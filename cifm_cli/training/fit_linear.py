@@ -104,15 +104,24 @@ def fit_linear_correction(session: Session) -> None:
     max_rows = MAX_VALUES // (num_features + NUM_OUTPUTS * len(genes))
     max_rows = min(max_rows, MAX_ROWS if num_features <= MAX_DUAL_ROWS else MAX_DUAL_ROWS)
     training = [draw_practice(session, each, keys.TRAIN, max_rows // len(corpus.slides)) for each in corpus.slides]
-    validation_rows = int(VALIDATED_PART * max_rows) // len(corpus.validation_slides)
-    validation = [
-        (slide_groups(corpus.slides).get(each.slide.name, 0), practice)
-        for each in corpus.validation_slides
-        for practice in draw_practice(session, each, keys.VALIDATION, validation_rows)
-    ]
+    group_of = slide_groups(corpus.slides)
+    if len(set(group_of.values())) > 1:  # each group of slides is left out of the regression in turn
+        validation = [
+            (group_of[each.slide.name], tile)
+            for each, tiles in zip(corpus.slides, training, strict=True)
+            for tile in tiles
+        ]
+    else:
+        validation_rows = int(VALIDATED_PART * max_rows) // len(corpus.validation_slides)
+        validation = [
+            (0, practice)
+            for each in corpus.validation_slides
+            for practice in draw_practice(session, each, keys.VALIDATION, validation_rows)
+        ]
     features, targets = join_slides(training, genes, num_scales)
-    group_of_slide = list(slide_groups(corpus.slides).values())
-    group = np.repeat(group_of_slide, [sum(map(len, tiles)) for tiles in training])
+    group = np.repeat(
+        [group_of[each.slide.name] for each in corpus.slides], [sum(map(len, tiles)) for tiles in training]
+    )
     del training
     ridge = ReducedRidge(features, targets)
     penalties, gains = choose(ridge, group, validation, genes)
