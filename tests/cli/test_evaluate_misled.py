@@ -99,7 +99,8 @@ def evaluate(cifm: Callable) -> Callable:
     """Evaluates a slide; returns what `metrics.json` contains about it, after comparing table and page with it."""
 
     def run(path: Path, *options: str) -> dict:
-        code, out, err = cifm("evaluate", path, "--model", "runs/first", *BRIEF, *options)
+        model = () if "--model" in options else ("--model", "runs/first")
+        code, out, err = cifm("evaluate", path, *model, *BRIEF, *options)
         assert code == 0, err
         found = json.loads(out)["slides"][path.stem]
         page = Path("evaluation/report.html").read_text()
@@ -147,6 +148,25 @@ def test_training_cells_under_another_name_and_in_another_region(variant: Callab
     assert share > 0.3
     assert found["checks"]["models"]["model"]["trained_cells"] == trained
     assert len(slide.region("test")) >= num_cells
+
+
+def test_a_model_that_was_trained_on_all_regions(
+    variant: Callable, prepared_synthetic: Path, evaluate: Callable
+) -> None:
+    """Its test region was trained on, also where the model was fine-tuned on the training region since."""
+    train_short_run(prepared_synthetic, Path("runs/all"), ["data.train_regions=all"])
+    train_short_run(prepared_synthetic, Path("runs/tuned"), init=Path("runs/all"))
+    for run in ("all", "tuned"):
+        found = evaluate(prepared_synthetic, "--model", f"runs/{run}")
+        warning = only_warning(found, "the model was trained on", "scored cells (region test of this very file)")
+        num_cells = found["geometries"]["scattered"]["num_cells"]
+        assert f"on {num_cells:,} of the {num_cells:,} scored" in warning
+        assert found["scenario"]["model"]["trained_cells_scored"] == num_cells
+    # Under another name, with other regions: nearly all cells that are scored were trained on.
+    found = evaluate(variant("turned_all", exchange_axes), "--model", "runs/all")
+    only_warning(found, "of the scored cells were train cells of the model, in its slide tissue")
+    num_cells = found["geometries"]["scattered"]["num_cells"]
+    assert found["scenario"]["model"]["trained_cells_scored"] > 0.6 * num_cells
 
 
 def test_fewer_genes_of_the_same_cells_are_recognised_by_their_places(variant: Callable, evaluate: Callable) -> None:

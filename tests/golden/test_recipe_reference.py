@@ -23,6 +23,18 @@ cifm train mine.toml --set train.max_minutes=15
 ```
 
 `description` is the line that `cifm recipes list` shows. `pytest tests/golden --regenerate` writes this page.
+
+## Which recipe
+
+| recipe | for |
+|---|---|
+| `xenium`, `visium`, `visium_hd` | one slide, or several of one platform: the model predicts held-out regions of these very slides |
+| `pretrain` | several slides of any platform: the model is for other slides, to which it is [adapted](adaptation.md) |
+| `finetune` | one slide, from a model of the recipe `pretrain` (`--init`) |
+| `paper_xenium`, `paper_visium_hd`, `paper_100m` | the pipeline of the paper, and the size of its model |
+| `demo` | the synthetic tissue of `cifm demo` |
+
+[training](training.md#a-model-for-other-slides) describes `pretrain` and `finetune`.
 """
 
 
