@@ -32,16 +32,25 @@ class ReducedRidge:
         features: (N, F) centred features.
         targets: (N, Y) centred targets.
         dual: Whether the dual form is solved; the cheaper form if absent. Both have the same solution.
+        products: (N, N) products of the rows of the features, if they are known; the dual form is solved then.
     """
 
-    def __init__(self, features: Values, targets: Values, *, dual: bool | None = None) -> None:
+    def __init__(
+        self,
+        features: Values,
+        targets: Values,
+        *,
+        dual: bool | None = None,
+        products: NDArray[np.float64] | None = None,
+    ) -> None:
         self.features, self.targets = features, targets
         num_rows, num_features = features.shape
-        self._dual = num_rows < num_features if dual is None else dual
-        products = features @ features.T if self._dual else features.T @ features
+        self._dual = products is not None or (num_rows < num_features if dual is None else dual)
+        if products is None:
+            products = (features @ features.T if self._dual else features.T @ features).astype(np.float64)
         # The trace is the same in both forms.
         self._unit = max(float(np.trace(products, dtype=np.float64)), _TINY)
-        self._products = products.astype(np.float64) / self._unit
+        self._products = products / self._unit
         self._moments = None if self._dual else features.T @ targets
         self._factor = lru_cache(maxsize=3)(self._factorise)  # for the penalties that are in use
 
@@ -54,13 +63,34 @@ class ReducedRidge:
         solution = cho_solve(self._factor(penalty), right.astype(np.float64)) / self._unit
         return np.asarray(solution, dtype=np.float32)
 
-    def predict(self, penalty: float, features: Values, targets: NDArray[np.int64] | slice = slice(None)) -> Values:
-        """Predict y of the targets, given (n, F) features: (n, y)."""
+    def leave_out(self, is_left_out: NDArray[np.bool_]) -> ReducedRidge:
+        """The regression without some of the (N,) rows; in the dual form their products are not computed again."""
+        kept = ~is_left_out
+        if not self._dual:
+            return ReducedRidge(self.features[kept], self.targets[kept], dual=False)
+        return ReducedRidge(
+            self.features[kept], self.targets[kept], products=self._products[np.ix_(kept, kept)] * self._unit
+        )
+
+    def similarities(self, features: Values) -> Values | None:
+        """(N, n) products of the rows with (n, F) features, for `predict` with many penalties; None in the primal form."""
+        return np.asarray(self.features @ features.T) if self._dual else None
+
+    def predict(
+        self,
+        penalty: float,
+        features: Values,
+        targets: NDArray[np.int64] | slice = slice(None),
+        similarities: Values | None = None,
+    ) -> Values:
+        """Predict y of the targets, given (n, F) features and, in the dual form, their `similarities`: (n, y)."""
         if self._moments is not None:
             return features @ self._solve(penalty, self._moments[:, targets])
         # In this order: n is small, and F times Y coefficients may not fit into memory.
         return np.asarray(
-            self._solve(penalty, self.features @ features.T).T @ self.targets[:, targets], dtype=np.float32
+            self._solve(penalty, self.features @ features.T if similarities is None else similarities).T
+            @ self.targets[:, targets],
+            dtype=np.float32,
         )
 
     def reduce(

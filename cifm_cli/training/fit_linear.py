@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # fractions of the total variance of the features
+PENALTIES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # fractions of the total variance of the features
 GAINS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of each output; zero leaves it out
 MAX_GROUPS = 4  # of slides, each left out in turn
-MAX_ROWS, MAX_DUAL_ROWS = 15_000, 4_000  # practice cells; fewer if they are fewer than the features
+MAX_ROWS, MAX_DUAL_ROWS = 15_000, 3_000  # practice cells; fewer if they are fewer than the features
 MAX_VALUES = 2**28  # features and targets in memory, in total, 1 GiB
 MAX_TILES = 400  # of a slide, where hardly any cell of a tile is masked
 ROWS_PER_CELL = 2  # a cell may be masked several times, with other visible neighbours
 VALIDATED_PART = 0.2  # validation cells, as a part of the number of training cells
-MAX_CHOICE_GENES = 2_000  # genes that penalties are chosen on
+MAX_CHOICE_GENES = 1_000  # genes that penalties are chosen on
 NUM_OUTPUTS = len(Corrections._fields)
 
 
@@ -104,18 +104,27 @@ def fit_linear_correction(session: Session) -> None:
     max_rows = MAX_VALUES // (num_features + NUM_OUTPUTS * len(genes))
     max_rows = min(max_rows, MAX_ROWS if num_features <= MAX_DUAL_ROWS else MAX_DUAL_ROWS)
     training = [draw_practice(session, each, keys.TRAIN, max_rows // len(corpus.slides)) for each in corpus.slides]
-    validation_rows = int(VALIDATED_PART * max_rows) // len(corpus.validation_slides)
-    validation = [
-        (slide_groups(corpus.slides).get(each.slide.name, 0), practice)
-        for each in corpus.validation_slides
-        for practice in draw_practice(session, each, keys.VALIDATION, validation_rows)
-    ]
+    group_of = slide_groups(corpus.slides)
+    if len(set(group_of.values())) > 1:  # each group of slides is left out of the regression in turn
+        validation = [
+            (group_of[each.slide.name], tile)
+            for each, tiles in zip(corpus.slides, training, strict=True)
+            for tile in tiles
+        ]
+    else:
+        validation_rows = int(VALIDATED_PART * max_rows) // len(corpus.validation_slides)
+        validation = [
+            (0, practice)
+            for each in corpus.validation_slides
+            for practice in draw_practice(session, each, keys.VALIDATION, validation_rows)
+        ]
     features, targets = join_slides(training, genes, num_scales)
-    group_of_slide = list(slide_groups(corpus.slides).values())
-    group = np.repeat(group_of_slide, [sum(map(len, tiles)) for tiles in training])
+    group = np.repeat(
+        [group_of[each.slide.name] for each in corpus.slides], [sum(map(len, tiles)) for tiles in training]
+    )
     del training
-    penalties, gains = choose(features, targets, group, validation, genes)
     ridge = ReducedRidge(features, targets)
+    penalties, gains = choose(ridge, group, validation, genes)
     groups = [slice(number * len(genes), (number + 1) * len(genes)) for number in range(NUM_OUTPUTS)]
     rank = min(linear.reduce.shape[2], *features.shape, len(genes))
     reduced, weights = ridge.reduce(
@@ -230,8 +239,7 @@ def slide_groups(slides: Sequence[TrainingSlide]) -> dict[str, int]:
 
 
 def choose(
-    features: NDArray[np.float32],
-    targets: NDArray[np.float32],
+    ridge: ReducedRidge,
     group: NDArray[np.int64],
     validation: Sequence[tuple[int, Practice]],
     genes: Tensor,
@@ -239,8 +247,7 @@ def choose(
     """Penalty and gain of each output with the smallest loss on held-out cells.
 
     Args:
-        features: (N, S G) features.
-        targets: (N, 3 G) targets.
+        ridge: The regression on the rows of all slides.
         group: (N,) group of the slide of each row.
         validation: Practice cells that no regression is fitted to, with the group of their slide.
         genes: (G,) vocabulary rows of the genes.
@@ -251,10 +258,9 @@ def choose(
     groups = np.unique(group)
     losses = np.zeros((len(PENALTIES), len(GAINS), NUM_OUTPUTS))
     for number in groups:
-        others = group != number if len(groups) > 1 else np.ones(len(group), dtype=bool)
         own = [practice for of_group, practice in validation if of_group == number or len(groups) == 1]
         if own:
-            losses += held_out_losses(ReducedRidge(features[others], targets[others]), own, genes)
+            losses += held_out_losses(ridge.leave_out(group == number) if len(groups) > 1 else ridge, own, genes)
     best = [np.unravel_index(losses[:, :, output].argmin(), losses.shape[:2]) for output in range(NUM_OUTPUTS)]
     return [PENALTIES[penalty] for penalty, _ in best], [GAINS[gain] for _, gain in best]
 
@@ -281,8 +287,10 @@ def held_out_losses(ridge: ReducedRidge, validation: Sequence[Practice], genes: 
     columns = torch.cat([output * len(genes) + places for output in range(NUM_OUTPUTS)]).numpy()
     measured = [practice.take_genes(genes[places]) for practice in validation]
     losses = np.zeros((len(PENALTIES), len(GAINS), NUM_OUTPUTS))
+    matrix = features.flatten(1).numpy()
+    similarities = ridge.similarities(matrix)
     for number, penalty in enumerate(PENALTIES):
-        predicted = torch.from_numpy(ridge.predict(penalty, features.flatten(1).numpy(), columns))
+        predicted = torch.from_numpy(ridge.predict(penalty, matrix, columns, similarities))
         predicted = predicted.view(len(features), NUM_OUTPUTS, len(places))
         for practice, first, last in zip(measured, parts, parts[1:], strict=False):
             own = torch.searchsorted(genes[places], practice.genes)
