@@ -35,6 +35,7 @@ class NetworkFeatures:
             raise ValueError("the head of the paper has no features that a slide could be adapted by")
 
         def to_numpy(values: Tensor) -> NDArray[np.float32]:
+            """Convert a tensor to float32 on the CPU."""
             array: NDArray[np.float32] = values.float().cpu().numpy()
             return array
 

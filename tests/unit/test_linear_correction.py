@@ -19,7 +19,7 @@ from cifm_cli.recipe import parse
 from cifm_cli.statistics.reduced_ridge import ReducedRidge
 from cifm_cli.training.config import TrainConfig
 from cifm_cli.training.distributed import Processes
-from cifm_cli.training.fit_linear import choose_gains, draw_practice, fit_linear_correction
+from cifm_cli.training.fit_linear import choose, draw_practice, fit_linear_correction, join_slides
 from cifm_cli.training.initialise import fit_slides
 from cifm_cli.training.loop import validate
 from cifm_cli.training.session import Session, open_session
@@ -128,14 +128,18 @@ def test_the_correction_lowers_the_loss_before_the_first_step(planted_slides: li
 
 
 def test_a_correction_that_does_not_help_is_left_out(planted_slides: list[Path], tmp_path: Path) -> None:
+    """The errors of one slide are those that the other predicts, or the opposite."""
     with verification_skipped():
         session = fitted_session(planted_slides, tmp_path / "run", 8)
-        linear = session.network.linear
-        assert linear is not None
-        practice = draw_practice(session, session.corpus.slides[0], "validation", 200)
-    assert max(choose_gains(linear, practice)) > 0
-    linear.fill(linear.reduce, -linear.outputs)
-    assert choose_gains(linear, practice) == [0.0, 0.0, 0.0]
+        slides = [draw_practice(session, each, "train", 200) for each in session.corpus.slides]
+    genes, num_scales = session.corpus.measured_genes(), len(session.recipe.objective.scales)
+    features, targets = join_slides(slides, genes, num_scales)
+    group = np.repeat([0, 1], [sum(map(len, tiles)) for tiles in slides])
+    validation = [(number, tile) for number, tiles in enumerate(slides) for tile in tiles]
+    _, gains = choose(ReducedRidge(features, targets), group, validation, genes)
+    assert max(gains) > 0
+    _, gains = choose(ReducedRidge(features, -targets), group, validation, genes)
+    assert gains == [0.0, 0.0, 0.0]
 
 
 def test_members_share_the_correction_also_in_a_copy() -> None:
