@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 # In units of the mean variance of a feature; without a regression for the first
 PENALTIES = (np.inf, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 WEIGHTS = (0.0, 0.5, 1.0)  # of smoother and correction in probabilities and compositions
-MAX_WEIGHT = 1.5  # in means
+MAX_WEIGHT = 3.0  # in means: a correction that was shrunk for other slides may be too small for this one
 NUM_PARTS = 3
 # Fraction of the slide's composition in every expectation, as in the deviance of an evaluation
 COMPOSITION_FLOOR = 0.05
