@@ -170,25 +170,22 @@ class EvaluationDataset:
         return self._stats(rows if len(rows) else fold.visible)
 
     def practice_folds(self, fold: Fold) -> tuple[Rows, list[PracticeFold]]:
-        """The cells that a model is adapted by for a fold.
+        """The cells that a model is adapted by for a fold: it practises on those that baselines learn from, hidden as theirs.
 
-        They are those that baselines learn from, hidden as theirs are. Where the scored region contains training cells, so
-        that every fold needs an adaptation of its own, they are all visible cells of the fold, as on a new slide; cells of
-        the validation region are left for tuning.
+        Where the scored region contains training cells, every fold needs an adaptation of its own. Its profiles are those of
+        all visible cells of the fold, as the baselines that only average use all of them too.
 
         Returns:
-            Ascending rows of all of these cells, and the folds in which some of them are hidden.
+            Ascending rows of the cells of the profiles, and the folds in which some of the cells are hidden.
         """
+        rows = self._learnable_rows(fold)
         if self.shares_training(fold):
-            rows = self._learnable_rows(fold)
             return rows, list(self._practice(fold.geometry, rows, MAX_EXAMPLE_CELLS))
-        rows, tuned = fold.visible, self.slide.region(keys.VALIDATION)
-        found = []
-        for each in self._practice(fold.geometry, rows, MAX_EXAMPLE_CELLS // 3):
-            queries = np.setdiff1d(each.queries, tuned, assume_unique=True)
-            if len(queries):
-                found.append(replace(each, queries=queries))
-        return rows, found
+        folds = self._practice(fold.geometry, rows, MAX_EXAMPLE_CELLS // 3)
+        everything = np.union1d(rows, fold.visible)
+        return everything, [
+            replace(each, visible=np.setdiff1d(everything, each.hidden, assume_unique=True)) for each in folds
+        ]
 
     def shares_training(self, fold: Fold) -> bool:
         """Whether what was learned for a fold holds for all folds of its geometry: none of its cells is a training cell."""
