@@ -29,7 +29,7 @@ SEED = 3
 
 @pytest.fixture(scope="module")
 def model(slide: Slide) -> LoadedModel:
-    return load_random_model(slide, {"model": {"width": 16}, "data": {"tile_cells": 64}})
+    return load_random_model(slide, {"model": {"width": 16}, "data": {"tile_cells": 256}})
 
 
 @dataclass(frozen=True)
