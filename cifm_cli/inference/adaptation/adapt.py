@@ -20,6 +20,7 @@ Adapt = Literal["none", "slide"]
 NUM_FOLDS = 10  # 10 % of the cells are hidden at a time
 MAX_PRACTICE_CELLS = 10_000  # hidden cells that are predicted, tuning cells included
 MAX_PRACTICE_VALUES = 15_000_000  # such cells times genes, which are in memory together
+PIECE_CELLS = 2_048  # consecutive cells, of which some pieces are practised on, on a large slide
 TUNING_PART = 0.2  # part of the cells that is tuned on where the slide has no validation region
 MIN_TUNING_CELLS = 50  # in a validation region; a smaller one is not used
 MIN_CELLS = 50  # with counts; a smaller slide has too few to practise on
@@ -40,10 +41,10 @@ def adapt_to_slide(model: LoadedModel, slide: Slide, seed: int, *, profiles_only
     rows = np.flatnonzero(slide.total_counts > 0)
     if profiles_only or len(rows) < MIN_CELLS:
         return adapt_profiles(model, slide, rows, seed)
-    return fit_adaptation(model, slide, _practise(model, slide, rows, seed))
+    return fit_adaptation(model, slide, _practise(slide, rows, seed))
 
 
-def _practise(model: LoadedModel, slide: Slide, rows: Rows, seed: int) -> AdaptationData:
+def _practise(slide: Slide, rows: Rows, seed: int) -> AdaptationData:
     """Choose the cells that are hidden for practice; void cells play no part, and so change nothing."""
     generator = numpy_generator(seed, "practice cells")
     validation = np.intersect1d(rows, slide.region(keys.VALIDATION))
@@ -52,7 +53,7 @@ def _practise(model: LoadedModel, slide: Slide, rows: Rows, seed: int) -> Adapta
     groups = [np.sort(group) for group in np.array_split(generator.permutation(rows), NUM_FOLDS)]
     max_cells = min(MAX_PRACTICE_CELLS, max(1, MAX_PRACTICE_VALUES // slide.num_genes))
     # On a large slide, evenly spaced pieces of the tissue with enough hidden cells of one fold
-    pieces = list(chunks(rows, model.checkpoint.recipe.data.tile_cells))
+    pieces = list(chunks(rows, PIECE_CELLS))
     step = max(1, len(groups[0]) // max_cells)
     predicted = np.concatenate(pieces[::step])
     practice: list[PracticeFold] = []

@@ -27,7 +27,7 @@ from cifm_cli.inference.neighbourhood.blend import BlendSums
 from cifm_cli.inference.network_features import NetworkFeatures
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.model.gene_profiles import sum_genes
-from cifm_cli.model.slide_fit import fit_slide_parameters
+from cifm_cli.model.slide_fit import NUM_POOL_TILES, fit_slide_parameters
 from cifm_cli.model.slide_parameters import start_parameters
 from cifm_cli.model.states import fit_states, nearest_state
 from cifm_cli.provenance import numpy_generator
@@ -76,7 +76,7 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     )
     parameters = fit_slide_parameters(
         start,
-        (tile.example() for tile in practice),
+        (tile.example() for tile in _spread(practice)),
         (tile.example() for tile in tuning),
         model.checkpoint.recipe.objective.pool_decay,
     )
@@ -127,6 +127,12 @@ def _start(model: LoadedModel, slide: Slide, rows: Rows, seed: int, totals: Gene
     state_seed = int(numpy_generator(seed, "adaptation states").integers(2**31))
     states = fit_states(cells, recipe.objective.states, state_seed)
     return start_parameters(totals.profiles(), *states, len(recipe.objective.scales) + 1)
+
+
+def _spread(tiles: Sequence[PracticeTile]) -> list[PracticeTile]:
+    """The tiles, evenly spaced ones first: pools are fitted to the first `NUM_POOL_TILES`, which are not to be one corner."""
+    step = max(1, len(tiles) // NUM_POOL_TILES)
+    return [tile for first in range(step) for tile in tiles[first::step]]
 
 
 def _predict(model: LoadedModel, tile: PracticeTile, parameters: SlideParameters, blend: FittedBlend) -> Predicted:
