@@ -148,6 +148,7 @@ def test_no_prediction_depends_on_hidden_cells_of_part_of_a_region(
 ) -> None:
     monkeypatch.setattr("cifm_cli.evaluation.fold_plan.MAX_VISIBLE_COUNTS", 0)
     monkeypatch.setattr("cifm_cli.evaluation.fold_plan.MAX_VALUES", 40 * slide.num_genes)
+    monkeypatch.setattr("cifm_cli.evaluation.dataset.MAX_EXAMPLE_CELLS", 300)  # for speed
     dataset = open_dataset(slide, [model], SEED)
     predictors = all_predictors(model)
     folds = scored_folds(dataset, geometry, region)
@@ -192,8 +193,11 @@ def test_an_adaptation_does_not_depend_on_the_fold_that_asks_first(
     assert facts[0] == facts[1]
 
 
-def test_an_adaptation_for_other_hidden_cells_is_not_used_again(slide: Slide, model: LoadedModel) -> None:
+def test_an_adaptation_for_other_hidden_cells_is_not_used_again(
+    slide: Slide, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Folds of the region `all` that hide no training cells; the first one shows what the second one hides."""
+    monkeypatch.setattr("cifm_cli.evaluation.dataset.MAX_EXAMPLE_CELLS", 300)  # for speed
     dataset = open_dataset(slide, [model], SEED)
     folds = [
         replace(fold, hidden=np.setdiff1d(fold.hidden, slide.region("train")))
