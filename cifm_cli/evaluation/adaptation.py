@@ -10,6 +10,7 @@ from cifm_cli.inference.adaptation.fit import AdaptationData, adapt_profiles, fi
 from cifm_cli.inference.adaptation.practice import PracticeFold
 
 if TYPE_CHECKING:
+    from cifm_cli.data.slide import Rows
     from cifm_cli.evaluation.dataset import EvaluationDataset
     from cifm_cli.evaluation.folds import Fold
     from cifm_cli.inference.loaded_model import LoadedModel
@@ -22,20 +23,22 @@ def adapted_model(name: str, model: LoadedModel, dataset: EvaluationDataset, fol
         name: Name of the model in the evaluation.
         model: The model, with the objective `residual`.
         dataset: The slide.
-        fold: The fold. Folds without training cells among the hidden ones share one adaptation per geometry.
+        fold: The fold. Where no scored cell is a training or tuning cell, all folds share one adaptation per geometry.
 
     Returns:
         The adapted model.
     """
-    key = (name, fold.geometry if dataset.shares_training(fold) else fold)
+    shared = dataset.shares_adaptation(fold)
+    key = (name, fold.geometry if shared else fold)
     if key not in dataset.adapted_models:
-        if not dataset.shares_training(fold):  # it serves a single fold
+        if not shared:  # it serves a single fold
             for old in [old for old in dataset.adapted_models if not isinstance(old[1], str)]:
                 del dataset.adapted_models[old]
         slide = dataset.slide_at(model.checkpoint.recipe.data.radius_um)
         rows, practice = dataset.practice_folds(fold)
         if practice:
-            data = AdaptationData(rows, practice, _tuning_folds(dataset, fold), dataset.seed)
+            hidden = _hidden_cells(fold, shared=shared)
+            data = AdaptationData(rows, practice, _tuning_folds(dataset, fold.geometry, hidden), dataset.seed)
             adapted = fit_adaptation(model, slide, data)
         else:  # the whole training region is hidden; baselines then have the statistics of the visible cells, too
             adapted = adapt_profiles(model, slide, rows if len(rows) else fold.visible, dataset.seed)
@@ -43,11 +46,20 @@ def adapted_model(name: str, model: LoadedModel, dataset: EvaluationDataset, fol
     return dataset.adapted_models[key]
 
 
-def _tuning_folds(dataset: EvaluationDataset, fold: Fold) -> list[PracticeFold]:
-    """The folds that weights and penalties are chosen on, without the cells that are hidden in a fold."""
-    hidden = fold.hidden if fold.withheld is None else np.union1d(fold.hidden, fold.withheld)
+def _hidden_cells(fold: Fold, *, shared: bool) -> Rows:
+    """The cells that an adaptation may not read for a fold.
+
+    A shared one reads no scored cell anyway. Of the folds that are tuned on, all cells serve it, whichever fold is the first.
+    """
+    if shared:
+        return fold.hidden[:0]
+    return fold.hidden if fold.withheld is None else np.union1d(fold.hidden, fold.withheld)
+
+
+def _tuning_folds(dataset: EvaluationDataset, geometry: str, hidden: Rows) -> list[PracticeFold]:
+    """The folds that weights and penalties are chosen on, without some cells."""
     found = []
-    for each in dataset.tuning_folds.get(fold.geometry, ()):
+    for each in dataset.plans[geometry].adaptation if geometry in dataset.plans else ():
         visible = np.setdiff1d(each.visible, hidden, assume_unique=True)
         own = np.setdiff1d(each.hidden, hidden, assume_unique=True)
         if len(own) and (dataset.slide.total_counts[visible] > 0).any():

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.evaluation.fold_plan import FoldPlan
     from cifm_cli.evaluation.folds import Fold
     from cifm_cli.inference.loaded_model import LoadedModel
 
@@ -54,8 +55,8 @@ class EvaluationDataset:
     seed: int  # the user's seed
     max_reach_um: float = 0.0  # the widest receptive field of all models
     prepared_radius_um: float | None = None  # radius that the slide was prepared for; the slide's when absent
-    # geometry to the folds on which adaptation chooses weights and penalties
-    tuning_folds: dict[str, Sequence[Fold]] = field(default_factory=dict, repr=False, compare=False)
+    # geometry to the plan of its folds, on some of which adaptation chooses weights and penalties
+    plans: dict[str, FoldPlan] = field(default_factory=dict, repr=False, compare=False)
     adapted_models: dict[tuple[str, str | Fold], LoadedModel] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -172,14 +173,14 @@ class EvaluationDataset:
     def practice_folds(self, fold: Fold) -> tuple[Rows, list[PracticeFold]]:
         """The cells that a model is adapted by for a fold: it practises on those that baselines learn from, hidden as theirs.
 
-        Where the scored region contains training cells, every fold needs an adaptation of its own. Its profiles are those of
-        all visible cells of the fold, as the baselines that only average use all of them too.
+        Where the scored region contains training or tuning cells, folds need adaptations of their own. Their profiles are
+        those of all visible cells of the fold, as the baselines that only average use all of them too.
 
         Returns:
             Ascending rows of the cells of the profiles, and the folds in which some of the cells are hidden.
         """
         rows = self._learnable_rows(fold)
-        if self.shares_training(fold):
+        if self.shares_adaptation(fold):
             return rows, list(self._practice(fold.geometry, rows, MAX_EXAMPLE_CELLS))
         folds = self._practice(fold.geometry, rows, MAX_EXAMPLE_CELLS // 3)
         everything = np.union1d(rows, fold.visible)
@@ -187,9 +188,11 @@ class EvaluationDataset:
             replace(each, visible=np.setdiff1d(everything, each.hidden, assume_unique=True)) for each in folds
         ]
 
-    def shares_training(self, fold: Fold) -> bool:
-        """Whether what was learned for a fold holds for all folds of its geometry: none of its cells is a training cell."""
-        return len(self._learnable_rows(fold)) == len(self.slide.region(keys.TRAIN))
+    def shares_adaptation(self, fold: Fold) -> bool:
+        """Whether one adaptation serves all such folds of a geometry: it reads no training or tuning cell that they hide."""
+        plan = self.plans.get(fold.geometry)
+        overlapping = plan is not None and plan.overlapping
+        return not overlapping and len(self._learnable_rows(fold)) == len(self.slide.region(keys.TRAIN))
 
     def _practice(self, geometry: str, rows: Rows, max_cells: int) -> Iterator[PracticeFold]:
         """Hide at most `max_cells` of `rows` as a geometry hides the scored cells."""

@@ -47,9 +47,9 @@ class FoldPlan(NamedTuple):
     tuning: list[Fold]  # folds on which hyper-parameters and thresholds are chosen
     scored: list[Fold]  # folds on which every predictor is scored
     notes: tuple[tuple[bool, str], ...]  # what the user should know, as (is a warning, text)
-    # folds of the tuning region on which adaptation chooses weights and penalties; they may hide cells that are scored in
-    # other folds
+    # folds of the tuning region on which adaptation chooses weights and penalties
     adaptation: list[Fold]
+    overlapping: bool  # whether these read cells that are scored in other folds
 
 
 def tuning_region(slide: Slide, scored: str) -> tuple[str, str | None]:
@@ -101,7 +101,7 @@ class FoldPlanner:
             name = self.dataset.slide.name
             note = f"{name}, {geometry}: scoring {num_scored:,} of {num_cells:,} cells{where}; more with --rounds"
             notes.append((False, note))
-        return FoldPlan(tuning, limited, tuple(notes), adaptation)
+        return FoldPlan(tuning, limited, tuple(notes), adaptation, overlapping)
 
     def _tuning_folds(self, geometry: str) -> list[Fold]:
         """Folds to tune on in which no scored cell is visible."""

@@ -87,7 +87,7 @@ class SlideSetup:
 
     def evaluator(self, geometry: str, plan: FoldPlan) -> Evaluator:
         """Prepare the evaluation of a geometry."""
-        self.dataset.tuning_folds[geometry] = plan.adaptation
+        self.dataset.plans[geometry] = plan
         result = open_result(self.dataset, geometry, plan.scored, self.annotator)
         return Evaluator(result, plan.scored, plan.tuning, self.save)
 

@@ -16,7 +16,7 @@ from cifm_cli.data.slide import Slide, open_slide
 from cifm_cli.inference.adaptation import option
 from cifm_cli.inference.loaded_model import LoadedModel
 
-TABLES = {"model": {"width": 8, "encoder_layers": 1, "decoder_layers": 1}, "data": {"tile_cells": 100}}
+TABLES = {"model": {"width": 8, "encoder_layers": 1, "decoder_layers": 1}, "data": {"tile_cells": 400}}
 SLIDE = "prepared/tissue.h5ad"
 QUICK = ("--max-cells", 100, "--steps", 1, "--share", 0.2, "--count", 5)
 EVALUATE = ("evaluate", "--geometry", "scattered", "--rounds", 1, "--json")

@@ -15,6 +15,7 @@ from cifm_cli import keys
 from cifm_cli.model.checkpoint import load_checkpoint
 
 SMALL = ["--set=train.steps=2", "--set=train.validation_tiles=1", "--set=model.width=8", "--set=data.tile_cells=64"]
+ONE_ROUND = ("--rounds", "1", "--geometry", "scattered")
 
 
 pytestmark = pytest.mark.usefixtures("workspace")
@@ -27,7 +28,7 @@ def test_dgl_trains_evaluates_and_embeds(cifm: Callable, form: str) -> None:
         pytest.skip(problem)
     for words in (
         ["train", "demo", *SMALL, f"--set=model.message={form}"],
-        ["evaluate", "--rounds", "1", "--geometry", "scattered"],
+        ["evaluate", *ONE_ROUND, "--adapt", "none"],
         ["embed"],
     ):
         outcome = cifm(*words, "--backend", "dgl")
@@ -51,7 +52,7 @@ def test_half_precision_trains_evaluates_embeds_and_predicts(cifm: Callable) -> 
     difference = np.abs(embeddings["bfloat16"] - embeddings["float32"]).max() / np.abs(embeddings["float32"]).max()
     assert 0 < difference < 0.05
     assert cifm("predict", "prepared/tissue.h5ad", "--precision", "bfloat16").code == 0
-    outcome = cifm("evaluate", "--rounds", "1", "--geometry", "scattered", "--precision", "bfloat16", "--json")
+    outcome = cifm("evaluate", *ONE_ROUND, "--adapt", "none", "--precision", "bfloat16", "--json")
     assert json.loads(outcome.out)["provenance"]["precision"] == "bfloat16"
 
 

@@ -20,7 +20,7 @@ def test_the_demo_runs_the_commands_that_it_prints(cifm, tmp_path: Path, monkeyp
     monkeypatch.setattr(demo, "NUM_CELLS", 1_500)
     brief = {
         "train": "--set train.steps=10",
-        "evaluate": "--geometry scattered --rounds 2",
+        "evaluate": "--geometry scattered --rounds 2 --adapt none",
         "simulate": "--steps 2",
     }
     monkeypatch.setattr(

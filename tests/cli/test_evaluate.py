@@ -34,7 +34,7 @@ BASELINES = {
     "blend",
     "ridge",
 }
-BRIEF = ("--geometry", "scattered", "--rounds", "1", "--backend", "torch", "--json")
+BRIEF = ("--geometry", "scattered", "--rounds", "1", "--adapt", "none", "--backend", "torch", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_options_default_to_the_recipe(cifm: Callable, workspace: Path) -> None:
     table = ['geometries=["region"]', "block_radii=[2.5, 2.5]", "rounds=1", "region=validation", "annotator=markers"]
     slide, run = workspace / "prepared" / "tissue.h5ad", workspace / "runs" / "configured"
     train_short_run(slide, run, [f"evaluate.{key}" for key in table])
-    words = ["evaluate", "--model", "runs/configured", "--backend", "torch", "--json", "--out", "configured"]
+    words = ["evaluate", "--model", "runs/configured", "--adapt", "none", "--json", "--out", "configured"]
     metrics = json.loads(cifm(*words).out)
     facts = metrics["slides"]["tissue"]
     assert (facts["region"], facts["tuned_on"]) == ("validation", "train")
@@ -261,7 +261,7 @@ def test_several_slides_are_averaged(cifm: Callable, workspace: Path) -> None:
     # The same cells in another file: recognised by their counts.
     warnings = metrics["slides"]["other"]["warnings"]
     assert any("of the scored cells were train cells of the model, in its slide tissue" in each for each in warnings)
-    assert "cross-sample, adapted: the model was trained on other slides" in page
+    assert "cross-sample, zero-shot: the model was trained on other slides" in page
     assert (
         f"{metrics['slides']['tissue']['scenario']['model']['trained_cells_scored']:,} of the scored cells were" in page
     )

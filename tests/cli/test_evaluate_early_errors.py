@@ -10,7 +10,7 @@ import anndata as ad
 import pytest
 from builders import forget_checksums, train_short_run
 
-BRIEF = ("--geometry", "scattered", "--rounds", "1", "--backend", "torch", "--json")
+BRIEF = ("--geometry", "scattered", "--rounds", "1", "--adapt", "none", "--backend", "torch", "--json")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from cifm_cli.evaluation import setup
 from cifm_cli.evaluation.predictors.registry import all_baselines
 from cifm_cli.model.checkpoint import load_checkpoint
 
-BRIEF = ("--geometry", "scattered", "--rounds", "20", "--backend", "torch", "--json")
+BRIEF = ("--geometry", "scattered", "--rounds", "20", "--adapt", "none", "--backend", "torch", "--json")
 Change = Callable[[ad.AnnData, np.random.Generator], ad.AnnData]
 
 

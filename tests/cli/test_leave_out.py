@@ -19,7 +19,7 @@ from cifm_cli.training.config import TrainConfig
 
 RECIPE = """
 [data]
-tile_cells = 64
+tile_cells = 256
 [model]
 width = 8
 [objective]

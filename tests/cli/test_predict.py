@@ -58,7 +58,7 @@ def test_the_median_of_cells_and_of_locations(cifm, random_run: None) -> None:
     at = ("--at", write_csv("p.csv", "x,y", "200,200", "300,310"))
     for where in ((), at):
         for form in ("mean", "median"):
-            words = ("--form", form, "--out", f"{form}.h5ad", "--json")
+            words = ("--form", form, "--adapt", "none", "--out", f"{form}.h5ad", "--json")
             code, out, _ = cifm("predict", "prepared/tissue.h5ad", *where, *words)
             assert code == 0
             assert (json.loads(out)["form"], json.loads(out)["threshold"]) == (form, None)

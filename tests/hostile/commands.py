@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 SMALL = "--set train.steps=12 --set train.validate_every=4 --set train.validation_tiles=1 --set model.width=8"
 TRAIN = f"train demo {SMALL} --set data.tile_cells=32 --set train.save_minutes=1e-9 --backend torch --device cpu"
-EVALUATE = "evaluate --model runs/base --backend torch --device cpu --geometry scattered --rounds 1"
+EVALUATE = "evaluate --model runs/base --backend torch --device cpu --geometry scattered --rounds 1 --adapt none"
 INPUTS = ("download", "prepared", "runs/base", "embedded", "labelled.h5ad")
 LEFTOVER = re.compile(r"\.(partial|complete|replaced)\.|cifm-lock")
 # Parts of JSON files that differ between two runs of the same command.

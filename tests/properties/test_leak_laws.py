@@ -29,7 +29,7 @@ SEED = 3
 
 @pytest.fixture(scope="module")
 def model(slide: Slide) -> LoadedModel:
-    return load_random_model(slide, {"model": {"width": 16}, "data": {"tile_cells": 64}})
+    return load_random_model(slide, {"model": {"width": 16}, "data": {"tile_cells": 256}})
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,9 @@ CASES = [
 
 
 def plan_folds(dataset: EvaluationDataset, geometry: str, region: str) -> FoldPlan:
-    """The folds of `cifm evaluate`; those of tuning are also for adaptation."""
-    plan = FoldPlanner(dataset, region, "validation").plan(geometry)
-    dataset.tuning_folds[geometry] = plan.tuning
-    return plan
+    """The folds of `cifm evaluate`, with which adaptation chooses weights and penalties."""
+    dataset.plans[geometry] = FoldPlanner(dataset, region, "validation").plan(geometry)
+    return dataset.plans[geometry]
 
 
 def scored_folds(dataset: EvaluationDataset, geometry: str, region: str) -> list[Fold]:
@@ -149,6 +148,7 @@ def test_no_prediction_depends_on_hidden_cells_of_part_of_a_region(
 ) -> None:
     monkeypatch.setattr("cifm_cli.evaluation.fold_plan.MAX_VISIBLE_COUNTS", 0)
     monkeypatch.setattr("cifm_cli.evaluation.fold_plan.MAX_VALUES", 40 * slide.num_genes)
+    monkeypatch.setattr("cifm_cli.evaluation.dataset.MAX_EXAMPLE_CELLS", 300)  # for speed
     dataset = open_dataset(slide, [model], SEED)
     predictors = all_predictors(model)
     folds = scored_folds(dataset, geometry, region)
@@ -173,6 +173,44 @@ def test_an_adaptation_to_hidden_cells_is_detected(
     dataset = open_dataset(slide, [model], SEED)
     predictor = LeakyAdaptation("leaky_adaptation", model, adapt="slide")
     assert leaks(predictor, dataset, scored_folds(dataset, geometry, region)[0])
+
+
+@pytest.mark.parametrize("geometry", ["scattered", "whole"])
+def test_an_adaptation_does_not_depend_on_the_fold_that_asks_first(
+    slide: Slide, model: LoadedModel, geometry: str
+) -> None:
+    """Folds share it, those that are tuned on included; all cells of these choose weights and penalties."""
+    predictor = ModelPredictor("model:adapted", model, adapt="slide")
+    facts = []
+    for first in ("tuning", "scored"):
+        dataset = open_dataset(slide, [model], SEED)
+        plan = plan_folds(dataset, geometry, "test")
+        predictor.model_for(dataset, getattr(plan, first)[0])
+        adapted = predictor.model_for(dataset, plan.scored[-1])
+        assert adapted.adaptation is not None
+        facts.append(adapted.adaptation.facts)
+        assert facts[-1]["tuning_cells"] == len(hidden_rows(plan.adaptation)) > 0
+    assert facts[0] == facts[1]
+
+
+def test_an_adaptation_for_other_hidden_cells_is_not_used_again(
+    slide: Slide, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folds of the region `all` that hide no training cells; the first one shows what the second one hides."""
+    monkeypatch.setattr("cifm_cli.evaluation.dataset.MAX_EXAMPLE_CELLS", 300)  # for speed
+    dataset = open_dataset(slide, [model], SEED)
+    folds = [
+        replace(fold, hidden=np.setdiff1d(fold.hidden, slide.region("train")))
+        for fold in scored_folds(dataset, "scattered", "all")[:2]
+    ]
+    other = replace(dataset, slide=with_other_hidden_cells(dataset.slide, folds[1].hidden))
+    predictor = ModelPredictor("model:adapted", model, adapt="slide")
+    found = []
+    for tissue in (dataset, other):
+        predictor.predict(tissue, folds[0], {})
+        found.append(predictor.predict(tissue, folds[1], {}))
+    assert np.array_equal(found[0].mean, found[1].mean)
+    assert np.array_equal(found[0].composition, found[1].composition)
 
 
 @pytest.mark.parametrize(("geometry", "region"), CASES)

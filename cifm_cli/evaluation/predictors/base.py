@@ -146,7 +146,7 @@ class ModelPredictor:
         slide = dataset.slide_at(self.model.checkpoint.recipe.data.radius_um)
         model = self.model_for(dataset, fold)
         prediction = predict_cells(model, slide, fold.visible, fold.hidden)
-        if self.adapts and not dataset.shares_training(fold):
+        if self.adapts and not dataset.shares_adaptation(fold):
             prediction = replace(prediction, states=None)  # the states of every fold are others
         return prediction.take_genes(np.searchsorted(model.panel(slide).columns, dataset.columns))
 

@@ -1,0 +1,204 @@
+"""Base prediction and regression of a slide adaptation, on cells for which the best choice is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from cifm_cli.evaluation.examples import Example, TrainingFolds
+from cifm_cli.evaluation.predictors.regression import Ridge
+from cifm_cli.inference.adaptation.practice import PracticeTile
+from cifm_cli.inference.adaptation.regression import (
+    PENALTIES,
+    Choice,
+    FittedRegression,
+    Predicted,
+    choose,
+    choose_blend,
+    fit_regression,
+)
+from cifm_cli.inference.adaptation.slide_adaptation import FLOOR, OUTPUTS, Refinement, SlideAdaptation, Weights, mix
+from cifm_cli.inference.adaptation.state_pool import pool_inputs, pool_states
+from cifm_cli.inference.hidden_tile import HiddenTile
+from cifm_cli.inference.neighbourhood.blend import GRID, FittedBlend, neighbour_means
+from cifm_cli.inference.neighbourhood.residuals import add_errors, mean_features, parts_of
+from cifm_cli.inference.neighbourhood.visible_cells import GeneStats, VisibleCells
+from cifm_cli.inference.network_features import NetworkFeatures
+from cifm_cli.inference.prediction import Prediction
+from cifm_cli.provenance import numpy_generator
+
+NUM_GENES, NUM_QUERIES, RADIUS_UM = 4, 120, 20.0
+STATS = GeneStats(*(np.full(NUM_GENES, value) for value in (1.0, 0.6, 50.0)))
+NO_REGRESSION = Choice(0.0, Weights(0.0, 0.0), np.inf)
+MakeNetwork = Callable[[Prediction, np.ndarray, np.ndarray], Prediction]
+
+
+class Practised(NamedTuple):
+    """The same hidden cells for the baseline `ridge` and for adaptation."""
+
+    example: Example
+    predicted: Predicted
+
+
+def draw_example(seed: int) -> Example:
+    """Cells whose expression varies in space; the last gene follows the neighbourhood of the first."""
+    generator = numpy_generator(seed, "tissue")
+    xy_um = generator.uniform(0, 400, (500, 2))
+    waves = [np.sin(xy_um[:, i % 2] / (40 + 10 * i)) for i in range(NUM_GENES - 1)]
+    counts = generator.poisson(np.exp(np.stack([*waves, waves[0] - 1], axis=1)))
+    expression = np.log1p(counts).astype(np.float32)
+    hidden = np.arange(len(xy_um)) < NUM_QUERIES
+    shown, own = ~hidden, hidden
+    visible = VisibleCells(
+        xy_um[shown], csr_matrix(expression[shown]), csr_matrix(counts[shown].astype(np.float32)), STATS, RADIUS_UM, 400
+    )
+    return Example(visible, xy_um[own], csr_matrix(expression[own]), csr_matrix(counts[own].astype(np.float32)))
+
+
+def fitted_ridge(examples: list[Example], penalty: float) -> Ridge:
+    """The baseline `ridge`."""
+    return Ridge(penalty).fit(TrainingFolds(lambda: examples, STATS))
+
+
+def practise(example: Example, blend: FittedBlend, network: MakeNetwork, num_features: int = 0) -> Practised:
+    """Predict hidden cells: the smoother agrees with the blend, and `network` turns it into the network's prediction."""
+    circles = neighbour_means(example.visible, example.xy_um)
+    of_blend = blend.combine(circles, STATS)
+    masked: Any = None  # the input of the network, which is not run here
+    tile = PracticeTile(HiddenTile(masked, circles), STATS, example.expression, example.counts)
+    features = (
+        numpy_generator(int(example.counts.sum()), "features")
+        .normal(size=(NUM_QUERIES, num_features))
+        .astype(np.float32)
+    )
+    frequencies = np.ones((NUM_QUERIES, 1, 2), np.float32) / 2
+    predicted = network(of_blend, example.expression.toarray(), example.counts.toarray())
+    return Practised(example, Predicted(tile, of_blend, predicted, NetworkFeatures(features, frequencies, of_blend)))
+
+
+def noise(blend: Prediction, _values: np.ndarray, counts: np.ndarray) -> Prediction:
+    """A network whose corrections have nothing to do with the cells."""
+    generator = numpy_generator(int(counts.sum()), "noise")
+    mean, expressed, composition = (part * np.exp(generator.normal(0, 1.0, part.shape)) for part in parts_of(blend))
+    composition = composition / composition.sum(axis=1, keepdims=True)
+    return Prediction(*(each.astype(np.float32) for each in (mean, np.clip(expressed, 0.01, 0.99), composition)))
+
+
+def truth(_blend: Prediction, values: np.ndarray, counts: np.ndarray) -> Prediction:
+    """A network that knows the cells."""
+    composition = (counts + 0.01) / (counts + 0.01).sum(axis=1, keepdims=True)
+    return Prediction(values, np.where(values > 0, 0.99, 0.01).astype(np.float32), composition.astype(np.float32))
+
+
+def fit(network: MakeNetwork, num_features: int = 0) -> tuple[FittedRegression, list[Predicted], list[Example]]:
+    """A regression of three tiles, and two tiles to tune on."""
+    examples = [draw_example(seed) for seed in range(5)]
+    blend = fitted_ridge(examples[:3], 1.0).blend_
+    predicted = [practise(example, blend, network, num_features).predicted for example in examples]
+    return fit_regression(predicted[:3], STATS), predicted[3:], examples
+
+
+@pytest.mark.parametrize("penalty", [1.0, 10.0])
+def test_without_smoother_and_network_the_adapted_model_is_the_baseline_ridge(penalty: float) -> None:
+    """Fitted to the same cells, except for the floor; the network's prediction has no effect."""
+    regression, tuning, examples = fit(noise)
+    ridge = fitted_ridge(examples[:3], penalty)
+    choices = [Choice(0.0, Weights(0.0, 0.0), penalty)] * len(OUTPUTS)
+    refinement = Refinement(ridge.blend_, (Weights(0.0, 0.0),) * 3, regression.solve(choices), np.array([1.0, 0.0]))
+    parameters: Any = None  # of the network, which is not run here
+    adaptation = SlideAdaptation(parameters, STATS, refinement, {})
+    for each, example in zip(tuning, examples[3:], strict=True):
+        found = adaptation.refine(each.network, each.features, each.tile.circles)
+        x = mean_features(each.tile.circles, STATS, ridge.genes_)
+        expected = add_errors(each.blend, ridge.ridge_.predict(x, penalty), FLOOR)
+        for own, other in zip(parts_of(found), parts_of(expected), strict=True):
+            assert own == pytest.approx(other, rel=1e-3, abs=1e-5)
+        baseline = ridge.predict(example.visible, example.xy_um)
+        assert found.mean == pytest.approx(np.maximum(baseline.mean, FLOOR * each.blend.mean), rel=1e-3, abs=1e-5)
+        assert np.abs(found.mean - each.blend.mean).max() > 0.02, "the regression changes nothing"
+
+
+def test_a_network_of_noise_has_no_weight() -> None:
+    regression, tuning, _ = fit(noise, num_features=3)
+    choices = choose(regression, tuning, STATS)
+    assert choices[0].weights.correction == pytest.approx(0, abs=0.05)
+    assert [choice.weights.correction for choice in choices[1:]] == [0.0, 0.0]
+
+
+def test_a_network_that_knows_the_cells_has_all_the_weight() -> None:
+    regression, tuning, _ = fit(truth)
+    choices = choose(regression, tuning, STATS)
+    assert choices[0].weights.correction == pytest.approx(1, abs=0.05)
+    assert [choice.weights.correction for choice in choices[1:]] == [1.0, 1.0]
+
+
+def test_choices_have_the_lowest_squared_error_of_the_mean() -> None:
+    """The loss follows from sums; here it is computed from the predictions, for the choice and for others."""
+    regression, tuning, _ = fit(lambda *parts: mix(parts[0], truth(*parts), noise(*parts), [Weights(0.6, 0.4)] * 3))
+    choice = choose(regression, tuning, STATS)[0]
+
+    def loss(weights: Weights, penalty: float) -> float:
+        solved = regression.solve([Choice(0.0, weights, penalty), NO_REGRESSION, NO_REGRESSION])
+        total = 0.0
+        for each in tuning:
+            base = mix(each.blend, each.features.smoothed, each.network, [weights] * 3)
+            errors = solved.predict(each.tile.circles, each.features.last, STATS)[:, :NUM_GENES]
+            total += float(np.square(each.tile.expression.toarray() - base.mean - errors).sum())
+        return total
+
+    assert choice.loss == pytest.approx(loss(choice.weights, choice.penalty), rel=1e-4)
+    others = [(Weights(0.0, w), penalty) for w in (0.0, 0.5, 1.0) for penalty in PENALTIES]
+    assert all(choice.loss <= loss(*other) * (1 + 1e-6) for other in others)
+
+
+def test_without_tuning_cells_the_network_stays_as_it_is() -> None:
+    regression, tuning, examples = fit(noise)
+    choices = choose(regression, [], STATS)
+    assert [(choice.weights, choice.penalty) for choice in choices] == [((1.0, 1.0), np.inf)] * 3
+    assert not regression.solve(choices).coefficients.any()
+    blend = fitted_ridge(examples[:3], 1.0).blend_
+    assert choose_blend(blend, []) is blend
+    assert mix(tuning[0].blend, tuning[0].features.smoothed, tuning[0].network, [Weights(1, 1)] * 3).mean == (
+        pytest.approx(tuning[0].network.mean, abs=1e-6)
+    )
+
+
+def test_the_blend_with_the_lowest_losses_is_chosen() -> None:
+    _, tuning, examples = fit(noise)
+    blend = fitted_ridge(examples[:3], 1.0).blend_
+    tiles = [each.tile for each in tuning]
+    chosen = choose_blend(blend, tiles)
+
+    def squared_error(pair: tuple[float, float]) -> float:
+        found = [replace(blend, of_mean=pair).combine(tile.circles, STATS).mean for tile in tiles]
+        return sum(float(np.square(m - t.expression.toarray()).sum()) for m, t in zip(found, tiles, strict=True))
+
+    losses = {pair: squared_error(pair) for pair in GRID}
+    assert chosen.of_mean in GRID
+    assert chosen.of_expressed in GRID
+    assert losses[chosen.of_mean] == pytest.approx(min(losses.values()))
+
+
+def test_the_provenance_names_weights_and_penalty() -> None:
+    assert Choice(1.0, Weights(0.25, 1.0), 30.0).to_json() == {"smoother": 0.25, "correction": 1.0, "penalty": 30.0}
+    assert NO_REGRESSION.to_json()["penalty"] is None
+
+
+def test_states_are_pooled_and_kept_from_the_regression() -> None:
+    regression, tuning, examples = fit(noise)
+    state_weights = np.array([0.5, 1.0])
+    blend = fitted_ridge(examples[:3], 1.0).blend_
+    refinement = Refinement(blend, (Weights(0.0, 0.0),) * 3, regression.solve([NO_REGRESSION] * 3), state_weights)
+    parameters: Any = None  # of the network, which is not run here
+    each = tuning[0]
+    states = np.tile(np.array([0.2, 0.8], np.float32), (NUM_QUERIES, 1))
+    found = SlideAdaptation(parameters, STATS, refinement, {}).refine(
+        replace(each.network, states=states), each.features, each.tile.circles
+    )
+    assert found.states == pytest.approx(pool_states(pool_inputs(states, each.features.frequencies), state_weights))
+    assert found.mean == pytest.approx(each.blend.mean)
