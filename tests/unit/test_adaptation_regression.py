@@ -22,11 +22,19 @@ from cifm_cli.inference.adaptation.regression import (
     choose_blend,
     fit_regression,
 )
-from cifm_cli.inference.adaptation.slide_adaptation import FLOOR, OUTPUTS, Refinement, SlideAdaptation, Weights, mix
+from cifm_cli.inference.adaptation.slide_adaptation import (
+    FLOOR,
+    OUTPUTS,
+    Refinement,
+    SlideAdaptation,
+    Weights,
+    correct,
+    mix,
+)
 from cifm_cli.inference.adaptation.state_pool import pool_inputs, pool_states
 from cifm_cli.inference.hidden_tile import HiddenTile
 from cifm_cli.inference.neighbourhood.blend import GRID, FittedBlend, neighbour_means
-from cifm_cli.inference.neighbourhood.residuals import add_errors, mean_features, parts_of
+from cifm_cli.inference.neighbourhood.residuals import mean_features, parts_of
 from cifm_cli.inference.neighbourhood.visible_cells import GeneStats, VisibleCells
 from cifm_cli.inference.network_features import NetworkFeatures
 from cifm_cli.inference.prediction import Prediction
@@ -115,7 +123,7 @@ def test_without_smoother_and_network_the_adapted_model_is_the_baseline_ridge(pe
     for each, example in zip(tuning, examples[3:], strict=True):
         found = adaptation.refine(each.network, each.features, each.tile.circles)
         x = mean_features(each.tile.circles, STATS, ridge.genes_)
-        expected = add_errors(each.blend, ridge.ridge_.predict(x, penalty), FLOOR)
+        expected = correct(each.blend, ridge.ridge_.predict(x, penalty), STATS)
         for own, other in zip(parts_of(found), parts_of(expected), strict=True):
             assert own == pytest.approx(other, rel=1e-3, abs=1e-5)
         baseline = ridge.predict(example.visible, example.xy_um)

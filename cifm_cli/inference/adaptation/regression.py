@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cifm_cli.inference.adaptation.slide_adaptation import (
-    FLOOR,
     OUTPUTS,
     ErrorRegression,
     FeatureScale,
     Weights,
+    correct,
     mix,
     regression_features,
 )
 from cifm_cli.inference.neighbourhood.blend import GRID
-from cifm_cli.inference.neighbourhood.residuals import add_errors, errors, mean_features, parts_of, ridge_genes
+from cifm_cli.inference.neighbourhood.residuals import errors, mean_features, parts_of, ridge_genes
 from cifm_cli.statistics.ridge import RidgeSums
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def _log_losses(
     usual = stats.composition.astype(np.float32)
     for predicted, of_tile in zip(tuning, parts, strict=True):
         base = mix(predicted.blend, predicted.features.smoothed, predicted.network, [weights] * len(OUTPUTS))
-        refined = add_errors(base, _errors_left(of_tile, weights), FLOOR)
+        refined = correct(base, _errors_left(of_tile, weights), stats)
         _, expressed, composition = parts_of(refined)
         of_expressed += _cross_entropy(expressed, predicted.tile.expression.toarray() > 0)
         counts = predicted.tile.counts.tocoo()

@@ -101,7 +101,7 @@ class SlideAdaptation:
         if fitted is None:
             return prediction
         base = mix(fitted.blend.combine(circles, self.stats), features.smoothed, prediction, fitted.weights)
-        refined = add_errors(base, fitted.regression.predict(circles, features.last, self.stats), FLOOR)
+        refined = correct(base, fitted.regression.predict(circles, features.last, self.stats), self.stats)
         if prediction.states is None:
             return refined
         inputs = pool_inputs(prediction.states, features.frequencies)
@@ -127,6 +127,24 @@ def mix(blend: Prediction, smoothed: Prediction, network: Prediction, weights: S
         )
     )
     return Prediction(mean, expressed, composition)
+
+
+def correct(base: Prediction, predicted_errors: Values, stats: GeneStats) -> Prediction:
+    """Add predicted errors to the base prediction.
+
+    Args:
+        base: Base prediction of M cells.
+        predicted_errors: (M, 3 P).
+        stats: Statistics of the slide. P(expressed) is at least `FLOOR` of the fraction of its cells that express the gene:
+            otherwise the rare genes that no cell nearby expresses would be tied at zero.
+
+    Returns:
+        The prediction.
+    """
+    refined = add_errors(base, predicted_errors, FLOOR)
+    return replace(
+        refined, expressed=np.maximum(refined.expressed, np.float32(FLOOR) * stats.fraction.astype(np.float32))
+    )
 
 
 def regression_features(
