@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.evaluation.fold_plan import FoldPlan
-    from cifm_cli.evaluation.folds import Fold
+    from cifm_cli.evaluation.folds import Fold, FoldPlan
     from cifm_cli.inference.loaded_model import LoadedModel
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ No cell is both tuned on and scored. Folds are limited so that their values fit 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from cifm_cli.evaluation.folds import (
     SCATTERED,
     WHOLE,
     Fold,
+    FoldPlan,
     exceeds_counts,
     hidden_rows,
     make_folds,
@@ -39,17 +40,6 @@ MAX_VALUES = 16_000_000  # cells times genes scored at once unless the user sets
 MAX_VISIBLE_COUNTS = 10_000_000  # counts of the visible cells of a fold in a region too large to score: 200 MB
 MAX_PIECE_CELLS = 16_000  # cells scored in the piece that is cut out of such a region
 PIECE_FACTOR = 4  # the piece has this many times as many cells, so that several folds of it are scored
-
-
-class FoldPlan(NamedTuple):
-    """The folds of one slide and geometry."""
-
-    tuning: list[Fold]  # folds on which hyper-parameters and thresholds are chosen
-    scored: list[Fold]  # folds on which every predictor is scored
-    notes: tuple[tuple[bool, str], ...]  # what the user should know, as (is a warning, text)
-    # folds of the tuning region on which adaptation chooses weights and penalties
-    adaptation: list[Fold]
-    overlapping: bool  # whether these read cells that are scored in other folds
 
 
 def tuning_region(slide: Slide, scored: str) -> tuple[str, str | None]:

@@ -10,7 +10,7 @@ tissue, and a piece can be scored with a margin of visible cells around it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -48,6 +48,17 @@ class Fold:
     hidden: Rows  # ascending rows to predict
     geometry: str = SCATTERED  # name of the geometry
     withheld: Rows | None = None  # ascending rows that no predictor may learn from, beyond the hidden ones
+
+
+class FoldPlan(NamedTuple):
+    """The folds of one slide and geometry."""
+
+    tuning: list[Fold]  # folds on which hyper-parameters and thresholds are chosen
+    scored: list[Fold]  # folds on which every predictor is scored
+    notes: tuple[tuple[bool, str], ...]  # what the user should know, as (is a warning, text)
+    # folds of the tuning region on which adaptation chooses weights and penalties
+    adaptation: list[Fold]
+    overlapping: bool  # whether these read cells that are scored in other folds
 
 
 def hidden_rows(folds: Sequence[Fold]) -> Rows:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cifm_cli.celltype.base import Annotator
     from cifm_cli.data.slide import Slide
     from cifm_cli.evaluation.dataset import EvaluationDataset
-    from cifm_cli.evaluation.fold_plan import FoldPlan
+    from cifm_cli.evaluation.folds import FoldPlan
     from cifm_cli.evaluation.predictors.base import ModelPredictor, Predictor
     from cifm_cli.recipe_sections import EvaluateRecipe, Precision
 

@@ -14,7 +14,7 @@ from cifm_cli.evaluation.transfer import NO_ADAPTATION, transfer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cifm_cli.evaluation.fold_plan import FoldPlan
+    from cifm_cli.evaluation.folds import FoldPlan
     from cifm_cli.evaluation.predictors.base import ModelPredictor
     from cifm_cli.evaluation.setup import SlideSetup
 

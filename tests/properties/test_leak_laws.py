@@ -13,8 +13,16 @@ from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
 from cifm_cli.evaluation.examples import Example, TrainingFolds
-from cifm_cli.evaluation.fold_plan import FoldPlan, FoldPlanner
-from cifm_cli.evaluation.folds import BLOCK_RADII, DEFAULT_KINDS, Fold, distance_to_visible, hidden_rows, make_folds
+from cifm_cli.evaluation.fold_plan import FoldPlanner
+from cifm_cli.evaluation.folds import (
+    BLOCK_RADII,
+    DEFAULT_KINDS,
+    Fold,
+    FoldPlan,
+    distance_to_visible,
+    hidden_rows,
+    make_folds,
+)
 from cifm_cli.evaluation.predictors.base import BaselinePredictor, ModelPredictor, Parameters, Predictor, predict_folds
 from cifm_cli.evaluation.predictors.local_averages import NeighbourhoodAverage
 from cifm_cli.evaluation.predictors.registry import all_baselines
