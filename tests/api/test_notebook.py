@@ -57,11 +57,11 @@ def test_a_notebook(sc: ModuleType, xenium_download: Path, run_folder: Path) -> 
     sc.tl.rank_genes_groups(adata, "split", groups=["train"], reference="test", layer="cifm_mean")
 
     grid = np.stack(np.meshgrid(np.linspace(20, 180, 5), np.linspace(20, 180, 5)), axis=-1).reshape(-1, 2)
-    predicted = cifm.predict(adata, model, at=grid)
+    predicted = cifm.predict(adata, model, at=grid, adapt="none")
     sc.pp.pca(predicted, n_comps=3)
     sc.pl.embedding(predicted, "spatial", color=gene, show=False)
 
-    trajectory = cifm.simulate(adata, model, "tcell", max_cells=150, steps=1, update_fraction=0.2)
+    trajectory = cifm.simulate(adata, model, "tcell", max_cells=150, steps=1, update_fraction=0.2, adapt="none")
     sc.pl.embedding(trajectory, "spatial", color=["type_before", "type_after"], show=False)
     trajectory.uns["cifm"]["change"]["difference"].plot.bar()
 

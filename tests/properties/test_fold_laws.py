@@ -10,8 +10,8 @@ from scipy.sparse import csr_matrix
 from cifm_cli.data.prepare.order import hilbert_order
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
-from cifm_cli.evaluation.fold_plan import PIECE_FACTOR, FoldPlan, FoldPlanner
-from cifm_cli.evaluation.folds import Fold, make_folds, make_folds_around, rows_within
+from cifm_cli.evaluation.fold_plan import PIECE_FACTOR, FoldPlanner
+from cifm_cli.evaluation.folds import Fold, FoldPlan, make_folds, make_folds_around, rows_within
 from cifm_cli.evaluation.predictors.base import BaselinePredictor, ModelPredictor
 from cifm_cli.evaluation.predictors.registry import all_baselines
 from cifm_cli.inference.loaded_model import LoadedModel
