@@ -191,7 +191,7 @@ def choose(regression: FittedRegression, tuning: Sequence[Predicted], stats: Gen
                 own.append(Choice(loss, weights, penalty))
         before = best
         best = [min(own, *others) for own, others in zip(best, candidates, strict=True)]
-        # Every loss has one minimum along the penalty, and solving for a large panel takes a second.
+        # Solving for a large panel takes a second. A second minimum at a lower penalty is not searched for.
         if best == before:
             break
     return best
