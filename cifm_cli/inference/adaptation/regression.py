@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cifm_cli.statistics.ridge import RidgeSolver
 
     Values = NDArray[np.float32]
+    Pair = tuple[float, float]  # spread and shrink of a blend
     Parts = list[Values]  # errors of the blend, differences of the smoother, corrections of the network: (M, 3 P) each
 
 # In units of the mean variance of a feature; without a regression for the first
@@ -64,6 +65,13 @@ class Predicted(NamedTuple):
     blend: Prediction
     network: Prediction
     features: NetworkFeatures
+
+
+class HeldOut(NamedTuple):
+    """Cells on which candidates are compared."""
+
+    regression: FittedRegression  # fitted to other cells, as the predictions were
+    predicted: Sequence[Predicted]
 
 
 class Choice(NamedTuple):
@@ -93,6 +101,8 @@ class FittedRegression:
     def predict(self, predicted: Sequence[Predicted], penalty: float) -> list[Parts]:
         """Predicted parts of each tile; zero for an infinite penalty."""
         num_targets = len(self.solver.y_mean)
+        if not predicted:
+            return []
         if np.isinf(penalty):
             zeros = [np.zeros((each.tile.num_cells, num_targets // NUM_PARTS), np.float32) for each in predicted]
             return [[zero] * NUM_PARTS for zero in zeros]
@@ -125,27 +135,28 @@ def _errors_left(parts: Sequence[Values], weights: Weights) -> Values:
     return np.asarray(parts[0] - np.float32(weights.smoother) * parts[1] - np.float32(weights.correction) * parts[2])
 
 
-def choose_blend(blend: FittedBlend, tuning: Sequence[PracticeTile]) -> FittedBlend:
+def choose_blend(blends: Sequence[tuple[FittedBlend, Sequence[PracticeTile]]]) -> tuple[Pair, Pair]:
     """Choose the hyper-parameters of a blend: for means by squared error, for P(expressed) by log loss.
 
     Args:
-        blend: The blend.
-        tuning: Tuning cells; without any the blend is returned as it is.
+        blends: Blends, each with cells that it was not fitted to.
 
     Returns:
-        The blend with the best of `neighbourhood.blend.GRID`.
+        The best of `neighbourhood.blend.GRID` for means and for P(expressed); those of the blends where there are no cells.
     """
+    if not any(tiles for _, tiles in blends):
+        return blends[0][0].of_mean, blends[0][0].of_expressed
     losses = []
-    for pair in GRID if tuning else ():
-        candidate, of_mean, of_expressed = replace(blend, of_mean=pair, of_expressed=pair), 0.0, 0.0
-        for tile in tuning:
-            found, values = candidate.combine(tile.circles, tile.stats), tile.expression.toarray()
-            of_mean += float(np.square(values - found.mean).sum(dtype=np.float64))
-            of_expressed += _cross_entropy(found.expressed, values > 0)
+    for pair in GRID:
+        of_mean = of_expressed = 0.0
+        for blend, tiles in blends:
+            candidate = replace(blend, of_mean=pair, of_expressed=pair)
+            for tile in tiles:
+                found, values = candidate.combine(tile.circles, tile.stats), tile.expression.toarray()
+                of_mean += float(np.square(values - found.mean).sum(dtype=np.float64))
+                of_expressed += _cross_entropy(found.expressed, values > 0)
         losses.append((of_mean, of_expressed, pair))
-    if not losses:
-        return blend
-    return replace(blend, of_mean=min(losses)[2], of_expressed=min(losses, key=itemgetter(1))[2])
+    return min(losses)[2], min(losses, key=itemgetter(1))[2]
 
 
 def fit_regression(predicted: Sequence[Predicted], stats: GeneStats) -> FittedRegression:
@@ -171,23 +182,23 @@ def fit_regression(predicted: Sequence[Predicted], stats: GeneStats) -> FittedRe
     return FittedRegression(genes, scale, sums.solver())
 
 
-def choose(regression: FittedRegression, tuning: Sequence[Predicted], stats: GeneStats) -> list[Choice]:
+def choose(held_out: Sequence[HeldOut], stats: GeneStats) -> list[Choice]:
     """Choose weight of the network and penalty of each output: means by squared error, the others by log loss.
 
     Args:
-        regression: The regression.
-        tuning: Tuning cells, which are not part of the regression.
+        held_out: Cells to compare the candidates on.
         stats: Statistics of the slide.
 
     Returns:
-        A choice for each of `OUTPUTS`; without tuning cells the network without a regression.
+        A choice for each of `OUTPUTS`; without cells the network without a regression.
     """
     best = [Choice(np.inf, Weights(1.0, 1.0), np.inf)] * len(OUTPUTS)
-    for penalty in PENALTIES if tuning else ():
-        parts = regression.predict(tuning, penalty)
-        candidates = [_mean_choices(tuning, parts, penalty), [], []]
+    predicted = [each for part in held_out for each in part.predicted]
+    for penalty in PENALTIES if predicted else ():
+        parts = [errors for part in held_out for errors in part.regression.predict(part.predicted, penalty)]
+        candidates = [_mean_choices(predicted, parts, penalty), [], []]
         for weights in (Weights(*pair) for pair in product(WEIGHTS, WEIGHTS)):
-            for own, loss in zip(candidates[1:], _log_losses(tuning, parts, weights, stats), strict=True):
+            for own, loss in zip(candidates[1:], _log_losses(predicted, parts, weights, stats), strict=True):
                 own.append(Choice(loss, weights, penalty))
         before = best
         best = [min(own, *others) for own, others in zip(best, candidates, strict=True)]
