@@ -19,6 +19,7 @@ from cifm_cli.data.cell_sketch import (
     MIN_SAME_COUNTS,
 )
 from cifm_cli.evaluation.content import has_same_place, is_repeated, neighbour_similarity, read_content
+from cifm_cli.model.recognition import find_seen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
