@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from cifm_cli.inference.adaptation.practice import practice_tiles, split_in_halves, stats_of
+from cifm_cli.inference.adaptation.practice import practice_tiles, stats_of
 from cifm_cli.inference.adaptation.regression import HeldOut, Predicted, choose, choose_blend, fit_regression
 from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, Refinement, SlideAdaptation
 from cifm_cli.inference.adaptation.state_pool import fit_state_pool, pool_inputs
@@ -83,13 +83,12 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     totals = sum_genes(slide, data.rows, model.panel(slide), model.checkpoint.recipe.data.target_sum)
     start = _start(model, slide, data.rows, data.seed, totals)
     practice, tuning = (
-        list(practice_tiles(model, slide, folds, start, totals, data.rows))
-        for folds in (split_in_halves(data.practice, data.rows) if data.is_new else data.practice, data.tuning)
+        list(practice_tiles(model, slide, folds, start, totals, data.rows)) for folds in (data.practice, data.tuning)
     )
     parts = [_Part(practice, tuning)]
-    if data.is_new:
-        halves = [[tile for tile in practice if tile.half == half] for half in range(2)]
-        parts += [_Part(halves[half], halves[1 - half]) for half in range(2) if all(halves)]
+    if data.is_new and len(practice) > 1:
+        halves = [practice[first::2] for first in range(2)]  # tiles are areas of the tissue, or cells drawn all over it
+        parts += [_Part(*halves), _Part(*reversed(halves))]
     stats, decay = stats_of(totals), model.checkpoint.recipe.objective.pool_decay
     blends, parameters = [_fit_blend(part.fitted) for part in parts], [_fit_smoother(start, parts[0], decay)]
     # With many cells, a few weights per gene do not depend on single ones, and the network is run once.

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from cifm_cli.model.gene_profiles import GeneTotals
     from cifm_cli.model.slide_parameters import SlideParameters
 
-NUM_PATCHES = 16  # of consecutive cells of a slide, half of which are predicted by what is fitted to the others
-
 
 @dataclass(frozen=True)
 class PracticeFold:
@@ -42,7 +40,6 @@ class PracticeFold:
     visible: Rows  # ascending rows that are visible
     hidden: Rows  # ascending rows that are hidden
     queries: Rows  # those of them that are predicted, ascending
-    half: int = 0  # 0 or 1: half of the slide's patches that the queries are in, see `split_in_halves`
 
 
 class PracticeTile(NamedTuple):
@@ -52,7 +49,6 @@ class PracticeTile(NamedTuple):
     stats: GeneStats  # statistics of the slide without the hidden cells
     expression: csr_matrix  # (M, P) actual log-normalised expression
     counts: csr_matrix  # (M, P) actual raw counts
-    half: int = 0  # that of its fold
 
     @property
     def num_cells(self) -> int:
@@ -80,23 +76,6 @@ class PracticeTile(NamedTuple):
             parameters, mean=masked.slide.mean, expressed=masked.slide.expressed, composition=masked.slide.composition
         )
         return self._replace(hidden=replace(self.hidden, masked=replace(masked, slide=own)))
-
-
-def split_in_halves(folds: Sequence[PracticeFold], rows: Rows) -> list[PracticeFold]:
-    """Split the queries of folds into two halves, each made of every second patch of the tissue.
-
-    Args:
-        folds: The folds.
-        rows: Ascending rows of the tissue; they follow a Hilbert curve, so consecutive ones are a patch.
-
-    Returns:
-        One or two folds for each, which hide the same cells.
-    """
-    split = []
-    for fold in folds:
-        half = np.searchsorted(rows, fold.queries) * NUM_PATCHES // max(len(rows), 1) % 2
-        split += [replace(fold, queries=fold.queries[half == each], half=each) for each in np.unique(half).tolist()]
-    return split
 
 
 def practice_tiles(
@@ -137,7 +116,6 @@ def practice_tiles(
             is_hidden: np.ndarray = is_hidden,
             parameters: SlideParameters = parameters,
             stats: GeneStats = stats,
-            half: int = fold.half,
         ) -> PracticeTile:
             """Read the tile around some queries."""
             tile = tiler.tile(core)
@@ -146,9 +124,7 @@ def practice_tiles(
             masked = mask_tile(slide, tile, hidden, panel, recipe, parameters)
             circles = circle_means(model, slide, tile, hidden, stats)
             expression = slide.expression(core, recipe.data.target_sum)[:, panel.columns]
-            return PracticeTile(
-                HiddenTile(masked, circles), stats, expression, slide.counts(core)[:, panel.columns], half
-            )
+            return PracticeTile(HiddenTile(masked, circles), stats, expression, slide.counts(core)[:, panel.columns])
 
         cores = (chunk[is_query[chunk]] for chunk in chunks(rows, model.checkpoint.recipe.data.tile_cells))
         yield from prefetch(read, filter(len, cores))
