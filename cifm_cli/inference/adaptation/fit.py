@@ -101,7 +101,7 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     for part, blend, own in zip(parts, blends, parameters, strict=True):
         regression = fit_regression([run.predict(tile, own, blend) for tile in part.fitted], stats)
         held_out.append(HeldOut(regression, [run.predict(tile, own, blend) for tile in part.held_out]))
-    choices = choose(held_out, stats)
+    choices = choose(held_out)
     facts = {
         "cells": len(data.rows),
         "practice_cells": sum(tile.num_cells for tile in practice),

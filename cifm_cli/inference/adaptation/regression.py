@@ -10,7 +10,6 @@ Letters: M cells, P genes, F features of the regression.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import product
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,19 +19,19 @@ from cifm_cli.inference.adaptation.slide_adaptation import (
     OUTPUTS,
     ErrorRegression,
     FeatureScale,
-    Weights,
-    correct,
-    mix,
+    profile_of,
     regression_features,
 )
+from cifm_cli.inference.adaptation.weights import NETWORK_WEIGHTS, Weights, fit_composition, fit_expressed, fit_mean
 from cifm_cli.inference.neighbourhood.blend import GRID
 from cifm_cli.inference.neighbourhood.residuals import errors, mean_features, parts_of, ridge_genes
 from cifm_cli.statistics.ridge import RidgeSums
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
 
     from cifm_cli.inference.adaptation.practice import PracticeTile
     from cifm_cli.inference.neighbourhood.blend import FittedBlend
@@ -47,15 +46,11 @@ if TYPE_CHECKING:
 
 # In units of the mean variance of a feature; without a regression for the first
 PENALTIES = (np.inf, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
-WEIGHTS = (0.0, 0.5, 1.0)  # of smoother and correction in probabilities and compositions
-MAX_WEIGHT = 3.0  # in means: a correction that was shrunk for other slides may be too small for this one
 NUM_PARTS = 3
-# Fraction of the slide's composition in every expectation, as in the deviance of an evaluation
-COMPOSITION_FLOOR = 0.05
+MAX_VALUES = 5_000_000  # cells times genes that weights are fitted to
 BATCH_CELLS = 256
 _SMALLEST_PROBABILITY = 1e-4
 _TINY = 1e-6
-_RIDGE = 1e-6
 
 
 class Predicted(NamedTuple):
@@ -84,8 +79,7 @@ class Choice(NamedTuple):
     def to_json(self) -> dict[str, float | None]:
         """For the provenance."""
         return {
-            "smoother": round(self.weights.smoother, 4),
-            "correction": round(self.weights.correction, 4),
+            **{name: round(weight, 4) for name, weight in self.weights._asdict().items()},
             "penalty": None if np.isinf(self.penalty) else self.penalty,
         }
 
@@ -131,8 +125,12 @@ class FittedRegression:
 
 
 def _errors_left(parts: Sequence[Values], weights: Weights) -> Values:
-    """Errors of the base prediction with some weights."""
-    return np.asarray(parts[0] - np.float32(weights.smoother) * parts[1] - np.float32(weights.correction) * parts[2])
+    """What the regression adds to the base prediction: it is shrunk towards the profile together with the blend."""
+    return np.asarray(
+        np.float32(weights.blend) * parts[0]
+        - np.float32(weights.smoother) * parts[1]
+        - np.float32(weights.correction) * parts[2]
+    )
 
 
 def choose_blend(blends: Sequence[tuple[FittedBlend, Sequence[PracticeTile]]]) -> tuple[Pair, Pair]:
@@ -182,30 +180,82 @@ def fit_regression(predicted: Sequence[Predicted], stats: GeneStats) -> FittedRe
     return FittedRegression(genes, scale, sums.solver())
 
 
-def choose(held_out: Sequence[HeldOut], stats: GeneStats) -> list[Choice]:
-    """Choose weight of the network and penalty of each output: means by squared error, the others by log loss.
+def choose(held_out: Sequence[HeldOut]) -> list[Choice]:
+    """Choose weights and penalty of each output: for means by squared error, for the others by log loss.
 
     Args:
         held_out: Cells to compare the candidates on.
-        stats: Statistics of the slide.
 
     Returns:
         A choice for each of `OUTPUTS`; without cells the network without a regression.
     """
-    best = [Choice(np.inf, Weights(1.0, 1.0), np.inf)] * len(OUTPUTS)
+    best = [Choice(np.inf, NETWORK_WEIGHTS, np.inf)] * len(OUTPUTS)
     predicted = [each for part in held_out for each in part.predicted]
-    for penalty in PENALTIES if predicted else ():
+    if not predicted:
+        return best
+    num_values = sum(each.tile.num_cells for each in predicted) * predicted[0].blend.mean.shape[1]
+    every = slice(None, None, -(-num_values // MAX_VALUES))
+    for penalty in PENALTIES:
         parts = [errors for part in held_out for errors in part.regression.predict(part.predicted, penalty)]
-        candidates = [_mean_choices(predicted, parts, penalty), [], []]
-        for weights in (Weights(*pair) for pair in product(WEIGHTS, WEIGHTS)):
-            for own, loss in zip(candidates[1:], _log_losses(predicted, parts, weights, stats), strict=True):
-                own.append(Choice(loss, weights, penalty))
+        fits = [
+            fit([_compared(each, of_tile, output, every) for each, of_tile in zip(predicted, parts, strict=True)])
+            for output, fit in enumerate((_fit_mean, _fit_expressed, _fit_composition))
+        ]
         before = best
-        best = [min(own, *others) for own, others in zip(best, candidates, strict=True)]
+        best = [min(own, Choice(*fit, penalty)) for own, fit in zip(best, fits, strict=True)]
         # Solving for a large panel takes a second. A second minimum at a lower penalty is not searched for.
         if best == before:
             break
     return best
+
+
+class _Compared(NamedTuple):
+    """One output of some cells."""
+
+    differences: Values  # (D, M, P), see `weights`
+    profile: Values  # (P,)
+    expression: Values  # (M, P) actual log-normalised expression
+    counts: csr_matrix  # (M, P) actual counts
+
+
+def _compared(predicted: Predicted, parts: Parts, output: int, every: slice) -> _Compared:
+    """What the weights of an output are fitted to."""
+    tile = predicted.tile
+    blend, smoothed, network = (
+        parts_of(each)[output][every] for each in (predicted.blend, predicted.features.smoothed, predicted.network)
+    )
+    num_genes = blend.shape[1]
+    errors_left = (part[every, output * num_genes : (output + 1) * num_genes] for part in parts)
+    of_blend, of_smoother, of_network = errors_left
+    profile = profile_of(tile.stats)[output]
+    differences = np.stack(
+        [blend - profile + of_blend, smoothed - blend - of_smoother, network - smoothed - of_network]
+    )
+    return _Compared(differences, profile, tile.expression[every].toarray(), tile.counts[every])
+
+
+def _joined(parts: Iterable[Values]) -> Values:
+    """(D, n) values of all tiles."""
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+
+
+def _fit_mean(compared: Sequence[_Compared]) -> tuple[float, Weights]:
+    targets = np.concatenate([(each.expression - each.profile).ravel() for each in compared])
+    return fit_mean(_joined(each.differences for each in compared), targets)
+
+
+def _fit_expressed(compared: Sequence[_Compared]) -> tuple[float, Weights]:
+    is_expressed = np.concatenate([(each.expression > 0).ravel() for each in compared])
+    profile = np.concatenate([np.tile(each.profile, len(each.expression)) for each in compared])
+    return fit_expressed(_joined(each.differences for each in compared), profile, is_expressed)
+
+
+def _fit_composition(compared: Sequence[_Compared]) -> tuple[float, Weights]:
+    entries = [each.counts.tocoo() for each in compared]
+    differences = [each.differences[:, own.row, own.col] for each, own in zip(compared, entries, strict=True)]
+    profile = [each.profile[own.col] for each, own in zip(compared, entries, strict=True)]
+    counts = np.concatenate([own.data for own in entries]).astype(np.float32)
+    return fit_composition(_joined(differences), np.concatenate(profile), counts)
 
 
 def _batches(predicted: Sequence[Predicted]) -> Iterator[list[Predicted]]:
@@ -235,45 +285,7 @@ def _targets(predicted: Predicted) -> Parts:
     return [of_blend, of_blend - of_smoother, of_smoother - of_network]
 
 
-def _mean_choices(tuning: Sequence[Predicted], parts: Sequence[Parts], penalty: float) -> list[Choice]:
-    """Choices for the mean: the weights with the least squared error, and weights of zero."""
-    gram, moment, squares = np.zeros((2, 2)), np.zeros(2), 0.0
-    for predicted, of_tile in zip(tuning, parts, strict=True):
-        blend, smoothed, network = predicted.blend.mean, predicted.features.smoothed.mean, predicted.network.mean
-        actual = [predicted.tile.expression.toarray() - blend, smoothed - blend, network - smoothed]
-        left, *directions = (
-            (own - part[:, : blend.shape[1]]).ravel() for own, part in zip(actual, of_tile, strict=True)
-        )
-        for i, direction in enumerate(directions):
-            moment[i] += float(direction @ left)
-            gram[i] += [float(direction @ other) for other in directions]
-        squares += float(left @ left)
-    best = np.clip(np.linalg.solve(gram + _RIDGE * (1 + np.trace(gram)) * np.eye(2), moment), 0, MAX_WEIGHT)
-    return [
-        Choice(float(squares - 2 * weights @ moment + weights @ gram @ weights), Weights(*weights.tolist()), penalty)
-        for weights in (best, np.zeros(2))
-    ]
-
-
 def _cross_entropy(probability: Values, actual: NDArray[np.bool_]) -> float:
     """Sum of the cross-entropies of probabilities, which are kept away from 0 and 1."""
     kept = np.clip(probability, _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
     return -float(np.log(np.where(actual, kept, 1 - kept)).sum(dtype=np.float64))
-
-
-def _log_losses(
-    tuning: Sequence[Predicted], parts: Sequence[Parts], weights: Weights, stats: GeneStats
-) -> tuple[float, float]:
-    """Sums of the cross-entropies of P(expressed), and of the composition per count."""
-    of_expressed = of_composition = 0.0
-    usual = stats.composition.astype(np.float32)
-    for predicted, of_tile in zip(tuning, parts, strict=True):
-        base = mix(predicted.blend, predicted.features.smoothed, predicted.network, [weights] * len(OUTPUTS))
-        refined = correct(base, _errors_left(of_tile, weights), stats)
-        _, expressed, composition = parts_of(refined)
-        of_expressed += _cross_entropy(expressed, predicted.tile.expression.toarray() > 0)
-        counts = predicted.tile.counts.tocoo()
-        expected = (1 - COMPOSITION_FLOOR) * composition + COMPOSITION_FLOOR * usual
-        of_counts = np.log(np.maximum(expected[counts.row, counts.col], _TINY**2))
-        of_composition -= float(counts.data @ of_counts)
-    return of_expressed, of_composition
