@@ -111,7 +111,9 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     }
     weights = tuple(choice.weights for choice in choices)
     compared = [predicted for part in held_out for predicted in part.predicted]
-    refinement = Refinement(blends[0], weights, held_out[0].regression.solve(choices), _fit_states(compared, start))
+    refinement = Refinement(
+        blends[0], weights, held_out[0].regression.solve(choices, stats), _fit_states(compared, start)
+    )
     return replace(model, adaptation=SlideAdaptation(parameters[0], stats, refinement, facts))
 
 

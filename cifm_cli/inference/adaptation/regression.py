@@ -1,8 +1,8 @@
 """Base prediction and regression of a slide adaptation: sums over practice cells, and the choice on tuning cells.
 
 Three things are regressed on the same features: the errors of the blend, what the smoother predicts differently from it,
-and what the network predicts differently from the smoother. The errors of a base prediction are the first minus multiples
-of the others, and so is their regression. All weights and penalties are therefore solved without reading a cell again.
+and what the network predicts differently from the smoother. The errors of a base prediction are a weighted sum of them, and so
+is their regression. All weights and penalties are therefore solved without reading a cell again.
 
 Letters: M cells, P genes, F features of the regression.
 """
@@ -22,7 +22,16 @@ from cifm_cli.inference.adaptation.slide_adaptation import (
     profile_of,
     regression_features,
 )
-from cifm_cli.inference.adaptation.weights import NETWORK_WEIGHTS, Weights, fit_composition, fit_expressed, fit_mean
+from cifm_cli.inference.adaptation.weights import (
+    NETWORK_WEIGHTS,
+    Weights,
+    add_weighted,
+    depth_patterns,
+    fit_composition,
+    fit_expressed,
+    fit_mean,
+    split_differences,
+)
 from cifm_cli.inference.neighbourhood.blend import GRID
 from cifm_cli.inference.neighbourhood.residuals import errors, mean_features, parts_of, ridge_genes
 from cifm_cli.statistics.ridge import RidgeSums
@@ -105,8 +114,9 @@ class FittedRegression:
         ends = np.cumsum([each.tile.num_cells for each in predicted])[:-1]
         return [np.split(of_tile, NUM_PARTS, axis=1) for of_tile in np.split(self.solver.predict(x, penalty), ends)]
 
-    def solve(self, choices: Sequence[Choice]) -> ErrorRegression:
+    def solve(self, choices: Sequence[Choice], stats: GeneStats) -> ErrorRegression:
         """The regression of the errors of the base prediction that was chosen, one choice for each output."""
+        patterns = depth_patterns(stats)
         num_genes, num_features = len(self.solver.y_mean) // (NUM_PARTS * len(OUTPUTS)), len(self.solver.x_mean)
         coefficients = np.zeros((num_features, len(OUTPUTS) * num_genes), dtype=np.float32)
         intercept = np.zeros(len(OUTPUTS) * num_genes, dtype=np.float32)
@@ -118,19 +128,12 @@ class FittedRegression:
                 slice(own.start + part * len(intercept), own.stop + part * len(intercept)) for part in range(NUM_PARTS)
             ]
             solved, y_mean = self.solver.coefficients(choice.penalty), self.solver.y_mean
-            coefficients[:, own] = _errors_left([solved[:, part] for part in parts], choice.weights)
-            y = _errors_left([y_mean[part] for part in parts], choice.weights)
+            of_blend, of_smoother, of_network = (np.vstack([y_mean[part], solved[:, part]]) for part in parts)
+            signed = [of_blend, -of_smoother, -of_network]
+            left = add_weighted(signed, choice.weights, patterns[number])
+            y, coefficients[:, own] = left[0], left[1:]
             intercept[own] = y - self.solver.x_mean @ coefficients[:, own]
         return ErrorRegression(self.genes, self.scale, coefficients, intercept)
-
-
-def _errors_left(parts: Sequence[Values], weights: Weights) -> Values:
-    """What the regression adds to the base prediction: it is shrunk towards the profile together with the blend."""
-    return np.asarray(
-        np.float32(weights.blend) * parts[0]
-        - np.float32(weights.smoother) * parts[1]
-        - np.float32(weights.correction) * parts[2]
-    )
 
 
 def choose_blend(blends: Sequence[tuple[FittedBlend, Sequence[PracticeTile]]]) -> tuple[Pair, Pair]:
@@ -212,7 +215,7 @@ def choose(held_out: Sequence[HeldOut]) -> list[Choice]:
 class _Compared(NamedTuple):
     """One output of some cells."""
 
-    differences: Values  # (D, M, P), see `weights`
+    differences: Values  # (D, M, P) from `weights.split_differences`
     profile: Values  # (P,)
     expression: Values  # (M, P) actual log-normalised expression
     counts: csr_matrix  # (M, P) actual counts
@@ -231,6 +234,7 @@ def _compared(predicted: Predicted, parts: Parts, output: int, every: slice) -> 
     differences = np.stack(
         [blend - profile + of_blend, smoothed - blend - of_smoother, network - smoothed - of_network]
     )
+    differences = split_differences(differences, depth_patterns(tile.stats)[output])
     return _Compared(differences, profile, tile.expression[every].toarray(), tile.counts[every])
 
 

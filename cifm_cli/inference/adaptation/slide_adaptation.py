@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cifm_cli.inference.adaptation.state_pool import pool_inputs, pool_states
+from cifm_cli.inference.adaptation.weights import add_weighted, depth_patterns
 from cifm_cli.inference.neighbourhood.residuals import add_errors, mean_features, parts_of
 from cifm_cli.inference.prediction import Prediction
 
@@ -119,12 +120,15 @@ def mix(
         The prediction.
     """
     mean, expressed, composition = (
-        usual
-        + np.float32(own.blend) * (first - usual)
-        + np.float32(own.smoother) * (second - first)
-        + np.float32(own.correction) * (third - second)
-        for usual, first, second, third, own in zip(
-            profile_of(stats), parts_of(blend), parts_of(smoothed), parts_of(network), weights, strict=True
+        usual + add_weighted([first - usual, second - first, third - second], own, pattern)
+        for usual, first, second, third, own, pattern in zip(
+            profile_of(stats),
+            parts_of(blend),
+            parts_of(smoothed),
+            parts_of(network),
+            weights,
+            depth_patterns(stats),
+            strict=True,
         )
     )
     return Prediction(mean, expressed, composition)

@@ -4,8 +4,13 @@ The prediction is
 
     profile + w_blend (blend - profile) + w_smoother (smoother - blend) + w_correction (network - smoother),
 
-with the profile of the slide's cells, the blend of neighbour means, the network's smoother and its corrected prediction. It is
-linear in the weights. The squared error of a mean and the log loss of a probability are therefore convex in them.
+with the profile of the slide's cells, the blend of neighbour means, the network's smoother and its corrected prediction.
+
+Each difference is split into a part that all genes have in common and a remainder, with weights of their own. A cell with more
+counts expresses more genes, and the depth of the cells around a place tells how deep the hidden cell is. How well they tell it
+has nothing to do with how well they tell which genes are expressed.
+
+The prediction is linear in the weights. The squared error of a mean and the log loss of a probability are therefore convex.
 
 Letters: M cells, P genes, D differences.
 """
@@ -18,9 +23,11 @@ import numpy as np
 from scipy.optimize import minimize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
 
     Values = NDArray[np.float32]
     Floats = NDArray[np.float64]
@@ -39,11 +46,71 @@ class Weights(NamedTuple):
     blend: float  # of the difference between blend and profile
     smoother: float  # of what the smoother predicts differently from the blend
     correction: float  # of what the network predicts differently from the smoother
+    # of the part of each of these differences that genes have in common; without effect in a composition
+    blend_depth: float
+    smoother_depth: float
+    correction_depth: float
 
 
-RIDGE_WEIGHTS = Weights(1.0, 0.0, 0.0)  # the blend alone, as in the baseline `ridge`
-NETWORK_WEIGHTS = Weights(1.0, 1.0, 1.0)  # the network's own prediction
-BOUNDS = ((0.0, 1.0), (0.0, MAX_WEIGHT), (0.0, MAX_WEIGHT))
+NUM_DIFFERENCES = 3
+RIDGE_WEIGHTS = Weights(1.0, 0.0, 0.0, 1.0, 0.0, 0.0)  # the blend alone, as in the baseline `ridge`
+NETWORK_WEIGHTS = Weights(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # the network's own prediction
+
+
+def depth_patterns(stats: GeneStats) -> tuple[Values | None, ...]:
+    """How more counts in a cell change each of `slide_adaptation.OUTPUTS`, up to a factor for each cell.
+
+    Genes that every cell expresses hardly change; a probability changes by p (1 - p) for each unit of its logit.
+
+    Args:
+        stats: Statistics of P genes.
+
+    Returns:
+        Three patterns of length 1 over the genes; None for the composition, on which depth has no effect.
+    """
+    silent = 1 - np.minimum(stats.fraction, 1)
+    patterns = (stats.mean * silent, stats.fraction * silent)
+    mean, expressed = ((each / max(float(np.linalg.norm(each)), _TINY)).astype(np.float32) for each in patterns)
+    return mean, expressed, None
+
+
+def add_weighted(differences: Sequence[Values], weights: Weights, pattern: Values | None) -> Values:
+    """Sum of the differences, weighted.
+
+    Args:
+        differences: Three arrays whose last axis are P genes.
+        weights: Their weights.
+        pattern: (P,) from `depth_patterns`.
+
+    Returns:
+        An array of the same shape.
+    """
+    total = np.zeros_like(differences[0])
+    for own, weight in zip(differences, weights, strict=False):
+        total += np.float32(weight) * own
+    if pattern is not None:
+        extra = (depth - own for own, depth in zip(weights, weights[NUM_DIFFERENCES:], strict=False))
+        common = sum(
+            (np.float32(w) * (each @ pattern) for w, each in zip(extra, differences, strict=True)), np.float32(0)
+        )
+        total += np.multiply.outer(common, pattern)
+    return total
+
+
+def split_differences(differences: Values, pattern: Values | None) -> Values:
+    """Split differences into what the weights of `Weights` belong to.
+
+    Args:
+        differences: (3, M, P).
+        pattern: (P,) from `depth_patterns`.
+
+    Returns:
+        (6, M, P), or the same (3, M, P) without a pattern.
+    """
+    if pattern is None:
+        return differences
+    common = (differences @ pattern)[..., None] * pattern
+    return np.concatenate([differences - common, common])
 
 
 def fit_mean(differences: Values, target: Values) -> tuple[float, Weights]:
@@ -63,7 +130,7 @@ def fit_mean(differences: Values, target: Values) -> tuple[float, Weights]:
         left = gram @ weights
         return float(squares + weights @ (left - 2 * moment)), 2 * (left - moment)
 
-    return _minimise(loss)
+    return _minimise(loss, len(differences))
 
 
 def fit_expressed(differences: Values, profile: Values, is_expressed: NDArray[np.bool_]) -> tuple[float, Weights]:
@@ -88,7 +155,7 @@ def fit_expressed(differences: Values, profile: Values, is_expressed: NDArray[np
         slope = np.where(inside, -sign / likelihood, np.float32(0))
         return -float(np.log(likelihood).sum(dtype=np.float64)), (differences @ slope).astype(np.float64)
 
-    return _minimise(loss)
+    return _minimise(loss, len(differences))
 
 
 def fit_composition(differences: Values, profile: Values, counts: Values) -> tuple[float, Weights]:
@@ -109,17 +176,21 @@ def fit_composition(differences: Values, profile: Values, counts: Values) -> tup
         slope = np.where(fraction > 0, -(1 - COMPOSITION_FLOOR) * counts / expected, 0).astype(np.float32)
         return -float((counts * np.log(expected)).sum(dtype=np.float64)), (differences @ slope).astype(np.float64)
 
-    return _minimise(loss)
+    return _minimise(loss, len(differences))
 
 
-def _minimise(loss: Callable[[Floats], tuple[float, Floats]]) -> tuple[float, Weights]:
+def _minimise(loss: Callable[[Floats], tuple[float, Floats]], num_differences: int) -> tuple[float, Weights]:
     """Minimise a convex loss from the weights of the ridge, so that it is never above that of the ridge."""
-    start = np.asarray(RIDGE_WEIGHTS)
+    start = np.asarray(RIDGE_WEIGHTS)[:num_differences]
     scale = max(abs(loss(start)[0]), _TINY)  # the stopping rule of the solver is not relative in its gradient
 
     def scaled(weights: Floats) -> tuple[float, Floats]:
         value, gradient = loss(weights)
         return value / scale, gradient / scale
 
-    found = minimize(scaled, start, jac=True, method="L-BFGS-B", bounds=BOUNDS, options={"gtol": 1e-7})
-    return float(found.fun) * scale, Weights(*found.x.tolist())
+    bounds = [(0.0, MAX_WEIGHT)] * num_differences
+    found = minimize(scaled, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"gtol": 1e-7})
+    weights = found.x.tolist()
+    if len(weights) == NUM_DIFFERENCES:
+        weights *= 2
+    return float(found.fun) * scale, Weights(*weights)
