@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import check_grad
+from scipy.sparse import csr_matrix
 
 from cifm_cli.inference.adaptation import weights as module
 from cifm_cli.inference.adaptation.weights import (
@@ -53,11 +54,12 @@ def test_weights_of_a_probability_are_those_of_the_data() -> None:
 
 def test_weights_of_a_composition_are_those_of_the_data() -> None:
     """Cells of two genes: the second has the differences of the first with the other sign."""
-    differences, profile = draw_differences(size=0.15)
-    fraction = profile + np.asarray(FACTORS) @ differences
+    differences, _ = draw_differences(size=0.15)
+    profile = np.array([0.45, 0.55], np.float32)
+    both = np.stack([differences, -differences], axis=2)
+    fraction = profile[0] + np.asarray(FACTORS) @ differences
     first = numpy_generator(1, "counts").binomial(20, np.clip(fraction, 0, 1)).astype(np.float32)
-    both = np.concatenate([differences, -differences], axis=1)
-    _, found = fit_composition(both, np.concatenate([profile, 1 - profile]), np.concatenate([first, 20 - first]))
+    _, found = fit_composition(both, profile, csr_matrix(np.stack([first, 20 - first], axis=1)))
     # A part of the profile is in every expectation, so the differences need larger weights.
     assert np.asarray(found) * (1 - COMPOSITION_FLOOR) == pytest.approx(TRUE, abs=0.1)
 
@@ -84,7 +86,7 @@ def test_weights_are_within_bounds_and_never_worse_than_the_ridge(seed: int, siz
     differences, profile = (values[..., :300] for values in draw_differences(seed, size))
     generator = numpy_generator(seed, "targets")
     expressed = generator.random(300) < profile
-    counts = generator.poisson(1.0, 300).astype(np.float32)
+    counts = csr_matrix(generator.poisson(1.0, (30, 10)).astype(np.float32))
 
     def error(weights: Weights) -> float:
         return float(np.square(expressed - profile - np.asarray(weights[:3], np.float32) @ differences).sum())
@@ -95,7 +97,7 @@ def test_weights_are_within_bounds_and_never_worse_than_the_ridge(seed: int, siz
     for _, weights in (
         (loss, found),
         fit_expressed(differences, profile, expressed),
-        fit_composition(differences, profile, counts),
+        fit_composition(differences.reshape(3, 30, 10), profile[:10] / profile[:10].sum(), counts),
     ):
         assert all(0 <= weight <= MAX_WEIGHT for weight in weights)
 
@@ -115,7 +117,9 @@ def test_gradients_are_those_of_the_losses(fit: str, monkeypatch: pytest.MonkeyP
     if fit == "expressed":
         fit_expressed(differences, profile, generator.random(500) < profile)
     else:
-        fit_composition(differences, profile, generator.poisson(2.0, 500).astype(np.float32))
+        profile = profile[:10] / profile[:10].sum()
+        counts = csr_matrix(generator.poisson(2.0, (50, 10)).astype(np.float32))
+        fit_composition(differences.reshape(3, 50, 10) / 4, profile, counts)
     (loss,) = losses
     at = np.array([0.8, 0.3, 0.9])
     scale = np.abs(loss(at)[1]).max()

@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy.sparse import vstack
 
 from cifm_cli.inference.adaptation.slide_adaptation import (
     OUTPUTS,
@@ -255,11 +256,10 @@ def _fit_expressed(compared: Sequence[_Compared]) -> tuple[float, Weights]:
 
 
 def _fit_composition(compared: Sequence[_Compared]) -> tuple[float, Weights]:
-    entries = [each.counts.tocoo() for each in compared]
-    differences = [each.differences[:, own.row, own.col] for each, own in zip(compared, entries, strict=True)]
-    profile = [each.profile[own.col] for each, own in zip(compared, entries, strict=True)]
-    counts = np.concatenate([own.data for own in entries]).astype(np.float32)
-    return fit_composition(_joined(differences), np.concatenate(profile), counts)
+    differences = np.concatenate([each.differences for each in compared], axis=1)
+    # The profiles without the hidden cells of each fold are nearly the same.
+    profile = np.stack([each.profile for each in compared]).mean(axis=0)
+    return fit_composition(differences, profile, vstack([each.counts for each in compared], format="csr"))
 
 
 def _batches(predicted: Sequence[Predicted]) -> Iterator[list[Predicted]]:

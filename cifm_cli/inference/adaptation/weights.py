@@ -10,7 +10,8 @@ Each difference is split into a part that all genes have in common and a remaind
 counts expresses more genes, and the depth of the cells around a place tells how deep the hidden cell is. How well they tell it
 has nothing to do with how well they tell which genes are expressed.
 
-The prediction is linear in the weights. The squared error of a mean and the log loss of a probability are therefore convex.
+The prediction is linear in the weights. The squared error of a mean and the log loss of a probability are therefore convex. A
+composition is divided by its sum after negative fractions are set to zero, so its log loss is convex only where there are none.
 
 Letters: M cells, P genes, D differences.
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
 
     from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
 
@@ -158,29 +160,40 @@ def fit_expressed(differences: Values, profile: Values, is_expressed: NDArray[np
     return _minimise(loss, len(differences))
 
 
-def fit_composition(differences: Values, profile: Values, counts: Values) -> tuple[float, Weights]:
-    """Fit weights by the log loss of compositions.
+def fit_composition(differences: Values, profile: Values, counts: csr_matrix) -> tuple[float, Weights]:
+    """Fit weights by the log loss of compositions, of which negative fractions become zero.
 
     Args:
-        differences: (D, n) values of the differences, of genes that were counted.
-        profile: (n,) fractions of the profile.
-        counts: (n,) counts.
+        differences: (D, M, P) differences.
+        profile: (P,) fractions of the profile.
+        counts: (M, P) counts.
 
     Returns:
         Sum of the cross-entropies, and the weights.
     """
+    row = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    column, number = counts.indices, counts.data.astype(np.float32)
+    flat = differences.reshape(len(differences), -1)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
-        fraction = profile + weights.astype(np.float32) @ differences
-        expected = (1 - COMPOSITION_FLOOR) * np.maximum(fraction, 0) + COMPOSITION_FLOOR * profile + np.float32(_TINY)
-        slope = np.where(fraction > 0, -(1 - COMPOSITION_FLOOR) * counts / expected, 0).astype(np.float32)
-        return -float((counts * np.log(expected)).sum(dtype=np.float64)), (differences @ slope).astype(np.float64)
+        fraction = profile + np.tensordot(weights.astype(np.float32), differences, 1)
+        is_positive = fraction > 0
+        total = np.maximum((fraction * is_positive).sum(axis=1), np.float32(_TINY))
+        composition = np.maximum(fraction[row, column], 0) / total[row]
+        expected = (1 - COMPOSITION_FLOOR) * composition + COMPOSITION_FLOOR * profile[column] + np.float32(_TINY)
+        slope = -(1 - COMPOSITION_FLOOR) * number / expected
+        # A larger fraction of one gene makes those of the others smaller.
+        others = np.bincount(row, slope * composition, minlength=len(total)).astype(np.float32)
+        gradient = np.tile(-others[:, None], (1, fraction.shape[1]))
+        gradient[row, column] += slope
+        gradient *= is_positive / total[:, None]
+        return -float((number * np.log(expected)).sum(dtype=np.float64)), (flat @ gradient.ravel()).astype(np.float64)
 
     return _minimise(loss, len(differences))
 
 
 def _minimise(loss: Callable[[Floats], tuple[float, Floats]], num_differences: int) -> tuple[float, Weights]:
-    """Minimise a convex loss from the weights of the ridge, so that it is never above that of the ridge."""
+    """Minimise a loss from the weights of the ridge, so that it is never above that of the ridge."""
     start = np.asarray(RIDGE_WEIGHTS)[:num_differences]
     scale = max(abs(loss(start)[0]), _TINY)  # the stopping rule of the solver is not relative in its gradient
 
