@@ -24,6 +24,9 @@ tile_cells = 256
 width = 8
 [objective]
 states = 4
+scales = [1.0, 2.0]
+cutoff = 3.0
+linear_rank = 0  # its fit takes longer than the steps
 [train]
 steps = 2
 validation_tiles = 1
@@ -32,6 +35,8 @@ geometries = ["scattered", "whole"]
 """
 SAMPLES = {"a1": "A", "b1": "B", "c1": "C/c"}
 WORDS = ("evaluate", "--leave-out", "sample", "--recipe", "short.toml", "--rounds", "1", "--backend", "torch", "--json")
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def slides(build_once: Callable) -> Path:
 
     def build(folder: Path) -> None:
         for seed, (name, sample) in enumerate(SAMPLES.items()):
-            write_xenium(folder / "downloads" / name, 200, seed=seed)
+            write_xenium(folder / "downloads" / name, 200, seed=seed, num_genes=100)
             words = ["prepare", folder / "downloads" / name, "--out", folder / "prepared", "--sample", sample]
             assert main([str(word) for word in words]) == 0
 
