@@ -171,6 +171,14 @@ def blank_figures() -> Iterator[None]:
 
 
 @pytest.fixture
+def few_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluate only some of the baselines, in tests that do not depend on which there are."""
+    from builders import use_few_baselines
+
+    use_few_baselines(monkeypatch)
+
+
+@pytest.fixture
 def workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A new working directory whose folder `prepared` holds the slide `prepared_synthetic`."""
     (tmp_path / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
