@@ -149,7 +149,9 @@ def test_a_network_that_knows_the_cells_has_all_the_weight() -> None:
 def test_choices_have_the_lowest_squared_error_of_the_mean() -> None:
     """The loss follows from sums; here it is computed from the predictions, for the choice and for others."""
     regression, tuning, _ = fit(
-        lambda *parts: mix(parts[0], truth(*parts), noise(*parts), STATS, [Weights(0.9, 0.6, 0.4, 0.9, 0.6, 0.4)] * 3)
+        lambda *parts: mix(
+            parts[0], parts[0], truth(*parts), noise(*parts), STATS, [Weights(0.9, 0.6, 0.4, 0.9, 0.6, 0.4)] * 3
+        )
     )
     choice = choose([HeldOut(regression, tuning)])[0]
 
@@ -157,7 +159,7 @@ def test_choices_have_the_lowest_squared_error_of_the_mean() -> None:
         solved = regression.solve([Choice(0.0, weights, penalty), NO_REGRESSION, NO_REGRESSION], STATS)
         total = 0.0
         for each in tuning:
-            base = mix(each.blend, each.features.smoothed, each.network, STATS, [weights] * 3)
+            base = mix(each.tile.circles[-1], each.blend, each.features.smoothed, each.network, STATS, [weights] * 3)
             errors = solved.predict(each.tile.circles, each.features.last, STATS)[:, :NUM_GENES]
             total += float(np.square(each.tile.expression.toarray() - base.mean - errors).sum())
         return total
@@ -176,8 +178,11 @@ def test_without_tuning_cells_the_network_stays_as_it_is() -> None:
     assert not regression.solve(choices, STATS).coefficients.any()
     blend = fitted_ridge(examples[:3], 1.0).blend_
     assert choose_blend([(blend, [])]) == (blend.of_mean, blend.of_expressed)
-    mixed = mix(tuning[0].blend, tuning[0].features.smoothed, tuning[0].network, STATS, [NETWORK_WEIGHTS] * 3)
-    assert mixed.mean == pytest.approx(tuning[0].network.mean, abs=1e-6)
+    first = tuning[0]
+    mixed = mix(
+        first.tile.circles[-1], first.blend, first.features.smoothed, first.network, STATS, [NETWORK_WEIGHTS] * 3
+    )
+    assert mixed.mean == pytest.approx(first.network.mean, abs=1e-6)
 
 
 def test_the_blend_with_the_lowest_losses_is_chosen() -> None:

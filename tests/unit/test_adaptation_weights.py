@@ -59,7 +59,9 @@ def test_weights_of_a_composition_are_those_of_the_data() -> None:
     both = np.stack([differences, -differences], axis=2)
     fraction = profile[0] + np.asarray(FACTORS) @ differences
     first = numpy_generator(1, "counts").binomial(20, np.clip(fraction, 0, 1)).astype(np.float32)
-    _, found = fit_composition(both, profile, csr_matrix(np.stack([first, 20 - first], axis=1)))
+    _, found = fit_composition(
+        both, np.tile(profile, (NUM_VALUES, 1)), profile, csr_matrix(np.stack([first, 20 - first], axis=1))
+    )
     # A part of the profile is in every expectation, so the differences need larger weights.
     assert np.asarray(found) * (1 - COMPOSITION_FLOOR) == pytest.approx(TRUE, abs=0.1)
 

@@ -20,7 +20,6 @@ from cifm_cli.inference.adaptation.slide_adaptation import (
     OUTPUTS,
     ErrorRegression,
     FeatureScale,
-    profile_of,
     regression_features,
 )
 from cifm_cli.inference.adaptation.weights import (
@@ -38,7 +37,7 @@ from cifm_cli.inference.neighbourhood.residuals import errors, mean_features, pa
 from cifm_cli.statistics.ridge import RidgeSums
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
@@ -216,50 +215,58 @@ def choose(held_out: Sequence[HeldOut]) -> list[Choice]:
 class _Compared(NamedTuple):
     """One output of some cells."""
 
+    wide: Values  # (M, P) mean within the widest circle
     differences: Values  # (D, M, P) from `weights.split_differences`
-    profile: Values  # (P,)
     expression: Values  # (M, P) actual log-normalised expression
     counts: csr_matrix  # (M, P) actual counts
+    composition: Values  # (P,) of the slide
 
 
 def _compared(predicted: Predicted, parts: Parts, output: int, every: slice) -> _Compared:
     """What the weights of an output are fitted to."""
     tile = predicted.tile
-    blend, smoothed, network = (
-        parts_of(each)[output][every] for each in (predicted.blend, predicted.features.smoothed, predicted.network)
-    )
+    predictions = (tile.circles[-1], predicted.blend, predicted.features.smoothed, predicted.network)
+    wide, blend, smoothed, network = (parts_of(each)[output][every] for each in predictions)
     num_genes = blend.shape[1]
-    errors_left = (part[every, output * num_genes : (output + 1) * num_genes] for part in parts)
-    of_blend, of_smoother, of_network = errors_left
-    profile = profile_of(tile.stats)[output]
-    differences = np.stack(
-        [blend - profile + of_blend, smoothed - blend - of_smoother, network - smoothed - of_network]
+    of_blend, of_smoother, of_network = (part[every, output * num_genes : (output + 1) * num_genes] for part in parts)
+    differences = np.stack([blend - wide + of_blend, smoothed - blend - of_smoother, network - smoothed - of_network])
+    return _Compared(
+        wide,
+        split_differences(differences, depth_patterns(tile.stats)[output]),
+        tile.expression[every].toarray(),
+        tile.counts[every],
+        tile.stats.composition.astype(np.float32),
     )
-    differences = split_differences(differences, depth_patterns(tile.stats)[output])
-    return _Compared(differences, profile, tile.expression[every].toarray(), tile.counts[every])
 
 
-def _joined(parts: Iterable[Values]) -> Values:
-    """(D, n) values of all tiles."""
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+def _joined(compared: Sequence[_Compared]) -> tuple[Values, Values, Values]:
+    """(n,) wide means, (D, n) differences and (n,) expression of all tiles, with cells times genes in one axis."""
+    differences = np.concatenate([each.differences.reshape(len(each.differences), -1) for each in compared], axis=1)
+    wide, expression = (
+        np.concatenate([part.ravel() for part in parts])
+        for parts in zip(*((each.wide, each.expression) for each in compared), strict=True)
+    )
+    return wide, differences, expression
 
 
 def _fit_mean(compared: Sequence[_Compared]) -> tuple[float, Weights]:
-    targets = np.concatenate([(each.expression - each.profile).ravel() for each in compared])
-    return fit_mean(_joined(each.differences for each in compared), targets)
+    wide, differences, expression = _joined(compared)
+    return fit_mean(differences, expression - wide)
 
 
 def _fit_expressed(compared: Sequence[_Compared]) -> tuple[float, Weights]:
-    is_expressed = np.concatenate([(each.expression > 0).ravel() for each in compared])
-    profile = np.concatenate([np.tile(each.profile, len(each.expression)) for each in compared])
-    return fit_expressed(_joined(each.differences for each in compared), profile, is_expressed)
+    wide, differences, expression = _joined(compared)
+    return fit_expressed(differences, wide, expression > 0)
 
 
 def _fit_composition(compared: Sequence[_Compared]) -> tuple[float, Weights]:
-    differences = np.concatenate([each.differences for each in compared], axis=1)
-    # The profiles without the hidden cells of each fold are nearly the same.
-    profile = np.stack([each.profile for each in compared]).mean(axis=0)
-    return fit_composition(differences, profile, vstack([each.counts for each in compared], format="csr"))
+    return fit_composition(
+        np.concatenate([each.differences for each in compared], axis=1),
+        np.concatenate([each.wide for each in compared]),
+        # The compositions without the hidden cells of each fold are nearly the same.
+        np.stack([each.composition for each in compared]).mean(axis=0),
+        vstack([each.counts for each in compared], format="csr"),
+    )
 
 
 def _batches(predicted: Sequence[Predicted]) -> Iterator[list[Predicted]]:

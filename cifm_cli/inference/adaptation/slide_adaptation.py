@@ -6,6 +6,7 @@ Letters: M cells, P genes, D features of the network, F features of the regressi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,7 +97,7 @@ class SlideAdaptation:
         if fitted is None:
             return prediction
         blend = fitted.blend.combine(circles, self.stats)
-        base = mix(blend, features.smoothed, prediction, self.stats, fitted.weights)
+        base = mix(circles[-1], blend, features.smoothed, prediction, self.stats, fitted.weights)
         refined = correct(base, fitted.regression.predict(circles, features.last, self.stats), self.stats)
         if prediction.states is None:
             return refined
@@ -105,39 +106,33 @@ class SlideAdaptation:
 
 
 def mix(
-    blend: Prediction, smoothed: Prediction, network: Prediction, stats: GeneStats, weights: Sequence[Weights]
+    wide: Prediction,
+    blend: Prediction,
+    smoothed: Prediction,
+    network: Prediction,
+    stats: GeneStats,
+    weights: Sequence[Weights],
 ) -> Prediction:
     """Base prediction, see `weights`.
 
     Args:
+        wide: Mean within the widest circle.
         blend: Blend of neighbour means.
         smoothed: Prediction of the smoother.
         network: Prediction of the network, which corrects the smoother.
-        stats: Statistics of the slide, which are its profile.
+        stats: Statistics of the slide.
         weights: Weights of each of `OUTPUTS`.
 
     Returns:
         The prediction.
     """
     mean, expressed, composition = (
-        usual + add_weighted([first - usual, second - first, third - second], own, pattern)
-        for usual, first, second, third, own, pattern in zip(
-            profile_of(stats),
-            parts_of(blend),
-            parts_of(smoothed),
-            parts_of(network),
-            weights,
-            depth_patterns(stats),
-            strict=True,
+        parts[0] + add_weighted([after - before for before, after in pairwise(parts)], own, pattern)
+        for *parts, own, pattern in zip(
+            *map(parts_of, (wide, blend, smoothed, network)), weights, depth_patterns(stats), strict=True
         )
     )
     return Prediction(mean, expressed, composition)
-
-
-def profile_of(stats: GeneStats) -> tuple[Values, Values, Values]:
-    """Profile of a slide for each of `OUTPUTS`."""
-    mean, fraction, composition = (x.astype(np.float32) for x in (stats.mean, stats.fraction, stats.composition))
-    return mean, fraction, composition
 
 
 def correct(base: Prediction, predicted_errors: Values, stats: GeneStats) -> Prediction:

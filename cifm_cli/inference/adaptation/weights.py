@@ -2,9 +2,10 @@
 
 The prediction is
 
-    profile + w_blend (blend - profile) + w_smoother (smoother - blend) + w_correction (network - smoother),
+    wide + w_blend (blend - wide) + w_smoother (smoother - blend) + w_correction (network - smoother),
 
-with the profile of the slide's cells, the blend of neighbour means, the network's smoother and its corrected prediction.
+with the mean within the widest circle, the blend of neighbour means, the network's smoother and its corrected prediction. The wide
+mean follows differences between the areas of a slide that its profile does not, and ranks rare genes better than narrow means.
 
 Each difference is split into a part that all genes have in common and a remainder, with weights of their own. A cell with more
 counts expresses more genes, and the depth of the cells around a place tells how deep the hidden cell is. How well they tell it
@@ -45,7 +46,7 @@ _TINY = 1e-12
 class Weights(NamedTuple):
     """Weights of one output."""
 
-    blend: float  # of the difference between blend and profile
+    blend: float  # of the difference between blend and wide mean
     smoother: float  # of what the smoother predicts differently from the blend
     correction: float  # of what the network predicts differently from the smoother
     # of the part of each of these differences that genes have in common; without effect in a composition
@@ -120,7 +121,7 @@ def fit_mean(differences: Values, target: Values) -> tuple[float, Weights]:
 
     Args:
         differences: (D, n) values of the differences.
-        target: (n,) actual values minus the profile.
+        target: (n,) actual values minus those of the wide mean.
 
     Returns:
         Sum of squared errors, and the weights.
@@ -135,19 +136,19 @@ def fit_mean(differences: Values, target: Values) -> tuple[float, Weights]:
     return _minimise(loss, len(differences))
 
 
-def fit_expressed(differences: Values, profile: Values, is_expressed: NDArray[np.bool_]) -> tuple[float, Weights]:
+def fit_expressed(differences: Values, wide: Values, is_expressed: NDArray[np.bool_]) -> tuple[float, Weights]:
     """Fit weights by the log loss of probabilities.
 
     Args:
         differences: (D, n) values of the differences.
-        profile: (n,) probabilities of the profile.
+        wide: (n,) probabilities of the wide mean.
         is_expressed: (n,) whether the gene is expressed.
 
     Returns:
         Sum of the cross-entropies, and the weights.
     """
     sign = np.where(is_expressed, np.float32(1), np.float32(-1))
-    start = np.where(is_expressed, profile, 1 - profile)
+    start = np.where(is_expressed, wide, 1 - wide)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         # Probability of what is the case
@@ -160,12 +161,13 @@ def fit_expressed(differences: Values, profile: Values, is_expressed: NDArray[np
     return _minimise(loss, len(differences))
 
 
-def fit_composition(differences: Values, profile: Values, counts: csr_matrix) -> tuple[float, Weights]:
+def fit_composition(differences: Values, wide: Values, profile: Values, counts: csr_matrix) -> tuple[float, Weights]:
     """Fit weights by the log loss of compositions, of which negative fractions become zero.
 
     Args:
         differences: (D, M, P) differences.
-        profile: (P,) fractions of the profile.
+        wide: (M, P) fractions of the wide mean.
+        profile: (P,) fractions of the slide.
         counts: (M, P) counts.
 
     Returns:
@@ -176,7 +178,7 @@ def fit_composition(differences: Values, profile: Values, counts: csr_matrix) ->
     flat = differences.reshape(len(differences), -1)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
-        fraction = profile + np.tensordot(weights.astype(np.float32), differences, 1)
+        fraction = wide + np.tensordot(weights.astype(np.float32), differences, 1)
         is_positive = fraction > 0
         total = np.maximum((fraction * is_positive).sum(axis=1), np.float32(_TINY))
         composition = np.maximum(fraction[row, column], 0) / total[row]
