@@ -25,15 +25,15 @@ from cifm_cli.inference.adaptation.weights import (
 )
 from cifm_cli.provenance import numpy_generator
 
-FACTORS = (0.7, 0.5, 1.5)
-TRUE = Weights(*FACTORS, *FACTORS)  # without a pattern of depth, both halves are the same
+FACTORS = (0.2, 0.7, 0.5, 1.5)
+TRUE = Weights(*FACTORS, *FACTORS[1:])  # without a pattern of depth, the same for depth
 NUM_VALUES = 40_000
 
 
 def draw_differences(seed: int = 0, size: float = 0.04) -> tuple[np.ndarray, np.ndarray]:
-    """Differences of three predictions, and a profile from which they keep probabilities inside 0 and 1."""
+    """Differences of predictions, and a profile from which they keep probabilities inside 0 and 1."""
     generator = numpy_generator(seed, "weights")
-    differences = generator.uniform(-size, size, (3, NUM_VALUES)).astype(np.float32)
+    differences = generator.uniform(-size, size, (len(FACTORS), NUM_VALUES)).astype(np.float32)
     return differences, generator.uniform(0.3, 0.7, NUM_VALUES).astype(np.float32)
 
 
@@ -70,16 +70,18 @@ def test_weights_of_a_composition_are_those_of_the_data() -> None:
 @given(seed=st.integers(0, 10_000), has_pattern=st.booleans())
 def test_the_sum_of_split_differences_is_the_weighted_sum(seed: int, has_pattern: bool) -> None:
     generator = numpy_generator(seed, "split")
-    differences = generator.normal(size=(3, 5, 7)).astype(np.float32)
+    differences = generator.normal(size=(4, 5, 7)).astype(np.float32)
     pattern = generator.random(7).astype(np.float32)
     pattern = pattern / np.linalg.norm(pattern) if has_pattern else None
-    weights = Weights(*generator.uniform(0, 3, 6).tolist())
-    used = weights if has_pattern else weights[:3]
+    weights = Weights(*generator.uniform(0, 3, 7).tolist())
+    used = weights if has_pattern else weights[:4]
     expected = np.tensordot(np.asarray(used, np.float32), split_differences(differences, pattern), 1)
     assert add_weighted(list(differences), weights, pattern) == pytest.approx(expected, abs=1e-4)
-    equal = Weights(*weights[:3], *weights[:3])
+    differences[0] = 0  # the profile has no weight of its depth
+    equal = Weights(*weights[:4], *weights[1:4])
     whole = add_weighted(list(differences), equal, pattern)
-    assert whole == pytest.approx(np.tensordot(np.asarray(equal[:3], np.float32), differences, 1), abs=1e-4)
+    assert whole == pytest.approx(np.tensordot(np.asarray(equal[:4], np.float32), differences, 1), abs=1e-4)
+    assert add_weighted(list(differences[1:]), equal, pattern) == pytest.approx(whole, abs=1e-4)
 
 
 @settings(max_examples=20, deadline=None)
@@ -91,15 +93,16 @@ def test_weights_are_within_bounds_and_never_worse_than_the_ridge(seed: int, siz
     counts = csr_matrix(generator.poisson(1.0, (30, 10)).astype(np.float32))
 
     def error(weights: Weights) -> float:
-        return float(np.square(expressed - profile - np.asarray(weights[:3], np.float32) @ differences).sum())
+        return float(np.square(expressed - profile - np.asarray(weights[:4], np.float32) @ differences).sum())
 
+    composition = profile[:10] / profile[:10].sum()
     loss, found = fit_mean(differences, (expressed - profile).astype(np.float32))
     assert loss == pytest.approx(error(found), rel=1e-4)
     assert loss <= error(RIDGE_WEIGHTS) * (1 + 1e-6)
     for _, weights in (
         (loss, found),
         fit_expressed(differences, profile, expressed),
-        fit_composition(differences.reshape(3, 30, 10), profile[:10] / profile[:10].sum(), counts),
+        fit_composition(differences.reshape(4, 30, 10), np.tile(composition, (30, 1)), composition, counts),
     ):
         assert all(0 <= weight <= MAX_WEIGHT for weight in weights)
 
@@ -121,9 +124,9 @@ def test_gradients_are_those_of_the_losses(fit: str, monkeypatch: pytest.MonkeyP
     else:
         profile = profile[:10] / profile[:10].sum()
         counts = csr_matrix(generator.poisson(2.0, (50, 10)).astype(np.float32))
-        fit_composition(differences.reshape(3, 50, 10) / 4, profile, counts)
+        fit_composition(differences.reshape(4, 50, 10) / 4, np.tile(profile, (50, 1)), profile, counts)
     (loss,) = losses
-    at = np.array([0.8, 0.3, 0.9])
+    at = np.array([0.1, 0.8, 0.3, 0.9])
     scale = np.abs(loss(at)[1]).max()
     error = check_grad(lambda w: loss(w)[0], lambda w: loss(w)[1], at, epsilon=1e-3) / scale
     assert error < 0.02, f"relative error of the gradient: {error:.1e}"

@@ -20,6 +20,7 @@ from cifm_cli.inference.adaptation.slide_adaptation import (
     OUTPUTS,
     ErrorRegression,
     FeatureScale,
+    profile_of,
     regression_features,
 )
 from cifm_cli.inference.adaptation.weights import (
@@ -229,7 +230,10 @@ def _compared(predicted: Predicted, parts: Parts, output: int, every: slice) -> 
     wide, blend, smoothed, network = (parts_of(each)[output][every] for each in predictions)
     num_genes = blend.shape[1]
     of_blend, of_smoother, of_network = (part[every, output * num_genes : (output + 1) * num_genes] for part in parts)
-    differences = np.stack([blend - wide + of_blend, smoothed - blend - of_smoother, network - smoothed - of_network])
+    profile = profile_of(tile.stats)[output]
+    differences = np.stack(
+        [profile - wide, blend - wide + of_blend, smoothed - blend - of_smoother, network - smoothed - of_network]
+    )
     return _Compared(
         wide,
         split_differences(differences, depth_patterns(tile.stats)[output]),

@@ -127,12 +127,23 @@ def mix(
         The prediction.
     """
     mean, expressed, composition = (
-        parts[0] + add_weighted([after - before for before, after in pairwise(parts)], own, pattern)
-        for *parts, own, pattern in zip(
-            *map(parts_of, (wide, blend, smoothed, network)), weights, depth_patterns(stats), strict=True
+        parts[0]
+        + add_weighted([usual - parts[0], *(after - before for before, after in pairwise(parts))], own, pattern)
+        for usual, *parts, own, pattern in zip(
+            profile_of(stats),
+            *map(parts_of, (wide, blend, smoothed, network)),
+            weights,
+            depth_patterns(stats),
+            strict=True,
         )
     )
     return Prediction(mean, expressed, composition)
+
+
+def profile_of(stats: GeneStats) -> tuple[Values, Values, Values]:
+    """Profile of a slide for each of `OUTPUTS`."""
+    mean, fraction, composition = (x.astype(np.float32) for x in (stats.mean, stats.fraction, stats.composition))
+    return mean, fraction, composition
 
 
 def correct(base: Prediction, predicted_errors: Values, stats: GeneStats) -> Prediction:

@@ -2,14 +2,16 @@
 
 The prediction is
 
-    wide + w_blend (blend - wide) + w_smoother (smoother - blend) + w_correction (network - smoother),
+    wide + w_profile (profile - wide) + w_blend (blend - wide)
+         + w_smoother (smoother - blend) + w_correction (network - smoother),
 
-with the mean within the widest circle, the blend of neighbour means, the network's smoother and its corrected prediction. The wide
-mean follows differences between the areas of a slide that its profile does not, and ranks rare genes better than narrow means.
+with the mean within the widest circle, the profile of the slide, the blend of neighbour means, the network's smoother and its
+corrected prediction. Wide means rank rare genes better than narrow ones.
 
 Each difference is split into a part that all genes have in common and a remainder, with weights of their own. A cell with more
 counts expresses more genes, and the depth of the cells around a place tells how deep the hidden cell is. How well they tell it
-has nothing to do with how well they tell which genes are expressed.
+has nothing to do with how well they tell which genes are expressed. The profile has no weight of its depth, because depth differs
+between the areas of a slide, and cells may be predicted in an area that no weight was fitted to.
 
 The prediction is linear in the weights. The squared error of a mean and the log loss of a probability are therefore convex. A
 composition is divided by its sum after negative fractions are set to zero, so its log loss is convex only where there are none.
@@ -46,18 +48,19 @@ _TINY = 1e-12
 class Weights(NamedTuple):
     """Weights of one output."""
 
+    profile: float  # of the difference between profile and wide mean
     blend: float  # of the difference between blend and wide mean
     smoother: float  # of what the smoother predicts differently from the blend
     correction: float  # of what the network predicts differently from the smoother
-    # of the part of each of these differences that genes have in common; without effect in a composition
+    # of the part of the last three differences that genes have in common; without effect in a composition
     blend_depth: float
     smoother_depth: float
     correction_depth: float
 
 
-NUM_DIFFERENCES = 3
-RIDGE_WEIGHTS = Weights(1.0, 0.0, 0.0, 1.0, 0.0, 0.0)  # the blend alone, as in the baseline `ridge`
-NETWORK_WEIGHTS = Weights(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # the network's own prediction
+NUM_DIFFERENCES = 4
+RIDGE_WEIGHTS = Weights(0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0)  # the blend alone, as in the baseline `ridge`
+NETWORK_WEIGHTS = Weights(0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # the network's own prediction
 
 
 def depth_patterns(stats: GeneStats) -> tuple[Values | None, ...]:
@@ -81,7 +84,7 @@ def add_weighted(differences: Sequence[Values], weights: Weights, pattern: Value
     """Sum of the differences, weighted.
 
     Args:
-        differences: Three arrays whose last axis are P genes.
+        differences: Four arrays whose last axis are P genes; without the first, three.
         weights: Their weights.
         pattern: (P,) from `depth_patterns`.
 
@@ -89,13 +92,13 @@ def add_weighted(differences: Sequence[Values], weights: Weights, pattern: Value
         An array of the same shape.
     """
     total = np.zeros_like(differences[0])
-    for own, weight in zip(differences, weights, strict=False):
+    depth_weights = (0.0, *weights[NUM_DIFFERENCES:])
+    pairs = list(zip(weights[:NUM_DIFFERENCES], depth_weights, strict=True))[-len(differences) :]
+    for own, (weight, _) in zip(differences, pairs, strict=True):
         total += np.float32(weight) * own
     if pattern is not None:
-        extra = (depth - own for own, depth in zip(weights, weights[NUM_DIFFERENCES:], strict=False))
-        common = sum(
-            (np.float32(w) * (each @ pattern) for w, each in zip(extra, differences, strict=True)), np.float32(0)
-        )
+        extra = (np.float32(depth - weight) for weight, depth in pairs)
+        common = sum((each * (own @ pattern) for own, each in zip(differences, extra, strict=True)), np.float32(0))
         total += np.multiply.outer(common, pattern)
     return total
 
@@ -104,16 +107,16 @@ def split_differences(differences: Values, pattern: Values | None) -> Values:
     """Split differences into what the weights of `Weights` belong to.
 
     Args:
-        differences: (3, M, P).
+        differences: (4, M, P).
         pattern: (P,) from `depth_patterns`.
 
     Returns:
-        (6, M, P), or the same (3, M, P) without a pattern.
+        (7, M, P), or the same (4, M, P) without a pattern.
     """
     if pattern is None:
         return differences
     common = (differences @ pattern)[..., None] * pattern
-    return np.concatenate([differences - common, common])
+    return np.concatenate([differences - common, common[1:]])
 
 
 def fit_mean(differences: Values, target: Values) -> tuple[float, Weights]:
@@ -207,5 +210,5 @@ def _minimise(loss: Callable[[Floats], tuple[float, Floats]], num_differences: i
     found = minimize(scaled, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"gtol": 1e-7})
     weights = found.x.tolist()
     if len(weights) == NUM_DIFFERENCES:
-        weights *= 2
+        weights += weights[1:]
     return float(found.fun) * scale, Weights(*weights)
