@@ -8,7 +8,7 @@
 4. The probabilities of the cell states are recalibrated.
 
 Weights and penalties are chosen on tuning cells, which are in none of the fits. On a slide that is new to the network, they
-are chosen by cross-fitting on the practice cells as well: each half of them is predicted by what was fitted to the other.
+are chosen by cross-fitting on the practice cells as well: each half of them is predicted by what was fitted to the other (one half, where there are many).
 On a slide of its training this would favour the network, which has learned the practice cells.
 """
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from cifm_cli.model.slide_parameters import SlideParameters
 
 MAX_STATE_CELLS = 20_000  # cells that are clustered into cell states
-MAX_CROSS_FITTED_CELLS = 4_000  # practice cells; with more, both halves share the weights of the smoother
+MANY_CELLS = 4_000  # practice cells; with so many, one half is enough to choose on
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,9 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     practice, tuning = (
         list(practice_tiles(model, slide, folds, start, totals, data.rows)) for folds in (data.practice, data.tuning)
     )
-    parts = [_Part(practice, tuning)]
-    if data.is_new and len(practice) > 1:
-        halves = [practice[first::2] for first in range(2)]  # tiles are areas of the tissue, or cells drawn all over it
-        parts += [_Part(*halves), _Part(*reversed(halves))]
-    stats, decay = stats_of(totals), model.checkpoint.recipe.objective.pool_decay
-    blends, parameters = [_fit_blend(part.fitted) for part in parts], [_fit_smoother(start, parts[0], decay)]
-    # With many cells, a few weights per gene do not depend on single ones, and the network is run once.
-    few = sum(tile.num_cells for tile in practice) < MAX_CROSS_FITTED_CELLS
-    parameters += [_fit_smoother(start, part, decay) if few else parameters[0] for part in parts[1:]]
+    parts, stats = _parts(practice, tuning, is_new=data.is_new), stats_of(totals)
+    blends = [_fit_blend(part.fitted) for part in parts]
+    parameters = _fit_smoothers(start, parts, model.checkpoint.recipe.objective.pool_decay)
     of_mean, of_expressed = choose_blend([(blend, part.held_out) for blend, part in zip(blends, parts, strict=True)])
     blends = [replace(blend, of_mean=of_mean, of_expressed=of_expressed) for blend in blends]
     run = _NetworkRuns(model)
@@ -104,9 +98,9 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     choices = choose(held_out)
     facts = {
         "cells": len(data.rows),
-        "practice_cells": sum(tile.num_cells for tile in practice),
-        "tuning_cells": sum(tile.num_cells for tile in tuning),
-        "chosen_on_cells": sum(tile.num_cells for part in parts for tile in part.held_out),
+        "practice_cells": _num_cells(practice),
+        "tuning_cells": _num_cells(tuning),
+        "chosen_on_cells": sum(_num_cells(part.held_out) for part in parts),
         "tuned": {output: choice.to_json() for output, choice in zip(OUTPUTS, choices, strict=True)},
     }
     weights = tuple(choice.weights for choice in choices)
@@ -154,14 +148,31 @@ def _spread(tiles: Sequence[PracticeTile]) -> list[PracticeTile]:
     return [tile for first in range(step) for tile in tiles[first::step]]
 
 
-def _fit_smoother(start: SlideParameters, part: _Part, pool_decay: float) -> SlideParameters:
-    """Fit the weights of the smoother."""
-    return fit_slide_parameters(
-        start,
-        (tile.example() for tile in _spread(part.fitted)),
-        (tile.example() for tile in part.held_out),
-        pool_decay,
-    )
+def _parts(practice: Sequence[PracticeTile], tuning: Sequence[PracticeTile], *, is_new: bool) -> list[_Part]:
+    """The fit that is used, and on a new slide fits to halves of its cells, which are only compared on the others."""
+    parts = [_Part(practice, tuning)]
+    if is_new and len(practice) > 1:
+        halves = [practice[first::2] for first in range(2)]  # tiles are areas of the tissue, or cells drawn all over it
+        parts += [_Part(*halves), _Part(*reversed(halves))][: 2 if _num_cells(practice) < MANY_CELLS else 1]
+    return parts
+
+
+def _num_cells(tiles: Sequence[PracticeTile]) -> int:
+    return sum(tile.num_cells for tile in tiles)
+
+
+def _fit_smoothers(start: SlideParameters, parts: Sequence[_Part], pool_decay: float) -> list[SlideParameters]:
+    """Fit the weights of the smoother for each part."""
+
+    def fit(part: _Part) -> SlideParameters:
+        """Fit them for one part."""
+        fitted, held_out = ((tile.example() for tile in tiles) for tiles in (_spread(part.fitted), part.held_out))
+        return fit_slide_parameters(start, fitted, held_out, pool_decay)
+
+    first, *others = parts
+    parameters = fit(first)
+    # Of many cells, no single one matters to a few weights per gene, and the network is run once.
+    return [parameters, *(fit(part) if _num_cells(first.fitted) < MANY_CELLS else parameters for part in others)]
 
 
 def _fit_blend(tiles: Sequence[PracticeTile]) -> FittedBlend:

@@ -57,7 +57,8 @@ if TYPE_CHECKING:
 # In units of the mean variance of a feature; without a regression for the first
 PENALTIES = (np.inf, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 NUM_PARTS = 3
-MAX_VALUES = 5_000_000  # cells times genes that weights are fitted to
+# Cells times genes that weights are fitted to, and genes of them: cells are left out last, because they vary more.
+MAX_VALUES, MAX_WEIGHT_GENES = 1_000_000, 2_000
 BATCH_CELLS = 256
 _SMALLEST_PROBABILITY = 1e-4
 _TINY = 1e-6
@@ -197,12 +198,15 @@ def choose(held_out: Sequence[HeldOut]) -> list[Choice]:
     predicted = [each for part in held_out for each in part.predicted]
     if not predicted:
         return best
-    num_values = sum(each.tile.num_cells for each in predicted) * predicted[0].blend.mean.shape[1]
-    every = slice(None, None, -(-num_values // MAX_VALUES))
+    num_cells, num_genes = sum(each.tile.num_cells for each in predicted), predicted[0].blend.mean.shape[1]
+    genes = np.arange(0, num_genes, -(-num_genes // MAX_WEIGHT_GENES))
+    cells = slice(None, None, -(-num_cells * len(genes) // MAX_VALUES))
     for penalty in PENALTIES:
         parts = [errors for part in held_out for errors in part.regression.predict(part.predicted, penalty)]
         fits = [
-            fit([_compared(each, of_tile, output, every) for each, of_tile in zip(predicted, parts, strict=True)])
+            fit(
+                [_compared(each, of_tile, output, cells, genes) for each, of_tile in zip(predicted, parts, strict=True)]
+            )
             for output, fit in enumerate((_fit_mean, _fit_expressed, _fit_composition))
         ]
         before = best
@@ -223,23 +227,24 @@ class _Compared(NamedTuple):
     composition: Values  # (P,) of the slide
 
 
-def _compared(predicted: Predicted, parts: Parts, output: int, every: slice) -> _Compared:
-    """What the weights of an output are fitted to."""
+def _compared(predicted: Predicted, parts: Parts, output: int, cells: slice, genes: NDArray[np.int64]) -> _Compared:
+    """What the weights of an output are fitted to, for some of the cells and genes."""
     tile = predicted.tile
     predictions = (tile.circles[-1], predicted.blend, predicted.features.smoothed, predicted.network)
-    wide, blend, smoothed, network = (parts_of(each)[output][every] for each in predictions)
+    wide, blend, smoothed, network = (parts_of(each)[output][cells] for each in predictions)
     num_genes = blend.shape[1]
-    of_blend, of_smoother, of_network = (part[every, output * num_genes : (output + 1) * num_genes] for part in parts)
+    of_blend, of_smoother, of_network = (part[cells, output * num_genes : (output + 1) * num_genes] for part in parts)
     profile = profile_of(tile.stats)[output]
     differences = np.stack(
         [profile - wide, blend - wide + of_blend, smoothed - blend - of_smoother, network - smoothed - of_network]
     )
+    composition = tile.stats.composition[genes].astype(np.float32)
     return _Compared(
-        wide,
-        split_differences(differences, depth_patterns(tile.stats)[output]),
-        tile.expression[every].toarray(),
-        tile.counts[every],
-        tile.stats.composition.astype(np.float32),
+        wide[:, genes],
+        split_differences(differences, depth_patterns(tile.stats)[output])[:, :, genes],
+        tile.expression[cells][:, genes].toarray(),
+        tile.counts[cells][:, genes],
+        composition / max(float(composition.sum()), _TINY),
     )
 
 

@@ -133,6 +133,7 @@ def fit_mean(differences: Values, target: Values) -> tuple[float, Weights]:
     squares = float(np.square(target).sum(dtype=np.float64))
 
     def loss(weights: Floats) -> tuple[float, Floats]:
+        """Loss and its gradient."""
         left = gram @ weights
         return float(squares + weights @ (left - 2 * moment)), 2 * (left - moment)
 
@@ -154,6 +155,7 @@ def fit_expressed(differences: Values, wide: Values, is_expressed: NDArray[np.bo
     start = np.where(is_expressed, wide, 1 - wide)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
+        """Loss and its gradient."""
         # Probability of what is the case
         likelihood = start + sign * (weights.astype(np.float32) @ differences)
         inside = (likelihood > _SMALLEST_PROBABILITY) & (likelihood < 1 - _SMALLEST_PROBABILITY)
@@ -170,7 +172,7 @@ def fit_composition(differences: Values, wide: Values, profile: Values, counts: 
     Args:
         differences: (D, M, P) differences.
         wide: (M, P) fractions of the wide mean.
-        profile: (P,) fractions of the slide.
+        profile: (P,) fractions of the slide, sum 1.
         counts: (M, P) counts.
 
     Returns:
@@ -181,6 +183,7 @@ def fit_composition(differences: Values, wide: Values, profile: Values, counts: 
     flat = differences.reshape(len(differences), -1)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
+        """Loss and its gradient."""
         fraction = wide + np.tensordot(weights.astype(np.float32), differences, 1)
         is_positive = fraction > 0
         total = np.maximum((fraction * is_positive).sum(axis=1), np.float32(_TINY))
@@ -203,11 +206,12 @@ def _minimise(loss: Callable[[Floats], tuple[float, Floats]], num_differences: i
     scale = max(abs(loss(start)[0]), _TINY)  # the stopping rule of the solver is not relative in its gradient
 
     def scaled(weights: Floats) -> tuple[float, Floats]:
+        """The loss in units of its first value."""
         value, gradient = loss(weights)
         return value / scale, gradient / scale
 
     bounds = [(0.0, MAX_WEIGHT)] * num_differences
-    found = minimize(scaled, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"gtol": 1e-7})
+    found = minimize(scaled, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-8, "gtol": 1e-7})
     weights = found.x.tolist()
     if len(weights) == NUM_DIFFERENCES:
         weights += weights[1:]
