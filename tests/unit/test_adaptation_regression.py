@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli.evaluation.examples import Example, TrainingFolds
 from cifm_cli.evaluation.predictors.regression import Ridge
+from cifm_cli.inference.adaptation import weights as weights_module
 from cifm_cli.inference.adaptation.practice import PracticeTile
 from cifm_cli.inference.adaptation.regression import (
     PENALTIES,
@@ -132,12 +133,19 @@ def test_without_smoother_and_network_the_adapted_model_is_the_baseline_ridge(pe
         assert np.abs(found.mean - each.blend.mean).max() > 0.02, "the regression changes nothing"
 
 
+@pytest.fixture
+def _no_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are those of the cells alone."""
+    monkeypatch.setattr(weights_module, "PRIOR_CELLS", 0.0)
+
+
 def test_a_network_of_noise_has_no_weight() -> None:
     regression, tuning, _ = fit(noise, num_features=3)
     choices = choose([HeldOut(regression, tuning)])
     assert [choice.weights.correction for choice in choices] == pytest.approx([0, 0, 0], abs=0.05)
 
 
+@pytest.mark.usefixtures("_no_prior")
 def test_a_network_that_knows_the_cells_has_all_the_weight() -> None:
     regression, tuning, _ = fit(truth)
     choices = choose([HeldOut(regression, tuning)])
@@ -146,6 +154,7 @@ def test_a_network_that_knows_the_cells_has_all_the_weight() -> None:
     assert all(choice.weights.correction >= 1 for choice in choices[1:])
 
 
+@pytest.mark.usefixtures("_no_prior")
 def test_choices_have_the_lowest_squared_error_of_the_mean() -> None:
     """The loss follows from sums; here it is computed from the predictions, for the choice and for others."""
     regression, tuning, _ = fit(

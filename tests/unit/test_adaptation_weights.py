@@ -13,14 +13,16 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli.inference.adaptation import weights as module
 from cifm_cli.inference.adaptation.weights import (
+    BOUNDS,
     COMPOSITION_FLOOR,
-    MAX_WEIGHT,
+    PRIOR_CELLS,
     RIDGE_WEIGHTS,
     Weights,
     add_weighted,
     fit_composition,
     fit_expressed,
     fit_mean,
+    shrink,
     split_differences,
 )
 from cifm_cli.provenance import numpy_generator
@@ -104,7 +106,7 @@ def test_weights_are_within_bounds_and_never_worse_than_the_ridge(seed: int, siz
         fit_expressed(differences, profile, expressed),
         fit_composition(differences.reshape(4, 30, 10), np.tile(composition, (30, 1)), composition, counts),
     ):
-        assert all(0 <= weight <= MAX_WEIGHT for weight in weights)
+        assert all(low <= weight <= high for weight, (low, high) in zip(weights, BOUNDS, strict=True))
 
 
 @pytest.mark.parametrize("fit", ["expressed", "composition"])
@@ -130,3 +132,11 @@ def test_gradients_are_those_of_the_losses(fit: str, monkeypatch: pytest.MonkeyP
     scale = np.abs(loss(at)[1]).max()
     error = check_grad(lambda w: loss(w)[0], lambda w: loss(w)[1], at, epsilon=1e-3) / scale
     assert error < 0.02, f"relative error of the gradient: {error:.1e}"
+
+
+def test_few_cells_leave_the_weights_of_the_ridge() -> None:
+    """As many cells as the prior counts for move the weights half of the way."""
+    assert shrink(TRUE, 0) == RIDGE_WEIGHTS
+    half = [(own + ridge) / 2 for own, ridge in zip(TRUE, RIDGE_WEIGHTS, strict=True)]
+    assert shrink(TRUE, round(PRIOR_CELLS)) == pytest.approx(half)
+    assert shrink(TRUE, 10_000_000) == pytest.approx(TRUE, abs=1e-4)

@@ -31,6 +31,7 @@ from cifm_cli.inference.adaptation.weights import (
     fit_composition,
     fit_expressed,
     fit_mean,
+    shrink,
     split_differences,
 )
 from cifm_cli.inference.neighbourhood.blend import GRID
@@ -214,7 +215,7 @@ def choose(held_out: Sequence[HeldOut]) -> list[Choice]:
         # Solving for a large panel takes a second. A second minimum at a lower penalty is not searched for.
         if best == before:
             break
-    return best
+    return [own._replace(weights=shrink(own.weights, num_cells)) for own in best]
 
 
 class _Compared(NamedTuple):

@@ -37,8 +37,11 @@ if TYPE_CHECKING:
     Values = NDArray[np.float32]
     Floats = NDArray[np.float64]
 
-# A correction that was shrunk for other slides may be too small for this one.
-MAX_WEIGHT = 6.0
+# Of correction, which was shrunk for other slides and may be too small for this one, and of the others, which were fitted to this
+# slide. Larger ones extrapolate differences between the cells that weights are fitted to.
+MAX_CORRECTION, MAX_WEIGHT = 6.0, 1.0
+# Cells that the weights of the ridge count as: few cells are in one area, and tell little about the others.
+PRIOR_CELLS = 50.0
 # Fraction of the slide's composition in every expectation, as in the deviance of an evaluation
 COMPOSITION_FLOOR = 0.05
 _SMALLEST_PROBABILITY = 1e-4
@@ -61,6 +64,16 @@ class Weights(NamedTuple):
 NUM_DIFFERENCES = 4
 RIDGE_WEIGHTS = Weights(0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0)  # the blend alone, as in the baseline `ridge`
 NETWORK_WEIGHTS = Weights(0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # the network's own prediction
+
+
+BOUNDS = [(0.0, MAX_CORRECTION if name.startswith("correction") else MAX_WEIGHT) for name in Weights._fields]
+
+
+def shrink(weights: Weights, num_cells: int) -> Weights:
+    """Shrink weights towards those of the ridge, as if these had been found on `PRIOR_CELLS` other cells."""
+    part = num_cells / (num_cells + PRIOR_CELLS)
+    pairs = zip(weights, RIDGE_WEIGHTS, strict=True)
+    return Weights(*(ridge + part * (own - ridge) for own, ridge in pairs))
 
 
 def depth_patterns(stats: GeneStats) -> tuple[Values | None, ...]:
@@ -210,8 +223,14 @@ def _minimise(loss: Callable[[Floats], tuple[float, Floats]], num_differences: i
         value, gradient = loss(weights)
         return value / scale, gradient / scale
 
-    bounds = [(0.0, MAX_WEIGHT)] * num_differences
-    found = minimize(scaled, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-8, "gtol": 1e-7})
+    found = minimize(
+        scaled,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=BOUNDS[:num_differences],
+        options={"ftol": 1e-8, "gtol": 1e-7},
+    )
     weights = found.x.tolist()
     if len(weights) == NUM_DIFFERENCES:
         weights += weights[1:]
