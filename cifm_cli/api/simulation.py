@@ -13,7 +13,8 @@ from cifm_cli import keys
 from cifm_cli.api.slides import load, open_adata, optional_path, result_provenance, var_of_panel
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.adaptation.option import adaptation_facts, check_adapt
-from cifm_cli.simulation.config import Form, InjectionConfig, ReferenceCells, SimulateConfig
+from cifm_cli.simulation.config import Form, SimulateConfig
+from cifm_cli.simulation.edits.requests import Inject, ReferenceCells
 from cifm_cli.simulation.outputs import to_anndata
 from cifm_cli.simulation.simulate import simulate as run_simulation
 
@@ -82,9 +83,9 @@ def simulate(
         >>> cifm.simulate(adata, model, "tcell", replicates=5).uns["cifm"]["change"]  # treated minus control, by type
     """
     _check(form, adapt, steps, update_fraction, replicates)
-    injection = InjectionConfig(inject, count, _reference_cells(reference, reference_label))
+    edits = (Inject(inject, count, reference=_reference_cells(reference, reference_label)),)
     config = SimulateConfig(
-        injection, steps, update_fraction, form, replicates, crop_um, max_cells, optional_path(markers), adapt, seed
+        edits, steps, update_fraction, form, replicates, crop_um, max_cells, optional_path(markers), adapt, seed
     )
     return _simulate(adata, load(model), open_adata(adata, layer, radius_um), config)
 

@@ -42,13 +42,14 @@ def simulate(
     from cifm_cli.data.slide import open_slide
     from cifm_cli.inference.loaded_model import load_model
     from cifm_cli.report import terminal
-    from cifm_cli.simulation.config import InjectionConfig, ReferenceCells, SimulateConfig
+    from cifm_cli.simulation.config import SimulateConfig
+    from cifm_cli.simulation.edits.requests import Inject, ReferenceCells
     from cifm_cli.simulation.outputs import check_folder, write_simulation
     from cifm_cli.simulation.simulate import change_table, result_notes
     from cifm_cli.simulation.simulate import simulate as run_simulation
 
     config = SimulateConfig(
-        InjectionConfig(inject, count, ReferenceCells(reference, reference_label) if reference else None),
+        (Inject(inject, count, reference=ReferenceCells(reference, reference_label) if reference else None),),
         steps=steps,
         update_fraction=share,
         form=form.value,

@@ -57,8 +57,14 @@ Markers = Annotated[
     ),
 ]
 Reference = Annotated[
-    Path | None, typer.Option("--reference", metavar="H5AD", help="Copy cells of this file, not of the slide.")
+    Path | None,
+    typer.Option(
+        "--inject-from", "--reference", metavar="H5AD", help="Inject copies of cells of this file, not of the slide."
+    ),
 ]
 ReferenceLabel = Annotated[
-    str, typer.Option("--reference-label", metavar="COLUMN", help="obs column of the reference with cell types.")
+    str,
+    typer.Option(
+        "--inject-label", "--reference-label", metavar="COLUMN", help="obs column of --inject-from with cell types."
+    ),
 ]

@@ -1,6 +1,6 @@
 """The simulated tissue: residents, which are updated, and injected cells, which never change.
 
-Letters: N cells of the tissue (residents, then injected cells), P genes that slide and model share.
+Letters: N cells of the tissue (residents, then K injected cells), Q changed cells, P genes that slide and model share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.model.vocabulary import Panel
-    from cifm_cli.simulation.injection import InjectedCells
+
+
+@dataclass(frozen=True)
+class InjectedCells:
+    """Cells that are added to a tissue. No update changes them."""
+
+    xy_um: NDArray[np.float64]  # (K, 2) positions, micrometres
+    counts: csr_matrix  # (K, P) counts
+    total_counts: NDArray[np.float64]  # (K,) depths that normalisation divides by
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,11 @@ class TissueState:
     def counts(self) -> csr_matrix:
         """(N, P) counts."""
         return self.slide.counts(np.arange(self.slide.num_cells))
+
+    @property
+    def expressing(self) -> Rows:
+        """Ascending rows of the cells that are not void; void cells have no effect on a prediction."""
+        return np.flatnonzero(self.slide.total_counts > 0)
 
     def with_counts(self, cells: Rows, counts: csr_matrix) -> TissueState:
         """The state in which some cells have new counts.
@@ -96,3 +109,23 @@ def inject(tissue: TissueState, injected: InjectedCells) -> TissueState:
         source=MemoryCounts(vstack([tissue.counts, injected.counts.astype(np.float32)], format="csr")),
     )
     return TissueState(extended, tissue.num_residents, np.concatenate([tissue.depths, row_sums(injected.counts)]))
+
+
+def replace_cells(
+    tissue: TissueState, cells: Rows, counts: csr_matrix, total_counts: NDArray[np.float64]
+) -> TissueState:
+    """Give some cells other counts, of another depth.
+
+    Args:
+        tissue: A state.
+        cells: (Q,) rows.
+        counts: (Q, P) their new counts.
+        total_counts: (Q,) depths that normalisation divides by.
+
+    Returns:
+        A new state; `tissue` does not change.
+    """
+    changed = tissue.with_counts(cells, counts)
+    totals, depths = tissue.slide.total_counts.copy(), tissue.depths.copy()
+    totals[cells], depths[cells] = total_counts, row_sums(counts)
+    return replace(changed, slide=replace(changed.slide, total_counts=totals), depths=depths)
