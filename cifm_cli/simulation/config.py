@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 
@@ -89,11 +89,13 @@ class SimulateConfig:
     labels: ColumnLabels | None = None  # labels of all cells of the slide, by which edits name them; None for types
 
     def __post_init__(self) -> None:
-        """Refuse a form that cannot be coupled.
+        """Refuse dynamics that do not exist, and a form that cannot be coupled.
 
         Raises:
             CifmError: As described.
         """
+        if self.dynamics not in (None, *get_args(DynamicsName)):
+            raise CifmError(f"dynamics: {self.dynamics}", f"known are {', '.join(get_args(DynamicsName))}")
         if self.dynamics == "coupled" and self.form != "state":
             raise CifmError(
                 f"dynamics coupled with form {self.form}: only cell states can be coupled",

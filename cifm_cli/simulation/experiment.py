@@ -10,33 +10,29 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from cifm_cli.celltype.annotate import slide_tissue
 from cifm_cli.celltype.base import TYPING_SUM
-from cifm_cli.celltype.marker_annotator import MarkerAnnotator, fit_marker_annotator
-from cifm_cli.celltype.markers import load_markers
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation.dynamics import Dynamics, fit_dynamics
 from cifm_cli.simulation.edits.apply import Addition, EditedTissue, apply_edits
-from cifm_cli.simulation.edits.labels import AnnotatorLabels
-from cifm_cli.simulation.edits.resolve import EditContext, ResolvedEdit, resolve_edits
-from cifm_cli.simulation.tissue import TissueState, crop_tissue
+from cifm_cli.simulation.prepared_tissue import PreparedTissue, prepare_tissue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from cifm_cli.celltype.marker_annotator import MarkerAnnotator
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.simulation.config import SimulateConfig
     from cifm_cli.simulation.edits.labels import CellLabels
+    from cifm_cli.simulation.edits.resolve import ResolvedEdit
+    from cifm_cli.simulation.tissue import TissueState
     from cifm_cli.simulation.window import Window
 
 TREATED: Final = "treated"
 CONTROL: Final = "control"
 ARMS: Final = (CONTROL, TREATED)
-# Cells of the slide to which the annotator is fitted, and among which source cells are selected.
-MAX_TYPED_CELLS: Final = 50_000
 
 
 @dataclass(frozen=True)
@@ -153,26 +149,27 @@ def prepare_experiment(model: LoadedModel, slide: Slide, config: SimulateConfig,
     Raises:
         CifmError: The marker table cannot be read, or an edit cannot be made; see `resolve_edits`.
     """
-    markers = load_markers(config.markers)
-    panel = model.panel(slide)
-    rows = np.arange(slide.num_cells)
-    if len(rows) > MAX_TYPED_CELLS:
-        rows = np.sort(numpy_generator(config.seed, "typer").choice(rows, MAX_TYPED_CELLS, replace=False))
-    # Simulated cells have only the genes that the model knows; all cells must be typed by the same genes.
-    symbols = [slide.symbols[column] for column in panel.columns]
-    expression = slide.expression(rows, TYPING_SUM)[:, panel.columns]
-    annotator = fit_marker_annotator(expression, symbols, markers, tissue=slide_tissue(slide))
-    tissue = crop_tissue(slide, window.rows, panel)
-    if config.labels:
-        labels: CellLabels = config.labels.take(window.rows)
-        source_rows: Rows = np.arange(slide.num_cells)
-        source_labels: CellLabels = config.labels
-    else:
-        residents = annotator.annotate(tissue.slide.expression(np.arange(len(window.rows)), TYPING_SUM), symbols)
-        labels = AnnotatorLabels(residents, annotator.left_out)
-        source_rows, source_labels = rows, AnnotatorLabels(annotator.annotate(expression, symbols), annotator.left_out)
-    context = EditContext(slide, panel, tissue, labels, source_rows, source_labels, config.seed)
-    edits = resolve_edits(config.edits, context)
-    # Fitted before the edits, so that both arms have the same rule.
-    dynamics = fit_dynamics(model, tissue, config.schedule, config.dynamics_name)
-    return Experiment(tissue, window, edits, annotator, labels, dynamics, config.seed)
+    return fit_experiment(model, prepare_tissue(slide, model.panel(slide).columns, config, window), config)
+
+
+def fit_experiment(model: LoadedModel, prepared: PreparedTissue, config: SimulateConfig) -> Experiment:
+    """Fit the update rule to the tissue before any edit, so that both arms have the same rule.
+
+    Args:
+        model: The model, which knows the genes of the tissue.
+        prepared: The tissue and its edits.
+        config: The settings.
+
+    Returns:
+        The experiment.
+    """
+    dynamics = fit_dynamics(model, prepared.tissue, config.schedule, config.dynamics_name)
+    return Experiment(
+        prepared.tissue,
+        prepared.window,
+        prepared.edits,
+        prepared.annotator,
+        prepared.labels,
+        dynamics,
+        config.seed,
+    )

@@ -6,14 +6,17 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from cifm_cli.celltype.labelled_cells import source_name
-from cifm_cli.inference.adaptation.option import open_adapted
+from cifm_cli.inference.adaptation.option import SLIDE, can_adapt, open_adapted
 from cifm_cli.report.table import Table
 from cifm_cli.report.terminal import progress
 from cifm_cli.simulation import summary
 from cifm_cli.simulation.edits.apply import Addition
 from cifm_cli.simulation.edits.requests import Inject
-from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED, Experiment, Trajectory, prepare_experiment
+from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED, Experiment, Trajectory, fit_experiment
+from cifm_cli.simulation.prepared_tissue import prepare_tissue
 from cifm_cli.simulation.window import choose_window
 
 if TYPE_CHECKING:
@@ -118,9 +121,13 @@ def simulate(model: LoadedModel, slide: Slide, config: SimulateConfig) -> Simula
     """
     window = choose_window(slide.xy_um, config.crop_um, config.max_cells)
     logger.info(window.describe(slide))
+    # Before the adaptation, which takes much longer, as an edit may be impossible. An adapted model knows all genes.
+    adapts = config.adapt == SLIDE and can_adapt(model)
+    columns = np.arange(slide.num_genes) if adapts else model.panel(slide).columns
+    prepared = prepare_tissue(slide.with_radius(model.checkpoint.recipe.data.radius_um), columns, config, window)
     # Once, to the tissue before the edits: both arms must have the same model.
     model, slide = open_adapted(model, slide, config.adapt, config.seed)
-    experiment = prepare_experiment(model, slide, config, window)
+    experiment = fit_experiment(model, prepared, config)
     for entry in experiment.edits:
         logger.info(entry.describe())
         if isinstance(entry.edit, Addition) and not entry.edit.source.is_void:
@@ -155,7 +162,7 @@ def _injected(edits: Sequence[ResolvedEdit]) -> dict[str, Any] | None:
 def _warn_of_few(source: SourceCells, replicates: int) -> None:
     """Warn where few cells are copied, or where some donors are left out."""
     if source.num_cells < FEW_SOURCE_CELLS:
-        logger.warning("only %d %ss of which copies are injected", source.num_cells, source.cell_type)
+        logger.warning("only %d cells of %s, of which copies are injected", source.num_cells, source.cell_type)
     donors = [] if source.donors is None else sorted(set(source.donors))
     if 1 < replicates < len(donors):
         logger.warning(

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.model.vocabulary import Panel
 
 
 @dataclass(frozen=True)
@@ -64,26 +63,26 @@ class TissueState:
         return replace(self, slide=replace(self.slide, source=MemoryCounts(updated)))
 
 
-def crop_tissue(slide: Slide, rows: Rows, panel: Panel) -> TissueState:
+def crop_tissue(slide: Slide, rows: Rows, columns: NDArray[np.int64]) -> TissueState:
     """Cut the simulated cells and genes out of a slide.
 
     Args:
         slide: The slide, at the model's radius.
         rows: Ascending rows of the window.
-        panel: Genes that slide and model share.
+        columns: (P,) genes that slide and model share.
 
     Returns:
         A state in memory that contains residents only.
     """
-    counts = slide.counts(rows)[:, panel.columns]
+    counts = slide.counts(rows)[:, columns]
     cropped = replace(
         slide,
         xy_um=slide.xy_um[rows],
         # The depth over all genes of the slide still normalises expression, as it does outside of a simulation.
         total_counts=slide.total_counts[rows],
         split=slide.split[rows],
-        gene_ids=tuple(slide.gene_ids[column] for column in panel.columns),
-        symbols=tuple(slide.symbols[column] for column in panel.columns),
+        gene_ids=tuple(slide.gene_ids[column] for column in columns),
+        symbols=tuple(slide.symbols[column] for column in columns),
         source=MemoryCounts(counts),
     )
     return TissueState(cropped, len(rows), row_sums(counts))

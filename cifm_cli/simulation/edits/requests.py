@@ -92,7 +92,7 @@ class Inject(Where):
             raise CifmError(f"density {self.density:g}: not a density", "give cells per square millimetre")
         if not 0 <= self.min_distance_um < np.inf:
             raise CifmError(f"min distance {self.min_distance_um:g}: not a distance", "give micrometres")
-        if self.cell_type == VOID and self.reference is not None:
+        if self.cell_type.strip().lower() == VOID and self.reference is not None:
             raise CifmError("void cells have no counts to take from a reference", "leave out the reference")
 
     def to_json(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Inject(Where):
             "cell_type": self.cell_type,
             "count": self.count,
             "density": self.density,
-            "at_um": None if self.at_um is None else self.at_um.tolist(),
+            "num_places": None if self.at_um is None else len(self.at_um),
             "min_distance_um": self.min_distance_um or None,
             "reference": self.reference and source_name(self.reference.source),
         }

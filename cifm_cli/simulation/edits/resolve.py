@@ -23,14 +23,16 @@ from cifm_cli.simulation.source_cells import SourceCells, source_cells_of_refere
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.model.vocabulary import Panel
     from cifm_cli.simulation.edits.apply import Edit
     from cifm_cli.simulation.edits.labels import CellLabels
     from cifm_cli.simulation.edits.requests import EditRequest, Where
     from cifm_cli.simulation.tissue import TissueState
 
 DEFAULT_INJECTED: Final = 0.02  # injected cells per resident, unless their number is given
+MAX_PER_RESIDENT: Final = 10  # injected cells per resident; more are taken for a mistake
 MAX_RADII: Final = 10.0  # a place that is farther from every cell is taken for a mistake
 
 
@@ -39,7 +41,7 @@ class EditContext:
     """What edits are looked up on."""
 
     slide: Slide  # the slide, at the model's radius
-    panel: Panel  # genes that slide and model share
+    columns: NDArray[np.int64]  # (P,) genes of the slide that the model knows
     tissue: TissueState  # the N residents
     labels: CellLabels  # of the residents
     source_rows: Rows  # (S,) rows of the slide that have labels, among which cells to copy are selected
@@ -75,8 +77,8 @@ class ResolvedEdit:
         """One line about what is edited."""
         edit, request = self.edit, self.request
         if isinstance(edit, Addition):
-            copies = "" if edit.source.is_void else f", copies of {edit.source.num_cells:,} cells"
-            return f"injecting {edit.count:,} {edit.source.cell_type}s{copies}"
+            copies = "" if edit.source.is_void else f", copies of {edit.source.num_cells:,}"
+            return f"injecting {edit.count:,} cells ({edit.source.cell_type}){copies}"
         number = f"{len(edit.cells):,} cells"
         if isinstance(request, Remove):
             return f"removing {number} ({request.cells})"
@@ -91,7 +93,11 @@ class ResolvedEdit:
         edit = self.edit
         facts: dict[str, Any] = {**self.request.to_json(), "description": self.describe()}
         if isinstance(edit, Addition):
-            facts |= {"cell_type": edit.source.cell_type, "num_cells": edit.count, "num_donors": edit.source.num_cells}
+            facts |= {
+                "cell_type": edit.source.cell_type,
+                "num_cells": edit.count,
+                "num_source_cells": edit.source.num_cells,
+            }
             if edit.source.donors is not None:
                 facts["donors"] = sorted(set(edit.source.donors.tolist()))
             return facts
@@ -167,7 +173,7 @@ def _source_of_slide(label: str, context: EditContext) -> SourceCells:
     """Cells of the slide to copy."""
     found = context.source_labels.find(label)
     source = source_cells_of_slide(context.slide, context.source_rows[context.source_labels.rows(found)], found)
-    return SourceCells(found, source.counts[:, context.panel.columns], source.total_counts)
+    return SourceCells(found, source.counts[:, context.columns], source.total_counts)
 
 
 def _addition(request: Inject, context: EditContext) -> Addition:
@@ -176,9 +182,7 @@ def _addition(request: Inject, context: EditContext) -> Addition:
         source = SourceCells(VOID, csr_matrix((1, slide.num_genes), dtype=np.float32), np.zeros(1))
     elif request.reference:
         source = source_cells_of_reference(context.slide, request.reference, request.cell_type, context.seed)
-        source = SourceCells(
-            source.cell_type, source.counts[:, context.panel.columns], source.total_counts, source.donors
-        )
+        source = SourceCells(source.cell_type, source.counts[:, context.columns], source.total_counts, source.donors)
     else:
         source = _source_of_slide(request.cell_type, context)
     if request.at_um is not None:
@@ -195,6 +199,11 @@ def _addition(request: Inject, context: EditContext) -> Addition:
                 f"density {request.density:g} per mm2: not a single cell in {area.size_mm2():.3g} mm2",
                 "inject a number of cells (--count), or more cells per mm2",
             )
+    if count > MAX_PER_RESIDENT * context.tissue.num_residents:
+        raise CifmError(
+            f"{count:,} cells to inject among {context.tissue.num_residents:,} simulated cells",
+            f"inject at most {MAX_PER_RESIDENT} per simulated cell",
+        )
     return Addition(source, count, area, None, request.min_distance_um)
 
 
