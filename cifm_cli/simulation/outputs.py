@@ -64,8 +64,9 @@ def write_simulation(
     with atomic_path(out) as folder:
         folder.mkdir()
         # The line end is fixed: pandas would use that of the system.
-        for table, file in ((result.composition(), "composition.csv"), (result.transitions(), "transitions.csv")):
-            table.to_csv(folder / file, index=False, lineterminator="\n")
+        tables = {"composition": result.composition(), "transitions": result.transitions()}
+        for name, table in (tables | {"neighbours": result.neighbours()}).items():
+            table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
         (folder / RESULT).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf8")
         write_h5ad(folder / "trajectory.h5ad", to_anndata(result, names, provenance))
         images = draw_figures(result, list(content["change"]))
@@ -133,9 +134,9 @@ def _is_edited(treated: Trajectory, num_cells: int) -> np.ndarray[Any, Any]:
 def _write_report(path: Path, content: dict[str, Any], images: dict[str, html.Image]) -> None:
     settings, title = content["settings"], "; ".join(entry["description"] for entry in content["edits"])
     summary = (
-        f"{title} among {content['window']['num_cells']:,} cells of {content['slide']}. In {settings['steps']} steps every "
-        f"cell was masked and predicted about {settings['updates_per_cell']:.1f} times. Without the edits the composition "
-        f"changed by {100 * content['drift']:.1f} % of the cells."
+        f"Edits of {content['window']['num_cells']:,} cells of {content['slide']}: {title}. In {settings['steps']} steps every "
+        f"other cell was updated about {settings['updates_per_cell']:.1f} times. Without the edits the composition changed "
+        f"by {100 * content['drift']:.1f} % of the cells."
     )
     maps = [images[name] for name in ("map_before", "map_treated", "map_control")]
     sections = [

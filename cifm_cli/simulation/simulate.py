@@ -12,7 +12,7 @@ from cifm_cli.celltype.labelled_cells import source_name
 from cifm_cli.inference.adaptation.option import SLIDE, can_adapt, open_adapted
 from cifm_cli.report.table import Table
 from cifm_cli.report.terminal import progress
-from cifm_cli.simulation import summary
+from cifm_cli.simulation import structure, summary
 from cifm_cli.simulation.edits.apply import Addition
 from cifm_cli.simulation.edits.requests import Inject
 from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED, Experiment, Trajectory, fit_experiment
@@ -80,6 +80,10 @@ class SimulationResult:
         """Number of residents by arm, replicate, first type and last type; see `summary.transition_table`."""
         return summary.transition_table(self.trajectories, self.type_names)
 
+    def neighbours(self) -> pd.DataFrame:
+        """Number of pairs of neighbours by arm, replicate, distance and types; see `structure.neighbour_table`."""
+        return structure.neighbour_table(self.trajectories, self.type_names, self.experiment.tissue.slide.radius_um)
+
     def to_json(self) -> dict[str, Any]:
         """The content of `simulation.json`, without provenance."""
         config, experiment, schedule = self.config, self.experiment, self.config.schedule
@@ -101,6 +105,7 @@ class SimulationResult:
             "types": {"known": list(self.type_names), "too_few_markers": experiment.annotator.left_out},
             "change": summary.composition_change(self.trajectories, self.type_names),
             "drift": summary.control_drift(self.trajectories, self.type_names),
+            "structure": structure.structure_facts(self.trajectories, experiment.tissue.slide.radius_um),
             "notes": list(CAVEATS),
         }
 
@@ -198,15 +203,21 @@ def change_table(facts: dict[str, Any], max_types: int | None = None) -> Table:
 
 
 def result_notes(facts: dict[str, Any]) -> list[str]:
-    """Lines that belong below the table: the drift of the control, and advice if there is one replicate only.
+    """Lines that belong below the table: drift of the control, change of the structure, and advice if there is one replicate only.
 
     Args:
         facts: Dictionary from `SimulationResult.facts`.
 
     Returns:
-        One or two lines.
+        Up to three lines.
     """
-    notes = [f"without injection the composition changed by {100 * facts['drift']:.1f} % of the cells"]
+    notes = [f"without the edits the composition changed by {100 * facts['drift']:.1f} % of the cells"]
+    share = facts["structure"][0]["like_neighbour_share"]
+    if share["before"] is not None:
+        notes.append(
+            f"neighbours of the same type: {100 * share['before']:.1f} %, then {100 * share[CONTROL]:.1f} % without and "
+            f"{100 * share[TREATED]:.1f} % with the edits"
+        )
     if facts["settings"]["replicates"] == 1:
         notes.append("one replicate cannot separate an effect from chance: compare several with --replicates 5")
     return notes

@@ -17,7 +17,7 @@ from cifm_cli.app import main
 from cifm_cli.data.slide import open_slide
 
 FILES = {
-    "simulation.json", "composition.csv", "transitions.csv", "trajectory.h5ad", "report.html",
+    "simulation.json", "composition.csv", "transitions.csv", "neighbours.csv", "trajectory.h5ad", "report.html",
     "map_before.png", "map_treated.png", "map_control.png",
     "composition.png", "transitions.png", "transitions_difference.png",
 }  # fmt: skip

@@ -149,9 +149,10 @@ def _cells(where: Where, label: str | None, context: EditContext) -> Rows:
         own = np.isin(rows, context.labels.rows(context.labels.find(where.near)))
         rows = rows[np.where(own, distance[:, 1], distance[:, 0]) <= (where.within_um or slide.radius_um)]
     if not len(rows):
-        what = "cell" if label is None else context.labels.find(label)
+        what = "" if label is None else f" is labelled {context.labels.find(label)}"
+        part = "" if where.region_um is None and where.near is None else " in that part of the tissue"
         raise CifmError(
-            f"nothing to edit: no {what} in that part of the {num_residents:,} simulated cells",
+            f"nothing to edit: none of the {num_residents:,} simulated cells{what}{part}",
             "choose another window with --crop, or another label or region",
         )
     return rows
@@ -264,20 +265,15 @@ def _gene_change(request: Knockout | Overexpress, context: EditContext) -> GeneC
 
 def _require_consistent(resolved: Sequence[ResolvedEdit], num_residents: int) -> None:
     """Refuse edits of which one would undo another."""
-    for kind, words in (
-        ((Removal,), ("removed", "changed otherwise")),
-        ((Replacement,), ("swapped", "swapped once more")),
-    ):
-        times = np.zeros(num_residents, dtype=np.int64)
-        is_of_kind = np.zeros(num_residents, dtype=bool)
-        for entry in resolved:
-            if isinstance(entry.edit, Addition) or (kind == (Replacement,) and not isinstance(entry.edit, Replacement)):
-                continue
+    times = np.zeros(num_residents, dtype=np.int64)
+    for entry in resolved:
+        # A changed gene of a removed cell is removed with it.
+        if isinstance(entry.edit, Removal | Replacement):
             times[entry.edit.cells] += 1
-            if isinstance(entry.edit, kind):
-                is_of_kind[entry.edit.cells] = True
-        if number := int((is_of_kind & (times > 1)).sum()):
-            raise CifmError(f"{number:,} cells are both {words[0]} and {words[1]}", "give each cell one of these edits")
+    if number := int((times > 1).sum()):
+        raise CifmError(
+            f"{number:,} cells are removed or swapped by two edits", "remove or swap each cell once: types may overlap"
+        )
     changes = [(entry.edit.column, entry.edit.cells) for entry in resolved if isinstance(entry.edit, GeneChange)]
     for number, (column, cells) in enumerate(changes):
         if any(column == other and len(np.intersect1d(cells, rows)) for other, rows in changes[:number]):
