@@ -119,7 +119,10 @@ def resolve_edits(requests: Sequence[EditRequest], context: EditContext) -> list
             each other.
     """
     if not requests:
-        raise CifmError("no edit: nothing would be simulated", "name one, such as --inject tcell or --remove tcell")
+        raise CifmError(
+            "no edit: nothing would be simulated",
+            "name one: cells to inject, remove or swap, or a gene to knock out or overexpress",
+        )
     resolved = [ResolvedEdit(request, _resolve(request, context)) for request in requests]
     _require_consistent(resolved, context.tissue.num_residents)
     return resolved
@@ -264,7 +267,7 @@ def _gene_change(request: Knockout | Overexpress, context: EditContext) -> GeneC
 
 
 def _require_consistent(resolved: Sequence[ResolvedEdit], num_residents: int) -> None:
-    """Refuse edits of which one would undo another."""
+    """Refuse edits of which one would undo another, and edits of all residents, as edited ones are not updated."""
     times = np.zeros(num_residents, dtype=np.int64)
     for entry in resolved:
         # A changed gene of a removed cell is removed with it.
@@ -273,6 +276,12 @@ def _require_consistent(resolved: Sequence[ResolvedEdit], num_residents: int) ->
     if number := int((times > 1).sum()):
         raise CifmError(
             f"{number:,} cells are removed or swapped by two edits", "remove or swap each cell once: types may overlap"
+        )
+    edited = [entry.edit.cells for entry in resolved if not isinstance(entry.edit, Addition)]
+    if edited and len(np.unique(np.concatenate(edited))) == num_residents:
+        raise CifmError(
+            f"all {num_residents:,} simulated cells are edited: none is left that could respond",
+            "edit some of them: genes in the cells of --in LABEL, or cells in a --region",
         )
     changes = [(entry.edit.column, entry.edit.cells) for entry in resolved if isinstance(entry.edit, GeneChange)]
     for number, (column, cells) in enumerate(changes):
