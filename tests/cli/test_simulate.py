@@ -236,6 +236,7 @@ def test_several_edits_at_once(cifm, workplace: Path) -> None:
     removed = clusters[residents.obs_names].to_numpy() == other
     assert removed.sum() == remove["num_cells"]
     assert not residents.X[removed].nnz
+    assert set(residents.obs["type_after"][removed]) == {"removed"}
     knocked_out = clusters[residents.obs_names].to_numpy() == common
     assert knocked_out.sum() == knockout["num_cells"]
     assert not residents[knocked_out, residents.var["symbol"] == "KRT8"].X.nnz
