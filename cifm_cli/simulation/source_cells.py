@@ -69,28 +69,6 @@ class SourceCells:
         return SourceCells(self.cell_type, self.counts[rows], self.total_counts[rows], donors)
 
 
-def source_cells_of_slide(slide: Slide, rows: Rows, label: str) -> SourceCells:
-    """Take cells of one label from the slide.
-
-    Args:
-        slide: Any slide.
-        rows: (S,) rows of the cells.
-        label: Their label.
-
-    Returns:
-        The source cells.
-
-    Raises:
-        CifmError: There is no cell.
-    """
-    if not len(rows):
-        raise CifmError(
-            f"slide {slide.name}: no {label} among its cells",
-            "take them from labelled cells of another data set with --inject-from FILE.h5ad",
-        )
-    return SourceCells(label, slide.counts(rows), slide.total_counts[rows])
-
-
 def source_cells_of_reference(slide: Slide, reference: ReferenceCells, requested: str, seed: int) -> SourceCells:
     """Take the cells of one type from a reference and downsample them to the depth of the slide.
 

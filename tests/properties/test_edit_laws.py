@@ -186,6 +186,10 @@ def test_replicates_take_other_donors(model: LoadedModel, slide: Slide) -> None:
         own = source.counts[names == several.donors[replicate % 3]].toarray()
         counts = added.tissue.counts[added.added].toarray()
         assert all((own == row).all(axis=1).any() for row in counts)
+    # another type, of which only one donor has cells
+    other = replace(source, donors=np.full(source.num_cells, "p1", dtype=object))
+    both = replace(several, edits=[donors, replace(entry, edit=replace(entry.edit, source=other))])
+    assert [len(both.edit(replicate, 3).added) for replicate in range(3)] == [16, 16, 16]
     # a single replicate takes as many cells of each donor
     drawn = replace(source, donors=np.where(np.arange(source.num_cells) < 2, "p0", names)).draw(9, numpy_generator(0))
     assert len(drawn) == 9

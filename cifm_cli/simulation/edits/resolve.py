@@ -18,7 +18,7 @@ from cifm_cli.simulation.edits.apply import Addition, GeneChange, Removal, Repla
 from cifm_cli.simulation.edits.labels import find_gene
 from cifm_cli.simulation.edits.places import Area, area_near, in_region, tissue_area
 from cifm_cli.simulation.edits.requests import VOID, Inject, Knockout, Overexpress, Remove, Swap
-from cifm_cli.simulation.source_cells import SourceCells, source_cells_of_reference, source_cells_of_slide
+from cifm_cli.simulation.source_cells import SourceCells, source_cells_of_reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 DEFAULT_INJECTED: Final = 0.02  # injected cells per resident, unless their number is given
 MAX_PER_RESIDENT: Final = 10  # injected cells per resident; more are taken for a mistake
+OTHER_DATA: Final = "take them from labelled cells of another data set with --inject-from FILE.h5ad"
 MAX_RADII: Final = 10.0  # a place that is farther from every cell is taken for a mistake
 
 
@@ -68,9 +69,11 @@ class ResolvedEdit:
             The edit.
         """
         edit = self.edit
-        if not isinstance(edit, Addition) or edit.source.donors is None or num_replicates == 1 or not order:
+        if not isinstance(edit, Addition) or edit.source.donors is None or num_replicates == 1:
             return edit
-        own = np.flatnonzero(edit.source.donors == order[replicate % len(order)])
+        # Of several types, a donor may lack one.
+        names = [name for name in order if name in set(edit.source.donors)]
+        own = np.flatnonzero(edit.source.donors == names[replicate % len(names)])
         return Addition(edit.source.take(own), edit.count, edit.area, edit.at_um, edit.min_distance_um)
 
     def describe(self) -> str:
@@ -136,7 +139,8 @@ def _resolve(request: EditRequest, context: EditContext) -> Edit:
     if isinstance(request, Swap):
         if context.labels.find(request.cells) == context.source_labels.find(request.by):
             raise CifmError(f"swap {request.cells}={request.by}: one label twice", "name two labels")
-        return Replacement(_cells(request, request.cells, context), _source_of_slide(request.by, context))
+        hint = "choose another type, or other --labels"
+        return Replacement(_cells(request, request.cells, context), _source_of_slide(request.by, context, hint))
     return _gene_change(request, context)
 
 
@@ -173,11 +177,13 @@ def _cells_near(label: str, context: EditContext) -> Rows:
     return rows
 
 
-def _source_of_slide(label: str, context: EditContext) -> SourceCells:
+def _source_of_slide(label: str, context: EditContext, hint: str = OTHER_DATA) -> SourceCells:
     """Cells of the slide to copy."""
     found = context.source_labels.find(label)
-    source = source_cells_of_slide(context.slide, context.source_rows[context.source_labels.rows(found)], found)
-    return SourceCells(found, source.counts[:, context.columns], source.total_counts)
+    rows = context.source_rows[context.source_labels.rows(found)]
+    if not len(rows):
+        raise CifmError(f"slide {context.slide.name}: no {found} among its cells", hint)
+    return SourceCells(found, context.slide.counts(rows)[:, context.columns], context.slide.total_counts[rows])
 
 
 def _addition(request: Inject, context: EditContext) -> Addition:
