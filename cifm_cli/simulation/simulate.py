@@ -96,6 +96,7 @@ class SimulationResult:
                 "share": schedule.update_fraction,
                 "form": schedule.form,
                 "dynamics": config.dynamics_name,
+                "feedback": experiment.dynamics.coupling and experiment.dynamics.coupling.feedback,
                 "replicates": config.replicates,
                 "seed": schedule.seed,
                 "updates_per_cell": schedule.steps / schedule.steps_per_sweep,

@@ -9,18 +9,22 @@ import pytest
 from builders import load_random_model
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
-from cifm_cli.data.slide import Slide
+from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.inference.hidden_tile import halo_um
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.inference.predict import predict_cells
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation.config import SimulateConfig
-from cifm_cli.simulation.coupled_states import CoupledRun, couple_states, draw_noise
+from cifm_cli.simulation.coupled_states import CoupledRun, CouplingRule, couple_states, draw_noise
 from cifm_cli.simulation.edits.apply import apply_edits
 from cifm_cli.simulation.edits.requests import EditRequest, Inject, Knockout, Overexpress, Remove, Swap
 from cifm_cli.simulation.experiment import Experiment, Trajectory, prepare_experiment
+from cifm_cli.simulation.feedback import fit_feedback, measure_influence
+from cifm_cli.simulation.state_sampler import StateSampler
+from cifm_cli.simulation.tissue import TissueState, crop_tissue
 from cifm_cli.simulation.window import choose_window
 
 KINDS = (("coupled", "state"), ("redraw", "state"), ("redraw", "mean"))
@@ -114,19 +118,42 @@ def test_edited_cells_keep_their_edit(model: LoadedModel, slide: Slide) -> None:
         assert np.array_equal(residents(control)[rows], experiment.tissue.counts[rows].toarray())
 
 
-def test_a_cell_whose_surroundings_return_returns_to_what_it_was(model: LoadedModel, slide: Slide) -> None:
+def test_a_cell_whose_surroundings_stay_does_not_change_again(model: LoadedModel, slide: Slide) -> None:
     experiment = prepare(model, slide, Inject("tcell", 60))
-    sampler, before, edited = experiment.dynamics.state_sampler, experiment.tissue, experiment.edit(0).tissue
-    assert sampler is not None
-    run = CoupledRun(model, sampler, before, draw_noise(300, len(sampler.members), 0, 0))
-    stepped = run.update(edited, np.arange(0, 300, 2), numpy_generator(0))
-    moved = np.flatnonzero(np.asarray((stepped.counts[:300] != before.counts).sum(axis=1)).ravel())
-    assert len(moved)
-    alone = before.with_counts(
-        moved[:1], stepped.counts[moved[:1]]
-    )  # the edit undone, and one cell as the edit left it
-    returned = run.update(alone, moved[:1], numpy_generator(0))
-    assert (returned.counts != before.counts).nnz == 0
+    rule, before, edited = experiment.dynamics.coupling, experiment.tissue, experiment.edit(0).tissue
+    assert rule is not None
+    assert 0 < rule.feedback <= 1
+    run, cells = CoupledRun(rule, edited, draw_noise(300, len(rule.sampler.members), 0, 0)), np.arange(0, 300, 2)
+    first = run.update(edited, cells, numpy_generator(0))
+    assert (first.counts[:300] != before.counts).nnz
+    assert run.update(first, cells, numpy_generator(1)) is first
+
+
+class NeighbourAverage(CouplingRule):
+    """Probabilities of the states that are their frequencies among the visible cells within 25 um."""
+
+    def probability(self, tissue: TissueState, masked: np.ndarray) -> np.ndarray:
+        visible = np.setdiff1d(np.arange(tissue.slide.num_cells), masked)
+        near = cKDTree(tissue.slide.xy_um[visible]).query_ball_point(tissue.slide.xy_um[masked], 25.0)
+        states = tissue.counts.toarray() > 0
+        return np.array([states[visible[rows]].mean(axis=0) for rows in near])
+
+
+def test_a_changed_cell_changes_one_other_where_cells_are_like_the_average_of_their_neighbours() -> None:
+    """Its weight in the averages of all others sums to one, so that changes neither grow nor fade."""
+    xy_um = np.stack(np.meshgrid(np.arange(60), np.arange(60)), axis=-1).reshape(-1, 2) * 10.0
+    state = numpy_generator(0).integers(3, size=len(xy_um))
+    counts = csr_matrix(5.0 * np.eye(3, dtype=np.float32)[state])
+    tissue = crop_tissue(
+        slide_from_arrays("grid", xy_um, counts, ("A", "B", "C"), 20.0), np.arange(len(xy_um)), np.arange(3)
+    )
+    members = [np.flatnonzero(state == number) for number in range(3)]
+    sampler = StateSampler(counts, np.full(len(xy_um), 5), members)
+    rule = NeighbourAverage(None, sampler, tissue)
+    assert np.mean([measure_influence(rule, 0.1, seed) for seed in range(8)]) == pytest.approx(1, abs=0.2)
+    assert 0.25 < fit_feedback(rule, 0.1, 0).feedback < 1
+    no_others = replace(rule, sampler=StateSampler(counts, np.full(len(xy_um), 5), [np.arange(0)] * 3))
+    assert fit_feedback(no_others, 0.1, 0).feedback == 1
 
 
 @given(st.integers(0, 10_000), st.integers(2, 9))

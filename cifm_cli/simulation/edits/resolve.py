@@ -197,6 +197,7 @@ def _addition(request: Inject, context: EditContext) -> Addition:
         source = _source_of_slide(request.cell_type, context)
     if request.at_um is not None:
         _require_near(request.at_um, context)
+        _require_few(len(request.at_um), context)
         return Addition(source, len(request.at_um), None, request.at_um)
     area = _area(request, context)
     count = round(DEFAULT_INJECTED * context.tissue.num_residents)
@@ -209,12 +210,18 @@ def _addition(request: Inject, context: EditContext) -> Addition:
                 f"density {request.density:g} per mm2: not a single cell in {area.size_mm2():.3g} mm2",
                 "inject a number of cells (--count), or more cells per mm2",
             )
-    if count > MAX_PER_RESIDENT * context.tissue.num_residents:
+    _require_few(count, context)
+    return Addition(source, count, area, None, request.min_distance_um)
+
+
+def _require_few(count: int, context: EditContext) -> None:
+    """Refuse numbers that are a mistake, and would fill the memory."""
+    num_residents = context.tissue.num_residents
+    if count > MAX_PER_RESIDENT * num_residents:
         raise CifmError(
-            f"{count:,} cells to inject among {context.tissue.num_residents:,} simulated cells",
+            f"{count:,} cells to inject among {num_residents:,} simulated cells",
             f"inject at most {MAX_PER_RESIDENT} per simulated cell",
         )
-    return Addition(source, count, area, None, request.min_distance_um)
 
 
 def _area(request: Inject, context: EditContext) -> Area:
