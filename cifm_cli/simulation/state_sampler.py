@@ -3,19 +3,20 @@
 A predicted mean is the profile of no real cell: between a tumour nest and T cells it is the average of both. Cells
 whose genes are drawn from it one by one have no clear type, and after one sweep half of a tissue is `unassigned`.
 Therefore a state is drawn for each updated cell, the counts of a cell of that state are copied from the tissue before
-injection, and these counts are brought to the depth of the updated cell.
+any edit, and these counts are brought to the depth of the updated cell.
 
 A model with cell states of its own predicts their probabilities. Some cells are masked and predicted, and the
 probabilities are reweighted so that on average each state is as frequent as in this tissue. For a model without states,
 the cells of the tissue are clustered (k-means on principal components), and a logistic regression is fitted that maps
-the predictions of masked cells to their clusters. Both are fitted once, before any cell is injected.
+the predictions of masked cells to their clusters. Both are fitted once, before any edit.
 
-Letters: N cells of the tissue before injection, Q updated cells, P genes, K states.
+Letters: N cells of the tissue before any edit, Q updated cells, P genes, K states.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -52,7 +53,7 @@ CANDIDATES: Final = 20  # cells of a state, from the depth of the updated cell u
 class StateSampler:
     """Draws cells of the states that a prediction makes probable."""
 
-    counts: csr_matrix  # (N, P) counts of the tissue before injection
+    counts: csr_matrix  # (N, P) counts of the tissue before any edit
     depths: NDArray[np.int64]  # (N,) row sums
     members: list[Rows]  # K arrays of rows, the cells of each state in order of depth
     # maps (Q, P) predicted means to probabilities of the states; None if the model predicts them
@@ -73,14 +74,42 @@ class StateSampler:
         Returns:
             (Q, P) counts.
         """
-        states = draw_category(self._probability(prediction), generator)
-        templates = self._choose_templates(states, depths, generator.random(len(states)))
+        states = draw_category(self.probability(prediction), generator)
+        return self.copy_cells(states, depths, generator.random(len(states)), generator)
+
+    @cached_property
+    def state(self) -> NDArray[np.int64]:
+        """(N,) state of each cell of the tissue; -1 for a cell without counts."""
+        state = np.full(len(self.depths), -1, dtype=np.int64)
+        for number, cells in enumerate(self.members):
+            state[cells] = number
+        return state
+
+    def copy_cells(
+        self,
+        states: NDArray[np.int64],
+        depths: NDArray[np.int64],
+        uniform: NDArray[np.float64],
+        generator: np.random.Generator,
+    ) -> NDArray[np.int64]:
+        """Copy a cell of a state for each of some cells, and bring its counts to their depth.
+
+        Args:
+            states: (Q,) states that have cells in the tissue.
+            depths: (Q,) row sums of the result.
+            uniform: (Q,) random numbers in [0, 1), by which the copied cells are chosen.
+            generator: Source of randomness; do not use it afterwards.
+
+        Returns:
+            (Q, P) counts.
+        """
+        templates = self._choose_templates(states, depths, uniform)
         counts = self.counts[templates].toarray().astype(np.int64)
         # A template with few counts is multiplied first, so that fewer counts have to be added at random.
         factor = np.maximum(depths // self.depths[templates], 1)
         return match_depths(counts * factor[:, None], counts.astype(np.float64), depths, generator)
 
-    def _probability(self, prediction: Prediction) -> NDArray[np.float64]:
+    def probability(self, prediction: Prediction) -> NDArray[np.float64]:
         """(Q, K) weights of the states, up to a factor per row; zero for a state without cells in the tissue."""
         if self.weights is not None and prediction.states is not None:
             return np.asarray(np.maximum(prediction.states, np.finfo(np.float32).tiny) * self.weights)
