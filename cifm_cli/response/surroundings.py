@@ -59,7 +59,7 @@ class LabelledCells:
         # Two neighbours: one of them may be the cell itself.
         found, position = cKDTree(self.xy_um[rows]).query(xy_um, k=[1, 2])
         is_own = rows[np.minimum(position[:, 0], len(rows) - 1)] == own
-        return np.where(is_own, found[:, 1], found[:, 0])
+        return np.asarray(np.where(is_own, found[:, 1], found[:, 0]))
 
 
 @dataclass(frozen=True)

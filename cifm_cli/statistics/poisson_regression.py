@@ -7,6 +7,7 @@ C contrasts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ class PoissonRegression:
         expected = self.expected(x) * self.exposure[order, None]
         residual = self.y[order] - expected
         bounds = [*starts.tolist(), len(x)]
-        of_block = [slice(low, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+        of_block = [slice(low, high) for low, high in pairwise(bounds)]
         scores = np.stack([x[rows].T @ residual[rows] for rows in of_block])
         errors = np.empty((len(weights), self.y.shape[1]))
         for gene in range(self.y.shape[1]):
