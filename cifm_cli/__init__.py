@@ -21,7 +21,13 @@ from cifm_cli.version import __version__ as __version__
 if TYPE_CHECKING:
     from cifm_cli.api import (
         Evaluation,
+        Inject,
+        Knockout,
         LoadedModel,
+        Overexpress,
+        ReferenceCells,
+        Remove,
+        Swap,
         annotate,
         embed,
         evaluate,
@@ -37,7 +43,13 @@ if TYPE_CHECKING:
 __all__ = [
     "CifmError",
     "Evaluation",
+    "Inject",
+    "Knockout",
     "LoadedModel",
+    "Overexpress",
+    "ReferenceCells",
+    "Remove",
+    "Swap",
     "annotate",
     "embed",
     "evaluate",
@@ -52,7 +64,7 @@ __all__ = [
 if not TYPE_CHECKING:  # with a `__getattr__` in sight, mypy would accept any name
 
     def __getattr__(name: str) -> object:
-        """Import a function of the API when it is first used."""
+        """Import a name of the API when it is first used."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module

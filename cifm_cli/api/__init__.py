@@ -19,10 +19,17 @@ from cifm_cli.api.simulation import simulate
 from cifm_cli.api.slides import load_model
 from cifm_cli.api.training import train
 from cifm_cli.inference.loaded_model import LoadedModel
+from cifm_cli.simulation.edits.requests import Inject, Knockout, Overexpress, ReferenceCells, Remove, Swap
 
 __all__ = [
     "Evaluation",
+    "Inject",
+    "Knockout",
     "LoadedModel",
+    "Overexpress",
+    "ReferenceCells",
+    "Remove",
+    "Swap",
     "annotate",
     "embed",
     "evaluate",

@@ -1,7 +1,8 @@
-"""`cifm.simulate`: from an AnnData to the trajectory of its tissue."""
+"""`cifm.simulate`: from an AnnData and edits to the trajectory of its tissue."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -10,14 +11,19 @@ import pandas as pd
 from anndata import AnnData
 
 from cifm_cli import keys
-from cifm_cli.api.slides import load, open_adata, optional_path, result_provenance, var_of_panel
+from cifm_cli.api.slides import load, open_adata, optional_path, parse_locations, result_provenance, var_of_panel
+from cifm_cli.celltype.stored_labels import labels_in_memory
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.adaptation.option import adaptation_facts, check_adapt
-from cifm_cli.simulation.config import Form, InjectionConfig, ReferenceCells, SimulateConfig
+from cifm_cli.simulation.config import DynamicsName, Form, SimulateConfig
+from cifm_cli.simulation.edits.labels import ColumnLabels
+from cifm_cli.simulation.edits.requests import EditRequest, Inject, ReferenceCells
 from cifm_cli.simulation.outputs import to_anndata
 from cifm_cli.simulation.simulate import simulate as run_simulation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cifm_cli.api.slides import Model
     from cifm_cli.data.in_memory import AnnDataSlide
     from cifm_cli.data.slide import Rows
@@ -30,63 +36,62 @@ if TYPE_CHECKING:
 def simulate(
     adata: AnnData,
     model: Model,
-    inject: str,
+    inject: str | None = None,
     *,
-    count: int | None = None,
-    steps: int | None = None,
-    update_fraction: float = 0.1,
-    form: Form = "state",
-    adapt: Adapt = "slide",
-    replicates: int = 1,
-    crop_um: Box | None = None,
-    max_cells: int = 10_000,
-    markers: str | Path | None = None,
-    reference: AnnData | str | Path | None = None,
-    reference_label: str = "cell_type",
-    layer: str | None = None,
-    radius_um: float | None = None,
-    seed: int = 0,
-) -> AnnData:
-    """Inject cells into a tissue and let the model update the others step by step, as `cifm simulate` does.
+    edits: Sequence[EditRequest] = (), count: int | None = None, labels: str | None = None,
+    reference: AnnData | str | Path | None = None, reference_label: str = "cell_type",
+    steps: int | None = None, update_fraction: float = 0.1,
+    form: Form = "state", dynamics: DynamicsName | None = None,
+    adapt: Adapt = "slide", replicates: int = 1, seed: int = 0,
+    crop_um: Box | None = None, max_cells: int = 10_000,
+    markers: str | Path | None = None, layer: str | None = None, radius_um: float | None = None,
+) -> AnnData:  # fmt: skip
+    """Edit a tissue and let the model update its cells step by step, as `cifm simulate` does.
 
-    The same tissue is also simulated without injected cells (the control); interpret the difference between both.
+    The same tissue is also simulated without the edits (the control); interpret the difference between both.
 
     Args:
         adata: N cells.
         model: A model, or the path of a training run.
-        inject: Cell type to inject, such as `tcell`.
-        count: Number of injected cells; 2 % of the simulated cells by default.
+        inject: Cell type to inject, such as `tcell`; short for `edits=[cifm.Inject("tcell")]`.
+        edits: Edits: `cifm.Inject`, `cifm.Remove`, `cifm.Swap`, `cifm.Knockout` and `cifm.Overexpress`.
+        count: Number of injected cells, for `inject`; 2 % of the simulated cells by default.
+        labels: Column of `adata.obs`, such as `cluster`, whose labels the edits name; by default, they name cell types.
+        reference: Cells to copy, for `inject`: an AnnData with raw counts, or an `.h5ad`; by default, cells of `adata`.
+        reference_label: Column of the reference's `obs` with cell types.
         steps: Number of steps; two updates of every cell by default.
         update_fraction: Fraction of the cells that one step updates.
         form: What an updated cell becomes: `state`, `sample`, `mean` or `gated`; see docs/simulation.md.
-        adapt: As in `cifm.embed`; the model is fitted once, before cells are injected.
+        dynamics: `coupled` (cells change as far as their surroundings have changed; default for `state`) or `redraw`.
+        adapt: As in `cifm.embed`; the model is fitted once, before the edits.
         replicates: Number of repetitions, with other positions and another schedule.
+        seed: Seed of all random draws.
         crop_um: Only cells in this rectangle are simulated: x0, y0, x1, y1 in micrometres.
         max_cells: Largest number of simulated cells; they fill a square in the middle of the tissue.
         markers: TSV of marker genes (columns `cell_type` and `symbol`) that extends the packaged table.
-        reference: Labelled cells to copy: an AnnData with raw counts, or an `.h5ad`; by default, cells of `adata`.
-        reference_label: Column of the reference's `obs` with cell types.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
         radius_um: Radius of the graph, micrometres, if the recipe does not define it; by default that of the slide.
-        seed: Seed of all random draws.
 
     Returns:
         A new AnnData with the first replicate: the simulated cells of `adata`, then the injected cells. Counts are in the
         layers `initial`, `control` and `treated` (also `X`), cell types in `obs["type_before"]`, `type_after` and
-        `type_after_control`. `uns["cifm"]` holds DataFrames of all replicates: `composition`, `transitions`, `change`.
+        `type_after_control`; `obs["edited"]` marks cells that an edit changed. `uns["cifm"]` holds DataFrames of all replicates: `composition`, `transitions`, `change`.
 
     Raises:
-        CifmError: The counts, genes, coordinates or numbers cannot be used, or there is no such cell type or no cell of it.
+        CifmError: The counts, genes, coordinates or numbers cannot be used, or an edit cannot be made.
 
     Example:
         >>> cifm.simulate(adata, model, "tcell", replicates=5).uns["cifm"]["change"]  # treated minus control, by type
+        >>> cifm.simulate(adata, model, edits=[cifm.Remove("macrophage"), cifm.Knockout("CXCL12", "fibroblast")])
     """
     _check(form, adapt, steps, update_fraction, replicates)
-    injection = InjectionConfig(inject, count, _reference_cells(reference, reference_label))
+    opened = open_adata(adata, layer, radius_um)
+    own_labels = None if labels is None else ColumnLabels(labels, labels_in_memory(adata.obs, labels)[opened.rows])
     config = SimulateConfig(
-        injection, steps, update_fraction, form, replicates, crop_um, max_cells, optional_path(markers), adapt, seed
-    )
-    return _simulate(adata, load(model), open_adata(adata, layer, radius_um), config)
+        _edits(inject, edits, count, _reference_cells(reference, reference_label)), steps, update_fraction, form, replicates,
+        crop_um, max_cells, optional_path(markers), adapt, seed, dynamics, own_labels,
+    )  # fmt: skip
+    return _simulate(adata, load(model), opened, config)
 
 
 def _simulate(adata: AnnData, model: LoadedModel, opened: AnnDataSlide, config: SimulateConfig) -> AnnData:
@@ -94,6 +99,7 @@ def _simulate(adata: AnnData, model: LoadedModel, opened: AnnDataSlide, config: 
     result = run_simulation(model, opened.slide, config)
     model, slide = result.model, result.slide
     facts = adaptation_facts(model, config.adapt, config.seed)
+    facts["edits"] = [entry.to_json() for entry in result.experiment.edits]
     origin = result_provenance("simulate", model, slide, seed=config.seed, **facts)
     rows = opened.rows[result.experiment.window.rows]
     trajectory = _in_caller_order(to_anndata(result, adata.obs_names[rows].tolist(), origin), rows)
@@ -106,6 +112,30 @@ def _reference_cells(reference: AnnData | str | Path | None, label: str) -> Refe
     if reference is None:
         return None
     return ReferenceCells(reference if isinstance(reference, AnnData) else Path(reference), label)
+
+
+def _edits(
+    inject: str | None, edits: Sequence[EditRequest], count: int | None, reference: ReferenceCells | None
+) -> tuple[EditRequest, ...]:
+    """All edits; paths and places may be given in the forms that Python users have them in."""
+    if isinstance(edits, EditRequest):
+        edits = (edits,)
+    if isinstance(edits, str) or not all(isinstance(edit, EditRequest) for edit in edits):
+        raise CifmError(f"edits: {edits!r:.80}", 'give a list of edits, such as [cifm.Remove("tcell")]')
+    if inject is None and (count is not None or reference is not None):
+        raise CifmError("count or reference without a type to inject", "give them to cifm.Inject")
+    first = () if inject is None else (Inject(inject, count, reference=reference),)
+    return first + tuple(_converted(edit) for edit in edits)
+
+
+def _converted(edit: EditRequest) -> EditRequest:
+    if not isinstance(edit, Inject):
+        return edit
+    if edit.at_um is not None:
+        edit = replace(edit, at_um=parse_locations(edit.at_um)[0])
+    if edit.reference is not None and isinstance(edit.reference.source, str):
+        edit = replace(edit, reference=replace(edit.reference, source=Path(edit.reference.source)))
+    return edit
 
 
 def _check(form: str, adapt: str, steps: int | None, update_fraction: float, replicates: int) -> None:

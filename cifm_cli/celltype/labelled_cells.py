@@ -35,6 +35,9 @@ LabelledSource: TypeAlias = Path | ad.AnnData
 # Columns of `var` that hold symbols in files of scanpy, CELLxGENE and this package.
 SYMBOL_COLUMNS: Final = (keys.SYMBOL, "gene_symbol", "gene_symbols", "feature_name", "gene_name", "gene_names")
 
+# Columns of `obs` that hold donors, as in files of CELLxGENE and of many studies.
+DONOR_COLUMNS: Final = ("donor_id", "donor", "patient_id", "patient", "individual", "sample_id", "sample")
+
 
 @dataclass(frozen=True)
 class LabelledCells:
@@ -67,23 +70,33 @@ def read_labelled_cells(path: Path, label: str, *, fractional: bool = False) -> 
     return LabelledCells(counts[is_labelled], _symbols(var), named, _spacing_um(reference))
 
 
-def read_reference(source: LabelledSource, label: str, slide: Slide) -> tuple[csr_matrix, NDArray[Any]]:
+@dataclass(frozen=True)
+class Reference:
+    """Labelled cells of another data set, in the genes of a slide."""
+
+    counts: csr_matrix  # (M, G) raw counts, zero for genes that the data set lacks
+    labels: NDArray[Any]  # (M,) names of types
+    donors: NDArray[Any] | None  # (M,) names of donors; None where no column of `obs` has them
+
+
+def read_reference(source: LabelledSource, label: str, slide: Slide, donor_key: str | None = None) -> Reference:
     """Read labelled cells in the genes of a slide.
 
     Args:
         source: An `.h5ad` file or an AnnData, with raw counts in `X`, `layers["counts"]` or `raw`, and genes by Ensembl id or symbol.
         label: Column of `obs` that holds cell types.
         slide: The slide.
+        donor_key: Column of `obs` that holds donors; by default the first of `DONOR_COLUMNS` that there is.
 
     Returns:
-        (M, G) counts in the slide's order of genes, zero for genes that the file lacks; and (M,) labels.
+        The cells.
 
     Raises:
         CifmError: The file cannot be read, has no such column, no counts, or no gene of the slide.
     """
-    counts, var, labels = _read(
-        _open(source) if isinstance(source, Path) else source, source_name(source), label, "--reference-label"
-    )
+    reference = _open(source) if isinstance(source, Path) else source
+    counts, var, labels = _read(reference, source_name(source), label, "--inject-label")
+    donors = _donors(reference, source_name(source), donor_key)
     column = _match_genes(var, slide)
     if not (column >= 0).any():
         raise CifmError(
@@ -92,7 +105,22 @@ def read_reference(source: LabelledSource, label: str, slide: Slide) -> tuple[cs
         )
     # a gene that the file lacks takes column 0, and is then set to zero.
     aligned = counts[:, np.maximum(column, 0)].multiply(column >= 0)
-    return csr_matrix(aligned, dtype=np.float32), labels.astype(str).to_numpy(dtype=object)
+    return Reference(csr_matrix(aligned, dtype=np.float32), labels.astype(str).to_numpy(dtype=object), donors)
+
+
+def _donors(reference: ad.AnnData, name: str, donor_key: str | None) -> NDArray[Any] | None:
+    """(M,) donor of each cell, by the named column of `obs` or one of the usual names."""
+    if donor_key is None:
+        donor_key = next((column for column in DONOR_COLUMNS if column in reference.obs), None)
+    elif donor_key not in reference.obs:
+        known = ", ".join(map(str, reference.obs))
+        raise CifmError(f"{name}: no obs column {donor_key!r}", f"name one with --inject-donor-key: {known}")
+    if donor_key is None:
+        return None
+    column = reference.obs[donor_key]
+    # Cells without a donor stand for one more.
+    names: NDArray[Any] = column.astype(object).where(column.notna(), "unknown").astype(str).to_numpy(dtype=object)
+    return names
 
 
 def source_name(source: LabelledSource) -> str:

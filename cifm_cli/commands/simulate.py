@@ -1,7 +1,8 @@
-"""`cifm simulate`: inject cells into a tissue and let the model update the others."""
+"""`cifm simulate`: edit a tissue and let the model update its cells."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,26 +11,42 @@ from cifm_cli.commands import options
 from cifm_cli.commands import simulate_options as own
 
 if TYPE_CHECKING:
+    from cifm_cli.inference.loaded_model import LoadedModel
+    from cifm_cli.simulation.config import SimulateConfig
     from cifm_cli.simulation.simulate import SimulationResult
 
 _MAX_TYPES: Final = 12  # rows of the printed table
 
 
 def simulate(
-    inject: own.Inject,
     slide: options.Slide = None,
-    model: options.Model = None,
+    inject: own.Inject = None,
+    inject_from: own.Reference = None,
+    inject_label: own.ReferenceLabel = "cell_type",
+    inject_donor_key: own.DonorKey = None,
     count: own.Count = None,
+    density: own.Density = None,
+    at: own.At = None,
+    min_distance: own.MinDistance = 0.0,
+    remove: own.Remove = None,
+    swap: own.Swap = None,
+    knockout: own.Knockout = None,
+    overexpress: own.Overexpress = None,
+    cells: own.Cells = None,
+    near: own.Near = None,
+    within: own.Within = None,
+    region: own.Region = None,
+    labels: own.Labels = None,
+    model: options.Model = None,
     steps: own.Steps = None,
     share: own.Share = 0.1,
     form: own.FormName = own.Form.state,
+    dynamics: own.Dynamics = None,
     replicates: own.Replicates = 1,
     crop: own.Crop = None,
     max_cells: own.MaxCells = 10_000,
     adapt: options.Adapt = "slide",
     markers: own.Markers = None,
-    reference: own.Reference = None,
-    reference_label: own.ReferenceLabel = "cell_type",
     out: options.Out = workspace.SIMULATION,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
@@ -37,34 +54,52 @@ def simulate(
     no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
-    """Inject cells into a tissue, let the model update the others step by step, and compare with a simulation without injection."""
+    """Edit a tissue, let the model update its cells step by step, and compare with a simulation without the edits."""
     from cifm_cli.data.crop import parse_crop
-    from cifm_cli.data.slide import open_slide
     from cifm_cli.inference.loaded_model import load_model
+    from cifm_cli.simulation.config import SimulateConfig
+    from cifm_cli.simulation.edits.words import EditWords
+    from cifm_cli.simulation.outputs import check_folder
+
+    words = EditWords(
+        inject or (), remove or (), swap or (), knockout or (), overexpress or (), cells, count, density, at, min_distance,
+        inject_from, inject_label, inject_donor_key, near, within, region,
+    )  # fmt: skip
+    config = SimulateConfig(
+        words.requests(), steps, share, form.value, replicates, parse_crop(crop) if crop else None, max_cells, markers,
+        adapt, seed, dynamics,
+    )  # fmt: skip
+    path, run = _one_slide(slide), workspace.run_folder(model)
+    check_folder(out)
+    inputs = [path, run / "model.safetensors", *(file for file in (markers, inject_from, at) if file)]
+    _run(config, path, labels, load_model(run, backend, device), inputs, out, as_json=as_json)
+
+
+def _run(
+    config: SimulateConfig,
+    path: Path,
+    labels: str | None,
+    model: LoadedModel,
+    inputs: list[Path],
+    out: Path,
+    *,
+    as_json: bool,
+) -> None:
+    """Simulate, write the folder and print the result."""
+    from cifm_cli.celltype.stored_labels import read_labels
+    from cifm_cli.data.slide import open_slide
     from cifm_cli.report import terminal
-    from cifm_cli.simulation.config import InjectionConfig, ReferenceCells, SimulateConfig
-    from cifm_cli.simulation.outputs import check_folder, write_simulation
+    from cifm_cli.simulation.edits.labels import ColumnLabels
+    from cifm_cli.simulation.outputs import write_simulation
     from cifm_cli.simulation.simulate import change_table, result_notes
     from cifm_cli.simulation.simulate import simulate as run_simulation
 
-    config = SimulateConfig(
-        InjectionConfig(inject, count, ReferenceCells(reference, reference_label) if reference else None),
-        steps=steps,
-        update_fraction=share,
-        form=form.value,
-        replicates=replicates,
-        crop_um=parse_crop(crop) if crop else None,
-        max_cells=max_cells,
-        markers=markers,
-        adapt=adapt,
-        seed=seed,
-    )
-    path, run = _one_slide(slide), workspace.run_folder(model)
-    check_folder(out)
-    loaded = load_model(run, backend, device)
-    result = run_simulation(loaded, open_slide(path), config)
-    origin = _provenance(result, [path, run / "model.safetensors", *(file for file in (markers, reference) if file)])
-    content = write_simulation(out, result, result.slide.barcodes(result.experiment.window.rows), origin)
+    slide = open_slide(path)
+    if labels is not None:
+        config = replace(config, labels=ColumnLabels(labels, read_labels(slide, labels)))
+    result = run_simulation(model, slide, config)
+    names = result.slide.barcodes(result.experiment.window.rows)
+    content = write_simulation(out, result, names, _provenance(result, inputs))
     terminal.show_table(f"{result.slide.name}: composition of the residents", change_table(content, _MAX_TYPES))
     for note in result_notes(content):
         terminal.say(note)
@@ -85,6 +120,7 @@ def _provenance(result: SimulationResult, inputs: list[Path]) -> dict[str, Any]:
         inputs=inputs,
         backend=model.backend.name,
         device=str(model.device),
+        edits=[entry.to_json() for entry in result.experiment.edits],
         **adaptation_facts(model, config.adapt, config.seed),
     )
 

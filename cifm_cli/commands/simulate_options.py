@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,11 +19,101 @@ class Form(StrEnum):
 
 
 Inject = Annotated[
-    str, typer.Option("--inject", metavar="TYPE", help="Cell type to inject, such as tcell or 'plasma cell'.")
+    list[str] | None,
+    typer.Option(
+        "--inject",
+        metavar="TYPE",
+        help="Cell type to inject, such as tcell or 'plasma cell', or void for cells without expression; may be repeated.",
+    ),
+]
+Remove = Annotated[
+    list[str] | None, typer.Option("--remove", metavar="LABEL", help="Remove the cells of a type; may be repeated.")
+]
+Swap = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--swap", metavar="A=B", help="Replace each cell of type A by a copy of a cell of type B; may be repeated."
+    ),
+]
+Knockout = Annotated[
+    list[str] | None,
+    typer.Option("--knockout", metavar="GENE", help="Set the counts of a gene to zero (see --in); may be repeated."),
+]
+Overexpress = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--overexpress",
+        metavar="GENE=X",
+        help="Add counts of a gene until its mean is X times as high (see --in); may be repeated.",
+    ),
+]
+Cells = Annotated[
+    str | None,
+    typer.Option(
+        "--in",
+        metavar="LABEL",
+        help="Cells in which --knockout and --overexpress change a gene.",
+        show_default="all cells of the window",
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="COLUMN",
+        help="obs column of the slide, such as cluster, whose labels the edits name.",
+        show_default="cell types by marker genes",
+    ),
 ]
 Count = Annotated[
     int | None,
-    typer.Option("--count", min=0, help="Number of cells to inject.", show_default="2 % of the cells of the window"),
+    typer.Option(
+        "--count",
+        min=0,
+        help="Number of cells to inject, of each type.",
+        show_default="2 % of the cells of the window",
+    ),
+]
+Density = Annotated[
+    float | None,
+    typer.Option("--density", min=0, help="Cells to inject per mm2 of the tissue, in place of their number."),
+]
+At = Annotated[
+    Path | None,
+    typer.Option(
+        "--at",
+        metavar="CSV",
+        help="Inject a cell at each of these places: a CSV with the columns x_um and y_um, in micrometres.",
+    ),
+]
+MinDistance = Annotated[
+    float,
+    typer.Option(
+        "--min-distance", min=0, metavar="UM", help="Smallest distance of an injected cell to other cells, micrometres."
+    ),
+]
+Near = Annotated[
+    str | None,
+    typer.Option("--near", metavar="LABEL", help="Edit only places and cells near a cell of this type (see --within)."),
+]
+Within = Annotated[
+    float | None,
+    typer.Option(
+        "--within", metavar="UM", help="Distance for --near, micrometres.", show_default="the radius of the graph"
+    ),
+]
+Region = Annotated[
+    str | None,
+    typer.Option("--region", metavar="X0,Y0,X1,Y1", help="Edit only places and cells in this box, in micrometres."),
+]
+Dynamics = Annotated[
+    Literal["coupled", "redraw"] | None,
+    typer.Option(
+        "--dynamics",
+        help="coupled: a cell changes its state only as far as its surroundings have changed; redraw: every updated cell "
+        "is drawn from its prediction, as in the paper.",
+        show_default="coupled for --form state, else redraw",
+    ),
 ]
 Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="Number of steps.", show_default="two updates of every cell")
@@ -57,8 +147,23 @@ Markers = Annotated[
     ),
 ]
 Reference = Annotated[
-    Path | None, typer.Option("--reference", metavar="H5AD", help="Copy cells of this file, not of the slide.")
+    Path | None,
+    typer.Option(
+        "--inject-from", "--reference", metavar="H5AD", help="Inject copies of cells of this file, not of the slide."
+    ),
+]
+DonorKey = Annotated[
+    str | None,
+    typer.Option(
+        "--inject-donor-key",
+        metavar="COLUMN",
+        help="obs column of --inject-from with donors, of which each replicate takes another one.",
+        show_default="donor_id, donor, patient_id, patient, individual, sample_id or sample, if there is one",
+    ),
 ]
 ReferenceLabel = Annotated[
-    str, typer.Option("--reference-label", metavar="COLUMN", help="obs column of the reference with cell types.")
+    str,
+    typer.Option(
+        "--inject-label", "--reference-label", metavar="COLUMN", help="obs column of --inject-from with cell types."
+    ),
 ]

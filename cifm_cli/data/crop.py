@@ -1,15 +1,16 @@
-"""The rectangle that `--crop` describes."""
+"""A rectangle in the words of the command line."""
 
 from __future__ import annotations
 
 from cifm_cli.errors import CifmError
 
 
-def parse_crop(text: str) -> tuple[float, float, float, float]:
+def parse_crop(text: str, option: str = "--crop") -> tuple[float, float, float, float]:
     """Parse `x0,y0,x1,y1`, in micrometres.
 
     Args:
-        text: The value of `--crop`.
+        text: The value of the option.
+        option: Its name, for the message.
 
     Returns:
         The lower corner, then the upper one.
@@ -24,5 +25,5 @@ def parse_crop(text: str) -> tuple[float, float, float, float]:
         x0 = y0 = x1 = y1 = 0.0
     # `not`, so that NaN is refused too.
     if not (x0 < x1 and y0 < y1):
-        raise CifmError(f"--crop {text}: not a rectangle", "write x0,y0,x1,y1 in micrometres, such as 0,0,1000,500")
+        raise CifmError(f"{option} {text}: not a rectangle", "write x0,y0,x1,y1 in micrometres, such as 0,0,1000,500")
     return x0, y0, x1, y1

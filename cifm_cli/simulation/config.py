@@ -1,44 +1,31 @@
-"""Settings of a simulation: injected cells, updates of the other cells, and the simulated window of the slide."""
+"""Settings of a simulation: edits, updates of the cells, and the simulated window of the slide."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 
+from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cifm_cli.celltype.labelled_cells import LabelledSource
     from cifm_cli.data.slide import Rows
     from cifm_cli.inference.adaptation.adapt import Adapt
+    from cifm_cli.simulation.edits.labels import ColumnLabels
+    from cifm_cli.simulation.edits.requests import EditRequest
     from cifm_cli.simulation.window import Box
 
 Form = Literal["state", "sample", "mean", "gated"]
 """How the prediction of a cell is turned into counts; see `UpdateSchedule`."""
 
+DynamicsName = Literal["coupled", "redraw"]
+"""How the new state of an updated cell depends on its present one; see `dynamics`."""
+
 DEFAULT_SWEEPS: Final = 2  # updates of every cell, unless the number of steps is given
-DEFAULT_INJECTED: Final = 0.02  # injected cells per resident, unless their number is given
-
-
-@dataclass(frozen=True)
-class ReferenceCells:
-    """Labelled cells of another data set, of which injected cells are copies."""
-
-    source: LabelledSource  # an `.h5ad` file or an AnnData, with raw counts
-    label: str = "cell_type"  # column of its `obs` with cell types
-
-
-@dataclass(frozen=True)
-class InjectionConfig:
-    """Which cells are injected."""
-
-    cell_type: str  # cell type as the user typed it, such as `tcell`
-    count: int | None = None  # number of injected cells; 2 % of the residents by default
-    reference: ReferenceCells | None = None  # labelled cells to copy; by default, cells of the slide itself are copied
 
 
 @dataclass(frozen=True)
@@ -87,7 +74,7 @@ class UpdateSchedule:
 class SimulateConfig:
     """All settings of a simulation."""
 
-    injection: InjectionConfig  # which cells are injected
+    edits: tuple[EditRequest, ...]  # what is changed in the treated arm
     steps: int | None = None  # number of steps; two updates of every cell by default
     update_fraction: float = 0.1  # fraction of the residents that one step updates
     form: Form = "state"  # how an updated cell gets its counts; see `UpdateSchedule`
@@ -95,15 +82,32 @@ class SimulateConfig:
     crop_um: Box | None = None  # only cells in this rectangle are simulated: x0, y0, x1, y1 in micrometres
     max_cells: int = 10_000  # largest number of residents; see `window.choose_window`
     markers: Path | None = None  # table of marker genes that extends the packaged one
-    adapt: Adapt = "none"  # `slide`: the model is adapted to the slide before the injection; `none`: used as trained
+    adapt: Adapt = "none"  # `slide`: the model is adapted to the slide before the edits; `none`: used as trained
     seed: int = 0  # seed of all random draws
+    # How an updated cell depends on its present state; by default `coupled` for the form `state`, else `redraw`
+    dynamics: DynamicsName | None = None
+    labels: ColumnLabels | None = None  # labels of all cells of the slide, by which edits name them; None for types
+
+    def __post_init__(self) -> None:
+        """Refuse dynamics that do not exist, and a form that cannot be coupled.
+
+        Raises:
+            CifmError: As described.
+        """
+        if self.dynamics not in (None, *get_args(DynamicsName)):
+            raise CifmError(f"dynamics: {self.dynamics}", f"known are {', '.join(get_args(DynamicsName))}")
+        if self.dynamics == "coupled" and self.form != "state":
+            raise CifmError(
+                f"dynamics coupled with form {self.form}: only cell states can be coupled",
+                "leave out one of them, or choose the dynamics redraw",
+            )
+
+    @property
+    def dynamics_name(self) -> DynamicsName:
+        """The dynamics, chosen by the form unless they are given."""
+        return self.dynamics or ("coupled" if self.form == "state" else "redraw")
 
     @property
     def schedule(self) -> UpdateSchedule:
         """The schedule of the updates."""
         return UpdateSchedule(self.steps, self.update_fraction, self.form, self.seed)
-
-    def num_injected(self, num_residents: int) -> int:
-        """Number of injected cells in a window of `num_residents` cells."""
-        count = self.injection.count
-        return round(DEFAULT_INJECTED * num_residents) if count is None else count

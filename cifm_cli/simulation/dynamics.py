@@ -1,5 +1,8 @@
 """The update rule: in every step some cells are masked, predicted from all others, and given new counts.
 
+There are two kinds. `coupled` changes the state of a cell only as far as its surroundings have changed since the tissue was
+observed, see `coupled_states`. `redraw` replaces every updated cell by a draw from its prediction (Fig. 4 of the paper).
+
 Letters: Q cells that one step updates, P genes that slide and model share.
 """
 
@@ -13,6 +16,7 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli.inference.predict import predict_cells
 from cifm_cli.provenance import numpy_generator
+from cifm_cli.simulation.coupled_states import CoupledRun, draw_noise
 from cifm_cli.simulation.sampling import draw_counts
 from cifm_cli.simulation.state_sampler import StateSampler, fit_state_sampler
 
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Rows
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.inference.prediction import Prediction
-    from cifm_cli.simulation.config import Form, UpdateSchedule
+    from cifm_cli.simulation.config import DynamicsName, Form, UpdateSchedule
     from cifm_cli.simulation.tissue import TissueState
 
 GATE: Final = 0.3  # `gated` sets a gene to zero where P(expressed) is at most this
@@ -37,8 +41,9 @@ class Dynamics:
     model: LoadedModel
     schedule: UpdateSchedule  # which cells are updated when, and how
     state_sampler: StateSampler | None  # draws cells of a state, for the form `state`; None for the other forms
+    before: TissueState | None = None  # the residents before any edit, to which updates are coupled; None for `redraw`
 
-    def run(self, tissue: TissueState, replicate: int = 0) -> Iterator[TissueState]:
+    def run(self, tissue: TissueState, replicate: int = 0, held: Rows | None = None) -> Iterator[TissueState]:
         """Update a tissue step by step.
 
         The random numbers depend only on seed, replicate and step. Two tissues with the same residents therefore differ
@@ -47,17 +52,25 @@ class Dynamics:
         Args:
             tissue: The initial state.
             replicate: Number of the replicate, from 0.
+            held: Residents that are not updated, because they were edited; the same in both arms.
 
         Yields:
             The state after every step.
         """
+        seed = self.schedule.seed
+        update = self.update
+        if self.before is not None and self.state_sampler is not None:
+            noise = draw_noise(tissue.num_residents, len(self.state_sampler.members), seed, replicate)
+            update = CoupledRun(self.model, self.state_sampler, self.before, noise).update
         for step in range(self.schedule.steps):
             cells = self.schedule.cells_to_update(tissue.num_residents, replicate, step)
-            tissue = self.update(tissue, cells, numpy_generator(self.schedule.seed, "counts", replicate, step))
+            if held is not None:
+                cells = np.setdiff1d(cells, held, assume_unique=True)
+            tissue = update(tissue, cells, numpy_generator(seed, "counts", replicate, step))
             yield tissue
 
     def update(self, tissue: TissueState, cells: Rows, generator: np.random.Generator) -> TissueState:
-        """Mask some cells, predict them from all others, and give each new counts of its own depth.
+        """Redraw some cells: mask them, predict them from all others, and give each new counts of its own depth.
 
         Args:
             tissue: The state before the update.
@@ -67,7 +80,9 @@ class Dynamics:
         Returns:
             The state after the update.
         """
-        prediction = predict_cells(self.model, tissue.slide, np.arange(tissue.slide.num_cells), cells)
+        if not len(cells):
+            return tissue
+        prediction = predict_cells(self.model, tissue.slide, tissue.expressing, cells)
         # The model infers a profile, not a depth, so every cell keeps the depth that was measured.
         depths = tissue.depths[cells]
         # Depths are sums in floating point; draws need integers.
@@ -85,20 +100,24 @@ class Dynamics:
         return tissue.with_counts(cells, csr_matrix(profiles * depths[:, None]))
 
 
-def fit_dynamics(model: LoadedModel, tissue: TissueState, schedule: UpdateSchedule) -> Dynamics:
-    """Fit the update rule to the tissue before any cell is injected.
+def fit_dynamics(
+    model: LoadedModel, tissue: TissueState, schedule: UpdateSchedule, name: DynamicsName = "redraw"
+) -> Dynamics:
+    """Fit the update rule to the tissue before any edit.
 
     Args:
         model: The model.
         tissue: Residents only.
         schedule: Which cells are updated when, and how.
+        name: `coupled` (for the form `state` only) or `redraw`.
 
     Returns:
-        The update rule, for this tissue with and without injected cells.
+        The update rule, for this tissue with and without edits.
     """
     if schedule.form != "state":
         return Dynamics(model, schedule, None)
-    return Dynamics(model, schedule, fit_state_sampler(model, tissue.slide, schedule.update_fraction, schedule.seed))
+    sampler = fit_state_sampler(model, tissue.slide, schedule.update_fraction, schedule.seed)
+    return Dynamics(model, schedule, sampler, tissue if name == "coupled" else None)
 
 
 def expected_counts(prediction: Prediction, form: Form, target_sum: float) -> NDArray[np.float64]:

@@ -1,95 +1,130 @@
-"""The experiment: one tissue on one schedule, simulated with and without injected cells, in several replicates.
+"""The experiment: one tissue on one schedule, simulated with and without its edits, in several replicates.
 
 Letters: N residents, T cell types and `unassigned`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from cifm_cli.celltype.annotate import slide_tissue
 from cifm_cli.celltype.base import TYPING_SUM
-from cifm_cli.celltype.marker_annotator import MarkerAnnotator, fit_marker_annotator
-from cifm_cli.celltype.markers import find_type, load_markers
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation.dynamics import Dynamics, fit_dynamics
-from cifm_cli.simulation.injection import draw_injected_cells
-from cifm_cli.simulation.source_cells import source_cells_of_reference, source_cells_of_slide
-from cifm_cli.simulation.tissue import TissueState, crop_tissue, inject
+from cifm_cli.simulation.edits.apply import Addition, EditedTissue, apply_edits
+from cifm_cli.simulation.prepared_tissue import PreparedTissue, prepare_tissue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from cifm_cli.data.slide import Slide
+    from cifm_cli.celltype.marker_annotator import MarkerAnnotator
+    from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.simulation.config import SimulateConfig
-    from cifm_cli.simulation.source_cells import SourceCells
+    from cifm_cli.simulation.edits.labels import CellLabels
+    from cifm_cli.simulation.edits.resolve import ResolvedEdit
+    from cifm_cli.simulation.tissue import TissueState
     from cifm_cli.simulation.window import Window
 
 TREATED: Final = "treated"
 CONTROL: Final = "control"
 ARMS: Final = (CONTROL, TREATED)
-# Cells of the slide to which the annotator is fitted, and among which source cells are selected.
-MAX_TYPED_CELLS: Final = 50_000
 
 
 @dataclass(frozen=True)
 class Trajectory:
     """One simulated run: one arm of one replicate."""
 
-    arm: str  # `treated` (with injected cells) or `control` (without)
+    arm: str  # `treated` (with the edits) or `control` (without)
     replicate: int  # number of the replicate, from 0
     # (steps + 1, N) type of every resident before the first step and after each step, as positions in the annotator's
     # names
     codes: NDArray[np.int16]
     final: TissueState  # state after the last step
+    # (n,) ascending rows of the residents that no edit changed, whose composition is compared; None for all
+    compared: Rows | None = None
+    # (K,) labels of the added cells
+    added_labels: NDArray[np.object_] = field(default_factory=lambda: np.empty(0, dtype=object))
+
+    @property
+    def compared_codes(self) -> NDArray[np.int16]:
+        """(steps + 1, n) types of the residents whose composition is compared."""
+        return self.codes if self.compared is None else self.codes[:, self.compared]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Tissue, source cells, annotator and update rule: the same in all arms and replicates."""
+    """Tissue, edits, annotator and update rule: the same in all arms and replicates."""
 
-    tissue: TissueState  # the residents before the first step
+    tissue: TissueState  # the residents before any edit
     window: Window  # their rows and their extent on the slide
-    source: SourceCells  # cells of which copies are injected
+    edits: Sequence[ResolvedEdit]  # what the treated arm changes; may be empty
     annotator: MarkerAnnotator  # assigns cell types before, during and after the simulation
+    labels: CellLabels  # of the residents, by which edits name them
     dynamics: Dynamics  # the update rule
-    num_injected: int  # number of injected cells
+    seed: int  # seed of all random draws
+
+    @property
+    def donors(self) -> list[str]:
+        """Donors of injected cells, in the order in which the replicates take them."""
+        sources = [entry.edit.source for entry in self.edits if isinstance(entry.edit, Addition)]
+        names = sorted({name for source in sources if source.donors is not None for name in source.donors})
+        order: list[str] = numpy_generator(self.seed, "donors").permutation(np.array(names, dtype=object)).tolist()
+        return order
 
     def run(self, replicates: int, advance: Callable[[], None] = lambda: None) -> list[Trajectory]:
         """Simulate both arms of every replicate.
 
         Args:
-            replicates: Number of replicates. Each has positions, source cells and a schedule of its own, which both of
-                its arms share.
+            replicates: Number of replicates. Each has places, copied cells and a schedule of its own, which both of its
+                arms share.
             advance: Called after every step.
 
         Returns:
             The control and the treated trajectory of every replicate, in this order.
+
+        Raises:
+            CifmError: There are too few places for the injected cells.
         """
-        return [self._simulate(arm, replicate, advance) for replicate in range(replicates) for arm in ARMS]
+        trajectories = []
+        for replicate in range(replicates):
+            edited = self.edit(replicate, replicates)
+            trajectories += [self._simulate(arm, replicate, edited, advance) for arm in ARMS]
+        return trajectories
 
-    def _simulate(self, arm: str, replicate: int, advance: Callable[[], None]) -> Trajectory:
+    def _simulate(self, arm: str, replicate: int, edited: EditedTissue, advance: Callable[[], None]) -> Trajectory:
         # Both arms of a replicate use the same schedule and random numbers; see `Dynamics.run`.
-        tissue = self.inject(replicate) if arm == TREATED else self.tissue
+        tissue = edited.tissue if arm == TREATED else self.tissue
         codes = [self.annotate(tissue)]
-        for state in self.dynamics.run(tissue, replicate):
+        for state in self.dynamics.run(tissue, replicate, edited.edited):
+            # Most steps of a coupled control change nothing, and typing takes as long as a prediction.
+            codes.append(codes[-1] if state is tissue else self.annotate(state))
             tissue = state
-            codes.append(self.annotate(tissue))
             advance()
-        return Trajectory(arm, replicate, np.array(codes, dtype=np.int16), tissue)
+        compared = np.setdiff1d(np.arange(tissue.num_residents), edited.edited) if len(edited.edited) else None
+        added_labels = edited.added_labels if arm == TREATED else edited.added_labels[:0]
+        return Trajectory(arm, replicate, np.array(codes, dtype=np.int16), tissue, compared, added_labels)
 
-    def inject(self, replicate: int) -> TissueState:
-        """The initial state of the treated arm of a replicate: residents, then injected cells."""
-        slide = self.tissue.slide
-        generator = numpy_generator(self.dynamics.schedule.seed, "injection", replicate)
-        cells = draw_injected_cells(self.source, slide.xy_um, self.num_injected, slide.radius_um, generator)
-        return inject(self.tissue, cells)
+    def edit(self, replicate: int, num_replicates: int = 1) -> EditedTissue:
+        """The initial state of the treated arm of a replicate.
+
+        Args:
+            replicate: Number of the replicate, from 0.
+            num_replicates: Number of replicates; several take injected cells of one donor each, if donors are known.
+
+        Returns:
+            Residents, then added cells.
+
+        Raises:
+            CifmError: There are too few places for the injected cells.
+        """
+        donors = self.donors
+        edits = [entry.of_replicate(replicate, num_replicates, donors) for entry in self.edits]
+        return apply_edits(self.tissue, edits, numpy_generator(self.seed, "injection", replicate))
 
     def annotate(self, tissue: TissueState) -> NDArray[np.int64]:
         """(N,) types of the residents, as positions in the annotator's names."""
@@ -100,7 +135,7 @@ class Experiment:
 
 
 def prepare_experiment(model: LoadedModel, slide: Slide, config: SimulateConfig, window: Window) -> Experiment:
-    """Fit the annotator, select source cells, cut out the window and fit the update rule.
+    """Fit the annotator, cut out the window, look up the edits and fit the update rule.
 
     Args:
         model: The model.
@@ -112,26 +147,29 @@ def prepare_experiment(model: LoadedModel, slide: Slide, config: SimulateConfig,
         The experiment.
 
     Raises:
-        CifmError: The marker table cannot be read, or there is no such cell type or no cell of it.
+        CifmError: The marker table cannot be read, or an edit cannot be made; see `resolve_edits`.
     """
-    markers = load_markers(config.markers)
-    panel = model.panel(slide)
-    rows = np.arange(slide.num_cells)
-    if len(rows) > MAX_TYPED_CELLS:
-        rows = np.sort(numpy_generator(config.seed, "typer").choice(rows, MAX_TYPED_CELLS, replace=False))
-    # Simulated cells have only the genes that the model knows; all cells must be typed by the same genes.
-    symbols = [slide.symbols[column] for column in panel.columns]
-    expression = slide.expression(rows, TYPING_SUM)[:, panel.columns]
-    annotator = fit_marker_annotator(expression, symbols, markers, tissue=slide_tissue(slide))
-    # Labelled cells of another data set have types already; cells of the slide get theirs from the annotator.
-    injection = config.injection
-    if injection.reference:
-        source = source_cells_of_reference(slide, injection.reference, injection.cell_type, config.seed)
-    else:
-        cell_type = find_type(injection.cell_type, annotator.names[:-1], annotator.left_out)
-        source = source_cells_of_slide(slide, rows, annotator.annotate(expression, symbols), cell_type)
-    source = replace(source, counts=source.counts[:, panel.columns])
-    tissue = crop_tissue(slide, window.rows, panel)
-    # Fitted before the injection, so that both arms have the same rule.
-    dynamics = fit_dynamics(model, tissue, config.schedule)
-    return Experiment(tissue, window, source, annotator, dynamics, config.num_injected(len(window.rows)))
+    return fit_experiment(model, prepare_tissue(slide, model.panel(slide).columns, config, window), config)
+
+
+def fit_experiment(model: LoadedModel, prepared: PreparedTissue, config: SimulateConfig) -> Experiment:
+    """Fit the update rule to the tissue before any edit, so that both arms have the same rule.
+
+    Args:
+        model: The model, which knows the genes of the tissue.
+        prepared: The tissue and its edits.
+        config: The settings.
+
+    Returns:
+        The experiment.
+    """
+    dynamics = fit_dynamics(model, prepared.tissue, config.schedule, config.dynamics_name)
+    return Experiment(
+        prepared.tissue,
+        prepared.window,
+        prepared.edits,
+        prepared.annotator,
+        prepared.labels,
+        dynamics,
+        config.seed,
+    )

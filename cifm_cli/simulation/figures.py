@@ -103,7 +103,7 @@ def _draw_composition(
     fractions = {
         arm: np.array(
             [
-                summary.count_types(trajectory, len(names)) / trajectory.codes.shape[1]
+                summary.count_types(trajectory, len(names)) / trajectory.compared_codes.shape[1]
                 for trajectory in trajectories
                 if trajectory.arm == arm
             ]

@@ -64,8 +64,9 @@ def write_simulation(
     with atomic_path(out) as folder:
         folder.mkdir()
         # The line end is fixed: pandas would use that of the system.
-        for table, file in ((result.composition(), "composition.csv"), (result.transitions(), "transitions.csv")):
-            table.to_csv(folder / file, index=False, lineterminator="\n")
+        tables = {"composition": result.composition(), "transitions": result.transitions()}
+        for name, table in (tables | {"neighbours": result.neighbours()}).items():
+            table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
         (folder / RESULT).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf8")
         write_h5ad(folder / "trajectory.h5ad", to_anndata(result, names, provenance))
         images = draw_figures(result, list(content["change"]))
@@ -84,9 +85,9 @@ def to_anndata(result: SimulationResult, names: Iterable[str], provenance: dict[
         provenance: Dictionary from `provenance.collect`.
 
     Returns:
-        Layers `initial`, `control` and `treated` (also `X`) with counts; `obs` with `injected`, `type_before`,
-        `type_after` and `type_after_control`; `obsm["spatial"]`. The control has no injected cells: their counts are
-        zero and their type is `absent`.
+        Layers `initial` (before the edits), `control` and `treated` (also `X`) with counts; `obs` with `injected`,
+        `edited` (residents that an edit changed), `type_before`, `type_after` and `type_after_control`;
+        `obsm["spatial"]`. The control has no injected cells: their counts are zero and their type is `absent`.
     """
     control, treated = result.trajectories[:2]
     tissue = treated.final
@@ -95,20 +96,22 @@ def to_anndata(result: SimulationResult, names: Iterable[str], provenance: dict[
     # The layers of an AnnData have equal shapes, so the control has empty rows for the injected cells.
     no_counts = csr_matrix(injected_counts.shape, dtype=np.float32)
 
-    def types(trajectory: Trajectory, step: int, of_injected: str) -> np.ndarray[Any, Any]:
-        """Types of the residents after a step, then one label for all injected cells."""
+    def types(trajectory: Trajectory, step: int, of_injected: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Types of the residents after a step, then the labels of the injected cells."""
         of_residents = np.array(result.type_names, dtype=object)[trajectory.codes[step]]
-        return np.concatenate([of_residents, np.full(num_injected, of_injected, dtype=object)])
+        return np.concatenate([of_residents, of_injected])
 
-    source_type = result.experiment.source.cell_type
+    source_types = treated.added_labels
+    absent = np.full(num_injected, "absent", dtype=object)
     return trajectory_anndata(
         tissue.slide,
         [*names, *(f"injected-{number}" for number in range(num_injected))],
         {
             "injected": np.arange(tissue.slide.num_cells) >= tissue.num_residents,
-            "type_before": types(treated, 0, source_type),
-            "type_after": types(treated, -1, source_type),
-            "type_after_control": types(control, -1, "absent"),
+            "edited": _is_edited(treated, tissue.slide.num_cells),
+            "type_before": types(control, 0, source_types),
+            "type_after": types(treated, -1, source_types),
+            "type_after_control": types(control, -1, absent),
         },
         {
             "initial": vstack([result.experiment.tissue.counts, injected_counts], format="csr"),
@@ -119,13 +122,21 @@ def to_anndata(result: SimulationResult, names: Iterable[str], provenance: dict[
     )
 
 
+def _is_edited(treated: Trajectory, num_cells: int) -> np.ndarray[Any, Any]:
+    """Whether each cell is a resident that an edit removed, replaced or changed."""
+    edited = np.zeros(num_cells, dtype=bool)
+    if treated.compared is not None:
+        edited[: treated.codes.shape[1]] = True
+        edited[treated.compared] = False
+    return edited
+
+
 def _write_report(path: Path, content: dict[str, Any], images: dict[str, html.Image]) -> None:
-    settings, injected = content["settings"], content["injected"]
+    settings, title = content["settings"], "; ".join(entry["description"] for entry in content["edits"])
     summary = (
-        f"{injected['count']:,} copies of {injected['cell_type']}s were injected at random positions among "
-        f"{content['window']['num_cells']:,} cells of {content['slide']}. In {settings['steps']} steps every cell was "
-        f"masked and predicted about {settings['updates_per_cell']:.1f} times. Without injection the composition "
-        f"changed by {100 * content['drift']:.1f} % of the cells."
+        f"Edits of {content['window']['num_cells']:,} cells of {content['slide']}: {title}. In {settings['steps']} steps every "
+        f"other cell was updated about {settings['updates_per_cell']:.1f} times. Without the edits the composition changed "
+        f"by {100 * content['drift']:.1f} % of the cells."
     )
     maps = [images[name] for name in ("map_before", "map_treated", "map_control")]
     sections = [
@@ -134,4 +145,4 @@ def _write_report(path: Path, content: dict[str, Any], images: dict[str, html.Im
         html.Section("Transitions", images=[images["transitions"], images["transitions_difference"]]),
         html.Section("Interpretation", "\n\n".join(content["notes"])),
     ]
-    html.write_report(path, f"{content['slide']}: {injected['cell_type']}s injected", sections, content["provenance"])
+    html.write_report(path, f"{content['slide']}: {title}", sections, content["provenance"])

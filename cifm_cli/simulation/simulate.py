@@ -6,12 +6,17 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from cifm_cli.celltype.labelled_cells import source_name
-from cifm_cli.inference.adaptation.option import open_adapted
+from cifm_cli.inference.adaptation.option import SLIDE, can_adapt, open_adapted
 from cifm_cli.report.table import Table
 from cifm_cli.report.terminal import progress
-from cifm_cli.simulation import summary
-from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED, Experiment, Trajectory, prepare_experiment
+from cifm_cli.simulation import structure, summary
+from cifm_cli.simulation.edits.apply import Addition
+from cifm_cli.simulation.edits.requests import Inject
+from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED, Experiment, Trajectory, fit_experiment
+from cifm_cli.simulation.prepared_tissue import prepare_tissue
 from cifm_cli.simulation.window import choose_window
 
 if TYPE_CHECKING:
@@ -22,17 +27,19 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Slide
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.simulation.config import SimulateConfig
+    from cifm_cli.simulation.edits.resolve import ResolvedEdit
+    from cifm_cli.simulation.source_cells import SourceCells
 
 logger = logging.getLogger(__name__)
 
 FEW_SOURCE_CELLS: Final = 20  # below this number of source cells the user is warned
 CAVEATS: Final = (
     (
-        "The control is the same tissue on the same schedule with the same random numbers, without injected cells. "
+        "The control is the same tissue on the same schedule with the same random numbers, without the edits. "
         "Interpret the difference between the arms, not the change since the first step."
     ),
     (
-        "Replicates differ in the positions and the source cells of the injected cells and in the schedule. They share "
+        "Replicates differ in the positions, the source cells and the donor of injected cells and in the schedule. They share "
         "one trained model, so their spread does not measure the error of the model."
     ),
     (
@@ -40,7 +47,7 @@ CAVEATS: Final = (
         "window are not simulated. A change of composition is a change of what the model predicts at these positions."
     ),
     (
-        "Types are called by marker genes, with a classifier that was fitted on the slide before the injection; a cell "
+        "Types are called by marker genes, with a classifier that was fitted on the slide before the edits; a cell "
         "without a clear type is unassigned."
     ),
 )
@@ -52,7 +59,7 @@ class SimulationResult:
 
     slide: Slide  # the slide, at the model's radius
     config: SimulateConfig  # the settings
-    experiment: Experiment  # window, source cells, annotator and update rule
+    experiment: Experiment  # window, edits, annotator and update rule
     trajectories: Sequence[Trajectory]  # control and treated trajectory of every replicate
 
     @property
@@ -73,10 +80,13 @@ class SimulationResult:
         """Number of residents by arm, replicate, first type and last type; see `summary.transition_table`."""
         return summary.transition_table(self.trajectories, self.type_names)
 
+    def neighbours(self) -> pd.DataFrame:
+        """Number of pairs of neighbours by arm, replicate, distance and types; see `structure.neighbour_table`."""
+        return structure.neighbour_table(self.trajectories, self.type_names, self.experiment.tissue.slide.radius_um)
+
     def to_json(self) -> dict[str, Any]:
         """The content of `simulation.json`, without provenance."""
         config, experiment, schedule = self.config, self.experiment, self.config.schedule
-        reference = config.injection.reference
         return {
             "slide": self.slide.name,
             # Keys of the file format keep their names: `share` is the update fraction, donors are source cells.
@@ -84,26 +94,24 @@ class SimulationResult:
                 "steps": schedule.steps,
                 "share": schedule.update_fraction,
                 "form": schedule.form,
+                "dynamics": config.dynamics_name,
                 "replicates": config.replicates,
                 "seed": schedule.seed,
                 "updates_per_cell": schedule.steps / schedule.steps_per_sweep,
             },
             "window": {"box_um": list(experiment.window.box_um), "num_cells": len(experiment.window.rows)},
-            "injected": {
-                "cell_type": experiment.source.cell_type,
-                "count": experiment.num_injected,
-                "num_donors": experiment.source.num_cells,
-                "donors": source_name(reference.source) if reference else "the slide",
-            },
+            "injected": _injected(experiment.edits),
+            "edits": [entry.to_json() for entry in experiment.edits],
             "types": {"known": list(self.type_names), "too_few_markers": experiment.annotator.left_out},
             "change": summary.composition_change(self.trajectories, self.type_names),
             "drift": summary.control_drift(self.trajectories, self.type_names),
+            "structure": structure.structure_facts(self.trajectories, experiment.tissue.slide.radius_um),
             "notes": list(CAVEATS),
         }
 
 
 def simulate(model: LoadedModel, slide: Slide, config: SimulateConfig) -> SimulationResult:
-    """Inject cells into a tissue, update the other cells step by step, and do the same without injected cells.
+    """Edit a tissue, update its cells step by step, and do the same without the edits.
 
     Args:
         model: The model as trained.
@@ -111,32 +119,60 @@ def simulate(model: LoadedModel, slide: Slide, config: SimulateConfig) -> Simula
         config: The settings.
 
     Returns:
-        The result. The size of the window and the number of injected cells are logged.
+        The result. The size of the window and the edits are logged.
 
     Raises:
-        CifmError: The marker table or the reference cannot be read, the window is empty, or there is no such cell type
-            or no cell of it.
+        CifmError: The marker table or the reference cannot be read, the window is empty, or an edit cannot be made.
     """
     window = choose_window(slide.xy_um, config.crop_um, config.max_cells)
     logger.info(window.describe(slide))
-    # Once, to the tissue before the injection: both arms must have the same model.
+    # Before the adaptation, which takes much longer, as an edit may be impossible. An adapted model knows all genes.
+    adapts = config.adapt == SLIDE and can_adapt(model)
+    columns = np.arange(slide.num_genes) if adapts else model.panel(slide).columns
+    prepared = prepare_tissue(slide.with_radius(model.checkpoint.recipe.data.radius_um), columns, config, window)
+    # Once, to the tissue before the edits: both arms must have the same model.
     model, slide = open_adapted(model, slide, config.adapt, config.seed)
-    experiment = prepare_experiment(model, slide, config, window)
-    source = experiment.source
-    if source.num_cells < FEW_SOURCE_CELLS:
-        logger.warning("only %d %ss of which copies are injected", source.num_cells, source.cell_type)
+    experiment = fit_experiment(model, prepared, config)
+    for entry in experiment.edits:
+        logger.info(entry.describe())
+        if isinstance(entry.edit, Addition) and not entry.edit.source.is_void:
+            _warn_of_few(entry.edit.source, config.replicates)
     logger.info(
-        "injecting %s %ss, copies of %s cells; %d steps, %d replicate(s), each with and without; backend %s",
-        f"{experiment.num_injected:,}",
-        source.cell_type,
-        f"{source.num_cells:,}",
+        "%d steps (%s), %d replicate(s), each with and without the edits; backend %s",
         config.schedule.steps,
+        config.dynamics_name,
         config.replicates,
         model.backend.name,
     )
     with progress("simulating", config.schedule.steps * len(ARMS) * config.replicates) as advance:
         trajectories = experiment.run(config.replicates, advance)
     return SimulationResult(slide, config, experiment, trajectories)
+
+
+def _injected(edits: Sequence[ResolvedEdit]) -> dict[str, Any] | None:
+    """All injected cells together, under the keys of the file format; None if there are none."""
+    added = [(entry.request, entry.edit) for entry in edits]
+    pairs = [(asked, edit) for asked, edit in added if isinstance(asked, Inject) and isinstance(edit, Addition)]
+    if not pairs:
+        return None
+    names = [source_name(asked.reference.source) if asked.reference else "the slide" for asked, _ in pairs]
+    return {
+        "cell_type": ", ".join(dict.fromkeys(edit.source.cell_type for _, edit in pairs)),
+        "count": sum(edit.count for _, edit in pairs),
+        "num_donors": sum(edit.source.num_cells for _, edit in pairs),
+        "donors": ", ".join(dict.fromkeys(names)),
+    }
+
+
+def _warn_of_few(source: SourceCells, replicates: int) -> None:
+    """Warn where few cells are copied, or where some donors are left out."""
+    if source.num_cells < FEW_SOURCE_CELLS:
+        logger.warning("only %d cells of %s, of which copies are injected", source.num_cells, source.cell_type)
+    donors = [] if source.donors is None else sorted(set(source.donors))
+    if 1 < replicates < len(donors):
+        logger.warning(
+            "%d donors, of which %d replicates use one each: more replicates would use more", len(donors), replicates
+        )
 
 
 def change_table(facts: dict[str, Any], max_types: int | None = None) -> Table:
@@ -167,15 +203,21 @@ def change_table(facts: dict[str, Any], max_types: int | None = None) -> Table:
 
 
 def result_notes(facts: dict[str, Any]) -> list[str]:
-    """Lines that belong below the table: the drift of the control, and advice if there is one replicate only.
+    """Lines that belong below the table: drift of the control, change of the structure, and advice if there is one replicate only.
 
     Args:
         facts: Dictionary from `SimulationResult.facts`.
 
     Returns:
-        One or two lines.
+        Up to three lines.
     """
-    notes = [f"without injection the composition changed by {100 * facts['drift']:.1f} % of the cells"]
+    notes = [f"without the edits the composition changed by {100 * facts['drift']:.1f} % of the cells"]
+    share = facts["structure"][0]["like_neighbour_share"]
+    if share["before"] is not None:
+        notes.append(
+            f"neighbours of the same type: {100 * share['before']:.1f} %, then {100 * share[CONTROL]:.1f} % without and "
+            f"{100 * share[TREATED]:.1f} % with the edits"
+        )
     if facts["settings"]["replicates"] == 1:
         notes.append("one replicate cannot separate an effect from chance: compare several with --replicates 5")
     return notes

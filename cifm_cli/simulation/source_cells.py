@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from cifm_cli.celltype.base import Annotation
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.simulation.config import ReferenceCells
+    from cifm_cli.simulation.edits.requests import ReferenceCells
 
 
 @dataclass(frozen=True)
@@ -32,35 +31,44 @@ class SourceCells:
     cell_type: str  # their type
     counts: csr_matrix  # (S, G) counts
     total_counts: NDArray[np.float64]  # (S,) depths that normalisation divides by
+    donors: NDArray[np.object_] | None = None  # (S,) donor of each cell; None if unknown
 
     @property
     def num_cells(self) -> int:
         """S."""
         return len(self.total_counts)
 
+    @property
+    def is_void(self) -> bool:
+        """Whether the cells have no counts."""
+        return not self.total_counts.any()
 
-def source_cells_of_slide(slide: Slide, rows: Rows, annotation: Annotation, cell_type: str) -> SourceCells:
-    """Take the cells of one type from the slide.
+    def take(self, rows: Rows) -> SourceCells:
+        """Some of the cells."""
+        donors = None if self.donors is None else self.donors[rows]
+        return SourceCells(self.cell_type, self.counts[rows], self.total_counts[rows], donors)
+
+
+def source_cells_of_slide(slide: Slide, rows: Rows, label: str) -> SourceCells:
+    """Take cells of one label from the slide.
 
     Args:
         slide: Any slide.
-        rows: Rows that were annotated.
-        annotation: Types of these rows.
-        cell_type: One of `annotation.names`.
+        rows: (S,) rows of the cells.
+        label: Their label.
 
     Returns:
         The source cells.
 
     Raises:
-        CifmError: There is no cell of the type.
+        CifmError: There is no cell.
     """
-    selected = rows[annotation.of_type(cell_type)]
-    if not len(selected):
+    if not len(rows):
         raise CifmError(
-            f"slide {slide.name}: no {cell_type} among {len(rows):,} cells",
-            "take them from labelled cells of another data set with --reference FILE.h5ad",
+            f"slide {slide.name}: no {label} among its cells",
+            "take them from labelled cells of another data set with --inject-from FILE.h5ad",
         )
-    return SourceCells(cell_type, slide.counts(selected), slide.total_counts[selected])
+    return SourceCells(label, slide.counts(rows), slide.total_counts[rows])
 
 
 def source_cells_of_reference(slide: Slide, reference: ReferenceCells, requested: str, seed: int) -> SourceCells:
@@ -78,11 +86,12 @@ def source_cells_of_reference(slide: Slide, reference: ReferenceCells, requested
     Raises:
         CifmError: The reference cannot be read, or contains no such cell.
     """
-    counts, labels = read_reference(reference.source, reference.label, slide)
+    cells = read_reference(reference.source, reference.label, slide, reference.donor_key)
     # Sorted, so that a hint lists the types in a fixed order.
-    label = find_type(requested, sorted(set(labels)), {})
-    selected = counts[np.flatnonzero(labels == label)]
-    source = SourceCells(label, selected, row_sums(selected))
+    label = find_type(requested, sorted(set(cells.labels)), {})
+    selected = np.flatnonzero(cells.labels == label)
+    counts = cells.counts[selected]
+    source = SourceCells(label, counts, row_sums(counts), None if cells.donors is None else cells.donors[selected])
     source = downsample(source, float(np.median(slide.total_counts)), numpy_generator(seed, "thin"))
     if not source.num_cells:
         raise CifmError(
@@ -114,4 +123,4 @@ def downsample(source: SourceCells, depth: float, generator: np.random.Generator
     counts.eliminate_zeros()
     total = row_sums(counts)
     expressing = np.flatnonzero(total)
-    return SourceCells(source.cell_type, counts[expressing], total[expressing])
+    return SourceCells(source.cell_type, counts, total, source.donors).take(expressing)

@@ -16,6 +16,7 @@ Letters: N cells of the tissue before injection, Q updated cells, P genes, K sta
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -73,14 +74,42 @@ class StateSampler:
         Returns:
             (Q, P) counts.
         """
-        states = draw_category(self._probability(prediction), generator)
-        templates = self._choose_templates(states, depths, generator.random(len(states)))
+        states = draw_category(self.probability(prediction), generator)
+        return self.copy_cells(states, depths, generator.random(len(states)), generator)
+
+    @cached_property
+    def state(self) -> NDArray[np.int64]:
+        """(N,) state of each cell of the tissue; -1 for a cell without counts."""
+        state = np.full(len(self.depths), -1, dtype=np.int64)
+        for number, cells in enumerate(self.members):
+            state[cells] = number
+        return state
+
+    def copy_cells(
+        self,
+        states: NDArray[np.int64],
+        depths: NDArray[np.int64],
+        uniform: NDArray[np.float64],
+        generator: np.random.Generator,
+    ) -> NDArray[np.int64]:
+        """Copy a cell of a state for each of some cells, and bring its counts to their depth.
+
+        Args:
+            states: (Q,) states that have cells in the tissue.
+            depths: (Q,) row sums of the result.
+            uniform: (Q,) random numbers in [0, 1), by which the copied cells are chosen.
+            generator: Source of randomness; do not use it afterwards.
+
+        Returns:
+            (Q, P) counts.
+        """
+        templates = self._choose_templates(states, depths, uniform)
         counts = self.counts[templates].toarray().astype(np.int64)
         # A template with few counts is multiplied first, so that fewer counts have to be added at random.
         factor = np.maximum(depths // self.depths[templates], 1)
         return match_depths(counts * factor[:, None], counts.astype(np.float64), depths, generator)
 
-    def _probability(self, prediction: Prediction) -> NDArray[np.float64]:
+    def probability(self, prediction: Prediction) -> NDArray[np.float64]:
         """(Q, K) weights of the states, up to a factor per row; zero for a state without cells in the tissue."""
         if self.weights is not None and prediction.states is not None:
             return np.asarray(np.maximum(prediction.states, np.finfo(np.float32).tiny) * self.weights)

@@ -1,5 +1,7 @@
 """Summaries of a simulation: composition at every step, transitions between types, and the effect of the injection.
 
+Residents that an edit removed, replaced or changed are left out in both arms, as their change is no effect.
+
 Letters: N residents, T cell types and `unassigned`, R replicates.
 """
 
@@ -22,13 +24,14 @@ if TYPE_CHECKING:
 
 def count_types(trajectory: Trajectory, num_types: int) -> NDArray[np.int64]:
     """(steps + 1, T) number of residents of each type before the first step and after each step."""
-    return np.array([np.bincount(codes, minlength=num_types) for codes in trajectory.codes])
+    return np.array([np.bincount(codes, minlength=num_types) for codes in trajectory.compared_codes])
 
 
 def count_transitions(trajectory: Trajectory, num_types: int) -> NDArray[np.int64]:
     """(T, T) number of residents by type before the first step (rows) and after the last step (columns)."""
     # Each pair of types is one number, so that a single bincount gives the matrix; int16 codes would overflow.
-    pairs = trajectory.codes[0].astype(np.int64) * num_types + trajectory.codes[-1]
+    codes = trajectory.compared_codes
+    pairs = codes[0].astype(np.int64) * num_types + codes[-1]
     return np.bincount(pairs, minlength=num_types**2).reshape(num_types, num_types)
 
 
@@ -68,7 +71,7 @@ def composition_table(trajectories: Sequence[Trajectory], names: Sequence[str]) 
             step,
             name,
             int(number),
-            round(float(number) / trajectory.codes.shape[1], 6),
+            round(float(number) / trajectory.compared_codes.shape[1], 6),
         )
         for trajectory in trajectories
         for step, counts in enumerate(count_types(trajectory, len(names)))
@@ -138,12 +141,12 @@ def control_drift(trajectories: Sequence[Trajectory], names: Sequence[str]) -> f
 
 def _initial_fractions(trajectories: Sequence[Trajectory], num_types: int) -> NDArray[np.float64]:
     """(T,) fractions of the residents before the first step, the same in all trajectories."""
-    codes = trajectories[0].codes
+    codes = trajectories[0].compared_codes
     fractions: NDArray[np.float64] = np.bincount(codes[0], minlength=num_types) / codes.shape[1]
     return fractions
 
 
 def _final_fractions(trajectories: Sequence[Trajectory], arm: str, num_types: int) -> NDArray[np.float64]:
     """(R, T) fractions of the residents after the last step."""
-    last = [trajectory.codes[-1] for trajectory in trajectories if trajectory.arm == arm]
+    last = [trajectory.compared_codes[-1] for trajectory in trajectories if trajectory.arm == arm]
     return np.array([np.bincount(codes, minlength=num_types) / len(codes) for codes in last])

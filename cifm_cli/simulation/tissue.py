@@ -1,6 +1,6 @@
 """The simulated tissue: residents, which are updated, and injected cells, which never change.
 
-Letters: N cells of the tissue (residents, then injected cells), P genes that slide and model share.
+Letters: N cells of the tissue (residents, then K injected cells), Q changed cells, P genes that slide and model share.
 """
 
 from __future__ import annotations
@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.model.vocabulary import Panel
-    from cifm_cli.simulation.injection import InjectedCells
+
+
+@dataclass(frozen=True)
+class InjectedCells:
+    """Cells that are added to a tissue. No update changes them."""
+
+    xy_um: NDArray[np.float64]  # (K, 2) positions, micrometres
+    counts: csr_matrix  # (K, P) counts
+    total_counts: NDArray[np.float64]  # (K,) depths that normalisation divides by
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,11 @@ class TissueState:
     def counts(self) -> csr_matrix:
         """(N, P) counts."""
         return self.slide.counts(np.arange(self.slide.num_cells))
+
+    @property
+    def expressing(self) -> Rows:
+        """Ascending rows of the cells that are not void; void cells have no effect on a prediction."""
+        return np.flatnonzero(self.slide.total_counts > 0)
 
     def with_counts(self, cells: Rows, counts: csr_matrix) -> TissueState:
         """The state in which some cells have new counts.
@@ -51,26 +63,26 @@ class TissueState:
         return replace(self, slide=replace(self.slide, source=MemoryCounts(updated)))
 
 
-def crop_tissue(slide: Slide, rows: Rows, panel: Panel) -> TissueState:
+def crop_tissue(slide: Slide, rows: Rows, columns: NDArray[np.int64]) -> TissueState:
     """Cut the simulated cells and genes out of a slide.
 
     Args:
         slide: The slide, at the model's radius.
         rows: Ascending rows of the window.
-        panel: Genes that slide and model share.
+        columns: (P,) genes that slide and model share.
 
     Returns:
         A state in memory that contains residents only.
     """
-    counts = slide.counts(rows)[:, panel.columns]
+    counts = slide.counts(rows)[:, columns]
     cropped = replace(
         slide,
         xy_um=slide.xy_um[rows],
         # The depth over all genes of the slide still normalises expression, as it does outside of a simulation.
         total_counts=slide.total_counts[rows],
         split=slide.split[rows],
-        gene_ids=tuple(slide.gene_ids[column] for column in panel.columns),
-        symbols=tuple(slide.symbols[column] for column in panel.columns),
+        gene_ids=tuple(slide.gene_ids[column] for column in columns),
+        symbols=tuple(slide.symbols[column] for column in columns),
         source=MemoryCounts(counts),
     )
     return TissueState(cropped, len(rows), row_sums(counts))
@@ -96,3 +108,23 @@ def inject(tissue: TissueState, injected: InjectedCells) -> TissueState:
         source=MemoryCounts(vstack([tissue.counts, injected.counts.astype(np.float32)], format="csr")),
     )
     return TissueState(extended, tissue.num_residents, np.concatenate([tissue.depths, row_sums(injected.counts)]))
+
+
+def replace_cells(
+    tissue: TissueState, cells: Rows, counts: csr_matrix, total_counts: NDArray[np.float64]
+) -> TissueState:
+    """Give some cells other counts, of another depth.
+
+    Args:
+        tissue: A state.
+        cells: (Q,) rows.
+        counts: (Q, P) their new counts.
+        total_counts: (Q,) depths that normalisation divides by.
+
+    Returns:
+        A new state; `tissue` does not change.
+    """
+    changed = tissue.with_counts(cells, counts)
+    totals, depths = tissue.slide.total_counts.copy(), tissue.depths.copy()
+    totals[cells], depths[cells] = total_counts, row_sums(counts)
+    return replace(changed, slide=replace(changed.slide, total_counts=totals), depths=depths)

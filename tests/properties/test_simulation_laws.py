@@ -1,7 +1,8 @@
-"""Laws of a simulation: the arms differ by the injection alone, and only cells that are due change."""
+"""Laws of a simulation: the arms differ by the edits alone, and only cells that are due change."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,15 @@ from scipy.spatial import cKDTree
 from cifm_cli.data.slide import Slide
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.masking import reach_um
-from cifm_cli.simulation.config import InjectionConfig, SimulateConfig
+from cifm_cli.simulation.config import SimulateConfig
+from cifm_cli.simulation.edits.requests import EditRequest, Inject
 from cifm_cli.simulation.experiment import Experiment, Trajectory, prepare_experiment
 from cifm_cli.simulation.window import choose_window
 
 FORMS = ("state", "sample", "mean", "gated")
+KINDS = (*(("redraw", form) for form in FORMS), ("coupled", "state"))
 STEPS = 3
+TEN_T_CELLS = (Inject("tcell", 10),)
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +31,19 @@ def model(slide: Slide) -> LoadedModel:
     return load_random_model(slide, tables)
 
 
-def prepare(model: LoadedModel, slide: Slide, form: str, seed: int = 0, count: int = 10) -> Experiment:
-    config = SimulateConfig(InjectionConfig("tcell", count), steps=STEPS, update_fraction=0.2, form=form, seed=seed)
+def prepare(
+    model: LoadedModel, slide: Slide, kind: tuple[str, str], seed: int = 0, edits: Sequence[EditRequest] = TEN_T_CELLS
+) -> Experiment:
+    dynamics, form = kind
+    config = SimulateConfig(tuple(edits), steps=STEPS, update_fraction=0.2, form=form, seed=seed, dynamics=dynamics)
     return prepare_experiment(model, slide, config, choose_window(slide.xy_um, None, 500))
 
 
-@pytest.fixture(scope="module", params=FORMS)
+def kind_of(experiment: Experiment) -> tuple[str, str]:
+    return "redraw" if experiment.dynamics.before is None else "coupled", experiment.dynamics.schedule.form
+
+
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
 def experiment(request: pytest.FixtureRequest, model: LoadedModel, slide: Slide) -> Experiment:
     return prepare(model, slide, request.param)
 
@@ -51,18 +62,21 @@ def same(first: Trajectory, second: Trajectory) -> bool:
 
 
 def test_without_injection_the_arms_are_identical_bit_for_bit(experiment: Experiment) -> None:
-    control, treated = replace(experiment, num_injected=0).run(1)
+    control, treated = replace(experiment, edits=[]).run(1)
     assert same(control, treated)
-    assert not np.array_equal(control.codes[0], control.codes[-1])
+    changes = not np.array_equal(control.codes[0], control.codes[-1])
+    assert changes == (
+        experiment.dynamics.before is None
+    )  # an untouched tissue stays as it is where updates are coupled
 
 
 def test_the_same_seed_gives_the_same_trajectories_bit_for_bit(
     model: LoadedModel, slide: Slide, experiment: Experiment, trajectories: list[Trajectory]
 ) -> None:
-    repeated = prepare(model, slide, experiment.dynamics.schedule.form).run(1)
+    repeated = prepare(model, slide, kind_of(experiment)).run(1)
     assert all(same(first, second) for first, second in zip(trajectories, repeated, strict=True))
-    other = prepare(model, slide, experiment.dynamics.schedule.form, seed=1).run(1)
-    assert not same(trajectories[0], other[0])
+    other = prepare(model, slide, kind_of(experiment), seed=1).run(1)
+    assert not same(trajectories[1], other[1])
 
 
 def test_every_cell_keeps_its_depth(experiment: Experiment, trajectories: list[Trajectory]) -> None:
@@ -76,7 +90,7 @@ def test_every_cell_keeps_its_depth(experiment: Experiment, trajectories: list[T
 
 
 def test_injected_cells_never_change(experiment: Experiment, trajectories: list[Trajectory]) -> None:
-    before, after = experiment.inject(0), trajectories[1].final
+    before, after = experiment.edit(0).tissue, trajectories[1].final
     injected = slice(after.num_residents, None)
     assert after.slide.num_cells == after.num_residents + 10
     assert (before.counts[injected] != after.counts[injected]).nnz == 0
@@ -87,6 +101,8 @@ def test_injected_cells_never_change(experiment: Experiment, trajectories: list[
 def test_a_step_changes_only_the_cells_that_are_due(experiment: Experiment) -> None:
     tissue, dynamics = experiment.tissue, experiment.dynamics
     due = dynamics.schedule.cells_to_update(tissue.num_residents, 0, 0)
+    if dynamics.before is not None:  # without an edit, nothing changes
+        tissue = experiment.edit(0).tissue
     stepped = next(dynamics.run(tissue))
     others = np.setdiff1d(np.arange(tissue.num_residents), due)
     assert (stepped.counts[others] != tissue.counts[others]).nnz == 0
@@ -95,7 +111,9 @@ def test_a_step_changes_only_the_cells_that_are_due(experiment: Experiment) -> N
 
 def test_an_injected_cell_has_an_effect_only_within_the_receptive_field(experiment: Experiment) -> None:
     """After one step the arms differ near the injected cells only."""
-    model, treated = experiment.dynamics.model, replace(experiment, num_injected=3).inject(0)
+    few = experiment.tissue.slide.xy_um[[0, 150, 300]]
+    edits = [replace(entry, edit=replace(entry.edit, count=3, at_um=few)) for entry in experiment.edits]
+    model, treated = experiment.dynamics.model, replace(experiment, edits=edits).edit(0).tissue
     residents = np.arange(treated.num_residents)
     first, second = (next(experiment.dynamics.run(tissue)).counts[residents] for tissue in (experiment.tissue, treated))
     reach = reach_um(model.checkpoint.recipe, treated.slide.radius_um)
@@ -109,7 +127,7 @@ def test_an_injected_cell_has_an_effect_only_within_the_receptive_field(experime
 
 
 def test_replicates_differ_and_do_not_depend_on_each_other(model: LoadedModel, slide: Slide) -> None:
-    experiment = prepare(model, slide, "state", count=5)
+    experiment = prepare(model, slide, ("redraw", "state"))
     trajectories = experiment.run(2)
     assert [(trajectory.arm, trajectory.replicate) for trajectory in trajectories] == [
         ("control", 0),
@@ -117,6 +135,6 @@ def test_replicates_differ_and_do_not_depend_on_each_other(model: LoadedModel, s
         ("control", 1),
         ("treated", 1),
     ]
-    assert not np.array_equal(experiment.inject(0).slide.xy_um, experiment.inject(1).slide.xy_um)
+    assert not np.array_equal(experiment.edit(0).xy_um, experiment.edit(1).xy_um)
     assert not same(trajectories[0], trajectories[2])
     assert same(trajectories[1], experiment.run(1)[1])

@@ -17,8 +17,8 @@ from cifm_cli.provenance import numpy_generator
 from cifm_cli.simulation import summary
 from cifm_cli.simulation.config import UpdateSchedule
 from cifm_cli.simulation.dynamics import expected_counts
+from cifm_cli.simulation.edits.places import tissue_area
 from cifm_cli.simulation.experiment import CONTROL, TREATED, Trajectory
-from cifm_cli.simulation.injection import draw_injected_cells, draw_positions
 from cifm_cli.simulation.sampling import _poisson_quantile, draw_category, draw_counts, match_depths
 from cifm_cli.simulation.source_cells import SourceCells, downsample
 from cifm_cli.simulation.state_sampler import _fit_weights
@@ -57,21 +57,13 @@ def test_the_error_of_an_empty_crop_names_the_extent_of_the_slide() -> None:
 def test_positions_are_uniform_in_the_tissue() -> None:
     """Three identical discs get as many positions as one disc, because the density is uniform over the area."""
     tissue = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [100.0, 0.0]])
-    positions = draw_positions(tissue, 4_000, 10.0, numpy_generator(0))
+    positions = tissue_area(tissue, 10.0).draw(4_000, numpy_generator(0))
     distance = np.linalg.norm(positions[:, None] - tissue, axis=2).min(axis=1)
     assert distance.max() <= 10.0
     left = (positions[:, 0] < 50).mean()
     assert abs(left - 0.5) < 0.04, left
     inner = (distance < 10 / np.sqrt(2)).mean()
     assert abs(inner - 0.5) < 0.04, inner
-
-
-def test_injected_cells_are_copies_of_donors() -> None:
-    source = SourceCells("T cell", csr_matrix([[1, 2, 0], [0, 0, 5]], dtype=np.float32), np.array([4.0, 5.0]))
-    injection = draw_injected_cells(source, GRID, 50, 15.0, numpy_generator(0))
-    rows = {tuple(row) for row in np.column_stack([injection.counts.toarray(), injection.total_counts]).tolist()}
-    assert rows == {(1, 2, 0, 4), (0, 0, 5, 5)}
-    assert draw_injected_cells(source, GRID, 0, 15.0, numpy_generator(0)).counts.shape == (0, 3)
 
 
 def test_deep_source_cells_are_downsampled() -> None:
