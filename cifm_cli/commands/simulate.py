@@ -89,6 +89,7 @@ def _run(
     from cifm_cli.celltype.stored_labels import read_labels
     from cifm_cli.data.slide import open_slide
     from cifm_cli.report import terminal
+    from cifm_cli.response.summary import response_table
     from cifm_cli.simulation.edits.labels import ColumnLabels
     from cifm_cli.simulation.outputs import write_simulation
     from cifm_cli.simulation.simulate import change_table, result_notes
@@ -100,6 +101,12 @@ def _run(
     result = run_simulation(model, slide, config)
     names = result.slide.barcodes(result.experiment.window.rows)
     content = write_simulation(out, result, names, _provenance(result, inputs))
+    response = content["response"]
+    terminal.say(response["sentence"])
+    if response["labels"]:
+        terminal.show_table(f"{result.slide.name}: response of the residents", response_table(response, _MAX_TYPES))
+    for note in response["notes"]:
+        terminal.say(note)
     terminal.show_table(f"{result.slide.name}: composition of the residents", change_table(content, _MAX_TYPES))
     for note in result_notes(content):
         terminal.say(note)

@@ -116,13 +116,15 @@ def estimate_response(
         advance()
         if code == NO_LABEL:
             continue
+        residents = _residents(slide, edit, code, design)
+        if not _bands(residents, slide.radius_um, NEAREST_REACH):
+            skipped[names[code]] = "too few residents near the edit"
+            continue
         fitted = fit_label(slide, edit.before, code, design, numpy_generator(seed, "response", names[code]))
         if fitted is None:
             skipped[names[code]] = "too few residents on the slide"
             continue
-        bands = _bands(_residents(slide, edit, code, design), slide.radius_um, fitted.reach)
-        if not bands:
-            skipped[names[code]] = "too few residents near the edit"
+        bands = _bands(residents, slide.radius_um, fitted.reach)
         tables += _effects(slide, edit.before, fitted, bands)
     effects = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
     return ResponseEstimate(_call(effects), tuple(names[code] for code in edited), skipped)

@@ -5,7 +5,7 @@ Letters: Q residents, F predictors, G genes that are tested.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 MIN_RESIDENTS: Final = 100  # of a label; fewer are not regressed
-MAX_RESIDENTS: Final = 6_000  # of a label; of more, those near an edited label and a random sample of the others
+MAX_RESIDENTS: Final = 4_000  # of a label; of more, those near an edited label and a random sample of the others
 NEAR_RADII: Final = 3.0  # how near, in radii of the graph
 MIN_COUNTS: Final = 20.0  # of a gene in the residents of a label; genes with fewer are not tested
 MAX_BLOCKS: Final = 50  # of the jackknife, each of which costs a solution of the normal equations
@@ -39,7 +39,7 @@ KNOT_PRECISION: Final = 1.0
 NEAREST_REACH: Final = 1.5  # radii; the reach of an effect is not looked for below
 REACH_LEVEL: Final = 0.01  # false discovery rate of the genes that step at a distance
 REACH_GENES: Final = 0.01  # share of the genes that must, for the distance to be within reach
-MAX_REACH_GENES: Final = 200  # with which the reach is looked for
+MAX_REACH_GENES: Final = 100  # with which the reach is looked for
 MIN_BEYOND: Final = 30.0  # residents beyond a step, with which it is tested
 MIN_BEYOND_SHARE: Final = 0.01  # and of all residents
 _TINY: Final = 1e-12
@@ -56,6 +56,7 @@ class LabelRegression:
     exposure: Numbers  # (Q,) depth of each resident, relative to that of a typical cell
     genes: NDArray[np.int64]  # (G,) columns of the slide
     block: NDArray[np.int64]  # (Q,) spatial block of each resident
+    _latest: dict[str, Numbers] = field(default_factory=dict)  # coefficients of the latest fit, 0 where not fitted
 
     @property
     def num_blocks(self) -> int:
@@ -88,7 +89,7 @@ class LabelRegression:
     def _most_counts(self, max_genes: int) -> dict[str, Any]:
         """Fields with the genes that have most counts."""
         order = np.sort(np.argsort(-self.y.sum(axis=0), kind="stable")[:max_genes])
-        return {"y": self.y[:, order], "genes": self.genes[order]}
+        return {"y": self.y[:, order], "genes": self.genes[order], "_latest": {}}
 
     def change(self, difference: Numbers, up_to: float) -> Contrasts:
         """Estimate a change of expression, in natural logarithms and relative to the median gene.
@@ -123,7 +124,15 @@ class LabelRegression:
         kept[:num_stepped] &= np.arange(num_stepped) % len(STEPS) < num_steps
         precision = np.full(len(kept), KNOT_PRECISION)
         precision[:num_stepped] = STEP_PRECISION
-        return kept, fit_poisson(self.x[:, kept], self.y, self.exposure, precision[kept])
+        # A fit with other steps has nearly the same coefficients.
+        start = self._latest.get("coefficients")
+        rows = np.concatenate([[True], kept])
+        fitted = fit_poisson(
+            self.x[:, kept], self.y, self.exposure, precision[kept], None if start is None else start[rows]
+        )
+        self._latest["coefficients"] = np.zeros((len(rows), self.y.shape[1]))
+        self._latest["coefficients"][rows] = fitted.coefficients
+        return kept, fitted
 
 
 def fit_label(

@@ -26,7 +26,7 @@ STEPS: Final = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.5, 6.0)
 KNOTS: Final = (0.0, 0.75, 1.5, 2.25, 3.0, 4.5, 6.0)
 COARSE_KNOTS: Final = (0.0, 1.5, 3.0)
 NO_LABEL: Final = -1  # code of a cell that has no counts
-MAX_FINE_LABELS: Final = 10  # further labels, which are rarer, have coarse knots
+MAX_FINE_LABELS: Final = 7  # further labels, which are rarer, have coarse knots
 MIN_ROWS: Final = 5  # residents in which a predictor differs from zero; others are left out
 
 
