@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cifm_cli.simulation.simulate import SimulationResult
 
 _MAX_TYPES: Final = 12  # rows of the printed table
+_VALIDATION: Final = "validation"  # folder of a validation, unless another one is named
 
 
 def simulate(
@@ -37,6 +38,7 @@ def simulate(
     within: own.Within = None,
     region: own.Region = None,
     labels: own.Labels = None,
+    validate: own.Validate = False,
     model: options.Model = None,
     steps: own.Steps = None,
     share: own.Share = 0.1,
@@ -61,6 +63,16 @@ def simulate(
     from cifm_cli.simulation.edits.words import EditWords
     from cifm_cli.simulation.outputs import check_folder
 
+    if validate:
+        _validate(
+            _one_slide(slide),
+            labels,
+            markers,
+            Path(_VALIDATION) if out == workspace.SIMULATION else out,
+            seed,
+            as_json=as_json,
+        )
+        return
     words = EditWords(
         inject or (), remove or (), swap or (), knockout or (), overexpress or (), cells, count, density, at, min_distance,
         inject_from, inject_label, inject_donor_key, near, within, region,
@@ -113,6 +125,30 @@ def _run(
     terminal.say(f"maps, tables and the tissue before and after: {out}/report.html, {out}/trajectory.h5ad")
     if as_json:
         terminal.emit(content)
+
+
+def _validate(path: Path, labels: str | None, markers: Path | None, out: Path, seed: int, *, as_json: bool) -> None:
+    """Validate the response, write the result and print it."""
+    from cifm_cli import provenance
+    from cifm_cli.celltype.stored_labels import read_labels
+    from cifm_cli.data.slide import open_slide
+    from cifm_cli.report import terminal
+    from cifm_cli.response.validation import held_out_table, planted_table
+    from cifm_cli.simulation.edits.labels import ColumnLabels
+    from cifm_cli.simulation.validate import validate, write_validation
+
+    slide = open_slide(path)
+    column = None if labels is None else ColumnLabels(labels, read_labels(slide, labels))
+    origin = provenance.collect("simulate --validate", seed=seed, inputs=[path, *([markers] if markers else [])])
+    facts = validate(slide, column, markers, seed) | {"provenance": origin}
+    write_validation(out, facts)
+    terminal.say(facts["sentence"])
+    title = f"{slide.name}: correlation of inferred and real log changes of the 50 genes that change most"
+    terminal.show_table(title, held_out_table(facts))
+    terminal.show_table("planted tissues: log2 changes, and shares of genes", planted_table(facts))
+    terminal.say(f"by label and region: {out}/validation.json")
+    if as_json:
+        terminal.emit(facts)
 
 
 def _provenance(result: SimulationResult, inputs: list[Path]) -> dict[str, Any]:

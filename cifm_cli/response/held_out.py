@@ -67,7 +67,7 @@ def held_out_neighbours(slide: Slide, cells: LabelledCells, seed: int, labels: t
 
     Returns:
         One entry per label and region: `label`, `centre_um`, `num_hidden`, and for each of `PREDICTORS` `pearson`,
-        `signed_precision` and `energy_distance`.
+        `signed_precision` and `energy_distance`; columns of the compared `genes`, and whether the `sign_is_right`.
     """
     results = []
     ridge = _SlideRidge.fit(slide, cells, numpy_generator(seed, "held-out ridge"))
@@ -100,7 +100,7 @@ def held_out_neighbours(slide: Slide, cells: LabelledCells, seed: int, labels: t
                     "label": cells.names[code],
                     "centre_um": (low + side / 2).tolist(),
                     "num_hidden": int(hidden.sum()),
-                    "predictors": _compare(held, hidden, fitted, group, generator),
+                    **_compare(held, hidden, fitted, group, generator),
                 }
             )
     return results
@@ -144,8 +144,8 @@ def _compare(
     fitted: NDArray[np.bool_],
     group: NDArray[np.int64],
     generator: np.random.Generator,
-) -> dict[str, dict[str, float]]:
-    """Scores of all predictors for one region."""
+) -> dict[str, Any]:
+    """Scores of all predictors for one region, and where the response has the right sign."""
     base = _mean(held.rates[fitted], held.depth[fitted])
     real = _mean(held.rates[hidden], held.depth[hidden])
     regression = _Regression.fit(held, fitted, group)
@@ -166,17 +166,19 @@ def _compare(
     floor = 0.02 * base.mean()
     top = np.argsort(-np.abs(real - base) / np.sqrt(spread), kind="stable")[:TOP_GENES]
     actual = np.log2((real + floor) / (base + floor))[top]
-    scores = {}
+    scores, signs = {}, np.zeros(len(top), dtype=bool)
     for name in PREDICTORS:
         mean = np.maximum(_mean(inferred[name], depths.get(name, held.depth[places])), 0)
         change = np.log2((mean + floor) / (base + floor))[top]
         is_named = np.abs(change) > 0.1
+        if name == PREDICTORS[0]:
+            signs = np.sign(change) == np.sign(actual)
         scores[name] = {
             "pearson": float(np.corrcoef(change, actual)[0, 1]) if change.std() > 1e-9 else 0.0,
             "signed_precision": float((np.sign(change) == np.sign(actual))[is_named].mean()) if is_named.any() else 0.0,
             "energy_distance": _energy(inferred[name][:, top], held.rates[places][:, top]),
         }
-    return scores
+    return {"predictors": scores, "genes": held.genes[top].tolist(), "sign_is_right": signs.tolist()}
 
 
 def _mean(rates: Numbers, depth: Numbers) -> Numbers:
