@@ -21,6 +21,8 @@ import cifm_backends
 from cifm_cli import recipe as recipes
 from cifm_cli.data.counts_source import MemoryCounts
 from cifm_cli.data.tiles import Tile
+from cifm_cli.evaluation import setup
+from cifm_cli.evaluation.predictors.registry import all_baselines
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import MODEL_FILE, Checkpoint, save_checkpoint
 from cifm_cli.model.ensemble import Ensemble
@@ -53,6 +55,12 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and header of a safetensors file of cifm, without any check."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["cifm"])  # noqa: SIM118
+
+
+def use_few_baselines(patch: pytest.MonkeyPatch) -> None:
+    """Evaluate only three baselines, one of them tuned: most of the time of an evaluation goes into the others."""
+    few = [each for each in all_baselines() if each.name in ("training_mean", "neighbourhood_average", "weighted_knn")]
+    patch.setattr(setup, "all_baselines", lambda: few)
 
 
 def forget_checksums(slide: AnnData) -> AnnData:
@@ -98,8 +106,12 @@ def save_random_run(folder: Path, slide: Slide, tables: dict[str, Any], *, noise
 
 
 def train_short_run(slide: Path, folder: Path, settings: Sequence[str] = (), **options: Any) -> None:
-    """Train the recipe `demo` for three steps; `settings` are those of `--set`, `options` those of `TrainConfig`."""
-    short = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64", *settings]
+    """Train the recipe `demo` for three steps; `settings` are those of `--set`, `options` those of `TrainConfig`.
+
+    Without the linear correction, whose fit takes longer than the steps.
+    """
+    short = ["train.steps=3", "train.validation_tiles=1", "model.width=8", "data.tile_cells=64"]
+    short += ["objective.linear_rank=0", *settings]
     loop.train(TrainConfig(recipes.load(recipes.find("demo"), short), [slide], folder, backend="torch", **options))
 
 

@@ -7,6 +7,7 @@ uses); everything that is expensive to make is made once per run with `build_onc
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -37,6 +38,9 @@ settings.load_profile("suite")
 
 NUM_THREADS = int(os.environ["OMP_NUM_THREADS"])
 REPOSITORY = Path(__file__).resolve().parent.parent
+BLANK_PNG = base64.b64decode(  # one white pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEANl9ngAAAAABJRU5ErkJggg=="
+)
 MAX_WORKERS = 8  # a worker imports torch and collects all tests, which takes longer than it saves beyond this number
 
 
@@ -150,6 +154,28 @@ def slide(prepared_synthetic: Path) -> Slide:
     from cifm_cli.data.slide import open_slide
 
     return open_slide(prepared_synthetic)
+
+
+@pytest.fixture(scope="module")
+def blank_figures() -> Iterator[None]:
+    """Replace every figure by one blank image, for modules whose tests read nothing of the figures in a report.
+
+    Drawing takes a fifth of an evaluation. Figures are drawn in the tests of `cifm evaluate`, of quality control, of the
+    demo and of `report/plots.py`.
+    """
+    from cifm_cli.report import plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_render", lambda *_: BLANK_PNG)
+        yield
+
+
+@pytest.fixture
+def few_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluate only some of the baselines, in tests that do not depend on which there are."""
+    from builders import use_few_baselines
+
+    use_few_baselines(monkeypatch)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import numpy as np
 
 from cifm_cli.inference.adaptation.fit import AdaptationData, adapt_profiles, fit_adaptation
 from cifm_cli.inference.adaptation.practice import PracticeFold
+from cifm_cli.model.recognition import is_new
 
 if TYPE_CHECKING:
     from cifm_cli.data.slide import Rows
@@ -38,7 +39,8 @@ def adapted_model(name: str, model: LoadedModel, dataset: EvaluationDataset, fol
         rows, practice = dataset.practice_folds(fold)
         if practice:
             hidden = _hidden_cells(fold, shared=shared)
-            data = AdaptationData(rows, practice, _tuning_folds(dataset, fold.geometry, hidden), dataset.seed)
+            tuning, new = _tuning_folds(dataset, fold.geometry, hidden), is_new(slide, rows, model.checkpoint)
+            data = AdaptationData(rows, practice, tuning, dataset.seed, new)
             adapted = fit_adaptation(model, slide, data)
         else:  # the whole training region is hidden; baselines then have the statistics of the visible cells, too
             adapted = adapt_profiles(model, slide, rows if len(rows) else fold.visible, dataset.seed)

@@ -17,20 +17,16 @@ from cifm_cli import keys
 from cifm_cli.data.cell_sketch import (
     MIN_COUNTS_FRACTION,
     MIN_SAME_COUNTS,
-    CellChecksums,
-    match_cells,
-    place_checksums,
-    recognisable_checksums,
 )
-from cifm_cli.data.checksums import gene_keys
 from cifm_cli.evaluation.content import has_same_place, is_repeated, neighbour_similarity, read_content
+from cifm_cli.model.recognition import find_seen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from cifm_cli.data.cell_sketch import CellSketch, SeenCells
+    from cifm_cli.data.cell_sketch import CellSketch
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.evaluation.content import SlideContent
     from cifm_cli.evaluation.transfer import Transfer
@@ -107,7 +103,7 @@ def check_against_training(
     rows = np.setdiff1d(scored, relation.trained_rows, assume_unique=True)
     notes: list[str] = []
     seen: list[dict[str, Any]] = []
-    for sketch, found in _find_seen(slide, rows, sketches, checkpoint.vocabulary):
+    for sketch, found in find_seen(slide, rows, sketches, checkpoint.vocabulary):
         run = f" of run {sketch.run}, from which it started," if sketch.run else ""
         seen.append(
             {
@@ -194,28 +190,6 @@ def _place_notes(slide: Slide, facts: Mapping[str, Any], num_scored: int, limit_
             f"{similarity['score']:.1f}, in tissue 8 or more): the places may belong to other cells"
         )
     return notes
-
-
-def _find_seen(
-    slide: Slide, rows: Rows, sketches: Sequence[CellSketch], vocabulary: Sequence[str]
-) -> list[tuple[CellSketch, SeenCells]]:
-    """The sketches that contain some of the cells `rows`, and how many of them."""
-    counts, places = slide.counts(rows), place_checksums(slide.xy_um)[rows]
-    position = {gene: row for row, gene in enumerate(vocabulary)}
-    in_vocabulary = np.array([position.get(gene, -1) for gene in slide.gene_ids])
-    by_panel: dict[bytes, CellChecksums] = {}
-    found = []
-    for sketch in sketches:
-        # The checksum of a training cell is that of the genes that its slide measures and the model knows.
-        columns = np.flatnonzero((in_vocabulary >= 0) & sketch.is_measured[in_vocabulary])
-        panel = columns.tobytes()
-        if panel not in by_panel:
-            gene_numbers = gene_keys([slide.gene_ids[column] for column in columns])
-            by_panel[panel] = CellChecksums(recognisable_checksums(counts[:, columns], gene_numbers), places)
-        seen = match_cells(by_panel[panel], sketch)
-        if seen.is_significant:
-            found.append((sketch, seen))
-    return found
 
 
 def _gene_order(

@@ -28,15 +28,22 @@ class RidgeSums:
 
     def __init__(self, num_features: int, num_targets: int) -> None:
         self._num_cells = 0
+        # Means of the first batch: sums of differences from it stay small, and lose nothing when they are centred.
+        self._x_first, self._y_first = np.zeros(num_features, np.float32), np.zeros(num_targets, np.float32)
         self._x, self._y = np.zeros(num_features), np.zeros(num_targets)
-        self._xx, self._xy = np.zeros((num_features, num_features)), np.zeros((num_features, num_targets))
+        self._xx = np.zeros((num_features, num_features))
+        # In single precision, as there can be many targets.
+        self._xy = np.zeros((num_features, num_targets), dtype=np.float32)
 
     def add(self, x: Values, y: Values) -> None:
         """Add a batch of (n, F) features and (n, Y) targets."""
+        if not self._num_cells and len(x):
+            self._x_first, self._y_first = x.mean(axis=0), y.mean(axis=0)
         self._num_cells += len(x)
+        x, y = x - self._x_first, y - self._y_first
         self._x += x.sum(axis=0, dtype=np.float64)
         self._y += y.sum(axis=0, dtype=np.float64)
-        # Products within a batch in float32, for speed; their sum over batches in float64.
+        # Products within a batch in single precision, for speed.
         self._xx += x.T @ x
         self._xy += x.T @ y
 
@@ -46,13 +53,14 @@ class RidgeSums:
         x_mean, y_mean = self._x / n, self._y / n
         xx, xy = self._xx, self._xy
         xx /= n
-        xy /= n
+        xy /= np.float32(n)
         xx -= np.outer(x_mean, x_mean)
-        xy -= np.outer(x_mean, y_mean)
+        xy -= np.outer(x_mean.astype(np.float32), y_mean.astype(np.float32))
         # In units of the features' own variance, one grid of penalties serves features of any number and scale.
         unit = max(float(np.trace(xx)) / max(len(xx), 1), _TINY)
         xx /= unit
-        xy /= unit
+        xy /= np.float32(unit)
+        x_mean, y_mean = self._x_first + x_mean, self._y_first + y_mean
         return RidgeSolver(x_mean.astype(np.float32), y_mean.astype(np.float32), xx, xy)
 
 
@@ -66,7 +74,7 @@ class RidgeSolver:
         xy: (F, Y) covariances of features and targets, in the same units.
     """
 
-    def __init__(self, x_mean: Values, y_mean: Values, xx: NDArray[np.float64], xy: NDArray[np.float64]) -> None:
+    def __init__(self, x_mean: Values, y_mean: Values, xx: NDArray[np.float64], xy: Values) -> None:
         self.x_mean, self.y_mean = x_mean, y_mean
         self._xx, self._xy = xx, xy
         self._coefficients: dict[float, Values] = {}
@@ -74,9 +82,10 @@ class RidgeSolver:
     def coefficients(self, penalty: float) -> Values:
         """(F, Y) coefficients at a penalty in units of the mean variance of a feature, solved once for each."""
         if penalty not in self._coefficients:
-            penalised = self._xx + penalty * np.eye(len(self._xx))
-            solution = cho_solve(cho_factor(penalised, overwrite_a=True), self._xy)
-            self._coefficients[penalty] = np.asarray(solution, dtype=np.float32)
+            identity = np.eye(len(self._xx))
+            # The penalty keeps the inverse small. It has far fewer columns than there are targets.
+            inverse = cho_solve(cho_factor(self._xx + penalty * identity, overwrite_a=True), identity)
+            self._coefficients[penalty] = inverse.astype(np.float32) @ self._xy
         return self._coefficients[penalty]
 
     def predict(self, x: Values, penalty: float) -> Values:

@@ -38,7 +38,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PENALTIES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # fractions of the total variance of the features
-GAINS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of each output; zero leaves it out
+GAINS = (
+    0.0,
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+    1.5,
+    2.0,
+)  # of each output; zero leaves it out, and a high penalty may shrink too much
 MAX_GROUPS = 4  # of slides, each left out in turn
 MAX_ROWS, MAX_DUAL_ROWS = 15_000, 3_000  # practice cells; fewer if they are fewer than the features
 MAX_VALUES = 2**28  # features and targets in memory, in total, 1 GiB

@@ -25,6 +25,7 @@ def command_line(cifm) -> Callable[..., Any]:
 def run_folder(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training run whose network has random weights on top of an average of the neighbours."""
     tables = {"model": {"width": 8, "encoder_layers": 1, "decoder_layers": 1}}
+    tables["objective"] = {"states": 6, "scales": [1.0, 2.0], "cutoff": 3.0}
     return save_random_run(tmp_path_factory.mktemp("runs") / "random", open_slide(prepared_synthetic), tables)
 
 

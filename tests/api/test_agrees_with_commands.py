@@ -105,6 +105,7 @@ def test_train(command_line, adata: ad.AnnData, prepared_synthetic: Path) -> Non
     assert model.checkpoint.vocabulary == tuple(adata.var_names)
 
 
+@pytest.mark.usefixtures("few_baselines")
 def test_evaluate(
     command_line, adata: ad.AnnData, model: cifm.LoadedModel, prepared_synthetic: Path, run_folder: Path
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_trajectory_can_be_written_and_read(adata: ad.AnnData, model: cifm.Loa
     assert composition["num_cells"].tolist() == trajectory.uns["cifm"]["composition"]["num_cells"].tolist()
 
 
+@pytest.mark.usefixtures("few_baselines")
 @pytest.mark.parametrize("name", ["embed", "predict", "annotate"])
 def test_a_copy_leaves_the_original_unchanged(adata: ad.AnnData, model: cifm.LoadedModel, name: str) -> None:
     original = adata.copy()
@@ -118,6 +119,7 @@ def test_a_copy_leaves_the_original_unchanged(adata: ad.AnnData, model: cifm.Loa
     assert same(adata, copied)
 
 
+@pytest.mark.usefixtures("few_baselines")
 @pytest.mark.parametrize("name", CALLS)
 def test_nothing_is_printed_or_written(
     adata: ad.AnnData,
@@ -133,6 +135,7 @@ def test_nothing_is_printed_or_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("few_baselines")
 @pytest.mark.parametrize("name", CALLS)
 def test_results_can_be_used_again(adata: ad.AnnData, model: cifm.LoadedModel, name: str) -> None:
     """A prepared slide stays a prepared slide, with its radius and its split."""
@@ -192,6 +195,7 @@ def test_an_evaluation_is_a_set_of_tables(plain: ad.AnnData, model: cifm.LoadedM
     assert (cells["x_um"] > x_um.min() + 0.6 * (x_um.max() - x_um.min())).all()
 
 
+@pytest.mark.usefixtures("few_baselines")
 def test_groups_of_slides_are_left_out(adata: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three parts of a slide in two groups; a second call uses the trainings of the first."""
 
@@ -250,6 +254,7 @@ def test_train_without_a_folder_leaves_nothing(
     assert plain.obsm["X_cifm"].shape == (plain.n_obs, 8)
 
 
+@pytest.mark.usefixtures("few_baselines")
 def test_a_split_of_the_caller_is_used(plain: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
     """Regions of a plain AnnData: strips of x that the regional split of the paper does not have."""
     x_um = plain.obsm["spatial"][:, 0]
@@ -274,6 +279,7 @@ def test_a_view_becomes_an_object_with_the_result(adata: ad.AnnData, model: cifm
     assert "X_cifm_cell" not in adata.obsm
 
 
+@pytest.mark.usefixtures("few_baselines")
 def test_scores_of_training_cells_give_a_warning(
     adata: ad.AnnData, model: cifm.LoadedModel, caplog: pytest.LogCaptureFixture
 ) -> None:

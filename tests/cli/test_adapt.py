@@ -22,6 +22,8 @@ QUICK = ("--max-cells", 100, "--steps", 1, "--share", 0.2, "--count", 5)
 EVALUATE = ("evaluate", "--geometry", "scattered", "--rounds", 1, "--json")
 FEW = "knows only"  # of the warning about a model that knows few of the genes
 
+pytestmark = pytest.mark.usefixtures("blank_figures", "few_baselines")
+
 
 @pytest.fixture(autouse=True)
 def random_run(workspace: Path, prepared_synthetic: Path) -> Path:

@@ -14,11 +14,12 @@ import cifm_backends
 from cifm_cli import keys
 from cifm_cli.model.checkpoint import load_checkpoint
 
-SMALL = ["--set=train.steps=2", "--set=train.validation_tiles=1", "--set=model.width=8", "--set=data.tile_cells=64"]
+SMALL = ["--set=train.steps=2", "--set=train.validation_tiles=1", "--set=model.width=8", "--set=data.tile_cells=400"]
+SMALL += ["--set=objective.linear_rank=0", "--set=objective.states=6"]
 ONE_ROUND = ("--rounds", "1", "--geometry", "scattered")
 
 
-pytestmark = pytest.mark.usefixtures("workspace")
+pytestmark = pytest.mark.usefixtures("blank_figures", "few_baselines", "workspace")
 
 
 @pytest.mark.dgl

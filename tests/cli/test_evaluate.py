@@ -61,6 +61,7 @@ def evaluated(workspace: Path) -> dict:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workspace)
         words = ["--model", "runs/latest", "--model", "runs/first", "--save-predictions", "--annotator", "markers"]
+        words += ["--rounds", "2"]
         assert main(["evaluate", *words, "--backend", "torch"]) == 0
         return json.loads(Path("evaluation/metrics.json").read_text())
 
@@ -209,6 +210,7 @@ def test_the_scenario_follows_from_the_provenance_of_the_run(evaluated: dict) ->
     assert scenario["model"]["trained_cells_scored"] == 0
 
 
+@pytest.mark.usefixtures("few_baselines")
 def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
     words = ["--geometry", "region", "--geometry", "whole", "--block-radii", "2.5", "--block-radii", "5"]
     code, out, _ = cifm("evaluate", *words, "--rounds", "1", "--backend", "torch", "--json", "--out", "sizes")
@@ -219,6 +221,7 @@ def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
     assert cells["region_2.5"] < cells["region"] < cells["whole"]
 
 
+@pytest.mark.usefixtures("few_baselines")
 def test_options_default_to_the_recipe(cifm: Callable, workspace: Path) -> None:
     table = ['geometries=["region"]', "block_radii=[2.5, 2.5]", "rounds=1", "region=validation", "annotator=markers"]
     slide, run = workspace / "prepared" / "tissue.h5ad", workspace / "runs" / "configured"
@@ -237,6 +240,7 @@ def test_options_default_to_the_recipe(cifm: Callable, workspace: Path) -> None:
     assert {name: geometry["num_rounds"] for name, geometry in facts["geometries"].items()} == {"scattered": 2}
 
 
+@pytest.mark.usefixtures("few_baselines")
 def test_several_slides_are_averaged(cifm: Callable, workspace: Path) -> None:
     other = workspace / "other.h5ad"
     other.write_bytes((workspace / "prepared" / "tissue.h5ad").read_bytes())
@@ -269,6 +273,7 @@ def test_several_slides_are_averaged(cifm: Callable, workspace: Path) -> None:
     assert "tuned on the training region" not in err
 
 
+@pytest.mark.usefixtures("few_baselines")
 def test_the_same_seed_gives_the_same_numbers(cifm: Callable) -> None:
     words = ["evaluate", *BRIEF]
     first, again, other = (
@@ -281,6 +286,7 @@ def test_the_same_seed_gives_the_same_numbers(cifm: Callable) -> None:
 
 def test_several_processes_give_the_same_numbers(cifm: Callable, evaluated: dict) -> None:
     words = ["--model", "runs/latest", "--model", "runs/first", "--save-predictions", "--annotator", "markers"]
+    words += ["--rounds", "2"]
     code, out, err = cifm("evaluate", *words, "--backend", "torch", "--devices", "2", "--out", "together", "--json")
     assert code == 0, err
     metrics = json.loads(out)
@@ -322,6 +328,7 @@ def _fail(_task: object) -> None:
     raise CifmError("model: its predictions are not finite numbers", "train it again")
 
 
+@pytest.mark.usefixtures("few_baselines")
 def test_json_is_the_only_thing_on_stdout(cifm: Callable) -> None:
     code, out, err = cifm("evaluate", *BRIEF, "--geometry", "region", "--out", "alone")
     assert code == 0
@@ -330,6 +337,7 @@ def test_json_is_the_only_thing_on_stdout(cifm: Callable) -> None:
     assert "weighted_knn" in err
 
 
+@pytest.mark.usefixtures("few_baselines")
 def test_scoring_the_validation_region_tunes_elsewhere(cifm: Callable) -> None:
     code, out, err = cifm("evaluate", *BRIEF, "--region", "validation", "--out", "validation")
     assert code == 0

@@ -55,6 +55,7 @@ def test_errors_are_found_before_any_work(
     assert sorted(path.name for path in Path().iterdir() if path.name.startswith("tmp")) == []
 
 
+@pytest.mark.usefixtures("few_baselines")
 def test_predictions_of_an_earlier_evaluation_are_removed(cifm: Callable) -> None:
     folder = Path("again")
     assert cifm("evaluate", "tissue.h5ad", *BRIEF, "--save-predictions", "--out", folder).code == 0

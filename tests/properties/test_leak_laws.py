@@ -9,6 +9,7 @@ import pytest
 from builders import load_random_model, replace_counts
 from scipy.sparse import csr_matrix
 
+from cifm_cli.data.cell_sketch import CellSketch
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
@@ -37,7 +38,11 @@ SEED = 3
 
 @pytest.fixture(scope="module")
 def model(slide: Slide) -> LoadedModel:
-    return load_random_model(slide, {"model": {"width": 16}, "data": {"tile_cells": 256}})
+    """A model that was trained on other cells, so that adaptation also chooses on practice cells."""
+    model = load_random_model(slide, {"model": {"width": 16}, "data": {"tile_cells": 256}})
+    nothing = np.zeros(0, np.uint64)
+    sketch = CellSketch("other", "train", nothing, nothing, np.zeros(slide.num_genes, np.float16))
+    return replace(model, checkpoint=replace(model.checkpoint, sketches=(sketch,)))
 
 
 @dataclass(frozen=True)

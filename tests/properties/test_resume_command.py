@@ -25,6 +25,7 @@ SMALL = [
         "train.validate_every=4",
         "train.validation_tiles=1",
         "model.width=8",
+        "objective.linear_rank=8",
     )
     for word in ("--set", setting)
 ]

@@ -125,19 +125,23 @@ def test_statistics_of_no_cell_are_zero(slide: Slide, model: LoadedModel) -> Non
     assert none.composition == pytest.approx(np.full(slide.num_genes, 1 / slide.num_genes))
 
 
-def test_other_cells_of_the_slide_are_not_read(slide: Slide, model: LoadedModel) -> None:
+@pytest.mark.parametrize("is_new", [False, True])
+def test_other_cells_of_the_slide_are_not_read(slide: Slide, model: LoadedModel, *, is_new: bool) -> None:
     """Their counts are not even numbers here; an adaptation fitted twice is the same, bit for bit."""
     rows = np.flatnonzero(np.arange(slide.num_cells) % 3 > 0)
     others = np.setdiff1d(np.arange(slide.num_cells), rows)
     unknown = replace_counts(slide, others, np.full((len(others), slide.num_genes), np.nan))
     folds = draw_folds(rows, 4)
-    data = AdaptationData(rows, folds[:3], folds[3:], seed=1)
+    data = AdaptationData(rows, folds[:3], folds[3:], seed=1, is_new=is_new)
     first, second = (fit_adaptation(model, each, data) for each in (slide, unknown))
     assert all(map(np.array_equal, weights_of(first), weights_of(second)))
     assert first.adaptation is not None
     assert second.adaptation is not None
     assert first.adaptation.facts == second.adaptation.facts
     assert first.adaptation.facts["practice_cells"] == sum(len(fold.queries) for fold in folds[:3])
+    tuning_cells = second.adaptation.facts["tuning_cells"]
+    practice_cells = second.adaptation.facts["practice_cells"]
+    assert second.adaptation.facts["chosen_on_cells"] == tuning_cells + practice_cells * is_new
     found = predict_cells(second, unknown, rows, folds[0].queries)
     assert all(np.isfinite(values).all() for values in vars(found).values())
 

@@ -17,6 +17,7 @@ from cifm_cli.inference.adaptation.regression import (
     PENALTIES,
     Choice,
     FittedRegression,
+    HeldOut,
     Predicted,
     choose,
     choose_blend,
@@ -27,11 +28,11 @@ from cifm_cli.inference.adaptation.slide_adaptation import (
     OUTPUTS,
     Refinement,
     SlideAdaptation,
-    Weights,
     correct,
     mix,
 )
 from cifm_cli.inference.adaptation.state_pool import pool_inputs, pool_states
+from cifm_cli.inference.adaptation.weights import NETWORK_WEIGHTS, RIDGE_WEIGHTS, Weights
 from cifm_cli.inference.hidden_tile import HiddenTile
 from cifm_cli.inference.neighbourhood.blend import GRID, FittedBlend, neighbour_means
 from cifm_cli.inference.neighbourhood.residuals import mean_features, parts_of
@@ -42,7 +43,7 @@ from cifm_cli.provenance import numpy_generator
 
 NUM_GENES, NUM_QUERIES, RADIUS_UM = 4, 120, 20.0
 STATS = GeneStats(*(np.full(NUM_GENES, value) for value in (1.0, 0.6, 50.0)))
-NO_REGRESSION = Choice(0.0, Weights(0.0, 0.0), np.inf)
+NO_REGRESSION = Choice(0.0, RIDGE_WEIGHTS, np.inf)
 MakeNetwork = Callable[[Prediction, np.ndarray, np.ndarray], Prediction]
 
 
@@ -116,8 +117,8 @@ def test_without_smoother_and_network_the_adapted_model_is_the_baseline_ridge(pe
     """Fitted to the same cells, except for the floor; the network's prediction has no effect."""
     regression, tuning, examples = fit(noise)
     ridge = fitted_ridge(examples[:3], penalty)
-    choices = [Choice(0.0, Weights(0.0, 0.0), penalty)] * len(OUTPUTS)
-    refinement = Refinement(ridge.blend_, (Weights(0.0, 0.0),) * 3, regression.solve(choices), np.array([1.0, 0.0]))
+    choices = [Choice(0.0, RIDGE_WEIGHTS, penalty)] * len(OUTPUTS)
+    refinement = Refinement(ridge.blend_, (RIDGE_WEIGHTS,) * 3, regression.solve(choices, STATS), np.array([1.0, 0.0]))
     parameters: Any = None  # of the network, which is not run here
     adaptation = SlideAdaptation(parameters, STATS, refinement, {})
     for each, example in zip(tuning, examples[3:], strict=True):
@@ -133,67 +134,87 @@ def test_without_smoother_and_network_the_adapted_model_is_the_baseline_ridge(pe
 
 def test_a_network_of_noise_has_no_weight() -> None:
     regression, tuning, _ = fit(noise, num_features=3)
-    choices = choose(regression, tuning, STATS)
-    assert choices[0].weights.correction == pytest.approx(0, abs=0.05)
-    assert [choice.weights.correction for choice in choices[1:]] == [0.0, 0.0]
+    choices = choose([HeldOut(regression, tuning)])
+    assert [choice.weights.correction for choice in choices] == pytest.approx([0, 0, 0], abs=0.05)
 
 
 def test_a_network_that_knows_the_cells_has_all_the_weight() -> None:
     regression, tuning, _ = fit(truth)
-    choices = choose(regression, tuning, STATS)
+    choices = choose([HeldOut(regression, tuning)])
     assert choices[0].weights.correction == pytest.approx(1, abs=0.05)
-    assert [choice.weights.correction for choice in choices[1:]] == [1.0, 1.0]
+    # Of probabilities that it leaves away from 0 and 1, more is better.
+    assert all(choice.weights.correction >= 1 for choice in choices[1:])
 
 
 def test_choices_have_the_lowest_squared_error_of_the_mean() -> None:
     """The loss follows from sums; here it is computed from the predictions, for the choice and for others."""
-    regression, tuning, _ = fit(lambda *parts: mix(parts[0], truth(*parts), noise(*parts), [Weights(0.6, 0.4)] * 3))
-    choice = choose(regression, tuning, STATS)[0]
+    regression, tuning, _ = fit(
+        lambda *parts: mix(
+            parts[0], parts[0], truth(*parts), noise(*parts), STATS, [Weights(0.1, 0.9, 0.6, 0.4, 0.9, 0.6, 0.4)] * 3
+        )
+    )
+    choice = choose([HeldOut(regression, tuning)])[0]
 
     def loss(weights: Weights, penalty: float) -> float:
-        solved = regression.solve([Choice(0.0, weights, penalty), NO_REGRESSION, NO_REGRESSION])
+        solved = regression.solve([Choice(0.0, weights, penalty), NO_REGRESSION, NO_REGRESSION], STATS)
         total = 0.0
         for each in tuning:
-            base = mix(each.blend, each.features.smoothed, each.network, [weights] * 3)
+            base = mix(each.tile.circles[-1], each.blend, each.features.smoothed, each.network, STATS, [weights] * 3)
             errors = solved.predict(each.tile.circles, each.features.last, STATS)[:, :NUM_GENES]
             total += float(np.square(each.tile.expression.toarray() - base.mean - errors).sum())
         return total
 
     assert choice.loss == pytest.approx(loss(choice.weights, choice.penalty), rel=1e-4)
-    others = [(Weights(0.0, w), penalty) for w in (0.0, 0.5, 1.0) for penalty in PENALTIES]
+    others = [
+        (Weights(0.0, b, 0.0, w, b, 0.0, w), penalty)
+        for b in (0.8, 1.0)
+        for w in (0.0, 0.5, 1.0)
+        for penalty in PENALTIES
+    ]
     assert all(choice.loss <= loss(*other) * (1 + 1e-6) for other in others)
 
 
 def test_without_tuning_cells_the_network_stays_as_it_is() -> None:
     regression, tuning, examples = fit(noise)
-    choices = choose(regression, [], STATS)
-    assert [(choice.weights, choice.penalty) for choice in choices] == [((1.0, 1.0), np.inf)] * 3
-    assert not regression.solve(choices).coefficients.any()
+    choices = choose([HeldOut(regression, [])])
+    assert [(choice.weights, choice.penalty) for choice in choices] == [(NETWORK_WEIGHTS, np.inf)] * 3
+    assert not regression.solve(choices, STATS).coefficients.any()
     blend = fitted_ridge(examples[:3], 1.0).blend_
-    assert choose_blend(blend, []) is blend
-    assert mix(tuning[0].blend, tuning[0].features.smoothed, tuning[0].network, [Weights(1, 1)] * 3).mean == (
-        pytest.approx(tuning[0].network.mean, abs=1e-6)
+    assert choose_blend([(blend, [])]) == (blend.of_mean, blend.of_expressed)
+    first = tuning[0]
+    mixed = mix(
+        first.tile.circles[-1], first.blend, first.features.smoothed, first.network, STATS, [NETWORK_WEIGHTS] * 3
     )
+    assert mixed.mean == pytest.approx(first.network.mean, abs=1e-5)
 
 
 def test_the_blend_with_the_lowest_losses_is_chosen() -> None:
     _, tuning, examples = fit(noise)
     blend = fitted_ridge(examples[:3], 1.0).blend_
     tiles = [each.tile for each in tuning]
-    chosen = choose_blend(blend, tiles)
+    of_mean, of_expressed = choose_blend([(blend, tiles)])
 
     def squared_error(pair: tuple[float, float]) -> float:
         found = [replace(blend, of_mean=pair).combine(tile.circles, STATS).mean for tile in tiles]
         return sum(float(np.square(m - t.expression.toarray()).sum()) for m, t in zip(found, tiles, strict=True))
 
     losses = {pair: squared_error(pair) for pair in GRID}
-    assert chosen.of_mean in GRID
-    assert chosen.of_expressed in GRID
-    assert losses[chosen.of_mean] == pytest.approx(min(losses.values()))
+    assert of_expressed in GRID
+    assert losses[of_mean] == pytest.approx(min(losses.values()))
 
 
 def test_the_provenance_names_weights_and_penalty() -> None:
-    assert Choice(1.0, Weights(0.25, 1.0), 30.0).to_json() == {"smoother": 0.25, "correction": 1.0, "penalty": 30.0}
+    found = Choice(1.0, Weights(0.125, 1.0, 0.25, 1.0, 0.5, 0.0, 2.0), 30.0).to_json()
+    assert found == {
+        "profile": 0.125,
+        "blend": 1.0,
+        "smoother": 0.25,
+        "correction": 1.0,
+        "blend_depth": 0.5,
+        "smoother_depth": 0.0,
+        "correction_depth": 2.0,
+        "penalty": 30.0,
+    }
     assert NO_REGRESSION.to_json()["penalty"] is None
 
 
@@ -201,7 +222,7 @@ def test_states_are_pooled_and_kept_from_the_regression() -> None:
     regression, tuning, examples = fit(noise)
     state_weights = np.array([0.5, 1.0])
     blend = fitted_ridge(examples[:3], 1.0).blend_
-    refinement = Refinement(blend, (Weights(0.0, 0.0),) * 3, regression.solve([NO_REGRESSION] * 3), state_weights)
+    refinement = Refinement(blend, (RIDGE_WEIGHTS,) * 3, regression.solve([NO_REGRESSION] * 3, STATS), state_weights)
     parameters: Any = None  # of the network, which is not run here
     each = tuning[0]
     states = np.tile(np.array([0.2, 0.8], np.float32), (NUM_QUERIES, 1))

@@ -10,6 +10,7 @@ from cifm_cli import keys
 from cifm_cli.data.tiles import chunks
 from cifm_cli.inference.adaptation.fit import AdaptationData, adapt_profiles, fit_adaptation
 from cifm_cli.inference.adaptation.practice import PracticeFold
+from cifm_cli.model.recognition import is_new
 from cifm_cli.provenance import numpy_generator
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ def adapt_to_slide(model: LoadedModel, slide: Slide, seed: int, *, profiles_only
     rows = np.flatnonzero(slide.total_counts > 0)
     if profiles_only or len(rows) < MIN_CELLS:
         return adapt_profiles(model, slide, rows, seed)
-    return fit_adaptation(model, slide, _practise(slide, rows, seed))
+    return fit_adaptation(model, slide, _practise(slide, rows, seed, new=is_new(slide, rows, model.checkpoint)))
 
 
-def _practise(slide: Slide, rows: Rows, seed: int) -> AdaptationData:
+def _practise(slide: Slide, rows: Rows, seed: int, *, new: bool) -> AdaptationData:
     """Choose the cells that are hidden for practice; void cells play no part, and so change nothing."""
     generator = numpy_generator(seed, "practice cells")
     validation = np.intersect1d(rows, slide.region(keys.VALIDATION))
@@ -73,4 +74,4 @@ def _practise(slide: Slide, rows: Rows, seed: int) -> AdaptationData:
                 folds.append(PracticeFold(visible, hidden, own))
         if not left:
             break
-    return AdaptationData(rows, practice, tuning, seed)
+    return AdaptationData(rows, practice, tuning, seed, new)

@@ -7,19 +7,21 @@
    multiples at zero this is the baseline `ridge` fitted to the slide; with a high penalty it is the base prediction.
 4. The probabilities of the cell states are recalibrated.
 
-Weights and penalties are chosen on tuning cells, which are in none of the fits.
+Weights and penalties are chosen on tuning cells, which are in none of the fits. On a slide that is new to the network, they
+are chosen by cross-fitting on the practice cells as well: each half of them is predicted by what was fitted to the other (one half, where there are many).
+On a slide of its training this would favour the network, which has learned the practice cells.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from cifm_cli.inference.adaptation.practice import practice_tiles, stats_of
-from cifm_cli.inference.adaptation.regression import Predicted, choose, choose_blend, fit_regression
+from cifm_cli.inference.adaptation.regression import HeldOut, Predicted, choose, choose_blend, fit_regression
 from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, Refinement, SlideAdaptation
 from cifm_cli.inference.adaptation.state_pool import fit_state_pool, pool_inputs
 from cifm_cli.inference.hidden_tile import run_network
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from cifm_cli.model.slide_parameters import SlideParameters
 
 MAX_STATE_CELLS = 20_000  # cells that are clustered into cell states
+MANY_CELLS = 4_000  # practice cells; with so many, one half is enough to choose on
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,14 @@ class AdaptationData:
     practice: Sequence[PracticeFold]  # folds of them that the regressions are fitted to
     tuning: Sequence[PracticeFold]  # folds of other cells, on which weights and penalties are chosen
     seed: int  # of the cell states
+    is_new: bool = False  # whether the network has not been trained on any of the cells
+
+
+class _Part(NamedTuple):
+    """What is fitted to some practice cells, with other cells to choose on."""
+
+    fitted: Sequence[PracticeTile]
+    held_out: Sequence[PracticeTile]
 
 
 def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> LoadedModel:
@@ -74,28 +85,30 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     practice, tuning = (
         list(practice_tiles(model, slide, folds, start, totals, data.rows)) for folds in (data.practice, data.tuning)
     )
-    parameters = fit_slide_parameters(
-        start,
-        (tile.example() for tile in _spread(practice)),
-        (tile.example() for tile in tuning),
-        model.checkpoint.recipe.objective.pool_decay,
-    )
-    sums = BlendSums(start.num_genes)
-    for tile in practice:
-        sums.add(tile.circles, tile.expression, tile.counts, tile.stats)
-    blend, stats = choose_blend(sums.fitted(), tuning), stats_of(totals)
-    regression = fit_regression([_predict(model, tile, parameters, blend) for tile in practice], stats)
-    tuned = [_predict(model, tile, parameters, blend) for tile in tuning]
-    choices = choose(regression, tuned, stats)
+    parts, stats = _parts(practice, tuning, is_new=data.is_new), stats_of(totals)
+    blends = [_fit_blend(part.fitted) for part in parts]
+    parameters = _fit_smoothers(start, parts, model.checkpoint.recipe.objective.pool_decay)
+    of_mean, of_expressed = choose_blend([(blend, part.held_out) for blend, part in zip(blends, parts, strict=True)])
+    blends = [replace(blend, of_mean=of_mean, of_expressed=of_expressed) for blend in blends]
+    run = _NetworkRuns(model)
+    held_out = []
+    for part, blend, own in zip(parts, blends, parameters, strict=True):
+        regression = fit_regression([run.predict(tile, own, blend) for tile in part.fitted], stats)
+        held_out.append(HeldOut(regression, [run.predict(tile, own, blend) for tile in part.held_out]))
+    choices = choose(held_out)
     facts = {
         "cells": len(data.rows),
-        "practice_cells": sum(tile.num_cells for tile in practice),
-        "tuning_cells": sum(tile.num_cells for tile in tuning),
+        "practice_cells": _num_cells(practice),
+        "tuning_cells": _num_cells(tuning),
+        "chosen_on_cells": sum(_num_cells(part.held_out) for part in parts),
         "tuned": {output: choice.to_json() for output, choice in zip(OUTPUTS, choices, strict=True)},
     }
     weights = tuple(choice.weights for choice in choices)
-    refinement = Refinement(blend, weights, regression.solve(choices), _fit_states(tuned, parameters))
-    return replace(model, adaptation=SlideAdaptation(parameters, stats, refinement, facts))
+    compared = [predicted for part in held_out for predicted in part.predicted]
+    refinement = Refinement(
+        blends[0], weights, held_out[0].regression.solve(choices, stats), _fit_states(compared, start)
+    )
+    return replace(model, adaptation=SlideAdaptation(parameters[0], stats, refinement, facts))
 
 
 def adapt_profiles(model: LoadedModel, slide: Slide, rows: Rows, seed: int) -> LoadedModel:
@@ -135,11 +148,59 @@ def _spread(tiles: Sequence[PracticeTile]) -> list[PracticeTile]:
     return [tile for first in range(step) for tile in tiles[first::step]]
 
 
-def _predict(model: LoadedModel, tile: PracticeTile, parameters: SlideParameters, blend: FittedBlend) -> Predicted:
-    """Predict practised cells by blend and by network."""
-    output = run_network(model, tile.with_parameters(parameters).hidden.masked)
-    of_blend = blend.combine(tile.circles, tile.stats)
-    return Predicted(tile, of_blend, Prediction.from_logits(output), NetworkFeatures.of(output))
+def _parts(practice: Sequence[PracticeTile], tuning: Sequence[PracticeTile], *, is_new: bool) -> list[_Part]:
+    """The fit that is used, and on a new slide fits to halves of its cells, which are only compared on the others."""
+    parts = [_Part(practice, tuning)]
+    if is_new and len(practice) > 1:
+        halves = [practice[first::2] for first in range(2)]  # tiles are areas of the tissue, or cells drawn all over it
+        parts += [_Part(*halves), _Part(*reversed(halves))][: 2 if _num_cells(practice) < MANY_CELLS else 1]
+    return parts
+
+
+def _num_cells(tiles: Sequence[PracticeTile]) -> int:
+    return sum(tile.num_cells for tile in tiles)
+
+
+def _fit_smoothers(start: SlideParameters, parts: Sequence[_Part], pool_decay: float) -> list[SlideParameters]:
+    """Fit the weights of the smoother for each part."""
+
+    def fit(part: _Part) -> SlideParameters:
+        """Fit them for one part."""
+        fitted, held_out = ((tile.example() for tile in tiles) for tiles in (_spread(part.fitted), part.held_out))
+        return fit_slide_parameters(start, fitted, held_out, pool_decay)
+
+    first, *others = parts
+    parameters = fit(first)
+    # Of many cells, no single one matters to a few weights per gene, and the network is run once.
+    return [parameters, *(fit(part) if _num_cells(first.fitted) < MANY_CELLS else parameters for part in others)]
+
+
+def _fit_blend(tiles: Sequence[PracticeTile]) -> FittedBlend:
+    """Fit the blend of neighbour means."""
+    sums = BlendSums(tiles[0].expression.shape[1])
+    for tile in tiles:
+        sums.add(tile.circles, tile.expression, tile.counts, tile.stats)
+    return sums.fitted()
+
+
+class _NetworkRuns:
+    """Predictions of practised cells. With the same parameters of the slide, the network is run once.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        self._found: dict[tuple[int, int], tuple[Prediction, NetworkFeatures]] = {}
+
+    def predict(self, tile: PracticeTile, parameters: SlideParameters, blend: FittedBlend) -> Predicted:
+        """Predict practised cells by blend and by network."""
+        key = id(tile), id(parameters)
+        if key not in self._found:
+            output = run_network(self._model, tile.with_parameters(parameters).hidden.masked)
+            self._found[key] = Prediction.from_logits(output), NetworkFeatures.of(output)
+        return Predicted(tile, blend.combine(tile.circles, tile.stats), *self._found[key])
 
 
 def _fit_states(tuned: Sequence[Predicted], parameters: SlideParameters) -> NDArray[np.float64]:

@@ -1,8 +1,8 @@
 """Base prediction and regression of a slide adaptation: sums over practice cells, and the choice on tuning cells.
 
 Three things are regressed on the same features: the errors of the blend, what the smoother predicts differently from it,
-and what the network predicts differently from the smoother. The errors of a base prediction are the first minus multiples
-of the others, and so is their regression. All weights and penalties are therefore solved without reading a cell again.
+and what the network predicts differently from the smoother. The errors of a base prediction are a weighted sum of them, and so
+is their regression. All weights and penalties are therefore solved without reading a cell again.
 
 Letters: M cells, P genes, F features of the regression.
 """
@@ -10,20 +10,28 @@ Letters: M cells, P genes, F features of the regression.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import product
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy.sparse import vstack
 
 from cifm_cli.inference.adaptation.slide_adaptation import (
     OUTPUTS,
     ErrorRegression,
     FeatureScale,
-    Weights,
-    correct,
-    mix,
+    profile_of,
     regression_features,
+)
+from cifm_cli.inference.adaptation.weights import (
+    NETWORK_WEIGHTS,
+    Weights,
+    add_weighted,
+    depth_patterns,
+    fit_composition,
+    fit_expressed,
+    fit_mean,
+    split_differences,
 )
 from cifm_cli.inference.neighbourhood.blend import GRID
 from cifm_cli.inference.neighbourhood.residuals import errors, mean_features, parts_of, ridge_genes
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
 
     from cifm_cli.inference.adaptation.practice import PracticeTile
     from cifm_cli.inference.neighbourhood.blend import FittedBlend
@@ -42,19 +51,17 @@ if TYPE_CHECKING:
     from cifm_cli.statistics.ridge import RidgeSolver
 
     Values = NDArray[np.float32]
+    Pair = tuple[float, float]  # spread and shrink of a blend
     Parts = list[Values]  # errors of the blend, differences of the smoother, corrections of the network: (M, 3 P) each
 
 # In units of the mean variance of a feature; without a regression for the first
 PENALTIES = (np.inf, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
-WEIGHTS = (0.0, 0.5, 1.0)  # of smoother and correction in probabilities and compositions
-MAX_WEIGHT = 3.0  # in means: a correction that was shrunk for other slides may be too small for this one
 NUM_PARTS = 3
-# Fraction of the slide's composition in every expectation, as in the deviance of an evaluation
-COMPOSITION_FLOOR = 0.05
+# Cells times genes that weights are fitted to, and genes of them: cells are left out last, because they vary more.
+MAX_VALUES, MAX_WEIGHT_GENES = 1_000_000, 2_000
 BATCH_CELLS = 256
 _SMALLEST_PROBABILITY = 1e-4
 _TINY = 1e-6
-_RIDGE = 1e-6
 
 
 class Predicted(NamedTuple):
@@ -64,6 +71,13 @@ class Predicted(NamedTuple):
     blend: Prediction
     network: Prediction
     features: NetworkFeatures
+
+
+class HeldOut(NamedTuple):
+    """Cells on which candidates are compared."""
+
+    regression: FittedRegression  # fitted to other cells, as the predictions were
+    predicted: Sequence[Predicted]
 
 
 class Choice(NamedTuple):
@@ -76,8 +90,7 @@ class Choice(NamedTuple):
     def to_json(self) -> dict[str, float | None]:
         """For the provenance."""
         return {
-            "smoother": round(self.weights.smoother, 4),
-            "correction": round(self.weights.correction, 4),
+            **{name: round(weight, 4) for name, weight in self.weights._asdict().items()},
             "penalty": None if np.isinf(self.penalty) else self.penalty,
         }
 
@@ -93,6 +106,8 @@ class FittedRegression:
     def predict(self, predicted: Sequence[Predicted], penalty: float) -> list[Parts]:
         """Predicted parts of each tile; zero for an infinite penalty."""
         num_targets = len(self.solver.y_mean)
+        if not predicted:
+            return []
         if np.isinf(penalty):
             zeros = [np.zeros((each.tile.num_cells, num_targets // NUM_PARTS), np.float32) for each in predicted]
             return [[zero] * NUM_PARTS for zero in zeros]
@@ -101,8 +116,9 @@ class FittedRegression:
         ends = np.cumsum([each.tile.num_cells for each in predicted])[:-1]
         return [np.split(of_tile, NUM_PARTS, axis=1) for of_tile in np.split(self.solver.predict(x, penalty), ends)]
 
-    def solve(self, choices: Sequence[Choice]) -> ErrorRegression:
+    def solve(self, choices: Sequence[Choice], stats: GeneStats) -> ErrorRegression:
         """The regression of the errors of the base prediction that was chosen, one choice for each output."""
+        patterns = depth_patterns(stats)
         num_genes, num_features = len(self.solver.y_mean) // (NUM_PARTS * len(OUTPUTS)), len(self.solver.x_mean)
         coefficients = np.zeros((num_features, len(OUTPUTS) * num_genes), dtype=np.float32)
         intercept = np.zeros(len(OUTPUTS) * num_genes, dtype=np.float32)
@@ -114,38 +130,36 @@ class FittedRegression:
                 slice(own.start + part * len(intercept), own.stop + part * len(intercept)) for part in range(NUM_PARTS)
             ]
             solved, y_mean = self.solver.coefficients(choice.penalty), self.solver.y_mean
-            coefficients[:, own] = _errors_left([solved[:, part] for part in parts], choice.weights)
-            y = _errors_left([y_mean[part] for part in parts], choice.weights)
+            of_blend, of_smoother, of_network = (np.vstack([y_mean[part], solved[:, part]]) for part in parts)
+            signed = [of_blend, -of_smoother, -of_network]
+            left = add_weighted(signed, choice.weights, patterns[number])
+            y, coefficients[:, own] = left[0], left[1:]
             intercept[own] = y - self.solver.x_mean @ coefficients[:, own]
         return ErrorRegression(self.genes, self.scale, coefficients, intercept)
 
 
-def _errors_left(parts: Sequence[Values], weights: Weights) -> Values:
-    """Errors of the base prediction with some weights."""
-    return np.asarray(parts[0] - np.float32(weights.smoother) * parts[1] - np.float32(weights.correction) * parts[2])
-
-
-def choose_blend(blend: FittedBlend, tuning: Sequence[PracticeTile]) -> FittedBlend:
+def choose_blend(blends: Sequence[tuple[FittedBlend, Sequence[PracticeTile]]]) -> tuple[Pair, Pair]:
     """Choose the hyper-parameters of a blend: for means by squared error, for P(expressed) by log loss.
 
     Args:
-        blend: The blend.
-        tuning: Tuning cells; without any the blend is returned as it is.
+        blends: Blends, each with cells that it was not fitted to.
 
     Returns:
-        The blend with the best of `neighbourhood.blend.GRID`.
+        The best of `neighbourhood.blend.GRID` for means and for P(expressed); those of the blends where there are no cells.
     """
+    if not any(tiles for _, tiles in blends):
+        return blends[0][0].of_mean, blends[0][0].of_expressed
     losses = []
-    for pair in GRID if tuning else ():
-        candidate, of_mean, of_expressed = replace(blend, of_mean=pair, of_expressed=pair), 0.0, 0.0
-        for tile in tuning:
-            found, values = candidate.combine(tile.circles, tile.stats), tile.expression.toarray()
-            of_mean += float(np.square(values - found.mean).sum(dtype=np.float64))
-            of_expressed += _cross_entropy(found.expressed, values > 0)
+    for pair in GRID:
+        of_mean = of_expressed = 0.0
+        for blend, tiles in blends:
+            candidate = replace(blend, of_mean=pair, of_expressed=pair)
+            for tile in tiles:
+                found, values = candidate.combine(tile.circles, tile.stats), tile.expression.toarray()
+                of_mean += float(np.square(values - found.mean).sum(dtype=np.float64))
+                of_expressed += _cross_entropy(found.expressed, values > 0)
         losses.append((of_mean, of_expressed, pair))
-    if not losses:
-        return blend
-    return replace(blend, of_mean=min(losses)[2], of_expressed=min(losses, key=itemgetter(1))[2])
+    return min(losses)[2], min(losses, key=itemgetter(1))[2]
 
 
 def fit_regression(predicted: Sequence[Predicted], stats: GeneStats) -> FittedRegression:
@@ -171,30 +185,97 @@ def fit_regression(predicted: Sequence[Predicted], stats: GeneStats) -> FittedRe
     return FittedRegression(genes, scale, sums.solver())
 
 
-def choose(regression: FittedRegression, tuning: Sequence[Predicted], stats: GeneStats) -> list[Choice]:
-    """Choose weight of the network and penalty of each output: means by squared error, the others by log loss.
+def choose(held_out: Sequence[HeldOut]) -> list[Choice]:
+    """Choose weights and penalty of each output: for means by squared error, for the others by log loss.
 
     Args:
-        regression: The regression.
-        tuning: Tuning cells, which are not part of the regression.
-        stats: Statistics of the slide.
+        held_out: Cells to compare the candidates on.
 
     Returns:
-        A choice for each of `OUTPUTS`; without tuning cells the network without a regression.
+        A choice for each of `OUTPUTS`; without cells the network without a regression.
     """
-    best = [Choice(np.inf, Weights(1.0, 1.0), np.inf)] * len(OUTPUTS)
-    for penalty in PENALTIES if tuning else ():
-        parts = regression.predict(tuning, penalty)
-        candidates = [_mean_choices(tuning, parts, penalty), [], []]
-        for weights in (Weights(*pair) for pair in product(WEIGHTS, WEIGHTS)):
-            for own, loss in zip(candidates[1:], _log_losses(tuning, parts, weights, stats), strict=True):
-                own.append(Choice(loss, weights, penalty))
+    best = [Choice(np.inf, NETWORK_WEIGHTS, np.inf)] * len(OUTPUTS)
+    predicted = [each for part in held_out for each in part.predicted]
+    if not predicted:
+        return best
+    num_cells, num_genes = sum(each.tile.num_cells for each in predicted), predicted[0].blend.mean.shape[1]
+    genes = np.arange(0, num_genes, -(-num_genes // MAX_WEIGHT_GENES))
+    cells = slice(None, None, -(-num_cells * len(genes) // MAX_VALUES))
+    for penalty in PENALTIES:
+        parts = [errors for part in held_out for errors in part.regression.predict(part.predicted, penalty)]
+        fits = [
+            fit(
+                [_compared(each, of_tile, output, cells, genes) for each, of_tile in zip(predicted, parts, strict=True)]
+            )
+            for output, fit in enumerate((_fit_mean, _fit_expressed, _fit_composition))
+        ]
         before = best
-        best = [min(own, *others) for own, others in zip(best, candidates, strict=True)]
+        best = [min(own, Choice(*fit, penalty)) for own, fit in zip(best, fits, strict=True)]
         # Solving for a large panel takes a second. A second minimum at a lower penalty is not searched for.
         if best == before:
             break
     return best
+
+
+class _Compared(NamedTuple):
+    """One output of some cells."""
+
+    wide: Values  # (M, P) mean within the widest circle
+    differences: Values  # (D, M, P) from `weights.split_differences`
+    expression: Values  # (M, P) actual log-normalised expression
+    counts: csr_matrix  # (M, P) actual counts
+    composition: Values  # (P,) of the slide
+
+
+def _compared(predicted: Predicted, parts: Parts, output: int, cells: slice, genes: NDArray[np.int64]) -> _Compared:
+    """What the weights of an output are fitted to, for some of the cells and genes."""
+    tile = predicted.tile
+    predictions = (tile.circles[-1], predicted.blend, predicted.features.smoothed, predicted.network)
+    wide, blend, smoothed, network = (parts_of(each)[output][cells] for each in predictions)
+    num_genes = blend.shape[1]
+    of_blend, of_smoother, of_network = (part[cells, output * num_genes : (output + 1) * num_genes] for part in parts)
+    profile = profile_of(tile.stats)[output]
+    differences = np.stack(
+        [profile - wide, blend - wide + of_blend, smoothed - blend - of_smoother, network - smoothed - of_network]
+    )
+    composition = tile.stats.composition[genes].astype(np.float32)
+    return _Compared(
+        wide[:, genes],
+        split_differences(differences, depth_patterns(tile.stats)[output])[:, :, genes],
+        tile.expression[cells][:, genes].toarray(),
+        tile.counts[cells][:, genes],
+        composition / max(float(composition.sum()), _TINY),
+    )
+
+
+def _joined(compared: Sequence[_Compared]) -> tuple[Values, Values, Values]:
+    """(n,) wide means, (D, n) differences and (n,) expression of all tiles, with cells times genes in one axis."""
+    differences = np.concatenate([each.differences.reshape(len(each.differences), -1) for each in compared], axis=1)
+    wide, expression = (
+        np.concatenate([part.ravel() for part in parts])
+        for parts in zip(*((each.wide, each.expression) for each in compared), strict=True)
+    )
+    return wide, differences, expression
+
+
+def _fit_mean(compared: Sequence[_Compared]) -> tuple[float, Weights]:
+    wide, differences, expression = _joined(compared)
+    return fit_mean(differences, expression - wide)
+
+
+def _fit_expressed(compared: Sequence[_Compared]) -> tuple[float, Weights]:
+    wide, differences, expression = _joined(compared)
+    return fit_expressed(differences, wide, expression > 0)
+
+
+def _fit_composition(compared: Sequence[_Compared]) -> tuple[float, Weights]:
+    return fit_composition(
+        np.concatenate([each.differences for each in compared], axis=1),
+        np.concatenate([each.wide for each in compared]),
+        # The compositions without the hidden cells of each fold are nearly the same.
+        np.stack([each.composition for each in compared]).mean(axis=0),
+        vstack([each.counts for each in compared], format="csr"),
+    )
 
 
 def _batches(predicted: Sequence[Predicted]) -> Iterator[list[Predicted]]:
@@ -224,45 +305,7 @@ def _targets(predicted: Predicted) -> Parts:
     return [of_blend, of_blend - of_smoother, of_smoother - of_network]
 
 
-def _mean_choices(tuning: Sequence[Predicted], parts: Sequence[Parts], penalty: float) -> list[Choice]:
-    """Choices for the mean: the weights with the least squared error, and weights of zero."""
-    gram, moment, squares = np.zeros((2, 2)), np.zeros(2), 0.0
-    for predicted, of_tile in zip(tuning, parts, strict=True):
-        blend, smoothed, network = predicted.blend.mean, predicted.features.smoothed.mean, predicted.network.mean
-        actual = [predicted.tile.expression.toarray() - blend, smoothed - blend, network - smoothed]
-        left, *directions = (
-            (own - part[:, : blend.shape[1]]).ravel() for own, part in zip(actual, of_tile, strict=True)
-        )
-        for i, direction in enumerate(directions):
-            moment[i] += float(direction @ left)
-            gram[i] += [float(direction @ other) for other in directions]
-        squares += float(left @ left)
-    best = np.clip(np.linalg.solve(gram + _RIDGE * (1 + np.trace(gram)) * np.eye(2), moment), 0, MAX_WEIGHT)
-    return [
-        Choice(float(squares - 2 * weights @ moment + weights @ gram @ weights), Weights(*weights.tolist()), penalty)
-        for weights in (best, np.zeros(2))
-    ]
-
-
 def _cross_entropy(probability: Values, actual: NDArray[np.bool_]) -> float:
     """Sum of the cross-entropies of probabilities, which are kept away from 0 and 1."""
     kept = np.clip(probability, _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
     return -float(np.log(np.where(actual, kept, 1 - kept)).sum(dtype=np.float64))
-
-
-def _log_losses(
-    tuning: Sequence[Predicted], parts: Sequence[Parts], weights: Weights, stats: GeneStats
-) -> tuple[float, float]:
-    """Sums of the cross-entropies of P(expressed), and of the composition per count."""
-    of_expressed = of_composition = 0.0
-    usual = stats.composition.astype(np.float32)
-    for predicted, of_tile in zip(tuning, parts, strict=True):
-        base = mix(predicted.blend, predicted.features.smoothed, predicted.network, [weights] * len(OUTPUTS))
-        refined = correct(base, _errors_left(of_tile, weights), stats)
-        _, expressed, composition = parts_of(refined)
-        of_expressed += _cross_entropy(expressed, predicted.tile.expression.toarray() > 0)
-        counts = predicted.tile.counts.tocoo()
-        expected = (1 - COMPOSITION_FLOOR) * composition + COMPOSITION_FLOOR * usual
-        of_counts = np.log(np.maximum(expected[counts.row, counts.col], _TINY**2))
-        of_composition -= float(counts.data @ of_counts)
-    return of_expressed, of_composition

@@ -6,11 +6,13 @@ Letters: M cells, P genes, D features of the network, F features of the regressi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cifm_cli.inference.adaptation.state_pool import pool_inputs, pool_states
+from cifm_cli.inference.adaptation.weights import add_weighted, depth_patterns
 from cifm_cli.inference.neighbourhood.residuals import add_errors, mean_features, parts_of
 from cifm_cli.inference.prediction import Prediction
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from cifm_cli.inference.adaptation.weights import Weights
     from cifm_cli.inference.neighbourhood.blend import FittedBlend
     from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
     from cifm_cli.inference.network_features import NetworkFeatures
@@ -31,13 +34,6 @@ OUTPUTS = ("mean", "expressed", "composition")
 # Fraction of the base prediction that the regression leaves at least: at zero, unlikely genes would be tied, and a count of
 # one of them impossible.
 FLOOR = 0.1
-
-
-class Weights(NamedTuple):
-    """Two gains of one output, fitted to the slide."""
-
-    smoother: float  # of what the smoother predicts differently from the blend
-    correction: float  # of what the network predicts differently from the smoother
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ class Refinement:
     """What turns the network's prediction into that of the adapted model."""
 
     blend: FittedBlend  # blend of neighbour means
-    weights: tuple[Weights, ...]  # of smoother and network in the base prediction, for each of `OUTPUTS`
+    weights: tuple[Weights, ...]  # of the base prediction, for each of `OUTPUTS`
     regression: ErrorRegression
     state_weights: NDArray[np.float64]  # (1 + T,) of network and frequencies in the probabilities of the states
 
@@ -100,7 +96,8 @@ class SlideAdaptation:
         fitted = self.refinement
         if fitted is None:
             return prediction
-        base = mix(fitted.blend.combine(circles, self.stats), features.smoothed, prediction, fitted.weights)
+        blend = fitted.blend.combine(circles, self.stats)
+        base = mix(circles[-1], blend, features.smoothed, prediction, self.stats, fitted.weights)
         refined = correct(base, fitted.regression.predict(circles, features.last, self.stats), self.stats)
         if prediction.states is None:
             return refined
@@ -108,25 +105,45 @@ class SlideAdaptation:
         return replace(refined, states=pool_states(inputs, fitted.state_weights))
 
 
-def mix(blend: Prediction, smoothed: Prediction, network: Prediction, weights: Sequence[Weights]) -> Prediction:
-    """Base prediction, for each of `OUTPUTS`.
+def mix(
+    wide: Prediction,
+    blend: Prediction,
+    smoothed: Prediction,
+    network: Prediction,
+    stats: GeneStats,
+    weights: Sequence[Weights],
+) -> Prediction:
+    """Base prediction, see `weights`.
 
     Args:
+        wide: Mean within the widest circle.
         blend: Blend of neighbour means.
         smoothed: Prediction of the smoother.
         network: Prediction of the network, which corrects the smoother.
-        weights: Weights of `Weights` for each output.
+        stats: Statistics of the slide.
+        weights: Weights of each of `OUTPUTS`.
 
     Returns:
-        Blend + smoother weight x (smoother - blend) + correction weight x (network - smoother).
+        The prediction.
     """
     mean, expressed, composition = (
-        first + np.float32(own.smoother) * (second - first) + np.float32(own.correction) * (third - second)
-        for first, second, third, own in zip(
-            parts_of(blend), parts_of(smoothed), parts_of(network), weights, strict=True
+        parts[0]
+        + add_weighted([usual - parts[0], *(after - before for before, after in pairwise(parts))], own, pattern)
+        for usual, *parts, own, pattern in zip(
+            profile_of(stats),
+            *map(parts_of, (wide, blend, smoothed, network)),
+            weights,
+            depth_patterns(stats),
+            strict=True,
         )
     )
     return Prediction(mean, expressed, composition)
+
+
+def profile_of(stats: GeneStats) -> tuple[Values, Values, Values]:
+    """Profile of a slide for each of `OUTPUTS`."""
+    mean, fraction, composition = (x.astype(np.float32) for x in (stats.mean, stats.fraction, stats.composition))
+    return mean, fraction, composition
 
 
 def correct(base: Prediction, predicted_errors: Values, stats: GeneStats) -> Prediction:

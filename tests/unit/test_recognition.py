@@ -1,0 +1,50 @@
+"""Cells that a model was trained on are recognised; a slide is new where there are none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import load_random_model, replace_counts
+
+from cifm_cli.data.cell_sketch import sketch_region
+from cifm_cli.data.slide import Slide
+from cifm_cli.model.checkpoint import Checkpoint
+from cifm_cli.model.recognition import find_seen, is_new
+
+
+@pytest.fixture(scope="module")
+def trained(slide: Slide) -> Checkpoint:
+    """A model that was trained on the first half of the cells, and validated on the others."""
+    checkpoint = load_random_model(slide, {"model": {"width": 8}}).checkpoint
+    rows = np.arange(slide.num_cells)
+    half = slide.num_cells // 2
+    uses = (("train", rows[:half]), ("validation", rows[half:]))
+    sketches = tuple(sketch_region(slide, own, checkpoint.vocabulary, use) for use, own in uses)
+    return replace(checkpoint, sketches=sketches)
+
+
+def test_a_slide_is_new_where_no_cell_was_trained_on(slide: Slide, trained: Checkpoint) -> None:
+    rows = np.arange(slide.num_cells)
+    half = slide.num_cells // 2
+    assert not is_new(slide, rows, trained)
+    assert not is_new(slide, rows[:half], trained)
+    assert is_new(slide, rows[half:], trained)
+
+
+def test_other_counts_at_other_places_are_new(slide: Slide, trained: Checkpoint) -> None:
+    rows = np.arange(slide.num_cells)
+    other = replace_counts(slide, rows, slide.counts(rows).toarray()[:, ::-1] + 1)
+    assert is_new(replace(other, xy_um=slide.xy_um + 7.77), rows, trained)
+    assert not is_new(other, rows, trained), "the same places"
+
+
+def test_a_model_that_does_not_record_its_cells_may_have_seen_any(slide: Slide, trained: Checkpoint) -> None:
+    assert not is_new(slide, np.arange(slide.num_cells), replace(trained, sketches=()))
+
+
+def test_every_use_is_found(slide: Slide, trained: Checkpoint) -> None:
+    found = find_seen(slide, np.arange(slide.num_cells), trained.sketches, trained.vocabulary)
+    assert [sketch.use for sketch, _ in found] == ["train", "validation"]
+    assert all(seen.fraction == pytest.approx(0.5, abs=0.05) for _, seen in found)
