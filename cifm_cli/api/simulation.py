@@ -75,7 +75,8 @@ def simulate(
     Returns:
         A new AnnData with the first replicate: the simulated cells of `adata`, then the injected cells. Counts are in the
         layers `initial`, `control` and `treated` (also `X`), cell types in `obs["type_before"]`, `type_after` and
-        `type_after_control`; `obs["edited"]` marks cells that an edit changed. `uns["cifm"]` holds DataFrames of all replicates: `composition`, `transitions`, `change`.
+        `type_after_control`; `obs["edited"]` marks cells that an edit changed. `uns["cifm"]` holds DataFrames of all replicates: `composition`,
+        `transitions`, `neighbours`, `change`.
 
     Raises:
         CifmError: The counts, genes, coordinates or numbers cannot be used, or an edit cannot be made.
@@ -159,12 +160,13 @@ def _tables(result: SimulationResult) -> dict[str, pd.DataFrame]:
     """Compare the arms over all replicates.
 
     Returns:
-        `composition` by arm, replicate, step and type; `transitions` by arm, replicate, first and last type; and
-        `change`, treated minus control by type.
+        `composition` by arm, replicate, step and type; `transitions` by arm, replicate, first and last type;
+        `neighbours` by arm, replicate, distance and types; and `change`, treated minus control by type.
     """
     change = pd.DataFrame.from_dict(result.to_json()["change"], orient="index").drop(columns="replicates")
     return {
         "composition": result.composition(),
         "transitions": result.transitions(),
+        "neighbours": result.neighbours(),
         "change": change.astype(float),
     }

@@ -1,1 +1,1 @@
-"""In-silico perturbation: cells are injected into a tissue, and the model updates the cells around them."""
+"""In-silico perturbation: a tissue is edited, and the model updates the cells around the edits."""

@@ -13,6 +13,12 @@ of the model, and an edit has no effect beyond the reach of a prediction times t
 changes by p - p_0, as with a plain redraw from p. A redraw, in contrast, forgets what each cell is: the errors of p_0, which
 hold half of the cells of mixed regions to be something else, become changes of the tissue.
 
+A resident that changed its state is itself a change of the surroundings of others. As the probabilities are nearly an average
+of the neighbours, one changed cell changes about one other in a sweep (`feedback.fit_feedback` measures how many), and the
+changes would spread through the tissue without end, although they add no evidence to that of the edit. Therefore
+p = (1 - f) p_e + f p_t, where p_e is predicted from the edits and the observed residents, p_t from the present tissue, and f is
+so small that a changed cell changes at most half a cell in a sweep. The effect of an edit is then bounded for any number of steps.
+
 The random numbers of a cell are the same in all steps of a replicate. A cell whose surroundings do not change any more does
 not change any more either, and one whose surroundings return to those of the beginning returns to what it was.
 
@@ -85,22 +91,36 @@ def couple_states(
     return np.where(moves, times.argmin(axis=1), observed)
 
 
+@dataclass(frozen=True)
+class CouplingRule:
+    """What the updates of all arms and replicates share."""
+
+    model: LoadedModel
+    sampler: StateSampler  # probabilities and cells of the states
+    before: TissueState  # the residents before any edit
+    feedback: float = 1.0  # f, the weight of the changes of other residents
+
+    def probability(self, tissue: TissueState, masked: Rows) -> NDArray[np.float64]:
+        """(Q, K) probabilities of the states of masked cells; rows sum to 1."""
+        weights = self.sampler.probability(predict_cells(self.model, tissue.slide, tissue.expressing, masked))
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
 class CoupledRun:
     """The updates of one arm of one replicate."""
 
-    def __init__(self, model: LoadedModel, sampler: StateSampler, before: TissueState, noise: CellNoise) -> None:
-        """Start at the tissue before any edit.
+    def __init__(self, rule: CouplingRule, edited: TissueState, noise: CellNoise) -> None:
+        """Start at the edited tissue.
 
         Args:
-            model: The model.
-            sampler: Probabilities and cells of the states.
-            before: The residents before any edit.
+            rule: What the runs of all arms and replicates share.
+            edited: The tissue after its edits, before the first update; that before any edit in the control.
             noise: Random numbers of the replicate.
         """
-        self._model, self._sampler, self._before, self._noise = model, sampler, before, noise
-        self._reach_um = halo_um(model, before.slide)
-        self._counts = before.counts
-        self._state = sampler.state.copy()  # (N,) present states; -1 for a cell without counts
+        self._rule, self._edited, self._noise = rule, edited, noise
+        self._reach_um = halo_um(rule.model, rule.before.slide)
+        self._counts = rule.before.counts
+        self._state = rule.sampler.state.copy()  # (N,) present states; -1 for a cell without counts
 
     def update(self, tissue: TissueState, cells: Rows, generator: np.random.Generator) -> TissueState:
         """Update some residents at the same time.
@@ -113,7 +133,7 @@ class CoupledRun:
         Returns:
             The state after the update.
         """
-        cells = cells[self._sampler.state[cells] >= 0]
+        cells = cells[self._rule.sampler.state[cells] >= 0]
         changed_um = self._changed_places(tissue)
         if not len(changed_um) or not len(cells):
             return tissue
@@ -125,9 +145,12 @@ class CoupledRun:
         cells = cells[affected]
         if not len(cells):
             return tissue
-        before, now = (self._probability(state, masked)[position] for state in (self._before, tissue))
-        noise = self._noise
-        observed = self._sampler.state[cells]
+        rule, noise = self._rule, self._noise
+        before, now = (rule.probability(state, masked)[position] for state in (rule.before, self._edited))
+        if (self._state != rule.sampler.state).any():
+            present = rule.probability(tissue, masked)[position]
+            now = (1 - rule.feedback) * now + rule.feedback * present
+        observed = self._rule.sampler.state[cells]
         states = couple_states(observed, before, now, noise.keep[cells], noise.waiting_times[cells])
         moved = states != self._state[cells]
         return self._change(tissue, cells[moved], states[moved], generator)
@@ -137,15 +160,10 @@ class CoupledRun:
         num_residents = tissue.num_residents
         differs = np.asarray((tissue.counts[:num_residents] != self._counts).sum(axis=1)).ravel() > 0
         # The depth is a part of the input too: a gene that slide and model do not share may have been edited.
-        differs |= tissue.slide.total_counts[:num_residents] != self._before.slide.total_counts
+        differs |= tissue.slide.total_counts[:num_residents] != self._rule.before.slide.total_counts
         is_added = tissue.slide.total_counts[num_residents:] > 0
         places: NDArray[np.float64] = tissue.slide.xy_um[np.concatenate([differs, is_added])]
         return places
-
-    def _probability(self, tissue: TissueState, masked: Rows) -> NDArray[np.float64]:
-        """(Q, K) probabilities of the states of masked cells; rows sum to 1."""
-        weights = self._sampler.probability(predict_cells(self._model, tissue.slide, tissue.expressing, masked))
-        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
     def _change(
         self, tissue: TissueState, cells: Rows, states: NDArray[np.int64], generator: np.random.Generator
@@ -154,8 +172,8 @@ class CoupledRun:
         if not len(cells):
             return tissue
         self._state[cells] = states
-        returns = states == self._sampler.state[cells]
+        returns = states == self._rule.sampler.state[cells]
         others, depths = cells[~returns], np.rint(tissue.depths[cells[~returns]]).astype(np.int64)
-        drawn = self._sampler.copy_cells(states[~returns], depths, self._noise.template[others], generator)
+        drawn = self._rule.sampler.copy_cells(states[~returns], depths, self._noise.template[others], generator)
         counts = vstack([self._counts[cells[returns]], csr_matrix(drawn)], format="csr")
         return tissue.with_counts(np.concatenate([cells[returns], others]), counts)

@@ -16,7 +16,8 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli.inference.predict import predict_cells
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.simulation.coupled_states import CoupledRun, draw_noise
+from cifm_cli.simulation.coupled_states import CoupledRun, CouplingRule, draw_noise
+from cifm_cli.simulation.feedback import fit_feedback
 from cifm_cli.simulation.sampling import draw_counts
 from cifm_cli.simulation.state_sampler import StateSampler, fit_state_sampler
 
@@ -41,7 +42,7 @@ class Dynamics:
     model: LoadedModel
     schedule: UpdateSchedule  # which cells are updated when, and how
     state_sampler: StateSampler | None  # draws cells of a state, for the form `state`; None for the other forms
-    before: TissueState | None = None  # the residents before any edit, to which updates are coupled; None for `redraw`
+    coupling: CouplingRule | None = None  # to the residents before any edit; None for `redraw`
 
     def run(self, tissue: TissueState, replicate: int = 0, held: Rows | None = None) -> Iterator[TissueState]:
         """Update a tissue step by step.
@@ -59,9 +60,9 @@ class Dynamics:
         """
         seed = self.schedule.seed
         update = self.update
-        if self.before is not None and self.state_sampler is not None:
-            noise = draw_noise(tissue.num_residents, len(self.state_sampler.members), seed, replicate)
-            update = CoupledRun(self.model, self.state_sampler, self.before, noise).update
+        if self.coupling is not None:
+            noise = draw_noise(tissue.num_residents, len(self.coupling.sampler.members), seed, replicate)
+            update = CoupledRun(self.coupling, tissue, noise).update
         for step in range(self.schedule.steps):
             cells = self.schedule.cells_to_update(tissue.num_residents, replicate, step)
             if held is not None:
@@ -117,7 +118,10 @@ def fit_dynamics(
     if schedule.form != "state":
         return Dynamics(model, schedule, None)
     sampler = fit_state_sampler(model, tissue.slide, schedule.update_fraction, schedule.seed)
-    return Dynamics(model, schedule, sampler, tissue if name == "coupled" else None)
+    if name == "redraw":
+        return Dynamics(model, schedule, sampler)
+    rule = fit_feedback(CouplingRule(model, sampler, tissue), schedule.update_fraction, schedule.seed)
+    return Dynamics(model, schedule, sampler, rule)
 
 
 def expected_counts(prediction: Prediction, form: Form, target_sum: float) -> NDArray[np.float64]:

@@ -58,7 +58,7 @@ def draw_figures(result: SimulationResult, common: Sequence[str]) -> dict[str, h
                 "Transitions, treated minus control",
                 centred=True,
             ),
-            "The effect of the injection on the transitions.",
+            "The effect of the edits on the transitions.",
         ),
     }
     return {name: html.Image(content, caption) for name, (content, caption) in figures.items()}
@@ -83,14 +83,14 @@ def _draw_maps(
     return {
         "map_before": (
             draw_map(TREATED, 0, "Before the first step"),
-            "Cell types before the first step, and the injected cells.",
+            "Cell types before the first step, with the edits.",
         ),
         "map_treated": (
-            draw_map(TREATED, -1, "After the last step, with injected cells"),
+            draw_map(TREATED, -1, "After the last step, with the edits"),
             "Cell types after the last step, treated.",
         ),
         "map_control": (
-            draw_map(CONTROL, -1, "After the last step, without injected cells"),
+            draw_map(CONTROL, -1, "After the last step, without the edits"),
             "Cell types after the last step, control.",
         ),
     }

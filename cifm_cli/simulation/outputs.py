@@ -102,16 +102,19 @@ def to_anndata(result: SimulationResult, names: Iterable[str], provenance: dict[
     def types(trajectory: Trajectory, step: int, of_injected: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Types of the residents after a step, then the labels of the injected cells."""
         of_residents = np.array(result.type_names, dtype=object)[trajectory.codes[step]]
+        if trajectory is treated:
+            of_residents[is_edited[: len(of_residents)] & (tissue.depths[: len(of_residents)] == 0)] = "removed"
         return np.concatenate([of_residents, of_injected])
 
     source_types = treated.added_labels
+    is_edited = _is_edited(treated, tissue.slide.num_cells)
     absent = np.full(num_injected, "absent", dtype=object)
     return trajectory_anndata(
         tissue.slide,
         [*names, *(f"injected-{number}" for number in range(num_injected))],
         {
             "injected": np.arange(tissue.slide.num_cells) >= tissue.num_residents,
-            "edited": _is_edited(treated, tissue.slide.num_cells),
+            "edited": is_edited,
             "type_before": types(control, 0, source_types),
             "type_after": types(treated, -1, source_types),
             "type_after_control": types(control, -1, absent),

@@ -1,6 +1,6 @@
 """Integer counts drawn from expression profiles with common random numbers.
 
-A simulation compares two runs that should differ by the injection alone. The same random numbers must therefore give
+A simulation compares two runs that should differ by the edits alone. The same random numbers must therefore give
 nearly the same counts for nearly the same profile. Inverting one cumulative distribution over all genes does not have
 this property, since a small change of one gene shifts the boundaries of all genes after it. Here, each gene has its own
 random numbers.

@@ -10,11 +10,12 @@ import numpy as np
 
 from cifm_cli.celltype.labelled_cells import source_name
 from cifm_cli.inference.adaptation.option import SLIDE, can_adapt, open_adapted
+from cifm_cli.provenance import numpy_generator
 from cifm_cli.report.table import Table
 from cifm_cli.report.terminal import progress
 from cifm_cli.response.summary import response_facts
 from cifm_cli.simulation import structure, summary
-from cifm_cli.simulation.edits.apply import Addition
+from cifm_cli.simulation.edits.apply import Addition, apply_edits
 from cifm_cli.simulation.edits.requests import Inject
 from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED, Experiment, Trajectory, fit_experiment
 from cifm_cli.simulation.prepared_tissue import prepare_tissue
@@ -99,6 +100,7 @@ class SimulationResult:
                 "share": schedule.update_fraction,
                 "form": schedule.form,
                 "dynamics": config.dynamics_name,
+                "feedback": experiment.dynamics.coupling and experiment.dynamics.coupling.feedback,
                 "replicates": config.replicates,
                 "seed": schedule.seed,
                 "updates_per_cell": schedule.steps / schedule.steps_per_sweep,
@@ -135,6 +137,8 @@ def simulate(model: LoadedModel, slide: Slide, config: SimulateConfig) -> Simula
     adapts = config.adapt == SLIDE and can_adapt(model)
     columns = np.arange(slide.num_genes) if adapts else model.panel(slide).columns
     prepared = prepare_tissue(slide.with_radius(model.checkpoint.recipe.data.radius_um), columns, config, window)
+    # There may be too few places for injected cells.
+    apply_edits(prepared.tissue, [entry.edit for entry in prepared.edits], numpy_generator(config.seed, "places"))
     # Once, to the tissue before the edits: both arms must have the same model.
     model, slide = open_adapted(model, slide, config.adapt, config.seed)
     experiment = fit_experiment(model, prepared, config)

@@ -43,32 +43,30 @@ class SourceCells:
         """Whether the cells have no counts."""
         return not self.total_counts.any()
 
+    def draw(self, count: int, generator: np.random.Generator) -> Rows:
+        """Draw cells with replacement, equally many of each donor where donors are known.
+
+        Args:
+            count: Number of cells.
+            generator: Source of randomness.
+
+        Returns:
+            (count,) rows.
+        """
+        if not count:
+            return np.empty(0, dtype=np.int64)
+        if self.donors is None:
+            return generator.integers(self.num_cells, size=count)
+        _, donor, sizes = np.unique(self.donors.astype(str), return_inverse=True, return_counts=True)
+        # The rows of each donor follow each other in this order.
+        order, first = np.argsort(donor, kind="stable"), np.cumsum(sizes) - sizes
+        chosen = generator.permutation(np.arange(count) % len(sizes))
+        return np.asarray(order[first[chosen] + (generator.random(count) * sizes[chosen]).astype(np.int64)])
+
     def take(self, rows: Rows) -> SourceCells:
         """Some of the cells."""
         donors = None if self.donors is None else self.donors[rows]
         return SourceCells(self.cell_type, self.counts[rows], self.total_counts[rows], donors)
-
-
-def source_cells_of_slide(slide: Slide, rows: Rows, label: str) -> SourceCells:
-    """Take cells of one label from the slide.
-
-    Args:
-        slide: Any slide.
-        rows: (S,) rows of the cells.
-        label: Their label.
-
-    Returns:
-        The source cells.
-
-    Raises:
-        CifmError: There is no cell.
-    """
-    if not len(rows):
-        raise CifmError(
-            f"slide {slide.name}: no {label} among its cells",
-            "take them from labelled cells of another data set with --inject-from FILE.h5ad",
-        )
-    return SourceCells(label, slide.counts(rows), slide.total_counts[rows])
 
 
 def source_cells_of_reference(slide: Slide, reference: ReferenceCells, requested: str, seed: int) -> SourceCells:

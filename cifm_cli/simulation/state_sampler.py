@@ -3,14 +3,14 @@
 A predicted mean is the profile of no real cell: between a tumour nest and T cells it is the average of both. Cells
 whose genes are drawn from it one by one have no clear type, and after one sweep half of a tissue is `unassigned`.
 Therefore a state is drawn for each updated cell, the counts of a cell of that state are copied from the tissue before
-injection, and these counts are brought to the depth of the updated cell.
+any edit, and these counts are brought to the depth of the updated cell.
 
 A model with cell states of its own predicts their probabilities. Some cells are masked and predicted, and the
 probabilities are reweighted so that on average each state is as frequent as in this tissue. For a model without states,
 the cells of the tissue are clustered (k-means on principal components), and a logistic regression is fitted that maps
-the predictions of masked cells to their clusters. Both are fitted once, before any cell is injected.
+the predictions of masked cells to their clusters. Both are fitted once, before any edit.
 
-Letters: N cells of the tissue before injection, Q updated cells, P genes, K states.
+Letters: N cells of the tissue before any edit, Q updated cells, P genes, K states.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ CANDIDATES: Final = 20  # cells of a state, from the depth of the updated cell u
 class StateSampler:
     """Draws cells of the states that a prediction makes probable."""
 
-    counts: csr_matrix  # (N, P) counts of the tissue before injection
+    counts: csr_matrix  # (N, P) counts of the tissue before any edit
     depths: NDArray[np.int64]  # (N,) row sums
     members: list[Rows]  # K arrays of rows, the cells of each state in order of depth
     # maps (Q, P) predicted means to probabilities of the states; None if the model predicts them

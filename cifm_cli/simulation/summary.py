@@ -1,4 +1,4 @@
-"""Summaries of a simulation: composition at every step, transitions between types, and the effect of the injection.
+"""Summaries of a simulation: composition at every step, transitions between types, and the effect of the edits.
 
 Residents that an edit removed, replaced or changed are left out in both arms, as their change is no effect.
 
@@ -101,7 +101,7 @@ def transition_table(trajectories: Sequence[Trajectory], names: Sequence[str]) -
 
 
 def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The effect of the injection on the composition: treated minus control, after the last step.
+    """The effect of the edits on the composition: treated minus control, after the last step.
 
     Args:
         trajectories: All trajectories.
@@ -133,7 +133,7 @@ def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str])
 
 
 def control_drift(trajectories: Sequence[Trajectory], names: Sequence[str]) -> float:
-    """Total variation distance between initial and final composition without injection, mean over replicates."""
+    """Total variation distance between initial and final composition without edits, mean over replicates."""
     change = _final_fractions(trajectories, CONTROL, len(names)) - _initial_fractions(trajectories, len(names))
     # A cell that changes its type changes two fractions, hence the half.
     return float(np.abs(change).sum(axis=1).mean() / 2)

@@ -89,7 +89,7 @@ def test_simulate(
     assert trajectory.obs.equals(written.obs)
     for layer in ("initial", "control", "treated"):
         assert (trajectory.layers[layer] != written.layers[layer]).nnz == 0
-    for name in ("composition", "transitions"):
+    for name in ("composition", "transitions", "neighbours"):
         pd.testing.assert_frame_equal(trajectory.uns["cifm"][name], pd.read_csv(f"simulation/{name}.csv"))
 
 

@@ -97,6 +97,25 @@ def test_injected_cells_of_another_data_set(adata: ad.AnnData, model: cifm.Loade
         cifm.simulate(adata, model, "odd", reference=reference, **QUICK)
 
 
+def test_edits_in_python(adata: ad.AnnData, model: cifm.LoadedModel) -> None:
+    """The same words as on the command line; the order of the cells has no effect, and `inject` is short for an edit."""
+    clusters = adata.obs["cluster"].astype(str)
+    common, other = clusters.value_counts().index[:2]
+    centre = np.median(adata.obsm["spatial"], axis=0)
+    places = np.array([centre, centre + 4.0])
+    edits = [cifm.Inject(common, at_um=places.tolist()), cifm.Remove(other), cifm.Knockout("KRT8", common)]
+    first = cifm.simulate(adata, model, edits=edits, labels="cluster", **QUICK)
+    shuffled = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
+    second = cifm.simulate(shuffled, model, edits=edits, labels="cluster", **QUICK)
+    assert (first.X != second[first.obs_names].X).nnz == 0
+    removed = clusters.reindex(first.obs_names).to_numpy() == other
+    assert first.obs["edited"].to_numpy()[removed].all()
+    assert not first.X[removed].nnz
+    short = cifm.simulate(adata, model, "tcell", count=5, **QUICK)
+    long = cifm.simulate(adata, model, edits=[cifm.Inject("tcell", 5)], **QUICK)
+    assert (short.X != long.X).nnz == 0
+
+
 def test_a_trajectory_can_be_written_and_read(adata: ad.AnnData, model: cifm.LoadedModel, tmp_path: Path) -> None:
     trajectory = cifm.simulate(adata, model, "tcell", **QUICK)
     trajectory.write_h5ad(tmp_path / "trajectory.h5ad")
@@ -313,6 +332,16 @@ def test_train_takes_a_recipe_and_slides_by_name(adata: ad.AnnData) -> None:
         (lambda adata, model: cifm.predict(adata, model, form="gated", threshold=50), "threshold: 50"),
         (lambda adata, model: cifm.simulate(adata, model, "tcell", form="average"), "form: average"),
         (lambda adata, model: cifm.simulate(adata, model, "tcell", replicates=0), "replicates: 0"),
+        (cifm.simulate, "no edit"),
+        (lambda adata, model: cifm.simulate(adata, model, edits="tcell"), "edits: 'tcell'"),
+        (lambda adata, model: cifm.simulate(adata, model, edits=["tcell"]), "edits: "),
+        (lambda adata, model: cifm.simulate(adata, model, count=3, edits=[cifm.Remove("tcell")]), "without a type"),
+        (lambda adata, model: cifm.simulate(adata, model, "tcell", dynamics="frozen"), "dynamics: frozen"),
+        (lambda adata, model: cifm.simulate(adata, model, "tcell", labels="kind"), "no obs column 'kind'"),
+        (
+            lambda adata, model: cifm.simulate(adata, model, edits=[cifm.Inject("tcell", at_um=[[1, 2, 3]])]),
+            "at: an array",
+        ),
         (lambda adata, model: cifm.simulate(adata, model, "tcell", update_fraction=0), "update_fraction: 0"),
         (lambda adata, model: cifm.predict(adata, model, at=[1.0, 2.0]), r"at: an array of shape \(2,\)"),
         (lambda adata, model: cifm.predict(adata, model, at=[["a", "b"]]), "at: not an array of numbers"),

@@ -166,6 +166,29 @@ def test_injected_cells_may_come_from_a_reference(cifm, workplace: Path) -> None
             "--markers",
         ),
         (("--inject", "tcell", "--reference", "no.h5ad"), "no.h5ad: no such file", "path"),
+        ((), "no edit is given", "--inject TYPE"),
+        (("--count", "5"), "no edit is given", "--remove LABEL"),
+        (("--remove", "tcell", "--count", "5"), "--count: no cells are injected", "--inject TYPE"),
+        (("--remove", "tcell", "--inject-from", "no.h5ad"), "--inject-from: no cells are injected", "--inject TYPE"),
+        (("--remove", "tcel"), "no cell type 'tcel'", "did you mean T cell?"),
+        (("--swap", "tcell"), "--swap tcell: two parts", "A=B"),
+        (("--overexpress", "KRT8"), "--overexpress KRT8: two parts", "GENE=x"),
+        (("--overexpress", "KRT8=much"), "'much' is not a number", "KRT8=4"),
+        (("--overexpress", "KRT8=0.5"), "the multiple must be above 1", "knockout"),
+        (("--knockout", "KRT88"), "no gene 'KRT88'", "did you mean KRT8"),
+        (("--inject", "tcell", "--in", "tcell"), "--in: no gene is changed", "--knockout GENE"),
+        (("--inject", "tcell", "--inject-donor-key", "x"), "there is no reference", "--inject-from"),
+        (("--inject", "void", "--inject-from", "no.h5ad"), "void cells have no counts", "leave it out"),
+        (("--inject", "tcell", "--count", "5", "--density", "9"), "count and density", "one of them"),
+        (("--inject", "tcell", "--within", "5"), "without a label", "label"),
+        (("--inject", "tcell", "--region", "1,2"), "--region 1,2: not a rectangle", "x0,y0,x1,y1"),
+        (("--inject", "tcell", "--region", "9000,9000,9001,9001"), "no place for a cell", "span"),
+        (("--inject", "tcell", "--at", "no.csv"), "no.csv: no such file", "path"),
+        (("--inject", "tcell", "--inject", "bcell", "--at", "no.csv"), "each place takes one cell", "one type"),
+        (("--inject", "tcell", "--labels", "kind"), "no obs column 'kind'", "--labels: "),
+        (("--inject", "ghost", "--labels", "cluster"), "obs column cluster: no label 'ghost'", "known here: "),
+        (("--knockout", "KRT8"), "cells are edited: none is left that could respond", "--in LABEL"),
+        (("--inject", "tcell", "--dynamics", "coupled", "--form", "mean"), "dynamics coupled with form mean", "redraw"),
         (("nowhere.h5ad", "--inject", "tcell"), "nowhere.h5ad: no such file or folder", "cifm prepare"),
         (("--inject", "tcell", "--model", "runs/other"), "no model in runs/other", "cifm train"),
         (("--inject", "tcell", "--backend", "abacus"), "abacus", "cifm backends"),
@@ -181,6 +204,57 @@ def test_user_errors_are_one_line_and_a_hint(
     assert message in errors[0]
     assert hint in hints[0]
     assert not Path("simulation").exists()
+
+
+def test_an_edit_that_is_impossible_is_reported_before_the_model_is_adapted(cifm, workplace: Path) -> None:
+    code, _, err = cifm("simulate", "--inject", "tcell", "--min-distance", "500")
+    assert code == 1
+    assert "places for 0 of" in err
+    assert "adapting" not in err
+
+
+def test_several_edits_at_once(cifm, workplace: Path) -> None:
+    """By labels of the slide, at places of a file, and in a part of the tissue."""
+    slide = ad.read_h5ad(next(Path("prepared").glob("*.h5ad")))
+    clusters = slide.obs["cluster"].astype(str)
+    common, other = clusters.value_counts().index[:2]
+    centre = np.median(slide.obsm["spatial"], axis=0)
+    pd.DataFrame(np.array([centre, centre + 5.0]), columns=["x_um", "y_um"]).to_csv("places.csv", index=False)
+    words = ("--inject", common, "--at", "places.csv", "--remove", other, "--knockout", "KRT8", "--in", common)
+    code, out, err = cifm("simulate", *words, "--labels", "cluster", *QUICK, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    inject, remove, knockout = result["edits"]
+    assert (inject["cell_type"], inject["num_cells"], inject["num_places"]) == (common, 2, 2)
+    assert (remove["edit"], knockout["cells"]) == ("remove", common)
+    assert result["provenance"]["edits"] == result["edits"]
+    tissue = ad.read_h5ad("simulation/trajectory.h5ad")
+    assert np.array_equal(tissue.obsm["spatial"][-2:], pd.read_csv("places.csv").to_numpy())
+    residents = tissue[~tissue.obs["injected"].to_numpy()]
+    removed = clusters[residents.obs_names].to_numpy() == other
+    assert removed.sum() == remove["num_cells"]
+    assert not residents.X[removed].nnz
+    assert set(residents.obs["type_after"][removed]) == {"removed"}
+    knocked_out = clusters[residents.obs_names].to_numpy() == common
+    assert knocked_out.sum() == knockout["num_cells"]
+    assert not residents[knocked_out, residents.var["symbol"] == "KRT8"].X.nnz
+    assert np.array_equal(residents.obs["edited"].to_numpy(), removed | knocked_out)
+
+
+def test_each_replicate_takes_another_donor(cifm, workplace: Path) -> None:
+    slide = ad.read_h5ad(next(Path("prepared").glob("*.h5ad")))
+    obs = pd.DataFrame({"cell_type": "odd", "donor_id": ["p1", "p2"] * 10}, index=slide.obs_names[:20])
+    reference = ad.AnnData(X=slide.X[:20], obs=obs)
+    reference.var_names = slide.var["symbol"].astype(str)
+    reference.write_h5ad("atlas.h5ad")
+    words = ("--inject", "odd", "--inject-from", "atlas.h5ad", "--replicates", 2, *QUICK, "--json")
+    code, out, _ = cifm("simulate", *words)
+    assert code == 0
+    assert json.loads(out)["edits"][0]["donors"] == ["p1", "p2"]
+    code, _, err = cifm("simulate", *words, "--inject-donor-key", "patient")
+    assert code == 1
+    assert "no obs column 'patient'" in err
+    assert "--inject-donor-key: cell_type, donor_id" in err
 
 
 def test_a_type_that_is_not_on_the_slide(cifm, workplace: Path) -> None:

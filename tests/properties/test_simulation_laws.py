@@ -40,7 +40,7 @@ def prepare(
 
 
 def kind_of(experiment: Experiment) -> tuple[str, str]:
-    return "redraw" if experiment.dynamics.before is None else "coupled", experiment.dynamics.schedule.form
+    return "redraw" if experiment.dynamics.coupling is None else "coupled", experiment.dynamics.schedule.form
 
 
 @pytest.fixture(scope="module", params=KINDS, ids="-".join)
@@ -66,7 +66,7 @@ def test_without_injection_the_arms_are_identical_bit_for_bit(experiment: Experi
     assert same(control, treated)
     changes = not np.array_equal(control.codes[0], control.codes[-1])
     assert changes == (
-        experiment.dynamics.before is None
+        experiment.dynamics.coupling is None
     )  # an untouched tissue stays as it is where updates are coupled
 
 
@@ -101,7 +101,7 @@ def test_injected_cells_never_change(experiment: Experiment, trajectories: list[
 def test_a_step_changes_only_the_cells_that_are_due(experiment: Experiment) -> None:
     tissue, dynamics = experiment.tissue, experiment.dynamics
     due = dynamics.schedule.cells_to_update(tissue.num_residents, 0, 0)
-    if dynamics.before is not None:  # without an edit, nothing changes
+    if dynamics.coupling is not None:  # without an edit, nothing changes
         tissue = experiment.edit(0).tissue
     stepped = next(dynamics.run(tissue))
     others = np.setdiff1d(np.arange(tissue.num_residents), due)

@@ -122,7 +122,7 @@ def _edit_residents(
         void = csr_matrix((len(edit.cells), tissue.slide.num_genes), dtype=np.float32)
         return replace_cells(tissue, edit.cells, void, np.zeros(len(edit.cells)))
     if isinstance(edit, Replacement):
-        chosen = generator.integers(edit.source.num_cells, size=len(edit.cells))
+        chosen = edit.source.draw(len(edit.cells), generator)
         return replace_cells(tissue, edit.cells, edit.source.counts[chosen], edit.source.total_counts[chosen])
     counts = tissue.slide.counts(edit.cells)
     before = counts[:, edit.column].toarray().ravel().astype(np.float64)
@@ -152,5 +152,5 @@ def _add(tissue: TissueState, edit: Addition, generator: np.random.Generator) ->
         # Removed residents and void cells keep no others away.
         others = tissue.slide.xy_um[tissue.slide.total_counts > 0]
         places = edit.area.draw(edit.count, generator, others, edit.min_distance_um)
-    chosen = generator.integers(edit.source.num_cells, size=edit.count) if edit.count else np.empty(0, dtype=np.int64)
+    chosen = edit.source.draw(edit.count, generator)
     return inject(tissue, InjectedCells(places, edit.source.counts[chosen], edit.source.total_counts[chosen]))

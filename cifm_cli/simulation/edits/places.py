@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     Positions = NDArray[np.float64]
 
-GRID_PARTS: Final = 8  # squares per radius, with which an area is measured
+AREA_POINTS: Final = 100_000  # with which an area is measured
+MIN_DISC_POINTS: Final = 8  # in each disc of it
+GOLDEN_ANGLE: Final = np.pi * (3 - 5**0.5)
 MIN_BATCH: Final = 1_024  # proposals at a time, where many are rejected
 MAX_PROPOSALS: Final = 200_000  # after which the area is taken to be full
 UM2_PER_MM2: Final = 1e6
@@ -52,14 +54,17 @@ class Area:
         return np.asarray(inside)
 
     def size_mm2(self) -> float:
-        """Its size in square millimetres, measured on a grid of squares."""
-        side = self.within_um / GRID_PARTS
-        # The grid squares of each centre; squares of several centres are counted once.
-        steps = np.arange(-GRID_PARTS - 1, GRID_PARTS + 2)
-        offsets = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
-        corner = np.floor(self.centres_um / side).astype(np.int64)
-        squares = np.unique((corner[:, None] + offsets).reshape(-1, 2), axis=0)
-        return float(self.contains((squares + 0.5) * side).sum() * side**2 / UM2_PER_MM2)
+        """Its size in square millimetres, within about one per cent."""
+        num_points = max(MIN_DISC_POINTS, AREA_POINTS // len(self.centres_um))
+        # Points on a spiral, which cover a disc evenly.
+        number = np.arange(num_points)
+        distance, angle = self.within_um * np.sqrt((number + 0.5) / num_points), number * GOLDEN_ANGLE
+        offsets = distance[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
+        points = (self.centres_um[:, None] + offsets).reshape(-1, 2)
+        # A point in m discs is counted once in all of them together.
+        num_discs = np.maximum(self._centres.query_ball_point(points, self.within_um, return_length=True), 1)
+        discs = (self.contains(points) / num_discs).sum() / num_points
+        return float(discs * np.pi * self.within_um**2 / UM2_PER_MM2)
 
     def draw(
         self,

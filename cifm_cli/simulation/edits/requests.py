@@ -86,8 +86,8 @@ class Inject(Where):
                 name for name in [*named, *(["min distance"] if self.min_distance_um else [])] if name != "at"
             )
             raise CifmError(f"at is given together with {others}", "list the places, or describe them, but not both")
-        if self.count is not None and self.count < 0:
-            raise CifmError(f"count {self.count}: negative", "give the number of cells to inject")
+        if self.count is not None and (not isinstance(self.count, int | np.integer) or self.count < 0):
+            raise CifmError(f"count {self.count}: not a number of cells", "give a whole number from 0 on")
         if self.density is not None and not 0 <= self.density < np.inf:
             raise CifmError(f"density {self.density:g}: not a density", "give cells per square millimetre")
         if not 0 <= self.min_distance_um < np.inf:
@@ -182,6 +182,7 @@ def check_region(region_um: Box) -> None:
     Raises:
         CifmError: As described.
     """
-    if len(region_um) != 4 or not (region_um[0] < region_um[2] and region_um[1] < region_um[3]):
+    is_box = len(region_um) == 4 and region_um[0] < region_um[2] and region_um[1] < region_um[3]
+    if not is_box or not np.isfinite(region_um).all():
         text = ",".join(f"{number:g}" for number in region_um)
         raise CifmError(f"region {text}: not a rectangle", "write x0,y0,x1,y1 in micrometres, such as 0,0,1000,500")

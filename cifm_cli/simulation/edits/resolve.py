@@ -18,7 +18,7 @@ from cifm_cli.simulation.edits.apply import Addition, GeneChange, Removal, Repla
 from cifm_cli.simulation.edits.labels import find_gene
 from cifm_cli.simulation.edits.places import Area, area_near, in_region, tissue_area
 from cifm_cli.simulation.edits.requests import VOID, Inject, Knockout, Overexpress, Remove, Swap
-from cifm_cli.simulation.source_cells import SourceCells, source_cells_of_reference, source_cells_of_slide
+from cifm_cli.simulation.source_cells import SourceCells, source_cells_of_reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 DEFAULT_INJECTED: Final = 0.02  # injected cells per resident, unless their number is given
 MAX_PER_RESIDENT: Final = 10  # injected cells per resident; more are taken for a mistake
+OTHER_DATA: Final = "take them from labelled cells of another data set with --inject-from FILE.h5ad"
 MAX_RADII: Final = 10.0  # a place that is farther from every cell is taken for a mistake
 
 
@@ -68,9 +69,11 @@ class ResolvedEdit:
             The edit.
         """
         edit = self.edit
-        if not isinstance(edit, Addition) or edit.source.donors is None or num_replicates == 1 or not order:
+        if not isinstance(edit, Addition) or edit.source.donors is None or num_replicates == 1:
             return edit
-        own = np.flatnonzero(edit.source.donors == order[replicate % len(order)])
+        # Of several types, a donor may lack one.
+        names = [name for name in order if name in set(edit.source.donors)]
+        own = np.flatnonzero(edit.source.donors == names[replicate % len(names)])
         return Addition(edit.source.take(own), edit.count, edit.area, edit.at_um, edit.min_distance_um)
 
     def describe(self) -> str:
@@ -119,7 +122,10 @@ def resolve_edits(requests: Sequence[EditRequest], context: EditContext) -> list
             each other.
     """
     if not requests:
-        raise CifmError("no edit: nothing would be simulated", "name one, such as --inject tcell or --remove tcell")
+        raise CifmError(
+            "no edit: nothing would be simulated",
+            "name one: cells to inject, remove or swap, or a gene to knock out or overexpress",
+        )
     resolved = [ResolvedEdit(request, _resolve(request, context)) for request in requests]
     _require_consistent(resolved, context.tissue.num_residents)
     return resolved
@@ -133,7 +139,8 @@ def _resolve(request: EditRequest, context: EditContext) -> Edit:
     if isinstance(request, Swap):
         if context.labels.find(request.cells) == context.source_labels.find(request.by):
             raise CifmError(f"swap {request.cells}={request.by}: one label twice", "name two labels")
-        return Replacement(_cells(request, request.cells, context), _source_of_slide(request.by, context))
+        hint = "choose another type, or other --labels"
+        return Replacement(_cells(request, request.cells, context), _source_of_slide(request.by, context, hint))
     return _gene_change(request, context)
 
 
@@ -170,11 +177,13 @@ def _cells_near(label: str, context: EditContext) -> Rows:
     return rows
 
 
-def _source_of_slide(label: str, context: EditContext) -> SourceCells:
+def _source_of_slide(label: str, context: EditContext, hint: str = OTHER_DATA) -> SourceCells:
     """Cells of the slide to copy."""
     found = context.source_labels.find(label)
-    source = source_cells_of_slide(context.slide, context.source_rows[context.source_labels.rows(found)], found)
-    return SourceCells(found, source.counts[:, context.columns], source.total_counts)
+    rows = context.source_rows[context.source_labels.rows(found)]
+    if not len(rows):
+        raise CifmError(f"slide {context.slide.name}: no {found} among its cells", hint)
+    return SourceCells(found, context.slide.counts(rows)[:, context.columns], context.slide.total_counts[rows])
 
 
 def _addition(request: Inject, context: EditContext) -> Addition:
@@ -188,6 +197,7 @@ def _addition(request: Inject, context: EditContext) -> Addition:
         source = _source_of_slide(request.cell_type, context)
     if request.at_um is not None:
         _require_near(request.at_um, context)
+        _require_few(len(request.at_um), context)
         return Addition(source, len(request.at_um), None, request.at_um)
     area = _area(request, context)
     count = round(DEFAULT_INJECTED * context.tissue.num_residents)
@@ -200,12 +210,18 @@ def _addition(request: Inject, context: EditContext) -> Addition:
                 f"density {request.density:g} per mm2: not a single cell in {area.size_mm2():.3g} mm2",
                 "inject a number of cells (--count), or more cells per mm2",
             )
-    if count > MAX_PER_RESIDENT * context.tissue.num_residents:
+    _require_few(count, context)
+    return Addition(source, count, area, None, request.min_distance_um)
+
+
+def _require_few(count: int, context: EditContext) -> None:
+    """Refuse numbers that are a mistake, and would fill the memory."""
+    num_residents = context.tissue.num_residents
+    if count > MAX_PER_RESIDENT * num_residents:
         raise CifmError(
-            f"{count:,} cells to inject among {context.tissue.num_residents:,} simulated cells",
+            f"{count:,} cells to inject among {num_residents:,} simulated cells",
             f"inject at most {MAX_PER_RESIDENT} per simulated cell",
         )
-    return Addition(source, count, area, None, request.min_distance_um)
 
 
 def _area(request: Inject, context: EditContext) -> Area:
@@ -264,7 +280,7 @@ def _gene_change(request: Knockout | Overexpress, context: EditContext) -> GeneC
 
 
 def _require_consistent(resolved: Sequence[ResolvedEdit], num_residents: int) -> None:
-    """Refuse edits of which one would undo another."""
+    """Refuse edits of which one would undo another, and edits of all residents, as edited ones are not updated."""
     times = np.zeros(num_residents, dtype=np.int64)
     for entry in resolved:
         # A changed gene of a removed cell is removed with it.
@@ -273,6 +289,12 @@ def _require_consistent(resolved: Sequence[ResolvedEdit], num_residents: int) ->
     if number := int((times > 1).sum()):
         raise CifmError(
             f"{number:,} cells are removed or swapped by two edits", "remove or swap each cell once: types may overlap"
+        )
+    edited = [entry.edit.cells for entry in resolved if not isinstance(entry.edit, Addition)]
+    if edited and len(np.unique(np.concatenate(edited))) == num_residents:
+        raise CifmError(
+            f"all {num_residents:,} simulated cells are edited: none is left that could respond",
+            "edit some of them: genes in the cells of --in LABEL, or cells in a --region",
         )
     changes = [(entry.edit.column, entry.edit.cells) for entry in resolved if isinstance(entry.edit, GeneChange)]
     for number, (column, cells) in enumerate(changes):
