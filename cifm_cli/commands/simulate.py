@@ -64,14 +64,8 @@ def simulate(
     from cifm_cli.simulation.outputs import check_folder
 
     if validate:
-        _validate(
-            _one_slide(slide),
-            labels,
-            markers,
-            Path(_VALIDATION) if out == workspace.SIMULATION else out,
-            seed,
-            as_json=as_json,
-        )
+        _require_no_edit(inject or remove or swap or knockout or overexpress)
+        _validate(_one_slide(slide), labels, markers, out, seed, as_json=as_json)
         return
     words = EditWords(
         inject or (), remove or (), swap or (), knockout or (), overexpress or (), cells, count, density, at, min_distance,
@@ -127,6 +121,17 @@ def _run(
         terminal.emit(content)
 
 
+def _require_no_edit(edits: list[str] | None) -> None:
+    """Refuse edits where nothing is simulated."""
+    from cifm_cli.errors import CifmError
+
+    if edits:
+        raise CifmError(
+            f"--validate with the edit {edits[0]}: a validation edits nothing",
+            "validate the slide first, then simulate without --validate",
+        )
+
+
 def _validate(path: Path, labels: str | None, markers: Path | None, out: Path, seed: int, *, as_json: bool) -> None:
     """Validate the response, write the result and print it."""
     from cifm_cli import provenance
@@ -137,16 +142,17 @@ def _validate(path: Path, labels: str | None, markers: Path | None, out: Path, s
     from cifm_cli.simulation.edits.labels import ColumnLabels
     from cifm_cli.simulation.validate import validate, write_validation
 
+    folder = Path(_VALIDATION) if out == workspace.SIMULATION else out
     slide = open_slide(path)
     column = None if labels is None else ColumnLabels(labels, read_labels(slide, labels))
     origin = provenance.collect("simulate --validate", seed=seed, inputs=[path, *([markers] if markers else [])])
     facts = validate(slide, column, markers, seed) | {"provenance": origin}
-    write_validation(out, facts)
+    write_validation(folder, facts)
     terminal.say(facts["sentence"])
     title = f"{slide.name}: correlation of inferred and real log changes of the 50 genes that change most"
     terminal.show_table(title, held_out_table(facts))
     terminal.show_table("planted tissues: log2 changes, and shares of genes", planted_table(facts))
-    terminal.say(f"by label and region: {out}/validation.json")
+    terminal.say(f"by label and region: {folder}/validation.json")
     if as_json:
         terminal.emit(facts)
 

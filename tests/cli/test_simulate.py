@@ -291,6 +291,13 @@ def test_validate_writes_what_may_be_believed(cifm, workplace: Path, monkeypatch
     assert written["sentence"] in " ".join(err.split())
 
 
+def test_validate_refuses_an_edit(cifm, workplace: Path) -> None:
+    code, _, err = cifm("simulate", "--validate", "--inject", "tcell")
+    assert code == 1
+    assert "a validation edits nothing" in err
+    assert not Path("validation").exists()
+
+
 def test_validate_names_an_unknown_column(cifm, workplace: Path) -> None:
     code, _, err = cifm("simulate", "--validate", "--labels", "no such column")
     assert code == 1
