@@ -1,7 +1,9 @@
 """Validation on real cells: all cells of one label in a region are hidden and inferred from the other cells around them.
 
 The inferred expression of the hidden cells, relative to cells of their label elsewhere, is compared with the real one. No
-cell of the label serves as a neighbour, so that nothing is copied from cells of its own kind.
+cell of the label serves as a neighbour, so that nothing is copied from cells of its own kind. The inference is a regression on
+the composition and the expression of the neighbours. It is not the regression on distances of `label_regression.py`, which
+gives the effects of an edit, and it does not use the network: it measures what surroundings tell of a label here.
 
 Letters: Q cells of the label, N cells of the slide, G genes, L labels, K radii, F predictors.
 """
@@ -39,7 +41,7 @@ PRIOR_COUNTS: Final = 5.0  # added to observed and expected counts of neighbours
 PENALTIES: Final = (np.inf, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)  # relative to the number of cells
 NUM_COMPONENTS: Final = 15  # of the neighbours' expression
 NUM_FOLDS: Final = 5
-PREDICTORS: Final = ("response", "mean_shift", "stratified_count", "slide_ridge", "no_change", "shuffled")
+PREDICTORS: Final = ("neighbour_regression", "mean_shift", "stratified_count", "slide_ridge", "no_change", "shuffled")
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _compare(
     group: NDArray[np.int64],
     generator: np.random.Generator,
 ) -> dict[str, Any]:
-    """Scores of all predictors for one region, and where the response has the right sign."""
+    """Scores of all predictors for one region, and where the first has the right sign."""
     base = _mean(held.rates[fitted], held.depth[fitted])
     real = _mean(held.rates[hidden], held.depth[hidden])
     regression = _Regression.fit(held, fitted, group)
@@ -154,7 +156,7 @@ def _compare(
     depths = {"shuffled": held.depth[elsewhere]}
     distance = _nearest_composition(held, places, np.flatnonzero(fitted))
     inferred = {
-        "response": regression.predict(held, places),
+        "neighbour_regression": regression.predict(held, places),
         # Of all other cells of the region, at their labels
         "mean_shift": base * (1 + held.shifts[-1][places] - _mean(held.shifts[-1][fitted], held.depth[fitted])),
         "stratified_count": held.rates[distance],

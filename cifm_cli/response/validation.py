@@ -62,7 +62,7 @@ def _label_facts(pairs: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for name in PREDICTORS
     }
-    own = scores["response"]["pearson"]
+    own = scores[PREDICTORS[0]]["pearson"]
     believed = own >= MIN_PEARSON and all(own > scores[rival]["pearson"] for rival in RIVALS)
     return {"num_regions": len(pairs), "predictors": scores, "believed": bool(believed)}
 
@@ -72,7 +72,7 @@ def _share_ahead(pairs: list[dict[str, Any]], rivals: tuple[str, ...]) -> float 
     if not pairs:
         return None
     pearson = [{name: pair["predictors"][name]["pearson"] for name in PREDICTORS} for pair in pairs]
-    return float(np.mean([all(each["response"] > each[rival] for rival in rivals) for each in pearson]))
+    return float(np.mean([all(each[PREDICTORS[0]] > each[rival] for rival in rivals) for each in pearson]))
 
 
 def _believed_genes(slide: Slide, pairs: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -95,8 +95,8 @@ def _sentence(held_out: dict[str, Any]) -> str:
     believed = [label for label, facts in held_out["labels"].items() if facts["believed"]]
     ahead = held_out["ahead"]
     return (
-        f"on this slide responses may be believed for {', '.join(believed) or 'no label'}; over "
-        f"{len(held_out['pairs'])} pairs of label and region they are ahead of the mean shift in "
+        f"on this slide what neighbours tell of expression may be believed for {', '.join(believed) or 'no label'}; over "
+        f"{len(held_out['pairs'])} pairs of label and region their regression is ahead of the mean shift in "
         f"{100 * ahead['mean_shift']:.0f} %, and of the ridge regression in {100 * ahead['slide_ridge']:.0f} %"
     )
 
