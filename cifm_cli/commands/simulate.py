@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cifm_cli.simulation.simulate import SimulationResult
 
 _MAX_TYPES: Final = 12  # rows of the printed table
+_VALIDATION: Final = "validation"  # folder of a validation, unless another one is named
 
 
 def simulate(
@@ -37,6 +38,7 @@ def simulate(
     within: own.Within = None,
     region: own.Region = None,
     labels: own.Labels = None,
+    validate: own.Validate = False,
     model: options.Model = None,
     steps: own.Steps = None,
     share: own.Share = 0.1,
@@ -61,6 +63,10 @@ def simulate(
     from cifm_cli.simulation.edits.words import EditWords
     from cifm_cli.simulation.outputs import check_folder
 
+    if validate:
+        _require_no_edit(inject or remove or swap or knockout or overexpress)
+        _validate(_one_slide(slide), labels, markers, out, seed, as_json=as_json)
+        return
     words = EditWords(
         inject or (), remove or (), swap or (), knockout or (), overexpress or (), cells, count, density, at, min_distance,
         inject_from, inject_label, inject_donor_key, near, within, region,
@@ -89,6 +95,7 @@ def _run(
     from cifm_cli.celltype.stored_labels import read_labels
     from cifm_cli.data.slide import open_slide
     from cifm_cli.report import terminal
+    from cifm_cli.response.summary import response_table
     from cifm_cli.simulation.edits.labels import ColumnLabels
     from cifm_cli.simulation.outputs import write_simulation
     from cifm_cli.simulation.simulate import change_table, result_notes
@@ -100,12 +107,54 @@ def _run(
     result = run_simulation(model, slide, config)
     names = result.slide.barcodes(result.experiment.window.rows)
     content = write_simulation(out, result, names, _provenance(result, inputs))
+    response = content["response"]
+    terminal.say(response["sentence"])
+    if response["labels"]:
+        terminal.show_table(f"{result.slide.name}: response of the residents", response_table(response, _MAX_TYPES))
+    for note in response["notes"]:
+        terminal.say(note)
     terminal.show_table(f"{result.slide.name}: composition of the residents", change_table(content, _MAX_TYPES))
     for note in result_notes(content):
         terminal.say(note)
     terminal.say(f"maps, tables and the tissue before and after: {out}/report.html, {out}/trajectory.h5ad")
     if as_json:
         terminal.emit(content)
+
+
+def _require_no_edit(edits: list[str] | None) -> None:
+    """Refuse edits where nothing is simulated."""
+    from cifm_cli.errors import CifmError
+
+    if edits:
+        raise CifmError(
+            f"--validate with the edit {edits[0]}: a validation edits nothing",
+            "validate the slide first, then simulate without --validate",
+        )
+
+
+def _validate(path: Path, labels: str | None, markers: Path | None, out: Path, seed: int, *, as_json: bool) -> None:
+    """Validate the response, write the result and print it."""
+    from cifm_cli import provenance
+    from cifm_cli.celltype.stored_labels import read_labels
+    from cifm_cli.data.slide import open_slide
+    from cifm_cli.report import terminal
+    from cifm_cli.response.validation import held_out_table, planted_table
+    from cifm_cli.simulation.edits.labels import ColumnLabels
+    from cifm_cli.simulation.validate import validate, write_validation
+
+    folder = Path(_VALIDATION) if out == workspace.SIMULATION else out
+    slide = open_slide(path)
+    column = None if labels is None else ColumnLabels(labels, read_labels(slide, labels))
+    origin = provenance.collect("simulate --validate", seed=seed, inputs=[path, *([markers] if markers else [])])
+    facts = validate(slide, column, markers, seed) | {"provenance": origin}
+    write_validation(folder, facts)
+    terminal.say(facts["sentence"])
+    title = f"{slide.name}: correlation of inferred and real log changes of the 50 genes that change most"
+    terminal.show_table(title, held_out_table(facts))
+    terminal.show_table("planted tissues: log2 changes, and shares of genes", planted_table(facts))
+    terminal.say(f"by label and region: {folder}/validation.json")
+    if as_json:
+        terminal.emit(facts)
 
 
 def _provenance(result: SimulationResult, inputs: list[Path]) -> dict[str, Any]:

@@ -167,3 +167,11 @@ ReferenceLabel = Annotated[
         "--inject-label", "--reference-label", metavar="COLUMN", help="obs column of --inject-from with cell types."
     ),
 ]
+Validate = Annotated[
+    bool,
+    typer.Option(
+        "--validate",
+        help="Simulate nothing; instead measure for which labels and genes the response to edits may be believed, on hidden "
+        "cells of the slide and on tissues with planted effects.",
+    ),
+]

@@ -67,6 +67,9 @@ def write_simulation(
         tables = {"composition": result.composition(), "transitions": result.transitions()}
         for name, table in (tables | {"neighbours": result.neighbours()}).items():
             table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        effects = result.response.effects
+        effects.to_csv(folder / "effects.csv", index=False, lineterminator="\n", float_format="%.6g")
+        effects.to_parquet(folder / "effects.parquet", index=False, write_page_checksum=True)
         (folder / RESULT).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf8")
         write_h5ad(folder / "trajectory.h5ad", to_anndata(result, names, provenance))
         images = draw_figures(result, list(content["change"]))

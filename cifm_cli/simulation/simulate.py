@@ -13,11 +13,13 @@ from cifm_cli.inference.adaptation.option import SLIDE, can_adapt, open_adapted
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.report.table import Table
 from cifm_cli.report.terminal import progress
+from cifm_cli.response.summary import response_facts
 from cifm_cli.simulation import structure, summary
 from cifm_cli.simulation.edits.apply import Addition, apply_edits
 from cifm_cli.simulation.edits.requests import Inject
 from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED, Experiment, Trajectory, fit_experiment
 from cifm_cli.simulation.prepared_tissue import prepare_tissue
+from cifm_cli.simulation.response import respond
 from cifm_cli.simulation.window import choose_window
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.slide import Slide
     from cifm_cli.inference.loaded_model import LoadedModel
+    from cifm_cli.response.effects import ResponseEstimate
     from cifm_cli.simulation.config import SimulateConfig
     from cifm_cli.simulation.edits.resolve import ResolvedEdit
     from cifm_cli.simulation.source_cells import SourceCells
@@ -62,6 +65,7 @@ class SimulationResult:
     config: SimulateConfig  # the settings
     experiment: Experiment  # window, edits, annotator and update rule
     trajectories: Sequence[Trajectory]  # control and treated trajectory of every replicate
+    response: ResponseEstimate  # effects on genes of the residents, at their labels before the simulation
 
     @property
     def model(self) -> LoadedModel:
@@ -105,6 +109,7 @@ class SimulationResult:
             "injected": _injected(experiment.edits),
             "edits": [entry.to_json() for entry in experiment.edits],
             "types": {"known": list(self.type_names), "too_few_markers": experiment.annotator.left_out},
+            "response": response_facts(self.response),
             "change": summary.composition_change(self.trajectories, self.type_names),
             "drift": summary.control_drift(self.trajectories, self.type_names),
             "structure": structure.structure_facts(self.trajectories, experiment.tissue.slide.radius_um),
@@ -150,7 +155,8 @@ def simulate(model: LoadedModel, slide: Slide, config: SimulateConfig) -> Simula
     )
     with progress("simulating", config.schedule.steps * len(ARMS) * config.replicates) as advance:
         trajectories = experiment.run(config.replicates, advance)
-    return SimulationResult(slide, config, experiment, trajectories)
+    response = respond(experiment, slide, config)
+    return SimulationResult(slide, config, experiment, trajectories, response)
 
 
 def _injected(edits: Sequence[ResolvedEdit]) -> dict[str, Any] | None:

@@ -133,7 +133,7 @@ def _place_cells(num_cells: int, seed: int) -> tuple[NDArray[np.float64], NDArra
     # More points than cells, so that lumens can stay empty.
     lattice = _lattice(int(1.12 * num_cells) + 50)
     xy_um = lattice + generator.normal(scale=0.18 * _SPACING_UM, size=lattice.shape)
-    fields = {name: _smooth(xy_um, scale, numpy_generator(seed, name)) for name, scale in _FIELD_SCALES_UM.items()}
+    fields = {name: smooth_field(xy_um, scale, numpy_generator(seed, name)) for name, scale in _FIELD_SCALES_UM.items()}
     priority = generator.random(len(xy_um)) + (fields["lumen"] > _LUMEN)  # points in a lumen are used last
     chosen = np.argsort(priority)[:num_cells]
     return xy_um[chosen], _domains({name: values[chosen] for name, values in fields.items()})
@@ -148,8 +148,31 @@ def _lattice(num_points: int) -> NDArray[np.float64]:
     return np.asarray(np.stack([column + 0.5 * (row % 2), row], axis=1) * pitch)
 
 
-def _smooth(xy_um: NDArray[np.float64], scale_um: float, generator: np.random.Generator) -> NDArray[np.float64]:
-    """A smooth random field of zero mean and unit variance: a sum of plane waves with random phases."""
+def place_cells_on_lattice(num_cells: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Cell centres on a jittered hexagonal lattice without gaps, about 100 um2 per cell.
+
+    Args:
+        num_cells: N.
+        generator: Source of randomness.
+
+    Returns:
+        (N, 2) micrometres.
+    """
+    lattice = _lattice(num_cells)[:num_cells]
+    return lattice + generator.normal(scale=0.18 * _SPACING_UM, size=lattice.shape)
+
+
+def smooth_field(xy_um: NDArray[np.float64], scale_um: float, generator: np.random.Generator) -> NDArray[np.float64]:
+    """A smooth random field of zero mean and unit variance: a sum of plane waves with random phases.
+
+    Args:
+        xy_um: (N, 2) positions, micrometres.
+        scale_um: Length over which the field changes.
+        generator: Source of randomness.
+
+    Returns:
+        (N,) values of the field.
+    """
     # 32 waves are enough for a nearly Gaussian field; 4 is the standard deviation of the sum of 32 cosines.
     waves = generator.normal(scale=1.0 / scale_um, size=(2, 32))
     return np.asarray(np.cos(xy_um @ waves + generator.uniform(0, 2 * np.pi, size=32)).sum(axis=1) / 4.0)

@@ -17,7 +17,7 @@ from cifm_cli.app import main
 from cifm_cli.data.slide import open_slide
 
 FILES = {
-    "simulation.json", "composition.csv", "transitions.csv", "neighbours.csv", "trajectory.h5ad", "report.html",
+    "simulation.json", "composition.csv", "transitions.csv", "neighbours.csv", "effects.csv", "effects.parquet", "trajectory.h5ad", "report.html",
     "map_before.png", "map_treated.png", "map_control.png",
     "composition.png", "transitions.png", "transitions_difference.png",
 }  # fmt: skip
@@ -271,3 +271,35 @@ def test_several_slides_are_refused(cifm, workplace: Path) -> None:
     code, _, err = cifm("simulate", "--inject", "tcell")
     assert code == 1
     assert "there are 2 slides, but simulate takes one" in err
+
+
+def test_the_response_is_a_table_by_gene_label_and_distance(simulated: Path) -> None:
+    effects = pd.read_csv(simulated / "effects.csv")
+    pd.testing.assert_frame_equal(effects, pd.read_parquet(simulated / "effects.parquet"), check_dtype=False, rtol=1e-4)
+    result = json.loads((simulated / "simulation.json").read_text(encoding="utf8"))["response"]
+    assert result["num_tested"] == len(effects)
+    assert result["num_called"] == int(effects["called"].sum())
+    assert result["sentence"].startswith("response")
+
+
+def test_validate_writes_what_may_be_believed(cifm, workplace: Path, monkeypatch) -> None:
+    monkeypatch.setattr("cifm_cli.response.validation.check_all_planted", lambda _seed: [])
+    code, out, err = cifm("simulate", "--validate", "--json")
+    assert code == 0
+    written = json.loads(Path("validation/validation.json").read_text(encoding="utf8"))
+    assert written == json.loads(out)
+    assert written["sentence"] in " ".join(err.split())
+
+
+def test_validate_refuses_an_edit(cifm, workplace: Path) -> None:
+    code, _, err = cifm("simulate", "--validate", "--inject", "tcell")
+    assert code == 1
+    assert "a validation edits nothing" in err
+    assert not Path("validation").exists()
+
+
+def test_validate_names_an_unknown_column(cifm, workplace: Path) -> None:
+    code, _, err = cifm("simulate", "--validate", "--labels", "no such column")
+    assert code == 1
+    assert "no such column" in err
+    assert not Path("validation").exists()
