@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import false_discovery_control
 from scipy.stats import t as student
 
+from cifm_cli.data.tiles import chunks
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.response.association import associate
 from cifm_cli.response.label_regression import NEAREST_REACH, LabelRegression, fit_label
@@ -21,7 +22,7 @@ from cifm_cli.response.surroundings import NO_LABEL, STEPS, LabelledCells, choos
 from cifm_cli.statistics.bootstrap import MIN_BLOCKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -34,10 +35,13 @@ BAND_RADII: Final = (0.0, 0.75, 1.5, 3.0, 6.0)  # edges of the distance bands, i
 MIN_BAND_RESIDENTS: Final = 10  # whose surroundings the edit changes; fewer give no row
 MIN_SUPPORT: Final = 20  # residents of the slide that show the combination; effects with fewer are not called
 FALSE_DISCOVERY_RATE: Final = 0.05
+SMALL_FRACTION: Final = 1e-5  # of the counts, added to both sides of a ratio
+CELLS_AT_ONCE: Final = 20_000
 CLEAR_SHIFT: Final = 0.1  # log2; no share of a smaller mean shift is reported
 COLUMNS: Final = (
     "gene_id", "gene", "label", "band_low_um", "band_high_um", "log2_change", "low", "high", "p", "q", "called",
     "mean_shift", "stratified_count", "association_share", "num_residents", "unexposed_um", "support",
+    "log2_edited_ratio",
 )  # fmt: skip
 
 
@@ -112,6 +116,7 @@ def estimate_response(
     tables: list[pd.DataFrame] = []
     skipped: dict[str, str] = {}
     design = choose_design(edit.before, slide.radius_um, edited)
+    edited_fraction = _largest_fractions(slide, edit.before, edited)
     for code in np.unique(edit.before.codes[edit.residents]).tolist() if edited else ():
         advance()
         if code == NO_LABEL:
@@ -125,7 +130,7 @@ def estimate_response(
             skipped[names[code]] = "too few residents on the slide"
             continue
         bands = _bands(residents, slide.radius_um, fitted.reach)
-        tables += _effects(slide, edit.before, fitted, bands)
+        tables += _effects(slide, edit.before, fitted, bands, edited_fraction)
     effects = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
     return ResponseEstimate(_call(effects), tuple(names[code] for code in edited), skipped)
 
@@ -162,7 +167,20 @@ def _bands(residents: _Residents, radius_um: float, reach: float) -> list[_Band]
     return found
 
 
-def _effects(slide: Slide, cells: LabelledCells, fitted: LabelRegression, bands: list[_Band]) -> list[pd.DataFrame]:
+def _largest_fractions(slide: Slide, cells: LabelledCells, labels: Sequence[int]) -> Numbers:
+    """(G,) fraction of the counts that each gene has in the cells of a label, the largest over some labels."""
+    largest = np.zeros(slide.num_genes)
+    for code in labels:
+        total = np.zeros(slide.num_genes)
+        for rows in chunks(cells.of(code), CELLS_AT_ONCE):
+            total += np.asarray(slide.counts(rows).sum(axis=0)).ravel()
+        largest = np.maximum(largest, total / max(total.sum(), 1.0))
+    return largest
+
+
+def _effects(
+    slide: Slide, cells: LabelledCells, fitted: LabelRegression, bands: list[_Band], edited_fraction: Numbers
+) -> list[pd.DataFrame]:
     """Rows of one label, without correction for the number of tests."""
     rows = cells.of(fitted.code)
     rows = rows[slide.total_counts[rows] > 0]
@@ -170,6 +188,8 @@ def _effects(slide: Slide, cells: LabelledCells, fitted: LabelRegression, bands:
     nearest = [cells.distances(xy_um, rows, label) for label in fitted.design.stepped]
     counts, depth = slide.counts(rows)[:, fitted.genes], slide.total_counts[rows]
     x = fitted.design.predictors(cells, rows, xy_um)
+    own_fraction = np.asarray(counts.sum(axis=0)).ravel() / max(float(depth.sum()), 1.0)
+    ratio = np.log2((edited_fraction[fitted.genes] + SMALL_FRACTION) / (own_fraction + SMALL_FRACTION))
     tables = []
     degrees = fitted.num_blocks - 1
     for band in bands:
@@ -207,6 +227,7 @@ def _effects(slide: Slide, cells: LabelledCells, fitted: LabelRegression, bands:
                 "num_residents": band.num_residents,
                 "unexposed_um": band.unexposed_um,
                 "support": support,
+                "log2_edited_ratio": ratio,
             }
         )
         tables.append(table)

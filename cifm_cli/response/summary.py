@@ -16,6 +16,7 @@ NEAR_BANDS: Final = 2  # the nearest distance bands, which the sentence sums up
 MAX_LABELS: Final = 3  # in the sentence
 MAX_GENES: Final = 20  # listed of each direction
 ASSOCIATED: Final = 0.5  # share of a mean shift above which other surroundings explain most of it
+MARKER_RATIO: Final = 2.0  # log2: a gene that edited cells express four times as much as the residents
 CLEAR_SHIFT: Final = 0.3  # log2; smaller mean shifts are not counted as association
 
 
@@ -104,7 +105,7 @@ def describe_response(estimate: ResponseEstimate) -> str:
 
 
 def response_notes(estimate: ResponseEstimate) -> list[str]:
-    """Warnings about associations and about what the slide hardly shows.
+    """Warnings about associations, transcripts of the edited cells themselves, and about what the slide hardly shows.
 
     Args:
         estimate: The response.
@@ -123,6 +124,14 @@ def response_notes(estimate: ResponseEstimate) -> list[str]:
         notes.append(
             f"association, not effect: {len(genes)} genes of {label} ({listed}) differ near {' and '.join(estimate.edited)}, "
             "but their other surroundings explain most of it"
+        )
+    spilled = near[near["called"] & (near["log2_change"] > 0) & (near["log2_edited_ratio"] >= MARKER_RATIO)]
+    for label, own in sorted(spilled.groupby("label"), key=lambda entry: -len(entry[1]))[:MAX_LABELS]:
+        genes = list(dict.fromkeys(own["gene"]))
+        listed = ", ".join(genes[:5]) + (", ..." if len(genes) > 5 else "")
+        notes.append(
+            f"perhaps transcripts of the neighbours: {len(genes)} of the genes that rise in {label} ({listed}) are expressed at "
+            f"least {2**MARKER_RATIO:g} times as much by {' or '.join(estimate.edited)} itself, so cells may have been segmented wrongly"
         )
     rare = sorted({str(label) for label in near.loc[near["support"] < MIN_SUPPORT, "label"]})
     if rare:

@@ -10,6 +10,7 @@ import pytest
 from cifm_cli.data.counts_source import MemoryCounts
 from cifm_cli.response.effects import SurroundingsEdit, estimate_response
 from cifm_cli.response.planted_check import check_planted
+from cifm_cli.response.summary import response_notes
 from cifm_cli.response.surroundings import LabelledCells, choose_design
 from cifm_cli.response.validation import held_out_table, validate_response
 from cifm_cli.statistics.poisson_regression import fit_poisson
@@ -138,3 +139,23 @@ def test_validation_of_a_slide_without_regions_says_so(planted, monkeypatch) -> 
     assert facts["held_out"]["pairs"] == []
     assert "no label has enough cells" in facts["sentence"]
     assert held_out_table(facts).rows == []
+
+
+def test_genes_of_the_edited_cells_themselves_are_pointed_out(planted: PlantedTissue) -> None:
+    """Markers of T cells are expressed more by T cells than by epithelium; planted genes are not."""
+    places = planted.slide.xy_um[planted.labels == "epithelial cell"][::40] + 1.0
+    estimate = estimate_response(planted.slide, inject(planted, places), 0)
+    effects = estimate.effects
+    epithelium = effects[effects["label"] == "epithelial cell"].drop_duplicates("gene").set_index("gene")
+    is_t_cell, is_epithelium = planted.labels == "T cell", planted.labels == "epithelial cell"
+    counts = planted.slide.counts(np.arange(planted.slide.num_cells)).toarray()
+    fraction = [counts[rows].sum(axis=0) / counts[rows].sum() for rows in (is_t_cell, is_epithelium)]
+    symbols = list(planted.slide.symbols)
+    expected = [fraction[0][symbols.index(gene)] / fraction[1][symbols.index(gene)] for gene in epithelium.index]
+    np.testing.assert_allclose(epithelium["log2_edited_ratio"], np.log2(expected), atol=0.15)
+    marker = epithelium["log2_edited_ratio"].idxmax()
+    spilled = effects.assign(called=effects["gene"] == marker, log2_change=1.0, log2_edited_ratio=3.0)
+    notes = response_notes(replace(estimate, effects=spilled))
+    assert any("transcripts of the neighbours" in note and str(marker) in note for note in notes)
+    unlike = replace(estimate, effects=spilled.assign(log2_edited_ratio=1.0))
+    assert not any("transcripts of the neighbours" in note for note in response_notes(unlike))
