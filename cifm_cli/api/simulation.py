@@ -49,8 +49,7 @@ def simulate(
 ) -> AnnData:  # fmt: skip
     """Edit a tissue, estimate the response of its cells, and let the model update them, as `cifm simulate` does.
 
-    The same tissue is also simulated without the edits (the control); interpret the difference between both. The response
-    is a regression on the cells of `adata` and does not use the model (docs/simulation.md).
+    The response is a regression on the cells of `adata`, without the model. Updates are to be compared with the control.
 
     Args:
         adata: N cells.
