@@ -49,8 +49,7 @@ def simulate(
 ) -> AnnData:  # fmt: skip
     """Edit a tissue, estimate the response of its cells, and let the model update them, as `cifm simulate` does.
 
-    The same tissue is also simulated without the edits (the control); interpret the difference between both. The response
-    is a regression on the cells of `adata`, which does not use the model; docs/simulation.md says what it means.
+    The response is a regression on the cells of `adata`, without the model. Updates are to be compared with the control.
 
     Args:
         adata: N cells.
@@ -76,17 +75,15 @@ def simulate(
 
     Returns:
         A new AnnData with the first replicate: the simulated cells of `adata`, then the injected cells. Counts are in the
-        layers `initial`, `control` and `treated` (also `X`), cell types in `obs["type_before"]`, `type_after` and
-        `type_after_control`; `obs["edited"]` marks cells that an edit changed. `uns["cifm"]` holds DataFrames of all replicates: `composition`,
-        `transitions`, `neighbours`, `change`; the response of the first replicate is the DataFrame `effects` (one row per
-        gene, label and distance band, as in `effects.csv`) and `response`, its summary in `simulation.json`, as JSON.
+        layers `initial`, `control` and `treated` (also `X`), cell types in `obs["type_before"]`, `type_after` and `type_after_control`;
+        `obs["edited"]` marks cells that an edit changed. `uns["cifm"]` holds DataFrames of all replicates: `composition`, `transitions`,
+        `neighbours`, `change`; and the response: `effects` (as `effects.csv`) and its summary `response`, as JSON.
 
     Raises:
         CifmError: The counts, genes, coordinates or numbers cannot be used, or an edit cannot be made.
 
     Example:
         >>> cifm.simulate(adata, model, "tcell", replicates=5).uns["cifm"]["change"]  # treated minus control, by type
-        >>> cifm.simulate(adata, model, "tcell").uns["cifm"]["effects"].query("called")  # genes that respond
         >>> cifm.simulate(adata, model, edits=[cifm.Remove("macrophage"), cifm.Knockout("CXCL12", "fibroblast")])
     """
     _check(form, adapt, steps, update_fraction, replicates)
