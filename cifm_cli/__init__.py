@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Overexpress,
         ReferenceCells,
         Remove,
+        ResponseValidation,
         Swap,
         annotate,
         embed,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         prepare,
         simulate,
         train,
+        validate_response,
     )
     from cifm_cli.errors import CifmError
 
@@ -49,6 +51,7 @@ __all__ = [
     "Overexpress",
     "ReferenceCells",
     "Remove",
+    "ResponseValidation",
     "Swap",
     "annotate",
     "embed",
@@ -59,6 +62,7 @@ __all__ = [
     "prepare",
     "simulate",
     "train",
+    "validate_response",
 ]
 
 if not TYPE_CHECKING:  # with a `__getattr__` in sight, mypy would accept any name

@@ -15,6 +15,7 @@ from cifm_cli.api.cross_validation import leave_out
 from cifm_cli.api.evaluation import Evaluation, evaluate
 from cifm_cli.api.inference import annotate, embed, predict
 from cifm_cli.api.preparation import prepare
+from cifm_cli.api.response_validation import ResponseValidation, validate_response
 from cifm_cli.api.simulation import simulate
 from cifm_cli.api.slides import load_model
 from cifm_cli.api.training import train
@@ -29,6 +30,7 @@ __all__ = [
     "Overexpress",
     "ReferenceCells",
     "Remove",
+    "ResponseValidation",
     "Swap",
     "annotate",
     "embed",
@@ -39,4 +41,5 @@ __all__ = [
     "prepare",
     "simulate",
     "train",
+    "validate_response",
 ]

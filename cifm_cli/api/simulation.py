@@ -1,7 +1,8 @@
-"""`cifm.simulate`: from an AnnData and edits to the trajectory of its tissue."""
+"""`cifm.simulate`: from an AnnData and edits to the response of its cells and the trajectory of its tissue."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -46,9 +47,10 @@ def simulate(
     crop_um: Box | None = None, max_cells: int = 10_000,
     markers: str | Path | None = None, layer: str | None = None, radius_um: float | None = None,
 ) -> AnnData:  # fmt: skip
-    """Edit a tissue and let the model update its cells step by step, as `cifm simulate` does.
+    """Edit a tissue, estimate the response of its cells, and let the model update them, as `cifm simulate` does.
 
-    The same tissue is also simulated without the edits (the control); interpret the difference between both.
+    The same tissue is also simulated without the edits (the control); interpret the difference between both. The response
+    is a regression on the cells of `adata`, which does not use the model; docs/simulation.md says what it means.
 
     Args:
         adata: N cells.
@@ -76,13 +78,15 @@ def simulate(
         A new AnnData with the first replicate: the simulated cells of `adata`, then the injected cells. Counts are in the
         layers `initial`, `control` and `treated` (also `X`), cell types in `obs["type_before"]`, `type_after` and
         `type_after_control`; `obs["edited"]` marks cells that an edit changed. `uns["cifm"]` holds DataFrames of all replicates: `composition`,
-        `transitions`, `neighbours`, `change`.
+        `transitions`, `neighbours`, `change`; the response of the first replicate is the DataFrame `effects` (one row per
+        gene, label and distance band, as in `effects.csv`) and `response`, its summary in `simulation.json`, as JSON.
 
     Raises:
         CifmError: The counts, genes, coordinates or numbers cannot be used, or an edit cannot be made.
 
     Example:
         >>> cifm.simulate(adata, model, "tcell", replicates=5).uns["cifm"]["change"]  # treated minus control, by type
+        >>> cifm.simulate(adata, model, "tcell").uns["cifm"]["effects"].query("called")  # genes that respond
         >>> cifm.simulate(adata, model, edits=[cifm.Remove("macrophage"), cifm.Knockout("CXCL12", "fibroblast")])
     """
     _check(form, adapt, steps, update_fraction, replicates)
@@ -156,17 +160,22 @@ def _in_caller_order(trajectory: AnnData, rows: Rows) -> AnnData:
     return trajectory[np.concatenate([np.argsort(rows), injected])].copy()
 
 
-def _tables(result: SimulationResult) -> dict[str, pd.DataFrame]:
-    """Compare the arms over all replicates.
+def _tables(result: SimulationResult) -> dict[str, pd.DataFrame | str]:
+    """Compare the arms over all replicates, and describe the response.
 
     Returns:
         `composition` by arm, replicate, step and type; `transitions` by arm, replicate, first and last type;
-        `neighbours` by arm, replicate, distance and types; and `change`, treated minus control by type.
+        `neighbours` by arm, replicate, distance and types; `change`, treated minus control by type; `effects` of the
+        response by gene, label and distance; and the summary of the `response`, as JSON, because `.h5ad` files store no
+        lists of dictionaries.
     """
-    change = pd.DataFrame.from_dict(result.to_json()["change"], orient="index").drop(columns="replicates")
+    content = result.to_json()
+    change = pd.DataFrame.from_dict(content["change"], orient="index").drop(columns="replicates")
     return {
         "composition": result.composition(),
         "transitions": result.transitions(),
         "neighbours": result.neighbours(),
         "change": change.astype(float),
+        "effects": result.response.effects,
+        "response": json.dumps(content["response"], allow_nan=False),
     }

@@ -56,7 +56,11 @@ def simulate(
     no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
-    """Edit a tissue, let the model update its cells step by step, and compare with a simulation without the edits."""
+    """Edit a tissue, and compare it with the same tissue without the edits.
+
+    The response, which genes of the other cells change near the edits, is a regression on the slide's own cells. The
+    trajectory lets the model update the other cells step by step.
+    """
     from cifm_cli.data.crop import parse_crop
     from cifm_cli.inference.loaded_model import load_model
     from cifm_cli.simulation.config import SimulateConfig

@@ -171,7 +171,7 @@ Validate = Annotated[
     bool,
     typer.Option(
         "--validate",
-        help="Simulate nothing; instead measure for which labels and genes the response to edits may be believed, on hidden "
-        "cells of the slide and on tissues with planted effects.",
+        help="Simulate nothing; instead measure what the neighbours of hidden cells of the slide tell of their expression, and "
+        "whether the response finds planted effects. No model is used.",
     ),
 ]

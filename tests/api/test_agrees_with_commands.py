@@ -13,6 +13,9 @@ from builders import read_tensors
 
 import cifm_cli as cifm
 
+PLANTED_SCORES = (
+    "raised", "lowered", "right_sign", "called", "coverage", "mean_shift", "beyond_range", "false_calls",
+)  # fmt: skip
 TORCH = ("--backend", "torch", "--device", "cpu")
 
 
@@ -91,6 +94,38 @@ def test_simulate(
         assert (trajectory.layers[layer] != written.layers[layer]).nnz == 0
     for name in ("composition", "transitions", "neighbours"):
         pd.testing.assert_frame_equal(trajectory.uns["cifm"][name], pd.read_csv(f"simulation/{name}.csv"))
+    effects = trajectory.uns["cifm"]["effects"]
+    assert len(effects)
+    pd.testing.assert_frame_equal(effects, pd.read_parquet("simulation/effects.parquet"), check_dtype=False, rtol=0)
+    of_command = json.loads(Path("simulation/simulation.json").read_text(encoding="utf8"))
+    assert json.loads(trajectory.uns["cifm"]["response"]) == of_command["response"]
+
+
+@pytest.mark.parametrize("labels", [None, "cluster"])
+def test_validate_response(
+    command_line, adata: ad.AnnData, prepared_synthetic: Path, monkeypatch: pytest.MonkeyPatch, labels: str | None
+) -> None:
+    small = {"REGION_RADII": 5.0, "MARGIN_RADII": 0.0, "MIN_HIDDEN": 5, "MIN_ELSEWHERE": 30, "MIN_COUNTS": 5.0}
+    for name, value in small.items():  # the slide is so small that no label would have a region
+        monkeypatch.setattr(f"cifm_cli.response.held_out.{name}", value)
+    planted = [{"rule": "rule", "truth": 1.5, **dict.fromkeys(PLANTED_SCORES, 0.5)}]  # tested without a slide
+    monkeypatch.setattr("cifm_cli.response.validation.check_all_planted", lambda _seed: planted)
+    run(command_line, "simulate", prepared_synthetic, "--validate", *(("--labels", labels) if labels else ()))
+    written = json.loads(Path("validation/validation.json").read_text(encoding="utf8"))
+    del written["provenance"]
+    shuffled = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
+    validation = cifm.validate_response(shuffled, labels=labels)
+    assert validation.metrics == written
+    pairs = written["held_out"]["pairs"]
+    assert pairs
+    assert len(validation.pairs) == sum(len(pair["predictors"]) for pair in pairs)
+    first = validation.pairs.iloc[0]
+    assert first["pearson"] == pairs[0]["predictors"][first["predictor"]]["pearson"]
+    of_label = validation.labels.set_index(["label", "predictor"])
+    for label, facts in written["held_out"]["labels"].items():
+        for predictor, scores in facts["predictors"].items():
+            assert of_label.loc[(label, predictor), list(scores)].to_dict() == scores
+    assert validation.planted.to_dict("records") == planted
 
 
 def test_train(command_line, adata: ad.AnnData, prepared_synthetic: Path) -> None:
