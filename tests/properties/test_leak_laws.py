@@ -148,7 +148,10 @@ def all_predictors(model: LoadedModel) -> list[Predictor]:
 
 
 @pytest.mark.parametrize(("geometry", "region"), CASES)
-def test_no_prediction_depends_on_hidden_cells(slide: Slide, model: LoadedModel, geometry: str, region: str) -> None:
+def test_no_prediction_depends_on_hidden_cells(
+    slide: Slide, model: LoadedModel, geometry: str, region: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifm_cli.evaluation.dataset.MAX_EXAMPLE_CELLS", 300)  # for speed
     dataset = open_dataset(slide, [model], SEED)
     predictors = all_predictors(model)
     for fold in scored_folds(dataset, geometry, region)[:1]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -25,6 +26,9 @@ from cifm_cli.training.distributed import Processes
 from cifm_cli.training.initialise import fit_slides
 from cifm_cli.training.session import open_session
 from cifm_cli.training.state import list_states, load_run_spec
+
+if TYPE_CHECKING:
+    from conftest import BuildOnce
 
 
 def make_recipe(**train: Any) -> Recipe:
@@ -51,6 +55,22 @@ def train_until(step: int, number: signal.Signals, config: TrainConfig) -> None:
         interrupt_training(patch, step, number)
         with pytest.raises((KeyboardInterrupt, StopRequested)):
             loop.train(config)
+
+
+@pytest.fixture(scope="module")
+def whole(build_once: BuildOnce, prepared_synthetic: Path) -> Path:
+    """An uninterrupted run of the recipe `make_recipe()`."""
+    return build_once("resume-whole", lambda folder: loop.train(make_config(prepared_synthetic, folder)))
+
+
+@pytest.fixture
+def interrupted(build_once: BuildOnce, prepared_synthetic: Path, tmp_path: Path) -> Path:
+    """A copy of the same run, stopped by a signal in step 10."""
+
+    def stop(folder: Path) -> None:
+        train_until(10, signal.SIGTERM, make_config(prepared_synthetic, folder))
+
+    return shutil.copytree(build_once("resume-interrupted", stop), tmp_path / "interrupted")
 
 
 @pytest.mark.parametrize(
@@ -89,11 +109,11 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line.get("loss", line.get("validation_loss"))) for line in lines]
 
 
-def test_the_seed_decides_the_run(prepared_synthetic: Path, tmp_path: Path) -> None:
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+def test_the_seed_decides_the_run(prepared_synthetic: Path, tmp_path: Path, whole: Path) -> None:
+    for name, seed in (("same", 0), ("other", 1)):
         loop.train(make_config(prepared_synthetic, tmp_path / name, seed=seed))
-    assert losses(tmp_path / "a") == losses(tmp_path / "b")
-    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+    assert losses(whole) == losses(tmp_path / "same")
+    assert losses(whole) != losses(tmp_path / "other")
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e9])
@@ -167,8 +187,8 @@ def test_early_stopping(prepared_synthetic: Path, tmp_path: Path) -> None:
     assert loop.train(config).steps < 50
 
 
-def test_resuming_with_another_recipe_is_an_error(prepared_synthetic: Path, tmp_path: Path) -> None:
-    loop.train(make_config(prepared_synthetic, tmp_path / "run"))
+def test_resuming_with_another_recipe_is_an_error(prepared_synthetic: Path, tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
     other = make_recipe().model_copy(update={"mask": make_recipe().mask.model_copy(update={"share": 0.2})})
     with pytest.raises(CifmError, match=r"resumed with another \[mask\]"):
         loop.train(TrainConfig(recipe=other, slides=[prepared_synthetic], folder=tmp_path / "run", resume=True))
@@ -193,11 +213,12 @@ def flip_a_bit(content: bytes) -> bytes:
     "damage", [flip_a_bit, lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"\xff" * 99]
 )
 def test_a_run_continues_from_the_state_before_a_damaged_one(
-    prepared_synthetic: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+    prepared_synthetic: Path,
+    whole: Path,
+    interrupted: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[bytes], bytes],
 ) -> None:
-    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
-    loop.train(make_config(prepared_synthetic, whole))
-    train_until(10, signal.SIGTERM, make_config(prepared_synthetic, interrupted))
     newest = list_states(interrupted)[0]
     newest.write_bytes(damage(newest.read_bytes()))
     loop.train(make_config(prepared_synthetic, interrupted, resume=True))
@@ -206,10 +227,9 @@ def test_a_run_continues_from_the_state_before_a_damaged_one(
 
 
 def test_a_full_disk_keeps_the_last_state(
-    prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared_synthetic: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
-    loop.train(make_config(prepared_synthetic, whole))
+    interrupted = tmp_path / "interrupted"
 
     def fill_up(tensors: Any, path: Path, metadata: Any) -> None:
         path.write_bytes(b"incomplete")
@@ -233,24 +253,18 @@ def test_a_full_disk_keeps_the_last_state(
     assert_same_run(whole, interrupted)
 
 
-def test_partial_files_of_a_killed_run_are_removed(prepared_synthetic: Path, tmp_path: Path) -> None:
-    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
-    loop.train(make_config(prepared_synthetic, whole))
-    train_until(6, signal.SIGTERM, make_config(prepared_synthetic, interrupted))
+def test_partial_files_of_a_killed_run_are_removed(prepared_synthetic: Path, whole: Path, interrupted: Path) -> None:
     (interrupted / ".12345678.partial.model.safetensors").write_bytes(b"half")
     with (interrupted / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 7, "loss": 1.0}\n{"step": 8, "lo')
+        file.write('{"step": 11, "loss": 1.0}\n{"step": 12, "lo')
     loop.train(make_config(prepared_synthetic, interrupted, resume=True))
     assert not list(interrupted.glob(".*"))
     assert_same_run(whole, interrupted)
 
 
 def test_damaged_lines_of_the_metrics_are_left_out(
-    prepared_synthetic: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    prepared_synthetic: Path, whole: Path, interrupted: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
-    loop.train(make_config(prepared_synthetic, whole))
-    train_until(6, signal.SIGTERM, make_config(prepared_synthetic, interrupted))
     damaged = [b"\xff\x00", b"[" * 10_000, b"3", b'{"loss": 1.0}', b'{"step": "4"}', b'{"step": ' + b"9" * 5_000 + b"}"]
     with (interrupted / "metrics.jsonl").open("ab") as file:
         file.write(b"\n".join(damaged) + b"\n")
@@ -259,8 +273,8 @@ def test_damaged_lines_of_the_metrics_are_left_out(
     assert_same_run(whole, interrupted)
 
 
-def test_a_state_of_another_network_is_an_error(prepared_synthetic: Path, tmp_path: Path) -> None:
-    loop.train(make_config(prepared_synthetic, tmp_path / "run", make_recipe()))
+def test_a_state_of_another_network_is_an_error(prepared_synthetic: Path, tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
     spec = load_run_spec(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(

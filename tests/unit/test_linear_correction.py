@@ -108,9 +108,16 @@ def fitted_session(slides: list[Path], folder: Path, rank: int) -> Session:
     return session
 
 
-def test_the_correction_lowers_the_loss_before_the_first_step(planted_slides: list[Path], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def with_correction(planted_slides: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Session:
+    return fitted_session(planted_slides, tmp_path_factory.mktemp("fitted") / "run", 8)
+
+
+def test_the_correction_lowers_the_loss_before_the_first_step(
+    planted_slides: list[Path], with_correction: Session, tmp_path: Path
+) -> None:
     with verification_skipped():
-        with_correction, without = (fitted_session(planted_slides, tmp_path / str(rank), rank) for rank in (8, 0))
+        without = fitted_session(planted_slides, tmp_path / "without", 0)
         assert without.network.linear is None
         assert validate(with_correction) < validate(without)
         practice = draw_practice(with_correction, with_correction.corpus.slides[0], "validation", 200)
@@ -127,10 +134,10 @@ def test_the_correction_lowers_the_loss_before_the_first_step(planted_slides: li
     assert all(torch.equal(again[name], tensor) for name, tensor in with_correction.network.stored_weights().items())
 
 
-def test_a_correction_that_does_not_help_is_left_out(planted_slides: list[Path], tmp_path: Path) -> None:
+def test_a_correction_that_does_not_help_is_left_out(with_correction: Session) -> None:
     """The errors of one slide are those that the other predicts, or the opposite."""
+    session = with_correction
     with verification_skipped():
-        session = fitted_session(planted_slides, tmp_path / "run", 8)
         slides = [draw_practice(session, each, "train", 200) for each in session.corpus.slides]
     genes, num_scales = session.corpus.measured_genes(), len(session.recipe.objective.scales)
     features, targets = join_slides(slides, genes, num_scales)
