@@ -207,7 +207,9 @@ def _effects(
             )
             if found is not None:
                 shift, stratified = shift + sign * found.mean_shift, stratified + sign * found.stratified
-        margin = student.ppf(0.975, degrees) * error if degrees else np.full(len(error), np.inf)
+        # Without a cell that shows the combination, the change and its error are zero: nothing is known of it.
+        is_known = (error > 0) & (degrees > 0)
+        margin = np.where(is_known, student.ppf(0.975, max(degrees, 1)) * error, np.inf)
         p = 2 * student.sf(np.abs(value) / np.maximum(error, 1e-12), degrees) if degrees else np.ones(len(error))
         is_decidable = fitted.num_blocks >= MIN_BLOCKS and support >= MIN_SUPPORT
         table = pd.DataFrame(

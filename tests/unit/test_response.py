@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -159,3 +160,27 @@ def test_genes_of_the_edited_cells_themselves_are_pointed_out(planted: PlantedTi
     assert any("transcripts of the neighbours" in note and str(marker) in note for note in notes)
     unlike = replace(estimate, effects=spilled.assign(log2_edited_ratio=1.0))
     assert not any("transcripts of the neighbours" in note for note in response_notes(unlike))
+
+
+def test_a_combination_that_the_slide_never_shows_has_no_finite_interval(planted: PlantedTissue) -> None:
+    """Here the slide has no T cell at all, so nothing is known of residents near one."""
+    is_t_cell = planted.labels == "T cell"
+    without = replace_labels(planted, np.where(is_t_cell, "fibroblast", planted.labels))
+    places = planted.slide.xy_um[planted.labels == "epithelial cell"][::40] + 1.0
+    effects = estimate_response(planted.slide, without(places), 0).effects
+    assert len(effects)
+    assert np.isinf(effects["high"] - effects["low"]).all()
+    assert not effects["called"].any()
+
+
+def replace_labels(planted: PlantedTissue, labels: np.ndarray) -> Callable[[np.ndarray], SurroundingsEdit]:
+    """Injection of T cells into a tissue whose cells have other labels."""
+    names = tuple(sorted({*labels.tolist(), "T cell"}))
+    before = LabelledCells(planted.slide.xy_um, np.searchsorted(names, labels), names)
+
+    def inject_at(places: np.ndarray) -> SurroundingsEdit:
+        codes = np.concatenate([before.codes, np.full(len(places), names.index("T cell"))])
+        after = LabelledCells(np.concatenate([before.xy_um, places]), codes, names)
+        return SurroundingsEdit(before, after, np.arange(len(before.codes)), places)
+
+    return inject_at
