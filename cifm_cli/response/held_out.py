@@ -10,7 +10,7 @@ Letters: Q cells of the label, N cells of the slide, G genes, L labels, K radii,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -54,7 +54,7 @@ class HeldOut:
     rates: Numbers  # (Q, G) counts divided by the depth
     shifts: Numbers  # (K, Q, G) by which the neighbours' counts exceed those expected of their labels, a fraction
     composition: Numbers  # (Q, K L) fractions of the labels among the neighbours
-    ridge: Numbers  # (Q, G) inferred by the ridge regression that was fitted to the whole slide
+    ridge: Numbers  # (Q, G) inferred by a ridge regression on the slide, without the region that is hidden
     components: Numbers  # (Q, C) leading directions of the shifts at the middle radius
 
 
@@ -72,7 +72,9 @@ def held_out_neighbours(slide: Slide, cells: LabelledCells, seed: int, labels: t
         `signed_precision` and `energy_distance`; columns of the compared `genes`, and whether the `sign_is_right`.
     """
     results = []
-    ridge = _SlideRidge.fit(slide, cells, numpy_generator(seed, "held-out ridge"))
+    side = REGION_RADII * slide.radius_um
+    square_of_cell = ((slide.xy_um - slide.xy_um.min(axis=0)) // side).astype(np.int64)
+    ridges: dict[tuple[int, int], _SlideRidge] = {}  # fitted without a square, in which several labels may be hidden
     for code in labels:
         generator = numpy_generator(seed, "held-out", cells.names[code])
         rows = cells.of(code)
@@ -80,14 +82,12 @@ def held_out_neighbours(slide: Slide, cells: LabelledCells, seed: int, labels: t
         if len(rows) < MIN_ELSEWHERE + MIN_HIDDEN:
             continue
         rows = np.sort(generator.permutation(rows)[:MAX_CELLS])
-        side = REGION_RADII * slide.radius_um
-        square = ((slide.xy_um[rows] - slide.xy_um.min(axis=0)) // side).astype(np.int64)
-        kinds, group, sizes = np.unique(square, axis=0, return_inverse=True, return_counts=True)
+        kinds, group, sizes = np.unique(square_of_cell[rows], axis=0, return_inverse=True, return_counts=True)
         group = group.ravel()
         largest = [number for number in np.argsort(-sizes, kind="stable")[:MAX_REGIONS] if sizes[number] >= MIN_HIDDEN]
         if not largest:
             continue
-        held = _describe(slide, cells, code, rows, ridge)
+        held = _describe(slide, cells, code, rows)
         if len(held.genes) < TOP_GENES:
             continue
         for number in largest:
@@ -97,22 +97,33 @@ def held_out_neighbours(slide: Slide, cells: LabelledCells, seed: int, labels: t
             fitted = ~hidden & (outside > MARGIN_RADII * slide.radius_um)
             if fitted.sum() < MIN_ELSEWHERE:
                 continue
+            x, y = kinds[number].tolist()
+            if (x, y) not in ridges:
+                is_outside = (square_of_cell != (x, y)).any(axis=1)
+                ridges[x, y] = _SlideRidge.fit(slide, is_outside, numpy_generator(seed, "held-out ridge", x, y))
+            ridge = ridges[x, y].predict(slide, _others(slide, cells, code), rows)
             results.append(
                 {
                     "label": cells.names[code],
                     "centre_um": (low + side / 2).tolist(),
                     "num_hidden": int(hidden.sum()),
-                    **_compare(held, hidden, fitted, group, generator),
+                    **_compare(replace(held, ridge=ridge[:, held.genes]), hidden, fitted, group, generator),
                 }
             )
     return results
 
 
-def _describe(slide: Slide, cells: LabelledCells, code: int, rows: Rows, ridge: _SlideRidge) -> HeldOut:
+def _others(slide: Slide, cells: LabelledCells, code: int) -> Rows:
+    """Cells of all other labels, which serve as neighbours."""
+    return np.flatnonzero((cells.codes >= 0) & (cells.codes != code) & (slide.total_counts > 0))
+
+
+def _describe(slide: Slide, cells: LabelledCells, code: int, rows: Rows) -> HeldOut:
+    """All that is read of the cells of a label, but the ridge regression of a region."""
     counts = slide.counts(rows)
     genes = np.flatnonzero(np.asarray(counts.sum(axis=0)).ravel() >= MIN_COUNTS)
     depth = slide.total_counts / np.median(slide.total_counts[slide.total_counts > 0])
-    others = np.flatnonzero((cells.codes >= 0) & (cells.codes != code) & (slide.total_counts > 0))
+    others = _others(slide, cells, code)
     member = csr_matrix((depth[others], (np.arange(len(others)), cells.codes[others])), (len(others), len(cells.names)))
     of_others = slide.counts(others)[:, genes]
     sums = np.asarray((csr_matrix((np.ones(len(others)), (cells.codes[others], np.arange(len(others)))), member.shape[::-1]) @ of_others).todense())  # fmt: skip
@@ -129,14 +140,15 @@ def _describe(slide: Slide, cells: LabelledCells, code: int, rows: Rows, ridge: 
     left, size, _ = np.linalg.svd(middle - middle.mean(axis=0), full_matrices=False)
     return HeldOut(
         rows, genes, depth[rows], rates, np.stack(shifts), np.concatenate(composition, axis=1),
-        ridge.predict(slide, others, rows)[:, genes], left[:, :NUM_COMPONENTS] * size[:NUM_COMPONENTS],
+        np.zeros_like(rates), left[:, :NUM_COMPONENTS] * size[:NUM_COMPONENTS],
     )  # fmt: skip
 
 
 def _adjacency(at_um: Numbers, cells_um: Numbers, radius_um: float) -> csr_matrix:
     """(Q, N) ones where a cell is within the radius of a place, and not at it."""
     found = cKDTree(at_um).sparse_distance_matrix(cKDTree(cells_um), radius_um, output_type="coo_matrix").tocsr()
-    found.data[:] = 1.0
+    found.data = (found.data > 0).astype(np.float64)
+    found.eliminate_zeros()
     return found
 
 
@@ -303,12 +315,11 @@ class _SlideRidge:
     mean: Numbers  # (G,)
 
     @classmethod
-    def fit(cls, slide: Slide, cells: LabelledCells, generator: np.random.Generator) -> _SlideRidge:
-        """Fit to a sample of the cells; the penalty is tuned on a fifth of them."""
-        del cells
-        visible = np.flatnonzero(slide.total_counts > 0)
+    def fit(cls, slide: Slide, is_visible: NDArray[np.bool_], generator: np.random.Generator) -> _SlideRidge:
+        """Fit to a sample of the visible cells, with visible neighbours; the penalty is tuned on a fifth of them."""
+        visible = np.flatnonzero(is_visible & (slide.total_counts > 0))
         rows = np.sort(generator.permutation(visible)[:MAX_CELLS])
-        depth = slide.total_counts / np.median(slide.total_counts[visible])
+        depth = slide.total_counts / np.median(slide.total_counts[slide.total_counts > 0])
         y = slide.counts(rows).toarray().astype(np.float64) / depth[rows, None]
         mean = _mean(y, depth[rows])
         raw = cls._means(slide, visible, rows)
@@ -335,13 +346,8 @@ class _SlideRidge:
         parts = []
         counts = slide.counts(visible)
         depth = slide.total_counts[visible] / np.median(slide.total_counts[slide.total_counts > 0])
-        own = csr_matrix((np.isin(rows, visible).astype(float), (np.arange(len(rows)), np.searchsorted(visible, rows).clip(max=len(visible) - 1))), (len(rows), len(visible)))  # fmt: skip
-        own = own.multiply(
-            np.asarray(visible[np.searchsorted(visible, rows).clip(max=len(visible) - 1)] == rows)[:, None]
-        )
         for radius in RADII[:2]:
             near = _adjacency(slide.xy_um[rows], slide.xy_um[visible], radius * slide.radius_um)
-            near = csr_matrix(near - near.multiply(csr_matrix(own)))
             sums, depths = np.asarray((near @ counts).todense()), near @ depth
             parts.append(np.asarray(np.sqrt(sums / np.maximum(depths, 1e-9)[:, None])))
         return parts

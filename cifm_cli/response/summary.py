@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 NEAR_BANDS: Final = 2  # the nearest distance bands, which the sentence sums up
 MAX_LABELS: Final = 3  # in the sentence
-MAX_GENES: Final = 20  # listed of each direction
 ASSOCIATED: Final = 0.5  # share of a mean shift above which other surroundings explain most of it
 MARKER_RATIO: Final = 2.0  # log2: a gene that edited cells express four times as much as the residents
 CLEAR_SHIFT: Final = 0.3  # log2; smaller mean shifts are not counted as association

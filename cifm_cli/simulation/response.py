@@ -15,7 +15,7 @@ from cifm_cli.errors import CifmError
 from cifm_cli.response.effects import ResponseEstimate, SurroundingsEdit, estimate_response
 from cifm_cli.response.surroundings import NO_LABEL, LabelledCells
 from cifm_cli.simulation.edits.apply import GeneChange
-from cifm_cli.simulation.edits.labels import AnnotatorLabels
+from cifm_cli.simulation.edits.labels import AnnotatorLabels, ColumnLabels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +91,7 @@ def surroundings_edit(
         before[labels.rows(found)] = found
         added[added == label] = found
     after = np.concatenate([before, added])
-    _replace(experiment, edited, after)
+    _replace(experiment, after)
     _split_by_gene(experiment, edited, slide, before, after)
     is_void = np.zeros(len(after), dtype=bool)
     is_void[: slide.num_cells] = slide.total_counts <= 0
@@ -116,7 +116,8 @@ def _names(labels: CellLabels, slide: Slide) -> NDArray[Any]:
     if isinstance(labels, AnnotatorLabels):
         return np.asarray(labels.annotation.labels)
     names: NDArray[Any] = np.full(slide.num_cells, None, dtype=object)
-    names[:] = getattr(labels, "labels")  # noqa: B009  # of a column of obs
+    if isinstance(labels, ColumnLabels):
+        names[:] = labels.labels
     return names
 
 
@@ -127,9 +128,8 @@ def _edited_labels(experiment: Experiment) -> set[str]:
     return {name for name in names if name is not None}
 
 
-def _replace(experiment: Experiment, edited: EditedTissue, after: NDArray[Any]) -> None:
+def _replace(experiment: Experiment, after: NDArray[Any]) -> None:
     """Give replaced residents the label of the cells they became, in place."""
-    del edited
     for entry in experiment.edits:
         source = getattr(entry.edit, "source", None)
         cells = getattr(entry.edit, "cells", None)

@@ -49,7 +49,7 @@ def _practise(slide: Slide, rows: Rows, seed: int, *, new: bool) -> AdaptationDa
     """Choose the cells that are hidden for practice; void cells play no part, and so change nothing."""
     generator = numpy_generator(seed, "practice cells")
     validation = np.intersect1d(rows, slide.region(keys.VALIDATION))
-    if len(validation) < MIN_TUNING_CELLS:
+    if min(len(validation), len(rows) - len(validation)) < MIN_TUNING_CELLS:  # or nothing else to practise on
         validation = np.sort(generator.choice(rows, size=max(1, round(TUNING_PART * len(rows))), replace=False))
     groups = [np.sort(group) for group in np.array_split(generator.permutation(rows), NUM_FOLDS)]
     max_cells = min(MAX_PRACTICE_CELLS, max(1, MAX_PRACTICE_VALUES // slide.num_genes))

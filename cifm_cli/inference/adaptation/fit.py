@@ -1,15 +1,15 @@
 """Fit of a slide adaptation, in closed form.
 
 1. Profiles, cell states and the blends of the smoother are those of the slide (`SlideParameters`).
-2. The base prediction is a blend of neighbour means, plus a multiple of what the smoother predicts differently, plus a
-   multiple of the network's correction of the smoother.
-3. A ridge regression predicts its errors from the neighbour means and the features of the network. With both
-   multiples at zero this is the baseline `ridge` fitted to the slide; with a high penalty it is the base prediction.
+2. The base prediction mixes the slide's profile, wide means, a blend of neighbour means, the smoother and the network, see
+   `weights`.
+3. A ridge regression predicts its errors from the neighbour means and the features of the network. With the blend alone, this
+   is the baseline `ridge` fitted to the slide; with a high penalty it is the base prediction.
 4. The probabilities of the cell states are recalibrated.
 
-Weights and penalties are chosen on tuning cells, which are in none of the fits. On a slide that is new to the network, they
-are chosen by cross-fitting on the practice cells as well: each half of them is predicted by what was fitted to the other (one half, where there are many).
-On a slide of its training this would favour the network, which has learned the practice cells.
+Weights and penalties are chosen on tuning cells, which are in none of the fits. On a slide that is new to the network, they are
+also chosen by cross-fitting: each half of the practice cells is predicted by what was fitted to the other (only one half, where
+there are many). On a slide of its training this would favour the network, which has learned the practice cells.
 """
 
 from __future__ import annotations

@@ -64,8 +64,6 @@ class Weights(NamedTuple):
 NUM_DIFFERENCES = 4
 RIDGE_WEIGHTS = Weights(0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0)  # the blend alone, as in the baseline `ridge`
 NETWORK_WEIGHTS = Weights(0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # the network's own prediction
-
-
 BOUNDS = [(0.0, MAX_CORRECTION if name.startswith("correction") else MAX_WEIGHT) for name in Weights._fields]
 
 
