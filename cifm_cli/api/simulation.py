@@ -35,18 +35,14 @@ if TYPE_CHECKING:
 
 
 def simulate(
-    adata: AnnData,
-    model: Model,
-    inject: str | None = None,
+    adata: AnnData, model: Model, inject: str | None = None,
     *,
     edits: Sequence[EditRequest] = (), count: int | None = None, labels: str | None = None,
     reference: AnnData | str | Path | None = None, reference_label: str = "cell_type",
-    steps: int | None = None, update_fraction: float = 0.1,
-    form: Form = "state", dynamics: DynamicsName | None = None,
+    steps: int | None = None, update_fraction: float = 0.1, form: Form = "state", dynamics: DynamicsName | None = None,
     adapt: Adapt = "slide", replicates: int = 1, seed: int = 0,
-    crop_um: Box | None = None, max_cells: int = 10_000,
-    markers: str | Path | None = None, layer: str | None = None, radius_um: float | None = None,
-    out: str | Path | None = None,
+    crop_um: Box | None = None, max_cells: int = 10_000, markers: str | Path | None = None,
+    layer: str | None = None, radius_um: float | None = None, out: str | Path | None = None,
 ) -> AnnData:  # fmt: skip
     """Edit a tissue, estimate the response of its cells, and let the model update them, as `cifm simulate` does.
 
@@ -83,24 +79,20 @@ def simulate(
         JSON: one `sentence`, and texts that say how far to `trust` it.
 
     Raises:
-        CifmError: The counts, genes, coordinates or numbers cannot be used, or an edit cannot be made, or the folder holds
-            something else than a simulation.
+        CifmError: The counts, genes, coordinates, numbers or the folder cannot be used, or an edit cannot be made.
 
     Example:
         >>> cifm.simulate(adata, model, "tcell", replicates=5).uns["cifm"]["change"]  # treated minus control, by type
         >>> cifm.simulate(adata, model, edits=[cifm.Remove("macrophage"), cifm.Knockout("CXCL12", "fibroblast")])
     """
-    _check(form, adapt, steps, update_fraction, replicates)
-    folder = optional_path(out)
-    if folder is not None:
-        check_folder(folder)
+    _check(form, adapt, steps, update_fraction, replicates, optional_path(out))
     opened = open_adata(adata, layer, radius_um)
     own_labels = None if labels is None else ColumnLabels(labels, labels_in_memory(adata.obs, labels)[opened.rows])
     config = SimulateConfig(
         _edits(inject, edits, count, _reference_cells(reference, reference_label)), steps, update_fraction, form, replicates,
         crop_um, max_cells, optional_path(markers), adapt, seed, dynamics, own_labels,
     )  # fmt: skip
-    return _simulate(adata, load(model), opened, config, folder)
+    return _simulate(adata, load(model), opened, config, optional_path(out))
 
 
 def _simulate(
@@ -152,8 +144,10 @@ def _converted(edit: EditRequest) -> EditRequest:
     return edit
 
 
-def _check(form: str, adapt: str, steps: int | None, update_fraction: float, replicates: int) -> None:
-    """Refuse a form or a kind of adaptation that does not exist, and numbers with which nothing would be simulated."""
+def _check(form: str, adapt: str, steps: int | None, update_fraction: float, replicates: int, out: Path | None) -> None:
+    """Refuse a form, a kind of adaptation or a folder that cannot be used, and numbers with which nothing would be simulated."""
+    if out is not None:
+        check_folder(out)
     check_adapt(adapt)
     if form not in get_args(Form):
         raise CifmError(f"form: {form}", f"known are {', '.join(get_args(Form))}")

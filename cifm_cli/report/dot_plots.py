@@ -66,6 +66,7 @@ def draw_rows(
     own = colours or [COLOURS[i % len(COLOURS)] for i in range(len(series))]
 
     def draw(figure: Figure) -> None:
+        """Draw on the given figure."""
         axes = figure.add_subplot()
         axes.axvline(0, color="#888888", linewidth=1, zorder=1)
         for number, (dots, colour) in enumerate(zip(series, own, strict=True)):
@@ -151,6 +152,7 @@ def draw_by_distance(
     farthest_um = max((point.high_um for panel in panels for point in panel.points), default=1.0)
 
     def draw(figure: Figure) -> None:
+        """Draw on the given figure."""
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
         for number, panel in enumerate(panels):
             axes = figure.add_subplot(num_rows, _PANELS_PER_ROW, number + 1)
