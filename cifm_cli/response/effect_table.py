@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.report.table import Table
+from cifm_cli.response.summary import MARKER_RATIO
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +18,7 @@ _OPTIONAL: Final = {
     "other_change": "another label there",
     "model_log2_change": "network",
 }
+_DIFFERENT: Final = 0.05  # p value below which an effect differs from that of another label
 
 
 def strongest_effects(effects: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -36,6 +38,11 @@ def strongest_effects(effects: pd.DataFrame, number: int) -> pd.DataFrame:
     nearer = called[["low", "high"]].abs().min(axis=1)
     strongest: pd.DataFrame = called.loc[nearer.sort_values(ascending=False, kind="stable").index]
     return strongest.drop_duplicates(["label", "gene_id"]).head(number)
+
+
+def may_be_transcripts(row: pd.Series[Any]) -> bool:
+    """Whether a gene rises that the edited cells themselves express much more, so that it may be their transcripts."""
+    return bool(row["log2_change"] > 0 and row["log2_edited_ratio"] >= MARKER_RATIO)
 
 
 def effect_table(effects: pd.DataFrame, number: int) -> Table:
@@ -61,6 +68,7 @@ def effect_table(effects: pd.DataFrame, number: int) -> Table:
             _number(row["association_share"], ".0%"),
             f"{int(row['num_residents']):,}",
             f"{int(row['support']):,}",
+            _remark(row),
         ]
         for _, row in strongest_effects(effects, number).iterrows()
     ]
@@ -68,10 +76,17 @@ def effect_table(effects: pd.DataFrame, number: int) -> Table:
     return Table(
         [
             "gene", "cells", "distance", "log2 change", "95 % interval", *headings, "mean shift",
-            "explained by other surroundings", "cells in the band", "support",
+            "explained by other surroundings", "cells in the band", "support", "remark",
         ],
         rows,
     )  # fmt: skip
+
+
+def _remark(row: pd.Series[Any]) -> str:
+    """Why an effect may mean something else."""
+    remarks = ["perhaps transcripts of the edited cells"] if may_be_transcripts(row) else []
+    is_alike = row.get("other_p", 0.0) > _DIFFERENT and row["other_change"] * row["log2_change"] > 0
+    return "; ".join([*remarks, *(["not specific"] if is_alike else [])])
 
 
 def _optional(row: pd.Series[Any], name: str) -> str:

@@ -54,8 +54,8 @@ def _response_trust(content: Mapping[str, Any]) -> str:
     response = content["response"]
     return (
         f"Response: {response['num_called']:,} of {response['num_tested']:,} effects are called (5 % false discoveries). They "
-        "are associations on this slide, adjusted for the labels nearby, and the network takes no part; whether neighbours "
-        "tell anything on this slide is what cifm simulate --validate measures."
+        "are associations on this slide, adjusted for the labels nearby, and called by a regression without the network; "
+        "whether neighbours tell anything on this slide is what cifm simulate --validate measures."
     )
 
 

@@ -92,10 +92,18 @@ def test_the_strongest_effects_are_those_whose_interval_is_farthest_from_zero() 
             "band_low_um": [0, 0, 20, 0], "band_high_um": [20, 20, 40, 20], "log2_change": [3.0, 1.0, -0.5, 9.0],
             "low": [0.1, 0.9, -0.6, 8.0], "high": [5.9, 1.1, -0.4, 10.0], "called": [True, True, True, False],
             "mean_shift": 0.5, "association_share": [0.25, np.nan, 0.0, 0.0], "num_residents": 12, "support": 1234,
+            "log2_edited_ratio": [3.0, 1.0, 1.0, 3.0],
         }
     )  # fmt: skip
     assert strongest_effects(effects, 5)["gene"].tolist() == ["narrow", "wide"]
     table = effect_table(effects, 5)
-    assert table.rows[0] == ["narrow", "a", "0-20 µm", "+1.00", "+0.90 to +1.10", "+0.50", "-", "12", "1,234"]
-    more = effects.assign(shuffled=0.3, other_label="B", other_change=[0.1, 0.2, np.nan, 0.0], model_log2_change=np.nan)
+    assert table.rows[0] == ["narrow", "a", "0-20 µm", "+1.00", "+0.90 to +1.10", "+0.50", "-", "12", "1,234", ""]
+    assert table.rows[1][-1] == "perhaps transcripts of the edited cells"
+    more = effects.assign(
+        shuffled=0.3, other_label="B", other_change=[0.1, 0.2, np.nan, 0.0], other_p=0.2, model_log2_change=np.nan
+    )
     assert effect_table(more, 5).rows[0][5:8] == ["±0.30", "+0.20 (B)", "-"]
+    assert [row[-1] for row in effect_table(more, 5).rows] == [
+        "not specific",
+        "perhaps transcripts of the edited cells; not specific",
+    ]
