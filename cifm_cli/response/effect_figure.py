@@ -66,5 +66,5 @@ def _panel(effects: pd.DataFrame, label: str, gene_id: str, gene: str) -> Distan
         for _, row in own.iterrows()
     ]
     # Of called bands only, as in the remarks of the table
-    mark = "*" if any(may_be_transcripts(row) for _, row in own[own["called"].astype(bool)].iterrows()) else ""
+    mark = "*" if may_be_transcripts(own[own["called"].astype(bool)]).any() else ""
     return DistancePanel(f"{gene}{mark}\n{label}", points)

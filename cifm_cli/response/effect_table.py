@@ -25,7 +25,7 @@ def strongest_effects(effects: pd.DataFrame, number: int) -> pd.DataFrame:
     """The strongest called effects, one per gene and label.
 
     An effect is as strong as the end of its interval that is nearer to zero, so that an effect of which little is known
-    does not come first.
+    does not come first. Effects that may be transcripts of the edited cells come after all others.
 
     Args:
         effects: Table of `estimate_response`.
@@ -37,12 +37,13 @@ def strongest_effects(effects: pd.DataFrame, number: int) -> pd.DataFrame:
     called = effects[effects["called"].astype(bool)]
     nearer = called[["low", "high"]].abs().min(axis=1)
     strongest: pd.DataFrame = called.loc[nearer.sort_values(ascending=False, kind="stable").index]
+    strongest = strongest.loc[may_be_transcripts(strongest).sort_values(kind="stable").index]
     return strongest.drop_duplicates(["label", "gene_id"]).head(number)
 
 
-def may_be_transcripts(row: pd.Series[Any]) -> bool:
-    """Whether a gene rises that the edited cells themselves express much more, so that it may be their transcripts."""
-    return bool(row["log2_change"] > 0 and row["log2_edited_ratio"] >= MARKER_RATIO)
+def may_be_transcripts(effects: pd.DataFrame) -> pd.Series[bool]:
+    """Rows of genes that rise and that the edited cells themselves express much more: perhaps their transcripts."""
+    return (effects["log2_change"] > 0) & (effects["log2_edited_ratio"] >= MARKER_RATIO)
 
 
 def effect_table(effects: pd.DataFrame, number: int) -> Table:
@@ -56,6 +57,7 @@ def effect_table(effects: pd.DataFrame, number: int) -> Table:
         One row per gene and label.
     """
     optional = [name for name in _OPTIONAL if name in effects.columns]
+    shown = strongest_effects(effects, number)
     rows = [
         [
             str(row["gene"]),
@@ -68,9 +70,9 @@ def effect_table(effects: pd.DataFrame, number: int) -> Table:
             _number(row["association_share"], ".0%"),
             f"{int(row['num_residents']):,}",
             f"{int(row['support']):,}",
-            _remark(row),
+            _remark(row, is_marked=bool(is_marked)),
         ]
-        for _, row in strongest_effects(effects, number).iterrows()
+        for (_, row), is_marked in zip(shown.iterrows(), may_be_transcripts(shown), strict=True)
     ]
     headings = [_OPTIONAL[name] for name in optional]
     return Table(
@@ -82,9 +84,9 @@ def effect_table(effects: pd.DataFrame, number: int) -> Table:
     )  # fmt: skip
 
 
-def _remark(row: pd.Series[Any]) -> str:
+def _remark(row: pd.Series[Any], *, is_marked: bool) -> str:
     """Why an effect may mean something else."""
-    remarks = ["perhaps transcripts of the edited cells"] if may_be_transcripts(row) else []
+    remarks = ["perhaps transcripts of the edited cells"] if is_marked else []
     is_alike = row.get("other_p", 0.0) > _DIFFERENT and row["other_change"] * row["log2_change"] > 0
     return "; ".join([*remarks, *(["not specific"] if is_alike else [])])
 
