@@ -44,7 +44,7 @@ def associate(counts: csr_matrix, exposure: Numbers, near: NDArray[np.bool_], ot
     """
     if near.all() or not near.any():
         return None
-    strata = _strata(near, others)
+    strata = propensity_strata(near, others)
     num_strata = int(strata.max()) + 1
     group = strata * 2 + near
     membership = csr_matrix((np.ones(len(near)), (group, np.arange(len(near)))), shape=(2 * num_strata, len(near)))
@@ -62,8 +62,16 @@ def associate(counts: csr_matrix, exposure: Numbers, near: NDArray[np.bool_], ot
     return Association(_log2_ratio(*pooled), _log2_ratio(*standardised))
 
 
-def _strata(near: NDArray[np.bool_], others: Numbers) -> NDArray[np.int64]:
-    """(Q,) strata of the propensity, which a linear regression estimates."""
+def propensity_strata(near: NDArray[np.bool_], others: Numbers) -> NDArray[np.int64]:
+    """Divide residents into strata of the propensity to have a label nearby, which a linear regression estimates.
+
+    Args:
+        near: (Q,) whether a resident has the label nearby; neither all nor none.
+        others: (Q, F) predictors of the surroundings without the label.
+
+    Returns:
+        (Q,) strata from 0.
+    """
     x = np.concatenate([np.ones((len(others), 1)), others], axis=1)
     propensity = x @ np.linalg.lstsq(x, near.astype(np.float64), rcond=None)[0]
     edges = np.quantile(propensity[near], np.linspace(0, 1, NUM_STRATA + 1)[1:-1])

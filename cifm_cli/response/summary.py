@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from cifm_cli.report.table import Table
+from cifm_cli.response.calls import is_specific
 from cifm_cli.response.effects import MIN_SUPPORT
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ NEAR_BANDS: Final = 2  # the nearest distance bands, which the sentence sums up
 MAX_LABELS: Final = 3  # in the sentence
 ASSOCIATED: Final = 0.5  # share of a mean shift above which other surroundings explain most of it
 MARKER_RATIO: Final = 2.0  # log2: a gene that edited cells express four times as much as the residents
+MAX_GENES: Final = 5  # listed in a note
+DOUBTFUL: Final = 0.2  # share of the called effects that the shuffled control calls, above which a note says so
 CLEAR_SHIFT: Final = 0.3  # log2; smaller mean shifts are not counted as association
 
 
@@ -26,9 +29,9 @@ def response_facts(estimate: ResponseEstimate) -> dict[str, Any]:
         estimate: The response.
 
     Returns:
-        `sentence`, `notes`, `edited_labels`, the number of tested and of called effects, and for each label with rows
-        and each distance band: residents, support, genes that rise and fall, and genes whose mean shift is an
-        association with other surroundings.
+        `sentence`, `notes`, `edited_labels`, the number of tested and of called effects, those of the `controls`, and for
+        each label with rows and each distance band: residents, support, genes that rise and fall, and genes whose mean
+        shift is an association with other surroundings.
     """
     effects = estimate.effects
     return {
@@ -37,6 +40,7 @@ def response_facts(estimate: ResponseEstimate) -> dict[str, Any]:
         "edited_labels": list(estimate.edited),
         "num_tested": len(effects),
         "num_called": int(effects["called"].sum()),
+        "controls": estimate.controls.to_json(),
         "labels": {str(label): _bands(own) for label, own in effects.groupby("label", sort=True)},
         "skipped": {str(label): reason for label, reason in estimate.skipped.items()},
     }
@@ -104,7 +108,7 @@ def describe_response(estimate: ResponseEstimate) -> str:
 
 
 def response_notes(estimate: ResponseEstimate) -> list[str]:
-    """Warnings about associations, transcripts of the edited cells themselves, and about what the slide hardly shows.
+    """Warnings about associations, transcripts of the edited cells, unspecific effects, and what the slide hardly shows.
 
     Args:
         estimate: The response.
@@ -116,21 +120,27 @@ def response_notes(estimate: ResponseEstimate) -> list[str]:
     if effects.empty:
         return notes
     near = effects[effects["band_high_um"] <= sorted(effects["band_high_um"].unique())[:NEAR_BANDS][-1]]
-    associated = near[_is_association(near)]
-    for label, own in sorted(associated.groupby("label"), key=lambda entry: -len(entry[1]))[:MAX_LABELS]:
-        genes = list(dict.fromkeys(own["gene"]))
-        listed = ", ".join(genes[:5]) + (", ..." if len(genes) > 5 else "")
-        notes.append(
-            f"association, not effect: {len(genes)} genes of {label} ({listed}) differ near {' and '.join(estimate.edited)}, "
-            "but their other surroundings explain most of it"
-        )
+    edited = " and ".join(estimate.edited)
+    notes += [
+        f"association, not effect: {genes} differ near {edited}, but their other surroundings explain most of it"
+        for genes in _listed(near[_is_association(near)])
+    ]
     spilled = near[near["called"] & (near["log2_change"] > 0) & (near["log2_edited_ratio"] >= MARKER_RATIO)]
-    for label, own in sorted(spilled.groupby("label"), key=lambda entry: -len(entry[1]))[:MAX_LABELS]:
-        genes = list(dict.fromkeys(own["gene"]))
-        listed = ", ".join(genes[:5]) + (", ..." if len(genes) > 5 else "")
+    notes += [
+        f"perhaps transcripts of the neighbours: {genes} rise, and {' or '.join(estimate.edited)} itself expresses them at "
+        f"least {2**MARKER_RATIO:g} times as much, so cells may have been segmented wrongly"
+        for genes in _listed(spilled)
+    ]
+    unspecific = near[near["called"] & ~is_specific(near)]
+    notes += [
+        f"not specific: {genes} would change similarly with {other} in place of {edited}"
+        for other, own in unspecific.groupby("other_label")
+        for genes in _listed(own)
+    ]
+    most, num_called = max(estimate.controls.shuffled, default=0), int(effects["called"].sum())
+    if most and most > DOUBTFUL * num_called:
         notes.append(
-            f"perhaps transcripts of the neighbours: {len(genes)} of the genes that rise in {label} ({listed}) are expressed at "
-            f"least {2**MARKER_RATIO:g} times as much by {' or '.join(estimate.edited)} itself, so cells may have been segmented wrongly"
+            f"{num_called} effects are called, but up to {most} with the edited label given to other cells: do not rely on them"
         )
     rare = sorted({str(label) for label in near.loc[near["support"] < MIN_SUPPORT, "label"]})
     if rare:
@@ -139,6 +149,16 @@ def response_notes(estimate: ResponseEstimate) -> list[str]:
             "cells have the edited label that near, so nothing can be called"
         )
     return notes
+
+
+def _listed(effects: pd.DataFrame) -> list[str]:
+    """The genes of some rows, for the labels with most of them."""
+    texts = []
+    for label, own in sorted(effects.groupby("label"), key=lambda entry: -len(entry[1]))[:MAX_LABELS]:
+        genes = list(dict.fromkeys(own["gene"]))
+        listed = ", ".join(genes[:MAX_GENES]) + (", ..." if len(genes) > MAX_GENES else "")
+        texts.append(f"{len(genes)} {'gene' if len(genes) == 1 else 'genes'} of {label} ({listed})")
+    return texts
 
 
 def response_table(facts: dict[str, Any], max_rows: int) -> Table:

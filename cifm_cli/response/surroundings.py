@@ -27,6 +27,7 @@ KNOTS: Final = (0.0, 0.75, 1.5, 2.25, 3.0, 4.5, 6.0)
 COARSE_KNOTS: Final = (0.0, 1.5, 3.0)
 NO_LABEL: Final = -1  # code of a cell that has no counts
 MAX_FINE_LABELS: Final = 7  # further labels, which are rarer, have coarse knots
+NEAREST_REACH: Final = 1.5  # radii; the reach of an effect is not looked for below
 MIN_ROWS: Final = 5  # residents in which a predictor differs from zero; others are left out
 
 
@@ -88,12 +89,32 @@ class Design:
             (Q, F), zero for a cell that is far from every label.
         """
         columns = [
-            self._of_label(cells.distances(xy_um, rows, code) / self.radius_um, code)
+            self.of_label(cells.distances(xy_um, rows, code), code)
             for code in (*self.stepped, *self.fine, *self.coarse)
         ]
         return np.concatenate(columns, axis=1)
 
-    def _of_label(self, distance: Numbers, code: int) -> Numbers:
+    def columns(self, code: int) -> slice:
+        """The predictors of a label among all."""
+        start = 0
+        for one in (*self.stepped, *self.fine, *self.coarse):
+            width = len(STEPS) if one in self.stepped else len(KNOTS if one in self.fine else COARSE_KNOTS) - 1
+            if one == code:
+                return slice(start, start + width)
+            start += width
+        raise ValueError(f"no predictors of label {code}")
+
+    def of_label(self, distance_um: Numbers, code: int) -> Numbers:
+        """Describe distances to a label.
+
+        Args:
+            distance_um: (Q,) distances to its nearest cell, micrometres.
+            code: The label.
+
+        Returns:
+            (Q, f) the predictors of this label.
+        """
+        distance = distance_um / self.radius_um
         if code in self.stepped:
             return (distance[:, None] < np.array(STEPS)).astype(np.float64)
         knots = np.array(KNOTS if code in self.fine else COARSE_KNOTS)

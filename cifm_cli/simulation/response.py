@@ -12,7 +12,8 @@ import numpy as np
 from cifm_cli.celltype.base import TYPING_SUM, UNASSIGNED, Annotation
 from cifm_cli.data.tiles import chunks
 from cifm_cli.errors import CifmError
-from cifm_cli.response.effects import ResponseEstimate, SurroundingsEdit, estimate_response
+from cifm_cli.response.bands import SurroundingsEdit
+from cifm_cli.response.effects import ResponseEstimate, estimate_response
 from cifm_cli.response.surroundings import NO_LABEL, LabelledCells
 from cifm_cli.simulation.edits.apply import GeneChange
 from cifm_cli.simulation.edits.labels import AnnotatorLabels, ColumnLabels
