@@ -73,7 +73,8 @@ def propensity_strata(near: NDArray[np.bool_], others: Numbers) -> NDArray[np.in
         (Q,) strata from 0.
     """
     x = np.concatenate([np.ones((len(others), 1)), others], axis=1)
-    propensity = x @ np.linalg.lstsq(x, near.astype(np.float64), rcond=None)[0]
+    # Rounded, so that a resident at an edge is in the same stratum for any order of the sums.
+    propensity = np.round(x @ np.linalg.lstsq(x, near.astype(np.float64), rcond=None)[0], 8)
     edges = np.quantile(propensity[near], np.linspace(0, 1, NUM_STRATA + 1)[1:-1])
     return np.unique(np.searchsorted(edges, propensity), return_inverse=True)[1].ravel()
 

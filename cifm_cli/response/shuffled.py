@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 NUM_DRAWS: Final = 20
+RANK_TOLERANCE: Final = 1e-6  # smallest singular value, relative to the largest
 SMALLEST_SHIFT: Final = 0.1  # share of the residents of a stratum by which distances are moved at least
 
 
@@ -117,7 +118,9 @@ def _residuals(
 ) -> NDArray[np.float32]:
     """(S, Q, K) shuffled steps, less what the other predictors explain of them at the depths of the residents."""
     root = np.sqrt(fitted.exposure)[:, None]
-    basis = np.linalg.qr(root * others)[0]
+    # Functions of distances may be collinear, as where every resident is near a label.
+    left, sizes, _ = np.linalg.svd(root * others, full_matrices=False)
+    basis = left[:, sizes > RANK_TOLERANCE * sizes[0]]
     found = np.empty((len(origin), len(fitted.x), len(kept)), dtype=np.float32)
     for own, rows in zip(found, origin, strict=True):
         weighted = root * fitted.x[rows][:, kept]
