@@ -161,8 +161,8 @@ def _band(replicates: Sequence[Residents], edges: tuple[float, float], limit: fl
         gets = in_band & (before >= limit) & (after < high)
         loses = in_band & (after >= limit) & (before < high)
         chosen = (gets | loses).any(axis=0)
+        rows.append(residents.rows[chosen])
         if chosen.any():
-            rows.append(residents.rows[chosen])
             signs.append((gets[:, chosen].astype(np.float64) - loses[:, chosen]).mean(axis=1))
             differences.append(residents.differences[chosen].mean(axis=0))
     if sum(map(len, rows)) < minimum:

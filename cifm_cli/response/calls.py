@@ -31,6 +31,7 @@ class Controls:
     not_specific: int = 0  # called effects that do not differ from those of the other label
     no_edit: int = 0  # of an edit that changes nothing
     void: int = 0  # of void cells at the places of the edit
+    void_model_change: float | None = None  # largest change of a prediction of the model by these; None without a model
 
     def to_json(self) -> dict[str, Any]:
         """For `simulation.json`."""
@@ -38,7 +39,7 @@ class Controls:
         most = max(self.shuffled, default=0)
         return {
             "no_edit": {"num_called": self.no_edit},
-            "void": {"num_called": self.void},
+            "void": {"num_called": self.void, "model_change": self.void_model_change},
             "shuffled": {"num_draws": len(self.shuffled), "num_called": mean, "most_called": most},
             "other_label": {"num_called": self.other_label, "num_not_specific": self.not_specific},
         }

@@ -53,7 +53,7 @@ class ResponseEstimate:
     edited: tuple[str, ...]  # labels of which the edit adds or removes cells
     controls: Controls  # what the controls call
     skipped: dict[str, str] = field(default_factory=dict)  # labels without rows, with the reason
-    # for each row of `bands_of`, by label and upper edge: rows of the residents in every replicate
+    # by label and upper edge of the band: rows of its residents in every replicate
     residents: Mapping[tuple[str, float], tuple[Rows, ...]] = field(default_factory=dict)
 
 
@@ -211,7 +211,7 @@ def _estimates(
             "low": value - margin,
             "high": value + margin,
             "p": _p(value, error, degrees),
-            "other_label": None,
+            "other_label": "",
             "other_change": np.nan,
             "other_p": np.nan,
             "p_of_other": np.nan,
