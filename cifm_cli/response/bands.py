@@ -5,13 +5,12 @@ Letters: R residents, L edited labels, F predictors, E replicates of the edit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from cifm_cli.celltype.base import UNASSIGNED
 from cifm_cli.response.surroundings import NEAREST_REACH, NO_LABEL, STEPS, LabelledCells
 
 if TYPE_CHECKING:
@@ -56,14 +55,7 @@ class Residents:
     differences: Numbers  # (R, F) predictors after minus before the edit
     distance: Numbers  # (R,) to the nearest edited place
     nearest: Numbers  # (2, L, R) distance to the nearest cell of each edited label, before and after
-    other: Numbers  # (R,) distance to the nearest cell of the label that serves as a control; see `other_difference`
-
-
-class OtherLabel(NamedTuple):
-    """A label that is put at the places of the edit in place of the edited one, as a control of specificity."""
-
-    code: int
-    name: str
+    other: Numbers  # (R,) distance to the nearest cell of the compared label, infinite without one
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ class Band:
     residents: tuple[Rows, ...]  # rows of these residents in every replicate
     unexposed_um: float  # distance within which they had no cell of the label
     signs: Numbers  # (L,) 1 for an edited label that the residents get, -1 for one that they lose
-    other: Numbers | None  # (F,) mean difference if the other label were at the places of the edit; None if unknown
+    other: Numbers | None  # (F,) mean difference if the compared label were at the places of the edit; None if unknown
 
     @property
     def num_residents(self) -> int:
@@ -84,16 +76,13 @@ class Band:
         return round(float(np.mean([len(rows) for rows in self.residents])))
 
 
-def edited_residents(
-    edits: Sequence[SurroundingsEdit], code: int, design: Design, other: OtherLabel | None
-) -> list[Residents]:
+def edited_residents(edits: Sequence[SurroundingsEdit], code: int, design: Design) -> list[Residents]:
     """Describe the residents of a label in every replicate of an edit.
 
     Args:
         edits: The replicates, of one tissue.
         code: The label.
         design: The predictors.
-        other: The label that serves as a control.
 
     Returns:
         One entry per replicate.
@@ -105,13 +94,13 @@ def edited_residents(
         arms = (edit.before, edit.after)
         x_before, x_after = (design.predictors(cells, rows, xy_um) for cells in arms)
         nearest = np.array([[cells.distances(xy_um, rows, label) for label in design.stepped] for cells in arms])
-        to_other = np.full(len(rows), np.inf) if other is None else edit.before.distances(xy_um, rows, other.code)
+        to_other = edit.before.distances(xy_um, rows, design.compared)
         distance = cKDTree(edit.places_um).query(xy_um)[0] if len(edit.places_um) else np.full(len(rows), np.inf)
         found.append(Residents(rows, x_after - x_before, distance, nearest, to_other))
     return found
 
 
-def find_bands(replicates: Sequence[Residents], design: Design, reach: float, other: OtherLabel | None) -> list[Band]:
+def find_bands(replicates: Sequence[Residents], design: Design, reach: float) -> list[Band]:
     """Average the residents of each distance band whose surroundings change from without to with a label, or back.
 
     Without a label means: none within the band and within the reach of its effect. If hardly any resident is so far
@@ -121,7 +110,6 @@ def find_bands(replicates: Sequence[Residents], design: Design, reach: float, ot
         replicates: The residents of one label in each replicate of the edit.
         design: The predictors.
         reach: Reach of the effect, in radii.
-        other: The label that serves as a control.
 
     Returns:
         The bands with enough residents.
@@ -132,7 +120,7 @@ def find_bands(replicates: Sequence[Residents], design: Design, reach: float, ot
         limits = sorted({max(high, step * radius_um) for step in STEPS if NEAREST_REACH <= step <= reach}, reverse=True)
         band = _widest_free_band(replicates, (float(low), float(high)), limits)
         if band is not None:
-            found.append(_with_other(band, replicates, design, other))
+            found.append(_with_other(band, replicates, design))
     return found
 
 
@@ -170,41 +158,20 @@ def _band(replicates: Sequence[Residents], edges: tuple[float, float], limit: fl
     return Band(low, high, np.array(differences), tuple(rows), limit, np.mean(signs, axis=0), None)
 
 
-def _with_other(band: Band, replicates: Sequence[Residents], design: Design, other: OtherLabel | None) -> Band:
-    """Add what the other label at the same places would change, where the edit only adds cells, or only removes them.
+def _with_other(band: Band, replicates: Sequence[Residents], design: Design) -> Band:
+    """Add what the compared label at the same places would change, where the edit only adds cells, or only removes them.
 
-    Residents that have the other label nearby already are left out, as are those with the edited one for the edit.
+    Residents that have the compared label nearby already are left out, as are those with the edited one for the edit.
     """
     gains = band.signs[band.signs != 0]
-    if other is None or not len(gains) or np.unique(np.sign(gains)).size > 1:
+    if design.compared == NO_LABEL or not len(gains) or np.unique(np.sign(gains)).size > 1:
         return band
     distance, own = (np.concatenate([getattr(one, name) for one in replicates]) for name in ("distance", "other"))
     chosen = (distance >= band.low_um) & (distance < band.high_um) & (own >= band.unexposed_um)
     if chosen.sum() < MIN_BAND_RESIDENTS:
         return band
-    columns = design.columns(other.code)
+    columns = design.columns(design.compared)
     difference = np.zeros(band.differences.shape[1])
-    with_cell, without = (design.of_label(one, other.code) for one in (distance[chosen], own[chosen]))
+    with_cell, without = (design.of_label(one, design.compared) for one in (distance[chosen], own[chosen]))
     difference[columns] = np.sign(gains[0]) * (with_cell - without).mean(axis=0)
-    return Band(band.low_um, band.high_um, band.differences, band.residents, band.unexposed_um, band.signs, difference)
-
-
-def choose_other(cells: LabelledCells, edited: Sequence[int], design: Design, resident: int) -> OtherLabel | None:
-    """Choose the label whose number of cells is most similar to that of the edited labels.
-
-    Args:
-        cells: All cells of the slide.
-        edited: Codes of the edited labels.
-        design: The predictors; only labels with all knots are considered.
-        resident: Label of the residents, which is not chosen.
-
-    Returns:
-        The label; None if there is none.
-    """
-    sizes = np.bincount(cells.codes[cells.codes >= 0], minlength=len(cells.names))
-    wanted = np.log(max(1, sizes[list(edited)].max(initial=1)))
-    candidates = [code for code in design.fine if code != resident and cells.names[code] != UNASSIGNED]
-    if not candidates:
-        return None
-    code = min(candidates, key=lambda one: (abs(np.log(sizes[one]) - wanted), one))
-    return OtherLabel(code, cells.names[code])
+    return replace(band, other=difference)

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from cifm_cli.data.tiles import chunks
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.response.association import associate
-from cifm_cli.response.bands import SurroundingsEdit, choose_other, edited_residents, find_bands
+from cifm_cli.response.bands import SurroundingsEdit, edited_residents, find_bands
 from cifm_cli.response.calls import Controls, call_effects, shuffled_p
 from cifm_cli.response.label_regression import fit_label
 from cifm_cli.response.shuffled import draw_shuffles, shuffled_changes
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows, Slide
-    from cifm_cli.response.bands import Band, OtherLabel
+    from cifm_cli.response.bands import Band
     from cifm_cli.response.label_regression import LabelRegression
     from cifm_cli.response.surroundings import LabelledCells
 
@@ -92,7 +92,7 @@ def estimate_response(
     found: list[_LabelResponse] = []
     skipped: dict[str, str] = {}
     residents: dict[tuple[str, float], tuple[Rows, ...]] = {}
-    design = choose_design(before, slide.radius_um, edited)
+    common = choose_design(before, slide.radius_um, edited)
     edited_fraction = _largest_fractions(slide, before, edited)
     labels = np.unique(np.concatenate([before.codes[one.residents] for one in edits])).tolist() if edited else []
     for code in labels:
@@ -100,19 +100,19 @@ def estimate_response(
         if code == NO_LABEL:
             continue
         name = str(before.names[code])
-        other = choose_other(before, edited, design, code)
-        replicates = edited_residents(edits, code, design, other)
-        if not find_bands(replicates, design, NEAREST_REACH, other):
+        design = common.compare(before, code)
+        replicates = edited_residents(edits, code, design)
+        if not find_bands(replicates, design, NEAREST_REACH):
             skipped[name] = "too few residents near the edit"
             continue
         fitted = fit_label(slide, before, code, design, numpy_generator(seed, "response", name))
         if fitted is None:
             skipped[name] = "too few residents on the slide"
             continue
-        bands = find_bands(replicates, design, fitted.reach, other)
+        bands = find_bands(replicates, design, fitted.reach)
         residents |= {(name, band.high_um): band.residents for band in bands}
         origin = draw_shuffles(fitted, numpy_generator(seed, "shuffled", name))
-        found.append(_effects(slide, before, fitted, bands, other, origin, edited_fraction))
+        found.append(_effects(slide, before, fitted, bands, origin, edited_fraction))
     tables = [table for one in found for table in one.tables]
     effects = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
     draws = [p for one in found for p in one.shuffled_p]
@@ -138,7 +138,6 @@ def _effects(
     cells: LabelledCells,
     fitted: LabelRegression,
     bands: list[Band],
-    other: OtherLabel | None,
     origin: NDArray[np.int64],
     edited_fraction: Numbers,
 ) -> _LabelResponse:
@@ -153,7 +152,7 @@ def _effects(
         own = [band for band in bands if _up_to(band, slide.radius_um) == up_to]
         differences = np.array([band.differences.mean(axis=0) for band in own])
         shuffles = shuffled_changes(fitted, origin, differences, up_to)
-        for number, (band, estimate) in enumerate(zip(own, _estimates(fitted, own, up_to, other), strict=True)):
+        for number, (band, estimate) in enumerate(zip(own, _estimates(fitted, own, up_to), strict=True)):
             shift, stratified, support = observed.compare(band)
             is_decidable = fitted.num_blocks >= MIN_BLOCKS and support >= MIN_SUPPORT
             p, largest = shuffled_p(
@@ -166,6 +165,7 @@ def _effects(
                 "gene_id": np.array(slide.gene_ids, dtype=object)[genes],
                 "gene": np.array(slide.symbols, dtype=object)[genes],
                 "label": cells.names[fitted.code],
+                "other_label": cells.names[fitted.design.compared] if band.other is not None else "",
                 "band_low_um": band.low_um,
                 "band_high_um": band.high_um,
                 "shuffled": largest / np.log(2),
@@ -187,9 +187,7 @@ def _up_to(band: Band, radius_um: float) -> float:
     return max(band.unexposed_um, band.high_um) / radius_um
 
 
-def _estimates(
-    fitted: LabelRegression, bands: list[Band], up_to: float, other: OtherLabel | None
-) -> list[dict[str, Any]]:
+def _estimates(fitted: LabelRegression, bands: list[Band], up_to: float) -> list[dict[str, Any]]:
     """Columns of each band: the change, its interval and p value, and the change by the other label."""
     weights = []
     for band in bands:
@@ -211,14 +209,12 @@ def _estimates(
             "low": value - margin,
             "high": value + margin,
             "p": _p(value, error, degrees),
-            "other_label": "",
             "other_change": np.nan,
             "other_p": np.nan,
             "p_of_other": np.nan,
         }
-        if other is not None and band.other is not None:
+        if band.other is not None:
             columns |= {
-                "other_label": other.name,
                 "other_change": values[position + 1],
                 "other_p": _p(values[position + 2], errors[position + 2], degrees),
                 "p_of_other": _p(values[position + 1], errors[position + 1], degrees),

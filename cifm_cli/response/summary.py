@@ -133,7 +133,7 @@ def response_notes(estimate: ResponseEstimate) -> list[str]:
     ]
     unspecific = near[near["called"] & ~is_specific(near)]
     notes += [
-        f"not specific: {genes} would change similarly with {other} in place of {edited}"
+        f"not specific: {genes} would not change clearly otherwise with {other} at the places of {edited}"
         for other, own in unspecific.groupby("other_label")
         for genes in _listed(own)
     ]

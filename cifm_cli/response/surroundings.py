@@ -5,11 +5,13 @@ Letters: N cells, Q residents, L labels, F predictors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from scipy.spatial import cKDTree
+
+from cifm_cli.celltype.base import UNASSIGNED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -71,6 +73,8 @@ class Design:
     stepped: tuple[int, ...]  # codes of the labels with steps: those that are edited
     fine: tuple[int, ...]  # codes of the labels with all knots
     coarse: tuple[int, ...]  # codes of the labels with few knots
+    # code of a label with all knots to which the edited ones are compared, and which has steps near it for this; or `NO_LABEL`
+    compared: int = NO_LABEL
 
     @property
     def num_steps(self) -> int:
@@ -98,10 +102,10 @@ class Design:
         """The predictors of a label among all."""
         start = 0
         for one in (*self.stepped, *self.fine, *self.coarse):
-            width = len(STEPS) if one in self.stepped else len(KNOTS if one in self.fine else COARSE_KNOTS) - 1
+            stop = start + self.of_label(np.zeros(1), one).shape[1]
             if one == code:
-                return slice(start, start + width)
-            start += width
+                return slice(start, stop)
+            start = stop
         raise ValueError(f"no predictors of label {code}")
 
     def of_label(self, distance_um: Numbers, code: int) -> Numbers:
@@ -119,7 +123,27 @@ class Design:
             return (distance[:, None] < np.array(STEPS)).astype(np.float64)
         knots = np.array(KNOTS if code in self.fine else COARSE_KNOTS)
         basis = np.eye(len(knots))[:, :-1]
-        return np.stack([np.interp(distance, knots, values) for values in basis.T], axis=1)
+        columns = [np.interp(distance, knots, values) for values in basis.T]
+        if code == self.compared:
+            columns += [distance < step for step in STEPS if step <= NEAREST_REACH]
+        return np.stack(columns, axis=1).astype(np.float64)
+
+    def compare(self, cells: LabelledCells, resident: int) -> Design:
+        """Choose the label to compare the edited ones with: that whose number of cells is most similar.
+
+        Args:
+            cells: All cells of the slide.
+            resident: Label of the residents, which is not chosen.
+
+        Returns:
+            The design with this label; without one, if there is none.
+        """
+        sizes = np.bincount(cells.codes[cells.codes >= 0], minlength=len(cells.names))
+        wanted = max(1, sizes[list(self.stepped)].max(initial=1))
+        candidates = [code for code in self.fine if code != resident and cells.names[code] != UNASSIGNED]
+        if not candidates:
+            return self
+        return replace(self, compared=min(candidates, key=lambda code: (abs(np.log(sizes[code] / wanted)), code)))
 
 
 def choose_design(cells: LabelledCells, radius_um: float, edited: Collection[int]) -> Design:
