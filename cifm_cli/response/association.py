@@ -28,6 +28,7 @@ class Association(NamedTuple):
 
     mean_shift: Numbers  # (G,)
     stratified: Numbers  # (G,)
+    error: Numbers  # (G,) standard error of the mean shift, of Poisson counts
 
 
 def associate(counts: csr_matrix, exposure: Numbers, near: NDArray[np.bool_], others: Numbers) -> Association | None:
@@ -52,14 +53,15 @@ def associate(counts: csr_matrix, exposure: Numbers, near: NDArray[np.bool_], ot
     depths = np.asarray(membership @ exposure).reshape(num_strata, 2)
     pooled = sums.sum(axis=0), depths.sum(axis=0)
     both = (depths > 0).all(axis=1)
+    error = np.sqrt((1 / (pooled[0] + _HALF_COUNT)).sum(axis=0)) / np.log(2)
     if not both.any():
-        return Association(_log2_ratio(*pooled), np.zeros(sums.shape[-1]))
+        return Association(_log2_ratio(*pooled), np.zeros(sums.shape[-1]), error)
     # Rates of the residents that are far, in the strata of those that are near
     rate = sums[both, 0] / depths[both, :1]
     expected = (rate * depths[both, 1:]).sum(axis=0)
     depth = depths[both, 1].sum()
     standardised = np.stack([expected, sums[both, 1].sum(axis=0)]), np.array([depth, depth])
-    return Association(_log2_ratio(*pooled), _log2_ratio(*standardised))
+    return Association(_log2_ratio(*pooled), _log2_ratio(*standardised), error)
 
 
 def propensity_strata(near: NDArray[np.bool_], others: Numbers) -> NDArray[np.int64]:

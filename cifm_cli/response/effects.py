@@ -40,7 +40,8 @@ CELLS_AT_ONCE: Final = 20_000
 CLEAR_SHIFT: Final = 0.1  # log2; no share of a smaller mean shift is reported
 COLUMNS: Final = (
     "gene_id", "gene", "label", "band_low_um", "band_high_um", "log2_change", "low", "high", "p", "q", "called",
-    "shuffled", "other_label", "other_change", "other_p", "mean_shift", "stratified_count", "association_share",
+    "shuffled", "other_label", "other_change", "other_p", "mean_shift", "mean_shift_error",
+    "stratified_count", "association_share",
     "num_residents", "unexposed_um", "support", "log2_edited_ratio", "model_log2_change",
 )  # fmt: skip
 
@@ -153,7 +154,7 @@ def _effects(
         differences = np.array([band.differences.mean(axis=0) for band in own])
         shuffles = shuffled_changes(fitted, origin, differences, up_to)
         for number, (band, estimate) in enumerate(zip(own, _estimates(fitted, own, up_to), strict=True)):
-            shift, stratified, support = observed.compare(band)
+            shift, shift_error, stratified, support = observed.compare(band)
             is_decidable = fitted.num_blocks >= MIN_BLOCKS and support >= MIN_SUPPORT
             p, largest = shuffled_p(
                 shuffles.values[:, number], shuffles.errors[:, number], fitted.num_blocks - 1, decidable=is_decidable
@@ -170,6 +171,7 @@ def _effects(
                 "band_high_um": band.high_um,
                 "shuffled": largest / np.log(2),
                 "mean_shift": shift,
+                "mean_shift_error": shift_error,
                 "stratified_count": stratified,
                 "association_share": _share(estimate["log2_change"], shift),
                 "num_residents": band.num_residents,
@@ -250,9 +252,10 @@ class _Observed:
         others = design.predictors(cells, rows, xy_um)[:, design.num_steps :]
         return cls(slide.counts(rows)[:, fitted.genes], slide.total_counts[rows], nearest, others)
 
-    def compare(self, band: Band) -> tuple[Numbers, Numbers, int]:
-        """Mean shift, stratified count, and the number of cells that show the combination."""
-        shift, stratified, support = np.zeros(self.counts.shape[1]), np.zeros(self.counts.shape[1]), len(self.depth)
+    def compare(self, band: Band) -> tuple[Numbers, Numbers, Numbers, int]:
+        """Mean shift and its standard error, stratified count, and the number of cells that show the combination."""
+        shift, variance, stratified = np.zeros((3, self.counts.shape[1]))
+        support = len(self.depth)
         for sign, distance in zip(band.signs, self.nearest, strict=True):
             if not sign:
                 continue
@@ -262,7 +265,8 @@ class _Observed:
             found = associate(self.counts[compared], self.depth[compared], near[compared], self.others[compared])
             if found is not None:
                 shift, stratified = shift + sign * found.mean_shift, stratified + sign * found.stratified
-        return shift, stratified, support
+                variance = variance + (sign * found.error) ** 2
+        return shift, np.sqrt(variance), stratified, support
 
 
 def _share(value: Numbers, shift: Numbers) -> Numbers:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from cifm_cli.report.table import Table
 from cifm_cli.response.calls import is_specific
 from cifm_cli.response.effects import MIN_SUPPORT
@@ -20,6 +22,7 @@ MARKER_RATIO: Final = 2.0  # log2: a gene that edited cells express four times a
 MAX_GENES: Final = 5  # listed in a note
 DOUBTFUL: Final = 0.2  # share of the called effects that the shuffled control calls, above which a note says so
 CLEAR_SHIFT: Final = 0.3  # log2; smaller mean shifts are not counted as association
+CLEAR_ERRORS: Final = 3.5  # and those of fewer standard errors, which many genes show by chance
 
 
 def response_facts(estimate: ResponseEstimate) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def _genes(effects: pd.DataFrame, sign: int) -> list[str]:
 
 def _is_association(effects: pd.DataFrame) -> pd.Series[bool]:
     """Rows whose mean shift is clear, but mostly explained by other surroundings."""
-    shift = effects["mean_shift"].abs() >= CLEAR_SHIFT
+    shift = effects["mean_shift"].abs() >= np.maximum(CLEAR_SHIFT, CLEAR_ERRORS * effects["mean_shift_error"])
     return ~effects["called"] & shift & (effects["association_share"] > ASSOCIATED)
 
 
@@ -122,18 +125,18 @@ def response_notes(estimate: ResponseEstimate) -> list[str]:
     near = effects[effects["band_high_um"] <= sorted(effects["band_high_um"].unique())[:NEAR_BANDS][-1]]
     edited = " and ".join(estimate.edited)
     notes += [
-        f"association, not effect: {genes} differ near {edited}, but their other surroundings explain most of it"
+        f"association, not effect: near {edited}, other surroundings explain most of the difference of {genes}"
         for genes in _listed(near[_is_association(near)])
     ]
     spilled = near[near["called"] & (near["log2_change"] > 0) & (near["log2_edited_ratio"] >= MARKER_RATIO)]
     notes += [
-        f"perhaps transcripts of the neighbours: {genes} rise, and {' or '.join(estimate.edited)} itself expresses them at "
-        f"least {2**MARKER_RATIO:g} times as much, so cells may have been segmented wrongly"
+        f"perhaps transcripts of the neighbours: the rise of {genes}, as {' or '.join(estimate.edited)} itself expresses at "
+        f"least {2**MARKER_RATIO:g} times as much, and cells may have been segmented wrongly"
         for genes in _listed(spilled)
     ]
     unspecific = near[near["called"] & ~is_specific(near)]
     notes += [
-        f"not specific: {genes} would not change clearly otherwise with {other} at the places of {edited}"
+        f"not specific: with {other} at the places of {edited}, no clearly different change of {genes}"
         for other, own in unspecific.groupby("other_label")
         for genes in _listed(own)
     ]

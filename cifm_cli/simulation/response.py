@@ -184,17 +184,15 @@ def _replace(experiment: Experiment, after: NDArray[Any]) -> None:
 def _split_by_gene(
     experiment: Experiment, edited: EditedTissue, slide: Slide, before: NDArray[Any], after: NDArray[Any]
 ) -> None:
-    """Divide the labels of cells of which a gene is edited into cells with and without that gene, in place."""
+    """Divide the labels with most cells of which a gene is edited into cells with and without that gene, in place."""
     window = experiment.window.rows
     for entry in experiment.edits:
         if not isinstance(entry.edit, GeneChange):
             continue
-        own = {str(name) for name in before[window[entry.edit.cells]] if name is not None}
-        if len(own) > MAX_SPLIT_LABELS:
-            continue
         column = slide.columns[edited.tissue.slide.gene_ids[entry.edit.column]]
         symbol = slide.symbols[column]
-        rows = np.flatnonzero(np.isin(before.astype(str), sorted(own)))
+        own = _most_changed(experiment, entry.edit, before)
+        rows = np.flatnonzero(np.isin(before.astype(str), own))
         expresses = slide.counts(rows)[:, column].toarray().ravel() > 0
         residents = edited.tissue.slide.counts(np.arange(len(window)))[:, entry.edit.column].toarray().ravel() > 0
         expresses_after = np.zeros(slide.num_cells, dtype=bool)
@@ -202,3 +200,13 @@ def _split_by_gene(
         expresses_after[window[entry.edit.cells]] = residents[entry.edit.cells]
         for arm, has in ((before, expresses), (after, expresses_after[rows])):
             arm[rows] = [f"{name} {symbol}{'+' if is_on else '-'}" for name, is_on in zip(arm[rows], has, strict=True)]
+
+
+def _most_changed(experiment: Experiment, edit: GeneChange, labels: NDArray[Any]) -> list[str]:
+    """The `MAX_SPLIT_LABELS` labels with most cells that may gain or lose a gene, as each takes many predictors."""
+    expresses = experiment.tissue.slide.counts(edit.cells)[:, edit.column].toarray().ravel() > 0
+    # The tissue before the edit decides, so that all replicates have equal labels before it.
+    cells = edit.cells[expresses] if edit.fold == 0 else edit.cells
+    own = [str(name) for name in labels[experiment.window.rows[cells]] if name is not None]
+    names, sizes = np.unique(own, return_counts=True)
+    return sorted(names[np.argsort(-sizes, kind="stable")[:MAX_SPLIT_LABELS]].tolist())

@@ -16,9 +16,10 @@ from cifm_cli.data.slide import Slide
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.masking import reach_um
 from cifm_cli.simulation.config import SimulateConfig
-from cifm_cli.simulation.edits.requests import EditRequest, Inject
+from cifm_cli.simulation.edits.requests import EditRequest, Inject, Knockout, Overexpress
 from cifm_cli.simulation.experiment import Experiment, Trajectory, prepare_experiment
 from cifm_cli.simulation.model_response import model_changes, void_change
+from cifm_cli.simulation.response import label_slide, surroundings_edits
 from cifm_cli.simulation.tissue import InjectedCells, TissueState, inject
 from cifm_cli.simulation.window import choose_window
 
@@ -181,6 +182,25 @@ def with_void_cells(experiment: Experiment) -> TissueState:
     before = experiment.tissue
     counts = csr_matrix((10, before.slide.num_genes), dtype=np.float32)
     return inject(before, InjectedCells(before.slide.xy_um[:10] + 1.0, counts, np.zeros(10)))
+
+
+@pytest.mark.parametrize("edit", [Knockout("KRT8"), Overexpress("KRT8", 3.0)], ids=["knockout", "overexpress"])
+def test_a_gene_edit_in_many_labels_divides_the_most_changed(
+    model: LoadedModel, slide: Slide, edit: Knockout | Overexpress
+) -> None:
+    middle = float(np.median(slide.xy_um[:, 0]))
+    edit = replace(edit, region_um=(-1e6, -1e6, middle, 1e6))
+    config = SimulateConfig((edit,), steps=1, form="mean", dynamics="redraw")
+    experiment = prepare_experiment(model, slide, config, choose_window(slide.xy_um, None, 500))
+    labels = label_slide(experiment, slide, config)
+    edited = [experiment.edit(replicate, 2) for replicate in range(2)]
+    first, second = surroundings_edits(experiment, edited, slide, labels)
+    assert len(set(np.asarray(experiment.labels.annotation.labels)[edited[0].edited])) > 3
+    names = [first.before.names[code] for code in first.edited]
+    assert 2 <= len(names) <= 6
+    assert all(name.endswith((" KRT8+", " KRT8-")) for name in names)
+    assert first.before.names == second.before.names
+    assert np.array_equal(first.before.codes, second.before.codes)
 
 
 def test_replicates_differ_and_do_not_depend_on_each_other(model: LoadedModel, slide: Slide) -> None:
