@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 FALSE_DISCOVERY_RATE: Final = 0.05
-SPECIFIC_LEVEL: Final = 0.05  # p value of the difference to the other label
+SPECIFIC_LEVEL: Final = 0.05  # p value in comparisons with the other label
+SPECIFIC, NOT_SPECIFIC, UNDECIDED = "specific", "not specific", "undecided"  # what a comparison says of an effect
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Controls:
 
     shuffled: tuple[int, ...] = ()  # S numbers, one for each draw, by the rule of the effects
     other_label: int = 0  # changes by another label at the places of the edit, after correction for the number of tests
-    not_specific: int = 0  # called effects that do not differ from those of the other label
+    not_specific: int = 0  # called effects that the other label has too; see `specificity`
+    undecided: int = 0  # called effects of which this cannot be decided, or that have no other label
     no_edit: int = 0  # of an edit that changes nothing
     void: int = 0  # of void cells at the places of the edit
     void_model_change: float | None = None  # largest change of a prediction of the model by these; None without a model
@@ -41,7 +43,11 @@ class Controls:
             "no_edit": {"num_called": self.no_edit},
             "void": {"num_called": self.void, "model_change": self.void_model_change},
             "shuffled": {"num_draws": len(self.shuffled), "num_called": mean, "most_called": most},
-            "other_label": {"num_called": self.other_label, "num_not_specific": self.not_specific},
+            "other_label": {
+                "num_called": self.other_label,
+                "num_not_specific": self.not_specific,
+                "num_undecided": self.undecided,
+            },
         }
 
 
@@ -73,8 +79,7 @@ def call_effects(effects: pd.DataFrame, draws: NDArray[Any]) -> tuple[pd.DataFra
     """Correct the p values of all rows together (Benjamini and Hochberg 1995), and call effects.
 
     Args:
-        effects: R rows with `p`, `log2_change`, `shuffled`, `other_change`, `other_p`, and `p_of_other`: the p value of
-            the change by the other label.
+        effects: R rows with `p`, `log2_change`, `shuffled`, `other_change`, `other_p` and `difference_p`.
         draws: (S, R) p values of the shuffled control.
 
     Returns:
@@ -86,14 +91,25 @@ def call_effects(effects: pd.DataFrame, draws: NDArray[Any]) -> tuple[pd.DataFra
     is_beyond = effects["log2_change"].abs().to_numpy() > effects["shuffled"].to_numpy()
     called = effects.assign(q=q, called=(q <= FALSE_DISCOVERY_RATE) & is_beyond)
     shuffled = tuple(_count(p) for p in draws.astype(np.float64))
-    other = _count(effects["p_of_other"].fillna(1.0).to_numpy(dtype=np.float64))
-    return called, Controls(shuffled, other, int((called["called"] & ~is_specific(called)).sum()))
+    other = _count(effects["other_p"].fillna(1.0).to_numpy(dtype=np.float64))
+    found = specificity(called[called["called"]])
+    return called, Controls(shuffled, other, int((found == NOT_SPECIFIC).sum()), int((found == UNDECIDED).sum()))
 
 
-def is_specific(effects: pd.DataFrame) -> pd.Series[bool]:
-    """Whether each change differs from that by the other label; True where there is no other label."""
-    is_other = effects["other_p"] <= SPECIFIC_LEVEL
-    return is_other | effects["other_p"].isna() | (effects["other_change"] * effects["log2_change"] <= 0)
+def specificity(effects: pd.DataFrame) -> NDArray[np.object_]:
+    """Compare changes with those by another label at the places of the edit.
+
+    Args:
+        effects: R rows with `log2_change`, `other_change`, `other_p` and `difference_p`.
+
+    Returns:
+        (R,) `SPECIFIC` where both differ, `NOT_SPECIFIC` where they do not and the other label changes the gene in the same
+        direction, else `UNDECIDED`.
+    """
+    is_different = (effects["difference_p"] <= SPECIFIC_LEVEL).to_numpy()
+    is_same = (effects["other_p"] <= SPECIFIC_LEVEL) & (effects["other_change"] * effects["log2_change"] > 0)
+    found = np.where(is_different, SPECIFIC, np.where(is_same.to_numpy(), NOT_SPECIFIC, UNDECIDED))
+    return found.astype(object)
 
 
 def _count(p: Numbers) -> int:

@@ -40,7 +40,7 @@ CELLS_AT_ONCE: Final = 20_000
 CLEAR_SHIFT: Final = 0.1  # log2; no share of a smaller mean shift is reported
 COLUMNS: Final = (
     "gene_id", "gene", "label", "band_low_um", "band_high_um", "log2_change", "low", "high", "p", "q", "called",
-    "shuffled", "other_label", "other_change", "other_p", "mean_shift", "mean_shift_error",
+    "shuffled", "other_label", "other_change", "other_p", "difference_p", "mean_shift", "mean_shift_error",
     "stratified_count", "association_share",
     "num_residents", "unexposed_um", "support", "log2_edited_ratio", "model_log2_change",
 )  # fmt: skip
@@ -161,7 +161,7 @@ def _effects(
             )
             draws.append(p)
             if not is_decidable:
-                estimate |= {"p": 1.0, "p_of_other": 1.0}
+                estimate |= {"p": 1.0, "other_p": 1.0}
             facts = {
                 "gene_id": np.array(slide.gene_ids, dtype=object)[genes],
                 "gene": np.array(slide.symbols, dtype=object)[genes],
@@ -212,14 +212,14 @@ def _estimates(fitted: LabelRegression, bands: list[Band], up_to: float) -> list
             "high": value + margin,
             "p": _p(value, error, degrees),
             "other_change": np.nan,
+            "difference_p": np.nan,
             "other_p": np.nan,
-            "p_of_other": np.nan,
         }
         if band.other is not None:
             columns |= {
                 "other_change": values[position + 1],
-                "other_p": _p(values[position + 2], errors[position + 2], degrees),
-                "p_of_other": _p(values[position + 1], errors[position + 1], degrees),
+                "difference_p": _p(values[position + 2], errors[position + 2], degrees),
+                "other_p": _p(values[position + 1], errors[position + 1], degrees),
             }
         position += 1 if band.other is None else 3
         found.append(columns)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.report.table import Table
-from cifm_cli.response.calls import is_specific
+from cifm_cli.response.calls import NOT_SPECIFIC, specificity
 from cifm_cli.response.effects import MIN_SUPPORT
 
 if TYPE_CHECKING:
@@ -134,9 +134,9 @@ def response_notes(estimate: ResponseEstimate) -> list[str]:
         f"least {2**MARKER_RATIO:g} times as much, and cells may have been segmented wrongly"
         for genes in _listed(spilled)
     ]
-    unspecific = near[near["called"] & ~is_specific(near)]
+    unspecific = near[near["called"] & (specificity(near) == NOT_SPECIFIC)]
     notes += [
-        f"not specific: with {other} at the places of {edited}, no clearly different change of {genes}"
+        f"not specific: with {other} at the places of {edited}, a similar change of {genes}"
         for other, own in unspecific.groupby("other_label")
         for genes in _listed(own)
     ]
