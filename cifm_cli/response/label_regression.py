@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 MIN_RESIDENTS: Final = 100  # of a label; fewer are not regressed
-MAX_RESIDENTS: Final = 4_000  # of a label; of more, those near an edited label and a random sample of the others
+MAX_RESIDENTS: Final = 8_000  # of a label; of more, those near an edited label and a random sample of the others
+ALWAYS_RESIDENTS: Final = 4_000  # of a label, however many genes there are
+MAX_VALUES: Final = 4_000_000  # residents times genes; with more genes there are fewer residents, down to the above
 NEAR_RADII: Final = 3.0  # how near, in radii of the graph
 MIN_COUNTS: Final = 20.0  # of a gene in the residents of a label; genes with fewer are not tested
 MAX_BLOCKS: Final = 50  # of the jackknife, each of which costs a solution of the normal equations
@@ -164,7 +166,8 @@ def fit_label(
         The regression; None if there are too few residents, or too few counts in them.
     """
     rows = cells.of(code)
-    rows = _sample(cells, rows[slide.total_counts[rows] > 0], design, generator)
+    most = max(ALWAYS_RESIDENTS, min(MAX_RESIDENTS, MAX_VALUES // slide.num_genes))
+    rows = _sample(cells, rows[slide.total_counts[rows] > 0], design, most, generator)
     if len(rows) < MIN_RESIDENTS:
         return None
     x = design.predictors(cells, rows, slide.xy_um[rows])
@@ -177,15 +180,15 @@ def fit_label(
     return LabelRegression(code, design, x, y, exposure, genes, _blocks(slide, rows), slide.xy_um[rows])
 
 
-def _sample(cells: LabelledCells, rows: Rows, design: Design, generator: np.random.Generator) -> Rows:
-    """At most `MAX_RESIDENTS` residents. They are chosen by their surroundings alone, which does not bias a regression."""
-    if len(rows) <= MAX_RESIDENTS:
+def _sample(cells: LabelledCells, rows: Rows, design: Design, most: int, generator: np.random.Generator) -> Rows:
+    """At most so many residents. They are chosen by their surroundings alone, which does not bias a regression."""
+    if len(rows) <= most:
         return rows
     distance = np.min([cells.distances(cells.xy_um[rows], rows, code) for code in design.stepped], axis=0)
     is_near = distance < NEAR_RADII * design.radius_um
     # Cells near an edited label are what decides on its effect, and the others on everything else.
-    near = generator.permutation(rows[is_near])[: MAX_RESIDENTS // 2]
-    far = generator.permutation(rows[~is_near])[: MAX_RESIDENTS - len(near)]
+    near = generator.permutation(rows[is_near])[: most // 2]
+    far = generator.permutation(rows[~is_near])[: most - len(near)]
     return np.sort(np.concatenate([near, far]))
 
 
