@@ -52,9 +52,7 @@ class GatedBackend(Backend):
         result = checkpoint(self._sum_messages, graph, nodes, edges, shift, use_reentrant=False)
         return Messages(*result)
 
-    def _sum_messages(
-        self, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _sum_messages(self, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> tuple[Tensor, Tensor]:
         sent = edge_messages(graph, nodes, edges, shift)
         pooled, step, weight = (self.sum_edges(graph, values) for values in sent)
         return pooled, step / (1 + weight)

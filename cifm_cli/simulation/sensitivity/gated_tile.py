@@ -81,7 +81,9 @@ class GatedCircle:
         added = (self.added @ gate[:, None])[:, 0]
         total = self.number + added
         is_empty = self.number == 0
-        means = (self.number[:, None] * self.means + added[:, None] * expression) / total.masked_fill(is_empty, 1)[:, None]
+        means = (self.number[:, None] * self.means + added[:, None] * expression) / total.masked_fill(is_empty, 1)[
+            :, None
+        ]
         return torch.where(is_empty[:, None], self.means if wider is None else wider, means)
 
 
@@ -97,7 +99,7 @@ class GatedTile:
     expression: Tensor  # (P,) log-normalised expression of the added cell
     num_visible: int  # V
     added: Rows  # (X,) numbers of the added cells of the tile
-    queries: Rows  # (M,) rows of the slide
+    queries_um: NDArray[np.float64]  # (M, 2) places of the hidden cells
     visible_rows: Rows  # (V,) rows of the slide
     embedded: Rows  # rows of the slide of the cells of the first encoder graph; -1 for an added cell
     visible_cells: VisibleCells | None  # those of the circles; None without adaptation
@@ -176,7 +178,9 @@ def _network_input(
     all_expression = vstack([expression, own[np.zeros(num_added, dtype=np.int64)]], format="csr")
     graphs = reduce_graphs(extended, queries, is_masked, slide.radius_um, recipe, dtype)
     rows_of = np.full(num_cells + num_added, -1)
-    rows_of[np.concatenate([visible, np.arange(num_cells, num_cells + num_added)])] = np.arange(len(visible) + num_added)
+    rows_of[np.concatenate([visible, np.arange(num_cells, num_cells + num_added)])] = np.arange(
+        len(visible) + num_added
+    )
     encoder, decoder = _assign(graphs.embedded, graphs, num_cells, num_added)
     sums = pairs = None
     if recipe.objective.name == "residual":
@@ -205,16 +209,14 @@ def _network_input(
         expression=torch.from_numpy(own.toarray()[0]).to(device, dtype),
         num_visible=len(visible),
         added=numbers,
-        queries=tile.rows[queries],
+        queries_um=tile.xy_um[queries],
         visible_rows=tile.rows[visible],
         embedded=embedded,
         visible_cells=None,
     )
 
 
-def _assign(
-    embedded: Rows, graphs: TileGraphs, num_cells: int, num_added: int
-) -> tuple[GatedLayers, GatedLayers]:
+def _assign(embedded: Rows, graphs: TileGraphs, num_cells: int, num_added: int) -> tuple[GatedLayers, GatedLayers]:
     """Find the edges of added cells in the graphs of encoder and decoder."""
     number = torch.from_numpy(np.where(embedded < num_cells, -1, embedded - num_cells))
     encoder, number = assign_gates(graphs.encoder, number, num_added)
@@ -271,8 +273,14 @@ def _gated_circles(
         # A square is in the circle as a whole, or not at all.
         places_um = added_um if side_um is None else (np.floor(added_um / side_um) + 0.5) * side_um
         inside = pairs_within(tree, cKDTree(places_um), radius_um)
-        tensors = (torch.from_numpy(values).to(model.device, dtype) for values in (means.mean, number))
-        circles.append(GatedCircle(*tensors, _sparse(inside, model.device, dtype), radius_um))
+        circles.append(
+            GatedCircle(
+                torch.from_numpy(means.mean).to(model.device, dtype),
+                torch.from_numpy(number).to(model.device, dtype),
+                _sparse(inside, model.device, dtype),
+                radius_um,
+            )
+        )
     return tuple(circles), visible
 
 

@@ -155,12 +155,10 @@ class TargetFunction:
 
     def _cores(self, cells: Rows) -> Iterator[Rows]:
         """Hidden cells of each tile; consecutive rows are near each other."""
-        is_hidden = np.isin(self._tissue.expressing, cells)
-        for chunk, hidden in zip(
-            chunks(self._tissue.expressing, TILE_CELLS), chunks(is_hidden, TILE_CELLS), strict=True
-        ):
-            if hidden.any():
-                yield chunk[hidden]
+        for chunk in chunks(self._tissue.expressing, TILE_CELLS):
+            hidden = np.intersect1d(chunk, cells)
+            if len(hidden):
+                yield hidden
 
     def _differentiate(self, tile: GatedTile, weights: NDArray[np.float64], *, with_leaves: bool) -> TileGradient:
         with torch.enable_grad():
@@ -182,7 +180,9 @@ class TargetFunction:
             sums = masked.neighbours
             # Only the sum of the counts over the genes has an effect on the mean and the states.
             counts = sums.counts + leaves.depth[:, :, None] / sums.counts.shape[2]
-            masked = replace(masked, neighbours=replace(sums, expression=sums.expression + leaves.expression, counts=counts))
+            masked = replace(
+                masked, neighbours=replace(sums, expression=sums.expression + leaves.expression, counts=counts)
+            )
         outputs = []
         for number, member in enumerate(self.network.members):
             h = member.embed_expression(masked.expression, masked.genes, masked.slide)

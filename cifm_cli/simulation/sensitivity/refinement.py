@@ -94,10 +94,13 @@ class Refinement:
         wide, smoothed = circles[-1], output.smoothed_magnitude.clamp(min=0)
         differences = zip(circles, self.blend, strict=True)
         blend = (self.usual + sum(weight * (circle - self.usual) for circle, weight in differences)).clamp(min=0)
-        steps = [self.usual - wide, *(after - before for before, after in pairwise((wide, blend, smoothed, network.mean)))]
+        steps = [
+            self.usual - wide,
+            *(after - before for before, after in pairwise((wide, blend, smoothed, network.mean))),
+        ]
         base = wide + sum(weight * step for weight, step in zip(self.weights, steps, strict=True))
         common = sum(weight * (step @ self.pattern) for weight, step in zip(self.depth_weights, steps, strict=True))
-        base = base + common[:, None] * self.pattern  # type: ignore[index]  # the sum is not empty
+        base = base + common[:, None] * self.pattern
         x = [circle[:, self.genes] - self.usual[self.genes] for circle in circles]
         features = torch.cat([*x, (output.features - self.centre) * self.factor], dim=1)
         error = features @ self.coefficients + self.intercept

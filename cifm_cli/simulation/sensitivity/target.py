@@ -6,7 +6,7 @@ Letters: N residents, R target residents, M hidden cells, P genes, K states.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -169,9 +169,7 @@ def _find_both(
     return None, label
 
 
-def _attempt_gene(
-    key: str, symbols: tuple[str, ...], gene_ids: tuple[str, ...]
-) -> tuple[int | None, CifmError | None]:
+def _attempt_gene(key: str, symbols: tuple[str, ...], gene_ids: tuple[str, ...]) -> tuple[int | None, CifmError | None]:
     try:
         return find_gene(key, symbols, gene_ids), None
     except CifmError as error:

@@ -1,0 +1,178 @@
+"""A sensitivity analysis in words and numbers: one sentence, means by nearest label, tables, and the content of the JSON file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from cifm_cli.report.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cifm_cli.simulation.sensitivity.measure import SensitivityResult
+
+MIN_PLACES: Final = 10  # near a label, for a mean of it
+NOTES: Final = (
+    (
+        "The value of a place is the derivative in the weight of one added cell at weight 0: the change by a whole cell, if it "
+        "were proportional to the weight. Probabilities saturate, so that a whole cell often changes less; --search checks "
+        "proposals with whole cells."
+    ),
+    (
+        "A model learns which cells occur next to each other. A place of high sensitivity is an association that the model "
+        "has learned, not evidence that adding a cell there would cause the change."
+    ),
+)
+
+
+def sensitivity_facts(result: SensitivityResult) -> dict[str, Any]:
+    """The content of `sensitivity.json`, without provenance.
+
+    Args:
+        result: The analysis.
+
+    Returns:
+        Target, added cell, grid, the sentence, means by nearest label, and the search.
+    """
+    target, config = result.target, result.config
+    facts: dict[str, Any] = {
+        "slide": result.slide.name,
+        "sentence": describe(result),
+        "target": {
+            "name": target.name,
+            "kind": target.kind,
+            "cells": target.cells_label,
+            "num_cells": len(target.cells),
+            "value": result.value,
+        },
+        "settings": {"hidden_fraction": config.hidden_fraction, "seed": config.seed},
+        "window": {
+            "box_um": list(result.prepared.window.box_um),
+            "num_cells": len(result.prepared.window.rows),
+        },
+        "added": _added_facts(result),
+        "by_nearest_label": by_nearest_label(result.places),
+        "search": None,
+        "notes": list(NOTES),
+    }
+    if result.proposals is not None:
+        facts["search"] = {
+            "goal": config.goal,
+            "kind": "genes" if config.search_genes else "places",
+            "proposals": result.proposals.to_dict(orient="records"),
+            "together": result.together,
+        }
+    return facts
+
+
+def _added_facts(result: SensitivityResult) -> dict[str, Any] | None:
+    added, grid = result.added, result.grid
+    if added is None or grid is None:
+        return None
+    counts, symbols = added.counts.toarray()[0], result.prepared.tissue.slide.symbols
+    return {
+        "cell_type": added.cell_type,
+        "total_counts": added.total_counts,
+        "counts": {symbols[gene]: float(counts[gene]) for gene in np.argsort(-counts, kind="stable") if counts[gene]},
+        "num_places": added.num_cells,
+        "spacing_um": grid.spacing_um,
+        "min_distance_um": grid.min_distance_um,
+    }
+
+
+def by_nearest_label(places: pd.DataFrame) -> list[dict[str, Any]]:
+    """Mean value over the places whose nearest resident has a label.
+
+    Args:
+        places: The map, see `SensitivityResult`.
+
+    Returns:
+        For each label with at least `MIN_PLACES` places, in descending order of the mean: `label`, `num_places`, `mean` and
+        `largest`, the value that is farthest from zero.
+    """
+    rows = []
+    for label, values in places.groupby("nearest_label")["value"]:
+        if len(values) >= MIN_PLACES:
+            largest = values.to_numpy()[np.abs(values.to_numpy()).argmax()]
+            rows.append(
+                {"label": label, "num_places": len(values), "mean": float(values.mean()), "largest": float(largest)}
+            )
+    return sorted(rows, key=lambda row: (-row["mean"], row["label"]))
+
+
+def describe(result: SensitivityResult) -> str:
+    """One sentence: where an added cell raises the target most, or which edit does most."""
+    target = result.target
+    if result.added is None:
+        return _describe_edit(result)
+    values = result.places["value"].to_numpy()
+    name = result.added.cell_type
+    if not np.abs(values).any():
+        return f"An added cell ({name}) changes {target.describe()} at none of {len(values):,} places."
+    highest = result.places.iloc[int(values.argmax())]
+    start = f"An added cell ({name}) raises {target.describe()} most at x {highest.x_um:.0f}, y {highest.y_um:.0f} um"
+    if values.max() <= 0:
+        start = f"An added cell ({name}) lowers {target.describe()} wherever it has an effect"
+    else:
+        start += f", where the nearest cell is {highest.nearest_label}: {highest.summed:+.3g} summed over them, to first order"
+    means = by_nearest_label(result.places)
+    if len(means) < 2:
+        return f"{start}."
+    first, last = means[0], means[-1]
+    return (
+        f"{start}. By the nearest cell, the mean over places is highest near {first['label']} "
+        f"({_summed(first['mean'], result)}) and lowest near {last['label']} ({_summed(last['mean'], result)})."
+    )
+
+
+def _summed(mean: float, result: SensitivityResult) -> str:
+    return f"{mean * len(result.target.cells):+.3g}"
+
+
+def _describe_edit(result: SensitivityResult) -> str:
+    table, goal = result.proposals, result.config.goal
+    if table is None or not len(table):
+        return f"No edit of a gene is predicted to {goal} {result.target.describe()}."
+    best = table.iloc[0]
+    return (
+        f"Of {len(table)} edits that were checked, {best.edit} of {best.gene} in {best.num_cells:,} cells ({best.label}) "
+        f"changes {result.target.describe()} most: {best.checked:+.3g} (predicted {best.predicted:+.3g}), "
+        f"from {result.value:.3g}."
+    )
+
+
+def label_table(facts: dict[str, Any]) -> Table:
+    """Means by the nearest label as text; facts are those of `sensitivity_facts`."""
+    number = facts["target"]["num_cells"]
+    rows = [
+        [row["label"], f"{row['num_places']:,}", f"{number * row['mean']:+.3g}", f"{number * row['largest']:+.3g}"]
+        for row in facts["by_nearest_label"]
+    ]
+    return Table(["nearest cell", "places", "mean", "largest"], rows)
+
+
+def search_table(facts: dict[str, Any]) -> Table | None:
+    """The proposals as text; None without a search."""
+    search, number = facts["search"], facts["target"]["num_cells"]
+    if search is None:
+        return None
+
+    def changes(row: dict[str, Any]) -> list[str]:
+        """Predicted and checked change, summed over the target residents."""
+        return [f"{number * row[name]:+.3g}" for name in ("predicted", "checked")]
+
+    if search["kind"] == "genes":
+        rows = [
+            [f"{row['edit']} {row['gene']} in {row['label']}", f"{row['num_cells']:,}", *changes(row)]
+            for row in search["proposals"]
+        ]
+        return Table(["edit", "cells", "predicted", "checked"], rows)
+    rows = [
+        [f"{row['x_um']:.0f},{row['y_um']:.0f}", str(row["nearest_label"]), *changes(row)]
+        for row in search["proposals"]
+    ]
+    if search["together"]:
+        rows.append(["all of them", "", *changes(search["together"])])
+    return Table(["place, um", "nearest cell", "predicted", "checked"], rows)
