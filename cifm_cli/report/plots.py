@@ -84,7 +84,7 @@ def tissue_map(
             _draw_categories(axes, xy_um, values.astype(str), order, markers)
         else:
             low, high = limits or (None, None)
-            scale = {"cmap": _DIVERGING if centred else _SEQUENTIAL, "vmin": low, "vmax": high}
+            scale: dict[str, Any] = {"cmap": _DIVERGING if centred else _SEQUENTIAL, "vmin": low, "vmax": high}
             drawn = axes.scatter(xy_um[:, 0], xy_um[:, 1], c=values.astype(float), **scale, **markers)
             axes.figure.colorbar(drawn, ax=axes, shrink=0.6, label=label)
         axes.set_aspect("equal")
