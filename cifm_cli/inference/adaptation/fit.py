@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from cifm_cli.inference.adaptation.choice import HeldOut, choose
 from cifm_cli.inference.adaptation.practice import practice_tiles, stats_of
-from cifm_cli.inference.adaptation.regression import HeldOut, Predicted, choose, choose_blend, fit_regression
+from cifm_cli.inference.adaptation.regression import Predicted, choose_blend, fit_regression
 from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, Refinement, SlideAdaptation
 from cifm_cli.inference.adaptation.state_pool import fit_state_pool, pool_inputs
 from cifm_cli.inference.hidden_tile import run_network

@@ -1,0 +1,192 @@
+"""Choice of the weights and the penalty of a slide adaptation, on tuning cells.
+
+For each penalty the weights with the smallest loss are found. Few tuning cells are fitted too closely by some penalties, so the
+penalties are then compared by cross-validation over areas of these cells.
+
+Letters: M cells, P genes, D differences.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy.sparse import vstack
+
+from cifm_cli.inference.adaptation.regression import Choice
+from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, profile_of
+from cifm_cli.inference.adaptation.weights import (
+    NETWORK_WEIGHTS,
+    composition_loss,
+    depth_patterns,
+    log_loss,
+    minimise,
+    shrink,
+    split_differences,
+    squared_error,
+    sum_losses,
+)
+from cifm_cli.inference.neighbourhood.residuals import parts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+    from cifm_cli.inference.adaptation.regression import FittedRegression, Parts, Predicted
+    from cifm_cli.inference.adaptation.weights import Loss, Weights
+    from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
+
+    Values = NDArray[np.float32]
+    Genes = NDArray[np.int64]
+
+# In units of the mean variance of a feature; without a regression for the first
+PENALTIES = (np.inf, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
+# Penalties in a row without an improvement, after which lower ones are not tried: solving for a large panel takes time.
+MAX_WORSE = 2
+# Cells times genes that weights are fitted to, and genes of them: cells are left out last, because they vary more.
+MAX_VALUES, MAX_WEIGHT_GENES = 1_000_000, 2_000
+# Of more tuning cells, the loss at the weights that were fitted to them is hardly too small.
+MAX_CROSS_VALIDATED = 1_000
+NUM_GROUPS = 5  # of cross-validation
+_TINY = 1e-6
+
+
+class HeldOut(NamedTuple):
+    """Cells on which candidates are compared."""
+
+    regression: FittedRegression  # fitted to other cells, as the predictions were
+    predicted: Sequence[Predicted]
+
+
+class _Compared(NamedTuple):
+    """One output of some cells."""
+
+    wide: Values  # (M, P) mean within the widest circle
+    differences: Values  # (D, M, P) from `weights.split_differences`
+    expression: Values  # (M, P) actual log-normalised expression
+    counts: csr_matrix  # (M, P) actual counts
+
+
+def choose(held_out: Sequence[HeldOut]) -> list[Choice]:
+    """Choose weights and penalty of each output: for means by squared error, for the others by log loss.
+
+    Args:
+        held_out: Cells to compare the candidates on.
+
+    Returns:
+        A choice for each of `OUTPUTS`; without cells the network without a regression.
+    """
+    best = [Choice(np.inf, NETWORK_WEIGHTS, np.inf)] * len(OUTPUTS)
+    predicted = [each for part in held_out for each in part.predicted]
+    if not predicted:
+        return best
+    genes = _compared_genes(predicted[0].tile.stats)
+    num_cells = sum(each.tile.num_cells for each in predicted)
+    cells = slice(None, None, -(-num_cells * len(genes[0]) // MAX_VALUES))
+    group = np.arange(len(predicted)) * NUM_GROUPS // len(predicted)  # tiles are in the order of areas
+    num_worse = 0
+    for penalty in PENALTIES:
+        parts = [errors for part in held_out for errors in part.regression.predict(part.predicted, penalty)]
+        before = best
+        for output in range(len(OUTPUTS)):
+            compared = [
+                _compare(each, of_tile, output, cells, genes[output])
+                for each, of_tile in zip(predicted, parts, strict=True)
+            ]
+            composition = _composition(predicted, genes[output])
+            losses = [
+                _LOSSES[output]([each for each, own in zip(compared, group, strict=True) if own == number], composition)
+                for number in np.unique(group)
+            ]
+            found = Choice(*_fit(losses, len(compared[0].differences), num_cells), penalty)
+            best = [min(own, found) if position == output else own for position, own in enumerate(best)]
+        num_worse = num_worse + 1 if best == before else 0
+        if num_worse == MAX_WORSE:
+            break
+    return [own._replace(weights=shrink(own.weights, num_cells)) for own in best]
+
+
+def _fit(losses: Sequence[Loss], num_differences: int, num_cells: int) -> tuple[float, Weights]:
+    """The weights for all groups of cells, and their loss, on groups that are left out if there are few cells."""
+    loss, weights = minimise(sum_losses(losses), num_differences)
+    if num_cells > MAX_CROSS_VALIDATED or len(losses) == 1:
+        return loss, weights
+    total = 0.0
+    for number, left_out in enumerate(losses):
+        others = [*losses[:number], *losses[number + 1 :]]
+        own = minimise(sum_losses(others), num_differences, start=weights)[1]
+        used = shrink(own, num_cells * len(others) // len(losses))
+        total += left_out(np.asarray(used[:num_differences]))[0]
+    return total, weights
+
+
+def _compared_genes(stats: GeneStats) -> tuple[Genes, ...]:
+    """Genes that the weights of each output are fitted to, ascending."""
+    num_genes = len(stats.mean)
+    evenly = np.arange(0, num_genes, -(-num_genes // MAX_WEIGHT_GENES))
+    # The log loss of a composition is that of the counts, and most counts are of a few genes.
+    frequent = np.sort(np.argsort(-stats.composition, kind="stable")[:MAX_WEIGHT_GENES])
+    return evenly, evenly, frequent
+
+
+def _compare(predicted: Predicted, parts: Parts, output: int, cells: slice, genes: Genes) -> _Compared:
+    """What the weights of an output are fitted to, for some of the cells and genes."""
+    tile = predicted.tile
+    predictions = (tile.circles[-1], predicted.blend, predicted.features.smoothed, predicted.network)
+    wide, blend, smoothed, network = (parts_of(each)[output][cells] for each in predictions)
+    num_genes = blend.shape[1]
+    of_blend, of_smoother, of_network = (part[cells, output * num_genes : (output + 1) * num_genes] for part in parts)
+    profile = profile_of(tile.stats)[output]
+    differences = np.stack(
+        [profile - wide, blend - wide + of_blend, smoothed - blend - of_smoother, network - smoothed - of_network]
+    )
+    return _Compared(
+        wide[:, genes],
+        split_differences(differences, depth_patterns(tile.stats)[output])[:, :, genes],
+        tile.expression[cells][:, genes].toarray(),
+        tile.counts[cells][:, genes],
+    )
+
+
+def _composition(predicted: Sequence[Predicted], genes: Genes) -> Values:
+    """(P,) composition of the slide; those without the hidden cells of each fold are nearly the same."""
+    own = np.mean([each.tile.stats.composition[genes] for each in predicted], axis=0)
+    return np.asarray(own / max(float(own.sum()), _TINY), dtype=np.float32)
+
+
+def _joined(compared: Sequence[_Compared]) -> tuple[Values, Values, Values]:
+    """(n,) wide means, (D, n) differences and (n,) expression of all tiles, with cells times genes in one axis."""
+    differences = np.concatenate([each.differences.reshape(len(each.differences), -1) for each in compared], axis=1)
+    wide, expression = (
+        np.concatenate([part.ravel() for part in parts])
+        for parts in zip(*((each.wide, each.expression) for each in compared), strict=True)
+    )
+    return wide, differences, expression
+
+
+def _loss_of_mean(compared: Sequence[_Compared], _composition: Values) -> Loss:
+    wide, differences, expression = _joined(compared)
+    return squared_error(differences, expression - wide)
+
+
+def _loss_of_expressed(compared: Sequence[_Compared], _composition: Values) -> Loss:
+    wide, differences, expression = _joined(compared)
+    return log_loss(differences, wide, expression > 0)
+
+
+def _loss_of_composition(compared: Sequence[_Compared], composition: Values) -> Loss:
+    return composition_loss(
+        np.concatenate([each.differences for each in compared], axis=1),
+        np.concatenate([each.wide for each in compared]),
+        composition,
+        vstack([each.counts for each in compared], format="csr"),
+    )
+
+
+_LOSSES: tuple[Callable[[Sequence[_Compared], Values], Loss], ...] = (
+    _loss_of_mean,
+    _loss_of_expressed,
+    _loss_of_composition,
+)
