@@ -1,0 +1,75 @@
+"""The strongest effects of a response, for tables and pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from cifm_cli.report.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Optional columns, which are shown if the response has them, and their headings
+_OPTIONAL: Final = {"other_type": "another type there", "model_log2_change": "network"}
+
+
+def strongest_effects(effects: pd.DataFrame, number: int) -> pd.DataFrame:
+    """The strongest called effects, one per gene and label.
+
+    An effect is as strong as the end of its interval that is nearer to zero, so that an effect of which little is known
+    does not come first.
+
+    Args:
+        effects: Table of `estimate_response`.
+        number: Largest number of rows.
+
+    Returns:
+        Rows of `effects`, the strongest first.
+    """
+    called = effects[effects["called"].astype(bool)]
+    nearer = called[["low", "high"]].abs().min(axis=1)
+    strongest: pd.DataFrame = called.loc[nearer.sort_values(ascending=False, kind="stable").index]
+    return strongest.drop_duplicates(["label", "gene_id"]).head(number)
+
+
+def effect_table(effects: pd.DataFrame, number: int) -> Table:
+    """The strongest called effects as text.
+
+    Args:
+        effects: Table of `estimate_response`.
+        number: Largest number of rows.
+
+    Returns:
+        One row per gene and label.
+    """
+    optional = [name for name in _OPTIONAL if name in effects.columns]
+    rows = [
+        [
+            str(row["gene"]),
+            str(row["label"]),
+            f"{row['band_low_um']:g}-{row['band_high_um']:g} µm",
+            f"{row['log2_change']:+.2f}",
+            f"{row['low']:+.2f} to {row['high']:+.2f}",
+            *(_number(row[name], "+.2f") for name in optional),
+            _number(row["mean_shift"], "+.2f"),
+            _number(row["association_share"], ".0%"),
+            f"{int(row['num_residents']):,}",
+            f"{int(row['support']):,}",
+        ]
+        for _, row in strongest_effects(effects, number).iterrows()
+    ]
+    headings = [_OPTIONAL[name] for name in optional]
+    return Table(
+        [
+            "gene", "cells", "distance", "log2 change", "95 % interval", *headings, "mean shift",
+            "explained by other surroundings", "cells in the band", "support",
+        ],
+        rows,
+    )  # fmt: skip
+
+
+def _number(value: float, form: str) -> str:
+    """A number as text; `-` where there is none."""
+    return format(value, form) if np.isfinite(value) else "-"

@@ -1,0 +1,77 @@
+"""What a simulation says, in one sentence, and how sure it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from cifm_cli.celltype.base import UNASSIGNED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MIN_STABLE: Final = (
+    0.9  # share of the cells that keep their type without the edits, below which a trajectory says little
+)
+_NUM_CHANGES: Final = 2  # types in the sentence
+_SMALLEST: Final = 0.0005  # change of a fraction that is worth a word
+
+
+def describe_answer(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Sum up a simulation.
+
+    Args:
+        content: The content of `simulation.json`, with `edits`, `response`, `change`, `stability` and `settings`.
+
+    Returns:
+        `sentence`, the answer; and `trust`, how far it can be believed, one text per reason.
+    """
+    title = "; ".join(entry["description"] for entry in content["edits"])
+    sentence = f"{title}: {content['response']['sentence']}; {_trajectory(content)}"
+    return {"sentence": sentence, "trust": [_response_trust(content), *_trajectory_trust(content)]}
+
+
+def _trajectory(content: Mapping[str, Any]) -> str:
+    """What the trajectory says."""
+    if content["stability"]["control"] < MIN_STABLE:
+        return "trajectory: not to be interpreted, as the tissue changes without the edits too"
+    changes = sorted(content["change"].items(), key=lambda item: -abs(item[1]["difference"]))
+    named = [(name, own) for name, own in changes if name != UNASSIGNED and abs(own["difference"]) >= _SMALLEST]
+    listed = ", ".join(f"{name} {_points(own)}" for name, own in named[:_NUM_CHANGES])
+    share = 100 * content["stability"]["changed_by_edits"]
+    return f"trajectory: {share:.1f} % of the other cells end as another type" + (f" ({listed})" if listed else "")
+
+
+def _points(change: Mapping[str, Any]) -> str:
+    """A difference in percentage points, with its interval if there is one."""
+    text = f"{100 * change['difference']:+.1f} points"
+    if change["low"] is None:
+        return text
+    return f"{text} [{100 * change['low']:+.1f} to {100 * change['high']:+.1f}]"
+
+
+def _response_trust(content: Mapping[str, Any]) -> str:
+    response = content["response"]
+    return (
+        f"Response: {response['num_called']:,} of {response['num_tested']:,} effects are called (5 % false discoveries). They "
+        "are associations on this slide, adjusted for the labels nearby, and the network takes no part; whether neighbours "
+        "tell anything on this slide is what cifm simulate --validate measures."
+    )
+
+
+def _trajectory_trust(content: Mapping[str, Any]) -> Sequence[str]:
+    kept, settings = content["stability"]["control"], content["settings"]
+    text = f"Trajectory: without the edits {100 * kept:.1f} % of the cells keep their type"
+    if kept < MIN_STABLE:
+        text += (
+            ". The model itself changes the tissue that much, so do not interpret the trajectory; its composition is no "
+            "result of the edits."
+        )
+    elif settings["dynamics"] == "coupled":
+        text += ", by construction of the coupled dynamics; this is no evidence that the model is right."
+    else:
+        text += ": changes of that size are errors of the model."
+    replicates = settings["replicates"]
+    if replicates == 1:
+        return [text, "One replicate cannot separate an effect from chance: compare several with --replicates 5."]
+    number = f"Intervals of the composition are over {replicates} replicates"
+    return [text, f"{number}; they do not contain the error of the model, which all replicates share."]
