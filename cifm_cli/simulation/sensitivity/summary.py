@@ -103,43 +103,49 @@ def by_nearest_label(places: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def describe(result: SensitivityResult) -> str:
-    """One sentence: where an added cell raises the target most, or which edit does most."""
-    target = result.target
-    if result.added is None:
-        return _describe_edit(result)
-    values = result.places["value"].to_numpy()
-    name = result.added.cell_type
+    """Sentences: where an added cell raises the target most, and which of the checked edits does most."""
+    parts = [] if result.added is None else [_describe_map(result, result.added.cell_type)]
+    if result.proposals is not None:
+        parts.append(_describe_search(result, result.proposals))
+    return " ".join(parts)
+
+
+def _describe_map(result: SensitivityResult, cell_type: str) -> str:
+    values, target = result.places["value"].to_numpy(), result.target.describe()
     if not np.abs(values).any():
-        return f"An added cell ({name}) changes {target.describe()} at none of {len(values):,} places."
+        return f"An added cell ({cell_type}) changes {target} at none of {len(values):,} places."
     highest = result.places.iloc[int(values.argmax())]
-    start = f"An added cell ({name}) raises {target.describe()} most at x {highest.x_um:.0f}, y {highest.y_um:.0f} um"
-    if values.max() <= 0:
-        start = f"An added cell ({name}) lowers {target.describe()} wherever it has an effect"
-    else:
-        start += f", where the nearest cell is {highest.nearest_label}: {highest.summed:+.3g} summed over them, to first order"
+    start = f"An added cell ({cell_type}) lowers {target} wherever it has an effect."
+    if values.max() > 0:
+        start = (
+            f"An added cell ({cell_type}) raises {target} most at x {highest.x_um:.0f}, y {highest.y_um:.0f} um, where the "
+            f"nearest cell is {highest.nearest_label}: {highest.summed:+.3g} summed over these cells, to first order."
+        )
     means = by_nearest_label(result.places)
     if len(means) < 2:
-        return f"{start}."
-    first, last = means[0], means[-1]
-    return (
-        f"{start}. By the nearest cell, the mean over places is highest near {first['label']} "
-        f"({_summed(first['mean'], result)}) and lowest near {last['label']} ({_summed(last['mean'], result)})."
+        return start
+    first, last = (f"{row['label']} ({row['mean'] * len(result.target.cells):+.3g})" for row in (means[0], means[-1]))
+    return f"{start} By the nearest cell, the mean over places is highest near {first} and lowest near {last}."
+
+
+def _describe_search(result: SensitivityResult, table: pd.DataFrame) -> str:
+    kind, goal, name = ("edit of a gene", result.config.goal, result.target.name)
+    if not result.config.search_genes:
+        kind = "added cell"
+    if not len(table):
+        return f"No {kind} is predicted to {goal} {name}."
+    best, number = table.iloc[0], len(result.target.cells)
+    edit = (
+        f"a cell at x {best.x_um:.0f}, y {best.y_um:.0f} um"
+        if kind == "added cell"
+        else (f"{best.edit} of {best.gene} in {best.num_cells:,} cells ({best.label})")
     )
-
-
-def _summed(mean: float, result: SensitivityResult) -> str:
-    return f"{mean * len(result.target.cells):+.3g}"
-
-
-def _describe_edit(result: SensitivityResult) -> str:
-    table, goal = result.proposals, result.config.goal
-    if table is None or not len(table):
-        return f"No edit of a gene is predicted to {goal} {result.target.describe()}."
-    best = table.iloc[0]
+    does = best.checked > 0 if goal == "raise" else best.checked < 0
+    if not does:
+        return f"None of {len(table)} proposals {goal}s {name} when it is checked."
     return (
-        f"Of {len(table)} edits that were checked, {best.edit} of {best.gene} in {best.num_cells:,} cells ({best.label}) "
-        f"changes {result.target.describe()} most: {best.checked:+.3g} (predicted {best.predicted:+.3g}), "
-        f"from {result.value:.3g}."
+        f"Of {len(table)} proposals that were checked, {edit} {goal}s {name} most: {number * best.checked:+.3g} summed "
+        f"(predicted {number * best.predicted:+.3g})."
     )
 
 
