@@ -148,6 +148,9 @@ def prepare_tile(
     near = np.flatnonzero(distance_um <= reach_um)
     network = _network_input(model, slide, tile, hidden, (added, near, distance_um[near]), dtype)
     circles, visible = _gated_circles(model, slide, tile, hidden, added.xy_um[near], dtype)
+    if not added.total_counts:
+        # Void cells are no neighbours: they would be cells that express nothing.
+        circles = tuple(replace(circle, added=circle.added * 0) for circle in circles)
     return replace(network, circles=circles, visible_cells=visible)
 
 
