@@ -146,13 +146,13 @@ def _added(prepared: PreparedTissue, config: SensitivityConfig, target_sum: floa
 
 
 def resident_labels(prepared: PreparedTissue) -> NDArray[Any]:
-    """(N,) label of each resident; None for a cell without one."""
+    """(N,) label of each resident; `unassigned` for a cell without one."""
     labels = prepared.labels
-    names: NDArray[Any] = np.full(prepared.tissue.num_residents, None, dtype=object)
+    names: NDArray[Any] = np.full(prepared.tissue.num_residents, UNASSIGNED, dtype=object)
     if isinstance(labels, AnnotatorLabels):
         names[:] = labels.annotation.labels
     elif isinstance(labels, ColumnLabels):
-        names[:] = labels.labels
+        names[labels.labels != None] = labels.labels[labels.labels != None]  # noqa: E711 - elementwise
     return names
 
 
@@ -207,5 +207,5 @@ def _no_cells(added: AddedCells) -> AddedCells:
 
 def _labels(prepared: PreparedTissue) -> Sequence[tuple[str, Rows]]:
     """Labels of the residents; a type includes those below it."""
-    names = sorted({name for name in resident_labels(prepared) if name not in {None, UNASSIGNED}})
+    names = sorted({name for name in resident_labels(prepared) if name != UNASSIGNED})
     return [(name, prepared.labels.rows(name)) for name in names]
