@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
 from cifm_cli.data.slide import log_normalise
@@ -17,7 +18,6 @@ from cifm_cli.simulation.edits.places import UM2_PER_MM2, tissue_area
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
 
     from cifm_cli.simulation.edits.apply import Addition
     from cifm_cli.simulation.edits.places import Area
@@ -44,6 +44,11 @@ class AddedCells:
     def num_cells(self) -> int:
         """X."""
         return len(self.xy_um)
+
+
+def no_cells(num_genes: int) -> AddedCells:
+    """No added cells, among P genes."""
+    return AddedCells("", np.empty((0, 2)), csr_matrix((1, num_genes), dtype=np.float32), 0.0)
 
 
 @dataclass(frozen=True)

@@ -166,12 +166,7 @@ def _network_input(
     added, numbers, distance_um = near
     recipe, panel, device = model.checkpoint.recipe, model.panel(slide), model.device
     num_cells, num_added = len(tile.rows), len(numbers)
-    extended = Tile(
-        np.concatenate([tile.rows, slide.num_cells + numbers]),
-        tile.core,
-        np.concatenate([tile.xy_um, added.xy_um[numbers]]),
-        np.concatenate([tile.distance_um, distance_um]),
-    )
+    extended = _extend(tile, slide.num_cells + numbers, added.xy_um[numbers], distance_um)
     is_masked = np.zeros(num_cells + num_added, dtype=bool)
     is_masked[hidden] = True
     queries, visible = np.intersect1d(hidden, tile.core), np.flatnonzero(~is_masked[:num_cells])
@@ -180,10 +175,7 @@ def _network_input(
     own = log_normalise(added.counts, np.array([added.total_counts]), recipe.data.target_sum)
     all_expression = vstack([expression, own[np.zeros(num_added, dtype=np.int64)]], format="csr")
     graphs = reduce_graphs(extended, queries, is_masked, slide.radius_um, recipe, dtype)
-    rows_of = np.full(num_cells + num_added, -1)
-    rows_of[np.concatenate([visible, np.arange(num_cells, num_cells + num_added)])] = np.arange(
-        len(visible) + num_added
-    )
+    embedded = np.searchsorted(np.flatnonzero(~is_masked), graphs.embedded)
     encoder, decoder = _assign(graphs.embedded, graphs, num_cells, num_added)
     sums = pairs = None
     if recipe.objective.name == "residual":
@@ -192,7 +184,7 @@ def _network_input(
         pairs = _pairs(xy[queries], added, numbers, own, slide.radius_um, model, dtype)
     parameters = model.slide_parameters(slide)
     base = MaskedTile(
-        expression=to_expression(all_expression[rows_of[graphs.embedded]], panel.vocabulary_rows, dtype),
+        expression=to_expression(all_expression[embedded], panel.vocabulary_rows, dtype),
         encoder=encoder.layers,
         decoder=decoder.layers,
         visible=graphs.visible,
@@ -202,7 +194,6 @@ def _network_input(
         neighbour_expression=to_expression(all_expression, panel.vocabulary_rows, dtype) if sums else None,
         slide=parameters.to(dtype) if parameters else None,
     ).to(device)
-    embedded = np.where(graphs.embedded < num_cells, extended.rows[graphs.embedded], -1)
     return GatedTile(
         base=base,
         encoder=GatedLayers(base.encoder, tuple(gate.to(device) for gate in encoder.gates)),
@@ -214,8 +205,18 @@ def _network_input(
         added=numbers,
         queries_um=tile.xy_um[queries],
         visible_rows=tile.rows[visible],
-        embedded=embedded,
+        embedded=np.where(graphs.embedded < num_cells, extended.rows[graphs.embedded], -1),
         visible_cells=None,
+    )
+
+
+def _extend(tile: Tile, rows: Rows, xy_um: NDArray[np.float64], distance_um: NDArray[np.float64]) -> Tile:
+    """Append added cells to the halo of a tile."""
+    return Tile(
+        np.concatenate([tile.rows, rows]),
+        tile.core,
+        np.concatenate([tile.xy_um, xy_um]),
+        np.concatenate([tile.distance_um, distance_um]),
     )
 
 

@@ -6,13 +6,12 @@ Letters: N residents, R target residents, X places.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
 from cifm_cli.celltype.base import UNASSIGNED
@@ -21,11 +20,11 @@ from cifm_cli.report.terminal import progress
 from cifm_cli.simulation.edits.apply import Addition
 from cifm_cli.simulation.edits.labels import AnnotatorLabels, ColumnLabels
 from cifm_cli.simulation.prepared_tissue import prepare_tissue
-from cifm_cli.simulation.sensitivity.added_cells import AddedCells, Grid, free_places, typical_cell
+from cifm_cli.simulation.sensitivity.added_cells import AddedCells, Grid, free_places, no_cells, typical_cell
 from cifm_cli.simulation.sensitivity.full_recomputation import FullRecomputation
 from cifm_cli.simulation.sensitivity.gradient import TargetFunction, hidden_sets
 from cifm_cli.simulation.sensitivity.search_genes import check_edits, expression_gradient, propose_edits
-from cifm_cli.simulation.sensitivity.search_places import SPACING_RADII, check_places, propose_places
+from cifm_cli.simulation.sensitivity.search_places import SPACING_RADII, check_places, select_places
 from cifm_cli.simulation.sensitivity.target import find_target, make_readout
 from cifm_cli.simulation.state_sampler import fit_state_sampler
 from cifm_cli.simulation.window import choose_window
@@ -134,9 +133,9 @@ def _analyse(model: LoadedModel, config: SensitivityConfig, prepared: PreparedTi
 
 def _added(prepared: PreparedTissue, config: SensitivityConfig, target_sum: float) -> tuple[AddedCells, Grid | None]:
     """The added cells, at every free place; none where only genes are searched."""
-    num_genes, edit = prepared.tissue.slide.num_genes, prepared.edits[0].edit
+    edit = prepared.edits[0].edit
     if config.inject is None or not isinstance(edit, Addition):
-        return AddedCells("", np.empty((0, 2)), csr_matrix((1, num_genes), dtype=np.float32), 0.0), None
+        return no_cells(prepared.tissue.slide.num_genes), None
     grid = free_places(prepared.tissue, edit)
     row = typical_cell(edit.source, target_sum)
     cell = AddedCells(
@@ -176,33 +175,51 @@ def _search(
     analysis: _Analysis, target: Target, added: AddedCells, derivative: NDArray[np.float64]
 ) -> tuple[pd.DataFrame | None, dict[str, float] | None]:
     """Propose edits and check them, those with the greatest checked effect in the direction of the goal first."""
-    config, tissue = analysis.config, analysis.prepared.tissue
+    config = analysis.config
     if not config.search:
         return None, None
     sign = 1 if config.goal == "raise" else -1
-    together = None
     if config.search_genes:
-        function = analysis.function(_no_cells(added))
-        with progress("differentiating in the expression", function.num_tiles) as advance:
-            gradient = expression_gradient(function, tissue, advance)
-        target_sum = analysis.model.checkpoint.recipe.data.target_sum
-        edits = propose_edits(gradient, tissue, _labels(analysis.prepared), target_sum, target.gene, config.seed)
-        edits = sorted((edit for edit in edits if sign * edit.predicted > 0), key=lambda edit: -sign * edit.predicted)
-        edits = edits[: config.search]
-        with progress("checking", len(edits) * len(analysis.sets)) as advance:
-            table = check_edits(edits, analysis.full, config.seed, advance)
+        table, together = _search_genes(analysis, target, sign), None
     else:
-        spacing_um = SPACING_RADII * tissue.slide.radius_um
-        places = propose_places(sign * derivative, added.xy_um, config.search, spacing_um)
-        with progress("checking", (len(places) + bool(len(places))) * len(analysis.sets)) as advance:
-            table, together = check_places(places, derivative, added, analysis.full, advance)
-        table["nearest_label"] = _places(derivative, added, 1, analysis.prepared)["nearest_label"].to_numpy()[places]
+        table, together = _search_places(analysis, added, derivative, sign)
     order = np.argsort(-sign * table["checked"].to_numpy(), kind="stable")
     return table.iloc[order].reset_index(drop=True), together
 
 
-def _no_cells(added: AddedCells) -> AddedCells:
-    return AddedCells(added.cell_type, np.empty((0, 2)), added.counts, added.total_counts)
+def _search_places(
+    analysis: _Analysis, added: AddedCells, derivative: NDArray[np.float64], sign: int
+) -> tuple[pd.DataFrame, dict[str, float] | None]:
+    config, tissue = analysis.config, analysis.prepared.tissue
+
+    def evaluate(cells: AddedCells, gate: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Derivatives in the direction of the goal."""
+        function = analysis.function(cells)
+        with progress("comparing candidates", function.num_tiles) as advance:
+            return sign * function.evaluate(gate, advance)[1]
+
+    spacing_um = SPACING_RADII * tissue.slide.radius_um
+    found = select_places(sign * derivative, added, config.search, spacing_um, evaluate)
+    found = replace(found, predicted=sign * found.predicted, midpoint=sign * found.midpoint)
+    number = found.cells.num_cells
+    with progress("checking", (number + bool(number)) * len(analysis.sets)) as advance:
+        table, together = check_places(found, analysis.full, advance)
+    nearest = _places(found.predicted, found.cells, 1, analysis.prepared)["nearest_label"]
+    table.insert(2, "nearest_label", nearest.to_numpy())
+    return table, together
+
+
+def _search_genes(analysis: _Analysis, target: Target, sign: int) -> pd.DataFrame:
+    config, tissue = analysis.config, analysis.prepared.tissue
+    function = analysis.function(no_cells(tissue.slide.num_genes))
+    with progress("differentiating in the expression", function.num_tiles) as advance:
+        gradient = expression_gradient(function, tissue, advance)
+    target_sum = analysis.model.checkpoint.recipe.data.target_sum
+    edits = propose_edits(gradient, tissue, _labels(analysis.prepared), target_sum, target.gene, config.seed)
+    edits = sorted((edit for edit in edits if sign * edit.predicted > 0), key=lambda edit: -sign * edit.predicted)
+    edits = edits[: config.search]
+    with progress("checking", len(edits) * len(analysis.sets)) as advance:
+        return check_edits(edits, analysis.full, config.seed, advance)
 
 
 def _labels(prepared: PreparedTissue) -> Sequence[tuple[str, Rows]]:

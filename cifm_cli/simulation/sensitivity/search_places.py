@@ -5,6 +5,7 @@ Letters: X places.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -25,6 +26,8 @@ Goal = Literal["raise", "lower"]
 """Whether edits are searched that raise or that lower the target."""
 
 SPACING_RADII: Final = 2.0  # smallest distance of two proposals in radii: no cell receives messages of both
+CANDIDATES: Final = 10  # candidates per proposal: the steepest places often saturate first
+MIDPOINT: Final = 0.5  # weight at which the derivatives of the candidates are compared
 
 
 def propose_places(values: NDArray[np.float64], xy_um: NDArray[np.float64], number: int, spacing_um: float) -> Rows:
@@ -50,27 +53,59 @@ def propose_places(values: NDArray[np.float64], xy_um: NDArray[np.float64], numb
     return np.array(chosen, dtype=np.int64)
 
 
-def check_places(
-    places: Rows,
+@dataclass(frozen=True)
+class Proposals:
+    """Places at which a cell may be added."""
+
+    cells: AddedCells  # of L places
+    predicted: NDArray[np.float64]  # (L,) derivatives of the sum over the target residents at the weight 0
+    midpoint: NDArray[np.float64]  # (L,) the same at the weight 1/2 of the cells of all candidates
+
+
+def select_places(
     derivative: NDArray[np.float64],
     added: AddedCells,
-    full: FullRecomputation,
-    advance: Callable[[], None] = lambda: None,
+    number: int,
+    spacing_um: float,
+    evaluate: Callable[[AddedCells, NDArray[np.float64]], NDArray[np.float64]],
+) -> Proposals:
+    """Choose places by the derivative at weight 0, and of those the ones where it is still great at weight 1/2.
+
+    Where a target saturates, as a probability does, the derivative at 0 is far from the change by a whole cell. That at 1/2 is
+    nearer to it, and can be computed for some places that are apart.
+
+    Args:
+        derivative: (X,) derivatives at weight 0; the greatest are searched.
+        added: The added cells.
+        number: Number of proposals, L; there may be fewer.
+        spacing_um: Smallest distance of two proposals.
+        evaluate: From added cells and their weights to the derivatives at these weights.
+
+    Returns:
+        The proposals, in descending order of the derivative at weight 1/2.
+    """
+    candidates = propose_places(derivative, added.xy_um, CANDIDATES * number, spacing_um)
+    cells = replace(added, xy_um=added.xy_um[candidates])
+    midpoint = evaluate(cells, np.full(len(candidates), MIDPOINT)) if len(candidates) else np.zeros(0)
+    best = np.argsort(-midpoint, kind="stable")[:number]
+    return Proposals(replace(added, xy_um=cells.xy_um[best]), derivative[candidates][best], midpoint[best])
+
+
+def check_places(
+    proposals: Proposals, full: FullRecomputation, advance: Callable[[], None] = lambda: None
 ) -> tuple[pd.DataFrame, dict[str, float] | None]:
     """Add a whole cell at each place in turn, and then at all of them together.
 
     Args:
-        places: Numbers of the places.
-        derivative: (X,) derivatives of the sum over the target residents.
-        added: The cells that are added.
+        proposals: The places.
         full: Predictions of the tissue.
         advance: Called after every set of hidden cells.
 
     Returns:
-        A table of the places with `predicted` and `checked` change of the mean over the target residents, in descending order
-        of the absolute checked one; and both for all places together, None without a place.
+        A table of the places with the changes of the mean over the target residents: `predicted`, `midpoint` and `checked`;
+        and `predicted` and `checked` for all places together, None without a place.
     """
-    number = sum(map(len, full.sets))
+    number, added = sum(map(len, full.sets)), proposals.cells
 
     def change(rows: Rows) -> float:
         """Change of the mean by whole cells at some places."""
@@ -79,13 +114,14 @@ def check_places(
         edited = inject(full.tissue, InjectedCells(added.xy_um[rows], added.counts[cells], totals))
         return full.change(edited, added.xy_um[rows], advance) / number
 
+    every = np.arange(added.num_cells)
     table = pd.DataFrame({
-        "x_um": added.xy_um[places, 0],
-        "y_um": added.xy_um[places, 1],
-        "predicted": derivative[places] / number,
-        "checked": [change(places[[i]]) for i in range(len(places))],
+        "x_um": added.xy_um[:, 0],
+        "y_um": added.xy_um[:, 1],
+        "predicted": proposals.predicted / number,
+        "midpoint": proposals.midpoint / number,
+        "checked": [change(every[[row]]) for row in every],
     })  # fmt: skip
-    together = None
-    if len(places):
-        together = {"predicted": float(table["predicted"].sum()), "checked": change(places)}
-    return table, together
+    if not len(every):
+        return table, None
+    return table, {"predicted": float(table["predicted"].sum()), "checked": change(every)}

@@ -166,19 +166,20 @@ def search_table(facts: dict[str, Any]) -> Table | None:
         return None
 
     def changes(row: dict[str, Any]) -> list[str]:
-        """Predicted and checked change, summed over the target residents."""
-        return [f"{number * row[name]:+.3g}" for name in ("predicted", "checked")]
+        """Predicted and checked changes, summed over the target residents."""
+        names = ("predicted", "midpoint", "checked")
+        return [f"{number * row[name]:+.3g}" if name in row else "" for name in names]
 
     if search["kind"] == "genes":
         rows = [
             [f"{row['edit']} {row['gene']} in {row['label']}", f"{row['num_cells']:,}", *changes(row)]
             for row in search["proposals"]
         ]
-        return Table(["edit", "cells", "predicted", "checked"], rows)
+        return Table(["edit", "cells", "predicted", "checked"], [[*row[:3], row[4]] for row in rows])
     rows = [
         [f"{row['x_um']:.0f},{row['y_um']:.0f}", str(row["nearest_label"]), *changes(row)]
         for row in search["proposals"]
     ]
     if search["together"]:
         rows.append(["all of them", "", *changes(search["together"])])
-    return Table(["place, um", "nearest cell", "predicted", "checked"], rows)
+    return Table(["place, um", "nearest cell", "predicted", "midpoint", "checked"], rows)
