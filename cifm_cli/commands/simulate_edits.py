@@ -47,13 +47,13 @@ def _show(content: dict[str, Any], out: Path, *, as_json: bool) -> None:
     from cifm_cli.simulation.simulate import change_table, result_notes
 
     response, name = content["response"], content["slide"]
-    terminal.say(response["sentence"])
+    terminal.say(content["answer"]["sentence"])
     if response["labels"]:
         terminal.show_table(f"{name}: response of the residents", response_table(response, _MAX_ROWS))
     for note in response["notes"]:
         terminal.say(note)
     terminal.show_table(f"{name}: composition of the residents", change_table(content, _MAX_ROWS))
-    for note in result_notes(content):
+    for note in (*result_notes(content), *content["answer"]["trust"]):
         terminal.say(note)
     terminal.say(f"maps, tables and the tissue before and after: {out}/report.html, {out}/trajectory.h5ad")
     if as_json:

@@ -41,7 +41,7 @@ def validate_slide(task: SimulateTask, words: EditWords, sensitivity: str | None
     title = f"{slide.name}: correlation of inferred and real log changes of the 50 genes that change most"
     terminal.show_table(title, held_out_table(facts))
     terminal.show_table("planted tissues: log2 changes, and shares of genes", planted_table(facts))
-    terminal.say(f"by label and region: {folder}/validation.json")
+    terminal.say(f"the page, and all scores by label and square: {folder}/report.html, {folder}/pairs.csv")
     if task.as_json:
         terminal.emit(facts)
 

@@ -33,6 +33,7 @@ _STYLE: Final[Any] = {
     "legend.frameon": False,
 }
 _FRAME_DPI: Final = 100
+_NEARLY_WHITE: Final = 245  # Pillow takes the nearest colour within some levels, which must not replace white
 
 
 def render(draw: Callable[[Figure], None], width_in: float, height_in: float) -> bytes:
@@ -90,6 +91,7 @@ def _palette(colours: Sequence[str]) -> Image.Image:
     """An image with the palette of an animation. Pixels on the edge of a dot are mixtures with white."""
     tones = [blend(colour, share) for colour in dict.fromkeys(colours) for share in (0.0, 0.33, 0.67)]
     greys = ["#" + f"{level:02x}" * 3 for level in range(0, 256, 17)]
+    tones = [tone for tone in tones if min(int(tone[i : i + 2], 16) for i in (1, 3, 5)) < _NEARLY_WHITE]
     image = Image.new("P", (1, 1))
     image.putpalette([int(colour[i : i + 2], 16) for colour in (*greys, *tones) for i in (1, 3, 5)])
     return image

@@ -76,6 +76,7 @@ class CellMap:
         """
 
         def draw_all(figure: Figure) -> None:
+            """Draw on the given figure."""
             (axes,) = self._add_panels(figure, _MAP_IN, 1)
             self._draw(axes, names, title, _MAP_IN, with_marks=with_marks, emphasised=emphasised)
             self._draw_legend(figure, with_marks=with_marks)
@@ -110,6 +111,7 @@ class CellMap:
         """A function that draws the frames."""
 
         def draw_all(figure: Figure) -> Iterator[None]:
+            """Draw on the given figure, and yield for every frame."""
             drawn = []
             pale = np.zeros(len(self.xy_um), dtype=bool)
             all_axes = self._add_panels(figure, _PANEL_IN, len(panels), _FRAME_TITLE_IN)

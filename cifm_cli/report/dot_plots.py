@@ -14,6 +14,7 @@ from cifm_cli.report.palette import COLOURS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -25,6 +26,7 @@ _PANEL_IN: Final = 1.75
 _PANELS_PER_ROW: Final = 4
 _FAR: Final = 1e3  # outside of every panel
 _GREY: Final = "#777777"
+_SHADE: Final = "#E4E4E4"
 _MARKERS: Final = ("o", "D", "s", "^", "v", "P", "X")  # of the series, one after the other
 
 
@@ -64,6 +66,7 @@ def draw_rows(
     own = colours or [COLOURS[i % len(COLOURS)] for i in range(len(series))]
 
     def draw(figure: Figure) -> None:
+        """Draw on the given figure."""
         axes = figure.add_subplot()
         axes.axvline(0, color="#888888", linewidth=1, zorder=1)
         for number, (dots, colour) in enumerate(zip(series, own, strict=True)):
@@ -118,7 +121,8 @@ class DistancePoint:
     value: float
     interval: Interval
     is_called: bool  # whether the dot is filled
-    reference: float | None = None  # value without adjustment, drawn as a dashed line
+    reference: float | None = None  # value without adjustment, drawn as a dotted line
+    chance: float | None = None  # size that chance explains; from its negative to it, the panel is shaded
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class DistancePanel:
 
 
 def draw_by_distance(
-    panels: Sequence[DistancePanel], title: str, *, y_label: str, names: tuple[str, str, str]
+    panels: Sequence[DistancePanel], title: str, *, y_label: str, names: tuple[str, str, str, str]
 ) -> bytes:
     """Draw estimates and their intervals over distance, one small panel each, on common axes.
 
@@ -138,7 +142,7 @@ def draw_by_distance(
         panels: The panels, row by row.
         title: Title of the figure.
         y_label: Label of the y axes.
-        names: Entries of the legend for filled dots, open dots and dashed lines.
+        names: Entries of the legend for filled dots, open dots, dotted lines and shading; the latter if there is any.
 
     Returns:
         PNG.
@@ -148,6 +152,7 @@ def draw_by_distance(
     farthest_um = max((point.high_um for panel in panels for point in panel.points), default=1.0)
 
     def draw(figure: Figure) -> None:
+        """Draw on the given figure."""
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
         for number, panel in enumerate(panels):
             axes = figure.add_subplot(num_rows, _PANELS_PER_ROW, number + 1)
@@ -162,12 +167,14 @@ def draw_by_distance(
                 axes.set_xlabel("distance (µm)", fontsize=8)
         dot: dict[str, Any] = {"linestyle": "", "marker": "o", "color": COLOURS[0], "markersize": 5}
         first = figure.axes[0]
-        handles = [
+        handles: list[Artist] = [
             first.plot([], [], **dot)[0],
             first.plot([], [], markerfacecolor="white", **dot)[0],
             first.plot([], [], linestyle=":", color=_GREY)[0],
         ]
-        figure.legend(handles, list(names), loc="outside lower left", ncols=3, fontsize=8)
+        if any(point.chance is not None for panel in panels for point in panel.points):
+            handles.append(first.fill_between([], [], color=_SHADE, linewidth=0))
+        figure.legend(handles, names[: len(handles)], loc="outside lower left", ncols=4, fontsize=8)
 
     return canvas.render(draw, _WIDTH_IN, 0.9 + _PANEL_IN * num_rows)
 
@@ -175,6 +182,9 @@ def draw_by_distance(
 def _draw_panel(axes: Axes, panel: DistancePanel) -> None:
     axes.axhline(0, color="#888888", linewidth=0.8)
     for point in panel.points:
+        if point.chance is not None:
+            ends_um = [point.low_um, point.high_um]
+            axes.fill_between(ends_um, -point.chance, point.chance, color=_SHADE, linewidth=0, zorder=0)
         middle = (point.low_um + point.high_um) / 2
         axes.plot([point.low_um, point.high_um], [point.value] * 2, color=COLOURS[0], linewidth=1, alpha=0.5)
         # Where nothing is known, intervals are infinite.

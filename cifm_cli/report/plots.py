@@ -340,6 +340,7 @@ def _render(draw: Callable[[Axes], None], title: str, height_in: float) -> bytes
     """Make a figure with one pair of axes, call `draw` on them, and return the PNG."""
 
     def draw_all(figure: Figure) -> None:
+        """Draw on the given figure."""
         axes = figure.add_subplot()
         draw(axes)
         axes.set_title(title)

@@ -36,12 +36,11 @@ def draw_effects(response: ResponseEstimate) -> dict[str, tuple[bytes, str]]:
         shown = effects.sort_values("p", kind="stable").drop_duplicates(["label", "gene_id"]).head(_NUM_UNCALLED)
         title = "No effect is called. The effects with the smallest p values"
     panels = [_panel(effects, str(row["label"]), str(row["gene_id"]), str(row["gene"])) for _, row in shown.iterrows()]
-    edited = " and ".join(response.edited)
     image = draw_by_distance(
         panels,
-        f"{title}: gene in cells, by distance to edited {edited}",
+        f"{title}: gene in cells, by distance to the edit",
         y_label="log2 change",
-        names=("called", "not called", "mean shift (not adjusted)"),
+        names=("called", "not called", "mean shift (not adjusted)", "shuffled control"),
     )
     caption = (
         "Change with the edit minus without, by distance to the nearest edited place, and its 95 % interval. The mean shift "
@@ -61,6 +60,7 @@ def _panel(effects: pd.DataFrame, label: str, gene_id: str, gene: str) -> Distan
             (float(row["low"]), float(row["high"])),
             bool(row["called"]),
             float(row["mean_shift"]) if np.isfinite(row["mean_shift"]) else None,
+            float(row["shuffled"]) if np.isfinite(row.get("shuffled", np.nan)) else None,
         )
         for _, row in own.iterrows()
     ]

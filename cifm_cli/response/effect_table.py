@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Optional columns, which are shown if the response has them, and their headings
-_OPTIONAL: Final = {"other_type": "another type there", "model_log2_change": "network"}
+_OPTIONAL: Final = {
+    "shuffled": "shuffled control",
+    "other_change": "another label there",
+    "model_log2_change": "network",
+}
 
 
 def strongest_effects(effects: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -52,7 +56,7 @@ def effect_table(effects: pd.DataFrame, number: int) -> Table:
             f"{row['band_low_um']:g}-{row['band_high_um']:g} µm",
             f"{row['log2_change']:+.2f}",
             f"{row['low']:+.2f} to {row['high']:+.2f}",
-            *(_number(row[name], "+.2f") for name in optional),
+            *(_optional(row, name) for name in optional),
             _number(row["mean_shift"], "+.2f"),
             _number(row["association_share"], ".0%"),
             f"{int(row['num_residents']):,}",
@@ -68,6 +72,14 @@ def effect_table(effects: pd.DataFrame, number: int) -> Table:
         ],
         rows,
     )  # fmt: skip
+
+
+def _optional(row: pd.Series[Any], name: str) -> str:
+    """The content of an optional column."""
+    if name == "shuffled":
+        return f"±{_number(row[name], '.2f')}"
+    text = _number(row[name], "+.2f")
+    return f"{text} ({row['other_label']})" if name == "other_change" and text != "-" else text
 
 
 def _number(value: float, form: str) -> str:

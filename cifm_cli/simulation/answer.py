@@ -27,7 +27,8 @@ def describe_answer(content: Mapping[str, Any]) -> dict[str, Any]:
     """
     title = "; ".join(entry["description"] for entry in content["edits"])
     sentence = f"{title}: {content['response']['sentence']}; {_trajectory(content)}"
-    return {"sentence": sentence, "trust": [_response_trust(content), *_trajectory_trust(content)]}
+    trust = [_response_trust(content), *_controls(content["response"].get("controls")), *_trajectory_trust(content)]
+    return {"sentence": sentence, "trust": trust}
 
 
 def _trajectory(content: Mapping[str, Any]) -> str:
@@ -56,6 +57,20 @@ def _response_trust(content: Mapping[str, Any]) -> str:
         "are associations on this slide, adjusted for the labels nearby, and the network takes no part; whether neighbours "
         "tell anything on this slide is what cifm simulate --validate measures."
     )
+
+
+def _controls(controls: Mapping[str, Any] | None) -> list[str]:
+    """What the controls of the response call."""
+    if controls is None:
+        return []
+    shuffled, other = controls["shuffled"], controls["other_label"]
+    text = (
+        f"Controls of the response: {shuffled['num_called']:.1f} effects are called on average ({shuffled['most_called']} at "
+        f"most) where the edited label is shuffled over the tissue ({shuffled['num_draws']} draws), "
+        f"{controls['void']['num_called']} with void cells, {controls['no_edit']['num_called']} without any edit; "
+        f"{other['num_not_specific']} of the called effects do not differ from those of another label at the same places."
+    )
+    return [text]
 
 
 def _trajectory_trust(content: Mapping[str, Any]) -> Sequence[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cifm_cli.report.html import Image, Section, write_report
 from cifm_cli.response.effect_table import effect_table
 from cifm_cli.response.summary import response_table
-from cifm_cli.simulation.simulate import change_table
+from cifm_cli.simulation.simulate import change_table, result_notes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,8 +64,8 @@ def _pictures(heading: str, images: Mapping[str, Image], *names: str) -> Section
 
 def _setting(content: Mapping[str, Any]) -> str:
     settings = content["settings"]
-    return (
+    setting = (
         f"{content['window']['num_cells']:,} cells of {content['slide']}, {settings['steps']} steps, dynamics "
-        f"{settings['dynamics']}; every cell was updated about {settings['updates_per_cell']:.1f} times. Without the edits "
-        f"the composition changed by {100 * content['drift']:.1f} % of the cells."
+        f"{settings['dynamics']}; every cell was updated about {settings['updates_per_cell']:.1f} times."
     )
+    return "\n\n".join([setting, *(f"{note[:1].upper()}{note[1:]}." for note in result_notes(dict(content)))])

@@ -216,13 +216,13 @@ def change_table(facts: dict[str, Any], max_types: int | None = None) -> Table:
 
 
 def result_notes(facts: dict[str, Any]) -> list[str]:
-    """Lines that belong below the table: drift of the control, change of the structure, and advice if there is one replicate only.
+    """Lines that belong below the table: drift of the control, and change of the structure.
 
     Args:
         facts: Dictionary from `SimulationResult.facts`.
 
     Returns:
-        Up to three lines.
+        One or two lines.
     """
     notes = [f"without the edits the composition changed by {100 * facts['drift']:.1f} % of the cells"]
     share = facts["structure"][0]["like_neighbour_share"]
@@ -231,6 +231,4 @@ def result_notes(facts: dict[str, Any]) -> list[str]:
             f"neighbours of the same type: {100 * share['before']:.1f} %, then {100 * share[CONTROL]:.1f} % without and "
             f"{100 * share[TREATED]:.1f} % with the edits"
         )
-    if facts["settings"]["replicates"] == 1:
-        notes.append("one replicate cannot separate an effect from chance: compare several with --replicates 5")
     return notes
