@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 OVEREXPRESSION: Final = 2.0  # multiple of the mean that is tried
 MIN_CELLS: Final = 20  # of a label whose genes are edited
-CELLS_AT_ONCE: Final = 1_000
+VALUES_AT_ONCE: Final = 2_000_000  # cells times genes whose edits are predicted together
 KNOCKOUT, OVEREXPRESS = "knockout", "overexpress"
 
 
@@ -46,7 +46,7 @@ KNOCKOUT, OVEREXPRESS = "knockout", "overexpress"
 class ExpressionGradient:
     """Derivatives of the sum of the target's values."""
 
-    expression: Floats  # (N, P) in the log-normalised expression of each resident
+    expression: NDArray[np.float32]  # (N, P) in the log-normalised expression of each resident
     depth: Floats  # (N,) in its number of counts of the P genes, which tells how many counts are around a hidden cell
 
 
@@ -82,7 +82,7 @@ def expression_gradient(
         The derivatives.
     """
     num_cells, num_genes = tissue.num_residents, tissue.slide.num_genes
-    gradient = ExpressionGradient(np.zeros((num_cells, num_genes)), np.zeros(num_cells))
+    gradient = ExpressionGradient(np.zeros((num_cells, num_genes), dtype=np.float32), np.zeros(num_cells))
     for tile in function.gradients(advance=advance, with_leaves=True):
         if tile.leaves is not None:
             _add_features(gradient, function, tile, tile.leaves)
@@ -187,11 +187,12 @@ def _predict(
     generator: np.random.Generator,
 ) -> tuple[Floats, Floats]:
     """(P,) predicted changes by the knockout and by the overexpression of each gene in some cells."""
-    changes = np.zeros((2, tissue.slide.num_genes))
-    for rows in chunks(cells, CELLS_AT_ONCE):
+    num_genes = tissue.slide.num_genes
+    changes = np.zeros((2, num_genes))
+    for rows in chunks(cells, max(1, VALUES_AT_ONCE // num_genes)):
         counts = tissue.slide.counts(rows).toarray().astype(np.float64)
         total = tissue.slide.total_counts[rows][:, None]
-        slope, depth_slope = gradient.expression[rows], gradient.depth[rows][:, None]
+        slope, depth_slope = gradient.expression[rows].astype(np.float64), gradient.depth[rows][:, None]
         before = np.log1p(counts * (target_sum / np.maximum(total, 1.0)))
         # d log1p(x) / d log x, by which a gene changes if the total changes
         relative = slope * -np.expm1(-before)

@@ -114,18 +114,20 @@ def _describe_map(result: SensitivityResult, cell_type: str) -> str:
     values, target = result.places["value"].to_numpy(), result.target.describe()
     if not np.abs(values).any():
         return f"An added cell ({cell_type}) changes {target} at none of {len(values):,} places."
-    highest = result.places.iloc[int(values.argmax())]
-    start = f"An added cell ({cell_type}) lowers {target} wherever it has an effect."
-    if values.max() > 0:
-        start = (
-            f"An added cell ({cell_type}) raises {target} most at x {highest.x_um:.0f}, y {highest.y_um:.0f} um, where the "
-            f"nearest cell is {highest.nearest_label}: {highest.summed:+.3g} summed over these cells, to first order."
-        )
+    steepest = result.places.iloc[int(np.abs(values).argmax())]
+    place = (
+        f"The steepest place is x {steepest.x_um:.0f}, y {steepest.y_um:.0f} um, where the nearest cell is "
+        f"{steepest.nearest_label}: {steepest.summed:+.3g} summed over these residents, to first order."
+    )
     means = by_nearest_label(result.places)
     if len(means) < 2:
-        return start
+        return f"Where an added cell ({cell_type}) changes {target}: {place[0].lower()}{place[1:]}"
     first, last = (f"{row['label']} ({row['mean'] * len(result.target.cells):+.3g})" for row in (means[0], means[-1]))
-    return f"{start} By the nearest cell, the mean over places is highest near {first} and lowest near {last}."
+    change = f"lowers {target} most near {last} and least near {first}"
+    if means[0]["mean"] > 0:
+        rest = "lowers it most" if means[-1]["mean"] < 0 else "least"
+        change = f"raises {target} most near {first} and {rest} near {last}"
+    return f"An added cell ({cell_type}) {change}; the numbers are means over places. {place}"
 
 
 def _describe_search(result: SensitivityResult, table: pd.DataFrame) -> str:
