@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.report.table import Table
+from cifm_cli.simulation.sensitivity.search_genes import KNOCKOUT, OVEREXPRESS
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from cifm_cli.simulation.sensitivity.measure import SensitivityResult
 
+EDIT_NOUNS: Final = {KNOCKOUT: "knockout", OVEREXPRESS: "overexpression"}
 MIN_PLACES: Final = 10  # near a label, for a mean of it
 NOTES: Final = (
     (
@@ -131,22 +133,19 @@ def _describe_map(result: SensitivityResult, cell_type: str) -> str:
 
 
 def _describe_search(result: SensitivityResult, table: pd.DataFrame) -> str:
-    kind, goal, name = ("edit of a gene", result.config.goal, result.target.name)
-    if not result.config.search_genes:
-        kind = "added cell"
+    kind = "edit of a gene" if result.config.search_genes else "added cell"
+    goal, name = result.config.goal, result.target.name
     if not len(table):
         return f"No {kind} is predicted to {goal} {name}."
     best, number = table.iloc[0], len(result.target.cells)
-    edit = (
-        f"a cell at x {best.x_um:.0f}, y {best.y_um:.0f} um"
-        if kind == "added cell"
-        else (f"{best.edit} of {best.gene} in {best.num_cells:,} cells ({best.label})")
-    )
-    does = best.checked > 0 if goal == "raise" else best.checked < 0
-    if not does:
-        return f"None of {len(table)} proposals {goal}s {name} when it is checked."
+    if result.config.search_genes:
+        edit = f"{EDIT_NOUNS[best.edit]} of {best.gene} in {best.num_cells:,} cells ({best.label})"
+    else:
+        edit = f"a cell at x {best.x_um:.0f}, y {best.y_um:.0f} um"
+    if not (best.checked > 0 if goal == "raise" else best.checked < 0):
+        return f"No proposal {goal}s {name} when it is checked."
     return (
-        f"Of {len(table)} proposals that were checked, {edit} {goal}s {name} most: {number * best.checked:+.3g} summed "
+        f"Of the proposals, {edit} {goal}s {name} most when it is checked: {number * best.checked:+.3g} summed "
         f"(predicted {number * best.predicted:+.3g})."
     )
 
