@@ -8,7 +8,7 @@ Letters: M cells, P genes, D differences.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from scipy.sparse import vstack
@@ -69,43 +69,71 @@ class _Compared(NamedTuple):
     counts: csr_matrix  # (M, P) actual counts
 
 
-def choose(held_out: Sequence[HeldOut]) -> list[Choice]:
+def choose(held_out: Sequence[HeldOut], without_network: Sequence[HeldOut] = ()) -> list[Choice]:
     """Choose weights and penalty of each output: for means by squared error, for the others by log loss.
 
     Args:
         held_out: Cells to compare the candidates on.
+        without_network: Further cells on which penalties are compared, with weights of their own that are not used.
 
     Returns:
         A choice for each of `OUTPUTS`; without cells the network without a regression.
     """
     best = [Choice(np.inf, NETWORK_WEIGHTS, np.inf)] * len(OUTPUTS)
-    predicted = [each for part in held_out for each in part.predicted]
-    if not predicted:
+    own = _Candidates.of(held_out)
+    if own is None:
         return best
-    genes = _compared_genes(predicted[0].tile.stats)
-    num_cells = sum(each.tile.num_cells for each in predicted)
-    cells = slice(None, None, -(-num_cells * len(genes[0]) // MAX_VALUES))
-    group = np.arange(len(predicted)) * NUM_GROUPS // len(predicted)  # tiles are in the order of areas
+    others = _Candidates.of(without_network)
     num_worse = 0
     for penalty in PENALTIES:
-        parts = [errors for part in held_out for errors in part.regression.predict(part.predicted, penalty)]
         before = best
-        for output in range(len(OUTPUTS)):
-            compared = [
-                _compare(each, of_tile, output, cells, genes[output])
-                for each, of_tile in zip(predicted, parts, strict=True)
-            ]
-            composition = _composition(predicted, genes[output])
-            losses = [
-                _LOSSES[output]([each for each, own in zip(compared, group, strict=True) if own == number], composition)
-                for number in np.unique(group)
-            ]
-            found = Choice(*_fit(losses, len(compared[0].differences), num_cells), penalty)
-            best = [min(own, found) if position == output else own for position, own in enumerate(best)]
+        found = own.fit(penalty)
+        of_others = others.fit(penalty) if others else [(0.0, NETWORK_WEIGHTS)] * len(OUTPUTS)
+        best = [
+            min(known, Choice(loss + other, weights, penalty))
+            for known, (loss, weights), (other, _) in zip(best, found, of_others, strict=True)
+        ]
         num_worse = num_worse + 1 if best == before else 0
         if num_worse == MAX_WORSE:
             break
-    return [own._replace(weights=shrink(own.weights, num_cells)) for own in best]
+    return [choice._replace(weights=shrink(choice.weights, own.num_cells)) for choice in best]
+
+
+class _Candidates(NamedTuple):
+    """Cells on which penalties are compared, and weights fitted."""
+
+    held_out: Sequence[HeldOut]
+    predicted: Sequence[Predicted]  # all of their tiles
+    num_cells: int
+    genes: Sequence[Genes]  # that the weights of each output are fitted to
+
+    @classmethod
+    def of(cls, held_out: Sequence[HeldOut]) -> Self | None:
+        """The cells of some parts; None without any."""
+        predicted = [each for part in held_out for each in part.predicted]
+        if not predicted:
+            return None
+        num_cells = sum(each.tile.num_cells for each in predicted)
+        return cls(held_out, predicted, num_cells, _compared_genes(predicted[0].tile.stats))
+
+    def fit(self, penalty: float) -> list[tuple[float, Weights]]:
+        """Loss and weights of each output."""
+        parts = [errors for part in self.held_out for errors in part.regression.predict(part.predicted, penalty)]
+        return [self._fit_output(output, parts) for output in range(len(OUTPUTS))]
+
+    def _fit_output(self, output: int, parts: Sequence[Parts]) -> tuple[float, Weights]:
+        genes = self.genes[output]
+        cells = slice(None, None, -(-self.num_cells * len(genes) // MAX_VALUES))
+        compared = [
+            _compare(each, of_tile, output, cells, genes) for each, of_tile in zip(self.predicted, parts, strict=True)
+        ]
+        composition = _composition(self.predicted, genes)
+        group = np.arange(len(compared)) * NUM_GROUPS // len(compared)  # tiles are in the order of areas
+        losses = [
+            _LOSSES[output]([each for each, own in zip(compared, group, strict=True) if own == number], composition)
+            for number in np.unique(group)
+        ]
+        return _fit(losses, len(compared[0].differences), self.num_cells)
 
 
 def _fit(losses: Sequence[Loss], num_differences: int, num_cells: int) -> tuple[float, Weights]:

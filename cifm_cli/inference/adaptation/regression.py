@@ -51,6 +51,11 @@ class Predicted(NamedTuple):
     network: Prediction
     features: NetworkFeatures
 
+    def without_network(self) -> Predicted:
+        """The same cells, of which the network says nothing beyond the smoother."""
+        features = replace(self.features, last=np.zeros_like(self.features.last))
+        return self._replace(network=self.features.smoothed, features=features)
+
 
 class Choice(NamedTuple):
     """Weights and penalty of one output; see `choice.choose`."""
