@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cifm_cli.report.dot_plots import DistancePanel, DistancePoint, draw_by_distance
-from cifm_cli.response.effect_table import strongest_effects
+from cifm_cli.response.effect_table import may_be_transcripts, strongest_effects
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,8 @@ def draw_effects(response: ResponseEstimate) -> dict[str, tuple[bytes, str]]:
     caption = (
         "Change with the edit minus without, by distance to the nearest edited place, and its 95 % interval. The mean shift "
         "is the difference that is seen on the slide without adjusting for other surroundings. An interval that ends "
-        "at the edge of a panel is longer than it."
+        "at the edge of a panel is longer than it. *: the edited cells express this gene much more, so that it may be their "
+        "transcripts."
     )
     return {"effects_by_distance": (image, caption)}
 
@@ -64,4 +65,6 @@ def _panel(effects: pd.DataFrame, label: str, gene_id: str, gene: str) -> Distan
         )
         for _, row in own.iterrows()
     ]
-    return DistancePanel(f"{gene}\n{label}", points)
+    # Of called bands only, as in the remarks of the table
+    mark = "*" if may_be_transcripts(own[own["called"].astype(bool)]).any() else ""
+    return DistancePanel(f"{gene}{mark}\n{label}", points)

@@ -43,7 +43,7 @@ _MEANING: Final = (
     "simple rules do. It does not mean that the neighbours cause the difference.\n\n"
     "For a label that is not believed, read the table of effects as a description of this slide, not as a prediction. "
     "Nor does this page speak of other slides or patients.\n\n"
-    "The trained network takes no part in the response, nor in this page."
+    "Effects are called by a regression without the trained network, which takes no part in this page either."
 )
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from cifm_cli.celltype.base import UNASSIGNED
+from cifm_cli.response.effect_table import may_be_transcripts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import pandas as pd
 
 MIN_STABLE: Final = (
     0.9  # share of the cells that keep their type without the edits, below which a trajectory says little
@@ -16,18 +19,23 @@ _NUM_CHANGES: Final = 2  # types in the sentence
 _SMALLEST: Final = 0.0005  # change of a fraction that is worth a word
 
 
-def describe_answer(content: Mapping[str, Any]) -> dict[str, Any]:
+def describe_answer(content: Mapping[str, Any], effects: pd.DataFrame) -> dict[str, Any]:
     """Sum up a simulation.
 
     Args:
         content: The content of `simulation.json`, with `edits`, `response`, `change`, `stability` and `settings`.
+        effects: The table of the response.
 
     Returns:
         `sentence`, the answer; and `trust`, how far it can be believed, one text per reason.
     """
     title = "; ".join(entry["description"] for entry in content["edits"])
     sentence = f"{title}: {content['response']['sentence']}; {_trajectory(content)}"
-    trust = [_response_trust(content), *_controls(content["response"].get("controls")), *_trajectory_trust(content)]
+    trust = [
+        _response_trust(content["response"], effects),
+        *_controls(content["response"].get("controls")),
+        *_trajectory_trust(content),
+    ]
     return {"sentence": sentence, "trust": trust}
 
 
@@ -50,12 +58,17 @@ def _points(change: Mapping[str, Any]) -> str:
     return f"{text} [{100 * change['low']:+.1f} to {100 * change['high']:+.1f}]"
 
 
-def _response_trust(content: Mapping[str, Any]) -> str:
-    response = content["response"]
+def _response_trust(response: Mapping[str, Any], effects: pd.DataFrame) -> str:
+    marked = int((may_be_transcripts(effects) & effects["called"].astype(bool)).sum())
+    share = (
+        f", {marked:,} of them of genes that the edited cells express much more, perhaps their transcripts"
+        if marked
+        else ""
+    )
     return (
-        f"Response: {response['num_called']:,} of {response['num_tested']:,} effects are called (5 % false discoveries). They "
-        "are associations on this slide, adjusted for the labels nearby, and the network takes no part; whether neighbours "
-        "tell anything on this slide is what cifm simulate --validate measures."
+        f"Response: {response['num_called']:,} of {response['num_tested']:,} effects are called (5 % false discoveries){share}. "
+        "They are associations on this slide, adjusted for the labels nearby, and called by a regression without the network; "
+        "whether neighbours tell anything on this slide is what cifm simulate --validate measures."
     )
 
 

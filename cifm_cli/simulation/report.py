@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 _MAX_EFFECTS: Final = 40
 _MAX_BANDS: Final = 30
 _EFFECTS: Final = (
-    "The called effects, those that are most clearly different from zero first, one row per gene and label. The mean shift is "
-    "the unadjusted difference; where other surroundings explain most of it, it is an association with them. All rows are in "
-    "effects.csv."
+    "The called effects, one row per gene and label, those that are most clearly different from zero first, and those that may be "
+    "transcripts of the edited cells last. The mean shift is "
+    "the unadjusted difference; where other surroundings explain most of it, it is an association with them. Perhaps "
+    "transcripts of the edited cells: a gene that these express much more, of which segmentation may have given transcripts to "
+    "their neighbours. All rows are in effects.csv."
 )
 
 

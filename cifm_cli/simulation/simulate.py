@@ -117,7 +117,7 @@ class SimulationResult:
             "structure": structure.structure_facts(self.trajectories, experiment.tissue.slide.radius_um),
             "notes": list(CAVEATS),
         }
-        return content | {"answer": describe_answer(content)}
+        return content | {"answer": describe_answer(content, self.response.effects)}
 
 
 def simulate(model: LoadedModel, slide: Slide, config: SimulateConfig) -> SimulationResult:

@@ -23,12 +23,15 @@ CONTENT = {
 }
 
 
+NO_EFFECTS = pd.DataFrame(columns=["log2_change", "log2_edited_ratio", "called"])
+
+
 def trajectory(arm: str, replicate: int, *states: list[int]) -> Trajectory:
     return Trajectory(arm, replicate, np.array(states, dtype=np.int16), None)  # type: ignore[arg-type]
 
 
 def test_the_answer_is_one_sentence_with_the_response_and_the_trajectory() -> None:
-    answer = describe_answer(CONTENT)
+    answer = describe_answer(CONTENT, NO_EFFECTS)
     assert answer["sentence"] == (
         "injecting 5 cells (T cell): response near edited T cell: nothing; trajectory: 5.0 % of the other cells end as "
         "another type (ductal cell +2.0 points [+1.0 to +3.0])"
@@ -40,7 +43,7 @@ def test_an_unstable_control_forbids_an_interpretation() -> None:
     content = copy.deepcopy(CONTENT)
     content["stability"][CONTROL] = 0.6
     content["settings"] = {"dynamics": "redraw", "replicates": 1}
-    answer = describe_answer(content)
+    answer = describe_answer(content, NO_EFFECTS)
     assert "ductal" not in answer["sentence"]
     assert "not to be interpreted" in answer["sentence"]
     trust = " ".join(answer["trust"])
@@ -57,7 +60,10 @@ def test_controls_of_the_response_are_told() -> None:
         "void": {"num_called": 0},
         "no_edit": {"num_called": 0},
     }
-    assert any("0.5 effects are called on average (2 at most)" in text for text in describe_answer(content)["trust"])
+    assert any(
+        "0.5 effects are called on average (2 at most)" in text
+        for text in describe_answer(content, NO_EFFECTS)["trust"]
+    )
 
 
 def test_stability_counts_cells_and_not_fractions() -> None:
@@ -92,10 +98,22 @@ def test_the_strongest_effects_are_those_whose_interval_is_farthest_from_zero() 
             "band_low_um": [0, 0, 20, 0], "band_high_um": [20, 20, 40, 20], "log2_change": [3.0, 1.0, -0.5, 9.0],
             "low": [0.1, 0.9, -0.6, 8.0], "high": [5.9, 1.1, -0.4, 10.0], "called": [True, True, True, False],
             "mean_shift": 0.5, "association_share": [0.25, np.nan, 0.0, 0.0], "num_residents": 12, "support": 1234,
+            "log2_edited_ratio": [3.0, 1.0, 1.0, 3.0],
         }
     )  # fmt: skip
     assert strongest_effects(effects, 5)["gene"].tolist() == ["narrow", "wide"]
+    trust = describe_answer(CONTENT, effects)["trust"][0]
+    assert "1 of them of genes that the edited cells express much more" in trust
+    louder = effects.drop(index=2).assign(log2_edited_ratio=[0.0, 3.0, 0.0])
+    assert strongest_effects(louder, 5)["gene"].tolist() == ["wide", "narrow"]  # perhaps transcripts, so last
     table = effect_table(effects, 5)
-    assert table.rows[0] == ["narrow", "a", "0-20 µm", "+1.00", "+0.90 to +1.10", "+0.50", "-", "12", "1,234"]
-    more = effects.assign(shuffled=0.3, other_label="B", other_change=[0.1, 0.2, np.nan, 0.0], model_log2_change=np.nan)
+    assert table.rows[0] == ["narrow", "a", "0-20 µm", "+1.00", "+0.90 to +1.10", "+0.50", "-", "12", "1,234", ""]
+    assert table.rows[1][-1] == "perhaps transcripts of the edited cells"
+    more = effects.assign(
+        shuffled=0.3, other_label="B", other_change=[0.1, 0.2, np.nan, 0.0], other_p=0.2, model_log2_change=np.nan
+    )
     assert effect_table(more, 5).rows[0][5:8] == ["±0.30", "+0.20 (B)", "-"]
+    assert [row[-1] for row in effect_table(more, 5).rows] == [
+        "not specific",
+        "perhaps transcripts of the edited cells; not specific",
+    ]
