@@ -14,8 +14,8 @@ from cifm_cli.simulation.config import SimulateConfig
 from cifm_cli.simulation.edits.labels import ColumnLabels
 from cifm_cli.simulation.edits.requests import Inject
 from cifm_cli.simulation.prepared_tissue import PreparedTissue, prepare_tissue
-from cifm_cli.simulation.sensitivity.added_cells import free_places, typical_cell
-from cifm_cli.simulation.sensitivity.search_places import propose_places
+from cifm_cli.simulation.sensitivity.added_cells import AddedCells, free_places, typical_cell
+from cifm_cli.simulation.sensitivity.search_places import compare_derivatives, propose_places
 from cifm_cli.simulation.sensitivity.summary import by_nearest_label
 from cifm_cli.simulation.sensitivity.target import find_target
 from cifm_cli.simulation.source_cells import SourceCells
@@ -71,6 +71,25 @@ def test_proposals_are_the_highest_places_that_are_apart() -> None:
     assert propose_places(values, xy_um, 1, 1.0).tolist() == [1]
     assert propose_places(-values, xy_um, 5, 1.0).tolist() == [3]
     assert propose_places(np.zeros(0), np.zeros((0, 2)), 5, 1.0).tolist() == []
+
+
+def test_derivatives_are_compared_at_places_that_are_apart() -> None:
+    xy_um = np.stack([np.arange(40.0) * 5, np.zeros(40)], axis=1)
+    added = AddedCells("T cell", xy_um, csr_matrix((1, 3), dtype=np.float32), 1.0)
+    values = np.arange(40.0) - 10
+
+    def evaluate(cells: AddedCells, gate: np.ndarray) -> np.ndarray:
+        places = cells.xy_um[:, 0]
+        assert np.diff(np.sort(places)).min() >= 10
+        assert (gate == 0.5).all()
+        return (places / 5 - 10) / 4
+
+    found = compare_derivatives(values, added, 10.0, np.random.default_rng(0), evaluate)
+    assert found is not None
+    assert (found.ratio, found.rank_correlation) == (pytest.approx(0.25), pytest.approx(1.0))
+    assert 13 <= found.num_places <= 20
+    assert compare_derivatives(values, added, 50.0, np.random.default_rng(0), evaluate) is None
+    assert compare_derivatives(0 * values, added, 10.0, np.random.default_rng(0), evaluate) is None
 
 
 def test_means_by_the_nearest_label_leave_out_rare_labels() -> None:

@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from cifm_cli.celltype.base import UNASSIGNED
 from cifm_cli.inference.adaptation.option import SLIDE, can_adapt, open_adapted
+from cifm_cli.provenance import numpy_generator
 from cifm_cli.report.terminal import progress
 from cifm_cli.simulation.edits.apply import Addition
 from cifm_cli.simulation.edits.labels import AnnotatorLabels, ColumnLabels
@@ -24,7 +25,13 @@ from cifm_cli.simulation.sensitivity.added_cells import AddedCells, Grid, free_p
 from cifm_cli.simulation.sensitivity.full_recomputation import FullRecomputation
 from cifm_cli.simulation.sensitivity.gradient import TargetFunction, hidden_sets
 from cifm_cli.simulation.sensitivity.search_genes import check_edits, expression_gradient, propose_edits
-from cifm_cli.simulation.sensitivity.search_places import SPACING_RADII, check_places, select_places
+from cifm_cli.simulation.sensitivity.search_places import (
+    SPACING_RADII,
+    Agreement,
+    check_places,
+    compare_derivatives,
+    select_places,
+)
 from cifm_cli.simulation.sensitivity.target import find_target, make_readout
 from cifm_cli.simulation.state_sampler import fit_state_sampler
 from cifm_cli.simulation.window import choose_window
@@ -58,6 +65,7 @@ class SensitivityResult:
     # One row per place: `x_um`, `y_um`; `value`, the derivative of the mean over the target residents in the weight of a cell
     # there; `summed`, that of their sum; `nearest_label` and `nearest_um`, label and distance of the nearest resident
     places: pd.DataFrame
+    agreement: Agreement | None  # of the derivatives with those at weight 1/2; None without a map
     proposals: pd.DataFrame | None  # checked edits; None without a search
     together: dict[str, float] | None  # all proposed placements at once: `predicted` and `checked`
 
@@ -80,6 +88,12 @@ class _Analysis:
     def function(self, added: AddedCells) -> TargetFunction:
         """The target as a function of added cells."""
         return TargetFunction(self.model, self.prepared.tissue, added, self.readout, self.sets)
+
+    def derivative(self, added: AddedCells, gate: NDArray[np.float64], description: str) -> NDArray[np.float64]:
+        """Derivatives in the weights of added cells, with a bar of progress."""
+        function = self.function(added)
+        with progress(description, function.num_tiles) as advance:
+            return function.evaluate(gate, advance)[1]
 
 
 def measure_sensitivity(model: LoadedModel, slide: Slide, config: SensitivityConfig) -> SensitivityResult:
@@ -108,18 +122,24 @@ def measure_sensitivity(model: LoadedModel, slide: Slide, config: SensitivityCon
     model, slide = open_adapted(model, slide, config.adapt, config.seed)
     analysis = _analyse(model, config, prepared, target)
     logger.info("%s; %d sets of hidden cells", target.describe(), len(analysis.sets))
-    derivative = np.zeros(0)
+    derivative, agreement = np.zeros(0), None
     if grid is None:
         value = sum(float(values.sum()) for values in analysis.full.before)
     else:
         function = analysis.function(added)
         with progress("differentiating", function.num_tiles) as advance:
             value, derivative = function.evaluate(advance=advance)
+        agreement = compare_derivatives(
+            derivative, added, SPACING_RADII * slide.radius_um, numpy_generator(config.seed, "compared places"),
+            lambda cells, gate: analysis.derivative(cells, gate, "comparing with half a cell"),
+        )  # fmt: skip
     places = _places(derivative, added, len(target.cells), prepared)
     proposals, together = _search(analysis, target, added, derivative)
     mean = value / len(target.cells)
     shown = None if grid is None else added
-    return SensitivityResult(model, slide, config, prepared, target, mean, shown, grid, places, proposals, together)
+    return SensitivityResult(
+        model, slide, config, prepared, target, mean, shown, grid, places, agreement, proposals, together
+    )
 
 
 def _analyse(model: LoadedModel, config: SensitivityConfig, prepared: PreparedTissue, target: Target) -> _Analysis:
@@ -194,9 +214,7 @@ def _search_places(
 
     def evaluate(cells: AddedCells, gate: NDArray[np.float64]) -> NDArray[np.float64]:
         """Derivatives in the direction of the goal."""
-        function = analysis.function(cells)
-        with progress("comparing candidates", function.num_tiles) as advance:
-            return sign * function.evaluate(gate, advance)[1]
+        return sign * analysis.derivative(cells, gate, "comparing candidates")
 
     spacing_um = SPACING_RADII * tissue.slide.radius_um
     found = select_places(sign * derivative, added, config.search, spacing_um, evaluate)

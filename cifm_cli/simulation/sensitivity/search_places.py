@@ -5,26 +5,30 @@ Letters: X places.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
 from cifm_cli.simulation.tissue import InjectedCells, inject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows
     from cifm_cli.simulation.sensitivity.added_cells import AddedCells
     from cifm_cli.simulation.sensitivity.full_recomputation import FullRecomputation
 
+Evaluate = Callable[["AddedCells", "NDArray[np.float64]"], "NDArray[np.float64]"]
+"""From added cells and their weights to the derivatives at these weights."""
+
 Goal = Literal["raise", "lower"]
 """Whether edits are searched that raise or that lower the target."""
 
+MIN_COMPARED, MAX_COMPARED = 10, 200  # places at which derivatives are compared
 SPACING_RADII: Final = 2.0  # smallest distance of two proposals in radii: no cell receives messages of both
 CANDIDATES: Final = 10  # candidates per proposal: the steepest places often saturate first
 MIDPOINT: Final = 0.5  # weight at which the derivatives of the candidates are compared
@@ -54,6 +58,44 @@ def propose_places(values: NDArray[np.float64], xy_um: NDArray[np.float64], numb
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How the derivatives at weight 0 compare with those at weight 1/2, which are near to the change by a whole cell."""
+
+    num_places: int  # places that are compared
+    ratio: float  # sum of the absolute values at weight 1/2 over that at weight 0
+    rank_correlation: float  # Spearman's
+
+
+def compare_derivatives(
+    derivative: NDArray[np.float64],
+    added: AddedCells,
+    spacing_um: float,
+    generator: np.random.Generator,
+    evaluate: Evaluate,
+) -> Agreement | None:
+    """Compare the derivatives at weight 0 with those at weight 1/2, at random places that are apart.
+
+    Args:
+        derivative: (X,) derivatives at weight 0.
+        added: The added cells.
+        spacing_um: Smallest distance of two places.
+        generator: Source of randomness.
+        evaluate: From added cells and their weights to the derivatives at these weights.
+
+    Returns:
+        The comparison; None where there are fewer than `MIN_COMPARED` such places, or nothing changes.
+    """
+    order = 1 - generator.random(added.num_cells)
+    places = propose_places(order, added.xy_um, MAX_COMPARED, spacing_um)
+    before = derivative[places]
+    if len(places) < MIN_COMPARED or np.ptp(before) == 0:
+        return None
+    midpoint = evaluate(replace(added, xy_um=added.xy_um[places]), np.full(len(places), MIDPOINT))
+    ratio = float(np.abs(midpoint).sum() / np.abs(before).sum())
+    return Agreement(len(places), ratio, float(spearmanr(before, midpoint).statistic))
+
+
+@dataclass(frozen=True)
 class Proposals:
     """Places at which a cell may be added."""
 
@@ -67,7 +109,7 @@ def select_places(
     added: AddedCells,
     number: int,
     spacing_um: float,
-    evaluate: Callable[[AddedCells, NDArray[np.float64]], NDArray[np.float64]],
+    evaluate: Evaluate,
 ) -> Proposals:
     """Choose places by the derivative at weight 0, and of those the ones where it is still great at weight 1/2.
 

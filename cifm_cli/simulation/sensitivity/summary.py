@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -56,6 +57,7 @@ def sensitivity_facts(result: SensitivityResult) -> dict[str, Any]:
         },
         "added": _added_facts(result),
         "by_nearest_label": by_nearest_label(result.places),
+        "agreement": result.agreement and asdict(result.agreement),
         "search": None,
         "notes": list(NOTES),
     }
@@ -107,6 +109,11 @@ def by_nearest_label(places: pd.DataFrame) -> list[dict[str, Any]]:
 def describe(result: SensitivityResult) -> str:
     """Sentences: where an added cell raises the target most, and which of the checked edits does most."""
     parts = [] if result.added is None else [_describe_map(result, result.added.cell_type)]
+    if (found := result.agreement) is not None:
+        parts.append(
+            f"At {found.num_places} random places, the derivative at half the weight, which is nearer to the change by a whole "
+            f"cell, is {found.ratio:.2g} times as large (rank correlation {found.rank_correlation:.2f})."
+        )
     if result.proposals is not None:
         parts.append(_describe_search(result, result.proposals))
     return " ".join(parts)
