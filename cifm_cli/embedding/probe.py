@@ -159,8 +159,7 @@ def _group_cells(slides: Sequence[EmbeddedSlide], cells: Rows) -> Groups:
     (slide,) = slides
     radius_um = float(slide.origin["radius_um"])
     # An embedding depends on the cells within this distance, so nearer training cells would leak held-out expression.
-    buffer_um = int(slide.origin["recipe"]["model"]["encoder_layers"]) * radius_um
-    return block_groups(slide.xy_um[cells], radius_um, buffer_um)
+    return block_groups(slide.xy_um[cells], radius_um, slide.reach_um)
 
 
 def _rows_by_slide(slides: Sequence[EmbeddedSlide], cells: Rows) -> list[Rows]:

@@ -180,7 +180,7 @@ def _tile_maker(
     readout, encoder_um = model.checkpoint.readout, recipe.model.encoder_layers * slide.radius_um
     # Without edges no halo is needed.
     among = MICROENVIRONMENT in levels
-    tiler = Tiler(slide.xy_um, rows, max(encoder_um, reach_radii(model) * slide.radius_um) if among else 0.0)
+    tiler = Tiler(slide.xy_um, rows, reach_radii(model) * slide.radius_um if among else 0.0)
 
     def make_tile(core: Rows) -> _EncoderTile:
         """Read a tile and build its graphs."""

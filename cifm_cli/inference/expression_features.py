@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def reach_radii(model: LoadedModel) -> float:
-    """How far from a cell its embedding reads others beside the encoder, in radii; zero without a readout."""
-    readout = model.checkpoint.readout
-    return float(readout.radii[-1]) if readout else 0.0
+    """How far from a cell other cells affect its embedding, in radii of the graph: the reach of encoder and readout."""
+    readout, encoder_radii = model.checkpoint.readout, float(model.checkpoint.recipe.model.encoder_layers)
+    return max(encoder_radii, float(readout.radii[-1])) if readout else encoder_radii
 
 
 def expression_features(
