@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix, diags, vstack
-from scipy.sparse.linalg import LinearOperator, svds
 
 from cifm_cli import keys
 from cifm_cli.data.tiles import chunks
@@ -49,6 +48,7 @@ RADII = (1.0, 2.5, 5.0)  # in radii of the graph; docs/embedding.md compares the
 # least over the tissue, and would have no part in the leading components without a larger weight.
 ENCODER_WEIGHT, CODE_WEIGHT, RADIUS_WEIGHTS = 0.5, 0.5, (0.5, 1.0, 3.0)
 MAX_DENSE_GENES = 2_000  # up to which the covariance of the genes is computed
+OVERSAMPLING, ITERATIONS = 20, 6  # of the subspace iteration for more genes
 
 
 class _Features(NamedTuple):
@@ -174,24 +174,26 @@ def fit_loadings(slides: Sequence[tuple[csr_matrix, Values]]) -> Values:
 
 
 def _large_components(slides: Sequence[tuple[csr_matrix, Values]], number: int) -> Numbers:
-    """(G, C) right singular vectors of the centred expression, which is never made dense."""
+    """(G, C) leading components, by subspace iteration (Halko et al. 2011) on expression that is never made dense."""
     roots = [np.full(x.shape[0], max(x.shape[0], 1) ** -0.5) for x, _ in slides]
-    stacked = vstack([diags(root) @ x for root, (x, _) in zip(roots, slides, strict=True)], format="csr").astype(
-        np.float64
-    )
+    scaled = [diags(root) @ x for root, (x, _) in zip(roots, slides, strict=True)]
+    stacked = vstack(scaled, format="csr").astype(np.float64)
     centres = np.stack([mean for _, mean in slides]).astype(np.float64)
     owner, root = np.repeat(np.arange(len(slides)), list(map(len, roots))), np.concatenate(roots)
     member = csr_matrix((root, (np.arange(len(root)), owner)), (len(root), len(slides)))
     transposed, by_slide = stacked.T.tocsr(), member.T.tocsr()
-    operator = LinearOperator(
-        stacked.shape,
-        matvec=lambda v: stacked @ v - member @ (centres @ v),
-        rmatvec=lambda v: transposed @ v - centres.T @ (by_slide @ v),
-        dtype=np.float64,
-    )
-    number = min(number, min(stacked.shape) - 1)
-    start = np.random.default_rng(0).normal(size=min(stacked.shape))
-    return np.asarray(svds(operator, number, v0=start)[2][::-1].T)
+
+    def centred(vectors: Numbers) -> Numbers:
+        """Multiply the centred and scaled expression by (G, k) vectors."""
+        return np.asarray(stacked @ vectors - member @ (centres @ vectors))
+
+    num_vectors = min(number + OVERSAMPLING, stacked.shape[1])
+    vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(stacked.shape[1], num_vectors)))[0]
+    for _ in range(ITERATIONS):
+        product = centred(vectors)
+        vectors = np.linalg.qr(transposed @ product - centres.T @ (by_slide @ product))[0]
+    product = centred(vectors)
+    return np.asarray(vectors @ np.linalg.eigh(product.T @ product)[1][:, ::-1][:, :number])
 
 
 def _fit_states(codes: Sequence[Values], seed: int) -> Values:
