@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.report.table import Table
-from cifm_cli.response.held_out import PREDICTORS, held_out_neighbours
+from cifm_cli.response.held_out.pairs import held_out_neighbours
+from cifm_cli.response.held_out.predictors import PREDICTORS
 from cifm_cli.response.planted_check import check_all_planted
 
 if TYPE_CHECKING:
