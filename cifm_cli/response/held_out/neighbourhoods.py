@@ -49,6 +49,7 @@ class Neighbourhoods:
     adjacent: Numbers  # (Q, G) rates of the neighbours within the smallest radius, all labels together
     near: csr_matrix  # (Q, N) ones for the neighbours within the largest radius
     neighbours: Neighbours
+    near_own: csr_matrix  # (Q, Q) ones for the other cells of the label within the largest radius
 
 
 def relative_depth(slide: Slide) -> Numbers:
@@ -100,6 +101,7 @@ def describe(slide: Slide, cells: LabelledCells, code: int, rows: Rows) -> Neigh
         adjacent=adjacent,
         near=near,
         neighbours=neighbours,
+        near_own=adjacency(slide.xy_um[rows], slide.xy_um[rows], RADII[-1] * slide.radius_um),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.response.held_out.log_changes import TOP_GENES
 from cifm_cli.response.held_out.neighbourhoods import cells_of_others, describe
-from cifm_cli.response.held_out.predictors import compare
+from cifm_cli.response.held_out.predictors import HiddenRegion, compare
 from cifm_cli.response.held_out.regions import Grid
 from cifm_cli.response.held_out.slide_ridge import SlideRidge
 
@@ -84,7 +84,7 @@ def _of_label(slide: Slide, cells: LabelledCells, seed: int, code: int, ridges: 
             "label": cells.names[code],
             "centre_um": (low + grid.side_um / 2).tolist(),
             "num_hidden": int(hidden.sum()),
-            **compare(held, ridge, hidden, fitted, grid, generator),
+            **compare(HiddenRegion(held, ridge, hidden, fitted, grid), generator),
         }
 
 

@@ -8,7 +8,7 @@ Letters: R regions, Q cells of the label, N cells of other labels, G genes, L la
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -63,6 +63,7 @@ class Regions:
     composition: Numbers  # (R, K L)
     observed: Numbers  # (P, R, G) counts around a cell, of the neighbours of a label within the largest radius
     expected: Numbers  # (P, R, G) counts expected of these, given their label alone
+    has_own_label: bool = False  # the last of the P labels is the own one, of cells outside each region
 
     @property
     def is_practice(self) -> NDArray[np.bool_]:
@@ -108,7 +109,7 @@ def group_cells(held: Neighbourhoods, targets: list[Rows], fitted: NDArray[np.bo
             halves += [side / 2] * len(kept)
             is_square += [number == 0] * len(kept)
     small = sorted(small, key=lambda one: -len(one[0]))[:MAX_SMALL]
-    unused = np.zeros((len(targets), 2))  # no practice region is compared with the place of a target
+    unused = np.full((len(targets), 2), -1e12)  # the places of targets do not matter
     return Groups(
         cells=cells + [own for own, _ in small],
         centre_um=np.concatenate([unused, np.array(centres), np.array([at for _, at in small]).reshape(-1, 2)]),
@@ -128,16 +129,12 @@ def summarise(held: Neighbourhoods, ridge: Numbers, groups: Groups) -> Regions:
     Returns:
         The averages.
     """
-    sizes = np.array([len(own) for own in groups.cells])
-    column = np.concatenate(groups.cells)
-    member = csr_matrix((held.depth[column], (np.repeat(np.arange(len(sizes)), sizes), column)), (len(sizes), len(held.depth)))  # fmt: skip
-    depth = np.asarray(member.sum(axis=1)).ravel()
-    member = csr_matrix(member.multiply(1 / depth[:, None]))
+    member = _member(held, groups)
     observed, expected = _by_label(held, csr_matrix(member @ held.near))
     return Regions(
         groups=groups,
-        num_cells=sizes.astype(np.float64),
-        depth=depth,
+        num_cells=np.array([len(own) for own in groups.cells], dtype=np.float64),
+        depth=np.array([held.depth[own].sum() for own in groups.cells]),
         rates=member @ held.rates,
         squares=member @ held.rates**2,
         shifts=np.stack([member @ shift for shift in held.shifts]),
@@ -147,6 +144,41 @@ def summarise(held: Neighbourhoods, ridge: Numbers, groups: Groups) -> Regions:
         observed=observed,
         expected=expected,
     )
+
+
+def add_own_label(regions: Regions, held: Neighbourhoods, hidden: NDArray[np.bool_]) -> Regions:
+    """Also describe the neighbours of the own label that are outside each region.
+
+    Args:
+        regions: Regions without them.
+        held: Cells of the label.
+        hidden: (Q,) cells that are hidden, which are no neighbours of any region.
+
+    Returns:
+        The regions, with one more label of neighbours.
+    """
+    groups = regions.groups
+    distance = np.abs(held.xy_um[None] - groups.centre_um[:, None]).max(axis=-1)
+    is_visible = ~hidden & (distance >= groups.half_um[:, None])
+    near = csr_matrix(_member(held, groups) @ held.near_own).multiply(is_visible).tocsr()
+    mean = (held.depth * ~hidden) @ held.rates / held.depth[~hidden].sum()
+    observed = near @ (held.rates * held.depth[:, None])
+    return replace(
+        regions,
+        observed=np.concatenate([regions.observed, observed[None]]),
+        expected=np.concatenate([regions.expected, (near @ held.depth)[None, :, None] * mean]),
+        has_own_label=True,
+    )
+
+
+def _member(held: Neighbourhoods, groups: Groups) -> csr_matrix:
+    """(R, Q) share of the depth of a region that each of its cells has."""
+    sizes = [len(own) for own in groups.cells]
+    column = np.concatenate(groups.cells)
+    member = csr_matrix(
+        (held.depth[column], (np.repeat(np.arange(len(sizes)), sizes), column)), (len(sizes), len(held.depth))
+    )
+    return csr_matrix(member.multiply(1 / np.asarray(member.sum(axis=1))))
 
 
 def _by_label(held: Neighbourhoods, near: csr_matrix) -> tuple[Numbers, Numbers]:

@@ -47,11 +47,12 @@ def infer(regions: Regions, generator: np.random.Generator) -> Numbers:
     split = Split(regions, regions.is_practice)
     states = RegionStates.describe(regions, split.base)
     left_out = _left_out(regions, states, generator)
-    weights = _stack(left_out)
+    predictions = _predictions(split, states, np.arange(NUM_TARGETS))
+    # Without a square that can be left out, the sum of the signals alone
+    weights = _stack(left_out) if left_out else np.eye(len(predictions))[0]
     curve = _curve(left_out, weights)
-    targets = np.arange(NUM_TARGETS)
     found = []
-    for changes in np.moveaxis(_predictions(split, states, targets), 1, 0):
+    for changes in np.moveaxis(predictions, 1, 0):
         change = log_change(split.base * np.exp(weights @ changes), split.base, split.floor)
         found.append(rates_of(curve @ _bent(change), split.base, split.floor))
     return np.stack(found)
@@ -61,7 +62,10 @@ def _predictions(split: Split, states: RegionStates, rows: Rows) -> Numbers:
     """(J, n, G) changes of log rates that each prediction infers."""
     of_signals = signals(split)
     said = np.tensordot(shared_weights(split, of_signals), of_signals, axes=1)
-    return np.stack([said[rows], *of_signals[:NUM_POOLED, rows], *state_changes(split, states, said, rows)])
+    alone = of_signals[:NUM_POOLED, rows]
+    if split.regions.has_own_label:
+        alone = np.concatenate([alone, of_signals[-1:, rows]])
+    return np.stack([said[rows], *alone, *state_changes(split, states, said, rows)])
 
 
 def _left_out(
@@ -90,9 +94,7 @@ def _left_out(
 
 
 def _stack(left_out: list[tuple[Numbers, Numbers, float]]) -> Numbers:
-    """(J,) weights of the predictions, not negative; the first alone without any square that was left out."""
-    if not left_out:
-        return np.eye(NUM_POOLED + 3)[0]
+    """(J,) weights of the predictions, not negative."""
     gram, moment = _products(left_out)
     return non_negative_least_squares(gram + STACK_PENALTY * np.diag(np.diag(gram)), moment)
 
@@ -105,7 +107,8 @@ def _curve(left_out: list[tuple[Numbers, Numbers, float]], weights: Numbers) -> 
     gram, moment = _products([(_bent(weights @ x), y, weight) for x, y, weight in left_out])
     slope = max(moment[0], 0.0) / max(gram[0, 0], 1e-12)
     prior = CURVE_PENALTY * np.diag(np.diag(gram))
-    return np.maximum(np.linalg.solve(gram + prior + 1e-12 * np.eye(2), moment + slope * prior @ straight), 0.0)
+    solved = np.linalg.solve(gram + prior + 1e-12 * np.eye(2), moment + slope * prior @ straight)
+    return np.asarray(np.maximum(solved, 0.0))
 
 
 def _bent(change: Numbers) -> Numbers:
