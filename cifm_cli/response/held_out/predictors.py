@@ -17,6 +17,7 @@ from cifm_cli.response.held_out.neighbourhoods import Neighbourhoods, weighted_m
 from cifm_cli.response.held_out.regions import Grid, add_own_label, group_cells, summarise
 from cifm_cli.response.held_out.regression import infer
 from cifm_cli.response.held_out.signals import FLOOR_SHARE
+from cifm_cli.response.held_out.state_regression import RegionStates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,8 +107,9 @@ def _infer_all(
     held, base = region.held, region.base
     groups = group_cells(held, [region.places, elsewhere], region.fitted, region.grid)
     regions = summarise(held, region.ridge, groups)
-    inferred, shuffled = infer(regions, generator)
-    with_own = infer(add_own_label(regions, held, region.hidden), generator)[0]
+    states = RegionStates.describe(regions, base)
+    inferred, shuffled = infer(regions, states, generator)
+    with_own = infer(add_own_label(regions, held, region.hidden), states, generator)[0]
     return {
         "neighbour_regression": inferred,
         "with_own_label": with_own,

@@ -16,13 +16,14 @@ import numpy as np
 from cifm_cli.response.held_out.log_changes import log_change, most_changed, rates_of
 from cifm_cli.response.held_out.regions import NUM_TARGETS
 from cifm_cli.response.held_out.signals import NUM_POOLED, Split, non_negative_least_squares, shared_weights, signals
-from cifm_cli.response.held_out.state_regression import RegionStates, state_changes
+from cifm_cli.response.held_out.state_regression import state_changes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.data.slide import Rows
     from cifm_cli.response.held_out.regions import Regions
+    from cifm_cli.response.held_out.state_regression import RegionStates
 
     Numbers = NDArray[np.float64]
 
@@ -34,18 +35,18 @@ STACK_PENALTY: Final = 0.1  # relative to the sum of squares of a prediction
 CURVE_PENALTY: Final = 0.3
 
 
-def infer(regions: Regions, generator: np.random.Generator) -> Numbers:
+def infer(regions: Regions, states: RegionStates, generator: np.random.Generator) -> Numbers:
     """Infer the regions that are not practice regions.
 
     Args:
         regions: All regions.
+        states: Their states.
         generator: Divides the practice squares into folds.
 
     Returns:
         (targets, G) rates, not negative.
     """
     split = Split(regions, regions.is_practice)
-    states = RegionStates.describe(regions, split.base)
     left_out = _left_out(regions, states, generator)
     predictions = _predictions(split, states, np.arange(NUM_TARGETS))
     # Without a square that can be left out, the sum of the signals alone

@@ -100,7 +100,7 @@ def shared_weights(split: Split, of_signals: Numbers) -> Numbers:
     expected = split.base * depth
     target = np.log((split.regions.rates[rows] * depth + TARGET_PRIOR) / (expected + TARGET_PRIOR))
     weight = 1 / np.sqrt(1 / (expected + 1) + EXCESS_VARIANCE)
-    x = (of_signals[:, rows] * weight).reshape(len(of_signals), -1)
+    x = np.stack([signal[rows] * weight for signal in of_signals]).reshape(len(of_signals), -1)
     gram = x @ x.T
     gram += WEIGHT_PENALTY * np.trace(gram) / len(gram) * np.eye(len(gram))
     return non_negative_least_squares(gram, x @ (target * weight).ravel())

@@ -43,7 +43,8 @@ class SlideRidge:
         y = slide.counts(rows).toarray().astype(np.float64) / depth[rows, None]
         mean = weighted_mean(y, depth[rows])
         raw = cls._means(slide, visible, rows)
-        axes = np.linalg.svd(raw[0] - raw[0].mean(axis=0), full_matrices=False)[2][:NUM_COMPONENTS].T
+        left = raw[0] - raw[0].mean(axis=0)
+        axes = np.linalg.eigh(left.T @ left)[1][:, -NUM_COMPONENTS:]
         x = np.concatenate([part @ axes for part in raw], axis=1)
         centre = x.mean(axis=0)
         x = x - centre

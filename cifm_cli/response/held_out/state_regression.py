@@ -41,8 +41,10 @@ class RegionStates:
         shifts = np.concatenate([np.log1p(shift) * np.sqrt(base) for shift in regions.shifts[1:]], axis=1)
         limit = CLIP * shifts.std()
         shifts = np.clip(shifts, -limit, limit)
-        left, size, _ = np.linalg.svd(shifts - shifts.mean(axis=0), full_matrices=False)
-        return cls((np.sqrt(regions.composition), left[:, :NUM_DIRECTIONS] * size[:NUM_DIRECTIONS]))
+        shifts -= shifts.mean(axis=0)
+        size, axes = np.linalg.eigh(shifts @ shifts.T)
+        directions = axes[:, -NUM_DIRECTIONS:] * np.sqrt(np.maximum(size[-NUM_DIRECTIONS:], 0.0))
+        return cls((np.sqrt(regions.composition), directions))
 
     def kernel(self, fitted: Rows, weight: Numbers) -> Numbers:
         """(R, T) similarities of all regions to the fitted ones, which have a (T,) weight; centred, of a mean of one."""
