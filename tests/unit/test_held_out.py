@@ -68,7 +68,7 @@ def test_nothing_is_inferred_where_nothing_varies() -> None:
 def hidden_region() -> tuple[Neighbourhoods, np.ndarray, np.ndarray, Grid]:
     """Cells of a label, those that are hidden and those that may be fitted to, and the squares."""
     slide, cells = tissue(0.5)
-    held = describe(slide, cells, 0, cells.of(0))
+    held = describe(slide, cells, 0, cells.of(0), cells.of(0))
     grid = Grid(np.zeros(2), 20 * RADIUS_UM)
     low = np.array([400.0, 800.0])
     outside = np.maximum(low - held.xy_um, held.xy_um - low - grid.side_um).max(axis=1)

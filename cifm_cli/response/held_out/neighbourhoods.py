@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 RADII: Final = (2.0, 5.0, 12.0)  # of the neighbourhoods, in radii of the graph
-MIN_COUNTS: Final = 50.0  # of a gene in the cells of the label; rarer genes are left out
+MIN_COUNTS: Final = 50.0  # of a gene in the cells of the sample of the label; rarer genes are left out
 PRIOR_COUNTS: Final = 5.0  # added to observed and expected counts of neighbours
 
 
@@ -62,7 +62,7 @@ def cells_of_others(slide: Slide, cells: LabelledCells, code: int) -> Rows:
     return np.flatnonzero((cells.codes >= 0) & (cells.codes != code) & (slide.total_counts > 0))
 
 
-def describe(slide: Slide, cells: LabelledCells, code: int, rows: Rows) -> Neighbourhoods:
+def describe(slide: Slide, cells: LabelledCells, code: int, rows: Rows, sample: Rows) -> Neighbourhoods:
     """Read cells of a label and what surrounds them.
 
     Args:
@@ -70,12 +70,13 @@ def describe(slide: Slide, cells: LabelledCells, code: int, rows: Rows) -> Neigh
         cells: Its cells with their labels.
         code: The label.
         rows: (Q,) cells of the label.
+        sample: Some of them, in which a gene must have `MIN_COUNTS`.
 
     Returns:
         The cells with their neighbourhoods, in which no cell of the label is a neighbour.
     """
     counts = slide.counts(rows)
-    genes = np.flatnonzero(np.asarray(counts.sum(axis=0)).ravel() >= MIN_COUNTS)
+    genes = np.flatnonzero(np.asarray(slide.counts(sample).sum(axis=0)).ravel() >= MIN_COUNTS)
     depth = relative_depth(slide)
     others = cells_of_others(slide, cells, code)
     neighbours = _neighbours(slide.counts(others)[:, genes], depth[others], cells.codes[others], len(cells.names))

@@ -34,7 +34,8 @@ MARGIN_RADII: Final = 5.0  # cells so near to a square are neither hidden nor fi
 MIN_HIDDEN: Final = 30  # cells of the label in a square
 MIN_ELSEWHERE: Final = 200  # and outside of it
 MAX_REGIONS: Final = 6  # squares per label, those with most cells
-MAX_CELLS: Final = 3_000  # of a label
+MAX_CELLS: Final = 3_000  # of a label, among which cells are hidden
+MAX_FITTED: Final = 8_000  # of a label, with those
 
 
 def held_out_neighbours(slide: Slide, cells: LabelledCells, seed: int, labels: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -62,20 +63,22 @@ def _of_label(slide: Slide, cells: LabelledCells, seed: int, code: int, ridges: 
     rows = rows[slide.total_counts[rows] > 0]
     if len(rows) < MIN_ELSEWHERE + MIN_HIDDEN:
         return
-    rows = np.sort(generator.permutation(rows)[:MAX_CELLS])
-    squares, group, sizes = np.unique(ridges.square_of_cell[rows], axis=0, return_inverse=True, return_counts=True)
+    order = generator.permutation(rows)
+    sample, rows = np.sort(order[:MAX_CELLS]), np.sort(order[:MAX_FITTED])
+    squares, sizes = np.unique(ridges.square_of_cell[sample], axis=0, return_counts=True)
     largest = [number for number in np.argsort(-sizes, kind="stable")[:MAX_REGIONS] if sizes[number] >= MIN_HIDDEN]
     if not largest:
         return
-    held = describe(slide, cells, code, rows)
+    held = describe(slide, cells, code, rows, sample)
     if len(held.genes) < TOP_GENES:
         return
     grid = ridges.grid
     for number in largest:
-        hidden = group.ravel() == number
+        inside = (ridges.square_of_cell[rows] == squares[number]).all(axis=1)
         low = grid.low_um + squares[number] * grid.side_um
         outside = np.maximum(low - held.xy_um, held.xy_um - low - grid.side_um).max(axis=1)
-        fitted = ~hidden & (outside > MARGIN_RADII * slide.radius_um)
+        fitted = ~inside & (outside > MARGIN_RADII * slide.radius_um)
+        hidden = inside & np.isin(rows, sample)
         if fitted.sum() < MIN_ELSEWHERE:
             continue
         x, y = squares[number].tolist()
@@ -84,7 +87,7 @@ def _of_label(slide: Slide, cells: LabelledCells, seed: int, code: int, ridges: 
             "label": cells.names[code],
             "centre_um": (low + grid.side_um / 2).tolist(),
             "num_hidden": int(hidden.sum()),
-            **compare(HiddenRegion(held, ridge, hidden, fitted, grid), generator),
+            **compare(HiddenRegion(held, ridge, inside, hidden, fitted, grid), generator),
         }
 
 

@@ -45,7 +45,8 @@ class HiddenRegion:
 
     held: Neighbourhoods  # Q cells of the label
     ridge: Numbers  # (Q, G) what the ridge regression of the slide infers, fitted without the region
-    hidden: NDArray[np.bool_]  # (Q,) cells of the region
+    inside: NDArray[np.bool_]  # (Q,) cells of the region, none of which may be used
+    hidden: NDArray[np.bool_]  # (Q,) a sample of them, which is inferred
     fitted: NDArray[np.bool_]  # (Q,) cells elsewhere
     grid: Grid  # squares, one of which is the region
 
@@ -109,7 +110,7 @@ def _infer_all(
     regions = summarise(held, region.ridge, groups)
     states = RegionStates.describe(regions, base)
     inferred, shuffled = infer(regions, states, generator)
-    with_own = infer(add_own_label(regions, held, region.hidden), states, generator)[0]
+    with_own = infer(add_own_label(regions, held, region.inside), states, generator)[0]
     return {
         "neighbour_regression": inferred,
         "with_own_label": with_own,

@@ -152,7 +152,7 @@ def add_own_label(regions: Regions, held: Neighbourhoods, hidden: NDArray[np.boo
     Args:
         regions: Regions without them.
         held: Cells of the label.
-        hidden: (Q,) cells that are hidden, which are no neighbours of any region.
+        hidden: (Q,) cells that may not be used, which are no neighbours of any region.
 
     Returns:
         The regions, with one more label of neighbours.
