@@ -77,17 +77,21 @@ class RidgeSolver:
     def __init__(self, x_mean: Values, y_mean: Values, xx: NDArray[np.float64], xy: Values) -> None:
         self.x_mean, self.y_mean = x_mean, y_mean
         self._xx, self._xy = xx, xy
-        self._coefficients: dict[float, Values] = {}
+        self._inverses: dict[float, Values] = {}
 
     def coefficients(self, penalty: float) -> Values:
-        """(F, Y) coefficients at a penalty in units of the mean variance of a feature, solved once for each."""
-        if penalty not in self._coefficients:
-            identity = np.eye(len(self._xx))
-            # The penalty keeps the inverse small. It has far fewer columns than there are targets.
-            inverse = cho_solve(cho_factor(self._xx + penalty * identity, overwrite_a=True), identity)
-            self._coefficients[penalty] = inverse.astype(np.float32) @ self._xy
-        return self._coefficients[penalty]
+        """(F, Y) coefficients at a penalty in units of the mean variance of a feature."""
+        return np.asarray(self._inverse(penalty) @ self._xy)
 
     def predict(self, x: Values, penalty: float) -> Values:
         """(n, Y) predicted targets of a batch of (n, F) features."""
-        return np.asarray((x - self.x_mean) @ self.coefficients(penalty) + self.y_mean)
+        # In this order, as there are far more targets than features and cells of a batch.
+        return np.asarray(((x - self.x_mean) @ self._inverse(penalty)) @ self._xy + self.y_mean)
+
+    def _inverse(self, penalty: float) -> Values:
+        """(F, F) inverse of the covariances with the penalty, which keeps it small; computed once for each penalty."""
+        if penalty not in self._inverses:
+            identity = np.eye(len(self._xx))
+            inverse = cho_solve(cho_factor(self._xx + penalty * identity, overwrite_a=True), identity)
+            self._inverses[penalty] = inverse.astype(np.float32)
+        return self._inverses[penalty]

@@ -12,18 +12,11 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli.evaluation.examples import Example, TrainingFolds
 from cifm_cli.evaluation.predictors.regression import Ridge
+from cifm_cli.inference.adaptation import choice as choice_module
 from cifm_cli.inference.adaptation import weights as weights_module
+from cifm_cli.inference.adaptation.choice import PENALTIES, HeldOut, choose
 from cifm_cli.inference.adaptation.practice import PracticeTile
-from cifm_cli.inference.adaptation.regression import (
-    PENALTIES,
-    Choice,
-    FittedRegression,
-    HeldOut,
-    Predicted,
-    choose,
-    choose_blend,
-    fit_regression,
-)
+from cifm_cli.inference.adaptation.regression import Choice, FittedRegression, Predicted, choose_blend, fit_regression
 from cifm_cli.inference.adaptation.slide_adaptation import (
     FLOOR,
     OUTPUTS,
@@ -33,7 +26,7 @@ from cifm_cli.inference.adaptation.slide_adaptation import (
     mix,
 )
 from cifm_cli.inference.adaptation.state_pool import pool_inputs, pool_states
-from cifm_cli.inference.adaptation.weights import NETWORK_WEIGHTS, RIDGE_WEIGHTS, Weights
+from cifm_cli.inference.adaptation.weights import NETWORK_WEIGHTS, RIDGE_WEIGHTS, Weights, squared_error
 from cifm_cli.inference.hidden_tile import HiddenTile
 from cifm_cli.inference.neighbourhood.blend import GRID, FittedBlend, neighbour_means
 from cifm_cli.inference.neighbourhood.residuals import mean_features, parts_of
@@ -155,8 +148,9 @@ def test_a_network_that_knows_the_cells_has_all_the_weight() -> None:
 
 
 @pytest.mark.usefixtures("_no_prior")
-def test_choices_have_the_lowest_squared_error_of_the_mean() -> None:
+def test_choices_have_the_lowest_squared_error_of_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss follows from sums; here it is computed from the predictions, for the choice and for others."""
+    monkeypatch.setattr(choice_module, "MAX_CROSS_VALIDATED", 0)
     regression, tuning, _ = fit(
         lambda *parts: mix(
             parts[0], parts[0], truth(*parts), noise(*parts), STATS, [Weights(0.1, 0.9, 0.6, 0.4, 0.9, 0.6, 0.4)] * 3
@@ -181,6 +175,20 @@ def test_choices_have_the_lowest_squared_error_of_the_mean() -> None:
         for penalty in PENALTIES
     ]
     assert all(choice.loss <= loss(*other) * (1 + 1e-6) for other in others)
+
+
+def test_few_cells_are_compared_by_cross_validation() -> None:
+    """The loss of a fit to noise is larger on cells that are left out, and the loss of a single group stays as it is."""
+    generator = numpy_generator(0, "noise of groups")
+    losses = [
+        squared_error(*(generator.normal(size=shape).astype(np.float32) for shape in ((7, 20), (20,))))
+        for _ in range(4)
+    ]
+    few, weights = choice_module._fit(losses, 7, 80)
+    many, of_many = choice_module._fit(losses, 7, choice_module.MAX_CROSS_VALIDATED + 1)
+    assert weights == of_many
+    assert few > many
+    assert choice_module._fit(losses[:1], 7, 20)[0] < losses[0](np.asarray(RIDGE_WEIGHTS))[0]
 
 
 def test_without_tuning_cells_the_network_stays_as_it_is() -> None:

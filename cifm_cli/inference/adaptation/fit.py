@@ -9,19 +9,22 @@
 
 Weights and penalties are chosen on tuning cells, which are in none of the fits. On a slide that is new to the network, they are
 also chosen by cross-fitting: each half of the practice cells is predicted by what was fitted to the other (only one half, where
-there are many). On a slide of its training this would favour the network, which has learned the practice cells.
+there are many). On a slide of its training this would favour the network, which has learned the practice cells; if there are few
+tuning cells, penalties are also compared by cross-fitting without the network.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
+from cifm_cli.inference.adaptation.choice import MAX_CROSS_VALIDATED, HeldOut, choose
 from cifm_cli.inference.adaptation.practice import practice_tiles, stats_of
-from cifm_cli.inference.adaptation.regression import HeldOut, Predicted, choose, choose_blend, fit_regression
+from cifm_cli.inference.adaptation.regression import Predicted, choose_blend, fit_regression
 from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, Refinement, SlideAdaptation
 from cifm_cli.inference.adaptation.state_pool import fit_state_pool, pool_inputs
 from cifm_cli.inference.hidden_tile import run_network
@@ -66,6 +69,7 @@ class _Part(NamedTuple):
 
     fitted: Sequence[PracticeTile]
     held_out: Sequence[PracticeTile]
+    with_network: bool = True  # False where the network was trained on the held-out cells
 
 
 def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> LoadedModel:
@@ -91,11 +95,12 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     of_mean, of_expressed = choose_blend([(blend, part.held_out) for blend, part in zip(blends, parts, strict=True)])
     blends = [replace(blend, of_mean=of_mean, of_expressed=of_expressed) for blend in blends]
     run = _NetworkRuns(model)
-    held_out = []
+    held_out: dict[bool, list[HeldOut]] = {True: [], False: []}
     for part, blend, own in zip(parts, blends, parameters, strict=True):
-        regression = fit_regression([run.predict(tile, own, blend) for tile in part.fitted], stats)
-        held_out.append(HeldOut(regression, [run.predict(tile, own, blend) for tile in part.held_out]))
-    choices = choose(held_out)
+        predict = partial(run.predict, parameters=own, blend=blend, with_network=part.with_network)
+        regression = fit_regression([predict(tile) for tile in part.fitted], stats)
+        held_out[part.with_network].append(HeldOut(regression, [predict(tile) for tile in part.held_out]))
+    choices = choose(held_out[True], held_out[False])
     facts = {
         "cells": len(data.rows),
         "practice_cells": _num_cells(practice),
@@ -104,10 +109,9 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
         "tuned": {output: choice.to_json() for output, choice in zip(OUTPUTS, choices, strict=True)},
     }
     weights = tuple(choice.weights for choice in choices)
-    compared = [predicted for part in held_out for predicted in part.predicted]
-    refinement = Refinement(
-        blends[0], weights, held_out[0].regression.solve(choices, stats), _fit_states(compared, start)
-    )
+    compared = [predicted for part in held_out[True] for predicted in part.predicted]
+    regression = held_out[True][0].regression
+    refinement = Refinement(blends[0], weights, regression.solve(choices, stats), _fit_states(compared, start))
     return replace(model, adaptation=SlideAdaptation(parameters[0], stats, refinement, facts))
 
 
@@ -149,11 +153,13 @@ def _spread(tiles: Sequence[PracticeTile]) -> list[PracticeTile]:
 
 
 def _parts(practice: Sequence[PracticeTile], tuning: Sequence[PracticeTile], *, is_new: bool) -> list[_Part]:
-    """The fit that is used, and on a new slide fits to halves of its cells, which are only compared on the others."""
+    """The fit that is used, and fits to halves of the cells, which are only compared on the others."""
     parts = [_Part(practice, tuning)]
-    if is_new and len(practice) > 1:
-        halves = [practice[first::2] for first in range(2)]  # tiles are areas of the tissue, or cells drawn all over it
-        parts += [_Part(*halves), _Part(*reversed(halves))][: 2 if _num_cells(practice) < MANY_CELLS else 1]
+    if len(practice) > 1 and (is_new or _num_cells(tuning) <= MAX_CROSS_VALIDATED):
+        first, second = (practice[start::2] for start in range(2))  # areas of the tissue, or cells drawn all over it
+        parts += [_Part(first, second, is_new), _Part(second, first, is_new)][
+            : 2 if _num_cells(practice) < MANY_CELLS else 1
+        ]
     return parts
 
 
@@ -194,13 +200,16 @@ class _NetworkRuns:
         self._model = model
         self._found: dict[tuple[int, int], tuple[Prediction, NetworkFeatures]] = {}
 
-    def predict(self, tile: PracticeTile, parameters: SlideParameters, blend: FittedBlend) -> Predicted:
-        """Predict practised cells by blend and by network."""
+    def predict(
+        self, tile: PracticeTile, parameters: SlideParameters, blend: FittedBlend, *, with_network: bool
+    ) -> Predicted:
+        """Predict practised cells by blend and by network, or by blend and smoother alone."""
         key = id(tile), id(parameters)
         if key not in self._found:
             output = run_network(self._model, tile.with_parameters(parameters).hidden.masked)
             self._found[key] = Prediction.from_logits(output), NetworkFeatures.of(output)
-        return Predicted(tile, blend.combine(tile.circles, tile.stats), *self._found[key])
+        predicted = Predicted(tile, blend.combine(tile.circles, tile.stats), *self._found[key])
+        return predicted if with_network else predicted.without_network()
 
 
 def _fit_states(tuned: Sequence[Predicted], parameters: SlideParameters) -> NDArray[np.float64]:

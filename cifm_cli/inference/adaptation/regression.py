@@ -1,4 +1,4 @@
-"""Base prediction and regression of a slide adaptation: sums over practice cells, and the choice on tuning cells.
+"""Regression of a slide adaptation, from sums over practice cells.
 
 Three things are regressed on the same features: the errors of the blend, what the smoother predicts differently from it,
 and what the network predicts differently from the smoother. The errors of a base prediction are a weighted sum of them, and so
@@ -14,35 +14,17 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.sparse import vstack
 
-from cifm_cli.inference.adaptation.slide_adaptation import (
-    OUTPUTS,
-    ErrorRegression,
-    FeatureScale,
-    profile_of,
-    regression_features,
-)
-from cifm_cli.inference.adaptation.weights import (
-    NETWORK_WEIGHTS,
-    Weights,
-    add_weighted,
-    depth_patterns,
-    fit_composition,
-    fit_expressed,
-    fit_mean,
-    shrink,
-    split_differences,
-)
+from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, ErrorRegression, FeatureScale, regression_features
+from cifm_cli.inference.adaptation.weights import Weights, add_weighted, depth_patterns
 from cifm_cli.inference.neighbourhood.blend import GRID
-from cifm_cli.inference.neighbourhood.residuals import errors, mean_features, parts_of, ridge_genes
+from cifm_cli.inference.neighbourhood.residuals import errors, mean_features, ridge_genes
 from cifm_cli.statistics.ridge import RidgeSums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
 
     from cifm_cli.inference.adaptation.practice import PracticeTile
     from cifm_cli.inference.neighbourhood.blend import FittedBlend
@@ -55,11 +37,7 @@ if TYPE_CHECKING:
     Pair = tuple[float, float]  # spread and shrink of a blend
     Parts = list[Values]  # errors of the blend, differences of the smoother, corrections of the network: (M, 3 P) each
 
-# In units of the mean variance of a feature; without a regression for the first
-PENALTIES = (np.inf, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 NUM_PARTS = 3
-# Cells times genes that weights are fitted to, and genes of them: cells are left out last, because they vary more.
-MAX_VALUES, MAX_WEIGHT_GENES = 1_000_000, 2_000
 BATCH_CELLS = 256
 _SMALLEST_PROBABILITY = 1e-4
 _TINY = 1e-6
@@ -73,18 +51,16 @@ class Predicted(NamedTuple):
     network: Prediction
     features: NetworkFeatures
 
-
-class HeldOut(NamedTuple):
-    """Cells on which candidates are compared."""
-
-    regression: FittedRegression  # fitted to other cells, as the predictions were
-    predicted: Sequence[Predicted]
+    def without_network(self) -> Predicted:
+        """The same cells, of which the network says nothing beyond the smoother."""
+        features = replace(self.features, last=np.zeros_like(self.features.last))
+        return self._replace(network=self.features.smoothed, features=features)
 
 
 class Choice(NamedTuple):
-    """A candidate for one output."""
+    """Weights and penalty of one output; see `choice.choose`."""
 
-    loss: float  # on the tuning cells
+    loss: float  # on cells that nothing was fitted to; on the tuning cells where these are many
     weights: Weights  # in the base prediction
     penalty: float  # of the regression
 
@@ -184,99 +160,6 @@ def fit_regression(predicted: Sequence[Predicted], stats: GeneStats) -> FittedRe
         x = np.concatenate([_features(each, genes, scale) for each in batch])
         sums.add(x, np.concatenate([np.concatenate(_targets(each), axis=1) for each in batch]))
     return FittedRegression(genes, scale, sums.solver())
-
-
-def choose(held_out: Sequence[HeldOut]) -> list[Choice]:
-    """Choose weights and penalty of each output: for means by squared error, for the others by log loss.
-
-    Args:
-        held_out: Cells to compare the candidates on.
-
-    Returns:
-        A choice for each of `OUTPUTS`; without cells the network without a regression.
-    """
-    best = [Choice(np.inf, NETWORK_WEIGHTS, np.inf)] * len(OUTPUTS)
-    predicted = [each for part in held_out for each in part.predicted]
-    if not predicted:
-        return best
-    num_cells, num_genes = sum(each.tile.num_cells for each in predicted), predicted[0].blend.mean.shape[1]
-    genes = np.arange(0, num_genes, -(-num_genes // MAX_WEIGHT_GENES))
-    cells = slice(None, None, -(-num_cells * len(genes) // MAX_VALUES))
-    for penalty in PENALTIES:
-        parts = [errors for part in held_out for errors in part.regression.predict(part.predicted, penalty)]
-        fits = [
-            fit(
-                [_compared(each, of_tile, output, cells, genes) for each, of_tile in zip(predicted, parts, strict=True)]
-            )
-            for output, fit in enumerate((_fit_mean, _fit_expressed, _fit_composition))
-        ]
-        before = best
-        best = [min(own, Choice(*fit, penalty)) for own, fit in zip(best, fits, strict=True)]
-        # Solving for a large panel takes a second. A second minimum at a lower penalty is not searched for.
-        if best == before:
-            break
-    return [own._replace(weights=shrink(own.weights, num_cells)) for own in best]
-
-
-class _Compared(NamedTuple):
-    """One output of some cells."""
-
-    wide: Values  # (M, P) mean within the widest circle
-    differences: Values  # (D, M, P) from `weights.split_differences`
-    expression: Values  # (M, P) actual log-normalised expression
-    counts: csr_matrix  # (M, P) actual counts
-    composition: Values  # (P,) of the slide
-
-
-def _compared(predicted: Predicted, parts: Parts, output: int, cells: slice, genes: NDArray[np.int64]) -> _Compared:
-    """What the weights of an output are fitted to, for some of the cells and genes."""
-    tile = predicted.tile
-    predictions = (tile.circles[-1], predicted.blend, predicted.features.smoothed, predicted.network)
-    wide, blend, smoothed, network = (parts_of(each)[output][cells] for each in predictions)
-    num_genes = blend.shape[1]
-    of_blend, of_smoother, of_network = (part[cells, output * num_genes : (output + 1) * num_genes] for part in parts)
-    profile = profile_of(tile.stats)[output]
-    differences = np.stack(
-        [profile - wide, blend - wide + of_blend, smoothed - blend - of_smoother, network - smoothed - of_network]
-    )
-    composition = tile.stats.composition[genes].astype(np.float32)
-    return _Compared(
-        wide[:, genes],
-        split_differences(differences, depth_patterns(tile.stats)[output])[:, :, genes],
-        tile.expression[cells][:, genes].toarray(),
-        tile.counts[cells][:, genes],
-        composition / max(float(composition.sum()), _TINY),
-    )
-
-
-def _joined(compared: Sequence[_Compared]) -> tuple[Values, Values, Values]:
-    """(n,) wide means, (D, n) differences and (n,) expression of all tiles, with cells times genes in one axis."""
-    differences = np.concatenate([each.differences.reshape(len(each.differences), -1) for each in compared], axis=1)
-    wide, expression = (
-        np.concatenate([part.ravel() for part in parts])
-        for parts in zip(*((each.wide, each.expression) for each in compared), strict=True)
-    )
-    return wide, differences, expression
-
-
-def _fit_mean(compared: Sequence[_Compared]) -> tuple[float, Weights]:
-    wide, differences, expression = _joined(compared)
-    return fit_mean(differences, expression - wide)
-
-
-def _fit_expressed(compared: Sequence[_Compared]) -> tuple[float, Weights]:
-    wide, differences, expression = _joined(compared)
-    return fit_expressed(differences, wide, expression > 0)
-
-
-def _fit_composition(compared: Sequence[_Compared]) -> tuple[float, Weights]:
-    return fit_composition(
-        np.concatenate([each.differences for each in compared], axis=1),
-        np.concatenate([each.wide for each in compared]),
-        # The compositions without the hidden cells of each fold are nearly the same.
-        np.stack([each.composition for each in compared]).mean(axis=0),
-        vstack([each.counts for each in compared], format="csr"),
-    )
 
 
 def _batches(predicted: Sequence[Predicted]) -> Iterator[list[Predicted]]:

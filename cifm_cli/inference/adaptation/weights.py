@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float32]
     Floats = NDArray[np.float64]
+    Loss = Callable[[Floats], tuple[float, Floats]]  # value and gradient, for D weights
 
 # Of correction, which was shrunk for other slides and may be too small for this one, and of the others, which were fitted to this
 # slide. Larger ones extrapolate differences between the cells that weights are fitted to.
@@ -130,15 +131,15 @@ def split_differences(differences: Values, pattern: Values | None) -> Values:
     return np.concatenate([differences - common, common[1:]])
 
 
-def fit_mean(differences: Values, target: Values) -> tuple[float, Weights]:
-    """Fit weights by squared error.
+def squared_error(differences: Values, target: Values) -> Loss:
+    """Squared error of a mean.
 
     Args:
         differences: (D, n) values of the differences.
         target: (n,) actual values minus those of the wide mean.
 
     Returns:
-        Sum of squared errors, and the weights.
+        The sum of squared errors and its gradient, for D weights.
     """
     gram, moment = (differences @ differences.T).astype(np.float64), (differences @ target).astype(np.float64)
     squares = float(np.square(target).sum(dtype=np.float64))
@@ -148,11 +149,11 @@ def fit_mean(differences: Values, target: Values) -> tuple[float, Weights]:
         left = gram @ weights
         return float(squares + weights @ (left - 2 * moment)), 2 * (left - moment)
 
-    return _minimise(loss, len(differences))
+    return loss
 
 
-def fit_expressed(differences: Values, wide: Values, is_expressed: NDArray[np.bool_]) -> tuple[float, Weights]:
-    """Fit weights by the log loss of probabilities.
+def log_loss(differences: Values, wide: Values, is_expressed: NDArray[np.bool_]) -> Loss:
+    """Log loss of probabilities.
 
     Args:
         differences: (D, n) values of the differences.
@@ -160,7 +161,7 @@ def fit_expressed(differences: Values, wide: Values, is_expressed: NDArray[np.bo
         is_expressed: (n,) whether the gene is expressed.
 
     Returns:
-        Sum of the cross-entropies, and the weights.
+        The sum of the cross-entropies and its gradient, for D weights.
     """
     sign = np.where(is_expressed, np.float32(1), np.float32(-1))
     start = np.where(is_expressed, wide, 1 - wide)
@@ -174,47 +175,72 @@ def fit_expressed(differences: Values, wide: Values, is_expressed: NDArray[np.bo
         slope = np.where(inside, -sign / likelihood, np.float32(0))
         return -float(np.log(likelihood).sum(dtype=np.float64)), (differences @ slope).astype(np.float64)
 
-    return _minimise(loss, len(differences))
+    return loss
 
 
-def fit_composition(differences: Values, wide: Values, profile: Values, counts: csr_matrix) -> tuple[float, Weights]:
-    """Fit weights by the log loss of compositions, of which negative fractions become zero.
+def composition_loss(
+    differences: Values, wide: Values, profile: Values, counts: csr_matrix, multiples: Values | None = None
+) -> Loss:
+    """Log loss of compositions, of which negative fractions become zero.
 
     Args:
         differences: (D, M, P) differences.
         wide: (M, P) fractions of the wide mean.
-        profile: (P,) fractions of the slide, sum 1.
+        profile: (P,) fractions of the slide, whose sum, each times its multiple, is 1.
         counts: (M, P) counts.
+        multiples: (P,) number of genes that each gene stands for; one if absent.
 
     Returns:
-        Sum of the cross-entropies, and the weights.
+        The sum of the cross-entropies and its gradient, for D weights.
     """
     row = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
-    column, number = counts.indices, counts.data.astype(np.float32)
+    multiples = np.ones(counts.shape[1], np.float32) if multiples is None else multiples
+    column = counts.indices
+    number = counts.data.astype(np.float32) * multiples[column]
     flat = differences.reshape(len(differences), -1)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         """Loss and its gradient."""
         fraction = wide + np.tensordot(weights.astype(np.float32), differences, 1)
         is_positive = fraction > 0
-        total = np.maximum((fraction * is_positive).sum(axis=1), np.float32(_TINY))
+        total = np.maximum((fraction * is_positive) @ multiples, np.float32(_TINY))
         composition = np.maximum(fraction[row, column], 0) / total[row]
         expected = (1 - COMPOSITION_FLOOR) * composition + COMPOSITION_FLOOR * profile[column] + np.float32(_TINY)
         slope = -(1 - COMPOSITION_FLOOR) * number / expected
         # A larger fraction of one gene makes those of the others smaller.
         others = np.bincount(row, slope * composition, minlength=len(total)).astype(np.float32)
-        gradient = np.tile(-others[:, None], (1, fraction.shape[1]))
+        gradient = np.multiply.outer(-others, multiples)
         gradient[row, column] += slope
         gradient *= is_positive / total[:, None]
         return -float((number * np.log(expected)).sum(dtype=np.float64)), (flat @ gradient.ravel()).astype(np.float64)
 
-    return _minimise(loss, len(differences))
+    return loss
 
 
-def _minimise(loss: Callable[[Floats], tuple[float, Floats]], num_differences: int) -> tuple[float, Weights]:
-    """Minimise a loss from the weights of the ridge, so that it is never above that of the ridge."""
-    start = np.asarray(RIDGE_WEIGHTS)[:num_differences]
-    scale = max(abs(loss(start)[0]), _TINY)  # the stopping rule of the solver is not relative in its gradient
+def sum_losses(losses: Sequence[Loss]) -> Loss:
+    """The sum of losses of different cells."""
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        """Loss and its gradient."""
+        found = [each(weights) for each in losses]
+        return sum(value for value, _ in found), np.sum([gradient for _, gradient in found], axis=0)
+
+    return loss
+
+
+def minimise(loss: Loss, num_differences: int, start: Weights = RIDGE_WEIGHTS) -> tuple[float, Weights]:
+    """Find the weights with the smallest loss within `BOUNDS`.
+
+    Args:
+        loss: The loss.
+        num_differences: D; with 4, a difference and its depth have the same weight.
+        start: First weights; the loss that is found is never above theirs.
+
+    Returns:
+        The loss, and the weights.
+    """
+    first = np.asarray(start)[:num_differences]
+    scale = max(abs(loss(first)[0]), _TINY)  # the stopping rule of the solver is not relative in its gradient
 
     def scaled(weights: Floats) -> tuple[float, Floats]:
         """The loss in units of its first value."""
@@ -223,7 +249,7 @@ def _minimise(loss: Callable[[Floats], tuple[float, Floats]], num_differences: i
 
     found = minimize(
         scaled,
-        start,
+        first,
         jac=True,
         method="L-BFGS-B",
         bounds=BOUNDS[:num_differences],

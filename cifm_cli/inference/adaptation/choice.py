@@ -1,0 +1,217 @@
+"""Choice of the weights and the penalty of a slide adaptation, on tuning cells.
+
+For each penalty the weights with the smallest loss are found. Few tuning cells are fitted too closely by some penalties, so the
+penalties are then compared by cross-validation over areas of these cells.
+
+Letters: M cells, P genes, D differences.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+from scipy.sparse import vstack
+
+from cifm_cli.inference.adaptation.regression import Choice
+from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, profile_of
+from cifm_cli.inference.adaptation.weights import (
+    NETWORK_WEIGHTS,
+    composition_loss,
+    depth_patterns,
+    log_loss,
+    minimise,
+    shrink,
+    split_differences,
+    squared_error,
+    sum_losses,
+)
+from cifm_cli.inference.neighbourhood.residuals import parts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+    from cifm_cli.inference.adaptation.regression import FittedRegression, Parts, Predicted
+    from cifm_cli.inference.adaptation.weights import Loss, Weights
+    from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
+
+    Values = NDArray[np.float32]
+    Genes = NDArray[np.int64]
+
+# In units of the mean variance of a feature; without a regression for the first
+PENALTIES = (np.inf, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
+# Penalties in a row without an improvement, after which lower ones are not tried: solving for a large panel takes time.
+MAX_WORSE = 2
+# Cells times genes that weights are fitted to, and genes of them: cells are left out last, because they vary more.
+MAX_VALUES, MAX_WEIGHT_GENES = 1_000_000, 2_000
+# Of more tuning cells, the loss at the weights that were fitted to them is hardly too small.
+MAX_CROSS_VALIDATED = 1_000
+NUM_GROUPS = 5  # of cross-validation
+_TINY = 1e-6
+
+
+class HeldOut(NamedTuple):
+    """Cells on which candidates are compared."""
+
+    regression: FittedRegression  # fitted to other cells, as the predictions were
+    predicted: Sequence[Predicted]
+
+
+class _Compared(NamedTuple):
+    """One output of some cells."""
+
+    wide: Values  # (M, P) mean within the widest circle
+    differences: Values  # (D, M, P) from `weights.split_differences`
+    expression: Values  # (M, P) actual log-normalised expression
+    counts: csr_matrix  # (M, P) actual counts
+
+
+def choose(held_out: Sequence[HeldOut], without_network: Sequence[HeldOut] = ()) -> list[Choice]:
+    """Choose weights and penalty of each output: for means by squared error, for the others by log loss.
+
+    Args:
+        held_out: Cells to compare the candidates on.
+        without_network: Further cells on which penalties are compared, with weights of their own that are not used.
+
+    Returns:
+        A choice for each of `OUTPUTS`; without cells the network without a regression.
+    """
+    best = [Choice(np.inf, NETWORK_WEIGHTS, np.inf)] * len(OUTPUTS)
+    own = _Candidates.of(held_out)
+    if own is None:
+        return best
+    others = _Candidates.of(without_network)
+    num_worse = 0
+    for penalty in PENALTIES:
+        before = best
+        found = own.fit(penalty)
+        of_others = others.fit(penalty) if others else [(0.0, NETWORK_WEIGHTS)] * len(OUTPUTS)
+        best = [
+            min(known, Choice(loss + other, weights, penalty))
+            for known, (loss, weights), (other, _) in zip(best, found, of_others, strict=True)
+        ]
+        num_worse = num_worse + 1 if best == before else 0
+        if num_worse == MAX_WORSE:
+            break
+    return [choice._replace(weights=shrink(choice.weights, own.num_cells)) for choice in best]
+
+
+class _ComparedGenes(NamedTuple):
+    """Genes that the weights of an output are fitted to."""
+
+    columns: Genes  # (P,) ascending
+    multiples: Values  # (P,) number of genes that each stands for
+
+
+class _Candidates(NamedTuple):
+    """Cells on which penalties are compared, and weights fitted."""
+
+    held_out: Sequence[HeldOut]
+    predicted: Sequence[Predicted]  # all of their tiles
+    num_cells: int
+    genes: Sequence[_ComparedGenes]  # for each output
+
+    @classmethod
+    def of(cls, held_out: Sequence[HeldOut]) -> Self | None:
+        """The cells of some parts; None without any."""
+        predicted = [each for part in held_out for each in part.predicted]
+        if not predicted:
+            return None
+        num_cells = sum(each.tile.num_cells for each in predicted)
+        return cls(held_out, predicted, num_cells, _compared_genes(predicted[0].tile.stats))
+
+    def fit(self, penalty: float) -> list[tuple[float, Weights]]:
+        """Loss and weights of each output."""
+        parts = [errors for part in self.held_out for errors in part.regression.predict(part.predicted, penalty)]
+        return [self._fit_output(output, parts) for output in range(len(OUTPUTS))]
+
+    def _fit_output(self, output: int, parts: Sequence[Parts]) -> tuple[float, Weights]:
+        genes = self.genes[output]
+        cells = slice(None, None, -(-self.num_cells * len(genes.columns) // MAX_VALUES))
+        compared = [
+            _compare(each, of_tile, output, cells, genes.columns)
+            for each, of_tile in zip(self.predicted, parts, strict=True)
+        ]
+        group = np.arange(len(compared)) * NUM_GROUPS // len(compared)  # tiles are in the order of areas
+        losses = [
+            self._loss(output, [each for each, own in zip(compared, group, strict=True) if own == number])
+            for number in np.unique(group)
+        ]
+        return _fit(losses, len(compared[0].differences), self.num_cells)
+
+    def _loss(self, output: int, compared: Sequence[_Compared]) -> Loss:
+        """The loss of some cells as a function of the weights."""
+        if OUTPUTS[output] == "composition":
+            return self._loss_of_composition(compared, self.genes[output])
+        differences = np.concatenate([each.differences.reshape(len(each.differences), -1) for each in compared], axis=1)
+        wide, expression = (
+            np.concatenate([part.ravel() for part in parts])
+            for parts in zip(*((each.wide, each.expression) for each in compared), strict=True)
+        )
+        if OUTPUTS[output] == "mean":
+            return squared_error(differences, expression - wide)
+        return log_loss(differences, wide, expression > 0)
+
+    def _loss_of_composition(self, compared: Sequence[_Compared], genes: _ComparedGenes) -> Loss:
+        # The compositions without the hidden cells of each fold are nearly the same.
+        composition = np.mean([each.tile.stats.composition[genes.columns] for each in self.predicted], axis=0)
+        composition /= max(float(composition @ genes.multiples), _TINY)
+        return composition_loss(
+            np.concatenate([each.differences for each in compared], axis=1),
+            np.concatenate([each.wide for each in compared]),
+            composition.astype(np.float32),
+            vstack([each.counts for each in compared], format="csr"),
+            genes.multiples,
+        )
+
+
+def _fit(losses: Sequence[Loss], num_differences: int, num_cells: int) -> tuple[float, Weights]:
+    """The weights for all groups of cells, and their loss, on groups that are left out if there are few cells."""
+    loss, weights = minimise(sum_losses(losses), num_differences)
+    if num_cells > MAX_CROSS_VALIDATED or len(losses) == 1:
+        return loss, weights
+    total = 0.0
+    for number, left_out in enumerate(losses):
+        others = [*losses[:number], *losses[number + 1 :]]
+        own = minimise(sum_losses(others), num_differences, start=weights)[1]
+        used = shrink(own, num_cells * len(others) // len(losses))
+        total += left_out(np.asarray(used[:num_differences]))[0]
+    return total, weights
+
+
+def _compared_genes(stats: GeneStats) -> list[_ComparedGenes]:
+    """Genes that the weights of each output are fitted to."""
+    num_genes = len(stats.mean)
+    evenly = np.arange(0, num_genes, -(-num_genes // MAX_WEIGHT_GENES))
+    drawn = _ComparedGenes(evenly, np.ones(len(evenly), np.float32))
+    # The log loss of a composition is that of the counts, and most counts are of a few genes: others are drawn.
+    order = np.argsort(-stats.composition, kind="stable")
+    frequent, rest = order[: MAX_WEIGHT_GENES // 2], order[MAX_WEIGHT_GENES // 2 :]
+    rest_drawn = rest[:: max(1, -(-len(rest) // (MAX_WEIGHT_GENES // 2)))]
+    columns = np.concatenate([frequent, rest_drawn])
+    multiples = np.ones(len(columns), np.float32)
+    multiples[len(frequent) :] = len(rest) / max(len(rest_drawn), 1)
+    ascending = np.argsort(columns)
+    return [drawn, drawn, _ComparedGenes(columns[ascending], multiples[ascending])]
+
+
+def _compare(predicted: Predicted, parts: Parts, output: int, cells: slice, genes: Genes) -> _Compared:
+    """What the weights of an output are fitted to, for some of the cells and genes."""
+    tile = predicted.tile
+    predictions = (tile.circles[-1], predicted.blend, predicted.features.smoothed, predicted.network)
+    wide, blend, smoothed, network = (parts_of(each)[output][cells] for each in predictions)
+    num_genes = blend.shape[1]
+    of_blend, of_smoother, of_network = (part[cells, output * num_genes : (output + 1) * num_genes] for part in parts)
+    profile = profile_of(tile.stats)[output]
+    differences = np.stack(
+        [profile - wide, blend - wide + of_blend, smoothed - blend - of_smoother, network - smoothed - of_network]
+    )
+    return _Compared(
+        wide[:, genes],
+        split_differences(differences, depth_patterns(tile.stats)[output])[:, :, genes],
+        tile.expression[cells][:, genes].toarray(),
+        tile.counts[cells][:, genes],
+    )
