@@ -9,7 +9,7 @@ import numpy as np
 from cifm_cli.report.dot_plots import Dots, draw_rows
 from cifm_cli.report.html import Image, Section, write_report
 from cifm_cli.report.palette import COLOURS
-from cifm_cli.response.held_out import PREDICTORS
+from cifm_cli.response.held_out.predictors import PREDICTORS
 from cifm_cli.response.validation import MIN_PAIRS, MIN_PEARSON, MIN_RIGHT, held_out_table, planted_table
 
 if TYPE_CHECKING:
