@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 NUM_FOLDS: Final = 6
+NUM_DIVISIONS: Final = 2  # into folds, at random
 MIN_CELLS: Final = 10  # of a practice square that is left out
 MIN_SQUARES: Final = 3  # that remain when others are left out
 MAX_CELLS: Final = 100  # beyond which a square counts no more than another
@@ -41,13 +42,13 @@ def infer(regions: Regions, states: RegionStates, generator: np.random.Generator
     Args:
         regions: All regions.
         states: Their states.
-        generator: Divides the practice squares into folds.
+        generator: Divides the practice squares into folds, several times.
 
     Returns:
         (targets, G) rates, not negative.
     """
     split = Split(regions, regions.is_practice)
-    left_out = _left_out(regions, states, generator)
+    left_out = [one for _ in range(NUM_DIVISIONS) for one in _left_out(regions, states, generator)]
     predictions = _predictions(split, states, np.arange(NUM_TARGETS))
     # Without a square that can be left out, the sum of the signals alone
     weights = _stack(left_out) if left_out else np.eye(len(predictions))[0]
