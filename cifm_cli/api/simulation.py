@@ -131,10 +131,11 @@ def _edits(
     if inject is None and (count is not None or reference is not None):
         raise CifmError("count or reference without a type to inject", "give them to cifm.Inject")
     first = () if inject is None else (Inject(inject, count, reference=reference),)
-    return first + tuple(_converted(edit) for edit in edits)
+    return first + tuple(convert_edit(edit) for edit in edits)
 
 
-def _converted(edit: EditRequest) -> EditRequest:
+def convert_edit(edit: EditRequest) -> EditRequest:
+    """Convert places and paths to the forms of the command."""
     if not isinstance(edit, Inject):
         return edit
     if edit.at_um is not None:

@@ -16,7 +16,8 @@ def simulate(
     knockout: own.Knockout = None, overexpress: own.Overexpress = None, cells: own.Cells = None,
     near: own.Near = None, within: own.Within = None, region: own.Region = None, labels: own.Labels = None,
     # Another mode
-    validate: own.Validate = False,
+    validate: own.Validate = False, sensitivity: own.Sensitivity = None, search: own.Search = None,
+    search_genes: own.SearchGenes = False, search_goal: own.SearchGoal = "raise",
     # How the trajectory is simulated
     model: options.Model = None, steps: own.Steps = None, share: own.Share = 0.1, form: own.FormName = own.Form.state,
     dynamics: own.Dynamics = None, replicates: own.Replicates = 1, crop: own.Crop = None,
@@ -27,6 +28,7 @@ def simulate(
 ) -> None:  # fmt: skip
     """Edit a tissue: a regression on its cells says which genes respond, and the model updates the cells step by step."""
     from cifm_cli.commands.simulate_edits import simulate_edits
+    from cifm_cli.commands.simulate_sensitivity import SensitivityWords, map_sensitivity
     from cifm_cli.commands.simulate_task import SimulateTask
     from cifm_cli.commands.simulate_validate import validate_slide
     from cifm_cli.data.crop import parse_crop
@@ -38,8 +40,12 @@ def simulate(
         inject or (), remove or (), swap or (), knockout or (), overexpress or (), cells, count, density, at, min_distance,
         inject_from, inject_label, inject_donor_key, near, within, region,
     )  # fmt: skip
+    asked = SensitivityWords(sensitivity, search, search_genes, search_goal, share, crop, max_cells, adapt)
     if validate:
-        validate_slide(task, words)
+        validate_slide(task, words, asked.target)
+        return
+    if asked.are_given:
+        map_sensitivity(task, words, asked)
         return
     config = SimulateConfig(
         words.requests(), steps, share, form.value, replicates, parse_crop(crop) if crop else None, max_cells, markers,

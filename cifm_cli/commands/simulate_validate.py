@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from cifm_cli.errors import CifmError
+
 if TYPE_CHECKING:
     from cifm_cli.commands.simulate_task import SimulateTask
     from cifm_cli.simulation.edits.words import EditWords
@@ -11,12 +13,13 @@ if TYPE_CHECKING:
 _FOLDER: Final = "validation"  # unless another one is named
 
 
-def validate_slide(task: SimulateTask, words: EditWords) -> None:
+def validate_slide(task: SimulateTask, words: EditWords, sensitivity: str | None = None) -> None:
     """Validate the response, write the result and print it.
 
     Args:
         task: Slide, labels and folder.
         words: The edits as they were typed, of which there may be none.
+        sensitivity: Target of a sensitivity analysis, of which there may be none either.
 
     Raises:
         CifmError: There is an edit, an input cannot be read, or the folder cannot be written.
@@ -27,6 +30,8 @@ def validate_slide(task: SimulateTask, words: EditWords) -> None:
     from cifm_cli.simulation.validate import validate, write_validation
 
     _require_no_edit(words)
+    if sensitivity is not None:
+        raise CifmError("--validate and --sensitivity are different analyses", "run one after the other")
     folder, slide = task.folder(_FOLDER), task.open_slide()
     inputs = [task.slide_path, *([task.markers] if task.markers else [])]
     origin = provenance.collect("simulate --validate", seed=task.seed, inputs=inputs)
@@ -43,8 +48,6 @@ def validate_slide(task: SimulateTask, words: EditWords) -> None:
 
 def _require_no_edit(words: EditWords) -> None:
     """Refuse edits where nothing is simulated."""
-    from cifm_cli.errors import CifmError
-
     for edits in (words.inject, words.remove, words.swap, words.knockout, words.overexpress):
         if edits:
             raise CifmError(

@@ -32,6 +32,7 @@ def tissue_map(
     label: str = "",
     limits: tuple[float, float] | None = None,
     order: Sequence[str] | None = None,
+    centred: bool = False,
 ) -> bytes:
     """Draw cells at their positions as in the image of the slide: y pointing down, equal scales, with a scale bar.
 
@@ -43,6 +44,7 @@ def tissue_map(
         limits: Ends of the colour scale; minimum and maximum of the values by default.
         order: Categories in the order of their colours, so that several maps can share colours; other categories are
             grey. Sorted by name by default.
+        centred: Use a diverging colour scale for numbers, for `limits` that are symmetric around zero.
 
     Returns:
         PNG; its size depends on the positions only.
@@ -65,9 +67,8 @@ def tissue_map(
             _draw_categories(axes, xy_um, values.astype(str), order, markers)
         else:
             low, high = limits or (None, None)
-            drawn = axes.scatter(
-                xy_um[:, 0], xy_um[:, 1], c=values.astype(float), cmap=_SEQUENTIAL, vmin=low, vmax=high, **markers
-            )
+            scale: dict[str, Any] = {"cmap": _DIVERGING if centred else _SEQUENTIAL, "vmin": low, "vmax": high}
+            drawn = axes.scatter(xy_um[:, 0], xy_um[:, 1], c=values.astype(float), **scale, **markers)
             axes.figure.colorbar(drawn, ax=axes, shrink=0.6, label=label)
         axes.set_aspect("equal")
         axes.invert_yaxis()

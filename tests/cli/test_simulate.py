@@ -284,7 +284,9 @@ def test_several_slides_are_refused(cifm, workplace: Path) -> None:
 
 
 def test_the_response_is_a_table_by_gene_label_and_distance(simulated: Path) -> None:
-    effects = pd.read_csv(simulated / "effects.csv")
+    effects = pd.read_csv(simulated / "effects.csv", keep_default_na=False, na_values=["", "nan"]).fillna(
+        {"other_label": ""}
+    )
     pd.testing.assert_frame_equal(effects, pd.read_parquet(simulated / "effects.parquet"), check_dtype=False, rtol=1e-4)
     result = json.loads((simulated / "simulation.json").read_text(encoding="utf8"))["response"]
     assert result["num_tested"] == len(effects)
