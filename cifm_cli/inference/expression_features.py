@@ -52,7 +52,7 @@ def expression_features(
     codes = readout.encode(expression, genes, mean, has_counts)
     if alone:
         return codes[tile.core]
-    states = np.where(has_counts, readout.nearest_states(codes), -1)
+    states = np.where(has_counts[:, None], readout.nearest_states(codes), -1)
     radii_um = readout.radii.astype(np.float64) * slide.radius_um
     means, found = mean_codes(tile.xy_um, codes, states, tile.core, radii_um, readout.num_states)
     around = means.reshape(len(means), -1)

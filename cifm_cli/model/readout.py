@@ -5,8 +5,9 @@ code of the cell, and for several radii the mean code of the cells around it and
 features are scaled, reduced to the width of the model by principal components, and rotated: a linear model that standardises
 its features would otherwise give the last components, which are noise, as much weight as the first.
 
-Letters: n cells, G genes of the vocabulary, P of a panel, C components of the code, S states, R radii, D width of the model,
-F = D + C + R (C + S) features of a microenvironment, E = D + C features of a cell.
+Letters: n cells, G genes of the vocabulary, P of a panel, C components of the code, Q clusterings of cells into K states each,
+S = Q K states of all clusterings, R radii, D width of the model, F = D + C + R (C + S) features of a microenvironment, E = D + C
+features of a cell.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     Values = NDArray[np.float32]
 
 _PREFIX = "readout."
-MAX_COMPONENTS, MAX_STATES, MAX_RADII = 512, 1_024, 16  # of a file; far above those of a fit
+# Largest sizes of a file, far above those of a fit
+MAX_COMPONENTS, MAX_CLUSTERINGS, MAX_STATES, MAX_RADII = 512, 16, 512, 16
 MAX_RADIUS = 100.0  # in radii of the graph
 
 
@@ -40,7 +42,7 @@ class Readout:
 
     mean: Values  # (G,) mean expression of the training slides, for slides that the model is not adapted to
     loadings: Values  # (G, C) of the code
-    states: Values  # (S, C) codes of the cell states
+    states: Values  # (Q, K, C) codes of the cell states of each clustering
     radii: Values  # (R,) ascending, in radii of the graph
     centre: Values  # (F,) mean features of microenvironments
     projection: Values  # (F, D) from centred features to an embedding
@@ -55,7 +57,7 @@ class Readout:
     @property
     def num_states(self) -> int:
         """S."""
-        return len(self.states)
+        return int(self.states.shape[0] * self.states.shape[1])
 
     def encode(
         self, expression: csr_matrix, genes: NDArray[np.int64], mean: Values | None, has_counts: NDArray[np.bool_]
@@ -79,9 +81,12 @@ class Readout:
         return codes
 
     def nearest_states(self, codes: Values) -> NDArray[np.int64]:
-        """(n,) the state that is nearest to each code."""
-        distance = np.square(self.states).sum(axis=1) - 2 * codes @ self.states.T
-        return np.asarray(distance.argmin(axis=1), dtype=np.int64)
+        """(n, Q) the state of each clustering that is nearest to each code, among the S states of all clusterings."""
+        nearest = np.empty((len(codes), len(self.states)), dtype=np.int64)
+        for number, centres in enumerate(self.states):
+            distance = np.square(centres).sum(axis=1) - 2 * codes @ centres.T
+            nearest[:, number] = distance.argmin(axis=1) + number * len(centres)
+        return nearest
 
     def embed(self, features: Values) -> Values:
         """Turn (n, F) features of microenvironments into (n, D) embeddings."""
@@ -141,14 +146,15 @@ def readout_layout(stored: Mapping[str, Layout], num_genes: int, width: int) -> 
     if not any(map(is_readout, stored)):
         return {}
     num_components = _size(stored, "loadings", 1, MAX_COMPONENTS)
-    num_states = _size(stored, "states", 0, MAX_STATES)
+    num_clusterings = _size(stored, "states", 0, MAX_CLUSTERINGS)
+    num_states = _size(stored, "states", 1, MAX_STATES)
     num_radii = _size(stored, "radii", 0, MAX_RADII)
     num_alone = width + num_components
-    num_features = num_alone + num_radii * (num_components + num_states)
+    num_features = num_alone + num_radii * (num_components + num_clusterings * num_states)
     shapes = {
         "mean": (num_genes,),
         "loadings": (num_genes, num_components),
-        "states": (num_states, num_components),
+        "states": (num_clusterings, num_states, num_components),
         "radii": (num_radii,),
         "centre": (num_features,),
         "projection": (num_features, width),

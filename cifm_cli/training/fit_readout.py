@@ -2,7 +2,8 @@
 
 Every slide has the same weight, and is centred on its own mean expression. Cells outside the training regions are not read.
 
-Letters: n sampled cells, G genes of the vocabulary, C components of a code, S states, D width, F features of a readout.
+Letters: n sampled cells, G genes of the vocabulary, C components of a code, Q clusterings of K states, D width, F features of a
+readout.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 MAX_CELLS = 20_000  # sampled cells of all slides together
 PIECE_CELLS = 256  # consecutive cells that are sampled together: the cells around them are read too
 COMPONENTS = 40  # of a code
-STATES = 40
+CLUSTERINGS = 4  # from different starts: fractions of states of one clustering alone transfer less well to other tissue
+STATES = 40  # of each
 CELLS_PER_STATE = 20  # at least, so that small tissues have few states
 RESTARTS = 3  # of k-means
 BATCH_CELLS = 4_096  # of mini-batch k-means
@@ -90,7 +92,8 @@ def fit_readout(model: LoadedModel, corpus: Corpus, seed: int) -> Readout:
     width = model.checkpoint.recipe.model.width
     num_alone = width + loadings.shape[1]
     states = _fit_states([each.expression @ loadings - _on_vocabulary(each) @ loadings for each in sampled], seed)
-    num_features = num_alone + len(RADII) * (loadings.shape[1] + len(states))
+    num_states = states.shape[0] * states.shape[1]
+    num_features = num_alone + len(RADII) * (loadings.shape[1] + num_states)
     start = Readout(
         mean=mean,
         loadings=loadings,
@@ -103,7 +106,7 @@ def fit_readout(model: LoadedModel, corpus: Corpus, seed: int) -> Readout:
     )
     among, alone = _measure(sampled, start)
     blocks = [(width, ENCODER_WEIGHT), (loadings.shape[1], CODE_WEIGHT)]
-    around = [(size, weight) for weight in RADIUS_WEIGHTS for size in (loadings.shape[1], len(states))]
+    around = [(size, weight) for weight in RADIUS_WEIGHTS for size in (loadings.shape[1], num_states)]
     rotation = np.linalg.qr(numpy_generator(seed, "rotation").normal(size=(width, width)))[0]
     return replace(
         start,
@@ -197,7 +200,7 @@ def _large_components(slides: Sequence[tuple[csr_matrix, Values]], number: int) 
 
 
 def _fit_states(codes: Sequence[Values], seed: int) -> Values:
-    """(S, C) centres of clusters of cells, where every slide has the same weight."""
+    """(Q, K, C) centres of clusters of cells, where every slide has the same weight."""
     # Imported here, because scikit-learn takes a second to import.
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -206,13 +209,15 @@ def _fit_states(codes: Sequence[Values], seed: int) -> Values:
     weights = np.concatenate([np.full(len(each), 1 / max(len(each), 1)) for each in codes])
     number = max(1, min(STATES, len(cells) // CELLS_PER_STATE))
     if len(cells) == 0:
-        return np.zeros((1, codes[0].shape[1]), np.float32)
-    random_state = int(numpy_generator(seed, "readout states").integers(2**31))
-    clustering = MiniBatchKMeans(number, n_init=RESTARTS, batch_size=BATCH_CELLS, random_state=random_state)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct cells than clusters
-        clustering.fit(cells, sample_weight=weights * len(cells) / weights.sum())
-    return np.asarray(clustering.cluster_centers_, dtype=np.float32)
+        return np.zeros((CLUSTERINGS, 1, codes[0].shape[1]), np.float32)
+    states = []
+    for random_state in numpy_generator(seed, "readout states").integers(2**31, size=CLUSTERINGS).tolist():
+        clustering = MiniBatchKMeans(number, n_init=RESTARTS, batch_size=BATCH_CELLS, random_state=random_state)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct cells than clusters
+            clustering.fit(cells, sample_weight=weights * len(cells) / weights.sum())
+        states.append(clustering.cluster_centers_)
+    return np.asarray(states, dtype=np.float32)
 
 
 def _measure(sampled: Sequence[_SampledSlide], readout: Readout) -> tuple[_Features, _Features]:

@@ -71,12 +71,13 @@ def test_means_within_radii_are_those_of_all_pairs(seed: int, number: int) -> No
         40 * generator.random((number, 2)),
     )
     codes, states = generator.normal(size=(number, 3)).astype(np.float32), generator.integers(-1, 4, number)
+    both = np.stack([states, np.where(states >= 0, 7 - states, -1)], axis=1)  # a second clustering, of states 4 to 7
     radii_um = np.array([10.0, 15.0, 30.0])
-    means, found = mean_codes(xy_um, codes, states, np.arange(number), radii_um, 4)
-    described = np.concatenate([codes, np.eye(4)[states]], axis=1)
+    means, found = mean_codes(xy_um, codes, both, np.arange(number), radii_um, 8)
+    described = np.concatenate([codes, np.eye(8)[both].sum(axis=1)], axis=1)
     distance = np.linalg.norm(xy_um[:, None] - xy_um, axis=-1)
     for cell in range(number):
-        expected = np.zeros(7)
+        expected = np.zeros(11)
         assert found[cell] == bool(((distance[cell] <= 30) & (states >= 0) & (np.arange(number) != cell)).any())
         for radius in (2, 1, 0):
             near = (distance[cell] <= radii_um[radius] + 1e-9) & (states >= 0) & (np.arange(number) != cell)
@@ -195,7 +196,7 @@ def test_a_trained_run_has_a_readout(prepared_synthetic: Path, slide: Slide, tmp
     ("name", "change", "problem"),
     [
         ("projection", lambda x: x[:-1], "projection"),
-        ("states", lambda x: x[:, :-1], "states"),
+        ("states", lambda x: x[:, :, :-1], "states"),
         ("loadings", lambda x: x[:0], "loadings"),
         ("radii", lambda x: -x, "ascending"),
         ("radii", lambda x: x * 1e6, "ascending"),

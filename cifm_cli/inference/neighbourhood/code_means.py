@@ -1,6 +1,6 @@
 """Means of the codes of the cells around some cells, and the fractions of the cell states among them, within several radii.
 
-Letters: n cells, c of them at the centres, C components, S states, R radii.
+Letters: n cells, c of them at the centres, C components, Q clusterings, S states of all clusterings, R radii.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def mean_codes(
     Args:
         xy_um: (n, 2) positions of cells, micrometres.
         codes: (n, C) codes.
-        states: (n,) state of each cell; -1 for a void cell, which is not counted.
+        states: (n, Q) state of each cell in each clustering; -1 for a void cell, which is not counted.
         centres: (c,) positions of the centres among the n cells.
         radii_um: (R,) ascending radii, inclusive.
         num_states: S.
@@ -47,7 +47,7 @@ def mean_codes(
         (c, R, C + S) mean code and fractions of the states, those of the next wider radius where there is no other cell within
         a radius; and (c,) whether there is a cell within the widest one. Values are zero where there is none.
     """
-    counted = np.flatnonzero(states >= 0)
+    counted = np.flatnonzero(states[:, 0] >= 0)
     side_um = float(radii_um[-1])
     # A grid of fixed origin: the order of its squares does not depend on which cells are given.
     column, row = np.floor(xy_um[counted] / side_um).T
@@ -116,4 +116,5 @@ def _add_cells(  # noqa: PLR0913, PLR0917 - compiled code takes arrays, not obje
                 total = sums[centre, ring]
                 for component in range(num_components):
                     total[component] += codes[cell, component]
-                total[num_components + states[cell]] += 1
+                for state in states[cell]:
+                    total[num_components + state] += 1
