@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from cifm_cli import provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -76,6 +76,22 @@ def sample_groups(samples: NDArray[np.object_]) -> Groups:
         One group for each sample.
     """
     return Groups("sample", np.unique(samples.astype(str), return_inverse=True)[1])
+
+
+def join_groups(groups: Sequence[Groups]) -> Groups:
+    """Number the blocks of several slides one after the other.
+
+    Args:
+        groups: Blocks of each slide.
+
+    Returns:
+        The groups of all cells, with the widest block and buffer.
+    """
+    starts = np.cumsum([0, *(each.num for each in groups)])
+    ids = np.concatenate([each.ids + start for each, start in zip(groups, starts, strict=False)])
+    return Groups(
+        groups[0].unit, ids, max(each.block_um or 0.0 for each in groups), max(each.buffer_um for each in groups)
+    )
 
 
 def grouped_folds(

@@ -1,10 +1,10 @@
-"""Figures as PNG bytes in one style. This is the only module that imports matplotlib; it changes no global state."""
+"""Figures as PNG or SVG bytes in one style. This is the only module that imports matplotlib; it changes no global state."""
 
 from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -33,11 +33,14 @@ _STYLE: Final[Any] = {
     "xtick.color": "#555555",
     "ytick.color": "#555555",
     "legend.frameon": False,
+    "svg.hashsalt": "cifm",  # names of elements, which would be random
 }
+ImageFormat: TypeAlias = Literal["png", "svg"]
 _GREY: Final = "#C8C8C8"
 _SEQUENTIAL, _DIVERGING = "viridis", "RdBu_r"
 _WIDTH_IN = 6.5
 _POINTS_PER_INCH = 72
+_MARKERS = "osD^vPX"
 _MAX_ANNOTATED = 15  # rows and columns up to which a heat map also shows its values as text
 
 
@@ -135,6 +138,7 @@ def bars(
     *,
     label: str = "",
     reference: float | None = None,
+    image_format: ImageFormat = "png",
 ) -> bytes:
     """Draw one horizontal bar per label, the first on top.
 
@@ -145,9 +149,10 @@ def bars(
         title: Title of the figure.
         label: Label of the axis.
         reference: A value that is marked by a line, such as the value of a random guess.
+        image_format: `png` or `svg`.
 
     Returns:
-        PNG.
+        The image.
     """
     positions = np.arange(len(labels))
 
@@ -176,7 +181,47 @@ def bars(
         axes.set_xlabel(label)
         axes.grid(axis="x")
 
-    return _render(draw, title, 1.0 + 0.32 * len(labels))
+    return _render(draw, title, 1.0 + 0.32 * len(labels), image_format)
+
+
+def scatter_lines(
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    title: str,
+    *,
+    x_label: str = "",
+    y_label: str = "",
+    image_format: ImageFormat = "png",
+) -> bytes:
+    """Draw several lines through points between 0 and 1, with the diagonal.
+
+    Args:
+        points: (x, y) of each point, by the name of the line.
+        title: Title of the figure.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        image_format: `png` or `svg`.
+
+    Returns:
+        The image.
+    """
+    palette = assign_colours(list(points))
+
+    def draw(axes: Axes) -> None:
+        """Draw the plot on the given axes."""
+        axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle="--")
+        for number, (name, line) in enumerate(points.items()):
+            x, y = [each[0] for each in line], [each[1] for each in line]
+            marker = _MARKERS[number % len(_MARKERS)]
+            axes.plot(x, y, color=palette[name], linewidth=1.4, marker=marker, markersize=4, label=name)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_aspect("equal")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid(visible=True)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+
+    return _render(draw, title, 3.8, image_format)
 
 
 def histogram(values: NDArray[Any], edges: Sequence[float], title: str, *, label: str = "") -> bytes:
@@ -332,8 +377,8 @@ def dots(
     return _render(draw, title, float(np.clip(1.4 + 0.22 * len(row_labels), 2.4, 9.0)))
 
 
-def _render(draw: Callable[[Axes], None], title: str, height_in: float) -> bytes:
-    """Make a figure with one pair of axes, call `draw` on them, and return the PNG."""
+def _render(draw: Callable[[Axes], None], title: str, height_in: float, image_format: ImageFormat = "png") -> bytes:
+    """Make a figure with one pair of axes, call `draw` on them, and return the image."""
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
         # Not through pyplot, which keeps figures open and chooses a display.
@@ -341,6 +386,7 @@ def _render(draw: Callable[[Axes], None], title: str, height_in: float) -> bytes
         axes = figure.add_subplot()
         draw(axes)
         axes.set_title(title)
-        # matplotlib would store its version, and equal figures would differ in their bytes.
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        # matplotlib would store its version or the date, and equal figures would differ in their bytes.
+        metadata = {"Software": None} if image_format == "png" else {"Date": None, "Creator": None}
+        figure.savefig(buffer, format=image_format, metadata=metadata)
     return buffer.getvalue()
