@@ -15,6 +15,7 @@ from cifm_cli.api.cross_validation import leave_out
 from cifm_cli.api.evaluation import Evaluation, evaluate
 from cifm_cli.api.inference import annotate, embed, predict
 from cifm_cli.api.preparation import prepare
+from cifm_cli.api.probing import Probe, probe
 from cifm_cli.api.response_validation import ResponseValidation, validate_response
 from cifm_cli.api.simulation import simulate
 from cifm_cli.api.slides import load_model
@@ -28,6 +29,7 @@ __all__ = [
     "Knockout",
     "LoadedModel",
     "Overexpress",
+    "Probe",
     "ReferenceCells",
     "Remove",
     "ResponseValidation",
@@ -39,6 +41,7 @@ __all__ = [
     "load_model",
     "predict",
     "prepare",
+    "probe",
     "simulate",
     "train",
     "validate_response",

@@ -3,76 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from cifm_cli import workspace
 from cifm_cli.commands import options
+from cifm_cli.commands import probe_options as of_probe
 
 
 def probe(
-    slides: Annotated[
-        list[Path], typer.Argument(metavar="EMBEDDED...", help="Embedded slides (.h5ad), or folders of them.")
-    ],
-    label: Annotated[
-        str,
-        typer.Option(
-            "--label",
-            metavar="COLUMN",
-            help="Label to predict: a column of obs; condition, tissue or sample of the slides; or FILE.csv:COLUMN, a table with the "
-            "barcode of each cell in a column called barcode. {slide} in FILE stands for the name of each slide.",
-        ),
-    ],
-    train_on: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--train-on",
-            metavar="NAME",
-            help="Slides, samples or platforms to train the classifier on, by name or pattern such as 'visium*'; may be repeated.",
-            show_default="all that --test-on does not name",
-        ),
-    ] = None,
-    test_on: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--test-on",
-            metavar="NAME",
-            help="Slides, samples or platforms to test it on; may be repeated. Without --train-on and --test-on, samples (or blocks of "
-            "a single slide) are held out in turn.",
-            show_default="all that --train-on does not name",
-        ),
-    ] = None,
-    positive: Annotated[
-        str | None,
-        typer.Option("--positive", metavar="CLASS", help="Predict this class against all others together."),
-    ] = None,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--ignore",
-            metavar="CLASS",
-            help="Leave out the cells of this class, such as undetermined; may be repeated.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="JSON file to write; a page (.html), charts (.png, .svg) and tables (.csv, .parquet) of the same name are written too.",
-        ),
-    ] = Path("probe.json"),
-    folds: Annotated[int, typer.Option("--folds", min=2, max=20, help="Folds of the cross-validation.")] = 5,
-    max_cells: Annotated[
-        int,
-        typer.Option(
-            "--max-cells",
-            metavar="N",
-            min=100,
-            help="Largest number of cells, of each side with --train-on; larger data are sampled.",
-        ),
-    ] = 20_000,
+    slides: of_probe.Embedded,
+    label: of_probe.Label,
+    train_on: of_probe.TrainOn = None,
+    test_on: of_probe.TestOn = None,
+    positive: of_probe.Positive = None,
+    ignore: of_probe.Ignore = None,
+    out: of_probe.OutFile = Path("probe.json"),
+    folds: of_probe.Folds = 5,
+    max_cells: of_probe.MaxCells = 20_000,
     seed: options.Seed = 0,
     no_verify: options.NoVerify = False,
     as_json: options.Json = False,
@@ -83,9 +29,10 @@ def probe(
     from cifm_cli.embedding import probe_report
     from cifm_cli.embedding.labels import LabelChoice, label_paths
     from cifm_cli.embedding.probe import ProbeConfig, run_probe
-    from cifm_cli.embedding.probe_files import write_probe
+    from cifm_cli.embedding.probe_files import require_result_name, write_probe
     from cifm_cli.report import terminal
 
+    require_result_name(out)
     paths = workspace.slide_paths(slides, workspace.EMBEDDED, "cifm embed SLIDE")
     config = ProbeConfig(
         LabelChoice(label, positive, tuple(ignore or ())),

@@ -67,7 +67,8 @@ def _target(content: dict[str, Any]) -> str:
     classes = list(content["classes"])
     if len(classes) > 2:
         return f"{content['label']} ({len(classes)} classes)"
-    return f"{classes[1]} against {classes[0]} ({content['label']})"
+    others = "all other classes" if content["positive"] else classes[0]
+    return f"{classes[1]} against {others} ({content['label']})"
 
 
 def _where(content: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +46,7 @@ class Labels:
     column: str  # the obs column, or the entry of the metadata, that they were read from
     classes: tuple[str, ...]  # K names
     codes: NDArray[np.int64]  # (n,) position in `classes` of each cell
+    positive: str | None = None  # the class that is compared with all others together, if there is one
 
     def subset(self, mask: NDArray[np.bool_]) -> Labels:
         """Select some of the cells; the classes stay.
@@ -56,7 +57,7 @@ class Labels:
         Returns:
             Their labels.
         """
-        return Labels(self.column, self.classes, self.codes[mask])
+        return replace(self, codes=self.codes[mask])
 
 
 def read_labels(slides: Sequence[EmbeddedSlide], choice: LabelChoice | str) -> NDArray[np.object_]:
@@ -147,7 +148,7 @@ def encode_labels(choice: LabelChoice | str, labels: NDArray[np.object_]) -> Lab
     classes, codes = np.unique(labels.astype(str), return_inverse=True)
     if choice.positive == classes[0]:
         classes, codes = classes[::-1], len(classes) - 1 - codes
-    return Labels(choice.column, tuple(classes.tolist()), codes.astype(np.int64))
+    return Labels(choice.column, tuple(classes.tolist()), codes.astype(np.int64), choice.positive)
 
 
 def rare_classes(labels: NDArray[np.object_], groups: NDArray[np.int64], min_cells: int) -> dict[str, int]:

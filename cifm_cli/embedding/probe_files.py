@@ -8,12 +8,32 @@ from cifm_cli import workspace
 from cifm_cli.embedding import probe_report
 from cifm_cli.embedding.probe_tables import all_tables
 from cifm_cli.embedding.scoring import ROC_AUC
+from cifm_cli.errors import CifmError
 from cifm_cli.report import html
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_cli.embedding.probe_summary import ProbeResult
+
+
+_SUFFIXES = (".html", ".png", ".svg", ".csv", ".parquet")  # of the other files
+
+
+def require_result_name(out: Path) -> None:
+    """Refuse a name of the JSON file that another file of the probe would have.
+
+    Args:
+        out: The JSON file.
+
+    Raises:
+        CifmError: Its suffix is that of another file.
+    """
+    if out.suffix.lower() in _SUFFIXES:
+        raise CifmError(
+            f"--out {out}: names the JSON file, and a {out.suffix} file of the same name is written too",
+            f"give it the suffix .json: --out {out.with_suffix('.json')}",
+        )
 
 
 def write_probe(out: Path, result: ProbeResult, origin: dict[str, Any]) -> dict[str, Any]:

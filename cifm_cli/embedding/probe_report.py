@@ -41,12 +41,20 @@ def summary_table(probe: ProbeResult) -> Table:
     """
     features = probe.content["features"]
     rows = [
-        [name, str(facts.get("dimensions", "")), *(format_interval(facts[metric]) for metric in METRICS)]
+        [name, _dimensions(facts), *(format_interval(facts[metric]) for metric in METRICS)]
         for name, facts in features.items()
     ]
     # The first two columns are the name and the dimensions.
     best = [(_best(features, metric), 2 + j) for j, metric in enumerate(METRICS)]
     return Table(["features", "dimensions", *(_HEADS[metric] for metric in METRICS)], rows, best)
+
+
+def _dimensions(facts: dict[str, Any]) -> str:
+    """Number of features, and of those that they were reduced to."""
+    if "dimensions" not in facts:
+        return ""
+    reduced = facts["reduced_to"]
+    return f"{facts['dimensions']:,}" + ("" if reduced is None else f" to {reduced:,}")
 
 
 def comparison_table(probe: ProbeResult) -> Table:

@@ -52,6 +52,8 @@ class ProbeResult:
     content: dict[str, Any]  # the content of `probe.json`, without provenance
     labels: Labels  # labels of the n held-out cells
     probabilities: dict[str, NDArray[np.float64]]  # for each set of features, (n, K) predicted for held-out cells
+    slides: tuple[EmbeddedSlide, ...]  # S slides of the held-out cells
+    rows: tuple[Rows, ...]  # rows of the held-out cells of each of these slides
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def summarise(
         "warnings": list(warnings),
     }
     content["evidence"] = describe_evidence(content)
-    return ProbeResult(content, task.labels.subset(is_tested), probabilities)
+    rows = [rows for slide, rows in zip(task.slides, task.rows, strict=True) if any(slide is s for s in tested.slides)]
+    return ProbeResult(content, task.labels.subset(is_tested), probabilities, tuple(tested.slides), tuple(rows))
 
 
 def _describe_tested(task: ProbeTask, splits: Sequence[tuple[Rows, Rows]], seed: int) -> _Tested:
@@ -153,6 +156,7 @@ def _describe_task(task: ProbeTask, num_folds: int) -> dict[str, Any]:
     sizes = np.bincount(codes, minlength=len(task.labels.classes)).tolist()
     content: dict[str, Any] = {
         "label": task.labels.column,
+        "positive": task.labels.positive,
         "slides": [slide.name for slide in task.slides],
         "cells": len(codes),
         "classes": dict(zip(task.labels.classes, sizes, strict=True)),
