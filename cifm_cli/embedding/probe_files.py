@@ -54,7 +54,7 @@ def write_probe(out: Path, result: ProbeResult, origin: dict[str, Any]) -> dict[
     with workspace.atomic_files(out.parent, out.name) as new:
         for image_format in ("png", "svg"):
             name = out.with_suffix(f".{image_format}").name
-            (new / name).write_bytes(probe_report.draw_bars(result, ROC_AUC, image_format))
+            (new / name).write_bytes(probe_report.draw_metric(result, ROC_AUC, image_format))
             calibration = probe_report.draw_reliability(result, image_format)
             (new / f"{out.stem}_calibration.{image_format}").write_bytes(calibration)
         for suffix, table in all_tables(result.content).items():

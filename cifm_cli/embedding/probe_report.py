@@ -9,11 +9,13 @@ import numpy as np
 
 from cifm_cli import keys
 from cifm_cli.embedding.evidence import format_interval
+from cifm_cli.embedding.features import BASELINES
 from cifm_cli.embedding.probe_summary import MAJORITY, METRICS
 from cifm_cli.embedding.scoring import BALANCED_ACCURACY, BRIER, LOWER_IS_BETTER, ROC_AUC
 from cifm_cli.report import plots
+from cifm_cli.report.estimates import Estimate, draw_calibration, draw_estimates
 from cifm_cli.report.html import Image, Section
-from cifm_cli.report.palette import sort_names
+from cifm_cli.report.palette import COLOURS, sort_names
 from cifm_cli.report.table import Table
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _TITLES = {ROC_AUC: "ROC-AUC", BALANCED_ACCURACY: "balanced accuracy", BRIER: "Brier score"}
 _HEADS = {**_TITLES, BRIER: "Brier score (lower is better)"}
+_GREY = "#777777"
 _MAX_TITLE = 60  # characters of a label in the title of a figure
 _MAX_SLIDES = 60  # rows of the table of slides on the page
 
@@ -173,8 +176,8 @@ def _count(side: dict[str, Any]) -> str:
     return f"{slides} slide{'s' * (slides > 1)}, {samples} sample{'s' * (samples > 1)}"
 
 
-def draw_bars(probe: ProbeResult, metric: str, image_format: ImageFormat = "png") -> bytes:
-    """Draw one metric of every set of features as a bar chart.
+def draw_metric(probe: ProbeResult, metric: str, image_format: ImageFormat = "png") -> bytes:
+    """Draw one metric of every set of features with its interval, and the values within single slides.
 
     Args:
         probe: The result of a probe.
@@ -184,17 +187,37 @@ def draw_bars(probe: ProbeResult, metric: str, image_format: ImageFormat = "png"
     Returns:
         The image.
     """
-    features = probe.content["features"]
+    content, features = probe.content, probe.content["features"]
     values = [facts[metric] for facts in features.values()]
-    classes = len(probe.content["classes"])
     # Balanced accuracy of any constant prediction is 1 / K; the Brier score is compared with that of the frequencies.
-    chance = {ROC_AUC: 0.5, BALANCED_ACCURACY: 1 / classes, BRIER: features[MAJORITY][BRIER]["value"]}[metric]
-    return plots.bars(
-        list(features),
-        [math.nan if each["value"] is None else each["value"] for each in values],
-        [None if each["low"] is None else (each["low"], each["high"]) for each in values],
-        f"{_short(probe.content['label'])}: {_HEADS[metric]} of held-out cells",
-        label=f"{_TITLES[metric]} (dashed: chance)",
+    chance = {
+        ROC_AUC: 0.5,
+        BALANCED_ACCURACY: 1 / len(content["classes"]),
+        BRIER: features[MAJORITY][BRIER]["value"],
+    }[metric]
+    of_slides = [
+        [slide["features"][name].get(metric) for slide in content["by_slide"]] if len(content["by_slide"]) > 1 else []
+        for name in features
+    ]
+    points = [[value for value in of_slide if value is not None] for of_slide in of_slides]
+    # Embeddings, baselines, and the frequencies of the classes
+    colours = [
+        COLOURS[0] if name in content["paired"] else COLOURS[3] if name in BASELINES else _GREY for name in features
+    ]
+    rows = [
+        Estimate(
+            name,
+            math.nan if each["value"] is None else each["value"],
+            None if each["low"] is None else (each["low"], each["high"]),
+            of_slide,
+            colour,
+        )
+        for name, each, of_slide, colour in zip(features, values, points, colours, strict=True)
+    ]
+    return draw_estimates(
+        rows,
+        f"{_short(content['label'])}: {_HEADS[metric]} of held-out cells",
+        label=f"{_TITLES[metric]}; dashed: chance" + ("; circles: single slides" if any(points) else ""),
         reference=chance,
         image_format=image_format,
     )
@@ -217,13 +240,7 @@ def draw_reliability(probe: ProbeResult, image_format: ImageFormat = "png") -> b
     }
     classes = probe.labels.classes
     of = classes[1] if len(classes) == 2 else "all classes, each against the rest"
-    return plots.scatter_lines(
-        points,
-        f"Calibration: {_short(of)}",
-        x_label="predicted probability (mean of a bin)",
-        y_label="observed frequency",
-        image_format=image_format,
-    )
+    return draw_calibration(points, f"Calibration: {_short(of)}", image_format=image_format)
 
 
 def sections(probe: ProbeResult) -> list[Section]:
@@ -238,7 +255,7 @@ def sections(probe: ProbeResult) -> list[Section]:
     content, classes = probe.content, probe.labels.classes
     best = list(content["features"])[_best(content["features"], BALANCED_ACCURACY)]
     evidence, warnings = content["evidence"], content["warnings"]
-    charts = [Image(draw_bars(probe, metric), f"{_TITLES[metric]} with 95 % intervals") for metric in METRICS]
+    charts = [Image(draw_metric(probe, metric), f"{_TITLES[metric]} with 95 % intervals") for metric in METRICS]
     confusion = plots.heat_map(
         confusion_matrix(probe, best),
         classes,

@@ -12,7 +12,7 @@ import numpy as np
 
 from cifm_cli.embedding.calibration import reliability
 from cifm_cli.embedding.classifier import MAX_FEATURES, NUM_COMPONENTS
-from cifm_cli.embedding.evidence import describe_evidence
+from cifm_cli.embedding.evidence import FEW_SAMPLES, describe_evidence
 from cifm_cli.embedding.features import BASELINES
 from cifm_cli.embedding.scoring import (
     BALANCED_ACCURACY,
@@ -217,13 +217,19 @@ def _describe(features: Features, fit: CrossValidation, probabilities: Floats, t
 
 def _score_slides(probabilities: Floats, tested: _Tested, seed: int) -> dict[str, Any]:
     """ROC-AUC of whole slides and its p-value, where every slide has one class; empty otherwise."""
-    if tested.class_of_slide is None:
+    classes = tested.class_of_slide
+    if classes is None:
         return {}
     means = mean_of_slides(probabilities, tested.slide_of)
-    area = slide_roc_auc(means, tested.class_of_slide, tested.group_of_slide, tested.held_out)
+    area = slide_roc_auc(means, classes, tested.group_of_slide, tested.held_out)
     # In a cross-validation, the classifiers have seen the classes of the other slides.
-    p = None if tested.task.sides is None else permutation_p_value(means, tested.class_of_slide, seed)
-    return {"slides": {ROC_AUC: tested.held_out.summarise(area), "p": p}}
+    p = None if tested.task.sides is None else permutation_p_value(means, classes, seed)
+    summary = tested.held_out.summarise(area)
+    samples = [set(np.array([sample_of(s) for s in tested.slides])[classes == k]) for k in np.unique(classes)]
+    # Few slides are often ranked without an error, and every draw of them is.
+    if min(map(len, samples)) < FEW_SAMPLES or summary["low"] == summary["high"]:
+        summary |= {"low": None, "high": None}
+    return {"slides": {ROC_AUC: summary, "p": p}}
 
 
 def _describe_slide(tested: _Tested, number: int, probabilities: dict[str, Floats]) -> dict[str, Any]:

@@ -40,7 +40,6 @@ _GREY: Final = "#C8C8C8"
 _SEQUENTIAL, _DIVERGING = "viridis", "RdBu_r"
 _WIDTH_IN = 6.5
 _POINTS_PER_INCH = 72
-_MARKERS = "osD^vPX"
 _MAX_ANNOTATED = 15  # rows and columns up to which a heat map also shows its values as text
 
 
@@ -94,7 +93,7 @@ def tissue_map(
         axes.set_axis_off()
         _draw_scale_bar(axes, low_um[0], high_um[1], span_um)
 
-    return _render(draw, title, height_in + 0.5)
+    return render_axes(draw, title, height_in + 0.5)
 
 
 def _draw_categories(
@@ -138,7 +137,6 @@ def bars(
     *,
     label: str = "",
     reference: float | None = None,
-    image_format: ImageFormat = "png",
 ) -> bytes:
     """Draw one horizontal bar per label, the first on top.
 
@@ -149,10 +147,9 @@ def bars(
         title: Title of the figure.
         label: Label of the axis.
         reference: A value that is marked by a line, such as the value of a random guess.
-        image_format: `png` or `svg`.
 
     Returns:
-        The image.
+        PNG.
     """
     positions = np.arange(len(labels))
 
@@ -181,47 +178,7 @@ def bars(
         axes.set_xlabel(label)
         axes.grid(axis="x")
 
-    return _render(draw, title, 1.0 + 0.32 * len(labels), image_format)
-
-
-def scatter_lines(
-    points: Mapping[str, Sequence[tuple[float, float]]],
-    title: str,
-    *,
-    x_label: str = "",
-    y_label: str = "",
-    image_format: ImageFormat = "png",
-) -> bytes:
-    """Draw several lines through points between 0 and 1, with the diagonal.
-
-    Args:
-        points: (x, y) of each point, by the name of the line.
-        title: Title of the figure.
-        x_label: Label of the x axis.
-        y_label: Label of the y axis.
-        image_format: `png` or `svg`.
-
-    Returns:
-        The image.
-    """
-    palette = assign_colours(list(points))
-
-    def draw(axes: Axes) -> None:
-        """Draw the plot on the given axes."""
-        axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle="--")
-        for number, (name, line) in enumerate(points.items()):
-            x, y = [each[0] for each in line], [each[1] for each in line]
-            marker = _MARKERS[number % len(_MARKERS)]
-            axes.plot(x, y, color=palette[name], linewidth=1.4, marker=marker, markersize=4, label=name)
-        axes.set_xlim(-0.02, 1.02)
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_aspect("equal")
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        axes.grid(visible=True)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
-
-    return _render(draw, title, 3.8, image_format)
+    return render_axes(draw, title, 1.0 + 0.32 * len(labels))
 
 
 def histogram(values: NDArray[Any], edges: Sequence[float], title: str, *, label: str = "") -> bytes:
@@ -248,7 +205,7 @@ def histogram(values: NDArray[Any], edges: Sequence[float], title: str, *, label
         axes.set_ylabel("cells")
         axes.grid(axis="y")
 
-    return _render(draw, title, 2.8)
+    return render_axes(draw, title, 2.8)
 
 
 def curves(
@@ -288,7 +245,7 @@ def curves(
             columns = 1 + len(series) // 18
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, ncols=columns)
 
-    return _render(draw, title, 3.4)
+    return render_axes(draw, title, 3.4)
 
 
 def heat_map(
@@ -334,7 +291,7 @@ def heat_map(
                 colour = "black" if drawn.to_rgba(np.array([value]))[0, :3].sum() > 1.5 else "white"
                 axes.annotate(f"{value:.2g}", (j, i), ha="center", va="center", fontsize=7, color=colour)
 
-    return _render(draw, title, float(np.clip(1.6 + 0.22 * len(row_labels), 2.4, 9.0)))
+    return render_axes(draw, title, float(np.clip(1.6 + 0.22 * len(row_labels), 2.4, 9.0)))
 
 
 def dots(
@@ -374,11 +331,18 @@ def dots(
         axes.set_ylim(len(row_labels) - 0.3, -0.7)
         axes.grid(visible=True)
 
-    return _render(draw, title, float(np.clip(1.4 + 0.22 * len(row_labels), 2.4, 9.0)))
+    return render_axes(draw, title, float(np.clip(1.4 + 0.22 * len(row_labels), 2.4, 9.0)))
 
 
-def _render(draw: Callable[[Axes], None], title: str, height_in: float, image_format: ImageFormat = "png") -> bytes:
-    """Make a figure with one pair of axes, call `draw` on them, and return the image."""
+def render_axes(draw: Callable[[Axes], None], title: str, height_in: float, image_format: ImageFormat = "png") -> bytes:
+    """Make a figure with one pair of axes, call `draw` on them, and return the image.
+
+    Args:
+        draw: Draws on the axes.
+        title: Title of the figure.
+        height_in: Height, inches.
+        image_format: `png` or `svg`.
+    """
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
         # Not through pyplot, which keeps figures open and chooses a display.
