@@ -17,6 +17,7 @@ from cifm_cli.api.inference import annotate, embed, predict
 from cifm_cli.api.preparation import prepare
 from cifm_cli.api.probing import Probe, probe
 from cifm_cli.api.response_validation import ResponseValidation, validate_response
+from cifm_cli.api.sensitivity_map import Sensitivity, sensitivity
 from cifm_cli.api.simulation import simulate
 from cifm_cli.api.slides import load_model
 from cifm_cli.api.training import train
@@ -33,6 +34,7 @@ __all__ = [
     "ReferenceCells",
     "Remove",
     "ResponseValidation",
+    "Sensitivity",
     "Swap",
     "annotate",
     "embed",
@@ -42,6 +44,7 @@ __all__ = [
     "predict",
     "prepare",
     "probe",
+    "sensitivity",
     "simulate",
     "train",
     "validate_response",

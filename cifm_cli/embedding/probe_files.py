@@ -61,6 +61,14 @@ def write_probe(out: Path, result: ProbeResult, origin: dict[str, Any]) -> dict[
             table.to_csv(new / f"{out.stem}{suffix}.csv", index=False, lineterminator="\n")
             table.to_parquet(new / f"{out.stem}{suffix}.parquet", index=False, write_page_checksum=True)
         page, title = new / out.with_suffix(".html").name, f"Linear probe of {content['label']}"
-        html.write_report(page, title, probe_report.sections(result), origin)
+        evidence = content["evidence"]
+        html.write_report(
+            page,
+            title,
+            probe_report.sections(result),
+            origin,
+            answer=evidence["answer"],
+            remarks=evidence["remarks"],
+        )
         workspace.write_json(new / out.name, content)
     return content

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cifm_cli.embedding.probe_summary import ProbeResult
-    from cifm_cli.report.plots import ImageFormat
+    from cifm_cli.report.canvas import ImageFormat
 
 _TITLES = {ROC_AUC: "ROC-AUC", BALANCED_ACCURACY: "balanced accuracy", BRIER: "Brier score"}
 _HEADS = {**_TITLES, BRIER: "Brier score (lower is better)"}
@@ -195,9 +195,10 @@ def draw_metric(probe: ProbeResult, metric: str, image_format: ImageFormat = "pn
         BALANCED_ACCURACY: 1 / len(content["classes"]),
         BRIER: features[MAJORITY][BRIER]["value"],
     }[metric]
+    # Within a slide of one class, nothing can be told apart.
+    has_parts = len(content["by_slide"]) > 1 and "slides" not in next(iter(features.values()))
     of_slides = [
-        [slide["features"][name].get(metric) for slide in content["by_slide"]] if len(content["by_slide"]) > 1 else []
-        for name in features
+        [slide["features"][name].get(metric) for slide in content["by_slide"]] if has_parts else [] for name in features
     ]
     points = [[value for value in of_slide if value is not None] for of_slide in of_slides]
     # Embeddings, baselines, and the frequencies of the classes
@@ -244,7 +245,7 @@ def draw_reliability(probe: ProbeResult, image_format: ImageFormat = "png") -> b
 
 
 def sections(probe: ProbeResult) -> list[Section]:
-    """Assemble the sections of the HTML page, the answer first.
+    """Assemble the sections of the HTML page, below the answer.
 
     Args:
         probe: The result of a probe.
@@ -254,7 +255,7 @@ def sections(probe: ProbeResult) -> list[Section]:
     """
     content, classes = probe.content, probe.labels.classes
     best = list(content["features"])[_best(content["features"], BALANCED_ACCURACY)]
-    evidence, warnings = content["evidence"], content["warnings"]
+    warnings = content["warnings"]
     charts = [Image(draw_metric(probe, metric), f"{_TITLES[metric]} with 95 % intervals") for metric in METRICS]
     confusion = plots.heat_map(
         confusion_matrix(probe, best),
@@ -266,7 +267,7 @@ def sections(probe: ProbeResult) -> list[Section]:
     descriptions = [[name, str(facts["what"])] for name, facts in content["features"].items()]
     errors = [[name, f"{facts['calibration']['expected_error']:.3f}"] for name, facts in content["features"].items()]
     return [
-        Section("Answer", "\n\n".join([evidence["answer"], *evidence["remarks"]]), images=charts[:2]),
+        Section("Embeddings and baselines", images=charts[:2]),
         *([Section("Warnings", table=warning_table(warnings))] if warnings else []),
         Section("Linear probe", explain(probe), summary_table(probe)),
         Section(

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cifm_cli.report import canvas
 from cifm_cli.report.palette import COLOURS, assign_colours
-from cifm_cli.report.plots import render_axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-    from cifm_cli.report.plots import ImageFormat
+    from cifm_cli.report.canvas import ImageFormat
 
+_WIDTH_IN = 6.5
 _MARKERS = "osD^vPX"  # of the lines, one after the other
 _RIGHT = 1.02  # of the numbers, as a fraction of the width of the axes
 _QUIET = "#777777"
@@ -55,8 +56,9 @@ def draw_estimates(
         The image.
     """
 
-    def draw(axes: Axes) -> None:
-        """Draw the plot on the given axes."""
+    def draw(figure: Figure) -> None:
+        """Draw on the given figure."""
+        axes = figure.add_subplot(title=title)
         if reference is not None:
             axes.axvline(reference, color="#888888", linewidth=1, linestyle="--")
         for position, row in enumerate(rows):
@@ -72,7 +74,7 @@ def draw_estimates(
         axes.set_xlabel(label)
         axes.grid(axis="x")
 
-    return render_axes(draw, title, 1.0 + 0.36 * len(rows), image_format)
+    return canvas.render(draw, _WIDTH_IN, 1.0 + 0.36 * len(rows), image_format)
 
 
 def draw_calibration(
@@ -90,8 +92,9 @@ def draw_calibration(
     """
     palette = assign_colours(list(lines))
 
-    def draw(axes: Axes) -> None:
-        """Draw the plot on the given axes."""
+    def draw(figure: Figure) -> None:
+        """Draw on the given figure."""
+        axes = figure.add_subplot(title=title)
         axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle="--")
         for number, (name, bins) in enumerate(lines.items()):
             predicted, observed = [each[0] for each in bins], [each[1] for each in bins]
@@ -105,4 +108,4 @@ def draw_calibration(
         axes.grid(visible=True)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
 
-    return render_axes(draw, title, 3.8, image_format)
+    return canvas.render(draw, _WIDTH_IN, 3.8, image_format)

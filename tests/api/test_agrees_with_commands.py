@@ -86,7 +86,7 @@ def test_simulate(
     run(command_line, "simulate", prepared_synthetic, "--model", run_folder, "--inject", "tcell", *quick, *TORCH)
     written = ad.read_h5ad("simulation/trajectory.h5ad")
     trajectory = cifm.simulate(
-        adata, model, "tcell", max_cells=200, steps=2, update_fraction=0.2, replicates=2, count=5
+        adata, model, "tcell", max_cells=200, steps=2, update_fraction=0.2, replicates=2, count=5, out="from_python"
     )
     written = written[trajectory.obs_names]
     assert trajectory.obs.equals(written.obs)
@@ -97,8 +97,11 @@ def test_simulate(
     effects = trajectory.uns["cifm"]["effects"]
     assert len(effects)
     pd.testing.assert_frame_equal(effects, pd.read_parquet("simulation/effects.parquet"), check_dtype=False, rtol=0)
+    for name in ("change.csv", "effects.csv", "map_treated.png", "animation.gif"):
+        assert Path("from_python", name).read_bytes() == Path("simulation", name).read_bytes()
     of_command = json.loads(Path("simulation/simulation.json").read_text(encoding="utf8"))
     assert json.loads(trajectory.uns["cifm"]["response"]) == of_command["response"]
+    assert json.loads(trajectory.uns["cifm"]["answer"]) == of_command["answer"]
 
 
 @pytest.mark.parametrize("labels", [None, "cluster"])
