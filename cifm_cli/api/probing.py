@@ -88,6 +88,10 @@ def probe(
         >>> probe = cifm.probe({"visium": a, "xenium": b}, "condition", train_on="visium", positive="tumour")
         >>> probe.scores.query("metric == 'roc_auc'")
     """
+    if not isinstance(label, str):
+        raise CifmError(
+            f"label: expected a text, got {type(label).__name__}", "name a column of obs, or FILE.csv:COLUMN"
+        )
     if num_folds < 2:
         raise CifmError(f"num_folds: {num_folds}", "give at least 2")
     if max_cells < 100:
@@ -121,7 +125,7 @@ def _as_tables(result: ProbeResult, adatas: Mapping[str, AnnData]) -> Probe:
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+    return (given,) if isinstance(given, str) else tuple(map(str, given))
 
 
 def _embedded_slide(adata: AnnData, name: str, layer: str | None) -> EmbeddedSlide:
@@ -152,7 +156,11 @@ def _caller_rows(matrix: Any, rows: NDArray[np.int64]) -> Any:  # noqa: ANN401 -
 
 def _embedding(adata: AnnData, slot: str, name: str) -> NDArray[np.float32]:
     """(N, D) finite features."""
-    values = np.asarray(adata.obsm[slot], dtype=np.float32)
+    hint = "embed the slide again: cifm.embed(adata, model)"
+    try:
+        values = np.asarray(adata.obsm[slot], dtype=np.float32)
+    except (TypeError, ValueError) as error:  # of a sparse matrix, or of text
+        raise CifmError(f"{name}: obsm[{slot!r}] is no array of numbers", hint) from error
     if values.ndim != 2 or not values.shape[1] or not np.isfinite(values).all():
-        raise CifmError(f"{name}: obsm[{slot!r}] must be finite features, one row per cell", "embed the slide again")
+        raise CifmError(f"{name}: obsm[{slot!r}] must be finite features, one row per cell", hint)
     return values

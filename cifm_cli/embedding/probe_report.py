@@ -217,7 +217,7 @@ def draw_metric(probe: ProbeResult, metric: str, image_format: ImageFormat = "pn
     ]
     return draw_estimates(
         rows,
-        f"{_short(content['label'])}: {_HEADS[metric]} of held-out cells",
+        f"{_short(content['positive'] or content['label'])}: {_HEADS[metric]} of held-out cells",
         label=f"{_TITLES[metric]}; dashed: chance" + ("; circles: single slides" if any(points) else ""),
         reference=chance,
         image_format=image_format,

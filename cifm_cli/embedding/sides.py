@@ -55,9 +55,13 @@ def _select(slides: Sequence[EmbeddedSlide], patterns: Sequence[str], option: st
     """Positions of the slides that one of the patterns names."""
     chosen: set[int] = set()
     for pattern in patterns:
-        found = {
-            i for i, slide in enumerate(slides) if any(fnmatchcase(name, pattern) for name in names_of(slide).values())
-        }
+        found = {i for i, slide in enumerate(slides) if pattern and pattern in names_of(slide).values()}
+        if not found:  # a name may hold brackets, which stand for a set of characters in a pattern
+            found = {
+                i
+                for i, slide in enumerate(slides)
+                if any(name and fnmatchcase(name, pattern) for name in names_of(slide).values())
+            }
         if not found:
             known = {
                 key: ", ".join(sorted({names_of(slide)[key] for slide in slides} - {""})) for key in names_of(slides[0])

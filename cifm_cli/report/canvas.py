@@ -32,6 +32,7 @@ _STYLE: Final[Any] = {
     "xtick.color": "#555555",
     "ytick.color": "#555555",
     "legend.frameon": False,
+    "text.parse_math": False,  # names of the user may hold dollar signs
     "svg.hashsalt": "cifm",  # of the names of elements, which would be random
 }
 _FRAME_DPI: Final = 100

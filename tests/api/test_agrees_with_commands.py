@@ -132,11 +132,12 @@ def test_validate_response(
 
 
 @pytest.mark.parametrize("sides", [{}, {"train_on": "tissue", "positive": "tumour"}])
-def test_probe(command_line, prepared_synthetic: Path, run_folder: Path, sides: dict[str, str]) -> None:
-    run(command_line, "embed", prepared_synthetic, "--model", run_folder, *TORCH)
-    first = ad.read_h5ad("embedded/tissue.h5ad")
+def test_probe(command_line, adata: ad.AnnData, model: cifm.LoadedModel, sides: dict[str, str]) -> None:
+    first = cifm.embed(adata, model)
     second = first[np.random.default_rng(0).random(first.n_obs) < 0.5].copy()
     second.uns["cifm"]["sample"] = "second"
+    Path("embedded").mkdir()
+    first.write_h5ad("embedded/tissue.h5ad")
     second.write_h5ad("embedded/second.h5ad")
     words = [word for key, value in sides.items() for word in (f"--{key.replace('_', '-')}", value)]
     run(command_line, "probe", "embedded", "--label", "cluster", "--folds", 2, "--no-verify", *words)

@@ -66,6 +66,14 @@ def test_a_name_that_is_nothing_lists_the_names() -> None:
     assert caught.value.hint == "there are slides: s0, s1, s2, s3; samples: p0, p1, p2, p3; platforms: visium, xenium"
 
 
+def test_names_are_not_only_patterns() -> None:
+    slides = [replace(slide, name=name) for slide, name in zip(make_slides(2, side=3), ("a[1]", "a1"), strict=True)]
+    assert [slide.name for slide in choose_sides(slides, ["a[1]"], ["p1"]).train] == ["a[1]"]
+    slides[0].facts[keys.PLATFORM] = ""
+    with pytest.raises(CifmError, match="--train-on : no slide, sample or platform"):
+        choose_sides(slides, [""], [])
+
+
 def test_a_side_without_slides_is_refused() -> None:
     with pytest.raises(CifmError, match="--test-on names all slides"):
         choose_sides(make_slides(side=3), [], ["*"])
