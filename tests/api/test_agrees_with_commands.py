@@ -108,9 +108,13 @@ def test_simulate(
 def test_validate_response(
     command_line, adata: ad.AnnData, prepared_synthetic: Path, monkeypatch: pytest.MonkeyPatch, labels: str | None
 ) -> None:
-    small = {"REGION_RADII": 5.0, "MARGIN_RADII": 0.0, "MIN_HIDDEN": 5, "MIN_ELSEWHERE": 30, "MIN_COUNTS": 5.0}
-    for name, value in small.items():  # the slide is so small that no label would have a region
-        monkeypatch.setattr(f"cifm_cli.response.held_out.{name}", value)
+    small = {
+        "pairs": {"REGION_RADII": 5.0, "MARGIN_RADII": 0.0, "MIN_HIDDEN": 5, "MIN_ELSEWHERE": 30},
+        "neighbourhoods": {"MIN_COUNTS": 5.0},
+    }
+    for module, values in small.items():  # the slide is so small that no label would have a region
+        for name, value in values.items():
+            monkeypatch.setattr(f"cifm_cli.response.held_out.{module}.{name}", value)
     planted = [{"rule": "rule", "truth": 1.5, **dict.fromkeys(PLANTED_SCORES, 0.5)}]  # tested without a slide
     monkeypatch.setattr("cifm_cli.response.validation.check_all_planted", lambda _seed: planted)
     run(command_line, "simulate", prepared_synthetic, "--validate", *(("--labels", labels) if labels else ()))
