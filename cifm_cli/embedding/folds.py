@@ -115,6 +115,11 @@ def grouped_folds(
     max_folds = groups.num
     if groups.unit == "sample":
         max_folds = max(2, min(len(np.unique(groups.ids[codes == code])) for code in np.unique(codes)))
+    if groups.unit == "sample" and min(num_folds, max_folds) == groups.num:
+        # One sample at a time; the splitter may put two into one fold and leave another empty.
+        for group in range(groups.num):
+            yield np.flatnonzero(groups.ids != group), np.flatnonzero(groups.ids == group)
+        return
     splitter = StratifiedGroupKFold(min(num_folds, max_folds), shuffle=True, random_state=state)
     for train, test in splitter.split(np.zeros(len(codes)), codes, groups.ids):
         # A fold can be empty if there are few groups of very different sizes.

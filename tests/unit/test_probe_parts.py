@@ -62,6 +62,15 @@ def test_groups_are_never_split(seed: int, num_groups: int, num_folds: int) -> N
         assert not set(ids[train]) & set(ids[test])
 
 
+def test_as_many_folds_as_samples_leave_one_sample_out() -> None:
+    """One sample has nearly all cells of both classes."""
+    ids = np.repeat(np.arange(4), [500, 2, 2, 2])
+    codes = np.arange(len(ids)) % 2
+    splits = list(grouped_folds(codes, Groups("sample", ids), np.zeros((len(ids), 2)), 20, 0))
+    assert [set(ids[test].tolist()) for _, test in splits] == [{0}, {1}, {2}, {3}]
+    assert all(len(train) + len(test) == len(ids) for train, test in splits)
+
+
 def test_training_cells_are_outside_the_buffer() -> None:
     slide = make_slide()
     groups = block_groups(slide.xy_um, RADIUS_UM, buffer_um=50.0)
