@@ -47,7 +47,7 @@ def _answer(content: dict[str, Any]) -> str:
     embedding, pair = next((name, pairs[ROC_AUC]) for name, pairs in content["paired"].items())
     facts, baseline = content["features"][embedding], pair["best_baseline"]
     reached = content["features"][baseline][ROC_AUC]["value"]
-    few = ", with too few samples to say this of others" if pair["low"] is not None and _few_samples(content) else ""
+    few = ", on few samples" if pair["low"] is not None and _few_samples(content) else ""
     return (
         f"{_NAMES[embedding]} ({embedding}) predicts {_target(content)} {_where(content)} with a ROC-AUC of "
         f"{format_interval(facts[ROC_AUC])}, where chance is 0.5: {_compare(pair)} the best baseline, {baseline}, "

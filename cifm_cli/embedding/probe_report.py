@@ -156,7 +156,7 @@ def explain(probe: ProbeResult) -> str:
     if left_out["sampled"]:
         notes.append(f"{left_out['sampled']:,} more labelled cells were left out by random sampling (--max-cells).")
     if left_out["missing"]:
-        notes.append(f"{left_out['missing']:,} cells have no label.")
+        notes.append(f"{left_out['missing']:,} cells have no label, or one that is ignored.")
     if left_out["rare"]:
         notes.append(f"Classes with too few cells, left out: {', '.join(sorted(left_out['rare']))}.")
     not_converged = {
