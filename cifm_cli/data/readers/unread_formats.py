@@ -90,12 +90,16 @@ def _kind_of_file(path: Path) -> FileKind | None:
 
 
 def _kind_of_hdf5(path: Path) -> FileKind:
-    """What an HDF5 file is whose name does not end with `.h5ad`."""
+    """What an HDF5 file is that no reader recognised."""
     try:
         with h5py.File(path, "r") as file:
             names = set(file)
     except OSError:
         return HDF5
+    if {"obs", "var"} <= names and path.name.lower().endswith(".h5ad"):
+        return FileKind(
+            "an AnnData, and not a download of that platform", "leave out --platform, or give --platform anndata"
+        )
     if {"obs", "var"} <= names:
         return FileKind("an AnnData whose name does not end with .h5ad", "give it that ending")
     if "mod" in names:
