@@ -137,11 +137,11 @@ def test_a_cell_affects_the_embeddings_within_the_reach_alone(
     assert differs[distance_um < reach_um].mean() > 0.9
 
 
-def test_dimensions_have_similar_variances(embedded: dict[str, Any]) -> None:
+def test_no_dimension_has_a_vanishing_variance(embedded: dict[str, Any]) -> None:
     for values in embedded.values():
         variances = values.var(axis=0)
         assert 0.3 < variances.mean() < 3
-        assert variances.max() / variances.min() < 30
+        assert variances.min() > 0.02
 
 
 def test_the_fit_depends_on_the_training_region_alone(
