@@ -20,7 +20,7 @@ from cifm_cli import provenance
 from cifm_cli.data.prefetch import prefetch
 from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested, handling_signals
 from cifm_cli.inference.loaded_model import LoadedModel
-from cifm_cli.model.checkpoint import load_checkpoint
+from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint
 from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
 from cifm_cli.model.precision import computing_in
@@ -143,7 +143,8 @@ def add_readout(session: Session) -> None:
     Args:
         session: After its last step.
     """
-    if not session.processes.is_first:
+    # No model was saved if no validation loss was finite.
+    if not session.processes.is_first or not (session.folder / MODEL_FILE).is_file():
         return
     checkpoint = load_checkpoint(session.folder)
     checkpoint.network.to(session.device)
