@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -16,6 +16,7 @@ from cifm_cli.report.palette import blend
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+ImageFormat: TypeAlias = Literal["png", "svg"]
 _STYLE: Final[Any] = {
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
@@ -31,26 +32,32 @@ _STYLE: Final[Any] = {
     "xtick.color": "#555555",
     "ytick.color": "#555555",
     "legend.frameon": False,
+    "text.parse_math": False,  # names of the user may hold dollar signs
+    "svg.hashsalt": "cifm",  # of the names of elements, which would be random
 }
 _FRAME_DPI: Final = 100
 _NEARLY_WHITE: Final = 245  # Pillow takes the nearest colour within some levels, which must not replace white
 
 
-def render(draw: Callable[[Figure], None], width_in: float, height_in: float) -> bytes:
-    """Make a figure, call `draw` on it, and return the PNG.
+def render(
+    draw: Callable[[Figure], None], width_in: float, height_in: float, image_format: ImageFormat = "png"
+) -> bytes:
+    """Make a figure, call `draw` on it, and return the image.
 
     Args:
         draw: Draws on the figure.
         width_in: Width, inches.
         height_in: Height, inches.
+        image_format: `png` or `svg`.
     """
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
         # Not through pyplot, which keeps figures open and chooses a display.
         figure = Figure(figsize=(width_in, height_in))
         draw(figure)
-        # matplotlib would store its version, and equal figures would differ in their bytes.
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        # matplotlib would store its version or the date, and equal figures would differ in their bytes.
+        metadata = {"Software": None} if image_format == "png" else {"Creator": None, "Date": None}
+        figure.savefig(buffer, format=image_format, metadata=metadata)
     return buffer.getvalue()
 
 
