@@ -17,7 +17,7 @@ def embed(
     neighbors: embed_options.Neighbors = False,
     k: embed_options.K = 15,
     resolution: embed_options.Resolution = 1.0,
-    max_cells: embed_options.MaxCells = 100_000,
+    max_cells: embed_options.MaxCells = 50_000,
     label: embed_options.Label = None,
     file_format: embed_options.Format = "h5ad",
     out: options.Out = workspace.EMBEDDED,

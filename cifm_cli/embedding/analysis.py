@@ -1,8 +1,8 @@
 """Joint analysis of embedded slides: one graph of nearest neighbours, one UMAP and one clustering over all cells.
 
 The computations are those of scanpy. Up to a number of cells, all of them are analysed. Above it, a sample is, and every
-other cell gets the place and the cluster of the sampled cells that are nearest to it. Everything runs in one thread, so
-that the result depends on the embeddings and the seed only.
+other cell gets the place and the cluster of the sampled cells that are nearest to it. The result depends on the
+embeddings and the seed only, not on the number of threads.
 
 Letters: N cells of all slides, n cells of the sample, D features.
 """
@@ -50,7 +50,7 @@ class AnalysisConfig:
     neighbors: bool = False  # whether the graph is kept
     k: int = 15  # nearest neighbours of each cell, including the cell itself, as in scanpy
     resolution: float = 1.0  # of the Leiden clustering; more gives more clusters
-    max_cells: int = 100_000  # number of cells from which on a sample is analysed
+    max_cells: int = 50_000  # number of cells from which on a sample is analysed
     seed: int = 0
 
     @property
@@ -133,13 +133,15 @@ def analyse(cells: JointCells, config: AnalysisConfig) -> Analysis:
     fitted[rows] = True
     seed = int(provenance.numpy_generator(config.seed, "analysis").integers(2**31))
     values = cells.read(rows)
+    index = NearestCells(values)
+    nearest = index.graph(min(config.k, len(values)) - 1)
     with _one_thread():
-        index = NearestCells(values, min(config.k, len(values)) - 1, seed)
-        graph, umap, umap_params, clusters = _analyse_sample(values, index.graph(), config, seed)
-        if is_sampled and (config.umap or config.clusters):
-            umap, clusters = _extend(cells, fitted, index, umap, clusters)
-    logger.info("%s", _describe(cells, config, clusters))
-    return Analysis(fitted, umap, umap_params, clusters, graph if config.neighbors and not is_sampled else None)
+        graph, umap, umap_params, clusters = _analyse_sample(values, nearest, config, seed)
+    if is_sampled and (config.umap or config.clusters):
+        umap, clusters = _extend(cells, fitted, index, umap, clusters)
+    kept = graph if config.neighbors and not is_sampled else None
+    logger.info(_describe(cells, umap, clusters, kept))
+    return Analysis(fitted, umap, umap_params, clusters, kept)
 
 
 def _report_sample(num_sampled: int, num_cells: int, config: AnalysisConfig) -> None:
@@ -155,13 +157,14 @@ def _report_sample(num_sampled: int, num_cells: int, config: AnalysisConfig) -> 
         )
 
 
-def _describe(cells: JointCells, config: AnalysisConfig, clusters: NDArray[np.int32] | None) -> str:
-    found = ["a UMAP"] * config.umap
-    if clusters is not None:
-        found.append(f"{int(clusters.max()) + 1} clusters")
-    found += ["nearest neighbours"] * config.neighbors
+def _describe(
+    cells: JointCells, umap: NDArray[np.float32] | None, clusters: NDArray[np.int32] | None, graph: Graph | None
+) -> str:
+    found = ["a UMAP"] if umap is not None else []
+    found += [f"{int(clusters.max()) + 1} clusters"] if clusters is not None else []
+    found += ["nearest neighbours"] if graph is not None else []
     slides = "1 slide" if len(cells.names) == 1 else f"{len(cells.names)} slides together"
-    return f"{cells.num_cells:,} cells of {slides} analysed: {', '.join(found)}"
+    return f"{cells.num_cells:,} cells of {slides} analysed: {', '.join(found) or 'nothing is written'}"
 
 
 def _analyse_sample(

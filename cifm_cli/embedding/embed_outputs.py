@@ -121,14 +121,12 @@ def write_embeddings(model: LoadedModel, slides: Sequence[Path], out: Path, conf
 
 def _facts(result: Result, prefix: str) -> dict[str, Any]:
     """What was computed, as JSON."""
-    config, names = result.config, analysed.slot_names(prefix)
-    written = {
-        "umap": [f"obsm/{names['umap']}"] if config.umap else [],
-        "clusters": [f"obs/{names['clusters']}"] if config.clusters else [],
-        "neighbors": [f"obsp/{names['distances']}", f"obsp/{names['connectivities']}", f"uns/{names['neighbors']}"]
-        if result.analysis.graph is not None
-        else [],
-    }
+    config, kinds = result.config, analysed.elements(prefix)
+    slots = kinds["umap"] if config.umap else []
+    if config.clusters:
+        has_colours = bool(embed_report.cluster_colours(result.analysis.num_clusters))
+        slots = slots + (kinds["clusters"] if has_colours else kinds["clusters"][:-1])
+    slots = slots + (kinds["neighbors"] if result.analysis.graph is not None else [])
     return {
         "embedding": result.slot,
         "slides": list(result.slides.names),
@@ -139,7 +137,7 @@ def _facts(result: Result, prefix: str) -> dict[str, Any]:
         "max_cells": config.max_cells,
         "seed": config.seed,
         "clusters": result.analysis.num_clusters if config.clusters else None,
-        "slots": [slot for slots in written.values() for slot in slots],
+        "slots": slots,
     }
 
 
@@ -153,9 +151,8 @@ def _write_all(
 ) -> None:
     """Write the slides in their format, and the page and what belongs to it."""
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES} if result else {}
-    origin = provenance.collect(
-        "embed", seed=config.analysis.seed, analysis=content.get("analysis", {}), packages=packages
-    )
+    about = {**content.get("analysis", {}), "packages": packages}
+    origin = provenance.collect("embed", seed=config.analysis.seed, analysis=about)
     if config.format == "zarr":
         for number, source in enumerate(sources):
             _add(source, result, number, prefix, origin)

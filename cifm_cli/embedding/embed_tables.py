@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 NO_TYPE = "no type"
+_MISSING = {"", "nan", "none", "na"}  # texts of tables for missing entries, in small letters
 LABELS = ("cifm_cell_type", "cell_type")  # columns of types that are used without being asked for
 MAX_TYPES = 100
 
@@ -61,7 +62,9 @@ def _texts(column: pd.Series) -> NDArray[np.object_]:
         # pandas stores whole numbers with missing values as floats: 1.0 is the type `1`.
         column = column.map("{:g}".format, na_action="ignore")
     entries = column.astype(object).to_numpy(dtype=object)
-    return np.array([NO_TYPE if pd.isna(entry) or entry == "" else str(entry) for entry in entries], dtype=object)
+    return np.array(
+        [NO_TYPE if pd.isna(entry) or str(entry).lower() in _MISSING else str(entry) for entry in entries], dtype=object
+    )
 
 
 def count_cells(clusters: NDArray[np.int32], categories: Categories) -> NDArray[np.int64]:

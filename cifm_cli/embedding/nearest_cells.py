@@ -1,11 +1,11 @@
-"""Nearest cells in the space of embeddings.
+"""Nearest cells in the space of embeddings, by computing all distances.
 
 Letters: n cells of a sample, m other cells, D features, K nearest cells.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -14,42 +14,35 @@ from sklearn.neighbors import NearestNeighbors
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_EXACT: Final = 8_192  # cells up to which all distances are computed, as in scanpy
-
 
 class NearestCells:
-    """Search among the cells of a sample: exact in a small sample, by pynndescent in a large one."""
+    """Search among the cells of a sample. The result does not depend on the number of threads."""
 
-    def __init__(self, values: NDArray[np.float32], num: int, seed: int) -> None:
-        """Prepare the search.
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        """Take the sample.
 
         Args:
-            values: (n, D) embeddings of the sample.
-            num: Neighbours of each cell in the graph of the sample, at most n - 1.
-            seed: Seed of the approximate search.
+            values: (n, D) embeddings.
         """
-        self._values, self._num = values, num
-        self.is_exact = len(values) <= MAX_EXACT
-        self._index: Any
-        if self.is_exact:
-            self._index = NearestNeighbors(algorithm="brute").fit(values)
-        else:
-            from pynndescent import NNDescent  # comes with umap-learn
+        self._values = values
+        self._index = NearestNeighbors(algorithm="brute").fit(values)
 
-            self._index = NNDescent(values, n_neighbors=num + 1, random_state=seed, n_jobs=1)
+    def graph(self, num: int) -> csr_matrix:
+        """Find the nearest others of each cell of the sample.
 
-    def graph(self) -> csr_matrix:
-        """(n, n) distances of the cells of the sample to their nearest others; all rows have the same number of entries."""
+        Args:
+            num: K, at most n - 1.
+
+        Returns:
+            (n, n) distances, with K entries in each row, the nearest first.
+        """
         size = len(self._values)
-        if self.is_exact:
-            distances, found = self._index.kneighbors(self._values, self._num + 1)
-        else:
-            found, distances = self._index.neighbor_graph
+        distances, found = self._index.kneighbors(self._values, num + 1)
         is_other = found != np.arange(size)[:, None]
         # Among several cells of the same embedding, a cell need not be among its own neighbours.
         is_other[is_other.all(axis=1), -1] = False
         found, distances = found[is_other], distances[is_other].astype(np.float32)
-        return csr_matrix((distances, found, np.arange(size + 1) * self._num), shape=(size, size))
+        return csr_matrix((distances, found, np.arange(size + 1) * num), shape=(size, size))
 
     def find(self, values: NDArray[np.float32], num: int) -> NDArray[np.int64]:
         """Find the nearest cells of the sample.
@@ -61,10 +54,7 @@ class NearestCells:
         Returns:
             (m, K) positions in the sample, the nearest first.
         """
-        if self.is_exact:
-            return np.asarray(self._index.kneighbors(values, num, return_distance=False), dtype=np.int64)
-        found, _ = self._index.query(values, k=num)
-        return np.asarray(found, dtype=np.int64)
+        return np.asarray(self._index.kneighbors(values, num, return_distance=False), dtype=np.int64)
 
 
 class FoundNeighbours:

@@ -14,6 +14,7 @@ import pandas as pd
 from anndata.io import write_elem
 
 from cifm_cli import keys
+from cifm_cli.data.metadata import parse_object
 from cifm_cli.data.open_hdf5 import create_hdf5, open_for_reading
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class SlideAnalysis:
 
 
 def name_prefix(paths: Sequence[Path]) -> str:
-    """The prefix of the names of the analysis, for which none of the slides has another element of that name.
+    """The prefix of the names of the analysis, with which none of the slides has another element of that name.
 
     Args:
         paths: Embedded slides.
@@ -54,15 +55,31 @@ def name_prefix(paths: Sequence[Path]) -> str:
     """
     for path in paths:
         with open_for_reading(path) as file:
-            slots = [f"obsm/X_{keys.UMAP}", f"obs/{keys.LEIDEN}", f"uns/{keys.NEIGHBORS}"]
-            slots += ["obsp/distances", "obsp/connectivities"]
-            if f"uns/{keys.CIFM}/{keys.ANALYSIS}" not in file and any(slot in file for slot in slots):
+            names = {name for kind in elements("").values() for name in kind if name in file}
+            if names - _earlier_elements(file):
                 return _PREFIX
     return ""
 
 
+def elements(prefix: str) -> dict[str, list[str]]:
+    """Paths in the file of the elements of an analysis.
+
+    Args:
+        prefix: Prefix of their names.
+
+    Returns:
+        Paths of `umap`, `clusters` and `neighbors`.
+    """
+    names = slot_names(prefix)
+    return {
+        "umap": [f"obsm/{names['umap']}", f"uns/{prefix}{keys.UMAP}"],
+        "clusters": [f"obs/{names['clusters']}", f"uns/{names['clusters']}", f"uns/{names['clusters']}_colors"],
+        "neighbors": [f"obsp/{names['distances']}", f"obsp/{names['connectivities']}", f"uns/{names['neighbors']}"],
+    }
+
+
 def slot_names(prefix: str) -> dict[str, str]:
-    """Names of the elements of an analysis, with a prefix."""
+    """Names of the elements of an analysis in their groups, with a prefix."""
     graph = f"{prefix}{keys.NEIGHBORS}_" if prefix else ""
     return {
         "umap": f"X_{prefix}{keys.UMAP}",
@@ -83,8 +100,7 @@ def add_analysis(path: Path, analysis: SlideAnalysis, prefix: str) -> None:
     """
     names = slot_names(prefix)
     with create_hdf5(path, "r+") as file:
-        if f"uns/{keys.CIFM}/{keys.ANALYSIS}" in file:
-            _remove_earlier(file, names)
+        _remove_earlier(file)
         if analysis.umap is not None:
             write_elem(file["obsm"], names["umap"], analysis.umap)
             write_elem(file["uns"], f"{prefix}{keys.UMAP}", {"params": analysis.umap_params})
@@ -103,18 +119,29 @@ def add_analysis(path: Path, analysis: SlideAnalysis, prefix: str) -> None:
         write_elem(file[f"uns/{keys.CIFM}"], keys.ANALYSIS, json.dumps(analysis.about, allow_nan=False))
 
 
-def _remove_earlier(file: h5py.File, names: dict[str, str]) -> None:
+def _remove_earlier(file: h5py.File) -> None:
     """Remove an earlier analysis, which was of other embeddings."""
+    removed = {name for name in _earlier_elements(file) if name in file}
     obs = file["obs"].attrs
-    obs["column-order"] = np.array([name for name in obs["column-order"] if name != names["clusters"]], dtype=object)
-    slots = [f"obsm/{names['umap']}", f"obs/{names['clusters']}", f"uns/{names['neighbors']}"]
-    slots += [f"uns/{names['umap'].removeprefix('X_')}", f"uns/{names['clusters']}", f"uns/{names['clusters']}_colors"]
-    for slot in (*slots, f"obsp/{names['distances']}", f"obsp/{names['connectivities']}"):
-        if slot in file:
-            del file[slot]
+    kept = [name for name in obs["column-order"] if f"obs/{name}" not in removed]
+    obs["column-order"] = np.array(kept, dtype=object)
+    for name in sorted(removed):
+        del file[name]
 
 
-def _add_column(obs: h5py.Group, name: str, values: pd.Categorical) -> None:
+def _earlier_elements(file: h5py.File) -> set[str]:
+    """Paths of the elements that an earlier analysis has written, according to its provenance."""
+    slot = f"uns/{keys.CIFM}/{keys.ANALYSIS}"
+    if slot not in file:
+        return set()
+    about = parse_object(file[slot][()].decode(errors="replace"), f"{file.filename}: {slot}").get(keys.ANALYSIS)
+    slots = about.get("slots") if isinstance(about, dict) else None
+    # Other programs may change the file, so only elements are believed that an analysis can have.
+    known = {name for prefix in ("", _PREFIX) for kind in elements(prefix).values() for name in kind}
+    return known & {str(name) for name in slots} if isinstance(slots, list) else set()
+
+
+def _add_column(obs: h5py.Group, name: str, values: pd.Categorical[str]) -> None:
     write_elem(obs, name, values)
     columns = [str(column) for column in obs.attrs["column-order"]]
     if name not in columns:

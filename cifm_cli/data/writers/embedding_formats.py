@@ -6,6 +6,7 @@ Letters: N cells, D features.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -70,7 +71,10 @@ def write_zarr(source: Path, target: Path) -> None:
     """
     import anndata as ad
 
-    with ad.settings.override(allow_write_nullable_strings=True):
+    # Version 2 is the one that all programs read, also where AnnData will write another by default.
+    version = {"zarr_write_format": 2} if hasattr(ad.settings, "zarr_write_format") else {}
+    with ad.settings.override(allow_write_nullable_strings=True, **version), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         ad.read_h5ad(source).write_zarr(target)
 
 
