@@ -9,14 +9,15 @@ import numpy as np
 from cifm_cli.report.dot_plots import Dots, draw_rows
 from cifm_cli.report.html import Image, Section, write_report
 from cifm_cli.report.palette import COLOURS
-from cifm_cli.response.held_out import PREDICTORS
+from cifm_cli.response.held_out.predictors import PREDICTORS
 from cifm_cli.response.validation import MIN_PAIRS, MIN_PEARSON, MIN_RIGHT, held_out_table, planted_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_NOT_DRAWN: Final = ("no_change",)  # its correlation is zero
+# The correlation of the first is zero; the second is nearly the regression
+_NOT_DRAWN: Final = ("no_change", "with_own_label")
 _SHUFFLED: Final = "shuffled"
 _GREY: Final = "#999999"
 _HELD_OUT: Final = (
