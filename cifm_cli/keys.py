@@ -32,8 +32,8 @@ CONTENT: Final = "content"  # str | JSON: checksums of the other content, see `d
 # Embedded slide (.h5ad), cells in the order of the download -----------------------------------------------------------
 EMBEDDING: Final = "embedding"  # uns["cifm"], str | JSON: provenance of the embedding, its recipe and radius
 EMBEDDED_CONTENT: Final = "embedded_content"  # uns["cifm"], str | JSON: checksums of the embeddings
-MICROENVIRONMENT: Final = "X_cifm"  # obsm (N, D) float32 | encoder output
-CELL: Final = "X_cifm_cell"  # obsm (N, D) float32 | encoder output with every edge between cells removed
+MICROENVIRONMENT: Final = "X_cifm"  # obsm (N, D) float32 | embedding of a cell and the cells around it
+CELL: Final = "X_cifm_cell"  # obsm (N, D) float32 | embedding of a cell alone
 ANALYSIS: Final = "analysis"  # uns["cifm"], str | JSON: provenance of the joint analysis of slides, names of its slots
 UMAP: Final = "umap"  # obsm["X_umap"] (N, 2) float32 and uns | UMAP of the cells of all slides
 LEIDEN: Final = "leiden"  # obs (N,) categorical and uns | clusters of the cells of all slides

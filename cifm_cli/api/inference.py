@@ -50,8 +50,8 @@ def embed(
     Args:
         adata: N cells.
         model: A model, or the path of a training run.
-        levels: `microenvironment` for the encoder output of a cell among its neighbours, `cell` for the output without
-            edges between cells; one of them or both.
+        levels: `microenvironment` for a cell and the cells around it, `cell` for the cell alone; one of them or both
+            (docs/embedding.md).
         adapt: `slide` to fit the model to the cells of `adata` before it is used (docs/adaptation.md), `none` to use it as
             trained.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.

@@ -9,8 +9,9 @@ import pandas as pd
 
 from cifm_cli import keys
 from cifm_cli.data.slide_file import open_slide_file, read_slot, reopen_slide_file
+from cifm_cli.data.validate_slide import read_download_rows
 from cifm_cli.data.writers.analysed import map_embedding
-from cifm_cli.embedding.analysis import analyse
+from cifm_cli.embedding.analysis import analyse, require_cells
 from cifm_cli.embedding.embed_report import Result
 from cifm_cli.embedding.embed_tables import LABELS, MAX_TYPES, Categories, categorise
 from cifm_cli.embedding.joint import JointCells
@@ -24,25 +25,31 @@ if TYPE_CHECKING:
     from cifm_cli.embedding.analysis import AnalysisConfig
 
 
-def check_label(slides: Sequence[Path], label: str) -> None:
-    """Check that a slide has a column of types.
+def check_slides(slides: Sequence[Path], label: str | None) -> None:
+    """Check that slides can be analysed.
 
     Args:
         slides: Prepared slides.
-        label: The column.
+        label: Column of obs with types, if one was given.
 
     Raises:
-        CifmError: None has it.
+        CifmError: There are too few cells, no slide has the column, or it has too many values.
     """
     columns: dict[str, None] = {}
+    sizes = []
     for path in slides:
         with open_slide_file(path) as file:
             columns.update(dict.fromkeys(map(str, file.get("obs", ()))))
+            sizes.append(len(read_download_rows(file, path)))
+    require_cells(sum(sizes))
+    if label is None:
+        return
     if label not in columns:
         raise CifmError(
             f"--label {label}: no such column of obs in {', '.join(map(file_name, slides))}",
             f"the columns are {', '.join(name for name in columns if not name.startswith('_'))}",
         )
+    _read_types(slides, label, sizes)
 
 
 def read_result(sources: Sequence[Path], slot: str, label: str | None, config: AnalysisConfig) -> Result:

@@ -120,11 +120,7 @@ def analyse(cells: JointCells, config: AnalysisConfig) -> Analysis:
     Raises:
         CifmError: There are too few cells.
     """
-    if cells.num_cells < MIN_CELLS:
-        raise CifmError(
-            f"{cells.num_cells} cells: too few for a graph of nearest neighbours",
-            f"embed slides of at least {MIN_CELLS} cells in total, or leave out --umap, --clusters and --neighbors",
-        )
+    require_cells(cells.num_cells)
     rows = cells.sample(config.max_cells, config.seed)
     is_sampled = len(rows) < cells.num_cells
     if is_sampled:
@@ -142,6 +138,22 @@ def analyse(cells: JointCells, config: AnalysisConfig) -> Analysis:
     kept = graph if config.neighbors and not is_sampled else None
     logger.info(_describe(cells, umap, clusters, kept))
     return Analysis(fitted, umap, umap_params, clusters, kept)
+
+
+def require_cells(num_cells: int) -> None:
+    """Check that there are enough cells.
+
+    Args:
+        num_cells: Number of cells of all slides.
+
+    Raises:
+        CifmError: There are too few.
+    """
+    if num_cells < MIN_CELLS:
+        raise CifmError(
+            f"{num_cells} cells: too few for a graph of nearest neighbours",
+            f"embed slides of at least {MIN_CELLS} cells in total, or leave out --umap, --clusters and --neighbors",
+        )
 
 
 def _report_sample(num_sampled: int, num_cells: int, config: AnalysisConfig) -> None:

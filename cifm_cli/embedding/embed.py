@@ -1,4 +1,4 @@
-"""Embedding of slides: arrays in memory, or an embedded `.h5ad` for each prepared slide.
+"""Embedding of slides: arrays in memory, or an embedded `.h5ad` for each prepared slide; see docs/embedding.md.
 
 Letters: N cells, D features.
 """
@@ -17,6 +17,7 @@ from cifm_cli.embedding.parallel import write_slice, write_with_processes
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.adaptation.option import adaptation_facts, open_adapted
 from cifm_cli.inference.encode import encode_blocks
+from cifm_cli.inference.expression_features import reach_radii
 from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.path_text import file_name
 from cifm_cli.report.terminal import progress
@@ -54,6 +55,7 @@ def embed_cells(
     Raises:
         CifmError: The slide shares no gene with the model.
     """
+    _log_readout(model)
     slide = model.fit_slide(slide)
     shape = (slide.num_cells, model.checkpoint.recipe.model.width)
     embeddings: dict[Level, NDArray[np.float32]] = {level: np.empty(shape, dtype=np.float32) for level in levels}
@@ -101,6 +103,7 @@ def embed_slides(
     targets = {path: out / f"{path.stem}.h5ad" for path in slides}
     for path, target in targets.items():
         require_other_file(target, path)
+    _log_readout(model)
     described: dict[str, Any] = {}
     for path, target in targets.items():
         adapted, slide = open_adapted(model, open_slide(path), adapt, seed, profiles_only=True)
@@ -109,6 +112,13 @@ def embed_slides(
         where = "" if out.name.startswith(".") else f": {target}"
         logger.info("%s: %s cells embedded as %s%s", slide.name, f"{slide.num_cells:,}", " and ".join(levels), where)
     return described
+
+
+def _log_readout(model: LoadedModel) -> None:
+    """Log that a model has no readout, which makes its embeddings those of earlier versions."""
+    if model.checkpoint.readout is None:
+        folder = model.checkpoint.folder
+        logger.info(f"{folder} has no readout: embeddings are the output of the encoder; train again for better ones")
 
 
 def _embed_slide(
@@ -138,6 +148,7 @@ def _origin(model: LoadedModel, path: Path, radius_um: float, adaptation: dict[s
         model={"run": checkpoint.folder.name, "sha256": provenance.hash_file(checkpoint.folder / MODEL_FILE)},
         recipe=checkpoint.recipe.model_dump(mode="json", exclude_none=True),
         radius_um=radius_um,
+        reach_um=reach_radii(model) * radius_um,
         backend=model.backend.name,
         device=str(model.device),
         precision=model.precision,

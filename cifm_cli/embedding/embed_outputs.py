@@ -14,7 +14,7 @@ from cifm_cli.data.writers import analysed, embedding_formats
 from cifm_cli.data.writers.h5ad import require_space
 from cifm_cli.embedding import analysis as joint_analysis
 from cifm_cli.embedding import embed_report
-from cifm_cli.embedding.analysed_slides import check_label, read_result
+from cifm_cli.embedding.analysed_slides import check_slides, read_result
 from cifm_cli.embedding.embed import embed_slides
 from cifm_cli.errors import CifmError, writing
 from cifm_cli.path_text import file_name
@@ -66,13 +66,12 @@ def check_outputs(slides: Sequence[Path], out: Path, config: OutputConfig) -> No
     embedding_formats.require_format(config.format)
     if config.analysis.is_asked:
         joint_analysis.require_packages()
-    if config.label is not None:
-        if not config.analysis.is_asked:
-            raise CifmError(
-                f"--label {config.label}: types are shown on the page of --umap, --clusters and --neighbors",
-                "add --umap, or leave out --label",
-            )
-        check_label(slides, config.label)
+        check_slides(slides, config.label)
+    elif config.label is not None:
+        raise CifmError(
+            f"--label {config.label}: types are shown on the page of --umap, --clusters and --neighbors",
+            "add --umap, or leave out --label",
+        )
     reserved = ("umap_", "composition_", "clusters_") if config.analysis.is_asked and config.format == "parquet" else ()
     for slide in slides:
         if config.format == "zarr":

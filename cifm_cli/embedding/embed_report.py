@@ -159,7 +159,8 @@ def _umap_figures(result: Result) -> list[Figure]:
     if not kinds:
         kinds = {"slide": "slide"}
 
-    def draw(kind: str, title: str) -> Draw:
+    def plan(kind: str, title: str) -> Draw:
+        """The function that draws a figure."""
         names, entries = _shown(result, kind)
         numbers = {} if kind != "cluster" else _medians(places, result.analysis.clusters)
         return lambda image_format: draw_embedding(
@@ -167,7 +168,7 @@ def _umap_figures(result: Result) -> list[Figure]:
         )
 
     return [
-        Figure(f"umap_{kind}", f"UMAP of all cells by {what}", draw(kind, f"UMAP of the cells by {what}"))
+        Figure(f"umap_{kind}", f"UMAP of all cells by {what}", plan(kind, f"UMAP of the cells by {what}"))
         for kind, what in kinds.items()
     ]
 
@@ -183,25 +184,25 @@ def _tissue_maps(result: Result) -> list[Figure]:
     shown, entries = _shown(result, "cluster")
     others = others_name(result.cluster_names, colour_categories(result.cluster_names))
     colours = {name: colour for name, colour in entries.items() if name != others}
-    found = []
-    for number, name in enumerate(result.slides.names):
+
+    def plan(number: int, name: str) -> Draw:
+        """The function that draws a figure."""
         own = shown[result.slides.codes == number]
         tissue = CellMap(result.xy_um[number], colours, others=others)
+        return lambda image_format: tissue.draw(own, f"{name}: clusters", image_format=image_format)
 
-        def draw(
-            image_format: ImageFormat, tissue: CellMap = tissue, own: NDArray[np.object_] = own, name: str = name
-        ) -> bytes:
-            return tissue.draw(own, f"{name}: clusters", image_format=image_format)
-
-        found.append(Figure(f"clusters_{name}", f"Clusters on the tissue of {name}", draw))
-    return found
+    return [
+        Figure(f"clusters_{name}", f"Clusters on the tissue of {name}", plan(number, name))
+        for number, name in enumerate(result.slides.names)
+    ]
 
 
 def _composition_figures(result: Result, clusters: NDArray[np.int32]) -> list[Figure]:
     parts = {"slide": "slide"} if len(result.slides.names) > 1 else {}
     parts |= {"type": str(result.label)} if result.types is not None else {}
 
-    def draw(kind: str, what: str) -> Draw:
+    def plan(kind: str, what: str) -> Draw:
+        """The function that draws a figure."""
         shown, entries = _shown(result, kind)
         position = {name: number for number, name in enumerate(entries)}
         codes = np.array([position[name] for name in shown.tolist()], dtype=np.int32)
@@ -213,7 +214,7 @@ def _composition_figures(result: Result, clusters: NDArray[np.int32]) -> list[Fi
         )  # fmt: skip
 
     return [
-        Figure(f"composition_{kind}", f"Composition of the clusters by {what}", draw(kind, what))
+        Figure(f"composition_{kind}", f"Composition of the clusters by {what}", plan(kind, what))
         for kind, what in parts.items()
     ]
 

@@ -31,8 +31,8 @@ NEIGHBOURHOOD_PCA = "neighbourhood_pca"
 BOTH = "expression_and_neighbourhood"
 BASELINES = (EXPRESSION, NEIGHBOURHOOD, NEIGHBOURHOOD_PCA, BOTH)
 _EMBEDDINGS = {
-    keys.MICROENVIRONMENT: "encoder output among the neighbours",
-    keys.CELL: "encoder output of the cell alone",
+    keys.MICROENVIRONMENT: "embedding of the cell and the cells around it",
+    keys.CELL: "embedding of the cell alone",
 }
 
 

@@ -235,8 +235,7 @@ def _blocks(slide: EmbeddedSlide, xy_um: NDArray[np.float64]) -> Groups:
     """Blocks of some cells of one slide."""
     radius_um = float(slide.origin["radius_um"])
     # An embedding depends on the cells within this distance, so nearer training cells would leak held-out expression.
-    buffer_um = int(slide.origin["recipe"]["model"]["encoder_layers"]) * radius_um
-    return block_groups(xy_um, radius_um, buffer_um)
+    return block_groups(xy_um, radius_um, slide.reach_um)
 
 
 def _rows_by_slide(slides: Sequence[EmbeddedSlide], cells: Rows) -> list[Rows]:

@@ -1,6 +1,9 @@
-"""Embed cells: the output of the encoder with neighbours (microenvironment) or without neighbours (cell).
+"""Embed cells with their neighbours (microenvironment) or without neighbours (cell).
 
-Letters: n cells of a tile, c of them in its core, L encoder layers, D features.
+An embedding is the output of the encoder, joined with the expression around a cell by the readout of the model. A model of an
+earlier version has no readout: its embeddings are the output of the encoder.
+
+Letters: n cells of a tile, c of them in its core, L encoder layers, D features, F features that a readout reads.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import torch
 from cifm_cli.data.graph import LayerGraph, edgeless_graph, full_layer_graphs, layer_graphs, move_graph, radius_graph
 from cifm_cli.data.prefetch import prefetch
 from cifm_cli.data.tiles import Tiler, chunks
+from cifm_cli.inference.expression_features import expression_features, reach_radii
 from cifm_cli.model.masking import to_expression
 from cifm_cli.model.precision import computing_in
 
@@ -55,6 +59,8 @@ class _EncoderTile:
     genes: Tensor  # (P,) vocabulary rows of the panel
     slide: SlideParameters | None  # parameters of the slide
     layers: list[LayerGraph]  # graph of each of the L layers; empty without the level `microenvironment`
+    # (c, F - D) features that follow those of the encoder, for each level; empty without a readout
+    described: dict[Level, NDArray[np.float32]]
 
 
 def encode_cells(
@@ -120,9 +126,39 @@ def encode_blocks(
     cores, (number, num_slices) = list(chunks(all_rows, core_cells(model))), tile_slice
     # Consecutive tiles, so that the blocks of all slices are in the order of the rows one after the other.
     own_cores = cores[len(cores) * number // num_slices : len(cores) * (number + 1) // num_slices]
-    tiles = prefetch(_tile_maker(model, slide, levels, all_rows), own_cores)
+    return _encode_cores(partial(_embed, model), model, slide, levels, own_cores, all_rows)
+
+
+def encode_features(
+    model: LoadedModel, slide: Slide, levels: Sequence[Level], cores: Sequence[Rows], rows: Rows
+) -> Iterator[Block]:
+    """Compute the features that the readout of a model turns into embeddings, for its fit.
+
+    Args:
+        model: The model, with a readout; its projections are not used.
+        slide: The slide, at the radius of the model.
+        levels: As in `encode_blocks`.
+        cores: Ascending rows of consecutive cells.
+        rows: Ascending rows of the cells that are read, among them the cores.
+
+    Returns:
+        A block of features in place of embeddings for each core.
+    """
+    return _encode_cores(_join, model, slide, levels, cores, rows)
+
+
+def _encode_cores(
+    finish: Callable[[_EncoderTile, Block], Block],
+    model: LoadedModel,
+    slide: Slide,
+    levels: Sequence[Level],
+    cores: Sequence[Rows],
+    rows: Rows,
+) -> Iterator[Block]:
+    """Run the encoder on some cores, and finish each block."""
+    tiles = prefetch(_tile_maker(model, slide, levels, rows), cores)
     # Two stages: threads prepare tiles ahead of the network, and the network runs ahead of the caller.
-    return prefetch(partial(_encode, model, levels), tiles)
+    return prefetch(lambda tile: finish(tile, _encode(model, levels, tile)), tiles)
 
 
 def core_cells(model: LoadedModel) -> int:
@@ -141,23 +177,34 @@ def _tile_maker(
     """Return a function that prepares the tile of a core, given by its rows."""
     panel, recipe, parameters = model.panel(slide), model.checkpoint.recipe, model.slide_parameters(slide)
     genes = torch.from_numpy(panel.vocabulary_rows)
+    readout, encoder_um = model.checkpoint.readout, recipe.model.encoder_layers * slide.radius_um
     # Without edges no halo is needed.
-    reach_um = recipe.model.encoder_layers * slide.radius_um if MICROENVIRONMENT in levels else 0.0
-    tiler = Tiler(slide.xy_um, rows, reach_um)
+    among = MICROENVIRONMENT in levels
+    tiler = Tiler(slide.xy_um, rows, reach_radii(model) * slide.radius_um if among else 0.0)
 
     def make_tile(core: Rows) -> _EncoderTile:
         """Read a tile and build its graphs."""
         tile = tiler.tile(core)
         read, layers = tile.core, list[LayerGraph]()
-        if MICROENVIRONMENT in levels:
-            graph = radius_graph(tile.xy_um, slide.radius_um, self_loops=recipe.model.self_loops)
+        if among:
+            near = np.flatnonzero(tile.distance_um <= encoder_um)
+            graph = radius_graph(tile.xy_um[near], slide.radius_um, self_loops=recipe.model.self_loops)
+            inner = torch.from_numpy(np.searchsorted(near, tile.core))
             # Only cells from which a message reaches the core are read.
-            cells, layers = layer_graphs(graph, torch.from_numpy(tile.core), recipe.model.encoder_layers)
-            read = cells.numpy()
-        matrix = slide.expression(tile.rows[read], recipe.data.target_sum)[:, panel.columns]
+            cells, layers = layer_graphs(graph, inner, recipe.model.encoder_layers)
+            read = near[cells.numpy()]
+        # The readout reads the whole tile.
+        in_tile = np.arange(len(tile.rows)) if readout else read
+        matrix = slide.expression(tile.rows[in_tile], recipe.data.target_sum)[:, panel.columns]
+        described: dict[Level, NDArray[np.float32]] = {}
+        if readout:
+            for level in levels:
+                alone = level != MICROENVIRONMENT
+                described[level] = expression_features(model, readout, slide, tile, matrix, alone=alone)
+            matrix = matrix[read]
         expression = to_expression(matrix, panel.vocabulary_rows, torch.float32)
         in_read = torch.from_numpy(np.searchsorted(read, tile.core))
-        return _EncoderTile(core, in_read, expression, genes, parameters, layers)
+        return _EncoderTile(core, in_read, expression, genes, parameters, layers, described)
 
     return make_tile
 
@@ -176,6 +223,22 @@ def _encode(model: LoadedModel, levels: Sequence[Level], tile: _EncoderTile) -> 
             embeddings = encode(model, tile, h)
         features[level] = embeddings.cpu().numpy()
     return Block(tile.rows, features)
+
+
+def _join(tile: _EncoderTile, block: Block) -> Block:
+    """Add the features that follow those of the encoder."""
+    joined = {level: np.concatenate([block.features[level], tile.described[level]], axis=1) for level in block.features}
+    return Block(block.rows, joined)
+
+
+def _embed(model: LoadedModel, tile: _EncoderTile, block: Block) -> Block:
+    """Turn the features of the encoder into embeddings; they are the embeddings of a model without a readout."""
+    readout = model.checkpoint.readout
+    if not readout:
+        return block
+    joined = _join(tile, block).features
+    embed = {level: readout.embed if level == MICROENVIRONMENT else readout.embed_cell for level in joined}
+    return Block(block.rows, {level: embed[level](features) for level, features in joined.items()})
 
 
 def _with_neighbours(model: LoadedModel, tile: _EncoderTile, h: Tensor) -> Tensor:

@@ -112,7 +112,9 @@ class LoadedModel:
         coexpression = measure_coexpression(slide, checkpoint.vocabulary, checkpoint.recipe.data.target_sum, rows)
         grown = grow(checkpoint.network, checkpoint.recipe, checkpoint.vocabulary, vocabulary, [coexpression])
         sketches = tuple(sketch.with_vocabulary(len(vocabulary)) for sketch in checkpoint.sketches)
-        return replace(self, checkpoint=replace(checkpoint, network=grown, vocabulary=vocabulary, sketches=sketches))
+        readout = checkpoint.readout and checkpoint.readout.with_genes(vocabulary, coexpression)
+        larger = replace(checkpoint, network=grown, vocabulary=vocabulary, sketches=sketches, readout=readout)
+        return replace(self, checkpoint=larger)
 
     def slide_parameters(self, slide: Slide) -> SlideParameters | None:
         """What the head knows of a slide as a whole, for the genes of `panel`.

@@ -13,6 +13,14 @@ from pydantic import Field
 from cifm_cli import keys, recipe
 from cifm_cli.errors import CifmError
 from cifm_cli.model.ensemble import Ensemble
+from cifm_cli.model.readout import (
+    Readout,
+    is_readout,
+    pack_readout,
+    readout_layout,
+    readout_problem,
+    unpack_readout,
+)
 from cifm_cli.model.slide_parameters import POOLED, parameters_problem
 from cifm_cli.model.stored_layout import network_layout
 from cifm_cli.model.stored_sketches import (
@@ -84,6 +92,9 @@ class Checkpoint:
     # samples of the cells that the model was trained and validated on, also in the runs that its weights come from; none in
     # checkpoints of earlier versions
     sketches: tuple[CellSketch, ...] = ()
+    readout: Readout | None = (
+        None  # of embeddings; None in checkpoints of earlier versions, and of a run that is not complete
+    )
 
 
 def save_checkpoint(
@@ -93,6 +104,7 @@ def save_checkpoint(
     vocabulary: tuple[str, ...],
     provenance: dict[str, Any],
     sketches: Sequence[CellSketch] = (),
+    readout: Readout | None = None,
 ) -> None:
     """Write `model.safetensors`.
 
@@ -103,6 +115,7 @@ def save_checkpoint(
         vocabulary: G Ensembl ids.
         provenance: From `provenance.collect`.
         sketches: Samples of the cells that the networks have seen.
+        readout: Fitted to the networks.
     """
     cells, described = pack_sketches(sketches)
     header = {
@@ -112,7 +125,7 @@ def save_checkpoint(
         "provenance": provenance,
         HEADER_KEY: described,
     }
-    save_tensors(path, network.stored_weights() | cells, header)
+    save_tensors(path, network.stored_weights() | cells | pack_readout(readout), header)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -131,9 +144,15 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     vocabulary = tuple(header["vocabulary"])
     # The recipe in the header decides the architecture, not the names of the tensors.
     network = Ensemble(len(vocabulary), resolved)
-    network.load_stored_weights({name: tensor for name, tensor in tensors.items() if not is_sketch(name)})
+    network.load_stored_weights({name: tensor for name, tensor in tensors.items() if _is_weight(name)})
     sketches = unpack_sketches(tensors, header.get(HEADER_KEY, []))
-    return Checkpoint(network.eval(), resolved, vocabulary, header["provenance"], folder, sketches)
+    readout = unpack_readout(tensors)
+    return Checkpoint(network.eval(), resolved, vocabulary, header["provenance"], folder, sketches, readout)
+
+
+def _is_weight(name: str) -> bool:
+    """Whether a tensor belongs to the networks."""
+    return not (is_sketch(name) or is_readout(name))
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Recipe]:
@@ -146,10 +165,12 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Recipe]:
             layout = network_layout(num_genes, resolved, len(file.layouts))
         except ValueError as error:
             raise CifmError(f"{path}: {misfit}: {error}", CHECKPOINT.hint) from error
-        file.require({**layout, **sketch_layout(file.layouts, len(sketches), num_genes)}, misfit)
+        added = sketch_layout(file.layouts, len(sketches), num_genes)
+        added |= readout_layout(file.layouts, num_genes, resolved.model.width)
+        file.require({**layout, **added}, misfit)
         tensors = file.load()
         file.verify(tensors)
-        if problem := parameters_problem(tensors, POOLED):
+        if problem := parameters_problem(tensors, POOLED) or readout_problem(tensors):
             raise CifmError(f"{path}: {problem}", CHECKPOINT.hint)
     return tensors, file.header, resolved
 
@@ -169,7 +190,7 @@ def describe(path: Path) -> dict[str, Any]:
     tensors, header, _ = _read(path)
     sizes: dict[str, int] = {}
     for name, tensor in tensors.items():
-        if is_sketch(name):
+        if not _is_weight(name):
             continue
         # The first word of a name is the module: `encoder`, `decoder`, `head` or, for the other members, `others`.
         module = name.split(".", 1)[0]

@@ -19,6 +19,8 @@ import torch
 from cifm_cli import provenance
 from cifm_cli.data.prefetch import prefetch
 from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested, handling_signals
+from cifm_cli.inference.loaded_model import LoadedModel
+from cifm_cli.model.checkpoint import load_checkpoint
 from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
 from cifm_cli.model.precision import computing_in
@@ -27,6 +29,7 @@ from cifm_cli.training import schedule
 from cifm_cli.training.config import TrainResult
 from cifm_cli.training.distributed import join_processes
 from cifm_cli.training.fit_linear import fit_linear_correction
+from cifm_cli.training.fit_readout import fit_readout
 from cifm_cli.training.initialise import fit_slides
 from cifm_cli.training.session import RECIPE_FILE, locking_folder, open_session
 from cifm_cli.training.slide_state import restore_slides, slide_tensors
@@ -65,6 +68,7 @@ def train(config: TrainConfig) -> TrainResult:
         if not config.resume:
             initialise(session)
         fit(session)
+        add_readout(session)
         state = session.state
         logger.info(f"best validation loss {state.best_loss:.4f} at step {state.best_step}, in {session.folder}")
     return TrainResult(
@@ -131,6 +135,20 @@ def fit(session: Session) -> None:
         # The last steps since a validation may have made the best model.
         if state.last_validated < state.step:
             validate_and_save(session)
+
+
+def add_readout(session: Session) -> None:
+    """Fit the readout of the best model to the training cells, and store it with the model.
+
+    Args:
+        session: After its last step.
+    """
+    if not session.processes.is_first:
+        return
+    checkpoint = load_checkpoint(session.folder)
+    checkpoint.network.to(session.device)
+    model = LoadedModel(checkpoint, session.backend, session.device, session.recipe.train.precision)
+    session.save_checkpoint(checkpoint.network, fit_readout(model, session.corpus, session.seed))
 
 
 def train_step(session: Session, examples: list[Example], learning_rate: float) -> float:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cifm_backends.base import Backend
     from cifm_cli.data.cell_sketch import CellSketch
     from cifm_cli.model.checkpoint import Checkpoint
+    from cifm_cli.model.readout import Readout
     from cifm_cli.recipe import Recipe
     from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.distributed import Processes
@@ -96,9 +97,12 @@ class Session:
     def save_model(self) -> None:
         """Write `ema_network` as the model of the run."""
         if self.processes.is_first:
-            path = self.folder / MODEL_FILE
-            vocabulary = self.corpus.vocabulary
-            save_checkpoint(path, self.ema_network, self.recipe, vocabulary, self.provenance, self.sketches)
+            self.save_checkpoint(self.ema_network, None)
+
+    def save_checkpoint(self, network: Ensemble, readout: Readout | None) -> None:
+        """Write a network, and a readout that was fitted to it, as the model of the run."""
+        path, vocabulary = self.folder / MODEL_FILE, self.corpus.vocabulary
+        save_checkpoint(path, network, self.recipe, vocabulary, self.provenance, self.sketches, readout)
 
     def save_state(self) -> None:
         """Write a training state, from which the run can be resumed."""

@@ -203,7 +203,7 @@ def test_a_label_that_cannot_be_shown_is_an_error(two_slides: Path, cifm, words:
     assert (code, out) == (1, "")
     assert message in err
     assert err.count("error: ") == err.count("hint: ") == 1
-    assert not Path("embedded/report.html").exists()
+    assert not Path("embedded").exists()
 
 
 def test_pickled_objects_in_a_store_are_refused(two_slides: Path, cifm) -> None:

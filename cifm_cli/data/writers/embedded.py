@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _LEVELS = (keys.MICROENVIRONMENT, keys.CELL)
 _ORIGIN = "origin"  # key of the checksum of the provenance
 _ORIGIN_NUMBERS = (("radius_um",), ("recipe", "data", "target_sum"), ("recipe", "model", "encoder_layers"))
+_REACH = "reach_um"
 _MAX_NUMBER = 1e9  # beyond any length, sum or number of layers
 _ROWS_AT_ONCE = 20_000  # 20 MB with 128 features
 
@@ -65,6 +66,12 @@ class EmbeddedSlide:
     def num_cells(self) -> int:
         """N."""
         return len(self.xy_um)
+
+    @property
+    def reach_um(self) -> float:
+        """Distance beyond which no cell affects the embedding of another, micrometres."""
+        encoder_um = int(self.origin["recipe"]["model"]["encoder_layers"]) * float(self.origin["radius_um"])
+        return float(self.origin.get(_REACH, encoder_um))  # earlier versions embedded with the encoder alone
 
 
 @contextmanager
@@ -228,7 +235,8 @@ def check_origin(stored: object, path: Path) -> dict[str, Any]:
     """
     slot = f"uns/{keys.CIFM}/{keys.EMBEDDING}"
     origin = parse_object(stored, f"{path}: {slot}")
-    for keys_of_entry in _ORIGIN_NUMBERS:
+    optional = [(_REACH,)] if _REACH in origin else []
+    for keys_of_entry in [*_ORIGIN_NUMBERS, *optional]:
         entry = _entry(origin, keys_of_entry)
         if not isinstance(entry, int | float) or isinstance(entry, bool) or not 0 < entry < _MAX_NUMBER:
             raise damaged(path, f"{slot}: {'.'.join(keys_of_entry)} must be a number above zero")
