@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     Draw = Callable[[ImageFormat], bytes]
 
 ALMOST_ALL = 0.9  # fraction of the cells of a cluster from which on it is of one slide
-_TYPES_SHOWN = 3
+_TYPES_SHOWN = 3  # of each cluster in the table
+_CLUSTERS_SHOWN = 30  # in the table and the charts of the composition
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def answer(result: Result) -> str:
             return f"{found}; the largest has {largest:.0%} of them."
         counts = embed_tables.count_cells(analysis.clusters, result.slides)
         alone = int((counts.max(axis=1) >= ALMOST_ALL * counts.sum(axis=1)).sum())
-        return f"{found}: in {alone} of them, at least {ALMOST_ALL:.0%} of the cells are of a single slide."
+        return f"{found}: in {alone or 'none'} of them, at least {ALMOST_ALL:.0%} of the cells are of a single slide."
     if analysis.graph is not None and len(names) > 1:
         elsewhere = embed_tables.neighbours_elsewhere(analysis.graph.distances, result.slides)
         return f"Nearest neighbours of {where}: {np.mean(elsewhere):.0%} of them are on another slide (mean of the slides)."
@@ -94,7 +95,7 @@ def remarks(result: Result) -> list[str]:
     if len(result.slides.names) > 1:
         notes.append(
             "Slides that are apart may differ in biology, but also in platform, gene panel or preparation. The page does not "
-            "tell these apart; `cifm share` compares samples with a null distribution."
+            "tell these apart; the command cifm share compares samples with a null distribution."
         )
     if result.analysis.umap is not None:
         notes.append(
@@ -174,10 +175,11 @@ def _umap_figures(result: Result) -> list[Figure]:
 
 
 def _medians(places: NDArray[np.float32], clusters: NDArray[np.int32] | None) -> dict[str, NDArray[np.float32]]:
-    """The median place of the cells of each cluster."""
+    """The median place of the cells of each cluster with a colour of its own; more numbers would hide each other."""
     if clusters is None:
         return {}
-    return {str(number): np.median(places[clusters == number], axis=0) for number in range(int(clusters.max()) + 1)}
+    coloured = range(min(int(clusters.max()) + 1, len(CATEGORY_COLOURS)))
+    return {str(number): np.median(places[clusters == number], axis=0) for number in coloured}
 
 
 def _tissue_maps(result: Result) -> list[Figure]:
@@ -207,14 +209,15 @@ def _composition_figures(result: Result, clusters: NDArray[np.int32]) -> list[Fi
         position = {name: number for number, name in enumerate(entries)}
         codes = np.array([position[name] for name in shown.tolist()], dtype=np.int32)
         counts = embed_tables.count_cells(clusters, Categories(tuple(entries), codes))
-        fractions = counts / counts.sum(axis=1, keepdims=True)
+        fractions = (counts / counts.sum(axis=1, keepdims=True))[:_CLUSTERS_SHOWN]
         return lambda image_format: draw_composition(
-            fractions, result.cluster_names, entries, f"Cells of each cluster by {what}", label="cluster",
+            fractions, result.cluster_names[:_CLUSTERS_SHOWN], entries, f"Cells of each cluster by {what}", label="cluster",
             image_format=image_format,
         )  # fmt: skip
 
+    shown = "clusters" if len(result.cluster_names) <= _CLUSTERS_SHOWN else f"{_CLUSTERS_SHOWN} largest clusters"
     return [
-        Figure(f"composition_{kind}", f"Composition of the clusters by {what}", plan(kind, what))
+        Figure(f"composition_{kind}", f"Composition of the {shown} by {what}", plan(kind, what))
         for kind, what in parts.items()
     ]
 
@@ -248,18 +251,22 @@ def slide_table(result: Result) -> Table:
 
 
 def cluster_table(result: Result) -> Table:
-    """Size, slides and types of each cluster."""
+    """Size, slides and types of the largest clusters."""
     clusters = result.analysis.clusters
     if clusters is None:
         raise ValueError("there are no clusters")
     sizes = np.bincount(clusters, minlength=result.analysis.num_clusters)
     columns = ["cluster", "cells", "of all"]
-    rows = [[str(i), f"{size:,}", f"{size / result.num_cells:.1%}"] for i, size in enumerate(sizes.tolist())]
+    rows = [
+        [str(i), f"{size:,}", f"{size / result.num_cells:.1%}"]
+        for i, size in enumerate(sizes[:_CLUSTERS_SHOWN].tolist())
+    ]
     for title, categories in (("slides", result.slides), (str(result.label), result.types)):
         if categories is None or len(categories.names) < 2:
             continue
         columns.append(title)
-        for row, counts in zip(rows, embed_tables.count_cells(clusters, categories), strict=True):
+        # Clusters that are not shown are in the tables beside the page.
+        for row, counts in zip(rows, embed_tables.count_cells(clusters, categories), strict=False):
             largest = np.argsort(-counts, kind="stable")[:_TYPES_SHOWN]
             shares = [(categories.names[i], counts[i] / counts.sum()) for i in largest if counts[i]]
             row.append(", ".join(f"{name} {share:.0%}" for name, share in shares))

@@ -69,7 +69,7 @@ def test_the_page_needs_no_other_file_and_its_figures_and_tables_are_beside_it(e
     folder = embedded / "embedded"
     page = (folder / "report.html").read_text(encoding="utf8")
     assert "clusters in" in page
-    assert "of 2 slides: in 0 of them, at least 90% of the cells are of a single slide." in page
+    assert "of 2 slides: in none of them, at least 90% of the cells are of a single slide." in page
     assert 'src="http' not in page
     assert page.count("<img") == 7
     names = {"umap_slide", "umap_cluster", "umap_type", "clusters_one", "clusters_two", "composition_slide"}
