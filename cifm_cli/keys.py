@@ -34,6 +34,10 @@ EMBEDDING: Final = "embedding"  # uns["cifm"], str | JSON: provenance of the emb
 EMBEDDED_CONTENT: Final = "embedded_content"  # uns["cifm"], str | JSON: checksums of the embeddings
 MICROENVIRONMENT: Final = "X_cifm"  # obsm (N, D) float32 | embedding of a cell and the cells around it
 CELL: Final = "X_cifm_cell"  # obsm (N, D) float32 | embedding of a cell alone
+ANALYSIS: Final = "analysis"  # uns["cifm"], str | JSON: provenance of the joint analysis of slides, names of its slots
+UMAP: Final = "umap"  # obsm["X_umap"] (N, 2) float32 and uns | UMAP of the cells of all slides
+LEIDEN: Final = "leiden"  # obs (N,) categorical and uns | clusters of the cells of all slides
+NEIGHBORS: Final = "neighbors"  # uns | parameters of the graph in obsp["distances"], obsp["connectivities"]
 
 # Results in an AnnData of the caller (Python API) ---------------------------------------------------------------------
 EXPRESSED: Final = "cifm_expressed"  # layer (N, G) float32 | predicted P(expressed), NaN for genes the model lacks

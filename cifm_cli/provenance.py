@@ -79,15 +79,19 @@ def seeded_torch(seed: int, *stream: int | str) -> Iterator[None]:
 
 
 def hash_file(path: Path) -> str:
-    """Compute the SHA-256 of a file.
+    """Compute the SHA-256 of a file, or of the names and the content of all files of a folder.
 
     Args:
-        path: The file.
+        path: The file or folder.
 
     Returns:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256()
+    if path.is_dir():  # such as a Zarr store
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            digest.update(f"{path_text(file.relative_to(path))} {hash_file(file)}\n".encode())
+        return digest.hexdigest()
     with path.open("rb") as handle:
         while block := handle.read(_BLOCK):
             digest.update(block)

@@ -202,7 +202,8 @@ def slide_paths(given: Sequence[Path], default: Path = PREPARED, command: str = 
     """Find the slides that the user named, or all slides of the workspace.
 
     Args:
-        given: Files, and folders that stand for their `.h5ad` files; empty for `default`.
+        given: Files, and folders that stand for their `.h5ad` files; empty for `default`. With the default `EMBEDDED`,
+            slides may also be Zarr stores, folders with the suffix `.zarr`.
         default: Folder to use if nothing is given.
         command: Command that creates such files, for the hint.
 
@@ -214,9 +215,15 @@ def slide_paths(given: Sequence[Path], default: Path = PREPARED, command: str = 
     """
     paths: dict[Path, None] = {}  # a dictionary keeps the order and drops duplicates
     for path in given or (default,):
-        if path.is_dir():
+        if path.is_dir() and default == EMBEDDED and path.suffix == ".zarr":
+            paths[path] = None
+        elif path.is_dir():
             # Hidden files are skipped: they may be partial files of another process.
-            paths.update(dict.fromkeys(sorted(path.glob("[!.]*.h5ad"))))
+            found = sorted(path.glob("[!.]*.h5ad"))
+            if default == EMBEDDED:
+                # A slide in both formats is read once.
+                found += [store for store in sorted(path.glob("[!.]*.zarr")) if store.with_suffix(".h5ad") not in found]
+            paths.update(dict.fromkeys(found))
         elif path.is_file():
             paths[path] = None
         elif given:

@@ -2,53 +2,48 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
-
-import typer
-
 from cifm_cli import workspace
-from cifm_cli.commands import options
-
-
-class Level(StrEnum):
-    """Whether the neighbours of a cell enter its embedding."""
-
-    MICROENVIRONMENT = "microenvironment"
-    CELL = "cell"
+from cifm_cli.commands import embed_options, options
+from cifm_cli.commands.embed_options import Level
 
 
 def embed(
     slides: options.Slides = None,
     model: options.Model = None,
-    levels: Annotated[
-        list[Level] | None,
-        typer.Option(
-            "--level",
-            help="Embed a cell with its neighbours (obsm X_cifm) or without them (X_cifm_cell); may be repeated.",
-            show_default="both",
-        ),
-    ] = None,
+    levels: embed_options.Levels = None,
     adapt: options.Adapt = "slide",
+    umap: embed_options.Umap = False,
+    clusters: embed_options.Clusters = False,
+    neighbors: embed_options.Neighbors = False,
+    k: embed_options.K = 15,
+    resolution: embed_options.Resolution = 1.0,
+    max_cells: embed_options.MaxCells = 50_000,
+    label: embed_options.Label = None,
+    file_format: embed_options.Format = "h5ad",
     out: options.Out = workspace.EMBEDDED,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
-    devices: Annotated[
-        int, typer.Option(min=1, help="Processes that embed a slide together: one for each GPU, or several on CPU.")
-    ] = 1,
+    devices: embed_options.Devices = 1,
     precision: options.Precision = "float32",
     seed: options.Seed = 0,
     no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
     """Embed every cell of prepared slides, with its neighbours and without them."""
-    from cifm_cli.embedding.embed import SLOTS, embed_slides
+    from cifm_cli.embedding.analysis import AnalysisConfig
+    from cifm_cli.embedding.embed import SLOTS
+    from cifm_cli.embedding.embed_outputs import OutputConfig, check_outputs, write_embeddings
     from cifm_cli.inference.loaded_model import load_model
-    from cifm_cli.report.terminal import emit
+    from cifm_cli.report.terminal import emit, say
 
     paths = workspace.slide_paths(slides or ())
-    loaded = load_model(workspace.run_folder(model), backend, device, precision)
     chosen = [level for level in SLOTS if Level(level) in (levels or list(Level))]
-    result = embed_slides(loaded, paths, chosen, out, devices, adapt=adapt, seed=seed)
+    analysis = AnalysisConfig(umap, clusters, neighbors, k, resolution, max_cells, seed)
+    config = OutputConfig(chosen, analysis, adapt, devices, file_format, label)
+    check_outputs(paths, out, config)
+    loaded = load_model(workspace.run_folder(model), backend, device, precision)
+    result = write_embeddings(loaded, paths, out, config)
+    if "report" in result:
+        say(f"report: {result['report']}")
     if as_json:
-        emit({"slides": result})
+        emit(result)

@@ -83,7 +83,7 @@ def embed_slides(
         model: The model.
         slides: Prepared slides.
         levels: `microenvironment` embeds a cell with its neighbours, `cell` without them.
-        out: Folder for `<slide>.h5ad`.
+        out: Folder for `<slide>.h5ad`. If it is hidden, it is temporary, and messages do not name it.
         num_processes: Number of processes that embed a slide together. The file does not depend on it, bit for bit.
         adapt: `slide` to adapt the model to each slide, `none` to use it as trained.
         seed: Seed of the adaptation.
@@ -109,6 +109,8 @@ def embed_slides(
         adapted, slide = open_adapted(model, open_slide(path), adapt, seed, profiles_only=True)
         origin = _origin(adapted, path, slide.radius_um, adaptation_facts(adapted, adapt, seed))
         described[file_name(path)] = _embed_slide(adapted, slide, levels, target, origin, num_processes)
+        where = "" if out.name.startswith(".") else f": {target}"
+        logger.info("%s: %s cells embedded as %s%s", slide.name, f"{slide.num_cells:,}", " and ".join(levels), where)
     return described
 
 
@@ -133,7 +135,6 @@ def _embed_slide(
             write_slice(model, slide, rows_of, advance=advance)
         else:
             write_with_processes(model, slide.file, rows_of, num_processes, advance)
-    logger.info("%s: %s cells embedded as %s: %s", slide.name, f"{slide.num_cells:,}", " and ".join(levels), target)
     shapes = {slot: [slide.num_cells, width] for slot, width in widths.items()}
     return {"path": target.as_posix(), "cells": slide.num_cells, "obsm": shapes}
 

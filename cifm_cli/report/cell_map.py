@@ -61,7 +61,13 @@ class CellMap:
     marks: Sequence[Mark] = ()  # marked places
 
     def draw(
-        self, names: Names, title: str, *, with_marks: bool = False, emphasised: NDArray[np.bool_] | None = None
+        self,
+        names: Names,
+        title: str,
+        *,
+        with_marks: bool = False,
+        emphasised: NDArray[np.bool_] | None = None,
+        image_format: canvas.ImageFormat = "png",
     ) -> bytes:
         """Draw one state of the tissue.
 
@@ -70,9 +76,10 @@ class CellMap:
             title: Title of the figure.
             with_marks: Whether marked places are shown.
             emphasised: (N,) cells in full colour, the others being pale; all by default.
+            image_format: `png` or `svg`, in which the cells are pixels.
 
         Returns:
-            PNG, of one size for all states.
+            The image, of one size for all states.
         """
 
         def draw_all(figure: Figure) -> None:
@@ -81,7 +88,7 @@ class CellMap:
             self._draw(axes, names, title, _MAP_IN, with_marks=with_marks, emphasised=emphasised)
             self._draw_legend(figure, with_marks=with_marks)
 
-        return canvas.render(draw_all, *self._size_in(_MAP_IN, 1))
+        return canvas.render(draw_all, *self._size_in(_MAP_IN, 1), image_format)
 
     def animate(self, panels: Mapping[str, Sequence[Names]], titles: Sequence[str], marked: str = "") -> bytes:
         """Draw states side by side, frame by frame. Cells that differ from the first frame are in full colour.
@@ -197,7 +204,12 @@ class CellMap:
         diameter = float(np.clip(pitch_in * _POINTS_PER_INCH * 1.1, 0.8, 8.0))
         # In one call and in the order of the cells, so that no category hides another.
         cells = axes.scatter(
-            self.xy_um[:, 0], self.xy_um[:, 1], s=diameter**2, c=self._colours_of(names, emphasised), linewidths=0
+            self.xy_um[:, 0],
+            self.xy_um[:, 1],
+            s=diameter**2,
+            c=self._colours_of(names, emphasised),
+            linewidths=0,
+            rasterized=True,
         )
         for mark in self.marks if with_marks else ():
             style = _symbol(mark.symbol, float(np.clip(1.3 * diameter, 4.0, 8.0)))

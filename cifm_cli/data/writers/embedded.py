@@ -24,6 +24,7 @@ from cifm_cli.data.slide_file import damaged, open_slide_file, read_slot, readin
 from cifm_cli.data.stored_arrays import find_array, read_numbers, require_rows
 from cifm_cli.data.validate_slide import read_download_rows
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
+from cifm_cli.data.writers.embedded_store import as_h5ad
 from cifm_cli.data.writers.h5ad import require_space
 from cifm_cli.data.writers.reorder import copy_slide, download_order, inverse_order
 from cifm_cli.errors import CifmError, writing
@@ -144,7 +145,7 @@ def read_embedded(path: Path) -> EmbeddedSlide:
     """Read an embedded slide.
 
     Args:
-        path: An embedded slide.
+        path: An embedded slide, `.h5ad` or a Zarr store.
 
     Returns:
         The slide.
@@ -152,6 +153,12 @@ def read_embedded(path: Path) -> EmbeddedSlide:
     Raises:
         CifmError: The file is damaged, is not an embedded slide, or was changed since it was prepared or embedded.
     """
+    with as_h5ad(path) as stored:
+        return _read_embedded(stored)
+
+
+def _read_embedded(path: Path) -> EmbeddedSlide:
+    """Read an embedded slide from an `.h5ad`."""
     with open_slide_file(path) as file:
         slots = embedding_slots(file, path)
         if not slots:

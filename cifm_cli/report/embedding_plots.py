@@ -1,0 +1,158 @@
+"""Figures of embeddings: cells in two dimensions, and the composition of clusters.
+
+Letters: N cells, R rows, C categories.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from cifm_cli.report import canvas
+from cifm_cli.report.palette import OTHERS, UNKNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from cifm_cli.report.canvas import ImageFormat
+
+_SQUARE_IN: Final = 5.0  # width and height of the cells
+_LEFT_IN, _BOTTOM_IN, _TOP_IN, _RIGHT_IN = 0.35, 0.35, 0.35, 0.1
+_ENTRY_IN, _LETTER_IN = 0.45, 0.072  # width of an entry of the legend without text, and of a letter
+_ROW_IN: Final = 0.24
+_BARS_IN: Final = 4.4
+_MAX_DRAWN: Final = 200_000  # cells of a figure
+_POINTS_PER_INCH: Final = 72
+
+
+def draw_embedding(
+    places: NDArray[np.float32],
+    names: NDArray[np.object_],
+    entries: Mapping[str, str],
+    title: str,
+    *,
+    numbers: Mapping[str, NDArray[np.float32]] | None = None,
+    image_format: ImageFormat = "png",
+) -> bytes:
+    """Draw cells in two dimensions, such as those of a UMAP.
+
+    Args:
+        places: (N, 2) places.
+        names: (N,) category of each cell, all of them in `entries`.
+        entries: Colour of each category, in the order of the legend.
+        title: Title of the figure.
+        numbers: Texts that are written at (2,) places, such as the numbers of clusters.
+        image_format: `png` or `svg`, in which the cells are pixels.
+
+    Returns:
+        The image.
+    """
+    # In random order, so that no slide hides another; always the same one.
+    order = np.random.default_rng(0).permutation(len(places))[:_MAX_DRAWN]
+    diameter = float(np.clip(_SQUARE_IN * _POINTS_PER_INCH * 0.55 / np.sqrt(len(order)), 0.7, 6.0))
+
+    def draw(figure: Figure) -> None:
+        """Draw on the given figure."""
+        width_in, height_in = _size_in(entries)
+        figure.set_layout_engine("none")
+        box = (_LEFT_IN / width_in, _BOTTOM_IN / height_in, _SQUARE_IN / width_in, _SQUARE_IN / height_in)
+        axes = figure.add_axes(box, title=title)
+        colours = [entries[name] for name in names[order].tolist()]
+        axes.scatter(places[order, 0], places[order, 1], s=diameter**2, c=colours, linewidths=0, rasterized=True)
+        for name, (x, y) in (numbers or {}).items():
+            frame: Any = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+            axes.text(x, y, name, ha="center", va="center", fontsize=8, bbox=frame)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_xlabel("UMAP 1", loc="left", fontsize=8)
+        axes.set_ylabel("UMAP 2", loc="bottom", fontsize=8)
+        handles = [axes.scatter([], [], c=colour, s=24, linewidths=0, label=name) for name, colour in entries.items()]
+        right = (_LEFT_IN + _SQUARE_IN) / width_in
+        figure.legend(handles=handles, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=8, handletextpad=0.2)
+
+    return canvas.render(draw, *_size_in(entries), image_format)
+
+
+def _size_in(entries: Mapping[str, str]) -> tuple[float, float]:
+    """Width and height of a figure of cells with its legend."""
+    letters = max(map(len, entries), default=0)
+    width_in = _LEFT_IN + _SQUARE_IN + _ENTRY_IN + _LETTER_IN * letters + _RIGHT_IN
+    return width_in, _BOTTOM_IN + _SQUARE_IN + _TOP_IN
+
+
+def draw_composition(
+    fractions: NDArray[np.float64],
+    rows: Sequence[str],
+    entries: Mapping[str, str],
+    title: str,
+    *,
+    label: str = "",
+    image_format: ImageFormat = "png",
+) -> bytes:
+    """Draw the composition of each row as a bar of parts.
+
+    Args:
+        fractions: (R, C) fractions; each row has the sum 1.
+        rows: R names, the first on top.
+        entries: C categories in the order of the parts, with their colours.
+        title: Title of the figure.
+        label: What the rows are.
+        image_format: `png` or `svg`.
+
+    Returns:
+        The image.
+    """
+    ends = np.cumsum(fractions, axis=1)
+    positions = np.arange(len(rows))
+    # The legend is at the right, with the names at the left in about as much room as they need.
+    margins_in = 0.7 + _LETTER_IN * max(map(len, rows), default=0) + _ENTRY_IN
+    width_in = _BARS_IN + margins_in + _LETTER_IN * max(map(len, entries), default=0)
+    height_in = 0.85 + max(_ROW_IN * len(rows), 0.19 * len(entries))
+
+    def draw(figure: Figure) -> None:
+        """Draw on the given figure."""
+        axes = figure.add_subplot(title=title)
+        for number, (name, colour) in enumerate(entries.items()):
+            left = ends[:, number] - fractions[:, number]
+            axes.barh(
+                positions, fractions[:, number], left=left, height=0.8, color=colour, edgecolor="white", linewidth=0.4,
+                label=name,
+            )  # fmt: skip
+        axes.set_yticks(positions, rows)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("fraction of cells")
+        axes.set_ylabel(label)
+        axes.tick_params(axis="y", length=0)
+        figure.legend(loc="outside right center", fontsize=8)
+
+    return canvas.render(draw, width_in, height_in, image_format)
+
+
+def shown_categories(names: Sequence[str], colours: Mapping[str, str], unknown: str = "") -> dict[str, str]:
+    """Entries of a legend: the categories that have a colour, and one entry for all others.
+
+    Args:
+        names: All categories, in their order.
+        colours: Colours of some of them.
+        unknown: Name of the category of cells without one; empty if there are none.
+
+    Returns:
+        Name to colour. The entry for the others is named `others_name(names, colours)`.
+    """
+    entries = {name: colours[name] for name in names if name in colours}
+    if others := others_name([name for name in names if name != unknown], colours):
+        entries[others] = OTHERS
+    return entries | ({unknown: UNKNOWN} if unknown else {})
+
+
+def others_name(names: Sequence[str], colours: Mapping[str, str]) -> str:
+    """The entry of the legend for the categories without a colour; empty if all have one."""
+    others = [name for name in names if name not in colours]
+    if len(others) > 1:
+        return f"{others[0]} to {others[-1]}" if all(map(str.isdigit, others)) else f"{len(others)} others"
+    return others[0] if others else ""
