@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 import matplotlib as mpl
@@ -13,7 +15,7 @@ from matplotlib.figure import Figure
 from cifm_cli.report.palette import COLOURS, assign_colours, sort_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -33,12 +35,24 @@ _STYLE: Final[Any] = {
     "xtick.color": "#555555",
     "ytick.color": "#555555",
     "legend.frameon": False,
+    "svg.hashsalt": "cifm",  # ids of the parts of an SVG are random otherwise
 }
 _GREY: Final = "#C8C8C8"
 _SEQUENTIAL, _DIVERGING = "viridis", "RdBu_r"
 _WIDTH_IN = 6.5
 _POINTS_PER_INCH = 72
+_FORMAT: ContextVar[str] = ContextVar("format", default="png")
 _MAX_ANNOTATED = 15  # rows and columns up to which a heat map also shows its values as text
+
+
+@contextmanager
+def vector_graphics() -> Iterator[None]:
+    """Let the functions of this module return SVG instead of PNG within a block. Cells of maps stay pixels."""
+    token = _FORMAT.set("svg")
+    try:
+        yield
+    finally:
+        _FORMAT.reset(token)
 
 
 def tissue_map(
@@ -341,6 +355,7 @@ def _render(draw: Callable[[Axes], None], title: str, height_in: float) -> bytes
         axes = figure.add_subplot()
         draw(axes)
         axes.set_title(title)
-        # matplotlib would store its version, and equal figures would differ in their bytes.
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        # matplotlib would store its version or the date, and equal figures would differ in their bytes.
+        metadata = {"Software": None} if _FORMAT.get() == "png" else {"Date": None, "Creator": None}
+        figure.savefig(buffer, format=_FORMAT.get(), metadata=metadata)
     return buffer.getvalue()
