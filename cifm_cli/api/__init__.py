@@ -16,6 +16,7 @@ from cifm_cli.api.evaluation import Evaluation, evaluate
 from cifm_cli.api.inference import annotate, embed, predict
 from cifm_cli.api.preparation import prepare
 from cifm_cli.api.response_validation import ResponseValidation, validate_response
+from cifm_cli.api.sharing import SharingResult, share
 from cifm_cli.api.simulation import simulate
 from cifm_cli.api.slides import load_model
 from cifm_cli.api.training import train
@@ -31,6 +32,7 @@ __all__ = [
     "ReferenceCells",
     "Remove",
     "ResponseValidation",
+    "SharingResult",
     "Swap",
     "annotate",
     "embed",
@@ -39,6 +41,7 @@ __all__ = [
     "load_model",
     "predict",
     "prepare",
+    "share",
     "simulate",
     "train",
     "validate_response",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.sharing.share import SampleClusters, Sharing
 
+TITLE = "Microenvironments that samples share"
 _MAX_ROWS = 40  # of a table on the page; the CSV has all
 _MAX_COMPOSITION_TYPES = 25
 

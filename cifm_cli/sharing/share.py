@@ -120,7 +120,7 @@ def share_cells(parts: Sequence[Part], config: ShareConfig) -> Sharing:
         "variance_between_samples": between,
         "shifts": [_describe_match(match, cells.samples) for match in matches],
     }
-    warnings = [*repeat_note(cells), *_group_notes(groups, cells)]
+    warnings = [*repeat_note(cells), *hub_notes(fractions, cells.samples), *_group_notes(groups, cells)]
     for warning in warnings:
         logger.warning(warning)
     return Sharing(cells, fractions, by_sample, types, groups, test, facts, tuple(warnings))
@@ -193,6 +193,32 @@ def _describe_match(match: Match, samples: tuple[str, ...]) -> dict[str, Any]:
         "used": match.is_evident,
         "distance": float(np.linalg.norm(match.translation)),
     }
+
+
+def hub_notes(fractions: Fractions, samples: tuple[str, ...]) -> list[str]:
+    """Warn of samples that are near to the cells of every other sample.
+
+    Args:
+        fractions: The fractions.
+        samples: S names.
+
+    Returns:
+        A warning for each sample in which the cells of all other samples have more neighbours, relative to perfect mixing,
+        than in their own. Its embeddings vary less than those of the others, or lie between them; that is no evidence of
+        shared microenvironments.
+    """
+    fold = fractions.matrix / np.maximum(fractions.expected, 1e-12)
+    hubs = [
+        name
+        for position, name in enumerate(samples)
+        if all(fold[row, position] > max(fold[row, row], 1.0) for row in range(len(samples)) if row != position)
+    ]
+    return [
+        f"sample {name}: the cells of every other sample have more neighbours in it than in their own sample, relative to "
+        "perfect mixing. Its embeddings vary less or lie between the others, which is no evidence of shared "
+        "microenvironments"
+        for name in hubs
+    ]
 
 
 def _group_notes(groups: tuple[str, ...], cells: Cells) -> list[str]:
