@@ -152,14 +152,7 @@ def _select_cells(
 ) -> list[tuple[str, AnnData, NDArray[np.int64]]]:
     """Name, AnnData and rows of each sample."""
     if isinstance(adata, Mapping):
-        for name, each in adata.items():
-            if not isinstance(each, AnnData):
-                raise CifmError(f"sample {name}: expected an AnnData, got {type(each).__name__}", _HINT)
-            if not each.n_obs:
-                raise CifmError(f"sample {name}: no cells", "leave the sample out")
-        if not adata:
-            raise CifmError("no samples", _HINT)
-        return [(str(name), each, np.arange(each.n_obs)) for name, each in adata.items()]
+        return _select_from_mapping(adata)
     if not isinstance(adata, AnnData):
         raise CifmError(f"expected an AnnData or a dictionary of them, got {type(adata).__name__}", _HINT)
     if sample_key not in adata.obs:
@@ -168,6 +161,17 @@ def _select_cells(
     if samples is None or any(name is None for name in samples) or not len(samples):
         raise CifmError(f"sample_key {sample_key}: cells without a sample", "remove these cells")
     return [(name, adata, np.flatnonzero(samples == name)) for name in dict.fromkeys(samples.tolist())]
+
+
+def _select_from_mapping(samples: Mapping[str, AnnData]) -> list[tuple[str, AnnData, NDArray[np.int64]]]:
+    if not samples:
+        raise CifmError("no samples", _HINT)
+    for name, each in samples.items():
+        if not isinstance(each, AnnData):
+            raise CifmError(f"sample {name}: expected an AnnData, got {type(each).__name__}", _HINT)
+        if not each.n_obs:
+            raise CifmError(f"sample {name}: no cells", "leave the sample out")
+    return [(str(name), each, np.arange(each.n_obs)) for name, each in samples.items()]
 
 
 def _make_part(

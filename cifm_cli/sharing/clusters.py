@@ -71,7 +71,8 @@ def _choose_centers(roots: NDArray[np.float64], generator: np.random.Generator) 
     best = MIN_SILHOUETTE
     best_centers: NDArray[np.float64] = roots.mean(axis=0, keepdims=True)
     drawn = np.sort(generator.permutation(len(roots))[:_SILHOUETTE_CELLS])
-    for number in range(2, min(MAX_CLUSTERS, len(np.unique(roots[drawn], axis=0)) - 1) + 1):
+    num_different = len(np.unique(roots[drawn], axis=0))
+    for number in range(2, min(MAX_CLUSTERS, num_different, len(drawn) - 1) + 1):
         centers = _fit(roots, number, generator)
         clusters = _nearest_center(roots[drawn], centers)
         if len(np.unique(clusters)) < 2 or _smallest_difference(roots, centers) < MIN_DIFFERENCE:
