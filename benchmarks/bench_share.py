@@ -46,9 +46,9 @@ def main() -> None:
         codes = write_embeddings(path, options.cells, options.features, options.dimensions, options.samples)
         before = os.getloadavg()[0]
         result = measure(path, codes, options.search)
-    result |= {"cells": options.cells, "features": options.features, "samples": options.samples, "load_before": before}
+    result |= {"cells": options.cells, "features": options.features, "samples": options.samples, "load_before": before, "load_after": os.getloadavg()[0]}
     for name, value in result.items():
-        print(f"{name:12} {value}")
+        print(f"{name:18} {value}")
     if options.out:
         write_record(options.out, PACKAGES, result)
 
@@ -85,10 +85,11 @@ def measure(path: Path, codes: NDArray[np.int64], search: str) -> dict[str, obje
         side = np.sqrt(number) * 10
         types = np.array([f"type {kind}" for kind in range(12)], dtype=object)[generator.integers(12, size=number)]
         parts.append(Part(f"s{code}", f"s{code}", stored[rows], generator.random((number, 2)) * side, types))
-    begin = time.perf_counter()
+    begin, processor = time.perf_counter(), time.process_time()
     sharing = share_cells(parts, ShareConfig(search=search))  # type: ignore[arg-type]
     return {
         "seconds": round(time.perf_counter() - begin, 1),
+        "processor_seconds": round(time.process_time() - processor, 1),
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         **sharing.facts["search"],

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_CLUSTERS: Final = 10  # that are tried if the number is not given
 MIN_SILHOUETTE: Final = 0.25  # below, the vectors form no separate groups
-MIN_DIFFERENCE: Final = 0.05  # total variation between two clusters: 5 of 100 neighbours
+MIN_DIFFERENCE: Final = 0.1  # total variation between two clusters: 10 of 100 neighbours
 _FITTED_CELLS = 20_000
 _SILHOUETTE_CELLS = 2_000
 _RESTARTS = 4

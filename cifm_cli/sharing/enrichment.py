@@ -16,6 +16,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cifm_cli import provenance
+from cifm_cli.sharing.exact import num_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-_TESTED_CELLS = 5_000  # of a slide; more cells of the same tissue hardly change what its pattern can show
+_TESTED_CELLS = 2_000  # of a slide; more cells of the same tissue hardly change what its pattern can show
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _shifted_types(slide: TypedCells, drawn: Rows, number: int, generator: np.ra
     moved = []
     for _ in range(number):
         signs, shift = generator.choice([-1.0, 1.0], 2), generator.random(2) * size_um
-        _, nearest = tree.query((places * signs + shift) % size_um + low_um)
+        _, nearest = tree.query((places * signs + shift) % size_um + low_um, workers=num_threads())
         moved.append(slide.types[nearest])
     return moved
 
