@@ -46,7 +46,13 @@ def main() -> None:
         codes = write_embeddings(path, options.cells, options.features, options.dimensions, options.samples)
         before = os.getloadavg()[0]
         result = measure(path, codes, options.search)
-    result |= {"cells": options.cells, "features": options.features, "samples": options.samples, "load_before": before, "load_after": os.getloadavg()[0]}
+    result |= {
+        "cells": options.cells,
+        "features": options.features,
+        "samples": options.samples,
+        "load_before": before,
+        "load_after": os.getloadavg()[0],
+    }
     for name, value in result.items():
         print(f"{name:18} {value}")
     if options.out:

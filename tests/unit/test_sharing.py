@@ -13,7 +13,8 @@ from sharing_samples import NAMES, plant_samples
 from sklearn.metrics import adjusted_rand_score
 
 from cifm_cli.errors import CifmError
-from cifm_cli.sharing import approximate, exact
+from cifm_cli.report import plots
+from cifm_cli.sharing import approximate, exact, report
 from cifm_cli.sharing.cells import Part, collect_cells, draw_balanced
 from cifm_cli.sharing.clusters import cluster_fractions
 from cifm_cli.sharing.enrichment import TypedCells, measure_enrichment
@@ -289,6 +290,17 @@ def test_warnings_name_small_groups_platforms_repeats_and_hubs() -> None:
         for name, scale in (("wide", 1.0), ("other", 1.0), ("narrow", 0.6))
     ]
     assert [warning[:13] for warning in share_cells(narrow, replace(FAST, center="none")).warnings] == ["sample narrow"]
+
+
+def test_figures_are_png_or_svg_and_the_same_each_time(planted: tuple[Sharing, list[np.ndarray]]) -> None:
+    assert report.figure_names(planted[0])[:3] == ["matrix", "matrix_enrichment", "map_A"]
+    for name in ("matrix", "map_A", "clusters_1"):
+        assert report.draw_figure(planted[0], name).startswith(b"\x89PNG")
+    with plots.vector_graphics():
+        one, two = (report.draw_figure(planted[0], "matrix") for _ in range(2))
+    assert one == two
+    assert b"<svg" in one[:2_000]
+    assert report.draw_figure(planted[0], "matrix").startswith(b"\x89PNG")
 
 
 def test_tables_have_a_row_for_each_pair_and_correct_for_many_tests(planted: tuple[Sharing, list[np.ndarray]]) -> None:
