@@ -161,12 +161,13 @@ def blank_figures() -> Iterator[None]:
     """Replace every figure by one blank image, for modules whose tests read nothing of the figures in a report.
 
     Drawing takes a fifth of an evaluation. Figures are drawn in the tests of `cifm evaluate`, of quality control, of the
-    demo and of `report/plots.py`.
+    demo and of `cifm_cli/report`.
     """
-    from cifm_cli.report import plots
+    from cifm_cli.report import canvas
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "_render", lambda *_: BLANK_PNG)
+        patch.setattr(canvas, "render", lambda *_: BLANK_PNG)
+        patch.setattr(canvas, "render_frames", lambda *_: BLANK_PNG)
         yield
 
 

@@ -16,6 +16,7 @@ from cifm_cli.api.evaluation import Evaluation, evaluate
 from cifm_cli.api.inference import annotate, embed, predict
 from cifm_cli.api.preparation import prepare
 from cifm_cli.api.response_validation import ResponseValidation, validate_response
+from cifm_cli.api.sensitivity_map import Sensitivity, sensitivity
 from cifm_cli.api.sharing import SharingResult, share
 from cifm_cli.api.simulation import simulate
 from cifm_cli.api.slides import load_model
@@ -32,6 +33,7 @@ __all__ = [
     "ReferenceCells",
     "Remove",
     "ResponseValidation",
+    "Sensitivity",
     "SharingResult",
     "Swap",
     "annotate",
@@ -41,6 +43,7 @@ __all__ = [
     "load_model",
     "predict",
     "prepare",
+    "sensitivity",
     "share",
     "simulate",
     "train",

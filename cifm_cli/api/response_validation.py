@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from cifm_cli import provenance
 from cifm_cli.api.slides import open_adata, optional_path
 from cifm_cli.celltype.stored_labels import labels_in_memory
+from cifm_cli.response.validation_tables import validation_tables
 from cifm_cli.simulation.edits.labels import ColumnLabels
-from cifm_cli.simulation.validate import validate
+from cifm_cli.simulation.validate import validate, write_validation
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
     from anndata import AnnData
-
-_SCORES: Final = ("pearson", "signed_precision", "energy_distance")
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ def validate_response(
     layer: str | None = None,
     radius_um: float | None = None,
     seed: int = 0,
+    out: str | Path | None = None,
 ) -> ResponseValidation:
     """Measure for which labels and genes the response to edits may be believed, as `cifm simulate --validate` does.
 
@@ -52,12 +52,13 @@ def validate_response(
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
         radius_um: Radius of the graph, micrometres; by default that of the slide.
         seed: Seed of all samples and of the planted tissues.
+        out: Folder into which all files of `cifm simulate --validate` are written as well: the page and tables.
 
     Returns:
         The scores, as a dictionary and as tables.
 
     Raises:
-        CifmError: The counts, genes, coordinates, labels or markers cannot be used.
+        CifmError: The counts, genes, coordinates, labels or markers cannot be used, or the folder cannot be written.
 
     Example:
         >>> validation = cifm.validate_response(adata, labels="cluster")
@@ -67,40 +68,10 @@ def validate_response(
     opened = open_adata(adata, layer, radius_um)
     own_labels = None if labels is None else ColumnLabels(labels, labels_in_memory(adata.obs, labels)[opened.rows])
     metrics = validate(opened.slide, own_labels, optional_path(markers), seed)
-    held_out = metrics["held_out"]
-    return ResponseValidation(
-        metrics, _pairs(held_out["pairs"]), _labels(held_out["labels"]), pd.DataFrame(metrics["planted"])
-    )
-
-
-def _pairs(pairs: list[dict[str, Any]]) -> pd.DataFrame:
-    """Scores by label, region and predictor."""
-    rows = [
-        {
-            "label": pair["label"],
-            "centre_x_um": pair["centre_um"][0],
-            "centre_y_um": pair["centre_um"][1],
-            "num_hidden": pair["num_hidden"],
-            "predictor": predictor,
-            **scores,
-        }
-        for pair in pairs
-        for predictor, scores in pair["predictors"].items()
-    ]
-    return pd.DataFrame(rows, columns=["label", "centre_x_um", "centre_y_um", "num_hidden", "predictor", *_SCORES])
-
-
-def _labels(labels: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Mean scores by label and predictor."""
-    rows = [
-        {
-            "label": label,
-            "num_regions": own["num_regions"],
-            "believed": own["believed"],
-            "predictor": predictor,
-            **scores,
-        }
-        for label, own in labels.items()
-        for predictor, scores in own["predictors"].items()
-    ]
-    return pd.DataFrame(rows, columns=["label", "num_regions", "believed", "predictor", *_SCORES])
+    folder = optional_path(out)
+    if folder is not None:
+        write_validation(
+            folder, metrics | {"provenance": provenance.collect("simulate --validate", seed=seed, inputs=[])}
+        )
+    tables = validation_tables(metrics)
+    return ResponseValidation(metrics, tables["pairs"], tables["labels"], tables["planted"])

@@ -19,7 +19,7 @@ from cifm_cli.inference.adaptation.option import adaptation_facts, check_adapt
 from cifm_cli.simulation.config import DynamicsName, Form, SimulateConfig
 from cifm_cli.simulation.edits.labels import ColumnLabels
 from cifm_cli.simulation.edits.requests import EditRequest, Inject, ReferenceCells
-from cifm_cli.simulation.outputs import to_anndata
+from cifm_cli.simulation.outputs import check_folder, to_anndata, write_simulation
 from cifm_cli.simulation.simulate import simulate as run_simulation
 
 if TYPE_CHECKING:
@@ -35,17 +35,14 @@ if TYPE_CHECKING:
 
 
 def simulate(
-    adata: AnnData,
-    model: Model,
-    inject: str | None = None,
+    adata: AnnData, model: Model, inject: str | None = None,
     *,
     edits: Sequence[EditRequest] = (), count: int | None = None, labels: str | None = None,
     reference: AnnData | str | Path | None = None, reference_label: str = "cell_type",
-    steps: int | None = None, update_fraction: float = 0.1,
-    form: Form = "state", dynamics: DynamicsName | None = None,
+    steps: int | None = None, update_fraction: float = 0.1, form: Form = "state", dynamics: DynamicsName | None = None,
     adapt: Adapt = "slide", replicates: int = 1, seed: int = 0,
-    crop_um: Box | None = None, max_cells: int = 10_000,
-    markers: str | Path | None = None, layer: str | None = None, radius_um: float | None = None,
+    crop_um: Box | None = None, max_cells: int = 10_000, markers: str | Path | None = None,
+    layer: str | None = None, radius_um: float | None = None, out: str | Path | None = None,
 ) -> AnnData:  # fmt: skip
     """Edit a tissue, estimate the response of its cells, and let the model update them, as `cifm simulate` does.
 
@@ -72,39 +69,46 @@ def simulate(
         markers: TSV of marker genes (columns `cell_type` and `symbol`) that extends the packaged table.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
         radius_um: Radius of the graph, micrometres, if the recipe does not define it; by default that of the slide.
+        out: Folder into which all files of `cifm simulate` are written as well: the page, figures and tables.
 
     Returns:
         A new AnnData with the first replicate: the simulated cells of `adata`, then the injected cells. Counts are in the
         layers `initial`, `control` and `treated` (also `X`), cell types in `obs["type_before"]`, `type_after` and `type_after_control`;
         `obs["edited"]` marks cells that an edit changed. `uns["cifm"]` holds DataFrames of all replicates: `composition`, `transitions`,
-        `neighbours`, `change`; and the response: `effects` (as `effects.csv`) and its summary `response`, as JSON.
+        `neighbours`, `change`; the response: `effects` (as `effects.csv`) and its summary `response`, as JSON; and the `answer`, as
+        JSON: one `sentence`, and texts that say how far to `trust` it.
 
     Raises:
-        CifmError: The counts, genes, coordinates or numbers cannot be used, or an edit cannot be made.
+        CifmError: The counts, genes, coordinates, numbers or the folder cannot be used, or an edit cannot be made.
 
     Example:
         >>> cifm.simulate(adata, model, "tcell", replicates=5).uns["cifm"]["change"]  # treated minus control, by type
         >>> cifm.simulate(adata, model, edits=[cifm.Remove("macrophage"), cifm.Knockout("CXCL12", "fibroblast")])
     """
-    _check(form, adapt, steps, update_fraction, replicates)
+    _check(form, adapt, steps, update_fraction, replicates, optional_path(out))
     opened = open_adata(adata, layer, radius_um)
     own_labels = None if labels is None else ColumnLabels(labels, labels_in_memory(adata.obs, labels)[opened.rows])
     config = SimulateConfig(
         _edits(inject, edits, count, _reference_cells(reference, reference_label)), steps, update_fraction, form, replicates,
         crop_um, max_cells, optional_path(markers), adapt, seed, dynamics, own_labels,
     )  # fmt: skip
-    return _simulate(adata, load(model), opened, config)
+    return _simulate(adata, load(model), opened, config, optional_path(out))
 
 
-def _simulate(adata: AnnData, model: LoadedModel, opened: AnnDataSlide, config: SimulateConfig) -> AnnData:
-    """Simulate a slide, and collect the results in the caller's order of cells."""
+def _simulate(
+    adata: AnnData, model: LoadedModel, opened: AnnDataSlide, config: SimulateConfig, folder: Path | None
+) -> AnnData:
+    """Simulate a slide, collect the results in the caller's order of cells, and write them if a folder is given."""
     result = run_simulation(model, opened.slide, config)
     model, slide = result.model, result.slide
     facts = adaptation_facts(model, config.adapt, config.seed)
     facts["edits"] = [entry.to_json() for entry in result.experiment.edits]
     origin = result_provenance("simulate", model, slide, seed=config.seed, **facts)
     rows = opened.rows[result.experiment.window.rows]
-    trajectory = _in_caller_order(to_anndata(result, adata.obs_names[rows].tolist(), origin), rows)
+    names = adata.obs_names[rows].tolist()
+    if folder is not None:
+        write_simulation(folder, result, names, origin)
+    trajectory = _in_caller_order(to_anndata(result, names, origin), rows)
     trajectory.var = var_of_panel(adata, slide, model)
     trajectory.uns[keys.CIFM] |= _tables(result)
     return trajectory
@@ -127,10 +131,11 @@ def _edits(
     if inject is None and (count is not None or reference is not None):
         raise CifmError("count or reference without a type to inject", "give them to cifm.Inject")
     first = () if inject is None else (Inject(inject, count, reference=reference),)
-    return first + tuple(_converted(edit) for edit in edits)
+    return first + tuple(convert_edit(edit) for edit in edits)
 
 
-def _converted(edit: EditRequest) -> EditRequest:
+def convert_edit(edit: EditRequest) -> EditRequest:
+    """Convert places and paths to the forms of the command."""
     if not isinstance(edit, Inject):
         return edit
     if edit.at_um is not None:
@@ -140,8 +145,10 @@ def _converted(edit: EditRequest) -> EditRequest:
     return edit
 
 
-def _check(form: str, adapt: str, steps: int | None, update_fraction: float, replicates: int) -> None:
-    """Refuse a form or a kind of adaptation that does not exist, and numbers with which nothing would be simulated."""
+def _check(form: str, adapt: str, steps: int | None, update_fraction: float, replicates: int, out: Path | None) -> None:
+    """Refuse a form, a kind of adaptation or a folder that cannot be used, and numbers with which nothing would be simulated."""
+    if out is not None:
+        check_folder(out)
     check_adapt(adapt)
     if form not in get_args(Form):
         raise CifmError(f"form: {form}", f"known are {', '.join(get_args(Form))}")
@@ -163,8 +170,8 @@ def _tables(result: SimulationResult) -> dict[str, pd.DataFrame | str]:
     Returns:
         `composition` by arm, replicate, step and type; `transitions` by arm, replicate, first and last type;
         `neighbours` by arm, replicate, distance and types; `change`, treated minus control by type; `effects` of the
-        response by gene, label and distance; and the summary of the `response`, as JSON, because `.h5ad` files store no
-        lists of dictionaries.
+        response by gene, label and distance; and the summary of the `response` and the `answer`, as JSON, because `.h5ad`
+        files store no lists of dictionaries.
     """
     content = result.to_json()
     change = pd.DataFrame.from_dict(content["change"], orient="index").drop(columns="replicates")
@@ -175,4 +182,5 @@ def _tables(result: SimulationResult) -> dict[str, pd.DataFrame | str]:
         "change": change.astype(float),
         "effects": result.response.effects,
         "response": json.dumps(content["response"], allow_nan=False),
+        "answer": json.dumps(content["answer"], allow_nan=False),
     }

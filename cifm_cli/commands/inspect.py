@@ -1,4 +1,4 @@
-"""`cifm inspect`: what is in a slide or another .h5ad of cifm, a run, a model, or a folder of slides."""
+"""`cifm inspect`: what is in a slide or another .h5ad of cifm, a run, a model, a folder of slides, or a simulation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from cifm_cli.commands import options
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A slide or another .h5ad of cifm, a run, a model, or a folder of slides."),
+        typer.Argument(
+            metavar="PATH",
+            help="A slide or another .h5ad of cifm, a run, a model, or a folder of slides or of a simulation.",
+        ),
     ],
     no_verify: options.NoVerify = False,
     as_json: options.Json = False,
@@ -28,16 +31,23 @@ def inspect(
     elif facts.get("kind") == "corpus":
         terminal.listing(corpus_table(facts))
     else:
-        terminal.listing(terminal.flatten(facts))
+        rows = dict(terminal.flatten(facts))
+        if isinstance(facts.get("sentence"), str):
+            rows["sentence"] = facts["sentence"]  # the answer is not shortened
+        terminal.listing(list(rows.items()))
 
 
 def _describe(path: Path) -> dict[str, Any]:
     from cifm_cli import workspace
     from cifm_cli.data.corpus import describe_corpus, is_corpus
     from cifm_cli.errors import CifmError
+    from cifm_cli.simulation.stored_result import find_result
 
     if path.suffix == ".safetensors" or (path / "model.safetensors").is_file():
         return _describe_model(path if path.suffix == ".safetensors" else path / "model.safetensors")
+    result = find_result(path)
+    if result is not None:
+        return _describe_simulation(result)
     if path.is_dir():
         slides = workspace.slide_paths([path])
         if is_corpus(slides):
@@ -46,7 +56,22 @@ def _describe(path: Path) -> dict[str, Any]:
     if path.suffix == ".h5ad":
         return _describe_slide(path)
     problem = "not a file of cifm" if path.exists() else "no such file or folder"
-    raise CifmError(f"{path}: {problem}", "inspect takes a slide (.h5ad), a run folder or a model.safetensors")
+    raise CifmError(
+        f"{path}: {problem}",
+        "inspect takes a slide (.h5ad), a run folder, a model.safetensors or the folder of a simulation",
+    )
+
+
+def _describe_simulation(path: Path) -> dict[str, Any]:
+    """Describe a result of `cifm simulate`, and the tissue beside it."""
+    from cifm_cli.simulation.stored_result import describe_result
+
+    facts, tissue = describe_result(path), path.with_name("trajectory.h5ad")
+    if facts["kind"] != "simulation" or not tissue.is_file():
+        return facts
+    layers = _describe_slide(tissue)
+    layers.pop("provenance", None)  # that of the simulation
+    return facts | {tissue.name: layers}
 
 
 def _describe_model(path: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ Cells = Annotated[
     typer.Option(
         "--in",
         metavar="LABEL",
-        help="Cells in which --knockout and --overexpress change a gene.",
+        help="Cells in which --knockout and --overexpress change a gene; with --sensitivity, cells whose value is meant.",
         show_default="all cells of the window",
     ),
 ]
@@ -174,4 +174,30 @@ Validate = Annotated[
         help="Simulate nothing; instead measure what the neighbours of hidden cells of the slide tell of their expression, and "
         "whether the response finds planted effects. No model is used.",
     ),
+]
+Sensitivity = Annotated[
+    str | None,
+    typer.Option(
+        "--sensitivity",
+        metavar="GENE_OR_LABEL",
+        help="Simulate nothing; instead map how the prediction of a gene or label changes with an infinitesimal cell of the type "
+        "of --inject at each free place.",
+    ),
+]
+Search = Annotated[
+    int | None,
+    typer.Option(
+        "--search",
+        min=1,
+        metavar="N",
+        help="With --sensitivity: propose N placements, and check each with a whole cell.",
+    ),
+]
+SearchGenes = Annotated[
+    bool,
+    typer.Option("--search-genes", help="With --search: propose knockouts and overexpressions, not placements."),
+]
+SearchGoal = Annotated[
+    Literal["raise", "lower"],
+    typer.Option("--search-goal", help="With --search: propose edits that raise or that lower the target."),
 ]

@@ -76,16 +76,22 @@ def circle_means(model: LoadedModel, slide: Slide, tile: Tile, hidden: Rows, sta
     Returns:
         Means of M cells, one for each radius.
     """
+    return neighbour_means(
+        visible_cells(model, slide, tile, hidden, stats), tile.xy_um[np.intersect1d(hidden, tile.core)]
+    )
+
+
+def visible_cells(model: LoadedModel, slide: Slide, tile: Tile, hidden: Rows, stats: GeneStats) -> VisibleCells:
+    """The visible cells of a tile, for neighbour means; see `circle_means`."""
     is_visible = np.ones(len(tile.rows), dtype=bool)
     is_visible[hidden] = False
     is_visible &= slide.total_counts[tile.rows] > 0  # void cells would count as neighbours that express nothing
     rows, columns = tile.rows[is_visible], model.panel(slide).columns
     counts = slide.counts(rows)[:, columns]
     expression = log_normalise(counts, slide.total_counts[rows], model.checkpoint.recipe.data.target_sum)
-    visible = VisibleCells(
+    return VisibleCells(
         tile.xy_um[is_visible], expression, counts, stats, slide.radius_um, REACH_RADII * slide.radius_um
     )
-    return neighbour_means(visible, tile.xy_um[np.intersect1d(hidden, tile.core)])
 
 
 def predict_tile(model: LoadedModel, tile: HiddenTile) -> Prediction:

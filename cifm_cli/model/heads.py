@@ -116,8 +116,9 @@ class ResidualHead(nn.Module):
             linear = self.linear[0](differences, genes)
             mean, logit, composition = mean + linear.mean, logit + linear.logit, composition + linear.composition
         state = state + self.states.correct(z, states)
-        # Detached: the loss of the magnitude must not change the probabilities of the states.
-        expected = state.detach().softmax(1) @ (slide.state_profiles - slide.mean).to(state.dtype)
+        # Detached in training: the loss of the magnitude must not change the probabilities of the states.
+        known = state.detach() if self.training else state
+        expected = known.softmax(1) @ (slide.state_profiles - slide.mean).to(state.dtype)
         return Output(
             magnitude=mean + self.expected[genes] * expected + self.magnitude(z, genes),
             logit=logit + self.logit(z, genes),

@@ -159,7 +159,7 @@ def mask_tile(
     # The depth is that over all genes of the slide, so normalised values do not depend on the panel of the model.
     depth = slide.total_counts[tile.rows[visible]]
     expression = log_normalise(counts, depth, recipe.data.target_sum)
-    graphs = _reduce_graphs(tile, queries, is_masked, slide.radius_um, recipe, dtype)
+    graphs = reduce_graphs(tile, queries, is_masked, slide.radius_um, recipe, dtype)
     neighbours = neighbour_expression = None
     if recipe.objective.name == "residual":
         # In radii, so that one recipe serves platforms of different spacing.
@@ -180,7 +180,7 @@ def mask_tile(
     )
 
 
-class _Graphs(NamedTuple):
+class TileGraphs(NamedTuple):
     """The graphs of a tile, reduced to the cells that the prediction depends on."""
 
     encoder: list[LayerGraph]  # A(C_unm) for each layer of the encoder
@@ -190,9 +190,9 @@ class _Graphs(NamedTuple):
     masked: Tensor  # (K,) cells of the first decoder graph that are masked
 
 
-def _reduce_graphs(
+def reduce_graphs(
     tile: Tile, queries: Rows, is_masked: NDArray[np.bool_], radius_um: float, recipe: Recipe, dtype: torch.dtype
-) -> _Graphs:
+) -> TileGraphs:
     """Build the graphs of a tile, from the last layer backwards.
 
     The decoder runs on the cells whose messages reach the queries, the encoder on the cells whose messages reach the
@@ -213,7 +213,7 @@ def _reduce_graphs(
         recipe.model.encoder_layers,
     )
     masked_decoded = near_masked[decoded].nonzero().ravel()
-    return _Graphs(encoder, decoder, near[near_visible[encoded].numpy()], visible_decoded, masked_decoded)
+    return TileGraphs(encoder, decoder, near[near_visible[encoded].numpy()], visible_decoded, masked_decoded)
 
 
 def to_expression(matrix: csr_matrix, vocabulary_rows: NDArray[np.int64], dtype: torch.dtype) -> Expression:

@@ -29,11 +29,15 @@ class Image:
     caption: str  # description of the content, also used as alternative text
 
     @property
+    def suffix(self) -> str:
+        """`png` or `gif`."""
+        # Every GIF begins with GIF87a or GIF89a.
+        return "gif" if self.content.startswith(b"GIF8") else "png"
+
+    @property
     def data_uri(self) -> str:
         """The image as a `data:` URI."""
-        # Every GIF begins with GIF87a or GIF89a.
-        kind = "gif" if self.content.startswith(b"GIF8") else "png"
-        return f"data:image/{kind};base64,{base64.b64encode(self.content).decode('ascii')}"
+        return f"data:image/{self.suffix};base64,{base64.b64encode(self.content).decode('ascii')}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,15 @@ class Section:
     images: Sequence[Image] = ()  # images below the table, side by side where the page is wide enough
 
 
-def write_report(path: Path, title: str, sections: Sequence[Section], provenance: dict[str, Any]) -> None:
+def write_report(
+    path: Path,
+    title: str,
+    sections: Sequence[Section],
+    provenance: dict[str, Any],
+    *,
+    answer: str = "",
+    remarks: Sequence[str] = (),
+) -> None:
     """Write a report, completely or not at all. All text is escaped.
 
     Args:
@@ -54,12 +66,19 @@ def write_report(path: Path, title: str, sections: Sequence[Section], provenance
         title: Title of the page.
         sections: Sections, top to bottom.
         provenance: Dictionary from `provenance.collect`.
+        answer: The result in one sentence, in large letters below the title.
+        remarks: How sure the answer is, a list below it.
 
     Raises:
         CifmError: The file cannot be written.
     """
     page = _template().render(
-        title=title, sections=sections, provenance=provenance, provenance_json=json.dumps(provenance, indent=2)
+        title=title,
+        answer=answer,
+        remarks=remarks,
+        sections=sections,
+        provenance=provenance,
+        provenance_json=json.dumps(provenance, indent=2),
     )
     with atomic_path(path) as temporary:
         temporary.write_text(printable(page), encoding="utf8")

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 
 # The palette of Okabe and Ito without black, which is used for text.
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
+# Twelve colours of categories, such as cell types: the nearest two are as different as the nearest two of `COLOURS`, also
+# with protanopia, deuteranopia and tritanopia.
+CATEGORY_COLOURS: Final = (*COLOURS, "#7F3FD1", "#14247F", "#5CE6A8", "#6B3410", "#4B1E5A")
+OTHERS: Final = "#B4B4B4"  # categories without a colour of their own
+UNKNOWN: Final = "#E0E0E0"  # cells without a category
 _TONES: Final = (0.0, -0.4, 0.5, -0.65)  # fraction of black (negative) or white (positive) that is mixed in
 
 
@@ -23,12 +28,33 @@ def assign_colours(names: Sequence[str]) -> dict[str, str]:
     Returns:
         Name to hexadecimal colour.
     """
-    return {name: _mix(COLOURS[i % len(COLOURS)], i // len(COLOURS)) for i, name in enumerate(names)}
+    return {
+        name: blend(COLOURS[i % len(COLOURS)], _TONES[i // len(COLOURS) % len(_TONES)]) for i, name in enumerate(names)
+    }
 
 
-def _mix(colour: str, repetition: int) -> str:
-    """Mix a colour with black or white, differently for each repetition of the palette."""
-    tone = _TONES[repetition % len(_TONES)]
+def colour_categories(names: Sequence[str]) -> dict[str, str]:
+    """Assign colours that can be told apart to the first categories.
+
+    Args:
+        names: Names of categories, the most important first.
+
+    Returns:
+        Name to hexadecimal colour, for the first twelve; the others are to be drawn in `OTHERS`.
+    """
+    return dict(zip(names, CATEGORY_COLOURS, strict=False))
+
+
+def blend(colour: str, tone: float) -> str:
+    """Mix a hexadecimal colour with white, or with black where the tone is negative.
+
+    Args:
+        colour: The colour.
+        tone: Share of white, or minus the share of black.
+
+    Returns:
+        A hexadecimal colour.
+    """
     rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
     mixed = rgb + abs(tone) * ((255 if tone > 0 else 0) - rgb)
     return "#" + "".join(f"{round(channel):02x}" for channel in mixed)

@@ -1,58 +1,27 @@
-"""Figures as PNG bytes in one style. This is the only module that imports matplotlib; it changes no global state."""
+"""Figures with one pair of axes, as PNG bytes."""
 
 from __future__ import annotations
 
-import io
 import math
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
+from cifm_cli.report import canvas
 from cifm_cli.report.palette import COLOURS, assign_colours, sort_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-_STYLE: Final[Any] = {
-    "figure.facecolor": "white",
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 130,
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.edgecolor": "#888888",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-    "legend.frameon": False,
-    "svg.hashsalt": "cifm",  # ids of the parts of an SVG are random otherwise
-}
 _GREY: Final = "#C8C8C8"
 _SEQUENTIAL, _DIVERGING = "viridis", "RdBu_r"
 _WIDTH_IN = 6.5
 _POINTS_PER_INCH = 72
-_FORMAT: ContextVar[str] = ContextVar("format", default="png")
 _MAX_ANNOTATED = 15  # rows and columns up to which a heat map also shows its values as text
-
-
-@contextmanager
-def vector_graphics() -> Iterator[None]:
-    """Let the functions of this module return SVG instead of PNG within a block. Cells of maps stay pixels."""
-    token = _FORMAT.set("svg")
-    try:
-        yield
-    finally:
-        _FORMAT.reset(token)
 
 
 def tissue_map(
@@ -63,6 +32,7 @@ def tissue_map(
     label: str = "",
     limits: tuple[float, float] | None = None,
     order: Sequence[str] | None = None,
+    centred: bool = False,
 ) -> bytes:
     """Draw cells at their positions as in the image of the slide: y pointing down, equal scales, with a scale bar.
 
@@ -74,6 +44,7 @@ def tissue_map(
         limits: Ends of the colour scale; minimum and maximum of the values by default.
         order: Categories in the order of their colours, so that several maps can share colours; other categories are
             grey. Sorted by name by default.
+        centred: Use a diverging colour scale for numbers, for `limits` that are symmetric around zero.
 
     Returns:
         PNG; its size depends on the positions only.
@@ -96,14 +67,13 @@ def tissue_map(
             _draw_categories(axes, xy_um, values.astype(str), order, markers)
         else:
             low, high = limits or (None, None)
-            drawn = axes.scatter(
-                xy_um[:, 0], xy_um[:, 1], c=values.astype(float), cmap=_SEQUENTIAL, vmin=low, vmax=high, **markers
-            )
+            scale: dict[str, Any] = {"cmap": _DIVERGING if centred else _SEQUENTIAL, "vmin": low, "vmax": high}
+            drawn = axes.scatter(xy_um[:, 0], xy_um[:, 1], c=values.astype(float), **scale, **markers)
             axes.figure.colorbar(drawn, ax=axes, shrink=0.6, label=label)
         axes.set_aspect("equal")
         axes.invert_yaxis()
         axes.set_axis_off()
-        _draw_scale_bar(axes, low_um[0], high_um[1], span_um)
+        draw_scale_bar(axes, low_um[0], high_um[1], span_um)
 
     return _render(draw, title, height_in + 0.5)
 
@@ -123,7 +93,7 @@ def _draw_categories(
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, ncols=columns, handletextpad=0.2)
 
 
-def _draw_scale_bar(axes: Axes, x_um: float, bottom_um: float, span_um: NDArray[np.float64]) -> None:
+def draw_scale_bar(axes: Axes, x_um: float, bottom_um: float, span_um: NDArray[np.float64]) -> None:
     """Draw a bar of a round length, about a fifth of the width, below the tissue."""
     target_um = float(span_um[0]) / 5
     decade = 10.0 ** math.floor(math.log10(target_um))
@@ -228,6 +198,7 @@ def curves(
     x_label: str = "",
     y_label: str = "",
     bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    colours: Mapping[str, str] | None = None,
 ) -> bytes:
     """Draw several lines over a common x axis.
 
@@ -238,11 +209,12 @@ def curves(
         x_label: Label of the x axis.
         y_label: Label of the y axis.
         bands: Name of a series to (low, high), (n,) each, which are shaded.
+        colours: Hexadecimal colour by name of a series; others are grey. Those of the palette by default.
 
     Returns:
         PNG.
     """
-    palette = assign_colours(list(series))
+    palette = assign_colours(list(series)) if colours is None else {name: colours.get(name, _GREY) for name in series}
 
     def draw(axes: Axes) -> None:
         """Draw the plot on the given axes."""
@@ -250,6 +222,8 @@ def curves(
             axes.plot(x, values, color=palette[name], linewidth=1.6, label=name, marker="o", markersize=2.5)
         for name, (low, high) in (bands or {}).items():
             axes.fill_between(x, low, high, color=palette[name], alpha=0.18, linewidth=0)
+        if all(isinstance(position, int) for position in x):
+            axes.locator_params(axis="x", integer=True)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid(visible=True)
@@ -268,6 +242,7 @@ def heat_map(
     *,
     label: str = "",
     centred: bool = False,
+    colours: Mapping[str, str] | None = None,
 ) -> bytes:
     """Draw a matrix; small matrices also show their values as text.
 
@@ -278,6 +253,7 @@ def heat_map(
         title: Title, which may name the rows and columns.
         label: Label of the colour bar.
         centred: Use a diverging colour scale that is symmetric around zero.
+        colours: Hexadecimal colours of squares before row and column names, such as those of cell types.
 
     Returns:
         PNG.
@@ -297,6 +273,8 @@ def heat_map(
         )
         axes.set_yticks(range(len(row_labels)), row_labels, fontsize=7)
         axes.spines[:].set_visible(False)
+        if colours is not None:
+            _mark_names(axes, row_labels, column_labels, colours)
         if max(matrix.shape) <= _MAX_ANNOTATED:
             for (i, j), value in np.ndenumerate(matrix):
                 # The sum of red, green and blue is above half of its maximum of 3 on light cells.
@@ -304,6 +282,18 @@ def heat_map(
                 axes.annotate(f"{value:.2g}", (j, i), ha="center", va="center", fontsize=7, color=colour)
 
     return _render(draw, title, float(np.clip(1.6 + 0.22 * len(row_labels), 2.4, 9.0)))
+
+
+def _mark_names(
+    axes: Axes, row_labels: Sequence[str], column_labels: Sequence[str], colours: Mapping[str, str]
+) -> None:
+    """Draw a square in the colour of each row and column next to its name."""
+    square: dict[str, Any] = {"marker": "s", "markersize": 5, "clip_on": False}
+    for i, name in enumerate(row_labels):
+        axes.plot([-0.017], [i], color=colours.get(name, _GREY), transform=axes.get_yaxis_transform(), **square)
+    for j, name in enumerate(column_labels):
+        axes.plot([j], [-0.025], color=colours.get(name, _GREY), transform=axes.get_xaxis_transform(), **square)
+    axes.tick_params(length=0, pad=10)
 
 
 def dots(
@@ -348,14 +338,11 @@ def dots(
 
 def _render(draw: Callable[[Axes], None], title: str, height_in: float) -> bytes:
     """Make a figure with one pair of axes, call `draw` on them, and return the PNG."""
-    buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
-        # Not through pyplot, which keeps figures open and chooses a display.
-        figure = Figure(figsize=(_WIDTH_IN, height_in))
+
+    def draw_all(figure: Figure) -> None:
+        """Draw on the given figure."""
         axes = figure.add_subplot()
         draw(axes)
         axes.set_title(title)
-        # matplotlib would store its version or the date, and equal figures would differ in their bytes.
-        metadata = {"Software": None} if _FORMAT.get() == "png" else {"Date": None, "Creator": None}
-        figure.savefig(buffer, format=_FORMAT.get(), metadata=metadata)
-    return buffer.getvalue()
+
+    return canvas.render(draw_all, _WIDTH_IN, height_in)

@@ -28,6 +28,7 @@ class Association(NamedTuple):
 
     mean_shift: Numbers  # (G,)
     stratified: Numbers  # (G,)
+    error: Numbers  # (G,) standard error of the mean shift, of Poisson counts
 
 
 def associate(counts: csr_matrix, exposure: Numbers, near: NDArray[np.bool_], others: Numbers) -> Association | None:
@@ -44,7 +45,7 @@ def associate(counts: csr_matrix, exposure: Numbers, near: NDArray[np.bool_], ot
     """
     if near.all() or not near.any():
         return None
-    strata = _strata(near, others)
+    strata = propensity_strata(near, others)
     num_strata = int(strata.max()) + 1
     group = strata * 2 + near
     membership = csr_matrix((np.ones(len(near)), (group, np.arange(len(near)))), shape=(2 * num_strata, len(near)))
@@ -52,20 +53,30 @@ def associate(counts: csr_matrix, exposure: Numbers, near: NDArray[np.bool_], ot
     depths = np.asarray(membership @ exposure).reshape(num_strata, 2)
     pooled = sums.sum(axis=0), depths.sum(axis=0)
     both = (depths > 0).all(axis=1)
+    error = np.sqrt((1 / (pooled[0] + _HALF_COUNT)).sum(axis=0)) / np.log(2)
     if not both.any():
-        return Association(_log2_ratio(*pooled), np.zeros(sums.shape[-1]))
+        return Association(_log2_ratio(*pooled), np.zeros(sums.shape[-1]), error)
     # Rates of the residents that are far, in the strata of those that are near
     rate = sums[both, 0] / depths[both, :1]
     expected = (rate * depths[both, 1:]).sum(axis=0)
     depth = depths[both, 1].sum()
     standardised = np.stack([expected, sums[both, 1].sum(axis=0)]), np.array([depth, depth])
-    return Association(_log2_ratio(*pooled), _log2_ratio(*standardised))
+    return Association(_log2_ratio(*pooled), _log2_ratio(*standardised), error)
 
 
-def _strata(near: NDArray[np.bool_], others: Numbers) -> NDArray[np.int64]:
-    """(Q,) strata of the propensity, which a linear regression estimates."""
+def propensity_strata(near: NDArray[np.bool_], others: Numbers) -> NDArray[np.int64]:
+    """Divide residents into strata of the propensity to have a label nearby, which a linear regression estimates.
+
+    Args:
+        near: (Q,) whether a resident has the label nearby; neither all nor none.
+        others: (Q, F) predictors of the surroundings without the label.
+
+    Returns:
+        (Q,) strata from 0.
+    """
     x = np.concatenate([np.ones((len(others), 1)), others], axis=1)
-    propensity = x @ np.linalg.lstsq(x, near.astype(np.float64), rcond=None)[0]
+    # Rounded, so that a resident at an edge is in the same stratum for any order of the sums.
+    propensity = np.round(x @ np.linalg.lstsq(x, near.astype(np.float64), rcond=None)[0], 8)
     edges = np.quantile(propensity[near], np.linspace(0, 1, NUM_STRATA + 1)[1:-1])
     return np.unique(np.searchsorted(edges, propensity), return_inverse=True)[1].ravel()
 

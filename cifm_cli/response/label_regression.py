@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import false_discovery_control
 from scipy.stats import t as student
 
-from cifm_cli.response.surroundings import MIN_ROWS, STEPS
+from cifm_cli.response.surroundings import MIN_ROWS, NEAREST_REACH, STEPS
 from cifm_cli.statistics.bootstrap import cut_blocks
 from cifm_cli.statistics.poisson_regression import Contrasts, fit_poisson
 
@@ -29,14 +29,15 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 MIN_RESIDENTS: Final = 100  # of a label; fewer are not regressed
-MAX_RESIDENTS: Final = 4_000  # of a label; of more, those near an edited label and a random sample of the others
+MAX_RESIDENTS: Final = 8_000  # of a label; of more, those near an edited label and a random sample of the others
+ALWAYS_RESIDENTS: Final = 4_000  # of a label, however many genes there are
+MAX_VALUES: Final = 4_000_000  # residents times genes; with more genes there are fewer residents, down to the above
 NEAR_RADII: Final = 3.0  # how near, in radii of the graph
 MIN_COUNTS: Final = 20.0  # of a gene in the residents of a label; genes with fewer are not tested
 MAX_BLOCKS: Final = 50  # of the jackknife, each of which costs a solution of the normal equations
 # Precisions of the prior, in natural logarithms: a step by a factor of 3 is plausible, and so are gentle slopes.
 STEP_PRECISION: Final = 0.5
 KNOT_PRECISION: Final = 1.0
-NEAREST_REACH: Final = 1.5  # radii; the reach of an effect is not looked for below
 REACH_LEVEL: Final = 0.01  # false discovery rate of the genes that step at a distance
 REACH_GENES: Final = 0.01  # share of the genes that must, for the distance to be within reach
 MAX_REACH_GENES: Final = 100  # with which the reach is looked for
@@ -56,6 +57,7 @@ class LabelRegression:
     exposure: Numbers  # (Q,) depth of each resident, relative to that of a typical cell
     genes: NDArray[np.int64]  # (G,) columns of the slide
     block: NDArray[np.int64]  # (Q,) spatial block of each resident
+    xy_um: Numbers  # (Q, 2) positions of the residents, micrometres
     _latest: dict[str, Numbers] = field(default_factory=dict)  # coefficients of the latest fit, 0 where not fitted
 
     @property
@@ -79,7 +81,7 @@ class LabelRegression:
             is_beyond = self.x[:, columns] == 0
             if is_beyond.sum(axis=0).min() < MIN_BEYOND + MIN_BEYOND_SHARE * len(self.x):
                 break
-            change = tested._change(np.eye(self.x.shape[1])[columns], step)
+            change = tested.changes(np.eye(self.x.shape[1])[columns], step)
             p = 2 * student.sf(np.abs(change.values) / np.maximum(change.errors, _TINY), max(self.num_blocks - 1, 1))
             num_called = (false_discovery_control(p, axis=1) <= REACH_LEVEL).sum(axis=1)
             if num_called.max() >= max(2, REACH_GENES * p.shape[1]):
@@ -91,27 +93,40 @@ class LabelRegression:
         order = np.sort(np.argsort(-self.y.sum(axis=0), kind="stable")[:max_genes])
         return {"y": self.y[:, order], "genes": self.genes[order], "_latest": {}}
 
-    def change(self, difference: Numbers, up_to: float) -> Contrasts:
-        """Estimate a change of expression, in natural logarithms and relative to the median gene.
+    def changes(self, differences: Numbers, up_to: float) -> Contrasts:
+        """Estimate changes of expression, in natural logarithms and relative to the median gene.
 
         Counts are relative to the depth of a cell, so that genes that rise make all others appear to fall. The change
         of the median gene is what depth alone explains.
 
         Args:
-            difference: (F,) difference of the predictors.
+            differences: (C, F) differences of the predictors.
             up_to: Distance in radii beyond which an edited label is taken to change nothing.
 
         Returns:
-            (G,) changes and standard errors.
+            (C, G) changes and standard errors.
         """
-        found = self._change(difference[None], up_to)
-        return Contrasts(found.values[0], found.errors[0])
-
-    def _change(self, differences: Numbers, up_to: float) -> Contrasts:
-        kept, regression = self._fit(int((np.array(STEPS) <= up_to + _TINY).sum()))
+        kept, regression = self.fit(up_to)
         weights = np.concatenate([np.zeros((len(differences), 1)), differences[:, kept]], axis=1)
         found = regression.contrasts(weights, self.block)
         return found._replace(values=found.values - np.median(found.values, axis=1, keepdims=True))
+
+    def values(self, differences: Numbers, up_to: float) -> Numbers:
+        """(C, G) changes as those of `changes`, without their standard errors, which take longer."""
+        kept, regression = self.fit(up_to)
+        values = differences[:, kept] @ regression.coefficients[1:]
+        return np.asarray(values - np.median(values, axis=1, keepdims=True))
+
+    def fit(self, up_to: float) -> tuple[NDArray[np.bool_], PoissonRegression]:
+        """The regression with the steps up to a distance.
+
+        Args:
+            up_to: Distance in radii; with 0, the edited labels are left out.
+
+        Returns:
+            (F,) whether each predictor is in the regression, and the regression.
+        """
+        return self._fit(int((np.array(STEPS) <= up_to + _TINY).sum()))
 
     @cached_property
     def _fit(self) -> Callable[[int], tuple[NDArray[np.bool_], PoissonRegression]]:
@@ -151,7 +166,8 @@ def fit_label(
         The regression; None if there are too few residents, or too few counts in them.
     """
     rows = cells.of(code)
-    rows = _sample(cells, rows[slide.total_counts[rows] > 0], design, generator)
+    most = max(ALWAYS_RESIDENTS, min(MAX_RESIDENTS, MAX_VALUES // slide.num_genes))
+    rows = _sample(cells, rows[slide.total_counts[rows] > 0], design, most, generator)
     if len(rows) < MIN_RESIDENTS:
         return None
     x = design.predictors(cells, rows, slide.xy_um[rows])
@@ -161,18 +177,18 @@ def fit_label(
         return None
     exposure = slide.total_counts[rows] / np.median(slide.total_counts[slide.total_counts > 0])
     y = counts[:, genes].toarray().astype(np.float64)
-    return LabelRegression(code, design, x, y, exposure, genes, _blocks(slide, rows))
+    return LabelRegression(code, design, x, y, exposure, genes, _blocks(slide, rows), slide.xy_um[rows])
 
 
-def _sample(cells: LabelledCells, rows: Rows, design: Design, generator: np.random.Generator) -> Rows:
-    """At most `MAX_RESIDENTS` residents. They are chosen by their surroundings alone, which does not bias a regression."""
-    if len(rows) <= MAX_RESIDENTS:
+def _sample(cells: LabelledCells, rows: Rows, design: Design, most: int, generator: np.random.Generator) -> Rows:
+    """At most so many residents. They are chosen by their surroundings alone, which does not bias a regression."""
+    if len(rows) <= most:
         return rows
     distance = np.min([cells.distances(cells.xy_um[rows], rows, code) for code in design.stepped], axis=0)
     is_near = distance < NEAR_RADII * design.radius_um
     # Cells near an edited label are what decides on its effect, and the others on everything else.
-    near = generator.permutation(rows[is_near])[: MAX_RESIDENTS // 2]
-    far = generator.permutation(rows[~is_near])[: MAX_RESIDENTS - len(near)]
+    near = generator.permutation(rows[is_near])[: most // 2]
+    far = generator.permutation(rows[~is_near])[: most - len(near)]
     return np.sort(np.concatenate([near, far]))
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.response.effects import SurroundingsEdit, estimate_response
+from cifm_cli.response.bands import SurroundingsEdit
+from cifm_cli.response.effects import estimate_response
 from cifm_cli.response.surroundings import LabelledCells
 from cifm_cli.synthetic.planted import RULES, PlantedRule, plant_tissue
 

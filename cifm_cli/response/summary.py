@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from cifm_cli.report.table import Table
+from cifm_cli.response.calls import NOT_SPECIFIC, specificity
 from cifm_cli.response.effects import MIN_SUPPORT
 
 if TYPE_CHECKING:
@@ -16,7 +19,10 @@ NEAR_BANDS: Final = 2  # the nearest distance bands, which the sentence sums up
 MAX_LABELS: Final = 3  # in the sentence
 ASSOCIATED: Final = 0.5  # share of a mean shift above which other surroundings explain most of it
 MARKER_RATIO: Final = 2.0  # log2: a gene that edited cells express four times as much as the residents
+MAX_GENES: Final = 5  # listed in a note
+DOUBTFUL: Final = 0.2  # share of the called effects that the shuffled control calls, above which a note says so
 CLEAR_SHIFT: Final = 0.3  # log2; smaller mean shifts are not counted as association
+CLEAR_ERRORS: Final = 3.5  # and those of fewer standard errors, which many genes show by chance
 
 
 def response_facts(estimate: ResponseEstimate) -> dict[str, Any]:
@@ -26,9 +32,9 @@ def response_facts(estimate: ResponseEstimate) -> dict[str, Any]:
         estimate: The response.
 
     Returns:
-        `sentence`, `notes`, `edited_labels`, the number of tested and of called effects, and for each label with rows
-        and each distance band: residents, support, genes that rise and fall, and genes whose mean shift is an
-        association with other surroundings.
+        `sentence`, `notes`, `edited_labels`, the number of tested and of called effects, those of the `controls`, and for
+        each label with rows and each distance band: residents, support, genes that rise and fall, and genes whose mean
+        shift is an association with other surroundings.
     """
     effects = estimate.effects
     return {
@@ -37,6 +43,7 @@ def response_facts(estimate: ResponseEstimate) -> dict[str, Any]:
         "edited_labels": list(estimate.edited),
         "num_tested": len(effects),
         "num_called": int(effects["called"].sum()),
+        "controls": estimate.controls.to_json(),
         "labels": {str(label): _bands(own) for label, own in effects.groupby("label", sort=True)},
         "skipped": {str(label): reason for label, reason in estimate.skipped.items()},
     }
@@ -70,7 +77,7 @@ def _genes(effects: pd.DataFrame, sign: int) -> list[str]:
 
 def _is_association(effects: pd.DataFrame) -> pd.Series[bool]:
     """Rows whose mean shift is clear, but mostly explained by other surroundings."""
-    shift = effects["mean_shift"].abs() >= CLEAR_SHIFT
+    shift = effects["mean_shift"].abs() >= np.maximum(CLEAR_SHIFT, CLEAR_ERRORS * effects["mean_shift_error"])
     return ~effects["called"] & shift & (effects["association_share"] > ASSOCIATED)
 
 
@@ -104,7 +111,7 @@ def describe_response(estimate: ResponseEstimate) -> str:
 
 
 def response_notes(estimate: ResponseEstimate) -> list[str]:
-    """Warnings about associations, transcripts of the edited cells themselves, and about what the slide hardly shows.
+    """Warnings about associations, transcripts of the edited cells, unspecific effects, and what the slide hardly shows.
 
     Args:
         estimate: The response.
@@ -116,21 +123,27 @@ def response_notes(estimate: ResponseEstimate) -> list[str]:
     if effects.empty:
         return notes
     near = effects[effects["band_high_um"] <= sorted(effects["band_high_um"].unique())[:NEAR_BANDS][-1]]
-    associated = near[_is_association(near)]
-    for label, own in sorted(associated.groupby("label"), key=lambda entry: -len(entry[1]))[:MAX_LABELS]:
-        genes = list(dict.fromkeys(own["gene"]))
-        listed = ", ".join(genes[:5]) + (", ..." if len(genes) > 5 else "")
-        notes.append(
-            f"association, not effect: {len(genes)} genes of {label} ({listed}) differ near {' and '.join(estimate.edited)}, "
-            "but their other surroundings explain most of it"
-        )
+    edited = " and ".join(estimate.edited)
+    notes += [
+        f"association, not effect: near {edited}, other surroundings explain most of the difference of {genes}"
+        for genes in _listed(near[_is_association(near)])
+    ]
     spilled = near[near["called"] & (near["log2_change"] > 0) & (near["log2_edited_ratio"] >= MARKER_RATIO)]
-    for label, own in sorted(spilled.groupby("label"), key=lambda entry: -len(entry[1]))[:MAX_LABELS]:
-        genes = list(dict.fromkeys(own["gene"]))
-        listed = ", ".join(genes[:5]) + (", ..." if len(genes) > 5 else "")
+    notes += [
+        f"perhaps transcripts of the neighbours: the rise of {genes}, as {' or '.join(estimate.edited)} itself expresses at "
+        f"least {2**MARKER_RATIO:g} times as much, and cells may have been segmented wrongly"
+        for genes in _listed(spilled)
+    ]
+    unspecific = near[near["called"] & (specificity(near) == NOT_SPECIFIC)]
+    notes += [
+        f"not specific: with {other} at the places of {edited}, a similar change of {genes}"
+        for other, own in unspecific.groupby("other_label")
+        for genes in _listed(own)
+    ]
+    most, num_called = max(estimate.controls.shuffled, default=0), int(effects["called"].sum())
+    if most and most > DOUBTFUL * num_called:
         notes.append(
-            f"perhaps transcripts of the neighbours: {len(genes)} of the genes that rise in {label} ({listed}) are expressed at "
-            f"least {2**MARKER_RATIO:g} times as much by {' or '.join(estimate.edited)} itself, so cells may have been segmented wrongly"
+            f"{num_called} effects are called, but up to {most} with the edited label given to other cells: do not rely on them"
         )
     rare = sorted({str(label) for label in near.loc[near["support"] < MIN_SUPPORT, "label"]})
     if rare:
@@ -139,6 +152,16 @@ def response_notes(estimate: ResponseEstimate) -> list[str]:
             "cells have the edited label that near, so nothing can be called"
         )
     return notes
+
+
+def _listed(effects: pd.DataFrame) -> list[str]:
+    """The genes of some rows, for the labels with most of them."""
+    texts = []
+    for label, own in sorted(effects.groupby("label"), key=lambda entry: -len(entry[1]))[:MAX_LABELS]:
+        genes = list(dict.fromkeys(own["gene"]))
+        listed = ", ".join(genes[:MAX_GENES]) + (", ..." if len(genes) > MAX_GENES else "")
+        texts.append(f"{len(genes)} {'gene' if len(genes) == 1 else 'genes'} of {label} ({listed})")
+    return texts
 
 
 def response_table(facts: dict[str, Any], max_rows: int) -> Table:

@@ -5,11 +5,13 @@ Letters: N cells, Q residents, L labels, F predictors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from scipy.spatial import cKDTree
+
+from cifm_cli.celltype.base import UNASSIGNED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -27,6 +29,7 @@ KNOTS: Final = (0.0, 0.75, 1.5, 2.25, 3.0, 4.5, 6.0)
 COARSE_KNOTS: Final = (0.0, 1.5, 3.0)
 NO_LABEL: Final = -1  # code of a cell that has no counts
 MAX_FINE_LABELS: Final = 7  # further labels, which are rarer, have coarse knots
+NEAREST_REACH: Final = 1.5  # radii; the reach of an effect is not looked for below
 MIN_ROWS: Final = 5  # residents in which a predictor differs from zero; others are left out
 
 
@@ -70,6 +73,8 @@ class Design:
     stepped: tuple[int, ...]  # codes of the labels with steps: those that are edited
     fine: tuple[int, ...]  # codes of the labels with all knots
     coarse: tuple[int, ...]  # codes of the labels with few knots
+    # code of a label with all knots to which the edited ones are compared, and which has steps near it for this; or `NO_LABEL`
+    compared: int = NO_LABEL
 
     @property
     def num_steps(self) -> int:
@@ -88,17 +93,57 @@ class Design:
             (Q, F), zero for a cell that is far from every label.
         """
         columns = [
-            self._of_label(cells.distances(xy_um, rows, code) / self.radius_um, code)
+            self.of_label(cells.distances(xy_um, rows, code), code)
             for code in (*self.stepped, *self.fine, *self.coarse)
         ]
         return np.concatenate(columns, axis=1)
 
-    def _of_label(self, distance: Numbers, code: int) -> Numbers:
+    def columns(self, code: int) -> slice:
+        """The predictors of a label among all."""
+        start = 0
+        for one in (*self.stepped, *self.fine, *self.coarse):
+            stop = start + self.of_label(np.zeros(1), one).shape[1]
+            if one == code:
+                return slice(start, stop)
+            start = stop
+        raise ValueError(f"no predictors of label {code}")
+
+    def of_label(self, distance_um: Numbers, code: int) -> Numbers:
+        """Describe distances to a label.
+
+        Args:
+            distance_um: (Q,) distances to its nearest cell, micrometres.
+            code: The label.
+
+        Returns:
+            (Q, f) the predictors of this label.
+        """
+        distance = distance_um / self.radius_um
         if code in self.stepped:
             return (distance[:, None] < np.array(STEPS)).astype(np.float64)
         knots = np.array(KNOTS if code in self.fine else COARSE_KNOTS)
         basis = np.eye(len(knots))[:, :-1]
-        return np.stack([np.interp(distance, knots, values) for values in basis.T], axis=1)
+        columns = [np.interp(distance, knots, values) for values in basis.T]
+        if code == self.compared:
+            columns += [distance < step for step in STEPS if step <= NEAREST_REACH]
+        return np.stack(columns, axis=1).astype(np.float64)
+
+    def compare(self, cells: LabelledCells, resident: int) -> Design:
+        """Choose the label to compare the edited ones with: that whose number of cells is most similar.
+
+        Args:
+            cells: All cells of the slide.
+            resident: Label of the residents, which is not chosen.
+
+        Returns:
+            The design with this label; without one, if there is none.
+        """
+        sizes = np.bincount(cells.codes[cells.codes >= 0], minlength=len(cells.names))
+        wanted = max(1, sizes[list(self.stepped)].max(initial=1))
+        candidates = [code for code in self.fine if code != resident and cells.names[code] != UNASSIGNED]
+        if not candidates:
+            return self
+        return replace(self, compared=min(candidates, key=lambda code: (abs(np.log(sizes[code] / wanted)), code)))
 
 
 def choose_design(cells: LabelledCells, radius_um: float, edited: Collection[int]) -> Design:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.report.table import Table
-from cifm_cli.response.held_out import PREDICTORS, held_out_neighbours
+from cifm_cli.response.held_out.pairs import held_out_neighbours
+from cifm_cli.response.held_out.predictors import PREDICTORS
 from cifm_cli.response.planted_check import check_all_planted
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ MIN_PEARSON: Final = 0.3  # mean correlation of a label that may be believed
 MIN_PAIRS: Final = 3  # in which a gene must be among the genes that change most
 MIN_RIGHT: Final = 0.8  # share of them with the right sign
 RIVALS: Final = ("mean_shift", "slide_ridge")
+STRICT: Final = PREDICTORS[0]  # the regression without neighbours of the own label
+WITH_OWN_LABEL: Final = PREDICTORS[1]  # and with them
 
 
 def validate_response(slide: Slide, cells: LabelledCells, seed: int) -> dict[str, Any]:
@@ -32,7 +35,8 @@ def validate_response(slide: Slide, cells: LabelledCells, seed: int) -> dict[str
 
     Returns:
         `held_out`: `pairs` of label and region, `labels` with the mean score of each predictor and whether the label
-        is `believed`, the share of pairs in which the response is `ahead` of its rivals, and `believed_genes`;
+        is `believed`, the share of pairs in which the regression is `ahead` of its rivals (without and with neighbours
+        of the own label), and `believed_genes`;
         `planted`, from `planted_check.score_planted`; and one `sentence`.
     """
     sizes = np.bincount(cells.codes[cells.codes >= 0], minlength=len(cells.names))
@@ -43,7 +47,8 @@ def validate_response(slide: Slide, cells: LabelledCells, seed: int) -> dict[str
             {key: value for key, value in pair.items() if key not in {"genes", "sign_is_right"}} for pair in pairs
         ],
         "labels": {label: _label_facts([pair for pair in pairs if pair["label"] == label]) for label in _labels(pairs)},
-        "ahead": {rival: _share_ahead(pairs, (rival,)) for rival in RIVALS} | {"both": _share_ahead(pairs, RIVALS)},
+        "ahead": _shares_ahead(pairs, STRICT),
+        "ahead_with_own_label": _shares_ahead(pairs, WITH_OWN_LABEL),
         "believed_genes": _believed_genes(slide, pairs),
     }
     facts = {"slide": slide.name, "held_out": held_out, "planted": check_all_planted(seed)}
@@ -62,17 +67,19 @@ def _label_facts(pairs: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for name in PREDICTORS
     }
-    own = scores[PREDICTORS[0]]["pearson"]
+    own = scores[STRICT]["pearson"]
     believed = own >= MIN_PEARSON and all(own > scores[rival]["pearson"] for rival in RIVALS)
     return {"num_regions": len(pairs), "predictors": scores, "believed": bool(believed)}
 
 
-def _share_ahead(pairs: list[dict[str, Any]], rivals: tuple[str, ...]) -> float | None:
-    """Share of the pairs in which the response correlates better than all of some rivals."""
+def _shares_ahead(pairs: list[dict[str, Any]], name: str) -> dict[str, float | None]:
+    """Shares of the pairs in which a predictor correlates better than each of its rivals, and than both."""
     if not pairs:
-        return None
-    pearson = [{name: pair["predictors"][name]["pearson"] for name in PREDICTORS} for pair in pairs]
-    return float(np.mean([all(each[PREDICTORS[0]] > each[rival] for rival in rivals) for each in pearson]))
+        return dict.fromkeys((*RIVALS, "both"))
+    own = np.array([pair["predictors"][name]["pearson"] for pair in pairs])
+    is_ahead = {rival: own > [pair["predictors"][rival]["pearson"] for pair in pairs] for rival in RIVALS}
+    is_ahead["both"] = np.logical_and.reduce(list(is_ahead.values()))
+    return {rival: float(share.mean()) for rival, share in is_ahead.items()}
 
 
 def _believed_genes(slide: Slide, pairs: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -97,7 +104,8 @@ def _sentence(held_out: dict[str, Any]) -> str:
     return (
         f"on this slide what neighbours tell of expression may be believed for {', '.join(believed) or 'no label'}; over "
         f"{len(held_out['pairs'])} pairs of label and region their regression is ahead of the mean shift in "
-        f"{100 * ahead['mean_shift']:.0f} %, and of the ridge regression in {100 * ahead['slide_ridge']:.0f} %"
+        f"{100 * ahead['mean_shift']:.0f} %, of the ridge regression in {100 * ahead['slide_ridge']:.0f} %, and of both in "
+        f"{100 * ahead['both']:.0f} %"
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cifm_cli import provenance, workspace
 from cifm_cli.data.writers.embedded import open_embeddings, require_other_file
 from cifm_cli.data.writers.sharing import write_sharing
-from cifm_cli.report import html, plots
+from cifm_cli.report import canvas, html
 from cifm_cli.sharing import report
 from cifm_cli.sharing.share import describe, share_cells
 from cifm_cli.sharing.slides import read_parts, require_different_names
@@ -94,5 +94,5 @@ def _write_tables(folder: Path, sharing: Sharing) -> None:
 def _write_figures(folder: Path, sharing: Sharing) -> None:
     for name in report.figure_names(sharing):
         (folder / f"{name}.png").write_bytes(report.draw_figure(sharing, name))
-        with plots.vector_graphics():
+        with canvas.vector_graphics():
             (folder / f"{name}.svg").write_bytes(report.draw_figure(sharing, name))

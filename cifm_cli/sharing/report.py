@@ -51,7 +51,7 @@ def draw_figure(sharing: Sharing, name: str) -> bytes:
         name: One of `figure_names`.
 
     Returns:
-        A PNG, or an SVG within `plots.vector_graphics`.
+        A PNG, or an SVG within `canvas.vector_graphics`.
     """
     order = sample_order(sharing.fractions.log2_enrichment)
     samples = [sharing.samples[position] for position in order]

@@ -1,4 +1,4 @@
-"""The figures of a simulation."""
+"""The figures of a simulation: effects by distance, maps, animation, composition and transitions."""
 
 from __future__ import annotations
 
@@ -8,118 +8,175 @@ import numpy as np
 
 from cifm_cli.celltype.base import UNASSIGNED
 from cifm_cli.report import html, plots
+from cifm_cli.report.dot_plots import Dots, draw_rows
+from cifm_cli.report.palette import COLOURS, OTHERS, UNKNOWN, colour_categories
+from cifm_cli.response.effect_figure import draw_effects
 from cifm_cli.simulation import summary
 from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED
+from cifm_cli.simulation.maps import draw_maps
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from cifm_cli.simulation.experiment import Trajectory
+    from numpy.typing import NDArray
+
     from cifm_cli.simulation.simulate import SimulationResult
 
-_MAX_TYPES: Final = 12  # types in the curves and in the transition matrices
-_INJECTED: Final = "injected"
+_MAX_TYPES: Final = 12  # types with a colour of their own, in the curves and in the matrix
+_MAX_TRANSITIONS: Final = 15
 
 
-def draw_figures(result: SimulationResult, common: Sequence[str]) -> dict[str, html.Image]:
-    """Draw tissue maps of the first replicate, curves of the composition, and transition matrices.
+def draw_figures(result: SimulationResult) -> dict[str, html.Image]:
+    """Draw all figures. A type has the same colour in all of them.
 
     Args:
         result: The simulation.
-        common: Names of the types, in descending order of their frequency.
 
     Returns:
-        Images by file name without suffix. Cells of the type `unassigned` are grey.
+        Images by file name without suffix; those without content, such as effects where nothing can be estimated, are
+        left out.
     """
-    names = np.array(result.type_names, dtype=object)
-    selected = [list(names).index(name) for name in common[:_MAX_TYPES]]
-    transitions = {
-        arm: summary.mean_transitions(result.trajectories, arm, len(names))[np.ix_(selected, selected)] for arm in ARMS
-    }
-    labels = [str(names[i]) for i in selected]
-    # `unassigned` is left out of the order, and so drawn in grey.
-    order = [_INJECTED, *(name for name in common if name != UNASSIGNED)]
-    figures = _draw_maps(result, names, order) | {
-        "composition": (
-            _draw_composition(result.trajectories, names, selected),
-            "Treated minus control at every step.",
-        ),
-        "transitions": (
-            plots.heat_map(
-                transitions[TREATED], labels, labels, "From (rows) to (columns), treated", label="fraction of cells"
-            ),
-            "Types after the last step by type before the first step, treated.",
-        ),
-        "transitions_difference": (
-            plots.heat_map(
-                transitions[TREATED] - transitions[CONTROL],
-                labels,
-                labels,
-                "Transitions, treated minus control",
-                centred=True,
-            ),
-            "The effect of the edits on the transitions.",
-        ),
-    }
+    change = summary.composition_change(result.trajectories, result.type_names)
+    colours = type_colours(result)
+    figures = draw_effects(result.response) | draw_maps(result, colours)
+    compared = {
+        name: colour for name, colour in colours.items() if name in change
+    }  # others are edited or injected only
+    figures |= {"change": _draw_change(change, colours), "composition": _draw_curves(result, compared)}
+    figures |= _draw_transitions(result, compared)
     return {name: html.Image(content, caption) for name, (content, caption) in figures.items()}
 
 
-def _draw_maps(
-    result: SimulationResult, names: np.ndarray[Any, Any], order: Sequence[str]
-) -> dict[str, tuple[bytes, str]]:
-    """Maps of the first replicate before the first step and after the last step, with captions."""
-    # Trajectories are in the order of the replicates, control and treated in turn.
-    first = {trajectory.arm: trajectory for trajectory in result.trajectories[:2]}
-    tissue = first[TREATED].final
-    injected = np.full(tissue.slide.num_cells - tissue.num_residents, _INJECTED, dtype=object)
+def type_colours(result: SimulationResult) -> dict[str, str]:
+    """Colours of the types that are most frequent before or after, edited cells included, and of injected ones.
 
-    def draw_map(arm: str, step: int, title: str) -> bytes:
-        """Draw the types of an arm after one step as PNG."""
-        types, xy_um = names[first[arm].codes[step]], tissue.slide.xy_um
-        if arm == TREATED and len(injected):
-            return plots.tissue_map(xy_um, np.concatenate([types, injected]), title, order=order)
-        return plots.tissue_map(xy_um[: tissue.num_residents], types, title, order=order)
+    Args:
+        result: The simulation.
 
-    return {
-        "map_before": (
-            draw_map(TREATED, 0, "Before the first step"),
-            "Cell types before the first step, with the edits.",
-        ),
-        "map_treated": (
-            draw_map(TREATED, -1, "After the last step, with the edits"),
-            "Cell types after the last step, treated.",
-        ),
-        "map_control": (
-            draw_map(CONTROL, -1, "After the last step, without the edits"),
-            "Cell types after the last step, control.",
-        ),
-    }
+    Returns:
+        Name to hexadecimal colour, in descending order of the initial frequency; without `unassigned`.
+    """
+    control, treated = result.trajectories[:2]
+    states = (control.codes[0], control.codes[-1], treated.codes[-1])
+    counts = np.array([np.bincount(codes, minlength=len(result.type_names)) for codes in states])
+    injected = np.isin(result.type_names, treated.added_labels.astype(str))
+    chosen = np.lexsort((-counts.max(axis=0), ~injected)).tolist()
+    kept = [i for i in chosen if (counts[:, i].any() or injected[i]) and result.type_names[i] != UNASSIGNED][
+        :_MAX_TYPES
+    ]
+    return colour_categories([result.type_names[i] for i in sorted(kept, key=lambda i: (-int(counts[0, i]), i))])
 
 
-def _draw_composition(
-    trajectories: Sequence[Trajectory], names: np.ndarray[Any, Any], selected: Sequence[int]
-) -> bytes:
+def _draw_change(change: Mapping[str, Mapping[str, Any]], colours: Mapping[str, str]) -> tuple[bytes, str]:
+    """The change of composition with intervals over replicates."""
+    names = [name for name in change if name in colours or name == UNASSIGNED]
+    own = [change[name] for name in names]
+    several = own[0]["low"] is not None if own else False
+    dots = Dots(
+        "treated minus control",
+        [100 * each["difference"] for each in own],
+        [(100 * each["low"], 100 * each["high"]) for each in own] if several else (),
+        [[100 * value for value in each["replicates"]] for each in own] if several else (),
+    )
+    image = draw_rows(
+        names,
+        [dots],
+        "Composition after the last step, with the edits minus without",
+        x_label="percentage points",
+        squares=[[colours.get(name, UNKNOWN)] for name in names],
+    )
+    if several:
+        return image, "Mean over the replicates (small dots) and its 95 % interval. Edited cells are not counted."
+    return image, "One replicate, so without intervals (see --replicates). Edited cells are not counted."
+
+
+def _draw_curves(result: SimulationResult, colours: Mapping[str, str]) -> tuple[bytes, str]:
     """Curves of treated minus control over the steps, with the range over replicates."""
+    num_types = len(result.type_names)
     fractions = {
         arm: np.array(
             [
-                summary.count_types(trajectory, len(names)) / trajectory.compared_codes.shape[1]
-                for trajectory in trajectories
+                summary.count_types(trajectory, num_types) / trajectory.compared_codes.shape[1]
+                for trajectory in result.trajectories
                 if trajectory.arm == arm
             ]
         )
         for arm in ARMS
     }
-    points = 100 * (fractions[TREATED] - fractions[CONTROL])[:, :, selected]
-    several = len(points) > 1
-    labels = [str(names[i]) for i in selected]
-    series = {name: points[:, :, i].mean(axis=0).tolist() for i, name in enumerate(labels)}
+    points = 100 * (fractions[TREATED] - fractions[CONTROL])
+    position = {name: result.type_names.index(name) for name in colours}
+    series = {name: points[:, :, i].mean(axis=0).tolist() for name, i in position.items()}
     bands = {
         name: (points[:, :, i].min(axis=0).tolist(), points[:, :, i].max(axis=0).tolist())
-        for i, name in enumerate(labels)
+        for name, i in position.items()
     }
-    title = "Composition of the residents, treated minus control" + ("; range over replicates" if several else "")
-    steps = list(range(points.shape[1]))
-    return plots.curves(
-        steps, series, title, x_label="step", y_label="percentage points", bands=bands if several else None
+    several = len(points) > 1
+    image = plots.curves(
+        list(range(points.shape[1])),
+        series,
+        "Composition step by step, with the edits minus without",
+        x_label="step",
+        y_label="percentage points",
+        bands=bands if several else None,
+        colours=colours,
     )
+    return image, "Mean over the replicates; shaded: their range." if several else "One replicate."
+
+
+def _draw_transitions(result: SimulationResult, colours: Mapping[str, str]) -> dict[str, tuple[bytes, str]]:
+    """The transitions that the edits change most, and a matrix of their difference."""
+    names, size = result.type_names, len(result.type_names)
+    counts = {
+        arm: np.array(
+            [summary.count_transitions(own, size) for own in result.trajectories if own.arm == arm], dtype=np.float64
+        )
+        for arm in ARMS
+    }
+    figures = {}
+    pairs = _largest_transitions(counts)
+    if pairs:
+        series = [
+            Dots("with the edits", *_per_replicate(counts[TREATED], pairs)),
+            Dots("without the edits", *_per_replicate(counts[CONTROL], pairs), is_open=True),
+        ]
+        image = draw_rows(
+            [f"{names[i]} → {names[j]}" for i, j in pairs],
+            series,
+            "Cells that changed their type, from before the first step to after the last",
+            x_label="cells, mean over replicates" if len(counts[TREATED]) > 1 else "cells",
+            colours=[COLOURS[0], COLOURS[3]],
+            squares=[[colours.get(names[k], UNKNOWN if names[k] == UNASSIGNED else OTHERS) for k in pair] for pair in pairs],
+        )  # fmt: skip
+        figures["transitions"] = (image, "The changes of type of which the edits change the number most.")
+    selected = [names.index(name) for name in colours]
+    share = {arm: summary.mean_transitions(result.trajectories, arm, size)[np.ix_(selected, selected)] for arm in ARMS}
+    figures["transitions_difference"] = (
+        plots.heat_map(
+            np.round(100 * (share[TREATED] - share[CONTROL]), 2),
+            list(colours),
+            list(colours),
+            "Transitions from (rows) to (columns), with the edits minus without",
+            label="% of the cells of the row",
+            centred=True,
+            colours=colours,
+        ),
+        "Of the cells of a type (row), how many more or fewer end as another type (column) because of the edits.",
+    )
+    return figures
+
+
+def _largest_transitions(counts: Mapping[str, NDArray[np.float64]]) -> list[tuple[int, int]]:
+    """Changes of type of which the edits change the number most, the largest first."""
+    difference = np.abs((counts[TREATED] - counts[CONTROL]).mean(axis=0))
+    np.fill_diagonal(difference, 0.0)
+    order = np.argsort(-difference, axis=None, kind="stable")[:_MAX_TRANSITIONS]
+    pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, difference.shape), strict=True)]
+    return [pair for pair in pairs if difference[pair] > 0]
+
+
+def _per_replicate(
+    counts: NDArray[np.float64], pairs: Sequence[tuple[int, int]]
+) -> tuple[list[float], tuple[()], list[list[float]]]:
+    """Means over the replicates, no intervals, and the single values if there are several."""
+    values = [counts[:, i, j].tolist() for i, j in pairs]
+    return [float(np.mean(own)) for own in values], (), values if len(counts) > 1 else []

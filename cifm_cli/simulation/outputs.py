@@ -11,10 +11,10 @@ from scipy.sparse import csr_matrix, vstack
 from cifm_cli.data.writers.h5ad import write_h5ad
 from cifm_cli.data.writers.trajectory import trajectory_anndata
 from cifm_cli.errors import CifmError
-from cifm_cli.report import html
 from cifm_cli.simulation.experiment import CONTROL, TREATED
 from cifm_cli.simulation.figures import draw_figures
-from cifm_cli.simulation.simulate import change_table
+from cifm_cli.simulation.report import write_simulation_report
+from cifm_cli.simulation.summary import change_frame
 from cifm_cli.system_files import without_system_files
 from cifm_cli.workspace import atomic_path
 
@@ -63,20 +63,29 @@ def write_simulation(
     content = {**result.to_json(), "provenance": provenance}
     with atomic_path(out) as folder:
         folder.mkdir()
-        # The line end is fixed: pandas would use that of the system.
-        tables = {"composition": result.composition(), "transitions": result.transitions()}
-        for name, table in (tables | {"neighbours": result.neighbours()}).items():
-            table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-        effects = result.response.effects
-        effects.to_csv(folder / "effects.csv", index=False, lineterminator="\n", float_format="%.6g")
-        effects.to_parquet(folder / "effects.parquet", index=False, write_page_checksum=True)
+        _write_tables(folder, result, content)
         (folder / RESULT).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf8")
         write_h5ad(folder / "trajectory.h5ad", to_anndata(result, names, provenance))
-        images = draw_figures(result, list(content["change"]))
+        images = draw_figures(result)
         for name, image in images.items():
-            (folder / f"{name}.png").write_bytes(image.content)
-        _write_report(folder / "report.html", content, images)
+            (folder / f"{name}.{image.suffix}").write_bytes(image.content)
+        write_simulation_report(folder / "report.html", content, result.response.effects, images)
     return content
+
+
+def _write_tables(folder: Path, result: SimulationResult, content: dict[str, Any]) -> None:
+    tables = {
+        "composition": result.composition(),
+        "transitions": result.transitions(),
+        "neighbours": result.neighbours(),
+    }
+    for name, table in tables.items():
+        # The line end is fixed: pandas would use that of the system.
+        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+    effects = result.response.effects
+    for name, table in {"effects": effects, "change": change_frame(content["change"])}.items():
+        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n", float_format="%.6g")
+    effects.to_parquet(folder / "effects.parquet", index=False, write_page_checksum=True)
 
 
 def to_anndata(result: SimulationResult, names: Iterable[str], provenance: dict[str, Any]) -> AnnData:
@@ -135,20 +144,3 @@ def _is_edited(treated: Trajectory, num_cells: int) -> np.ndarray[Any, Any]:
         edited[: treated.codes.shape[1]] = True
         edited[treated.compared] = False
     return edited
-
-
-def _write_report(path: Path, content: dict[str, Any], images: dict[str, html.Image]) -> None:
-    settings, title = content["settings"], "; ".join(entry["description"] for entry in content["edits"])
-    summary = (
-        f"Edits of {content['window']['num_cells']:,} cells of {content['slide']}: {title}. In {settings['steps']} steps every "
-        f"other cell was updated about {settings['updates_per_cell']:.1f} times. Without the edits the composition changed "
-        f"by {100 * content['drift']:.1f} % of the cells."
-    )
-    maps = [images[name] for name in ("map_before", "map_treated", "map_control")]
-    sections = [
-        html.Section("Composition", summary, change_table(content), [images["composition"]]),
-        html.Section("Maps", images=maps),
-        html.Section("Transitions", images=[images["transitions"], images["transitions_difference"]]),
-        html.Section("Interpretation", "\n\n".join(content["notes"])),
-    ]
-    html.write_report(path, f"{content['slide']}: {title}", sections, content["provenance"])

@@ -5,6 +5,7 @@ Letters: N cells of the slide, R residents.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -12,13 +13,15 @@ import numpy as np
 from cifm_cli.celltype.base import TYPING_SUM, UNASSIGNED, Annotation
 from cifm_cli.data.tiles import chunks
 from cifm_cli.errors import CifmError
-from cifm_cli.response.effects import ResponseEstimate, SurroundingsEdit, estimate_response
+from cifm_cli.response.bands import SurroundingsEdit
+from cifm_cli.response.effects import COLUMNS, ResponseEstimate, estimate_response
 from cifm_cli.response.surroundings import NO_LABEL, LabelledCells
 from cifm_cli.simulation.edits.apply import GeneChange
 from cifm_cli.simulation.edits.labels import AnnotatorLabels, ColumnLabels
+from cifm_cli.simulation.model_response import model_changes, void_change
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,7 +38,7 @@ MAX_SPLIT_LABELS: Final = 3  # labels that an edit of a gene divides into cells 
 def respond(
     experiment: Experiment, slide: Slide, config: SimulateConfig, advance: Callable[[], None] = lambda: None
 ) -> ResponseEstimate:
-    """Estimate the response to the edits of the first replicate.
+    """Estimate the response to the edits, averaged over the replicates, and its controls.
 
     Args:
         experiment: The tissue and its edits.
@@ -46,9 +49,36 @@ def respond(
     Returns:
         The response.
     """
-    edited = experiment.edit(0, config.replicates)
-    edit = surroundings_edit(experiment, edited, slide, label_slide(experiment, slide, config))
-    return estimate_response(slide, edit, config.seed, advance)
+    edited = [experiment.edit(replicate, config.replicates) for replicate in range(config.replicates)]
+    edits = surroundings_edits(experiment, edited, slide, label_slide(experiment, slide, config))
+    estimate = estimate_response(slide, edits, config.seed, advance)
+    if estimate.effects.empty:
+        return estimate
+    model, window = experiment.dynamics.model, experiment.window.rows
+    residents = {
+        key: [np.searchsorted(window, rows) for rows in replicates] for key, replicates in estimate.residents.items()
+    }
+    changes = model_changes(model, experiment.tissue, [one.tissue for one in edited], residents, config.seed)
+    effects = estimate.effects.drop(columns="model_log2_change")
+    effects = effects.merge(changes, how="left", on=["label", "band_high_um", "gene_id"])[list(COLUMNS)]
+    controls = replace(
+        estimate.controls,
+        no_edit=_num_called(slide, replace(edits[0], after=edits[0].before), config.seed),
+        void=_num_called(slide, void_edit(edits[0]), config.seed),
+        void_model_change=void_change(model, experiment.tissue, edited[0].xy_um, config.seed),
+    )
+    return replace(estimate, effects=effects, controls=controls)
+
+
+def void_edit(edit: SurroundingsEdit) -> SurroundingsEdit:
+    """Void cells at the places of an edit, in place of what it changes."""
+    before, places_um = edit.before, edit.places_um
+    codes = np.concatenate([before.codes, np.full(len(places_um), NO_LABEL)])
+    return replace(edit, after=LabelledCells(np.concatenate([before.xy_um, places_um]), codes, before.names))
+
+
+def _num_called(slide: Slide, edit: SurroundingsEdit, seed: int) -> int:
+    return int(estimate_response(slide, edit, seed).effects["called"].sum())
 
 
 def label_slide(experiment: Experiment, slide: Slide, config: SimulateConfig) -> CellLabels:
@@ -63,23 +93,45 @@ def label_slide(experiment: Experiment, slide: Slide, config: SimulateConfig) ->
     return AnnotatorLabels(Annotation(parts[0].names, codes, scores), experiment.annotator.left_out)
 
 
-def surroundings_edit(
-    experiment: Experiment, edited: EditedTissue, slide: Slide, labels: CellLabels
-) -> SurroundingsEdit:
-    """Describe an edit by the labels of the slide's cells before and after it.
+def surroundings_edits(
+    experiment: Experiment, edited: Sequence[EditedTissue], slide: Slide, labels: CellLabels
+) -> list[SurroundingsEdit]:
+    """Describe the replicates of an edit by the labels of the slide's cells before and after it.
 
     A label that is edited includes the types below it. A cell of which a gene is edited is labelled by whether it
     expresses the gene.
 
     Args:
         experiment: The tissue and its edits.
-        edited: The tissue after them.
+        edited: The tissue after them, in every replicate.
         slide: The slide.
         labels: Labels of all of its cells.
 
     Returns:
-        The edit.
+        The replicates, with equal labels before the edit.
     """
+    window = experiment.window.rows
+    arms = [_label_arms(experiment, one, slide, labels) for one in edited]
+    names = tuple(sorted({name for pair in arms for arm in pair for name in arm if name is not None}))
+    number = {name: code for code, name in enumerate(names)} | {None: NO_LABEL}
+    found = []
+    for one, pair in zip(edited, arms, strict=True):
+        residents = np.setdiff1d(window, window[one.edited])
+        residents = residents[pair[0][residents] != UNASSIGNED]
+        xy_um = np.concatenate([slide.xy_um, one.tissue.slide.xy_um[one.added]])
+        before, after = (np.array([number[name] for name in arm], dtype=np.int64) for arm in pair)
+        found.append(
+            SurroundingsEdit(
+                LabelledCells(slide.xy_um, before, names), LabelledCells(xy_um, after, names), residents, one.xy_um
+            )
+        )
+    return found
+
+
+def _label_arms(
+    experiment: Experiment, edited: EditedTissue, slide: Slide, labels: CellLabels
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Labels of the slide's cells before an edit, and of these and the added cells after it; None for void cells."""
     window = experiment.window.rows
     before = _names(labels, slide)
     added = edited.added_labels.copy()
@@ -100,15 +152,7 @@ def surroundings_edit(
     is_void[window] = totals[: len(window)] <= 0
     is_void[slide.num_cells :] = totals[len(window) :] <= 0
     after[is_void] = None
-    names = tuple(sorted({name for name in (*before, *after) if name is not None}))
-    number = {name: code for code, name in enumerate(names)} | {None: NO_LABEL}
-    residents = np.setdiff1d(window, window[edited.edited])
-    residents = residents[before[residents] != UNASSIGNED]
-    xy_um = np.concatenate([slide.xy_um, edited.tissue.slide.xy_um[edited.added]])
-    codes = [np.array([number[name] for name in arm], dtype=np.int64) for arm in (before, after)]
-    return SurroundingsEdit(
-        LabelledCells(slide.xy_um, codes[0], names), LabelledCells(xy_um, codes[1], names), residents, edited.xy_um
-    )
+    return before, after
 
 
 def _names(labels: CellLabels, slide: Slide) -> NDArray[Any]:
@@ -140,17 +184,15 @@ def _replace(experiment: Experiment, after: NDArray[Any]) -> None:
 def _split_by_gene(
     experiment: Experiment, edited: EditedTissue, slide: Slide, before: NDArray[Any], after: NDArray[Any]
 ) -> None:
-    """Divide the labels of cells of which a gene is edited into cells with and without that gene, in place."""
+    """Divide the labels with most cells of which a gene is edited into cells with and without that gene, in place."""
     window = experiment.window.rows
     for entry in experiment.edits:
         if not isinstance(entry.edit, GeneChange):
             continue
-        own = {str(name) for name in before[window[entry.edit.cells]] if name is not None}
-        if len(own) > MAX_SPLIT_LABELS:
-            continue
         column = slide.columns[edited.tissue.slide.gene_ids[entry.edit.column]]
         symbol = slide.symbols[column]
-        rows = np.flatnonzero(np.isin(before.astype(str), sorted(own)))
+        own = _most_changed(experiment, entry.edit, before)
+        rows = np.flatnonzero(np.isin(before.astype(str), own))
         expresses = slide.counts(rows)[:, column].toarray().ravel() > 0
         residents = edited.tissue.slide.counts(np.arange(len(window)))[:, entry.edit.column].toarray().ravel() > 0
         expresses_after = np.zeros(slide.num_cells, dtype=bool)
@@ -158,3 +200,13 @@ def _split_by_gene(
         expresses_after[window[entry.edit.cells]] = residents[entry.edit.cells]
         for arm, has in ((before, expresses), (after, expresses_after[rows])):
             arm[rows] = [f"{name} {symbol}{'+' if is_on else '-'}" for name, is_on in zip(arm[rows], has, strict=True)]
+
+
+def _most_changed(experiment: Experiment, edit: GeneChange, labels: NDArray[Any]) -> list[str]:
+    """The `MAX_SPLIT_LABELS` labels with most cells that may gain or lose a gene, as each takes many predictors."""
+    expresses = experiment.tissue.slide.counts(edit.cells)[:, edit.column].toarray().ravel() > 0
+    # The tissue before the edit decides, so that all replicates have equal labels before it.
+    cells = edit.cells[expresses] if edit.fold == 0 else edit.cells
+    own = [str(name) for name in labels[experiment.window.rows[cells]] if name is not None]
+    names, sizes = np.unique(own, return_counts=True)
+    return sorted(names[np.argsort(-sizes, kind="stable")[:MAX_SPLIT_LABELS]].tolist())

@@ -15,6 +15,7 @@ from cifm_cli.report.table import Table
 from cifm_cli.report.terminal import progress
 from cifm_cli.response.summary import response_facts
 from cifm_cli.simulation import structure, summary
+from cifm_cli.simulation.answer import describe_answer
 from cifm_cli.simulation.edits.apply import Addition, apply_edits
 from cifm_cli.simulation.edits.requests import Inject
 from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED, Experiment, Trajectory, fit_experiment
@@ -92,7 +93,7 @@ class SimulationResult:
     def to_json(self) -> dict[str, Any]:
         """The content of `simulation.json`, without provenance."""
         config, experiment, schedule = self.config, self.experiment, self.config.schedule
-        return {
+        content: dict[str, Any] = {
             "slide": self.slide.name,
             # Keys of the file format keep their names: `share` is the update fraction, donors are source cells.
             "settings": {
@@ -112,9 +113,11 @@ class SimulationResult:
             "response": response_facts(self.response),
             "change": summary.composition_change(self.trajectories, self.type_names),
             "drift": summary.control_drift(self.trajectories, self.type_names),
+            "stability": summary.stability(self.trajectories),
             "structure": structure.structure_facts(self.trajectories, experiment.tissue.slide.radius_um),
             "notes": list(CAVEATS),
         }
+        return content | {"answer": describe_answer(content, self.response.effects)}
 
 
 def simulate(model: LoadedModel, slide: Slide, config: SimulateConfig) -> SimulationResult:
@@ -194,10 +197,10 @@ def change_table(facts: dict[str, Any], max_types: int | None = None) -> Table:
 
     Returns:
         One row per type: percentages of the residents before the first step and in each arm, the difference in
-        percentage points, and its standard deviation if there are several replicates.
+        percentage points, and its interval over the replicates if there are several.
     """
     changes = list(facts["change"].items())[:max_types]
-    columns = ["cell type", "before", CONTROL, TREATED, "difference"]
+    columns = ["cell type", "before", CONTROL, TREATED, "difference (points)"]
     rows = [
         [
             name,
@@ -208,18 +211,18 @@ def change_table(facts: dict[str, Any], max_types: int | None = None) -> Table:
     ]
     if facts["settings"]["replicates"] == 1:
         return Table(columns, rows)
-    deviations = [f"{100 * change['standard_deviation']:.2f}" for _, change in changes]
-    return Table([*columns, "sd over replicates"], [[*row, text] for row, text in zip(rows, deviations, strict=True)])
+    intervals = [f"{100 * change['low']:+.2f} to {100 * change['high']:+.2f}" for _, change in changes]
+    return Table([*columns, "95 % interval"], [[*row, text] for row, text in zip(rows, intervals, strict=True)])
 
 
 def result_notes(facts: dict[str, Any]) -> list[str]:
-    """Lines that belong below the table: drift of the control, change of the structure, and advice if there is one replicate only.
+    """Lines that belong below the table: drift of the control, and change of the structure.
 
     Args:
         facts: Dictionary from `SimulationResult.facts`.
 
     Returns:
-        Up to three lines.
+        One or two lines.
     """
     notes = [f"without the edits the composition changed by {100 * facts['drift']:.1f} % of the cells"]
     share = facts["structure"][0]["like_neighbour_share"]
@@ -228,6 +231,4 @@ def result_notes(facts: dict[str, Any]) -> list[str]:
             f"neighbours of the same type: {100 * share['before']:.1f} %, then {100 * share[CONTROL]:.1f} % without and "
             f"{100 * share[TREATED]:.1f} % with the edits"
         )
-    if facts["settings"]["replicates"] == 1:
-        notes.append("one replicate cannot separate an effect from chance: compare several with --replicates 5")
     return notes

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED
 
@@ -110,13 +111,15 @@ def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str])
     Returns:
         By type, in descending order of their initial frequency: the fraction of the residents `before` the first step
         and after the last step in each arm (means over replicates); `difference`, treated minus control; the difference
-        in each of the `replicates`; and its `standard_deviation` over replicates, None for one replicate.
+        in each of the `replicates`; and over replicates its `standard_deviation` and the ends `low` and `high` of its 95 %
+        interval (Student's t), None for one replicate.
     """
     final = {arm: _final_fractions(trajectories, arm, len(names)) for arm in ARMS}
     before = _initial_fractions(trajectories, len(names))
     difference = final[TREATED] - final[CONTROL]
     # Arms of one replicate share their random numbers, so differences are taken by replicate before they are averaged.
     deviation = difference.std(axis=0, ddof=1) if len(difference) > 1 else None
+    margin = None if deviation is None else deviation * _t_quantile(len(difference)) / np.sqrt(len(difference))
     return {
         names[i]: {
             "before": float(before[i]),
@@ -125,11 +128,42 @@ def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str])
             "difference": float(difference[:, i].mean()),
             "replicates": difference[:, i].tolist(),
             "standard_deviation": None if deviation is None else float(deviation[i]),
+            "low": None if margin is None else float(difference[:, i].mean() - margin[i]),
+            "high": None if margin is None else float(difference[:, i].mean() + margin[i]),
         }
         for i in np.argsort(-before, kind="stable")
         # Types that never occur are left out of the table.
         if before[i] or final[TREATED][:, i].any() or final[CONTROL][:, i].any()
     }
+
+
+def _t_quantile(num_replicates: int) -> float:
+    """The 97.5 % quantile of Student's t for a mean over replicates."""
+    return float(student.ppf(0.975, num_replicates - 1))
+
+
+def stability(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """How many residents keep their type, cell by cell.
+
+    A composition may be stable although every cell changes, so that drift alone says little.
+
+    Args:
+        trajectories: All trajectories.
+
+    Returns:
+        Fractions of the residents, means over replicates: `control` and `treated` that have the same type after the last
+        step as before the first one, and `changed_by_edits`, whose type after the last step differs between the arms;
+        the latter also for each of the `replicates`.
+    """
+    kept = {arm: float(np.mean([(own[0] == own[-1]).mean() for own in _codes(trajectories, arm)])) for arm in ARMS}
+    pairs = zip(_codes(trajectories, CONTROL), _codes(trajectories, TREATED), strict=True)
+    changed = [float((control[-1] != treated[-1]).mean()) for control, treated in pairs]
+    return {**kept, "changed_by_edits": float(np.mean(changed)), "replicates": changed}
+
+
+def _codes(trajectories: Sequence[Trajectory], arm: str) -> list[NDArray[np.int16]]:
+    """Types of the residents in each replicate of an arm."""
+    return [trajectory.compared_codes for trajectory in trajectories if trajectory.arm == arm]
 
 
 def control_drift(trajectories: Sequence[Trajectory], names: Sequence[str]) -> float:
@@ -150,3 +184,17 @@ def _final_fractions(trajectories: Sequence[Trajectory], arm: str, num_types: in
     """(R, T) fractions of the residents after the last step."""
     last = [trajectory.compared_codes[-1] for trajectory in trajectories if trajectory.arm == arm]
     return np.array([np.bincount(codes, minlength=num_types) / len(codes) for codes in last])
+
+
+def change_frame(change: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """The content of `composition_change` as a table.
+
+    Args:
+        change: Dictionary from `composition_change`.
+
+    Returns:
+        One row per type: `cell_type`, `before`, `control`, `treated`, `difference`, `standard_deviation`, `low`, `high`.
+    """
+    columns = ["before", CONTROL, TREATED, "difference", "standard_deviation", "low", "high"]
+    table = pd.DataFrame.from_dict(change, orient="index", columns=[*columns, "replicates"])[columns].astype(float)
+    return table.rename_axis("cell_type").reset_index()

@@ -14,6 +14,8 @@ from cifm_cli.data.tiles import chunks
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.response.surroundings import NO_LABEL, LabelledCells
 from cifm_cli.response.validation import validate_response
+from cifm_cli.response.validation_report import write_validation_report
+from cifm_cli.response.validation_tables import validation_tables
 from cifm_cli.simulation.prepared_tissue import MAX_TYPED_CELLS
 from cifm_cli.workspace import atomic_files, write_json
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from cifm_cli.simulation.edits.labels import ColumnLabels
 
 RESULT: Final = "validation.json"
+REPORT: Final = "report.html"
 
 
 def validate(slide: Slide, labels: ColumnLabels | None, markers: Path | None, seed: int) -> dict[str, Any]:
@@ -51,9 +54,21 @@ def validate(slide: Slide, labels: ColumnLabels | None, markers: Path | None, se
 
 
 def write_validation(out: Path, facts: dict[str, Any]) -> None:
-    """Write `validation.json` into a folder, whose other files are left alone."""
+    """Write `validation.json`, the page and the tables into a folder, whose other files are left alone.
+
+    Args:
+        out: The folder.
+        facts: Dictionary from `validate`, with `provenance`.
+
+    Raises:
+        CifmError: The folder cannot be written.
+    """
     with atomic_files(out, RESULT) as new:
         write_json(new / RESULT, facts)
+        for name, table in validation_tables(facts).items():
+            # The line end is fixed: pandas would use that of the system.
+            table.to_csv(new / f"{name}.csv", index=False, lineterminator="\n", float_format="%.6g")
+        write_validation_report(new / REPORT, facts)
 
 
 def _annotate(slide: Slide, markers: Path | None, seed: int) -> NDArray[Any]:

@@ -86,7 +86,7 @@ def test_simulate(
     run(command_line, "simulate", prepared_synthetic, "--model", run_folder, "--inject", "tcell", *quick, *TORCH)
     written = ad.read_h5ad("simulation/trajectory.h5ad")
     trajectory = cifm.simulate(
-        adata, model, "tcell", max_cells=200, steps=2, update_fraction=0.2, replicates=2, count=5
+        adata, model, "tcell", max_cells=200, steps=2, update_fraction=0.2, replicates=2, count=5, out="from_python"
     )
     written = written[trajectory.obs_names]
     assert trajectory.obs.equals(written.obs)
@@ -97,17 +97,24 @@ def test_simulate(
     effects = trajectory.uns["cifm"]["effects"]
     assert len(effects)
     pd.testing.assert_frame_equal(effects, pd.read_parquet("simulation/effects.parquet"), check_dtype=False, rtol=0)
+    for name in ("change.csv", "effects.csv", "map_treated.png", "animation.gif"):
+        assert Path("from_python", name).read_bytes() == Path("simulation", name).read_bytes()
     of_command = json.loads(Path("simulation/simulation.json").read_text(encoding="utf8"))
     assert json.loads(trajectory.uns["cifm"]["response"]) == of_command["response"]
+    assert json.loads(trajectory.uns["cifm"]["answer"]) == of_command["answer"]
 
 
 @pytest.mark.parametrize("labels", [None, "cluster"])
 def test_validate_response(
     command_line, adata: ad.AnnData, prepared_synthetic: Path, monkeypatch: pytest.MonkeyPatch, labels: str | None
 ) -> None:
-    small = {"REGION_RADII": 5.0, "MARGIN_RADII": 0.0, "MIN_HIDDEN": 5, "MIN_ELSEWHERE": 30, "MIN_COUNTS": 5.0}
-    for name, value in small.items():  # the slide is so small that no label would have a region
-        monkeypatch.setattr(f"cifm_cli.response.held_out.{name}", value)
+    small = {
+        "pairs": {"REGION_RADII": 5.0, "MARGIN_RADII": 0.0, "MIN_HIDDEN": 5, "MIN_ELSEWHERE": 30},
+        "neighbourhoods": {"MIN_COUNTS": 5.0},
+    }
+    for module, values in small.items():  # the slide is so small that no label would have a region
+        for name, value in values.items():
+            monkeypatch.setattr(f"cifm_cli.response.held_out.{module}.{name}", value)
     planted = [{"rule": "rule", "truth": 1.5, **dict.fromkeys(PLANTED_SCORES, 0.5)}]  # tested without a slide
     monkeypatch.setattr("cifm_cli.response.validation.check_all_planted", lambda _seed: planted)
     run(command_line, "simulate", prepared_synthetic, "--validate", *(("--labels", labels) if labels else ()))

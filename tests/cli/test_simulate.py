@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from contextlib import chdir
@@ -12,14 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from builders import save_random_run
+from conftest import BLANK_PNG
 
 from cifm_cli.app import main
 from cifm_cli.data.slide import open_slide
 
 FILES = {
     "simulation.json", "composition.csv", "transitions.csv", "neighbours.csv", "effects.csv", "effects.parquet", "trajectory.h5ad", "report.html",
-    "map_before.png", "map_treated.png", "map_control.png",
-    "composition.png", "transitions.png", "transitions_difference.png",
+    "map_before.png", "map_treated.png", "map_control.png", "map_difference.png", "animation.gif", "change.csv", "change.png",
+    "composition.png", "transitions.png", "transitions_difference.png", "effects_by_distance.png",
 }  # fmt: skip
 QUICK = ("--max-cells", "300", "--steps", "2", "--share", "0.2", "--backend", "torch")
 
@@ -41,11 +43,19 @@ def workspace(prepared_synthetic: Path, run_folder: Path, tmp_path_factory: pyte
 
 
 @pytest.fixture
-def workplace(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def copied(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the workspace, which the test may change."""
     shutil.copytree(workspace, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def workplace(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the workspace, in which no figures are drawn, as most tests do not read them."""
+    for name in ("render", "render_frames"):
+        monkeypatch.setattr(f"cifm_cli.report.canvas.{name}", lambda *_: BLANK_PNG)
+    return copied
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +72,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     return pd.read_csv(path).astype({"num_cells": int, "share": float})
 
 
-def test_a_second_simulation_writes_the_same_files(cifm, workplace: Path, simulated: Path) -> None:
+def test_a_second_simulation_writes_the_same_files(cifm, copied: Path, simulated: Path) -> None:
     """Files without a date are equal bit for bit, and the result is printed as JSON."""
     code, out, err = cifm("simulate", "--inject", "T cells", "--count", 7, "--replicates", 2, *QUICK, "--json")
     assert code == 0
@@ -274,7 +284,9 @@ def test_several_slides_are_refused(cifm, workplace: Path) -> None:
 
 
 def test_the_response_is_a_table_by_gene_label_and_distance(simulated: Path) -> None:
-    effects = pd.read_csv(simulated / "effects.csv")
+    effects = pd.read_csv(simulated / "effects.csv", keep_default_na=False, na_values=["", "nan"]).fillna(
+        {"other_label": ""}
+    )
     pd.testing.assert_frame_equal(effects, pd.read_parquet(simulated / "effects.parquet"), check_dtype=False, rtol=1e-4)
     result = json.loads((simulated / "simulation.json").read_text(encoding="utf8"))["response"]
     assert result["num_tested"] == len(effects)
@@ -289,6 +301,15 @@ def test_validate_writes_what_may_be_believed(cifm, workplace: Path, monkeypatch
     written = json.loads(Path("validation/validation.json").read_text(encoding="utf8"))
     assert written == json.loads(out)
     assert written["sentence"] in " ".join(err.split())
+    assert {path.name for path in Path("validation").iterdir()} == {
+        "validation.json", "report.html", "pairs.csv", "labels.csv", "genes.csv", "planted.csv",
+    }  # fmt: skip
+    page = Path("validation/report.html").read_text(encoding="utf8")
+    assert page.index('class="answer"') < page.index("<h2>")
+    code, out, _ = cifm("inspect", "validation", "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert (result["kind"], result["sentence"]) == ("validation of the response", written["sentence"])
 
 
 def test_validate_refuses_an_edit(cifm, workplace: Path) -> None:
@@ -303,3 +324,33 @@ def test_validate_names_an_unknown_column(cifm, workplace: Path) -> None:
     assert code == 1
     assert "no such column" in err
     assert not Path("validation").exists()
+
+
+def test_the_page_opens_with_the_answer(simulated: Path) -> None:
+    page = html.unescape((simulated / "report.html").read_text(encoding="utf8"))
+    answer = json.loads((simulated / "simulation.json").read_text(encoding="utf8"))["answer"]
+    places = [page.index(text) for text in (answer["sentence"], *answer["trust"], "<figure>", "<table>")]
+    assert places == sorted(places)
+    assert page.count("data:image/gif") == 1
+
+
+def test_inspect_says_that_it_is_a_simulation(cifm, simulated: Path, tmp_path: Path) -> None:
+    code, out, _ = cifm("inspect", simulated, "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert (result["kind"], result["trajectory.h5ad"]["kind"]) == ("simulation", "result of cifm simulate")
+    assert set(result["files"]) == FILES
+    code, out, _ = cifm("inspect", simulated / "simulation.json")
+    assert code == 0
+    assert result["sentence"] in out  # whole, however long
+    for damaged, reason in (
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ('{"slide": 1}', "slide"),
+        ('{"slide": NaN}', "damaged"),
+    ):
+        (tmp_path / "simulation.json").write_text(damaged, encoding="utf8")
+        code, out, err = cifm("inspect", tmp_path)
+        assert (code, out) == (1, "")
+        assert reason in err
+        assert "Traceback" not in err

@@ -118,11 +118,38 @@ def test_gradients_are_those_of_the_losses(output: str) -> None:
     else:
         profile = profile[:10] / profile[:10].sum()
         counts = csr_matrix(generator.poisson(2.0, (50, 10)).astype(np.float32))
-        loss = composition_loss(differences.reshape(4, 50, 10) / 4, np.tile(profile, (50, 1)), profile, counts)
+        multiples = np.linspace(1, 3, 10)
+        profile /= profile @ multiples
+        loss = composition_loss(
+            differences.reshape(4, 50, 10) / 4, np.tile(profile, (50, 1)), profile, counts, multiples
+        )
     at = np.array([0.1, 0.8, 0.3, 0.9])
     scale = np.abs(loss(at)[1]).max()
     error = check_grad(lambda w: loss(w)[0], lambda w: loss(w)[1], at, epsilon=1e-3) / scale
     assert error < 0.02, f"relative error of the gradient: {error:.1e}"
+
+
+def test_a_gene_that_stands_for_several_counts_as_several() -> None:
+    differences, profile = (values[..., :60] for values in draw_differences())
+    counts = numpy_generator(4, "counts").poisson(2.0, (20, 3)).astype(np.float32)
+    of_each = differences.reshape(4, 20, 3) / 4
+    repeated = [0, 0, 1, 2, 2, 2]
+    whole = composition_loss(
+        of_each[:, :, repeated],
+        np.tile(profile[:3], (20, 1))[:, repeated],
+        (profile[:3] / profile[repeated].sum())[repeated],
+        csr_matrix(counts[:, repeated]),
+    )
+    short = composition_loss(
+        of_each,
+        np.tile(profile[:3], (20, 1)),
+        profile[:3] / profile[repeated].sum(),
+        csr_matrix(counts),
+        np.array([2, 1, 3], np.float32),
+    )
+    at = np.array([0.1, 0.8, 0.3, 0.9])
+    for found, expected in zip(short(at), whole(at), strict=True):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
 
 def test_the_loss_of_groups_of_cells_is_that_of_all() -> None:

@@ -13,7 +13,7 @@ from sharing_samples import NAMES, plant_samples
 from sklearn.metrics import adjusted_rand_score
 
 from cifm_cli.errors import CifmError
-from cifm_cli.report import plots
+from cifm_cli.report import canvas
 from cifm_cli.sharing import approximate, exact, report
 from cifm_cli.sharing.cells import Part, collect_cells, draw_balanced
 from cifm_cli.sharing.clusters import cluster_fractions
@@ -296,7 +296,7 @@ def test_figures_are_png_or_svg_and_the_same_each_time(planted: tuple[Sharing, l
     assert report.figure_names(planted[0])[:3] == ["matrix", "matrix_enrichment", "map_A"]
     for name in ("matrix", "map_A", "clusters_1"):
         assert report.draw_figure(planted[0], name).startswith(b"\x89PNG")
-    with plots.vector_graphics():
+    with canvas.vector_graphics():
         one, two = (report.draw_figure(planted[0], "matrix") for _ in range(2))
     assert one == two
     assert b"<svg" in one[:2_000]

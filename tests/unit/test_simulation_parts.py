@@ -192,6 +192,8 @@ def test_the_change_is_treated_minus_control() -> None:
         "difference": -0.25,
         "replicates": [-0.25, -0.25],
         "standard_deviation": 0.0,
+        "low": -0.25,
+        "high": -0.25,
     }
     assert summary.composition_change(TRAJECTORIES[:2], NAMES)["b"]["standard_deviation"] is None
     assert summary.control_drift(TRAJECTORIES, NAMES) == 0.125

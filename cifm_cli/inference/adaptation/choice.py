@@ -29,7 +29,7 @@ from cifm_cli.inference.adaptation.weights import (
 from cifm_cli.inference.neighbourhood.residuals import parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
@@ -99,13 +99,20 @@ def choose(held_out: Sequence[HeldOut], without_network: Sequence[HeldOut] = ())
     return [choice._replace(weights=shrink(choice.weights, own.num_cells)) for choice in best]
 
 
+class _ComparedGenes(NamedTuple):
+    """Genes that the weights of an output are fitted to."""
+
+    columns: Genes  # (P,) ascending
+    multiples: Values  # (P,) number of genes that each stands for
+
+
 class _Candidates(NamedTuple):
     """Cells on which penalties are compared, and weights fitted."""
 
     held_out: Sequence[HeldOut]
     predicted: Sequence[Predicted]  # all of their tiles
     num_cells: int
-    genes: Sequence[Genes]  # that the weights of each output are fitted to
+    genes: Sequence[_ComparedGenes]  # for each output
 
     @classmethod
     def of(cls, held_out: Sequence[HeldOut]) -> Self | None:
@@ -123,17 +130,42 @@ class _Candidates(NamedTuple):
 
     def _fit_output(self, output: int, parts: Sequence[Parts]) -> tuple[float, Weights]:
         genes = self.genes[output]
-        cells = slice(None, None, -(-self.num_cells * len(genes) // MAX_VALUES))
+        cells = slice(None, None, -(-self.num_cells * len(genes.columns) // MAX_VALUES))
         compared = [
-            _compare(each, of_tile, output, cells, genes) for each, of_tile in zip(self.predicted, parts, strict=True)
+            _compare(each, of_tile, output, cells, genes.columns)
+            for each, of_tile in zip(self.predicted, parts, strict=True)
         ]
-        composition = _composition(self.predicted, genes)
         group = np.arange(len(compared)) * NUM_GROUPS // len(compared)  # tiles are in the order of areas
         losses = [
-            _LOSSES[output]([each for each, own in zip(compared, group, strict=True) if own == number], composition)
+            self._loss(output, [each for each, own in zip(compared, group, strict=True) if own == number])
             for number in np.unique(group)
         ]
         return _fit(losses, len(compared[0].differences), self.num_cells)
+
+    def _loss(self, output: int, compared: Sequence[_Compared]) -> Loss:
+        """The loss of some cells as a function of the weights."""
+        if OUTPUTS[output] == "composition":
+            return self._loss_of_composition(compared, self.genes[output])
+        differences = np.concatenate([each.differences.reshape(len(each.differences), -1) for each in compared], axis=1)
+        wide, expression = (
+            np.concatenate([part.ravel() for part in parts])
+            for parts in zip(*((each.wide, each.expression) for each in compared), strict=True)
+        )
+        if OUTPUTS[output] == "mean":
+            return squared_error(differences, expression - wide)
+        return log_loss(differences, wide, expression > 0)
+
+    def _loss_of_composition(self, compared: Sequence[_Compared], genes: _ComparedGenes) -> Loss:
+        # The compositions without the hidden cells of each fold are nearly the same.
+        composition = np.mean([each.tile.stats.composition[genes.columns] for each in self.predicted], axis=0)
+        composition /= max(float(composition @ genes.multiples), _TINY)
+        return composition_loss(
+            np.concatenate([each.differences for each in compared], axis=1),
+            np.concatenate([each.wide for each in compared]),
+            composition.astype(np.float32),
+            vstack([each.counts for each in compared], format="csr"),
+            genes.multiples,
+        )
 
 
 def _fit(losses: Sequence[Loss], num_differences: int, num_cells: int) -> tuple[float, Weights]:
@@ -150,13 +182,20 @@ def _fit(losses: Sequence[Loss], num_differences: int, num_cells: int) -> tuple[
     return total, weights
 
 
-def _compared_genes(stats: GeneStats) -> tuple[Genes, ...]:
-    """Genes that the weights of each output are fitted to, ascending."""
+def _compared_genes(stats: GeneStats) -> list[_ComparedGenes]:
+    """Genes that the weights of each output are fitted to."""
     num_genes = len(stats.mean)
     evenly = np.arange(0, num_genes, -(-num_genes // MAX_WEIGHT_GENES))
-    # The log loss of a composition is that of the counts, and most counts are of a few genes.
-    frequent = np.sort(np.argsort(-stats.composition, kind="stable")[:MAX_WEIGHT_GENES])
-    return evenly, evenly, frequent
+    drawn = _ComparedGenes(evenly, np.ones(len(evenly), np.float32))
+    # The log loss of a composition is that of the counts, and most counts are of a few genes: others are drawn.
+    order = np.argsort(-stats.composition, kind="stable")
+    frequent, rest = order[: MAX_WEIGHT_GENES // 2], order[MAX_WEIGHT_GENES // 2 :]
+    rest_drawn = rest[:: max(1, -(-len(rest) // (MAX_WEIGHT_GENES // 2)))]
+    columns = np.concatenate([frequent, rest_drawn])
+    multiples = np.ones(len(columns), np.float32)
+    multiples[len(frequent) :] = len(rest) / max(len(rest_drawn), 1)
+    ascending = np.argsort(columns)
+    return [drawn, drawn, _ComparedGenes(columns[ascending], multiples[ascending])]
 
 
 def _compare(predicted: Predicted, parts: Parts, output: int, cells: slice, genes: Genes) -> _Compared:
@@ -176,45 +215,3 @@ def _compare(predicted: Predicted, parts: Parts, output: int, cells: slice, gene
         tile.expression[cells][:, genes].toarray(),
         tile.counts[cells][:, genes],
     )
-
-
-def _composition(predicted: Sequence[Predicted], genes: Genes) -> Values:
-    """(P,) composition of the slide; those without the hidden cells of each fold are nearly the same."""
-    own = np.mean([each.tile.stats.composition[genes] for each in predicted], axis=0)
-    return np.asarray(own / max(float(own.sum()), _TINY), dtype=np.float32)
-
-
-def _joined(compared: Sequence[_Compared]) -> tuple[Values, Values, Values]:
-    """(n,) wide means, (D, n) differences and (n,) expression of all tiles, with cells times genes in one axis."""
-    differences = np.concatenate([each.differences.reshape(len(each.differences), -1) for each in compared], axis=1)
-    wide, expression = (
-        np.concatenate([part.ravel() for part in parts])
-        for parts in zip(*((each.wide, each.expression) for each in compared), strict=True)
-    )
-    return wide, differences, expression
-
-
-def _loss_of_mean(compared: Sequence[_Compared], _composition: Values) -> Loss:
-    wide, differences, expression = _joined(compared)
-    return squared_error(differences, expression - wide)
-
-
-def _loss_of_expressed(compared: Sequence[_Compared], _composition: Values) -> Loss:
-    wide, differences, expression = _joined(compared)
-    return log_loss(differences, wide, expression > 0)
-
-
-def _loss_of_composition(compared: Sequence[_Compared], composition: Values) -> Loss:
-    return composition_loss(
-        np.concatenate([each.differences for each in compared], axis=1),
-        np.concatenate([each.wide for each in compared]),
-        composition,
-        vstack([each.counts for each in compared], format="csr"),
-    )
-
-
-_LOSSES: tuple[Callable[[Sequence[_Compared], Values], Loss], ...] = (
-    _loss_of_mean,
-    _loss_of_expressed,
-    _loss_of_composition,
-)

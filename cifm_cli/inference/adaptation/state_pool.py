@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 PRIOR_CELLS = 20.0  # cells that the prior counts as: weight 1 of the network and 0 of the frequencies
-_SMALLEST = 1e-9
+SMALLEST = 1e-9
 
 
 def pool_inputs(states: Values, frequencies: Values) -> Values:
     """(M, 1 + T, K) logarithms of what is pooled."""
     both = np.concatenate([states[:, None], frequencies], axis=1)
-    return np.asarray(np.log(np.maximum(both, np.float32(_SMALLEST))))
+    return np.asarray(np.log(np.maximum(both, np.float32(SMALLEST))))
 
 
 def pool_states(inputs: Values, weights: Floats) -> Values:

@@ -178,33 +178,38 @@ def log_loss(differences: Values, wide: Values, is_expressed: NDArray[np.bool_])
     return loss
 
 
-def composition_loss(differences: Values, wide: Values, profile: Values, counts: csr_matrix) -> Loss:
+def composition_loss(
+    differences: Values, wide: Values, profile: Values, counts: csr_matrix, multiples: Values | None = None
+) -> Loss:
     """Log loss of compositions, of which negative fractions become zero.
 
     Args:
         differences: (D, M, P) differences.
         wide: (M, P) fractions of the wide mean.
-        profile: (P,) fractions of the slide, sum 1.
+        profile: (P,) fractions of the slide, whose sum, each times its multiple, is 1.
         counts: (M, P) counts.
+        multiples: (P,) number of genes that each gene stands for; one if absent.
 
     Returns:
         The sum of the cross-entropies and its gradient, for D weights.
     """
     row = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
-    column, number = counts.indices, counts.data.astype(np.float32)
+    multiples = np.ones(counts.shape[1], np.float32) if multiples is None else multiples
+    column = counts.indices
+    number = counts.data.astype(np.float32) * multiples[column]
     flat = differences.reshape(len(differences), -1)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         """Loss and its gradient."""
         fraction = wide + np.tensordot(weights.astype(np.float32), differences, 1)
         is_positive = fraction > 0
-        total = np.maximum((fraction * is_positive).sum(axis=1), np.float32(_TINY))
+        total = np.maximum((fraction * is_positive) @ multiples, np.float32(_TINY))
         composition = np.maximum(fraction[row, column], 0) / total[row]
         expected = (1 - COMPOSITION_FLOOR) * composition + COMPOSITION_FLOOR * profile[column] + np.float32(_TINY)
         slope = -(1 - COMPOSITION_FLOOR) * number / expected
         # A larger fraction of one gene makes those of the others smaller.
         others = np.bincount(row, slope * composition, minlength=len(total)).astype(np.float32)
-        gradient = np.tile(-others[:, None], (1, fraction.shape[1]))
+        gradient = np.multiply.outer(-others, multiples)
         gradient[row, column] += slope
         gradient *= is_positive / total[:, None]
         return -float((number * np.log(expected)).sum(dtype=np.float64)), (flat @ gradient.ravel()).astype(np.float64)

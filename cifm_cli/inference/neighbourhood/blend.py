@@ -98,7 +98,7 @@ class FittedBlend:
 
     def combine(self, means: Sequence[Prediction], stats: GeneStats) -> Prediction:
         """Weight the neighbour means of some places, one prediction for each radius."""
-        of_mean, of_expressed = self._solve("mean", *self.of_mean), self._solve("expressed", *self.of_expressed)
+        of_mean, of_expressed = self.mean_weights(), self._solve("expressed", *self.of_expressed)
         mean = _weighted_differences([part.mean for part in means], of_mean, stats.mean)
         expressed = _weighted_differences([part.expressed for part in means], of_expressed, stats.fraction)
         composition = np.tile((self.mixture[-1] * stats.composition).astype(np.float32), (len(mean), 1))
@@ -106,6 +106,10 @@ class FittedBlend:
             if part.composition is not None:
                 composition += np.float32(weight) * part.composition
         return Prediction(mean, np.minimum(expressed, 1), composition)
+
+    def mean_weights(self) -> Values:
+        """(S, P) weights of the radii in the mean."""
+        return self._solve("mean", *self.of_mean)
 
     def _solve(self, side: str, spread: float, shrink: float) -> Values:
         """(S, P) weights, solved once for every pair of hyper-parameters."""

@@ -88,11 +88,16 @@ def radius_means(visible: VisibleCells, xy_um: Floats, radii_um: Sequence[float]
     means: list[Prediction] = []
     wider = training_mean(visible, len(xy_um))
     for radius_um in reversed(radii_um):
-        wide = radius_um > SQUARES_FROM_RADII * visible.radius_um
-        cells = visible.squares(radius_um / _SQUARES_PER_RADIUS) if wide else visible.cells
+        side_um = square_side_um(radius_um, visible.radius_um)
+        cells = visible.cells if side_um is None else visible.squares(side_um)
         wider = weighted_means(pairs_within(cKDTree(xy_um), cells.tree, radius_um), cells, wider)
         means.insert(0, wider)
     return means
+
+
+def square_side_um(radius_um: float, graph_radius_um: float) -> float | None:
+    """Side of the squares that a circle is filled with; None for a circle that is filled with cells."""
+    return radius_um / _SQUARES_PER_RADIUS if radius_um > SQUARES_FROM_RADII * graph_radius_um else None
 
 
 def pairs_within(places: cKDTree, cells: cKDTree, radius_um: float) -> csr_matrix:

@@ -1,0 +1,73 @@
+"""The page of a simulation: the answer and how sure it is, then pictures, then tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from cifm_cli.report.html import Image, Section, write_report
+from cifm_cli.response.effect_table import effect_table
+from cifm_cli.response.summary import response_table
+from cifm_cli.simulation.simulate import change_table, result_notes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import pandas as pd
+
+_MAX_EFFECTS: Final = 40
+_MAX_BANDS: Final = 30
+_EFFECTS: Final = (
+    "The called effects, one row per gene and label, those that are most clearly different from zero first, and those that may be "
+    "transcripts of the edited cells last. The mean shift is "
+    "the unadjusted difference; where other surroundings explain most of it, it is an association with them. Perhaps "
+    "transcripts of the edited cells: a gene that these express much more, of which segmentation may have given transcripts to "
+    "their neighbours. All rows are in effects.csv."
+)
+
+
+def write_simulation_report(
+    path: Path, content: Mapping[str, Any], effects: pd.DataFrame, images: Mapping[str, Image]
+) -> None:
+    """Write the page.
+
+    Args:
+        path: The `.html` file.
+        content: The content of `simulation.json`.
+        effects: The response.
+        images: Images from `draw_figures`.
+
+    Raises:
+        CifmError: The file cannot be written.
+    """
+    response, answer = content["response"], content["answer"]
+    title = f"{content['slide']}: {'; '.join(entry['description'] for entry in content['edits'])}"
+    sections = [
+        _pictures("Which genes respond, and how far", images, "effects_by_distance"),
+        _pictures("The tissue", images, "animation", "map_before", "map_treated", "map_control", "map_difference"),
+        _pictures("Composition", images, "change", "composition"),
+        _pictures("Transitions", images, "transitions", "transitions_difference"),
+        Section("Strongest effects", _EFFECTS, effect_table(effects, _MAX_EFFECTS)),
+        Section("Response by label and distance", table=response_table(dict(response), _MAX_BANDS)),
+        Section("Composition by type", _setting(content), change_table(dict(content))),
+        Section("Interpretation", "\n\n".join(content["notes"])),
+    ]
+    shown = [
+        section for section in sections if section.images or section.text or (section.table and section.table.rows)
+    ]
+    remarks = [*answer["trust"], *response["notes"]]
+    write_report(path, title, shown, content["provenance"], answer=answer["sentence"], remarks=remarks)
+
+
+def _pictures(heading: str, images: Mapping[str, Image], *names: str) -> Section:
+    """A section with those of the images that there are."""
+    return Section(heading, images=[images[name] for name in names if name in images])
+
+
+def _setting(content: Mapping[str, Any]) -> str:
+    settings = content["settings"]
+    setting = (
+        f"{content['window']['num_cells']:,} cells of {content['slide']}, {settings['steps']} steps, dynamics "
+        f"{settings['dynamics']}; every cell was updated about {settings['updates_per_cell']:.1f} times."
+    )
+    return "\n\n".join([setting, *(f"{note[:1].upper()}{note[1:]}." for note in result_notes(dict(content)))])
