@@ -122,29 +122,38 @@ def share(
         >>> result.matrix
         >>> sc.pl.embedding(a, "spatial", color="sharing_cluster")
     """
-    if k < 1 or permutations < 1 or (clusters is not None and clusters < 1):
-        raise CifmError("k, clusters and permutations must be at least 1", "see help(cifm.share)")
-    for name, value, known in (
-        ("center", center, ("sample", "none")),
-        ("search", search, ("auto", "exact", "approximate")),
-    ):
-        if value not in known:
-            raise CifmError(f"{name}: {value}", f"known are {', '.join(known)}")
+    config = ShareConfig(k, clusters, (), center, balance, search, permutations, seed)
+    _check_config(config)
     cells = _select_cells(adata, sample_key)
     parts = [_make_part(each, rows, name, use_rep, label, group) for name, each, rows in cells]
     if label is not None and all(part.types is None for part in parts):
         raise CifmError(f"label: no column {label} in obs", "give a column of obs with types")
-    config = ShareConfig(k, clusters, (), center, balance, search, permutations, seed)
     sharing = share_cells(parts, config)
     facts = {key: value for key, value in asdict(config).items() if key != "seed"}
     origin = provenance.collect("share", seed=seed, use_rep=use_rep, label=label, group=group, **facts)
+    _store(cells, sharing, origin)
+    return SharingResult(sharing, origin)
+
+
+def _check_config(config: ShareConfig) -> None:
+    """Check what the options of the command check."""
+    if config.k < 1 or config.permutations < 1 or (config.clusters is not None and config.clusters < 1):
+        raise CifmError("k, clusters and permutations must be at least 1", "see help(cifm.share)")
+    known_center, known_search = ("sample", "none"), ("auto", "exact", "approximate")
+    if config.center not in known_center:
+        raise CifmError(f"center: {config.center}", f"known are {', '.join(known_center)}")
+    if config.search not in known_search:
+        raise CifmError(f"search: {config.search}", f"known are {', '.join(known_search)}")
+
+
+def _store(cells: list[tuple[str, AnnData, NDArray[np.int64]]], sharing: Sharing, origin: dict[str, Any]) -> None:
+    """Store fractions, clusters and provenance in the AnnData of the caller."""
     for each in {id(each): each for _, each, _ in cells}.values():
         each.obsm.pop(keys.SHARING, None)  # of an earlier call
     for number, (name, each, rows) in enumerate(cells):
         fractions = sharing.fractions.cells[sharing.cells.rows_of(number)]
         store_sharing(each, rows, fractions, sharing.by_sample[name].clusters)
         record_sharing(each, sharing.samples, origin)
-    return SharingResult(sharing, origin)
 
 
 def _select_cells(

@@ -7,6 +7,7 @@ Lists are made by one thread, so that the result does not depend on the number o
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -44,6 +45,19 @@ def require_faiss() -> None:
         raise CifmError("an approximate search needs faiss", 'install it with `pip install "cifm[analysis]"`')
 
 
+@contextmanager
+def _faiss_threads(number: int) -> Iterator[None]:
+    """Set the number of threads of faiss within a block. It is that of other libraries too, such as torch."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(number)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 class ApproximateSearch:
     """Lists of similar cells, and how many of them are searched."""
 
@@ -58,13 +72,13 @@ class ApproximateSearch:
         """
         self.cells, self.database, self.num = cells, database, num
         self.num_lists = max(1, min(round(math.sqrt(len(database))), len(database) // 39))
-        self._index = self._make_lists(seed)
+        with _faiss_threads(1):
+            self._index = self._make_lists(seed)
         self.num_searched, self.recall = self._choose(seed)
 
     def _make_lists(self, seed: int) -> Any:  # noqa: ANN401 - faiss has no types
         import faiss
 
-        faiss.omp_set_num_threads(1)
         self._quantizer = faiss.IndexFlatL2(self.cells.width)
         index = faiss.IndexIVFFlat(self._quantizer, self.cells.width, self.num_lists)
         index.cp.niter, index.cp.seed = _ROUNDS, 1 + seed % 1_000_000
@@ -92,16 +106,14 @@ class ApproximateSearch:
 
     def _search(self, rows: Rows, searched: int) -> NDArray[np.int64]:
         """(b, num) rows of the cells nearest to each query, or -1 where the lists hold fewer."""
-        import faiss
-
         values = self.cells.read(rows)
-        faiss.omp_set_num_threads(1)
-        distance, lists = self._quantizer.search(values, searched)
+        with _faiss_threads(1):
+            distance, lists = self._quantizer.search(values, searched)
         # Queries of the same list follow each other, which keeps its cells in the cache.
         order = np.argsort(lists[:, 0], kind="stable")
-        faiss.omp_set_num_threads(num_threads())
         self._index.nprobe = searched
-        _, found = self._index.search_preassigned(values[order], self.num, lists[order], distance[order])
+        with _faiss_threads(num_threads()):
+            _, found = self._index.search_preassigned(values[order], self.num, lists[order], distance[order])
         places = np.empty_like(found)
         places[order] = found
         return np.where(places >= 0, self.database[places], -1)

@@ -85,6 +85,7 @@ def exact_nearest(cells: Cells, database: Rows, num: int, queries: Rows) -> Iter
     norms = (stored**2).sum(axis=1)
 
     def search(rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
+        """Search the neighbours of some of the queries."""
         values = cells.read(rows)
         distance = np.full((len(rows), num), np.inf, dtype=np.float32)
         place = np.full((len(rows), num), len(database), dtype=np.int64)

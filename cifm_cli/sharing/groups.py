@@ -143,6 +143,7 @@ def _all_assignments(codes: NDArray[np.int64]) -> Iterator[list[int]]:
     left = Counter(codes.tolist())
 
     def extend(begun: list[int]) -> Iterator[list[int]]:
+        """All ways to go on."""
         if len(begun) == len(codes):
             yield list(begun)
             return
