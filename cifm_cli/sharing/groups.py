@@ -69,10 +69,8 @@ def compare_groups(log2_enrichment: NDArray[np.float64], groups: Sequence[str], 
     Raises:
         CifmError: There is one group, or no group has two samples.
     """
+    require_comparable(groups)
     sizes = Counter(groups)
-    if len(sizes) < 2 or max(sizes.values()) < 2:
-        problem = f"one group, {groups[0]}" if len(sizes) < 2 else "every sample has a group of its own"
-        raise CifmError(f"groups of samples: {problem}", "two groups are needed, and two samples in one of them")
     names = sorted(sizes)
     codes = np.array([names.index(group) for group in groups])
     values = (log2_enrichment + log2_enrichment.T) / 2
@@ -100,6 +98,14 @@ def compare_groups(log2_enrichment: NDArray[np.float64], groups: Sequence[str], 
         ),
         pairs=pairs,
     )
+
+
+def require_comparable(groups: Sequence[str]) -> None:
+    """Raise an error if there is one group, or if no group has two samples."""
+    sizes = Counter(groups)
+    if len(sizes) < 2 or max(sizes.values()) < 2:
+        problem = f"one group, {groups[0]}" if len(sizes) < 2 else "every sample has a group of its own"
+        raise CifmError(f"groups of samples: {problem}", "two groups are needed, and two samples in one of them")
 
 
 def _test_pairs(

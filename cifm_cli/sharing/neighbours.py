@@ -52,10 +52,7 @@ def find_neighbours(cells: Cells, database: Rows, k: int, search: Search, seed: 
     Raises:
         CifmError: There are not more than k cells, or an approximate search is asked for without faiss.
     """
-    if len(database) <= k:
-        raise CifmError(
-            f"{len(database):,} cells, too few for {k} neighbours of each", "give more cells or a smaller --k"
-        )
+    require_enough_cells(database, k)
     if search == "auto":
         search = "approximate" if cells.num_cells > EXACT_CELLS else "exact"
         if search == "approximate" and not has_faiss():
@@ -72,6 +69,14 @@ def find_neighbours(cells: Cells, database: Rows, k: int, search: Search, seed: 
     lists = ApproximateSearch(cells, database, k + 1, seed)
     facts |= {"recall": lists.recall, "lists": lists.num_lists, "searched_lists": lists.num_searched}
     return Neighbours(_without_itself(lists.nearest(every)), facts)
+
+
+def require_enough_cells(database: Rows, k: int) -> None:
+    """Raise an error if there are not more than k cells that can be neighbours."""
+    if len(database) <= k:
+        raise CifmError(
+            f"{len(database):,} cells, too few for {k} neighbours of each", "give more cells or a smaller --k"
+        )
 
 
 def _without_itself(

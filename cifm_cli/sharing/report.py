@@ -61,7 +61,7 @@ def draw_figure(sharing: Sharing, name: str) -> bytes:
         return plots.heat_map(100 * values, samples, samples, title, label="mean over the cells, %")
     if name == "matrix_enrichment":
         values = sharing.fractions.log2_enrichment[np.ix_(order, order)]
-        title = "compared with perfect mixing of the samples"
+        title = "fraction of the nearest neighbours, compared with perfect mixing of the samples"
         return plots.heat_map(values, samples, samples, title, label="log2 (observed / expected)", centred=True)
     kind, _, key = name.partition("_")
     if kind == "map":
@@ -209,7 +209,10 @@ def explain(sharing: Sharing) -> str:
     if facts["center"] == "sample":
         used = sum(match["used"] for match in facts["shifts"])
         notes.append(
-            f"{between}; shifts were estimated from {used} of {len(facts['shifts'])} pairs of samples, whose "
+            f"{between}; no shift was found under which microenvironments of two samples match better than by chance, and "
+            "none was removed."
+            if not used
+            else f"{between}; shifts were estimated from {used} of {len(facts['shifts'])} pairs of samples, whose "
             "microenvironments match under one shift better than by chance, and removed."
         )
     else:

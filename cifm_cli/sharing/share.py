@@ -18,8 +18,8 @@ from cifm_cli.sharing.cells import Cells, Part, collect_cells, draw_balanced, va
 from cifm_cli.sharing.clusters import cluster_fractions
 from cifm_cli.sharing.enrichment import Enrichment, TypedCells, measure_enrichment
 from cifm_cli.sharing.fractions import Fractions, compute_fractions
-from cifm_cli.sharing.groups import MIN_SAMPLES, GroupTest, compare_groups
-from cifm_cli.sharing.neighbours import find_neighbours
+from cifm_cli.sharing.groups import MIN_SAMPLES, GroupTest, compare_groups, require_comparable
+from cifm_cli.sharing.neighbours import find_neighbours, require_enough_cells
 from cifm_cli.sharing.repeats import repeat_note
 from cifm_cli.sharing.shift import Match, estimate_shifts
 
@@ -99,13 +99,17 @@ def share_cells(parts: Sequence[Part], config: ShareConfig) -> Sharing:
     if unknown := [name for name in config.of if name not in cells.samples]:
         raise CifmError(f"--of {unknown[0]}: no such sample", f"samples: {', '.join(cells.samples)}")
     groups = _groups_of_samples(parts, cells.samples)
+    # Checked before the work, as are the settings below.
+    if groups:
+        require_comparable(groups)
+    balanced = _decide_balance(cells, config)
+    database = draw_balanced(cells, config.seed) if balanced else np.arange(cells.num_cells)
+    require_enough_cells(database, config.k)
     between = variance_between_samples(cells)
     matches: list[Match] = []
     if config.center == "sample":
         shifts, matches = estimate_shifts(cells, config.seed)
         cells = replace(cells, shifts=(cells.shifts + shifts).astype(np.float32))
-    balanced = _decide_balance(cells, config)
-    database = draw_balanced(cells, config.seed) if balanced else np.arange(cells.num_cells)
     neighbours = find_neighbours(cells, database, config.k, config.search, config.seed)
     fractions = compute_fractions(cells, database, neighbours, MIXING_PERMUTATIONS, config.seed)
     types = tuple(
