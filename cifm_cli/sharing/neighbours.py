@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cifm_cli.errors import CifmError
-from cifm_cli.sharing.approximate import ApproximateSearch, has_faiss, require_faiss
+from cifm_cli.sharing.approximate import has_faiss, prepare_search, require_faiss
 from cifm_cli.sharing.exact import exact_nearest
 
 if TYPE_CHECKING:
@@ -66,9 +66,11 @@ def find_neighbours(cells: Cells, database: Rows, k: int, search: Search, seed: 
     if search == "exact":
         return Neighbours(_without_itself(exact_nearest(cells, database, k + 1, every)), facts | {"recall": 1.0})
     require_faiss()
-    lists = ApproximateSearch(cells, database, k + 1, seed)
-    facts |= {"recall": lists.recall, "lists": lists.num_lists, "searched_lists": lists.num_searched}
-    return Neighbours(_without_itself(lists.nearest(every)), facts)
+    prepared, about = prepare_search(cells, database, k + 1, seed)
+    if prepared is None:
+        logger.warning("no approximate search finds enough of the neighbours, an exact one takes longer")
+        return find_neighbours(cells, database, k, "exact", seed)
+    return Neighbours(_without_itself(prepared.nearest(every)), facts | about)
 
 
 def require_enough_cells(database: Rows, k: int) -> None:

@@ -91,6 +91,25 @@ def test_an_approximate_search_measures_its_recall_and_does_not_depend_on_thread
     assert abs(recall - search.facts["recall"]) < 0.02
 
 
+def test_cells_without_structure_are_searched_by_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    cells = make_cells([1_500, 1_000], features=32)
+    monkeypatch.setattr(approximate, "_SCANNED_CELLS", 20)
+    database = np.arange(0, 2_500, 2)
+    search = find_neighbours(cells, database, 20, "approximate", 0)
+    assert (search.facts["index"], search.facts["candidates"] >= 42) == ("codes", True)
+    assert search.facts["recall"] >= 0.95
+    one = sorted_neighbours(cells, database, 20, "approximate")
+    monkeypatch.setattr(approximate, "num_threads", lambda: 2)
+    monkeypatch.setattr(approximate, "_QUERIES", 333)
+    assert (sorted_neighbours(cells, database, 20, "approximate") == one).all()
+    right = sorted_neighbours(cells, database, 20)
+    assert abs(np.mean([np.isin(a, b).mean() for a, b in zip(right, one, strict=True)]) - search.facts["recall"]) < 0.02
+    monkeypatch.setattr(approximate, "_MAX_CANDIDATES", 1)
+    monkeypatch.setattr(approximate, "MIN_RECALL", 1.0)
+    assert find_neighbours(cells, database, 20, "approximate", 0).facts["method"] == "exact"
+
+
 def test_lists_with_too_few_cells_are_extended() -> None:
     pytest.importorskip("faiss")
     cells = make_cells([300, 200], features=8)
