@@ -225,10 +225,11 @@ def explain_groups(sharing: Sharing) -> str:
     test = sharing.group_test
     if test is None:
         return ""
-    how = "all assignments" if test.exact else "permutations"
+    number = f"{test.permutations:,}"
+    how = f"all {number} assignments" if test.exact else f"{number} permutations"
     return (
         f"Mean log2 enrichment of pairs of samples within a group {test.within:.2f}, of different groups {test.between:.2f}; "
-        f"p = {test.p:.3g} for more sharing within groups ({test.permutations:,} {how} of the samples to the groups, "
+        f"p = {test.p:.3g} for more sharing within groups ({how} of the samples to the groups, "
         f"smallest possible p {test.smallest_p:.2g}). q: corrected for the number of group pairs (Benjamini and Hochberg)."
     )
 

@@ -168,8 +168,8 @@ def test_the_cells_open_in_scanpy(cifm, slides: Path) -> None:
     np.testing.assert_array_equal(adata.obsm[keys.SPATIAL], embedded.obsm[keys.SPATIAL])
     np.testing.assert_allclose(adata.obsm[keys.SHARING].sum(axis=1), 1.0, rtol=1e-6)
     assert json.loads(adata.uns[keys.CIFM][keys.SHARED])["samples"] == list(NAMES)
-    np.testing.assert_array_equal(adata.obs["sharing_B"], adata.obsm[keys.SHARING][:, 1])
-    for colour in (keys.SHARING_CLUSTER, "sharing_B"):
+    np.testing.assert_array_equal(adata.obs["neighbours_in_B"], adata.obsm[keys.SHARING][:, 1])
+    for colour in (keys.SHARING_CLUSTER, "neighbours_in_B"):
         sc.pl.embedding(adata, "spatial", color=colour, show=False)
     # The other samples were not clustered.
     assert ad.read_h5ad("sharing/B.h5ad").obs[keys.SHARING_CLUSTER].isna().all()
@@ -250,6 +250,21 @@ def test_inputs_that_cannot_be_used(cifm, slides: Path) -> None:
     model = ORIGIN | {"model": {"sha256": "other"}}
     write_embedded(renamed, slides.parent / "prepared/A.h5ad", {keys.CELL: np.ones((312, 4), np.float32)}, model)
     assert "embedded by different models" in refuse(slides / "B.h5ad", renamed, "--level", "cell")
+
+
+def test_names_of_samples_may_contain_any_character(cifm, slides: Path) -> None:
+    shutil.copytree(slides, "copies")
+    for name, sample in zip(NAMES, ("a/1", "a_1", "cluster"), strict=True):
+        adata = ad.read_h5ad(f"copies/{name}.h5ad")
+        adata.uns[keys.CIFM][keys.SAMPLE] = sample
+        adata.obs["neighbours_in_cluster"] = "mine"
+        adata.write_h5ad(f"copies/{name}.h5ad")
+    code, _, err = cifm("share", "copies", "--k", "40", "--permutations", "19", "--center", "none", "--no-verify")
+    assert code == 0, err
+    obs = ad.read_h5ad("sharing/A.h5ad").obs
+    columns = ["neighbours_in_a_1", "neighbours_in_a_1_1", "neighbours_in_cluster"]
+    np.testing.assert_allclose(obs[columns].sum(axis=1), 1.0, rtol=1e-6)
+    assert obs[keys.SHARING_CLUSTER].notna().all()
 
 
 def test_embeddings_that_another_program_compressed_are_read(cifm, slides: Path) -> None:

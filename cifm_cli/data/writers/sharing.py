@@ -82,7 +82,16 @@ def write_sharing(
     adata.uns[keys.CIFM] = dict(slide.facts)
     store_sharing(adata, slice(None), fractions, clusters)
     # One column for each sample, so that a plot can be coloured by it.
-    columns = {f"sharing_{name}": fractions[:, number] for number, name in enumerate(samples)}
-    adata.obs = pd.concat([adata.obs, pd.DataFrame(columns, index=adata.obs.index)], axis=1)
+    columns = pd.DataFrame(dict(zip(_column_names(samples), fractions.T, strict=True)), index=obs.index)
+    adata.obs = pd.concat([adata.obs.drop(columns=columns.columns, errors="ignore"), columns], axis=1)
     record_sharing(adata, samples, origin)
     adata.write_h5ad(target)
+
+
+def _column_names(samples: Sequence[str]) -> list[str]:
+    """Different names of columns, without the slash that divides paths in HDF5."""
+    names: list[str] = []
+    for number, sample in enumerate(samples):
+        name = f"neighbours_in_{sample}".replace("/", "_")
+        names.append(f"{name}_{number}" if name in names else name)
+    return names
