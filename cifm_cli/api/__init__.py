@@ -15,6 +15,7 @@ from cifm_cli.api.cross_validation import leave_out
 from cifm_cli.api.evaluation import Evaluation, evaluate
 from cifm_cli.api.inference import annotate, embed, predict
 from cifm_cli.api.preparation import prepare
+from cifm_cli.api.probing import Probe, probe
 from cifm_cli.api.response_validation import ResponseValidation, validate_response
 from cifm_cli.api.sensitivity_map import Sensitivity, sensitivity
 from cifm_cli.api.sharing import SharingResult, share
@@ -30,6 +31,7 @@ __all__ = [
     "Knockout",
     "LoadedModel",
     "Overexpress",
+    "Probe",
     "ReferenceCells",
     "Remove",
     "ResponseValidation",
@@ -43,6 +45,7 @@ __all__ = [
     "load_model",
     "predict",
     "prepare",
+    "probe",
     "sensitivity",
     "share",
     "simulate",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.decomposition import TruncatedSVD
+from sklearn.decomposition import PCA, TruncatedSVD
 
 from cifm_cli.embedding.folds import grouped_folds
 from cifm_cli.statistics.classifier import (
@@ -68,6 +68,7 @@ def cross_validate(
     splits: Iterable[tuple[Rows, Rows]],
     seed: int,
     advance: Callable[[], None] | None = None,
+    num_components: int | None = None,
 ) -> CrossValidation:
     """Predict the class of every cell with a classifier that was fitted without its group.
 
@@ -77,14 +78,15 @@ def cross_validate(
         splits: Training and held-out cells of each fold, from `grouped_folds`.
         seed: Seed of the inner split and the reduction of wide features.
         advance: Called after each fold.
+        num_components: Number of principal components that replace the features; None to use the features.
 
     Returns:
-        Probabilities of the held-out cells, and the choices made in each fold.
+        Probabilities of the held-out cells, zero for cells that no fold holds out, and the choices made in each fold.
     """
     probabilities = np.zeros((len(cells.codes), cells.num_classes))
     strengths, not_converged = [], 0
     for train, test in splits:
-        features, test_features = _prepare_features(values[train], values[test], seed)
+        features, test_features = _prepare_features(values[train], values[test], seed, num_components)
         strength, start = _choose_strength(features, train, cells, seed)
         model = fit_logistic(features, cells.codes[train], strength, start=start, tolerance=_FINAL_TOLERANCE)
         probabilities[test] = class_probabilities(model, test_features, cells.num_classes)
@@ -95,9 +97,13 @@ def cross_validate(
     return CrossValidation(probabilities, tuple(strengths), not_converged)
 
 
-def _prepare_features(train: Floats | csr_matrix, test: Floats | csr_matrix, seed: int) -> tuple[Floats, Floats]:
+def _prepare_features(
+    train: Floats | csr_matrix, test: Floats | csr_matrix, seed: int, num_components: int | None
+) -> tuple[Floats, Floats]:
     """Reduce wide features and standardise them, both fitted to the training cells."""
-    if train.shape[1] > MAX_FEATURES:
+    if num_components is not None:
+        train, test = principal_components(train, test, num_components, seed)
+    elif train.shape[1] > MAX_FEATURES:
         with np.errstate(invalid="ignore"):  # features that are all zero have no variance to explain
             reduction = TruncatedSVD(min(NUM_COMPONENTS, train.shape[0] - 1), random_state=seed).fit(train)
         train, test = reduction.transform(train), reduction.transform(test)
@@ -105,6 +111,30 @@ def _prepare_features(train: Floats | csr_matrix, test: Floats | csr_matrix, see
     # From the training cells alone, as held-out cells must not influence the features.
     mean, scale = mean_and_scale(dense_train)
     return standardise(dense_train, mean, scale), standardise(dense_test, mean, scale)
+
+
+def principal_components(
+    train: Floats | csr_matrix, test: Floats | csr_matrix, num_components: int, seed: int
+) -> tuple[Floats, Floats]:
+    """Project cells onto the principal components of the training cells.
+
+    Args:
+        train: (n, F) features of the training cells, dense or sparse.
+        test: (m, F) features of other cells.
+        num_components: Largest number of components; there are fewer where there are fewer features or training cells.
+        seed: Seed of the starting vector of the iterative solver, for many features.
+
+    Returns:
+        (n, P) and (m, P) centred components; zeros if the features are constant.
+    """
+    num = min(num_components, train.shape[1], train.shape[0] - 1)
+    spread = (train.max(axis=0) - train.min(axis=0)).max()
+    if num < 1 or not spread:
+        return np.zeros((train.shape[0], 1), dtype=np.float32), np.zeros((test.shape[0], 1), dtype=np.float32)
+    # The iterative solver finds fewer components than there are features; the matrix of covariances is small then.
+    solver = "covariance_eigh" if train.shape[1] <= MAX_FEATURES else "arpack"
+    reduction = PCA(num, svd_solver=solver, random_state=seed).fit(train)
+    return reduction.transform(train).astype(np.float32), reduction.transform(test).astype(np.float32)
 
 
 def _dense(values: Any) -> Floats:  # noqa: ANN401 - dense or sparse

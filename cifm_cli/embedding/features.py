@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 
 EXPRESSION = "expression"
 NEIGHBOURHOOD = "neighbourhood_average"
+NEIGHBOURHOOD_PCA = "neighbourhood_pca"
 BOTH = "expression_and_neighbourhood"
-BASELINES = (EXPRESSION, NEIGHBOURHOOD, BOTH)
+BASELINES = (EXPRESSION, NEIGHBOURHOOD, NEIGHBOURHOOD_PCA, BOTH)
 _EMBEDDINGS = {
     keys.MICROENVIRONMENT: "encoder output among the neighbours",
     keys.CELL: "encoder output of the cell alone",
@@ -42,6 +43,7 @@ class Features:
     name: str  # name in `probe.json`
     description: str  # description for the report
     values: NDArray[np.float32] | csr_matrix  # (n, F), dense embeddings or sparse expression
+    num_components: int | None = None  # principal components that replace the features; None to use them as they are
 
 
 def collect_features(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> list[Features]:
@@ -82,7 +84,7 @@ def collect_features(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> l
         )
         for slot in slots
     ]
-    return embeddings + _baselines(slides, rows, genes)
+    return embeddings + _baselines(slides, rows, genes, embeddings[0].values.shape[1])
 
 
 def _adapt(slide: EmbeddedSlide) -> str:
@@ -90,8 +92,8 @@ def _adapt(slide: EmbeddedSlide) -> str:
     return str(slide.origin.get("adapt", "none"))
 
 
-def _baselines(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows], genes: list[str]) -> list[Features]:
-    """Expression of the cell, of its neighbours, and both."""
+def _baselines(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows], genes: list[str], width: int) -> list[Features]:
+    """Expression of the cell, of its neighbours as it is and in as many dimensions as the embedding, and of both."""
     by_slide = [_expression(slide, probed, genes) for slide, probed in zip(slides, rows, strict=True)]
     own, around = (csr_matrix(vstack(matrices)) for matrices in zip(*by_slide, strict=True))
     if not around.nnz:
@@ -104,7 +106,13 @@ def _baselines(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows], genes: lis
             "mean log-normalised expression of the cells within the radius, the cell itself excluded",
             around,
         ),
-        Features(BOTH, "the two before it, side by side", csr_matrix(hstack([own, around]))),
+        Features(
+            NEIGHBOURHOOD_PCA,
+            "principal components of neighbourhood_average, as many as the embedding has dimensions",
+            around,
+            width,
+        ),
+        Features(BOTH, "expression and neighbourhood_average, side by side", csr_matrix(hstack([own, around]))),
     ]
 
 

@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from cifm_cli import provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -78,6 +78,22 @@ def sample_groups(samples: NDArray[np.object_]) -> Groups:
     return Groups("sample", np.unique(samples.astype(str), return_inverse=True)[1])
 
 
+def join_groups(groups: Sequence[Groups]) -> Groups:
+    """Number the blocks of several slides one after the other.
+
+    Args:
+        groups: Blocks of each slide.
+
+    Returns:
+        The groups of all cells, with the widest block and buffer.
+    """
+    starts = np.cumsum([0, *(each.num for each in groups)])
+    ids = np.concatenate([each.ids + start for each, start in zip(groups, starts, strict=False)])
+    return Groups(
+        groups[0].unit, ids, max(each.block_um or 0.0 for each in groups), max(each.buffer_um for each in groups)
+    )
+
+
 def grouped_folds(
     codes: Rows, groups: Groups, xy_um: NDArray[np.float64], num_folds: int, seed: int
 ) -> Iterator[tuple[Rows, Rows]]:
@@ -99,6 +115,11 @@ def grouped_folds(
     max_folds = groups.num
     if groups.unit == "sample":
         max_folds = max(2, min(len(np.unique(groups.ids[codes == code])) for code in np.unique(codes)))
+    if groups.unit == "sample" and min(num_folds, max_folds) == groups.num:
+        # One sample at a time; the splitter may put two into one fold and leave another empty.
+        for group in range(groups.num):
+            yield np.flatnonzero(groups.ids != group), np.flatnonzero(groups.ids == group)
+        return
     splitter = StratifiedGroupKFold(min(num_folds, max_folds), shuffle=True, random_state=state)
     for train, test in splitter.split(np.zeros(len(codes)), codes, groups.ids):
         # A fold can be empty if there are few groups of very different sizes.

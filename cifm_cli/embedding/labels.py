@@ -1,19 +1,21 @@
-"""Labels of a probe: the class of every cell, from an obs column or from the metadata of its slide."""
+"""Labels of a probe: the class of every cell, from an obs column, the metadata of its slide or a table."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from cifm_cli import keys
+from cifm_cli.embedding.label_files import parse_label_file, read_label_file
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -24,37 +26,62 @@ _SLIDE_METADATA = (keys.CONDITION, keys.TISSUE, keys.SAMPLE)  # constant over a 
 
 
 @dataclass(frozen=True)
+class LabelChoice:
+    """What the user asks to predict."""
+
+    column: str  # an obs column; condition, tissue or sample of the slides; or `FILE.csv:COLUMN`
+    positive: str | None = None  # the class that is compared with all others together; None for all classes
+    ignore: tuple[str, ...] = ()  # classes whose cells are left out
+
+    @property
+    def rest(self) -> str:
+        """Name of all classes but `positive` together."""
+        return f"not {self.positive}"
+
+
+@dataclass(frozen=True)
 class Labels:
     """Labels of some cells."""
 
     column: str  # the obs column, or the entry of the metadata, that they were read from
     classes: tuple[str, ...]  # K names
     codes: NDArray[np.int64]  # (n,) position in `classes` of each cell
+    positive: str | None = None  # the class that is compared with all others together, if there is one
+
+    def subset(self, mask: NDArray[np.bool_]) -> Labels:
+        """Select some of the cells; the classes stay.
+
+        Args:
+            mask: (n,) whether a cell is selected.
+
+        Returns:
+            Their labels.
+        """
+        return replace(self, codes=self.codes[mask])
 
 
-def read_labels(slides: Sequence[EmbeddedSlide], column: str) -> NDArray[np.object_]:
+def read_labels(slides: Sequence[EmbeddedSlide], choice: LabelChoice | str) -> NDArray[np.object_]:
     """Read the label of every cell of every slide.
 
     Args:
         slides: Embedded slides.
-        column: An obs column; or condition, tissue or sample of the slides.
+        choice: The label, or its column.
 
     Returns:
         (N,) labels of the cells of all slides, one slide after the other; None where a cell has no label.
 
     Raises:
-        CifmError: No slide has the column, or it holds numbers, a single class or too many.
+        CifmError: No slide has the column, it holds numbers, a single class or too many, or a class is not among them.
     """
-    hint = f"columns that can serve as labels: {', '.join(_usable_columns(slides)) or 'none'}"
-    labels_by_slide = [_labels_of_slide(slide, column) for slide in slides]
-    if all(labels is None for labels in labels_by_slide):
-        raise CifmError(f"label {column}: no such column in {', '.join(slide.name for slide in slides)}", hint)
-    all_labels = np.concatenate(
-        [
-            np.full(slide.num_cells, None) if labels is None else labels
-            for labels, slide in zip(labels_by_slide, slides, strict=True)
-        ]
-    )
+    choice = LabelChoice(choice) if isinstance(choice, str) else choice
+    column, hint = choice.column, f"columns that can serve as labels: {', '.join(_usable_columns(slides)) or 'none'}"
+    source = parse_label_file(column)
+    if source is not None and label_paths(column, slides):
+        all_labels = np.concatenate(read_label_file(source, slides))
+        hint = f"name another column of {source.path}"
+    else:
+        all_labels = _stored_labels(slides, column, hint)
+    all_labels = _apply_choice(all_labels, choice)
     num_classes = len(set(all_labels.tolist()) - {None})
     if num_classes > MAX_CLASSES:
         raise CifmError(f"label {column}: {num_classes:,} different values, a probe takes at most {MAX_CLASSES}", hint)
@@ -63,18 +90,65 @@ def read_labels(slides: Sequence[EmbeddedSlide], column: str) -> NDArray[np.obje
     return all_labels
 
 
-def encode_labels(column: str, labels: NDArray[np.object_]) -> Labels:
-    """Number the classes in alphabetical order.
+def label_paths(column: str, slides: Sequence[EmbeddedSlide]) -> list[Path]:
+    """Find the tables that the labels are read from.
 
     Args:
-        column: The column that the labels were read from.
+        column: An obs column, condition, tissue or sample of the slides, or `FILE.csv:COLUMN`.
+        slides: Embedded slides.
+
+    Returns:
+        Paths of tables; empty if the labels are those that the slides store.
+    """
+    source = parse_label_file(column)
+    return [] if source is None or any(column in slide.obs for slide in slides) else source.paths(slides)
+
+
+def _stored_labels(slides: Sequence[EmbeddedSlide], column: str, hint: str) -> NDArray[np.object_]:
+    """Labels from the obs column or the metadata of the slides."""
+    labels_by_slide = [_labels_of_slide(slide, column) for slide in slides]
+    if all(labels is None for labels in labels_by_slide):
+        raise CifmError(f"label {column}: no such column in {', '.join(slide.name for slide in slides)}", hint)
+    return np.concatenate(
+        [
+            np.full(slide.num_cells, None) if labels is None else labels
+            for labels, slide in zip(labels_by_slide, slides, strict=True)
+        ]
+    )
+
+
+def _apply_choice(labels: NDArray[np.object_], choice: LabelChoice) -> NDArray[np.object_]:
+    """Leave out the ignored classes, and join all classes but the positive one."""
+    found = Counter(labels.tolist())
+    named = (*choice.ignore, *([] if choice.positive is None else [choice.positive]))
+    for name in named:
+        if name not in found:
+            common = ", ".join(str(each) for each, _ in found.most_common(MAX_CLASSES + 1) if each is not None)
+            raise CifmError(f"label {choice.column}: no class {name!r}", f"its classes are {common or 'none'}")
+    if choice.positive in choice.ignore:
+        raise CifmError(f"class {choice.positive} is both --positive and --ignore", "give it one of them")
+    kept = np.array([None if label in choice.ignore else label for label in labels.tolist()], dtype=object)
+    if choice.positive is None:
+        return kept
+    joined = [label if label in (None, choice.positive) else choice.rest for label in kept.tolist()]
+    return np.array(joined, dtype=object)
+
+
+def encode_labels(choice: LabelChoice | str, labels: NDArray[np.object_]) -> Labels:
+    """Number the classes in alphabetical order, or with the positive class as the last of two.
+
+    Args:
+        choice: The label, or its column.
         labels: (n,) labels, none missing.
 
     Returns:
         The encoded labels.
     """
+    choice = LabelChoice(choice) if isinstance(choice, str) else choice
     classes, codes = np.unique(labels.astype(str), return_inverse=True)
-    return Labels(column, tuple(classes.tolist()), codes.astype(np.int64))
+    if choice.positive == classes[0]:
+        classes, codes = classes[::-1], len(classes) - 1 - codes
+    return Labels(choice.column, tuple(classes.tolist()), codes.astype(np.int64), choice.positive)
 
 
 def rare_classes(labels: NDArray[np.object_], groups: NDArray[np.int64], min_cells: int) -> dict[str, int]:

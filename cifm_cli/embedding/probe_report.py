@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cifm_cli import keys
-from cifm_cli.embedding.probe import METRICS
-from cifm_cli.embedding.scoring import BALANCED_ACCURACY, ROC_AUC
+from cifm_cli.embedding.evidence import format_interval
+from cifm_cli.embedding.features import BASELINES
+from cifm_cli.embedding.probe_summary import MAJORITY, METRICS
+from cifm_cli.embedding.scoring import BALANCED_ACCURACY, BRIER, LOWER_IS_BETTER, ROC_AUC
 from cifm_cli.report import plots
+from cifm_cli.report.estimates import Estimate, draw_calibration, draw_estimates
 from cifm_cli.report.html import Image, Section
-from cifm_cli.report.palette import sort_names
+from cifm_cli.report.palette import COLOURS, sort_names
 from cifm_cli.report.table import Table
 
 if TYPE_CHECKING:
@@ -19,13 +23,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cifm_cli.embedding.probe import ProbeResult
+    from cifm_cli.embedding.probe_summary import ProbeResult
+    from cifm_cli.report.canvas import ImageFormat
 
-_TITLES = {ROC_AUC: "ROC-AUC", BALANCED_ACCURACY: "balanced accuracy"}
+_TITLES = {ROC_AUC: "ROC-AUC", BALANCED_ACCURACY: "balanced accuracy", BRIER: "Brier score"}
+_HEADS = {**_TITLES, BRIER: "Brier score (lower is better)"}
+_GREY = "#777777"
+_MAX_TITLE = 60  # characters of a label in the title of a figure
+_MAX_SLIDES = 60  # rows of the table of slides on the page
 
 
 def summary_table(probe: ProbeResult) -> Table:
-    """Tabulate both metrics of every set of features, with 95 % intervals.
+    """Tabulate the metrics of every set of features, with 95 % intervals.
 
     Args:
         probe: The result of a probe.
@@ -35,12 +44,20 @@ def summary_table(probe: ProbeResult) -> Table:
     """
     features = probe.content["features"]
     rows = [
-        [name, str(facts.get("dimensions", "")), *(_format_interval(facts[metric]) for metric in METRICS)]
+        [name, _dimensions(facts), *(format_interval(facts[metric]) for metric in METRICS)]
         for name, facts in features.items()
     ]
     # The first two columns are the name and the dimensions.
     best = [(_best(features, metric), 2 + j) for j, metric in enumerate(METRICS)]
-    return Table(["features", "dimensions", *(_TITLES[metric] for metric in METRICS)], rows, best)
+    return Table(["features", "dimensions", *(_HEADS[metric] for metric in METRICS)], rows, best)
+
+
+def _dimensions(facts: dict[str, Any]) -> str:
+    """Number of features, and of those that they were reduced to."""
+    if "dimensions" not in facts:
+        return ""
+    reduced = facts["reduced_to"]
+    return f"{facts['dimensions']:,}" + ("" if reduced is None else f" to {reduced:,}")
 
 
 def comparison_table(probe: ProbeResult) -> Table:
@@ -57,12 +74,54 @@ def comparison_table(probe: ProbeResult) -> Table:
             name,
             _TITLES[metric],
             pair["best_baseline"],
-            f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]",
+            format_interval(pair, sign="+"),
         ]
         for name, metrics in probe.content["paired"].items()
         for metric, pair in metrics.items()
     ]
     return Table(["embedding", "metric", "best baseline", "difference"], rows)
+
+
+def other_table(probe: ProbeResult) -> Table:
+    """Tabulate the difference of each embedding to each of the other features, on the same cells.
+
+    Args:
+        probe: The result of a probe.
+
+    Returns:
+        The table, one row for each embedding and other features.
+    """
+    rows = [
+        [name, other, *(format_interval(metrics[metric]["others"][other], sign="+") for metric in METRICS)]
+        for name, metrics in probe.content["paired"].items()
+        for other in metrics[ROC_AUC]["others"]
+    ]
+    return Table(["embedding", "minus", *(_HEADS[metric] for metric in METRICS)], rows)
+
+
+def slide_table(probe: ProbeResult) -> Table:
+    """Tabulate scores within each slide, or mean probabilities where every slide has one class.
+
+    Args:
+        probe: The result of a probe.
+
+    Returns:
+        The table, one row for each slide with held-out cells.
+    """
+    content = probe.content
+    names = list(content["features"])
+    with_slides = "slides" in content["features"][names[0]]
+    target = probe.labels.classes[-1]
+    rows = []
+    for slide in content["by_slide"]:
+        classes = {name: number for name, number in slide["classes"].items() if number}
+        scores = [
+            slide["features"][name]["mean_probability"][target] if with_slides else slide["features"][name][ROC_AUC]
+            for name in names
+        ]
+        label = next(iter(classes)) if with_slides else str(len(classes))
+        rows.append([slide["slide"], slide["sample"], label, f"{slide['cells']:,}", *map(_format_area, scores)])
+    return Table(["slide", "sample", "class" if with_slides else "classes", "cells", *names], rows)
 
 
 def warning_table(warnings: Sequence[str]) -> Table:
@@ -85,13 +144,19 @@ def explain(probe: ProbeResult) -> str:
         f"{content['cells']:,} cells of {len(content['classes'])} classes, {content['folds']}-fold cross-validation "
         f"that holds out whole {groups['unit']}s ({groups['number']})"
     )
-    if groups["unit"] == "block":
+    if content["design"] == "train_and_test":
+        train, test = (content["sides"][side] for side in ("train", "test"))
+        method = (
+            f"Trained on {train['cells']:,} cells ({_count(train)}) and tested on {test['cells']:,} cells ({_count(test)}), "
+            f"{len(content['classes'])} classes"
+        )
+    elif groups["unit"] == "block":
         method += f", {groups['block_um']:,.0f} µm wide, training cells at least {groups['buffer_um']:g} µm away"
     notes = [f"{method}. Intervals: 95 %, {content['resamples']:,} bootstrap resamples of {groups['unit']}s."]
     if left_out["sampled"]:
         notes.append(f"{left_out['sampled']:,} more labelled cells were left out by random sampling (--max-cells).")
     if left_out["missing"]:
-        notes.append(f"{left_out['missing']:,} cells have no label.")
+        notes.append(f"{left_out['missing']:,} cells have no label, or one that is ignored.")
     if left_out["rare"]:
         notes.append(f"Classes with too few cells, left out: {', '.join(sorted(left_out['rare']))}.")
     not_converged = {
@@ -105,32 +170,82 @@ def explain(probe: ProbeResult) -> str:
     return " ".join(notes)
 
 
-def draw_bars(probe: ProbeResult, metric: str) -> bytes:
-    """Draw one metric of every set of features as a bar chart.
+def _count(side: dict[str, Any]) -> str:
+    """Numbers of slides and samples."""
+    slides, samples = len(side["slides"]), len(side["samples"])
+    return f"{slides} slide{'s' * (slides > 1)}, {samples} sample{'s' * (samples > 1)}"
+
+
+def draw_metric(probe: ProbeResult, metric: str, image_format: ImageFormat = "png") -> bytes:
+    """Draw one metric of every set of features with its interval, and the values within single slides.
 
     Args:
         probe: The result of a probe.
-        metric: One of `METRICS`.
+        metric: The metric.
+        image_format: `png` or `svg`.
 
     Returns:
-        A PNG.
+        The image.
     """
-    features = probe.content["features"]
-    values = [features[name][metric] for name in features]
-    # Balanced accuracy of any constant prediction is 1 / K.
-    chance = 0.5 if metric == ROC_AUC else 1 / len(probe.content["classes"])
-    return plots.bars(
-        list(features),
-        [each["value"] for each in values],
-        [(each["low"], each["high"]) for each in values],
-        f"{probe.content['label']}: {_TITLES[metric]} of held-out cells",
-        label=f"{_TITLES[metric]} (dashed: chance)",
+    content, features = probe.content, probe.content["features"]
+    values = [facts[metric] for facts in features.values()]
+    # Balanced accuracy of any constant prediction is 1 / K; the Brier score is compared with that of the frequencies.
+    chance = {
+        ROC_AUC: 0.5,
+        BALANCED_ACCURACY: 1 / len(content["classes"]),
+        BRIER: features[MAJORITY][BRIER]["value"],
+    }[metric]
+    # Within a slide of one class, nothing can be told apart.
+    has_parts = len(content["by_slide"]) > 1 and "slides" not in next(iter(features.values()))
+    of_slides = [
+        [slide["features"][name].get(metric) for slide in content["by_slide"]] if has_parts else [] for name in features
+    ]
+    points = [[value for value in of_slide if value is not None] for of_slide in of_slides]
+    # Embeddings, baselines, and the frequencies of the classes
+    colours = [
+        COLOURS[0] if name in content["paired"] else COLOURS[3] if name in BASELINES else _GREY for name in features
+    ]
+    rows = [
+        Estimate(
+            name,
+            math.nan if each["value"] is None else each["value"],
+            None if each["low"] is None else (each["low"], each["high"]),
+            of_slide,
+            colour,
+        )
+        for name, each, of_slide, colour in zip(features, values, points, colours, strict=True)
+    ]
+    return draw_estimates(
+        rows,
+        f"{_short(content['positive'] or content['label'])}: {_HEADS[metric]} of held-out cells",
+        label=f"{_TITLES[metric]}; dashed: chance" + ("; circles: single slides" if any(points) else ""),
         reference=chance,
+        image_format=image_format,
     )
 
 
+def draw_reliability(probe: ProbeResult, image_format: ImageFormat = "png") -> bytes:
+    """Draw observed frequencies over predicted probabilities, with the diagonal of a calibrated classifier.
+
+    Args:
+        probe: The result of a probe.
+        image_format: `png` or `svg`.
+
+    Returns:
+        The image.
+    """
+    features = {name: facts for name, facts in probe.content["features"].items() if name != MAJORITY}
+    points = {
+        name: [(each["predicted"], each["observed"]) for each in facts["calibration"]["bins"]]
+        for name, facts in features.items()
+    }
+    classes = probe.labels.classes
+    of = classes[1] if len(classes) == 2 else "all classes, each against the rest"
+    return draw_calibration(points, f"Calibration: {_short(of)}", image_format=image_format)
+
+
 def sections(probe: ProbeResult) -> list[Section]:
-    """Assemble the sections of the HTML page.
+    """Assemble the sections of the HTML page, below the answer.
 
     Args:
         probe: The result of a probe.
@@ -138,9 +253,10 @@ def sections(probe: ProbeResult) -> list[Section]:
     Returns:
         The sections, in order.
     """
-    features, classes = probe.content["features"], probe.labels.classes
-    best = list(features)[_best(features, BALANCED_ACCURACY)]
-    charts = [Image(draw_bars(probe, metric), f"{_TITLES[metric]} with 95 % intervals") for metric in METRICS]
+    content, classes = probe.content, probe.labels.classes
+    best = list(content["features"])[_best(content["features"], BALANCED_ACCURACY)]
+    warnings = content["warnings"]
+    charts = [Image(draw_metric(probe, metric), f"{_TITLES[metric]} with 95 % intervals") for metric in METRICS]
     confusion = plots.heat_map(
         confusion_matrix(probe, best),
         classes,
@@ -148,15 +264,26 @@ def sections(probe: ProbeResult) -> list[Section]:
         "true class (rows), predicted class (columns)",
         label="fraction of the true class",
     )
-    descriptions = [[name, str(facts["what"])] for name, facts in features.items()]
-    warnings = probe.content["warnings"]
+    descriptions = [[name, str(facts["what"])] for name, facts in content["features"].items()]
+    errors = [[name, f"{facts['calibration']['expected_error']:.3f}"] for name, facts in content["features"].items()]
     return [
+        Section("Embeddings and baselines", images=charts[:2]),
         *([Section("Warnings", table=warning_table(warnings))] if warnings else []),
-        Section("Linear probe", explain(probe), summary_table(probe), charts),
+        Section("Linear probe", explain(probe), summary_table(probe)),
         Section(
             "Embeddings and the best baseline",
             "Paired differences: the same cells in the same resamples.",
             comparison_table(probe),
+        ),
+        Section("Embeddings and all other features", "Differences as above.", other_table(probe)),
+        Section("Slides", _explain_slides(probe), _shortened(slide_table(probe))),
+        Section(
+            "Calibration",
+            "Cells in ten bins of their predicted probability, and how often the class occurs in them: on the diagonal, "
+            "probabilities can be taken at their word. The table holds the mean distance to it over all cells. The Brier "
+            "score is the squared error of the probabilities.",
+            Table(["features", "mean error of the probability"], errors),
+            [Image(draw_reliability(probe), "Observed frequency over predicted probability"), charts[2]],
         ),
         Section("Results by class", "ROC-AUC of each class against the rest.", _class_table(probe)),
         Section(
@@ -166,6 +293,27 @@ def sections(probe: ProbeResult) -> list[Section]:
         ),
         Section("Features", table=Table(["features", "description"], descriptions)),
     ]
+
+
+def _explain_slides(probe: ProbeResult) -> str:
+    """What the table of slides holds."""
+    first = next(iter(probe.content["features"].values()))
+    if "slides" in first:
+        return f"Mean probability of {probe.labels.classes[-1]} over the held-out cells of each slide."
+    return "ROC-AUC among the held-out cells of each slide."
+
+
+def _shortened(table: Table) -> Table:
+    """The first rows of a long table; the CSV holds all."""
+    if len(table.rows) <= _MAX_SLIDES:
+        return table
+    more = [f"... and {len(table.rows) - _MAX_SLIDES:,} more", *[""] * (len(table.columns) - 1)]
+    return Table(table.columns, [*table.rows[:_MAX_SLIDES], more])
+
+
+def _short(text: str) -> str:
+    """A text that fits into the title of a figure."""
+    return text if len(text) <= _MAX_TITLE else f"...{text[-_MAX_TITLE:]}"
 
 
 def _class_table(probe: ProbeResult) -> Table:
@@ -202,11 +350,10 @@ def confusion_matrix(probe: ProbeResult, name: str) -> NDArray[np.float64]:
 
 
 def _best(features: dict[str, Any], metric: str) -> int:
-    return int(np.argmax([facts[metric]["value"] for facts in features.values()]))
-
-
-def _format_interval(metric: dict[str, float]) -> str:
-    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+    """Position of the features with the best value."""
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    values = [facts[metric]["value"] for facts in features.values()]
+    return int(np.argmax([-np.inf if value is None else sign * value for value in values]))
 
 
 def _format_area(area: float | None) -> str:

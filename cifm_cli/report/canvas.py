@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -18,6 +18,7 @@ from cifm_cli.report.palette import blend
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+ImageFormat: TypeAlias = Literal["png", "svg"]
 _STYLE: Final[Any] = {
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
@@ -33,16 +34,17 @@ _STYLE: Final[Any] = {
     "xtick.color": "#555555",
     "ytick.color": "#555555",
     "legend.frameon": False,
-    "svg.hashsalt": "cifm",  # ids of the parts of an SVG are random otherwise
+    "text.parse_math": False,  # names of the user may hold dollar signs
+    "svg.hashsalt": "cifm",  # of the names of elements, which would be random
 }
-_FORMAT: ContextVar[str] = ContextVar("format", default="png")
+_FORMAT: ContextVar[ImageFormat] = ContextVar("format", default="png")
 _FRAME_DPI: Final = 100
 _NEARLY_WHITE: Final = 245  # Pillow takes the nearest colour within some levels, which must not replace white
 
 
 @contextmanager
 def vector_graphics() -> Iterator[None]:
-    """Let `render`, and every function that uses it, return SVG instead of PNG within a block.
+    """Let `render`, and every function that uses it, return SVG by default within a block.
 
     Parts that are drawn as pixels, such as the cells of a map, stay pixels.
     """
@@ -53,22 +55,26 @@ def vector_graphics() -> Iterator[None]:
         _FORMAT.reset(token)
 
 
-def render(draw: Callable[[Figure], None], width_in: float, height_in: float) -> bytes:
-    """Make a figure, call `draw` on it, and return the PNG, or the SVG within `vector_graphics`.
+def render(
+    draw: Callable[[Figure], None], width_in: float, height_in: float, image_format: ImageFormat | None = None
+) -> bytes:
+    """Make a figure, call `draw` on it, and return the image.
 
     Args:
         draw: Draws on the figure.
         width_in: Width, inches.
         height_in: Height, inches.
+        image_format: `png` or `svg`; by default `png`, and `svg` within `vector_graphics`.
     """
+    image_format = image_format or _FORMAT.get()
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
         # Not through pyplot, which keeps figures open and chooses a display.
         figure = Figure(figsize=(width_in, height_in))
         draw(figure)
         # matplotlib would store its version or the date, and equal figures would differ in their bytes.
-        metadata = {"Software": None} if _FORMAT.get() == "png" else {"Date": None, "Creator": None}
-        figure.savefig(buffer, format=_FORMAT.get(), metadata=metadata)
+        metadata = {"Software": None} if image_format == "png" else {"Creator": None, "Date": None}
+        figure.savefig(buffer, format=image_format, metadata=metadata)
     return buffer.getvalue()
 
 

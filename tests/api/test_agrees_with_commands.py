@@ -135,6 +135,31 @@ def test_validate_response(
     assert validation.planted.to_dict("records") == planted
 
 
+@pytest.mark.parametrize("sides", [{}, {"train_on": "tissue", "positive": "tumour"}])
+def test_probe(command_line, adata: ad.AnnData, model: cifm.LoadedModel, sides: dict[str, str]) -> None:
+    first = cifm.embed(adata, model)
+    second = first[np.random.default_rng(0).random(first.n_obs) < 0.5].copy()
+    second.uns["cifm"]["sample"] = "second"
+    Path("embedded").mkdir()
+    first.write_h5ad("embedded/tissue.h5ad")
+    second.write_h5ad("embedded/second.h5ad")
+    words = [word for key, value in sides.items() for word in (f"--{key.replace('_', '-')}", value)]
+    run(command_line, "probe", "embedded", "--label", "cluster", "--folds", 2, "--no-verify", *words)
+    written = json.loads(Path("probe.json").read_text(encoding="utf8"))
+    del written["provenance"]
+    result = cifm.probe({"second": second, "tissue": first}, "cluster", num_folds=2, **sides)
+    assert result.metrics == written
+    pd.testing.assert_frame_equal(result.scores, pd.read_parquet("probe.parquet"), check_dtype=False)
+    pd.testing.assert_frame_equal(result.paired, pd.read_parquet("probe_differences.parquet"), check_dtype=False)
+    pd.testing.assert_frame_equal(result.slides, pd.read_parquet("probe_slides.parquet"), check_dtype=False)
+    cells = result.probabilities[result.probabilities["slide"] == "second"]
+    label = second.obs.loc[cells["cell"], "cluster"].astype(str).to_numpy()
+    expected = np.where(label == "tumour", "tumour", "not tumour") if sides else label
+    assert cells["class"].tolist() == expected.tolist()
+    columns = [column for column in cells if column.startswith("X_cifm:")]
+    assert cells[columns].sum(axis=1).to_numpy() == pytest.approx(1.0)
+
+
 def test_train(command_line, adata: ad.AnnData, prepared_synthetic: Path) -> None:
     settings = {"train.steps": 3, "model.width": 8, "train.validation_tiles": 1, "train.tiles_per_step": 1}
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]

@@ -79,6 +79,12 @@ def test_archives_are_to_be_unpacked(refuse: Callable[..., str], tmp_path: Path)
     assert "unpack the archives in it first" in refuse(tmp_path / "folder")
 
 
+def test_an_anndata_is_not_a_download_of_a_named_platform(refuse: Callable[..., str], tmp_path: Path) -> None:
+    cells = ad.AnnData(csr_matrix(np.ones((3, 2), np.float32)), obsm={"spatial": np.zeros((3, 2))})
+    cells.write_h5ad(tmp_path / "s.h5ad")
+    assert "--platform anndata" in refuse(tmp_path / "s.h5ad", "--platform", "xenium")
+
+
 def test_flat_folder_of_a_repository_is_to_be_sorted(refuse: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     for name in ("filtered_feature_bc_matrix.h5", "tissue_positions_list.csv.gz", "scalefactors_json.json.gz"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 
 from cifm_cli import keys
@@ -17,6 +18,7 @@ FEATURES = [
     keys.CELL,
     "expression",
     "neighbourhood_average",
+    "neighbourhood_pca",
     "expression_and_neighbourhood",
     "majority",
 ]
@@ -60,7 +62,18 @@ def test_a_probe_writes_json_a_page_and_a_chart(cifm, embedded: Path) -> None:
 
 def test_a_folder_of_slides_is_an_argument(cifm, embedded: Path) -> None:
     assert cifm("probe", "embedded", "--label", keys.CLUSTER, "--folds", "2", "--out", "a/b.json").code == 0
-    assert sorted(path.name for path in Path("a").iterdir()) == ["b.html", "b.json", "b.png"]
+    assert sorted(path.name for path in Path("a").iterdir()) == sorted(
+        ["b.html", "b.json", "b.png", "b.svg", "b_calibration.png", "b_calibration.svg"]
+        + [f"b{table}.{suffix}" for table in ("", "_differences", "_slides") for suffix in ("csv", "parquet")]
+    )
+    scores = pd.read_csv("a/b.csv")
+    assert scores["metric"].drop_duplicates().tolist() == ["roc_auc", "balanced_accuracy", "brier", "calibration_error"]
+    content = json.loads(Path("a/b.json").read_text(encoding="utf8"))
+    first = scores.iloc[0]
+    assert first[["value", "low", "high"]].to_dict() == pytest.approx(content["features"][first["features"]]["roc_auc"])
+    pd.testing.assert_frame_equal(scores, pd.read_parquet("a/b.parquet"), check_dtype=False)
+    assert len(pd.read_csv("a/b_differences.csv")) == 2 * 3 * (len(FEATURES) - 1)
+    assert Path("a/b.svg").read_text(encoding="utf8").startswith("<?xml")
 
 
 @pytest.mark.parametrize(
@@ -122,3 +135,63 @@ def test_a_section_of_few_radii_is_refused(cifm, embedded: Path) -> None:
     assert code == 1
     assert "too few cells to probe" in err
     assert not Path("probe.json").exists()
+
+
+@pytest.fixture
+def two_sides(embedded: Path) -> Path:
+    """A second embedded slide of another sample and platform: other cells, with labels in a table."""
+    other = ad.read_h5ad(embedded)
+    keep = np.random.default_rng(1).random(other.n_obs) < 0.6
+    other = other[keep].copy()
+    other.uns["cifm"] |= {"sample": "other", "platform": "visium", "condition": "tumour"}
+    other.write_h5ad("embedded/other.h5ad")
+    first = ad.read_h5ad(embedded)
+    first.uns["cifm"] |= {"condition": "normal"}
+    first.write_h5ad(embedded)
+    for path in (embedded, Path("embedded/other.h5ad")):
+        cells = ad.read_h5ad(path).obs
+        table = pd.DataFrame({"barcode": cells.index, "type": cells[keys.CLUSTER].astype(str), "x": 1.0})
+        table.to_csv(f"{path.stem}.csv", index=False)
+    return embedded.parent
+
+
+def test_a_classifier_is_tested_on_other_slides(cifm, two_sides: Path) -> None:
+    words = ("--label", "{slide}.csv:type", "--train-on", "xenium", "--max-cells", 500, "--no-verify", "--json")
+    code, out, err = cifm("probe", two_sides, *words)
+    assert code == 0
+    content = json.loads(out)
+    assert content["design"] == "train_and_test"
+    assert content["sides"]["train"]["slides"] == ["t"]
+    assert content["sides"]["test"]["platforms"] == ["visium"]
+    assert content["sides"]["train"]["cells"] <= 500
+    assert content["features"][keys.MICROENVIRONMENT]["roc_auc"]["value"] > 0.99
+    assert {"t.csv", "other.csv"} <= content["provenance"]["inputs"].keys()
+    page = Path("probe.html").read_text(encoding="utf8")
+    assert page.index("The microenvironment embedding (X_cifm) predicts") < page.index("<table")
+    assert content["evidence"]["answer"] in err.replace("\n", " ")
+    assert "Slides, not cells, are the evidence" in err.replace("\n", " ")
+    assert "are never divided at random" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--train-on", "t", "--test-on", "t"), "error: slide t is on both sides: a random split of its cells"),
+        (("--train-on", "cosmx"), "error: --train-on cosmx: no slide, sample or platform of this name"),
+        (("--train-on", "*"), "error: --train-on names all slides"),
+        (("--positive", "no such type"), "error: label cluster: no class 'no such type'"),
+        (("--label", "t.csv:kind"), "error: t.csv: no column 'kind', but barcode, type, x"),
+        (("--label", "t.csv:type"), "is that of a cell in several slides"),
+        (("--label", "missing.csv:type"), "missing.csv"),
+        (("--label", "condition"), "error: label condition: fewer than two classes"),
+        (("--label", "condition", "--train-on", "t"), "fewer than two classes have 20 cells on both sides"),
+        (("--out", "probe.csv"), "error: --out probe.csv: names the JSON file"),
+    ],
+)
+def test_probes_that_cannot_be_made_are_refused(cifm, two_sides: Path, words: tuple[str, ...], message: str) -> None:
+    label = () if "--label" in words else ("--label", keys.CLUSTER)
+    code, out, err = cifm("probe", two_sides, *label, *words, "--no-verify")
+    assert (code, out) == (1, "")
+    assert message in err.replace("\n", " ")
+    assert "hint: " in err
+    assert not list(Path().glob("probe*"))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
+from embedded_tissue import PITCH_UM, RADIUS_UM, SIDE, make_slide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from cifm_cli import keys
-from cifm_cli.data.writers.embedded import EmbeddedSlide
 from cifm_cli.embedding.classifier import ProbeCells, cross_validate
 from cifm_cli.embedding.features import neighbour_weights
 from cifm_cli.embedding.folds import Groups, block_groups, grouped_folds, sample_groups
@@ -19,38 +18,6 @@ from cifm_cli.embedding.labels import read_labels
 from cifm_cli.embedding.probe import choose_cells, probe_slides
 from cifm_cli.embedding.scoring import BALANCED_ACCURACY, ROC_AUC, resample_groups, score, with_interval
 from cifm_cli.errors import CifmError
-
-SIDE, PITCH_UM, RADIUS_UM = 36, 20.0, 25.0
-
-
-def make_slide(
-    name: str = "s", *, sample: str = "s", condition: str = "", signal: float = 0.0, seed: int = 0
-) -> EmbeddedSlide:
-    """A grid of cells of three random kinds; the microenvironment embedding is noise plus `signal` times the kind."""
-    r = np.random.default_rng(seed)
-    x, y = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
-    num_cells = SIDE * SIDE
-    kind = r.integers(0, 3, num_cells)
-    counts = csr_matrix(r.poisson(1.0 + 2.0 * (np.arange(6) % 3 == kind[:, None])).astype(np.float32))
-    noise = r.normal(size=(num_cells, 4)).astype(np.float32)
-    return EmbeddedSlide(
-        name=name,
-        xy_um=np.stack([x.ravel(), y.ravel()], axis=1) * PITCH_UM,
-        counts=counts,
-        gene_ids=tuple(f"g{i}" for i in range(6)),
-        obs=pd.DataFrame({"kind": pd.Categorical(np.array(["a", "b", "c"])[kind]), "area": r.random(num_cells)}),
-        embeddings={
-            keys.MICROENVIRONMENT: noise + np.float32(signal) * np.eye(4, dtype=np.float32)[kind],
-            keys.CELL: noise,
-        },
-        facts={keys.PLATFORM: "xenium", keys.TISSUE: "", keys.CONDITION: condition, keys.SAMPLE: sample},
-        origin={
-            "model": {"sha256": "m"},
-            "radius_um": RADIUS_UM,
-            "recipe": {"data": {"target_sum": 1e4}, "model": {"encoder_layers": 2}},
-        },
-    )
-
 
 # Neighbours ----------------------------------------------------------------------------------------------------------
 
@@ -93,6 +60,15 @@ def test_groups_are_never_split(seed: int, num_groups: int, num_folds: int) -> N
     assert sorted(np.concatenate([test for _, test in splits]).tolist()) == list(range(len(ids)))
     for train, test in splits:
         assert not set(ids[train]) & set(ids[test])
+
+
+def test_as_many_folds_as_samples_leave_one_sample_out() -> None:
+    """One sample has nearly all cells of both classes."""
+    ids = np.repeat(np.arange(4), [500, 2, 2, 2])
+    codes = np.arange(len(ids)) % 2
+    splits = list(grouped_folds(codes, Groups("sample", ids), np.zeros((len(ids), 2)), 20, 0))
+    assert [set(ids[test].tolist()) for _, test in splits] == [{0}, {1}, {2}, {3}]
+    assert all(len(train) + len(test) == len(ids) for train, test in splits)
 
 
 def test_training_cells_are_outside_the_buffer() -> None:

@@ -89,15 +89,23 @@ def _kind_of_file(path: Path) -> FileKind | None:
     return by_name or kind if kind in (None, GZIP, PARQUET, ZIP) else kind
 
 
+_ANNDATA = FileKind(
+    "an AnnData, and not a download of that platform", "leave out --platform, or give --platform anndata"
+)
+
+
 def _kind_of_hdf5(path: Path) -> FileKind:
-    """What an HDF5 file is whose name does not end with `.h5ad`."""
+    """What an HDF5 file is that no reader recognised."""
     try:
         with h5py.File(path, "r") as file:
             names = set(file)
     except OSError:
         return HDF5
     if {"obs", "var"} <= names:
-        return FileKind("an AnnData whose name does not end with .h5ad", "give it that ending")
+        is_named = path.name.lower().endswith(".h5ad")
+        return (
+            _ANNDATA if is_named else FileKind("an AnnData whose name does not end with .h5ad", "give it that ending")
+        )
     if "mod" in names:
         return FileKind("a MuData file", "write the modality of the genes as .h5ad: mudata.read(FILE)['rna']")
     if {"row_attrs", "col_attrs"} <= names:

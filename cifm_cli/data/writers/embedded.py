@@ -164,7 +164,7 @@ def read_embedded(path: Path) -> EmbeddedSlide:
             raise CifmError(f"{path}: holds no embedding", f"embed the slide first: `cifm embed {path}`")
         slide = read_slide(file, path, hold=True)
         metadata = read_stored_metadata(file, path)
-        origin = _check_origin(metadata.get(keys.EMBEDDING), path)
+        origin = check_origin(metadata.get(keys.EMBEDDING), path)
         embeddings = {slot: _read_embedding(file, slot, slide.num_cells, path) for slot in slots}
         if keys.EMBEDDED_CONTENT in metadata and verification_enabled():
             where = f"{path}: uns/{keys.CIFM}/{keys.EMBEDDED_CONTENT}"
@@ -205,7 +205,7 @@ def open_embeddings(path: Path) -> OpenEmbeddings:
             raise CifmError(f"{path}: holds no embedding", f"embed the slide first: `cifm embed {path}`")
         slide = read_slide(file, path, hold=False)
         metadata = read_stored_metadata(file, path)
-        origin = _check_origin(metadata.get(keys.EMBEDDING), path)
+        origin = check_origin(metadata.get(keys.EMBEDDING), path)
         embeddings = {slot: _map_embedding(file, slot, slide.num_cells, path) for slot in slots}
         if keys.EMBEDDED_CONTENT in metadata and verification_enabled():
             where = f"{path}: uns/{keys.CIFM}/{keys.EMBEDDED_CONTENT}"
@@ -267,8 +267,19 @@ def _sum_origin(origin: dict[str, Any]) -> str:
     return f"{text_sum([json.dumps(origin)]):016x}"
 
 
-def _check_origin(stored: object, path: Path) -> dict[str, Any]:
-    """Parse the provenance of an embedding, and check the entries that a probe uses."""
+def check_origin(stored: object, path: Path) -> dict[str, Any]:
+    """Parse the provenance of an embedding, and check the entries that a probe uses.
+
+    Args:
+        stored: The JSON text of `uns["cifm"]["embedding"]`.
+        path: The file, for messages; the name of a slide in memory.
+
+    Returns:
+        The provenance.
+
+    Raises:
+        CifmError: It is damaged.
+    """
     slot = f"uns/{keys.CIFM}/{keys.EMBEDDING}"
     origin = parse_object(stored, f"{path}: {slot}")
     for keys_of_entry in _ORIGIN_NUMBERS:
