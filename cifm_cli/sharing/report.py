@@ -57,20 +57,20 @@ def draw_figure(sharing: Sharing, name: str) -> bytes:
     samples = [sharing.samples[position] for position in order]
     if name == "matrix":
         values = sharing.fractions.matrix[np.ix_(order, order)]
-        title = "fraction of the nearest neighbours: cells of a sample (row) in each sample (column)"
-        return plots.heat_map(100 * values, samples, samples, title, label="mean over the cells, %")
+        title = "neighbours of a sample's cells (row) by sample (column)"
+        return plots.heat_map(100 * values, samples, samples, title, label="%")
     if name == "matrix_enrichment":
         values = sharing.fractions.log2_enrichment[np.ix_(order, order)]
-        title = "fraction of the nearest neighbours, compared with perfect mixing of the samples"
-        return plots.heat_map(values, samples, samples, title, label="log2 (observed / expected)", centred=True)
+        title = "the same, over perfect mixing"
+        return plots.heat_map(values, samples, samples, title, label="log2 ratio", centred=True)
     kind, _, key = name.partition("_")
     if kind == "map":
         return _draw_map(sharing, key)
     each = list(sharing.by_sample.values())[int(key) - 1]
     rows = _cluster_names(each)
     if kind == "clusters":
-        title = f"{each.sample}: fraction of the neighbours of each cluster, by sample"
-        return plots.heat_map(100 * each.fractions[:, order], rows, samples, title, label="mean over the cells, %")
+        title = f"{each.sample}: neighbours by sample"
+        return plots.heat_map(100 * each.fractions[:, order], rows, samples, title, label="%")
     return _draw_types(sharing, each, rows)
 
 
@@ -94,7 +94,7 @@ def _draw_map(sharing: Sharing, name: str) -> bytes:
     each = sharing.by_sample[part.sample]
     names = np.array(_cluster_names(each), dtype=object)
     clusters = clusters_of_part(sharing, number)
-    title, coloured = f"{name}: clusters of cells with neighbours in the same samples", names.tolist()
+    title, coloured = f"{name}: one cluster", names.tolist()
     if len(names) > 1:
         title, coloured = f"{name}: clusters; grey: the most private, {names[0]}", coloured[1:]
     return plots.tissue_map(part.xy_um, names[clusters], title, order=coloured)
@@ -120,9 +120,7 @@ def _draw_types(sharing: Sharing, each: SampleClusters, rows: Sequence[str]) -> 
     chosen = chosen[counts.sum(axis=0)[chosen] > 0]
     composition = counts[:, chosen] / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [sharing.types[kind] for kind in chosen]
-    return plots.heat_map(
-        100 * composition, rows, names, f"{each.sample}: types of each cluster", label="cells of the cluster, %"
-    )
+    return plots.heat_map(100 * composition, rows, names, f"{each.sample}: types", label="%")
 
 
 def sections(sharing: Sharing) -> list[Section]:
