@@ -281,7 +281,9 @@ def heat_map(
                 colour = "black" if drawn.to_rgba(np.array([value]))[0, :3].sum() > 1.5 else "white"
                 axes.annotate(_short(value), (j, i), ha="center", va="center", fontsize=7, color=colour)
 
-    return _render(draw, title, float(np.clip(1.6 + 0.22 * len(row_labels), 2.4, 9.0)))
+    # Long names of columns would leave no room for the matrix; a character is 0.045 inches high at this angle.
+    names_in = float(np.clip(0.045 * (max(map(len, column_labels), default=0) - 12), 0.0, 2.5))
+    return _render(draw, title, names_in + float(np.clip(1.6 + 0.22 * len(row_labels), 2.4, 9.0)))
 
 
 def _mark_names(
