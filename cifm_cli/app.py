@@ -27,6 +27,7 @@ from cifm_cli.commands import (
     prepare,
     probe,
     recipes,
+    share,
     simulate,
     train,
 )
@@ -87,6 +88,7 @@ PIPELINE: dict[str, Callable[..., None]] = {
     "embed": embed.embed,
     "predict": predict.predict,
     "probe": probe.probe,
+    "share": share.share,
     "simulate": simulate.simulate,
 }
 TOOLS: dict[str, Callable[..., None]] = {

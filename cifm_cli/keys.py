@@ -44,6 +44,11 @@ EXPRESSED: Final = "cifm_expressed"  # layer (N, G) float32 | predicted P(expres
 CELL_TYPE: Final = "cifm_cell_type"  # obs (N,) categorical | assigned cell type
 CELL_LINEAGE: Final = "cifm_cell_lineage"  # obs (N,) categorical | lineage of the type
 CELL_TYPE_SCORE: Final = "cifm_cell_type_score"  # obs (N,) float32 | confidence of the type, 0 to 1
+SHARING: Final = "X_cifm_sharing"  # obsm (N, S) float32 | fraction of the nearest neighbours of the cell in each sample
+SHARING_CLUSTER: Final = "sharing_cluster"  # obs (N,) categorical | cluster of the fractions, within the cell's sample
+SHARED: Final = (
+    "sharing"  # uns["cifm"], str | JSON: provenance of the fractions, names of the samples, facts of the search
+)
 PREDICTION: Final = "prediction"  # uns["cifm"], str | JSON: provenance of the prediction
 ANNOTATION: Final = "annotation"  # uns["cifm"], str | JSON: provenance of the cell types
 

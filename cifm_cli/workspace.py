@@ -31,6 +31,7 @@ LATEST = RUNS / "latest"
 EMBEDDED = Path("embedded")
 EVALUATION = Path("evaluation")
 SIMULATION = Path("simulation")
+SHARING = Path("sharing")
 ANNOTATED = Path("annotated")
 ANNOTATORS = Path("annotators")
 

@@ -18,6 +18,7 @@ from cifm_cli.api.preparation import prepare
 from cifm_cli.api.probing import Probe, probe
 from cifm_cli.api.response_validation import ResponseValidation, validate_response
 from cifm_cli.api.sensitivity_map import Sensitivity, sensitivity
+from cifm_cli.api.sharing import SharingResult, share
 from cifm_cli.api.simulation import simulate
 from cifm_cli.api.slides import load_model
 from cifm_cli.api.training import train
@@ -35,6 +36,7 @@ __all__ = [
     "Remove",
     "ResponseValidation",
     "Sensitivity",
+    "SharingResult",
     "Swap",
     "annotate",
     "embed",
@@ -45,6 +47,7 @@ __all__ = [
     "prepare",
     "probe",
     "sensitivity",
+    "share",
     "simulate",
     "train",
     "validate_response",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import matplotlib as mpl
@@ -14,7 +16,7 @@ from PIL import Image
 from cifm_cli.report.palette import blend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 ImageFormat: TypeAlias = Literal["png", "svg"]
 _STYLE: Final[Any] = {
@@ -35,12 +37,26 @@ _STYLE: Final[Any] = {
     "text.parse_math": False,  # names of the user may hold dollar signs
     "svg.hashsalt": "cifm",  # of the names of elements, which would be random
 }
+_FORMAT: ContextVar[ImageFormat] = ContextVar("format", default="png")
 _FRAME_DPI: Final = 100
 _NEARLY_WHITE: Final = 245  # Pillow takes the nearest colour within some levels, which must not replace white
 
 
+@contextmanager
+def vector_graphics() -> Iterator[None]:
+    """Let `render`, and every function that uses it, return SVG by default within a block.
+
+    Parts that are drawn as pixels, such as the cells of a map, stay pixels.
+    """
+    token = _FORMAT.set("svg")
+    try:
+        yield
+    finally:
+        _FORMAT.reset(token)
+
+
 def render(
-    draw: Callable[[Figure], None], width_in: float, height_in: float, image_format: ImageFormat = "png"
+    draw: Callable[[Figure], None], width_in: float, height_in: float, image_format: ImageFormat | None = None
 ) -> bytes:
     """Make a figure, call `draw` on it, and return the image.
 
@@ -48,8 +64,9 @@ def render(
         draw: Draws on the figure.
         width_in: Width, inches.
         height_in: Height, inches.
-        image_format: `png` or `svg`.
+        image_format: `png` or `svg`; by default `png`, and `svg` within `vector_graphics`.
     """
+    image_format = image_format or _FORMAT.get()
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
         # Not through pyplot, which keeps figures open and chooses a display.

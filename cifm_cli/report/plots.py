@@ -279,9 +279,11 @@ def heat_map(
             for (i, j), value in np.ndenumerate(matrix):
                 # The sum of red, green and blue is above half of its maximum of 3 on light cells.
                 colour = "black" if drawn.to_rgba(np.array([value]))[0, :3].sum() > 1.5 else "white"
-                axes.annotate(f"{value:.2g}", (j, i), ha="center", va="center", fontsize=7, color=colour)
+                axes.annotate(_short(value), (j, i), ha="center", va="center", fontsize=7, color=colour)
 
-    return _render(draw, title, float(np.clip(1.6 + 0.22 * len(row_labels), 2.4, 9.0)))
+    # Long names of columns would leave no room for the matrix; a character is 0.045 inches high at this angle.
+    names_in = float(np.clip(0.045 * (max(map(len, column_labels), default=0) - 12), 0.0, 2.5))
+    return _render(draw, title, names_in + float(np.clip(1.6 + 0.22 * len(row_labels), 2.4, 9.0)))
 
 
 def _mark_names(
@@ -294,6 +296,11 @@ def _mark_names(
     for j, name in enumerate(column_labels):
         axes.plot([j], [-0.025], color=colours.get(name, _GREY), transform=axes.get_xaxis_transform(), **square)
     axes.tick_params(length=0, pad=10)
+
+
+def _short(value: float) -> str:
+    """Two digits, or whole numbers above: 100 and not 1e+02."""
+    return f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.2g}"
 
 
 def dots(

@@ -74,6 +74,19 @@ class EmbeddedSlide:
         return float(self.origin.get(_REACH, encoder_um))  # earlier versions embedded with the encoder alone
 
 
+@dataclass(frozen=True)
+class OpenEmbeddings:
+    """An embedded slide without its counts; the embeddings stay in the file. Cells in the order of the download."""
+
+    name: str  # the file's stem
+    path: Path  # the file
+    xy_um: NDArray[np.float64]  # (N, 2) micrometres
+    obs: pd.DataFrame  # N rows of annotation
+    embeddings: dict[str, NDArray[np.float32]]  # (N, D) float32, mapped from the file
+    facts: dict[str, str]  # platform, tissue, condition and sample, from `uns["cifm"]`
+    origin: dict[str, Any]  # provenance of the embedding
+
+
 @contextmanager
 def embedded_file(
     target: Path, slide: Slide, widths: Mapping[str, int], origin: dict[str, Any]
@@ -187,6 +200,37 @@ def _read_embedded(path: Path) -> EmbeddedSlide:
         )
 
 
+def open_embeddings(path: Path) -> OpenEmbeddings:
+    """Open an embedded slide whose counts are not needed.
+
+    Args:
+        path: An embedded slide.
+
+    Returns:
+        The slide. Its embeddings are read from the file when they are used; a matrix that another program has compressed
+        is read into memory.
+
+    Raises:
+        CifmError: As for `read_embedded`.
+    """
+    with open_slide_file(path) as file:
+        slots = embedding_slots(file, path)
+        if not slots:
+            raise CifmError(f"{path}: holds no embedding", f"embed the slide first: `cifm embed {path}`")
+        slide = read_slide(file, path, hold=False)
+        metadata = read_stored_metadata(file, path)
+        origin = check_origin(metadata.get(keys.EMBEDDING), path)
+        embeddings = {slot: _map_embedding(file, slot, slide.num_cells, path) for slot in slots}
+        if keys.EMBEDDED_CONTENT in metadata and verification_enabled():
+            where = f"{path}: uns/{keys.CIFM}/{keys.EMBEDDED_CONTENT}"
+            now = {**_sum_embeddings(file, slots, path), _ORIGIN: _sum_origin(origin)}
+            _require_unchanged(now, parse_object(metadata[keys.EMBEDDED_CONTENT], where), path)
+        obs, record = _read_obs(file, slide.num_cells, path), ColumnRecord.read(file, path)
+        for name, values in {**obs, NAMES: obs.index}.items():
+            record.compare(str(name), values)
+    return OpenEmbeddings(slide.name, path, slide.xy_um, obs, embeddings, slide.facts or {}, origin)
+
+
 def embedding_slots(file: h5py.File, path: Path) -> dict[str, list[int]]:
     """Slots of `obsm` that hold embeddings, and the shape of each; empty for a prepared slide."""
     with reading_slot(path, "obsm"):
@@ -194,11 +238,28 @@ def embedding_slots(file: h5py.File, path: Path) -> dict[str, list[int]]:
     return {slot: list(find_array(file, f"obsm/{slot}", path, "iuf").shape) for slot in names}
 
 
-def _read_embedding(file: h5py.File, slot: str, num_cells: int, path: Path) -> NDArray[np.float32]:
-    """(N, D) float32."""
-    shape = find_array(file, f"obsm/{slot}", path).shape
+def _map_embedding(file: h5py.File, slot: str, num_cells: int, path: Path) -> NDArray[np.float32]:
+    """(N, D) float32, mapped from the file where it is stored as `create_dense` does."""
+    stored = find_array(file, f"obsm/{slot}", path)
+    _require_shape(stored.shape, slot, num_cells, path)
+    offset = stored.id.get_offset() if stored.dtype == np.dtype("<f4") else None
+    if offset is None:  # in chunks, compressed, or of another type
+        return _read_embedding(file, slot, num_cells, path)
+    values: NDArray[np.float32] = np.memmap(path, np.dtype("<f4"), "r", offset, stored.shape)
+    for first in range(0, num_cells, _ROWS_AT_ONCE):
+        if not np.isfinite(values[first : first + _ROWS_AT_ONCE]).all():
+            raise damaged(path, f"obsm/{slot} must be finite")
+    return values
+
+
+def _require_shape(shape: tuple[int, ...], slot: str, num_cells: int, path: Path) -> None:
     if len(shape) != 2 or shape[0] != num_cells or not shape[1]:
         raise damaged(path, f"obsm/{slot} must have a row of features per cell, and has the shape {shape}")
+
+
+def _read_embedding(file: h5py.File, slot: str, num_cells: int, path: Path) -> NDArray[np.float32]:
+    """(N, D) float32."""
+    _require_shape(find_array(file, f"obsm/{slot}", path).shape, slot, num_cells, path)
     values = read_numbers(file, f"obsm/{slot}", path).astype(np.float32, copy=False)
     if not np.isfinite(values).all():
         raise damaged(path, f"obsm/{slot} must be finite")

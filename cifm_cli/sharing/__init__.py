@@ -1,0 +1,1 @@
+"""Sharing of microenvironments between samples: nearest neighbours of embeddings over all samples, and what they have in common."""

@@ -1,0 +1,281 @@
+"""The page and the figures of `cifm share`.
+
+Letters: S samples, K clusters, T types.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from cifm_cli.report import plots
+from cifm_cli.report.html import Image, Section
+from cifm_cli.report.table import Table
+from cifm_cli.sharing.tables import enrichment_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from cifm_cli.sharing.share import SampleClusters, Sharing
+
+TITLE = "Microenvironments that samples share"
+_MAX_ROWS = 40  # of a table on the page; the CSV has all
+_MAX_COMPOSITION_TYPES = 25
+
+
+def figure_names(sharing: Sharing) -> list[str]:
+    """Names of the figures, without their endings."""
+    maps = [
+        f"map_{part.name}"
+        for part in sharing.cells.parts
+        if part.sample in sharing.by_sample and part.xy_um is not None
+    ]
+    numbers = [f"clusters_{number}" for number in range(1, len(sharing.by_sample) + 1)]
+    types = [
+        f"types_{number}" for number, each in enumerate(sharing.by_sample.values(), 1) if each.enrichment is not None
+    ]
+    return ["matrix", "matrix_enrichment", *maps, *numbers, *types]
+
+
+def draw_figure(sharing: Sharing, name: str) -> bytes:
+    """Draw one figure.
+
+    Args:
+        sharing: The results.
+        name: One of `figure_names`.
+
+    Returns:
+        A PNG, or an SVG within `canvas.vector_graphics`.
+    """
+    order = sample_order(sharing.fractions.log2_enrichment)
+    samples = [sharing.samples[position] for position in order]
+    if name == "matrix":
+        values = sharing.fractions.matrix[np.ix_(order, order)]
+        title = "neighbours of a sample's cells (row) by sample (column)"
+        return plots.heat_map(100 * values, samples, samples, title, label="%")
+    if name == "matrix_enrichment":
+        values = sharing.fractions.log2_enrichment[np.ix_(order, order)]
+        title = "the same, over perfect mixing"
+        return plots.heat_map(values, samples, samples, title, label="log2 ratio", centred=True)
+    kind, _, key = name.partition("_")
+    if kind == "map":
+        return _draw_map(sharing, key)
+    each = list(sharing.by_sample.values())[int(key) - 1]
+    rows = _cluster_names(each)
+    if kind == "clusters":
+        title = f"{each.sample}: neighbours by sample"
+        return plots.heat_map(100 * each.fractions[:, order], rows, samples, title, label="%")
+    return _draw_types(sharing, each, rows)
+
+
+def sample_order(log2_enrichment: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(S,) samples in an order in which those that share much are neighbours, by average linkage."""
+    values = (log2_enrichment + log2_enrichment.T) / 2
+    if len(values) < 3:
+        return np.arange(len(values))
+    distance = values.max() - values
+    np.fill_diagonal(distance, 0)
+    tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
+    return np.asarray(leaves_list(tree), dtype=np.int64)
+
+
+def _draw_map(sharing: Sharing, name: str) -> bytes:
+    """The clusters on the tissue; the most private one is grey if there are others."""
+    number = next(position for position, part in enumerate(sharing.cells.parts) if part.name == name)
+    part = sharing.cells.parts[number]
+    if part.xy_um is None:
+        raise ValueError(f"slide {name} has no positions")
+    each = sharing.by_sample[part.sample]
+    names = np.array(_cluster_names(each), dtype=object)
+    clusters = clusters_of_part(sharing, number)
+    title, coloured = f"{name}: one cluster", names.tolist()
+    if len(names) > 1:
+        title, coloured = f"{name}: clusters; grey: the most private, {names[0]}", coloured[1:]
+    return plots.tissue_map(part.xy_um, names[clusters], title, order=coloured)
+
+
+def clusters_of_part(sharing: Sharing, number: int) -> NDArray[np.int64]:
+    """Clusters of the cells of one part, whose sample was clustered."""
+    part = sharing.cells.parts[number]
+    own = sharing.cells.codes == sharing.samples.index(part.sample)
+    position = np.cumsum(own) - 1
+    return np.asarray(sharing.by_sample[part.sample].clusters[position[sharing.cells.rows_of(number)]])
+
+
+def _cluster_names(each: SampleClusters) -> list[str]:
+    return [f"{cluster + 1} ({size:,} cells)" for cluster, size in enumerate(each.sizes)]
+
+
+def _draw_types(sharing: Sharing, each: SampleClusters, rows: Sequence[str]) -> bytes:
+    if each.enrichment is None:
+        raise ValueError(f"sample {each.sample} has no types")
+    counts = each.enrichment.counts
+    chosen = np.argsort(-counts.sum(axis=0), kind="stable")[:_MAX_COMPOSITION_TYPES]
+    chosen = chosen[counts.sum(axis=0)[chosen] > 0]
+    composition = counts[:, chosen] / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [sharing.types[kind] for kind in chosen]
+    return plots.heat_map(100 * composition, rows, names, f"{each.sample}: types", label="%")
+
+
+def sections(sharing: Sharing) -> list[Section]:
+    """Assemble the sections of the HTML page.
+
+    Args:
+        sharing: The results.
+
+    Returns:
+        The sections, in order.
+    """
+    images = {name: draw_figure(sharing, name) for name in figure_names(sharing)}
+    table = enrichment_table(sharing)
+    warnings = Table(["warning"], [[f"{warning}."] for warning in sharing.warnings])
+    found = [
+        *([Section("Warnings", table=warnings)] if sharing.warnings else []),
+        Section(
+            "Samples",
+            explain(sharing),
+            matrix_summary(sharing),
+            [
+                Image(images["matrix"], "Mean fraction of the neighbours by sample"),
+                Image(images["matrix_enrichment"], "The same, compared with perfect mixing"),
+            ],
+        ),
+    ]
+    if sharing.group_test is not None:
+        found.append(Section("Groups", explain_groups(sharing), _group_rows(sharing)))
+    for number, (name, each) in enumerate(sharing.by_sample.items(), 1):
+        chosen = [f"map_{part.name}" for part in sharing.cells.parts if part.sample == name and part.xy_um is not None]
+        chosen += [f"clusters_{number}", f"types_{number}"]
+        captions = {"map": "Clusters on the tissue", "clusters": "Neighbours by sample", "types": "Types"}
+        shown = [Image(images[key], captions[key.partition("_")[0]]) for key in chosen if key in images]
+        rows = _enrichment_rows(table[table["sample"] == name])
+        found.append(Section(f"Sample {name}", _explain_clusters(each), rows, shown))
+    return found
+
+
+def matrix_summary(sharing: Sharing) -> Table:
+    """What each sample shares: own fraction, expected, and the other sample with the largest enrichment."""
+    fractions = sharing.fractions
+    others = fractions.log2_enrichment.copy()
+    np.fill_diagonal(others, -np.inf)
+    rows = []
+    for position, name in enumerate(sharing.samples):
+        best = int(others[position].argmax())
+        rows.append(
+            [
+                name,
+                f"{sharing.cells.sizes[position]:,}",
+                f"{100 * fractions.matrix[position, position]:.1f}",
+                f"{100 * fractions.expected[position, position]:.1f}",
+                sharing.samples[best],
+                f"{100 * fractions.matrix[position, best]:.1f}",
+                f"{100 * fractions.expected[position, best]:.1f}",
+            ]
+        )
+    columns = ["sample", "cells", "own sample, %", "expected, %", "shares most with", "%", "expected, %"]
+    return Table(columns, rows)
+
+
+def explain(sharing: Sharing) -> str:
+    """Describe in a few sentences what was computed.
+
+    Args:
+        sharing: The results.
+
+    Returns:
+        The sentences.
+    """
+    facts = sharing.facts
+    search = facts["search"]
+    cells = f"{sharing.cells.num_cells:,} cells of {len(sharing.samples)} samples"
+    how = f"search: {search['method']}, recall {search['recall']:.3f}"
+    notes = [
+        f"{cells}, {search['k']} nearest neighbours of each; {how}.",
+        "Expected is what perfect mixing of the samples would give.",
+    ]
+    if facts["balance"]:
+        notes.append(
+            f"The samples differ in size: neighbours are searched among {search['database']:,} cells, as many of each sample."
+        )
+    between = f"{100 * facts['variance_between_samples']:.0f} % of the variance of the embeddings lies between samples"
+    if facts["center"] == "sample":
+        used = sum(match["used"] for match in facts["shifts"])
+        notes.append(
+            f"{between}; no shift was found under which microenvironments of two samples match better than by chance, and "
+            "none was removed."
+            if not used
+            else f"{between}; shifts were estimated from {used} of {len(facts['shifts'])} pairs of samples, whose "
+            "microenvironments match under one shift better than by chance, and removed."
+        )
+    else:
+        notes.append(f"{between}, which may be biology or a batch effect; --center sample removes shifts.")
+    return " ".join(notes)
+
+
+def explain_groups(sharing: Sharing) -> str:
+    """Describe the comparison of groups; empty without groups."""
+    test = sharing.group_test
+    if test is None:
+        return ""
+    number = f"{test.permutations:,}"
+    how = f"all {number} assignments" if test.exact else f"{number} permutations"
+    return (
+        f"Mean log2 enrichment of pairs of samples within a group {test.within:.2f}, of different groups {test.between:.2f}; "
+        f"p = {test.p:.3g} for more sharing within groups ({how} of the samples to the groups, "
+        f"smallest possible p {test.smallest_p:.2g}). q: corrected for the number of group pairs (Benjamini and Hochberg)."
+    )
+
+
+def _group_rows(sharing: Sharing) -> Table:
+    pairs = () if sharing.group_test is None else sharing.group_test.pairs
+    rows = [
+        [
+            f"{pair.group} and {pair.other}" if pair.group != pair.other else f"within {pair.group}",
+            str(pair.pairs),
+            f"{pair.log2_enrichment:.2f}",
+            f"{pair.difference:+.2f}",
+            f"{pair.p:.3g}",
+            f"{pair.q:.3g}",
+        ]
+        for pair in pairs
+    ]
+    return Table(["groups", "pairs of samples", "log2 enrichment", "minus other pairs", "p", "q"], rows)
+
+
+def _explain_clusters(each: SampleClusters) -> str:
+    if len(each.sizes) == 1:
+        return "One cluster: the cells do not fall into groups with neighbours in different samples."
+    text = "Clusters of the fractions of neighbours by sample, the most private first."
+    if each.enrichment is not None:
+        text += (
+            " p: two-sided, from types that are shifted over the tissue; q: corrected over all samples, clusters and types "
+            "(Benjamini and Hochberg)."
+        )
+    return text
+
+
+def _enrichment_rows(table: pd.DataFrame) -> Table | None:
+    """The types of the clusters, smallest q first."""
+    tested = table.dropna(subset=["q"])
+    if tested.empty:
+        return None
+    strength = tested["log2_enrichment"].abs()
+    shown = tested.assign(strength=strength).sort_values(["q", "strength"], ascending=[True, False], kind="stable")
+    rows = [
+        [
+            f"{row['cluster']}: {row['type']}",
+            f"{row['cells']:,}",
+            f"{100 * row['fraction']:.1f}",
+            f"{row['log2_enrichment']:+.2f}",
+            f"{row['p']:.3g}",
+            f"{row['q']:.3g}",
+        ]
+        for row in shown.head(_MAX_ROWS).to_dict("records")
+    ]
+    return Table(["cluster: type", "cells", "% of the cluster", "log2 enrichment", "p", "q"], rows)
