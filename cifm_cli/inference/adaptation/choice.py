@@ -8,6 +8,7 @@ Letters: M cells, P genes, D differences.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
@@ -135,37 +136,35 @@ class _Candidates(NamedTuple):
             _compare(each, of_tile, output, cells, genes.columns)
             for each, of_tile in zip(self.predicted, parts, strict=True)
         ]
-        group = np.arange(len(compared)) * NUM_GROUPS // len(compared)  # tiles are in the order of areas
-        losses = [
-            self._loss(output, [each for each, own in zip(compared, group, strict=True) if own == number])
-            for number in np.unique(group)
-        ]
+        losses = [self._loss(output, group) for group in _groups(compared)]
         return _fit(losses, len(compared[0].differences), self.num_cells)
 
-    def _loss(self, output: int, compared: Sequence[_Compared]) -> Loss:
+    def _loss(self, output: int, compared: _Compared) -> Loss:
         """The loss of some cells as a function of the weights."""
         if OUTPUTS[output] == "composition":
-            return self._loss_of_composition(compared, self.genes[output])
-        differences = np.concatenate([each.differences.reshape(len(each.differences), -1) for each in compared], axis=1)
-        wide, expression = (
-            np.concatenate([part.ravel() for part in parts])
-            for parts in zip(*((each.wide, each.expression) for each in compared), strict=True)
-        )
+            genes = self.genes[output]
+            # The compositions without the hidden cells of each fold are nearly the same.
+            composition = np.mean([each.tile.stats.composition[genes.columns] for each in self.predicted], axis=0)
+            composition = (composition / max(float(composition @ genes.multiples), _TINY)).astype(np.float32)
+            return composition_loss(compared.differences, compared.wide, composition, compared.counts, genes.multiples)
+        differences, wide = compared.differences.reshape(len(compared.differences), -1), compared.wide.ravel()
         if OUTPUTS[output] == "mean":
-            return squared_error(differences, expression - wide)
-        return log_loss(differences, wide, expression > 0)
+            return squared_error(differences, compared.expression.ravel() - wide)
+        return log_loss(differences, wide, compared.expression.ravel() > 0)
 
-    def _loss_of_composition(self, compared: Sequence[_Compared], genes: _ComparedGenes) -> Loss:
-        # The compositions without the hidden cells of each fold are nearly the same.
-        composition = np.mean([each.tile.stats.composition[genes.columns] for each in self.predicted], axis=0)
-        composition /= max(float(composition @ genes.multiples), _TINY)
-        return composition_loss(
-            np.concatenate([each.differences for each in compared], axis=1),
-            np.concatenate([each.wide for each in compared]),
-            composition.astype(np.float32),
-            vstack([each.counts for each in compared], format="csr"),
-            genes.multiples,
-        )
+
+def _groups(compared: Sequence[_Compared]) -> list[_Compared]:
+    """Consecutive cells of one area or fold each, whatever the size of the tiles."""
+    wide = np.concatenate([each.wide for each in compared])
+    differences = np.concatenate([each.differences for each in compared], axis=1)
+    expression = np.concatenate([each.expression for each in compared])
+    counts = vstack([each.counts for each in compared], format="csr")
+    ends = np.arange(NUM_GROUPS + 1) * len(wide) // NUM_GROUPS
+    return [
+        _Compared(wide[first:end], differences[:, first:end], expression[first:end], counts[first:end])
+        for first, end in pairwise(ends.tolist())
+        if end > first
+    ]
 
 
 def _fit(losses: Sequence[Loss], num_differences: int, num_cells: int) -> tuple[float, Weights]:

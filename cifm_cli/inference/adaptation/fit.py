@@ -87,9 +87,10 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     totals = sum_genes(slide, data.rows, model.panel(slide), model.checkpoint.recipe.data.target_sum)
     start = _start(model, slide, data.rows, data.seed, totals)
     practice, tuning = (
-        list(practice_tiles(model, slide, folds, start, totals, data.rows)) for folds in (data.practice, data.tuning)
+        [list(practice_tiles(model, slide, [fold], start, totals, data.rows)) for fold in folds]
+        for folds in (data.practice, data.tuning)
     )
-    parts, stats = _parts(practice, tuning, is_new=data.is_new), stats_of(totals)
+    parts, stats = _parts(practice, _joined(tuning), is_new=data.is_new), stats_of(totals)
     blends = [_fit_blend(part.fitted) for part in parts]
     parameters = _fit_smoothers(start, parts, model.checkpoint.recipe.objective.pool_decay)
     of_mean, of_expressed = choose_blend([(blend, part.held_out) for blend, part in zip(blends, parts, strict=True)])
@@ -103,8 +104,8 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     choices = choose(held_out[True], held_out[False])
     facts = {
         "cells": len(data.rows),
-        "practice_cells": _num_cells(practice),
-        "tuning_cells": _num_cells(tuning),
+        "practice_cells": _num_cells(_joined(practice)),
+        "tuning_cells": _num_cells(_joined(tuning)),
         "chosen_on_cells": sum(_num_cells(part.held_out) for part in parts),
         "tuned": {output: choice.to_json() for output, choice in zip(OUTPUTS, choices, strict=True)},
     }
@@ -152,15 +153,21 @@ def _spread(tiles: Sequence[PracticeTile]) -> list[PracticeTile]:
     return [tile for first in range(step) for tile in tiles[first::step]]
 
 
-def _parts(practice: Sequence[PracticeTile], tuning: Sequence[PracticeTile], *, is_new: bool) -> list[_Part]:
-    """The fit that is used, and fits to halves of the cells, which are only compared on the others."""
-    parts = [_Part(practice, tuning)]
+def _parts(practice: Sequence[Sequence[PracticeTile]], tuning: Sequence[PracticeTile], *, is_new: bool) -> list[_Part]:
+    """The fit that is used, and fits to half of the practice folds, which are only compared on the others."""
+    whole = _joined(practice)
+    parts = [_Part(whole, tuning)]
     if len(practice) > 1 and (is_new or _num_cells(tuning) <= MAX_CROSS_VALIDATED):
-        first, second = (practice[start::2] for start in range(2))  # areas of the tissue, or cells drawn all over it
-        parts += [_Part(first, second, is_new), _Part(second, first, is_new)][
-            : 2 if _num_cells(practice) < MANY_CELLS else 1
-        ]
+        # By folds, as these do not depend on the size of the tiles.
+        first, second = (_joined(practice[start::2]) for start in range(2))
+        halves = [_Part(first, second, is_new), _Part(second, first, is_new)]
+        parts += halves if _num_cells(whole) < MANY_CELLS else halves[:1]
     return parts
+
+
+def _joined(folds: Sequence[Sequence[PracticeTile]]) -> list[PracticeTile]:
+    """The tiles of all folds."""
+    return [tile for fold in folds for tile in fold]
 
 
 def _num_cells(tiles: Sequence[PracticeTile]) -> int:
