@@ -16,7 +16,7 @@ from builders import save_random_run
 
 from cifm_cli import keys
 from cifm_cli.data.slide import open_slide
-from cifm_cli.data.writers.embedded import read_embedded
+from cifm_cli.data.writers.embedded import open_embeddings, read_embedded
 
 ALL = ("--umap", "--clusters", "--neighbors")
 
@@ -127,6 +127,15 @@ def test_formats_hold_the_same_numbers(two_slides: Path, cifm, blank_figures) ->
     for name in ("zarr", "parquet", "npy"):
         assert not list(Path(name).glob("*.h5ad")), "the temporary file is left"
         assert not list(Path(name).glob(".*"))
+
+
+def test_embeddings_of_zarr_and_of_hdf5_are_the_same(two_slides: Path, cifm) -> None:
+    assert cifm("embed", "prepared/one.h5ad", "--adapt", "none").code == 0
+    assert cifm("embed", "prepared/one.h5ad", "--adapt", "none", "--format", "zarr").code == 0
+    mapped, converted = (open_embeddings(Path("embedded", name)) for name in ("one.h5ad", "one.zarr"))
+    assert converted.name == mapped.name == "one"
+    assert converted.path == Path("embedded/one.zarr")
+    assert all(np.array_equal(values, converted.embeddings[slot]) for slot, values in mapped.embeddings.items())
 
 
 def test_a_probe_reads_zarr(two_slides: Path, cifm, blank_figures) -> None:

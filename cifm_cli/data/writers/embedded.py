@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,15 +204,26 @@ def open_embeddings(path: Path) -> OpenEmbeddings:
     """Open an embedded slide whose counts are not needed.
 
     Args:
-        path: An embedded slide.
+        path: An embedded slide, `.h5ad` or a Zarr store.
 
     Returns:
-        The slide. Its embeddings are read from the file when they are used; a matrix that another program has compressed
+        The slide. Its embeddings are read from an `.h5ad` when they are used; a matrix that another program has compressed
         is read into memory.
 
     Raises:
         CifmError: As for `read_embedded`.
     """
+    with as_h5ad(path) as stored:
+        found = _open_embeddings(stored)
+        if stored == path:
+            return found
+        # The file that a Zarr store was converted to is temporary.
+        in_memory = {slot: np.array(values) for slot, values in found.embeddings.items()}
+        return replace(found, path=path, embeddings=in_memory)
+
+
+def _open_embeddings(path: Path) -> OpenEmbeddings:
+    """Open an `.h5ad`."""
     with open_slide_file(path) as file:
         slots = embedding_slots(file, path)
         if not slots:
