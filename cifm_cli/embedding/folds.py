@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -121,7 +122,11 @@ def grouped_folds(
             yield np.flatnonzero(groups.ids != group), np.flatnonzero(groups.ids == group)
         return
     splitter = StratifiedGroupKFold(min(num_folds, max_folds), shuffle=True, random_state=state)
-    for train, test in splitter.split(np.zeros(len(codes)), codes, groups.ids):
+    with warnings.catch_warnings():
+        # Of a class with fewer cells than there are folds, which is then missing from some of them.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        splits = list(splitter.split(np.zeros(len(codes)), codes, groups.ids))
+    for train, test in splits:
         # A fold can be empty if there are few groups of very different sizes.
         if len(test):
             yield _outside_buffer(train, test, xy_um, groups.buffer_um), test

@@ -65,7 +65,8 @@ def _keep_nearest(  # pragma: no cover - compiled
 
 def num_threads() -> int:
     """Number of threads of a search, which its result does not depend on."""
-    return int(numba.get_num_threads())
+    # `numba.get_num_threads` would start the threads of numba, and change the number that torch uses.
+    return int(numba.config.NUMBA_NUM_THREADS)
 
 
 def exact_nearest(cells: Cells, database: Rows, num: int, queries: Rows) -> Iterator[tuple[Rows, NDArray[np.int64]]]:

@@ -36,7 +36,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 SMALL = "--set train.steps=12 --set train.validate_every=4 --set train.validation_tiles=1 --set model.width=8"
-TRAIN = f"train demo {SMALL} --set data.tile_cells=32 --set train.save_minutes=1e-9 --backend torch --device cpu"
+# With a small radius, so that cells beyond the reach of an embedding are left to train a probe on.
+TRAIN = (
+    f"train demo {SMALL} --set data.tile_cells=32 --set data.radius_um=5 --set train.save_minutes=1e-9 --backend torch "
+    "--device cpu"
+)
 EVALUATE = "evaluate --model runs/base --backend torch --device cpu --geometry scattered --rounds 1 --adapt none"
 INPUTS = ("download", "prepared", "runs/base", "embedded", "labelled.h5ad")
 LEFTOVER = re.compile(r"\.(partial|complete|replaced)\.|cifm-lock")
