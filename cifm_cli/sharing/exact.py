@@ -66,7 +66,7 @@ def _keep_nearest(  # pragma: no cover - compiled
 def num_threads() -> int:
     """Number of threads of a search, which its result does not depend on."""
     # `numba.get_num_threads` would start the threads of numba, and change the number that torch uses.
-    return int(numba.config.NUMBA_NUM_THREADS)
+    return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]  # set when numba is imported
 
 
 def exact_nearest(cells: Cells, database: Rows, num: int, queries: Rows) -> Iterator[tuple[Rows, NDArray[np.int64]]]:
