@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from cifm_cli import keys
 from cifm_cli.data.slide import log_normalise
+from cifm_cli.data.writers.one_model import require_one_model
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -59,20 +60,10 @@ def collect_features(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> l
     Raises:
         CifmError: The slides were embedded by different models, or share no gene or no embedding.
     """
-    first = slides[0]
-    for slide in slides:
-        if slide.origin["model"]["sha256"] != first.origin["model"]["sha256"]:
-            # Dimensions of two models have nothing in common, even for the same recipe.
-            message = f"{first.name} and {slide.name} were embedded by different models"
-            raise CifmError(message, "embed them with the same model: `cifm embed SLIDE... --model RUN`")
-        if _adapt(slide) != _adapt(first):
-            message = (
-                f"{first.name} and {slide.name} were embedded with different --adapt: {_adapt(first)}, {_adapt(slide)}"
-            )
-            raise CifmError(message, "embed them alike: `cifm embed SLIDE... --adapt slide` (or none)")
+    require_one_model(slides)
     # Only features that all slides have can be compared between cells of different slides.
     slots = [slot for slot in _EMBEDDINGS if all(slot in slide.embeddings for slide in slides)]
-    genes = [gene for gene in first.gene_ids if all(gene in slide.gene_ids for slide in slides)]
+    genes = [gene for gene in slides[0].gene_ids if all(gene in slide.gene_ids for slide in slides)]
     if not genes or not slots:
         missing = "embedding" if genes else "gene"
         raise CifmError(f"the slides share no {missing}", "probe slides that were prepared and embedded alike")
@@ -85,11 +76,6 @@ def collect_features(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows]) -> l
         for slot in slots
     ]
     return embeddings + _baselines(slides, rows, genes, embeddings[0].values.shape[1])
-
-
-def _adapt(slide: EmbeddedSlide) -> str:
-    """Whether the model was adapted to the slide; earlier versions never did."""
-    return str(slide.origin.get("adapt", "none"))
 
 
 def _baselines(slides: Sequence[EmbeddedSlide], rows: Sequence[Rows], genes: list[str], width: int) -> list[Features]:

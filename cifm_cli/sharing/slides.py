@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cifm_cli import keys
+from cifm_cli.data.writers.one_model import require_one_model
 from cifm_cli.errors import CifmError
 from cifm_cli.sharing.cells import Part
 
@@ -43,7 +44,7 @@ def read_parts(slides: Sequence[OpenEmbeddings], level: Level, label: str | None
     Raises:
         CifmError: The slides were embedded by different models or lack the embedding, the types or the group.
     """
-    _require_one_model(slides)
+    require_one_model(slides)
     slot = SLOTS[level]
     for slide in slides:
         if slot not in slide.embeddings:
@@ -88,21 +89,6 @@ def _require_few_types(types: Sequence[NDArray[np.object_] | None], column: str,
     names = {name for each in types if each is not None for name in each.tolist() if name is not None}
     if len(names) > MAX_TYPES:
         raise CifmError(f"--label {column}: {len(names):,} different values, at most {MAX_TYPES} are types", hint)
-
-
-def _require_one_model(slides: Sequence[OpenEmbeddings]) -> None:
-    first = slides[0]
-    for slide in slides:
-        if slide.origin["model"]["sha256"] != first.origin["model"]["sha256"]:
-            # Dimensions of two models have nothing in common, even for the same recipe.
-            message = f"{first.name} and {slide.name} were embedded by different models"
-            raise CifmError(message, "embed them with the same model: `cifm embed SLIDE... --model RUN`")
-        adapt, other = (str(each.origin.get("adapt", "none")) for each in (first, slide))
-        if adapt != other:
-            raise CifmError(
-                f"{first.name} and {slide.name} were embedded with different --adapt: {adapt}, {other}",
-                "embed them alike: `cifm embed SLIDE... --adapt slide` (or none)",
-            )
 
 
 def _group_of(slide: OpenEmbeddings, group: str) -> str:

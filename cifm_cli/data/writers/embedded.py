@@ -32,7 +32,7 @@ from cifm_cli.verification import SKIP_HINT, verification_enabled
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import h5py
@@ -173,20 +173,7 @@ def read_embedded(path: Path) -> EmbeddedSlide:
 def _read_embedded(path: Path) -> EmbeddedSlide:
     """Read an embedded slide from an `.h5ad`."""
     with open_slide_file(path) as file:
-        slots = embedding_slots(file, path)
-        if not slots:
-            raise CifmError(f"{path}: holds no embedding", f"embed the slide first: `cifm embed {path}`")
-        slide = read_slide(file, path, hold=True)
-        metadata = read_stored_metadata(file, path)
-        origin = check_origin(metadata.get(keys.EMBEDDING), path)
-        embeddings = {slot: _read_embedding(file, slot, slide.num_cells, path) for slot in slots}
-        if keys.EMBEDDED_CONTENT in metadata and verification_enabled():
-            where = f"{path}: uns/{keys.CIFM}/{keys.EMBEDDED_CONTENT}"
-            now = {**_sum_embeddings(file, slots, path), _ORIGIN: _sum_origin(origin)}
-            _require_unchanged(now, parse_object(metadata[keys.EMBEDDED_CONTENT], where), path)
-        obs, record = _read_obs(file, slide.num_cells, path), ColumnRecord.read(file, path)
-        for name, values in {**obs, NAMES: obs.index}.items():
-            record.compare(str(name), values)
+        slide, obs, embeddings, origin = _read_content(file, path, _read_embedding, hold=True)
         return EmbeddedSlide(
             name=slide.name,
             xy_um=slide.xy_um,
@@ -198,6 +185,31 @@ def _read_embedded(path: Path) -> EmbeddedSlide:
             facts=slide.facts or {},
             origin=origin,
         )
+
+
+def _read_content(
+    file: h5py.File,
+    path: Path,
+    read_values: Callable[[h5py.File, str, int, Path], NDArray[np.float32]],
+    *,
+    hold: bool,
+) -> tuple[Slide, pd.DataFrame, dict[str, NDArray[np.float32]], dict[str, Any]]:
+    """The slide, its obs, its embeddings and their provenance, compared with their checksums."""
+    slots = embedding_slots(file, path)
+    if not slots:
+        raise CifmError(f"{path}: holds no embedding", f"embed the slide first: `cifm embed {path}`")
+    slide = read_slide(file, path, hold=hold)
+    metadata = read_stored_metadata(file, path)
+    origin = check_origin(metadata.get(keys.EMBEDDING), path)
+    embeddings = {slot: read_values(file, slot, slide.num_cells, path) for slot in slots}
+    if keys.EMBEDDED_CONTENT in metadata and verification_enabled():
+        where = f"{path}: uns/{keys.CIFM}/{keys.EMBEDDED_CONTENT}"
+        now = {**_sum_embeddings(file, slots, path), _ORIGIN: _sum_origin(origin)}
+        _require_unchanged(now, parse_object(metadata[keys.EMBEDDED_CONTENT], where), path)
+    obs, record = _read_obs(file, slide.num_cells, path), ColumnRecord.read(file, path)
+    for name, values in {**obs, NAMES: obs.index}.items():
+        record.compare(str(name), values)
+    return slide, obs, embeddings, origin
 
 
 def open_embeddings(path: Path) -> OpenEmbeddings:
@@ -225,20 +237,7 @@ def open_embeddings(path: Path) -> OpenEmbeddings:
 def _open_embeddings(path: Path) -> OpenEmbeddings:
     """Open an `.h5ad`."""
     with open_slide_file(path) as file:
-        slots = embedding_slots(file, path)
-        if not slots:
-            raise CifmError(f"{path}: holds no embedding", f"embed the slide first: `cifm embed {path}`")
-        slide = read_slide(file, path, hold=False)
-        metadata = read_stored_metadata(file, path)
-        origin = check_origin(metadata.get(keys.EMBEDDING), path)
-        embeddings = {slot: _map_embedding(file, slot, slide.num_cells, path) for slot in slots}
-        if keys.EMBEDDED_CONTENT in metadata and verification_enabled():
-            where = f"{path}: uns/{keys.CIFM}/{keys.EMBEDDED_CONTENT}"
-            now = {**_sum_embeddings(file, slots, path), _ORIGIN: _sum_origin(origin)}
-            _require_unchanged(now, parse_object(metadata[keys.EMBEDDED_CONTENT], where), path)
-        obs, record = _read_obs(file, slide.num_cells, path), ColumnRecord.read(file, path)
-        for name, values in {**obs, NAMES: obs.index}.items():
-            record.compare(str(name), values)
+        slide, obs, embeddings, origin = _read_content(file, path, _map_embedding, hold=False)
     return OpenEmbeddings(slide.name, path, slide.xy_um, obs, embeddings, slide.facts or {}, origin)
 
 
