@@ -116,7 +116,7 @@ def _differentiate(ctx: Any, inputs: Sequence[Tensor], sums: Any, requested: Seq
     num_ranges, width = len(bounds) - 1, len(coordinate)
     # Every row is written by exactly one program, so the gradients of cells need no initial zeros.
     rows = [torch.empty_like(value, memory_format=torch.contiguous_format) for value in nodes]
-    parts = radial.new_empty(num_ranges, sizes.num_basis, width), radial.new_empty(num_ranges, width)
+    parts = radial.new_empty(num_ranges, radial.shape[1], width), radial.new_empty(num_ranges, width)
     gradients = kernels.Gradients(*rows, *parts, torch.empty_like(layer.shift), torch.empty_like(layer.displacement))
     _launch(
         kernels.backward_receivers, num_ranges, (layer, _by_receiver(kernels, graph), bounds, sums, gradients, sizes)
@@ -135,7 +135,7 @@ def _launch(kernel: Any, num_programs: int, arguments: tuple[Any, ...]) -> None:
     if num_programs == 0:
         return
     layer, sizes = arguments[0], arguments[-1]
-    num_warps = min(MAX_WARPS, max(1, sizes.heads * sizes.columns // FEATURES_PER_WARP))
+    num_warps = min(MAX_WARPS, max(1, sizes.heads.value * sizes.columns.value // FEATURES_PER_WARP))
     # Triton launches on the current device, which need not be that of the tensors.
     with torch.cuda.device_of(layer.shift):
         # Fused multiply-adds round once instead of twice.
@@ -145,7 +145,7 @@ def _launch(kernel: Any, num_programs: int, arguments: tuple[Any, ...]) -> None:
 def _sizes(kernels: Any, radial: Tensor, num_heads: int) -> Any:  # noqa: ANN401
     width, num_basis = radial.shape
     sizes = num_heads, width // num_heads, num_basis
-    return kernels.Sizes(*sizes, *(1 << (size - 1).bit_length() for size in sizes))
+    return kernels.constants(*sizes, *(1 << (size - 1).bit_length() for size in sizes))
 
 
 def _layer(kernels: Any, inputs: Sequence[Tensor]) -> Any:  # noqa: ANN401

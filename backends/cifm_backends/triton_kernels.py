@@ -99,8 +99,13 @@ def inlined(function: Function) -> Function:
     return function if INTERPRETED else compiled(function)
 
 
+def constants(*sizes: int) -> Sizes:
+    """Sizes that are constants to the compiler."""
+    return Sizes(*map(tl.constexpr, sizes))
+
+
 @inlined
-def block_of_features(sizes: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+def block_of_features(sizes: Sizes) -> tuple[tl.tensor, tl.tensor]:
     """(heads, columns) position of each entry of a block in a row of D features, and whether it is not padding."""
     heads, columns = tl.arange(0, sizes.heads)[:, None], tl.arange(0, sizes.columns)[None, :]
     return heads * sizes.head_width + columns, (heads < sizes.num_heads) & (columns < sizes.head_width)
@@ -114,7 +119,7 @@ def load_row(matrix: tl.tensor, start: tl.tensor, features: tl.tensor, inside: t
 
 @inlined
 def load_parameters(
-    layer: Layer, features: tl.tensor, inside: tl.tensor, sizes: tl.constexpr
+    layer: Layer, features: tl.tensor, inside: tl.tensor, sizes: Sizes
 ) -> tuple[tl.tensor, tl.tensor]:
     """(basis, heads, columns) C and (heads, columns) v."""
     basis = tl.arange(0, sizes.basis)[:, None, None]
@@ -133,7 +138,7 @@ def edge_vector(layer: Layer, e: tl.tensor, i: tl.tensor, j: tl.tensor) -> tuple
 
 
 @inlined
-def radial_basis(squared: tl.tensor, sizes: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+def radial_basis(squared: tl.tensor, sizes: Sizes) -> tuple[tl.tensor, tl.tensor]:
     """(basis,) radial basis at a squared distance, and its derivative; see `torch_reference.radial_basis`."""
     basis = tl.arange(0, sizes.basis)
     # beta = 0, 1, 2, 4, 8, ...
@@ -151,7 +156,7 @@ def sum_basis(radial: tl.tensor, weights: tl.tensor) -> tl.tensor:
 
 
 @inlined
-def edge_intensity(query: tl.tensor, key: tl.tensor, sizes: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+def edge_intensity(query: tl.tensor, key: tl.tensor, sizes: Sizes) -> tuple[tl.tensor, tl.tensor]:
     """(heads,) Int of Eq. 11, and 1 / (1 + |z|), z = <Q, K> / sqrt(P)."""
     z = tl.sum(query * key, axis=1) * sizes.head_width**-0.5
     damping = 1 / (1 + tl.abs(z))
@@ -165,7 +170,7 @@ def edge_backward(
     argument: tl.tensor,
     message: tl.tensor,
     total: tl.tensor,
-    sizes: tl.constexpr,
+    sizes: Sizes,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Differentiate Eqs 11 and 12 for one edge.
 
@@ -192,7 +197,7 @@ def edge_backward(
 
 
 @compiled
-def forward_cells(layer: Layer, graph: Index, out: Sums, sizes: tl.constexpr) -> None:
+def forward_cells(layer: Layer, graph: Index, out: Sums, sizes: Sizes) -> None:
     """Sum what each cell receives; one program per cell."""
     i = tl.program_id(0).to(tl.int64)
     features, inside = block_of_features(sizes)
@@ -225,7 +230,7 @@ def forward_cells(layer: Layer, graph: Index, out: Sums, sizes: tl.constexpr) ->
 
 @compiled
 def backward_receivers(
-    layer: Layer, graph: Index, bounds: tl.tensor, sums: Sums, out: Gradients, sizes: tl.constexpr
+    layer: Layer, graph: Index, bounds: tl.tensor, sums: Sums, out: Gradients, sizes: Sizes
 ) -> None:
     """Gradients of cells as receivers, of their edges, and of the parameters; one program per range of cells.
 
@@ -262,7 +267,7 @@ def backward_receiver(  # noqa: PLR0913, PLR0917 - a kernel has no object to kee
     sums: Sums,
     out: Gradients,
     added: tl.tuple,
-    sizes: tl.constexpr,
+    sizes: Sizes,
 ) -> tuple[tl.tensor, tl.tensor]:
     """Write the gradients of a receiver and its edges, and add its gradients of C and v to those of the cells before."""
     radial, coordinate = parameters
@@ -307,7 +312,7 @@ def backward_receiver(  # noqa: PLR0913, PLR0917 - a kernel has no object to kee
 
 
 @compiled
-def backward_senders(layer: Layer, graph: Index, sums: Sums, out: Gradients, sizes: tl.constexpr) -> None:
+def backward_senders(layer: Layer, graph: Index, sums: Sums, out: Gradients, sizes: Sizes) -> None:
     """Gradients of cells as senders; one program per cell. Must run after `backward_receivers` has run on all cells.
 
     Args:
