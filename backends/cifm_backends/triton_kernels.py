@@ -118,9 +118,7 @@ def load_row(matrix: tl.tensor, start: tl.tensor, features: tl.tensor, inside: t
 
 
 @inlined
-def load_parameters(
-    layer: Layer, features: tl.tensor, inside: tl.tensor, sizes: Sizes
-) -> tuple[tl.tensor, tl.tensor]:
+def load_parameters(layer: Layer, features: tl.tensor, inside: tl.tensor, sizes: Sizes) -> tuple[tl.tensor, tl.tensor]:
     """(basis, heads, columns) C and (heads, columns) v."""
     basis = tl.arange(0, sizes.basis)[:, None, None]
     rows = layer.radial + basis * (sizes.num_heads * sizes.head_width) + features[None]
@@ -229,9 +227,7 @@ def forward_cells(layer: Layer, graph: Index, out: Sums, sizes: Sizes) -> None:
 
 
 @compiled
-def backward_receivers(
-    layer: Layer, graph: Index, bounds: tl.tensor, sums: Sums, out: Gradients, sizes: Sizes
-) -> None:
+def backward_receivers(layer: Layer, graph: Index, bounds: tl.tensor, sums: Sums, out: Gradients, sizes: Sizes) -> None:
     """Gradients of cells as receivers, of their edges, and of the parameters; one program per range of cells.
 
     Args:

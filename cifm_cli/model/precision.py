@@ -24,3 +24,21 @@ def computing_in(precision: Precision, device: torch.device) -> torch.autocast:
         A context manager to run the network in.
     """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def precision_note(precision: Precision, device: torch.device) -> str | None:
+    """What the user should know of a precision on a device: older GPUs compute bfloat16 in software.
+
+    Args:
+        precision: Precision of the network.
+        device: Device of the network.
+
+    Returns:
+        A sentence, or None.
+    """
+    if precision != "bfloat16" or device.type != "cuda" or torch.version.hip:
+        return None
+    # Compute capability 8.0 (Ampere) is the first with bfloat16 in hardware.
+    if torch.cuda.get_device_capability(device) >= (8, 0):
+        return None
+    return f"{torch.cuda.get_device_name(device)} has no bfloat16 in hardware: --precision float32 may be faster"

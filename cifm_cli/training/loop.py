@@ -23,10 +23,11 @@ from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint
 from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
-from cifm_cli.model.precision import computing_in
+from cifm_cli.model.precision import computing_in, precision_note
 from cifm_cli.report.terminal import progress
 from cifm_cli.training import schedule
 from cifm_cli.training.config import TrainResult
+from cifm_cli.training.device_transfer import copy_ahead, pinning
 from cifm_cli.training.distributed import join_processes
 from cifm_cli.training.fit_linear import fit_linear_correction
 from cifm_cli.training.fit_readout import fit_readout
@@ -37,6 +38,8 @@ from cifm_cli.training.threads import map_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from torch import Tensor
 
     from cifm_cli.model.example import Example
     from cifm_cli.training.config import TrainConfig
@@ -157,7 +160,7 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
 
     Args:
         session: Its network and optimiser are changed.
-        examples: The tiles of this process, all with the same weight in the loss.
+        examples: The tiles of this process, on its device, all with the same weight in the loss.
         learning_rate: Learning rate of this step.
 
     Returns:
@@ -172,11 +175,13 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     for group in session.optimiser.param_groups:
         group["lr"] = learning_rate
     session.optimiser.zero_grad(set_to_none=True)
-    step_loss = 0.0
+    losses = []
     for tile, example in zip(session.processes.own_indices(recipe.tiles_per_step), examples, strict=True):
         number = session.state.step * recipe.tiles_per_step + tile
-        step_loss += backward_tile(session, example.to(session.device), number)
+        losses.append(backward_tile(session, example, number))
     # Sums, not means: the loss of each tile is divided by the number of all tiles of the step.
+    # Read after the last tile, since reading a number waits for a GPU.
+    step_loss = sum(value.item() for tile in losses for value in tile)
     step_loss = session.processes.sum_gradients(session.network, step_loss)
     # After the sum over processes, so that all of them clip by the same norm.
     norm = torch.nn.utils.clip_grad_norm_(session.network.parameters(), recipe.clip_norm)
@@ -185,7 +190,7 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     return step_loss
 
 
-def backward_tile(session: Session, example: Example, number: int) -> float:
+def backward_tile(session: Session, example: Example, number: int) -> list[Tensor]:
     """Add the gradients of one tile to those of the step.
 
     Each member of the network is trained on its own loss. The members share nothing, so they run in parallel on a CPU.
@@ -196,13 +201,13 @@ def backward_tile(session: Session, example: Example, number: int) -> float:
         number: Number of the tile since the start of training, which seeds its dropout.
 
     Returns:
-        The mean loss of the members, divided by the number of tiles in a step.
+        The loss of each member on the device, divided by the numbers of members and of tiles in a step.
     """
     # Members have separate losses: each is a predictor by itself, whose errors the average then reduces.
     members, recipe = session.network.members, session.recipe
     weight = 1 / (len(members) * recipe.train.tiles_per_step)
 
-    def backward_member(member: int) -> float:
+    def backward_member(member: int) -> Tensor:
         """Add the gradients of one member and return its loss."""
         # A generator of its own, so that neither the thread nor the process that runs it changes the draws.
         dropout = provenance.torch_generator(session.seed, "dropout", number, member)
@@ -211,9 +216,9 @@ def backward_tile(session: Session, example: Example, number: int) -> float:
         # The weight makes the sum over members and tiles a mean, whatever the number of processes.
         value = weight * loss(output, example.target, recipe.objective)
         value.backward()
-        return value.item()
+        return value.detach()
 
-    return sum(map_threads(backward_member, range(len(members)), session.device))
+    return map_threads(backward_member, range(len(members)), session.device)
 
 
 def check_finite(session: Session, step_loss: float, norm: float) -> None:
@@ -248,13 +253,15 @@ def validate(session: Session) -> float:
     network, corpus, recipe = session.ema_network, session.corpus, session.recipe
     # Without dropout
     network.eval()
-    total = 0.0
-    for example in prefetch(corpus.validation_example, session.processes.own_indices(corpus.num_validation_tiles)):
-        on_device = example.to(session.device)
+    losses = []
+    numbers = session.processes.own_indices(corpus.num_validation_tiles)
+    made = prefetch(pinning(corpus.validation_example, session.device), numbers)
+    for example in copy_ahead(made, session.device):
         with computing_in(recipe.train.precision, session.device):
-            output = network(session.backend, on_device.tile)
-        total += loss(output, on_device.target, recipe.objective).item()
-    return session.processes.sum(total) / corpus.num_validation_tiles
+            output = network(session.backend, example.tile)
+        losses.append(loss(output, example.target, recipe.objective))
+    # Read after the last tile, since reading a number waits for a GPU.
+    return session.processes.sum(sum(value.item() for value in losses)) / corpus.num_validation_tiles
 
 
 def validate_and_save(session: Session) -> None:
@@ -273,7 +280,7 @@ def validate_and_save(session: Session) -> None:
 
 
 def prefetch_examples(session: Session) -> Iterator[list[Example]]:
-    """The tiles of this process for every remaining step, made while the network works on earlier ones."""
+    """The tiles of this process for every remaining step, made and copied while the network works on earlier ones."""
     tiles_per_step = session.recipe.train.tiles_per_step
     own_tiles = session.processes.own_indices(tiles_per_step)
 
@@ -283,7 +290,8 @@ def prefetch_examples(session: Session) -> Iterator[list[Example]]:
 
     num_threads = 1 if session.device.type == "cpu" else NUM_GPU_LOADERS  # on a CPU the network needs the cores
     steps = range(session.state.step, session.recipe.train.steps)
-    return prefetch(make_examples, steps, num_threads, ahead=2 * num_threads)
+    made = prefetch(pinning(make_examples, session.device), steps, num_threads, ahead=2 * num_threads)
+    return copy_ahead(made, session.device)
 
 
 @contextmanager
@@ -316,3 +324,5 @@ def log_start(session: Session, num_parameters: int) -> None:
         f"training {num_parameters:,} parameters on {corpus.num_cells:,} cells of {len(corpus.slides)} slide(s)"
     )
     logger.info(f"backend {backend.name} ({backend.version()}), {session.device}, {machine}: {session.folder}")
+    if note := precision_note(session.recipe.train.precision, session.device):
+        logger.warning(note)
