@@ -23,7 +23,19 @@ if TYPE_CHECKING:
 
     import torch
 
-_PACKAGES = ("torch", "numpy", "scipy", "anndata", "h5py", "pandas", "scikit-learn", "safetensors", "dgl", "numba")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "anndata",
+    "h5py",
+    "pandas",
+    "scikit-learn",
+    "safetensors",
+    "dgl",
+    "numba",
+    "triton",
+)
 _BLOCK = 1 << 20  # bytes that are read at a time: slides may be larger than the memory
 
 

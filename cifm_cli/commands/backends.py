@@ -8,7 +8,11 @@ from cifm_cli.commands import options
 
 
 def backends(as_json: options.Json = False) -> None:
-    """List the backends of the graph network on this machine, and which one `auto` uses."""
+    """List the backends of the graph network on this machine, and which one `auto` uses.
+
+    A backend that is not available is shown with the reason and does not affect the others. No backend has been run on a
+    GPU yet: the triton backend was checked in Triton's interpreter, and its speed has not been measured.
+    """
     from cifm_cli.report import terminal
 
     statuses = describe_backends()
@@ -16,7 +20,10 @@ def backends(as_json: options.Json = False) -> None:
         terminal.emit(statuses)
         return
     header = ("backend", "runs on", "auto for", "version or problem")
-    rows = [(x["name"], *map(", ".join, (x["devices"], x["auto"])), x["version"] or x["problem"]) for x in statuses]
+    rows = [
+        (x["name"], ", ".join(x["devices"]) or "-", ", ".join(x["auto"]) or "-", x["version"] or x["problem"])
+        for x in statuses
+    ]
     terminal.listing([header, *rows])
 
 

@@ -6,6 +6,9 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 import pytest
 
 from cifm_cli.errors import CifmError, StopRequested
-from cifm_cli.recipe import Recipe, parse
+from cifm_cli.recipe import Recipe, parse, to_toml
 from cifm_cli.training import loop
 from cifm_cli.training.config import TrainConfig
 from cifm_cli.training.launch import launch
@@ -92,3 +95,27 @@ def test_two_processes_train_as_one_and_a_killed_run_can_be_resumed(
     } <= shared
     assert {key: with_two[key] for key in shared} == pytest.approx({key: with_one[key] for key in shared}, rel=1e-4)
     assert resumed == pytest.approx(with_one, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_as_one_process_does(
+    prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe()
+    short = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 3, "max_minutes": 1e6})})
+    path, run = tmp_path / "short.toml", tmp_path / "two"
+    path.write_text(to_toml(short))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    words = ["train", path, "--data", prepared_synthetic, "--out", run, "--backend", "torch", "--device", "cpu"]
+    ended = subprocess.run(
+        [*torchrun, "-m", "cifm_cli", *map(str, words)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "2 processes of 1 threads" in ended.stderr
+    monkeypatch.chdir(tmp_path)
+    loop.train(TrainConfig(recipe=short, slides=[prepared_synthetic], folder=tmp_path / "one", backend="torch"))
+    one, two = curve(tmp_path / "one"), curve(run)
+    assert {(step, "loss") for step in (1, 2, 3)} <= two.keys()
+    assert two == pytest.approx(one, rel=1e-4)
