@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 from cifm_cli.model.kernels import weighted_sums
+from cifm_cli.model.panel_genes import select_genes
 from cifm_cli.statistics.regression import shared_weights, shrunk_weights
 
 if TYPE_CHECKING:
@@ -135,28 +136,28 @@ class Smoother(nn.Module):
         self.state_weights = nn.Parameter(torch.zeros(num_terms))  # before the softmax
 
     def forward(
-        self, terms: Terms, frequencies: Tensor, slide: SlideParameters, genes: Tensor
+        self, terms: Terms, logarithms: tuple[Tensor, Tensor], slide: SlideParameters, genes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Blend the estimates.
 
         Args:
-            terms: From `smoother_terms`.
-            frequencies: (M, T, K) frequencies of the cell states, see `state_frequencies`.
+            terms: From `smoother_terms`, around M queries.
+            logarithms: (M, T, P) those of the compositions, and (M, T, K) those of the frequencies of the cell states.
             slide: Parameters of the slide, with the weights of P genes.
             genes: (P,) vocabulary rows of the panel.
 
         Returns:
             Magnitude, logit, composition and state of an `Output`, before the correction of the network.
         """
-        mean = _blend(terms.means, slide.mean_weights + self.mean_weights[:, genes])
-        expressed = _blend(terms.expressed, slide.expressed_weights + self.expressed_weights[:, genes])
+        mean_weights, expressed_weights = (
+            select_genes(weights.T, genes).T for weights in (self.mean_weights, self.expressed_weights)
+        )
+        mean = _blend(terms.means, slide.mean_weights + mean_weights)
+        expressed = _blend(terms.expressed, slide.expressed_weights + expressed_weights)
         # A blend with free weights can leave the interval from 0 to 1.
         logit = torch.logit(expressed.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
-        composition = _blend(
-            terms.compositions.log(), (slide.composition_weights + self.composition_weights).softmax(0)[:, None]
-        )
-        # Frequencies and compositions are positive, because they are shrunk towards positive profiles.
-        state = _blend(frequencies.log(), (slide.state_weights + self.state_weights).softmax(0)[:, None])
+        composition = _blend(logarithms[0], (slide.composition_weights + self.composition_weights).softmax(0)[:, None])
+        state = _blend(logarithms[1], (slide.state_weights + self.state_weights).softmax(0)[:, None])
         return mean, logit, composition, state
 
 
@@ -180,7 +181,11 @@ def smoother_terms(neighbours: NeighbourSums, slide: SlideParameters) -> Terms:
 
 def _blend(terms: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum of (M, T, P) over T. An einsum would run a separate matrix product for each gene."""
-    return (terms * weights).sum(1)
+    # Term by term, so that no product of the size of all terms is stored, nor kept for the gradient.
+    blend = terms[:, 0] * weights[0]
+    for term in range(1, terms.shape[1]):
+        blend = torch.addcmul(blend, terms[:, term], weights[term])
+    return blend
 
 
 def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
@@ -203,7 +208,8 @@ def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
     for scale in reversed(range(sums.shape[1])):
         terms.append((sums[:, scale] + prior * terms[-1]) / (mass[:, scale, None] + prior))
     # Narrowest first, and the profile, which the loop started from, last.
-    return torch.stack(terms[:0:-1] + terms[:1], dim=1)
+    # Term by term in memory, since they are blended one after the other.
+    return torch.stack(terms[:0:-1] + terms[:1]).movedim(0, 1)
 
 
 class LeastSquares:

@@ -12,6 +12,8 @@ import math
 import signal
 import time
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import torch
@@ -201,13 +203,15 @@ def backward_tile(session: Session, example: Example, number: int) -> float:
     # Members have separate losses: each is a predictor by itself, whose errors the average then reduces.
     members, recipe = session.network.members, session.recipe
     weight = 1 / (len(members) * recipe.train.tiles_per_step)
+    with torch.no_grad():  # only what the members share; nothing in it is trained
+        surroundings = example.surroundings or session.network.describe(example.tile)
 
     def backward_member(member: int) -> float:
         """Add the gradients of one member and return its loss."""
         # A generator of its own, so that neither the thread nor the process that runs it changes the draws.
         dropout = provenance.torch_generator(session.seed, "dropout", number, member)
         with drawing_from(dropout), computing_in(recipe.train.precision, session.device):
-            output = members[member](session.backend, example.tile)
+            output = members[member](session.backend, example.tile, surroundings)
         # The weight makes the sum over members and tiles a mean, whatever the number of processes.
         value = weight * loss(output, example.target, recipe.objective)
         value.backward()
@@ -276,10 +280,15 @@ def prefetch_examples(session: Session) -> Iterator[list[Example]]:
     """The tiles of this process for every remaining step, made while the network works on earlier ones."""
     tiles_per_step = session.recipe.train.tiles_per_step
     own_tiles = session.processes.own_indices(tiles_per_step)
+    # The linear correction is final before the first step, so a copy on the CPU serves all steps.
+    network = session.network if session.device.type == "cpu" else deepcopy(session.network).cpu()
+    describe = network.describe
 
     def make_examples(step: int) -> list[Example]:
-        """Make the tiles of this process for one step."""
-        return [session.corpus.train_example(step * tiles_per_step + tile) for tile in own_tiles]
+        """Make the tiles of this process for one step, with all that does not depend on trained weights."""
+        examples = [session.corpus.train_example(step * tiles_per_step + tile) for tile in own_tiles]
+        with torch.no_grad():
+            return [replace(example, surroundings=describe(example.tile)) for example in examples]
 
     num_threads = 1 if session.device.type == "cpu" else NUM_GPU_LOADERS  # on a CPU the network needs the cores
     steps = range(session.state.step, session.recipe.train.steps)
