@@ -112,8 +112,8 @@ def test_batches_are_no_longer_made_when_the_caller_stops() -> None:
         finally:
             closed.append(True)
 
-    copies = Recorded()
-    copied = copy_ahead(batches(), copies, ahead=1)
+    copies, source = Recorded(), batches()  # with a name, as Python itself closes a generator that nobody refers to
+    copied = copy_ahead(source, copies, ahead=1)
     assert next(copied) == 0
     copied.close()
     assert closed == [True]
