@@ -10,15 +10,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import h5py
 import numpy as np
+
+from cifm_cli import keys
+from cifm_cli.data.readers.spaceranger import read_scales
+from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from cifm_cli.data.units import Scale
 
 IMAGES: Final = ("hires", "lowres")
 MAX_SIDE: Final = 2_000  # pixels; the longer side of `tissue_hires_image.png` of Visium
@@ -27,32 +33,43 @@ _LENGTHS: Final = ("spot_diameter_fullres", "fiducial_diameter_fullres")  # pixe
 _MICRONS_PER_PIXEL: Final = "microns_per_pixel"
 
 
-def read_section_images(
-    folder: Path, factors: Mapping[str, float], um_per_pixel: float
-) -> tuple[dict[str, Any] | None, tuple[Path, ...], tuple[str, ...]]:
-    """Read the images that Space Ranger writes beside its matrices.
+class PlotContent(NamedTuple):
+    """What plots of a section need."""
+
+    uns: dict[str, Any]  # `spatial`, as in `Download.uns`; empty if there is nothing to plot with
+    files: tuple[Path, ...]  # images that were read
+    notes: tuple[str, ...]  # images that could not be
+
+
+def read_plot_content(folder: Path, microns_per_pixel: float | None, scale: Scale | None) -> PlotContent:
+    """Read the images and scale factors that Space Ranger writes beside its matrices.
 
     Args:
         folder: The folder that holds `spatial/`.
-        factors: The scale factors of the download.
-        um_per_pixel: Micrometres per pixel of the image in full resolution.
+        microns_per_pixel: Scale that the user gave.
+        scale: Scale of the download; not None without `microns_per_pixel`.
 
     Returns:
-        `images` (uint8) and `scalefactors` of the section, or None if there is not even a diameter of the spots; the
-        files that were read; and a note for each image that could not be.
+        Images (uint8) and scale factors. Nothing if not even the diameter of spots is known, without which no program plots.
     """
+    try:
+        factors, _ = read_scales(folder)
+    except CifmError:
+        return PlotContent({}, (), ())  # they are not needed if the user gave the scale
     images: dict[str, NDArray[np.uint8]] = {}
     files, notes = [], []
     for name in IMAGES:
         path = folder / "spatial" / f"tissue_{name}_image.png"
-        if f"tissue_{name}_scalef" not in factors or not path.is_file():
+        if not factors.get(f"tissue_{name}_scalef", 0) > 0 or not path.is_file():
             continue
         try:
             images[name] = _read_image(path)
             files.append(path)
         except (OSError, ValueError, SyntaxError, OverflowError) as error:
             notes.append(f"{path.name} is left out: it cannot be read ({error})")
-    return _section(images, factors, um_per_pixel), tuple(files), tuple(notes)
+    um_per_pixel = microns_per_pixel or (scale.microns_per_pixel if scale else 1.0)
+    section = _section(images, factors, um_per_pixel)
+    return PlotContent({keys.SPATIAL: {"": section}} if section else {}, tuple(files), tuple(notes))
 
 
 def convert_libraries(stored: object, um_per_pixel: float) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -70,7 +87,7 @@ def convert_libraries(stored: object, um_per_pixel: float) -> tuple[dict[str, An
         if not isinstance(library, h5py.Group | Mapping):
             continue
         factors = _numbers(library.get("scalefactors"))
-        found = library.get("images")
+        found: Any = library.get("images")
         images = {}
         for size in IMAGES if isinstance(found, h5py.Group | Mapping) else ():
             if size in found and f"tissue_{size}_scalef" in factors:
@@ -89,7 +106,7 @@ def _section(
 ) -> dict[str, Any] | None:
     """The entry of a section: images, of which large ones are made smaller, and scale factors for micrometres."""
     converted = {name: float(factors[name]) * um_per_pixel for name in _LENGTHS if name in factors}
-    if "spot_diameter_fullres" not in converted:
+    if not converted.get("spot_diameter_fullres", 0) > 0:
         return None  # programs refuse to plot without it
     small = {}
     for name, image in images.items():
@@ -121,7 +138,7 @@ def _shrink(image: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
 
 def _as_bytes(stored: Any) -> NDArray[np.uint8] | None:  # noqa: ANN401 - an array in a file or in memory, or anything
     """(height, width, 3) uint8 of an image with values up to 1 or up to 255; None for anything else."""
-    shape = getattr(stored, "shape", ())
+    shape: tuple[int, ...] = getattr(stored, "shape", ())
     if len(shape) != 3 or shape[2] not in (3, 4) or not 0 < shape[0] * shape[1] <= _MAX_PIXELS:
         return None
     values = np.asarray(stored[()])[..., :3]
