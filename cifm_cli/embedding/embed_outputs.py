@@ -229,7 +229,6 @@ def _add(path: Path, result: Result | None, number: int, prefix: str, origin: di
         umap_params=analysis.umap_params,
         clusters=None if analysis.clusters is None else analysis.clusters[rows],
         cluster_params=params,
-        num_clusters=analysis.num_clusters,
         cluster_colours=embed_report.cluster_colours(analysis.num_clusters),
         # The neighbours on the same slide: a file holds the cells of one slide.
         distances=None if graph is None else graph.distances[rows][:, rows],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from builders import save_random_run
 
@@ -13,6 +14,7 @@ from cifm_cli import keys
 from cifm_cli.data.slide import open_slide
 from cifm_cli.data.writers.analysed import SlideAnalysis, add_analysis
 from cifm_cli.data.writers.embedded import read_embedded
+from cifm_cli.data.writers.embedding_formats import write_npy, write_parquet
 
 TARGET = Path("embedded/tissue.h5ad")
 PLAIN = ("embed", "--adapt", "none", "--level", "cell", "--backend", "torch")
@@ -31,7 +33,6 @@ def embedded_once(workspace: Path, prepared_synthetic: Path, cifm) -> None:
         umap_params={"a": 1.0},
         clusters=np.zeros(num_cells, np.int32),
         cluster_params={"resolution": 1.0},
-        num_clusters=1,
         cluster_colours=("#0072B2",),
     )
     add_analysis(TARGET, analysis, "")
@@ -107,3 +108,20 @@ def test_a_store_is_replaced_by_the_same_rule(cifm, prepared_synthetic: Path) ->
     assert code == 1
     assert "embedded/tissue.zarr exists, embedded by another model" in err
     assert cifm(*words, "--model", "runs/other", "--force").code == 0
+
+
+def test_clusters_of_other_slides_are_no_categories(tmp_path: Path) -> None:
+    numbers = np.where(np.arange(open_slide(TARGET).num_cells) % 2, 0, 10).astype(np.int32)
+    colours = [f"#{number:06d}" for number in range(11)]
+    about = {keys.ANALYSIS: {"slots": ["obs/leiden", "uns/leiden", "uns/leiden_colors"]}}
+    analysis = SlideAnalysis(about, clusters=numbers, cluster_params={"resolution": 1.0}, cluster_colours=colours)
+    add_analysis(TARGET, analysis, "")
+    slide = ad.read_h5ad(TARGET)
+    assert list(slide.obs["leiden"].cat.categories) == ["0", "10"]
+    assert slide.obs["leiden"].astype(int).tolist() == numbers.tolist()
+    assert list(slide.uns["leiden_colors"]) == ["#000000", "#000010"]
+    names = {"umap": "X_umap", "clusters": "leiden"}
+    write_npy(TARGET, tmp_path, names)
+    assert np.load(tmp_path / "tissue.leiden.npy").tolist() == numbers.tolist()
+    write_parquet(TARGET, tmp_path / "table.parquet", names)
+    assert pd.read_parquet(tmp_path / "table.parquet")["leiden"].tolist() == numbers.tolist()

@@ -1,6 +1,6 @@
 """Adding the joint analysis of slides to an embedded slide, under the names that scanpy gives them.
 
-Letters: N cells of a slide, D features, C clusters.
+Letters: N cells of a slide, D features, C clusters of all slides.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ class SlideAnalysis:
     umap_params: dict[str, Any] | None = None
     clusters: NDArray[np.int32] | None = None  # (N,) numbers
     cluster_params: dict[str, Any] | None = None
-    num_clusters: int = 0  # C
     cluster_colours: Sequence[str] = ()  # C hexadecimal colours; empty to leave the choice to scanpy
     distances: csr_matrix | None = None  # (N, N) distances to nearest neighbours
     connectivities: csr_matrix | None = None  # (N, N)
@@ -107,11 +106,13 @@ def add_analysis(path: Path, analysis: SlideAnalysis, prefix: str) -> None:
             write_elem(file["obsm"], names["umap"], analysis.umap)
             write_elem(file["uns"], f"{prefix}{keys.UMAP}", {"params": analysis.umap_params})
         if analysis.clusters is not None:
-            categories = pd.Index([str(number) for number in range(analysis.num_clusters)])
-            _add_column(file["obs"], names["clusters"], pd.Categorical.from_codes(analysis.clusters, categories))
+            # Clusters of other slides alone are no categories: scanpy's comparisons of groups fail on empty ones.
+            present, codes = np.unique(analysis.clusters, return_inverse=True)
+            categories = pd.Index([str(number) for number in present])
+            _add_column(file["obs"], names["clusters"], pd.Categorical.from_codes(codes, categories))
             write_elem(file["uns"], names["clusters"], {"params": analysis.cluster_params})
             if analysis.cluster_colours:
-                colours = np.array(analysis.cluster_colours, dtype=object)
+                colours = np.array(analysis.cluster_colours, dtype=object)[present]
                 write_elem(file["uns"], f"{names['clusters']}_colors", colours)
         if analysis.distances is not None:
             for slot in ("distances", "connectivities"):
