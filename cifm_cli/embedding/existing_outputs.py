@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-
-from anndata.io import read_elem
+from typing import TYPE_CHECKING, Any, Final
 
 from cifm_cli import keys, provenance
-from cifm_cli.data.metadata import decode_metadata, parse_object
-from cifm_cli.data.open_hdf5 import is_hdf5
-from cifm_cli.data.slide_file import open_slide_file
+from cifm_cli.data.metadata import parse_object
 from cifm_cli.data.writers.analysed import elements
 from cifm_cli.data.writers.embedded import require_other_file
+from cifm_cli.data.writers.stored_content import read_stored_content
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import MODEL_FILE
 
@@ -20,17 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cifm_cli.data.writers.embedding_formats import Format
+    from cifm_cli.data.writers.stored_content import StoredContent
 
-_GROUPS: Final = ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns", "raw")
 _OWN: Final = {f"obsm/{keys.MICROENVIRONMENT}", f"obsm/{keys.CELL}"}
 _ELSEWHERE: Final = "choose another folder with --out"
-
-
-class _Stored(NamedTuple):
-    """What identifies the content of a slide."""
-
-    metadata: dict[str, Any]  # `uns["cifm"]`
-    names: set[str]  # paths of its elements
 
 
 def require_replaceable_slides(
@@ -57,15 +47,15 @@ def require_replaceable_slides(
     digest = provenance.hash_file(model / MODEL_FILE) if targets and not force else ""
     for slide, target in targets.items():
         require_other_file(target, slide)
-        stored = _read(target)
+        stored = read_stored_content(target)
         if stored is None or keys.EMBEDDING not in stored.metadata:
             raise CifmError(f"{target} exists and is not an embedded slide", _ELSEWHERE)
-        reason = None if force else _reason_to_keep(stored, _read(slide), digest, target)
+        reason = None if force else _reason_to_keep(stored, read_stored_content(slide), digest, target)
         if reason is not None:
             raise CifmError(f"{target} exists, {reason}", f"replace it with --force, or {_ELSEWHERE}")
 
 
-def _reason_to_keep(stored: _Stored, source: _Stored | None, digest: str, target: Path) -> str | None:
+def _reason_to_keep(stored: StoredContent, source: StoredContent | None, digest: str, target: Path) -> str | None:
     """Why an embedded slide should not be replaced without asking; None if it is of the same cells and model."""
     model = parse_object(stored.metadata[keys.EMBEDDING], str(target)).get("model")
     if not isinstance(model, dict) or model.get("sha256") != digest:
@@ -88,23 +78,3 @@ def _analysis(metadata: Mapping[str, Any]) -> set[str]:
     if keys.ANALYSIS not in metadata:
         return set()
     return {name for prefix in ("", "cifm_") for kind in elements(prefix).values() for name in kind}
-
-
-def _read(path: Path) -> _Stored | None:
-    """Identify a slide; None if cifm did not write it, or it is damaged."""
-    try:
-        if path.is_dir():
-            import zarr
-
-            return _identify(zarr.open_group(path, mode="r"), path)
-        if not is_hdf5(path):
-            return None
-        with open_slide_file(path) as file:
-            return _identify(file, path)
-    except (CifmError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
-def _identify(group: Any, path: Path) -> _Stored:  # noqa: ANN401 - a group of HDF5 or Zarr
-    metadata = decode_metadata(read_elem(group[f"uns/{keys.CIFM}"]), path)
-    return _Stored(metadata, {f"{slot}/{name}" for slot in _GROUPS if slot in group for name in group[slot]})
