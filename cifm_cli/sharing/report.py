@@ -61,11 +61,11 @@ def draw_figure(sharing: Sharing, name: str) -> bytes:
     samples = [sharing.samples[position] for position in order]
     if name == "matrix":
         values = sharing.fractions.matrix[np.ix_(order, order)]
-        title = "neighbours by sample (rows: of the cells, columns: of the neighbours)"
+        title = "neighbours by sample (rows: of the cells)"
         return plots.heat_map(100 * values, samples, samples, title, label="% of the neighbours")
     if name == "matrix_enrichment":
         values = sharing.fractions.log2_enrichment[np.ix_(order, order)]
-        title = "neighbours by sample (rows: of the cells, columns: of the neighbours), over perfect mixing"
+        title = "neighbours by sample (rows: of the cells), over perfect mixing"
         return plots.heat_map(values, samples, samples, title, label="log2 enrichment", centred=True)
     kind, _, key = name.partition("_")
     if kind == "map":
