@@ -109,11 +109,9 @@ def compare(form: str, options: argparse.Namespace) -> dict[str, float]:
 def run_split(layers: list[nn.Module], graphs: list[LayerGraph], h: Tensor) -> Tensor:
     """The encoder as `embed` runs it; where the last layer moves the cells is not used."""
     from cifm_backends import select
+    from cifm_cli.model.network import run_layers
 
-    shift = h.new_zeros(len(h), 2)
-    for number, (layer, graph) in enumerate(zip(layers, graphs, strict=True), start=1):
-        h, shift = layer(select("torch", "cpu"), graph, h, shift, moves=number < len(layers))
-    return h
+    return run_layers(layers, select("torch", "cpu"), graphs, h, h.new_zeros(len(h), 2), moves=False)[0]
 
 
 def run_printed(layers: list[nn.Module], graphs: list[LayerGraph], h: Tensor) -> Tensor:

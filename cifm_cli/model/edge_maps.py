@@ -59,6 +59,12 @@ class ScalarMLP(NamedTuple):
             c = c / (c.square() * self.mean_squares[row, number] + NORM_EPSILON).sqrt()
         return c, row
 
+    def is_constant_from(self, smallest: float) -> bool:
+        """Whether c is the same for all s >= `smallest` > 0, in the precision of the vectors. It never decreases."""
+        double = ScalarMLP(self.vectors.double(), self.mean_squares.detach().double())
+        (at_smallest, at_largest), _ = double.split(double.vectors.new_tensor([smallest, 1e9]))
+        return bool(at_largest - at_smallest <= torch.finfo(self.vectors.dtype).eps / 2 * at_largest)
+
 
 def _follow(mlp: BiasFreeMLP, u: Tensor) -> tuple[Tensor, Tensor]:
     """The output of an MLP but for its scale, and the mean squares of its norms, from ReLU of the first map on."""

@@ -81,6 +81,10 @@ class FactoredLayer(nn.Module):
             shift + messages.shift
         )
 
+    def reads_shift(self, _layer: LayerGraph) -> bool:
+        """Whether it makes a difference where the layer before has moved the cells."""
+        return True
+
 
 class LiteralLayer(nn.Module):
     """Eqs 11-14 as printed: bias-free MLPs on every edge, O(E D^2). The reference, and the `paper` recipes.
@@ -116,6 +120,10 @@ class LiteralLayer(nn.Module):
         )
         update = self.bfmlp4(layer.select_outputs(pooled)).to(h.dtype)  # Eq. 14
         return (layer.select_outputs(h) + update if self.residual else update), layer.select_outputs(moved)
+
+    def reads_shift(self, _layer: LayerGraph) -> bool:
+        """Whether it makes a difference where the layer before has moved the cells."""
+        return True
 
     def _as_printed(self, backend: Backend, layer: LayerGraph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """(N, D) sums of the messages, and (N, 2) shift of the cells."""

@@ -6,7 +6,7 @@ features.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,11 @@ from cifm_cli.model.layer import build_layer
 from cifm_cli.model.release_layer import ReleaseGeneMaps, release_output
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from cifm_backends.base import Backend
     from cifm_cli.data.graph import LayerGraph
+    from cifm_cli.model.layer import Layer
     from cifm_cli.model.masking import Expression, MaskedTile
     from cifm_cli.model.output import Output
     from cifm_cli.model.slide_parameters import SlideParameters
@@ -80,7 +81,7 @@ class Network(nn.Module):
         """
         # The shift starts at zero: every cell is at its measured position.
         moves = moves and not self.is_release
-        h, shift = _run(self.encoder, backend, layers, h, h.new_zeros(len(h), 2), moves=moves)
+        h, shift = run_layers(self.encoder, backend, layers, h, h.new_zeros(len(h), 2), moves=moves)
         return self.encoder_output(h) if self.encoder_output else h, shift
 
     def decode(self, backend: Backend, tile: MaskedTile, h: Tensor, shift: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class Network(nn.Module):
         # Masked cells start at their measured position; in the public release all cells do.
         moved = shift.new_zeros(num_cells, 2)
         moved = moved if self.is_release else moved.index_copy(0, tile.visible, shift)
-        decoded, _ = _run(self.decoder, backend, tile.decoder, padded, moved, moves=False)
+        decoded, _ = run_layers(self.decoder, backend, tile.decoder, padded, moved, moves=False)
         return self.decoder_output(decoded) if self.decoder_output else decoded
 
     def forward(self, backend: Backend, tile: MaskedTile) -> Output:
@@ -124,8 +125,8 @@ class Network(nn.Module):
         return output._replace(**{name: values.to(h.dtype) for name, values in tensors.items()})
 
 
-def _run(
-    modules: nn.ModuleList,
+def run_layers(
+    modules: Iterable[nn.Module],
     backend: Backend,
     layers: Sequence[LayerGraph],
     h: Tensor,
@@ -133,7 +134,21 @@ def _run(
     *,
     moves: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Run layers one after the other; without `moves`, the shift that they return is not used."""
-    for number, (module, layer) in enumerate(zip(modules, layers, strict=True), start=1):
-        h, shift = module(backend, layer, h, shift, moves=moves or number < len(modules))
+    """Run layers one after the other.
+
+    Args:
+        modules: The layers.
+        backend: Runs their edge part.
+        layers: Their graphs.
+        h: (n, D) features of the cells of the first graph.
+        shift: (n, 2) how far each of them has moved, in radii.
+        moves: Whether the shift of the result is used.
+
+    Returns:
+        Features and shift of the cells that the last layer keeps.
+    """
+    pairs = cast("list[tuple[Layer, LayerGraph]]", list(zip(modules, layers, strict=True)))  # torch has no typed list
+    for number, (module, layer) in enumerate(pairs, start=1):
+        is_used = moves if number == len(pairs) else pairs[number][0].reads_shift(pairs[number][1])
+        h, shift = module(backend, layer, h, shift, moves=is_used)
     return h, shift

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from cifm_cli.model.bias_free import BiasFreeMLP, CentredNorm, HiddenMaps, run_middle
@@ -23,6 +24,10 @@ def release_norm(recipe: ModelRecipe) -> nn.Module:
     return CentredNorm() if recipe.norm else nn.Identity()
 
 
+# In radii: 20 nm at the radius of the release. No two cells are as close, unless they have the same coordinates.
+SMALLEST_DISTANCE = 1e-3
+
+
 class ReleaseLayer(nn.Module):
     """Eqs 11-14 as the public release has them.
 
@@ -34,6 +39,9 @@ class ReleaseLayer(nn.Module):
     c_i is the number of edges of the cell on which the inner product is not zero, that is of neighbours that are not void,
     the cell itself included. All MLPs are normalised; that of the distance is not in the paper. `edge_maps` computes the
     part on edges.
+
+    With three norms in a row, the MLP of a distance has the same output for all distances but zero, in single
+    precision. Where the cells have moved then makes no difference, and `reads_shift` tells the layer before.
 
     Args:
         recipe: The model section of a recipe.
@@ -60,6 +68,16 @@ class ReleaseLayer(nn.Module):
         # A cell without neighbours that are not void has a step of zero, whatever it is divided by.
         moved = shift + sums.step / sums.number.clamp(min=1)[:, None]
         return self.bfmlp4(pooled).to(h.dtype), layer.select_outputs(moved)
+
+    @torch.no_grad()
+    def reads_shift(self, layer: LayerGraph) -> bool:
+        """Whether the shift of the cells makes a difference, but for pairs that it brings within `SMALLEST_DISTANCE`."""
+        if not ScalarMLP.of(self.distance).is_constant_from(SMALLEST_DISTANCE):
+            return True
+        graph = layer.graph
+        is_near = torch.linalg.vector_norm(graph.displacement, dim=-1) < SMALLEST_DISTANCE
+        # Cells at the same place may be moved apart.
+        return bool((is_near & (graph.sources != graph.targets)).any())
 
 
 class ReleaseGeneMaps(nn.Module):
