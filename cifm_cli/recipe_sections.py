@@ -186,6 +186,10 @@ class TrainRecipe(Section):
     """Number of tiles whose losses are averaged in a step."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Highest learning rate of the schedule."""
+    layer_decay: Fraction | None = None
+    """Learning rate of a layer as a fraction of that of the next one, the head having the full one; equal rates when absent."""
+    freeze: tuple[Text, ...] = ()
+    """Parts of the network that are not trained, such as `encoder`, `encoder.0` or `head.magnitude`: for fine-tuning."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay of AdamW, on matrices only."""
     warmup_steps: int = Field(default=100, ge=0, le=MAX_STEPS)
