@@ -188,8 +188,8 @@ class TrainRecipe(Section):
     """Highest learning rate of the schedule."""
     layer_decay: Fraction | None = None
     """Learning rate of a layer as a fraction of that of the next one, the head having the full one; equal rates when absent."""
-    freeze: tuple[Text, ...] = ()
-    """Parts of the network that are not trained, such as `encoder`, `encoder.0` or `head.magnitude`: for fine-tuning."""
+    freeze: tuple[Text, ...] | None = None
+    """Parts of the network that are not trained, such as `encoder`, `encoder.0` or `head.magnitude`: for fine-tuning; none when absent."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay of AdamW, on matrices only."""
     warmup_steps: int = Field(default=100, ge=0, le=MAX_STEPS)

@@ -133,15 +133,13 @@ def predict(
         >>> grid = cifm.predict(adata, model, at=[[100.0, 250.0], [110.0, 250.0]])
     """
     check_adapt(adapt)
-    loaded, opened = load(model), open_adata(adata, layer, radius_um)
-    estimate = point_estimate(loaded, form, threshold)
+    trained, opened = load(model), open_adata(adata, layer, radius_um)
+    estimate = point_estimate(trained, form, threshold)
     places = None if at is None else parse_locations(at)
-    genes = loaded.overlap_facts(opened.slide)
-    loaded, slide = open_adapted(loaded, opened.slide, adapt, seed)
+    loaded, slide = open_adapted(trained, opened.slide, adapt, seed)
     opened = opened._replace(slide=slide)
-    facts = {"form": form, "threshold": threshold if form == "gated" else None, "genes": genes}
-    facts |= adaptation_facts(loaded, adapt, seed)
-    origin = result_provenance("predict", loaded, slide, seed=seed, **facts)
+    facts = {"form": form, "threshold": threshold if form == "gated" else None, **adaptation_facts(loaded, adapt, seed)}
+    origin = result_provenance("predict", loaded, slide, seed=seed, genes=trained.overlap_facts(slide), **facts)
     if places is not None:
         result = _predict_at(adata, loaded, opened.slide, places, estimate)
     else:

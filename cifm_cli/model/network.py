@@ -51,18 +51,22 @@ class Network(nn.Module):
         head = ResidualHead if recipe.objective.name == "residual" else plain
         self.head = head(num_genes, recipe)
 
-    def embed_expression(self, expression: Expression, genes: Tensor, slide: SlideParameters | None) -> Tensor:
+    def embed_expression(
+        self, expression: Expression, genes: Tensor, slide: SlideParameters | None, offset: Tensor | None = None
+    ) -> Tensor:
         """Map the expression of visible cells to the input of the encoder.
 
         Args:
             expression: Expression of V cells.
             genes: (P,) vocabulary rows of the panel.
             slide: Parameters of the slide, on whose mean expression is centred; None for the objective of the paper.
+            offset: (V, D) added to the product of the expression with the weights of the genes.
 
         Returns:
             (V, D) features; those of a void cell are zero.
         """
         embedded: Tensor = self.genes(expression, genes, slide.mean if slide else None)
+        embedded = embedded if offset is None else embedded + offset
         return self.gene_maps(embedded) if self.gene_maps else embedded
 
     def encode(

@@ -37,7 +37,7 @@ def make_optimiser(network: Ensemble, recipe: TrainRecipe) -> torch.optim.AdamW:
     Raises:
         CifmError: `train.freeze` names no weight, or all of them.
     """
-    freeze(network, recipe.freeze)
+    freeze(network, recipe.freeze or ())
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, weight in network.named_parameters():
         if weight.requires_grad:

@@ -128,3 +128,12 @@ def test_simulate(cifm: Callable[..., Any], workspace: Path, run: Path, blank_fi
     code, out, err = cifm("simulate", "--model", run, *words, "--json")
     assert code == 0, err
     assert json.loads(out)["provenance"]["genes"]["shared"] > 0
+
+
+def test_sensitivity(cifm: Callable[..., Any], workspace: Path, run: Path, blank_figures: None) -> None:
+    words = ["--max-cells", 150, "--share", 0.5, "--search", 1, "--search-genes", "--json"]
+    code, out, err = cifm("simulate", "--model", run, "--sensitivity", "KRT8", *words)
+    assert code == 0, err
+    content = json.loads(out)
+    assert len(content["search"]["proposals"]) == 1
+    assert content["provenance"]["genes"]["shared"] < content["provenance"]["genes"]["slide"]

@@ -142,6 +142,41 @@ def test_rotation_reflection_translation_and_order_change_nothing(tmp_path: Path
     assert error < 1e-10, f"error {error:.1e}"
 
 
+def test_moves_are_left_out_where_no_distance_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, slide = stand_in_tensors(NUM_GENES, WIDTH), make_tissue()
+    checkpoint = imported(tmp_path, tensors)
+    layer = checkpoint.network.first.encoder[1]
+    run = full_layer_graphs(radius_graph(slide.xy_um, RADIUS_UM, self_loops=True), 1)[0]
+    assert not layer.reads_shift(run)
+    without = embed(checkpoint, slide)
+    monkeypatch.setattr(ReleaseLayer, "reads_shift", lambda *_: True)
+    calls = []
+    sums = edge_maps.sum_edges
+    monkeypatch.setattr("cifm_cli.model.release_layer.sum_edges", lambda *words: calls.append(words[2]) or sums(*words))
+    assert torch.allclose(without, embed(checkpoint, slide), rtol=0, atol=1e-5 * float(without.abs().max()))
+    assert [mlp3 is None for _, mlp3 in calls] == [False, True]  # nothing reads the moves of the last layer
+
+
+def test_moves_are_computed_where_they_may_make_a_difference(tmp_path: Path) -> None:
+    slide = make_tissue()
+    run = full_layer_graphs(radius_graph(slide.xy_um, RADIUS_UM, self_loops=True), 1)[0]
+    twice = np.concatenate([slide.xy_um, slide.xy_um[:1]])
+    same_place = full_layer_graphs(radius_graph(twice, RADIUS_UM, self_loops=True), 1)[0]
+    layer = imported(tmp_path / "four", stand_in_tensors(NUM_GENES, WIDTH)).network.first.encoder[1]
+    assert layer.reads_shift(same_place)
+    shallow = imported(tmp_path / "two", stand_in_tensors(NUM_GENES, WIDTH, num_maps=2)).network.first.encoder[1]
+    assert shallow.reads_shift(run)
+    assert layer.double().reads_shift(run)  # double precision tells more distances apart
+
+
+def test_cells_at_the_same_place_equal_the_independent_implementation(tmp_path: Path) -> None:
+    tensors, slide = stand_in_tensors(NUM_GENES, WIDTH), make_tissue(num_void=0)
+    checkpoint = imported(tmp_path, tensors)
+    slide = replace(slide, xy_um=np.concatenate([slide.xy_um[:-2], slide.xy_um[:2]]))
+    wanted = DenseRelease(tensors, RADIUS_UM).embed(dense_expression(slide), slide.xy_um)
+    assert np.abs(embed(checkpoint, slide).numpy() - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize("norm", [CentredNorm(), VoidNorm(), torch.nn.Identity()])
 @pytest.mark.parametrize("num_maps", [2, 4])
 def test_an_mlp_of_a_scalar_is_a_scale_and_one_of_two_vectors(norm: torch.nn.Module, num_maps: int) -> None:

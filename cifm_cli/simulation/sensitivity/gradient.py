@@ -185,9 +185,8 @@ class TargetFunction:
             )
         outputs = []
         for number, member in enumerate(self.network.members):
-            h = member.embed_expression(masked.expression, masked.genes, masked.slide)
-            if leaves is not None:
-                h = h + leaves.features[number]
+            offset = None if leaves is None else leaves.features[number]
+            h = member.embed_expression(masked.expression, masked.genes, masked.slide, offset)
             h, shift = member.encode(self._backend, masked.encoder, h)
             outputs.append(member.head(member.decode(self._backend, masked, h, shift), masked, member.genes.weight))
         output = mean_output(outputs)
