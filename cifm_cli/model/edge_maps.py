@@ -13,6 +13,7 @@ Letters: N cells, E edges j -> i, e edges of a chunk, D features, K features of 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
@@ -25,6 +26,7 @@ from cifm_cli.model.bias_free import NORM_EPSILON, BiasFreeMLP, CentredNorm, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from cifm_backends.base import Backend
 
@@ -47,7 +49,7 @@ class ScalarMLP(NamedTuple):
         """Find the vectors of an MLP whose input has one feature."""
         weight = mlp.first.weight[:, 0]
         # A few products of vectors, in the precision of the weights.
-        with torch.autocast(weight.device.type, enabled=False):
+        with _without_autocast(weight):
             signs = [_follow(mlp, functional.relu(signed)) for signed in (weight, -weight)]
         return cls(torch.stack([vector for vector, _ in signs]), torch.stack([squares for _, squares in signs]))
 
@@ -127,13 +129,15 @@ def first_map(mlp: BiasFreeMLP, h: Tensor, intensity: ScalarMLP, embedded: Scala
     is_single = intensity.vectors.shape[1] == 1
     gates = [vector.new_ones(mlp.first.in_features)] if is_single else list(intensity.vectors)
     parts = [gate.split([width, width, len(vector)]) for gate in gates]
-    return FirstMap(
-        torch.stack([functional.linear(h * part[0], at_target) for part in parts]),
-        torch.stack([functional.linear(h * part[1], at_source) for part in parts]),
-        torch.stack([functional.linear(vector * part[2], of_distance) for part in parts]),
-        intensity,
-        embedded,
-    )
+    # Products of cells are few beside those of edges, and their sum loses digits in half precision.
+    with _without_autocast(h):
+        return FirstMap(
+            torch.stack([functional.linear(h * part[0], at_target) for part in parts]),
+            torch.stack([functional.linear(h * part[1], at_source) for part in parts]),
+            torch.stack([functional.linear(vector * part[2], of_distance) for part in parts]),
+            intensity,
+            embedded,
+        )
 
 
 class EdgeSums(NamedTuple):
@@ -197,7 +201,7 @@ class _EdgeRun:
     ) -> None:
         self.graph, self.first, self.mlp2, self.mlp3, self.h, self.shift = graph, first, mlp2, mlp3, h, shift
         # BFMLP_3 reads messages, the output of the last map of BFMLP_2: one product in place of two.
-        with torch.autocast(h.device.type, enabled=False):
+        with _without_autocast(h):
             self.merged = mlp3.first.weight @ mlp2.last.weight if mlp3 else None
 
     def values(self, edges: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -222,6 +226,12 @@ class _EdgeRun:
         return tuple(_sum(values, place, cells.stop - cells.start) for values in self.values(edges))  # type: ignore[return-value]
 
 
+def _without_autocast(like: Tensor) -> AbstractContextManager[object]:
+    """Switch autocast off, on devices that have it."""
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
 def _sum(values: Tensor, place: Tensor, num_cells: int) -> Tensor:
     """Sum (e, ...) values by place; half precision is summed in float32."""
     working = values.to(torch.promote_types(values.dtype, torch.float32))
@@ -231,6 +241,9 @@ def _sum(values: Tensor, place: Tensor, num_cells: int) -> Tensor:
 
 def _chunks(graph: Graph, h: Tensor) -> Iterator[tuple[slice, slice]]:
     """Consecutive receiving cells and their edges, such that a tensor of a chunk has some MB; at least one cell each."""
+    if graph.indptr.is_meta:  # has shapes and no numbers
+        yield slice(0, graph.num_cells), slice(0, graph.num_edges)
+        return
     largest = max(1, (_CHUNK_CPU if h.device.type == "cpu" else _CHUNK_GPU) // h.shape[1])
     indptr = graph.indptr.cpu()
     first = 0

@@ -67,7 +67,8 @@ class Network(nn.Module):
         """
         embedded: Tensor = self.genes(expression, genes, slide.mean if slide else None)
         embedded = embedded if offset is None else embedded + offset
-        return self.gene_maps(embedded) if self.gene_maps else embedded
+        # Autocast may have made the features bfloat16; those of cells keep the precision of the weights.
+        return self.gene_maps(embedded).to(embedded.dtype) if self.gene_maps else embedded
 
     def encode(
         self, backend: Backend, layers: Sequence[LayerGraph], h: Tensor, *, moves: bool = True
@@ -86,7 +87,7 @@ class Network(nn.Module):
         # The shift starts at zero: every cell is at its measured position.
         moves = moves and not self.is_release
         h, shift = run_layers(self.encoder, backend, layers, h, h.new_zeros(len(h), 2), moves=moves)
-        return self.encoder_output(h) if self.encoder_output else h, shift
+        return self.encoder_output(h).to(h.dtype) if self.encoder_output else h, shift
 
     def decode(self, backend: Backend, tile: MaskedTile, h: Tensor, shift: Tensor) -> Tensor:
         """Pad the masked cells with e and decode (Eq. 3).
@@ -107,7 +108,7 @@ class Network(nn.Module):
         moved = shift.new_zeros(num_cells, 2)
         moved = moved if self.is_release else moved.index_copy(0, tile.visible, shift)
         decoded, _ = run_layers(self.decoder, backend, tile.decoder, padded, moved, moves=False)
-        return self.decoder_output(decoded) if self.decoder_output else decoded
+        return self.decoder_output(decoded).to(decoded.dtype) if self.decoder_output else decoded
 
     def forward(self, backend: Backend, tile: MaskedTile) -> Output:
         """Infer the masked cells of a tile from its visible ones.

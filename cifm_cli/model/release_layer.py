@@ -72,9 +72,9 @@ class ReleaseLayer(nn.Module):
     @torch.no_grad()
     def reads_shift(self, layer: LayerGraph) -> bool:
         """Whether the shift of the cells makes a difference, but for pairs that it brings within `SMALLEST_DISTANCE`."""
-        if not ScalarMLP.of(self.distance).is_constant_from(SMALLEST_DISTANCE):
-            return True
         graph = layer.graph
+        if graph.indptr.is_meta or not ScalarMLP.of(self.distance).is_constant_from(SMALLEST_DISTANCE):
+            return True
         is_near = torch.linalg.vector_norm(graph.displacement, dim=-1) < SMALLEST_DISTANCE
         # Cells at the same place may be moved apart.
         return bool((is_near & (graph.sources != graph.targets)).any())
