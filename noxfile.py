@@ -25,9 +25,9 @@ def run(session: nox.Session, program: str, *words: str, **environment: str) -> 
 
 @nox.session(venv_backend="none")
 def install(session: nox.Session) -> None:
-    """Install the checkout in editable mode with the dgl and triton extras and the tools of all checks."""
+    """Install the checkout in editable mode with the dgl extra and the tools of all checks."""
     groups = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test", "lint")
-    run(session, "python", "-m", "pip", "install", "--quiet", *CPU, "--editable", ".[dgl,triton]", *groups)
+    run(session, "python", "-m", "pip", "install", "--quiet", *CPU, "--editable", ".[dgl]", *groups)
 
 
 @nox.session(venv_backend="none", requires=["install"])

@@ -12,6 +12,8 @@ import math
 import signal
 import time
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import torch
@@ -27,11 +29,12 @@ from cifm_cli.model.precision import computing_in, precision_note
 from cifm_cli.report.terminal import progress
 from cifm_cli.training import schedule
 from cifm_cli.training.config import TrainResult
-from cifm_cli.training.device_transfer import copy_ahead, pinning
+from cifm_cli.training.device_transfer import prefetch_on_device
 from cifm_cli.training.distributed import join_processes
 from cifm_cli.training.fit_linear import fit_linear_correction
 from cifm_cli.training.fit_readout import fit_readout
 from cifm_cli.training.initialise import fit_slides
+from cifm_cli.training.optimiser import set_learning_rate
 from cifm_cli.training.session import RECIPE_FILE, locking_folder, open_session
 from cifm_cli.training.slide_state import restore_slides, slide_tensors
 from cifm_cli.training.threads import map_threads
@@ -160,7 +163,7 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
 
     Args:
         session: Its network and optimiser are changed.
-        examples: The tiles of this process, on its device, all with the same weight in the loss.
+        examples: The tiles of this process, all with the same weight in the loss.
         learning_rate: Learning rate of this step.
 
     Returns:
@@ -172,16 +175,15 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     recipe = session.recipe.train
     session.network.train()
     # A resumed run has no scheduler to restore: the rate is a function of step and time.
-    for group in session.optimiser.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(session.optimiser, learning_rate)
     session.optimiser.zero_grad(set_to_none=True)
     losses = []
     for tile, example in zip(session.processes.own_indices(recipe.tiles_per_step), examples, strict=True):
         number = session.state.step * recipe.tiles_per_step + tile
-        losses.append(backward_tile(session, example, number))
+        losses.append(backward_tile(session, example.to(session.device), number))
+    # Read after the last tile: reading a number waits for the GPU, which would have no work until the next tile.
+    step_loss = sum(sum(value.item() for value in members) for members in losses)
     # Sums, not means: the loss of each tile is divided by the number of all tiles of the step.
-    # Read after the last tile, since reading a number waits for a GPU.
-    step_loss = sum(value.item() for tile in losses for value in tile)
     step_loss = session.processes.sum_gradients(session.network, step_loss)
     # After the sum over processes, so that all of them clip by the same norm.
     norm = torch.nn.utils.clip_grad_norm_(session.network.parameters(), recipe.clip_norm)
@@ -201,18 +203,20 @@ def backward_tile(session: Session, example: Example, number: int) -> list[Tenso
         number: Number of the tile since the start of training, which seeds its dropout.
 
     Returns:
-        The loss of each member on the device, divided by the numbers of members and of tiles in a step.
+        The loss of each member, divided by the numbers of members and of tiles in a step.
     """
     # Members have separate losses: each is a predictor by itself, whose errors the average then reduces.
     members, recipe = session.network.members, session.recipe
     weight = 1 / (len(members) * recipe.train.tiles_per_step)
+    with torch.no_grad():  # only what the members share; nothing in it is trained
+        surroundings = example.surroundings or session.network.describe(example.tile)
 
     def backward_member(member: int) -> Tensor:
         """Add the gradients of one member and return its loss."""
         # A generator of its own, so that neither the thread nor the process that runs it changes the draws.
         dropout = provenance.torch_generator(session.seed, "dropout", number, member)
         with drawing_from(dropout), computing_in(recipe.train.precision, session.device):
-            output = members[member](session.backend, example.tile)
+            output = members[member](session.backend, example.tile, surroundings)
         # The weight makes the sum over members and tiles a mean, whatever the number of processes.
         value = weight * loss(output, example.target, recipe.objective)
         value.backward()
@@ -253,15 +257,13 @@ def validate(session: Session) -> float:
     network, corpus, recipe = session.ema_network, session.corpus, session.recipe
     # Without dropout
     network.eval()
-    losses = []
-    numbers = session.processes.own_indices(corpus.num_validation_tiles)
-    made = prefetch(pinning(corpus.validation_example, session.device), numbers)
-    for example in copy_ahead(made, session.device):
+    total = 0.0
+    for example in prefetch(corpus.validation_example, session.processes.own_indices(corpus.num_validation_tiles)):
+        on_device = example.to(session.device)
         with computing_in(recipe.train.precision, session.device):
-            output = network(session.backend, example.tile)
-        losses.append(loss(output, example.target, recipe.objective))
-    # Read after the last tile, since reading a number waits for a GPU.
-    return session.processes.sum(sum(value.item() for value in losses)) / corpus.num_validation_tiles
+            output = network(session.backend, on_device.tile)
+        total += loss(output, on_device.target, recipe.objective).item()
+    return session.processes.sum(total) / corpus.num_validation_tiles
 
 
 def validate_and_save(session: Session) -> None:
@@ -280,18 +282,22 @@ def validate_and_save(session: Session) -> None:
 
 
 def prefetch_examples(session: Session) -> Iterator[list[Example]]:
-    """The tiles of this process for every remaining step, made and copied while the network works on earlier ones."""
+    """The tiles of this process for every remaining step, made while the network works on earlier ones."""
     tiles_per_step = session.recipe.train.tiles_per_step
     own_tiles = session.processes.own_indices(tiles_per_step)
+    # The linear correction is final before the first step, so a copy on the CPU serves all steps.
+    network = session.network if session.device.type == "cpu" else deepcopy(session.network).cpu()
+    describe = network.describe
 
     def make_examples(step: int) -> list[Example]:
-        """Make the tiles of this process for one step."""
-        return [session.corpus.train_example(step * tiles_per_step + tile) for tile in own_tiles]
+        """Make the tiles of this process for one step, with all that does not depend on trained weights."""
+        examples = [session.corpus.train_example(step * tiles_per_step + tile) for tile in own_tiles]
+        with torch.no_grad():
+            return [replace(example, surroundings=describe(example.tile)) for example in examples]
 
     num_threads = 1 if session.device.type == "cpu" else NUM_GPU_LOADERS  # on a CPU the network needs the cores
     steps = range(session.state.step, session.recipe.train.steps)
-    made = prefetch(pinning(make_examples, session.device), steps, num_threads, ahead=2 * num_threads)
-    return copy_ahead(made, session.device)
+    return prefetch_on_device(make_examples, steps, session.device, num_threads, ahead=2 * num_threads)
 
 
 @contextmanager

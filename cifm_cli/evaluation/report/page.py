@@ -188,6 +188,7 @@ def _error_map(result: EvaluationResult) -> Image:
         title,
         label="below zero the model is better",
         limits=(-limit, limit),
+        centred=True,
     )
     return Image(image, f"{title}, cell by cell")
 
