@@ -79,7 +79,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
     profile = cProfile.Profile()
     with join_processes() as processes:
         run = open_session(setup(options, folder), processes)
-        loop.initialise(run, new_weights=True)
+        loop.initialise(run)
         started = time.perf_counter()
         for number in range(5):
             run.corpus.train_example(number)

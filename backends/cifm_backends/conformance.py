@@ -1,5 +1,9 @@
 """Checks that every backend must pass, also one of a third party, against a dense float64 reference.
 
+    python -m cifm_backends.conformance --backend NAME
+
+or, before the backend is registered as an entry point:
+
     from cifm_backends.conformance import check
     failures = [result for result in check(MyBackend()) if not result.passed]
 
@@ -157,3 +161,9 @@ def _read_and_sum(run: CaseRun, inputs: Mapping[str, Tensor], weights: Sequence[
 def _reference_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies in float64 on the CPU that require gradients."""
     return {name: value.detach().cpu().double().requires_grad_() for name, value in inputs.items()}
+
+
+if __name__ == "__main__":
+    from cifm_backends.conformance_command import main
+
+    raise SystemExit(main(check))

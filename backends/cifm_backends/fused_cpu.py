@@ -13,7 +13,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numba
 import numpy as np
@@ -24,6 +24,7 @@ from cifm_backends.base import Backend, EdgeTerms, Graph, Messages, NodeTerms, i
 from cifm_backends.fused_kernels import (
     Gradients,
     Index,
+    Senders,
     Sums,
     backward_source_rows,
     backward_target_rows,
@@ -65,13 +66,18 @@ class FusedBackend(Backend):
     @in_working_precision(torch.bfloat16)
     def messages(self, graph: Graph, nodes: NodeTerms, edges: EdgeTerms, shift: Tensor) -> Messages:
         """Run the edge part of a factored layer; see `Backend.messages`."""
-        inputs = (*nodes, edges.radial, edges.coordinate, shift, graph.displacement)
+        packed = _packed(nodes)
+        features = nodes if packed is None else (packed,)
+        inputs = (*features, edges.radial, edges.coordinate, shift, graph.displacement)
         pooled, step, total = _EdgeSums.apply(graph, edges.num_heads, *inputs)  # type: ignore[no-untyped-call]
         return Messages(pooled, step / (1 + total)[:, None])  # Eq. 13
 
 
 class _EdgeSums(torch.autograd.Function):
-    """The `Sums` over edges as a function of the first eight tensors of a `Layer`, with its gradient."""
+    """The `Sums` over edges as a function of the first eight tensors of a `Layer`, with its gradient.
+
+    The first four tensors may be given as one, whose columns they are.
+    """
 
     @staticmethod
     def forward(ctx: Any, graph: Graph, num_heads: int, *inputs: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
@@ -79,10 +85,10 @@ class _EdgeSums(torch.autograd.Function):
         ctx.graph, ctx.num_heads = graph, num_heads
         ctx.save_for_backward(*inputs)
         # The order of the inputs is that of the fields of `Layer`: Q, K, A, B, C, v, shift, displacement.
-        shift, features, num_cells = inputs[6], inputs[0], graph.num_cells
-        sums = shift.new_empty(features.shape), shift.new_empty(num_cells, 2), shift.new_empty(num_cells)
+        coordinate, shift, num_cells = inputs[-3], inputs[-2], graph.num_cells
+        sums = shift.new_empty(num_cells, len(coordinate)), shift.new_empty(num_cells, 2), shift.new_empty(num_cells)
         layer, index, out = _layer(inputs, num_heads), _by_target(graph), Sums(*(value.numpy() for value in sums))
-        bounds = _bounds(index, features.shape[1])
+        bounds = _bounds(index, len(coordinate))
         _run(forward_rows, bounds, (layer, index), [(out, new_scratch(layer)) for _ in bounds])
         return sums
 
@@ -94,39 +100,100 @@ class _EdgeSums(torch.autograd.Function):
         inputs, requested = ctx.saved_tensors, ctx.needs_input_grad[2:]
         # Upstream gradients may be expanded views, such as the gradient of a sum.
         sums = Sums(*(value.contiguous().numpy() for value in upstream))
-        computed = _differentiate(ctx.graph, _layer(inputs, ctx.num_heads), sums, requested)
+        is_packed = len(inputs) == len(EdgeInputs._fields) - 3
+        # One answer for the four features if they are one tensor
+        needed = EdgeInputs._make([*(requested[:1] * 3 if is_packed else ()), *requested])
+        features, others = _differentiate(ctx.graph, _layer(inputs, ctx.num_heads), sums, needed)
         # bfloat16 comes from the kernels as 16-bit integers, whose bits are viewed as bfloat16.
-        gradients = (
-            torch.from_numpy(gradient).view(value.dtype) for gradient, value in zip(computed, inputs, strict=True)
-        )
+        packed = torch.from_numpy(features).view(inputs[0].dtype)
+        gradients = [*((packed,) if is_packed else packed.chunk(4, dim=1)), *map(torch.from_numpy, others)]
         return (None, None, *(g if needed else None for g, needed in zip(gradients, requested, strict=True)))
 
 
-def _differentiate(graph: Graph, layer: Layer, sums: Sums, requested: Sequence[bool]) -> Gradients:
-    """Gradients of the inputs. Those that are not requested may be uninitialised."""
+class EdgeInputs(NamedTuple):
+    """Whether the gradient of each differentiable input of a `Layer` is needed."""
+
+    query: bool
+    key: bool
+    target: bool
+    source: bool
+    radial: bool
+    coordinate: bool
+    shift: bool
+    displacement: bool
+
+
+def _packed(nodes: NodeTerms) -> Tensor | None:
+    """The (N, 4 D) tensor whose columns the four features are, if there is one.
+
+    As one input, it has one gradient, which the kernels write. Otherwise torch would copy four of them into one.
+    """
+    whole = nodes.query._base  # the tensor that a view was taken of; torch has no public name for it
+    num_cells, width = nodes.query.shape
+    if whole is None or whole.shape != (num_cells, 4 * width) or not whole.is_contiguous():
+        return None
+    parts = zip(nodes, whole.chunk(4, dim=1), strict=True)
+    same = all(
+        term._base is whole
+        and term.shape == own.shape
+        and term.stride() == own.stride()
+        and term.storage_offset() == own.storage_offset()
+        and term.requires_grad == whole.requires_grad  # a detached view has no gradient
+        for term, own in parts
+    )
+    return whole if same else None
+
+
+def _differentiate(graph: Graph, layer: Layer, sums: Sums, needed: EdgeInputs) -> tuple[Array, list[Array]]:
+    """Gradients of the inputs. Those that are not needed may be uninitialised.
+
+    Returns:
+        (N, 4 D) gradients of Q, K, A and B, side by side, and those of the other inputs.
+    """
     width, kind, num_cells = len(layer.coordinate), layer.coordinate.dtype, graph.num_cells
-    needed = dict(zip(Gradients._fields, requested, strict=True))
     index = _by_target(graph)
     bounds = _bounds(index, width)
-    # Every row is written by exactly one range, so the gradients of cells need no initial zeros.
-    rows = [np.empty((num_cells, width), layer.query.flat.dtype) for _ in range(4)]
+    needs_senders = needed.key or needed.source or needed.shift
+    # A single thread adds the gradients of senders in the pass over receivers. Threads could not share these sums, so
+    # they compute all edges again in a second pass. Both ways have the same sums in the same order.
+    in_one_pass = needs_senders and torch.get_num_threads() == 1
+    # Sums over senders start at zero. Otherwise every row is written by exactly one range, and needs no zeros.
+    stored = (np.zeros if in_one_pass else np.empty)((num_cells, 4 * width), layer.query.flat.dtype)
+    rows = _columns(stored)
+    summed = stored if stored.dtype == kind else np.zeros((num_cells if in_one_pass else 0, 4 * width), kind)
+    _, key, _, source = _columns(summed)
+    senders = Senders(key, source, np.zeros((num_cells if in_one_pass else 0, 2), kind))
     # Every range adds to the gradients of the parameters in a copy of its own; copies are summed in a fixed order.
     radial, coordinate = np.zeros((len(bounds), *layer.radial.shape), kind), np.zeros((len(bounds), width), kind)
     shift, displacement = np.zeros((num_cells, 2), kind), np.zeros((graph.num_edges, 2), kind)
     outs = [Gradients._make([*rows, r, c, shift, displacement]) for r, c in zip(radial, coordinate, strict=True)]
-    buffers = [(out, new_scratch(layer)) for out in outs]
+    buffers = [(out, senders, new_scratch(layer)) for out in outs]
     _run(backward_target_rows, bounds, (layer, index, sums), buffers)
-    # The second pass computes all edges again, so it is left out if no gradient of a sender is needed.
-    if needed["key"] or needed["source"] or needed["shift"]:
+    if in_one_pass:
+        shift += senders.shift
+        if stored.dtype != kind:  # bits of bfloat16
+            rounded = torch.from_numpy(summed).bfloat16().view(torch.int16).numpy()
+            for part in (1, 3):  # K and B
+                stored[:, part * width : (part + 1) * width] = rounded[:, part * width : (part + 1) * width]
+    elif needs_senders:
         index = _by_source(graph)
-        _run(backward_source_rows, _bounds(index, width), (layer, index, sums), buffers)
-    summed = np.ascontiguousarray(radial.sum(0)[: layer.num_basis].T)
-    return Gradients._make([*rows, summed, coordinate.sum(0), shift, displacement])
+        own = [(out, scratch) for out, _, scratch in buffers]
+        _run(backward_source_rows, _bounds(index, width), (layer, index, sums), own)
+    own_radial = np.ascontiguousarray(radial.sum(0)[: layer.num_basis].T)
+    return stored, [own_radial, coordinate.sum(0), shift, displacement]
+
+
+def _columns(values: Array) -> tuple[Rows, ...]:
+    """The four quarters of the columns of a contiguous matrix."""
+    width, flat = values.shape[1] // 4, values.reshape(-1)
+    return tuple(Rows(flat[part * width :], values.shape[1]) for part in range(4))
 
 
 def _layer(inputs: Sequence[Tensor], num_heads: int) -> Layer:
     """Input of the kernels, without copies of large tensors."""
     *nodes, radial, coordinate, shift, displacement = (value.detach() for value in inputs)
+    if len(nodes) == 1:
+        nodes = list(nodes[0].chunk(4, dim=1))
     width, num_basis = radial.shape
     # Transposed, so that inner loops over features read contiguous memory; padded to whole groups.
     columns = np.zeros((-(-num_basis // GROUP) * GROUP, width), _array(radial).dtype)

@@ -12,10 +12,10 @@ import numpy as np
 
 from cifm_backends.fused_compile import Array, exact, fast, inlined
 from cifm_backends.fused_math import (
+    GROUP,
     TILE,
     Layer,
     Scratch,
-    add_basis,
     add_message,
     add_scaled,
     fill_argument,
@@ -24,7 +24,7 @@ from cifm_backends.fused_math import (
     fill_basis,
     fill_intensity,
 )
-from cifm_backends.fused_storage import row, store
+from cifm_backends.fused_storage import Rows, part, row, store
 
 
 class Index(NamedTuple):
@@ -61,14 +61,22 @@ class Gradients(NamedTuple):
     Gradients of bfloat16 tensors are bfloat16, stored as their bits.
     """
 
-    query: Array  # (N, D)
-    key: Array  # (N, D)
-    target: Array  # (N, D)
-    source: Array  # (N, D)
+    query: Rows  # (N, D)
+    key: Rows  # (N, D)
+    target: Rows  # (N, D)
+    source: Rows  # (N, D)
     radial: Array  # (B, D), transposed and padded as in `Layer`
     coordinate: Array  # (D,)
     shift: Array  # (N, 2)
     displacement: Array  # (E, 2)
+
+
+class Senders(NamedTuple):
+    """Sums of the gradients of cells as senders, in the precision of the computation."""
+
+    key: Rows  # (N, D)
+    source: Rows  # (N, D)
+    shift: Array  # (N, 2), or no rows
 
 
 @exact
@@ -145,8 +153,8 @@ def fill_edge_backward(edge: Edge, layer: Layer, sums: Sums, scratch: Scratch) -
 
 
 @fast
-def backward_target_rows(
-    first: int, last: int, layer: Layer, graph: Index, sums: Sums, out: Gradients, scratch: Scratch
+def backward_target_rows(  # noqa: PLR0913, PLR0917 - compiled code takes arrays and tuples of them
+    first: int, last: int, layer: Layer, graph: Index, sums: Sums, out: Gradients, senders: Senders, scratch: Scratch
 ) -> None:
     """Gradients of cells first..last - 1 as receivers, of their edges, and of the parameters.
 
@@ -157,8 +165,11 @@ def backward_target_rows(
         graph: Rows of targets.
         sums: Gradients of the sums.
         out: Gradients to write.
+        senders: Sums to which the gradients of the senders of these edges are added, unless it has no rows. Senders
+            are shared by ranges, so ranges must not run in parallel then.
         scratch: Memory for one edge.
     """
+    adds_senders, width = len(senders.shift) > 0, len(layer.coordinate)
     slot, tile, tile_rho = 0, scratch.tile, scratch.tile_rho
     for i in range(first, last):
         query, target = receiver(i, layer, scratch)
@@ -176,14 +187,19 @@ def backward_target_rows(
             out.displacement[e, 1] = sums.step[i, 1] * message + slope * dy
             # dx = displacement + shift_i - shift_j, so shift_i has the gradient of the displacement.
             add(out.displacement[e], 1, out.shift[i])
+            if adds_senders:
+                j = graph.others[e]
+                add_scaled(scratch.back_product, query, part(senders.key, j, width))
+                add(scratch.back, 1, part(senders.source, j, width))
+                add(out.displacement[e], -1, senders.shift[j])
             # Each edge adds rho^T back to the B x D gradient of C. Adding TILE edges at once saves memory traffic.
             copy(scratch.back, tile[slot])
             copy(scratch.rho, tile_rho[slot])
             slot = (slot + 1) % TILE
             if slot == 0:
                 add_tile(tile, tile_rho, out.radial)
-        store(own_query, out.query[i])
-        store(own_target, out.target[i])
+        store(own_query, part(out.query, i, width))
+        store(own_target, part(out.target, i, width))
     tile[slot:] = 0  # the last tile may be incomplete; uninitialised entries may be NaN, and NaN times zero is NaN
     add_tile(tile, tile_rho, out.radial)
 
@@ -204,13 +220,15 @@ def add_receiver(coordinate: Array, weight: float, scratch: Scratch, target: Arr
 @inlined
 def distance_slope(radial: Array, scratch: Scratch) -> float:
     """Gradient of the squared distance of an edge."""
-    slope, back = scratch.product, scratch.back
-    # `product` is free by now: `fill_backward_product` has read it.
-    slope[:] = 0
-    add_basis(0, scratch.rho_slope, radial, slope)
+    slope, back = scratch.rho_slope, scratch.back
     total = back.dtype.type(0)
-    for d in range(len(back)):
-        total += back[d] * slope[d]
+    for b in range(0, len(slope), GROUP):
+        c0, c1, c2, c3, c4, c5 = (radial[b], radial[b + 1], radial[b + 2], radial[b + 3], radial[b + 4], radial[b + 5])
+        w = slope[b : b + GROUP]
+        w0, w1, w2, w3, w4, w5 = (w[0], w[1], w[2], w[3], w[4], w[5])
+        for d in range(len(back)):
+            near, far = w0 * c0[d] + w1 * c1[d] + w2 * c2[d], w3 * c3[d] + w4 * c4[d] + w5 * c5[d]
+            total += back[d] * (near + far)
     return float(total)
 
 
@@ -230,11 +248,15 @@ def add_tile(tile: Array, tile_rho: Array, out: Array) -> None:
 def backward_source_rows(
     first: int, last: int, layer: Layer, graph: Index, sums: Sums, out: Gradients, scratch: Scratch
 ) -> None:
-    """Gradients of cells first..last - 1 as senders. Must run after `backward_target_rows` has run on all rows."""
+    """Gradients of cells first..last - 1 as senders. Must run after `backward_target_rows` has run on all rows.
+
+    Sums have the order of those of `backward_target_rows`, which adds the edges of a sender by ascending receiver too.
+    """
+    width = len(layer.coordinate)
     for j in range(first, last):
         key, source = sender(j, layer, scratch)
-        own_key, own_source = scratch.own[0], scratch.own[1]
-        own_key[:], own_source[:] = 0, 0
+        own_key, own_source, own_shift = scratch.own[0], scratch.own[1], scratch.own_shift
+        own_key[:], own_source[:], own_shift[:] = 0, 0, 0
         for position in range(graph.indptr[j], graph.indptr[j + 1]):
             e, i = graph.edges[position], graph.others[position]
             query, target = receiver(i, layer, scratch)
@@ -244,9 +266,10 @@ def backward_source_rows(
             add(scratch.back, 1, own_source)
             # The first pass stored the gradient of the displacement; shift_j has the negative of it. Reading it needs
             # all ranges of the first pass to be finished.
-            add(out.displacement[e], -1, out.shift[j])
-        store(own_key, out.key[j])
-        store(own_source, out.source[j])
+            add(out.displacement[e], -1, own_shift)
+        add(own_shift, 1, out.shift[j])
+        store(own_key, part(out.key, j, width))
+        store(own_source, part(out.source, j, width))
 
 
 @inlined

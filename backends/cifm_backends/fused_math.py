@@ -61,6 +61,7 @@ class Scratch(NamedTuple):
     tile_rho: Array  # (TILE, B) `rho` of the last edges
     wide: Array  # (4, D) rows of Q, K, A and B widened from bfloat16
     own: Array  # (2, D) gradients of a cell, summed over its edges
+    own_shift: Array  # (2,) the same of its shift
 
 
 @exact
@@ -119,7 +120,16 @@ def new_scratch(layer: Layer) -> Scratch:
     features, tile = np.empty((5, len(layer.coordinate)), kind), np.empty((TILE, len(layer.coordinate)), kind)
     rows = np.empty((6, len(layer.coordinate)), kind)
     return Scratch._make(
-        [*basis, *heads, *features, tile, np.zeros((TILE, len(layer.radial)), kind), rows[:4], rows[4:]]
+        [
+            *basis,
+            *heads,
+            *features,
+            tile,
+            np.zeros((TILE, len(layer.radial)), kind),
+            rows[:4],
+            rows[4:],
+            np.empty(2, kind),
+        ]
     )
 
 

@@ -25,6 +25,12 @@ class Rows(NamedTuple):
 
 
 @inlined
+def part(matrix: Rows, i: int, width: int) -> Array:
+    """The stored numbers of cell i, to write to."""
+    return matrix.flat[i * matrix.stride : i * matrix.stride + width]
+
+
+@inlined
 def row(matrix: Rows, i: int, buffer: Array) -> Array:
     """Features of cell i: a view of the memory, or, for bfloat16, the buffer after the values are widened into it."""
     return widen(matrix.flat[i * matrix.stride : i * matrix.stride + len(buffer)], buffer)

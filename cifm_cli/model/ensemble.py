@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.linear_correction import LINEAR, LinearCorrection
 from cifm_cli.model.network import Network
 from cifm_cli.model.output import mean_output
 from cifm_cli.model.slide_parameters import POOLED, PooledParameters
+from cifm_cli.model.surroundings import describe_surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cifm_backends.base import Backend
     from cifm_cli.model.masking import MaskedTile
     from cifm_cli.model.output import Output
+    from cifm_cli.model.surroundings import Surroundings
     from cifm_cli.recipe import Recipe
 
 _SHARED = (POOLED, LINEAR)  # prefixes of what belongs to no member
@@ -46,9 +47,6 @@ class Ensemble(nn.Module):
         # shared by the members; the head of the paper has none
         uses_linear = recipe.objective.name == "residual" and recipe.objective.linear_rank > 0
         self.linear = LinearCorrection(num_genes, recipe.objective) if uses_linear else None
-        for member in self.members:
-            if self.linear and isinstance(member.head, ResidualHead):
-                member.head.linear = (self.linear,)
 
     def forward(self, backend: Backend, tile: MaskedTile) -> Output:
         """Infer the masked cells of a tile from its visible ones.
@@ -60,7 +58,16 @@ class Ensemble(nn.Module):
         Returns:
             Mean prediction of the members for M cells and P genes, in the precision of the weights.
         """
-        return mean_output([member(backend, tile) for member in self.members])
+        surroundings = self.describe(tile)
+        return mean_output([member(backend, tile, surroundings) for member in self.members])
+
+    def describe(self, tile: MaskedTile) -> Surroundings | None:
+        """Input of the members that depends on no trained weight; None for the head of the paper.
+
+        Args:
+            tile: A masked tile on the device of the ensemble.
+        """
+        return describe_surroundings(tile, self.linear) if self.pooled else None
 
     @property
     def first(self) -> Network:

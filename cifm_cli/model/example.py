@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.tiles import Tile
     from cifm_cli.model.gene_profiles import GeneTotals
     from cifm_cli.model.slide_parameters import SlideParameters
+    from cifm_cli.model.surroundings import Surroundings
     from cifm_cli.model.vocabulary import Panel
     from cifm_cli.recipe import Recipe
 
@@ -26,10 +27,12 @@ class Example:
 
     tile: MaskedTile  # input of the network
     target: Targets  # expression and counts of the masked cells
+    surroundings: Surroundings | None = None  # from `Ensemble.describe`, where it was computed in advance
 
     def to(self, device: torch.device) -> Example:
         """Copy to a device; itself when it is there."""
-        return Example(self.tile.to(device), self.target.to(device))
+        surroundings = self.surroundings.to(device) if self.surroundings else None
+        return Example(self.tile.to(device), self.target.to(device), surroundings)
 
 
 def make_example(

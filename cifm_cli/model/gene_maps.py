@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cifm_cli.model.panel_genes import select_genes
+
 if TYPE_CHECKING:
     from cifm_cli.model.masking import Expression
 
@@ -75,4 +77,4 @@ class GeneOutput(nn.Module):
     def forward(self, h: Tensor, genes: Tensor) -> Tensor:
         """Map (M, D) features to (M, P) values for the vocabulary rows `genes`."""
         # Rows are selected before the product, so its cost depends on the panel and not on the vocabulary.
-        return functional.linear(self.reduce(h), self.weight[genes], self.bias[genes])
+        return functional.linear(self.reduce(h), select_genes(self.weight, genes), select_genes(self.bias, genes))

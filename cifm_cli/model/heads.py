@@ -15,12 +15,14 @@ from cifm_cli.model.dropout import Dropout
 from cifm_cli.model.gene_maps import GeneOutput
 from cifm_cli.model.layer import VoidNorm
 from cifm_cli.model.output import Output
-from cifm_cli.model.smoother import Smoother, smoother_terms
-from cifm_cli.model.states import StateMaps, assign_states, state_frequencies
+from cifm_cli.model.panel_genes import select_genes
+from cifm_cli.model.smoother import Smoother
+from cifm_cli.model.states import StateMaps
+from cifm_cli.model.surroundings import describe_surroundings, slide_of
 
 if TYPE_CHECKING:
-    from cifm_cli.model.linear_correction import LinearCorrection
     from cifm_cli.model.masking import MaskedTile
+    from cifm_cli.model.surroundings import Surroundings
     from cifm_cli.recipe import Recipe
 
 
@@ -38,18 +40,19 @@ class PlainHead(nn.Module):
         self.magnitude = GeneOutput(recipe.model.width, num_genes, rank=recipe.model.gene_rank, zero=False)
         self.logit = GeneOutput(recipe.model.width, num_genes, rank=recipe.model.gene_rank, zero=False)
 
-    def forward(self, h: Tensor, tile: MaskedTile, gene_weight: Tensor) -> Output:
+    def forward(self, h: Tensor, tile: MaskedTile, gene_weight: Tensor, surroundings: Surroundings | None) -> Output:
         """Predict the masked cells of the core.
 
         Args:
             h: (M, D) decoder features of the masked cells.
             tile: The tile, for its panel.
             gene_weight: (G, D) weights of the gene input; this head does not use them.
+            surroundings: What the visible cells around the masked cells tell; this head does not use it.
 
         Returns:
             Prediction for M cells and P genes.
         """
-        del gene_weight
+        del gene_weight, surroundings
         h = self.norm(h)
         return Output(self.magnitude(h, tile.genes), self.logit(h, tile.genes))
 
@@ -73,8 +76,6 @@ class ResidualHead(nn.Module):
         width, rank, num_scales = recipe.model.width, recipe.model.gene_rank, len(recipe.objective.scales)
         self.smoother = Smoother(num_genes, recipe.objective)
         self.states = StateMaps(width, num_scales + 1)
-        # That of an ensemble, which all members share. In a tuple, so that it is not a part of each of them.
-        self.linear: tuple[LinearCorrection, ...] = ()
         self.norm = VoidNorm()
         self.features = nn.Linear(width, width)
         # The mean of the slide, the last term, is what the others are centred on, and has no number of neighbours.
@@ -88,39 +89,30 @@ class ResidualHead(nn.Module):
         self.logit = GeneOutput(width, num_genes, rank=rank, zero=True)
         self.composition = GeneOutput(width, num_genes, rank=rank, zero=True)
 
-    def forward(self, h: Tensor, tile: MaskedTile, gene_weight: Tensor) -> Output:
+    def forward(self, h: Tensor, tile: MaskedTile, gene_weight: Tensor, surroundings: Surroundings | None) -> Output:
         """Predict the masked cells of the core; see `PlainHead.forward`."""
-        if tile.neighbours is None or tile.neighbour_expression is None or tile.slide is None:
-            raise ValueError(
-                "the residual head needs the parameters of the slide and the neighbours of the masked cells"
-            )
-        neighbours, genes, slide = tile.neighbours, tile.genes, tile.slide
-        terms = smoother_terms(neighbours, slide)
-        assigned = assign_states(tile.neighbour_expression, slide.state_profiles)
-        frequencies = state_frequencies(neighbours, assigned, slide.state_frequency)
-        # The weights of the gene input map any panel to the same D features. They are not normalised: how far a mean is
-        # from that of the slide tells how certain it is.
-        gene_rows = gene_weight[genes]
-        differences = terms.means[:, :-1] - slide.mean
-        means = (differences @ gene_rows).flatten(1)
+        surroundings = surroundings or describe_surroundings(tile, linear=None)
+        genes, slide, frequencies = tile.genes, slide_of(tile), surroundings.frequencies
+        # The weights of the gene input map any panel to the same D features.
+        gene_rows = select_genes(gene_weight, genes)
+        means = map_scales(surroundings.differences, gene_rows)
         states = self.states.describe(slide, gene_rows)
         # The square root keeps rare states visible beside frequent ones.
         h, means, roots = (self.dropout(features) for features in (self.norm(h), means, frequencies.sqrt()))
-        # The logarithm, as numbers of counts range over orders of magnitude.
-        amount = torch.log1p(torch.cat([neighbours.mass, neighbours.counts.sum(-1)], dim=1))  # of cells, and of counts
-        z = self.features(h) + self.means(means) + self.states.read(roots, states) + self.amount(amount)
+        z = self.features(h) + self.means(means) + self.states.read(roots, states) + self.amount(surroundings.amount)
         z = self.dropout(functional.silu(z))
         z = self.dropout(functional.silu(self.hidden(z)) + z)
-        smoothed = mean, logit, composition, state = self.smoother(terms, frequencies, slide, genes)
-        if self.linear:
-            linear = self.linear[0](differences, genes)
+        smoothed = mean, logit, composition, state = self.smoother(
+            surroundings.terms, surroundings.logarithms, slide, genes
+        )
+        if linear := surroundings.linear:
             mean, logit, composition = mean + linear.mean, logit + linear.logit, composition + linear.composition
         state = state + self.states.correct(z, states)
         # Detached in training: the loss of the magnitude must not change the probabilities of the states.
         known = state.detach() if self.training else state
         expected = known.softmax(1) @ (slide.state_profiles - slide.mean).to(state.dtype)
         return Output(
-            magnitude=mean + self.expected[genes] * expected + self.magnitude(z, genes),
+            magnitude=mean + select_genes(self.expected, genes) * expected + self.magnitude(z, genes),
             logit=logit + self.logit(z, genes),
             composition=composition + self.composition(z, genes),
             state=state,
@@ -131,3 +123,17 @@ class ResidualHead(nn.Module):
             smoothed_logit=smoothed[1],
             smoothed_composition=smoothed[2],
         )
+
+
+def map_scales(differences: Tensor, gene_rows: Tensor) -> Tensor:
+    """Map the means at S scales to features, side by side.
+
+    Args:
+        differences: (M, S, P) means minus the mean of the slide.
+        gene_rows: (P, D) weights of the gene input for the panel.
+
+    Returns:
+        (M, S D) features.
+    """
+    # Scale by scale, as they are in memory, so that one matrix product maps all of them without a copy.
+    return (differences.movedim(1, 0) @ gene_rows).movedim(0, 1).flatten(1)

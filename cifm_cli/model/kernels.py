@@ -1,4 +1,7 @@
-"""Weighted sums of sparse rows, compiled. They take most of the time in which a training tile is prepared."""
+"""Weighted sums of sparse rows, compiled. They take most of the time in which a training tile is prepared.
+
+Letters: M queries, V visible cells, E pairs of a query and a visible cell, S scales, P genes.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,72 @@ import numpy as np
 from cifm_cli.jit import compiled
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
     from scipy.sparse import csr_matrix
 
     from cifm_cli.jit import Array
+
+LANES = 4  # scales that are summed at once, in one vector of double precision
+RUN = 64  # consecutive visible cells that share a bounding box; such cells are near each other on a prepared slide
+
+
+def pairs_within(
+    query: NDArray[np.float64], visible: NDArray[np.float64], cutoff: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Find the visible cells within a distance of each query, in ascending order.
+
+    Unlike the pairs of a tree, these are found in their order: cells are compared one after the other, and runs of them
+    whose bounding box is too far away are left out.
+
+    Args:
+        query: (M, 2) coordinates.
+        visible: (V, 2) coordinates. The search is fast if consecutive cells are near each other.
+        cutoff: Largest distance, inclusive.
+
+    Returns:
+        (M + 1,) position of the first pair of each query, (E,) visible cells and (E,) squared distances.
+    """
+    starts = np.arange(0, len(visible), RUN)
+    low, high = (
+        extreme.reduceat(visible, starts) if len(visible) else np.empty((0, 2)) for extreme in (np.minimum, np.maximum)
+    )
+    number = np.zeros(len(query) + 1, np.int64)
+    found, squared = np.empty(0, np.int64), np.empty(0)
+    # Counted first, so that the arrays have the right size.
+    _find(query, visible, low, high, cutoff * cutoff, number, found, squared)
+    indptr = np.cumsum(number)
+    found, squared = np.empty(indptr[-1], np.int64), np.empty(indptr[-1])
+    _find(query, visible, low, high, cutoff * cutoff, number, found, squared)
+    return indptr, found, squared
+
+
+@compiled
+def _find(  # noqa: PLR0913, PLR0917 - compiled code takes arrays, not objects
+    query: Array,
+    visible: Array,
+    low: Array,
+    high: Array,
+    squared_cutoff: float,
+    number: Array,
+    found: Array,
+    squared: Array,
+) -> None:
+    stores, position = len(found) > 0, 0
+    for q in range(len(query)):
+        x, y, first = query[q, 0], query[q, 1], position
+        for run in range(len(low)):
+            gap_x = max(low[run, 0] - x, x - high[run, 0], 0.0)
+            gap_y = max(low[run, 1] - y, y - high[run, 1], 0.0)
+            if gap_x * gap_x + gap_y * gap_y > squared_cutoff:
+                continue
+            for cell in range(run * RUN, min(run * RUN + RUN, len(visible))):
+                dx, dy = visible[cell, 0] - x, visible[cell, 1] - y
+                distance = dx * dx + dy * dy
+                if distance <= squared_cutoff:
+                    if stores:
+                        found[position], squared[position] = cell, distance
+                    position += 1
+        number[q + 1] = position - first
 
 
 def weighted_sums(
@@ -21,8 +86,9 @@ def weighted_sums(
     weight: NDArray[np.float64],
     expression: csr_matrix,
     counts: csr_matrix,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Sum the expression of the visible cells around each query, in the order of the pairs.
+    dtype: DTypeLike = np.float64,
+) -> tuple[Array, Array, Array]:
+    """Sum the expression of the visible cells around each query, in the order of the pairs and in double precision.
 
     Args:
         indptr: (M + 1,) position of the first pair of each query.
@@ -30,18 +96,21 @@ def weighted_sums(
         weight: (E, S) weights of each pair, one for each scale.
         expression: (V, P) log-normalised expression.
         counts: (V, P) raw counts, of the same sparsity.
+        dtype: Type to which the sums are rounded.
 
     Returns:
         Three arrays of shape (M, S, P): sums of the expression, of the indicator "the gene is expressed", and of the
         counts.
     """
     num_scales, num_genes = weight.shape[1], expression.shape[1]
+    padded = np.zeros((len(weight), -(-num_scales // LANES) * LANES))
+    padded[:, :num_scales] = weight
     # One array for the three kinds of sums, which the compiled loop fills together.
-    sums = np.zeros((3, len(indptr) - 1, num_scales, num_genes))
+    sums = np.empty((3, len(indptr) - 1, num_scales, num_genes), dtype)
     # scipy chooses int32 or int64 by the size of a matrix; a single type needs a single compilation.
     starts, genes = expression.indptr.astype(np.int64), expression.indices.astype(np.int64)
     values, raw = expression.data.astype(np.float64), counts.data.astype(np.float64)
-    _add(indptr, visible, weight, starts, genes, values, raw, np.zeros((num_genes, num_scales, 3)), sums)
+    _add(indptr, visible, padded, starts, genes, values, raw, np.zeros((num_genes, 3 * LANES)), sums)
     return sums[0], sums[1], sums[2]
 
 
@@ -57,21 +126,32 @@ def _add(  # noqa: PLR0913, PLR0917 - compiled code takes arrays, not objects
     buffer: Array,
     sums: Array,
 ) -> None:
-    num_scales, num_genes = weight.shape[1], buffer.shape[0]
+    num_scales, num_genes = sums.shape[2], buffer.shape[0]
     for query in range(len(indptr) - 1):
-        # The buffer is gene by gene, so that each non-zero value updates a few adjacent numbers.
-        buffer[:] = 0
-        for pair in range(indptr[query], indptr[query + 1]):
-            cell = visible[pair]
-            for entry in range(starts[cell], starts[cell + 1]):
-                gene_sums, value, count = buffer[genes[entry]], values[entry], counts[entry]
-                for scale in range(num_scales):
-                    factor = weight[pair, scale]
-                    gene_sums[scale, 0] += factor * value
-                    gene_sums[scale, 1] += factor
-                    gene_sums[scale, 2] += factor * count
-        # Transposed to (S, P) only once per query.
-        for scale in range(num_scales):
-            for gene in range(num_genes):
-                for kind in range(3):
-                    sums[kind, query, scale, gene] = buffer[gene, scale, kind]
+        for first in range(0, num_scales, LANES):
+            # The buffer is gene by gene, so that each non-zero value updates a few adjacent numbers.
+            buffer[:] = 0
+            for pair in range(indptr[query], indptr[query + 1]):
+                cell, factors = visible[pair], weight[pair]
+                w0, w1, w2, w3 = factors[first], factors[first + 1], factors[first + 2], factors[first + 3]
+                for entry in range(starts[cell], starts[cell + 1]):
+                    gene, value, count = genes[entry], values[entry], counts[entry]
+                    # Written out, so that LLVM makes vectors of four of them.
+                    buffer[gene, 0] += w0 * value
+                    buffer[gene, 1] += w1 * value
+                    buffer[gene, 2] += w2 * value
+                    buffer[gene, 3] += w3 * value
+                    buffer[gene, 4] += w0
+                    buffer[gene, 5] += w1
+                    buffer[gene, 6] += w2
+                    buffer[gene, 7] += w3
+                    buffer[gene, 8] += w0 * count
+                    buffer[gene, 9] += w1 * count
+                    buffer[gene, 10] += w2 * count
+                    buffer[gene, 11] += w3 * count
+            # Transposed to (S, P) only once per query.
+            for kind in range(3):
+                for scale in range(first, min(first + LANES, num_scales)):
+                    out = sums[kind, query, scale]
+                    for gene in range(num_genes):
+                        out[gene] = buffer[gene, kind * LANES + scale - first]

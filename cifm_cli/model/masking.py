@@ -164,7 +164,8 @@ def mask_tile(
     if recipe.objective.name == "residual":
         # In radii, so that one recipe serves platforms of different spacing.
         xy = tile.xy_um / slide.radius_um
-        neighbours = sum_neighbours(xy[queries], xy[visible], expression, counts, depth, recipe.objective).to(dtype)
+        kind = torch.empty(0, dtype=dtype).numpy().dtype
+        neighbours = sum_neighbours(xy[queries], xy[visible], expression, counts, depth, recipe.objective, kind)
         neighbour_expression = to_expression(expression, panel.vocabulary_rows, dtype)
     return MaskedTile(
         # From positions in the tile to rows of `expression`.

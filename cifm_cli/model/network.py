@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cifm_cli.model.masking import Expression, MaskedTile
     from cifm_cli.model.output import Output
     from cifm_cli.model.slide_parameters import SlideParameters
+    from cifm_cli.model.surroundings import Surroundings
     from cifm_cli.recipe import Recipe
 
 
@@ -91,12 +92,13 @@ class Network(nn.Module):
         decoded, _ = _run(self.decoder, backend, tile.decoder, padded, moved)
         return decoded
 
-    def forward(self, backend: Backend, tile: MaskedTile) -> Output:
+    def forward(self, backend: Backend, tile: MaskedTile, surroundings: Surroundings | None = None) -> Output:
         """Infer the masked cells of a tile from its visible ones.
 
         Args:
             backend: Runs the edge part of every layer.
             tile: A masked tile on the network's device.
+            surroundings: From `Ensemble.describe`; None to compute it here, without a linear correction.
 
         Returns:
             Prediction for M cells and P genes, in the precision of the weights.
@@ -104,7 +106,7 @@ class Network(nn.Module):
         h = self.embed_expression(tile.expression, tile.genes, tile.slide)
         h, shift = self.encode(backend, tile.encoder, h)
         # Only the invariant features go to the head: a prediction must not change when the slide is rotated.
-        output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight)
+        output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight, surroundings)
         # The head may have computed in bfloat16; losses and probabilities need the precision of the weights.
         # Fields that the head of the paper lacks are None.
         tensors = {name: values for name, values in output._asdict().items() if values is not None}

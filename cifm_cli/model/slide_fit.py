@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from cifm_cli.model.smoother import LeastSquares, smoother_terms
-from cifm_cli.model.states import assign_states, nearest_state, state_frequencies
+from cifm_cli.model.smoother import LeastSquares
+from cifm_cli.model.states import nearest_state
+from cifm_cli.model.surroundings import describe_surroundings, slide_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from cifm_cli.model.example import Example
     from cifm_cli.model.slide_parameters import SlideParameters
-    from cifm_cli.model.smoother import Terms
 
     PoolData = tuple[Tensor, Tensor]  # data of one tile; see `fit_pool`
 
@@ -69,14 +69,15 @@ def fit_slide_parameters(
     compositions: list[PoolData] = []
     states: list[PoolData] = []
     for example in examples:
-        terms, frequencies = example_terms(example)
+        surroundings = describe_surroundings(example.tile, linear=None)
+        terms = surroundings.terms
         means.add(terms.means, example.target.values, places(example))
         expressed.add(terms.expressed, is_expressed(example), places(example))
         if len(compositions) < NUM_POOL_TILES:
-            compositions.append((terms.compositions.log(), example.target.counts))
-            states.append((frequencies.log(), true_states(example)))
+            compositions.append((surroundings.logarithms[0], example.target.counts))
+            states.append((surroundings.logarithms[1], true_states(example)))
     # Terms do not depend on the weights, so they are computed once for all candidates.
-    validated = [(example_terms(example)[0], example) for example in validation]
+    validated = [(describe_surroundings(example.tile, linear=None).terms, example) for example in validation]
     return replace(
         start,
         mean_weights=choose_weights(
@@ -90,26 +91,6 @@ def fit_slide_parameters(
     )
 
 
-def slide_of(example: Example) -> SlideParameters:
-    """The parameters of the slide of an example."""
-    if example.tile.slide is None:
-        raise ValueError("a tile made for another objective has no parameters of its slide")
-    return example.tile.slide
-
-
-def example_terms(example: Example) -> tuple[Terms, Tensor]:
-    """The terms that a smoother blends for the M masked cells of a tile.
-
-    Returns:
-        Its terms, and (M, T, K) frequencies of the K cell states.
-    """
-    sums, expression, slide = example.tile.neighbours, example.tile.neighbour_expression, slide_of(example)
-    if sums is None or expression is None:
-        raise ValueError("a tile made for another objective has no sums over neighbours")
-    states = assign_states(expression, slide.state_profiles)
-    return smoother_terms(sums, slide), state_frequencies(sums, states, slide.state_frequency)
-
-
 def is_expressed(example: Example) -> Tensor:
     """(M, P) 1 where a masked cell expresses the gene, 0 elsewhere."""
     return (example.target.values > 0).float()
@@ -117,7 +98,7 @@ def is_expressed(example: Example) -> Tensor:
 
 def true_states(example: Example) -> Tensor:
     """(M, K) 1 at the state of each masked cell, 0 elsewhere."""
-    slide = slide_of(example)
+    slide = slide_of(example.tile)
     return functional.one_hot(nearest_state(example.target.values, slide.state_profiles), slide.num_states).float()
 
 

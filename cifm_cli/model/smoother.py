@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from cifm_cli.model.kernels import weighted_sums
+from cifm_cli.model.kernels import pairs_within, weighted_sums
+from cifm_cli.model.panel_genes import select_genes
 from cifm_cli.statistics.regression import shared_weights, shrunk_weights
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
     from scipy.sparse import csr_matrix
 
     from cifm_cli.model.slide_parameters import SlideParameters
@@ -63,6 +63,7 @@ def sum_neighbours(
     counts: csr_matrix,
     total_counts: NDArray[np.float64],
     recipe: ObjectiveRecipe,
+    dtype: DTypeLike = np.float64,
 ) -> NeighbourSums:
     """Sum the visible cells around each query, weighted by a Gaussian of the distance and by the depth of the cell.
 
@@ -76,29 +77,28 @@ def sum_neighbours(
         counts: (V, P) raw counts, of the same sparsity.
         total_counts: (V,) depth of each cell.
         recipe: Scales s and cutoff, in radii.
+        dtype: Type to which the sums are rounded; they are computed in double precision.
 
     Returns:
-        The sums, in double precision.
+        The sums.
     """
-    pairs = cKDTree(query).sparse_distance_matrix(cKDTree(visible), recipe.cutoff, output_type="ndarray")
-    # Cells are summed in slide order, so the sums of a tile equal those of the whole slide bit for bit.
-    pairs = pairs[np.lexsort((pairs["j"], pairs["i"]))]
-    reliability = (total_counts / (total_counts + RELIABLE_COUNTS))[pairs["j"]]
-    squared = pairs["v"] ** 2
-    weight = np.stack([np.exp(-0.5 * squared / s**2) * reliability for s in recipe.scales], axis=1)
-    # Queries without any visible cell within the cutoff get an empty range, and so sums of zero.
-    indptr = np.searchsorted(pairs["i"], np.arange(len(query) + 1))
-    neighbour = pairs["j"].astype(np.int64)
-    expression_sums, expressed_sums, count_sums = weighted_sums(indptr, neighbour, weight, expression, counts)
-    # `bincount` sums in the order of the pairs, like the compiled sums above.
-    mass = np.stack([np.bincount(pairs["i"], column, len(query)) for column in weight.T], axis=1)
+    # Cells are summed in slide order, so the sums of a tile equal those of the whole slide bit for bit. Queries without any
+    # visible cell within the cutoff get an empty range, and so sums of zero.
+    indptr, neighbour, squared = pairs_within(query, visible, recipe.cutoff)
+    pair_query = np.repeat(np.arange(len(query)), np.diff(indptr))
+    reliability = (total_counts / (total_counts + RELIABLE_COUNTS))[neighbour]
+    weight = np.exp(squared[:, None] * (-0.5 / np.square(recipe.scales))) * reliability[:, None]
+    values, expressed, raw = weighted_sums(indptr, neighbour, weight, expression, counts, dtype)
+    # A sum over no range is not zero in NumPy, so queries without pairs are left out of it.
+    mass, with_pairs = np.zeros((len(query), weight.shape[1])), np.diff(indptr) > 0
+    mass[with_pairs] = np.add.reduceat(weight, indptr[:-1][with_pairs]) if with_pairs.any() else 0
     return NeighbourSums(
-        expression=torch.from_numpy(expression_sums),
-        expressed=torch.from_numpy(expressed_sums),
-        counts=torch.from_numpy(count_sums),
-        mass=torch.from_numpy(mass),
-        weight=torch.from_numpy(weight),
-        query=torch.from_numpy(pairs["i"].astype(np.int64)),
+        expression=torch.from_numpy(values),
+        expressed=torch.from_numpy(expressed),
+        counts=torch.from_numpy(raw),
+        mass=torch.from_numpy(mass.astype(dtype)),
+        weight=torch.from_numpy(weight.astype(dtype)),
+        query=torch.from_numpy(pair_query),
         visible=torch.from_numpy(neighbour),
     )
 
@@ -135,28 +135,28 @@ class Smoother(nn.Module):
         self.state_weights = nn.Parameter(torch.zeros(num_terms))  # before the softmax
 
     def forward(
-        self, terms: Terms, frequencies: Tensor, slide: SlideParameters, genes: Tensor
+        self, terms: Terms, logarithms: tuple[Tensor, Tensor], slide: SlideParameters, genes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Blend the estimates.
 
         Args:
-            terms: From `smoother_terms`.
-            frequencies: (M, T, K) frequencies of the cell states, see `state_frequencies`.
+            terms: From `smoother_terms`, around M queries.
+            logarithms: (M, T, P) those of the compositions, and (M, T, K) those of the frequencies of the cell states.
             slide: Parameters of the slide, with the weights of P genes.
             genes: (P,) vocabulary rows of the panel.
 
         Returns:
             Magnitude, logit, composition and state of an `Output`, before the correction of the network.
         """
-        mean = _blend(terms.means, slide.mean_weights + self.mean_weights[:, genes])
-        expressed = _blend(terms.expressed, slide.expressed_weights + self.expressed_weights[:, genes])
+        mean_weights, expressed_weights = (
+            select_genes(weights.T, genes).T for weights in (self.mean_weights, self.expressed_weights)
+        )
+        mean = _blend(terms.means, slide.mean_weights + mean_weights)
+        expressed = _blend(terms.expressed, slide.expressed_weights + expressed_weights)
         # A blend with free weights can leave the interval from 0 to 1.
         logit = torch.logit(expressed.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
-        composition = _blend(
-            terms.compositions.log(), (slide.composition_weights + self.composition_weights).softmax(0)[:, None]
-        )
-        # Frequencies and compositions are positive, because they are shrunk towards positive profiles.
-        state = _blend(frequencies.log(), (slide.state_weights + self.state_weights).softmax(0)[:, None])
+        composition = _blend(logarithms[0], (slide.composition_weights + self.composition_weights).softmax(0)[:, None])
+        state = _blend(logarithms[1], (slide.state_weights + self.state_weights).softmax(0)[:, None])
         return mean, logit, composition, state
 
 
@@ -180,7 +180,11 @@ def smoother_terms(neighbours: NeighbourSums, slide: SlideParameters) -> Terms:
 
 def _blend(terms: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum of (M, T, P) over T. An einsum would run a separate matrix product for each gene."""
-    return (terms * weights).sum(1)
+    # Term by term, so that no product of the size of all terms is stored, nor kept for the gradient.
+    blend = terms[:, 0] * weights[0]
+    for term in range(1, terms.shape[1]):
+        blend = torch.addcmul(blend, terms[:, term], weights[term])
+    return blend
 
 
 def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
@@ -203,7 +207,8 @@ def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
     for scale in reversed(range(sums.shape[1])):
         terms.append((sums[:, scale] + prior * terms[-1]) / (mass[:, scale, None] + prior))
     # Narrowest first, and the profile, which the loop started from, last.
-    return torch.stack(terms[:0:-1] + terms[:1], dim=1)
+    # Term by term in memory, since they are blended one after the other.
+    return torch.stack(terms[:0:-1] + terms[:1]).movedim(0, 1)
 
 
 class LeastSquares:

@@ -34,5 +34,4 @@ class EMA:
         # Less decay in the first steps, so that the initial weights soon have little effect on the average.
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         # Buffers need no average: gene profiles and cell states are fitted before the first step and stay as they are.
-        for average, trained in zip(self.network.parameters(), network.parameters(), strict=True):
-            average.lerp_(trained, weight)
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), weight)

@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from cifm_cli import keys
 from cifm_cli.model.linear_correction import Corrections, bounded, linear_errors
-from cifm_cli.model.slide_fit import example_terms, slide_of
 from cifm_cli.model.smoother import Smoother
+from cifm_cli.model.surroundings import describe_surroundings, slide_of
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.statistics.reduced_ridge import ReducedRidge
 
@@ -180,13 +180,13 @@ def draw_practice(session: Session, training_slide: TrainingSlide, use: str, max
 @torch.no_grad()
 def practise(example: Example, smoother: Smoother, max_rows: int) -> Practice:
     """Predict the masked cells of a tile by the smoother; at most `max_rows` of them."""
-    slide = slide_of(example)
-    terms, frequencies = example_terms(example)
-    mean, logit, composition, _ = smoother(terms, frequencies, slide, example.tile.genes)
+    slide = slide_of(example.tile)
+    surroundings = describe_surroundings(example.tile, linear=None)
+    mean, logit, composition, _ = smoother(surroundings.terms, surroundings.logarithms, slide, example.tile.genes)
     rows = slice(max_rows)
     return Practice(
         genes=example.tile.genes,
-        differences=terms.means[rows, :-1] - slide.mean,
+        differences=surroundings.differences[rows],
         estimates=Corrections(mean[rows], logit[rows], composition[rows]),
         values=example.target.values[rows],
         counts=example.target.counts[rows],

@@ -12,6 +12,8 @@ import math
 import signal
 import time
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import torch
@@ -27,6 +29,7 @@ from cifm_cli.model.precision import computing_in
 from cifm_cli.report.terminal import progress
 from cifm_cli.training import schedule
 from cifm_cli.training.config import TrainResult
+from cifm_cli.training.device_transfer import prefetch_on_device
 from cifm_cli.training.distributed import join_processes
 from cifm_cli.training.fit_linear import fit_linear_correction
 from cifm_cli.training.fit_readout import fit_readout
@@ -37,6 +40,8 @@ from cifm_cli.training.threads import map_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from torch import Tensor
 
     from cifm_cli.model.example import Example
     from cifm_cli.training.config import TrainConfig
@@ -172,10 +177,12 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     for group in session.optimiser.param_groups:
         group["lr"] = learning_rate
     session.optimiser.zero_grad(set_to_none=True)
-    step_loss = 0.0
+    losses = []
     for tile, example in zip(session.processes.own_indices(recipe.tiles_per_step), examples, strict=True):
         number = session.state.step * recipe.tiles_per_step + tile
-        step_loss += backward_tile(session, example.to(session.device), number)
+        losses.append(backward_tile(session, example.to(session.device), number))
+    # Read after the last tile: reading a number waits for the GPU, which would have no work until the next tile.
+    step_loss = sum(sum(value.item() for value in members) for members in losses)
     # Sums, not means: the loss of each tile is divided by the number of all tiles of the step.
     step_loss = session.processes.sum_gradients(session.network, step_loss)
     # After the sum over processes, so that all of them clip by the same norm.
@@ -185,7 +192,7 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     return step_loss
 
 
-def backward_tile(session: Session, example: Example, number: int) -> float:
+def backward_tile(session: Session, example: Example, number: int) -> list[Tensor]:
     """Add the gradients of one tile to those of the step.
 
     Each member of the network is trained on its own loss. The members share nothing, so they run in parallel on a CPU.
@@ -196,24 +203,26 @@ def backward_tile(session: Session, example: Example, number: int) -> float:
         number: Number of the tile since the start of training, which seeds its dropout.
 
     Returns:
-        The mean loss of the members, divided by the number of tiles in a step.
+        The loss of each member, divided by the numbers of members and of tiles in a step.
     """
     # Members have separate losses: each is a predictor by itself, whose errors the average then reduces.
     members, recipe = session.network.members, session.recipe
     weight = 1 / (len(members) * recipe.train.tiles_per_step)
+    with torch.no_grad():  # only what the members share; nothing in it is trained
+        surroundings = example.surroundings or session.network.describe(example.tile)
 
-    def backward_member(member: int) -> float:
+    def backward_member(member: int) -> Tensor:
         """Add the gradients of one member and return its loss."""
         # A generator of its own, so that neither the thread nor the process that runs it changes the draws.
         dropout = provenance.torch_generator(session.seed, "dropout", number, member)
         with drawing_from(dropout), computing_in(recipe.train.precision, session.device):
-            output = members[member](session.backend, example.tile)
+            output = members[member](session.backend, example.tile, surroundings)
         # The weight makes the sum over members and tiles a mean, whatever the number of processes.
         value = weight * loss(output, example.target, recipe.objective)
         value.backward()
-        return value.item()
+        return value.detach()
 
-    return sum(map_threads(backward_member, range(len(members)), session.device))
+    return map_threads(backward_member, range(len(members)), session.device)
 
 
 def check_finite(session: Session, step_loss: float, norm: float) -> None:
@@ -276,14 +285,19 @@ def prefetch_examples(session: Session) -> Iterator[list[Example]]:
     """The tiles of this process for every remaining step, made while the network works on earlier ones."""
     tiles_per_step = session.recipe.train.tiles_per_step
     own_tiles = session.processes.own_indices(tiles_per_step)
+    # The linear correction is final before the first step, so a copy on the CPU serves all steps.
+    network = session.network if session.device.type == "cpu" else deepcopy(session.network).cpu()
+    describe = network.describe
 
     def make_examples(step: int) -> list[Example]:
-        """Make the tiles of this process for one step."""
-        return [session.corpus.train_example(step * tiles_per_step + tile) for tile in own_tiles]
+        """Make the tiles of this process for one step, with all that does not depend on trained weights."""
+        examples = [session.corpus.train_example(step * tiles_per_step + tile) for tile in own_tiles]
+        with torch.no_grad():
+            return [replace(example, surroundings=describe(example.tile)) for example in examples]
 
     num_threads = 1 if session.device.type == "cpu" else NUM_GPU_LOADERS  # on a CPU the network needs the cores
     steps = range(session.state.step, session.recipe.train.steps)
-    return prefetch(make_examples, steps, num_threads, ahead=2 * num_threads)
+    return prefetch_on_device(make_examples, steps, session.device, num_threads, ahead=2 * num_threads)
 
 
 @contextmanager

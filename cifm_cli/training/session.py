@@ -301,7 +301,7 @@ def _make_optimiser(network: Ensemble, recipe: Recipe) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": recipe.train.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.train.learning_rate, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=recipe.train.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
 def _restore(session: Session) -> None:

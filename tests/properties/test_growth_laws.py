@@ -21,8 +21,7 @@ from cifm_cli.model.growth import gene_axes, grow
 from cifm_cli.model.heads import ResidualHead
 from cifm_cli.model.masking import MaskedTile, mask_tile
 from cifm_cli.model.output import Output
-from cifm_cli.model.smoother import smoother_terms
-from cifm_cli.model.states import assign_states, state_frequencies
+from cifm_cli.model.surroundings import describe_surroundings
 from cifm_cli.model.vocabulary import match_panel, union_vocabulary
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.recipe import Recipe, parse
@@ -134,10 +133,8 @@ def test_a_new_gene_without_information_changes_no_prediction(form: str, seed: i
         assert error < 1e-10, f"{name}: {error}"
     if isinstance(head := grown.first.head, ResidualHead):
         masked = mask(grown, slide, recipe, slide.gene_ids)
-        terms = smoother_terms(masked.neighbours, masked.slide)
-        states = assign_states(masked.neighbour_expression, masked.slide.state_profiles)
-        frequencies = state_frequencies(masked.neighbours, states, masked.slide.state_frequency)
-        smoothed = head.smoother(terms, frequencies, masked.slide, masked.genes)
+        around = describe_surroundings(masked, linear=None)
+        smoothed = head.smoother(around.terms, around.logarithms, masked.slide, masked.genes)
         for name, values in zip(("magnitude", "logit"), smoothed[:2], strict=True):
             assert torch.allclose(getattr(after, name)[:, NUM_KNOWN:], values[:, NUM_KNOWN:], atol=1e-12), name
 

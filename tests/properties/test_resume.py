@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested
 from cifm_cli.model.checkpoint import load_checkpoint
-from cifm_cli.model.slide_fit import example_terms
+from cifm_cli.model.surroundings import describe_surroundings
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.recipe_sections import ObjectiveRecipe
 from cifm_cli.training import loop
@@ -148,7 +148,8 @@ def test_training_starts_at_the_prediction_of_the_smoother(
     smoother, tile = session.network.first.head.smoother, example.tile
     with torch.no_grad():
         output = session.network(session.backend, tile)
-        mean, logit, composition, state = smoother(*example_terms(example), tile.slide, tile.genes)
+        surroundings = describe_surroundings(tile, linear=None)
+        mean, logit, composition, state = smoother(surroundings.terms, surroundings.logarithms, tile.slide, tile.genes)
     assert torch.equal(output.magnitude, mean)
     assert torch.equal(output.logit, logit)
     assert torch.equal(output.composition, composition)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array
 
-from cifm_cli.model.kernels import weighted_sums
+from cifm_cli.model.kernels import pairs_within, weighted_sums
 from cifm_cli.provenance import numpy_generator
 
 
@@ -39,3 +41,32 @@ def test_no_pairs_and_no_queries() -> None:
     void = csr_matrix((2, 5), dtype=np.float32)
     empty = weighted_sums(np.array([0]), np.zeros(0, dtype=np.int64), np.zeros((0, 4)), void, void)
     assert [sums.shape for sums in empty] == [(0, 4, 5)] * 3
+
+
+@given(
+    num_queries=st.integers(0, 20),
+    num_visible=st.integers(0, 200),
+    cutoff=st.sampled_from([0.5, 3.0, 100.0]),
+    seed=st.integers(0, 1000),
+)
+def test_pairs_are_those_of_all_distances_in_order(
+    num_queries: int, num_visible: int, cutoff: float, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    # Whole numbers, so that some distances equal the cutoff.
+    query, visible = (generator.integers(0, 12, (number, 2)).astype(float) for number in (num_queries, num_visible))
+    squared = ((query[:, None] - visible) ** 2).sum(-1)
+    rows, cells = np.nonzero(squared <= cutoff**2)
+    indptr, found, distance = pairs_within(query, visible, cutoff)
+    assert np.array_equal(np.repeat(np.arange(num_queries), np.diff(indptr)), rows)
+    assert np.array_equal(found, cells)
+    assert np.array_equal(distance, squared[rows, cells])
+
+
+def test_sums_can_be_rounded_to_single_precision() -> None:
+    some = csr_matrix(np.array([[1.0, 3.0]]))
+    arguments = np.array([0, 1]), np.array([0]), np.array([[1 / 3, 1.0]]), some, some
+    exact, rounded = weighted_sums(*arguments), weighted_sums(*arguments, np.float32)
+    for wide, narrow in zip(exact, rounded, strict=True):
+        assert narrow.dtype == np.float32
+        assert np.array_equal(narrow, wide.astype(np.float32))

@@ -1,0 +1,1 @@
+"""A backend, an annotator and a baseline for cifm."""
