@@ -22,6 +22,7 @@ from cifm_cli.commands import (
     doctor,
     embed,
     evaluate,
+    import_release,
     inspect,
     predict,
     prepare,
@@ -94,6 +95,7 @@ PIPELINE: dict[str, Callable[..., None]] = {
 TOOLS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "inspect": inspect.inspect,
+    "import-release": import_release.import_release,
     "backends": backends.backends,
     "doctor": doctor.doctor,
 }

@@ -8,9 +8,9 @@ import tomllib
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from cifm_cli.errors import CifmError
 from cifm_cli.recipe_sections import (
@@ -49,6 +49,12 @@ class Recipe(Section):
     objective: ObjectiveRecipe = ObjectiveRecipe()
     train: TrainRecipe = TrainRecipe()
     evaluate: EvaluateRecipe = EvaluateRecipe()
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> Self:
+        if self.model.message == "release" and self.objective.name != "balanced_mse":
+            raise ValueError("model.message = 'release' needs objective.name = 'balanced_mse'")
+        return self
 
 
 def shipped() -> dict[str, Path]:

@@ -16,6 +16,7 @@ MAX_WIDTH = 65_536
 MAX_LAYERS = 1_000
 MAX_MAPS = 5_000
 MAX_STEPS = 10**12
+RELEASE_KEYS = ("distance_features", "feature_gates", "output_maps")
 
 
 class Section(BaseModel):
@@ -64,8 +65,8 @@ class DataRecipe(Section):
 class ModelRecipe(Section):
     """The void-invariant network."""
 
-    message: Literal["factored", "mlp"] = "factored"
-    """Form of Eqs 11-14: `factored` (matrix products on cells only) or `mlp` (as printed, an MLP on every edge)."""
+    message: Literal["factored", "mlp", "release"] = "factored"
+    """Form of Eqs 11-14: `factored` (matrix products on cells only), `mlp` (as printed, an MLP on every edge) or `release` (the network of the paper's public release)."""
     width: int = Field(default=128, ge=4, le=MAX_WIDTH)
     """Number of features of a cell, D."""
     encoder_layers: int = Field(default=2, ge=1, le=MAX_LAYERS)
@@ -90,6 +91,12 @@ class ModelRecipe(Section):
     """Add each layer's update to its input; Eq. 14 as printed has no residual."""
     self_loops: bool = False
     """Add an edge from each cell to itself; the adjacency of the paper (distance <= radius) has it."""
+    distance_features: int | None = Field(default=None, ge=1, le=MAX_WIDTH)
+    """Number of features of a distance in a message; `width` when absent (`release` only)."""
+    feature_gates: bool | None = None
+    """The intensity of an edge has a value for each feature of the message's input, not one for all (`release` only)."""
+    output_maps: int | None = Field(default=None, ge=2, le=MAX_LAYERS)
+    """Linear maps of a bias-free MLP after the last layer of encoder and decoder; no such MLP when absent (`release` only)."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -105,11 +112,20 @@ class ModelRecipe(Section):
                 f"maps, at most {MAX_MAPS:,} are possible"
             )
         # Eq. 14 without residual is a sum over edges, which is zero for a cell without any.
-        if self.message == "mlp" and not (self.residual or self.self_loops):
+        if self.message != "factored" and not (self.residual or self.self_loops):
             raise ValueError(
-                "model.message = 'mlp' without residual needs model.self_loops = true, "
+                f"model.message = '{self.message}' without residual needs model.self_loops = true, "
                 "or cells without neighbours lose their features"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _release_fits(self) -> Self:
+        if self.message == "release":
+            if self.residual or self.gene_rank:
+                raise ValueError("model.message = 'release' has neither model.residual nor model.gene_rank")
+        elif given := [key for key in RELEASE_KEYS if getattr(self, key) is not None]:
+            raise ValueError(f"model.{given[0]} is a key of model.message = 'release' only")
         return self
 
 
@@ -170,6 +186,10 @@ class TrainRecipe(Section):
     """Number of tiles whose losses are averaged in a step."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Highest learning rate of the schedule."""
+    layer_decay: Fraction | None = None
+    """Learning rate of a layer as a fraction of that of the next one, the head having the full one; equal rates when absent."""
+    freeze: tuple[Text, ...] | None = None
+    """Parts of the network that are not trained, such as `encoder`, `encoder.0` or `head.magnitude`: for fine-tuning; none when absent."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay of AdamW, on matrices only."""
     warmup_steps: int = Field(default=100, ge=0, le=MAX_STEPS)

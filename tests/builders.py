@@ -132,6 +132,8 @@ def available_backend(name: str) -> Backend:
     status = cifm_backends.available()[name]
     if status.backend is None:
         pytest.skip(status.problem)
+    if not status.backend.supports("cpu"):
+        pytest.skip(f"{name} does not run on the CPU")
     return status.backend
 
 

@@ -21,7 +21,10 @@ GROUP = "cifm.backends"
 
 
 class BackendUnavailableError(LookupError):
-    """The requested backend is not installed, does not load, or does not run on the device."""
+    """The requested backend is not installed, does not load, or does not run on the device.
+
+    A backend whose constructor raises it gives the reason in one line, which `cifm backends` shows.
+    """
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def select(name: str, device: str) -> Backend:
     status = _status(name)
     # A backend that is named is never replaced by another one: results would be reported under the wrong name.
     if status.backend is None:
-        raise BackendUnavailableError(f"backend {name} does not load: {status.problem}")
+        raise BackendUnavailableError(f"backend {name} is not available: {status.problem}")
     if not status.backend.supports(device):
         raise BackendUnavailableError(f"backend {name} does not run on {device}")
     return status.backend
@@ -113,6 +116,8 @@ def _try(action: Callable[[], T]) -> tuple[T | None, str | None]:
     """Result of an action of third-party code, or None and the first line of the exception."""
     try:
         return action(), None
+    except BackendUnavailableError as error:
+        return None, str(error)
     except Exception as error:  # noqa: BLE001 - the import of a third-party package may raise anything
         # Import errors of compiled libraries may have many lines; `cifm backends` has one line per backend.
         lines = str(error).strip().splitlines() or [""]

@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from cifm_backends import BackendUnavailableError
 from cifm_backends.base import Backend, EdgeTerms, EdgeValues, Graph, Messages, NodeTerms, in_working_precision
 from cifm_backends.torch_reference import intensity, radial_basis
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-INSTALL = "pip install 'cifm[dgl]' on Python 3.11 installs a release that loads"
+INSTALL = "pip install 'cifm[dgl]' on Python 3.11"
 
 
 class DglBackend(Backend):
     """Runs on the devices that the installed build of DGL supports.
 
     Raises:
-        ImportError: DGL is not installed, or its shared libraries do not load.
+        BackendUnavailableError: DGL is not installed, or its shared libraries do not load.
     """
 
     name = "dgl"
@@ -39,8 +40,12 @@ class DglBackend(Backend):
             self._dgl: Any = import_module("dgl")
         # DGL raises OSError (FileNotFoundError) where its compiled library does not match the version of torch.
         except (ImportError, OSError) as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == "dgl":
+                raise BackendUnavailableError(f"not installed; optional: {INSTALL}") from error
             reason = (str(error).splitlines() or [""])[0]
-            raise ImportError(f"DGL does not load ({reason}); {INSTALL}") from error
+            raise BackendUnavailableError(
+                f"installed, but does not load ({reason}); a release that does: {INSTALL}"
+            ) from error
 
     def version(self) -> str:
         """Version of DGL."""

@@ -77,14 +77,14 @@ def embed(
         raise CifmError(f"levels: {', '.join(sorted(unknown)) if levels else 'none'}", f"known are {', '.join(SLOTS)}")
     check_adapt(adapt)
     opened = open_adata(adata, layer, radius_um)
-    loaded, slide = open_adapted(load(model), opened.slide, adapt, seed, profiles_only=True)
+    trained = load(model)
+    loaded, slide = open_adapted(trained, opened.slide, adapt, seed, profiles_only=True)
     embeddings = embed_cells(loaded, slide, [level for level in SLOTS if level in levels])
     result = adata.copy() if copy else adata
     for level, values in embeddings.items():
         result.obsm[SLOTS[level]] = opened.in_caller_order(values)
-    record_provenance(
-        result, keys.EMBEDDING, result_provenance("embed", loaded, slide, **adaptation_facts(loaded, adapt, seed))
-    )
+    facts = {"genes": trained.overlap_facts(opened.slide), **adaptation_facts(loaded, adapt, seed)}
+    record_provenance(result, keys.EMBEDDING, result_provenance("embed", loaded, slide, **facts))
     return result
 
 
@@ -133,13 +133,13 @@ def predict(
         >>> grid = cifm.predict(adata, model, at=[[100.0, 250.0], [110.0, 250.0]])
     """
     check_adapt(adapt)
-    loaded, opened = load(model), open_adata(adata, layer, radius_um)
-    estimate = point_estimate(loaded, form, threshold)
+    trained, opened = load(model), open_adata(adata, layer, radius_um)
+    estimate = point_estimate(trained, form, threshold)
     places = None if at is None else parse_locations(at)
-    loaded, slide = open_adapted(loaded, opened.slide, adapt, seed)
+    loaded, slide = open_adapted(trained, opened.slide, adapt, seed)
     opened = opened._replace(slide=slide)
     facts = {"form": form, "threshold": threshold if form == "gated" else None, **adaptation_facts(loaded, adapt, seed)}
-    origin = result_provenance("predict", loaded, slide, seed=seed, **facts)
+    origin = result_provenance("predict", loaded, slide, seed=seed, genes=trained.overlap_facts(slide), **facts)
     if places is not None:
         result = _predict_at(adata, loaded, opened.slide, places, estimate)
     else:

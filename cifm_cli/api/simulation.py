@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -100,8 +100,9 @@ def _simulate(
 ) -> AnnData:
     """Simulate a slide, collect the results in the caller's order of cells, and write them if a folder is given."""
     result = run_simulation(model, opened.slide, config)
+    facts: dict[str, Any] = {"genes": model.overlap_facts(opened.slide)}
     model, slide = result.model, result.slide
-    facts = adaptation_facts(model, config.adapt, config.seed)
+    facts |= adaptation_facts(model, config.adapt, config.seed)
     facts["edits"] = [entry.to_json() for entry in result.experiment.edits]
     origin = result_provenance("simulate", model, slide, seed=config.seed, **facts)
     rows = opened.rows[result.experiment.window.rows]

@@ -20,7 +20,7 @@ from cifm_cli.celltype.pickles import HINT, UNPICKLING_ERRORS, SafeUnpickler
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 _ZIP_MAGIC: Final = b"PK\x03\x04"
@@ -47,12 +47,16 @@ class _StorageType:
     dtype: torch.dtype
 
 
-def read_torch(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401 - any content of a pickle
+def read_torch(
+    path: Path, *, trusted: bool, known: Mapping[tuple[str, str], Callable[..., Any]] | None = None, hint: str = HINT
+) -> Any:  # noqa: ANN401 - any content of a pickle
     """Read a file that `torch.save` wrote; one that holds only tensors and plain data needs no trust.
 
     Args:
         path: The file.
         trusted: Whether the user trusts it.
+        known: Stand-ins for further classes that are plain data, by module and name.
+        hint: What to do about a file that is not trusted.
 
     Returns:
         Its content, tensors on the CPU, and an `OpaqueObject` for everything but tensors, arrays and plain data.
@@ -63,14 +67,14 @@ def read_torch(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401 - any conte
     try:
         _check_start(path)
         with zipfile.ZipFile(path) as archive:
-            reader = _TorchUnpickler(archive, _root(archive, path.stat().st_size))
+            reader = _TorchUnpickler(archive, _root(archive, path.stat().st_size), known or {})
             content = reader.load()
         needs_trust = bool(reader.opaque)
         resolved = resolve(content)
     except UNPICKLING_ERRORS as error:
         raise CifmError(f"{path}: not a readable checkpoint of torch ({error!s:.200})", "copy the file anew") from error
     if needs_trust and not trusted:
-        raise CifmError(f"{path}: a pickle with more than tensors in it, which can hold any code", HINT)
+        raise CifmError(f"{path}: a pickle with more than tensors in it, which can hold any code", hint)
     return resolved
 
 
@@ -110,8 +114,11 @@ def _root(archive: zipfile.ZipFile, num_bytes: int) -> str:
 class _TorchUnpickler(SafeUnpickler):
     """Reads `data.pkl`, and the storages that it refers to."""
 
-    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+    def __init__(
+        self, archive: zipfile.ZipFile, root: str, known: Mapping[tuple[str, str], Callable[..., Any]]
+    ) -> None:
         stand_ins: dict[tuple[str, str], Callable[..., Any]] = {
+            **known,
             ("torch._utils", "_rebuild_tensor"): rebuild_tensor,
             ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
             ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,

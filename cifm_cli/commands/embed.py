@@ -27,6 +27,7 @@ def embed(
     precision: options.Precision = "float32",
     seed: options.Seed = 0,
     no_verify: options.NoVerify = False,
+    force: embed_options.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """Embed every cell of prepared slides, with its neighbours and without them."""
@@ -39,7 +40,7 @@ def embed(
     paths = workspace.slide_paths(slides or ())
     chosen = [level for level in SLOTS if Level(level) in (levels or list(Level))]
     analysis = AnalysisConfig(umap, clusters, neighbors, k, resolution, max_cells, seed)
-    config = OutputConfig(chosen, analysis, adapt, devices, file_format, label)
+    config = OutputConfig(chosen, analysis, adapt, devices, file_format, label, force)
     check_outputs(paths, out, config)
     loaded = load_model(workspace.run_folder(model), backend, device, precision)
     result = write_embeddings(loaded, paths, out, config)

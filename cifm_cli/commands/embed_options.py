@@ -28,6 +28,7 @@ Levels = Annotated[
 Devices = Annotated[
     int, typer.Option(min=1, help="Processes that embed a slide together: one for each GPU, or several on CPU.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace embedded slides of another model or with other content.")]
 Format = Annotated[
     Literal["h5ad", "zarr", "parquet", "npy"],
     typer.Option(

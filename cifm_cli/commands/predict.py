@@ -45,10 +45,11 @@ def predict(
     tissue = open_slide(path)
     if locations_um is not None:  # before the adaptation
         count_far(tissue.with_radius(loaded.checkpoint.recipe.data.radius_um), locations_um)
+    genes = loaded.overlap_facts(tissue)
     loaded, tissue = open_adapted(loaded, tissue, adapt, seed)
     columns = loaded.panel(tissue).columns
     facts = {"form": form.value, "threshold": threshold if form is own.Form.GATED else None}
-    about = {**facts, **adaptation_facts(loaded, adapt, seed)}
+    about = {**facts, "genes": genes, **adaptation_facts(loaded, adapt, seed)}
     origin = provenance.collect(
         "predict", seed=seed, inputs=[path, run / "model.safetensors"], precision=precision, **about
     )

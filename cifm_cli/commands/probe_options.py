@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 Embedded = Annotated[
-    list[Path], typer.Argument(metavar="EMBEDDED...", help="Embedded slides (.h5ad), or folders of them.")
+    list[Path], typer.Argument(metavar="EMBEDDED...", help="Embedded slides (.h5ad or .zarr), or folders of them.")
 ]
 Label = Annotated[
     str,

@@ -36,7 +36,8 @@ def simulate_edits(task: SimulateTask, words: EditWords, config: SimulateConfig)
     model, slide = task.load_model(), task.open_slide()
     result = simulate(model, slide, replace(config, labels=task.read_labels(slide)))
     names = result.slide.barcodes(result.experiment.window.rows)
-    content = write_simulation(task.out, result, names, _provenance(result, inputs))
+    origin = _provenance(result, inputs, model.overlap_facts(slide))
+    content = write_simulation(task.out, result, names, origin)
     _show(content, task.out, as_json=task.as_json)
 
 
@@ -60,8 +61,8 @@ def _show(content: dict[str, Any], out: Path, *, as_json: bool) -> None:
         terminal.emit(content)
 
 
-def _provenance(result: SimulationResult, inputs: list[Path]) -> dict[str, Any]:
-    """Provenance of a simulation."""
+def _provenance(result: SimulationResult, inputs: list[Path], genes: dict[str, int]) -> dict[str, Any]:
+    """Provenance of a simulation; `genes` are the numbers of genes of slide and model."""
     from cifm_cli import provenance
     from cifm_cli.inference.adaptation.option import adaptation_facts
 
@@ -72,6 +73,7 @@ def _provenance(result: SimulationResult, inputs: list[Path]) -> dict[str, Any]:
         inputs=inputs,
         backend=model.backend.name,
         device=str(model.device),
+        genes=genes,
         edits=[entry.to_json() for entry in result.experiment.edits],
         **adaptation_facts(model, config.adapt, config.seed),
     )

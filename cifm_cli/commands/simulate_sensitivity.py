@@ -81,7 +81,8 @@ def map_sensitivity(task: SimulateTask, words: EditWords, asked: SensitivityWord
     inputs = [task.slide_path, task.model_path, *(file for file in (task.markers, words.inject_from, words.at) if file)]
     folder, model, slide = task.folder(_FOLDER), task.load_model(), task.open_slide()
     result = measure_sensitivity(model, slide, replace(config, labels=task.read_labels(slide)))
-    content = write_sensitivity(folder, result, _provenance(result, inputs))
+    origin = _provenance(result, inputs, model.overlap_facts(slide))
+    content = write_sensitivity(folder, result, origin)
     _show(content, folder, as_json=task.as_json)
 
 
@@ -125,8 +126,8 @@ def _show(content: dict[str, Any], folder: Path, *, as_json: bool) -> None:
         terminal.emit(content)
 
 
-def _provenance(result: SensitivityResult, inputs: list[Path]) -> dict[str, Any]:
-    """Provenance of an analysis."""
+def _provenance(result: SensitivityResult, inputs: list[Path], genes: dict[str, int]) -> dict[str, Any]:
+    """Provenance of an analysis; `genes` are the numbers of genes of slide and model."""
     from cifm_cli import provenance
     from cifm_cli.inference.adaptation.option import adaptation_facts
 
@@ -137,6 +138,7 @@ def _provenance(result: SensitivityResult, inputs: list[Path]) -> dict[str, Any]
         inputs=inputs,
         backend=model.backend.name,
         device=str(model.device),
+        genes=genes,
         inject=config.inject and config.inject.to_json(),
         **adaptation_facts(model, config.adapt, config.seed),
     )

@@ -107,7 +107,8 @@ def embed_slides(
     described: dict[str, Any] = {}
     for path, target in targets.items():
         adapted, slide = open_adapted(model, open_slide(path), adapt, seed, profiles_only=True)
-        origin = _origin(adapted, path, slide.radius_um, adaptation_facts(adapted, adapt, seed))
+        facts = {"genes": model.overlap_facts(slide), **adaptation_facts(adapted, adapt, seed)}
+        origin = _origin(adapted, path, slide.radius_um, facts)
         described[file_name(path)] = _embed_slide(adapted, slide, levels, target, origin, num_processes)
         where = "" if out.name.startswith(".") else f": {target}"
         logger.info("%s: %s cells embedded as %s%s", slide.name, f"{slide.num_cells:,}", " and ".join(levels), where)
@@ -139,8 +140,8 @@ def _embed_slide(
     return {"path": target.as_posix(), "cells": slide.num_cells, "obsm": shapes}
 
 
-def _origin(model: LoadedModel, path: Path, radius_um: float, adaptation: dict[str, Any]) -> dict[str, Any]:
-    """Provenance of an embedding: hashes of the slide and the model, the recipe, the radius and the adaptation."""
+def _origin(model: LoadedModel, path: Path, radius_um: float, facts: dict[str, Any]) -> dict[str, Any]:
+    """Provenance of an embedding: hashes of the slide and the model, the recipe, the radius, and other facts."""
     checkpoint = model.checkpoint
     return provenance.collect(
         "embed",
@@ -152,5 +153,5 @@ def _origin(model: LoadedModel, path: Path, radius_um: float, adaptation: dict[s
         backend=model.backend.name,
         device=str(model.device),
         precision=model.precision,
-        **adaptation,
+        **facts,
     )

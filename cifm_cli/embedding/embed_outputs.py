@@ -16,6 +16,7 @@ from cifm_cli.embedding import analysis as joint_analysis
 from cifm_cli.embedding import embed_report
 from cifm_cli.embedding.analysed_slides import check_slides, read_result
 from cifm_cli.embedding.embed import embed_slides
+from cifm_cli.embedding.existing_outputs import require_replaceable_slides
 from cifm_cli.errors import CifmError, writing
 from cifm_cli.path_text import file_name
 from cifm_cli.report import html
@@ -49,6 +50,7 @@ class OutputConfig:
     num_processes: int = 1  # as for `embed_slides`
     format: Format = "h5ad"
     label: str | None = None  # column of obs with types, for the page
+    force: bool = False  # whether embedded slides of another model or of other cells are replaced
 
 
 def check_outputs(slides: Sequence[Path], out: Path, config: OutputConfig) -> None:
@@ -94,8 +96,11 @@ def write_embeddings(model: LoadedModel, slides: Sequence[Path], out: Path, conf
         was asked for.
 
     Raises:
-        CifmError: As for `embed_slides`; or there are too few cells, or too many types.
+        CifmError: As for `embed_slides`; a file may not be replaced; or there are too few cells, or too many types.
     """
+    require_replaceable_slides(slides, out, config.format, model.checkpoint.folder, force=config.force)
+    if not config.analysis.is_asked and (out / PAGE).is_file():
+        logger.warning("%s: of an earlier analysis; --umap, --clusters or --neighbors write it anew", out / PAGE)
     is_h5ad = config.format == "h5ad"
     with ExitStack() as stack:
         # An `.h5ad` is useful without the analysis, so each is written as soon as it is complete.
@@ -224,7 +229,6 @@ def _add(path: Path, result: Result | None, number: int, prefix: str, origin: di
         umap_params=analysis.umap_params,
         clusters=None if analysis.clusters is None else analysis.clusters[rows],
         cluster_params=params,
-        num_clusters=analysis.num_clusters,
         cluster_colours=embed_report.cluster_colours(analysis.num_clusters),
         # The neighbours on the same slide: a file holds the cells of one slide.
         distances=None if graph is None else graph.distances[rows][:, rows],

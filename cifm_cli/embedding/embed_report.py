@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cifm_cli.celltype.taxonomy import UNASSIGNED
 from cifm_cli.embedding import embed_tables
 from cifm_cli.embedding.embed_tables import NO_TYPE, Categories
 from cifm_cli.report.cell_map import CellMap
 from cifm_cli.report.embedding_plots import draw_composition, draw_embedding, others_name, shown_categories
 from cifm_cli.report.html import Image, Section
-from cifm_cli.report.palette import CATEGORY_COLOURS, colour_categories
+from cifm_cli.report.palette import CATEGORY_COLOURS, CLUSTER_COLOURS, UNKNOWN, colour_categories, colour_clusters
 from cifm_cli.report.table import Table
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 ALMOST_ALL = 0.9  # fraction of the cells of a cluster from which on it is of one slide
 _TYPES_SHOWN = 3  # of each cluster in the table
 _CLUSTERS_SHOWN = 30  # in the table and the charts of the composition
+_UNTYPED = (UNASSIGNED, NO_TYPE)  # pale, and without one of the colours
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Result:
 
 def cluster_colours(num_clusters: int) -> list[str]:
     """C colours for scanpy, those of the page; none if some clusters have no colour of their own."""
-    return list(CATEGORY_COLOURS[:num_clusters]) if num_clusters <= len(CATEGORY_COLOURS) else []
+    return list(CLUSTER_COLOURS[:num_clusters]) if num_clusters <= len(CLUSTER_COLOURS) else []
 
 
 def answer(result: Result) -> str:
@@ -106,9 +108,10 @@ def remarks(result: Result) -> list[str]:
             f"{result.analysis.num_fitted:,} randomly chosen cells were analysed (--max-cells). Every other cell has the "
             "cluster, and the mean place, of the chosen cells that are nearest to it."
         )
-    if others := others_name(result.cluster_names, colour_categories(result.cluster_names)):
+    if others := others_name(result.cluster_names, colour_clusters(result.cluster_names)):
         notes.append(
-            f"Clusters are numbered by size; the {len(CATEGORY_COLOURS)} largest have colours, {others} are grey."
+            f"Clusters are numbered by size; the {len(CLUSTER_COLOURS)} largest have colours, {others} are grey. A smaller "
+            "--resolution gives fewer clusters."
         )
     if result.types is not None and (others := others_name(_types(result), colour_categories(_types(result)))):
         notes.append(f"The {len(CATEGORY_COLOURS)} most frequent types of {result.label} have colours.")
@@ -140,14 +143,14 @@ def _shown(result: Result, kind: str) -> tuple[NDArray[np.object_], dict[str, st
         categories = result.types
     else:
         categories = result.slides
-    names = [name for name in categories.names if name != NO_TYPE]
-    colours = colour_categories(names)
-    unknown = NO_TYPE if NO_TYPE in categories.names else ""
+    names = [name for name in categories.names if name not in _UNTYPED]
+    colours = colour_clusters(names) if kind == "cluster" else colour_categories(names)
+    unknown = [name for name in _UNTYPED if name in categories.names]
     others = others_name(names, colours)
     shown = np.array(
-        [name if name in colours or name == unknown else others for name in categories.names], dtype=object
+        [name if name in colours or name in unknown else others for name in categories.names], dtype=object
     )
-    return shown[categories.codes], shown_categories(names, colours, unknown)
+    return shown[categories.codes], shown_categories(names, colours) | dict.fromkeys(unknown, UNKNOWN)
 
 
 def _umap_figures(result: Result) -> list[Figure]:
@@ -178,19 +181,21 @@ def _medians(places: NDArray[np.float32], clusters: NDArray[np.int32] | None) ->
     """The median place of the cells of each cluster with a colour of its own; more numbers would hide each other."""
     if clusters is None:
         return {}
-    coloured = range(min(int(clusters.max()) + 1, len(CATEGORY_COLOURS)))
+    coloured = range(min(int(clusters.max()) + 1, len(CLUSTER_COLOURS)))
     return {str(number): np.median(places[clusters == number], axis=0) for number in coloured}
 
 
 def _tissue_maps(result: Result) -> list[Figure]:
     shown, entries = _shown(result, "cluster")
-    others = others_name(result.cluster_names, colour_categories(result.cluster_names))
-    colours = {name: colour for name, colour in entries.items() if name != others}
+    grey = others_name(result.cluster_names, colour_clusters(result.cluster_names))
 
     def plan(number: int, name: str) -> Draw:
         """The function that draws a figure."""
         own = shown[result.slides.codes == number]
-        tissue = CellMap(result.xy_um[number], colours, others=others)
+        # The legend has the clusters of this slide only.
+        present = set(own.tolist())
+        colours = {name: colour for name, colour in entries.items() if name in present and name != grey}
+        tissue = CellMap(result.xy_um[number], colours, others=grey if grey in present else "")
         return lambda image_format: tissue.draw(own, f"{name}: clusters", image_format=image_format)
 
     return [
@@ -310,4 +315,4 @@ def _texts(result: Result) -> dict[str, Any]:
 
 
 def _types(result: Result) -> list[str]:
-    return [] if result.types is None else [name for name in result.types.names if name != NO_TYPE]
+    return [] if result.types is None else [name for name in result.types.names if name not in _UNTYPED]

@@ -268,6 +268,7 @@ def open_dataset(slide: Slide, models: Sequence[LoadedModel], seed: int, *, adap
         )
     prepared_um = slide.radius_um
     radius_um = recipes[0].data.radius_um
+    models[0].log_overlap(slide)
     models[0].log_notes(radius_notes(slide, radius_um) if adapted else models[0].slide_notes(slide))
     slide = slide.with_radius(radius_um)
     reaches_um = [reach_um(recipe, recipe.data.radius_um or prepared_um) for recipe in recipes]

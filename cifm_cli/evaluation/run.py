@@ -222,6 +222,7 @@ class _Run:
             "tuned_on": setup.planner.tuned,
             **checks.to_json(),
             "num_genes": dataset.num_genes,
+            "genes": self.models[0].model.overlap_facts(dataset.slide),
             "radius_um": dataset.radius_um,
             "geometries": {result.geometry: result.to_json() for result in results},
         }

@@ -164,8 +164,8 @@ def _encode_cores(
 def core_cells(model: LoadedModel) -> int:
     """Number of core cells of a tile: as in training, or more if the backend stores no edges."""
     recipe = model.checkpoint.recipe
-    # The literal form has an MLP on every edge, whatever the backend: its tiles must fit into memory as in training.
-    if recipe.model.message != "factored" or model.backend.stores_edges:
+    # The literal forms compute their edges some at a time, whatever the backend.
+    if recipe.model.message == "factored" and model.backend.stores_edges:
         return recipe.data.tile_cells
     # 4 bytes of float32
     return min(_MAX_CORE_CELLS, _TILE_BYTES // (4 * _LIVE_FEATURES * recipe.model.width))
@@ -244,7 +244,7 @@ def _embed(model: LoadedModel, tile: _EncoderTile, block: Block) -> Block:
 def _with_neighbours(model: LoadedModel, tile: _EncoderTile, h: Tensor) -> Tensor:
     """(c, D) microenvironment embeddings of the core."""
     layers = [layer.to(model.device) for layer in tile.layers]
-    return model.checkpoint.network.first.encode(model.backend, layers, h)[0]
+    return model.checkpoint.network.first.encode(model.backend, layers, h, moves=False)[0]
 
 
 def _without_neighbours(model: LoadedModel, tile: _EncoderTile, h: Tensor) -> Tensor:
@@ -252,4 +252,5 @@ def _without_neighbours(model: LoadedModel, tile: _EncoderTile, h: Tensor) -> Te
     recipe = model.checkpoint.recipe.model
     graph = move_graph(edgeless_graph(len(tile.core), self_loops=recipe.self_loops), model.device)
     layers = full_layer_graphs(graph, recipe.encoder_layers)
-    return model.checkpoint.network.first.encode(model.backend, layers, h[tile.core.to(model.device)])[0]
+    h = h[tile.core.to(model.device)]
+    return model.checkpoint.network.first.encode(model.backend, layers, h, moves=False)[0]

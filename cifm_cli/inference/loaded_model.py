@@ -15,7 +15,14 @@ from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import load_checkpoint
 from cifm_cli.model.coexpression import measure_coexpression
 from cifm_cli.model.growth import grow
-from cifm_cli.model.vocabulary import Panel, match_panel, panel_notes, union_vocabulary
+from cifm_cli.model.vocabulary import (
+    Panel,
+    match_panel,
+    overlap_facts,
+    overlap_notes,
+    panel_notes,
+    union_vocabulary,
+)
 from cifm_cli.recipe_sections import Precision
 
 if TYPE_CHECKING:
@@ -94,6 +101,17 @@ class LoadedModel:
             CifmError: They share none.
         """
         return match_panel(slide, self.checkpoint.vocabulary)
+
+    def overlap_facts(self, slide: Slide) -> dict[str, int]:
+        """Numbers of genes of a slide, of the model, and of both, for provenance."""
+        return overlap_facts(slide, self.checkpoint.vocabulary)
+
+    def log_overlap(self, slide: Slide) -> None:
+        """Log the note of `overlap_notes`, once."""
+        for note in overlap_notes(slide, self.checkpoint.vocabulary):
+            if note not in self._logged:
+                self._logged.add(note)
+                logger.info(note)
 
     def with_genes(self, slide: Slide, rows: Rows | None = None) -> LoadedModel:
         """Add the genes of a slide that the model does not know, with weights derived from their co-expression.

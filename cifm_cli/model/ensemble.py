@@ -93,17 +93,18 @@ class Ensemble(nn.Module):
             # Its states are replaced once the slides are fitted, and may be too many.
             self.pooled.fill(other.pooled.parameters_of(every_gene).first_states(self.pooled.max_states), every_gene)
 
-    def load_stored_weights(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_stored_weights(self, tensors: Mapping[str, Tensor], *, assign: bool = False) -> None:
         """Copy weights from a file into the networks.
 
         Args:
             tensors: As `stored_weights` returns them.
+            assign: Take the tensors themselves, without a copy, for networks that were made without memory.
 
         Raises:
             RuntimeError: A name is missing or unknown, or a shape differs.
         """
         # Strict loading: a missing weight would silently keep its random start.
-        self.load_state_dict({_module_name(name): tensor for name, tensor in tensors.items()})
+        self.load_state_dict({_module_name(name): tensor for name, tensor in tensors.items()}, assign=assign)
 
 
 def _stored_name(name: str) -> str:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cifm_cli.model.bias_free import VoidNorm
 from cifm_cli.model.dropout import Dropout
 from cifm_cli.model.gene_maps import GeneOutput
-from cifm_cli.model.layer import VoidNorm
 from cifm_cli.model.output import Output
 from cifm_cli.model.panel_genes import select_genes
+from cifm_cli.model.release_layer import release_trunk
 from cifm_cli.model.smoother import Smoother
 from cifm_cli.model.states import StateMaps
 from cifm_cli.model.surroundings import describe_surroundings, slide_of
@@ -55,6 +56,25 @@ class PlainHead(nn.Module):
         del gene_weight, surroundings
         h = self.norm(h)
         return Output(self.magnitude(h, tile.genes), self.logit(h, tile.genes))
+
+
+class ReleaseHead(PlainHead):
+    """The heads of the public release: an MLP each for the magnitude and for P(expressed), whose last maps are to genes.
+
+    Args:
+        num_genes: G.
+        recipe: A whole recipe.
+    """
+
+    def __init__(self, num_genes: int, recipe: Recipe) -> None:
+        super().__init__(num_genes, recipe)
+        self.magnitude_trunk = release_trunk(recipe.model)
+        self.logit_trunk = release_trunk(recipe.model)
+
+    def forward(self, h: Tensor, tile: MaskedTile, gene_weight: Tensor, surroundings: Surroundings | None) -> Output:
+        """Predict the masked cells of the core; see `PlainHead.forward`."""
+        del gene_weight, surroundings
+        return Output(self.magnitude(self.magnitude_trunk(h), tile.genes), self.logit(self.logit_trunk(h), tile.genes))
 
 
 class ResidualHead(nn.Module):

@@ -10,53 +10,18 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cifm_backends.base import EdgeTerms, NodeTerms
+from cifm_cli.model.bias_free import BiasFreeMLP, VoidNorm
+from cifm_cli.model.edge_maps import ScalarMLP, first_map, is_plain, sum_edges
+from cifm_cli.model.release_layer import ReleaseLayer
 
 if TYPE_CHECKING:
     from cifm_backends.base import Backend
     from cifm_cli.data.graph import LayerGraph
     from cifm_cli.recipe_sections import ModelRecipe
 
-NORM_EPSILON = 1e-5  # keeps the derivative at void finite: 1 / sqrt(epsilon)
 COORDINATE_INIT = 1e-3  # at first, cells hardly move
-
-
-class VoidNorm(nn.Module):
-    """Root-mean-square norm without mean or bias: scale-free, and zero stays zero."""
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Normalise (N, D) features cell by cell."""
-        return functional.rms_norm(h, h.shape[-1:], eps=NORM_EPSILON)
-
-
-class BiasFreeMLP(nn.Module):
-    """BFMLP: linear maps without bias, ReLU between them, optionally normalised; BFMLP(0) = 0.
-
-    The first map is followed by ReLU, the middle ones add ReLU(W x) to x, the last is linear.
-    With `norm` the MLP is scale-invariant, so only the sign of a scalar input has an effect: give it no bare scalars.
-
-    Args:
-        sizes: Input, hidden and output features.
-        num_layers: Linear maps, at least two.
-        norm: Normalise after every map but the last.
-    """
-
-    def __init__(self, sizes: tuple[int, int, int], num_layers: int, *, norm: bool) -> None:
-        super().__init__()
-        size_in, hidden, size_out = sizes
-        self.first = nn.Linear(size_in, hidden, bias=False)
-        self.middle = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in range(num_layers - 2))
-        self.last = nn.Linear(hidden, size_out, bias=False)
-        self.norm = VoidNorm() if norm else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., input) to (..., output)."""
-        x = self.norm(functional.relu(self.first(x)))
-        for linear in self.middle:
-            x = self.norm(x + functional.relu(linear(x)))
-        return self.last(x)  # type: ignore[no-any-return]
 
 
 class FactoredLayer(nn.Module):
@@ -87,9 +52,11 @@ class FactoredLayer(nn.Module):
         self.radial = nn.Parameter(torch.empty(width, recipe.radial).normal_(std=recipe.radial**-0.5))  # C
         self.coordinate = nn.Parameter(torch.empty(width).normal_(std=COORDINATE_INIT))  # v
         # Not normalised, so the scale of the sum has an effect: it tells many neighbours from few.
-        self.bfmlp4 = BiasFreeMLP((width, 2 * width, width), recipe.mlp_layers, norm=False)
+        self.bfmlp4 = BiasFreeMLP((width, 2 * width, width), recipe.mlp_layers, nn.Identity())
 
-    def forward(self, backend: Backend, layer: LayerGraph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, backend: Backend, layer: LayerGraph, h: Tensor, shift: Tensor, *, moves: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Run one layer.
 
         Args:
@@ -97,10 +64,12 @@ class FactoredLayer(nn.Module):
             layer: Graph of N cells and E edges, and the n cells to keep.
             h: (N, D) features.
             shift: (N, 2) how far each cell has moved, in radii.
+            moves: Whether the shift of the result is used; a layer may leave it as it is otherwise.
 
         Returns:
             (n, D) features and (n, 2) shift.
         """
+        del moves  # costs nothing here
         # The norm is before the projections, and the residual adds to features that are not normalised.
         nodes = NodeTerms(*self.project(self.norm(h)).chunk(4, dim=-1))
         # Eqs 11-13 run in the backend: `cifm_backends.torch_reference` has them in plain torch.
@@ -112,12 +81,17 @@ class FactoredLayer(nn.Module):
             shift + messages.shift
         )
 
+    def reads_shift(self, _layer: LayerGraph) -> bool:
+        """Whether it makes a difference where the layer before has moved the cells."""
+        return True
+
 
 class LiteralLayer(nn.Module):
     """Eqs 11-14 as printed: bias-free MLPs on every edge, O(E D^2). The reference, and the `paper` recipes.
 
     The inner product of Eq. 11 is a mean over channels, a constant that BFMLP_1 absorbs; BFMLP_1 is never normalised,
-    since its input is a scalar. The sum of Eq. 13 is not divided by anything.
+    since its input is a scalar. The sum of Eq. 13 is not divided by anything. Without gradients, `edge_maps` computes
+    the same function with fewer products.
 
     Args:
         recipe: The model section of a recipe.
@@ -125,18 +99,34 @@ class LiteralLayer(nn.Module):
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
-        width, depth, norm = recipe.width, recipe.mlp_layers, recipe.norm
+        width, depth = recipe.width, recipe.mlp_layers
         self.residual = recipe.residual
-        self.bfmlp1 = BiasFreeMLP((1, width, 1), depth, norm=False)
-        self.bfmlp2 = BiasFreeMLP((2 * width + 1, width, width), depth, norm=norm)
-        self.bfmlp3 = BiasFreeMLP((width, width, 1), depth, norm=norm)
-        self.bfmlp4 = BiasFreeMLP((width, width, width), depth, norm=norm)
+        norm = VoidNorm() if recipe.norm else nn.Identity()
+        self.bfmlp1 = BiasFreeMLP((1, width, 1), depth, nn.Identity())
+        self.bfmlp2 = BiasFreeMLP((2 * width + 1, width, width), depth, norm)
+        self.bfmlp3 = BiasFreeMLP((width, width, 1), depth, norm)
+        self.bfmlp4 = BiasFreeMLP((width, width, width), depth, norm)
         # As in the factored layer, cells hardly move before training.
         with torch.no_grad():
             self.bfmlp3.last.weight.mul_(COORDINATE_INIT)
 
-    def forward(self, backend: Backend, layer: LayerGraph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, backend: Backend, layer: LayerGraph, h: Tensor, shift: Tensor, *, moves: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Run one layer; see `FactoredLayer.forward`. The backend reads cells along edges and sums edges into cells."""
+        is_fast = is_plain(layer.graph) and not torch.is_grad_enabled()
+        pooled, moved = (
+            self._split(layer, h, shift, moves=moves) if is_fast else self._as_printed(backend, layer, h, shift)
+        )
+        update = self.bfmlp4(layer.select_outputs(pooled)).to(h.dtype)  # Eq. 14
+        return (layer.select_outputs(h) + update if self.residual else update), layer.select_outputs(moved)
+
+    def reads_shift(self, _layer: LayerGraph) -> bool:
+        """Whether it makes a difference where the layer before has moved the cells."""
+        return True
+
+    def _as_printed(self, backend: Backend, layer: LayerGraph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, D) sums of the messages, and (N, 2) shift of the cells."""
         graph = layer.graph
         h_i, h_j, product_E, dx_E = backend.read_edges(graph, h, shift)
         # torch defines the gradient of the norm at zero as zero, so self loops do no harm.
@@ -144,11 +134,19 @@ class LiteralLayer(nn.Module):
         int_E = self.bfmlp1(product_E)  # Eq. 11
         msg_E = self.bfmlp2(torch.cat([h_i, h_j, distance_E], dim=-1) * int_E)  # Eq. 12
         moved = shift + backend.sum_edges(graph, dx_E * self.bfmlp3(msg_E))  # Eq. 13
-        update = self.bfmlp4(layer.select_outputs(backend.sum_edges(graph, msg_E))).to(h.dtype)  # Eq. 14
-        return (layer.select_outputs(h) + update if self.residual else update), layer.select_outputs(moved)
+        return backend.sum_edges(graph, msg_E), moved
+
+    def _split(self, layer: LayerGraph, h: Tensor, shift: Tensor, *, moves: bool) -> tuple[Tensor, Tensor]:
+        """What `_as_printed` computes, up to rounding; the cells stay where they are without `moves`."""
+        first = first_map(self.bfmlp2, h, ScalarMLP.of(self.bfmlp1), None)
+        sums = sum_edges(layer.graph, first, (self.bfmlp2, self.bfmlp3 if moves else None), h, shift)
+        return self.bfmlp2.last(sums.hidden), shift + sums.step
 
 
-def build_layer(recipe: ModelRecipe) -> FactoredLayer | LiteralLayer:
+Layer = FactoredLayer | LiteralLayer | ReleaseLayer
+
+
+def build_layer(recipe: ModelRecipe) -> Layer:
     """Create the layer that the recipe names.
 
     Args:
@@ -157,4 +155,6 @@ def build_layer(recipe: ModelRecipe) -> FactoredLayer | LiteralLayer:
     Returns:
         A layer with fresh weights.
     """
+    if recipe.message == "release":
+        return ReleaseLayer(recipe)
     return LiteralLayer(recipe) if recipe.message == "mlp" else FactoredLayer(recipe)

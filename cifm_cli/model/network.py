@@ -6,20 +6,22 @@ features.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from cifm_cli.model.gene_maps import GeneInput
-from cifm_cli.model.heads import PlainHead, ResidualHead
+from cifm_cli.model.heads import PlainHead, ReleaseHead, ResidualHead
 from cifm_cli.model.layer import build_layer
+from cifm_cli.model.release_layer import ReleaseGeneMaps, release_output
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from cifm_backends.base import Backend
     from cifm_cli.data.graph import LayerGraph
+    from cifm_cli.model.layer import Layer
     from cifm_cli.model.masking import Expression, MaskedTile
     from cifm_cli.model.output import Output
     from cifm_cli.model.slide_parameters import SlideParameters
@@ -41,36 +43,52 @@ class Network(nn.Module):
         self.encoder = nn.ModuleList(build_layer(recipe.model) for _ in range(recipe.model.encoder_layers))
         self.decoder = nn.ModuleList(build_layer(recipe.model) for _ in range(recipe.model.decoder_layers))
         self.padding = nn.Parameter(torch.empty(recipe.model.width).normal_())  # e
-        head = ResidualHead if recipe.objective.name == "residual" else PlainHead
+        self.is_release = recipe.model.message == "release"
+        # Modules of the public release alone, which has MLPs in place of linear maps.
+        self.gene_maps = ReleaseGeneMaps(recipe.model) if self.is_release else None
+        self.encoder_output = release_output(recipe.model) if self.is_release else None
+        self.decoder_output = release_output(recipe.model) if self.is_release else None
+        plain = ReleaseHead if self.is_release else PlainHead
+        head = ResidualHead if recipe.objective.name == "residual" else plain
         self.head = head(num_genes, recipe)
 
-    def embed_expression(self, expression: Expression, genes: Tensor, slide: SlideParameters | None) -> Tensor:
+    def embed_expression(
+        self, expression: Expression, genes: Tensor, slide: SlideParameters | None, offset: Tensor | None = None
+    ) -> Tensor:
         """Map the expression of visible cells to the input of the encoder.
 
         Args:
             expression: Expression of V cells.
             genes: (P,) vocabulary rows of the panel.
             slide: Parameters of the slide, on whose mean expression is centred; None for the objective of the paper.
+            offset: (V, D) added to the product of the expression with the weights of the genes.
 
         Returns:
             (V, D) features; those of a void cell are zero.
         """
         embedded: Tensor = self.genes(expression, genes, slide.mean if slide else None)
-        return embedded
+        embedded = embedded if offset is None else embedded + offset
+        # Autocast may have made the features bfloat16; those of cells keep the precision of the weights.
+        return self.gene_maps(embedded).to(embedded.dtype) if self.gene_maps else embedded
 
-    def encode(self, backend: Backend, layers: Sequence[LayerGraph], h: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, backend: Backend, layers: Sequence[LayerGraph], h: Tensor, *, moves: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Embed visible cells (Eq. 2).
 
         Args:
             backend: Runs the edge part of every layer.
             layers: A(C_unm) for every layer; the first graph has V cells, and the last layer keeps U.
             h: (V, D) from `embed_expression`.
+            moves: Whether the shift of the result is used.
 
         Returns:
             Z_enc: (U, D) invariant features and (U, 2) how far each cell has moved, in radii.
         """
         # The shift starts at zero: every cell is at its measured position.
-        return _run(self.encoder, backend, layers, h, h.new_zeros(len(h), 2))
+        moves = moves and not self.is_release
+        h, shift = run_layers(self.encoder, backend, layers, h, h.new_zeros(len(h), 2), moves=moves)
+        return self.encoder_output(h).to(h.dtype) if self.encoder_output else h, shift
 
     def decode(self, backend: Backend, tile: MaskedTile, h: Tensor, shift: Tensor) -> Tensor:
         """Pad the masked cells with e and decode (Eq. 3).
@@ -87,10 +105,11 @@ class Network(nn.Module):
         num_cells = tile.decoder[0].graph.num_cells
         padded = h.new_zeros(num_cells, h.shape[1]).index_copy(0, tile.visible, h)
         padded = padded.index_copy(0, tile.masked, self.padding.expand(len(tile.masked), -1))  # Pad
-        # Masked cells start at their measured position.
-        moved = shift.new_zeros(num_cells, 2).index_copy(0, tile.visible, shift)
-        decoded, _ = _run(self.decoder, backend, tile.decoder, padded, moved)
-        return decoded
+        # Masked cells start at their measured position; in the public release all cells do.
+        moved = shift.new_zeros(num_cells, 2)
+        moved = moved if self.is_release else moved.index_copy(0, tile.visible, shift)
+        decoded, _ = run_layers(self.decoder, backend, tile.decoder, padded, moved, moves=False)
+        return self.decoder_output(decoded).to(decoded.dtype) if self.decoder_output else decoded
 
     def forward(self, backend: Backend, tile: MaskedTile, surroundings: Surroundings | None = None) -> Output:
         """Infer the masked cells of a tile from its visible ones.
@@ -113,9 +132,30 @@ class Network(nn.Module):
         return output._replace(**{name: values.to(h.dtype) for name, values in tensors.items()})
 
 
-def _run(
-    modules: nn.ModuleList, backend: Backend, layers: Sequence[LayerGraph], h: Tensor, shift: Tensor
+def run_layers(
+    modules: Iterable[nn.Module],
+    backend: Backend,
+    layers: Sequence[LayerGraph],
+    h: Tensor,
+    shift: Tensor,
+    *,
+    moves: bool,
 ) -> tuple[Tensor, Tensor]:
-    for module, layer in zip(modules, layers, strict=True):
-        h, shift = module(backend, layer, h, shift)
+    """Run layers one after the other.
+
+    Args:
+        modules: The layers.
+        backend: Runs their edge part.
+        layers: Their graphs.
+        h: (n, D) features of the cells of the first graph.
+        shift: (n, 2) how far each of them has moved, in radii.
+        moves: Whether the shift of the result is used.
+
+    Returns:
+        Features and shift of the cells that the last layer keeps.
+    """
+    pairs = cast("list[tuple[Layer, LayerGraph]]", list(zip(modules, layers, strict=True)))  # torch has no typed list
+    for number, (module, layer) in enumerate(pairs, start=1):
+        is_used = moves if number == len(pairs) else pairs[number][0].reads_shift(pairs[number][1])
+        h, shift = module(backend, layer, h, shift, moves=is_used)
     return h, shift

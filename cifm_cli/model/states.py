@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cifm_cli.model.layer import VoidNorm
+from cifm_cli.model.bias_free import VoidNorm
 from cifm_cli.model.smoother import shrink
 from cifm_cli.statistics.clustering import cluster_cells
 

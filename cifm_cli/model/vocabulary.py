@@ -61,6 +61,30 @@ def panel_notes(slide: Slide, panel: Panel) -> list[str]:
     return [f"slide {slide.name}: the model knows only {panel.num_genes} of its {slide.num_genes} genes"]
 
 
+def overlap_facts(slide: Slide, vocabulary: Sequence[str]) -> dict[str, int]:
+    """Numbers of genes of a slide, of a model, and of both, for provenance."""
+    known = set(vocabulary)
+    return {"slide": slide.num_genes, "model": len(vocabulary), "shared": sum(gene in known for gene in slide.gene_ids)}
+
+
+def overlap_notes(slide: Slide, vocabulary: Sequence[str]) -> list[str]:
+    """What a user should know of a panel with fewer than half of the genes of a model; otherwise none.
+
+    Args:
+        slide: The slide.
+        vocabulary: Ensembl ids of the model.
+
+    Returns:
+        At most one sentence.
+    """
+    facts = overlap_facts(slide, vocabulary)
+    if facts["shared"] >= FEW_SHARED * facts["model"]:
+        return []
+    shared, own, model = facts["shared"], facts["slide"], facts["model"]
+    known = f"slide {slide.name}: {shared:,} of its {own:,} genes are among the {model:,} of the model"
+    return [f"{known}, which reads the others as not expressed"]
+
+
 def match_panel(slide: Slide, vocabulary: Sequence[str]) -> Panel:
     """Find the genes of a slide in a vocabulary.
 

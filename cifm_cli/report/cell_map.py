@@ -30,6 +30,7 @@ _PANEL_IN: Final = 3.6  # width of one of several maps side by side
 _LEFT_IN, _BOTTOM_IN, _TOP_IN, _GAP_IN = 0.7, 0.55, 0.35, 0.2  # around and between maps
 _FRAME_TITLE_IN: Final = 0.25
 _ENTRY_IN, _LETTER_IN = 0.45, 0.066  # width of an entry of the legend without text, and of a letter
+_LEGEND_ROW_IN: Final = 0.165  # height of an entry
 _HEIGHTS_IN: Final = (2.4, 8.0)  # smallest and largest height of a map
 _POINTS_PER_INCH: Final = 72
 _PALE: Final = 0.68  # share of white in the colours of cells that are not emphasised
@@ -158,7 +159,13 @@ class CellMap:
         letters = max((len(name) for name, _ in self._entries()), default=0)
         letters = max([letters, *(len(mark.label) for mark in self.marks)])
         maps_in = _LEFT_IN + number * width_in + (number - 1) * _GAP_IN
-        return maps_in + _ENTRY_IN + _LETTER_IN * letters, self._height_in(width_in) + _BOTTOM_IN + _TOP_IN
+        height_in = self._height_in(width_in) + _BOTTOM_IN + _TOP_IN
+        return maps_in + self._num_columns(height_in) * (_ENTRY_IN + _LETTER_IN * letters), height_in
+
+    def _num_columns(self, height_in: float) -> int:
+        """Columns of the legend, in a figure of some height."""
+        number = len(self._entries()) + len(self.marks)
+        return max(1, math.ceil(number / max(1, int(height_in / _LEGEND_ROW_IN))))
 
     def _height_in(self, width_in: float) -> float:
         """Height of a map, inches."""
@@ -238,7 +245,10 @@ class CellMap:
         symbols = {mark.label: mark.symbol for mark in self.marks} if with_marks else {}
         handles += [axes.scatter([], [], label=label, **_symbol(symbol, 6.0)) for label, symbol in symbols.items()]
         right = figure.axes[-1].get_position().x1
-        figure.legend(handles=handles, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=7, handletextpad=0.2)
+        figure.legend(
+            handles=handles, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=7, handletextpad=0.2, columnspacing=0.8,
+            ncols=self._num_columns(figure.get_figheight()),
+        )  # fmt: skip
 
 
 def _symbol(name: str, diameter: float) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Letters: N cells, R rows, C categories.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,6 +26,8 @@ _LEFT_IN, _BOTTOM_IN, _TOP_IN, _RIGHT_IN = 0.35, 0.35, 0.35, 0.1
 _ENTRY_IN, _LETTER_IN = 0.45, 0.072  # width of an entry of the legend without text, and of a letter
 _ROW_IN: Final = 0.24
 _BARS_IN: Final = 4.4
+_LEGEND_ROWS: Final = 28  # in a column of the legend of a UMAP
+_MAX_NUMBERS: Final = 12  # of clusters, from which on they are smaller
 _MAX_DRAWN: Final = 200_000  # cells of a figure
 _POINTS_PER_INCH: Final = 72
 
@@ -63,16 +66,20 @@ def draw_embedding(
         axes = figure.add_axes(box, title=title)
         colours = [entries[name] for name in names[order].tolist()]
         axes.scatter(places[order, 0], places[order, 1], s=diameter**2, c=colours, linewidths=0, rasterized=True)
+        size = 8 if len(numbers or {}) <= _MAX_NUMBERS else 6.5
         for name, (x, y) in (numbers or {}).items():
             frame: Any = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-            axes.text(x, y, name, ha="center", va="center", fontsize=8, bbox=frame)
+            axes.text(x, y, name, ha="center", va="center", fontsize=size, bbox=frame)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_xlabel("UMAP 1", loc="left", fontsize=8)
         axes.set_ylabel("UMAP 2", loc="bottom", fontsize=8)
         handles = [axes.scatter([], [], c=colour, s=24, linewidths=0, label=name) for name, colour in entries.items()]
         right = (_LEFT_IN + _SQUARE_IN) / width_in
-        figure.legend(handles=handles, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=8, handletextpad=0.2)
+        figure.legend(
+            handles=handles, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=8, handletextpad=0.2, columnspacing=0.8,
+            ncols=_num_columns(entries),
+        )  # fmt: skip
 
     return canvas.render(draw, *_size_in(entries), image_format)
 
@@ -80,8 +87,13 @@ def draw_embedding(
 def _size_in(entries: Mapping[str, str]) -> tuple[float, float]:
     """Width and height of a figure of cells with its legend."""
     letters = max(map(len, entries), default=0)
-    width_in = _LEFT_IN + _SQUARE_IN + _ENTRY_IN + _LETTER_IN * letters + _RIGHT_IN
+    width_in = _LEFT_IN + _SQUARE_IN + _num_columns(entries) * (_ENTRY_IN + _LETTER_IN * letters) + _RIGHT_IN
     return width_in, _BOTTOM_IN + _SQUARE_IN + _TOP_IN
+
+
+def _num_columns(entries: Mapping[str, str]) -> int:
+    """Columns of the legend of a UMAP."""
+    return max(1, math.ceil(len(entries) / _LEGEND_ROWS))
 
 
 def draw_composition(

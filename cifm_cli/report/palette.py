@@ -14,6 +14,13 @@ COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A
 # Twelve colours of categories, such as cell types: the nearest two are as different as the nearest two of `COLOURS`, also
 # with protanopia, deuteranopia and tritanopia.
 CATEGORY_COLOURS: Final = (*COLOURS, "#7F3FD1", "#14247F", "#5CE6A8", "#6B3410", "#4B1E5A")
+# For clusters, of which there are often more. These are told apart with normal vision; numbers have to help otherwise.
+CLUSTER_COLOURS: Final = (
+    *CATEGORY_COLOURS,
+    "#0000FF", "#E11E4B", "#C3B469", "#870F3C", "#8796FF", "#A5F069", "#D200B4", "#00D2E1", "#69693C", "#F07887", "#1E3C2D",
+    "#78A53C", "#C31E00", "#00D21E", "#A569D2", "#F0A587", "#5A965A", "#A52DFF", "#961E87", "#C3E187", "#D21E87", "#F0C34B",
+    "#2F6F7A", "#9A7B5A",
+)  # fmt: skip
 OTHERS: Final = "#B4B4B4"  # categories without a colour of their own
 UNKNOWN: Final = "#E0E0E0"  # cells without a category
 _TONES: Final = (0.0, -0.4, 0.5, -0.65)  # fraction of black (negative) or white (positive) that is mixed in
@@ -43,6 +50,19 @@ def colour_categories(names: Sequence[str]) -> dict[str, str]:
         Name to hexadecimal colour, for the first twelve; the others are to be drawn in `OTHERS`.
     """
     return dict(zip(names, CATEGORY_COLOURS, strict=False))
+
+
+def colour_clusters(names: Sequence[str]) -> dict[str, str]:
+    """Assign colours to the first clusters.
+
+    Args:
+        names: Names of clusters, the largest first.
+
+    Returns:
+        Name to hexadecimal colour, for the first 36, the first twelve being those of `colour_categories`; the others are to
+        be drawn in `OTHERS`.
+    """
+    return dict(zip(names, CLUSTER_COLOURS, strict=False))
 
 
 def blend(colour: str, tone: float) -> str:

@@ -92,7 +92,8 @@ def _draw_categories(
             # Empty series make the entries of the legend, because the cells are drawn in one call.
             axes.scatter([], [], c=colour, s=20, linewidths=0, label=name)
     columns = 1 + len(palette) // 22
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, ncols=columns, handletextpad=0.2)
+    # Of the figure: beside axes of equal scales, room would be left as if they filled their place, and names be cut off.
+    axes.figure.legend(loc="outside right center", fontsize=7, ncols=columns, handletextpad=0.2)
 
 
 def draw_scale_bar(axes: Axes, x_um: float, bottom_um: float, span_um: NDArray[np.float64]) -> None:

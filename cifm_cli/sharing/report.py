@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from cifm_cli.sharing.share import SampleClusters, Sharing
 
 TITLE = "Microenvironments that samples share"
-_MAX_ROWS = 40  # of a table on the page; the CSV has all
+_MAX_ROWS = 20  # of a table on the page; the CSV has all
 _MAX_COMPOSITION_TYPES = 25
+_EXPLAIN_TYPES = (
+    f"The smallest q first, at most {_MAX_ROWS}; enrichment.csv has all. p: two-sided, from types that are shifted over the "
+    "tissue; q: corrected over all samples, clusters and types (Benjamini and Hochberg)."
+)
 
 
 def figure_names(sharing: Sharing) -> list[str]:
@@ -57,20 +61,20 @@ def draw_figure(sharing: Sharing, name: str) -> bytes:
     samples = [sharing.samples[position] for position in order]
     if name == "matrix":
         values = sharing.fractions.matrix[np.ix_(order, order)]
-        title = "neighbours of a sample's cells (row) by sample (column)"
-        return plots.heat_map(100 * values, samples, samples, title, label="%")
+        title = "neighbours by sample (rows: of the cells)"
+        return plots.heat_map(100 * values, samples, samples, title, label="% of the neighbours")
     if name == "matrix_enrichment":
         values = sharing.fractions.log2_enrichment[np.ix_(order, order)]
-        title = "the same, over perfect mixing"
-        return plots.heat_map(values, samples, samples, title, label="log2 ratio", centred=True)
+        title = "neighbours by sample (rows: of the cells), over perfect mixing"
+        return plots.heat_map(values, samples, samples, title, label="log2 enrichment", centred=True)
     kind, _, key = name.partition("_")
     if kind == "map":
         return _draw_map(sharing, key)
     each = list(sharing.by_sample.values())[int(key) - 1]
     rows = _cluster_names(each)
     if kind == "clusters":
-        title = f"{each.sample}: neighbours by sample"
-        return plots.heat_map(100 * each.fractions[:, order], rows, samples, title, label="%")
+        title = f"{each.sample}: neighbours of each cluster by sample"
+        return plots.heat_map(100 * each.fractions[:, order], rows, samples, title, label="% of the neighbours")
     return _draw_types(sharing, each, rows)
 
 
@@ -120,7 +124,10 @@ def _draw_types(sharing: Sharing, each: SampleClusters, rows: Sequence[str]) -> 
     chosen = chosen[counts.sum(axis=0)[chosen] > 0]
     composition = counts[:, chosen] / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [sharing.types[kind] for kind in chosen]
-    return plots.heat_map(100 * composition, rows, names, f"{each.sample}: types", label="%")
+    title = f"{each.sample}: types of each cluster"
+    if left_out := len(counts[0]) - len(chosen):
+        title += f", without {left_out} rarer or absent ones"
+    return plots.heat_map(100 * composition, rows, names, title, label="% of the cluster")
 
 
 def sections(sharing: Sharing) -> list[Section]:
@@ -154,8 +161,10 @@ def sections(sharing: Sharing) -> list[Section]:
         chosen += [f"clusters_{number}", f"types_{number}"]
         captions = {"map": "Clusters on the tissue", "clusters": "Neighbours by sample", "types": "Types"}
         shown = [Image(images[key], captions[key.partition("_")[0]]) for key in chosen if key in images]
+        found.append(Section(f"Sample {name}", _explain_clusters(each), images=shown))
         rows = _enrichment_rows(table[table["sample"] == name])
-        found.append(Section(f"Sample {name}", _explain_clusters(each), rows, shown))
+        if rows is not None:
+            found.append(Section(f"Types in the clusters of {name}", _EXPLAIN_TYPES, rows))
     return found
 
 
@@ -251,13 +260,7 @@ def _group_rows(sharing: Sharing) -> Table:
 def _explain_clusters(each: SampleClusters) -> str:
     if len(each.sizes) == 1:
         return "One cluster: the cells do not fall into groups with neighbours in different samples."
-    text = "Clusters of the fractions of neighbours by sample, the most private first."
-    if each.enrichment is not None:
-        text += (
-            " p: two-sided, from types that are shifted over the tissue; q: corrected over all samples, clusters and types "
-            "(Benjamini and Hochberg)."
-        )
-    return text
+    return "Clusters of the fractions of neighbours by sample, the most private first."
 
 
 def _enrichment_rows(table: pd.DataFrame) -> Table | None:

@@ -35,6 +35,7 @@ from cifm_cli.training.fit_linear import fit_linear_correction
 from cifm_cli.training.fit_readout import fit_readout
 from cifm_cli.training.initialise import fit_slides
 from cifm_cli.training.learning_curve import describe_end
+from cifm_cli.training.optimiser import set_learning_rate
 from cifm_cli.training.session import RECIPE_FILE, locking_folder, open_session
 from cifm_cli.training.slide_state import restore_slides, slide_tensors
 from cifm_cli.training.threads import map_threads
@@ -177,8 +178,7 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     recipe = session.recipe.train
     session.network.train()
     # A resumed run has no scheduler to restore: the rate is a function of step and time.
-    for group in session.optimiser.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(session.optimiser, learning_rate)
     session.optimiser.zero_grad(set_to_none=True)
     losses = []
     for tile, example in zip(session.processes.own_indices(recipe.tiles_per_step), examples, strict=True):

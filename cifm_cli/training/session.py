@@ -27,6 +27,7 @@ from cifm_cli.training.ema import EMA
 from cifm_cli.training.initial_weights import grow_initial
 from cifm_cli.training.memory import require_memory
 from cifm_cli.training.metrics_file import keep_metrics
+from cifm_cli.training.optimiser import make_optimiser
 from cifm_cli.training.run_spec import RunSpec
 from cifm_cli.training.seen_cells import collect_sketches
 from cifm_cli.training.slide_state import restore_slides, slide_tensors
@@ -184,7 +185,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
         recipe=recipe,
         corpus=corpus,
         network=network.to(device),
-        optimiser=_make_optimiser(network, recipe),
+        optimiser=make_optimiser(network, recipe.train),
         backend=backend,
         device=device,
         processes=processes,
@@ -248,6 +249,10 @@ def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
     # Training states of a run with an average contain a second network.
     if (before.train.average is None) != (recipe.train.average is None):
         changed.append("train.average")
+    # They decide which weights have moments, and in which order.
+    changed += [
+        f"train.{key}" for key in ("freeze", "layer_decay") if getattr(before.train, key) != getattr(recipe.train, key)
+    ]
     if changed:
         raise CifmError(
             f"{folder}: resumed with another {', '.join(changed)} than it was started with",
@@ -289,19 +294,6 @@ def _training_data(init: Checkpoint) -> dict[str, Any]:
         "trained_regions": trained_regions(origin, init.recipe.data),
         "platforms": sorted({*before.get("platforms", []), *origin.get("platforms", [])}),
     }
-
-
-def _make_optimiser(network: Ensemble, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW. Weight decay applies to matrices, but not to biases, vectors and the weights of the smoother."""
-    named = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
-    # The smoother's weights are those of a mean: decay would shrink its predictions towards zero.
-    decayed = [weight for name, weight in named if weight.ndim > 1 and "smoother" not in name]
-    others = [weight for name, weight in named if not (weight.ndim > 1 and "smoother" not in name)]
-    groups = [
-        {"params": decayed, "weight_decay": recipe.train.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.train.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
 def _restore(session: Session) -> None:

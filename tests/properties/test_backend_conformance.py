@@ -12,7 +12,7 @@ from builders import available_backend
 import cifm_backends
 from cifm_backends.base import EdgeTerms, EdgeValues, Graph, Messages, NodeTerms
 from cifm_backends.conformance import check
-from cifm_backends.conformance_cases import Inputs, all_cases, draw_case
+from cifm_backends.conformance.cases import Inputs, all_cases, draw_case
 from cifm_backends.torch_reference import TorchBackend
 
 if TYPE_CHECKING:

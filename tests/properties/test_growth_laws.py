@@ -33,6 +33,10 @@ FORMS = {
     "residual": {"model": {"width": 8, "heads": 2}, "objective": {"states": 3}},
     "members": {"model": {"width": 8, "heads": 2, "members": 2, "gene_rank": 3}, "objective": {"states": 3}},
     "paper": {"model": {"message": "mlp", "width": 8}, "objective": {"name": "balanced_mse"}},
+    "release": {
+        "model": {"message": "release", "width": 8, "distance_features": 1, "residual": False, "self_loops": True},
+        "objective": {"name": "balanced_mse"},
+    },
 }
 every_form = pytest.mark.parametrize("form", FORMS)
 seeds = st.integers(0, 2**32 - 1)

@@ -25,6 +25,10 @@ FORMS = {
         "model": {"message": "mlp", "width": 16, "residual": False, "self_loops": True},
         "objective": {"name": "balanced_mse"},
     },
+    "release": {
+        "model": {"message": "release", "width": 16, "mlp_layers": 4, "residual": False, "self_loops": True},
+        "objective": {"name": "balanced_mse"},
+    },
 }
 
 
@@ -49,7 +53,7 @@ def test_tiles_give_the_results_of_the_whole_slide(slide: Slide, form: str) -> N
     assert apart < 1e-6, f"prediction: relative error {apart:.2e}"
 
 
-@pytest.mark.parametrize("form", ["deep", "flat"])
+@pytest.mark.parametrize("form", ["deep", "flat", "literal", "release"])
 def test_the_tiles_of_a_backend_without_stored_edges_give_the_results_of_the_whole_slide(
     slide: Slide, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,10 @@ FORMS = {
         "model": {"message": "mlp", "width": 8, "mlp_layers": 3, "residual": False, "self_loops": True},
         "objective": {"name": "balanced_mse"},
     },
+    "release": {
+        "model": {"message": "release", "width": 8, "mlp_layers": 3, "residual": False, "self_loops": True},
+        "objective": {"name": "balanced_mse"},
+    },
 }
 every_form = pytest.mark.parametrize("form", FORMS)
 seeds = st.integers(0, 2**32 - 1)

@@ -33,6 +33,10 @@ FORMS = {
         "model": {"message": "mlp", "width": 16, "residual": False, "self_loops": True},
         "objective": {"name": "balanced_mse"},
     },
+    "release": {
+        "model": {"message": "release", "width": 16, "residual": False, "self_loops": True},
+        "objective": {"name": "balanced_mse"},
+    },
 }
 BACKENDS = ["torch", "fused", pytest.param("dgl", marks=pytest.mark.dgl)]
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -78,7 +82,8 @@ def test_bfloat16_differs_by_rounding(form: str, name: str) -> None:
     found = infer(network, tile, available_backend(name))
     assert {values.dtype for values in found} == {torch.float32}
     error = apart(found, wanted)
-    assert 0 < error < ALLOWED, f"error {error:.1e}"
+    # The release has twice as many MLPs in a row, and norms that amplify.
+    assert 0 < error < (3 * ALLOWED if form == "release" else ALLOWED), f"error {error:.1e}"
 
 
 @every_form

@@ -37,6 +37,10 @@ KINDS = {
     "network": {"model": SMALL, "objective": {"cutoff": 2.0, "linear_rank": 4}},
     "members": {"model": {**SMALL, "members": 2}, "objective": {"cutoff": 2.0, "linear_rank": 4}},
     "paper": {"model": {**SMALL, "message": "mlp"}, "objective": {"name": "balanced_mse"}},
+    "release": {
+        "model": {**SMALL, "message": "release", "mlp_layers": 3, "residual": False},
+        "objective": {"name": "balanced_mse"},
+    },
     "adapted": {"model": SMALL, "objective": {"cutoff": 2.0, "linear_rank": 4}},
 }
 NUM_CELLS = 150
@@ -61,7 +65,14 @@ class Case:
         return TargetFunction(self.model, parts["tissue"], parts["added"], self.readout, self.sets, parts["dtype"])
 
 
-CASES = [("network", "GENE"), ("members", "T cell"), ("paper", "T cell"), ("adapted", "GENE"), ("adapted", "T cell")]
+CASES = [
+    ("network", "GENE"),
+    ("members", "T cell"),
+    ("paper", "T cell"),
+    ("release", "GENE"),
+    ("adapted", "GENE"),
+    ("adapted", "T cell"),
+]
 
 
 @pytest.fixture(scope="module")

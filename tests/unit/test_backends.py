@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import cifm_backends
 from cifm_backends import BackendUnavailableError, available, select
 from cifm_backends.base import EdgeTerms, Graph, Messages, NodeTerms, in_working_precision
+from cifm_backends.dgl import DglBackend
 from cifm_backends.torch_reference import TorchBackend, radial_basis
 
 if TYPE_CHECKING:
@@ -81,8 +83,8 @@ def test_backends_are_ordered_by_priority_then_by_name(register: Callable[..., d
 
 
 def test_the_installed_backends_keep_their_order() -> None:
-    ours = [name for name in available() if name in {"torch", "fused", "dgl"}]
-    assert ours == ["fused", "dgl", "torch"]
+    ours = [name for name in available() if name in {"torch", "fused", "dgl", "triton"}]
+    assert ours == ["fused", "triton", "dgl", "torch"]
 
 
 def test_auto_takes_the_first_that_runs_and_creates_no_other(register: Callable[..., dict[str, Entry]]) -> None:
@@ -101,8 +103,17 @@ def test_the_problem_of_a_broken_backend_is_one_line(
     assert status.backend is None
     assert status.problem == "FileNotFoundError: libthing.so is missing"
     assert isinstance(select("auto", "cpu"), TorchBackend)
-    with pytest.raises(BackendUnavailableError, match=r"fused does not load: .*libthing"):
+    with pytest.raises(BackendUnavailableError, match=r"fused is not available: .*libthing"):
         select("fused", "cpu")
+
+
+def test_a_reason_that_a_backend_gives_is_shown_as_it_is(register: Callable[..., dict[str, Entry]]) -> None:
+    class Missing(TorchBackend):
+        def __init__(self) -> None:
+            raise BackendUnavailableError("needs a thing")
+
+    register(thing=Missing)
+    assert available()["thing"].problem == "needs a thing"
 
 
 @pytest.mark.parametrize(
@@ -135,11 +146,24 @@ def test_every_backend_has_a_version() -> None:
         assert status.problem or (status.backend and any(letter.isdigit() for letter in status.backend.version()))
 
 
-def test_without_dgl_the_module_imports_and_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "dgl", None)  # as if it were not installed
-    from cifm_backends.dgl import DglBackend
+@pytest.mark.parametrize(("name", "backend_class"), [("dgl", "DglBackend"), ("triton", "TritonBackend")])
+def test_without_its_library_a_module_imports_and_the_reason_names_the_package(
+    monkeypatch: pytest.MonkeyPatch, name: str, backend_class: str
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    backend = getattr(import_module(f"cifm_backends.{name}"), backend_class)
+    with pytest.raises(BackendUnavailableError, match=rf"^not installed; optional.*: pip install 'cifm\[{name}\]'"):
+        backend()
 
-    with pytest.raises(ImportError, match=r"^DGL does not load \(.*\); pip install 'cifm\[dgl\]'.*$"):
+
+def test_the_reason_of_a_dgl_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise FileNotFoundError(f"libgraphbolt_pytorch_2.13.so of {name}\nand further lines")
+
+    monkeypatch.setattr("cifm_backends.dgl.import_module", fail)
+    with pytest.raises(
+        BackendUnavailableError, match=r"^installed, but does not load \(libgraph[^\n]*pip install[^\n]*$"
+    ):
         DglBackend()
 
 

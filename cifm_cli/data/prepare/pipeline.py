@@ -32,7 +32,7 @@ from cifm_cli.data.readers.files import searching
 from cifm_cli.data.readers.registry import find_reader
 from cifm_cli.data.readers.table import TABLE
 from cifm_cli.data.units import check_units
-from cifm_cli.data.writers.prepared import build_anndata, set_metadata, storable_obs, write_prepared
+from cifm_cli.data.writers.prepared import build_anndata, plot_content, set_metadata, storable_obs, write_prepared
 from cifm_cli.data.writers.row_buffer import RowBuffer
 from cifm_cli.errors import CifmError
 from cifm_cli.report import terminal
@@ -211,7 +211,7 @@ def _write(section: Section, buffered: _Buffered, reader: Reader) -> PrepareResu
 
 
 def _arrange(section: Section, buffered: _Buffered) -> tuple[AnnData, dict[str, Any]]:
-    """The slide of a section without `X` and `uns`, and its metadata."""
+    """The slide of a section without `X` and `uns["cifm"]`, and its metadata."""
     config = section.config
     slide, report = _arrange_cells(section, buffered)
     metadata = {
@@ -297,6 +297,8 @@ def _arrange_cells(section: Section, buffered: _Buffered) -> tuple[AnnData, dict
     obs, notes = storable_obs(section.annotate(buffered.obs).iloc[kept])
     regions = config.split.regions(xy_um, units.radius_um)
     slide = build_anndata(buffered.counts, section.rows[kept], xy_um, obs, regions, genes.ids, genes.symbols)
+    slide.obsm.update({name: values[kept] for name, values in download.obsm.items()})
+    slide.uns.update(plot_content(download.uns, slide.obs, str(config.name)))
     optional = (
         species_note(genes.ids),
         foreign_cells_warning(obs),

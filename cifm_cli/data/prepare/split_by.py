@@ -100,6 +100,7 @@ def _select(download: Download, rows: NDArray[np.int64], notes: tuple[str, ...])
         in_tissue=None if download.in_tissue is None else download.in_tissue[rows],
         z_um=None if download.z_um is None else download.z_um[rows],
         notes=(*download.notes, *renamed, *notes),
+        obsm={name: values[rows] for name, values in download.obsm.items()},
     )
 
 

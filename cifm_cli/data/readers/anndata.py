@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix, issparse
 from cifm_cli import keys
 from cifm_cli.data.count_checks import bad_count
 from cifm_cli.data.ensembl import are_ensembl_ids
+from cifm_cli.data.readers.anndata_extras import read_extras
 from cifm_cli.data.readers.base import GENE_EXPRESSION, Download, ReadConfig, Reader
 from cifm_cli.data.readers.cell_flags import read_flags
 from cifm_cli.data.readers.centre_columns import read_places
@@ -83,7 +84,7 @@ def _read_counts(file: h5py.File, path: Path, layer: str | None) -> H5adCounts:
 
 
 def _read(path: Path, config: ReadConfig) -> Download:
-    """Read an AnnData file slot by slot; obsp, embeddings and unused layers are not loaded."""
+    """Read an AnnData file slot by slot; obsp, large embeddings and unused layers are not loaded."""
     with open_hdf5(path) as file:
         # First, as these checks read only names and attributes, and the rest may read gigabytes.
         _check_slots(file, path)
@@ -91,7 +92,8 @@ def _read(path: Path, config: ReadConfig) -> Download:
         places = read_places(_element(file[f"obsm/{keys.SPATIAL}"]), len(obs), str(path))
         libraries = read_libraries(file.get("uns/spatial"))
         content = _read_counts(file, path, config.layer)
-    scaled, flags = scale_places(places, obs, libraries, config, path), read_flags(obs)
+        scaled, flags = scale_places(places, obs, libraries, config, path), read_flags(obs)
+        extras = read_extras(file, _element, content.slot, places.xy, scaled.xy_um)
     obs.index = content.names
     return Download(
         platform="anndata",
@@ -103,10 +105,12 @@ def _read(path: Path, config: ReadConfig) -> Download:
         matrix=content.slot,
         files=(path,),
         in_tissue=flags.in_tissue,
-        notes=(*content.notes, *scaled.notes, *flags.notes),
+        notes=(*content.notes, *scaled.notes, *flags.notes, *extras.notes),
         counts_hint=content.counts_hint,
         z_um=scaled.z_um,
         is_assumed_um=scaled.is_assumed,
+        obsm=extras.obsm,
+        uns=extras.uns,
     )
 
 

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 from cifm_cli import keys
 from cifm_cli.data.count_checks import bad_count
 from cifm_cli.data.readers.anndata import choose_slot, find_gene_columns
+from cifm_cli.data.readers.anndata_extras import read_extras
 from cifm_cli.data.readers.base import Download, ReadConfig, Reader
 from cifm_cli.data.readers.cell_flags import read_flags
 from cifm_cli.data.readers.centre_columns import read_places
@@ -82,6 +83,11 @@ def object_reader(adata: AnnData) -> Reader:
             slots, config.layer, lambda slot: bad_count(read_slot(loaded, slot).data) is None, str(path)
         )
         scaled, flags = scale_spatial(loaded, config, str(path)), read_flags(loaded.obs)
+        content = {slot: getattr(loaded, slot) for slot in ("layers", "obsm", "obsp", "varm", "varp", "uns")}
+        if loaded.raw is not None:
+            content["raw"] = loaded.raw
+        places = read_places(loaded.obsm[keys.SPATIAL], loaded.n_obs, str(path))
+        extras = read_extras(content, lambda element: element, slot, places.xy, scaled.xy_um)
         return Download(
             platform="anndata",
             counts=read_slot(loaded, slot),
@@ -92,10 +98,12 @@ def object_reader(adata: AnnData) -> Reader:
             matrix=slot,
             files=(),
             in_tissue=flags.in_tissue,
-            notes=(*notes, *scaled.notes, *flags.notes),
+            notes=(*notes, *scaled.notes, *flags.notes, *extras.notes),
             counts_hint="name the layer of the raw counts",
             z_um=scaled.z_um,
             is_assumed_um=scaled.is_assumed,
+            obsm=extras.obsm,
+            uns=extras.uns,
         )
 
     return Reader("anndata", lambda _: False, read)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +51,9 @@ class Download:
     z_um: NDArray[np.float64] | None = None  # (N,) third coordinate, micrometres; None if there is none
     tissue: str = ""  # tissue that the download names; empty if it names none
     is_assumed_um: bool = False  # whether nothing says that the stored coordinates are micrometres
+    obsm: dict[str, NDArray[Any]] = field(default_factory=dict)  # (N, ...) matrices to store beside the places
+    # `spatial` (images and scale factors of sections by name, "" for that of the slide) and colours, to store
+    uns: dict[str, Any] = field(default_factory=dict)
 
 
 class Reader(NamedTuple):

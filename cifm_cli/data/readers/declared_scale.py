@@ -122,6 +122,32 @@ def read_libraries(stored: object) -> Libraries:
     return libraries
 
 
+def image_scale(xy: NDArray[np.float64], xy_um: NDArray[np.float64], libraries: Libraries) -> float | None:
+    """Find the micrometres per pixel of the images of `uns["spatial"]`.
+
+    Args:
+        xy: (N, 2) coordinates as stored.
+        xy_um: (N, 2) micrometres.
+        libraries: Return value of `read_libraries`.
+
+    Returns:
+        The scale; None if images have different ones, or contradict the coordinates.
+    """
+    length = np.hypot(*xy.T)
+    known = np.isfinite(xy_um).all(axis=1) & (length > 0)
+    if not known.any():
+        return None
+    ratios = np.hypot(*xy_um[known].T) / length[known]
+    scale, names = float(np.median(ratios)), [_per_pixel(factors) for factors in libraries.values()]
+    if np.ptp(ratios) > _SAME * scale:
+        return None
+    if all(not size or abs(scale / size - 1) <= _TOLERANCES[name] for name, size in names):
+        return scale
+    # The coordinates are micrometres, and the scale factors those of pixels.
+    declared = {factors.get(_PER_PIXEL, 0.0) for factors in libraries.values()}
+    return declared.pop() or None if len(declared) == 1 else None
+
+
 def _number(value: Any) -> float:  # noqa: ANN401 - a scalar of any kind, in a file or in memory
     stored = np.asarray(value[()] if isinstance(value, h5py.Dataset) else value)
     return float(stored.item()) if stored.size == 1 and stored.dtype.kind in "iuf" else float("nan")

@@ -19,6 +19,7 @@ from cifm_cli.data.readers.spaceranger import (
     read_scales,
 )
 from cifm_cli.data.readers.tenx import find_matrix, read_matrix
+from cifm_cli.data.readers.tissue_images import read_plot_content
 from cifm_cli.data.units import Scale, require_agreement, to_micrometres
 from cifm_cli.errors import CifmError
 
@@ -62,6 +63,7 @@ def _read(folder: Path, config: ReadConfig) -> Download:
         scales, scales_path = read_scales(folder)
         files.append(scales_path)
         scale = derive_scale(fit_grid(positions, positions_path), scales, str(folder))
+    images = read_plot_content(folder, config.microns_per_pixel, scale)
     pixels = obs[PIXELS].to_numpy()
     xy_um, units = to_micrometres(pixels, config.microns_per_pixel, ", ".join(PIXELS), scale)
     return Download(
@@ -73,10 +75,11 @@ def _read(folder: Path, config: ReadConfig) -> Download:
         xy_um=xy_um,
         units=units,
         matrix=matrix_path.name,
-        files=tuple(files),
+        files=(*files, *images.files),
         radius_um=RADIUS_UM,
         in_tissue=obs[IN_TISSUE].to_numpy(),
-        notes=missing_spots_notes(positions, obs),
+        notes=(*missing_spots_notes(positions, obs), *images.notes),
+        uns=images.uns,
     )
 
 

@@ -23,6 +23,7 @@ from cifm_cli.data.readers.spaceranger import (
     read_scales,
 )
 from cifm_cli.data.readers.tenx import read_matrix
+from cifm_cli.data.readers.tissue_images import read_plot_content
 from cifm_cli.data.readers.visium import MATRICES, find_counts
 from cifm_cli.data.units import Scale, require_agreement, to_micrometres
 from cifm_cli.errors import CifmError
@@ -97,6 +98,7 @@ def _read_bins(folder: Path, config: ReadConfig) -> Download:
     if config.microns_per_pixel is None:
         scale = derive_scale(fit_grid(positions, positions_path), scales, str(folder))
     xy_um, units = to_micrometres(obs[PIXELS].to_numpy(), config.microns_per_pixel, ", ".join(PIXELS), scale)
+    images = read_plot_content(folder, config.microns_per_pixel, scale)
     return Download(
         platform="visium_hd",
         counts=matrix.counts,
@@ -105,11 +107,12 @@ def _read_bins(folder: Path, config: ReadConfig) -> Download:
         xy_um=xy_um,
         units=units,
         matrix=f"{folder.name}/{matrix_path.name}",
-        files=(*matrix.files, positions_path, scales_path),
+        files=(*matrix.files, positions_path, scales_path, *images.files),
         # For other bins, the radius is derived from the spacing.
         radius_um=RADIUS_UM if bin_um == _PAPER_BIN_UM else None,
         in_tissue=obs[IN_TISSUE].to_numpy(),
-        notes=(f"bins of {bin_um:g} um", *missing_spots_notes(positions, obs)),
+        notes=(f"bins of {bin_um:g} um", *missing_spots_notes(positions, obs), *images.notes),
+        uns=images.uns,
     )
 
 
@@ -161,6 +164,7 @@ def _read_cells(folder: Path, config: ReadConfig) -> Download:
         scale = derive_scale(Grid(np.nan, np.nan), scales, str(folder))
     xy_source = f"centroids of {outlines_path.name}"
     xy_um, units = to_micrometres(obs[PIXELS].to_numpy(), config.microns_per_pixel, xy_source, scale)
+    images = read_plot_content(folder, config.microns_per_pixel, scale)
     return Download(
         platform="visium_hd",
         counts=matrix.counts,
@@ -169,7 +173,8 @@ def _read_cells(folder: Path, config: ReadConfig) -> Download:
         xy_um=xy_um,
         units=units,
         matrix=f"{folder.name}/{matrix_path.name}",
-        files=tuple(files),
+        files=(*files, *images.files),
         radius_um=RADIUS_UM,
-        notes=("segmented cells; give binned_outputs for bins",),
+        notes=("segmented cells; give binned_outputs for bins", *images.notes),
+        uns=images.uns,
     )

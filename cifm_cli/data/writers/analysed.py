@@ -1,6 +1,6 @@
 """Adding the joint analysis of slides to an embedded slide, under the names that scanpy gives them.
 
-Letters: N cells of a slide, D features, C clusters.
+Letters: N cells of a slide, D features, C clusters of all slides.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import write_elem
@@ -16,15 +17,16 @@ from anndata.io import write_elem
 from cifm_cli import keys
 from cifm_cli.data.metadata import parse_object
 from cifm_cli.data.open_hdf5 import create_hdf5, open_for_reading
+from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import h5py
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
+_ABOUT = f"uns/{keys.CIFM}/{keys.ANALYSIS}"  # provenance of the analysis
 _PREFIX = "cifm_"  # of names that the slides have already
 
 
@@ -37,7 +39,6 @@ class SlideAnalysis:
     umap_params: dict[str, Any] | None = None
     clusters: NDArray[np.int32] | None = None  # (N,) numbers
     cluster_params: dict[str, Any] | None = None
-    num_clusters: int = 0  # C
     cluster_colours: Sequence[str] = ()  # C hexadecimal colours; empty to leave the choice to scanpy
     distances: csr_matrix | None = None  # (N, N) distances to nearest neighbours
     connectivities: csr_matrix | None = None  # (N, N)
@@ -56,7 +57,7 @@ def name_prefix(paths: Sequence[Path]) -> str:
     for path in paths:
         with open_for_reading(path) as file:
             names = {name for kind in elements("").values() for name in kind if name in file}
-            if names - _earlier_elements(file):
+            if names - analysis_elements(file):
                 return _PREFIX
     return ""
 
@@ -100,16 +101,18 @@ def add_analysis(path: Path, analysis: SlideAnalysis, prefix: str) -> None:
     """
     names = slot_names(prefix)
     with create_hdf5(path, "r+") as file:
-        _remove_earlier(file)
+        remove_analysis(file)
         if analysis.umap is not None:
             write_elem(file["obsm"], names["umap"], analysis.umap)
             write_elem(file["uns"], f"{prefix}{keys.UMAP}", {"params": analysis.umap_params})
         if analysis.clusters is not None:
-            categories = pd.Index([str(number) for number in range(analysis.num_clusters)])
-            _add_column(file["obs"], names["clusters"], pd.Categorical.from_codes(analysis.clusters, categories))
+            # Clusters of other slides alone are no categories: scanpy's comparisons of groups fail on empty ones.
+            present, codes = np.unique(analysis.clusters, return_inverse=True)
+            categories = pd.Index([str(number) for number in present])
+            _add_column(file["obs"], names["clusters"], pd.Categorical.from_codes(codes, categories))
             write_elem(file["uns"], names["clusters"], {"params": analysis.cluster_params})
             if analysis.cluster_colours:
-                colours = np.array(analysis.cluster_colours, dtype=object)
+                colours = np.array(analysis.cluster_colours, dtype=object)[present]
                 write_elem(file["uns"], f"{names['clusters']}_colors", colours)
         if analysis.distances is not None:
             for slot in ("distances", "connectivities"):
@@ -119,22 +122,39 @@ def add_analysis(path: Path, analysis: SlideAnalysis, prefix: str) -> None:
         write_elem(file[f"uns/{keys.CIFM}"], keys.ANALYSIS, json.dumps(analysis.about, allow_nan=False))
 
 
-def _remove_earlier(file: h5py.File) -> None:
-    """Remove an earlier analysis, which was of other embeddings."""
-    removed = {name for name in _earlier_elements(file) if name in file}
+def remove_analysis(file: h5py.File) -> None:
+    """Remove an earlier analysis by cifm, which was of other embeddings; elements of other programs stay.
+
+    Args:
+        file: An embedded slide, open for writing.
+    """
+    removed = {name for name in analysis_elements(file) if name in file}
     obs = file["obs"].attrs
     kept = [name for name in obs["column-order"] if f"obs/{name}" not in removed]
     obs["column-order"] = np.array(kept, dtype=object)
     for name in sorted(removed):
         del file[name]
+    if _ABOUT in file:
+        del file[_ABOUT]
 
 
-def _earlier_elements(file: h5py.File) -> set[str]:
-    """Paths of the elements that an earlier analysis has written, according to its provenance."""
-    slot = f"uns/{keys.CIFM}/{keys.ANALYSIS}"
-    if slot not in file:
+def analysis_elements(file: h5py.File) -> set[str]:
+    """Paths of the elements that an analysis by cifm has written, according to its provenance.
+
+    Args:
+        file: An embedded slide.
+
+    Returns:
+        The paths; empty if there was no analysis, or its provenance is damaged.
+    """
+    stored = file.get(_ABOUT)
+    text = stored[()] if isinstance(stored, h5py.Dataset) and stored.shape == () else None
+    if not isinstance(text, bytes):
         return set()
-    about = parse_object(file[slot][()].decode(errors="replace"), f"{file.filename}: {slot}").get(keys.ANALYSIS)
+    try:
+        about = parse_object(text.decode(errors="replace"), _ABOUT).get(keys.ANALYSIS)
+    except CifmError:
+        return set()
     slots = about.get("slots") if isinstance(about, dict) else None
     # Other programs may change the file, so only elements are believed that an analysis can have.
     known = {name for prefix in ("", _PREFIX) for kind in elements(prefix).values() for name in kind}

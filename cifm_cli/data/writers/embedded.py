@@ -23,6 +23,7 @@ from cifm_cli.data.slide import open_slide, read_slide
 from cifm_cli.data.slide_file import damaged, open_slide_file, read_slot, reading_slot, require_unchanged
 from cifm_cli.data.stored_arrays import find_array, read_numbers, require_rows
 from cifm_cli.data.validate_slide import read_download_rows
+from cifm_cli.data.writers.analysed import remove_analysis
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
 from cifm_cli.data.writers.embedded_store import as_h5ad
 from cifm_cli.data.writers.h5ad import require_space
@@ -115,6 +116,7 @@ def embedded_file(
     with atomic_path(target) as temporary:
         with create_hdf5(temporary) as file:
             copy_slide(slide, file, order, without=_LEVELS)  # `slide` may itself be an embedded slide
+            remove_analysis(file)  # which was of its embedding
             write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDING, json.dumps(origin, allow_nan=False))
             for slot, width in widths.items():
                 create_dense(file["obsm"], slot, (len(order), width))

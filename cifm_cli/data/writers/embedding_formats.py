@@ -170,7 +170,9 @@ def _cell_names(file: h5py.File) -> list[str]:
 
 
 def _clusters(file: h5py.File, names: dict[str, str]) -> NDArray[np.int32] | None:
-    """(N,) cluster numbers; the categories are their numbers in order."""
+    """(N,) cluster numbers, which are the names of the categories."""
+    from anndata.io import read_elem
+
     group = file["obs"].get(names["clusters"])
     ours = f"uns/{keys.CIFM}/{keys.ANALYSIS}" in file
-    return None if group is None or not ours else group["codes"][:].astype(np.int32)
+    return None if group is None or not ours else np.asarray(read_elem(group).astype(str), dtype=np.int32)

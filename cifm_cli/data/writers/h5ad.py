@@ -43,12 +43,19 @@ def write_h5ad(target: Path, slide: AnnData, buffer: RowBuffer | None = None) ->
     rows = slide.obs[keys.DOWNLOAD_ROW].to_numpy() if buffer else np.empty(0, dtype=np.int64)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        require_space(target.parent, sys.getsizeof(slide) + (buffer.num_bytes(rows) if buffer else 0) + _OVERHEAD)
+        num_bytes = sys.getsizeof(slide) + _image_bytes(slide) + (buffer.num_bytes(rows) if buffer else 0) + _OVERHEAD
+        require_space(target.parent, num_bytes)
     with atomic_path(target) as temporary:
         write_anndata(temporary, slide)
         if buffer:
             with create_hdf5(temporary, "r+") as file:
                 buffer.write_matrix(file.create_group("X"), rows)
+
+
+def _image_bytes(slide: AnnData) -> int:
+    """Bytes of images in `uns`, which the size of an AnnData does not include."""
+    libraries = slide.uns.get(keys.SPATIAL, {}).values()
+    return sum(image.nbytes for library in libraries for image in library.get("images", {}).values())
 
 
 def write_anndata(temporary: Path, table: AnnData) -> None:

@@ -126,6 +126,39 @@ def storable_obs(obs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(columns, index=obs.index), notes
 
 
+def plot_content(uns: dict[str, Any], obs: pd.DataFrame, name: str) -> dict[str, Any]:
+    """Select what a slide keeps for plots.
+
+    Args:
+        uns: `Download.uns`.
+        obs: N rows of annotation of the slide.
+        name: Name of the slide.
+
+    Returns:
+        Colours of categories that `obs` has, and `spatial`: images and scale factors of the sections of the slide.
+    """
+    content = {}
+    for key, value in uns.items():
+        if key == keys.SPATIAL:
+            content[key] = {library or name: value[library] for library in _libraries_of(list(value), obs)}
+            continue
+        kind = obs.dtypes.get(key.removesuffix("_colors"))
+        # A list of another length would give categories the colours of others.
+        if isinstance(kind, pd.CategoricalDtype) and len(kind.categories) == len(value):
+            content[key] = value
+    return content
+
+
+def _libraries_of(names: list[str], obs: pd.DataFrame) -> list[str]:
+    """The sections whose names a column of `obs` holds; all of them if there is no such column."""
+    for column in obs.columns if len(names) > 1 else ():
+        if isinstance(obs[column].dtype, pd.CategoricalDtype):
+            present = {str(value) for value in obs[column].dropna().unique()}
+            if present and present <= set(names):
+                return [name for name in names if name in present]
+    return names
+
+
 def _storable(column: pd.Series[Any]) -> pd.Series[Any]:
     """Numbers, Booleans and categories of texts unchanged; anything else as categories of texts."""
     kind = column.dtype

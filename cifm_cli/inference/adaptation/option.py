@@ -49,6 +49,7 @@ def open_adapted(
         CifmError: Slide and model share no gene.
     """
     known = model.panel(slide).num_genes
+    model.log_overlap(slide)
     fitted = slide.with_radius(model.checkpoint.recipe.data.radius_um)
     chosen = model
     if adapt == SLIDE and not can_adapt(model):

@@ -183,13 +183,13 @@ class TargetFunction:
             masked = replace(
                 masked, neighbours=replace(sums, expression=sums.expression + leaves.expression, counts=counts)
             )
-        outputs = []
+        outputs, surroundings = [], self.network.describe(masked)
         for number, member in enumerate(self.network.members):
-            h = member.embed_expression(masked.expression, masked.genes, masked.slide)
-            if leaves is not None:
-                h = h + leaves.features[number]
+            offset = None if leaves is None else leaves.features[number]
+            h = member.embed_expression(masked.expression, masked.genes, masked.slide, offset)
             h, shift = member.encode(self._backend, masked.encoder, h)
-            outputs.append(member.head(member.decode(self._backend, masked, h, shift), masked, member.genes.weight))
+            decoded = member.decode(self._backend, masked, h, shift)
+            outputs.append(member.head(decoded, masked, member.genes.weight, surroundings))
         output = mean_output(outputs)
         inferred = infer(output)
         if self._refinement is not None:

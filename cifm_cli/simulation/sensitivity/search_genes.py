@@ -92,7 +92,7 @@ def expression_gradient(
 
 
 def _add_features(gradient: ExpressionGradient, function: TargetFunction, tile: TileGradient, leaves: Leaves) -> None:
-    """Through the input features of the network, which are linear in the expression."""
+    """Through the products of the expression with the weights of the genes."""
     for member, derivative in zip(function.network.members, leaves.features, strict=True):
         weight = member.genes.weight[tile.tile.base.genes]
         gradient.expression[tile.tile.embedded] += (derivative @ weight.T).double().cpu().numpy()

@@ -1,6 +1,6 @@
 """Reference of the conformance checks: Eqs 11-13 over all N x N pairs of cells, differentiated by torch.
 
-It shares no code with any backend. Letters as in `conformance_cases`.
+It shares no code with any backend. Letters as in `cases`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cifm_backends.conformance_cases import Case, Inputs
+    from cifm_backends.conformance.cases import Case, Inputs
 
 
 def dense_messages(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,11 @@
 """Checks that every backend must pass, also one of a third party, against a dense float64 reference.
 
-    python -m cifm_backends.conformance --backend NAME
-
-or, before the backend is registered as an entry point:
+On the command line, for an installed backend: `python -m cifm_backends.conformance --backend NAME`. In a test:
 
     from cifm_backends.conformance import check
     failures = [result for result in check(MyBackend()) if not result.passed]
 
-Letters as in `conformance_cases`.
+Letters as in `cases`.
 """
 
 from __future__ import annotations
@@ -18,7 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from cifm_backends.base import NodeTerms
-from cifm_backends.conformance_cases import (
+from cifm_backends.conformance.cases import (
+    Case,
     CaseRun,
     CheckResult,
     Inputs,
@@ -30,7 +29,7 @@ from cifm_backends.conformance_cases import (
     relative_error,
     with_gradients,
 )
-from cifm_backends.dense_reference import dense_displacement, dense_edges, dense_messages
+from cifm_backends.conformance.dense_reference import dense_displacement, dense_edges, dense_messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +44,10 @@ SLOPE_STEP, SLOPE_TOLERANCE = 1e-5, 1e-6
 
 
 def check(
-    backend: Backend, dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32), device: str = "cpu"
+    backend: Backend,
+    dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32),
+    device: str = "cpu",
+    cases: Sequence[Case] | None = None,
 ) -> list[CheckResult]:
     """Run every check on every case.
 
@@ -53,10 +55,18 @@ def check(
         backend: The backend to check.
         dtypes: Precisions of the features: float64, float32 or bfloat16.
         device: Device to run on.
+        cases: The cases, such as `cases.small_cases()`; absent, `cases.all_cases()`.
 
     Returns:
         The result of every check; `passed` is False for failures.
     """
+    chosen = all_cases() if cases is None else cases
+    return [result for case, dtype in product(chosen, dtypes) for result in check_case(backend, case, dtype, device)]
+
+
+def check_case(backend: Backend, case: Case, dtype: torch.dtype, device: str = "cpu") -> Iterator[CheckResult]:
+    """Run every check on one case; see `check`."""
+    run = draw_case(backend, case, dtype, device)
     checks = (
         check_reference,
         check_repeatable,
@@ -65,8 +75,7 @@ def check(
         check_slope,
         check_literal_form,
     )
-    runs = [draw_case(backend, case, dtype, device) for case, dtype in product(all_cases(), dtypes)]
-    return [result for run in runs for run_check in checks for result in run_check(run)]
+    return (result for run_check in checks for result in run_check(run))
 
 
 def check_reference(run: CaseRun) -> Iterator[CheckResult]:
@@ -161,9 +170,3 @@ def _read_and_sum(run: CaseRun, inputs: Mapping[str, Tensor], weights: Sequence[
 def _reference_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies in float64 on the CPU that require gradients."""
     return {name: value.detach().cpu().double().requires_grad_() for name, value in inputs.items()}
-
-
-if __name__ == "__main__":
-    from cifm_backends.conformance_command import main
-
-    raise SystemExit(main(check))

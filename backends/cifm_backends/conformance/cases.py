@@ -145,6 +145,20 @@ def all_cases() -> list[Case]:
     ]
 
 
+def small_cases() -> list[Case]:
+    """A few small graphs, for backends that take long for each edge, such as interpreted kernels."""
+    # Cell 0 sends only, cell 1 has a self loop, cell 3 receives only.
+    edges = torch.tensor([(1, 0), (1, 1), (2, 0), (2, 1), (3, 2)])
+    mask = torch.zeros(4, 4, dtype=torch.bool).index_put(tuple(edges.T), torch.tensor(data=True))
+    return [
+        Case("no cells, small", mask[:0, :0], width=3, num_heads=1, num_basis=1),
+        Case("no edges, small", mask[:1, :1], width=3, num_heads=1, num_basis=1),
+        # Sizes that are not powers of two
+        Case("five edges", mask, width=15, num_heads=3, num_basis=3, num_void=1),
+        Case("two cells at one position", mask[1:3, 1:3], width=4, num_heads=4, num_basis=6, stacked=True),
+    ]
+
+
 def draw_case(backend: Backend, case: Case, dtype: torch.dtype, device: str) -> CaseRun:
     """Draw the inputs of a case, the same values in every precision up to rounding.
 
