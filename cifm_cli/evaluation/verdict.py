@@ -43,23 +43,34 @@ def describe_verdict(metrics: Mapping[str, Any]) -> dict[str, Any]:
         metrics: The content of `metrics.json`: `slides`, and `overall` where there are several.
 
     Returns:
-        `sentence`, the answer; `remarks`, on which measures it holds and what limits it; `trained_cells_scored` by model,
-        the number of scored cells that it was trained on; and `models`: model, then geometry, to the facts from which the
-        sentences are made. Over several slides only the first model is compared.
+        `sentence`, the answer; `remarks`, on which measures it holds and what limits it; `sentences` and
+        `trained_cells_scored` by model, its part of the answer and the number of scored cells that it was trained on; and
+        `models`: model, then geometry, to the facts from which the sentences are made. Over several slides only the first model is compared.
     """
     slides = metrics["slides"]
     names = [name for name in _predictors(slides) if is_model(name)] if len(slides) == 1 else [MODEL]
     models = {name: _by_geometry(metrics, name) for name in names}
     where = next(iter(slides)) if len(slides) == 1 else f"{len(slides)} slides"
-    sentences = [_sentence(name, facts, f"{where}, {geometry}") for name, geometry, facts in _all_facts(models)]
+    trained = {name: sum(_trained_cells(of_slide, name) for of_slide in slides.values()) for name in names}
+    sentences = {name: _sentences(name, models[name], where, trained[name]) for name in names}
     remarks = [
         *(_measures(name, facts, geometry) for name, geometry, facts in _all_facts(models)),
         *_limits(slides),
         MEANING,
     ]
-    trained = {name: sum(_trained_cells(of_slide, name) for of_slide in slides.values()) for name in names}
-    sentences += [_seen(name, number) for name, number in trained.items() if number]
-    return {"sentence": " ".join(sentences), "remarks": remarks, "trained_cells_scored": trained, "models": models}
+    return {
+        "sentence": " ".join(sentences.values()),
+        "remarks": remarks,
+        "sentences": sentences,
+        "trained_cells_scored": trained,
+        "models": models,
+    }
+
+
+def _sentences(name: str, facts: Mapping[str, Mapping[str, Any]], where: str, trained: int) -> str:
+    """The verdict on one model in each geometry, and whether it had seen the cells."""
+    texts = [_sentence(name, of_geometry, f"{where}, {geometry}") for geometry, of_geometry in facts.items()]
+    return " ".join([*texts, *([_seen(name, trained)] if trained else [])])
 
 
 def _trained_cells(of_slide: Mapping[str, Any], name: str) -> int:
