@@ -112,10 +112,27 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
+def _be_quiet(context: typer.Context, given: bool) -> bool:
+    """Be quiet until the command has ended."""
+    if given:
+        context.with_resource(terminal.quietened())
+    return given
+
+
 @app.callback()
 def cifm(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", envvar="CIFM_DEBUG", hidden=True)] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            envvar="CIFM_QUIET",
+            callback=_be_quiet,
+            help="Print warnings, errors and results only. Stands before the command: cifm --quiet train ...",
+        ),
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -125,6 +142,7 @@ def cifm(
     Prepare a download, train a Cellular Interaction Foundation Model on it, compare the model with simple
     predictors, and use it. Each command finds the output of the previous one in the working folder.
     """
+    del quiet  # its callback has done its work
     context.obj.debug |= debug  # `cifm demo` calls this again for each of its commands
 
 
@@ -201,7 +219,10 @@ def _report_usage(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "cifm"
     message = error.format_message()
-    terminal.fail(message[:1].lower() + message[1:].rstrip("."), f"see `{path} --help`")
+    hint = f"see `{path} --help`"
+    if path != "cifm" and getattr(error, "option_name", None) in ("--quiet", "-q"):
+        hint = f"it stands before the command: cifm --quiet {path.removeprefix('cifm ')}"
+    terminal.fail(message[:1].lower() + message[1:].rstrip("."), hint)
     return EXIT_USAGE
 
 

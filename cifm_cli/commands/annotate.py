@@ -160,7 +160,7 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE", help="The .safetensors to write.", show_default="annotators/LABELLED.safetensors"
+            "--out", "-o", metavar="FILE", help="The file to write.", show_default="annotators/LABELLED.safetensors"
         ),
     ] = None,
     threshold: Threshold = 0.5,

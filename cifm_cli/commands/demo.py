@@ -31,7 +31,7 @@ RESULTS = {
 
 def demo(
     context: typer.Context,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Working folder; created if missing.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Working folder; created if missing.")] = Path(
         "cifm_demo"
     ),
 ) -> None:

@@ -34,6 +34,7 @@ def embed(
     from cifm_cli.embedding.analysis import AnalysisConfig
     from cifm_cli.embedding.embed import SLOTS
     from cifm_cli.embedding.embed_outputs import OutputConfig, check_outputs, write_embeddings
+    from cifm_cli.evaluation.trust import find_trust
     from cifm_cli.inference.loaded_model import load_model
     from cifm_cli.report.terminal import emit, say
 
@@ -42,8 +43,11 @@ def embed(
     analysis = AnalysisConfig(umap, clusters, neighbors, k, resolution, max_cells, seed)
     config = OutputConfig(chosen, analysis, adapt, devices, file_format, label, force)
     check_outputs(paths, out, config)
-    loaded = load_model(workspace.run_folder(model), backend, device, precision)
+    run = workspace.run_folder(model)
+    loaded = load_model(run, backend, device, precision)
     result = write_embeddings(loaded, paths, out, config)
+    result["evaluation"] = find_trust(run, paths)
+    say(result["evaluation"]["sentence"])
     if "report" in result:
         say(f"report: {result['report']}")
     if as_json:

@@ -13,8 +13,9 @@ from cifm_cli.commands import options
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cifm_cli.evaluation.run import Evaluation
+    from cifm_cli.evaluation.run import Evaluation, ShowTable
     from cifm_cli.evaluation.setup import EvaluateConfig
+    from cifm_cli.report.table import Table
 
 PRETRAIN = "pretrain"  # the shipped recipe that --leave-out trains with by default
 
@@ -68,16 +69,30 @@ def evaluate(
         seed=seed,
         num_processes=devices,
     )
+    tables: list[tuple[str, Table]] = []  # shown after the verdict, which is known last
     if leave_out is not None:
         limit = [] if train_minutes is None else [f"train.max_minutes={train_minutes}"]
         changes = [*(settings or ()), *limit]
-        evaluation = _leave_out(config, leave_out, recipe, changes, out)
+        evaluation = _leave_out(config, leave_out, recipe, changes, out, lambda *table: tables.append(table))
     else:
-        evaluation = run_evaluation(config, terminal.show_table)
+        evaluation = run_evaluation(config, lambda *table: tables.append(table))
     files.write(out, evaluation.metrics, evaluation.results, save_predictions=save_predictions)
-    terminal.say(f"report and tables: {out}")
+    _show(evaluation, tables, out / files.REPORT_FILE)
     if as_json:
         terminal.emit(evaluation.metrics)
+
+
+def _show(evaluation: Evaluation, tables: list[tuple[str, Table]], page: Path) -> None:
+    """Print the verdict, then the tables."""
+    from cifm_cli.report import terminal
+
+    verdict = evaluation.metrics["verdict"]
+    terminal.say(verdict["sentence"])
+    for remark in verdict["remarks"]:
+        terminal.say(f"- {remark}")
+    for title, table in tables:
+        terminal.show_table(title, table)
+    terminal.say(f"maps, all predictors and what the words mean: {page}")
 
 
 def _check_usage(leave_out: str | None, model: list[Path] | None, *, trains: bool) -> None:
@@ -88,11 +103,12 @@ def _check_usage(leave_out: str | None, model: list[Path] | None, *, trains: boo
         raise typer.BadParameter("--recipe, --set and --train-minutes are for the trainings of --leave-out")
 
 
-def _leave_out(config: EvaluateConfig, key: str, recipe: str | None, changes: list[str], out: Path) -> Evaluation:
+def _leave_out(
+    config: EvaluateConfig, key: str, recipe: str | None, changes: list[str], out: Path, show_table: ShowTable
+) -> Evaluation:
     """Train and evaluate with each group of slides left out."""
     from cifm_cli import recipe as recipes
     from cifm_cli.cross_validation.run import FOLDER, LeaveOutConfig, leave_out
-    from cifm_cli.report import terminal
 
     loaded = recipes.load(recipes.find(recipe or PRETRAIN), changes)
-    return leave_out(LeaveOutConfig(key, loaded, out / FOLDER, config), terminal.show_table)
+    return leave_out(LeaveOutConfig(key, loaded, out / FOLDER, config), show_table)

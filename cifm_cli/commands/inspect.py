@@ -42,9 +42,13 @@ def _describe(path: Path) -> dict[str, Any]:
     from cifm_cli.data.corpus import describe_corpus, is_corpus
     from cifm_cli.errors import CifmError
     from cifm_cli.simulation.stored_result import find_result
+    from cifm_cli.training.learning_curve import describe_progress
 
     if path.suffix == ".safetensors" or (path / "model.safetensors").is_file():
-        return _describe_model(path if path.suffix == ".safetensors" else path / "model.safetensors")
+        model = path if path.suffix == ".safetensors" else path / "model.safetensors"
+        facts = _describe_model(model)
+        training = describe_progress(model.parent) if model.name == "model.safetensors" else {}
+        return {"kind": facts["kind"], **training, **facts}
     result = find_result(path)
     if result is not None:
         return _describe_simulation(result)

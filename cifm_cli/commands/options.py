@@ -44,7 +44,7 @@ Models = Annotated[
         show_default="runs/latest",
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; created if missing.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder; created if missing.")]
 Seed = Annotated[
     int, typer.Option("--seed", min=0, help="Seed of all random draws; the same seed gives the same result.")
 ]

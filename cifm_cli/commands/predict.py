@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from cifm_cli import workspace
 from cifm_cli.commands import options
@@ -29,6 +30,7 @@ def predict(
     from cifm_cli.data.readers.locations import read_locations
     from cifm_cli.data.slide import open_slide
     from cifm_cli.data.writers import predicted
+    from cifm_cli.evaluation.trust import find_trust
     from cifm_cli.inference.adaptation.option import adaptation_facts, open_adapted
     from cifm_cli.inference.loaded_model import load_model
     from cifm_cli.inference.predict import point_estimate
@@ -40,19 +42,18 @@ def predict(
     loaded = load_model(run, backend, device, precision)
     estimate = point_estimate(loaded, form.value, threshold)
     locations_um = None if at is None else read_locations(at)
-    target = out or Path("predicted", path.name)
-    predicted.require_other_file(target, path)
+    predicted.require_other_file(target := out or Path("predicted", path.name), path)
     tissue = open_slide(path)
     if locations_um is not None:  # before the adaptation
         count_far(tissue.with_radius(loaded.checkpoint.recipe.data.radius_um), locations_um)
     genes = loaded.overlap_facts(tissue)
     loaded, tissue = open_adapted(loaded, tissue, adapt, seed)
     columns = loaded.panel(tissue).columns
-    facts = {"form": form.value, "threshold": threshold if form is own.Form.GATED else None}
+    facts: dict[str, Any] = {"form": form.value, "threshold": threshold if form is own.Form.GATED else None}
+    facts["evaluation"] = find_trust(run, [path])
     about = {**facts, "genes": genes, **adaptation_facts(loaded, adapt, seed)}
-    origin = provenance.collect(
-        "predict", seed=seed, inputs=[path, run / "model.safetensors"], precision=precision, **about
-    )
+    inputs = [path, run / "model.safetensors"]
+    origin = provenance.collect("predict", seed=seed, inputs=inputs, precision=precision, **about)
     number = tissue.num_cells if locations_um is None else len(locations_um)
     with terminal.progress("inferring", number) as advance:
         if locations_um is None:
@@ -63,9 +64,9 @@ def predict(
                     advance(len(rows))
         else:
             prediction = predict_locations(loaded, tissue, locations_um, advance)
-            predicted.write_locations(
-                target, tissue, columns, locations_um, estimate(prediction), prediction.expressed, origin
-            )
+            at_places = locations_um, estimate(prediction), prediction.expressed
+            predicted.write_locations(target, tissue, columns, *at_places, origin)
     terminal.say(f"{number:,} {'cells' if at is None else 'locations'} x {len(columns):,} genes: {target}")
+    terminal.say(facts["evaluation"]["sentence"])
     if as_json:
         terminal.emit({"path": target.as_posix(), "cells": number, "genes": len(columns), "adapt": adapt, **facts})

@@ -40,5 +40,5 @@ Threshold = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FILE", help="The .h5ad to write.", show_default="predicted/SLIDE.h5ad"),
+    typer.Option("--out", "-o", metavar="FILE", help="The .h5ad to write.", show_default="predicted/SLIDE.h5ad"),
 ]

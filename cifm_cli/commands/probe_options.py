@@ -52,6 +52,7 @@ OutFile = Annotated[
     Path,
     typer.Option(
         "--out",
+        "-o",
         metavar="FILE",
         help="JSON file to write; a page (.html), charts (.png, .svg) and tables (.csv, .parquet) of the same name are written too.",
     ),

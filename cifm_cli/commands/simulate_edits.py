@@ -27,6 +27,7 @@ def simulate_edits(task: SimulateTask, words: EditWords, config: SimulateConfig)
     Raises:
         CifmError: An input cannot be read, an edit cannot be made, or the folder cannot be written.
     """
+    from cifm_cli.evaluation.trust import find_trust
     from cifm_cli.simulation.outputs import check_folder, write_simulation
     from cifm_cli.simulation.simulate import simulate
 
@@ -37,6 +38,7 @@ def simulate_edits(task: SimulateTask, words: EditWords, config: SimulateConfig)
     result = simulate(model, slide, replace(config, labels=task.read_labels(slide)))
     names = result.slide.barcodes(result.experiment.window.rows)
     origin = _provenance(result, inputs, model.overlap_facts(slide))
+    origin |= {"evaluation": find_trust(model_path.parent, [path])}
     content = write_simulation(task.out, result, names, origin)
     _show(content, task.out, as_json=task.as_json)
 
@@ -49,12 +51,14 @@ def _show(content: dict[str, Any], out: Path, *, as_json: bool) -> None:
 
     response, name = content["response"], content["slide"]
     terminal.say(content["answer"]["sentence"])
+    for note in content["answer"]["trust"]:
+        terminal.say(f"- {note}")
     if response["labels"]:
         terminal.show_table(f"{name}: response of the residents", response_table(response, _MAX_ROWS))
     for note in response["notes"]:
         terminal.say(note)
     terminal.show_table(f"{name}: composition of the residents", change_table(content, _MAX_ROWS))
-    for note in (*result_notes(content), *content["answer"]["trust"]):
+    for note in result_notes(content):
         terminal.say(note)
     terminal.say(f"maps, tables and the tissue before and after: {out}/report.html, {out}/trajectory.h5ad")
     if as_json:

@@ -32,6 +32,7 @@ def train(
     from cifm_cli.report.terminal import emit
     from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.launch import launch
+    from cifm_cli.training.learning_curve import write_learning_curve
 
     path = recipes.find(recipe)
     changes = [*(settings or ()), *([f"train.precision={precision}"] if precision else [])]
@@ -54,5 +55,7 @@ def train(
             single_process=single_process,
         )
     )
+    if result:
+        write_learning_curve(result.folder)
     if as_json and result:
         emit(result.to_json())

@@ -19,7 +19,7 @@ Data = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Folder of the run.", show_default="runs/RECIPE-TIME"),
+    typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.", show_default="runs/RECIPE-TIME"),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or runs/latest.")]
 Init = Annotated[

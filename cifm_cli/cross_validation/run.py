@@ -21,7 +21,7 @@ from cifm_cli.evaluation.folds import WHOLE
 from cifm_cli.evaluation.metrics.cell_types import annotator_for
 from cifm_cli.evaluation.parallel import load_models
 from cifm_cli.evaluation.report.leave_out import slide_table, verdict
-from cifm_cli.evaluation.run import Evaluation, compare_slides, refuse_duplicates, score_slides
+from cifm_cli.evaluation.run import Evaluation, compare_slides, refuse_duplicates, score_slides, with_verdict
 from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.path_text import file_name, path_text
 
@@ -102,7 +102,7 @@ def leave_out(config: LeaveOutConfig, show_table: ShowTable = lambda *_: None) -
     merged = _merge(scored, [file_name(path) for path in slides])
     merged = replace(merged, metrics={**merged.metrics, "provenance": origin, "leave_out": described})
     by_slide = {file_name(path): group.name for group in groups for path in group.slides}
-    compared = compare_slides(merged, seed, show_table, by_slide)
+    compared = with_verdict(compare_slides(merged, seed, show_table, by_slide))
     for geometry in compared.metrics["overall"]:
         show_table(verdict(compared.metrics, geometry), slide_table(compared.metrics, geometry))
     return compared

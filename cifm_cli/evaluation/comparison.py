@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cifm_cli.evaluation.metrics.expression import LOWER_IS_BETTER, METRICS
-from cifm_cli.evaluation.predictors.base import MODEL, is_model
+from cifm_cli.evaluation.predictors.base import MODEL, UNINFORMED, is_model
 from cifm_cli.statistics.bootstrap import compare_over_slides, holm
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cifm_cli.statistics.bootstrap import Bootstrap
 
 MEAN, GATED = "mean", "gated"
+ALPHA = 0.05  # level of the corrected p below which a difference is called one
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,13 @@ class Comparison:
         return self.scores[predictor][self.best_form(predictor, metric)]
 
     def best_baseline(self, metric: str) -> str:
-        """The baseline whose better form is best by a metric."""
+        """The baseline whose better form is best by a metric; see `real_baselines`."""
+        return min(self.real_baselines(), key=lambda name: self.best(name, metric).cost(metric))
+
+    def real_baselines(self) -> list[str]:
+        """Baselines that a model must beat: all but constants and random draws, or all where there are no others."""
         baselines = [name for name in self.scores if not is_model(name)]
-        return min(baselines, key=lambda name: self.best(name, metric).cost(metric))
+        return [name for name in baselines if name not in UNINFORMED] or baselines
 
     def further_models(self) -> list[str]:
         """Models after the first."""
@@ -84,8 +89,16 @@ class Comparison:
 
 
 def favours_model(pair: dict[str, Any], metric: str) -> bool | None:
-    """Whether an interval is on the model's side of zero; None where it includes zero."""
-    if pair["low"] <= 0 <= pair["high"]:
+    """Whether a difference is on the model's side of zero.
+
+    Args:
+        pair: `low` and `high`, the 95 % interval, and `p_holm`, where it was corrected for the number of metrics.
+        metric: The metric.
+
+    Returns:
+        None where the interval includes zero, or the corrected p is not below `ALPHA`: no difference is shown.
+    """
+    if pair["low"] <= 0 <= pair["high"] or pair.get("p_holm", 0.0) >= ALPHA:
         return None
     return bool(pair["high"] < 0) == (metric in LOWER_IS_BETTER)
 
@@ -101,22 +114,33 @@ def overall(comparisons: dict[str, list[Comparison]], seed: int, groups: Sequenc
 
     Returns:
         Geometry, then metric, to the baseline with the best mean over slides, the mean difference and its 95 %
-        interval, the number of slides on which the model is better, and `each_slide`: the same against the best
-        baseline of each slide. Nothing for the geometries of a single slide.
+        interval, the p-value, also corrected for the number of metrics, the number of slides on which the model is better,
+        and `each_slide`: the same against the best baseline of each slide. Nothing for the geometries of a single slide.
     """
-    return {
-        geometry: {metric: _overall_metric(of_slides, metric, seed, groups) for metric in METRICS}
-        for geometry, of_slides in comparisons.items()
-        if len(of_slides) > 1
-    }
+    found = {}
+    for geometry, of_slides in comparisons.items():
+        if len(of_slides) > 1:
+            by_metric = {metric: _overall_metric(of_slides, metric, seed, groups) for metric in METRICS}
+            _correct(list(by_metric.values()))
+            _correct([pair["each_slide"] for pair in by_metric.values()])
+            found[geometry] = by_metric
+    return found
+
+
+def _correct(pairs: Sequence[dict[str, Any]]) -> None:
+    """Add `p_holm`, corrected for the number of pairs."""
+    for pair, p in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
+        pair["p_holm"] = p
 
 
 def _overall_metric(
     comparisons: Sequence[Comparison], metric: str, seed: int, groups: Sequence[str] | None
 ) -> dict[str, Any]:
     # One baseline for all slides: choosing the best one for each slide would favour the baselines.
-    baselines = [name for name in comparisons[0].scores if not is_model(name)]
-    baseline = min(baselines, key=lambda name: sum(slide.best(name, metric).cost(metric) for slide in comparisons))
+    baseline = min(
+        comparisons[0].real_baselines(),
+        key=lambda name: sum(slide.best(name, metric).cost(metric) for slide in comparisons),
+    )
     of_each = [slide.best_baseline(metric) for slide in comparisons]
     return {
         "best_baseline": baseline,
@@ -148,6 +172,7 @@ def _mean_difference(
         "difference": mean.difference,
         "low": mean.low,
         "high": mean.high,
+        "p": mean.p,
         "num_better": sum(difference != 0 and (difference < 0) == is_lower_better for difference in differences),
     }
     if is_lower_better and all(reference.value > 0 and (reference.draws > 0).all() for _, reference in pairs):

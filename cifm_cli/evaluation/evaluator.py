@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 # The mean form has the lowest squared error. The gated form is sparse, as measured cells are, and ranks genes better:
 # gating alone raises the Spearman correlation of a plain k-NN by half, so baselines are gated as models are.
 COUNTS_SAMPLED, STATES_SAMPLED = "drawn", "sampled"  # further forms, of which only cell types are evaluated
+MIN_SHOWN_FRACTION = 0.05  # of the cells that express a gene of the maps: the map of a rarer one is all but empty
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)  # of P(expressed), for the gated form
 
 
@@ -78,6 +79,14 @@ class PredictorResult:
     states: StateResult | None  # its distribution over cell states, where it has one
     agreement: dict[str, TypeAgreement]  # form to the agreement of its cell types, where there is an annotator
     prediction: Prediction | None  # the mean form, where it is to be saved
+    shown: ShownGenes | None = None  # of the first model
+
+
+class ShownGenes(NamedTuple):
+    """A few genes of the first model, for maps: those that it predicts best, middling and worst."""
+
+    genes: NDArray[np.int64]  # their positions among the P genes, the best first
+    values: Values  # (Q, genes) their predicted expression, mean form
 
 
 class GeneSetResult(NamedTuple):
@@ -108,6 +117,7 @@ class EvaluationResult:
     predictions: dict[str, Prediction] = field(default_factory=dict)
     # model to its distribution over cell states, where it has one
     states: dict[str, StateResult] = field(default_factory=dict)
+    shown: list[ShownGenes] = field(default_factory=list)  # of the first model, once it is there
 
     @cached_property
     def ceiling(self) -> dict[str, Any]:
@@ -132,6 +142,8 @@ class EvaluationResult:
             self.cell_types.agreement[name] = result.agreement
         if result.prediction:
             self.predictions[name] = result.prediction
+        if result.shown:
+            self.shown.append(result.shown)
 
     def to_json(self) -> dict[str, Any]:
         """The part of `metrics.json` about this geometry."""
@@ -219,7 +231,20 @@ class Evaluator:
             states,
             _type_agreement(result, predictor.name, forms, states),
             prediction if predictor.name in self.save else None,
+            _choose_genes(result.targets, scores[0][MEAN], prediction) if predictor.name == MODEL else None,
         )
+
+
+def _choose_genes(targets: Targets, score: Score, prediction: Prediction) -> ShownGenes | None:
+    """The genes of the highest, the median and the lowest correlation, among those that enough cells express."""
+    is_expressed = targets.by_gene > 0
+    candidates = np.flatnonzero(is_expressed.mean(axis=1) >= MIN_SHOWN_FRACTION)
+    candidates = candidates if len(candidates) else np.flatnonzero(is_expressed.any(axis=1))
+    if not len(candidates):
+        return None
+    order = candidates[np.argsort(-score.per_gene["pearson"][candidates], kind="stable")]
+    genes = order[list(dict.fromkeys((0, len(order) // 2, len(order) - 1)))]
+    return ShownGenes(genes, prediction.mean[:, genes])
 
 
 def _score_forms(result: EvaluationResult, forms: dict[str, Prediction]) -> list[dict[str, Score]]:

@@ -15,9 +15,10 @@ from cifm_cli.evaluation.comparison import overall
 from cifm_cli.evaluation.metrics import calibration, expression, gene_sets, noise_ceiling
 from cifm_cli.evaluation.parallel import evaluation_pool, load_models, order_tasks
 from cifm_cli.evaluation.predictors.base import MODEL
-from cifm_cli.evaluation.report.tables import describe_overall, overall_table, result_tables, warning_table
+from cifm_cli.evaluation.report.tables import describe_overall, overall_table, result_tables
 from cifm_cli.evaluation.setup import set_up
 from cifm_cli.evaluation.slide_checks import check_setup
+from cifm_cli.evaluation.verdict import describe_verdict
 from cifm_cli.path_text import file_name, path_text
 from cifm_cli.report.terminal import progress
 
@@ -90,8 +91,8 @@ def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) ->
     )
     digests = {file_name(path): origin["inputs"][path_text(path)] for path in config.slides}
     evaluation = evaluate_slides(map(open_slide, config.slides), models, config, digests, show_table)
-    slides_and_definitions = {key: evaluation.metrics[key] for key in ("slides", "definitions")}
-    return replace(evaluation, metrics={**slides_and_definitions, "provenance": origin, **evaluation.metrics})
+    leading = {key: evaluation.metrics[key] for key in ("verdict", "slides", "definitions")}
+    return replace(evaluation, metrics={**leading, "provenance": origin, **evaluation.metrics})
 
 
 def evaluate_slides(
@@ -117,7 +118,12 @@ def evaluate_slides(
         CifmError: A slide can't be used, or its region is empty.
     """
     scored = score_slides(slides, models, config, digests, show_table)
-    return compare_slides(scored, config.seed, show_table) if len(scored.results) > 1 else scored
+    return with_verdict(compare_slides(scored, config.seed, show_table) if len(scored.results) > 1 else scored)
+
+
+def with_verdict(evaluation: Evaluation) -> Evaluation:
+    """The same with the entry `verdict` of the metrics; several slides must have been compared."""
+    return replace(evaluation, metrics={"verdict": describe_verdict(evaluation.metrics), **evaluation.metrics})
 
 
 def score_slides(
@@ -184,8 +190,6 @@ class _Run:
             for setup in setups:
                 results[setup.name] = self._evaluate_slide(setup, pool)
                 metrics["slides"][setup.name] = self._slide_facts(setup, checks[setup.name], results[setup.name])
-                if warnings := checks[setup.name].warnings:
-                    self.show_table(f"{setup.name}: warnings about these scores", warning_table(warnings))
         return Evaluation(metrics, results)
 
     def _evaluate_slide(

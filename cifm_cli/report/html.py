@@ -27,6 +27,8 @@ class Image:
 
     content: bytes  # bytes of a PNG or GIF
     caption: str  # description of the content, also used as alternative text
+    # a chart of lines and bars, of which dark pages show the negative; maps keep their colours
+    is_chart: bool = False
 
     @property
     def suffix(self) -> str:
@@ -48,6 +50,7 @@ class Section:
     text: str = ""  # plain text; an empty line starts a paragraph
     table: Table | None = None  # table below the text
     images: Sequence[Image] = ()  # images below the table, side by side where the page is wide enough
+    folded: bool = False  # whether the content is hidden until the heading is clicked
 
 
 def write_report(

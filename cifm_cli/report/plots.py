@@ -34,7 +34,7 @@ def tissue_map(
     order: Sequence[str] | None = None,
     centred: bool = False,
 ) -> bytes:
-    """Draw cells at their positions as in the image of the slide: y pointing down, equal scales, with a scale bar.
+    """Draw cells at their positions as in the image of the slide: y pointing down, equal scales, with axes in micrometres and a scale bar.
 
     Args:
         xy_um: (N, 2) positions, micrometres.
@@ -72,7 +72,9 @@ def tissue_map(
             axes.figure.colorbar(drawn, ax=axes, shrink=0.6, label=label)
         axes.set_aspect("equal")
         axes.invert_yaxis()
-        axes.set_axis_off()
+        axes.set_xlabel("x (µm)")
+        axes.set_ylabel("y (µm)")
+        axes.tick_params(labelsize=7)
         draw_scale_bar(axes, low_um[0], high_um[1], span_um)
 
     return _render(draw, title, height_in + 0.5)
@@ -120,6 +122,7 @@ def bars(
     *,
     label: str = "",
     reference: float | None = None,
+    colours: Sequence[str] | None = None,
 ) -> bytes:
     """Draw one horizontal bar per label, the first on top.
 
@@ -130,6 +133,7 @@ def bars(
         title: Title of the figure.
         label: Label of the axis.
         reference: A value that is marked by a line, such as the value of a random guess.
+        colours: Hexadecimal colour of each bar; one colour for all by default.
 
     Returns:
         PNG.
@@ -138,7 +142,7 @@ def bars(
 
     def draw(axes: Axes) -> None:
         """Draw the plot on the given axes."""
-        axes.barh(positions, values, height=0.62, color=COLOURS[0], alpha=0.75)
+        axes.barh(positions, values, height=0.62, color=colours or COLOURS[0], alpha=0.75)
         for position, value, interval in zip(positions, values, intervals, strict=True):
             end = value
             if interval is not None:

@@ -7,14 +7,16 @@ import json
 import logging
 import os
 import sys
+import time
 import unicodedata
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import rich.table
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.text import Text
 
 from cifm_cli.errors import writing
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # categories of Unicode
 _MAX_LENGTH = 100  # characters of a value in `flatten`
+LINE_SECONDS = 30.0  # between two lines of progress where stderr is a file or a pipe
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 class _Stderr:
@@ -88,7 +92,9 @@ def visible(text: str) -> str:
 
 
 def say(message: str) -> None:
-    """Print one plain line on stderr."""
+    """Print one plain line on stderr, unless `quietened`."""
+    if _QUIET.get():
+        return
     # Messages contain brackets, such as `cifm[dgl]`, which rich would take for markup.
     _stderr().print(visible(message), markup=False)
 
@@ -134,6 +140,19 @@ def shows_logs() -> bool:
     return logger.isEnabledFor(logging.INFO) and any(
         isinstance(handler, TerminalHandler) for handler in logger.handlers
     )
+
+
+@contextmanager
+def quietened() -> Iterator[None]:
+    """Within the block, print warnings, errors and results only: no messages, tables or progress."""
+    logger = logging.getLogger("cifm_cli")
+    level, token = logger.level, _QUIET.set(True)
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        _QUIET.reset(token)
 
 
 def fail(message: str, hint: str) -> None:
@@ -199,6 +218,8 @@ def show_table(title: str, table: Table) -> None:
         title: Text above the table.
         table: Its content; the cells in `table.best` are bold.
     """
+    if _QUIET.get():
+        return
     # Texts, because a name of a slide may contain brackets, which rich would take for markup.
     shown = rich.table.Table(title=Text(visible(title), style="bold"), title_justify="left", box=None, pad_edge=False)
     for position, name in enumerate(table.columns):
@@ -220,25 +241,85 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.1f}/s", style="progress.data.speed")
 
 
+class _Remaining(ProgressColumn):
+    """Remaining time, which a limit may end before the last unit is done."""
+
+    def __init__(self, limit_s: float | None) -> None:
+        super().__init__()
+        self._limit_s = limit_s
+
+    def render(self, task: Task) -> Text:
+        """Show the remaining time of a task; dashes before it is known."""
+        left_s = _remaining_s(task.time_remaining, task.elapsed or 0.0, self._limit_s)
+        return Text("-:--:--" if left_s is None else _clock(left_s), style="progress.remaining")
+
+
+def _remaining_s(by_units_s: float | None, elapsed_s: float, limit_s: float | None) -> float | None:
+    """The shorter one of the time that the other units take, and the time that is left of a limit."""
+    known = [] if by_units_s is None else [by_units_s]
+    known += [] if limit_s is None else [max(limit_s - elapsed_s, 0.0)]
+    return min(known, default=None)
+
+
+def _clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+class _ProgressLines:
+    """Progress as a line every `LINE_SECONDS`, for logs."""
+
+    def __init__(self, description: str, total: float | None, limit_s: float | None) -> None:
+        self._description, self._total, self._limit_s = description, total, limit_s
+        self._done = self._skipped = 0.0
+        self._start = self._last = time.monotonic()
+        self._has_moved = False
+
+    def advance(self, amount: float, description: str | None) -> None:
+        """Count units; say so if the last line is old enough."""
+        now = time.monotonic()
+        if not self._has_moved and now - self._start < 1.0:
+            self._skipped += amount  # of an earlier run: it tells nothing about the speed
+        self._has_moved, self._done = True, self._done + amount
+        self._description = description or self._description
+        if now - self._last >= LINE_SECONDS:
+            self._last = now
+            say(self._line(now - self._start))
+
+    def _line(self, elapsed_s: float) -> str:
+        """What is done, how fast, and how long it will take."""
+        done = f"{self._description}: {self._done:,.0f}"
+        speed = (self._done - self._skipped) / elapsed_s
+        if self._total is None or speed <= 0:
+            return f"{done} after {_clock(elapsed_s)}"
+        left_s = _remaining_s((self._total - self._done) / speed, elapsed_s, self._limit_s)
+        share = f"{100 * self._done / max(self._total, 1):.0f} %"
+        return f"{done} of {self._total:,.0f} ({share}), {speed:,.1f}/s, {_clock(left_s or 0.0)} left"
+
+
 @contextmanager
-def progress(description: str, total: float | None) -> Iterator[Callable[..., None]]:
-    """Show a progress bar with rate and remaining time, if a command runs and stderr is a terminal.
+def progress(description: str, total: float | None, limit_s: float | None = None) -> Iterator[Callable[..., None]]:
+    """Show a progress bar with rate and remaining time while a command runs; a line now and then if stderr is no terminal.
 
     Args:
         description: Text before the bar.
         total: Number of units; None if unknown.
+        limit_s: Seconds after which the work ends, even if units are left.
 
     Yields:
         `advance(amount=1, description=None)`, which moves the bar on.
     """
     # stderr, so that stdout holds nothing but the result.
     console = _stderr()
+    lines = _ProgressLines(description, total, limit_s) if shows_logs() and not console.is_terminal else None
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(),
-        TimeRemainingColumn(),
+        _Remaining(limit_s),
     )
     with Progress(
         *columns,
@@ -252,5 +333,7 @@ def progress(description: str, total: float | None) -> Iterator[Callable[..., No
         def advance(amount: float = 1, description: str | None = None) -> None:
             """Move the bar on, and change its text if one is given."""
             bar.update(task, advance=amount, description=description)
+            if lines:
+                lines.advance(amount, description)
 
         yield advance

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MIN_STABLE: Final = (
     0.9  # share of the cells that keep their type without the edits, below which a trajectory says little
 )
+_MAX_UNSTABLE: Final = 6  # types that are listed
 _NUM_CHANGES: Final = 2  # types in the sentence
 _SMALLEST: Final = 0.0005  # change of a fraction that is worth a word
 
@@ -44,10 +45,19 @@ def _trajectory(content: Mapping[str, Any]) -> str:
     if content["stability"]["control"] < MIN_STABLE:
         return "trajectory: not to be interpreted, as the tissue changes without the edits too"
     changes = sorted(content["change"].items(), key=lambda item: -abs(item[1]["difference"]))
-    named = [(name, own) for name, own in changes if name != UNASSIGNED and abs(own["difference"]) >= _SMALLEST]
+    named = [
+        (name, own)
+        for name, own in changes
+        if name != UNASSIGNED and abs(own["difference"]) >= _SMALLEST and not _is_unstable(own)
+    ]
     listed = ", ".join(f"{name} {_points(own)}" for name, own in named[:_NUM_CHANGES])
     share = 100 * content["stability"]["changed_by_edits"]
     return f"trajectory: {share:.1f} % of the other cells end as another type" + (f" ({listed})" if listed else "")
+
+
+def _is_unstable(change: Mapping[str, Any]) -> bool:
+    """Whether so many cells of a type lose it without the edits that its change tells nothing about them."""
+    return change["kept"] is not None and change["kept"] < MIN_STABLE
 
 
 def _points(change: Mapping[str, Any]) -> str:
@@ -98,6 +108,12 @@ def _trajectory_trust(content: Mapping[str, Any]) -> Sequence[str]:
         text += ", by construction of the coupled dynamics; this is no evidence that the model is right."
     else:
         text += ": changes of that size are errors of the model."
+    unstable = [f"{name} ({100 * own['kept']:.0f} %)" for name, own in content["change"].items() if _is_unstable(own)]
+    if unstable and kept >= MIN_STABLE:
+        text += (
+            " Do not interpret the composition of the types of which fewer than "
+            f"{100 * MIN_STABLE:.0f} % keep it without the edits: {', '.join(unstable[:_MAX_UNSTABLE])}."
+        )
     replicates = settings["replicates"]
     if replicates == 1:
         return [text, "One replicate cannot separate an effect from chance: compare several with --replicates 5."]

@@ -52,7 +52,8 @@ def write_simulation(
         out: The folder; an earlier simulation in it is replaced.
         result: The simulation.
         names: Names of the residents.
-        provenance: Dictionary from `provenance.collect`.
+        provenance: Dictionary from `provenance.collect`; `evaluation.sentence`, where it has it, is the first reason to
+            trust or doubt the answer.
 
     Returns:
         The content of `simulation.json`.
@@ -61,6 +62,8 @@ def write_simulation(
         CifmError: The folder cannot be written.
     """
     content = {**result.to_json(), "provenance": provenance}
+    if "evaluation" in provenance:
+        content["answer"]["trust"].insert(0, provenance["evaluation"]["sentence"])
     with atomic_path(out) as folder:
         folder.mkdir()
         _write_tables(folder, result, content)

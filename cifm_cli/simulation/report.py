@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cifm_cli.report.html import Image, Section, write_report
 from cifm_cli.response.effect_table import effect_table
 from cifm_cli.response.summary import response_table
+from cifm_cli.simulation.answer import MIN_STABLE
 from cifm_cli.simulation.simulate import change_table, result_notes
 
 if TYPE_CHECKING:
@@ -42,14 +43,19 @@ def write_simulation_report(
     """
     response, answer = content["response"], content["answer"]
     title = f"{content['slide']}: {'; '.join(entry['description'] for entry in content['edits'])}"
+    doubt = (
+        ""
+        if content["stability"]["control"] >= MIN_STABLE
+        else " (do not interpret: the tissue changes without the edits too)"
+    )
     sections = [
         _pictures("Which genes respond, and how far", images, "effects_by_distance"),
         _pictures("The tissue", images, "animation", "map_before", "map_treated", "map_control", "map_difference"),
-        _pictures("Composition", images, "change", "composition"),
-        _pictures("Transitions", images, "transitions", "transitions_difference"),
+        _pictures(f"Composition{doubt}", images, "change", "composition"),
+        _pictures(f"Transitions{doubt}", images, "transitions", "transitions_difference"),
         Section("Strongest effects", _EFFECTS, effect_table(effects, _MAX_EFFECTS)),
         Section("Response by label and distance", table=response_table(dict(response), _MAX_BANDS)),
-        Section("Composition by type", _setting(content), change_table(dict(content))),
+        Section(f"Composition by type{doubt}", _setting(content), change_table(dict(content))),
         Section("Interpretation", "\n\n".join(content["notes"])),
     ]
     shown = [

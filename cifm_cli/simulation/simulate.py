@@ -15,7 +15,7 @@ from cifm_cli.report.table import Table
 from cifm_cli.report.terminal import progress
 from cifm_cli.response.summary import response_facts
 from cifm_cli.simulation import structure, summary
-from cifm_cli.simulation.answer import describe_answer
+from cifm_cli.simulation.answer import MIN_STABLE, describe_answer
 from cifm_cli.simulation.edits.apply import Addition, apply_edits
 from cifm_cli.simulation.edits.requests import Inject
 from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED, Experiment, Trajectory, fit_experiment
@@ -197,15 +197,17 @@ def change_table(facts: dict[str, Any], max_types: int | None = None) -> Table:
 
     Returns:
         One row per type: percentages of the residents before the first step and in each arm, the difference in
-        percentage points, and its interval over the replicates if there are several.
+        percentage points, how many cells of the type keep it without the edits, and the interval of the difference over the
+        replicates if there are several.
     """
     changes = list(facts["change"].items())[:max_types]
-    columns = ["cell type", "before", CONTROL, TREATED, "difference (points)"]
+    columns = ["cell type", "before", CONTROL, TREATED, "difference (points)", "keep the type without edits"]
     rows = [
         [
             name,
             *(f"{100 * change[key]:.2f} %" for key in ("before", CONTROL, TREATED)),
             f"{100 * change['difference']:+.2f}",
+            _kept_text(change["kept"]),
         ]
         for name, change in changes
     ]
@@ -213,6 +215,13 @@ def change_table(facts: dict[str, Any], max_types: int | None = None) -> Table:
         return Table(columns, rows)
     intervals = [f"{100 * change['low']:+.2f} to {100 * change['high']:+.2f}" for _, change in changes]
     return Table([*columns, "95 % interval"], [[*row, text] for row, text in zip(rows, intervals, strict=True)])
+
+
+def _kept_text(kept: float | None) -> str:
+    """How many cells of a type keep it without the edits, and what follows where they are few."""
+    if kept is None:
+        return "-"
+    return f"{100 * kept:.0f} %" + (", do not interpret" if kept < MIN_STABLE else "")
 
 
 def result_notes(facts: dict[str, Any]) -> list[str]:

@@ -111,13 +111,15 @@ def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str])
     Returns:
         By type, in descending order of their initial frequency: the fraction of the residents `before` the first step
         and after the last step in each arm (means over replicates); `difference`, treated minus control; the difference
-        in each of the `replicates`; and over replicates its `standard_deviation` and the ends `low` and `high` of its 95 %
+        in each of the `replicates`; `kept`, the fraction of the residents of the type that keep it without the edits, None
+        where no resident has it; and over replicates its `standard_deviation` and the ends `low` and `high` of its 95 %
         interval (Student's t), None for one replicate.
     """
     final = {arm: _final_fractions(trajectories, arm, len(names)) for arm in ARMS}
     before = _initial_fractions(trajectories, len(names))
     difference = final[TREATED] - final[CONTROL]
     # Arms of one replicate share their random numbers, so differences are taken by replicate before they are averaged.
+    kept = mean_transitions(trajectories, CONTROL, len(names)).diagonal()
     deviation = difference.std(axis=0, ddof=1) if len(difference) > 1 else None
     margin = None if deviation is None else deviation * _t_quantile(len(difference)) / np.sqrt(len(difference))
     return {
@@ -127,6 +129,7 @@ def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str])
             TREATED: float(final[TREATED][:, i].mean()),
             "difference": float(difference[:, i].mean()),
             "replicates": difference[:, i].tolist(),
+            "kept": float(kept[i]) if np.isfinite(kept[i]) else None,
             "standard_deviation": None if deviation is None else float(deviation[i]),
             "low": None if margin is None else float(difference[:, i].mean() - margin[i]),
             "high": None if margin is None else float(difference[:, i].mean() + margin[i]),
@@ -196,5 +199,7 @@ def change_frame(change: dict[str, dict[str, Any]]) -> pd.DataFrame:
         One row per type: `cell_type`, `before`, `control`, `treated`, `difference`, `standard_deviation`, `low`, `high`.
     """
     columns = ["before", CONTROL, TREATED, "difference", "standard_deviation", "low", "high"]
-    table = pd.DataFrame.from_dict(change, orient="index", columns=[*columns, "replicates"])[columns].astype(float)
+    table = pd.DataFrame.from_dict(change, orient="index", columns=[*columns, "replicates", "kept"])[columns].astype(
+        float
+    )
     return table.rename_axis("cell_type").reset_index()

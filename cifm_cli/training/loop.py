@@ -34,6 +34,7 @@ from cifm_cli.training.distributed import join_processes
 from cifm_cli.training.fit_linear import fit_linear_correction
 from cifm_cli.training.fit_readout import fit_readout
 from cifm_cli.training.initialise import fit_slides
+from cifm_cli.training.learning_curve import describe_end
 from cifm_cli.training.optimiser import set_learning_rate
 from cifm_cli.training.session import RECIPE_FILE, locking_folder, open_session
 from cifm_cli.training.slide_state import restore_slides, slide_tensors
@@ -77,6 +78,7 @@ def train(config: TrainConfig) -> TrainResult:
         add_readout(session)
         state = session.state
         logger.info(f"best validation loss {state.best_loss:.4f} at step {state.best_step}, in {session.folder}")
+        logger.info(describe_end(session.recipe.train, state, session.folder))
     return TrainResult(
         folder=session.folder,
         steps=state.step,
@@ -113,7 +115,8 @@ def fit(session: Session) -> None:
         session: Its network, optimiser and state are changed.
     """
     recipe, state = session.recipe.train, session.state
-    with progress("training", recipe.steps) as advance, holding_signals() as received_signal:
+    limit_s = 60 * recipe.max_minutes - state.seconds if recipe.max_minutes else None
+    with progress("training", recipe.steps, limit_s) as advance, holding_signals() as received_signal:
         advance(state.step)
         last_step = last_save = time.monotonic()
         for examples in prefetch_examples(session):

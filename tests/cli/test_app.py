@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -197,3 +198,18 @@ def test_readable_forms_go_to_stdout(cifm, command: str) -> None:
     code, out, err = cifm(command)
     assert (code, err) == (0, "")
     assert re.search(r"^(backends\.)?torch +", out, re.MULTILINE)
+
+
+def test_quiet_before_the_command_silences_messages(
+    cifm, prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("demo", "--data", prepared_synthetic, "--set", "train.steps=1", "--set", "model.width=8")
+    words += ("--set", "objective.linear_rank=0", "--backend", "torch", "--json")
+    code, out, err = cifm("--quiet", "train", *words, "-o", "run")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["steps"] == 1
+    code, _, err = cifm("train", "--quiet", *words)
+    assert code == 2
+    assert err.startswith("error: no such option: --quiet")
+    assert err.endswith("\nhint: it stands before the command: cifm --quiet train\n")

@@ -36,7 +36,9 @@ def test_one_level_and_json(cifm) -> None:
     slide = ad.read_h5ad("elsewhere/tissue.h5ad")
     assert set(slide.obsm) == {keys.SPATIAL, keys.CELL}
     described = {"path": "elsewhere/tissue.h5ad", "cells": slide.n_obs, "obsm": {keys.CELL: [slide.n_obs, 8]}}
-    assert json.loads(out) == {"slides": {"tissue": described}}
+    result = json.loads(out)
+    assert result["slides"] == {"tissue": described}
+    assert result["evaluation"]["status"] == "not evaluated"
 
 
 def test_an_unknown_level_is_wrong_usage(cifm) -> None:

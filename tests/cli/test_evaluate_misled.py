@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import anndata as ad
@@ -108,8 +109,9 @@ def evaluate(cifm: Callable) -> Callable:
         page = Path("evaluation/report.html").read_text()
         stored = json.loads(Path("evaluation/metrics.json").read_text())["slides"][path.stem]
         assert stored["warnings"] == found["warnings"]
-        assert (f"{path.stem}: warnings" in page) == bool(found["warnings"])
-        assert (f"{path.stem}: warnings about these scores" in err) == bool(found["warnings"])
+        top = unescape(page.partition("<section>")[0])
+        assert all(f"{path.stem}: {warning}." in top for warning in found["warnings"])
+        assert all(f"- {path.stem}: {warning}." in err for warning in found["warnings"])
         lines = " ".join(err.split())
         for warning in found["warnings"]:
             assert f"warning: {warning}" in lines

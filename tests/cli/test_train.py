@@ -36,6 +36,8 @@ def test_train_writes_a_complete_run(cifm: Callable, workspace: Path) -> None:
     result = json.loads(outcome.out)
     run = Path(result["run"])
     assert sorted(path.name for path in run.iterdir()) == [
+        "learning_curve.png",
+        "learning_curve.svg",
         "metrics.jsonl",
         "model.safetensors",
         "recipe.toml",
@@ -43,6 +45,10 @@ def test_train_writes_a_complete_run(cifm: Callable, workspace: Path) -> None:
         "train_state-00000003.safetensors",
     ]
     assert (workspace / "runs" / "latest").resolve() == run.resolve()
+    assert "3 of 3 steps in 0." in outcome.err
+    assert "all steps are done." in outcome.err
+    shown = json.loads(cifm("inspect", run, "--json").out)["training"]
+    assert (shown["steps"], shown["of"], shown["best_loss"]) == (3, 3, result["best_loss"])
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [0, 1, 2, 2, 3, 3]
     assert result["steps"] == 3

@@ -37,13 +37,13 @@ COMPARISON = Comparison(
         "model": {"mean": score(2.0), "gated": score(3.0)},
         "model:other": {"mean": score(1.0), "gated": score(5.0)},
         "knn": {"mean": score(2.5), "gated": score(4.0)},
-        "zeros": {"mean": score(9.0), "gated": score(0.5)},
+        "ridge": {"mean": score(9.0), "gated": score(0.5)},
     },
 )
 
 
 @pytest.mark.parametrize(
-    ("metric", "reference", "form", "difference"), [("mse", "zeros", "gated", 1.5), ("auroc", "zeros", "mean", -6)]
+    ("metric", "reference", "form", "difference"), [("mse", "ridge", "gated", 1.5), ("auroc", "ridge", "mean", -6)]
 )
 def test_each_predictor_is_compared_in_its_better_form(
     metric: str, reference: str, form: str, difference: float
@@ -65,6 +65,8 @@ def test_which_side_an_interval_favours() -> None:
     assert favours_model({"low": -2, "high": -1}, "mse") is True
     assert favours_model({"low": -2, "high": -1}, "auroc") is False
     assert favours_model({"low": -2, "high": 1}, "mse") is None
+    assert favours_model({"low": -2, "high": -1, "p_holm": 0.049}, "mse") is True
+    assert favours_model({"low": -2, "high": -1, "p_holm": 0.05}, "mse") is None
 
 
 def comparison_of_blocks(num_blocks: int) -> Comparison:

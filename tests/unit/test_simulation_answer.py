@@ -17,7 +17,7 @@ from cifm_cli.simulation.experiment import CONTROL, TREATED, Trajectory
 CONTENT = {
     "edits": [{"description": "injecting 5 cells (T cell)"}],
     "response": {"sentence": "response near edited T cell: nothing", "num_called": 0, "num_tested": 10},
-    "change": {"ductal cell": {"difference": 0.02, "low": 0.01, "high": 0.03}},
+    "change": {"ductal cell": {"difference": 0.02, "low": 0.01, "high": 0.03, "kept": 1.0}},
     "stability": {CONTROL: 1.0, TREATED: 0.9, "changed_by_edits": 0.05},
     "settings": {"dynamics": "coupled", "replicates": 2},
 }
@@ -50,6 +50,17 @@ def test_an_unstable_control_forbids_an_interpretation() -> None:
     assert "60.0 % of the cells keep their type" in trust
     assert "do not interpret the trajectory" in trust
     assert "--replicates 5" in trust
+
+
+def test_types_that_are_lost_without_the_edits_are_not_interpreted() -> None:
+    """The tissue as a whole is stable, but half of the beta cells become something else in the control too."""
+    content = copy.deepcopy(CONTENT)
+    content["stability"][CONTROL] = 0.95
+    content["change"]["beta cell"] = {"difference": 0.14, "low": 0.1, "high": 0.2, "kept": 0.5}
+    answer = describe_answer(content, NO_EFFECTS)
+    assert "beta" not in answer["sentence"]
+    assert "ductal cell +2.0 points" in answer["sentence"]
+    assert any("fewer than 90 % keep it without the edits: beta cell (50 %)." in text for text in answer["trust"])
 
 
 def test_controls_of_the_response_are_told() -> None:

@@ -192,6 +192,7 @@ def test_the_change_is_treated_minus_control() -> None:
         "difference": -0.25,
         "replicates": [-0.25, -0.25],
         "standard_deviation": 0.0,
+        "kept": 0.75,
         "low": -0.25,
         "high": -0.25,
     }

@@ -95,3 +95,46 @@ def test_flatten() -> None:
         ("d", "-"),
         ("e", "x" * 100 + " ..."),
     ]
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 steps a second: a line after 30 and 60 seconds, and the limit of 100 seconds ends before all steps are taken."""
+    clock = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
+    with terminal.showing_logs(), terminal.progress("training", 1_000, limit_s=100.0) as advance:
+        for _ in range(80):
+            clock[0] += 1.0
+            advance(2, "loss 1")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "loss 1: 60 of 1,000 (6 %), 2.0/s, 0:01:10 left",
+        "loss 1: 120 of 1,000 (12 %), 2.0/s, 0:00:40 left",
+    ]
+
+
+def test_steps_of_an_earlier_run_do_not_count_as_speed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
+    with terminal.showing_logs(), terminal.progress("training", 700) as advance:
+        advance(500)
+        clock[0] = 50.0
+        advance(100)
+    assert capsys.readouterr().err == "training: 600 of 700 (86 %), 2.0/s, 0:00:50 left\n"
+
+
+def test_quiet_leaves_warnings_errors_and_results(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("cifm_cli.somewhere")
+    with terminal.showing_logs(), terminal.quietened():
+        terminal.say("a message")
+        terminal.show_table("T", Table(["a"], [["b"]]))
+        logger.info("a note")
+        logger.warning("a doubt")
+        terminal.fail("a problem", "a remedy")
+        terminal.listing([("a result",)])
+    assert capsys.readouterr() == ("a result\n", "warning: a doubt\nerror: a problem\nhint: a remedy\n")
+    terminal.say("loud again")
+    assert capsys.readouterr().err == "loud again\n"

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from cifm_cli.inference.neighbourhood.visible_cells import VisibleCells
 
 MODEL = "model"
+# A constant and random draws. They show where a measure rewards one or the other; a model that such a baseline outdoes is not
+# worse for it, so none of them is ever the best baseline.
+UNINFORMED = frozenset({"uniform", "bernoulli", "zeros"})
 Parameters = dict[str, float]
 """Hyper-parameters of a predictor by name."""
 

@@ -14,7 +14,8 @@ from cifm_cli.errors import writing
 from cifm_cli.evaluation.folds import KINDS
 from cifm_cli.evaluation.predictors.base import MODEL
 from cifm_cli.evaluation.report.leave_out import leave_out_section
-from cifm_cli.evaluation.report.page import overall_section, sections, warning_section
+from cifm_cli.evaluation.report.page import overall_section, sections
+from cifm_cli.evaluation.report.words import words_section
 from cifm_cli.report.html import write_report
 from cifm_cli.workspace import atomic_files, atomic_path, write_json
 
@@ -62,11 +63,6 @@ def write(
         for result in everything if save_predictions else ():
             suffix = f"-{result.dataset.slide.name}" if len(results) > 1 else ""
             _write_predictions(new / f"predictions-{result.geometry}{suffix}.h5ad", result, metrics["provenance"])
-        warned = [
-            warning_section(name, of_slide["warnings"])
-            for name, of_slide in metrics["slides"].items()
-            if of_slide["warnings"]
-        ]
         overall = metrics.get("overall", {})
         left_out = [leave_out_section(metrics, geometry) for geometry in overall if "leave_out" in metrics]
         averages = [overall_section(geometry, paired) for geometry, paired in overall.items()]
@@ -76,8 +72,14 @@ def write(
             for result in of_slide
             for section in sections(result, metrics["slides"][name])
         ]
+        verdict = metrics["verdict"]
         write_report(
-            new / REPORT_FILE, "Evaluation", [*left_out, *warned, *averages, *of_slides], metrics["provenance"]
+            new / REPORT_FILE,
+            "Evaluation",
+            [*left_out, *averages, *of_slides, words_section()],
+            metrics["provenance"],
+            answer=verdict["sentence"],
+            remarks=verdict["remarks"],
         )
         write_json(new / METRICS_FILE, metrics)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from cifm_cli.evaluation.comparison import favours_model
 from cifm_cli.evaluation.metrics.expression import LOWER_IS_BETTER
 from cifm_cli.evaluation.predictors.base import MODEL
-from cifm_cli.evaluation.report.tables import DECISIONS, METRIC_NAMES, headline, percentage
+from cifm_cli.evaluation.report.tables import percentage
+from cifm_cli.evaluation.verdict import DECISIONS, METRIC_NAMES, headline
 from cifm_cli.report.html import Section
 from cifm_cli.report.table import Table
 

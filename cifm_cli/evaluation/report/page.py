@@ -1,4 +1,4 @@
-"""The HTML page of an evaluation: the comparison first, then all predictors, then where the model errs."""
+"""The HTML page of an evaluation: pictures and the comparison first, then where the model errs, then all predictors."""
 
 from __future__ import annotations
 
@@ -18,31 +18,41 @@ from cifm_cli.evaluation.report.tables import (
     describe_overall,
     describe_states,
     gene_set_table,
+    leading_predictors,
+    leading_table,
     overall_table,
     paired_table,
     score_table,
     state_table,
-    warning_table,
 )
 from cifm_cli.evaluation.transfer import describe_transfer
+from cifm_cli.evaluation.verdict import METRIC_NAMES, headline
 from cifm_cli.report import plots
+from cifm_cli.report.gene_panels import paired_maps
 from cifm_cli.report.html import Image, Section
+from cifm_cli.report.palette import COLOURS
 from cifm_cli.report.table import Table
 from cifm_cli.statistics.bootstrap import percentile_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cifm_cli.evaluation.evaluator import EvaluationResult
     from cifm_cli.evaluation.metrics.cell_types import CellTypes
 
 _BAR_METRICS: Final = ("spearman_cell", "mse", "pearson_cell")
 _DISTANCE_COLUMNS: Final = ("mse", "pearson")  # of `per_cell`
-_NOT_DRAWN: Final = ("uniform", "bernoulli", "zeros")
+_COLUMN_NAMES: Final = {"mse": "squared error", "pearson": "Pearson per cell"}
+# The first model, further ones, and baselines in the order of their squared error
+_MODEL_COLOUR: Final = COLOURS[3]
+_FURTHER_COLOURS: Final = (COLOURS[1], COLOURS[5], COLOURS[6])
+_BASELINE_COLOURS: Final = ("#4D5A66", "#8A949E", "#BAC1C8")
 _NUM_EXTREME: Final = 10  # best and worst genes that are listed
-_FORMS: Final = (
-    "mean: the expected expression. gated: zero where the predicted P(expressed) is low; the threshold is chosen for "
-    "each predictor on cells that are not scored. A constant has correlation 0."
+_LEADING: Final = (
+    "The models and the three best baselines by squared error, each in its better form. All others are below."
+)
+_FORMS: Final = "Both forms of every predictor (see the last section). A constant has correlation 0."
+_MAPS: Final = (
+    "The genes that the model predicts with the highest, the median and the lowest correlation over cells, among those that "
+    "at least 5 % of the cells express. Both maps of a gene have one colour scale."
 )
 _CEILING: Final = (
     "Counts are few: each cell's counts are divided at random into two halves, and one half predicts the other. The "
@@ -75,8 +85,9 @@ def sections(result: EvaluationResult, facts: dict[str, Any]) -> list[Section]:
         f"{describe(result, facts['region'])}.\n\n{_setting(result, facts)}\n\nEach side in its better form. Intervals: "
         f"paired bootstrap over {blocks}."
     )
-    images = [*(_by_distance(result, column) for column in _DISTANCE_COLUMNS), _error_map(result), _reliability(result)]
+    errors = [_error_map(result), *(_by_distance(result, column) for column in _DISTANCE_COLUMNS), _reliability(result)]
     return [
+        *_gene_maps(result, title),
         Section(f"{title}: the model against the best baseline", setting, paired_table(comparison)),
         *(
             Section(
@@ -87,25 +98,47 @@ def sections(result: EvaluationResult, facts: dict[str, Any]) -> list[Section]:
             for name in comparison.further_models()
             for reference in (None, MODEL)
         ),
+        Section(f"{title}: where the model errs", images=errors),
         Section(
-            f"{title}: all predictors", _FORMS, score_table(result), [_bars(result, metric) for metric in _BAR_METRICS]
+            f"{title}: model and best baselines",
+            _LEADING,
+            leading_table(result),
+            [_bars(result, metric) for metric in _BAR_METRICS],
         ),
-        Section(f"{title}: the limit that noise sets", _CEILING, ceiling_table(result)),
-        *([Section(f"{title}: gene sets", _GENE_SETS, gene_set_table(result))] if result.gene_sets else []),
-        Section(f"{title}: where the model errs", "", _gene_table(result), images),
         *(
             Section(f"{title}: {describe_states(name, states)}", _STATES, state_table(states))
             for name, states in result.states.items()
         ),
         *([cell_type_section(result.cell_types, title)] if result.cell_types else []),
+        Section(f"{title}: all predictors", _FORMS, score_table(result), folded=True),
+        Section(f"{title}: best and worst genes", "", _gene_table(result), folded=True),
+        *(
+            [Section(f"{title}: gene sets", _GENE_SETS, gene_set_table(result), folded=True)]
+            if result.gene_sets
+            else []
+        ),
+        Section(f"{title}: the limit that noise sets", _CEILING, ceiling_table(result), folded=True),
     ]
 
 
-def warning_section(name: str, warnings: Sequence[str]) -> Section:
-    """Warnings about the scores of a slide, at the top of the page."""
-    return Section(
-        f"{name}: warnings", "These concern the meaning of all scores of the slide.", warning_table(warnings)
-    )
+def _gene_maps(result: EvaluationResult, title: str) -> list[Section]:
+    """Measured and predicted expression of a few genes on the tissue."""
+    if not result.shown:
+        return []
+    genes, values = result.shown[0]
+    correlation = result.scores[MODEL][MEAN].per_gene["pearson"]
+    names = [f"{result.dataset.symbols[gene]} (r = {correlation[gene]:.2f})" for gene in genes]
+    image = paired_maps(result.dataset.slide.xy_um[result.rows], result.targets.values[:, genes], values, names)
+    caption = f"measured and predicted expression of the hidden cells: {', '.join(names)}"
+    return [Section(f"{title}: measured and predicted", _MAPS, images=[Image(image, caption)])]
+
+
+def _colours(result: EvaluationResult) -> dict[str, str]:
+    """Colours of the models and of the leading baselines."""
+    comparison = result.comparison
+    models = dict(zip(comparison.further_models(), _FURTHER_COLOURS, strict=False))
+    baselines = [name for name in leading_predictors(comparison) if name not in (MODEL, *comparison.further_models())]
+    return {MODEL: _MODEL_COLOUR, **models, **dict(zip(baselines, _BASELINE_COLOURS, strict=False))}
 
 
 def overall_section(geometry: str, paired: dict[str, dict[str, Any]]) -> Section:
@@ -133,32 +166,35 @@ def _setting(result: EvaluationResult, facts: dict[str, Any]) -> str:
 
 
 def _bars(result: EvaluationResult, metric: str) -> Image:
-    """A metric of every predictor in its better form."""
-    comparison = result.comparison
-    best = {f"{name}, {comparison.best_form(name, metric)}": comparison.best(name, metric) for name in result.scores}
+    """A metric of the leading predictors in their better forms."""
+    comparison, colours = result.comparison, _colours(result)
+    names = leading_predictors(comparison)
+    best = [comparison.best(name, metric) for name in names]
     image = plots.bars(
-        list(best),
-        [score.metrics[metric] for score in best.values()],
-        [percentile_interval(score.draws[metric]) for score in best.values()],
-        metric,
+        [f"{name}, {comparison.best_form(name, metric)}" for name in names],
+        [score.metrics[metric] for score in best],
+        [percentile_interval(score.draws[metric]) for score in best],
+        headline(metric),
         label="with its 95 % interval over blocks",
+        colours=[colours.get(name, _FURTHER_COLOURS[0]) for name in names],
     )
-    return Image(image, f"{metric} of every predictor in its better form")
+    return Image(image, f"{METRIC_NAMES[metric]} of the models and the best baselines", is_chart=True)
 
 
 def _by_distance(result: EvaluationResult, column: str) -> Image:
     """A score of the mean forms against the distance to the nearest visible cell."""
     edges_um, position = distance_bins(result.distance_um, result.dataset.radius_um)
-    means = {name: forms[MEAN] for name, forms in result.scores.items() if name not in _NOT_DRAWN}
+    means = {name: result.scores[name][MEAN] for name in leading_predictors(result.comparison)}
     binned = by_distance(means, edges_um, position)
     number = binned["num_cells"]
     distance_um = (np.bincount(position, weights=result.distance_um) / number).tolist()
     series = {name: columns[column] for name, columns in binned["predictors"].items()}
-    title = f"{column} by distance"
+    name = _COLUMN_NAMES[column]
+    title = f"{name} by distance"
     x_label = "distance to the nearest visible cell, µm"
-    image = plots.curves(distance_um, series, title, x_label=x_label, y_label=column)
-    cells = ", ".join(map(str, number))
-    return Image(image, f"{title} to the nearest visible cell, mean forms; cells in the bins: {cells}")
+    image = plots.curves(distance_um, series, title, x_label=x_label, y_label=name, colours=_colours(result))
+    cells = ", ".join(f"{count:,}" for count in number)
+    return Image(image, f"{title} to the nearest visible cell, mean forms; cells in the bins: {cells}", is_chart=True)
 
 
 def _reliability(result: EvaluationResult) -> Image:
@@ -169,7 +205,9 @@ def _reliability(result: EvaluationResult) -> Image:
     title = "calibration of P(expressed)"
     image = plots.curves(predicted, series, title, x_label="predicted probability", y_label="fraction expressed")
     return Image(
-        image, f"fraction of entries that are expressed, by the predicted one; mean error {calibration['ece']:.4f}"
+        image,
+        f"fraction of entries that are expressed, by the predicted one; mean error {calibration['ece']:.4f}",
+        is_chart=True,
     )
 
 
@@ -181,16 +219,16 @@ def _error_map(result: EvaluationResult) -> Image:
     difference = model - reference
     # The colour scale ends at a percentile: a few cells with very large errors would make all others pale.
     limit = float(np.percentile(np.abs(difference), 95)) or 1.0
-    title = f"squared error of the model minus that of {baseline}"
+    title = f"squared error: model minus {baseline}"
     image = plots.tissue_map(
         result.dataset.slide.xy_um[result.rows],
         difference,
         title,
-        label="below zero the model is better",
+        label="blue: the model is better",
         limits=(-limit, limit),
         centred=True,
     )
-    return Image(image, f"{title}, cell by cell")
+    return Image(image, f"{title}, cell by cell; blue where the model is better, red where the baseline is")
 
 
 def _gene_table(result: EvaluationResult) -> Table:
@@ -216,5 +254,6 @@ def cell_type_section(types: CellTypes, title: str) -> Section:
         series |= {"ceiling": types.ceiling.top_k, "chance": tuple(types.chance_top_k)}
         caption = "fraction of the k likeliest types in common"
         k = [float(number + 1) for number in range(len(types.chance_top_k))]
-        images = [Image(plots.curves(k, series, caption, x_label="k", y_label="overlap"), f"{caption}, mean forms")]
+        drawn = plots.curves(k, series, caption, x_label="k", y_label="overlap")
+        images = [Image(drawn, f"{caption}, mean forms", is_chart=True)]
     return Section(f"{title}: {describe_cell_types(types)}", _CELL_TYPES, cell_type_table(types), images)

@@ -7,31 +7,17 @@ from typing import TYPE_CHECKING, Any, Final
 from cifm_cli.evaluation.comparison import favours_model
 from cifm_cli.evaluation.metrics.expression import LOWER_IS_BETTER, METRICS
 from cifm_cli.evaluation.predictors.base import MODEL
+from cifm_cli.evaluation.verdict import DECISIONS, PRIMARY, headline
 from cifm_cli.report.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cifm_cli.evaluation.comparison import Comparison
     from cifm_cli.evaluation.evaluator import EvaluationResult
     from cifm_cli.evaluation.metrics.cell_states import StateResult
     from cifm_cli.evaluation.metrics.cell_types import CellTypes, TypeAgreement
 
-METRIC_NAMES: Final = {
-    "mse": "MSE",
-    "balanced_mse": "balanced MSE",
-    "pearson_cell": "Pearson cell",
-    "spearman_cell": "Spearman cell",
-    "pearson_gene": "Pearson gene",
-    "spearman_gene": "Spearman gene",
-    "auroc": "AUROC",
-    "deviance": "deviance",
-    "ap": "AP",
-    "pearson_cell_centred": "Pearson centred",
-    "spearman_cell_centred": "Spearman centred",
-}
+_NUM_BASELINES: Final = 3  # in tables of the leading predictors
 _GENE_SET_METRICS: Final = ("mse", "pearson_cell", "spearman_cell", "pearson_gene", "auroc", "deviance")
-DECISIONS: Final = {True: "better", False: "worse", None: "undecided"}
 # Key, headline, format, and which value is best. Confidence is best where it equals accuracy, so none is marked.
 _STATE_COLUMNS: Final = (
     ("log_loss", "log loss ↓", "{:.4f}", min),
@@ -56,7 +42,7 @@ def result_tables(result: EvaluationResult, region: str) -> list[tuple[str, Tabl
     comparison, bootstrap = result.comparison, result.bootstrap
     blocks = f"{bootstrap.num_blocks} blocks of {bootstrap.side_um:.0f} um"
     tables = [
-        (describe(result, region), score_table(result)),
+        (f"{describe(result, region)}; the better form of each predictor", leading_table(result)),
         (f"{MODEL} minus the best baseline, bootstrap over {blocks}", paired_table(comparison)),
     ]
     for name in comparison.further_models():
@@ -66,6 +52,26 @@ def result_tables(result: EvaluationResult, region: str) -> list[tuple[str, Tabl
     if result.cell_types:
         tables.append((describe_cell_types(result.cell_types), cell_type_table(result.cell_types)))
     return tables
+
+
+def leading_predictors(comparison: Comparison) -> list[str]:
+    """The models, and the best baselines by squared error."""
+    baselines = sorted(comparison.real_baselines(), key=lambda name: comparison.best(name, PRIMARY).cost(PRIMARY))
+    return [MODEL, *comparison.further_models(), *baselines[:_NUM_BASELINES]]
+
+
+def leading_table(result: EvaluationResult) -> Table:
+    """Measures of the models and of the best baselines, each in its better form; the best value of each is marked."""
+    comparison = result.comparison
+    names = leading_predictors(comparison)
+    rows: list[list[str]] = []
+    best: list[tuple[int, int]] = []
+    for metric in METRICS:
+        scores = [comparison.best(name, metric) for name in names]
+        top = min(score.cost(metric) for score in scores)
+        best += [(len(rows), column) for column, score in enumerate(scores, start=1) if score.cost(metric) == top]
+        rows.append([headline(metric), *(_number(score.metrics[metric], metric) for score in scores)])
+    return Table(["measure", *names], rows, best)
 
 
 def score_table(result: EvaluationResult) -> Table:
@@ -79,13 +85,13 @@ def score_table(result: EvaluationResult) -> Table:
         choose = min if metric in LOWER_IS_BETTER else max
         top = choose(metrics[metric] for *_, metrics in scores)
         best += [(row, column) for row, (*_, metrics) in enumerate(scores) if metrics[metric] == top]
-    return Table(["predictor", *(headline(metric).replace(" ", "\n", 1) for metric in METRICS)], rows, best)
+    return Table(["predictor", *(headline(metric) for metric in METRICS)], rows, best)
 
 
 def paired_table(comparison: Comparison, model: str = MODEL, reference: str | None = None) -> Table:
     """Better form of a model minus that of a reference (the best baseline when absent), metric by metric.
 
-    Differences whose interval favours the model are marked.
+    Differences in favour of the model are marked.
     """
     rows, best = [], []
     for position, (metric, pair) in enumerate(comparison.all_paired(model, reference).items()):
@@ -104,7 +110,7 @@ def paired_table(comparison: Comparison, model: str = MODEL, reference: str | No
         if decision:
             best.append((position, 1))
     return Table(
-        ["metric", "difference", "95 % interval", f"{model} is", "p (Holm)", "its form", "against"], rows, best
+        ["measure", "difference", "95 % interval", f"{model} is", "p (Holm)", "its form", "against"], rows, best
     )
 
 
@@ -118,7 +124,7 @@ def gene_set_table(result: EvaluationResult) -> Table:
             difference = f"{pair['difference']:+.4f} [{pair['low']:+.4f}, {pair['high']:+.4f}]"
             rows.append([f"{len(gene_set.genes)} {name}", headline(metric), _number(value, metric), difference])
             rows[-1].append(f"{pair['best_baseline']}, {pair['form']}")
-    return Table(["genes", "metric", MODEL, "minus the best baseline", "best baseline"], rows)
+    return Table(["genes", "measure", MODEL, "minus the best baseline", "best baseline"], rows)
 
 
 def ceiling_table(result: EvaluationResult) -> Table:
@@ -128,7 +134,7 @@ def ceiling_table(result: EvaluationResult) -> Table:
         reached = result.comparison.best(MODEL, metric).metrics[metric]
         ceiling = _number(limit["ceiling"], metric) if "ceiling" in limit else "-"
         rows.append([headline(metric), _number(reached, metric), ceiling, _number(limit["half"], metric)])
-    return Table(["metric", MODEL, "ceiling", "half a cell from the other half"], rows)
+    return Table(["measure", MODEL, "ceiling", "half a cell from the other half"], rows)
 
 
 def overall_table(paired: dict[str, dict[str, Any]]) -> Table:
@@ -140,13 +146,14 @@ def overall_table(paired: dict[str, dict[str, Any]]) -> Table:
             f"[{pair['low']:+.4f}, {pair['high']:+.4f}]",
             percentage(pair),
             DECISIONS[favours_model(pair, metric)],
+            f"{pair['p_holm']:.3f}",
             f"{pair['num_better']} of {pair['num_slides']}",
             pair["best_baseline"],
         ]
         for metric, pair in paired.items()
     ]
     best = [(row, 1) for row, (metric, pair) in enumerate(paired.items()) if favours_model(pair, metric)]
-    columns = ["metric", "difference", "95 % interval", "relative", f"{MODEL} is", "better on", "against"]
+    columns = ["measure", "difference", "95 % interval", "relative", f"{MODEL} is", "p (Holm)", "better on", "against"]
     return Table(columns, rows, best)
 
 
@@ -156,11 +163,6 @@ def percentage(pair: dict[str, Any]) -> str:
         return "-"
     percent = pair["percent"]
     return f"{percent['difference']:+.2f} % [{percent['low']:+.2f}, {percent['high']:+.2f}]"
-
-
-def warning_table(warnings: Sequence[str]) -> Table:
-    """Warnings about a slide, one in a row."""
-    return Table(["warning"], [[f"{warning}."] for warning in warnings])
 
 
 def describe_overall(geometry: str, paired: dict[str, dict[str, Any]]) -> str:
@@ -217,11 +219,6 @@ def cell_type_table(types: CellTypes) -> Table:
 def describe_cell_types(types: CellTypes) -> str:
     """How many cells were typed, in a few words."""
     return f"cell types of {int(types.typed.sum()):,} cells"
-
-
-def headline(metric: str) -> str:
-    """Name of a metric, with an arrow towards its better values."""
-    return f"{METRIC_NAMES[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
 
 
 def _agreement_row(agreement: TypeAgreement) -> list[str]:

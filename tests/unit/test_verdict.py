@@ -1,0 +1,89 @@
+"""The verdict of an evaluation: who wins, in which words, and when no difference is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cifm_cli.evaluation.comparison import Comparison
+from cifm_cli.evaluation.metrics.expression import LOWER_IS_BETTER, METRICS, Score
+from cifm_cli.evaluation.report.words import words_section
+from cifm_cli.evaluation.verdict import METRIC_NAMES, describe_verdict
+from cifm_cli.statistics.bootstrap import Bootstrap
+
+
+def score(error: float) -> Score:
+    """All measures that are better when lower are `error`, the others 1 / `error`; every draw is the value itself."""
+    values = {metric: error if metric in LOWER_IS_BETTER else 1 / error for metric in METRICS}
+    return Score(values, {metric: np.full(1_000, value) for metric, value in values.items()}, {}, {})
+
+
+def metrics_of(errors: dict[str, float], num_blocks: int = 40, trained: int = 0) -> dict[str, Any]:
+    """`metrics.json` of one slide on which each predictor has an error."""
+    bootstrap = Bootstrap(np.arange(num_blocks), np.ones((1_000, num_blocks)), side_um=100.0)
+    comparison = Comparison(bootstrap, {name: {"mean": score(error)} for name, error in errors.items()})
+    of_slide = {
+        "geometries": {"scattered": {"blocks": {"num": num_blocks}, **comparison.to_json()}},
+        "warnings": ["something is odd"] if trained else [],
+        "scenario": {name: {"trained_cells_scored": trained} for name in errors if name.startswith("model")},
+    }
+    return {"slides": {"tissue": of_slide}}
+
+
+def test_a_model_that_wins() -> None:
+    verdict = describe_verdict(metrics_of({"model": 1.5, "knn": 3.0, "ridge": 2.0}))
+    assert verdict["sentence"] == (
+        "tissue, scattered: the model predicts hidden cells better than every baseline: its squared error is 25.00 % [25.00 to "
+        "25.00] below that of ridge, the best one (p = 0.022)."
+    )
+    facts = verdict["models"]["model"]["scattered"]
+    assert (facts["decision"], facts["best_predictor"], facts["best_baseline"]) == ("better", "model", "ridge")
+    assert (facts["difference"], facts["percent"]["difference"]) == (-0.5, -25.0)
+    assert set(facts["measures"].values()) == {"better"}
+    assert verdict["remarks"][0].startswith("The model, scattered: better on 11 of 11 measures.")
+
+
+def test_a_model_that_loses() -> None:
+    verdict = describe_verdict(metrics_of({"model": 2.5, "ridge": 2.0}))
+    assert "the model predicts hidden cells worse than ridge, the best baseline" in verdict["sentence"]
+    assert "its squared error is 25.00 % [25.00 to 25.00] above" in verdict["sentence"]
+    assert verdict["models"]["model"]["scattered"]["best_predictor"] == "ridge"
+    assert "better on 0 of 11 measures; worse on squared error, balanced squared error" in verdict["remarks"][0]
+
+
+@pytest.mark.parametrize("name", ["zeros", "uniform", "bernoulli"])
+def test_constants_and_random_draws_win_nothing(name: str) -> None:
+    facts = describe_verdict(metrics_of({"model": 1.5, "ridge": 2.0, name: 0.5}))["models"]["model"]["scattered"]
+    assert (facts["decision"], facts["best_predictor"], facts["best_baseline"]) == ("better", "model", "ridge")
+    assert set(facts["measures"].values()) == {"better"}
+
+
+def test_too_few_blocks_show_no_difference() -> None:
+    verdict = describe_verdict(metrics_of({"model": 1.0, "ridge": 2.0}, num_blocks=5))
+    assert "no difference shown between the model and ridge, the best baseline" in verdict["sentence"]
+    assert "differs by -50.00 % [-50.00 to +0.00] (p = 1.000)" in verdict["sentence"]
+    assert any("too few spatial blocks to decide anything: scattered (5)" in remark for remark in verdict["remarks"])
+
+
+def test_training_cells_are_in_the_first_sentence() -> None:
+    verdict = describe_verdict(metrics_of({"model": 1.0, "ridge": 2.0}, trained=1_234))
+    assert "But the model was trained on 1,234 of the scored cells" in verdict["sentence"]
+    assert verdict["trained_cells_scored"] == {"model": 1_234}
+    assert "tissue: something is odd." in verdict["remarks"]
+
+
+def test_each_model_has_a_verdict() -> None:
+    verdict = describe_verdict(metrics_of({"model": 1.5, "model:other": 2.5, "ridge": 2.0}))
+    decisions = {name: facts["scattered"]["decision"] for name, facts in verdict["models"].items()}
+    assert decisions == {"model": "better", "model:other": "worse"}
+    assert "model:other predicts hidden cells worse than ridge" in verdict["sentence"]
+
+
+def test_every_measure_has_a_name_and_an_explanation() -> None:
+    assert set(METRIC_NAMES) == set(METRICS)
+    table = words_section().table
+    assert table is not None
+    explained = {row[0] for row in table.rows}
+    assert set(METRIC_NAMES.values()) <= explained
