@@ -21,7 +21,7 @@ from cifm_cli import keys
 OPTIONS = {
     "--out", "--name", "--platform", "--bin-um", "--condition", "--tissue", "--sample", "--radius-um", "--microns-per-pixel",
     "--layer", "--gene-table", "--orthologs", "--matrix", "--cells", "--keep", "--crop", "--split", "--split-gap-um", "--seed",
-    "--sheet", "--jobs", "--force", "--json", "--help", "-h", "--by", "--z",
+    "--sheet", "--jobs", "--force", "--json", "--help", "-h", "-o", "--by", "--z",
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def cells_of(text: str, first: str) -> list[str]:
     """The remaining cells of the table row that begins with `first`."""
     row = re.search(rf"<tr><td>{re.escape(first)}</td>(.*?)</tr>", text)
     assert row, first
-    return re.findall(r"<td>(.*?)</td>", row.group(1))
+    return re.findall(r"<td[^>]*>(.*?)</td>", row.group(1))
 
 
 def test_all_numbers_of_the_summary_are_in_the_report(text: str, prepared_synthetic: Path) -> None:
