@@ -12,7 +12,7 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "types", "layers", "tests", "bounds", "build"]
+nox.options.sessions = ["lint", "types", "layers", "docs", "tests", "bounds", "build"]
 
 CPU = ("-c", "constraints/cpu.txt")
 PROGRAMS = Path(sys.executable).parent
@@ -23,11 +23,27 @@ def run(session: nox.Session, program: str, *words: str, **environment: str) -> 
     session.run(str(PROGRAMS / program), *words, env={"OMP_NUM_THREADS": "1", **environment}, external=True)
 
 
+def group(name: str) -> list[str]:
+    """Requirements of a dependency group of pyproject.toml."""
+    return list(nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), name))
+
+
 @nox.session(venv_backend="none")
 def install(session: nox.Session) -> None:
     """Install the checkout in editable mode with the dgl extra and the tools of all checks."""
-    groups = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test", "lint")
-    run(session, "python", "-m", "pip", "install", "--quiet", *CPU, "--editable", ".[dgl]", *groups)
+    run(
+        session,
+        "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        *CPU,
+        "--editable",
+        ".[dgl]",
+        *group("test"),
+        *group("lint"),
+    )
 
 
 @nox.session(venv_backend="none", requires=["install"])
@@ -73,6 +89,22 @@ def bench(session: nox.Session) -> None:
     """Run every benchmark, `benchmarks/bench_*.py`."""
     for script in sorted(Path("benchmarks").glob("bench_*.py")):
         run(session, "python", str(script), *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["install"])
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into site/; a warning, such as a link to a missing heading, is an error."""
+    # The package index is not asked again if everything is there.
+    run(session, "python", "-m", "pip", "install", "--quiet", *CPU, *group("docs"))
+    run(session, "mkdocs", "build", "--strict", *session.posargs, NO_MKDOCS_2_WARNING="1")
+
+
+@nox.session(venv_backend="none", requires=["install"])
+def notebooks(session: nox.Session) -> None:
+    """Execute the tutorial notebooks; `nox -s docs` then shows their outputs."""
+    run(session, "python", "-m", "pip", "install", "--quiet", *CPU, *group("notebooks"))
+    names = session.posargs or sorted(str(path) for path in Path("docs/notebooks").glob("*.ipynb"))
+    run(session, "jupyter-nbconvert", "--to", "notebook", "--execute", "--output-dir", "build/notebooks", *names)
 
 
 @nox.session

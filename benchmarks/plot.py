@@ -1,9 +1,9 @@
-"""Plot a result of `bench_layer.py` and write its table into the README.
+"""Plot a result of `bench_layer.py` and write its table into docs/backends.md.
 
     python benchmarks/plot.py [RESULT.json]
 
 Without an argument, the newest `benchmarks/results/DATE-layer.json` is used. The plot is written beside the result as
-`.svg`. The table and a link to the plot replace the `layer` section of the README.
+`.svg`. The table and a link to the plot replace the `layer` section of docs/backends.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from record import README, RESULTS, replace_section
+from record import PAGE, RESULTS, replace_section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +39,8 @@ def main() -> None:
     draw(result, path.with_suffix(".svg"))
     table = format_table(result)
     print(table)
-    plot = path.with_suffix(".svg").resolve().relative_to(README.parent)
-    replace_section("layer", f"{table}\n\n![cells per second and memory of each form of the layer]({plot})")
+    plot = path.with_suffix(".svg").resolve().relative_to(PAGE.parents[1])
+    replace_section("layer", f"{table}\n\n![cells per second and memory of each form of the layer](../{plot})")
 
 
 def format_table(result: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Write the results of a benchmark as JSON with date, machine and package versions, and update the tables of the README."""
+"""Write the results of a benchmark as JSON with date, machine and package versions, and update the tables of docs/backends.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 CPU_INFO = Path("/proc/cpuinfo")
-README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "backends.md"
 RESULTS = Path(__file__).resolve().parent / "results"
 
 Result = dict[str, Any]
@@ -46,15 +46,15 @@ def read_newest(name: str) -> Result | None:
 
 
 def replace_section(name: str, text: str) -> None:
-    """Replace a generated section of the README.
+    """Replace a generated section of docs/backends.md.
 
     Args:
         name: The section is between the lines `<!-- name: begin -->` and `<!-- name: end -->`.
         text: New content of the section.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, _, rest = README.read_text().partition(begin)
-    README.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
+    before, _, rest = PAGE.read_text().partition(begin)
+    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
 def cpu_name() -> str:

@@ -1,4 +1,4 @@
-"""Write the README's table of whole commands from the newest result of each benchmark.
+"""Write the table of whole commands in docs/backends.md from the newest result of each benchmark.
 
     python benchmarks/tables.py
 

@@ -67,7 +67,7 @@ def leave_out(
         CifmError: A slide cannot be used, there are not at least two groups, or an argument is not one of those above.
         BackendUnavailableError: There is no such backend.
 
-    Example:
+    Examples:
         >>> evaluation = cifm.leave_out("visium", {"a1": a1, "a2": a2, "b": b}, {"a1": "A", "a2": "A", "b": "B"})
         >>> evaluation.metrics["overall"]["scattered"]["mse"]["percent"]
     """

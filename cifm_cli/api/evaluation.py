@@ -96,7 +96,7 @@ def evaluate(
     Raises:
         CifmError: A slide or model cannot be used, an argument is not one of those above, or the region is empty.
 
-    Example:
+    Examples:
         >>> evaluation = cifm.evaluate(adata, model, geometries=["scattered"])
         >>> evaluation.paired.query("metric == 'spearman_cell' and genes == 'all'")
     """

@@ -67,7 +67,7 @@ def embed(
     Raises:
         CifmError: The counts, genes or coordinates cannot be used, or the model knows none of the genes.
 
-    Example:
+    Examples:
         >>> cifm.embed(adata, "runs/latest")
         >>> sc.pp.neighbors(adata, use_rep="X_cifm")
         >>> sc.tl.umap(adata)
@@ -127,7 +127,7 @@ def predict(
     Raises:
         CifmError: The counts, genes, coordinates or locations cannot be used, or the model knows none of the genes.
 
-    Example:
+    Examples:
         >>> cifm.predict(adata, model, form="gated")
         >>> sc.pl.embedding(adata, "spatial", color="CD3D", layer="cifm_gated")
         >>> grid = cifm.predict(adata, model, at=[[100.0, 250.0], [110.0, 250.0]])
@@ -209,7 +209,7 @@ def annotate(
     Raises:
         CifmError: There is no such annotator or tissue, or it cannot be used with these genes.
 
-    Example:
+    Examples:
         >>> cifm.annotate(adata)
         >>> sc.pl.embedding(adata, "spatial", color="cifm_cell_type")
     """

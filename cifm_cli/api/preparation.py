@@ -91,7 +91,7 @@ def prepare(
         CifmError: The download is not recognised or damaged, holds several sections on top of each other, or has no counts
             or no coordinates in micrometres.
 
-    Example:
+    Examples:
         >>> adata = cifm.prepare("downloads/xenium_pancreas", tissue="pancreas")
         >>> slides = cifm.prepare("two_sections.h5ad", by="library_id")
     """

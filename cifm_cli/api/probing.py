@@ -84,7 +84,7 @@ def probe(
     Raises:
         CifmError: A slide has no embedding of `cifm.embed`, the label cannot be probed, or the slides cannot be divided.
 
-    Example:
+    Examples:
         >>> probe = cifm.probe({"visium": a, "xenium": b}, "condition", train_on="visium", positive="tumour")
         >>> probe.scores.query("metric == 'roc_auc'")
     """

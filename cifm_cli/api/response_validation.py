@@ -60,7 +60,7 @@ def validate_response(
     Raises:
         CifmError: The counts, genes, coordinates, labels or markers cannot be used, or the folder cannot be written.
 
-    Example:
+    Examples:
         >>> validation = cifm.validate_response(adata, labels="cluster")
         >>> validation.metrics["sentence"]
         >>> validation.labels.query("predictor == 'neighbour_regression'")[["label", "pearson", "believed"]]

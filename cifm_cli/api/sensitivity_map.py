@@ -76,7 +76,7 @@ def sensitivity(
     Raises:
         CifmError: The counts, genes, coordinates or numbers cannot be used, or there is no such target, type or free place.
 
-    Example:
+    Examples:
         >>> cifm.sensitivity(adata, model, "CXCR4", "tcell", cells="ductal cell").places.nlargest(5, "value")
         >>> cifm.sensitivity(adata, model, "tcell", search=10, search_genes=True).proposals
     """

@@ -117,7 +117,7 @@ def share(
     Raises:
         CifmError: An embedding or column is missing, or there are too few samples or cells.
 
-    Example:
+    Examples:
         >>> result = cifm.share({"A": a, "B": b}, label="cell_type")
         >>> result.matrix
         >>> sc.pl.embedding(a, "spatial", color="sharing_cluster")

@@ -81,7 +81,7 @@ def simulate(
     Raises:
         CifmError: The counts, genes, coordinates, numbers or the folder cannot be used, or an edit cannot be made.
 
-    Example:
+    Examples:
         >>> cifm.simulate(adata, model, "tcell", replicates=5).uns["cifm"]["change"]  # treated minus control, by type
         >>> cifm.simulate(adata, model, edits=[cifm.Remove("macrophage"), cifm.Knockout("CXCL12", "fibroblast")])
     """

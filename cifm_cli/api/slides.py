@@ -61,7 +61,7 @@ def load_model(
         CifmError: There is no model, or no such device.
         BackendUnavailableError: There is no such backend.
 
-    Example:
+    Examples:
         >>> model = cifm.load_model("runs/latest", device="cuda")
     """
     return loaded_model.load_model(workspace.run_folder(Path(run)), backend, device, precision)

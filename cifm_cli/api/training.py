@@ -61,7 +61,7 @@ def train(
         CifmError: The recipe has mistakes, a slide cannot be used, or the folder is not empty.
         BackendUnavailableError: There is no such backend.
 
-    Example:
+    Examples:
         >>> model = cifm.train("xenium", [first, second], out="runs/two_slides", settings={"train.max_minutes": 20})
     """
     resolved = resolve_recipe(recipe, settings or {})

@@ -60,10 +60,10 @@ class SplitConfig:
 
 
 def regional_split(xy_um: NDArray[np.float64]) -> NDArray[np.int8]:
-    """Split a slide by position (paper, section 2): left train, upper right validation, lower right test.
+    """Split a slide by position (paper, B.1): small x train, large x and y validation, large x and small y test.
 
     Train where x <= x_min + 0.6 (x_max - x_min); of the rest, validation where y >= y_min + 0.5 (y_max - y_min),
-    test below it.
+    test below it. Reports draw y downwards, so that the validation region is at the bottom right of their maps.
 
     Args:
         xy_um: (N, 2) coordinates, N >= 1.
