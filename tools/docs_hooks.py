@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from docs_site.api_reference import render_api
 from docs_site.command_reference import render_commands
@@ -21,7 +21,7 @@ from docs_site.repository_links import (
     site_path,
 )
 from docs_site.source_pages import render_source
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -78,12 +78,13 @@ def _add_target(path: PurePosixPath, files: Files, config: MkDocsConfig) -> None
     """Add a file of the repository that a page links to."""
     uri, source = site_path(path), ROOT / path
     if uri.startswith("source/") and source.is_file():
-        files.append(File.generated(config, uri, content=render_source(path, source.read_text(encoding="utf8"))))
+        text = render_source(path, source.read_text(encoding="utf8"))
+        files.append(File.generated(config, uri, content=text, inclusion=InclusionLevel.NOT_IN_NAV))
     elif source.is_file():
         files.append(File.generated(config, uri, abs_src_path=str(source)))
 
 
-def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Make equations readable for browsers, and let links to files of the repository lead to pages of the site."""
     uri = page.file.src_uri
     if uri.startswith("source/"):
@@ -91,7 +92,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     return render_equations(markdown if uri in MADE_PAGES else rewrite_links(markdown, uri))
 
 
-def on_post_page(output: str, page: Page, **_: Any) -> str:
+def on_post_page(output: str, page: Page, **_: object) -> str:
     """Warn, which is an error in a strict build, if a page loads anything from another place."""
     for found in LOADED.finditer(NOT_LOADED.sub("", output)):
         logger.warning("%s loads %s", page.file.src_uri, found[1] or found[2])

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 from typer.main import get_command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+    Command = TyperCommand | TyperGroup
+    Parameter = TyperArgument | TyperOption
 
 HEAD = """\
 # Commands
@@ -37,14 +44,14 @@ def render_commands() -> str:
     return "\n".join([HEAD, *sections])
 
 
-def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _commands(command: Command, path: str) -> Iterator[tuple[str, Command]]:
     """The command with its path as it is typed, then the commands below it."""
     yield path, command
     for name, inner in getattr(command, "commands", {}).items():
         yield from _commands(inner, f"{path} {name}")
 
 
-def _section(path: str, command: Any) -> str:
+def _section(path: str, command: Command) -> str:
     """Heading, help text, usage, and one table for the arguments and one for each group of options."""
     shown = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
     arguments = [parameter for parameter in shown if not _options(parameter)]
@@ -61,12 +68,12 @@ def _section(path: str, command: Any) -> str:
     return "".join(lines)
 
 
-def _options(parameter: Any) -> list[str]:
+def _options(parameter: Parameter) -> list[str]:
     """The option strings, such as `--out` and `-o`; none for an argument."""
     return [text for text in [*parameter.opts, *getattr(parameter, "secondary_opts", [])] if text.startswith("-")]
 
 
-def _table(kind: str, parameters: list[Any]) -> str:
+def _table(kind: str, parameters: list[Parameter]) -> str:
     """A table of parameters, or nothing if there are none."""
     if not parameters:
         return ""
@@ -74,7 +81,7 @@ def _table(kind: str, parameters: list[Any]) -> str:
     return "\n".join([f"| {kind} | default | |", "|---|---|---|", *rows, "", ""])
 
 
-def _name(parameter: Any) -> str:
+def _name(parameter: Parameter) -> str:
     """The option strings and the placeholder of the value, as code."""
     options = _options(parameter)
     if not options:
@@ -83,7 +90,7 @@ def _name(parameter: Any) -> str:
     return ", ".join(f"`{option}`" for option in options) + value.replace("|", "\\|")
 
 
-def _value(parameter: Any) -> str:
+def _value(parameter: Parameter) -> str:
     """What is typed for a parameter: its placeholder, its choices, or the name of its type."""
     if parameter.metavar:
         return str(parameter.metavar)
@@ -95,7 +102,7 @@ def _value(parameter: Any) -> str:
     return TYPE_NAMES.get(annotation, str(parameter.name).upper())
 
 
-def _default(parameter: Any) -> str:
+def _default(parameter: Parameter) -> str:
     """The default: the words that the help shows in its place, or the value itself."""
     described = getattr(parameter, "show_default", None)
     if isinstance(described, str):
@@ -110,7 +117,7 @@ def _default(parameter: Any) -> str:
     return "on" if value is True else f"`{value}`"
 
 
-def _help(parameter: Any) -> str:
+def _help(parameter: Parameter) -> str:
     """The help text in one line of a table, with the variable of the environment that sets the option."""
     text = " ".join((parameter.help or "").split()).replace("|", "\\|").replace("<", "&lt;")
     variable = getattr(parameter, "envvar", None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 from nbconvert import MarkdownExporter
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def render_notebook(path: Path, name: str) -> tuple[str, dict[str, bytes]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """\
@@ -37,7 +36,7 @@ def render_recipes() -> str:
     return page + _included()
 
 
-def _default(value: Any) -> str:
+def _default(value: object) -> str:
     if value is None:
         return "absent"
     return f"`{str(value).lower() if isinstance(value, bool) else list(value) if isinstance(value, tuple) else value}`"

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT_PAGES = {
     "CHANGELOG.md": "changelog.md",
@@ -35,8 +38,9 @@ def site_path(path: PurePosixPath) -> str:
     known = ROOT_PAGES | OTHER_PAGES
     if str(path) in known:
         return known[str(path)]
-    if path.parts[0] == "docs":
-        return str(path.relative_to("docs"))
+    if path.parts[0] == "docs":  # of a notebook the site has a page
+        inside = path.relative_to("docs")
+        return str(inside.with_suffix(".md") if inside.suffix == ".ipynb" else inside)
     return f"source/{path}.md" if path.suffix in SOURCE_SUFFIXES else f"repository/{path}"
 
 

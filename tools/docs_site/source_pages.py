@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import html
 import re
-from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_for_filename
 
-EQUATIONS = re.compile(r"#.*?\bEqs?\. ?(\d+)(?:[-–](\d+))?")
+if TYPE_CHECKING:
+    from pathlib import PurePosixPath
+
+EQUATIONS = re.compile(r"#.*?\bEqs?\.? ?(\d+)(?:[-–](\d+))?")
 
 
 def find_anchors(text: str) -> dict[str, int]:
