@@ -254,5 +254,7 @@ def tensor_bytes(tensor: Any) -> memoryview:  # noqa: ANN401 - an array of NumPy
         return tensor.reshape(-1).view(np.uint8).data
     import torch
 
-    view: memoryview = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+    flat = tensor.detach().reshape(-1)
+    # A tensor of one value or none is contiguous with any stride, but it can be viewed as bytes with a stride of 1 only.
+    view: memoryview = flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy().data
     return view

@@ -30,7 +30,6 @@ COPIED = {
     "runs/latest/learning_curve.png": "learning_curve.png",
     "probe.png": "probe.png",
     "simulation/map_treated.png": "simulation_map.png",
-    "simulation/change.png": "simulation_change.png",
     "simulation/effects_by_distance.png": "simulation_effects.png",
 }
 TARGET_SUM = 10_000.0  # as in the recipe of the demo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -70,6 +71,18 @@ def test_a_notebook(sc: ModuleType, xenium_download: Path, run_folder: Path) -> 
     assert np.array_equal(again.obsm["X_cifm"], adata.obsm["X_cifm"])
     cifm.embed(again, model, ["cell"])
     assert np.array_equal(again.obsm["X_cifm_cell"], adata.obsm["X_cifm_cell"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["xenium", "visium_hd", "anndata"])
+def test_the_notebooks_of_the_documentation_run(sc: ModuleType, name: str) -> None:
+    """All code cells, in one namespace and an empty folder."""
+    path = Path(__file__).parents[2] / "docs" / "notebooks" / f"{name}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf8"))["cells"]
+    namespace: dict[str, object] = {}
+    for number, cell in enumerate(cells):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"{name}, cell {number}", "exec"), namespace)
 
 
 @pytest.mark.slow

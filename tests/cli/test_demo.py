@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,18 @@ def test_the_demo_runs_the_commands_that_it_prints(cifm, tmp_path: Path, monkeyp
     assert re.findall(r"^\$ (.*)$", err, re.MULTILINE) == ["cd cifm_demo", *demo.COMMANDS]
     assert [path for path in demo.RESULTS if not (tmp_path / "cifm_demo" / path).exists()] == []
     assert Path.cwd() == tmp_path
+    monkeypatch.chdir(tmp_path / "cifm_demo")
+    for line in next_commands():
+        code, _, err = cifm(*shlex.split(f"{line} {brief.get(line.split()[1], '')}")[1:])
+        assert code == 0, f"{line}: {err}"
+
+
+def next_commands() -> list[str]:
+    """The commands that the tutorial proposes after the demo."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "tutorial.md").read_text(encoding="utf8")
+    lines = re.findall(r"^cifm .*$", page.partition("Go on in this folder")[2], re.MULTILINE)
+    assert len(lines) >= 3
+    return lines
 
 
 def test_a_command_that_fails_ends_the_demo(cifm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

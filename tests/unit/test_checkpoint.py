@@ -74,6 +74,15 @@ def test_tensors_round_trip(tmp_path_factory: pytest.TempPathFactory, content: d
     assert {name: tensor.tolist() for name, tensor in read_tensors(path)[0].items()} == content
 
 
+@pytest.mark.parametrize("size", [0, 1])
+def test_tensors_of_at_most_one_value_are_stored_with_any_stride(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "some.safetensors"
+    repeated = torch.tensor(7).expand(size)
+    assert repeated.stride() == (0,)
+    save_tensors(path, {"repeated": repeated}, {"format": keys.CHECKPOINT_FORMAT}, checksum=True)
+    assert read_tensors(path)[0]["repeated"].tolist() == [7] * size
+
+
 def test_describe(tmp_path: Path) -> None:
     network = save(tmp_path)
     about = describe(tmp_path / "model.safetensors")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 from typer.main import get_command
@@ -33,7 +35,7 @@ stdout (`--json`); progress, tables and warnings go to stderr.
 
 A traceback is a bug; please report it with the output of `cifm doctor`. `cifm --debug COMMAND` shows the traceback of every error.
 """
-TYPE_NAMES = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
+TYPE_NAMES = {str: "TEXT", int: "INTEGER", float: "NUMBER", Path: "PATH"}
 
 
 def render_commands() -> str:
@@ -56,7 +58,7 @@ def _section(path: str, command: Command) -> str:
     shown = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
     arguments = [parameter for parameter in shown if not _options(parameter)]
     options = [parameter for parameter in shown if _options(parameter)]
-    lines = ["#" * (1 + len(path.split())) if path != "cifm" else "##", " ", path, "\n\n", command.help or "", "\n\n"]
+    lines = ["#" * max(2, len(path.split())), " ", path, "\n\n", command.help or "", "\n\n"]
     words = [path, *(["[OPTIONS]"] if options else []), *(_value(argument) for argument in arguments)]
     if hasattr(command, "commands"):
         words.append("COMMAND")
@@ -99,6 +101,8 @@ def _value(parameter: Parameter) -> str:
         (annotation,) = get_args(annotation)
     if get_origin(annotation) is Literal:
         return "|".join(map(str, get_args(annotation)))
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return "|".join(str(choice.value) for choice in annotation)
     return TYPE_NAMES.get(annotation, str(parameter.name).upper())
 
 
@@ -110,10 +114,12 @@ def _default(parameter: Parameter) -> str:
     value = parameter.default
     if getattr(parameter, "required", False):
         return "required"
-    if value is None or value is False or value in ((), []):
+    if value is None or value is False or value in ((), [], ""):
         return ""
     if isinstance(value, (list, tuple)):
         return ", ".join(f"`{item}`" for item in value)
+    if isinstance(value, Enum):
+        value = value.value
     return "on" if value is True else f"`{value}`"
 
 
