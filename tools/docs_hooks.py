@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from docs_site.api_reference import render_api
 from docs_site.command_reference import render_commands
 from docs_site.equations import render_equations
+from docs_site.loaded_resources import find_loaded
 from docs_site.notebook_pages import render_notebook
 from docs_site.recipe_reference import render_recipes
 from docs_site.repository_links import (
@@ -35,11 +35,6 @@ MADE_PAGES = {
     "recipe_reference.md": render_recipes,
     "api_reference.md": render_api,
 }
-# What a browser loads when it opens a page; links that a reader follows are not among them.
-LOADED = re.compile(
-    r"""<(?:script|img|iframe|source)[^>]*\ssrc="?(https?:[^"\s>]+)|<link[^>]*\shref="?(https?:[^"\s>]+)"""
-)
-NOT_LOADED = re.compile(r"""<link[^>]*rel="?(?:canonical|next|prev)[^>]*>""")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -94,6 +89,6 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 def on_post_page(output: str, page: Page, **_: object) -> str:
     """Warn, which is an error in a strict build, if a page loads anything from another place."""
-    for found in LOADED.finditer(NOT_LOADED.sub("", output)):
-        logger.warning("%s loads %s", page.file.src_uri, found[1] or found[2])
+    for address in find_loaded(output):
+        logger.warning("%s loads %s", page.file.src_uri, address)
     return output

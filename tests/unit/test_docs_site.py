@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 from docs_site.api_reference import render_api
 from docs_site.command_reference import render_commands
+from docs_site.loaded_resources import find_loaded
 from docs_site.recipe_reference import render_recipes
 from docs_site.repository_links import find_targets, rewrite_links, site_path
 from docs_site.source_pages import find_anchors, render_source
@@ -109,6 +110,24 @@ def test_links_of_the_repository_become_links_of_the_site() -> None:
     )
     assert rewrite_links("[a](docs/plugins.md#backends)", "contributing.md") == "[a](plugins.md#backends)"
     assert find_targets(text, PurePosixPath("docs/method.md")) == {PurePosixPath("cifm_cli/app.py")}
+
+
+def test_resources_of_other_servers_are_found() -> None:
+    page = """
+    <link rel="canonical" href="https://site.org/a.html"><a href="https://elsewhere.org">read</a><img src="images/a.png">
+    <link rel="stylesheet" href="https://fonts.org/a.css"><script src=//cdn.org/a.js></script>
+    """
+    assert find_loaded(page) == ["https://fonts.org/a.css", "//cdn.org/a.js"]
+
+
+def test_equations_become_mathml() -> None:
+    pytest.importorskip("latex2mathml", reason="needs the dependency group docs")
+    from docs_site.equations import render_equations
+
+    page = render_equations("before\n\n```math\nx_i + 1\n```\n\n```python\nx_i\n```\n")
+    assert page.startswith('before\n\n<div class="equation"><math')
+    assert "<msub><mi>x</mi><mi>i</mi></msub>" in page
+    assert page.endswith("```python\nx_i\n```\n")
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("docs/notebooks/*.ipynb")), ids=lambda path: path.stem)
