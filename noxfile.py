@@ -5,6 +5,7 @@ The sessions share the environment that nox is installed in, so that torch is in
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -103,8 +104,11 @@ def docs(session: nox.Session) -> None:
 def notebooks(session: nox.Session) -> None:
     """Execute the tutorial notebooks; `nox -s docs` then shows their outputs."""
     run(session, "python", "-m", "pip", "install", "--quiet", *CPU, *group("notebooks"))
-    names = session.posargs or sorted(str(path) for path in Path("docs/notebooks").glob("*.ipynb"))
-    run(session, "jupyter-nbconvert", "--to", "notebook", "--execute", "--output-dir", "build/notebooks", *names)
+    folder = Path("build/notebooks")  # what the notebooks write is there too
+    folder.mkdir(parents=True, exist_ok=True)
+    names = session.posargs or sorted(map(str, Path("docs/notebooks").glob("*.ipynb")))
+    copies = [shutil.copy(name, folder) for name in names]
+    run(session, "jupyter-nbconvert", "--to", "notebook", "--execute", "--inplace", *map(str, copies))
 
 
 @nox.session
