@@ -22,6 +22,7 @@ from cifm_cli.commands import (
     doctor,
     embed,
     evaluate,
+    export,
     import_release,
     inspect,
     predict,
@@ -91,6 +92,7 @@ PIPELINE: dict[str, Callable[..., None]] = {
     "probe": probe.probe,
     "share": share.share,
     "simulate": simulate.simulate,
+    "export": export.export,
 }
 TOOLS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
