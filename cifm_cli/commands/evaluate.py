@@ -48,6 +48,7 @@ def evaluate(
     from cifm_cli.evaluation.report import files
     from cifm_cli.evaluation.run import evaluate as run_evaluation
     from cifm_cli.evaluation.setup import EvaluateConfig
+    from cifm_cli.model_card.card import update_cards
     from cifm_cli.report import terminal
 
     _check_usage(leave_out, model, trains=any((recipe, settings, train_minutes)))
@@ -77,7 +78,10 @@ def evaluate(
     else:
         evaluation = run_evaluation(config, lambda *table: tables.append(table))
     files.write(out, evaluation.metrics, evaluation.results, save_predictions=save_predictions)
+    cards = [] if leave_out is not None else update_cards(evaluation.metrics)
     _show(evaluation, tables, out / files.REPORT_FILE)
+    for card in cards:
+        terminal.say(f"wrote the result into the model card {card}")
     if as_json:
         terminal.emit(evaluation.metrics)
 
