@@ -55,10 +55,11 @@ def talking_to_hub(repository: str) -> Iterator[None]:
     Raises:
         CifmError: The block raised such an exception.
     """
+    # The errors of the hub are OSError and ValueError, and those of the connection are of a package that varies.
+    expected: tuple[type[Exception], ...] = (OSError, ValueError, *_connection_errors())
     try:
         yield
-    # The errors of the hub are OSError and ValueError, and those of the connection are of a package that varies.
-    except (OSError, ValueError, *_connection_errors()) as error:
+    except expected as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CifmError(
             f"{repository}: the hub says: {reason}",

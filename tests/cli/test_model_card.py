@@ -105,9 +105,9 @@ def test_a_run_that_may_not_be_written_does_not_fail_an_evaluation(run: Path, mo
     (run / "README.md").mkdir()
     assert update_cards(metrics) == []
     (run / "README.md").rmdir()
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "denied")))
-    assert update_cards(metrics) == []
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "denied")))
+        assert update_cards(metrics) == []
     shutil.rmtree(run)
     assert update_cards(metrics) == []
 
