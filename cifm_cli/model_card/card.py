@@ -141,10 +141,10 @@ def _merge(path: Path, card: str) -> str | None:
         return None
     for part in (TRAINING, EVALUATION):
         pattern = re.compile(f"{re.escape(_marker(part, 'begin'))}.*?{re.escape(_marker(part, 'end'))}", re.DOTALL)
-        (new,) = pattern.findall(card)
-        if len(pattern.findall(text)) != 1:
+        found, (new,) = list(pattern.finditer(text)), pattern.findall(card)
+        if len(found) != 1:
             return None
-        text = pattern.sub(lambda _match, new=new: new, text)
+        text = text[: found[0].start()] + new + text[found[0].end() :]
     return text
 
 

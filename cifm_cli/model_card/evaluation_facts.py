@@ -55,10 +55,10 @@ def read_evaluation_facts(metrics: Mapping[str, Any], name: str) -> EvaluationFa
     rows = []
     for slide, of_slide in metrics["slides"].items():
         for geometry, found in of_slide["geometries"].items():
-            baseline = verdict["models"][name][geometry]["best_baseline"]
+            facts = verdict["models"][name].get(geometry)  # none for a geometry that the first slide lacks
             rows += [
                 _row(slide, geometry, of_slide["region"], predictor, found["predictors"][predictor])
-                for predictor in (name, baseline)
+                for predictor in ((name, facts["best_baseline"]) if facts else ())
             ]
     return EvaluationFacts(
         sentence=verdict["sentences"][name],
