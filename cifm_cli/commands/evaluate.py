@@ -48,7 +48,6 @@ def evaluate(
     from cifm_cli.evaluation.report import files
     from cifm_cli.evaluation.run import evaluate as run_evaluation
     from cifm_cli.evaluation.setup import EvaluateConfig
-    from cifm_cli.model_card.card import update_cards
     from cifm_cli.report import terminal
 
     _check_usage(leave_out, model, trains=any((recipe, settings, train_minutes)))
@@ -78,16 +77,14 @@ def evaluate(
     else:
         evaluation = run_evaluation(config, lambda *table: tables.append(table))
     files.write(out, evaluation.metrics, evaluation.results, save_predictions=save_predictions)
-    cards = [] if leave_out is not None else update_cards(evaluation.metrics)
     _show(evaluation, tables, out / files.REPORT_FILE)
-    for card in cards:
-        terminal.say(f"wrote the result into the model card {card}")
     if as_json:
         terminal.emit(evaluation.metrics)
 
 
 def _show(evaluation: Evaluation, tables: list[tuple[str, Table]], page: Path) -> None:
-    """Print the verdict, then the tables."""
+    """Print the verdict, then the tables, and write the verdict into the cards of the models."""
+    from cifm_cli.model_card.card import update_cards
     from cifm_cli.report import terminal
 
     verdict = evaluation.metrics["verdict"]
@@ -97,6 +94,9 @@ def _show(evaluation: Evaluation, tables: list[tuple[str, Table]], page: Path) -
     for title, table in tables:
         terminal.show_table(title, table)
     terminal.say(f"maps, all predictors and what the words mean: {page}")
+    # The models of --leave-out are those of an experiment, which nobody shares.
+    for card in [] if "leave_out" in evaluation.metrics else update_cards(evaluation.metrics):
+        terminal.say(f"wrote the verdict into the model card {card}")
 
 
 def _check_usage(leave_out: str | None, model: list[Path] | None, *, trains: bool) -> None:
