@@ -69,10 +69,7 @@ def train(
     slides = named_slides(data)
     with tempfile.TemporaryDirectory(prefix="cifm_") as folder:
         # Training reads tiles from files, so that a corpus may be larger than memory; slides in memory are written first.
-        paths = [
-            write_opened(Path(folder, "slides", f"{name}.h5ad"), adata, open_with_split(adata, layer, radius_um, name))
-            for name, adata in slides.items()
-        ]
+        paths = _write_slides(Path(folder, "slides"), slides, layer, radius_um)
         run = Path(folder, "run") if out is None else Path(out)
         launch(
             TrainConfig(
@@ -88,6 +85,16 @@ def train(
         if out is not None:
             write_card(run)
         return load_model(run, device=device, backend=backend, precision=resolved.train.precision)
+
+
+def _write_slides(
+    folder: Path, slides: Mapping[str, AnnData], layer: str | None, radius_um: float | None
+) -> list[Path]:
+    """Write slides as prepared slides, and return their paths."""
+    return [
+        write_opened(folder / f"{name}.h5ad", adata, open_with_split(adata, layer, radius_um, name))
+        for name, adata in slides.items()
+    ]
 
 
 def write_opened(path: Path, adata: AnnData, opened: AnnDataSlide) -> Path:
