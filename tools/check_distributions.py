@@ -39,7 +39,7 @@ IN_SDIST = (
 )
 # Settings of the repository's host, results of runs, and anything that could be data or a secret.
 UNWANTED = re.compile(
-    r"(^|/)(\.github|\.ci|\.git|\.venv|\.nox|__pycache__|prepared|runs|embedded|shared)/|\.(h5|h5ad|mtx|safetensors|pem|key|env)$"
+    r"(^|/)(\.github|\.git|\.venv|\.nox|__pycache__|prepared|runs|embedded|shared)/|\.(h5|h5ad|mtx|safetensors|pem|key|env)$"
 )
 MAX_BYTES = 20_000_000  # of a distribution; the tables of genes and profiles take most of it
 

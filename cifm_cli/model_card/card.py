@@ -42,12 +42,13 @@ def write_card(run: Path) -> bool:
         run: Folder of the run.
 
     Returns:
-        Whether the card was written: a README.md of the user is left as it is.
+        Whether the card was written: a README.md of the user is left as it is, and a run without a model gets none.
 
     Raises:
-        CifmError: The model is missing or damaged, or the folder may not be written.
+        CifmError: The model is damaged, or the folder may not be written.
     """
-    return _write(run, None)
+    # A training without a single finite validation loss has saved no model.
+    return (run / MODEL_FILE).is_file() and _write(run, None)
 
 
 def update_card(run: Path, metrics: Mapping[str, Any], name: str) -> bool:

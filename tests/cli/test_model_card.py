@@ -110,6 +110,7 @@ def test_a_run_that_may_not_be_written_does_not_fail_an_evaluation(run: Path, mo
         assert update_cards(metrics) == []
     shutil.rmtree(run)
     assert update_cards(metrics) == []
+    assert not write_card(run)
 
 
 def test_names_cannot_change_the_page() -> None:
