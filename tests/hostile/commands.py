@@ -30,7 +30,6 @@ import torch
 from safetensors.numpy import load_file
 
 from cifm_cli.app import main
-from cifm_cli.model_card.card import CARD_FILE
 from cifm_cli.synthetic.downloads import write_xenium
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ COMMANDS = (
     Command(
         "predict", "predict prepared/t.h5ad --model runs/base --backend torch --out predicted/t.h5ad", ("predicted",)
     ),
-    Command("export", "export prepared/t.h5ad --to parquet --out exported", ("exported",)),
+    Command("export", "export prepared/t.h5ad --to parquet --force --out exported", ("exported",)),
     Command("probe", "probe embedded/t.h5ad --label cluster --folds 2 --out probe/p.json", ("probe",)),
     Command("annotate apply", "annotate apply --out annotated", ("annotated",)),
     Command(
@@ -265,5 +264,5 @@ def leftovers(folder: Path) -> list[str]:
 def raw_digests(folder: Path) -> dict[str, str]:
     """Digests of all bytes of the inputs; not of the model card, into which `evaluate` writes its result."""
     files = (path for name in INPUTS for path in [folder / name, *(folder / name).rglob("*")] if path.is_file())
-    files = (path for path in files if path.name != CARD_FILE)
+    files = (path for path in files if path.name != "README.md")
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
