@@ -113,12 +113,16 @@ def notebooks(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build the wheel, install it in an empty environment and run it there."""
+    """Build sdist and wheel, check what they contain, install the wheel in an empty environment and run it there."""
     folder = Path(session.create_tmp()).resolve()
-    for old in folder.glob("*.whl"):
+    for old in (*folder.glob("*.whl"), *folder.glob("*.tar.gz")):
         old.unlink()
-    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".")
+    session.install("--quiet", "build")
+    # The wheel is built from the sdist, so that a file which the sdist lacks is noticed.
+    session.run("python", "-m", "build", "--outdir", str(folder), silent=True)
+    session.run("python", "tools/check_distributions.py", str(folder))
     session.install("--quiet", "--no-compile", *CPU, *map(str, folder.glob("*.whl")))
+    session.run("python", "-m", "pip", "check")
     session.chdir(folder)  # outside the checkout, so that only the wheel can be imported
     session.run("cifm", "--help", silent=True)
     session.run("cifm", "recipes", "list")

@@ -22,15 +22,21 @@ from cifm_cli.commands import (
     doctor,
     embed,
     evaluate,
+    export,
     import_release,
     inspect,
     predict,
     prepare,
     probe,
+    pull,
+    push,
     recipes,
     share,
     simulate,
     train,
+)
+from cifm_cli.commands import (
+    run as run_steps,
 )
 from cifm_cli.errors import (
     EXIT_ERROR,
@@ -62,6 +68,7 @@ Getting started:
 
 - `cifm demo`: all steps on a synthetic tissue, in four minutes
 - `cifm prepare DOWNLOAD`, `cifm train recipes/xenium.toml`, `cifm evaluate`: the same on your slide
+- `cifm run xenium DOWNLOAD`: these three and `cifm embed` in one command
 - `cifm COMMAND --help`: all options of a command
 """
 
@@ -83,6 +90,7 @@ app = typer.Typer(
 )
 
 PIPELINE: dict[str, Callable[..., None]] = {
+    "run": run_steps.run,
     "prepare": prepare.prepare,
     "train": train.train,
     "evaluate": evaluate.evaluate,
@@ -91,11 +99,14 @@ PIPELINE: dict[str, Callable[..., None]] = {
     "probe": probe.probe,
     "share": share.share,
     "simulate": simulate.simulate,
+    "export": export.export,
 }
 TOOLS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "inspect": inspect.inspect,
     "import-release": import_release.import_release,
+    "push": push.push,
+    "pull": pull.pull,
     "backends": backends.backends,
     "doctor": doctor.doctor,
 }

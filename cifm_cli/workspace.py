@@ -34,6 +34,7 @@ SIMULATION = Path("simulation")
 SHARING = Path("sharing")
 ANNOTATED = Path("annotated")
 ANNOTATORS = Path("annotators")
+EXPORTED = Path("exported")
 
 _SET = "set"  # in names of files that belong together
 _MAX_LINK_BYTES = 1 << 16  # of the text file that stands for a link

@@ -12,6 +12,7 @@ from cifm_cli import workspace
 from cifm_cli.api.slides import load_model, named_slides, open_with_split
 from cifm_cli.data.writers.from_slide import write_slide
 from cifm_cli.errors import CifmError
+from cifm_cli.model_card.card import write_card
 from cifm_cli.recipe import Recipe
 from cifm_cli.training.config import TrainConfig
 from cifm_cli.training.launch import launch
@@ -44,7 +45,7 @@ def train(
         recipe: Name of a shipped recipe, such as `xenium`, path of a recipe file, or a `Recipe`.
         data: One slide, several, or slides by name. Cells are divided into regions by `obs["split"]`; a slide without this
             column gets the regional split of the paper.
-        out: Folder of the run; by default, a temporary folder that is removed.
+        out: Folder of the run, with its model card; by default, a temporary folder that is removed.
         settings: Keys of the recipe to change, such as `{"train.steps": 500}`; not for a `Recipe`.
         init: A training run from whose weights to start.
         layer: Where the raw counts are: `X`, `raw`, or the name of a layer; by default the first that holds counts.
@@ -68,10 +69,7 @@ def train(
     slides = named_slides(data)
     with tempfile.TemporaryDirectory(prefix="cifm_") as folder:
         # Training reads tiles from files, so that a corpus may be larger than memory; slides in memory are written first.
-        paths = [
-            write_opened(Path(folder, "slides", f"{name}.h5ad"), adata, open_with_split(adata, layer, radius_um, name))
-            for name, adata in slides.items()
-        ]
+        paths = _write_slides(Path(folder, "slides"), slides, layer, radius_um)
         run = Path(folder, "run") if out is None else Path(out)
         launch(
             TrainConfig(
@@ -84,7 +82,19 @@ def train(
                 seed=seed,
             )
         )
+        if out is not None:
+            write_card(run)
         return load_model(run, device=device, backend=backend, precision=resolved.train.precision)
+
+
+def _write_slides(
+    folder: Path, slides: Mapping[str, AnnData], layer: str | None, radius_um: float | None
+) -> list[Path]:
+    """Write slides as prepared slides, and return their paths."""
+    return [
+        write_opened(folder / f"{name}.h5ad", adata, open_with_split(adata, layer, radius_um, name))
+        for name, adata in slides.items()
+    ]
 
 
 def write_opened(path: Path, adata: AnnData, opened: AnnDataSlide) -> Path:

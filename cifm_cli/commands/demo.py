@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from cifm_cli.commands.printed_commands import list_results, run_printed
+
 NUM_CELLS = 6_000
 COMMANDS = (
     "cifm prepare download/demo",
@@ -47,16 +49,5 @@ def demo(
             write_xenium(folder, NUM_CELLS, seed=0)
         terminal.say(f"wrote download/demo: {NUM_CELLS:,} synthetic cells in the layout of a Xenium download")
         for line in COMMANDS:
-            terminal.say(f"\n$ {line}")
-            _run(context, line)
-        terminal.say("\nDone. Results:")
-        for path, content in RESULTS.items():
-            terminal.say(f"  {out / path!s:<40}  {content}")
-
-
-def _run(context: typer.Context, line: str) -> None:
-    """Parse and run a command as the shell would, so that the printed command is the one that runs."""
-    root = context.find_root()
-    code = root.command.main(shlex.split(line)[1:], "cifm", standalone_mode=False, obj=root.obj)
-    if code:
-        raise typer.Exit(code)
+            run_printed(context, shlex.split(line)[1:])
+    list_results(out, RESULTS)

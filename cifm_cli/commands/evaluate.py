@@ -83,7 +83,8 @@ def evaluate(
 
 
 def _show(evaluation: Evaluation, tables: list[tuple[str, Table]], page: Path) -> None:
-    """Print the verdict, then the tables."""
+    """Print the verdict, then the tables, and write the verdict into the cards of the models."""
+    from cifm_cli.model_card.card import update_cards
     from cifm_cli.report import terminal
 
     verdict = evaluation.metrics["verdict"]
@@ -93,6 +94,9 @@ def _show(evaluation: Evaluation, tables: list[tuple[str, Table]], page: Path) -
     for title, table in tables:
         terminal.show_table(title, table)
     terminal.say(f"maps, all predictors and what the words mean: {page}")
+    # The models of --leave-out are those of an experiment, which nobody shares.
+    for card in [] if "leave_out" in evaluation.metrics else update_cards(evaluation.metrics):
+        terminal.say(f"wrote the verdict into the model card {card}")
 
 
 def _check_usage(leave_out: str | None, model: list[Path] | None, *, trains: bool) -> None:

@@ -29,6 +29,7 @@ def train(
 ) -> None:
     """Train a model on prepared slides to predict the expression of masked cells from the surrounding cells."""
     from cifm_cli import recipe as recipes
+    from cifm_cli.model_card.card import write_card
     from cifm_cli.report.terminal import emit
     from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.launch import launch
@@ -57,5 +58,6 @@ def train(
     )
     if result:
         write_learning_curve(result.folder)
+        write_card(result.folder)
     if as_json and result:
         emit(result.to_json())

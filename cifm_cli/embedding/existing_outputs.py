@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cifm_cli import keys, provenance
 from cifm_cli.data.metadata import parse_object
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.writers.stored_content import StoredContent
 
 _OWN: Final = {f"obsm/{keys.MICROENVIRONMENT}", f"obsm/{keys.CELL}"}
+_LOST: Final = "with what would be lost"
 _ELSEWHERE: Final = "choose another folder with --out"
 
 
@@ -55,6 +56,36 @@ def require_replaceable_slides(
             raise CifmError(f"{target} exists, {reason}", f"replace it with --force, or {_ELSEWHERE}")
 
 
+class EmbeddingProblem(NamedTuple):
+    """Why an embedded slide is not the one that a model would make."""
+
+    reason: str
+    replaceable: bool  # whether nothing that another program has added would be lost
+
+
+def embedding_problem(slide: Path, target: Path, digest: str) -> EmbeddingProblem | None:
+    """Compare an embedded slide with a prepared slide and a model.
+
+    Args:
+        slide: The prepared slide.
+        target: The embedded slide.
+        digest: SHA-256 of the file of the model.
+
+    Returns:
+        What differs; None if it was made from this slide by this model.
+
+    Raises:
+        CifmError: A file cannot be read.
+    """
+    stored = read_stored_content(target)
+    if stored is None or keys.EMBEDDING not in stored.metadata:
+        return EmbeddingProblem("not an embedded slide", replaceable=False)
+    source = read_stored_content(slide)
+    reason = _reason_to_keep(stored, source, digest, target)
+    lost = source is not None and bool(_lost(stored, source))
+    return None if reason is None or reason.startswith(_LOST) else EmbeddingProblem(reason, replaceable=not lost)
+
+
 def _reason_to_keep(stored: StoredContent, source: StoredContent | None, digest: str, target: Path) -> str | None:
     """Why an embedded slide should not be replaced without asking; None if it is of the same cells and model."""
     model = parse_object(stored.metadata[keys.EMBEDDING], str(target)).get("model")
@@ -64,13 +95,17 @@ def _reason_to_keep(stored: StoredContent, source: StoredContent | None, digest:
         return None  # embedding it tells what is wrong with it
     if stored.metadata.get(keys.CONTENT) != source.metadata.get(keys.CONTENT):
         return "made from another slide"
-    lost = stored.names - source.names - _OWN - _analysis(stored.metadata)
-    # Plots of scanpy add colours.
-    lost = {name for name in lost if not name.endswith("_colors")}
+    lost = _lost(stored, source)
     if not lost:
         return None
-    first = ", ".join(sorted(lost)[:3])
-    return f"with what would be lost: {first}{', ...' if len(lost) > 3 else ''}"
+    return f"{_LOST}: {', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}"
+
+
+def _lost(stored: StoredContent, source: StoredContent) -> list[str]:
+    """Elements of an embedded slide that another program has added."""
+    lost = stored.names - source.names - _OWN - _analysis(stored.metadata)
+    # Plots of scanpy add colours.
+    return sorted(name for name in lost if not name.endswith("_colors"))
 
 
 def _analysis(metadata: Mapping[str, Any]) -> set[str]:

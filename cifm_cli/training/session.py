@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from cifm_cli.model.readout import Readout
     from cifm_cli.recipe import Recipe
     from cifm_cli.training.config import TrainConfig
+    from cifm_cli.training.corpus import TrainingSlide
     from cifm_cli.training.distributed import Processes
 
 RECIPE_FILE = "recipe.toml"
@@ -217,8 +218,20 @@ def _collect_provenance(session: Session, slides: Sequence[Path], init: dict[str
         threads=torch.get_num_threads(),
         processes=session.processes.size,
         platforms=sorted({(each.slide.facts or {}).get(keys.PLATFORM, "") for each in session.corpus.slides}),
+        training_slides={each.slide.name: _describe_slide(each) for each in session.corpus.slides},
         init=init,
     )
+
+
+def _describe_slide(training_slide: TrainingSlide) -> dict[str, Any]:
+    """What the provenance says about a slide that is trained on, beside the hash of its file."""
+    facts = training_slide.slide.facts or {}
+    return {
+        "platform": facts.get(keys.PLATFORM, ""),
+        "tissue": facts.get(keys.TISSUE, ""),
+        "training_cells": len(training_slide.tilers[keys.TRAIN].rows),
+        "genes": training_slide.slide.num_genes,
+    }
 
 
 def _collect_sketches(session: Session, config: TrainConfig, init: Checkpoint | None) -> tuple[CellSketch, ...]:

@@ -121,6 +121,21 @@ def load_run_spec(folder: Path) -> RunSpec:
     return RunSpec.from_json(_read_newest(folder, warn=False)[2][_SPEC])
 
 
+def read_state(folder: Path) -> TrainState:
+    """Read how far a run has come.
+
+    Args:
+        folder: Folder of the run.
+
+    Returns:
+        Its newest undamaged state.
+
+    Raises:
+        CifmError: There is no undamaged state.
+    """
+    return TrainState.from_json(_read_newest(folder, warn=False)[2][_STATE])
+
+
 def load_state(
     folder: Path, networks: Mapping[str, Ensemble], optimiser: torch.optim.Optimizer
 ) -> tuple[TrainState, dict[str, torch.Tensor]]:

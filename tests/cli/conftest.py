@@ -11,6 +11,20 @@ import pytest
 
 
 @pytest.fixture
+def fail(cifm: Callable[..., Any]) -> Callable[..., str]:
+    """Run a command that must end in one error and one hint, with nothing on stdout; returns both lines."""
+
+    def run(*words: object) -> str:
+        code, out, err = cifm(*words)
+        assert (code, out) == (1, ""), err
+        lines = err.splitlines()[-2:]
+        assert [line.split(":")[0] for line in lines] == ["error", "hint"], err
+        return "\n".join(lines)
+
+    return run
+
+
+@pytest.fixture
 def prepare(
     cifm: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[ad.AnnData, str]]:

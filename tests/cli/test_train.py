@@ -36,6 +36,7 @@ def test_train_writes_a_complete_run(cifm: Callable, workspace: Path) -> None:
     result = json.loads(outcome.out)
     run = Path(result["run"])
     assert sorted(path.name for path in run.iterdir()) == [
+        "README.md",
         "learning_curve.png",
         "learning_curve.svg",
         "metrics.jsonl",

@@ -66,6 +66,7 @@ COMMANDS = (
     Command(
         "predict", "predict prepared/t.h5ad --model runs/base --backend torch --out predicted/t.h5ad", ("predicted",)
     ),
+    Command("export", "export prepared/t.h5ad --to parquet --force --out exported", ("exported",)),
     Command("probe", "probe embedded/t.h5ad --label cluster --folds 2 --out probe/p.json", ("probe",)),
     Command("annotate apply", "annotate apply --out annotated", ("annotated",)),
     Command(
@@ -261,6 +262,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def raw_digests(folder: Path) -> dict[str, str]:
-    """Digests of all bytes of the inputs."""
+    """Digests of all bytes of the inputs; not of the model card, into which `evaluate` writes its result."""
     files = (path for name in INPUTS for path in [folder / name, *(folder / name).rglob("*")] if path.is_file())
+    files = (path for path in files if path.name != "README.md")
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -208,7 +208,7 @@ def _read_content(
         where = f"{path}: uns/{keys.CIFM}/{keys.EMBEDDED_CONTENT}"
         now = {**_sum_embeddings(file, slots, path), _ORIGIN: _sum_origin(origin)}
         _require_unchanged(now, parse_object(metadata[keys.EMBEDDED_CONTENT], where), path)
-    obs, record = _read_obs(file, slide.num_cells, path), ColumnRecord.read(file, path)
+    obs, record = read_obs(file, slide.num_cells, path), ColumnRecord.read(file, path)
     for name, values in {**obs, NAMES: obs.index}.items():
         record.compare(str(name), values)
     return slide, obs, embeddings, origin
@@ -278,8 +278,20 @@ def _read_embedding(file: h5py.File, slot: str, num_cells: int, path: Path) -> N
     return values
 
 
-def _read_obs(file: h5py.File, num_cells: int, path: Path) -> pd.DataFrame:
-    """The annotation of N cells."""
+def read_obs(file: h5py.File, num_cells: int, path: Path) -> pd.DataFrame:
+    """Read the annotation of the cells of an open slide.
+
+    Args:
+        file: The open slide.
+        num_cells: N.
+        path: Path of the slide.
+
+    Returns:
+        N rows, in the order of the file.
+
+    Raises:
+        CifmError: A column is missing or damaged, or has not N entries.
+    """
     for name in file["obs"]:
         require_rows(file["obs"], name, num_cells, path)
     obs = read_slot(file, "obs", path)
