@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from cifm_cli.embedding.evidence import format_interval
 from cifm_cli.embedding.features import BASELINES
 from cifm_cli.embedding.probe_summary import MAJORITY, METRICS
 from cifm_cli.embedding.scoring import BALANCED_ACCURACY, BRIER, LOWER_IS_BETTER, ROC_AUC
-from cifm_cli.report import plots
+from cifm_cli.report import matrix_plots
 from cifm_cli.report.estimates import Estimate, draw_calibration, draw_estimates
-from cifm_cli.report.html import Image, Section
+from cifm_cli.report.html import Section, draw_image
 from cifm_cli.report.palette import COLOURS, sort_names
 from cifm_cli.report.table import Table
 
@@ -256,8 +257,11 @@ def sections(probe: ProbeResult) -> list[Section]:
     content, classes = probe.content, probe.labels.classes
     best = list(content["features"])[_best(content["features"], BALANCED_ACCURACY)]
     warnings = content["warnings"]
-    charts = [Image(draw_metric(probe, metric), f"{_TITLES[metric]} with 95 % intervals") for metric in METRICS]
-    confusion = plots.heat_map(
+    charts = [
+        draw_image(partial(draw_metric, probe, metric), f"{_TITLES[metric]} with 95 % intervals") for metric in METRICS
+    ]
+    confusion = partial(
+        matrix_plots.heat_map,
         confusion_matrix(probe, best),
         classes,
         classes,
@@ -283,13 +287,13 @@ def sections(probe: ProbeResult) -> list[Section]:
             "probabilities can be taken at their word. The table holds the mean distance to it over all cells. The Brier "
             "score is the squared error of the probabilities.",
             Table(["features", "mean error of the probability"], errors),
-            [Image(draw_reliability(probe), "Observed frequency over predicted probability"), charts[2]],
+            [draw_image(partial(draw_reliability, probe), "Observed frequency over predicted probability"), charts[2]],
         ),
         Section("Results by class", "ROC-AUC of each class against the rest.", _class_table(probe)),
         Section(
             f"Confusion matrix of {best}",
             "The features with the best balanced accuracy.",
-            images=[Image(confusion, "Confusion matrix")],
+            images=[draw_image(confusion, f"Confusion matrix of {best}: predicted classes of the cells of each class")],
         ),
         Section("Features", table=Table(["features", "description"], descriptions)),
     ]

@@ -16,3 +16,4 @@ class Table:
     columns: Sequence[str]  # column names. The first column is left-aligned, the others are right-aligned.
     rows: Sequence[Sequence[str]]  # one sequence of texts per row, each as long as `columns`
     best: Sequence[tuple[int, int]] = ()  # (row, column) positions that are highlighted
+    caption: str = ""  # what a reader has to know besides the heading of the section; that heading by default

@@ -59,7 +59,14 @@ def share_slides(
         _write_cells(new, slides, sharing, origin)
         _write_tables(new, sharing)
         _write_figures(new, sharing)
-        html.write_report(new / "sharing.html", report.TITLE, report.sections(sharing), origin)
+        html.write_report(
+            new / "sharing.html",
+            report.TITLE,
+            report.sections(sharing),
+            origin,
+            answer=report.answer(sharing),
+            remarks=report.remarks(sharing),
+        )
         workspace.write_json(new / _JSON, content)
     return sharing, content
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pages.browser import WIDTHS, Browser, faults, find_chromium, start_browser
 
-from cifm_cli.report import plots
+from cifm_cli.report import matrix_plots
 from cifm_cli.report.html import Image, Section, Table, write_report
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium")
@@ -42,10 +42,12 @@ def test_faults_are_found(browser: Browser, tmp_path: Path, body: str, fault: st
 @pytest.mark.parametrize("width", WIDTHS)
 def test_wide_tables_and_figures_fit(browser: Browser, tmp_path: Path, width: int) -> None:
     names = [f"a long name of a column, number {i}" for i in range(30)]
-    figure = Image(plots.heat_map(np.eye(30), names, names, "values", label="%"), "values")
+    figure = Image(matrix_plots.heat_map(np.eye(30), names, names, "values", label="%"), "values")
     section = Section("Heading", "Text. " * 50, Table(names, [names] * 3), [figure, figure])
     page = tmp_path / "page.html"
-    write_report(page, "Title", [section], {"cifm": "1", "created": "today", "inputs": "x" * 500})
+    write_report(
+        page, "Title", [section], {"cifm": "1", "created": "today", "inputs": "x" * 500}, answer="Answer. " * 30
+    )
     assert faults(browser, page, width) == []
 
 
