@@ -54,7 +54,8 @@ def share_slides(
     sharing = share_cells(read_parts(slides, level, label, group), config)
     facts = {key: value for key, value in asdict(config).items() if key != "seed"}
     origin = provenance.collect("share", seed=config.seed, inputs=paths, level=level, label=label, group=group, **facts)
-    content = describe(sharing) | {"provenance": origin}
+    answer, remarks = report.answer(sharing), report.remarks(sharing)
+    content = describe(sharing) | {"sharing": {"sentence": answer, "remarks": remarks}, "provenance": origin}
     with workspace.atomic_files(out, _JSON, _is_figure) as new:
         _write_cells(new, slides, sharing, origin)
         _write_tables(new, sharing)
@@ -64,8 +65,8 @@ def share_slides(
             report.TITLE,
             report.sections(sharing),
             origin,
-            answer=report.answer(sharing),
-            remarks=report.remarks(sharing),
+            answer=answer,
+            remarks=remarks,
         )
         workspace.write_json(new / _JSON, content)
     return sharing, content

@@ -15,6 +15,7 @@ from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.data.prepare.genes import SEVERAL_GENES, SEVERAL_ORTHOLOGS
 from cifm_cli.data.prepare.qc_summary import FOREIGN
 from cifm_cli.data.prepare.splits import SplitConfig
+from cifm_cli.data.units import describe_extent
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.report.html import Image, Section, Table, draw_image, write_report
@@ -206,20 +207,17 @@ def _remarks(report: dict[str, Any]) -> list[str]:
     return [*warnings, kept, counts, scale, f"Regions: {parts}."]
 
 
-def describe_extent(xy_um: NDArray[np.float64]) -> str:
-    """Range of the positions, as the options --crop and --at take them."""
-    (left, top), (right, bottom) = xy_um.min(axis=0), xy_um.max(axis=0)
-    return f"x {left:,.0f} to {right:,.0f} µm, y {top:,.0f} to {bottom:,.0f} µm"
-
-
 def _facts(metadata: dict[str, Any], xy_um: NDArray[np.float64]) -> Table:
-    report = metadata[keys.REPORT]
+    report, extent = metadata[keys.REPORT], describe_extent(xy_um) or {}
     units, split = report["units"], report["split"]
     rows = [
         ("platform", metadata[keys.PLATFORM]),
         *((key, metadata[key]) for key in (keys.SAMPLE, keys.TISSUE, keys.CONDITION) if metadata[key]),
         ("median counts, genes per cell", f"{report['median_counts']:,g}, {report['median_genes']:,g}"),
-        ("extent", describe_extent(xy_um)),
+        (
+            "extent (for --crop and --at)",
+            ", ".join(f"{axis} {low:.0f} to {high:.0f} µm" for axis, (low, high) in extent.items()),
+        ),
         ("coordinates", units["derivation"]),
         ("nearest cell (median)", f"{units['spacing_um']:.2f} µm"),
         ("radius of the graph", f"{units['radius_um']:g} µm ({units['radius_from']})"),
