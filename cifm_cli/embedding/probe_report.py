@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 _TITLES = {ROC_AUC: "ROC-AUC", BALANCED_ACCURACY: "balanced accuracy", BRIER: "Brier score"}
 _HEADS = {**_TITLES, BRIER: "Brier score (lower is better)"}
 _GREY = "#777777"
+_WORDS = {
+    "linear probe": "a classifier that weighs the features of a cell and adds them up; what it finds is easy to read off them",
+    "held-out cells": "cells that the classifier was not trained on; scores are of these only",
+    "ROC-AUC": "probability that a cell of a class has a higher probability of it than a cell of another one; 0.5 is chance",
+    "balanced accuracy": "fraction of right classes, each class counted alike however many cells it has",
+    "Brier score": "mean squared error of the probabilities; lower is better",
+    "calibration": "whether what has a probability of 30 % is the case in 30 % of the cells",
+    "95 % interval": "range of a score when whole blocks, slides or samples are drawn again and again",
+    "paired difference": "difference of two features on the same cells in each draw; one whose interval excludes 0 is shown",
+    MAJORITY: "the frequencies of the classes, without looking at a cell",
+}
 _MAX_TITLE = 60  # characters of a label in the title of a figure
 _MAX_SLIDES = 60  # rows of the table of slides on the page
 
@@ -296,6 +307,7 @@ def sections(probe: ProbeResult) -> list[Section]:
             images=[draw_image(confusion, f"Confusion matrix of {best}: predicted classes of the cells of each class")],
         ),
         Section("Features", table=Table(["features", "description"], descriptions)),
+        Section("What the words mean", table=Table(["word", "meaning"], list(map(list, _WORDS.items()))), folded=True),
     ]
 
 

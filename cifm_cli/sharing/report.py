@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 TITLE = "Microenvironments that samples share"
 _MAX_ROWS = 20  # of a table on the page; the CSV has all
 _MAX_COMPOSITION_TYPES = 25
+_WORDS = {
+    "neighbours": "the cells with the most similar embeddings, wherever they are; not the cells nearby in the tissue",
+    "expected": "fraction of the neighbours that perfect mixing of the samples would give",
+    "log2 enrichment": "how often as many as expected, in doublings: 1 is twice as many, -1 half as many",
+    "private": "a cluster whose neighbours are mostly in its own sample; shared: many are in others",
+    "p": "probability of a result at least as extreme if there were no effect",
+    "q": "p, corrected for asking many questions at once (Benjamini and Hochberg)",
+    "recall": "fraction of the true nearest neighbours that an approximate search finds",
+}
 _EXPLAIN_TYPES = (
     f"The smallest q first, at most {_MAX_ROWS}; enrichment.csv has all. p: two-sided, from types that are shifted over the "
     "tissue; q: corrected over all samples, clusters and types (Benjamini and Hochberg)."
@@ -207,7 +216,8 @@ def sections(sharing: Sharing) -> list[Section]:
         rows = _enrichment_rows(table[table["sample"] == name])
         if rows is not None:
             found.append(Section(f"Types in the clusters of {name}", _EXPLAIN_TYPES, rows))
-    return found
+    words = Table(["word", "meaning"], list(map(list, _WORDS.items())))
+    return [*found, Section("What the words mean", table=words, folded=True)]
 
 
 def matrix_summary(sharing: Sharing) -> Table:
