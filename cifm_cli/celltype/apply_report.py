@@ -36,7 +36,7 @@ _TABLE: Final = (
     "The score of a cell is how sure its type is, from 0 to 1; cells of a low score stay unassigned. Calibrated scores would "
     "be the fraction of right types."
 )
-MAX_COLOURS: Final = 14  # types of the map; a legend of more does not fit
+MAX_COLOURS: Final = 12  # types of the map, which can be told apart
 
 
 def write_apply_report(
@@ -96,7 +96,7 @@ def answer(name: str, types: Annotation, lineages: NDArray[Any]) -> str:
     several = "lineages" if len(largest) > 1 else "lineage"
     return (
         f"{num_types} types were found among the {number:,} cells of {name}; most frequent {several}: {parts}; "
-        f"{num_unassigned / number:.0%} of the cells could not be given a type."
+        f"{num_unassigned:,} cells ({num_unassigned / number:.1%}) could not be given a type."
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.report import canvas
-from cifm_cli.report.palette import COLOURS, OTHERS, assign_colours, sort_names
+from cifm_cli.report.palette import COLOURS, OTHERS, assign_colours, colour_categories, sort_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,8 +39,8 @@ def tissue_map(
         label: Label of the colour bar.
         limits: Ends of the colour scale, which is a diverging one where they are symmetric around zero; minimum and maximum
             of the values by default.
-        order: Categories in the order of their colours, so that several maps can share colours; other categories are
-            grey, with one entry in the legend. Sorted by name by default.
+        order: Categories in the order of their colours, so that several maps can share colours; those after the twelfth,
+            and other categories, are grey, with one entry in the legend. Sorted by name by default.
         unknown: Category of cells without one, such as `unassigned`, in a paler grey.
 
     Returns:
@@ -50,7 +50,7 @@ def tissue_map(
     # Cells on a line or at one position have an extent of zero, which would be divided by.
     span_um = np.maximum(high_um - low_um, 1.0)
     # A quarter of the width is left for the legend or the colour bar.
-    height_in = float(np.clip(canvas.WIDTH_IN * 0.75 * span_um[1] / span_um[0], 2.0, 9.0))
+    height_in = float(np.clip(canvas.WIDTH_IN * 0.75 * span_um[1] / span_um[0], 1.2, 9.0))
     inches_per_um = min(canvas.WIDTH_IN * 0.75 / span_um[0], height_in / span_um[1])
     # Mean distance between cells, if they were spread evenly over the extent.
     pitch_in = math.sqrt(float(span_um.prod()) / len(xy_um)) * inches_per_um
@@ -89,7 +89,7 @@ def _draw_categories(
 ) -> None:
     """Draw cells of all categories in one call, in the order of the cells, so that no category hides another."""
     present = set(names.tolist())
-    palette = assign_colours(sort_names(present - {unknown}) if order is None else order)
+    palette = colour_categories(sort_names(present - {unknown}) if order is None else order)
     entries = {name: canvas.on_ground(colour) for name, colour in palette.items() if name in present}
     others = sort_names(present - set(entries) - {unknown})
     grey = canvas.theme().others

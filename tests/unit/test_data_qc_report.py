@@ -31,7 +31,7 @@ def text(prepared_synthetic: Path) -> str:
 
 def cells_of(text: str, first: str) -> list[str]:
     """The remaining cells of the table row that begins with `first`."""
-    row = re.search(rf'<tr><th scope="row">{re.escape(first)}</th>(.*?)</tr>', text)
+    row = re.search(rf'<th scope="row"[^>]*>{re.escape(first)}</th>(.*?)</tr>', text, re.DOTALL)
     assert row, first
     return re.findall(r"<td[^>]*>(.*?)</td>", row.group(1))
 

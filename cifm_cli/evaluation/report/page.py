@@ -45,7 +45,8 @@ _COLUMN_NAMES: Final = {"mse": "squared error", "pearson": "Pearson per cell"}
 # The first model, further ones, and baselines in the order of their squared error
 _MODEL_COLOUR: Final = COLOURS[3]
 _FURTHER_COLOURS: Final = (COLOURS[1], COLOURS[5], COLOURS[6])
-_BASELINE_COLOURS: Final = ("#4D5A66", "#8A949E", "#BAC1C8")
+_BASELINE_COLOURS: Final = ("#5F6F9C", "#8A949E", "#A08C6C")
+_MIN_BIN: Final = 20  # cells of a point of the curves over distance
 _NUM_EXTREME: Final = 10  # best and worst genes that are listed
 _PANELS: Final = (
     "The model beside the three baselines with the smallest squared error, each in its better form, with its 95 % interval over "
@@ -199,14 +200,19 @@ def _by_distance(result: EvaluationResult, column: str) -> Image:
     binned = by_distance(means, edges_um, position)
     number = binned["num_cells"]
     distance_um = (np.bincount(position, weights=result.distance_um) / number).tolist()
-    series = {name: columns[column] for name, columns in binned["predictors"].items()}
+    # The mean of a few cells is noise, and would be read as an effect of the distance.
+    is_drawn = np.array(number) >= _MIN_BIN
+    series = {
+        name: np.where(is_drawn, columns[column], np.nan).tolist() for name, columns in binned["predictors"].items()
+    }
     name = _COLUMN_NAMES[column]
     title = f"{name} by distance"
     x_label = "distance to the nearest visible cell, µm"
     colours = _colours(result)
     draw = partial(plots.curves, distance_um, series, title, x_label=x_label, y_label=name, colours=colours)
     cells = ", ".join(f"{count:,}" for count in number)
-    return draw_image(draw, f"{title} to the nearest visible cell, mean forms; cells in the bins: {cells}")
+    caption = f"{title} to the nearest visible cell, mean forms; cells in the bins: {cells}"
+    return draw_image(draw, caption if is_drawn.all() else f"{caption}. Bins of fewer than {_MIN_BIN} are not drawn")
 
 
 def _reliability(result: EvaluationResult) -> Image:
