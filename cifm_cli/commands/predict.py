@@ -52,9 +52,8 @@ def predict(
     columns = loaded.panel(tissue).columns
     facts: dict[str, Any] = {"form": form.value, "threshold": threshold if form is own.Form.GATED else None}
     facts["evaluation"] = find_trust(run, [path])
-    about = {**facts, "genes": genes, **adaptation_facts(loaded, adapt, seed)}
-    inputs = [path, run / "model.safetensors"]
-    origin = provenance.collect("predict", seed=seed, inputs=inputs, precision=precision, **about)
+    about = {**facts, "genes": genes, "precision": precision, **adaptation_facts(loaded, adapt, seed)}
+    origin = provenance.collect("predict", seed=seed, inputs=[path, run / "model.safetensors"], **about)
     number = tissue.num_cells if locations_um is None else len(locations_um)
     with terminal.progress("inferring", number) as advance:
         if locations_um is None:

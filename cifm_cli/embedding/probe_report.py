@@ -271,11 +271,13 @@ def sections(probe: ProbeResult) -> list[Section]:
     charts = [
         draw_image(partial(draw_metric, probe, metric), f"{_TITLES[metric]} with 95 % intervals") for metric in METRICS
     ]
+    position = {name: number for number, name in enumerate(classes)}
+    order = [position[name] for name in sort_names(classes)]  # 2 before 10
     confusion = partial(
         matrix_plots.heat_map,
-        confusion_matrix(probe, best),
-        classes,
-        classes,
+        confusion_matrix(probe, best)[np.ix_(order, order)],
+        [classes[i] for i in order],
+        [classes[i] for i in order],
         "true class (rows), predicted class (columns)",
         label="fraction of the true class",
     )
