@@ -38,7 +38,7 @@ class _Result(StoredObject):
     provenance: _Provenance
     verdict: _Answer | None = None  # of an evaluation
     evidence: _Answer | None = None  # of a probe
-    sharing: _Answer | None = None
+    answer: _Answer | None = None  # of a comparison of samples
     slides: dict[Text, Any] | list[Any] | None = None
     samples: dict[Text, int] | None = None
     label: Text | None = None
@@ -82,7 +82,7 @@ def describe_stored_result(path: Path) -> dict[str, Any]:
             f"{path}: not a result of cifm, or damaged: {error}", "give a file or folder that a command of cifm wrote"
         ) from error
     command = result.provenance.command
-    told = result.verdict or result.evidence or result.sharing or _Answer()
+    told = result.verdict or result.evidence or result.answer or _Answer()
     facts: dict[str, Any] = {"kind": KINDS.get(command, f"result of cifm {command}")}
     facts |= {"sentence": told.sentence or told.answer, "remarks": told.remarks or []}
     facts |= {"slides": list(result.slides)} if isinstance(result.slides, dict) else {}

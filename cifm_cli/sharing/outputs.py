@@ -55,7 +55,7 @@ def share_slides(
     facts = {key: value for key, value in asdict(config).items() if key != "seed"}
     origin = provenance.collect("share", seed=config.seed, inputs=paths, level=level, label=label, group=group, **facts)
     answer, remarks = report.answer(sharing), report.remarks(sharing)
-    content = describe(sharing) | {"sharing": {"sentence": answer, "remarks": remarks}, "provenance": origin}
+    content = describe(sharing) | {"answer": {"sentence": answer, "remarks": remarks}, "provenance": origin}
     with workspace.atomic_files(out, _JSON, _is_figure) as new:
         _write_cells(new, slides, sharing, origin)
         _write_tables(new, sharing)

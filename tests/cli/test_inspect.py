@@ -154,7 +154,7 @@ def test_something_else_is_no_download(cifm, tmp_path: Path) -> None:
         (
             "sharing.json",
             "share",
-            {"samples": {"a": 3}, "sharing": {"sentence": "Shared.", "remarks": ["r"]}},
+            {"samples": {"a": 3}, "answer": {"sentence": "Shared.", "remarks": ["r"]}},
             "Shared.",
         ),
     ],
