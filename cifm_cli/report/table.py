@@ -24,6 +24,7 @@ class Table:
 
     @property
     def text_columns(self) -> frozenset[int]:
-        """Columns without a number, which pages align at the left."""
+        """Columns without a number, and those of values of all kinds, which pages align at the left."""
         columns = enumerate(zip(*self.rows, strict=True))
-        return frozenset(j for j, cells in columns if not any(_BEGINS_WITH_NUMBER(cell) for cell in cells))
+        without = {j for j, cells in columns if not any(_BEGINS_WITH_NUMBER(cell) for cell in cells)}
+        return frozenset(without | {j for j, name in enumerate(self.columns) if name == "value"})
