@@ -43,12 +43,12 @@ class Image:
 
     @property
     def is_wide(self) -> bool:
-        """Whether the image needs the width of the page: one that is more than 2.5 times as wide as high."""
+        """Whether the image needs the width of the page: one that is more than 2.6 times as wide as high."""
         # Bytes 16 to 23 of a PNG, and 6 to 9 of a GIF
         low, high = (6, 8) if self.suffix == "gif" else (16, 20)
         order: Literal["little", "big"] = "little" if self.suffix == "gif" else "big"
         width, height = (int.from_bytes(self.content[i : i + high - low], order) for i in (low, high))
-        return width > 2.5 * height
+        return width > 2.6 * height
 
     @property
     def data_uri(self) -> str:
