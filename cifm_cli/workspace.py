@@ -200,6 +200,11 @@ def write_json(target: Path, content: Any) -> None:  # noqa: ANN401 - JSON is an
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf8")
 
 
+def has_slides(folder: Path) -> bool:
+    """Whether a folder holds `.h5ad` files itself."""
+    return any(folder.glob("[!.]*.h5ad"))
+
+
 def slide_paths(given: Sequence[Path], default: Path = PREPARED, command: str = "cifm prepare DOWNLOAD") -> list[Path]:
     """Find the slides that the user named, or all slides of the workspace.
 

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,9 +20,13 @@ from typing import TYPE_CHECKING, NamedTuple
 # other down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jinja2
 import pytest
 from filelock import FileLock
 from hypothesis import settings
+from page_laws import broken_laws
+
+from cifm_cli.path_text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,6 +77,28 @@ def same_number_of_threads() -> Iterator[None]:
         threads = torch.get_num_threads()
         torch.set_num_threads(NUM_THREADS)
         assert threads == NUM_THREADS, f"the test leaves torch with {threads} threads instead of {NUM_THREADS}"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def pages_obey_laws() -> Iterator[None]:
+    """Fail a test in which a page is written that breaks one of the laws of `page_laws`.
+
+    Where CIFM_KEEP_PAGES names a folder, all pages are kept there, for the tests in a browser.
+    """
+    render = jinja2.Template.render
+
+    def checked(template: jinja2.Template, *args: object, **content: object) -> str:
+        text = render(template, *args, **content)
+        if template.name == "report.html.jinja":
+            assert broken_laws(text) == []
+            if folder := os.environ.get("CIFM_KEEP_PAGES"):
+                name = f"{zlib.crc32(text.encode(errors='replace')):08x}.html"
+                (Path(folder) / name).write_text(printable(text), encoding="utf8")
+        return text
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jinja2.Template, "render", checked)
+        yield
 
 
 class Outcome(NamedTuple):

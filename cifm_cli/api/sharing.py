@@ -73,7 +73,14 @@ class SharingResult:
 
         from cifm_cli.report.html import write_report
 
-        write_report(Path(path), report.TITLE, report.sections(self.sharing), self.provenance)
+        write_report(
+            Path(path),
+            report.TITLE,
+            report.sections(self.sharing),
+            self.provenance,
+            answer=report.answer(self.sharing),
+            remarks=report.remarks(self.sharing),
+        )
 
 
 def share(

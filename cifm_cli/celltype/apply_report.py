@@ -5,6 +5,7 @@ Letters: N cells, G genes, T names.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,8 +15,8 @@ from cifm_cli.celltype.marker_annotator import MarkerAnnotator
 from cifm_cli.celltype.markers import load_markers
 from cifm_cli.celltype.taxonomy import LINEAGES, lineage_of
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.report import plots
-from cifm_cli.report.html import Image, Section, write_report
+from cifm_cli.report import matrix_plots, plots
+from cifm_cli.report.html import Image, Section, draw_image, write_report
 from cifm_cli.report.table import Table
 
 if TYPE_CHECKING:
@@ -30,7 +31,12 @@ MAX_DRAWN_CELLS: Final = 100_000  # of the maps
 MAX_DOT_CELLS: Final = 20_000  # whose expression the dot plot averages
 GENES_PER_TYPE: Final = 3
 MIN_SHARE: Final = 0.002  # of the cells; rarer types are not drawn
-MAX_COLOURS: Final = 14  # types of the map; a legend of more does not fit
+MAX_LINEAGES: Final = 3  # that the answer names
+_TABLE: Final = (
+    "The score of a cell is how sure its type is, from 0 to 1; cells of a low score stay unassigned. Calibrated scores would "
+    "be the fraction of right types."
+)
+MAX_COLOURS: Final = 12  # types of the map, which can be told apart
 
 
 def write_apply_report(
@@ -51,16 +57,47 @@ def write_apply_report(
     labels = types.labels.astype(str)
     lineages = np.array([lineage_of(name) for name in types.names], dtype=object)[types.codes].astype(str)
     sections = [
-        Section("Cell types", table=type_table(types)),
         Section("Maps", images=_maps(slide, labels, lineages)),
+        Section("Cell types", _TABLE, type_table(types)),
         Section(
             "Markers",
             "The area of a dot is the fraction of the cells of a type that express a gene, its colour the mean expression.",
             images=_dot_plot(slide, types, annotator),
         ),
-        Section("What could not be named", "\n\n".join(limits(types, annotator))),
     ]
-    write_report(path, f"Cell types of {slide.name}", sections, provenance)
+    write_report(
+        path,
+        f"Cell types of {slide.name}",
+        [section for section in sections if section.table or section.images],
+        provenance,
+        answer=answer(slide.name, types, lineages),
+        remarks=limits(types, annotator),
+    )
+
+
+def answer(name: str, types: Annotation, lineages: NDArray[Any]) -> str:
+    """What the slide consists of, and how many cells could not be named, in one sentence.
+
+    Args:
+        name: Name of the slide.
+        types: Types of its N cells.
+        lineages: (N,) lineage of each cell.
+
+    Returns:
+        The sentence.
+    """
+    number, num_unassigned = len(types.codes), int((types.codes == len(types.names) - 1).sum())
+    found, sizes = np.unique(lineages[types.codes != len(types.names) - 1], return_counts=True)
+    if not len(found):
+        return f"No cell of {name} could be given a type."
+    largest = np.argsort(-sizes, kind="stable")[:MAX_LINEAGES]
+    parts = ", ".join(f"{found[i]} {sizes[i] / number:.0%}" for i in largest)
+    num_types = len(np.unique(types.codes)) - bool(num_unassigned)
+    several = "lineages" if len(largest) > 1 else "lineage"
+    return (
+        f"{num_types} types were found among the {number:,} cells of {name}; most frequent {several}: {parts}; "
+        f"{num_unassigned:,} cells ({num_unassigned / number:.1%}) could not be given a type."
+    )
 
 
 def type_table(types: Annotation) -> Table:
@@ -122,8 +159,14 @@ def _maps(slide: Slide, labels: NDArray[Any], lineages: NDArray[Any]) -> list[Im
     kept = [name for name in order if (labels == name).mean() >= MIN_SHARE][:MAX_COLOURS]
     known = [name for name in LINEAGES if (lineages == name).any()]
     return [
-        Image(plots.tissue_map(slide.xy_um[rows], lineages[rows], "Lineages", order=known), "Map of lineages"),
-        Image(plots.tissue_map(slide.xy_um[rows], labels[rows], "Types", order=kept), "Map of types"),
+        draw_image(
+            lambda: plots.tissue_map(slide.xy_um[rows], lineages[rows], "Lineages", order=known, unknown=UNASSIGNED),
+            "Lineages of the cells. Pale grey: cells without a type",
+        ),
+        draw_image(
+            lambda: plots.tissue_map(slide.xy_um[rows], labels[rows], "Types", order=kept, unknown=UNASSIGNED),
+            f"Types of the cells: the {len(kept)} most frequent in colour, others grey, cells without a type pale grey",
+        ),
     ]
 
 
@@ -147,7 +190,8 @@ def _dot_plot(slide: Slide, types: Annotation, annotator: Annotator) -> list[Ima
         return []
     columns = list(genes)
     fraction = np.array([expression[codes == code][:, columns].getnnz(axis=0) / sizes[code] for code in drawn])
-    content = plots.dots(
+    draw = partial(
+        matrix_plots.dots,
         fraction,
         mean[:, columns],
         [types.names[code] for code in drawn],
@@ -155,7 +199,7 @@ def _dot_plot(slide: Slide, types: Annotation, annotator: Annotator) -> list[Ima
         "Markers",
         label="mean log-normalised expression",
     )
-    return [Image(content, "Expression of markers by type")]
+    return [draw_image(draw, "Expression of markers by type: markers of the same type stand together")]
 
 
 def _listed(name: str, annotator: Annotator) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifm_cli.report import plots
-from cifm_cli.report.html import Image, Section, write_report
+from cifm_cli.report import matrix_plots, plots
+from cifm_cli.report.html import Section, draw_image, write_report
 from cifm_cli.report.table import Table
 from cifm_cli.workspace import atomic_files, write_json
 
@@ -69,21 +70,55 @@ def write_check_report(path: Path, title: str, check: TypeCheck, provenance: dic
     ]
     if check.confusion.size:
         share = check.confusion / np.maximum(check.confusion.sum(axis=1, keepdims=True), 1)
-        drawn = plots.heat_map(
+        drawn = partial(
+            matrix_plots.heat_map,
             share[:_MAX_ROWS, :_MAX_ROWS],
             check.labels[:_MAX_ROWS],
             check.names[:_MAX_ROWS],
             "Types (columns) of the cells of each label (rows)",
             label="fraction of the label",
         )
-        sections.append(Section("Confusion", images=[Image(drawn, "Fraction of each label's cells by assigned type")]))
+        sections.append(
+            Section("Confusion", images=[draw_image(drawn, "Fraction of each label's cells by assigned type")])
+        )
     bins = facts["calibration"]["bins"]
     if bins:
         scores = [row["mean_score"] for row in bins]
         found = {"cells": [row["compatible"] for row in bins], "calibrated": scores}
-        drawn = plots.curves(scores, found, "Calibration", x_label="mean score", y_label="fraction compatible")
-        sections.append(Section("Calibration", table=_calibration_table(bins), images=[Image(drawn, "Calibration")]))
-    write_report(path, title, sections, provenance)
+        drawn = partial(plots.curves, scores, found, "Calibration", x_label="mean score", y_label="fraction compatible")
+        caption = "Fraction of cells whose type is compatible with the label, by their score; on the diagonal, scores can be taken at their word"
+        sections.append(Section("Calibration", table=_calibration_table(bins), images=[draw_image(drawn, caption)]))
+    write_report(path, title, sections, provenance, answer=answer(facts), remarks=_remarks(facts))
+
+
+def answer(facts: dict[str, Any]) -> str:
+    """How often the annotator agrees with the labels, in one sentence.
+
+    Args:
+        facts: `facts` of a `TypeCheck`.
+
+    Returns:
+        The sentence.
+    """
+    if facts["lineage_accuracy"] is None:
+        return "No label means a known type, so nothing could be compared."
+    return (
+        f"Of {facts['cells']:,} labelled cells, {_percent(facts['lineage_accuracy'])} were given the right lineage and "
+        f"{_percent(facts['type_accuracy'])} a type as deep as their label; {_percent(facts['unassigned'])} were left "
+        "unassigned."
+    )
+
+
+def _remarks(facts: dict[str, Any]) -> list[str]:
+    """How sure the answer is."""
+    lineages = f"Every lineage counted alike: {_percent(facts['balanced_lineage_accuracy'])} have the right one."
+    error = facts["calibration"]["error"]
+    scores = (
+        []
+        if error is None
+        else [f"The scores differ from the fraction of compatible types by {_percent(error)} on average."]
+    )
+    return [lineages, *scores, "Labels may be wrong too: this is agreement, not truth."]
 
 
 def score_table(facts: dict[str, Any]) -> Table:
@@ -110,7 +145,7 @@ def score_table(facts: dict[str, Any]) -> Table:
             _percent(impossible["fraction"]) if impossible else "tissue unknown, name it with --tissue",
         ],
     ]
-    return Table(["", "value"], rows)
+    return Table(["score", "value"], rows)
 
 
 def _percent(value: float | None) -> str:

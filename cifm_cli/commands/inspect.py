@@ -1,4 +1,4 @@
-"""`cifm inspect`: what is in a slide or another .h5ad of cifm, a run, a model, a folder of slides, or a simulation."""
+"""`cifm inspect`: what is in a download, a slide or another .h5ad of cifm, a run, a model, or the result of a command."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def inspect(
         Path,
         typer.Argument(
             metavar="PATH",
-            help="A slide or another .h5ad of cifm, a run, a model, or a folder of slides or of a simulation.",
+            help="A download, a slide or another .h5ad of cifm, a run, a model, or the result of a command: its file or folder.",
         ),
     ],
     no_verify: options.NoVerify = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show the content of a file or folder that cifm wrote."""
+    """Show what a download holds, or a file or folder that cifm wrote."""
     from cifm_cli.data.corpus import corpus_table
     from cifm_cli.report import terminal
 
@@ -40,8 +40,9 @@ def inspect(
 def _describe(path: Path) -> dict[str, Any]:
     from cifm_cli import workspace
     from cifm_cli.data.corpus import describe_corpus, is_corpus
-    from cifm_cli.errors import CifmError
+    from cifm_cli.data.prepare.describe_download import describe_download
     from cifm_cli.simulation.stored_result import find_result
+    from cifm_cli.stored_results import describe_stored_result, find_stored_result
     from cifm_cli.training.learning_curve import describe_progress
 
     if path.suffix == ".safetensors" or (path / "model.safetensors").is_file():
@@ -49,21 +50,16 @@ def _describe(path: Path) -> dict[str, Any]:
         facts = _describe_model(model)
         training = describe_progress(model.parent) if model.name == "model.safetensors" else {}
         return {"kind": facts["kind"], **training, **facts}
-    result = find_result(path)
-    if result is not None:
+    if (result := find_result(path)) is not None:
         return _describe_simulation(result)
-    if path.is_dir():
+    if (stored := find_stored_result(path)) is not None:
+        return describe_stored_result(stored)
+    if path.is_dir() and workspace.has_slides(path):
         slides = workspace.slide_paths([path])
-        if is_corpus(slides):
-            return describe_corpus(slides)
-        return {slide.name: _describe_slide(slide) for slide in slides}
-    if path.suffix == ".h5ad":
-        return _describe_slide(path)
-    problem = "not a file of cifm" if path.exists() else "no such file or folder"
-    raise CifmError(
-        f"{path}: {problem}",
-        "inspect takes a slide (.h5ad), a run folder, a model.safetensors or the folder of a simulation",
-    )
+        described = None if is_corpus(slides) else {slide.name: _describe_slide(slide) for slide in slides}
+        return describe_corpus(slides) if described is None else described
+    is_h5ad = path.is_file() and path.suffix == ".h5ad"
+    return _describe_slide(path) if is_h5ad else describe_download(path)
 
 
 def _describe_simulation(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ def predict(
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     no_verify: options.NoVerify = False,
+    force: own.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """Predict the expression of every cell, or at given locations, from the surrounding cells."""
@@ -42,7 +43,7 @@ def predict(
     loaded = load_model(run, backend, device, precision)
     estimate = point_estimate(loaded, form.value, threshold)
     locations_um = None if at is None else read_locations(at)
-    predicted.require_other_file(target := out or Path("predicted", path.name), path)
+    predicted.require_replaceable(target := out or Path("predicted", path.name), path, force=force)
     tissue = open_slide(path)
     if locations_um is not None:  # before the adaptation
         count_far(tissue.with_radius(loaded.checkpoint.recipe.data.radius_um), locations_um)
@@ -51,9 +52,8 @@ def predict(
     columns = loaded.panel(tissue).columns
     facts: dict[str, Any] = {"form": form.value, "threshold": threshold if form is own.Form.GATED else None}
     facts["evaluation"] = find_trust(run, [path])
-    about = {**facts, "genes": genes, **adaptation_facts(loaded, adapt, seed)}
-    inputs = [path, run / "model.safetensors"]
-    origin = provenance.collect("predict", seed=seed, inputs=inputs, precision=precision, **about)
+    about = {**facts, "genes": genes, "precision": precision, **adaptation_facts(loaded, adapt, seed)}
+    origin = provenance.collect("predict", seed=seed, inputs=[path, run / "model.safetensors"], **about)
     number = tissue.num_cells if locations_um is None else len(locations_um)
     with terminal.progress("inferring", number) as advance:
         if locations_um is None:

@@ -42,3 +42,4 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="FILE", help="The .h5ad to write.", show_default="predicted/SLIDE.h5ad"),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]

@@ -32,6 +32,7 @@ def share(
     paths = workspace.slide_paths(slides, workspace.EMBEDDED, "cifm embed SLIDE")
     config = ShareConfig(k, clusters, tuple(of or ()), center, balance, search, permutations, seed)
     sharing, content = share_slides(paths, level, label, group, config, out)
+    terminal.say(content["answer"]["sentence"])
     terminal.show_table("What samples share", report.matrix_summary(sharing))
     terminal.say(report.explain(sharing))
     if sharing.group_test is not None:

@@ -49,3 +49,6 @@ Seed = Annotated[
         show_default="0, or that of the resumed run",
     ),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check slides, recipe and machine, print the plan, and train nothing.")
+]

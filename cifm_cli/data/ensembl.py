@@ -25,6 +25,12 @@ def are_ensembl_ids(names: pd.Series[str] | pd.Index[str]) -> NDArray[np.bool_]:
     return np.fromiter(map(is_ensembl_id, names), dtype=bool, count=len(names))
 
 
+def species_prefix(name: str) -> str:
+    """The letters of an Ensembl id that tell the species, such as ENSG and ENSMUSG; empty for other names."""
+    match = _ENSEMBL.fullmatch(name)
+    return match.group(1)[:-11] if match else ""
+
+
 def strip_version(name: str) -> str:
     """An Ensembl id without version and pseudo-autosomal suffix; other names unchanged."""
     match = _ENSEMBL.fullmatch(name)

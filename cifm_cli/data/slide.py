@@ -21,7 +21,7 @@ from cifm_cli.data.content_record import CellContent, record_content, require_un
 from cifm_cli.data.counts_source import CountChecksums, FileCounts, MemoryCounts
 from cifm_cli.data.metadata import SLIDE_FACTS, check_metadata, read_stored_metadata
 from cifm_cli.data.slide_file import open_slide_file, reading_slot, reopen_slide_file
-from cifm_cli.data.units import isolation_note
+from cifm_cli.data.units import describe_extent, isolation_note
 from cifm_cli.data.validate_slide import (
     read_column,
     read_coordinates,
@@ -319,7 +319,8 @@ def describe_slide(path: Path) -> dict[str, Any]:
         path: A prepared slide.
 
     Returns:
-        Number of cells and genes, sizes of the regions, and the decoded `uns["cifm"]`.
+        Number of cells and genes, sizes of the regions, lowest and highest `x` and `y` of the cells as `extent_um`, and the
+        decoded `uns["cifm"]`.
 
     Raises:
         CifmError: As for `open_slide`, which this calls, so that a slide that can be described can be used.
@@ -328,7 +329,8 @@ def describe_slide(path: Path) -> dict[str, Any]:
         slide, metadata = read_slide(file, path, hold=True), _read_metadata(file, path)
     metadata.pop(keys.CONTENT, None)  # checksums, which have just been compared
     sizes = {region: len(slide.region(region)) for region in keys.REGIONS}
-    return {"kind": "prepared slide", "cells": slide.num_cells, "genes": slide.num_genes, "split": sizes, **metadata}
+    facts = {"cells": slide.num_cells, "genes": slide.num_genes, "extent_um": describe_extent(slide.xy_um)}
+    return {"kind": "prepared slide", **facts, "split": sizes, **metadata}
 
 
 def _read_metadata(file: h5py.File, path: Path) -> dict[str, Any]:

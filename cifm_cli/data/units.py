@@ -222,3 +222,18 @@ def _choose_radius(spacing: float, platform_um: float | None, given_um: float | 
         )
     # Rounded, as users repeat the radius from the report in options and recipes.
     return round(RADIUS_IN_SPACINGS * spacing, 1), f"{RADIUS_IN_SPACINGS:g} x median nearest-neighbour distance"
+
+
+def describe_extent(xy_um: NDArray[np.float64]) -> dict[str, list[float]] | None:
+    """Range of positions, as `--crop` and `--at` take them.
+
+    Args:
+        xy_um: (N, 2) positions, micrometres.
+
+    Returns:
+        Lowest and highest `x` and `y`, micrometres; None without positions.
+    """
+    if not len(xy_um):
+        return None
+    low, high = xy_um.min(axis=0), xy_um.max(axis=0)
+    return {axis: [round(float(low[i]), 1), round(float(high[i]), 1)] for i, axis in enumerate("xy")}

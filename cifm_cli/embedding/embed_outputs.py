@@ -7,6 +7,7 @@ import logging
 import shutil
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from cifm_cli import keys, provenance
@@ -243,10 +244,10 @@ def _write_page(new: Path, result: Result, origin: dict[str, Any]) -> None:
     images: dict[str, list[html.Image]] = {}
     for heading, figures in embed_report.figures(result).items():
         for figure in figures:
-            png = figure.draw("png")
-            (new / f"{figure.name}.png").write_bytes(png)
+            image = html.draw_image(partial(figure.draw, "png"), figure.caption)
+            (new / f"{figure.name}.png").write_bytes(image.content)
             (new / f"{figure.name}.svg").write_bytes(figure.draw("svg"))
-            images.setdefault(heading, []).append(html.Image(png, figure.caption))
+            images.setdefault(heading, []).append(image)
     for name, table in embed_report.tables(result).items():
         table.to_csv(new / f"{name}.csv", index=False, lineterminator="\n")
         table.to_parquet(new / f"{name}.parquet", index=False, write_page_checksum=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from cifm_cli.embedding.evidence import format_interval
 from cifm_cli.embedding.features import BASELINES
 from cifm_cli.embedding.probe_summary import MAJORITY, METRICS
 from cifm_cli.embedding.scoring import BALANCED_ACCURACY, BRIER, LOWER_IS_BETTER, ROC_AUC
-from cifm_cli.report import plots
+from cifm_cli.report import matrix_plots
 from cifm_cli.report.estimates import Estimate, draw_calibration, draw_estimates
-from cifm_cli.report.html import Image, Section
+from cifm_cli.report.html import Section, draw_image
 from cifm_cli.report.palette import COLOURS, sort_names
 from cifm_cli.report.table import Table
 
@@ -29,6 +30,17 @@ if TYPE_CHECKING:
 _TITLES = {ROC_AUC: "ROC-AUC", BALANCED_ACCURACY: "balanced accuracy", BRIER: "Brier score"}
 _HEADS = {**_TITLES, BRIER: "Brier score (lower is better)"}
 _GREY = "#777777"
+_WORDS = {
+    "linear probe": "a classifier that weighs the features of a cell and adds them up; what it finds is easy to read off them",
+    "held-out cells": "cells that the classifier was not trained on; scores are of these only",
+    "ROC-AUC": "probability that a cell of a class has a higher probability of it than a cell of another one; 0.5 is chance",
+    "balanced accuracy": "fraction of right classes, each class counted alike however many cells it has",
+    "Brier score": "mean squared error of the probabilities; lower is better",
+    "calibration": "whether what has a probability of 30 % is the case in 30 % of the cells",
+    "95 % interval": "range of a score when whole blocks, slides or samples are drawn again and again",
+    "paired difference": "difference of two features on the same cells in each draw; one whose interval excludes 0 is shown",
+    MAJORITY: "the frequencies of the classes, without looking at a cell",
+}
 _MAX_TITLE = 60  # characters of a label in the title of a figure
 _MAX_SLIDES = 60  # rows of the table of slides on the page
 
@@ -256,11 +268,16 @@ def sections(probe: ProbeResult) -> list[Section]:
     content, classes = probe.content, probe.labels.classes
     best = list(content["features"])[_best(content["features"], BALANCED_ACCURACY)]
     warnings = content["warnings"]
-    charts = [Image(draw_metric(probe, metric), f"{_TITLES[metric]} with 95 % intervals") for metric in METRICS]
-    confusion = plots.heat_map(
-        confusion_matrix(probe, best),
-        classes,
-        classes,
+    charts = [
+        draw_image(partial(draw_metric, probe, metric), f"{_TITLES[metric]} with 95 % intervals") for metric in METRICS
+    ]
+    position = {name: number for number, name in enumerate(classes)}
+    order = [position[name] for name in sort_names(classes)]  # 2 before 10
+    confusion = partial(
+        matrix_plots.heat_map,
+        confusion_matrix(probe, best)[np.ix_(order, order)],
+        [classes[i] for i in order],
+        [classes[i] for i in order],
         "true class (rows), predicted class (columns)",
         label="fraction of the true class",
     )
@@ -283,15 +300,16 @@ def sections(probe: ProbeResult) -> list[Section]:
             "probabilities can be taken at their word. The table holds the mean distance to it over all cells. The Brier "
             "score is the squared error of the probabilities.",
             Table(["features", "mean error of the probability"], errors),
-            [Image(draw_reliability(probe), "Observed frequency over predicted probability"), charts[2]],
+            [draw_image(partial(draw_reliability, probe), "Observed frequency over predicted probability"), charts[2]],
         ),
         Section("Results by class", "ROC-AUC of each class against the rest.", _class_table(probe)),
         Section(
             f"Confusion matrix of {best}",
             "The features with the best balanced accuracy.",
-            images=[Image(confusion, "Confusion matrix")],
+            images=[draw_image(confusion, f"Confusion matrix of {best}: predicted classes of the cells of each class")],
         ),
         Section("Features", table=Table(["features", "description"], descriptions)),
+        Section("What the words mean", table=Table(["word", "meaning"], list(map(list, _WORDS.items()))), folded=True),
     ]
 
 

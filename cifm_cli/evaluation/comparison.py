@@ -66,7 +66,14 @@ class Comparison:
             "low": paired.low,
             "high": paired.high,
             "p": paired.p,
+            "constant": self._better_constant(metric, model),
         }
+
+    def _better_constant(self, metric: str, model: str) -> str | None:
+        """A constant or random draws that score better than a model; None if none does."""
+        cost = self.best(model, metric).cost(metric)
+        costs = {name: self.best(name, metric).cost(metric) for name in self.scores if name in UNINFORMED}
+        return next((name for name in sorted(costs, key=lambda name: costs[name]) if costs[name] < cost), None)
 
     def all_paired(self, model: str = MODEL, reference: str | None = None) -> dict[str, dict[str, Any]]:
         """`paired` for every metric, with p-values corrected for the number of metrics (Holm)."""
@@ -92,15 +99,19 @@ def favours_model(pair: dict[str, Any], metric: str) -> bool | None:
     """Whether a difference is on the model's side of zero.
 
     Args:
-        pair: `low` and `high`, the 95 % interval, and `p_holm`, where it was corrected for the number of metrics.
+        pair: `low` and `high`, the 95 % interval; `p_holm`, where it was corrected for the number of metrics; and
+            `constant`, where a constant or random draws were compared too.
         metric: The metric.
 
     Returns:
-        None where the interval includes zero, or the corrected p is not below `ALPHA`: no difference is shown.
+        None where the interval includes zero, or the corrected p is not below `ALPHA`: no difference is shown. Also None
+        instead of True where a constant or random draws score better than the model: that measure can be won without
+        knowing anything.
     """
     if pair["low"] <= 0 <= pair["high"] or pair.get("p_holm", 0.0) >= ALPHA:
         return None
-    return bool(pair["high"] < 0) == (metric in LOWER_IS_BETTER)
+    is_better = bool(pair["high"] < 0) == (metric in LOWER_IS_BETTER)
+    return None if is_better and pair.get("constant") else is_better
 
 
 def overall(comparisons: dict[str, list[Comparison]], seed: int, groups: Sequence[str] | None = None) -> dict[str, Any]:

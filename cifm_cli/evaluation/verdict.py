@@ -32,7 +32,8 @@ METRIC_NAMES: Final = {
 }
 MEANING: Final = (
     f"Better and worse mean p < {ALPHA:g} after Holm's correction for the {len(METRICS)} measures. A constant "
-    f"and random draws ({', '.join(sorted(UNINFORMED))}) are scored too, but are never the best baseline."
+    f"and random draws ({', '.join(sorted(UNINFORMED))}) are scored too, but are never the best baseline; where one of them scores better than a model, the "
+    "model is not called better."
 )
 
 
@@ -123,6 +124,7 @@ def _facts(paired: Mapping[str, Any], predictors: Sequence[Mapping[str, Any]]) -
         **{key: pair[key] for key in ("difference", "low", "high", "p_holm")},
         "percent": pair.get("percent") or _percent(pair, errors[pair["best_baseline"]] / len(predictors)),
         "measures": decisions,
+        "won_by_constants": [metric for metric, found in paired.items() if found.get("constant")],
     }
 
 
@@ -172,6 +174,10 @@ def _measures(name: str, facts: Mapping[str, Any], geometry: str) -> str:
     parts = [f"{model}, {geometry}: better on {len(better)} of {len(facts['measures'])} measures"]
     parts += [f"worse on {', '.join(worse)}"] if worse else []
     parts += [f"no difference shown on {', '.join(undecided)}"] if undecided else []
+    constants = ", ".join(METRIC_NAMES[metric] for metric in facts["won_by_constants"])
+    parts += (
+        [f"a constant or random draws score better than it on {constants}, so that says little"] if constants else []
+    )
     return f"{'; '.join(parts)}. Best predictor by squared error: {facts['best_predictor']}."
 
 

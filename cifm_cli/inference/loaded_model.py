@@ -24,6 +24,7 @@ from cifm_cli.model.vocabulary import (
     union_vocabulary,
 )
 from cifm_cli.recipe_sections import Precision
+from cifm_cli.storage.lock import SUFFIX, is_held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,6 +201,8 @@ def load_model(run: Path, backend: str = "auto", device: str = "auto", precision
     # The device first: a mistyped name is reported before a large file is read.
     chosen = choose_device(device)
     checkpoint = load_checkpoint(run)
+    if is_held(run / SUFFIX):
+        logger.warning("%s: still training; this is its best model so far, which a better one may replace", run)
     # In place: the checkpoint holds the network on the device.
     checkpoint.network.to(chosen)
     return LoadedModel(checkpoint, cifm_backends.select(backend, chosen.type), chosen, precision)

@@ -5,39 +5,61 @@ from __future__ import annotations
 import io
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cifm_cli.report.palette import blend
+from cifm_cli.report.palette import OTHERS, UNKNOWN, blend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+
 ImageFormat: TypeAlias = Literal["png", "svg"]
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Hexadecimal colours of everything in a figure that is not data."""
+
+    paper: str  # ground
+    ink: str  # text and marks
+    quiet: str  # axes, ticks and lines of reference
+    grid: str
+    shade: str  # of areas that are no data
+    others: str  # categories without a colour of their own
+    unknown: str  # cells without a category
+
+
+LIGHT: Final = Theme("#ffffff", "#1d2329", "#5c6670", "#e6e6e6", "#e4e4e4", OTHERS, UNKNOWN)
+DARK: Final = Theme("#15191d", "#e4e8ec", "#98a2ad", "#313840", "#2c333a", "#7d868f", "#3f474f")
 _STYLE: Final[Any] = {
-    "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.08,  # inches; the border of a page must not touch the title
+    "figure.constrained_layout.w_pad": 0.08,
     "savefig.dpi": 130,
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
-    "axes.edgecolor": "#888888",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
     "legend.frameon": False,
     "text.parse_math": False,  # names of the user may hold dollar signs
     "svg.hashsalt": "cifm",  # of the names of elements, which would be random
 }
 _FORMAT: ContextVar[ImageFormat] = ContextVar("format", default="png")
+_THEME: ContextVar[Theme] = ContextVar("theme", default=LIGHT)
+_DARKEST: Final = 0.06  # relative luminance of a colour that can be seen on the dark ground
+WIDTH_IN: Final = 6.5  # of most figures
 _FRAME_DPI: Final = 100
 _NEARLY_WHITE: Final = 245  # Pillow takes the nearest colour within some levels, which must not replace white
 
@@ -55,6 +77,67 @@ def vector_graphics() -> Iterator[None]:
         _FORMAT.reset(token)
 
 
+@contextmanager
+def dark_theme() -> Iterator[None]:
+    """Let `render`, and every function that uses it, draw for a dark page within a block."""
+    token = _THEME.set(DARK)
+    try:
+        yield
+    finally:
+        _THEME.reset(token)
+
+
+def theme() -> Theme:
+    """Colours of the figure that is drawn, which is for a light page outside of `dark_theme`."""
+    return _THEME.get()
+
+
+def on_ground(colour: str) -> str:
+    """A colour of data as it is drawn on the ground of the theme: dark ones would not be seen on a dark page.
+
+    Args:
+        colour: Hexadecimal colour.
+
+    Returns:
+        The colour itself on a light page; on a dark one, greys of the palette become those of the theme, and dark colours
+        lighter ones.
+    """
+    current = theme()
+    if current is LIGHT:
+        return colour
+    if colour in (OTHERS, UNKNOWN):
+        return current.others if colour == OTHERS else current.unknown
+    linear = [(int(colour[i : i + 2], 16) / 255) ** 2.2 for i in (1, 3, 5)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return blend(colour, 0.4) if luminance < _DARKEST else colour
+
+
+def fade(colour: str, share: float) -> str:
+    """A colour mixed with a share of the ground of the theme."""
+    return blend(colour, share, theme().paper)
+
+
+def diverging_colours() -> Colormap:
+    """Colours of numbers around zero: blue, the ground of the theme, red."""
+    if theme() is LIGHT:
+        return mpl.colormaps["RdBu_r"]
+    return LinearSegmentedColormap.from_list("dark", ["#9fd3f2", "#2f86c4", "#262d34", "#d0563f", "#f9b99a"])
+
+
+def _style() -> Any:  # noqa: ANN401 - matplotlib types the names of settings one by one
+    """Settings of matplotlib for the theme."""
+    colours = theme()
+    quiet = ("axes.edgecolor", "xtick.color", "ytick.color")
+    ink = ("text.color", "axes.labelcolor", "axes.titlecolor", "legend.labelcolor")
+    return {
+        **_STYLE,
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor"), colours.paper),
+        **dict.fromkeys(quiet, colours.quiet),
+        **dict.fromkeys(ink, colours.ink),
+        "grid.color": colours.grid,
+    }
+
+
 def render(
     draw: Callable[[Figure], None], width_in: float, height_in: float, image_format: ImageFormat | None = None
 ) -> bytes:
@@ -68,7 +151,7 @@ def render(
     """
     image_format = image_format or _FORMAT.get()
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_style()):
         # Not through pyplot, which keeps figures open and chooses a display.
         figure = Figure(figsize=(width_in, height_in))
         draw(figure)
@@ -76,6 +159,25 @@ def render(
         metadata = {"Software": None} if image_format == "png" else {"Creator": None, "Date": None}
         figure.savefig(buffer, format=image_format, metadata=metadata)
     return buffer.getvalue()
+
+
+def render_axes(draw: Callable[[Axes], None], title: str, height_in: float, width_in: float = WIDTH_IN) -> bytes:
+    """Make a figure with one pair of axes, call `draw` on them, and return the image.
+
+    Args:
+        draw: Draws on the axes.
+        title: Title of the axes.
+        height_in: Height, inches.
+        width_in: Width, inches.
+    """
+
+    def draw_all(figure: Figure) -> None:
+        """Draw on the given figure."""
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.set_title(title)
+
+    return render(draw_all, width_in, height_in)
 
 
 def render_frames(
@@ -97,7 +199,7 @@ def render_frames(
     """
     palette = _palette(colours)
     frames: list[Image.Image] = []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_style()):
         figure = Figure(figsize=(width_in, height_in), dpi=_FRAME_DPI)
         canvas: Any = FigureCanvasAgg(figure)
         for _ in draw(figure):

@@ -33,10 +33,9 @@ _ENTRY_IN, _LETTER_IN = 0.45, 0.066  # width of an entry of the legend without t
 _LEGEND_ROW_IN: Final = 0.165  # height of an entry
 _HEIGHTS_IN: Final = (2.4, 8.0)  # smallest and largest height of a map
 _POINTS_PER_INCH: Final = 72
-_PALE: Final = 0.68  # share of white in the colours of cells that are not emphasised
+_PALE: Final = 0.68  # share of the ground in the colours of cells that are not emphasised
 _FRAME_MS: Final = 450
 _MAX_BYTES: Final = 3_000_000  # of an animation; more are avoided by leaving out frames
-_INK: Final = "#111111"
 
 
 @dataclass(frozen=True)
@@ -191,8 +190,8 @@ class CellMap:
     def _colours_of(self, names: Names, emphasised: NDArray[np.bool_] | None) -> list[str]:
         """(N,) hexadecimal colours."""
         known = dict(self.colours) | {self.unknown: UNKNOWN}
-        full = {name: known.get(name, OTHERS) for name in set(names.tolist())}
-        pale = {name: blend(colour, _PALE) for name, colour in full.items()}
+        full = {name: canvas.on_ground(known.get(name, OTHERS)) for name in set(names.tolist())}
+        pale = {name: canvas.fade(colour, _PALE) for name, colour in full.items()}
         if emphasised is None:
             return [full[name] for name in names.tolist()]
         pairs = zip(names.tolist(), emphasised.tolist(), strict=True)
@@ -241,7 +240,10 @@ class CellMap:
     def _draw_legend(self, figure: Figure, *, with_marks: bool) -> None:
         """Draw the legend at the right edge."""
         axes = figure.axes[0]
-        handles = [axes.scatter([], [], c=colour, s=24, linewidths=0, label=name) for name, colour in self._entries()]
+        handles = [
+            axes.scatter([], [], c=canvas.on_ground(colour), s=24, linewidths=0, label=name)
+            for name, colour in self._entries()
+        ]
         symbols = {mark.label: mark.symbol for mark in self.marks} if with_marks else {}
         handles += [axes.scatter([], [], label=label, **_symbol(symbol, 6.0)) for label, symbol in symbols.items()]
         right = figure.axes[-1].get_position().x1
@@ -252,9 +254,21 @@ class CellMap:
 
 
 def _symbol(name: str, diameter: float) -> dict[str, Any]:
-    """How a mark is drawn: black on white, so that it differs from every cell."""
+    """How a mark is drawn: ink on the ground, so that it differs from every cell."""
     if name == "cross":
-        return {"marker": "x", "s": diameter**2, "c": _INK, "linewidths": 1.2}
+        return {"marker": "x", "s": diameter**2, "c": canvas.theme().ink, "linewidths": 1.2}
     if name == "ring":
-        return {"marker": "o", "s": diameter**2, "facecolors": "none", "edgecolors": _INK, "linewidths": 1.0}
-    return {"marker": "^", "s": (1.2 * diameter) ** 2, "facecolors": "#FFFFFF", "edgecolors": _INK, "linewidths": 1.1}
+        return {
+            "marker": "o",
+            "s": diameter**2,
+            "facecolors": "none",
+            "edgecolors": canvas.theme().ink,
+            "linewidths": 1.0,
+        }
+    return {
+        "marker": "^",
+        "s": (1.2 * diameter) ** 2,
+        "facecolors": canvas.theme().paper,
+        "edgecolors": canvas.theme().ink,
+        "linewidths": 1.1,
+    }

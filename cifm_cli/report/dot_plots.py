@@ -25,8 +25,6 @@ _ROW_IN: Final = 0.27
 _PANEL_IN: Final = 1.75
 _PANELS_PER_ROW: Final = 4
 _FAR: Final = 1e3  # outside of every panel
-_GREY: Final = "#777777"
-_SHADE: Final = "#E4E4E4"
 _MARKERS: Final = ("o", "D", "s", "^", "v", "P", "X")  # of the series, one after the other
 
 
@@ -68,14 +66,14 @@ def draw_rows(
     def draw(figure: Figure) -> None:
         """Draw on the given figure."""
         axes = figure.add_subplot()
-        axes.axvline(0, color="#888888", linewidth=1, zorder=1)
+        axes.axvline(0, color=canvas.theme().quiet, linewidth=1, zorder=1)
         for number, (dots, colour) in enumerate(zip(series, own, strict=True)):
             marker = _MARKERS[number % len(_MARKERS)]
             _draw_series(axes, dots, colour, marker, zorder=10.0 - number)
         for position, tones in enumerate(squares):
             for i, tone in enumerate(reversed(list(tones))):
                 axes.plot(
-                    [-0.014 - 0.018 * i], [position], marker="s", color=tone, markersize=6, clip_on=False,
+                    [-0.014 - 0.018 * i], [position], marker="s", color=canvas.on_ground(tone), markersize=6, clip_on=False,
                     transform=axes.get_yaxis_transform(),
                 )  # fmt: skip
         axes.set_yticks(range(len(labels)), labels)
@@ -108,7 +106,7 @@ def _draw_series(axes: Axes, dots: Dots, colour: str, marker: str, zorder: float
             axes.plot(interval, [row, row], color=colour, linewidth=1.4, solid_capstyle="butt", zorder=zorder)
     axes.plot(
         dots.values, range(len(dots.values)), linestyle="", marker=marker, color=colour, markersize=6.5,
-        markerfacecolor="white" if dots.is_open else colour, label=dots.name, zorder=zorder + 0.5,
+        markerfacecolor=canvas.theme().paper if dots.is_open else colour, label=dots.name, zorder=zorder + 0.5,
     )  # fmt: skip
 
 
@@ -169,31 +167,37 @@ def draw_by_distance(
         first = figure.axes[0]
         handles: list[Artist] = [
             first.plot([], [], **dot)[0],
-            first.plot([], [], markerfacecolor="white", **dot)[0],
-            first.plot([], [], linestyle=":", color=_GREY)[0],
+            first.plot([], [], markerfacecolor=canvas.theme().paper, **dot)[0],
+            first.plot([], [], linestyle=":", color=canvas.theme().quiet)[0],
         ]
         if any(point.chance is not None for panel in panels for point in panel.points):
-            handles.append(first.fill_between([], [], color=_SHADE, linewidth=0))
+            handles.append(first.fill_between([], [], color=canvas.theme().shade, linewidth=0))
         figure.legend(handles, names[: len(handles)], loc="outside lower left", ncols=4, fontsize=8)
 
     return canvas.render(draw, _WIDTH_IN, 0.9 + _PANEL_IN * num_rows)
 
 
 def _draw_panel(axes: Axes, panel: DistancePanel) -> None:
-    axes.axhline(0, color="#888888", linewidth=0.8)
+    axes.axhline(0, color=canvas.theme().quiet, linewidth=0.8)
     for point in panel.points:
         if point.chance is not None:
             ends_um = [point.low_um, point.high_um]
-            axes.fill_between(ends_um, -point.chance, point.chance, color=_SHADE, linewidth=0, zorder=0)
+            axes.fill_between(ends_um, -point.chance, point.chance, color=canvas.theme().shade, linewidth=0, zorder=0)
         middle = (point.low_um + point.high_um) / 2
         axes.plot([point.low_um, point.high_um], [point.value] * 2, color=COLOURS[0], linewidth=1, alpha=0.5)
         # Where nothing is known, intervals are infinite.
         ends = np.clip(point.interval, -_FAR, _FAR)
         axes.plot([middle, middle], ends, color=COLOURS[0], linewidth=1.4)
-        fill = COLOURS[0] if point.is_called else "white"
+        fill = COLOURS[0] if point.is_called else canvas.theme().paper
         axes.plot([middle], [point.value], marker="o", color=COLOURS[0], markerfacecolor=fill, markersize=5)
         if point.reference is not None:
-            axes.plot([point.low_um, point.high_um], [point.reference] * 2, color=_GREY, linewidth=1.2, linestyle=":")
+            axes.plot(
+                [point.low_um, point.high_um],
+                [point.reference] * 2,
+                color=canvas.theme().quiet,
+                linewidth=1.2,
+                linestyle=":",
+            )
     axes.set_title(panel.title, fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(axis="y")

@@ -61,20 +61,26 @@ def draw_embedding(
     def draw(figure: Figure) -> None:
         """Draw on the given figure."""
         width_in, height_in = _size_in(entries)
+        shown = {name: canvas.on_ground(colour) for name, colour in entries.items()}
         figure.set_layout_engine("none")
         box = (_LEFT_IN / width_in, _BOTTOM_IN / height_in, _SQUARE_IN / width_in, _SQUARE_IN / height_in)
         axes = figure.add_axes(box, title=title)
-        colours = [entries[name] for name in names[order].tolist()]
+        colours = [shown[name] for name in names[order].tolist()]
         axes.scatter(places[order, 0], places[order, 1], s=diameter**2, c=colours, linewidths=0, rasterized=True)
         size = 8 if len(numbers or {}) <= _MAX_NUMBERS else 6.5
         for name, (x, y) in (numbers or {}).items():
-            frame: Any = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+            frame: Any = {
+                "boxstyle": "round,pad=0.12",
+                "facecolor": canvas.theme().paper,
+                "edgecolor": "none",
+                "alpha": 0.75,
+            }
             axes.text(x, y, name, ha="center", va="center", fontsize=size, bbox=frame)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_xlabel("UMAP 1", loc="left", fontsize=8)
         axes.set_ylabel("UMAP 2", loc="bottom", fontsize=8)
-        handles = [axes.scatter([], [], c=colour, s=24, linewidths=0, label=name) for name, colour in entries.items()]
+        handles = [axes.scatter([], [], c=colour, s=24, linewidths=0, label=name) for name, colour in shown.items()]
         right = (_LEFT_IN + _SQUARE_IN) / width_in
         figure.legend(
             handles=handles, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=8, handletextpad=0.2, columnspacing=0.8,
@@ -131,7 +137,7 @@ def draw_composition(
         for number, (name, colour) in enumerate(entries.items()):
             left = ends[:, number] - fractions[:, number]
             axes.barh(
-                positions, fractions[:, number], left=left, height=0.8, color=colour, edgecolor="white", linewidth=0.4,
+                positions, fractions[:, number], left=left, height=0.8, color=canvas.on_ground(colour), edgecolor=canvas.theme().paper, linewidth=0.4,
                 label=name,
             )  # fmt: skip
         axes.set_yticks(positions, rows)

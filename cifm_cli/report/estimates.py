@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _WIDTH_IN = 6.5
 _MARKERS = "osD^vPX"  # of the lines, one after the other
 _RIGHT = 1.02  # of the numbers, as a fraction of the width of the axes
-_QUIET = "#777777"
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,12 @@ def draw_estimates(
         """Draw on the given figure."""
         axes = figure.add_subplot(title=title)
         if reference is not None:
-            axes.axvline(reference, color="#888888", linewidth=1, linestyle="--")
+            axes.axvline(reference, color=canvas.theme().quiet, linewidth=1, linestyle="--")
         for position, row in enumerate(rows):
             below = [position + 0.25] * len(row.points)
-            axes.plot(row.points, below, "o", markersize=4, markerfacecolor="none", markeredgecolor=_QUIET)
+            axes.plot(
+                row.points, below, "o", markersize=4, markerfacecolor="none", markeredgecolor=canvas.theme().quiet
+            )
             if row.interval is not None:
                 axes.plot(row.interval, [position, position], color=row.colour, linewidth=2)
             axes.plot([row.value], [position], "o", markersize=7, color=row.colour)
@@ -95,7 +96,7 @@ def draw_calibration(
     def draw(figure: Figure) -> None:
         """Draw on the given figure."""
         axes = figure.add_subplot(title=title)
-        axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle="--")
+        axes.plot([0, 1], [0, 1], color=canvas.theme().quiet, linewidth=1, linestyle="--")
         for number, (name, bins) in enumerate(lines.items()):
             predicted, observed = [each[0] for each in bins], [each[1] for each in bins]
             marker = _MARKERS[number % len(_MARKERS)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PANEL_IN: Final = 3.0  # width of a map
-_HEIGHTS_IN: Final = (1.4, 3.0)  # smallest and largest height of a map
+_HEIGHTS_IN: Final = (0.9, 3.0)  # smallest and largest height of a map
 _POINTS_PER_INCH: Final = 72
 _PERCENTILE: Final = 99  # of the measured values, where the colours end; a few cells would make all others pale
 

@@ -1,12 +1,18 @@
-"""HTML reports: one self-contained file without external resources."""
+"""HTML pages: one self-contained file without external resources, in the same order for all commands.
+
+A page begins with its answer in one sentence and how sure it is; pictures and tables follow.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
 
@@ -15,10 +21,10 @@ from cifm_cli.report.table import Table
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-__all__ = ["Image", "Section", "Table", "write_report"]
+__all__ = ["Image", "Section", "Table", "draw_image", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,7 @@ class Image:
 
     content: bytes  # bytes of a PNG or GIF
     caption: str  # description of the content, also used as alternative text
-    # a chart of lines and bars, of which dark pages show the negative; maps keep their colours
-    is_chart: bool = False
+    dark: bytes | None = None  # bytes of the same figure for dark pages, where there is one
 
     @property
     def suffix(self) -> str:
@@ -37,9 +42,40 @@ class Image:
         return "gif" if self.content.startswith(b"GIF8") else "png"
 
     @property
+    def is_wide(self) -> bool:
+        """Whether the image needs the width of the page: one that is more than 2.6 times as wide as high."""
+        # Bytes 16 to 23 of a PNG, and 6 to 9 of a GIF
+        low, high = (6, 8) if self.suffix == "gif" else (16, 20)
+        order: Literal["little", "big"] = "little" if self.suffix == "gif" else "big"
+        width, height = (int.from_bytes(self.content[i : i + high - low], order) for i in (low, high))
+        return width > 2.6 * height
+
+    @property
     def data_uri(self) -> str:
         """The image as a `data:` URI."""
-        return f"data:image/{self.suffix};base64,{base64.b64encode(self.content).decode('ascii')}"
+        return f"data:image/{self.suffix};base64,{_base64(self.content)}"
+
+    @property
+    def dark_uri(self) -> str:
+        """The image for dark pages as a `data:` URI; empty if there is none."""
+        return "" if self.dark is None else f"data:image/{self.suffix};base64,{_base64(self.dark)}"
+
+
+def draw_image(draw: Callable[[], bytes], caption: str) -> Image:
+    """Draw a figure twice: for light and for dark pages.
+
+    Args:
+        draw: Draws the figure.
+        caption: Description of the content.
+
+    Returns:
+        The image.
+    """
+    from cifm_cli.report.canvas import dark_theme  # matplotlib takes a second to import
+
+    content = draw()
+    with dark_theme():
+        return Image(content, caption, draw())
 
 
 @dataclass(frozen=True)
@@ -48,8 +84,8 @@ class Section:
 
     heading: str  # heading of the section
     text: str = ""  # plain text; an empty line starts a paragraph
-    table: Table | None = None  # table below the text
-    images: Sequence[Image] = ()  # images below the table, side by side where the page is wide enough
+    table: Table | None = None  # table below text and images
+    images: Sequence[Image] = ()  # images below the text, side by side where the page is wide enough
     folded: bool = False  # whether the content is hidden until the heading is clicked
 
 
@@ -59,7 +95,7 @@ def write_report(
     sections: Sequence[Section],
     provenance: dict[str, Any],
     *,
-    answer: str = "",
+    answer: str,
     remarks: Sequence[str] = (),
 ) -> None:
     """Write a report, completely or not at all. All text is escaped.
@@ -75,6 +111,7 @@ def write_report(
     Raises:
         CifmError: The file cannot be written.
     """
+    script = _read("report.js")
     page = _template().render(
         title=title,
         answer=answer,
@@ -82,9 +119,28 @@ def write_report(
         sections=sections,
         provenance=provenance,
         provenance_json=json.dumps(provenance, indent=2),
+        style=_read("report.css"),
+        script=script,
+        # Only this script may run, whatever names in files of the user contain.
+        script_hash=_base64(hashlib.sha256(script.encode()).digest()),
     )
     with atomic_path(path) as temporary:
-        temporary.write_text(printable(page), encoding="utf8")
+        temporary.write_text(printable(page), encoding="utf8", newline="\n")
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _micrometres(text: str) -> str:
+    """Text with µm for um: messages of the terminal have letters that every terminal can show."""
+    return re.sub(r"(?<=\d )um\b", "µm", text)
+
+
+@cache
+def _read(name: str) -> str:
+    """Text of a file beside this module."""
+    return resources.files("cifm_cli.report").joinpath(name).read_text(encoding="utf8").replace("\r\n", "\n")
 
 
 @cache
@@ -98,4 +154,5 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["micrometres"] = _micrometres
     return environment.get_template("report.html.jinja")

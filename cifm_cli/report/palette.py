@@ -65,18 +65,19 @@ def colour_clusters(names: Sequence[str]) -> dict[str, str]:
     return dict(zip(names, CLUSTER_COLOURS, strict=False))
 
 
-def blend(colour: str, tone: float) -> str:
-    """Mix a hexadecimal colour with white, or with black where the tone is negative.
+def blend(colour: str, tone: float, ground: str = "#ffffff") -> str:
+    """Mix a hexadecimal colour with a ground, or with black where the tone is negative.
 
     Args:
         colour: The colour.
-        tone: Share of white, or minus the share of black.
+        tone: Share of the ground, or minus the share of black.
+        ground: Hexadecimal colour of the ground.
 
     Returns:
         A hexadecimal colour.
     """
-    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-    mixed = rgb + abs(tone) * ((255 if tone > 0 else 0) - rgb)
+    rgb, other = (np.array([int(each[i : i + 2], 16) for i in (1, 3, 5)]) for each in (colour, ground))
+    mixed = rgb + abs(tone) * ((other if tone > 0 else 0) - rgb)
     return "#" + "".join(f"{round(channel):02x}" for channel in mixed)
 
 

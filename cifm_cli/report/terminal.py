@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # categories of Unicode
 _MAX_LENGTH = 100  # characters of a value in `flatten`
 LINE_SECONDS = 30.0  # between two lines of progress where stderr is a file or a pipe
+_MIN_TIMED = 2  # units whose speed is known, from which the remaining time is estimated
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
@@ -291,7 +292,11 @@ class _ProgressLines:
     def _line(self, elapsed_s: float) -> str:
         """What is done, how fast, and how long it will take."""
         done = f"{self._description}: {self._done:,.0f}"
-        speed = (self._done - self._skipped) / elapsed_s
+        num_timed = self._done - self._skipped
+        speed = num_timed / elapsed_s
+        # The first units compile functions and fill caches: their speed says nothing about the others.
+        if self._total is not None and num_timed < _MIN_TIMED:
+            return f"{done} of {self._total:,.0f} after {_clock(elapsed_s)}"
         if self._total is None or speed <= 0:
             return f"{done} after {_clock(elapsed_s)}"
         left_s = _remaining_s((self._total - self._done) / speed, elapsed_s, self._limit_s)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.report.dot_plots import Dots, draw_rows
-from cifm_cli.report.html import Image, Section, write_report
+from cifm_cli.report.html import Image, Section, draw_image, write_report
 from cifm_cli.report.palette import COLOURS
 from cifm_cli.response.held_out.predictors import PREDICTORS
 from cifm_cli.response.validation import MIN_PAIRS, MIN_PEARSON, MIN_RIGHT, held_out_table, planted_table
@@ -114,7 +114,7 @@ def _image(held_out: Mapping[str, Any]) -> list[Image]:
     if not held_out["pairs"]:
         return []
     caption = "The regression (large dots, filled) beside simple rules, by label. Small dots: single squares."
-    return [Image(draw_correlations(held_out), caption)]
+    return [draw_image(lambda: draw_correlations(held_out), caption)]
 
 
 def _rule() -> str:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 MAX_CLUSTERS: Final = 10  # that are tried if the number is not given
 MIN_SILHOUETTE: Final = 0.25  # below, the vectors form no separate groups
 MIN_DIFFERENCE: Final = 0.1  # total variation between two clusters: 10 of 100 neighbours
+# Cells of the smallest cluster, as a fraction and a number: k-means gives a handful of outliers a cluster of their own, which
+# raises the silhouette and is no microenvironment. The tests of types need as many cells too.
+MIN_SHARE: Final = 0.01
+MIN_CELLS: Final = 50
 _FITTED_CELLS = 20_000
 _SILHOUETTE_CELLS = 2_000
 _RESTARTS = 4
@@ -35,7 +39,8 @@ def cluster_fractions(
     Args:
         fractions: (n, S) fractions of the neighbours of each cell; rows sum to 1.
         own: Column of the cells' own sample.
-        num_clusters: K; by default the number with the largest silhouette, or one if the vectors form no groups.
+        num_clusters: K; by default the number with the largest silhouette among those whose smallest cluster has at least 50
+            cells and 1 % of them (a tenth, of fewer than 500 cells), or one if the vectors form no groups.
         seed: Seed of the k-means and of the cells to which it is fitted.
 
     Returns:
@@ -65,17 +70,19 @@ def cluster_fractions(
 
 
 def _choose_centers(roots: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:
-    """(K, S) centres at the largest silhouette; one centre if there are no groups, or if they hardly differ."""
+    """(K, S) centres at the largest silhouette; one centre if there are no groups of enough cells that differ enough."""
     from sklearn.metrics import silhouette_score
 
     best = MIN_SILHOUETTE
     best_centers: NDArray[np.float64] = roots.mean(axis=0, keepdims=True)
     drawn = np.sort(generator.permutation(len(roots))[:_SILHOUETTE_CELLS])
     num_different = len(np.unique(roots[drawn], axis=0))
+    least = min(max(MIN_CELLS, MIN_SHARE * len(roots)), len(roots) / MAX_CLUSTERS)  # few cells still form two groups
     for number in range(2, min(MAX_CLUSTERS, num_different, len(drawn) - 1) + 1):
         centers = _fit(roots, number, generator)
         clusters = _nearest_center(roots[drawn], centers)
-        if len(np.unique(clusters)) < 2 or _smallest_difference(roots, centers) < MIN_DIFFERENCE:
+        sizes = np.bincount(_nearest_center(roots, centers), minlength=len(centers))
+        if len(np.unique(clusters)) < 2 or sizes.min() < least or _smallest_difference(roots, centers) < MIN_DIFFERENCE:
             continue
         score = float(silhouette_score(roots[drawn], clusters))
         if score > best:

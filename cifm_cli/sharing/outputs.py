@@ -54,12 +54,20 @@ def share_slides(
     sharing = share_cells(read_parts(slides, level, label, group), config)
     facts = {key: value for key, value in asdict(config).items() if key != "seed"}
     origin = provenance.collect("share", seed=config.seed, inputs=paths, level=level, label=label, group=group, **facts)
-    content = describe(sharing) | {"provenance": origin}
+    answer, remarks = report.answer(sharing), report.remarks(sharing)
+    content = describe(sharing) | {"answer": {"sentence": answer, "remarks": remarks}, "provenance": origin}
     with workspace.atomic_files(out, _JSON, _is_figure) as new:
         _write_cells(new, slides, sharing, origin)
         _write_tables(new, sharing)
         _write_figures(new, sharing)
-        html.write_report(new / "sharing.html", report.TITLE, report.sections(sharing), origin)
+        html.write_report(
+            new / "sharing.html",
+            report.TITLE,
+            report.sections(sharing),
+            origin,
+            answer=answer,
+            remarks=remarks,
+        )
         workspace.write_json(new / _JSON, content)
     return sharing, content
 

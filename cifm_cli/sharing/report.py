@@ -5,14 +5,15 @@ Letters: S samples, K clusters, T types.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from cifm_cli.report import plots
-from cifm_cli.report.html import Image, Section
+from cifm_cli.report import matrix_plots, plots
+from cifm_cli.report.html import Section, draw_image
 from cifm_cli.report.table import Table
 from cifm_cli.sharing.tables import enrichment_table
 
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 TITLE = "Microenvironments that samples share"
 _MAX_ROWS = 20  # of a table on the page; the CSV has all
 _MAX_COMPOSITION_TYPES = 25
+_WORDS = {
+    "neighbours": "the cells with the most similar embeddings, wherever they are; not the cells nearby in the tissue",
+    "expected": "fraction of the neighbours that perfect mixing of the samples would give",
+    "log2 enrichment": "how often as many as expected, in doublings: 1 is twice as many, -1 half as many",
+    "private": "a cluster whose neighbours are mostly in its own sample; shared: many are in others",
+    "p": "probability of a result at least as extreme if there were no effect",
+    "q": "p, corrected for asking many questions at once (Benjamini and Hochberg)",
+    "recall": "fraction of the true nearest neighbours that an approximate search finds",
+}
 _EXPLAIN_TYPES = (
     f"The smallest q first, at most {_MAX_ROWS}; enrichment.csv has all. p: two-sided, from types that are shifted over the "
     "tissue; q: corrected over all samples, clusters and types (Benjamini and Hochberg)."
@@ -62,11 +72,11 @@ def draw_figure(sharing: Sharing, name: str) -> bytes:
     if name == "matrix":
         values = sharing.fractions.matrix[np.ix_(order, order)]
         title = "neighbours by sample (rows: of the cells)"
-        return plots.heat_map(100 * values, samples, samples, title, label="% of the neighbours")
+        return matrix_plots.heat_map(100 * values, samples, samples, title, label="% of the neighbours")
     if name == "matrix_enrichment":
         values = sharing.fractions.log2_enrichment[np.ix_(order, order)]
         title = "neighbours by sample (rows: of the cells), over perfect mixing"
-        return plots.heat_map(values, samples, samples, title, label="log2 enrichment", centred=True)
+        return matrix_plots.heat_map(values, samples, samples, title, label="log2 enrichment", centred=True)
     kind, _, key = name.partition("_")
     if kind == "map":
         return _draw_map(sharing, key)
@@ -74,7 +84,7 @@ def draw_figure(sharing: Sharing, name: str) -> bytes:
     rows = _cluster_names(each)
     if kind == "clusters":
         title = f"{each.sample}: neighbours of each cluster by sample"
-        return plots.heat_map(100 * each.fractions[:, order], rows, samples, title, label="% of the neighbours")
+        return matrix_plots.heat_map(100 * each.fractions[:, order], rows, samples, title, label="% of the neighbours")
     return _draw_types(sharing, each, rows)
 
 
@@ -127,7 +137,43 @@ def _draw_types(sharing: Sharing, each: SampleClusters, rows: Sequence[str]) -> 
     title = f"{each.sample}: types of each cluster"
     if left_out := len(counts[0]) - len(chosen):
         title += f", without {left_out} rarer or absent ones"
-    return plots.heat_map(100 * composition, rows, names, title, label="% of the cluster")
+    return matrix_plots.heat_map(100 * composition, rows, names, title, label="% of the cluster")
+
+
+def answer(sharing: Sharing) -> str:
+    """How much the samples share, in one sentence.
+
+    Args:
+        sharing: The results.
+
+    Returns:
+        The sentence.
+    """
+    matrix, expected = sharing.fractions.matrix, sharing.fractions.expected
+    own, mixed = np.diag(matrix).mean(), np.diag(expected).mean()
+    sentence = (
+        f"{own:.0%} of the cells that are most similar to a cell are in its own sample (mean of {len(matrix)} samples); perfect "
+        f"mixing would give {mixed:.0%}"
+    )
+    if len(matrix) > 2:
+        symmetric = (sharing.fractions.log2_enrichment + sharing.fractions.log2_enrichment.T) / 2
+        np.fill_diagonal(symmetric, -np.inf)
+        one, other = divmod(int(symmetric.argmax()), len(matrix))
+        sentence += f". {sharing.samples[one]} and {sharing.samples[other]} share most"
+    if sharing.group_test is not None:
+        sentence += f"; samples of one group share more than others with p = {sharing.group_test.p:.3g}"
+    return f"{sentence}."
+
+
+def remarks(sharing: Sharing) -> list[str]:
+    """Warnings, and what else limits the answer."""
+    facts = sharing.facts
+    between = f"{facts['variance_between_samples']:.0%} of the variance of the embeddings lies between samples"
+    doubt = (
+        f"{between}; that may be biology, or a difference between platforms, panels or preparations (a batch effect)."
+    )
+    sure = f"The search for similar cells finds {facts['search']['recall']:.1%} of the {facts['search']['k']} nearest ones."
+    return [*(f"Warning: {warning}." for warning in sharing.warnings), doubt, sure]
 
 
 def sections(sharing: Sharing) -> list[Section]:
@@ -139,18 +185,19 @@ def sections(sharing: Sharing) -> list[Section]:
     Returns:
         The sections, in order.
     """
-    images = {name: draw_figure(sharing, name) for name in figure_names(sharing)}
+    names = figure_names(sharing)
     table = enrichment_table(sharing)
-    warnings = Table(["warning"], [[f"{warning}."] for warning in sharing.warnings])
     found = [
-        *([Section("Warnings", table=warnings)] if sharing.warnings else []),
         Section(
             "Samples",
             explain(sharing),
             matrix_summary(sharing),
             [
-                Image(images["matrix"], "Mean fraction of the neighbours by sample"),
-                Image(images["matrix_enrichment"], "The same, compared with perfect mixing"),
+                draw_image(partial(draw_figure, sharing, "matrix"), "Mean fraction of the neighbours by sample"),
+                draw_image(
+                    partial(draw_figure, sharing, "matrix_enrichment"),
+                    "The same, compared with perfect mixing: 0 as many as without any order, 1 twice as many",
+                ),
             ],
         ),
     ]
@@ -160,12 +207,17 @@ def sections(sharing: Sharing) -> list[Section]:
         chosen = [f"map_{part.name}" for part in sharing.cells.parts if part.sample == name and part.xy_um is not None]
         chosen += [f"clusters_{number}", f"types_{number}"]
         captions = {"map": "Clusters on the tissue", "clusters": "Neighbours by sample", "types": "Types"}
-        shown = [Image(images[key], captions[key.partition("_")[0]]) for key in chosen if key in images]
+        shown = [
+            draw_image(partial(draw_figure, sharing, key), f"{captions[key.partition('_')[0]]}, sample {name}")
+            for key in chosen
+            if key in names
+        ]
         found.append(Section(f"Sample {name}", _explain_clusters(each), images=shown))
         rows = _enrichment_rows(table[table["sample"] == name])
         if rows is not None:
             found.append(Section(f"Types in the clusters of {name}", _EXPLAIN_TYPES, rows))
-    return found
+    words = Table(["word", "meaning"], list(map(list, _WORDS.items())))
+    return [*found, Section("What the words mean", table=words, folded=True)]
 
 
 def matrix_summary(sharing: Sharing) -> Table:

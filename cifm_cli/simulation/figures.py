@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.celltype.base import UNASSIGNED
-from cifm_cli.report import html, plots
+from cifm_cli.report import canvas, html, matrix_plots, plots
 from cifm_cli.report.dot_plots import Dots, draw_rows
 from cifm_cli.report.palette import COLOURS, OTHERS, UNKNOWN, colour_categories
 from cifm_cli.response.effect_figure import draw_effects
 from cifm_cli.simulation import summary
 from cifm_cli.simulation.experiment import ARMS, CONTROL, TREATED
-from cifm_cli.simulation.maps import draw_maps
+from cifm_cli.simulation.maps import draw_animation, draw_maps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,15 +36,23 @@ def draw_figures(result: SimulationResult) -> dict[str, html.Image]:
         Images by file name without suffix; those without content, such as effects where nothing can be estimated, are
         left out.
     """
-    change = summary.composition_change(result.trajectories, result.type_names)
     colours = type_colours(result)
+    light = _draw_pictures(result, colours)
+    with canvas.dark_theme():
+        dark = _draw_pictures(result, colours)
+    images = {name: html.Image(content, caption, dark[name][0]) for name, (content, caption) in light.items()}
+    return images | {"animation": html.Image(*draw_animation(result, colours))}
+
+
+def _draw_pictures(result: SimulationResult, colours: Mapping[str, str]) -> dict[str, tuple[bytes, str]]:
+    """Images and captions of all figures that do not move, by file name without suffix."""
+    change = summary.composition_change(result.trajectories, result.type_names)
     figures = draw_effects(result.response) | draw_maps(result, colours)
     compared = {
         name: colour for name, colour in colours.items() if name in change
     }  # others are edited or injected only
     figures |= {"change": _draw_change(change, colours), "composition": _draw_curves(result, compared)}
-    figures |= _draw_transitions(result, compared)
-    return {name: html.Image(content, caption) for name, (content, caption) in figures.items()}
+    return figures | _draw_transitions(result, compared)
 
 
 def type_colours(result: SimulationResult) -> dict[str, str]:
@@ -151,7 +159,7 @@ def _draw_transitions(result: SimulationResult, colours: Mapping[str, str]) -> d
     selected = [names.index(name) for name in colours]
     share = {arm: summary.mean_transitions(result.trajectories, arm, size)[np.ix_(selected, selected)] for arm in ARMS}
     figures["transitions_difference"] = (
-        plots.heat_map(
+        matrix_plots.heat_map(
             np.round(100 * (share[TREATED] - share[CONTROL]), 2),
             list(colours),
             list(colours),

@@ -66,11 +66,26 @@ def draw_maps(result: SimulationResult, colours: Mapping[str, str]) -> dict[str,
             drawn.draw(after, f"Difference: {number} end as another type", with_marks=True, emphasised=differs),
             _DIFFERENCE,
         ),
-        "animation": (
-            _animate(drawn, names, {TREATED: treated, CONTROL: control}),
-            "Step by step, with the edits and without. In full colour: cells that have changed their type since the start.",
-        ),
     }
+
+
+def draw_animation(result: SimulationResult, colours: Mapping[str, str]) -> tuple[bytes, str]:
+    """Draw the steps of the first replicate side by side.
+
+    Args:
+        result: The simulation.
+        colours: Hexadecimal colour by type; other types are grey.
+
+    Returns:
+        GIF and caption.
+    """
+    control, treated = result.trajectories[:2]
+    names = np.array(result.type_names, dtype=object)
+    content = _animate(_common(result, colours), names, {TREATED: treated, CONTROL: control})
+    return (
+        content,
+        "Step by step, with the edits and without. In full colour: cells that have changed their type since the start.",
+    )
 
 
 def _common(result: SimulationResult, colours: Mapping[str, str]) -> CellMap:

@@ -27,6 +27,16 @@ _EFFECTS: Final = (
 )
 
 
+_NO_EFFECT: Final = (
+    "No effect is called: no gene changes near the edits more than chance explains. All estimates are in effects.csv."
+)
+_BANDS: Final = (
+    "Residents: cells of the label at this distance of an edit. Support: cells of the label that have the edited label as near "
+    "on the slide as it is, from which the response is learned. Rise, fall: genes that are called. Association: genes whose "
+    "difference is mostly explained by other surroundings."
+)
+
+
 def write_simulation_report(
     path: Path, content: Mapping[str, Any], effects: pd.DataFrame, images: Mapping[str, Image]
 ) -> None:
@@ -42,27 +52,31 @@ def write_simulation_report(
         CifmError: The file cannot be written.
     """
     response, answer = content["response"], content["answer"]
-    title = f"{content['slide']}: {'; '.join(entry['description'] for entry in content['edits'])}"
+    title = f"Simulation of {content['slide']}"
     doubt = (
         ""
         if content["stability"]["control"] >= MIN_STABLE
         else " (do not interpret: the tissue changes without the edits too)"
     )
+    strongest = effect_table(effects, _MAX_EFFECTS)
     sections = [
         _pictures("Which genes respond, and how far", images, "effects_by_distance"),
         _pictures("The tissue", images, "animation", "map_before", "map_treated", "map_control", "map_difference"),
         _pictures(f"Composition{doubt}", images, "change", "composition"),
         _pictures(f"Transitions{doubt}", images, "transitions", "transitions_difference"),
-        Section("Strongest effects", _EFFECTS, effect_table(effects, _MAX_EFFECTS)),
-        Section("Response by label and distance", table=response_table(dict(response), _MAX_BANDS)),
+        Section("Strongest effects", _EFFECTS if strongest.rows else _NO_EFFECT, strongest if strongest.rows else None),
+        Section("Response by label and distance", _BANDS, response_table(dict(response), _MAX_BANDS)),
         Section(f"Composition by type{doubt}", _setting(content), change_table(dict(content))),
         Section("Interpretation", "\n\n".join(content["notes"])),
     ]
     shown = [
-        section for section in sections if section.images or section.text or (section.table and section.table.rows)
+        section
+        for section in sections
+        if section.images or (section.table.rows if section.table is not None else section.text)
     ]
     remarks = [*answer["trust"], *response["notes"]]
-    write_report(path, title, shown, content["provenance"], answer=answer["sentence"], remarks=remarks)
+    sentence = f"{answer['sentence'][:1].upper()}{answer['sentence'][1:]}."
+    write_report(path, title, shown, content["provenance"], answer=sentence, remarks=remarks)
 
 
 def _pictures(heading: str, images: Mapping[str, Image], *names: str) -> Section:

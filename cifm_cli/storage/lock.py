@@ -118,6 +118,12 @@ def _release(lock: Path, descriptor: int) -> None:
         _remove(lock)
 
 
+def is_held(lock: Path) -> bool:
+    """Whether a process holds a lock, as far as the file of the lock tells; nothing is locked or removed."""
+    owner = Owner.decode(str(_read_holder(lock).get("owner")))
+    return owner is not None and not owner.has_ended()
+
+
 def remove_abandoned_lock(lock: Path) -> None:
     """Remove the file of a lock whose holder was killed; one that a process holds is left alone."""
     if not _holder_has_ended(lock) or sys.platform == "win32":

@@ -8,6 +8,7 @@ depth of every cell, about 50 bytes per cell, and the counts of the tiles that a
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 
 from cifm_cli import keys
+from cifm_cli.data.ensembl import species_prefix
 from cifm_cli.data.slide import open_slide, radius_notes
 from cifm_cli.data.tiles import Tiler
 from cifm_cli.errors import CifmError
@@ -90,6 +92,7 @@ class Corpus:
         prepared = [open_slide(path, hold=False) for path in paths]
         for note in (note for slide in prepared for note in radius_notes(slide, recipe.data.radius_um)):
             logger.warning(note)
+        _check_species(prepared)
         slides = [slide.with_radius(recipe.data.radius_um) for slide in prepared]
         self.recipe = recipe
         self.seed = seed
@@ -220,6 +223,21 @@ class Corpus:
             genes = each.panel.vocabulary_rows[block.indices]
             blocks.append(csr_matrix((block.data, genes, block.indptr), (block.shape[0], len(self.vocabulary))))
         return vstack(blocks, format="csr")
+
+
+def _check_species(slides: Sequence[Slide]) -> None:
+    """Refuse slides of several species: they have no gene in common, and would be two trainings in one."""
+    of_slides: dict[str, Slide] = {}
+    for slide in slides:
+        (species, _) = Counter(map(species_prefix, slide.gene_ids)).most_common(1)[0]
+        if species:
+            of_slides.setdefault(species, slide)
+    if len(of_slides) > 1:
+        one, other = (f"{slide.name} ({species})" for species, slide in list(of_slides.items())[:2])
+        raise CifmError(
+            f"slides {one} and {other}: genes of different species have nothing in common",
+            "map the genes of one to the other with cifm prepare --orthologs, or train on each species alone with --data",
+        )
 
 
 def _check_held_out(held_out: set[str], slides: set[str]) -> None:

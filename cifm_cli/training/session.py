@@ -163,7 +163,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
     check_even_split(recipe.train.tiles_per_step, processes.size)
     device = processes.own_device(choose_device(config.device))
     if processes.is_first:
-        _check_folder(config, recipe)
+        check_folder(config, recipe)
     # A resumed run takes seed, slides, vocabulary and backend from its state.
     spec = load_run_spec(config.folder) if config.resume else None
     if spec:
@@ -241,8 +241,16 @@ def _collect_sketches(session: Session, config: TrainConfig, init: Checkpoint | 
     return collect_sketches(session.corpus, config.folder, init, resume=config.resume)
 
 
-def _check_folder(config: TrainConfig, recipe: Recipe) -> None:
-    """Check that a new run overwrites nothing, and that a run to resume exists and has the same recipe."""
+def check_folder(config: TrainConfig, recipe: Recipe) -> None:
+    """Check that a new run overwrites nothing, and that a run to resume exists and has the same recipe.
+
+    Args:
+        config: Settings of the run.
+        recipe: Its recipe.
+
+    Raises:
+        CifmError: The folder cannot be used.
+    """
     folder, stored = config.folder, config.folder / RECIPE_FILE
     if not config.resume:
         # A run that was killed before its first state has nothing but a recipe: it may start over.

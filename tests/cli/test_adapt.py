@@ -70,7 +70,7 @@ def test_a_slide_is_adapted_to_once_and_the_provenance_says_so(
     assert (slide.num_cells, slide.num_genes, seed) == (prepared.num_cells, prepared.num_genes, 5)
     assert read_origin(written)["adapt"] == "slide"
     assert "adaptation" in read_origin(written)
-    assert cifm(*words, "--adapt", "none").code == 0
+    assert cifm(*words, "--adapt", "none", *(["--force"] if name.startswith("predict") else [])).code == 0
     assert len(adaptations) == 1
     assert {key: read_origin(written)[key] for key in ("adapt", "adaptation")} == {"adapt": "none", "adaptation": None}
 
@@ -141,7 +141,7 @@ def test_all_genes_of_the_slide_are_predicted(cifm) -> None:
     assert code == 0
     assert FEW in err
     assert ad.read_h5ad("predicted/tissue.h5ad").n_vars == tissue.n_vars // 3
-    code, _, err = cifm("predict", SLIDE)
+    code, _, err = cifm("predict", SLIDE, "--force")
     assert code == 0
     assert FEW not in err
     assert f"{tissue.n_vars - tissue.n_vars // 3} of the {tissue.n_vars} genes are new to the model" in err

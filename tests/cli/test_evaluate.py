@@ -255,7 +255,7 @@ def test_several_slides_are_averaged(cifm: Callable, workspace: Path) -> None:
     page = Path("several/report.html").read_text()
     assert "All 2 slides, scattered" in page
     assert "All 2 slides, scattered: model minus the best baseline" in err
-    assert "balanced squared error ↓" in page.partition("tissue, scattered")[0], (
+    assert "balanced squared error ↓" in page.partition("<h2>tissue, scattered")[0], (
         "readable names in the table of all slides"
     )
     for name in ("tissue", "other"):

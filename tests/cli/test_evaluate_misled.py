@@ -109,7 +109,7 @@ def evaluate(cifm: Callable) -> Callable:
         page = Path("evaluation/report.html").read_text()
         stored = json.loads(Path("evaluation/metrics.json").read_text())["slides"][path.stem]
         assert stored["warnings"] == found["warnings"]
-        top = unescape(page.partition("<section>")[0])
+        top = unescape(page.partition("<section")[0]).replace(" µm", " um")
         assert all(f"{path.stem}: {warning}." in top for warning in found["warnings"])
         assert all(f"- {path.stem}: {warning}." in err for warning in found["warnings"])
         lines = " ".join(err.split())

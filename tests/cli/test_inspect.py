@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from builders import EMBEDDING_ORIGIN
 
+from cifm_cli.data.prepare.describe_download import describe_download
 from cifm_cli.data.writers.embedded import write_embedded
+from cifm_cli.stored_results import KINDS
 
 
 def facts(cifm, path: Path) -> dict:
@@ -114,3 +116,60 @@ def test_another_result(cifm, tmp_path: Path, command: str) -> None:
     }
     assert facts(cifm, path) == expected
     assert facts(cifm, tmp_path) == {"slide.h5ad": expected}
+
+
+def test_the_extent_of_a_slide_can_be_typed(cifm, prepared_synthetic: Path) -> None:
+    xy_um = ad.read_h5ad(prepared_synthetic).obsm["spatial"]
+    extent = facts(cifm, prepared_synthetic)["extent_um"]
+    assert extent["x"] == pytest.approx([xy_um[:, 0].min(), xy_um[:, 0].max()], abs=0.051)
+    assert extent["y"] == pytest.approx([xy_um[:, 1].min(), xy_um[:, 1].max()], abs=0.051)
+
+
+def test_a_download(cifm, tmp_path: Path) -> None:
+    matrix = ad.AnnData(np.ones((3, 2), np.float32), obsm={"spatial": np.array([[0.0, 5.0], [30.0, 7.0], [10.0, 6.0]])})
+    matrix.var_names = ["ENSG00000000003", "ENSG00000000005"]
+    matrix.write_h5ad(tmp_path / "slide.h5ad")
+    found = describe_download(tmp_path / "slide.h5ad")
+    assert (found["cells"], found["features"]) == (3, {"Gene Expression": 2})
+    assert found["extent_um"] == {"x": [0.0, 30.0], "y": [5.0, 7.0]}
+    assert found["next"] == f"cifm prepare {tmp_path / 'slide.h5ad'}"
+
+
+def test_something_else_is_no_download(cifm, tmp_path: Path) -> None:
+    code, out, err = cifm("inspect", tmp_path)
+    assert (code, out) == (1, "")
+    assert [line.split(":")[0] for line in err.splitlines()] == ["error", "hint"]
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "content", "sentence"),
+    [
+        (
+            "metrics.json",
+            "evaluate",
+            {"slides": {"a": {}}, "verdict": {"sentence": "Better.", "remarks": ["r"]}},
+            "Better.",
+        ),
+        ("own.json", "probe", {"label": "c", "evidence": {"answer": "Good.", "remarks": ["r"]}}, "Good."),
+        (
+            "sharing.json",
+            "share",
+            {"samples": {"a": 3}, "answer": {"sentence": "Shared.", "remarks": ["r"]}},
+            "Shared.",
+        ),
+    ],
+)
+def test_the_result_of_a_command(cifm, tmp_path: Path, name: str, command: str, content: dict, sentence: str) -> None:
+    (tmp_path / name).write_text(json.dumps(content | {"provenance": {"command": command, "seed": 0}}), encoding="utf8")
+    found = facts(cifm, tmp_path / name)
+    assert (found["kind"], found["sentence"], found["remarks"]) == (KINDS[command], sentence, ["r"])
+    assert found["provenance"] == {"command": command, "seed": 0}
+    if name != "own.json":
+        assert facts(cifm, tmp_path) == found
+
+
+def test_a_json_file_that_is_no_result(cifm, tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text('{"a": 1}', encoding="utf8")
+    code, out, err = cifm("inspect", tmp_path / "own.json")
+    assert (code, out) == (1, "")
+    assert "own.json: not a result of cifm, or damaged" in err

@@ -156,7 +156,7 @@ def test_the_mean_over_slides_follows_from_the_slides(evaluated: dict) -> None:
 
 
 def test_the_page_begins_with_a_row_for_each_slide(evaluated: dict) -> None:
-    page = Path("whole/report.html").read_text().partition("a1, scattered: the model against")[0]
+    page = Path("whole/report.html").read_text().partition("<h2>a1, scattered: the model and")[0]
     assert "Leave one sample out, scattered: model against the best baseline of each slide" in page
     assert "mean over 3 slides in 3 groups: squared error" in page
     assert "with fewer than 5 they are too narrow" in page

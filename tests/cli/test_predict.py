@@ -58,7 +58,7 @@ def test_the_median_of_cells_and_of_locations(cifm, random_run: None) -> None:
     at = ("--at", write_csv("p.csv", "x,y", "200,200", "300,310"))
     for where in ((), at):
         for form in ("mean", "median"):
-            words = ("--form", form, "--adapt", "none", "--out", f"{form}.h5ad", "--json")
+            words = ("--form", form, "--adapt", "none", "--out", f"{form}.h5ad", "--force", "--json")
             code, out, _ = cifm("predict", "prepared/tissue.h5ad", *where, *words)
             assert code == 0
             assert (json.loads(out)["form"], json.loads(out)["threshold"]) == (form, None)
@@ -77,6 +77,28 @@ def test_a_model_without_a_mean_has_no_median(cifm, random_run: None) -> None:
     assert "balanced_mse" in err
     assert "hint: ask for --form gated" in err
     assert not Path("predicted").exists()
+
+
+def test_an_existing_file_is_replaced_with_force_only(cifm, random_run: None) -> None:
+    Path("predicted").mkdir()
+    Path("predicted/tissue.h5ad").write_text("notes", encoding="utf8")
+    words = ("predict", "prepared/tissue.h5ad", "--at", write_csv("p.csv", "x,y", "200,200"), "--adapt", "none")
+    code, out, err = cifm(*words)
+    assert (code, out) == (1, "")
+    assert "error: predicted/tissue.h5ad exists\nhint: replace it with --force" in err
+    assert Path("predicted/tissue.h5ad").read_text(encoding="utf8") == "notes"
+    assert cifm(*words, "--force").code == 0
+    assert ad.read_h5ad("predicted/tissue.h5ad").n_obs == 1
+
+
+def test_images_of_the_tissue_are_copied(cifm, random_run: None) -> None:
+    tissue = ad.read_h5ad("prepared/tissue.h5ad")
+    tissue.uns[keys.SPATIAL] = {"one": {"images": {"hires": np.eye(3)}, "scalefactors": {"tissue_hires_scalef": 0.5}}}
+    tissue.write_h5ad("images.h5ad")
+    assert cifm("predict", "images.h5ad", "--adapt", "none").code == 0
+    copied = ad.read_h5ad("predicted/images.h5ad").uns[keys.SPATIAL]["one"]
+    assert np.array_equal(copied["images"]["hires"], np.eye(3))
+    assert copied["scalefactors"]["tissue_hires_scalef"] == 0.5
 
 
 def test_a_location_has_no_effect_on_the_others(cifm, random_run: None) -> None:

@@ -8,6 +8,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from builders import forget_checksums
 
 SMALL = (
     "--set=train.steps=3",
@@ -126,3 +127,42 @@ def test_all_mistakes_of_a_recipe_are_reported_at_once(cifm: Callable, workspace
     assert "3 mistakes" in outcome.err
     for words in ("unknown key model.widht (nearest: model.width)", "model.heads", "train.steps"):
         assert words in outcome.err
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(cifm: Callable, workspace: Path) -> None:
+    before = sorted(workspace.rglob("*"))
+    outcome = cifm("train", "demo", *SMALL, "--dry-run", "--json")
+    assert outcome.code == 0, outcome.err
+    plan = json.loads(outcome.out)
+    described = json.loads(cifm("inspect", "prepared/tissue.h5ad", "--json").out)
+    assert plan["train_cells"] == {"tissue": described["split"]["train"]}
+    assert plan["validation_cells"] == {"tissue": described["split"]["validation"]}
+    assert (plan["genes"], plan["ends_after"]["steps"], plan["cells_per_tile"]) == (described["genes"], 3, 64)
+    assert "nothing was trained or written" in cifm("train", "demo", *SMALL, "--dry-run").err
+    assert cifm("train", "demo", *SMALL, "--set=train.steps=0", "--dry-run").code == 1
+    assert sorted(workspace.rglob("*")) == before
+    trained = cifm("train", "demo", *SMALL, "--json")
+    assert json.loads(trained.out)["parameters"] == plan["parameters"]
+
+
+def test_slides_of_two_species_are_refused(cifm: Callable, workspace: Path, tmp_path: Path) -> None:
+    import anndata as ad
+
+    slide = ad.read_h5ad("prepared/tissue.h5ad")
+    slide.var_names = [f"ENSMUSG{number:011d}" for number in range(slide.n_vars)]
+    forget_checksums(slide).write_h5ad(tmp_path / "mouse.h5ad")
+    code, out, err = cifm("train", "demo", *SMALL, "--data", "prepared/tissue.h5ad", "--data", tmp_path / "mouse.h5ad")
+    assert (code, out) == (1, "")
+    assert "error: slides tissue (ENSG) and mouse (ENSMUSG): genes of different species" in err
+    assert "--orthologs" in err
+
+
+def test_a_model_that_is_still_trained_is_used_with_a_warning(cifm: Callable, workspace: Path, first_run: Path) -> None:
+    from cifm_cli.storage.lock import SUFFIX, holding_lock
+
+    with holding_lock(first_run / SUFFIX, first_run, "training", hint="wait"):
+        outcome = cifm("embed", "--model", first_run, "--adapt", "none", "--backend", "torch")
+    assert outcome.code == 0, outcome.err
+    assert f"warning: {first_run}: still training" in outcome.err
+    outcome = cifm("embed", "--model", first_run, "--adapt", "none", "--backend", "torch")
+    assert "still training" not in outcome.err

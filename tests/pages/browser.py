@@ -2,7 +2,7 @@
 
     python tests/pages/browser.py FOLDER PAGE...
 
-writes a screenshot of each page at each width into FOLDER, and prints what `faults` finds.
+writes a screenshot of each page at each width, and of its dark form, into FOLDER, and prints what `faults` finds.
 """
 
 from __future__ import annotations
@@ -94,18 +94,22 @@ class Browser:
             self.complaints.append(str(content["args"]))
         return message
 
-    def open(self, page: Path, width: int) -> dict[str, Any]:
+    def open(self, page: Path, width: int, scheme: str = "light") -> dict[str, Any]:
         """Open a page, and measure it: pixels of `overflow` to the right, `height`, and (text, width) of the `images`."""
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         size = {"width": width, "height": _HEIGHT, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self._loaded, self.complaints = False, []
         self.call("Page.navigate", url=page.resolve().as_uri())
         while not self._loaded:
             self._read()
-        measured: dict[str, Any] = self.call("Runtime.evaluate", expression=_MEASURE, returnByValue=True)["result"][
-            "value"
-        ]
+        measured: dict[str, Any] = self.evaluate(_MEASURE)
         return measured
+
+    def evaluate(self, expression: str) -> Any:
+        """Value of an expression in the page."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return answer["result"].get("value")
 
     def screenshot(self) -> bytes:
         """PNG of the whole page."""
@@ -147,9 +151,9 @@ def start_browser(program: str) -> Iterator[Browser]:
             os.close(answers)
 
 
-def faults(browser: Browser, page: Path, width: int) -> list[str]:
+def faults(browser: Browser, page: Path, width: int, scheme: str = "light") -> list[str]:
     """What is wrong with a page at a width: complaints of the browser, overflow to the right, images that do not load."""
-    measured = browser.open(page, width)
+    measured = browser.open(page, width, scheme)
     found = [f"{width} px: {text}" for text in browser.complaints]
     if measured["overflow"] > 0:
         found.append(f"{width} px: the page is {measured['overflow']} px wider than the window")
@@ -164,9 +168,9 @@ def main(folder: Path, pages: list[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with start_browser(program) as browser:
         for page in pages:
-            for width in WIDTHS:
-                found = faults(browser, page, width)
-                name = f"{page.parent.name}_{page.stem}_{width}.png"
+            for width, scheme in ((WIDTHS[0], "light"), (WIDTHS[0], "dark"), (WIDTHS[1], "light")):
+                found = faults(browser, page, width, scheme)
+                name = f"{page.parent.name}_{page.stem}_{width}_{scheme}.png"
                 (folder / name).write_bytes(browser.screenshot())
                 sys.stdout.write(f"{page}, {width} px: {'; '.join(found) or 'no fault'} ({name})\n")
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pages.browser import WIDTHS, Browser, faults, find_chromium, start_browser
 
-from cifm_cli.report import plots
-from cifm_cli.report.html import Image, Section, Table, write_report
+from cifm_cli.report import matrix_plots, plots
+from cifm_cli.report.html import Image, Section, Table, draw_image, write_report
 
+PROVENANCE = {"cifm": "1", "created": "today"}
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium")
 
 
@@ -42,16 +43,69 @@ def test_faults_are_found(browser: Browser, tmp_path: Path, body: str, fault: st
 @pytest.mark.parametrize("width", WIDTHS)
 def test_wide_tables_and_figures_fit(browser: Browser, tmp_path: Path, width: int) -> None:
     names = [f"a long name of a column, number {i}" for i in range(30)]
-    figure = Image(plots.heat_map(np.eye(30), names, names, "values", label="%"), "values")
+    figure = Image(matrix_plots.heat_map(np.eye(30), names, names, "values", label="%"), "values")
     section = Section("Heading", "Text. " * 50, Table(names, [names] * 3), [figure, figure])
     page = tmp_path / "page.html"
-    write_report(page, "Title", [section], {"cifm": "1", "created": "today", "inputs": "x" * 500})
+    write_report(
+        page, "Title", [section], {"cifm": "1", "created": "today", "inputs": "x" * 500}, answer="Answer. " * 30
+    )
     assert faults(browser, page, width) == []
+
+
+def write_page(path: Path, columns: list[str], rows: list[list[str]], images: Sequence[Image] = ()) -> None:
+    write_report(path, "Title", [Section("Heading", "", Table(columns, rows), images)], PROVENANCE, answer="Answer.")
+
+
+def first_column(browser: Browser) -> str:
+    return str(browser.evaluate("[...document.querySelectorAll('tbody th')].map(cell => cell.textContent).join('')"))
+
+
+def test_tables_are_sorted_by_their_numbers(browser: Browser, tmp_path: Path) -> None:
+    rows = [["a", "10 %"], ["b", "-"], ["c", "1,000 %"], ["d", "9.5 [8, 12] %"], ["e", "-3 %"]]
+    write_page(tmp_path / "page.html", ["name", "number"], rows)
+    assert faults(browser, tmp_path / "page.html", WIDTHS[0]) == []
+    assert first_column(browser) == "abcde"
+    for order, direction in (("edacb", "ascending"), ("cadeb", "descending"), ("edacb", "ascending")):
+        browser.evaluate("document.querySelectorAll('thead button')[1].click()")
+        assert first_column(browser) == order
+        assert browser.evaluate("document.querySelectorAll('thead th')[1].ariaSort") == direction
+    browser.evaluate("document.querySelectorAll('thead button')[0].click()")
+    assert first_column(browser) == "abcde"
+    assert browser.evaluate("document.querySelectorAll('thead th')[1].ariaSort") is None
+
+
+def test_figures_follow_the_scheme_of_the_page(browser: Browser, tmp_path: Path) -> None:
+    image = draw_image(lambda: plots.bars(["a"], [1.0], [None], "t"), "caption")
+    write_page(tmp_path / "page.html", ["name"], [["a"]], [image])
+    shown = {}
+    for scheme in ("light", "dark"):
+        assert faults(browser, tmp_path / "page.html", WIDTHS[0], scheme) == []
+        shown[scheme] = browser.evaluate("document.images[0].currentSrc")
+    assert shown == {"light": image.data_uri, "dark": image.dark_uri}
+
+
+def test_wide_tables_are_scrolled_with_the_keyboard_and_printed_whole(browser: Browser, tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", ["name", *(f"column {i}" for i in range(30))], [["a"] * 31] * 3)
+    assert faults(browser, tmp_path / "page.html", WIDTHS[1]) == []
+    browser.evaluate("document.querySelector('.table').focus()")
+    assert browser.evaluate("document.activeElement.className") == "table"
+    overflow = "getComputedStyle(document.querySelector('.table')).overflowX"
+    assert browser.evaluate(overflow) == "auto"
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    try:
+        assert browser.evaluate(overflow) == "visible"
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="")
 
 
 @pytest.mark.skipif("CIFM_TEST_PAGES" not in os.environ, reason="CIFM_TEST_PAGES names no folder of pages")
 def test_pages_of_a_folder(browser: Browser) -> None:
     pages = sorted(Path(os.environ["CIFM_TEST_PAGES"]).rglob("*.html"))
     assert pages
-    found = {str(page): [fault for width in WIDTHS for fault in faults(browser, page, width)] for page in pages}
+    found = {
+        str(page): [
+            fault for width in WIDTHS for scheme in ("light", "dark") for fault in faults(browser, page, width, scheme)
+        ]
+        for page in pages
+    }
     assert not {page: each for page, each in found.items() if each}

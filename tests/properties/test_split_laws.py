@@ -100,7 +100,7 @@ def test_prepare_stores_and_reports_the_split(cifm: Callable, xenium_download: P
     assert np.array_equal(slide.split, SplitConfig(kind, 15.0, 4).regions(slide.xy_um, slide.radius_um))
     assert 0 < len(slide.region(keys.BUFFER)) < slide.num_cells / 2
     assert "buffer" in cifm("inspect", tmp_path).out
-    assert "regions 15 um apart" in (tmp_path / "tissue.html").read_text()
+    assert "regions 15 µm apart" in (tmp_path / "tissue.html").read_text(encoding="utf8")
     assert "up to date" in cifm(*words).err
     assert "with other options" in cifm(*words[:-1], "5").err
 

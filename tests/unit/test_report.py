@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from page_laws import broken_laws
 from PIL import Image as Picture
 
-from cifm_cli.report import palette, plots
-from cifm_cli.report.html import Image, Section, Table, write_report
+from cifm_cli.report import canvas, matrix_plots, palette, plots
+from cifm_cli.report.html import Image, Section, Table, draw_image, write_report
 
 XY_UM = np.random.default_rng(0).uniform(0, [3_000, 1_000], (500, 2))
 PROVENANCE = {"cifm": "0", "created": "today"}
@@ -28,8 +29,8 @@ def test_every_plot_is_an_image() -> None:
         plots.tissue_map(XY_UM, np.where(XY_UM[:, 0] > 500, "a", "b"), "names"),
         plots.bars(["a", "b"], [0.2, 0.9], [(0.1, 0.3), None], "bars", reference=0.5),
         plots.curves([0, 1, 2], {"a": [1, 2, np.nan], "b": [0, 1, 2]}, "curves", bands={"b": ([0, 0, 1], [1, 2, 3])}),
-        plots.heat_map(np.array([[1.0, -2.0], [np.nan, 0.0]]), ["r", "s"], ["c", "d"], "matrix", centred=True),
-        plots.heat_map(np.zeros((2, 2)), ["r", "s"], ["c", "d"], "nothing", centred=True),
+        matrix_plots.heat_map(np.array([[1.0, -2.0], [np.nan, 0.0]]), ["r", "s"], ["c", "d"], "matrix", centred=True),
+        matrix_plots.heat_map(np.zeros((2, 2)), ["r", "s"], ["c", "d"], "nothing", centred=True),
     ]
     for png in figures:
         image = pixels(png)
@@ -89,7 +90,7 @@ def page(tmp_path: Path) -> str:
     section = Section(
         markup, f"first {markup}\n\nsecond", table, [Image(png, 'a "quoted" caption'), Image(b"GIF89a", "gif")]
     )
-    write_report(tmp_path / "r.html", markup, [section], {**PROVENANCE, "inputs": markup})
+    write_report(tmp_path / "r.html", markup, [section], {**PROVENANCE, "inputs": markup}, answer=f"{markup}.")
     return (tmp_path / "r.html").read_text(encoding="utf8")
 
 
@@ -97,15 +98,18 @@ def test_a_page_loads_no_external_resource(page: str) -> None:
     assert "http://" not in page
     assert "https://" not in page
     tags = Page(page).tags
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in tags}
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in tags}
+    assert [attributes for tag, attributes in tags if tag == "script"] == [{}], "its own script, and no other"
     sources = [attributes[name] for _, attributes in tags for name in ("src", "href") if name in attributes]
     assert [source.split(",")[0] for source in sources] == ["data:image/png;base64", "data:image/gif;base64"]
     assert "url(" not in page
 
 
 def test_every_text_is_escaped(page: str) -> None:
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") == 7  # title, h1, h2, text, column, cell, provenance
+    assert page.count("<script") == 1
+    assert (
+        page.count("&lt;script&gt;") == 10
+    )  # title, h1, answer, h2, text, name and caption of table, column, cell, provenance
     assert "row &amp; co" in page
     assert any(attributes.get("alt") == 'a "quoted" caption' for _, attributes in Page(page).tags)
 
@@ -113,3 +117,60 @@ def test_every_text_is_escaped(page: str) -> None:
 def test_paragraphs_and_the_best_cell(page: str) -> None:
     assert page.count("<p>") == 2
     assert page.count('class="best"') == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "replacement", "law"),
+    [
+        ("<h1>", "<h1>second</h1><h1>", "2 headings h1"),
+        ('<p class="answer">', "<p>", "not the answer"),
+        (' alt="gif"', "", "without alternative text"),
+        (' scope="col"', "", "without scope"),
+        ("<caption", "<b", "without caption"),
+        ('tabindex="0"', "", "with the keyboard"),
+        ('src="data:image/gif', 'src="https://example.org/gif', "loads https://example.org"),
+        ("<footer>", '<footer><a href="#nowhere">x</a>', "which does not exist"),
+    ],
+)
+def test_broken_laws_of_pages_are_found(page: str, part: str, replacement: str, law: str) -> None:
+    assert broken_laws(page) == []
+    assert part in page
+    assert law in "; ".join(broken_laws(page.replace(part, replacement)))
+
+
+def test_a_figure_is_drawn_for_light_and_for_dark_pages(tmp_path: Path) -> None:
+    names = np.where(XY_UM[:, 0] > 500, "a", "b")
+    image = draw_image(lambda: plots.tissue_map(XY_UM, names, "names"), "caption")
+    assert image.dark is not None
+    light, dark = pixels(image.content), pixels(image.dark)
+    assert light.shape == dark.shape
+    assert light[:3].mean() > 250
+    assert dark[:3].mean() < 40
+    blue = np.array([0x00, 0x72, 0xB2])
+    assert [int((np.abs(each - blue) < 3).all(axis=2).sum()) > 100 for each in (light, dark)] == [True, True]
+
+
+def test_dark_colours_and_greys_are_changed_on_a_dark_page_only() -> None:
+    assert [canvas.on_ground(colour) for colour in (*palette.CATEGORY_COLOURS, palette.OTHERS)] == [
+        *palette.CATEGORY_COLOURS,
+        palette.OTHERS,
+    ]
+    with canvas.dark_theme():
+        shown = [canvas.on_ground(colour) for colour in (*palette.CATEGORY_COLOURS, palette.OTHERS, palette.UNKNOWN)]
+    assert len(set(shown)) == len(shown)
+    assert shown[: len(palette.COLOURS)] == list(palette.COLOURS)
+
+
+def test_pages_write_micrometres_where_terminals_write_um(tmp_path: Path) -> None:
+    section = Section("within 20 um", "um", Table(["3 um", "a"], [["4 um", "umbra 5 umx"]]))
+    write_report(tmp_path / "r.html", "t", [section], PROVENANCE, answer="6 um.")
+    text = (tmp_path / "r.html").read_text(encoding="utf8")
+    for number in (20, 3, 4, 6):
+        assert f"{number} µm" in text
+    assert "umbra 5 umx" in text
+
+
+def test_remarks_after_the_fifth_are_folded(tmp_path: Path) -> None:
+    write_report(tmp_path / "r.html", "t", [], PROVENANCE, answer="a.", remarks=[f"remark {i}" for i in range(7)])
+    text = (tmp_path / "r.html").read_text(encoding="utf8")
+    assert text.index("remark 4") < text.index("2 more remarks") < text.index("remark 5")

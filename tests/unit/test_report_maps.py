@@ -38,7 +38,10 @@ def test_all_states_share_size_colours_and_frame() -> None:
     assert shows(after, palette.OTHERS) > 500
     assert shows(after, COLOURS["stroma"]) < 200  # the entry of the legend alone
     # The axis of the map is at the same place, and nothing is cut off at the right edge, where the legend ends.
-    lines = [np.flatnonzero((image == 0x88).all(axis=-1).sum(axis=1) > 300).tolist() for image in (before, after)]
+    lines = [
+        np.flatnonzero((image == (0x5C, 0x66, 0x70)).all(axis=-1).sum(axis=1) > 300).tolist()
+        for image in (before, after)
+    ]
     assert lines[0] == lines[1] != []
     assert (after[:, -3:] == 255).all()
 

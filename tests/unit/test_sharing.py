@@ -351,3 +351,11 @@ def test_one_sample_is_refused() -> None:
         collect_cells(parts[:1])
     with pytest.raises(CifmError, match="embeddings of 3 and 32 features"):
         collect_cells([parts[0], replace(parts[1], embedding=parts[1].embedding[:, :3])])
+
+
+def test_a_few_outliers_are_no_cluster_of_their_own() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, 1_000)
+    own = np.where(np.arange(1_000) < 10, 0.1, 0.9) + noise * (np.arange(1_000) >= 10)
+    fractions = np.stack([own, 1 - own], axis=1).astype(np.float32)
+    assert set(cluster_fractions(fractions, 0, None, 0).tolist()) == {0}
+    assert np.bincount(cluster_fractions(fractions, 0, 2, 0)).tolist() == [990, 10], "as asked for"

@@ -54,10 +54,9 @@ def test_a_model_that_loses() -> None:
 
 
 @pytest.mark.parametrize("name", ["zeros", "uniform", "bernoulli"])
-def test_constants_and_random_draws_win_nothing(name: str) -> None:
+def test_constants_and_random_draws_are_never_the_best_baseline(name: str) -> None:
     facts = describe_verdict(metrics_of({"model": 1.5, "ridge": 2.0, name: 0.5}))["models"]["model"]["scattered"]
-    assert (facts["decision"], facts["best_predictor"], facts["best_baseline"]) == ("better", "model", "ridge")
-    assert set(facts["measures"].values()) == {"better"}
+    assert (facts["best_predictor"], facts["best_baseline"]) == ("model", "ridge")
 
 
 def test_too_few_blocks_show_no_difference() -> None:
@@ -87,3 +86,15 @@ def test_every_measure_has_a_name_and_an_explanation() -> None:
     assert table is not None
     explained = {row[0] for row in table.rows}
     assert set(METRIC_NAMES.values()) <= explained
+
+
+def test_a_measure_that_a_constant_wins_does_not_make_a_model_better() -> None:
+    verdict = describe_verdict(metrics_of({"model": 1.5, "zeros": 1.0, "ridge": 2.0}))
+    facts = verdict["models"]["model"]["scattered"]
+    assert set(facts["measures"].values()) == {"no difference shown"}
+    assert set(facts["won_by_constants"]) == set(METRICS)
+    assert "a constant or random draws score better than it on squared error, " in verdict["remarks"][0]
+    worse = describe_verdict(metrics_of({"model": 2.5, "zeros": 1.0, "ridge": 2.0}))["models"]["model"]["scattered"]
+    assert set(worse["measures"].values()) == {"worse"}
+    others = describe_verdict(metrics_of({"model": 1.5, "zeros": 3.0, "ridge": 2.0}))["models"]["model"]["scattered"]
+    assert (set(others["measures"].values()), others["won_by_constants"]) == ({"better"}, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.data.prepare.genes import SEVERAL_GENES, SEVERAL_ORTHOLOGS
 from cifm_cli.data.prepare.qc_summary import FOREIGN
 from cifm_cli.data.prepare.splits import SplitConfig
+from cifm_cli.data.units import describe_extent
 from cifm_cli.errors import CifmError
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.report.html import Image, Section, Table, write_report
+from cifm_cli.report.html import Image, Section, Table, draw_image, write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,21 +76,26 @@ def write_qc_report(slide: Path) -> Path:
     shown = _choose_rows(len(xy_um))
     degree = _degrees(xy_um, shown, metadata[keys.RADIUS_UM])
     sections = [
-        *([Section("Warnings", "\n\n".join(report["warnings"]))] if report["warnings"] else []),
-        Section("The slide", _summary(report), _facts(metadata)),
         Section(
             "Maps",
             _shown_note(len(xy_um)),
             images=_maps(xy_um[shown], counts[shown], genes[shown], split[shown], _split_by(report)),
         ),
-        Section(
-            "Cells", _cells_note(report), _cells(report), _histograms(counts, genes, degree, metadata[keys.RADIUS_UM])
-        ),
+        Section("The slide", table=_facts(metadata, xy_um)),
+        Section("Distributions", images=_histograms(counts, genes, degree, metadata[keys.RADIUS_UM])),
+        Section("Cells", _cells_note(report), _cells(report)),
         Section("Genes", _genes_note(report), _genes(report["genes"])),
         *([Section("Notes", "\n\n".join(report["notes"]))] if report["notes"] else []),
     ]
     page = qc_report_path(slide)
-    write_report(page, f"{slide.stem}: prepared slide", sections, metadata[keys.PROVENANCE])
+    write_report(
+        page,
+        f"{slide.stem}: prepared slide",
+        sections,
+        metadata[keys.PROVENANCE],
+        answer=_answer(slide.stem, report),
+        remarks=_remarks(report),
+    )
     return page
 
 
@@ -128,18 +135,19 @@ def _maps(
 ) -> list[Image]:
     from cifm_cli.report import plots  # matplotlib takes a second to import
 
-    def draw(values: NDArray[Any], title: str) -> bytes:
-        """Draw a map of one value per cell as PNG."""
+    def draw(values: NDArray[Any], title: str, caption: str) -> Image:
+        """Draw a map of one value per cell."""
         # Without a limit, a few extreme cells would make all others look alike. At least 1, for slides where
         # nearly all cells are void.
         end = max(float(np.quantile(values, _COLOUR_QUANTILE)), 1.0)
-        return plots.tissue_map(xy_um, values, title, label=title.lower(), limits=(0.0, end))
+        label, limits = title.lower(), (0.0, end)
+        return draw_image(lambda: plots.tissue_map(xy_um, values, title, label=label, limits=limits), caption)
 
     return [
-        Image(draw(counts, "Counts per cell"), "Counts over the kept genes; the colours end at the 99th percentile."),
-        Image(draw(genes, "Genes per cell"), "Kept genes with a count; the colours end at the 99th percentile."),
-        Image(
-            plots.tissue_map(xy_um, split, "Regions of the split", order=keys.REGIONS),
+        draw(counts, "Counts per cell", "Counts over the kept genes; the colours end at the 99th percentile."),
+        draw(genes, "Genes per cell", "Kept genes with a count; the colours end at the 99th percentile."),
+        draw_image(
+            lambda: plots.tissue_map(xy_um, split, "Regions of the split", order=keys.REGIONS),
             f"The cells for training, validation and test: {split_by}.",
         ),
     ]
@@ -150,15 +158,15 @@ def _histograms(
 ) -> list[Image]:
     from cifm_cli.report import plots
 
-    near = f"Neighbours within {radius_um:g} um"
+    near = f"Neighbours within {radius_um:g} µm"
     return [
-        Image(
-            plots.histogram(degree, _edges(degree), near, label="neighbours"),
+        draw_image(
+            partial(plots.histogram, degree, _edges(degree), near, label="neighbours"),
             f"{near}; {(degree == 0).mean():.2%} of the cells have none. The last bar includes all cells with more.",
         ),
         *(
-            Image(
-                plots.histogram(values, _edges(values), f"{quantity} per cell", label=quantity.lower()),
+            draw_image(
+                partial(plots.histogram, values, _edges(values), f"{quantity} per cell", label=quantity.lower()),
                 f"{quantity} per cell; the last bar includes all cells with more.",
             )
             for values, quantity in ((counts, "Counts"), (genes, "Genes"))
@@ -175,25 +183,49 @@ def _edges(values: NDArray[Any]) -> list[float]:
     return [edge - 0.5 for edge in range(0, end + 2 * step, step)]
 
 
-def _summary(report: dict[str, Any]) -> str:
-    return f"{report['cells']['kept']:,} cells and {report['genes']['kept']:,} genes, from {report['matrix']}."
+def _answer(name: str, report: dict[str, Any]) -> str:
+    """Whether the slide can be used, in one sentence."""
+    number = len(report["warnings"])
+    doubt = {0: "nothing looks wrong", 1: "one warning has to be read first"}
+    size = f"{report['cells']['kept']:,} cells and {report['genes']['kept']:,} genes"
+    return f"{name} is prepared, with {size}; {doubt.get(number, f'{number} warnings have to be read first')}."
 
 
-def _facts(metadata: dict[str, Any]) -> Table:
-    report = metadata[keys.REPORT]
+def _remarks(report: dict[str, Any]) -> list[str]:
+    """Warnings first, then what was kept, and how the positions became micrometres."""
+    cells, units, split = report["cells"], report["units"], report["split"]
+    warnings = [f"Warning: {warning}." for warning in report["warnings"]]
+    kept = f"{cells['kept']:,} of the {cells['in']:,} cells of {report['matrix']} were kept ({cells['kept'] / cells['in']:.0%})."
+    counts = (
+        f"Half of the cells have at least {report['median_counts']:,g} counts and {report['median_genes']:,g} genes."
+    )
+    scale = (
+        f"Positions: {units['derivation']}. The nearest cell is {units['spacing_um']:.1f} µm away (median), and the graph joins "
+        f"cells within {units['radius_um']:g} µm, {units['mean_degree']:.1f} on average."
+    )
+    parts = ", ".join(f"{number:,} {region}" for region, number in split.items())
+    return [*warnings, kept, counts, scale, f"Regions: {parts}."]
+
+
+def _facts(metadata: dict[str, Any], xy_um: NDArray[np.float64]) -> Table:
+    report, extent = metadata[keys.REPORT], describe_extent(xy_um) or {}
     units, split = report["units"], report["split"]
     rows = [
         ("platform", metadata[keys.PLATFORM]),
         *((key, metadata[key]) for key in (keys.SAMPLE, keys.TISSUE, keys.CONDITION) if metadata[key]),
         ("median counts, genes per cell", f"{report['median_counts']:,g}, {report['median_genes']:,g}"),
+        (
+            "extent (for --crop and --at)",
+            ", ".join(f"{axis} {low:.0f} to {high:.0f} µm" for axis, (low, high) in extent.items()),
+        ),
         ("coordinates", units["derivation"]),
-        ("nearest cell (median)", f"{units['spacing_um']:.2f} um"),
-        ("radius of the graph", f"{units['radius_um']:g} um ({units['radius_from']})"),
+        ("nearest cell (median)", f"{units['spacing_um']:.2f} µm"),
+        ("radius of the graph", f"{units['radius_um']:g} µm ({units['radius_from']})"),
         ("neighbours in it (mean)", f"{units['mean_degree']:.1f}"),
         ("split", _split_by(report)),
         *((f"cells in {region}", f"{split[region]:,} ({split[region] / sum(split.values()):.0%})") for region in split),
     ]
-    return Table(["", ""], [[name, str(value)] for name, value in rows])
+    return Table(["property", "value"], [[name, str(value)] for name, value in rows])
 
 
 def _cells_note(report: dict[str, Any]) -> str:

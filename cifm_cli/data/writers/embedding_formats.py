@@ -10,9 +10,11 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
+from anndata.io import read_elem
 
 from cifm_cli import keys
 from cifm_cli.data.open_hdf5 import open_for_reading
+from cifm_cli.data.slide_file import read_slot, reopen_slide_file
 from cifm_cli.errors import CifmError
 from cifm_cli.path_text import file_name
 
@@ -60,6 +62,25 @@ def require_replaceable(target: Path) -> None:
         raise CifmError(
             f"{target}: exists and is not an embedded slide", "write elsewhere with --out, or move it away first"
         )
+
+
+def read_images(path: Path) -> dict[str, Any]:
+    """Read images of the tissue, with their scale factors, for `uns` of a result.
+
+    Args:
+        path: An embedded slide, `.h5ad` or a Zarr store, which was opened before.
+
+    Returns:
+        `spatial` and its content; empty if the slide has none.
+    """
+    if path.suffix == ".zarr":
+        import zarr
+
+        store, slot = zarr.open_group(path, mode="r"), f"uns/{keys.SPATIAL}"
+        return {keys.SPATIAL: read_elem(store[slot])} if slot in store else {}
+    with reopen_slide_file(path) as file:
+        has_images = keys.SPATIAL in file["uns"]
+        return {keys.SPATIAL: read_slot(file["uns"], keys.SPATIAL, path)} if has_images else {}
 
 
 def write_zarr(source: Path, target: Path) -> None:

@@ -14,9 +14,10 @@ from cifm_cli import keys
 from cifm_cli.data.open_hdf5 import create_hdf5
 from cifm_cli.data.slide_file import reopen_slide_file, require_unchanged
 from cifm_cli.data.writers.dense_rows import DenseRows, create_dense, open_dense
+from cifm_cli.data.writers.embedding_formats import read_images
 from cifm_cli.data.writers.gene_annotation import gene_annotation
 from cifm_cli.data.writers.h5ad import require_space, write_h5ad
-from cifm_cli.data.writers.reorder import copy_obs, download_order, inverse_order
+from cifm_cli.data.writers.reorder import copy_images, copy_obs, download_order, inverse_order
 from cifm_cli.errors import CifmError, writing
 from cifm_cli.workspace import atomic_path
 
@@ -62,7 +63,7 @@ def write_locations(
         var=gene_annotation(slide, columns),
         layers={EXPRESSED: expressed},
         obsm={keys.SPATIAL: xy_um},
-        uns=_metadata(origin),
+        uns=_metadata(origin) | read_images(slide.file),
     )
     write_h5ad(target, table)
 
@@ -101,6 +102,7 @@ def predicted_file(
             write_elem(file, "var", gene_annotation(slide, columns))
             write_elem(file, "obsm", {keys.SPATIAL: slide.xy_um[order]})
             write_elem(file, "uns", _metadata(origin))
+            copy_images(source, file["uns"])
             write_elem(file, "layers", {})
             for name in (_VALUES, _LAYER):
                 create_dense(file, name, shape)
@@ -108,6 +110,22 @@ def predicted_file(
         target_rows = inverse_order(order)
         yield open_dense(temporary, _VALUES, target_rows), open_dense(temporary, _LAYER, target_rows)
         require_unchanged(prepared)  # worker processes open it too
+
+
+def require_replaceable(target: Path, prepared: Path, *, force: bool) -> None:
+    """Refuse to replace the slide that is predicted, and without `force` any other file.
+
+    Args:
+        target: The `.h5ad` to write.
+        prepared: The slide.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        CifmError: The file may not be replaced.
+    """
+    require_other_file(target, prepared)
+    if target.exists() and not force:
+        raise CifmError(f"{target} exists", "replace it with --force, or write elsewhere with --out")
 
 
 def require_other_file(target: Path, prepared: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata.io import write_elem
 
+from cifm_cli import keys
 from cifm_cli.data.column_record import NAMES, ColumnRecord
 from cifm_cli.data.row_ranges import row_ranges
 from cifm_cli.data.slide_file import copying_slot, damaged, read_slot, reading_slot, reopen_slide_file
@@ -92,6 +93,18 @@ def copy_slide(slide: Slide, target: h5py.File, order: Rows, without: Collection
             _copy_unchanged(source["raw"], raw, _RAW_UNCHANGED, path)
         for slot in sorted(set(source) - _SLOTS):
             logger.warning("%s: %s is no part of an AnnData and is not copied", path, slot)
+
+
+def copy_images(source: h5py.File, target: h5py.Group) -> None:
+    """Copy images of the tissue, with their scale factors, if a slide has them.
+
+    Args:
+        source: The file of a slide.
+        target: The group `uns` of another file, open for writing.
+    """
+    slot = f"uns/{keys.SPATIAL}"
+    if slot in source:
+        source.copy(slot, target, name=keys.SPATIAL)
 
 
 def copy_obs(source: h5py.File, target: h5py.File, order: Rows, path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cifm_cli import keys
+from cifm_cli.data.writers.embedding_formats import read_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +86,7 @@ def write_sharing(
     columns = pd.DataFrame(dict(zip(_column_names(samples), fractions.T, strict=True)), index=obs.index)
     adata.obs = pd.concat([adata.obs.drop(columns=columns.columns, errors="ignore"), columns], axis=1)
     record_sharing(adata, samples, origin)
+    adata.uns |= read_images(slide.path)
     adata.write_h5ad(target)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from cifm_cli import keys
-from cifm_cli.evaluation.comparison import MEAN
+from cifm_cli.evaluation.comparison import MEAN, favours_model
 from cifm_cli.evaluation.metrics.calibration import by_distance, distance_bins
 from cifm_cli.evaluation.predictors.base import MODEL
 from cifm_cli.evaluation.report.tables import (
@@ -26,11 +27,12 @@ from cifm_cli.evaluation.report.tables import (
     state_table,
 )
 from cifm_cli.evaluation.transfer import describe_transfer
-from cifm_cli.evaluation.verdict import METRIC_NAMES, headline
+from cifm_cli.evaluation.verdict import DECISIONS, headline
 from cifm_cli.report import plots
 from cifm_cli.report.gene_panels import paired_maps
-from cifm_cli.report.html import Image, Section
+from cifm_cli.report.html import Image, Section, draw_image
 from cifm_cli.report.palette import COLOURS
+from cifm_cli.report.small_multiples import Panel, draw_panels
 from cifm_cli.report.table import Table
 from cifm_cli.statistics.bootstrap import percentile_interval
 
@@ -38,16 +40,21 @@ if TYPE_CHECKING:
     from cifm_cli.evaluation.evaluator import EvaluationResult
     from cifm_cli.evaluation.metrics.cell_types import CellTypes
 
-_BAR_METRICS: Final = ("spearman_cell", "mse", "pearson_cell")
 _DISTANCE_COLUMNS: Final = ("mse", "pearson")  # of `per_cell`
 _COLUMN_NAMES: Final = {"mse": "squared error", "pearson": "Pearson per cell"}
 # The first model, further ones, and baselines in the order of their squared error
 _MODEL_COLOUR: Final = COLOURS[3]
 _FURTHER_COLOURS: Final = (COLOURS[1], COLOURS[5], COLOURS[6])
-_BASELINE_COLOURS: Final = ("#4D5A66", "#8A949E", "#BAC1C8")
+_BASELINE_COLOURS: Final = ("#5F6F9C", "#8A949E", "#A08C6C")
+_MIN_BIN: Final = 20  # cells of a point of the curves over distance
 _NUM_EXTREME: Final = 10  # best and worst genes that are listed
+_PANELS: Final = (
+    "The model beside the three baselines with the smallest squared error, each in its better form, with its 95 % interval over "
+    "blocks of tissue. The line is at the model. Below the name of a measure: whether a difference to the best baseline is "
+    "shown. All other predictors are at the end of the page."
+)
 _LEADING: Final = (
-    "The models and the three best baselines by squared error, each in its better form. All others are below."
+    "The models and the three best baselines by squared error, each in its better form: the values of the panels above."
 )
 _FORMS: Final = "Both forms of every predictor (see the last section). A constant has correlation 0."
 _MAPS: Final = (
@@ -87,6 +94,7 @@ def sections(result: EvaluationResult, facts: dict[str, Any]) -> list[Section]:
     )
     errors = [_error_map(result), *(_by_distance(result, column) for column in _DISTANCE_COLUMNS), _reliability(result)]
     return [
+        Section(f"{title}: the model and the best baselines", _PANELS, images=[_panels(result)]),
         *_gene_maps(result, title),
         Section(f"{title}: the model against the best baseline", setting, paired_table(comparison)),
         *(
@@ -99,12 +107,7 @@ def sections(result: EvaluationResult, facts: dict[str, Any]) -> list[Section]:
             for reference in (None, MODEL)
         ),
         Section(f"{title}: where the model errs", images=errors),
-        Section(
-            f"{title}: model and best baselines",
-            _LEADING,
-            leading_table(result),
-            [_bars(result, metric) for metric in _BAR_METRICS],
-        ),
+        Section(f"{title}: values of the best baselines", _LEADING, leading_table(result), folded=True),
         *(
             Section(f"{title}: {describe_states(name, states)}", _STATES, state_table(states))
             for name, states in result.states.items()
@@ -128,9 +131,9 @@ def _gene_maps(result: EvaluationResult, title: str) -> list[Section]:
     genes, values = result.shown[0]
     correlation = result.scores[MODEL][MEAN].per_gene["pearson"]
     names = [f"{result.dataset.symbols[gene]} (r = {correlation[gene]:.2f})" for gene in genes]
-    image = paired_maps(result.dataset.slide.xy_um[result.rows], result.targets.values[:, genes], values, names)
+    draw = partial(paired_maps, result.dataset.slide.xy_um[result.rows], result.targets.values[:, genes], values, names)
     caption = f"measured and predicted expression of the hidden cells: {', '.join(names)}"
-    return [Section(f"{title}: measured and predicted", _MAPS, images=[Image(image, caption)])]
+    return [Section(f"{title}: measured and predicted", _MAPS, images=[draw_image(draw, caption)])]
 
 
 def _colours(result: EvaluationResult) -> dict[str, str]:
@@ -165,20 +168,29 @@ def _setting(result: EvaluationResult, facts: dict[str, Any]) -> str:
     return "\n\n".join([text, *(f"{name}: {describe_transfer(found)}." for name, found in facts["scenario"].items())])
 
 
-def _bars(result: EvaluationResult, metric: str) -> Image:
-    """A metric of the leading predictors in their better forms."""
-    comparison, colours = result.comparison, _colours(result)
+def _panels(result: EvaluationResult) -> Image:
+    """All measures of the leading predictors in their better forms, a panel for each measure."""
+    comparison = result.comparison
     names = leading_predictors(comparison)
-    best = [comparison.best(name, metric) for name in names]
-    image = plots.bars(
-        [f"{name}, {comparison.best_form(name, metric)}" for name in names],
-        [score.metrics[metric] for score in best],
-        [percentile_interval(score.draws[metric]) for score in best],
-        headline(metric),
-        label="with its 95 % interval over blocks",
-        colours=[colours.get(name, _FURTHER_COLOURS[0]) for name in names],
+    panels = []
+    for metric, pair in comparison.all_paired().items():
+        best = [comparison.best(name, metric) for name in names]
+        decision = favours_model(pair, metric)
+        panels.append(
+            Panel(
+                headline(metric),
+                [score.metrics[metric] for score in best],
+                [percentile_interval(score.draws[metric]) for score in best],
+                f"{MODEL}: {DECISIONS[decision]}",
+                decision is not None,
+            )
+        )
+    title = f"{result.dataset.slide.name}, {result.geometry}: ↓ lower is better, ↑ higher is better"
+    decided = ", ".join(f"{panel.title} {panel.remark.partition(': ')[2]}" for panel in panels)
+    return draw_image(
+        partial(draw_panels, names, panels, title, _colours(result)),
+        f"Measures of the model and of {', '.join(names[1:])}. The model against the best baseline: {decided}.",
     )
-    return Image(image, f"{METRIC_NAMES[metric]} of the models and the best baselines", is_chart=True)
 
 
 def _by_distance(result: EvaluationResult, column: str) -> Image:
@@ -188,13 +200,19 @@ def _by_distance(result: EvaluationResult, column: str) -> Image:
     binned = by_distance(means, edges_um, position)
     number = binned["num_cells"]
     distance_um = (np.bincount(position, weights=result.distance_um) / number).tolist()
-    series = {name: columns[column] for name, columns in binned["predictors"].items()}
+    # The mean of a few cells is noise, and would be read as an effect of the distance.
+    is_drawn = np.array(number) >= _MIN_BIN
+    series = {
+        name: np.where(is_drawn, columns[column], np.nan).tolist() for name, columns in binned["predictors"].items()
+    }
     name = _COLUMN_NAMES[column]
     title = f"{name} by distance"
     x_label = "distance to the nearest visible cell, µm"
-    image = plots.curves(distance_um, series, title, x_label=x_label, y_label=name, colours=_colours(result))
+    colours = _colours(result)
+    draw = partial(plots.curves, distance_um, series, title, x_label=x_label, y_label=name, colours=colours)
     cells = ", ".join(f"{count:,}" for count in number)
-    return Image(image, f"{title} to the nearest visible cell, mean forms; cells in the bins: {cells}", is_chart=True)
+    caption = f"{title} to the nearest visible cell, mean forms; cells in the bins: {cells}"
+    return draw_image(draw, caption if is_drawn.all() else f"{caption}. Bins of fewer than {_MIN_BIN} are not drawn")
 
 
 def _reliability(result: EvaluationResult) -> Image:
@@ -203,11 +221,16 @@ def _reliability(result: EvaluationResult) -> Image:
     predicted, actual = calibration["reliability"]["predicted"], calibration["reliability"]["actual"]
     series = {"expressed": actual, "perfect": predicted}
     title = "calibration of P(expressed)"
-    image = plots.curves(predicted, series, title, x_label="predicted probability", y_label="fraction expressed")
-    return Image(
-        image,
-        f"fraction of entries that are expressed, by the predicted one; mean error {calibration['ece']:.4f}",
-        is_chart=True,
+    colours, y_label = {"expressed": _MODEL_COLOUR}, "fraction expressed"
+    caption = (
+        "Fraction of entries that are expressed, by the predicted one: on the grey line, probabilities can be taken at their "
+        f"word; mean error {calibration['ece']:.4f}"
+    )
+    return draw_image(
+        partial(
+            plots.curves, predicted, series, title, x_label="predicted probability", y_label=y_label, colours=colours
+        ),
+        caption,
     )
 
 
@@ -220,15 +243,15 @@ def _error_map(result: EvaluationResult) -> Image:
     # The colour scale ends at a percentile: a few cells with very large errors would make all others pale.
     limit = float(np.percentile(np.abs(difference), 95)) or 1.0
     title = f"squared error: model minus {baseline}"
-    image = plots.tissue_map(
+    draw = partial(
+        plots.tissue_map,
         result.dataset.slide.xy_um[result.rows],
         difference,
         title,
         label="blue: the model is better",
         limits=(-limit, limit),
-        centred=True,
     )
-    return Image(image, f"{title}, cell by cell; blue where the model is better, red where the baseline is")
+    return draw_image(draw, f"{title}, cell by cell; blue where the model is better, red where the baseline is")
 
 
 def _gene_table(result: EvaluationResult) -> Table:
@@ -254,6 +277,6 @@ def cell_type_section(types: CellTypes, title: str) -> Section:
         series |= {"ceiling": types.ceiling.top_k, "chance": tuple(types.chance_top_k)}
         caption = "fraction of the k likeliest types in common"
         k = [float(number + 1) for number in range(len(types.chance_top_k))]
-        drawn = plots.curves(k, series, caption, x_label="k", y_label="overlap")
-        images = [Image(drawn, f"{caption}, mean forms", is_chart=True)]
+        draw = partial(plots.curves, k, series, caption, x_label="k", y_label="overlap")
+        images = [draw_image(draw, f"{caption}, mean forms")]
     return Section(f"{title}: {describe_cell_types(types)}", _CELL_TYPES, cell_type_table(types), images)

@@ -58,5 +58,4 @@ def draw_map(result: SensitivityResult) -> bytes:
         f"Sensitivity of {result.target.name} to an added cell ({name})",
         label="summed change per added cell, to first order",
         limits=(-limit, limit),
-        centred=True,
     )
