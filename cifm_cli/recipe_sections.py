@@ -214,6 +214,11 @@ class TrainRecipe(Section):
     average: Fraction | None = None
     """Decay, such as 0.999, of an exponential moving average of the weights, which is validated and saved; off when absent."""
 
+    @property
+    def product_precision(self) -> Precision:
+        """Precision of matrix products; float32 where `auto` has not been replaced."""
+        return "bfloat16" if self.precision == "bfloat16" else "float32"
+
 
 class EvaluateRecipe(Section):
     """Defaults of the options of `cifm evaluate`."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.in_memory import AnnDataSlide
     from cifm_cli.inference.loaded_model import LoadedModel
-    from cifm_cli.recipe_sections import Precision
 
 
 def train(
@@ -85,9 +84,7 @@ def train(
                 seed=seed,
             )
         )
-        # The model is used in the precision that the caller asked for; `auto` concerns the speed of training.
-        precision: Precision = "bfloat16" if resolved.train.precision == "bfloat16" else "float32"
-        return load_model(run, device=device, backend=backend, precision=precision)
+        return load_model(run, device=device, backend=backend, precision=resolved.train.product_precision)
 
 
 def write_opened(path: Path, adata: AnnData, opened: AnnDataSlide) -> Path:

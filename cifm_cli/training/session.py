@@ -92,7 +92,7 @@ class Session:
     @property
     def precision(self) -> Precision:
         """Precision of the matrix products; `auto` was replaced when the session was opened."""
-        return "bfloat16" if self.recipe.train.precision == "bfloat16" else "float32"
+        return self.recipe.train.product_precision
 
     def start_ema(self) -> None:
         """Start the moving average at the present weights, if the recipe has `train.average`."""
