@@ -11,6 +11,7 @@ from cifm_cli.stored_json import Text
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Precision = Literal["float32", "bfloat16"]
+TrainPrecision = Literal["auto", "float32", "bfloat16"]
 # Far above what is useful; products of these numbers are sizes of arrays, which must not overflow.
 MAX_WIDTH = 65_536
 MAX_LAYERS = 1_000
@@ -184,14 +185,16 @@ class TrainRecipe(Section):
     """Training stops after this time, in minutes, and keeps the best checkpoint."""
     tiles_per_step: int = Field(default=1, ge=1, le=1_000_000)
     """Number of tiles whose losses are averaged in a step."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """`muon` takes orthogonalised steps in matrices that map features to features, and those of AdamW in all other weights; it needs fewer steps."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Highest learning rate of the schedule."""
+    """Highest learning rate of the schedule, for either optimiser."""
     layer_decay: Fraction | None = None
     """Learning rate of a layer as a fraction of that of the next one, the head having the full one; equal rates when absent."""
     freeze: tuple[Text, ...] | None = None
     """Parts of the network that are not trained, such as `encoder`, `encoder.0` or `head.magnitude`: for fine-tuning; none when absent."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled weight decay of AdamW, on matrices only."""
+    """Decoupled weight decay, on matrices only."""
     warmup_steps: int = Field(default=100, ge=0, le=MAX_STEPS)
     """Number of steps of linear warm-up."""
     clip_norm: float = Field(default=1.0, gt=0)
@@ -206,10 +209,15 @@ class TrainRecipe(Section):
     """Minutes after which the training state is saved again; every validation saves it too."""
     keep: int = Field(default=2, ge=1, le=MAX_STEPS)
     """Number of training states kept. If the newest is damaged, `--resume` uses the one before."""
-    precision: Precision = "float32"
-    """Precision of matrix products. With `bfloat16`, weights, sums over neighbours and losses stay float32."""
+    precision: TrainPrecision = "float32"
+    """Precision of matrix products. With `bfloat16`, weights, sums over neighbours and losses stay float32. `auto` measures once whether bfloat16 is faster on the machine; the stored recipe of the run has the result."""
     average: Fraction | None = None
     """Decay, such as 0.999, of an exponential moving average of the weights, which is validated and saved; off when absent."""
+
+    @property
+    def product_precision(self) -> Precision:
+        """Precision of matrix products; float32 where `auto` has not been replaced."""
+        return "bfloat16" if self.precision == "bfloat16" else "float32"
 
 
 class EvaluateRecipe(Section):

@@ -84,7 +84,7 @@ def train(
         )
         if out is not None:
             write_card(run)
-        return load_model(run, device=device, backend=backend, precision=resolved.train.precision)
+        return load_model(run, device=device, backend=backend, precision=resolved.train.product_precision)
 
 
 def _write_slides(

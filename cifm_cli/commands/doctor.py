@@ -11,14 +11,30 @@ _VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS", "CUD
 
 
 def doctor(as_json: options.Json = False) -> None:
-    """Print versions, threads, memory, disk and backends of this machine, for a bug report."""
+    """Print versions, threads, memory, disk, speed and backends of this machine, and how long training takes on it."""
     from cifm_cli.report import terminal
 
-    facts = _collect()
+    facts = _collect() | _measure()
     if as_json:
         terminal.emit(facts)
     else:
         terminal.listing(terminal.flatten(facts))
+
+
+def _measure() -> dict[str, Any]:
+    """Speed of a core, and the time that the recipe `xenium` takes if nothing else runs."""
+    import torch
+
+    from cifm_cli.recipe import find, load
+    from cifm_cli.training.machine_speed import measure_speed
+
+    speed, steps = measure_speed(), load(find("xenium")).train.steps
+    step_s = speed.step_seconds(torch.get_num_threads())
+    estimate = {"recipe": "xenium", "steps": steps, "seconds_per_step": round(step_s, 2)}
+    return {
+        "speed_of_a_core": speed.to_json(),
+        "training_estimate": estimate | {"minutes": round(steps * step_s / 60)},
+    }
 
 
 def _collect() -> dict[str, Any]:

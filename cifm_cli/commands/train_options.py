@@ -37,7 +37,7 @@ SingleProcess = Annotated[
     typer.Option("--single-process", help="Train in this process alone, also within a SLURM step of several tasks."),
 ]
 Precision = Annotated[
-    Literal["float32", "bfloat16"] | None,
+    Literal["auto", "float32", "bfloat16"] | None,
     typer.Option("--precision", help="Short for --set train.precision=NAME.", show_default="the recipe's"),
 ]
 Seed = Annotated[

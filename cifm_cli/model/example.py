@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from cifm_cli.data.slide import log_normalise
 from cifm_cli.model.masking import MaskedTile, mask_tile
 from cifm_cli.model.objective import Targets
 
@@ -60,9 +61,10 @@ def make_example(
         The example.
     """
     # `mask_tile` never reads the masked cells, so their expression is read here.
-    rows, columns = tile.rows[masked], panel.columns
-    counts = torch.from_numpy(slide.counts(rows)[:, columns].toarray())
-    values = torch.from_numpy(slide.expression(rows, recipe.data.target_sum)[:, columns].toarray())
+    rows = tile.rows[masked]
+    hidden = panel.select(slide.counts(rows))
+    counts = torch.from_numpy(hidden.toarray())
+    values = torch.from_numpy(log_normalise(hidden, slide.total_counts[rows], recipe.data.target_sum).toarray())
     if parameters and totals:
         num_cells = int(np.count_nonzero(slide.total_counts[rows]))
         parameters = parameters.with_profiles(totals.without(values, counts, num_cells).profiles())

@@ -155,7 +155,7 @@ def mask_tile(
     is_masked[masked] = True
     queries = np.intersect1d(masked, tile.core)  # masked cells of the halo belong to another tile
     visible = np.flatnonzero(~is_masked)
-    counts = slide.counts(tile.rows[visible])[:, panel.columns]
+    counts = panel.select(slide.counts(tile.rows[visible]))
     # The depth is that over all genes of the slide, so normalised values do not depend on the panel of the model.
     depth = slide.total_counts[tile.rows[visible]]
     expression = log_normalise(counts, depth, recipe.data.target_sum)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
 
     from cifm_cli.data.slide import Slide
 
@@ -30,6 +31,12 @@ class Panel:
     def num_genes(self) -> int:
         """Number of shared genes, P."""
         return len(self.columns)
+
+    def select(self, matrix: csr_matrix) -> csr_matrix:
+        """The (N, P) columns of the shared genes among the (N, G) ones of a slide; the matrix itself if they are all."""
+        # Selecting columns of a sparse matrix costs as much as reading it, and most models know all genes of a slide.
+        is_whole = len(self.columns) == matrix.shape[1] and np.array_equal(self.columns, np.arange(matrix.shape[1]))
+        return matrix if is_whole else matrix[:, self.columns]
 
 
 def union_vocabulary(slides: Sequence[Slide], known: Sequence[str] = ()) -> tuple[str, ...]:

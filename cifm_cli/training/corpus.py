@@ -1,8 +1,9 @@
 """The slides of a training run, and the masked tiles that are made from them.
 
 The random draws of a tile depend on the seed and the number of the tile alone, so that a resumed run trains on the
-same tiles as an uninterrupted one. Counts are read from disk when a tile is made. Memory holds the coordinates and the
-depth of every cell, about 50 bytes per cell, and the counts of the tiles that are in use.
+same tiles as an uninterrupted one. Counts of small corpora are in memory; those of larger ones are read from disk when a
+tile is made, and memory holds the coordinates and the depth of every cell, about 50 bytes per cell, and the counts of the
+tiles that are in use.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from cifm_cli import keys
 from cifm_cli.data.ensembl import species_prefix
-from cifm_cli.data.slide import open_slide, radius_notes
+from cifm_cli.data.slide import hold_counts, open_slide, radius_notes
 from cifm_cli.data.tiles import Tiler
 from cifm_cli.errors import CifmError
 from cifm_cli.model.example import make_example
@@ -88,8 +89,8 @@ class Corpus:
         seed: int = 0,
         known: tuple[str, ...] = (),
     ) -> None:
-        # Counts stay on disk: many slides, each small enough to be held, would fill the memory together.
-        prepared = [open_slide(path, hold=False) for path in paths]
+        # Many slides, each small enough to be held, would fill the memory together.
+        prepared = hold_counts([open_slide(path, hold=False) for path in paths])
         for note in (note for slide in prepared for note in radius_notes(slide, recipe.data.radius_um)):
             logger.warning(note)
         _check_species(prepared)

@@ -157,7 +157,7 @@ def add_readout(session: Session) -> None:
         return
     checkpoint = load_checkpoint(session.folder)
     checkpoint.network.to(session.device)
-    model = LoadedModel(checkpoint, session.backend, session.device, session.recipe.train.precision)
+    model = LoadedModel(checkpoint, session.backend, session.device, session.precision)
     session.save_checkpoint(checkpoint.network, fit_readout(model, session.corpus, session.seed))
 
 
@@ -218,7 +218,7 @@ def backward_tile(session: Session, example: Example, number: int) -> list[Tenso
         """Add the gradients of one member and return its loss."""
         # A generator of its own, so that neither the thread nor the process that runs it changes the draws.
         dropout = provenance.torch_generator(session.seed, "dropout", number, member)
-        with drawing_from(dropout), computing_in(recipe.train.precision, session.device):
+        with drawing_from(dropout), computing_in(session.precision, session.device):
             output = members[member](session.backend, example.tile, surroundings)
         # The weight makes the sum over members and tiles a mean, whatever the number of processes.
         value = weight * loss(output, example.target, recipe.objective)
@@ -263,7 +263,7 @@ def validate(session: Session) -> float:
     total = 0.0
     for example in prefetch(corpus.validation_example, session.processes.own_indices(corpus.num_validation_tiles)):
         on_device = example.to(session.device)
-        with computing_in(recipe.train.precision, session.device):
+        with computing_in(session.precision, session.device):
             output = network(session.backend, on_device.tile)
         total += loss(output, on_device.target, recipe.objective).item()
     return session.processes.sum(total) / corpus.num_validation_tiles
@@ -333,5 +333,5 @@ def log_start(session: Session, num_parameters: int) -> None:
         f"training {num_parameters:,} parameters on {corpus.num_cells:,} cells of {len(corpus.slides)} slide(s)"
     )
     logger.info(f"backend {backend.name} ({backend.version()}), {session.device}, {machine}: {session.folder}")
-    if note := precision_note(session.recipe.train.precision, session.device):
+    if note := precision_note(session.precision, session.device):
         logger.warning(note)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from cifm_cli.errors import CifmError
+from cifm_cli.training.muon import ORTHOGONAL, Muon
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.optim import Optimizer
 
     from cifm_cli.model.ensemble import Ensemble
     from cifm_cli.recipe_sections import TrainRecipe
@@ -19,17 +19,21 @@ RATE = "rate"  # key of a parameter group: its learning rate as a fraction of th
 _MEMBER = re.compile(r"members\.\d+\.")
 # Parts of a network from its input to its output; `encoder` and `decoder` have a number for each layer.
 _INPUT, _OUTPUT = ("genes", "gene_maps"), ("head",)
+# Matrices with a row for each gene, radial basis function, scale or number: tables of vectors rather than maps.
+_TABLES = re.compile(r"(genes|magnitude|logit|composition|amount)\.weight$|\.radial$|smoother\.")
 
 
-def make_optimiser(network: Ensemble, recipe: TrainRecipe) -> torch.optim.AdamW:
-    """Make AdamW for the weights of a network, and switch off the gradients of those that the recipe freezes.
+def make_optimiser(network: Ensemble, recipe: TrainRecipe, *, half: bool = False) -> Muon:
+    """Make the optimiser of a network, and switch off the gradients of the weights that the recipe freezes.
 
-    Weight decay applies to matrices, but not to biases, vectors and the weights of the smoother. With `train.layer_decay`, the
+    With `train.optimiser = "muon"`, matrices that map features to features take steps of Muon, all other weights steps of
+    AdamW; with `"adamw"`, all weights take those. Weight decay applies to matrices, but not to biases, vectors and the weights of the smoother. With `train.layer_decay`, the
     learning rate of a layer is that of the next one times this number; the head has the full one.
 
     Args:
         network: The network.
         recipe: The section `train`.
+        half: Whether matrices are orthogonalised in bfloat16.
 
     Returns:
         The optimiser.
@@ -38,21 +42,25 @@ def make_optimiser(network: Ensemble, recipe: TrainRecipe) -> torch.optim.AdamW:
         CifmError: `train.freeze` names no weight, or all of them.
     """
     freeze(network, recipe.freeze or ())
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for name, weight in network.named_parameters():
         if weight.requires_grad:
             # The smoother's weights are those of a mean: decay would shrink its predictions towards zero.
             decays = weight.ndim > 1 and "smoother" not in name
             rate = recipe.layer_decay ** _depth(name, network) if recipe.layer_decay else 1.0
-            groups.setdefault((rate, decays), []).append(weight)
+            orthogonal = recipe.optimiser == "muon" and weight.ndim == 2 and not _TABLES.search(name)
+            groups.setdefault((rate, decays, orthogonal), []).append(weight)
     ordered: list[dict[str, Any]] = [
-        {"params": groups[rate, decays], "weight_decay": recipe.weight_decay if decays else 0.0, RATE: rate}
-        for rate, decays in sorted(groups, key=lambda key: (not key[1], -key[0]))
+        {"params": weights, "weight_decay": recipe.weight_decay if decays else 0.0, RATE: rate, ORTHOGONAL: orthogonal}
+        # Stored moments are numbered in this order.
+        for (rate, decays, orthogonal), weights in sorted(
+            groups.items(), key=lambda item: (item[0][2], not item[0][1], -item[0][0])
+        )
     ]
-    return torch.optim.AdamW(ordered, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+    return Muon(ordered, half=half, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimiser: Optimizer, rate: float) -> None:
     """Set the learning rate of a step, of which each group has its fraction."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group[RATE]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from cifm_cli.errors import CifmError, writing
 from cifm_cli.inference.loaded_model import choose_device
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoint
 from cifm_cli.model.ensemble import Ensemble
+from cifm_cli.model.precision import faster_precision
 from cifm_cli.model.trained_regions import trained_regions
 from cifm_cli.recipe_sections import ModelRecipe
 from cifm_cli.storage.lock import SUFFIX, holding_lock
@@ -43,9 +46,13 @@ if TYPE_CHECKING:
     from cifm_cli.model.checkpoint import Checkpoint
     from cifm_cli.model.readout import Readout
     from cifm_cli.recipe import Recipe
+    from cifm_cli.recipe_sections import Precision
     from cifm_cli.training.config import TrainConfig
     from cifm_cli.training.corpus import TrainingSlide
     from cifm_cli.training.distributed import Processes
+    from cifm_cli.training.muon import Muon
+
+logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
@@ -66,7 +73,7 @@ class Session:
     recipe: Recipe  # its recipe
     corpus: Corpus  # its slides
     network: Ensemble  # the weights that are trained
-    optimiser: torch.optim.AdamW  # the optimiser of these weights
+    optimiser: Muon  # the optimiser of these weights
     backend: Backend  # runs the edge part of every layer
     device: torch.device  # where the network is
     processes: Processes  # the processes that train together
@@ -82,6 +89,11 @@ class Session:
     def ema_network(self) -> Ensemble:
         """The network that is validated and saved: the moving average, or the trained network where there is none."""
         return self.ema.network if self.ema else self.network
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the matrix products; `auto` was replaced when the session was opened."""
+        return self.recipe.train.product_precision
 
     def start_ema(self) -> None:
         """Start the moving average at the present weights, if the recipe has `train.average`."""
@@ -159,9 +171,9 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
             started with, or the tiles of a step can't be divided evenly among the processes.
         BackendUnavailableError: The backend is not available here.
     """
-    recipe = config.load_recipe()
-    check_even_split(recipe.train.tiles_per_step, processes.size)
     device = processes.own_device(choose_device(config.device))
+    recipe = _choose_precision(config, config.load_recipe(), device, processes)
+    check_even_split(recipe.train.tiles_per_step, processes.size)
     if processes.is_first:
         check_folder(config, recipe)
     # A resumed run takes seed, slides, vocabulary and backend from its state.
@@ -186,7 +198,7 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
         recipe=recipe,
         corpus=corpus,
         network=network.to(device),
-        optimiser=make_optimiser(network, recipe.train),
+        optimiser=make_optimiser(network, recipe.train, half=recipe.train.precision == "bfloat16"),
         backend=backend,
         device=device,
         processes=processes,
@@ -241,6 +253,25 @@ def _collect_sketches(session: Session, config: TrainConfig, init: Checkpoint | 
     return collect_sketches(session.corpus, config.folder, init, resume=config.resume)
 
 
+def _choose_precision(config: TrainConfig, recipe: Recipe, device: torch.device, processes: Processes) -> Recipe:
+    """Replace the precision `auto` by that of the run to resume, or by the faster one on the first process."""
+    if recipe.train.precision != "auto":
+        return recipe
+    stored = config.folder / RECIPE_FILE
+    if config.resume and stored.is_file():
+        is_half = recipes.load(stored).train.precision == "bfloat16"
+    else:
+        precision, speed_up = faster_precision(device)
+        is_half = precision == "bfloat16"
+        if is_half and processes.is_first:
+            ratio = f", {speed_up:.1f} times as fast as float32 here" if math.isfinite(speed_up) else ""
+            logger.info(f"matrix products in bfloat16{ratio}; --precision float32 computes them exactly")
+    # Machines may differ, and all processes must train the same way.
+    is_half = bool(processes.max(float(is_half and processes.is_first)))
+    train = recipe.train.model_copy(update={"precision": "bfloat16" if is_half else "float32"})
+    return recipe.model_copy(update={"train": train})
+
+
 def check_folder(config: TrainConfig, recipe: Recipe) -> None:
     """Check that a new run overwrites nothing, and that a run to resume exists and has the same recipe.
 
@@ -272,7 +303,9 @@ def check_folder(config: TrainConfig, recipe: Recipe) -> None:
         changed.append("train.average")
     # They decide which weights have moments, and in which order.
     changed += [
-        f"train.{key}" for key in ("freeze", "layer_decay") if getattr(before.train, key) != getattr(recipe.train, key)
+        f"train.{key}"
+        for key in ("optimiser", "freeze", "layer_decay")
+        if getattr(before.train, key) != getattr(recipe.train, key)
     ]
     if changed:
         raise CifmError(

@@ -13,6 +13,7 @@ from cifm_cli import keys
 from cifm_cli.errors import CifmError
 from cifm_cli.model.stored_layout import tensor_layout
 from cifm_cli.tensor_files import Layout, layout_problem, open_tensors, save_tensors, tensor_bytes
+from cifm_cli.training.muon import ORTHOGONAL
 from cifm_cli.training.run_spec import RunSpec
 from cifm_cli.training.state_header import STATE
 
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 # The step number is padded with zeros in file names, so that their order is that of the steps.
 _FILE_PATTERN = "train_state-*.safetensors"
 _OPTIMISER, _SLIDES = "optimiser", "slides"
-_STEPS, _MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # of AdamW, for each weight
+_STEPS, _MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # of the optimiser, for each weight
 # Keys of the header, and stored names of fields that have another name here: files of earlier versions stay readable.
 _STATE, _SPEC, _CHECKSUM = "position", "began", "crc32"
 _STORED_NAMES = {"validations_since_best": "looks_since_best", "last_validated": "looked"}
@@ -196,24 +197,35 @@ def _moments(
     path: Path, tensors: dict[str, torch.Tensor], optimiser: torch.optim.Optimizer
 ) -> dict[int, dict[str, torch.Tensor]]:
     """Moments of each weight by the number that the optimiser gives it; they must have the shapes of the weights."""
-    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    # Orthogonal steps need no mean squares.
+    pairs = [
+        (weight, _MOMENTS[:1] if group[ORTHOGONAL] else _MOMENTS)
+        for group in optimiser.param_groups
+        for weight in group["params"]
+    ]
     stored = {name: tensor_layout(tensor) for name, tensor in tensors.items()}
     # Before the first step, and for weights without a gradient, there are none.
-    numbers = [number for number in range(len(weights)) if any(f"{number}.{name}" in stored for name in _MOMENTS)]
+    present = {
+        number: moments
+        for number, (_, moments) in enumerate(pairs)
+        if any(f"{number}.{name}" in stored for name in _MOMENTS)
+    }
     expected = {
-        f"{number}.{name}": Layout("F32", ()) if name == _STEPS else tensor_layout(weights[number])
-        for number in numbers
-        for name in (_STEPS, *_MOMENTS)
+        f"{number}.{name}": Layout("F32", ()) if name == _STEPS else tensor_layout(pairs[number][0])
+        for number, moments in present.items()
+        for name in (_STEPS, *moments)
     }
     problem = layout_problem(stored, expected)
     # AdamW divides by one minus a power of the step, and takes roots of the mean squares.
-    if not problem and any(
-        (tensors[f"{number}.{name}"] < 0).any() for number in numbers for name in (_STEPS, _MOMENTS[1])
-    ):
+    positive = [name for name in expected if name.endswith((f".{_STEPS}", f".{_MOMENTS[1]}"))]
+    if not problem and any((tensors[name] < 0).any() for name in positive):
         problem = "a number of steps or a mean square is negative"
     if problem:
         raise CifmError(f"{path}: its optimiser does not fit the network of its recipe: {problem}", "train again")
-    return {number: {name: tensors[f"{number}.{name}"] for name in (_STEPS, *_MOMENTS)} for number in numbers}
+    return {
+        number: {name: tensors[f"{number}.{name}"] for name in (_STEPS, *moments)}
+        for number, moments in present.items()
+    }
 
 
 def _read_newest(folder: Path, *, warn: bool) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]]:

@@ -191,6 +191,8 @@ def test_backends_and_doctor_describe_the_installation(cifm) -> None:
     assert set(facts["backends"]) == set(by_name)
     assert facts["threads"] >= 1
     assert facts["memory_gb"] > 0
+    assert min(facts["speed_of_a_core"].values()) > 0
+    assert facts["training_estimate"]["seconds_per_step"] > 0
 
 
 @pytest.mark.parametrize("command", ["backends", "doctor"])

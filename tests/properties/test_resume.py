@@ -78,7 +78,7 @@ def interrupted(build_once: BuildOnce, prepared_synthetic: Path, tmp_path: Path)
     [
         (3, signal.SIGTERM, make_recipe()),
         (8, signal.SIGINT, make_recipe(average=0.9)),
-        (11, signal.SIGUSR1, make_recipe(save_minutes=1e-9)),
+        (11, signal.SIGUSR1, make_recipe(save_minutes=1e-9, optimiser="muon")),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(

@@ -1,0 +1,83 @@
+"""What decides how long training takes on a CPU: its speed in matrix products and in moving memory.
+
+Shared machines with the same processor differ in both, most of all in memory, so that minutes measured on one machine say
+little about another.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PRODUCT_SIZES = (3000, 128, 512)  # cells of a tile with its halo, features, and the four projections of a layer
+COPY_BYTES = 1 << 28  # more than any cache holds
+REPEATS = 5  # the fastest counts: others were interrupted
+# Time of one core for a step of the recipe `xenium` on a tile of 2,048 cells and 377 genes, two members: products and edges
+# go with the speed of products, all else with that of memory. Fitted to two machines, of 88 GFLOP/s and 32 GB/s (0.32 s)
+# and of 204 GFLOP/s and 15 GB/s (0.27 s); two numbers from two machines are an estimate and no more.
+STEP_GFLOP, STEP_GB = 21.0, 2.4
+MEMBERS = 2  # of that recipe, which run on a core each
+OVERLAP = 0.9  # fraction of the time in which both cores work
+
+
+@dataclass(frozen=True)
+class MachineSpeed:
+    """Speed of one core."""
+
+    float32_gflops: float  # matrix products in float32, 1e9 operations per second
+    bfloat16_gflops: float  # matrix products in bfloat16
+    copy_gb_per_s: float  # bytes read and written by a copy, 1e9 per second
+
+    def step_seconds(self, cores: int) -> float:
+        """Estimated time of a training step of the recipe `xenium`, in seconds.
+
+        Args:
+            cores: Number of cores that nothing else uses.
+        """
+        of_one_core = STEP_GFLOP / self.float32_gflops + STEP_GB / self.copy_gb_per_s
+        return of_one_core / (OVERLAP * MEMBERS if cores >= MEMBERS else 1)
+
+    def to_json(self) -> dict[str, float]:
+        """The speeds with three digits."""
+        return {name: float(f"{value:.3g}") for name, value in asdict(self).items()}
+
+
+def measure_speed() -> MachineSpeed:
+    """Measure one core of this machine, in about a second.
+
+    Returns:
+        Its speeds. Other programs on the machine lower them.
+    """
+    num_cells, width, num_outputs = PRODUCT_SIZES
+    num_operations = 2 * num_cells * width * num_outputs
+    features, weights = torch.ones(num_cells, width), torch.ones(width, num_outputs)
+    half_features, half_weights = features.bfloat16(), weights.bfloat16()
+    source = torch.ones(COPY_BYTES // 8)  # float32; half of the bytes are read, half are written
+    target = torch.empty_like(source)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return MachineSpeed(
+            float32_gflops=num_operations / _shortest(lambda: features @ weights) / 1e9,
+            bfloat16_gflops=num_operations / _shortest(lambda: half_features @ half_weights) / 1e9,
+            copy_gb_per_s=COPY_BYTES / _shortest(lambda: target.copy_(source)) / 1e9,
+        )
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _shortest(function: Callable[[], object]) -> float:
+    """Shortest time of a call, in seconds."""
+    function()  # the first call loads the library, and gets the memory
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return min(times)
