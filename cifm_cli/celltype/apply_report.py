@@ -95,7 +95,7 @@ def answer(name: str, types: Annotation, lineages: NDArray[Any]) -> str:
     num_types = len(np.unique(types.codes)) - bool(num_unassigned)
     several = "lineages" if len(largest) > 1 else "lineage"
     return (
-        f"{num_types} types were found among the {number:,} cells of {name}; most frequent {several}: {parts}; "
+        f"{num_types} {'type was' if num_types == 1 else 'types were'} found among the {number:,} cells of {name}; most frequent {several}: {parts}; "
         f"{num_unassigned:,} cells ({num_unassigned / number:.1%}) could not be given a type."
     )
 
@@ -130,6 +130,11 @@ def limits(types: Annotation, annotator: Annotator) -> list[str]:
     is_unassigned = types.codes == len(types.names) - 1
     sentences = [f"{is_unassigned.sum():,} of {len(types.codes):,} cells are unassigned ({is_unassigned.mean():.1%})."]
     if not isinstance(annotator, MarkerAnnotator):
+        known = [name for name in types.names if name != UNASSIGNED]
+        sentences.append(
+            f"The annotator knows {len(known)} types: a cell of any other type gets the most similar of these, unless its "
+            "score is low. Look for types that the tissue should have and that are not among them."
+        )
         return sentences
     if annotator.tissue is None:
         sentences.append(

@@ -40,7 +40,6 @@ def inspect(
 def _describe(path: Path) -> dict[str, Any]:
     from cifm_cli import workspace
     from cifm_cli.data.corpus import describe_corpus, is_corpus
-    from cifm_cli.data.prepare.describe_download import describe_download
     from cifm_cli.simulation.stored_result import find_result
     from cifm_cli.stored_results import describe_stored_result, find_stored_result
     from cifm_cli.training.learning_curve import describe_progress
@@ -58,8 +57,14 @@ def _describe(path: Path) -> dict[str, Any]:
         slides = workspace.slide_paths([path])
         described = None if is_corpus(slides) else {slide.name: _describe_slide(slide) for slide in slides}
         return describe_corpus(slides) if described is None else described
-    is_h5ad = path.is_file() and path.suffix == ".h5ad"
-    return _describe_slide(path) if is_h5ad else describe_download(path)
+    return _describe_slide(path) if path.is_file() and path.suffix == ".h5ad" else _describe_download(path)
+
+
+def _describe_download(path: Path) -> dict[str, Any]:
+    """Describe a download; its readers are imported for nothing else."""
+    from cifm_cli.data.prepare.describe_download import describe_download
+
+    return describe_download(path)
 
 
 def _describe_simulation(path: Path) -> dict[str, Any]:

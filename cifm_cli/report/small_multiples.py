@@ -61,7 +61,7 @@ def _draw_panel(axes: Axes, panel: Panel, colours: Sequence[str]) -> None:
     for position, (value, interval, colour) in enumerate(rows):
         axes.plot(interval, [position, position], color=colour, linewidth=1.6, solid_capstyle="butt")
         axes.plot([value], [position], "o", markersize=6 if position == 0 else 4.5, color=colour)
-    # Where the best value of the first row lies in the others is read along this line.
+    # The other rows are compared with the first one along this line.
     axes.axvline(panel.values[0], color=colours[0], linewidth=0.8, alpha=0.5, zorder=0)
     axes.set_ylim(len(colours) - 0.4, -0.6)
     axes.locator_params(axis="x", nbins=4)

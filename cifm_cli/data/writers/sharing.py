@@ -86,7 +86,7 @@ def write_sharing(
     columns = pd.DataFrame(dict(zip(_column_names(samples), fractions.T, strict=True)), index=obs.index)
     adata.obs = pd.concat([adata.obs.drop(columns=columns.columns, errors="ignore"), columns], axis=1)
     record_sharing(adata, samples, origin)
-    adata.uns |= read_images(slide.path)
+    adata.uns.update(read_images(slide.path))
     adata.write_h5ad(target)
 
 
