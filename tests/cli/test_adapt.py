@@ -53,7 +53,7 @@ def read_origin(path: str) -> dict:
 RESULTS = {
     "embed": (("embed", SLIDE), "embedded/tissue.h5ad"),
     "predict": (("predict", SLIDE), "predicted/tissue.h5ad"),
-    "predict at locations": (("predict", SLIDE, "--at", "at.csv"), "predicted/tissue.h5ad"),
+    "predict at locations": (("predict", SLIDE, "--at", "at.csv"), "predicted/tissue_at_at.h5ad"),
     "simulate": (("simulate", SLIDE, "--inject", "tcell", *QUICK), "simulation/trajectory.h5ad"),
 }
 

@@ -210,6 +210,16 @@ def test_the_scenario_follows_from_the_provenance_of_the_run(evaluated: dict) ->
     assert scenario["model"]["trained_cells_scored"] == 0
 
 
+def test_the_provenance_says_what_the_adaptation_chose(evaluated: dict) -> None:
+    by_geometry = evaluated["provenance"]["adaptation"]["tissue"]
+    assert set(by_geometry) == {"scattered", "region"}
+    for by_model in by_geometry.values():
+        assert set(by_model) == {"model", "model:first"}
+        for chosen in by_model.values():
+            assert set(chosen["tuned"]) == {"mean", "expressed", "composition"}
+            assert 0 < chosen["practice_cells"] <= chosen["cells"]
+
+
 @pytest.mark.usefixtures("few_baselines")
 def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
     words = ["--geometry", "region", "--geometry", "whole", "--block-radii", "2.5", "--block-radii", "5"]

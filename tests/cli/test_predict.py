@@ -93,6 +93,16 @@ def test_a_location_has_no_effect_on_the_others(cifm, random_run: None) -> None:
     assert not np.allclose(one.X[0], many.X[3], rtol=1e-5, atol=1e-6)
 
 
+def test_locations_do_not_replace_the_prediction_of_all_cells(cifm, random_run: None) -> None:
+    places = write_csv("places.csv", "x,y", "200,200")
+    for at in ((), ("--at", places)):
+        assert cifm("predict", "prepared/tissue.h5ad", "--adapt", "none", *at).code == 0
+    assert {path.name: ad.read_h5ad(path).n_obs for path in Path("predicted").iterdir()} == {
+        "tissue.h5ad": ad.read_h5ad("prepared/tissue.h5ad").n_obs,
+        "tissue_at_places.h5ad": 1,
+    }
+
+
 def test_locations_of_a_round_are_far_apart() -> None:
     """a-b-c, 10 um apart: b is within 10 um of both others, a and c are in one round."""
     locations_um = np.array([[0.0, 0], [10, 0], [20, 0]])
