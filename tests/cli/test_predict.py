@@ -15,6 +15,12 @@ from cifm_cli.data.slide import open_slide
 from cifm_cli.inference.predict_slide import split_far_apart
 
 
+@pytest.fixture(scope="session")
+def prepared_synthetic(prepared_few_genes: Path) -> Path:
+    """The slide of these tests."""
+    return prepared_few_genes
+
+
 def save_run(tables: dict, slide: Path) -> None:
     """Save a network with random weights as `runs/latest` of the working directory."""
     save_random_run(Path("runs/latest"), open_slide(slide), tables, noise=0.1)
