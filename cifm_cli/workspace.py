@@ -241,6 +241,22 @@ def slide_paths(given: Sequence[Path], default: Path = PREPARED, command: str = 
     return list(paths)
 
 
+def require_folder_name(folder: Path) -> None:
+    """Refuse to make a folder whose name is that of a file of cells, which was probably meant to be one.
+
+    Args:
+        folder: The folder of `--out`.
+
+    Raises:
+        CifmError: Its name ends with `.h5ad`.
+    """
+    if folder.suffix == ".h5ad" and not folder.is_dir():
+        raise CifmError(
+            f"--out {folder}: the files are written into a folder, and this is the name of a file",
+            f"name a folder, such as --out {folder.parent / folder.stem}; files in it are named after the slides",
+        )
+
+
 def run_folder(given: Path | None) -> Path:
     """Find the folder of a training run.
 

@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     BuildOnce = Callable[[str, Callable[[Path], object]], Path]
 
 # Deadlines would fail at random on a machine that runs other programs. The "suite" profile tries the same examples on every
-# machine, so that a failure can be repeated; `pytest --hypothesis-profile=explore` draws new examples.
-settings.register_profile("suite", deadline=None, derandomize=True)
-settings.register_profile("explore", deadline=None, print_blob=True)
+# machine, so that a failure can be repeated, and few of them; `pytest --hypothesis-profile=thorough` tries more of the same,
+# and `--hypothesis-profile=explore` draws new ones.
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("thorough", deadline=None, derandomize=True, max_examples=300)
+settings.register_profile("explore", deadline=None, print_blob=True, max_examples=100)
 settings.load_profile("suite")
 
 NUM_THREADS = int(os.environ["OMP_NUM_THREADS"])
@@ -176,6 +178,41 @@ def prepared_synthetic(build_once: BuildOnce, xenium_download: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def download_few_genes(build_once: BuildOnce) -> Path:
+    """The tissue of `xenium_download` with half of the genes, for tests that use models: most fits are to all genes."""
+    from cifm_cli.synthetic.downloads import write_xenium
+
+    def write(folder: Path) -> None:
+        write_xenium(folder / "tissue", 800, seed=0, num_genes=90)
+
+    return build_once("download-few-genes", write) / "tissue"
+
+
+@pytest.fixture(scope="session")
+def prepared_few_genes(build_once: BuildOnce, download_few_genes: Path) -> Path:
+    """The same as a prepared slide."""
+    from cifm_cli.app import main
+
+    def prepare(folder: Path) -> None:
+        assert main(["prepare", str(download_few_genes), "--out", str(folder)]) == 0
+
+    return build_once("prepared-few-genes", prepare) / "tissue.h5ad"
+
+
+@pytest.fixture(scope="session")
+def prepared_small(build_once: BuildOnce) -> Path:
+    """A prepared slide of 250 cells and 100 genes, for tests that train: fits to the whole slide take most of a short run."""
+    from cifm_cli.app import main
+    from cifm_cli.synthetic.downloads import write_xenium
+
+    def prepare(folder: Path) -> None:
+        write_xenium(folder / "download" / "tissue", 250, seed=0, num_genes=100)
+        assert main(["prepare", str(folder / "download" / "tissue"), "--out", str(folder / "prepared")]) == 0
+
+    return build_once("prepared-small", prepare) / "prepared" / "tissue.h5ad"
+
+
+@pytest.fixture(scope="session")
 def slide(prepared_synthetic: Path) -> Slide:
     """The slide `prepared_synthetic`, opened with its counts in memory."""
     from cifm_cli.data.slide import open_slide
@@ -195,6 +232,29 @@ def blank_figures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(canvas, "render", lambda *_: BLANK_PNG)
         patch.setattr(canvas, "render_frames", lambda *_: BLANK_PNG)
+        yield
+
+
+@pytest.fixture(scope="module")
+def brief_adaptation() -> Iterator[None]:
+    """Adapt models on 200 hidden cells of a slide, for modules that do not test how good an adaptation is.
+
+    An adaptation is most of the time of a prediction: without this, all cells of a small slide are hidden in turn.
+    """
+    from cifm_cli.inference.adaptation import adapt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapt, "MAX_PRACTICE_CELLS", 200)
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_practice_cells() -> Iterator[None]:
+    """Let baselines and adaptations of an evaluation learn from 120 hidden cells, where only which cells they are matters."""
+    from cifm_cli.evaluation import dataset
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "MAX_EXAMPLE_CELLS", 120)
         yield
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 from anndata import AnnData
 
 from cifm_cli import keys
-from cifm_cli.api.slides import optional_path
+from cifm_cli.api.slides import optional_path, require_positive
 from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_sections_to_anndata
 from cifm_cli.data.prepare.section_columns import parse_columns
@@ -95,6 +95,7 @@ def prepare(
         >>> adata = cifm.prepare("downloads/xenium_pancreas", tissue="pancreas")
         >>> slides = cifm.prepare("two_sections.h5ad", by="library_id")
     """
+    require_positive(radius_um=radius_um, microns_per_pixel=microns_per_pixel)
     columns = () if by is None else parse_columns(by) if isinstance(by, str) else tuple(by)
     config = PrepareConfig(
         name=name, platform=platform, bin_um=bin_um, condition=condition, tissue=tissue, sample=sample,

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +84,29 @@ def open_adata(adata: AnnData, layer: str | None, radius_um: float | None, name:
     """Make a slide from an AnnData, and log the notes about it."""
     if not isinstance(adata, AnnData):
         raise CifmError(f"expected an AnnData, got {type(adata).__name__}", "read it with anndata.read_h5ad(path)")
+    require_positive(radius_um=radius_um)
     about = adata.uns.get(keys.CIFM, {})
     sample = about.get(keys.SAMPLE) if isinstance(about, Mapping) else None
     opened = slide_from_anndata(adata, name=name or str(sample or "adata"), radius_um=radius_um, layer=layer)
     for note in opened.notes:  # for instance, which layer the counts were taken from
         logger.warning(note)
     return opened
+
+
+def require_positive(**values: object) -> None:
+    """Refuse an argument that is neither None nor a positive number, such as a number that was read as text.
+
+    Args:
+        values: Values by the name of the argument.
+
+    Raises:
+        CifmError: One of them is something else.
+    """
+    for name, value in values.items():
+        # A bool is an integer to Python; `not >` refuses NaN too.
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if value is not None and not (is_number and 0 < float(value) < np.inf):  # type: ignore[arg-type]
+            raise CifmError(f"{name}: {value!r} is not a positive number", f"give a number, such as {name}=20.0")
 
 
 def open_with_split(adata: AnnData, layer: str | None, radius_um: float | None, name: str) -> AnnDataSlide:

@@ -43,7 +43,7 @@ def predict(
     loaded = load_model(run, backend, device, precision)
     estimate = point_estimate(loaded, form.value, threshold)
     locations_um = None if at is None else read_locations(at)
-    predicted.require_replaceable(target := out or Path("predicted", path.name), path, force=force)
+    predicted.require_replaceable(target := out or _default_target(path, at), path, force=force)
     tissue = open_slide(path)
     if locations_um is not None:  # before the adaptation
         count_far(tissue.with_radius(loaded.checkpoint.recipe.data.radius_um), locations_um)
@@ -70,3 +70,9 @@ def predict(
     terminal.say(facts["evaluation"]["sentence"])
     if as_json:
         terminal.emit({"path": target.as_posix(), "cells": number, "genes": len(columns), "adapt": adapt, **facts})
+
+
+def _default_target(slide: Path, at: Path | None) -> Path:
+    """The file of all cells of a slide, or another one for each file of locations, so that none replaces it."""
+    name = slide.name if at is None else f"{slide.stem}_at_{at.stem}.h5ad"
+    return Path("predicted", name)

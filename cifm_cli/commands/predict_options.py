@@ -40,6 +40,12 @@ Threshold = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", "-o", metavar="FILE", help="The .h5ad to write.", show_default="predicted/SLIDE.h5ad"),
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="The .h5ad to write.",
+        show_default="predicted/SLIDE.h5ad, with --at predicted/SLIDE_at_CSV.h5ad",
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from cifm_cli.commands.simulate_task import SimulateTask
     from cifm_cli.simulation.config import SimulateConfig
     from cifm_cli.simulation.edits.words import EditWords
-    from cifm_cli.simulation.simulate import SimulationResult
 
 _MAX_ROWS: Final = 12  # of the printed tables
 
@@ -31,14 +30,16 @@ def simulate_edits(task: SimulateTask, words: EditWords, config: SimulateConfig)
     from cifm_cli.simulation.outputs import check_folder, write_simulation
     from cifm_cli.simulation.simulate import simulate
 
-    path, model_path = task.slide_path, task.model_path
     check_folder(task.out)
-    inputs = [path, model_path, *(file for file in (task.markers, words.inject_from, words.at) if file)]
     model, slide = task.load_model(), task.open_slide()
     result = simulate(model, slide, replace(config, labels=task.read_labels(slide)))
     names = result.slide.barcodes(result.experiment.window.rows)
-    origin = _provenance(result, inputs, model.overlap_facts(slide))
-    origin |= {"evaluation": find_trust(model_path.parent, [path])}
+    facts = {
+        "genes": model.overlap_facts(slide),
+        "edits": [entry.to_json() for entry in result.experiment.edits],
+        "evaluation": find_trust(task.model_path.parent, [task.slide_path]),
+    }
+    origin = task.provenance("simulate", words, result.model, config.adapt, facts)
     content = write_simulation(task.out, result, names, origin)
     _show(content, task.out, as_json=task.as_json)
 
@@ -63,21 +64,3 @@ def _show(content: dict[str, Any], out: Path, *, as_json: bool) -> None:
     terminal.say(f"maps, tables and the tissue before and after: {out}/report.html, {out}/trajectory.h5ad")
     if as_json:
         terminal.emit(content)
-
-
-def _provenance(result: SimulationResult, inputs: list[Path], genes: dict[str, int]) -> dict[str, Any]:
-    """Provenance of a simulation; `genes` are the numbers of genes of slide and model."""
-    from cifm_cli import provenance
-    from cifm_cli.inference.adaptation.option import adaptation_facts
-
-    model, config = result.model, result.config
-    return provenance.collect(
-        "simulate",
-        seed=config.seed,
-        inputs=inputs,
-        backend=model.backend.name,
-        device=str(model.device),
-        genes=genes,
-        edits=[entry.to_json() for entry in result.experiment.edits],
-        **adaptation_facts(model, config.adapt, config.seed),
-    )

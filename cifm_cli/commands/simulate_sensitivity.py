@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from cifm_cli.simulation.edits.requests import Inject
     from cifm_cli.simulation.edits.words import EditWords
     from cifm_cli.simulation.sensitivity.config import SensitivityConfig
-    from cifm_cli.simulation.sensitivity.measure import SensitivityResult
     from cifm_cli.simulation.sensitivity.search_places import Goal
 
 _FOLDER: Final = "sensitivity"  # unless another one is named
@@ -78,10 +77,10 @@ def map_sensitivity(task: SimulateTask, words: EditWords, asked: SensitivityWord
     from cifm_cli.simulation.sensitivity.outputs import write_sensitivity
 
     config = asked.config(task, words)
-    inputs = [task.slide_path, task.model_path, *(file for file in (task.markers, words.inject_from, words.at) if file)]
     folder, model, slide = task.folder(_FOLDER), task.load_model(), task.open_slide()
     result = measure_sensitivity(model, slide, replace(config, labels=task.read_labels(slide)))
-    origin = _provenance(result, inputs, model.overlap_facts(slide))
+    facts = {"genes": model.overlap_facts(slide), "inject": config.inject and config.inject.to_json()}
+    origin = task.provenance("simulate --sensitivity", words, result.model, config.adapt, facts)
     content = write_sensitivity(folder, result, origin)
     _show(content, folder, as_json=task.as_json)
 
@@ -124,21 +123,3 @@ def _show(content: dict[str, Any], folder: Path, *, as_json: bool) -> None:
     terminal.say(f"tables and map: {folder}")
     if as_json:
         terminal.emit(content)
-
-
-def _provenance(result: SensitivityResult, inputs: list[Path], genes: dict[str, int]) -> dict[str, Any]:
-    """Provenance of an analysis; `genes` are the numbers of genes of slide and model."""
-    from cifm_cli import provenance
-    from cifm_cli.inference.adaptation.option import adaptation_facts
-
-    model, config = result.model, result.config
-    return provenance.collect(
-        "simulate --sensitivity",
-        seed=config.seed,
-        inputs=inputs,
-        backend=model.backend.name,
-        device=str(model.device),
-        genes=genes,
-        inject=config.inject and config.inject.to_json(),
-        **adaptation_facts(model, config.adapt, config.seed),
-    )

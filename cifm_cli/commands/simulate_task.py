@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cifm_cli import workspace
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from cifm_cli.data.slide import Slide
+    from cifm_cli.inference.adaptation.adapt import Adapt
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.simulation.edits.labels import ColumnLabels
+    from cifm_cli.simulation.edits.words import EditWords
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,35 @@ class SimulateTask:
         from cifm_cli.simulation.edits.labels import ColumnLabels
 
         return None if self.labels is None else ColumnLabels(self.labels, read_labels(slide, self.labels))
+
+    def provenance(
+        self, command: str, words: EditWords, used: LoadedModel, adapt: Adapt, facts: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Provenance of a result.
+
+        Args:
+            command: Command and mode.
+            words: The edits as they were typed, which name further input files.
+            used: The model that made the result, adapted or not.
+            adapt: What `--adapt` asked for.
+            facts: Further entries.
+
+        Returns:
+            The provenance, with the hashes of all input files.
+        """
+        from cifm_cli import provenance
+        from cifm_cli.inference.adaptation.option import adaptation_facts
+
+        optional = (self.markers, words.inject_from, words.at)
+        return provenance.collect(
+            command,
+            seed=self.seed,
+            inputs=[self.slide_path, self.model_path, *(file for file in optional if file)],
+            backend=used.backend.name,
+            device=str(used.device),
+            **facts,
+            **adaptation_facts(used, adapt, self.seed),
+        )
 
     def folder(self, default: str) -> Path:
         """Folder of the results: `default`, unless `--out` names another one than that of a simulation."""

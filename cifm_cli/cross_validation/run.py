@@ -21,7 +21,14 @@ from cifm_cli.evaluation.folds import WHOLE
 from cifm_cli.evaluation.metrics.cell_types import annotator_for
 from cifm_cli.evaluation.parallel import load_models
 from cifm_cli.evaluation.report.leave_out import slide_table, verdict
-from cifm_cli.evaluation.run import Evaluation, compare_slides, refuse_duplicates, score_slides, with_verdict
+from cifm_cli.evaluation.run import (
+    Evaluation,
+    adaptation_choices,
+    compare_slides,
+    refuse_duplicates,
+    score_slides,
+    with_verdict,
+)
 from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.path_text import file_name, path_text
 
@@ -100,6 +107,7 @@ def leave_out(config: LeaveOutConfig, show_table: ShowTable = lambda *_: None) -
         names = [file_name(path) for path in group.slides]
         described["groups"][group.name] = {"slides": names, "run": path_text(run), "training": training}
     merged = _merge(scored, [file_name(path) for path in slides])
+    origin["adaptation"] = adaptation_choices(merged)
     merged = replace(merged, metrics={**merged.metrics, "provenance": origin, "leave_out": described})
     by_slide = {file_name(path): group.name for group in groups for path in group.slides}
     compared = with_verdict(compare_slides(merged, seed, show_table, by_slide))

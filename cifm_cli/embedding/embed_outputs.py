@@ -22,7 +22,7 @@ from cifm_cli.errors import CifmError, writing
 from cifm_cli.path_text import file_name
 from cifm_cli.report import html
 from cifm_cli.storage.partial_files import remove, remove_leftovers, temporary_path
-from cifm_cli.workspace import atomic_files, atomic_path
+from cifm_cli.workspace import atomic_files, atomic_path, require_folder_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,9 +63,10 @@ def check_outputs(slides: Sequence[Path], out: Path, config: OutputConfig) -> No
         config: What is written.
 
     Raises:
-        CifmError: A package is missing, a file or folder that is no embedded slide would be replaced, or there is no column
-            for `label`.
+        CifmError: The folder has the name of a file, a package is missing, a file or folder that is no embedded slide would
+            be replaced, or there is no column for `label`.
     """
+    require_folder_name(out)
     embedding_formats.require_format(config.format)
     if config.analysis.is_asked:
         joint_analysis.require_packages()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cifm_cli import keys
+from cifm_cli.embedding.folds import SAMPLE, STRIP
 from cifm_cli.embedding.scoring import ROC_AUC
 
 FEW_SAMPLES = 5  # with fewer on a side (of each class, where slides are classified), intervals are too narrow
@@ -77,8 +78,8 @@ def _where(content: dict[str, Any]) -> str:
     if content["design"] == "train_and_test":
         train, test = (_list(content["sides"][side]["slides"], "slide") for side in ("train", "test"))
         return f"on {test}, trained on {train},"
-    if content["groups"]["unit"] == "block":
-        return f"in held-out blocks of {content['slides'][0]}"
+    if (unit := content["groups"]["unit"]) != SAMPLE:
+        return f"in held-out {unit}s of {content['slides'][0]}"
     return f"in held-out samples ({content['groups']['number']} in turn)"
 
 
@@ -93,24 +94,29 @@ def _remarks(content: dict[str, Any]) -> list[str]:
     remarks = [_unit_of_intervals(content), *_few_samples(content), *_slides_as_cases(content), *_confounded(content)]
     remarks.append(
         "Cells of one slide are never divided at random, as a cell and its neighbours share their surroundings: "
-        "whole samples or spatial blocks are held out."
+        "whole samples, blocks or strips are held out."
     )
     return remarks
 
 
 def _unit_of_intervals(content: dict[str, Any]) -> str:
     groups = content["groups"]
-    if groups["unit"] == "block":
+    if (unit := groups["unit"]) != SAMPLE:
+        few = (
+            " The section is too small for blocks, and intervals over few strips are too narrow."
+            if unit == STRIP
+            else ""
+        )
         return (
-            f"All tested cells are of one sample, and intervals resample its {groups['number']} blocks: they say nothing "
-            "about how much other slides would differ."
+            f"All tested cells are of one sample, and intervals resample its {groups['number']} {unit}s: they say nothing "
+            f"about how much other slides would differ.{few}"
         )
     return f"Intervals resample the {groups['number']} tested samples, not their cells."
 
 
 def _few_samples(content: dict[str, Any]) -> list[str]:
     """A sentence where there are fewer samples than `FEW_SAMPLES` on a side; of each class, if slides are classified."""
-    if "all" in content["sides"] and content["groups"]["unit"] == "block":
+    if "all" in content["sides"] and content["groups"]["unit"] != SAMPLE:
         return []  # the sentence about the unit says it
     numbers = []
     for side, facts in content["sides"].items():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
+BLOCK, STRIP, SAMPLE = "block", "strip", "sample"  # units that are held out
 _TARGET_BLOCKS = 100
 _MIN_BLOCK_RADII = 10  # in narrower blocks most cells would be near a border, and lost to the buffer
 
@@ -28,9 +29,9 @@ _MIN_BLOCK_RADII = 10  # in narrower blocks most cells would be near a border, a
 class Groups:
     """Groups of cells that are held out together."""
 
-    unit: str  # `block` (a square of one slide) or `sample`
+    unit: str  # `block` (a square of one slide), `strip` (across one slide) or `sample`
     ids: Rows  # (n,) group of each cell, 0 to num - 1
-    block_um: float | None = None  # side of a block in micrometres; None for samples
+    block_um: float | None = None  # side of a block, or mean width of a strip, in micrometres; None for samples
     buffer_um: float = 0.0  # training cells are farther than this from every held-out cell; 0 for samples
 
     @property
@@ -64,7 +65,55 @@ def block_groups(xy_um: NDArray[np.float64], radius_um: float, buffer_um: float)
     offset_um = xy_um - xy_um.min(axis=0)
     side_um = max(math.sqrt(float(offset_um.max(axis=0).prod()) / _TARGET_BLOCKS), _MIN_BLOCK_RADII * radius_um)
     _, ids = np.unique((offset_um // side_um).astype(np.int64), axis=0, return_inverse=True)
-    return Groups("block", ids.ravel(), side_um, buffer_um)
+    return Groups(BLOCK, ids.ravel(), side_um, buffer_um)
+
+
+def strip_groups(xy_um: NDArray[np.float64], num_strips: int, buffer_um: float) -> Groups:
+    """Divide a slide into strips across its longest direction, with about the same number of cells in each.
+
+    A strip that is held out loses fewer training cells to the buffer than blocks that are scattered over the slide, so a
+    section of a few radii can be divided like this, and not into blocks.
+
+    Args:
+        xy_um: (n, 2) positions in micrometres.
+        num_strips: Number of strips; each is a fold.
+        buffer_um: See `Groups`.
+
+    Returns:
+        One group for each strip.
+    """
+    along_um = _along_length(xy_um)
+    order = np.argsort(along_um, kind="stable")
+    ids = np.empty(len(order), dtype=np.int64)
+    ids[order] = np.arange(len(order)) * num_strips // len(order)
+    # With fewer cells than strips, some have none.
+    ids = np.unique(ids, return_inverse=True)[1]
+    return Groups(STRIP, ids, float(np.ptp(along_um)) / num_strips, buffer_um)
+
+
+def section_length_um(xy_um: NDArray[np.float64]) -> float:
+    """Extent of a slide in its longest direction, in micrometres; `xy_um` are (n, 2) positions."""
+    return float(np.ptp(_along_length(xy_um)))
+
+
+def least_length_um(num_strips: int, buffer_um: float) -> float:
+    """Length that a section must have so that strips of equal width can be held out.
+
+    Args:
+        num_strips: Number of strips.
+        buffer_um: Training cells are farther than this from every held-out cell.
+
+    Returns:
+        The length at which nothing is left on either side of the middle strip and its buffer.
+    """
+    return buffer_um * num_strips / (num_strips // 2)
+
+
+def _along_length(xy_um: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) positions along the direction in which a slide extends farthest, its first principal component."""
+    centred = xy_um - xy_um.mean(axis=0)
+    along: NDArray[np.float64] = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    return along
 
 
 def sample_groups(samples: NDArray[np.object_]) -> Groups:
@@ -76,7 +125,7 @@ def sample_groups(samples: NDArray[np.object_]) -> Groups:
     Returns:
         One group for each sample.
     """
-    return Groups("sample", np.unique(samples.astype(str), return_inverse=True)[1])
+    return Groups(SAMPLE, np.unique(samples.astype(str), return_inverse=True)[1])
 
 
 def join_groups(groups: Sequence[Groups]) -> Groups:
@@ -105,7 +154,7 @@ def grouped_folds(
         groups: Groups that are held out together.
         xy_um: (n, 2) positions in micrometres, for the buffer.
         num_folds: Largest number of folds. There are no more folds than groups and, for samples, no more than the
-            rarest class has samples, so that every fold can hold out cells of every class.
+            rarest class has samples, so that every fold can hold out cells of every class. Each strip is a fold.
         seed: Seed of the assignment of groups to folds.
 
     Yields:
@@ -114,12 +163,14 @@ def grouped_folds(
     # scikit-learn takes an integer; it is derived from the seed, so that other uses of the seed are independent of it.
     state = int(provenance.numpy_generator(seed, "probe folds").integers(2**31))
     max_folds = groups.num
-    if groups.unit == "sample":
+    if groups.unit == SAMPLE:
         max_folds = max(2, min(len(np.unique(groups.ids[codes == code])) for code in np.unique(codes)))
-    if groups.unit == "sample" and min(num_folds, max_folds) == groups.num:
-        # One sample at a time; the splitter may put two into one fold and leave another empty.
+    if groups.unit == STRIP or (groups.unit == SAMPLE and min(num_folds, max_folds) == groups.num):
+        # One sample at a time, as the splitter may put two into one fold and leave another empty; and one strip, as the
+        # buffers of two that are apart would take most of a small section.
         for group in range(groups.num):
-            yield np.flatnonzero(groups.ids != group), np.flatnonzero(groups.ids == group)
+            train, test = np.flatnonzero(groups.ids != group), np.flatnonzero(groups.ids == group)
+            yield _outside_buffer(train, test, xy_um, groups.buffer_um), test
         return
     splitter = StratifiedGroupKFold(min(num_folds, max_folds), shuffle=True, random_state=state)
     with warnings.catch_warnings():

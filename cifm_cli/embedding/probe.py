@@ -81,7 +81,7 @@ def run_probe(slides: Sequence[EmbeddedSlide], config: ProbeConfig) -> ProbeResu
         CifmError: The label cannot be probed, or the slides cannot be combined or divided into sides.
     """
     sides = choose_sides(slides, config.train_on, config.test_on) if config.train_on or config.test_on else None
-    task = choose_cells(slides, config.label, config.max_cells, config.seed, sides)
+    task = choose_cells(slides, config.label, config.max_cells, config.seed, sides, config.num_folds)
     features = collect_features(task.slides, task.rows)
     cells, splits = task.cells, task.split(config.num_folds, config.seed)
     warnings = repeat_notes(task.slides, task.rows, splits)

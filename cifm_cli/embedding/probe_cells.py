@@ -13,7 +13,17 @@ import numpy as np
 
 from cifm_cli import provenance
 from cifm_cli.embedding.classifier import ProbeCells
-from cifm_cli.embedding.folds import Groups, block_groups, grouped_folds, join_groups, sample_groups
+from cifm_cli.embedding.folds import (
+    BLOCK,
+    Groups,
+    block_groups,
+    grouped_folds,
+    join_groups,
+    least_length_um,
+    sample_groups,
+    section_length_um,
+    strip_groups,
+)
 from cifm_cli.embedding.labels import LabelChoice, Labels, encode_labels, rare_classes, read_labels
 from cifm_cli.embedding.sides import sample_of
 from cifm_cli.errors import CifmError
@@ -32,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MIN_CELLS = 20  # a class with fewer cells is left out
+_MIN_TRAINED = 10  # of two classes in every fold of blocks; where blocks leave fewer, strips are held out
 _APART_RADII = 1e3  # between the slides of one frame of coordinates: cells of two slides are no neighbours
 
 
@@ -85,21 +96,51 @@ class ProbeTask:
         Raises:
             CifmError: A fold leaves no cells of two classes to train with, as on a section of few radii.
         """
-        cells = self.cells
         if self.sides is not None:
             return [(np.flatnonzero(~self.is_tested), np.flatnonzero(self.is_tested))]
-        splits = list(grouped_folds(cells.codes, cells.groups, cells.xy_um, num_folds, seed))
-        if any(len(np.unique(cells.codes[train])) < 2 for train, _ in splits):
-            raise CifmError(
-                "too few cells to probe: without the held-out cells and those within "
-                f"{cells.groups.buffer_um:g} um of them, no cells of two classes are left to train with",
-                "probe a larger section, or several slides at once",
-            )
+        splits = self._folds(num_folds, seed)
+        if any(len(np.unique(self.labels.codes[train])) < 2 for train, _ in splits):
+            raise _too_small(self.cells, num_folds)
         return splits
+
+    def leaves_training_cells(self, num_folds: int, seed: int) -> bool:
+        """Whether every fold of a cross-validation leaves some cells of two classes to train with."""
+        return all(
+            np.count_nonzero(np.bincount(self.labels.codes[train]) >= _MIN_TRAINED) > 1
+            for train, _ in self._folds(num_folds, seed)
+        )
+
+    def _folds(self, num_folds: int, seed: int) -> list[tuple[Rows, Rows]]:
+        """Training cells and held-out cells of each fold of a cross-validation."""
+        cells = self.cells
+        return list(grouped_folds(cells.codes, cells.groups, cells.xy_um, num_folds, seed))
+
+
+def _too_small(cells: ProbeCells, num_folds: int) -> CifmError:
+    """The error about a section of which a fold leaves nothing to train with."""
+    buffer_um = cells.groups.buffer_um
+    message = (
+        f"too few cells to probe: without the held-out cells and those within {buffer_um:g} um of them, no cells of two "
+        "classes are left to train with"
+    )
+    if not buffer_um:  # samples, which have no buffer
+        return CifmError(message, "probe more samples, or another label")
+    length_um, needed_um = section_length_um(cells.xy_um), least_length_um(num_folds, buffer_um)
+    message += f"; the section is {length_um:,.0f} um long, and {num_folds} folds need more than {needed_um:,.0f} um"
+    if 2 * buffer_um < length_um <= needed_um:
+        return CifmError(
+            message, f"ask for --folds 2, which need more than {2 * buffer_um:,.0f} um, or probe several slides"
+        )
+    return CifmError(message, "probe a longer section, or several slides at once")
 
 
 def choose_cells(
-    slides: Sequence[EmbeddedSlide], label: LabelChoice | str, max_cells: int, seed: int, sides: Sides | None = None
+    slides: Sequence[EmbeddedSlide],
+    label: LabelChoice | str,
+    max_cells: int,
+    seed: int,
+    sides: Sides | None = None,
+    num_folds: int = 5,
 ) -> ProbeTask:
     """Choose the cells to probe: those with a label, sampled if there are many, without rare classes.
 
@@ -109,12 +150,14 @@ def choose_cells(
         max_cells: Largest number of cells; across slides, of each side.
         seed: Seed of the sample.
         sides: Slides to train and to test on; None for a cross-validation over all slides.
+        num_folds: Largest number of folds of a cross-validation. Strips of a slide are held out where its blocks leave too
+            few cells to train with.
 
     Returns:
         The cells and their labels.
 
     Raises:
-        CifmError: The label cannot be probed.
+        CifmError: The label cannot be probed, or the section is too small.
     """
     choice = LabelChoice(label) if isinstance(label, str) else label
     if sides is not None:
@@ -126,17 +169,38 @@ def choose_cells(
         drawn = provenance.numpy_generator(seed, "probe cells").choice(len(labelled), max_cells, replace=False)
         sampled = labelled[np.sort(drawn)]
     groups = _group_cells(slides, sampled)
-    rare = rare_classes(labels[sampled], groups.ids, _MIN_CELLS)
-    is_common = ~np.isin(labels[sampled].astype(str), list(rare))
-    if len(set(labels[sampled].tolist()) - set(rare)) < 2:
+    task = _take_common(slides, choice, labels, sampled, groups)
+    if groups.unit == BLOCK and not (task and task.leaves_training_cells(num_folds, seed)):
+        strips = strip_groups(slides[0].xy_um[sampled], num_folds, groups.buffer_um)
+        in_strips = _take_common(slides, choice, labels, sampled, strips)
+        if in_strips and in_strips.leaves_training_cells(num_folds, seed):
+            logger.info(
+                f"{slides[0].name} is small: {num_folds} strips of cells are held out in turn, instead of blocks"
+            )
+            task = in_strips
+        elif in_strips and task is None:
+            raise _too_small(in_strips.cells, num_folds)
+    if task is None:
         raise CifmError(
             f"label {choice.column}: fewer than two classes with {_MIN_CELLS} cells in two {groups.unit}s",
             "probe more slides at once, or another label",
         )
-    if rare:
-        names = ", ".join(sorted(rare))
-        logger.warning("label %s: left out for too few cells or a single %s: %s", choice.column, groups.unit, names)
-    left_out = {"missing": len(labels) - len(labelled), "sampled": len(labelled) - len(sampled), "rare": rare}
+    if rare := task.left_out["rare"]:
+        names, unit = ", ".join(sorted(rare)), task.groups.unit
+        logger.warning("label %s: left out for too few cells or a single %s: %s", choice.column, unit, names)
+    return task
+
+
+def _take_common(
+    slides: Sequence[EmbeddedSlide], choice: LabelChoice, labels: NDArray[np.object_], sampled: Rows, groups: Groups
+) -> ProbeTask | None:
+    """The task of a cross-validation over some groups, without the classes that are rare in them; None without two classes."""
+    rare = rare_classes(labels[sampled], groups.ids, _MIN_CELLS)
+    is_common = ~np.isin(labels[sampled].astype(str), list(rare))
+    if len(set(labels[sampled].tolist()) - set(rare)) < 2:
+        return None
+    num_labelled = int(np.count_nonzero(labels != None))  # noqa: E711 - elementwise
+    left_out = {"missing": len(labels) - num_labelled, "sampled": num_labelled - len(sampled), "rare": rare}
     return ProbeTask(
         slides,
         _rows_by_slide(slides, sampled[is_common]),

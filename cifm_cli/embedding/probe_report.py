@@ -11,6 +11,7 @@ import numpy as np
 from cifm_cli import keys
 from cifm_cli.embedding.evidence import format_interval
 from cifm_cli.embedding.features import BASELINES
+from cifm_cli.embedding.folds import SAMPLE
 from cifm_cli.embedding.probe_summary import MAJORITY, METRICS
 from cifm_cli.embedding.scoring import BALANCED_ACCURACY, BRIER, LOWER_IS_BETTER, ROC_AUC
 from cifm_cli.report import matrix_plots
@@ -162,7 +163,7 @@ def explain(probe: ProbeResult) -> str:
             f"Trained on {train['cells']:,} cells ({_count(train)}) and tested on {test['cells']:,} cells ({_count(test)}), "
             f"{len(content['classes'])} classes"
         )
-    elif groups["unit"] == "block":
+    elif groups["unit"] != SAMPLE:
         method += f", {groups['block_um']:,.0f} µm wide, training cells at least {groups['buffer_um']:g} µm away"
     notes = [f"{method}. Intervals: 95 %, {content['resamples']:,} bootstrap resamples of {groups['unit']}s."]
     if left_out["sampled"]:

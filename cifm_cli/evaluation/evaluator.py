@@ -80,6 +80,7 @@ class PredictorResult:
     agreement: dict[str, TypeAgreement]  # form to the agreement of its cell types, where there is an annotator
     prediction: Prediction | None  # the mean form, where it is to be saved
     shown: ShownGenes | None = None  # of the first model
+    adaptation: dict[str, Any] | None = None  # what the adaptation of a model chose; None if it was used as trained
 
 
 class ShownGenes(NamedTuple):
@@ -118,6 +119,7 @@ class EvaluationResult:
     # model to its distribution over cell states, where it has one
     states: dict[str, StateResult] = field(default_factory=dict)
     shown: list[ShownGenes] = field(default_factory=list)  # of the first model, once it is there
+    adaptations: dict[str, Any] = field(default_factory=dict)  # adapted model to what its adaptation chose
 
     @cached_property
     def ceiling(self) -> dict[str, Any]:
@@ -144,6 +146,8 @@ class EvaluationResult:
             self.predictions[name] = result.prediction
         if result.shown:
             self.shown.append(result.shown)
+        if result.adaptation:
+            self.adaptations[name] = result.adaptation
 
     def to_json(self) -> dict[str, Any]:
         """The part of `metrics.json` about this geometry."""
@@ -218,7 +222,10 @@ class Evaluator:
             prediction = replace(prediction, composition=counts.composition)
         forms = {MEAN: prediction, GATED: prediction.gated(tuned.threshold)}
         scores = _score_forms(result, forms)
-        states = None
+        states = adaptation = None
+        if isinstance(predictor, ModelPredictor):
+            # Where each fold has an adaptation of its own, only that of the last one is still there.
+            adaptation = predictor.model_for(dataset, self.folds[-1]).adaptation
         if isinstance(predictor, ModelPredictor) and prediction.states is not None:
             of_slide = slide_states(dataset, predictor.model_for(dataset, self.folds[0]))
             if of_slide:
@@ -232,6 +239,7 @@ class Evaluator:
             _type_agreement(result, predictor.name, forms, states),
             prediction if predictor.name in self.save else None,
             _choose_genes(result.targets, scores[0][MEAN], prediction) if predictor.name == MODEL else None,
+            adaptation.facts if adaptation else None,
         )
 
 

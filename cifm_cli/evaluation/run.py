@@ -91,6 +91,7 @@ def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) ->
     )
     digests = {file_name(path): origin["inputs"][path_text(path)] for path in config.slides}
     evaluation = evaluate_slides(map(open_slide, config.slides), models, config, digests, show_table)
+    origin["adaptation"] = adaptation_choices(evaluation)
     leading = {key: evaluation.metrics[key] for key in ("verdict", "slides", "definitions")}
     return replace(evaluation, metrics={**leading, "provenance": origin, **evaluation.metrics})
 
@@ -119,6 +120,22 @@ def evaluate_slides(
     """
     scored = score_slides(slides, models, config, digests, show_table)
     return with_verdict(compare_slides(scored, config.seed, show_table) if len(scored.results) > 1 else scored)
+
+
+def adaptation_choices(evaluation: Evaluation) -> dict[str, Any]:
+    """What the adaptations of the models chose, for the provenance: by slide, geometry and model.
+
+    Args:
+        evaluation: The results.
+
+    Returns:
+        Entries of adapted models only. Where the folds of a geometry have adaptations of their own, that of the last fold.
+    """
+    return {
+        name: {result.geometry: result.adaptations for result in of_slide}
+        for name, of_slide in evaluation.results.items()
+        if any(result.adaptations for result in of_slide)
+    }
 
 
 def with_verdict(evaluation: Evaluation) -> Evaluation:

@@ -22,6 +22,18 @@ def command_line(cifm) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def xenium_download(download_few_genes: Path) -> Path:
+    """The download of these tests."""
+    return download_few_genes
+
+
+@pytest.fixture(scope="session")
+def prepared_synthetic(prepared_few_genes: Path) -> Path:
+    """The prepared slide of these tests."""
+    return prepared_few_genes
+
+
+@pytest.fixture(scope="session")
 def run_folder(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training run whose network has random weights on top of an average of the neighbours."""
     tables = {"model": {"width": 8, "encoder_layers": 1, "decoder_layers": 1}}
@@ -52,3 +64,8 @@ def plain(adata: ad.AnnData) -> ad.AnnData:
     plain.var_names = shuffled.var["symbol"].astype(str)
     plain.obsm["spatial"] = shuffled.obsm["spatial"].copy()
     return plain
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_models(brief_adaptation: None, few_practice_cells: None) -> None:
+    """Adapt and evaluate with few cells to learn from in all tests of the functions."""

@@ -63,7 +63,7 @@ def test_predict_at_locations(
     table = pd.DataFrame(adata.obsm["spatial"][:9] + 3.0, columns=["x_um", "y_um"])
     table.to_csv("at.csv", index=False)
     run(command_line, "predict", prepared_synthetic, "--model", run_folder, "--at", "at.csv", *TORCH)
-    written = ad.read_h5ad(f"predicted/{prepared_synthetic.name}")
+    written = ad.read_h5ad(f"predicted/{prepared_synthetic.stem}_at_at.h5ad")
     predicted = cifm.predict(adata, model, at=table)
     assert np.array_equal(predicted.X, written.X)
     assert predicted.obsm["spatial"] == pytest.approx(written.obsm["spatial"])

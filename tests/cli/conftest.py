@@ -53,3 +53,8 @@ def refuse(cifm: Callable[..., Any], tmp_path: Path) -> Callable[..., str]:
         return str(err)
 
     return run
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_models(brief_adaptation: None) -> None:
+    """Adapt with few cells to learn from in all tests of commands, which run in this process."""

@@ -25,6 +25,12 @@ FEW = "knows only"  # of the warning about a model that knows few of the genes
 pytestmark = pytest.mark.usefixtures("blank_figures", "few_baselines")
 
 
+@pytest.fixture(scope="session")
+def prepared_synthetic(prepared_few_genes: Path) -> Path:
+    """The slide of these tests."""
+    return prepared_few_genes
+
+
 @pytest.fixture(autouse=True)
 def random_run(workspace: Path, prepared_synthetic: Path) -> Path:
     """The latest run of the workspace, with random weights."""
@@ -53,7 +59,7 @@ def read_origin(path: str) -> dict:
 RESULTS = {
     "embed": (("embed", SLIDE), "embedded/tissue.h5ad"),
     "predict": (("predict", SLIDE), "predicted/tissue.h5ad"),
-    "predict at locations": (("predict", SLIDE, "--at", "at.csv"), "predicted/tissue.h5ad"),
+    "predict at locations": (("predict", SLIDE, "--at", "at.csv"), "predicted/tissue_at_at.h5ad"),
     "simulate": (("simulate", SLIDE, "--inject", "tcell", *QUICK), "simulation/trajectory.h5ad"),
 }
 

@@ -18,11 +18,11 @@ def test_the_demo_consists_of_six_commands() -> None:
 @pytest.mark.slow
 def test_the_demo_runs_the_commands_that_it_prints(cifm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "NUM_CELLS", 1_500)
+    monkeypatch.setattr(demo, "NUM_CELLS", 900)
     brief = {
-        "train": "--set train.steps=10",
-        "evaluate": "--geometry scattered --rounds 2 --adapt none",
-        "simulate": "--steps 2",
+        "train": "--set train.steps=4 --set objective.linear_rank=0",
+        "evaluate": "--geometry scattered --rounds 1 --adapt none",
+        "simulate": "--steps 1 --max-cells 300",
     }
     monkeypatch.setattr(
         demo, "COMMANDS", tuple(f"{line} {brief.get(line.split()[1], '')}".strip() for line in demo.COMMANDS)

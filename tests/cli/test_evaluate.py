@@ -17,6 +17,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from cifm_cli.data.slide import open_slide
 from cifm_cli.errors import CifmError
+from cifm_cli.evaluation.predictors.registry import all_baselines
 
 METRICS = [
     "mse", "balanced_mse", "pearson_cell", "spearman_cell", "pearson_gene", "spearman_gene", "auroc", "deviance",
@@ -38,10 +39,10 @@ BRIEF = ("--geometry", "scattered", "--rounds", "1", "--adapt", "none", "--backe
 
 
 @pytest.fixture(scope="module")
-def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(prepared_few_genes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a prepared slide and two small runs, `first` and the latest, `second`."""
     folder = tmp_path_factory.mktemp("evaluate")
-    (folder / "prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
+    (folder / "prepared").symlink_to(prepared_few_genes.parent, target_is_directory=True)
     for seed, name in enumerate(("first", "second")):
         slide, latest = folder / "prepared" / "tissue.h5ad", folder / "runs" / "latest"
         train_short_run(slide, folder / "runs" / name, seed=seed, latest=latest)
@@ -60,6 +61,8 @@ def evaluated(workspace: Path) -> dict:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workspace)
+        # Learning from more cells takes longer and changes no test.
+        patch.setattr("cifm_cli.evaluation.dataset.MAX_EXAMPLE_CELLS", 200)
         words = ["--model", "runs/latest", "--model", "runs/first", "--save-predictions", "--annotator", "markers"]
         words += ["--rounds", "2"]
         assert main(["evaluate", *words, "--backend", "torch"]) == 0
@@ -210,9 +213,30 @@ def test_the_scenario_follows_from_the_provenance_of_the_run(evaluated: dict) ->
     assert scenario["model"]["trained_cells_scored"] == 0
 
 
+def test_the_provenance_says_what_the_adaptation_chose(evaluated: dict) -> None:
+    by_geometry = evaluated["provenance"]["adaptation"]["tissue"]
+    assert set(by_geometry) == {"scattered", "region"}
+    for by_model in by_geometry.values():
+        assert set(by_model) == {"model", "model:first"}
+        for chosen in by_model.values():
+            assert set(chosen["tuned"]) == {"mean", "expressed", "composition"}
+            assert 0 < chosen["practice_cells"] <= chosen["cells"]
+
+
 @pytest.mark.usefixtures("few_baselines")
 def test_blocks_of_any_size_and_the_whole_region(cifm: Callable) -> None:
-    words = ["--geometry", "region", "--geometry", "whole", "--block-radii", "2.5", "--block-radii", "5"]
+    words = [
+        "--geometry",
+        "region",
+        "--geometry",
+        "whole",
+        "--block-radii",
+        "2.5",
+        "--block-radii",
+        "5",
+        "--adapt",
+        "none",
+    ]
     code, out, _ = cifm("evaluate", *words, "--rounds", "1", "--backend", "torch", "--json", "--out", "sizes")
     assert code == 0
     by_geometry = json.loads(out)["slides"]["tissue"]["geometries"]
@@ -286,19 +310,22 @@ def test_the_same_seed_gives_the_same_numbers(cifm: Callable) -> None:
     assert first != other
 
 
-def test_several_processes_give_the_same_numbers(cifm: Callable, evaluated: dict) -> None:
+def test_several_processes_give_the_same_numbers(cifm: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two models, and baselines that draw, that only average and that are tuned."""
+    some = [each for each in all_baselines() if each.name in ("bernoulli", "training_mean", "weighted_knn", "blend")]
+    monkeypatch.setattr("cifm_cli.evaluation.setup.all_baselines", lambda: some)
     words = ["--model", "runs/latest", "--model", "runs/first", "--save-predictions", "--annotator", "markers"]
-    words += ["--rounds", "2"]
-    code, out, err = cifm("evaluate", *words, "--backend", "torch", "--devices", "2", "--out", "together", "--json")
-    assert code == 0, err
-    metrics = json.loads(out)
-    assert json.dumps(metrics["slides"]) == json.dumps(evaluated["slides"])  # the order of the predictors, too
+    metrics = {}
+    for devices in (1, 2):
+        code, out, err = cifm("evaluate", *words, *BRIEF, "--devices", devices, "--out", f"by_{devices}")
+        assert code == 0, err
+        metrics[devices] = json.loads(out)["slides"]
+    assert json.dumps(metrics[1]) == json.dumps(metrics[2])  # the order of the predictors, too
     for table in ("per_cell.parquet", "per_gene.parquet"):
-        pd.testing.assert_frame_equal(pd.read_parquet(f"together/{table}"), pd.read_parquet(f"evaluation/{table}"))
-    for geometry in geometries(evaluated):
-        alone, together = (ad.read_h5ad(f"{out}/predictions-{geometry}.h5ad") for out in ("evaluation", "together"))
-        assert set(alone.layers) == set(together.layers)
-        assert all(np.array_equal(alone.layers[name], together.layers[name]) for name in alone.layers)
+        pd.testing.assert_frame_equal(*(pd.read_parquet(f"by_{devices}/{table}") for devices in (1, 2)))
+    alone, together = (ad.read_h5ad(f"by_{devices}/predictions-scattered.h5ad") for devices in (1, 2))
+    assert set(alone.layers) == set(together.layers)
+    assert all(np.array_equal(alone.layers[name], together.layers[name]) for name in alone.layers)
 
 
 def test_a_process_that_dies_is_an_error(cifm: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

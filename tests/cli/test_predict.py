@@ -15,6 +15,12 @@ from cifm_cli.data.slide import open_slide
 from cifm_cli.inference.predict_slide import split_far_apart
 
 
+@pytest.fixture(scope="session")
+def prepared_synthetic(prepared_few_genes: Path) -> Path:
+    """The slide of these tests."""
+    return prepared_few_genes
+
+
 def save_run(tables: dict, slide: Path) -> None:
     """Save a network with random weights as `runs/latest` of the working directory."""
     save_random_run(Path("runs/latest"), open_slide(slide), tables, noise=0.1)
@@ -113,6 +119,16 @@ def test_a_location_has_no_effect_on_the_others(cifm, random_run: None) -> None:
     assert np.allclose(one.X[0], many.X[0], rtol=1e-5, atol=1e-6)
     assert np.allclose(one.X[0], many.X[2], rtol=1e-5, atol=1e-6)
     assert not np.allclose(one.X[0], many.X[3], rtol=1e-5, atol=1e-6)
+
+
+def test_locations_do_not_replace_the_prediction_of_all_cells(cifm, random_run: None) -> None:
+    places = write_csv("places.csv", "x,y", "200,200")
+    for at in ((), ("--at", places)):
+        assert cifm("predict", "prepared/tissue.h5ad", "--adapt", "none", *at).code == 0
+    assert {path.name: ad.read_h5ad(path).n_obs for path in Path("predicted").iterdir()} == {
+        "tissue.h5ad": ad.read_h5ad("prepared/tissue.h5ad").n_obs,
+        "tissue_at_places.h5ad": 1,
+    }
 
 
 def test_locations_of_a_round_are_far_apart() -> None:

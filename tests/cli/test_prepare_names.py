@@ -141,6 +141,17 @@ def test_given_names_that_cannot_name_a_file_are_refused(refuse: Callable[..., s
     assert "--name" in refuse(bundle, f"--name={name}")
 
 
+def test_a_folder_with_the_name_of_a_slide_is_refused(cifm: Callable[..., tuple], bundle: Path, tmp_path: Path) -> None:
+    target = tmp_path / "slides" / "mine.h5ad"
+    for words in (("prepare", bundle), ("embed", tmp_path / "slide.h5ad")):
+        (tmp_path / "slide.h5ad").touch()
+        code, out, err = cifm(*words, "--out", target)
+        assert (code, out) == (1, "")
+        assert f"error: --out {target}: " in err
+        assert f"hint: name a folder, such as --out {tmp_path / 'slides' / 'mine'};" in err
+        assert not target.parent.exists()
+
+
 def test_two_downloads_of_one_name_are_listed(refuse: Callable[..., str], bundle: Path, tmp_path: Path) -> None:
     other = stage(bundle, tmp_path / "elsewhere" / "section")
     err = refuse(bundle, other)

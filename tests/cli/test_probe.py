@@ -125,15 +125,44 @@ def test_different_cells_give_no_warning(cifm, embedded: Path) -> None:
     assert "Warnings" not in Path("probe.html").read_text(encoding="utf8")
 
 
-def test_a_section_of_few_radii_is_refused(cifm, embedded: Path) -> None:
+def shrink(embedded: Path, width_um: float, height_um: float) -> None:
+    """Move the cells of an embedded slide into a rectangle; their embeddings reach 20 um."""
     slide = ad.read_h5ad(embedded)
     offset_um = slide.obsm[keys.SPATIAL] - slide.obsm[keys.SPATIAL].min(axis=0)
-    # A second block of 15 um, all of it within the gap around the first.
-    slide.obsm[keys.SPATIAL] = offset_um / offset_um.max(axis=0) * [215.0, 50.0]
+    slide.obsm[keys.SPATIAL] = offset_um / offset_um.max(axis=0) * [width_um, height_um]
     slide.write_h5ad(embedded)
+
+
+def test_strips_of_a_small_section_are_held_out(cifm, embedded: Path) -> None:
+    """Two blocks of 200 um, the second of 15 um and within the buffer around the first: strips are 43 um wide."""
+    shrink(embedded, 215.0, 50.0)
+    code, out, err = cifm("probe", embedded, "--label", keys.CLUSTER, "--no-verify", "--json")
+    assert code == 0, err
+    content = json.loads(out)
+    assert (content["groups"]["unit"], content["groups"]["number"], content["folds"]) == ("strip", 5, 5)
+    assert 40 < content["groups"]["block_um"] < 50
+    assert "5 strips of cells are held out in turn, instead of blocks" in err
+    assert "in held-out strips of t" in content["evidence"]["answer"]
+    assert any(
+        "resample its 5 strips" in remark and "too narrow" in remark for remark in content["evidence"]["remarks"]
+    )
+    assert content["features"][keys.MICROENVIRONMENT]["roc_auc"]["value"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("width_um", "needed", "hint"),
+    [
+        (44.0, "5 folds need more than 50 um", "--folds 2, which need more than 40 um"),
+        (25.0, "50 um", "longer section"),
+    ],
+)
+def test_a_section_of_few_radii_is_refused(cifm, embedded: Path, width_um: float, needed: str, hint: str) -> None:
+    shrink(embedded, width_um, 5.0)
     code, _, err = cifm("probe", embedded, "--label", keys.CLUSTER, "--no-verify")
     assert code == 1
     assert "too few cells to probe" in err
+    assert needed in err
+    assert hint in err.partition("hint: ")[2]
     assert not Path("probe.json").exists()
 
 

@@ -2,7 +2,7 @@
 
 Commands run in processes that are forked from one that has all modules imported, so that each takes about a second.
 Letters and paths are those of a workspace made by `make_workspace`: `download/t`, `prepared/t.h5ad`, `runs/base`,
-`embedded/t.h5ad`, and whatever a command adds.
+`embedded/t.h5ad`, the same of a second sample `u` in `second`, a stand-in for the public release, and whatever a command adds.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a process forked from one with several threads may hang
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import h5py
 import numpy as np
 import pandas as pd
 import torch
+from release_stand_in import stand_in_tensors, write_release
 from safetensors.numpy import load_file
 
 from cifm_cli.app import main
+from cifm_cli.data.slide import open_slide
 from cifm_cli.synthetic.downloads import write_xenium
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Set
 
 SMALL = "--set train.steps=12 --set train.validate_every=4 --set train.validation_tiles=1 --set model.width=8"
 # With a small radius, so that cells beyond the reach of an embedding are left to train a probe on.
@@ -42,7 +46,13 @@ TRAIN = (
     "--device cpu"
 )
 EVALUATE = "evaluate --model runs/base --backend torch --device cpu --geometry scattered --rounds 1 --adapt none"
-INPUTS = ("download", "prepared", "runs/base", "embedded", "labelled.h5ad")
+SIMULATE = "simulate --model runs/base --backend torch --max-cells 60 --labels cluster"
+SHARE = "share embedded/t.h5ad second/embedded/u.h5ad --k 10 --permutations 19"
+_LEAVE_OUT = (
+    "evaluate prepared/t.h5ad second/prepared/u.h5ad --leave-out slide --recipe demo --backend torch --device cpu"
+)
+_SHORTER = "--set train.steps=2 --set model.width=8 --set train.validation_tiles=1 --set objective.linear_rank=0"
+INPUTS = ("download", "prepared", "runs/base", "embedded", "labelled.h5ad", "second", "release")
 LEFTOVER = re.compile(r"\.(partial|complete|replaced)\.|cifm-lock")
 # Parts of JSON files that differ between two runs of the same command.
 _VARIABLE_KEYS = {"provenance", "seconds", "origin", "minutes", "path", "run"}
@@ -56,6 +66,7 @@ class Command:
     words: str  # the command line after `cifm`
     outputs: tuple[str, ...]  # files and folders that it makes
     resume: bool = False  # whether an interrupted one is continued with --resume
+    once: bool = False  # whether it refuses to replace what it wrote
 
 
 COMMANDS = (
@@ -77,6 +88,24 @@ COMMANDS = (
         "simulate --inject tcell --count 5 --steps 2 --model runs/base --backend torch --max-cells 60 --out simulation",
         ("simulation",),
     ),
+    Command(
+        "simulate edits",
+        f"{SIMULATE} --remove macrophage --knockout KRT8 --in tumour --inject t_cell --count 3 --near tumour --within 60 --region 0,0,1000,1000 --steps 1 "
+        "--adapt none --out edited",
+        ("edited",),
+    ),
+    Command(
+        "simulate --sensitivity",
+        f"{SIMULATE} --sensitivity KRT8 --inject t_cell --search 2 --adapt none --out sensitivity",
+        ("sensitivity",),
+    ),
+    Command("share", f"{SHARE} --out shared", ("shared",)),
+    Command(
+        "evaluate --leave-out",
+        f"{_LEAVE_OUT} {_SHORTER} --set data.tile_cells=64 --geometry scattered --rounds 1 --adapt none --out left_out",
+        ("left_out",),
+    ),
+    Command("import-release", "import-release release --out runs/release", ("runs/release",), once=True),
 )
 
 
@@ -112,7 +141,7 @@ class Running:
         """Send a signal to the command, if it still runs."""
         os.kill(self.pid, number)  # a process keeps its number until it is waited for
 
-    def wait(self, limit_s: float = 120.0) -> Outcome:
+    def wait(self, limit_s: float = 300.0) -> Outcome:
         """Wait for the end; a `Problem` if it does not come."""
         while not (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
             if time.monotonic() - self._started > limit_s:
@@ -160,28 +189,30 @@ def run(words: str, folder: Path) -> Outcome:
     return outcome
 
 
-def make_workspace(folder: Path, names: Collection[str]) -> None:
+# The second sample, in a folder of its own: other commands take all slides of `prepared`.
+_SECOND = (
+    "prepare download/u --out second/prepared",
+    "embed second/prepared/u.h5ad --model runs/base --backend torch --out second/embedded",
+)
+
+
+def make_workspace(folder: Path, names: Set[str]) -> None:
     """Make a workspace with everything that the commands read, and run those of some names once, as a warm-up."""
     torch.set_num_threads(1)
-    write_xenium(folder / "download" / "t", 250, seed=0)
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
+    for number, name in enumerate(("t", "u")):
+        write_xenium(folder / "download" / name, 250, seed=number)
+    wanted = [command for command in COMMANDS if command.name in names]
+    with chdir(folder):
         # In this process, so that the forked ones have all modules imported and all kernels compiled.
-        for words in (
-            "prepare download/t",
-            f"{TRAIN} --out runs/base",
-            "embed --model runs/base --backend torch",
-            *(command.words for command in COMMANDS if command.name in names and command.name != "annotate train"),
-        ):
+        first = ["prepare download/t", f"{TRAIN} --out runs/base", "embed --model runs/base --backend torch"]
+        for words in [*first, *(_SECOND if names & {"share", "evaluate --leave-out"} else ())]:
             require(main(words.split()) == 0, words)
         shutil.copyfile("prepared/t.h5ad", "labelled.h5ad")
-        for command in COMMANDS:
-            if command.name == "annotate train" and command.name in names:
-                require(main(command.words.split()) == 0, command.name)
-    finally:
-        os.chdir(before)
-    for command in COMMANDS:
+        genes = open_slide(Path("prepared/t.h5ad"), hold=False).gene_ids
+        write_release(Path("release"), genes, stand_in_tensors(len(genes), width=8))
+        for command in wanted:
+            require(main(command.words.split()) == 0, command.name)
+    for command in wanted:
         for name in command.outputs:
             shutil.rmtree(folder / name, ignore_errors=True)
 

@@ -6,7 +6,7 @@ Pairs are drawn from commands that write to the same place, the same command wit
 that read what the other replaces. The second one starts at a random time after the first. Each must succeed, or end with an
 `error:` that names the other; the files of every output folder must be those of one of the two alone; no temporary file or
 lock may be left. Prints one line for each problem and a summary as JSON; the exit code is 1 if there is a problem. Linux and
-macOS; not collected by pytest, which runs a few pairs through `tests/cli/test_interruptions.py`.
+macOS; not collected by pytest, which runs a few pairs through `test_interrupted_commands.py`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,25 @@ import time
 from collections import Counter
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from commands import COMMANDS, EVALUATE, TRAIN, Outcome, Problem, Running, digests, leftovers, make_workspace, require
+from commands import (
+    COMMANDS,
+    EVALUATE,
+    SHARE,
+    SIMULATE,
+    TRAIN,
+    Outcome,
+    Problem,
+    Running,
+    digests,
+    leftovers,
+    make_workspace,
+    require,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Variant(NamedTuple):
@@ -34,7 +50,7 @@ class Variant(NamedTuple):
 
 
 EMBED = "embed --model runs/base --backend torch --out out"
-SIMULATE = "simulate --inject tcell --steps 2 --model runs/base --backend torch --max-cells 60 --out simulation"
+INJECT = f"{SIMULATE} --inject t_cell --steps 2 --out simulation"
 # Commands of one group write to the same place, or read what another one of the group replaces.
 GROUPS: dict[str, tuple[Variant, ...]] = {
     "prepare": (
@@ -67,24 +83,35 @@ GROUPS: dict[str, tuple[Variant, ...]] = {
         Variant("annotate apply --out annotated --seed 1", ("annotated",)),
     ),
     "simulate": (
-        Variant(f"{SIMULATE} --count 5", ("simulation",)),
-        Variant(f"{SIMULATE} --count 9", ("simulation",)),
+        Variant(f"{INJECT} --count 5", ("simulation",)),
+        Variant(f"{INJECT} --count 9", ("simulation",)),
+    ),
+    "share": (
+        Variant(f"{SHARE} --out shared", ("shared",)),
+        Variant(f"{SHARE} --seed 1 --out shared", ("shared",)),
     ),
 }
-PAIRS = [pair for group in GROUPS.values() for pair in combinations_with_replacement(group, 2)]
+
+
+def pairs_of(group: str) -> list[tuple[Variant, Variant]]:
+    """All pairs of commands of a group, a command with itself among them."""
+    return list(combinations_with_replacement(GROUPS[group], 2))
+
+
+PAIRS = [pair for group in GROUPS for pair in pairs_of(group)]
 
 
 class Alone:
     """Outputs of commands that run alone, computed once: in the workspace as it is, or after another command."""
 
-    def __init__(self, base: Path) -> None:
-        self._base = base
+    def __init__(self, base: Path, scratch: Path) -> None:
+        self._base, self._scratch = base, scratch
         self._found: dict[tuple[Variant, ...], dict[str, str]] = {}
 
     def outputs(self, *variants: Variant) -> dict[str, str]:
         """Digests of the outputs of the last command, after those before it."""
         if variants not in self._found:
-            folder = Path(shutil.copytree(self._base, self._base.parent / "alone", symlinks=True))
+            folder = Path(shutil.copytree(self._base, self._scratch / "alone", symlinks=True))
             for variant in variants:
                 running = Running(variant.words, folder).wait()
                 require(running.code in (0, 1), f"`cifm {variant.words}` failed: {running.log[-1500:]}")
@@ -143,6 +170,40 @@ def _differences(found: dict[str, str], possible: list[dict[str, str]]) -> list[
     return [sorted(name for name in found.keys() | one.keys() if found.get(name) != one.get(name)) for one in possible]
 
 
+def try_pairs(
+    base: Path, scratch: Path, pairs: Sequence[tuple[Variant, Variant]], count: int, seed: int
+) -> dict[str, Any]:
+    """Run pairs in turn.
+
+    Args:
+        base: A workspace in which the commands ran once.
+        scratch: Folder of its copies.
+        pairs: Pairs of commands.
+        count: Number of pairs that are run.
+        seed: Seed of their order and of the times.
+
+    Returns:
+        How many commands of the pairs succeeded, and the problems.
+    """
+    rng = random.Random(seed)
+    pairs = rng.sample(list(pairs), len(pairs))
+    met: Counter[str] = Counter()
+    problems = []
+    alone = Alone(base, scratch)
+    for number in range(count):
+        pair = pairs[number % len(pairs)]
+        pair = pair if rng.random() < 0.5 else pair[::-1]
+        folder = Path(shutil.copytree(base, scratch / f"w{number}", symlinks=True))
+        delay_s = rng.choice((0.0, rng.uniform(0.0, 1.0)))
+        try:
+            met[run_pair(pair, delay_s, folder, alone)] += 1
+        except Problem as problem:
+            problems.append(f"{number} `{pair[0].words}` and, {delay_s:.2f} s later, `{pair[1].words}`: {problem}")
+            print(problems[-1], flush=True)
+        shutil.rmtree(folder)
+    return {"pairs": count, "met": dict(sorted(met.items())), "problems": problems}
+
+
 def main() -> int:
     """Run pairs in turn, and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,31 +211,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=GROUPS, help="name of one group of commands")
     options = parser.parse_args()
-    rng = random.Random(options.seed)
-    pairs = list(combinations_with_replacement(GROUPS[options.only], 2)) if options.only else list(PAIRS)
-    rng.shuffle(pairs)
-    met: Counter[str] = Counter()
-    problems = []
+    pairs = pairs_of(options.only) if options.only else PAIRS
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         base = Path(name) / "base"
         base.mkdir()
-        make_workspace(base, [command.name for command in COMMANDS if options.only in (None, command.name)])
-        alone = Alone(base)
-        for number in range(options.count):
-            pair = pairs[number % len(pairs)]
-            pair = pair if rng.random() < 0.5 else pair[::-1]
-            folder = Path(shutil.copytree(base, Path(name) / f"w{number}", symlinks=True))
-            delay_s = rng.choice((0.0, rng.uniform(0.0, 1.0)))
-            try:
-                met[run_pair(pair, delay_s, folder, alone)] += 1
-            except Problem as problem:
-                problems.append(f"{number} `{pair[0].words}` and, {delay_s:.2f} s later, `{pair[1].words}`: {problem}")
-                print(problems[-1], flush=True)
-            shutil.rmtree(folder)
-    summary = {"pairs": options.count, "met": dict(sorted(met.items())), "problems": len(problems)}
-    print(json.dumps(summary | {"seconds": round(time.monotonic() - started)}, indent=1))
-    return bool(problems)
+        make_workspace(base, {command.name for command in COMMANDS if options.only in (None, command.name)})
+        found = try_pairs(base, Path(name), pairs, options.count, options.seed)
+    summary = {**found, "problems": len(found["problems"]), "seconds": round(time.monotonic() - started)}
+    print(json.dumps(summary, indent=1))
+    return bool(found["problems"])
 
 
 if __name__ == "__main__":

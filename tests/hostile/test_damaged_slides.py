@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from example_counts import num_examples
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -16,19 +17,17 @@ if sys.platform != "linux":
     pytest.skip("commands run in forked processes with limits", allow_module_level=True)
 
 from hdf5_mutations import CHANGES, on_a_slide
-from intact import build_intact
 from outcomes import GOOD, MutationRunner
 
 _COMMANDS = ("inspect", "inspect embedded", "embed", "annotate", "probe")
 
 
-@pytest.fixture(scope="module")
-def runner(build_once, tmp_path_factory: pytest.TempPathFactory) -> MutationRunner:
-    return MutationRunner(build_once("hostile", build_intact), tmp_path_factory.mktemp("damaged"))
-
-
 # Shrinking would run commands again and again, and the kind with its seed says everything.
-@settings(max_examples=30, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=num_examples(12, thorough=100),
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 @given(kind=st.sampled_from(sorted(CHANGES)), seed=st.integers(0, 2**32 - 1))
 def test_damage_is_never_silent_and_never_a_traceback(runner: MutationRunner, kind: str, seed: int) -> None:
     outcome, text, folder = runner.run(on_a_slide(CHANGES[kind], _COMMANDS), seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from example_counts import num_examples
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ import annotator_mutations
 import checkpoint_mutations
 import text_mutations
 from forgeries import is_allowed
-from intact import build_intact
 from outcomes import GOOD, MutationRunner
 
 _MUTATIONS = {
@@ -28,12 +28,11 @@ _MUTATIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def runner(build_once, tmp_path_factory: pytest.TempPathFactory) -> MutationRunner:
-    return MutationRunner(build_once("hostile", build_intact), tmp_path_factory.mktemp("damaged"))
-
-
-@settings(max_examples=20, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=num_examples(8, thorough=100),
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 @given(kind=st.sampled_from(sorted(_MUTATIONS)), seed=st.integers(0, 2**32 - 1))
 def test_damage_is_never_silent_and_never_a_traceback(runner: MutationRunner, kind: str, seed: int) -> None:
     outcome, text, folder = runner.run(_MUTATIONS[kind], seed)

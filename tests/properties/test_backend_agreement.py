@@ -87,7 +87,7 @@ def test_one_checkpoint_gives_one_output(name: str, dtype: torch.dtype, allowed:
 
 
 @pytest.fixture(scope="module")
-def curve(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], np.ndarray]:
+def curve(prepared_small: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], np.ndarray]:
     """Losses of a short training with a backend and a form of the layer; each is trained once."""
     from cifm_cli.app import main
 
@@ -99,7 +99,7 @@ def curve(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) ->
                 patch.chdir(tmp_path_factory.mktemp("curve"))
                 words = [f"--set={key}={value}" for key, value in ({**SHORT, "model.message": form}).items()]
                 words += ["--out=run", f"--backend={backend}"]
-                assert main(["train", "demo", "--data", str(prepared_synthetic.parent), *words]) == 0
+                assert main(["train", "demo", "--data", str(prepared_small.parent), *words]) == 0
                 lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
             known[backend, form] = np.array([line["loss"] for line in lines if "loss" in line])
         return known[backend, form]
@@ -124,16 +124,16 @@ def test_fifty_steps_give_the_same_losses(
 
 @pytest.mark.parametrize("name", ["torch", *OTHERS])
 def test_members_trained_in_parallel_equal_members_trained_in_turn(
-    name: str, prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, prepared_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two members share a tile, its graph and the backend; training them in parallel must not change the result."""
     from cifm_cli.app import main
 
     available_backend(name)
     monkeypatch.chdir(tmp_path)
-    settings = {**SHORT, "objective.name": "residual", "model.members": 2, "model.dropout": 0.2, "train.steps": 8}
+    settings = {**SHORT, "objective.name": "residual", "model.members": 2, "model.dropout": 0.2, "train.steps": 4}
     settings["objective.linear_rank"] = 0  # its fit takes longer than the steps
-    words = ["train", "demo", "--data", str(prepared_synthetic.parent), f"--backend={name}"]
+    words = ["train", "demo", "--data", str(prepared_small.parent), f"--backend={name}"]
     words += [f"--set={key}={value}" for key, value in settings.items()]
     before, losses = torch.get_num_threads(), []
     try:
@@ -144,6 +144,6 @@ def test_members_trained_in_parallel_equal_members_trained_in_turn(
             losses.append(np.array([line["loss"] for line in lines if "loss" in line]))
     finally:
         torch.set_num_threads(before)
-    assert len(losses[0]) == 8
+    assert len(losses[0]) == 4
     apart = float(np.abs(losses[1] / losses[0] - 1).max())
     assert apart < 1e-5, f"losses {apart:.1e} apart"

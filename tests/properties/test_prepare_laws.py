@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from example_counts import num_examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
@@ -178,7 +179,7 @@ def test_preparing_an_h5ad_of_a_slide_gives_the_slide(copy: Path, tmp_path: Path
     assert slide.radius_um == 20.0
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=num_examples(25, thorough=200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(
         ["cell_feature_matrix.h5", "cells.parquet", "analysis/clustering/gene_expression_graphclust/clusters.csv"]

@@ -58,17 +58,17 @@ def train_until(step: int, number: signal.Signals, config: TrainConfig) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(build_once: BuildOnce, prepared_synthetic: Path) -> Path:
+def whole(build_once: BuildOnce, prepared_small: Path) -> Path:
     """An uninterrupted run of the recipe `make_recipe()`."""
-    return build_once("resume-whole", lambda folder: loop.train(make_config(prepared_synthetic, folder)))
+    return build_once("resume-whole", lambda folder: loop.train(make_config(prepared_small, folder)))
 
 
 @pytest.fixture
-def interrupted(build_once: BuildOnce, prepared_synthetic: Path, tmp_path: Path) -> Path:
+def interrupted(build_once: BuildOnce, prepared_small: Path, tmp_path: Path) -> Path:
     """A copy of the same run, stopped by a signal in step 10."""
 
     def stop(folder: Path) -> None:
-        train_until(10, signal.SIGTERM, make_config(prepared_synthetic, folder))
+        train_until(10, signal.SIGTERM, make_config(prepared_small, folder))
 
     return shutil.copytree(build_once("resume-interrupted", stop), tmp_path / "interrupted")
 
@@ -82,14 +82,14 @@ def interrupted(build_once: BuildOnce, prepared_synthetic: Path, tmp_path: Path)
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    prepared_synthetic: Path, tmp_path: Path, steps: int, number: signal.Signals, recipe: Recipe
+    prepared_small: Path, tmp_path: Path, steps: int, number: signal.Signals, recipe: Recipe
 ) -> None:
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, *STOP_SIGNALS)]
-    loop.train(make_config(prepared_synthetic, whole, recipe))
-    train_until(steps, number, make_config(prepared_synthetic, interrupted, recipe))
+    loop.train(make_config(prepared_small, whole, recipe))
+    train_until(steps, number, make_config(prepared_small, interrupted, recipe))
     assert [signal.getsignal(kind) for kind in (signal.SIGINT, *STOP_SIGNALS)] == handlers
-    loop.train(make_config(prepared_synthetic, interrupted, recipe, resume=True))
+    loop.train(make_config(prepared_small, interrupted, recipe, resume=True))
     assert_same_run(whole, interrupted)
 
 
@@ -109,16 +109,16 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line.get("loss", line.get("validation_loss"))) for line in lines]
 
 
-def test_the_seed_decides_the_run(prepared_synthetic: Path, tmp_path: Path, whole: Path) -> None:
+def test_the_seed_decides_the_run(prepared_small: Path, tmp_path: Path, whole: Path) -> None:
     for name, seed in (("same", 0), ("other", 1)):
-        loop.train(make_config(prepared_synthetic, tmp_path / name, seed=seed))
+        loop.train(make_config(prepared_small, tmp_path / name, seed=seed))
     assert losses(whole) == losses(tmp_path / "same")
     assert losses(whole) != losses(tmp_path / "other")
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e9])
 def test_a_diverging_loss_ends_the_run_and_keeps_the_best_model(
-    prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
+    prepared_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
     objective, calls = loop.loss, []
 
@@ -129,7 +129,7 @@ def test_a_diverging_loss_ends_the_run_and_keeps_the_best_model(
 
     monkeypatch.setattr(loop, "loss", spoil)
     with pytest.raises(CifmError, match=r"the loss (is not finite|exploded).* at step \d+") as caught:
-        loop.train(make_config(prepared_synthetic, tmp_path / "run"))
+        loop.train(make_config(prepared_small, tmp_path / "run"))
     assert "is kept" in caught.value.hint
     kept = load_checkpoint(tmp_path / "run")
     assert all(torch.isfinite(weight).all() for weight in kept.network.state_dict().values())
@@ -166,9 +166,9 @@ def test_training_reduces_the_loss_of_a_model_without_smoother(prepared_syntheti
     assert result.best_loss < 0.8 * result.first_loss
 
 
-def test_the_moving_average_is_saved(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_the_moving_average_is_saved(prepared_small: Path, tmp_path: Path) -> None:
     session = open_session(
-        make_config(prepared_synthetic, tmp_path / "run", make_recipe(average=0.5, learning_rate=5e-2)), Processes()
+        make_config(prepared_small, tmp_path / "run", make_recipe(average=0.5, learning_rate=5e-2)), Processes()
     )
     loop.initialise(session)
     expected = session.network.first.padding.detach().clone()
@@ -188,20 +188,20 @@ def test_early_stopping(prepared_synthetic: Path, tmp_path: Path) -> None:
     assert loop.train(config).steps < 50
 
 
-def test_resuming_with_another_recipe_is_an_error(prepared_synthetic: Path, tmp_path: Path, whole: Path) -> None:
+def test_resuming_with_another_recipe_is_an_error(prepared_small: Path, tmp_path: Path, whole: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     other = make_recipe().model_copy(update={"mask": make_recipe().mask.model_copy(update={"share": 0.2})})
     with pytest.raises(CifmError, match=r"resumed with another \[mask\]"):
-        loop.train(TrainConfig(recipe=other, slides=[prepared_synthetic], folder=tmp_path / "run", resume=True))
+        loop.train(TrainConfig(recipe=other, slides=[prepared_small], folder=tmp_path / "run", resume=True))
     with pytest.raises(CifmError, match="not empty"):
-        loop.train(make_config(prepared_synthetic, tmp_path / "run"))
+        loop.train(make_config(prepared_small, tmp_path / "run"))
     with pytest.raises(CifmError, match="no training to resume"):
-        loop.train(make_config(prepared_synthetic, tmp_path / "none", resume=True))
+        loop.train(make_config(prepared_small, tmp_path / "none", resume=True))
 
 
-def test_the_newest_states_are_kept(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_the_newest_states_are_kept(prepared_small: Path, tmp_path: Path) -> None:
     often = make_recipe(save_minutes=1e-9, keep=3)
-    train_until(7, signal.SIGTERM, make_config(prepared_synthetic, tmp_path / "run", often))
+    train_until(7, signal.SIGTERM, make_config(prepared_small, tmp_path / "run", often))
     assert [int(path.stem.partition("-")[2]) for path in list_states(tmp_path / "run")] == [7, 6, 5]
 
 
@@ -214,7 +214,7 @@ def flip_a_bit(content: bytes) -> bytes:
     "damage", [flip_a_bit, lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"\xff" * 99]
 )
 def test_a_run_continues_from_the_state_before_a_damaged_one(
-    prepared_synthetic: Path,
+    prepared_small: Path,
     whole: Path,
     interrupted: Path,
     caplog: pytest.LogCaptureFixture,
@@ -222,13 +222,13 @@ def test_a_run_continues_from_the_state_before_a_damaged_one(
 ) -> None:
     newest = list_states(interrupted)[0]
     newest.write_bytes(damage(newest.read_bytes()))
-    loop.train(make_config(prepared_synthetic, interrupted, resume=True))
+    loop.train(make_config(prepared_small, interrupted, resume=True))
     assert str(newest) in caplog.text
     assert_same_run(whole, interrupted)
 
 
 def test_a_full_disk_keeps_the_last_state(
-    prepared_synthetic: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+    prepared_small: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted = tmp_path / "interrupted"
 
@@ -247,34 +247,34 @@ def test_a_full_disk_keeps_the_last_state(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", step_and_fill)
         with pytest.raises(CifmError, match="no space left on the disk"):
-            loop.train(make_config(prepared_synthetic, interrupted))
+            loop.train(make_config(prepared_small, interrupted))
     monkeypatch.undo()
     assert not list(interrupted.glob(".*"))
-    loop.train(make_config(prepared_synthetic, interrupted, resume=True))
+    loop.train(make_config(prepared_small, interrupted, resume=True))
     assert_same_run(whole, interrupted)
 
 
-def test_partial_files_of_a_killed_run_are_removed(prepared_synthetic: Path, whole: Path, interrupted: Path) -> None:
+def test_partial_files_of_a_killed_run_are_removed(prepared_small: Path, whole: Path, interrupted: Path) -> None:
     (interrupted / ".12345678.partial.model.safetensors").write_bytes(b"half")
     with (interrupted / "metrics.jsonl").open("a") as file:
         file.write('{"step": 11, "loss": 1.0}\n{"step": 12, "lo')
-    loop.train(make_config(prepared_synthetic, interrupted, resume=True))
+    loop.train(make_config(prepared_small, interrupted, resume=True))
     assert not list(interrupted.glob(".*"))
     assert_same_run(whole, interrupted)
 
 
 def test_damaged_lines_of_the_metrics_are_left_out(
-    prepared_synthetic: Path, whole: Path, interrupted: Path, caplog: pytest.LogCaptureFixture
+    prepared_small: Path, whole: Path, interrupted: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     damaged = [b"\xff\x00", b"[" * 10_000, b"3", b'{"loss": 1.0}', b'{"step": "4"}', b'{"step": ' + b"9" * 5_000 + b"}"]
     with (interrupted / "metrics.jsonl").open("ab") as file:
         file.write(b"\n".join(damaged) + b"\n")
-    loop.train(make_config(prepared_synthetic, interrupted, resume=True))
+    loop.train(make_config(prepared_small, interrupted, resume=True))
     assert f"{len(damaged)} damaged line(s) left out" in caplog.text
     assert_same_run(whole, interrupted)
 
 
-def test_a_state_of_another_network_is_an_error(prepared_synthetic: Path, tmp_path: Path, whole: Path) -> None:
+def test_a_state_of_another_network_is_an_error(prepared_small: Path, tmp_path: Path, whole: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     spec = load_run_spec(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
@@ -282,17 +282,17 @@ def test_a_state_of_another_network_is_an_error(prepared_synthetic: Path, tmp_pa
             "cifm_cli.training.session.load_run_spec", lambda _: replace(spec, vocabulary=spec.vocabulary[:50])
         )
         with pytest.raises(CifmError, match="does not fit the network"):
-            loop.train(make_config(prepared_synthetic, tmp_path / "run", resume=True))
+            loop.train(make_config(prepared_small, tmp_path / "run", resume=True))
 
 
-def test_a_run_stopped_before_its_first_state_starts_over(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_a_run_stopped_before_its_first_state_starts_over(prepared_small: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "fit_slides", lambda _session: signal.raise_signal(signal.SIGINT))
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with pytest.raises(KeyboardInterrupt):
-                loop.train(make_config(prepared_synthetic, tmp_path / "run"))
+                loop.train(make_config(prepared_small, tmp_path / "run"))
         finally:
             signal.signal(signal.SIGINT, handler)
     (tmp_path / "run" / ".12345678.partial.recipe.toml").touch()
-    assert loop.train(make_config(prepared_synthetic, tmp_path / "run")).steps == 12
+    assert loop.train(make_config(prepared_small, tmp_path / "run")).steps == 12

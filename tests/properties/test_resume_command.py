@@ -32,11 +32,11 @@ SMALL = [
 
 
 @pytest.fixture
-def prepared(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def prepared(prepared_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with one prepared slide."""
     monkeypatch.chdir(tmp_path)
     Path("prepared").mkdir()
-    return Path(shutil.copy(prepared_synthetic, "prepared"))
+    return Path(shutil.copy(prepared_small, "prepared"))
 
 
 def train_and_stop(cifm: Callable, out: str, *words: object, steps: int = 6) -> list[str]:

@@ -69,10 +69,10 @@ def kill_one(folder: Path) -> None:
 
 
 def test_two_processes_train_as_one_and_a_killed_run_can_be_resumed(
-    prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    settings: dict[str, Any] = {"recipe": make_recipe(), "slides": [prepared_synthetic], "backend": "torch"}
+    settings: dict[str, Any] = {"recipe": make_recipe(), "slides": [prepared_small], "backend": "torch"}
     with ThreadPoolExecutor(1) as killer:
         killed = killer.submit(kill_one, two)
         with pytest.raises(CifmError, match=r"training process 1 was killed \(SIGKILL\)") as caught:
@@ -99,23 +99,28 @@ def test_two_processes_train_as_one_and_a_killed_run_can_be_resumed(
 
 @pytest.mark.slow
 def test_torchrun_trains_as_one_process_does(
-    prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe()
-    short = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 3, "max_minutes": 1e6})})
+    # Without the linear correction: the test above fits it in two processes.
+    changes = {
+        "train": recipe.train.model_copy(update={"steps": 3, "max_minutes": 1e6}),
+        "objective": recipe.objective.model_copy(update={"linear_rank": 0}),
+    }
+    short = recipe.model_copy(update=changes)
     path, run = tmp_path / "short.toml", tmp_path / "two"
     path.write_text(to_toml(short))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-    words = ["train", path, "--data", prepared_synthetic, "--out", run, "--backend", "torch", "--device", "cpu"]
+    words = ["train", path, "--data", prepared_small, "--out", run, "--backend", "torch", "--device", "cpu"]
     ended = subprocess.run(
         [*torchrun, "-m", "cifm_cli", *map(str, words)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
     assert "2 processes of 1 threads" in ended.stderr
     monkeypatch.chdir(tmp_path)
-    loop.train(TrainConfig(recipe=short, slides=[prepared_synthetic], folder=tmp_path / "one", backend="torch"))
+    loop.train(TrainConfig(recipe=short, slides=[prepared_small], folder=tmp_path / "one", backend="torch"))
     one, two = curve(tmp_path / "one"), curve(run)
     assert {(step, "loss") for step in (1, 2, 3)} <= two.keys()
     assert two == pytest.approx(one, rel=1e-4)

@@ -16,6 +16,7 @@ from cifm_cli import keys
 from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_download
 from cifm_cli.data.slide import open_slide
+from cifm_cli.embedding.folds import least_length_um, section_length_um
 from cifm_cli.errors import CifmError
 
 pytestmark = pytest.mark.data
@@ -96,6 +97,9 @@ def test_her2_sections(shared_data: Path, tmp_path: Path, name: str) -> None:
     units = result.report["units"]
     assert 175 < units["spacing_um"] < 205
     assert 12 < units["mean_degree"] < 20
+    # A section of this size is probed in five strips: an embedding reaches five radii.
+    xy_um = slide.obsm[keys.SPATIAL]
+    assert section_length_um(xy_um) > least_length_um(5, 5 * slide.uns[keys.CIFM][keys.RADIUS_UM])
 
 
 def test_xenium_fixture_written_by_r(shared_data: Path, tmp_path: Path) -> None:

@@ -13,7 +13,15 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from cifm_cli import keys
 from cifm_cli.embedding.classifier import ProbeCells, cross_validate
 from cifm_cli.embedding.features import neighbour_weights
-from cifm_cli.embedding.folds import Groups, block_groups, grouped_folds, sample_groups
+from cifm_cli.embedding.folds import (
+    Groups,
+    block_groups,
+    grouped_folds,
+    least_length_um,
+    sample_groups,
+    section_length_um,
+    strip_groups,
+)
 from cifm_cli.embedding.labels import read_labels
 from cifm_cli.embedding.probe import choose_cells, probe_slides
 from cifm_cli.embedding.scoring import BALANCED_ACCURACY, ROC_AUC, resample_groups, score, with_interval
@@ -80,6 +88,32 @@ def test_training_cells_are_outside_the_buffer() -> None:
         assert distance_um > 50.0
         dropped += slide.num_cells - len(train) - len(test)
     assert dropped > 0
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 1_000), num_strips=st.integers(2, 6), angle=st.floats(0, 3.1), buffer_um=st.floats(1, 30))
+def test_strips_are_apart_and_cover_every_cell(seed: int, num_strips: int, angle: float, buffer_um: float) -> None:
+    """On a tissue of 200 x 50 um at any angle, which is long enough for strips with this buffer."""
+    xy_um = np.random.default_rng(seed).uniform(0, [200, 50], (300, 2))
+    xy_um = xy_um @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    groups = strip_groups(xy_um, num_strips, buffer_um)
+    assert np.ptp(np.bincount(groups.ids, minlength=num_strips)) <= 1
+    assert section_length_um(xy_um) == pytest.approx(200, abs=15)
+    splits = list(grouped_folds(np.arange(300) % 2, groups, xy_um, num_strips, 0))
+    assert [set(groups.ids[test].tolist()) for _, test in splits] == [{strip} for strip in range(num_strips)]
+    for train, test in splits:
+        apart_um = np.linalg.norm(xy_um[train][:, None] - xy_um[test][None], axis=2)
+        assert apart_um.min() > buffer_um
+        assert len(train) > 0
+
+
+def test_the_least_length_is_where_the_middle_strip_leaves_nothing() -> None:
+    """Five strips of L/5 each: beside the middle one are 2 L/5, which a buffer of 20 um fills if L is 50 um."""
+    assert [least_length_um(num, 20.0) for num in (2, 3, 4, 5)] == [40, 60, 40, 50]
+    for length_um, left in ((49.0, 0), (52.0, 2)):
+        xy_um = np.stack([np.linspace(0, length_um, 500), np.zeros(500)], axis=1)
+        middle = list(grouped_folds(np.arange(500) % 2, strip_groups(xy_um, 5, 20.0), xy_um, 5, 0))[2]
+        assert len({xy_um[cell, 0] > length_um / 2 for cell in middle[0]}) == left
 
 
 # Scores --------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from cifm_cli.data.prepare.slide_names import slide_name
 from cifm_cli.errors import CifmError
 from cifm_cli.processes import WorkerPool
 from cifm_cli.storage.names import require_different_files
+from cifm_cli.workspace import require_folder_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +50,8 @@ def prepare_all(tasks: Sequence[PrepareTask], num_jobs: int = 1) -> Iterator[Pre
         available as soon as it and those before it are known.
 
     Raises:
-        CifmError: Two slides would get the same name. No download is prepared in that case.
+        CifmError: Two slides would get the same name, or the folder has the name of a file. No download is prepared in
+            that case.
     """
     # Checked before any work, as both slides would be written to the same file.
     targets = Counter((task.config.out, slide_name(*task)) for task in tasks)
@@ -61,6 +63,7 @@ def prepare_all(tasks: Sequence[PrepareTask], num_jobs: int = 1) -> Iterator[Pre
             "name each with --name, or in the column name of a --sheet",
         )
     for folder in {folder for folder, _ in targets}:
+        require_folder_name(folder)
         names = [name for other, name in targets if other == folder]
         require_different_files(names, folder, "name each with --name, or in the column name of a --sheet")
     num_workers = min(num_jobs, len(tasks))
