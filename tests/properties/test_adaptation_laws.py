@@ -18,7 +18,6 @@ from cifm_cli.inference.predict import predict_cells
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
 
-pytestmark = pytest.mark.usefixtures("brief_adaptation")
 SEED = 5
 NUM_VOID = 40
 # Sums are taken in another order; regressions depend on all of them, and some weights are found by iteration.
