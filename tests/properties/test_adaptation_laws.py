@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import load_random_model, take_genes
+from builders import load_random_model
 from scipy.sparse import csr_matrix, vstack
 
 from cifm_cli.data.counts_source import MemoryCounts
@@ -18,18 +18,11 @@ from cifm_cli.inference.predict import predict_cells
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.provenance import numpy_generator
 
-pytestmark = pytest.mark.usefixtures("brief_adaptation")
 SEED = 5
 NUM_VOID = 40
 # Sums are taken in another order; regressions depend on all of them, and some weights are found by iteration.
 TOLERANCE = 1e-3
 OUTPUTS = ("mean", "expressed", "composition", "states")
-
-
-@pytest.fixture(scope="module")
-def slide(slide: Slide) -> Slide:
-    """Some genes of the slide of other tests."""
-    return take_genes(slide, 48)
 
 
 def make_model(slide: Slide, tile_cells: int = 100_000) -> LoadedModel:

@@ -16,7 +16,7 @@ from cifm_cli import keys
 from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.pipeline import prepare_download
 from cifm_cli.data.slide import open_slide
-from cifm_cli.embedding.folds import least_length_um, section_length_um
+from cifm_cli.embedding.folds import grouped_folds, least_length_um, section_length_um, strip_groups
 from cifm_cli.errors import CifmError
 
 pytestmark = pytest.mark.data
@@ -97,9 +97,22 @@ def test_her2_sections(shared_data: Path, tmp_path: Path, name: str) -> None:
     units = result.report["units"]
     assert 175 < units["spacing_um"] < 205
     assert 12 < units["mean_degree"] < 20
-    # A section of this size is probed in five strips: an embedding reaches five radii.
-    xy_um = slide.obsm[keys.SPATIAL]
-    assert section_length_um(xy_um) > least_length_um(5, 5 * slide.uns[keys.CIFM][keys.RADIUS_UM])
+
+
+def test_a_her2_section_of_seven_millimetres_can_be_probed_in_strips(shared_data: Path, tmp_path: Path) -> None:
+    """An embedding reaches five radii, here 2.4 mm; section A1 of 4.8 mm is too short for five strips."""
+    training = {}
+    for name in ("E2", "A1"):
+        slide = ad.read_h5ad(
+            prepare_download(shared_data / "her2_breast_st" / f"{name}.h5ad", PrepareConfig(out=tmp_path)).path
+        )
+        xy_um, reach_um = slide.obsm[keys.SPATIAL], 5 * slide.uns[keys.CIFM][keys.RADIUS_UM]
+        groups = strip_groups(xy_um, 5, reach_um)
+        folds = grouped_folds(np.zeros(len(xy_um), dtype=np.int64), groups, xy_um, 5, 0)
+        training[name] = min(len(train) for train, _ in folds)
+        assert (section_length_um(xy_um) > least_length_um(5, reach_um)) == (training[name] > 0)
+    assert training["E2"] >= 50
+    assert training["A1"] == 0
 
 
 def test_xenium_fixture_written_by_r(shared_data: Path, tmp_path: Path) -> None:
