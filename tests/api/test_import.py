@@ -56,4 +56,4 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 @pytest.mark.parametrize("name", [name for name in api.__all__ if name.islower()])
 def test_every_function_is_documented_with_an_example(name: str) -> None:
     function = getattr(api, name)
-    assert all(section in function.__doc__ for section in ("Args:", "Returns:", "Raises:", "Example:"))
+    assert all(section in function.__doc__ for section in ("Args:", "Returns:", "Raises:", "Examples:"))
