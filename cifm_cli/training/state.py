@@ -199,7 +199,7 @@ def _moments(
     """Moments of each weight by the number that the optimiser gives it; they must have the shapes of the weights."""
     # Orthogonal steps need no mean squares.
     pairs = [
-        (weight, _MOMENTS[:1] if group[ORTHOGONAL] else _MOMENTS)
+        (weight, _MOMENTS[:1] if group.get(ORTHOGONAL) else _MOMENTS)
         for group in optimiser.param_groups
         for weight in group["params"]
     ]
