@@ -52,7 +52,7 @@ def test_types_are_added_to_obs_and_the_slide_stays_intact(cifm) -> None:
     assert after.obs["cifm_cell_type"].value_counts()["T cell"] == facts["types"]["T cell"]["cells"]
     assert "types that it lacks are left out" in " ".join(facts["limits"])
     page = Path(facts["page"]).read_text(encoding="utf8")
-    assert page.count("data:image/png") == 3
+    assert page.count("data:image/png") == 2 * 3  # for light and for dark pages
     # Other commands still take the slide, and its types are labels for another slide.
     assert cifm("inspect", "prepared/tissue.h5ad").code == 0
     assert cifm("annotate", "train", "prepared/tissue.h5ad", "--label", "cifm_cell_type").code == 0
