@@ -87,14 +87,14 @@ def test_a_model_without_a_mean_has_no_median(cifm, random_run: None) -> None:
 
 def test_an_existing_file_is_replaced_with_force_only(cifm, random_run: None) -> None:
     Path("predicted").mkdir()
-    Path("predicted/tissue.h5ad").write_text("notes", encoding="utf8")
+    Path("predicted/tissue_at_p.h5ad").write_text("notes", encoding="utf8")
     words = ("predict", "prepared/tissue.h5ad", "--at", write_csv("p.csv", "x,y", "200,200"), "--adapt", "none")
     code, out, err = cifm(*words)
     assert (code, out) == (1, "")
-    assert "error: predicted/tissue.h5ad exists\nhint: replace it with --force" in err
-    assert Path("predicted/tissue.h5ad").read_text(encoding="utf8") == "notes"
+    assert "error: predicted/tissue_at_p.h5ad exists\nhint: replace it with --force" in err
+    assert Path("predicted/tissue_at_p.h5ad").read_text(encoding="utf8") == "notes"
     assert cifm(*words, "--force").code == 0
-    assert ad.read_h5ad("predicted/tissue.h5ad").n_obs == 1
+    assert ad.read_h5ad("predicted/tissue_at_p.h5ad").n_obs == 1
 
 
 def test_images_of_the_tissue_are_copied(cifm, random_run: None) -> None:
