@@ -19,9 +19,9 @@ PRODUCT_SIZES = (3000, 128, 512)  # cells of a tile with its halo, features, and
 COPY_BYTES = 1 << 28  # more than any cache holds
 REPEATS = 5  # the fastest counts: others were interrupted
 # Time of one core for a step of the recipe `xenium` on a tile of 2,048 cells and 377 genes, two members: products and edges
-# go with the speed of products, all else with that of memory. Fitted to two machines, of 88 GFLOP/s and 32 GB/s (0.32 s)
-# and of 204 GFLOP/s and 15 GB/s (0.27 s); two numbers from two machines are an estimate and no more.
-STEP_GFLOP, STEP_GB = 21.0, 2.4
+# go with the speed of products, all else with that of memory. The ratio of the two was fitted to steps of AdamW on two
+# machines, the scale to steps of Muon on the first one (96 GFLOP/s, 22 GB/s, 0.24 s on two cores): an estimate and no more.
+STEP_GFLOP, STEP_GB = 27.0, 3.1
 MEMBERS = 2  # of that recipe, which run on a core each
 OVERLAP = 0.9  # fraction of the time in which both cores work
 

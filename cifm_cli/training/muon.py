@@ -32,7 +32,7 @@ class Muon(torch.optim.AdamW):
 
     Args:
         groups: Parameter groups with the key `orthogonal`.
-        half: Whether to orthogonalise in bfloat16, which is as good; in float32 otherwise.
+        half: Whether to orthogonalise in bfloat16; in float32 otherwise.
         options: Options of AdamW.
     """
 
@@ -83,7 +83,8 @@ class Muon(torch.optim.AdamW):
 def as_blocks(matrices: Tensor) -> Tensor:
     """Divide (n, r, c) matrices whose rows are several maps one below the other into (m, c, c) blocks.
 
-    The projections Q, K, A and B of a layer are one weight, but four maps.
+    The projections Q, K, A and B of a layer are one weight, but four maps. A map to twice as many features is divided too:
+    its shape does not tell it from two maps.
     """
     _, rows, columns = matrices.shape
     return matrices.reshape(-1, columns, columns) if rows > columns and rows % columns == 0 else matrices
