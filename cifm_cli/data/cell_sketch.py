@@ -94,7 +94,7 @@ class CellChecksums(NamedTuple):
 
 @dataclass(frozen=True)
 class CellSketch:
-    """A sample of the cells that a model was trained or validated on."""
+    """A sample of the cells that a model was trained or validated on, and the cell states of their slide."""
 
     slide: str  # name of the slide
     use: str  # `train` or `validation`
@@ -104,6 +104,9 @@ class CellSketch:
         np.float16
     ]  # (G,) fraction of the cells that express each gene of a vocabulary; NaN: not measured
     run: str = ""  # name of the run that used the cells, where the weights of that run were the start of another one
+    # (K, P) mean expression of the cell states of a slide that was trained on, for the genes that it measures, as ordered in
+    # the vocabulary; None without states, and in checkpoints of earlier versions
+    states: NDArray[np.float32] | None = None
 
     @property
     def is_measured(self) -> NDArray[np.bool_]:

@@ -29,6 +29,7 @@ from cifm_cli.model.stored_sketches import (
     is_sketch,
     pack_sketches,
     sketch_layout,
+    states_problem,
     unpack_sketches,
 )
 from cifm_cli.stored_json import Names, StoredObject
@@ -170,7 +171,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Recipe]:
         file.require({**layout, **added}, misfit)
         tensors = file.load()
         file.verify(tensors)
-        if problem := parameters_problem(tensors, POOLED) or readout_problem(tensors):
+        if problem := parameters_problem(tensors, POOLED) or readout_problem(tensors) or states_problem(tensors):
             raise CifmError(f"{path}: {problem}", CHECKPOINT.hint)
     return tensors, file.header, resolved
 

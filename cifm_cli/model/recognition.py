@@ -9,15 +9,19 @@ import numpy as np
 from cifm_cli import keys
 from cifm_cli.data.cell_sketch import CellChecksums, match_cells, place_checksums, recognisable_checksums
 from cifm_cli.data.checksums import gene_keys
+from cifm_cli.model.vocabulary import match_panel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from cifm_cli.data.cell_sketch import CellSketch, SeenCells
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.model.checkpoint import Checkpoint
 
 MAX_COMPARED = 20_000  # cells that are looked for
+MIN_KNOWN = 0.3  # part of the cells that was trained on, from which a slide has the cell states of its training
 
 
 def is_new(slide: Slide, rows: Rows, checkpoint: Checkpoint) -> bool:
@@ -31,11 +35,38 @@ def is_new(slide: Slide, rows: Rows, checkpoint: Checkpoint) -> bool:
     Returns:
         False also for a model that does not record what it was trained on.
     """
-    if not checkpoint.sketches:
-        return False
+    return bool(checkpoint.sketches) and not _find_trained(slide, rows, checkpoint)
+
+
+def trained_states(slide: Slide, rows: Rows, checkpoint: Checkpoint) -> NDArray[np.float32] | None:
+    """Find the cell states with which a model was trained on some cells.
+
+    The network knows them: it infers their probabilities better than those of other states of the same slide.
+
+    Args:
+        slide: The slide.
+        rows: Ascending rows of the cells, of which evenly spaced ones are looked for.
+        checkpoint: The model, which knows all genes of the slide.
+
+    Returns:
+        (K, P) mean expression of the states, for the genes of the slide that the model knows, in the order of the slide;
+        None for a slide that is new, or measures other genes than in training.
+    """
+    found = [pair for pair in _find_trained(slide, rows, checkpoint) if pair[0].states is not None]
+    sketch, seen = max(found, key=lambda pair: pair[1].fraction, default=(None, None))
+    if sketch is None or seen is None or sketch.states is None or seen.fraction < MIN_KNOWN:
+        return None
+    # Position of each gene of the vocabulary among those that were measured in training.
+    position = np.cumsum(sketch.is_measured) - 1
+    genes = match_panel(slide, checkpoint.vocabulary).vocabulary_rows
+    return sketch.states[:, position[genes]] if sketch.is_measured[genes].all() else None
+
+
+def _find_trained(slide: Slide, rows: Rows, checkpoint: Checkpoint) -> list[tuple[CellSketch, SeenCells]]:
+    """Sketches of training cells that contain some of the cells."""
     trained = [sketch for sketch in checkpoint.sketches if sketch.use == keys.TRAIN]
     compared = rows[:: max(1, -(-len(rows) // MAX_COMPARED))]
-    return not find_seen(slide, compared, trained, checkpoint.vocabulary)
+    return find_seen(slide, compared, trained, checkpoint.vocabulary)
 
 
 def find_seen(

@@ -20,6 +20,7 @@ from cifm_cli.model.smoother import shrink
 from cifm_cli.statistics.clustering import cluster_cells
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
     from cifm_cli.model.masking import Expression
@@ -166,5 +167,23 @@ def fit_states(expression: csr_matrix, max_states: int, seed: int) -> tuple[Tens
     sums = np.zeros((num_states, num_genes))
     np.add.at(sums, label, dense)
     profiles = sums / np.maximum(number, 1)[:, None]
-    # One cell more in every state, so that no frequency is zero and logarithms are finite.
-    return torch.from_numpy(profiles).float(), torch.from_numpy((number + 1) / (number + 1).sum()).float()
+    return torch.from_numpy(profiles).float(), _frequencies(number)
+
+
+def count_states(expression: csr_matrix, profiles: Tensor) -> Tensor:
+    """Count the cells in each of several states that are given.
+
+    Args:
+        expression: (N, P) log-normalised expression of cells with counts.
+        profiles: (K, P) mean expression of the states.
+
+    Returns:
+        (K,) fraction of the cells in each state, float32, positive.
+    """
+    label = nearest_state(torch.from_numpy(expression.toarray()), profiles)
+    return _frequencies(np.bincount(label.numpy(), minlength=len(profiles)))
+
+
+def _frequencies(number: NDArray[np.int64]) -> Tensor:
+    """Fractions of the cells in each state: one cell more than found, so that no logarithm is infinite."""
+    return torch.from_numpy((number + 1) / (number + 1).sum()).float()

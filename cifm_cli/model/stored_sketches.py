@@ -1,7 +1,8 @@
 """Sketches of the cells that a model has seen, as tensors and header of its checkpoint.
 
-Sketch number n is stored as the tensors `cells.<n>.counts`, `cells.<n>.places` and `cells.<n>.expressed`; the header holds
-slide, use and run of each. Checkpoints of earlier versions have none.
+Sketch number n is stored as the tensors `cells.<n>.counts`, `cells.<n>.places` and `cells.<n>.expressed`, and the cell states
+of a slide that was trained on as `cells.<n>.states`; the header holds slide, use and run of each. Checkpoints of earlier
+versions have no sketches, or no states.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def pack_sketches(sketches: Sequence[CellSketch]) -> tuple[dict[str, torch.Tenso
         tensors[f"{_PREFIX}{number}.counts"] = torch.tensor(sketch.counts.view(np.int64))
         tensors[f"{_PREFIX}{number}.places"] = torch.tensor(sketch.places.view(np.int64))
         tensors[f"{_PREFIX}{number}.expressed"] = torch.tensor(expressed)
+        if sketch.states is not None:
+            tensors[f"{_PREFIX}{number}.states"] = torch.tensor(sketch.states)
     return tensors, [StoredSketch(slide=each.slide, use=each.use, run=each.run).model_dump() for each in sketches]
 
 
@@ -60,7 +63,7 @@ def sketch_layout(stored: Mapping[str, Layout], num_sketches: int, num_genes: in
         num_genes: G, size of its vocabulary.
 
     Returns:
-        Name to type and shape; checksums may have any number up to that of a full sketch.
+        Name to type and shape; checksums may have any number up to that of a full sketch, and states any number.
     """
     expected = {}
     for number in range(num_sketches):
@@ -69,7 +72,23 @@ def sketch_layout(stored: Mapping[str, Layout], num_sketches: int, num_genes: in
             shape = stored[name].shape if name in stored else ()
             expected[name] = Layout("I64", shape if len(shape) == 1 and shape[0] <= size else (size,))
         expected[f"{_PREFIX}{number}.expressed"] = Layout("F16", (num_genes,))
+        states = f"{_PREFIX}{number}.states"
+        if states in stored:
+            shape = stored[states].shape
+            fits = len(shape) == 2 and shape[0] > 0 and shape[1] <= num_genes
+            expected[states] = Layout("F32", shape if fits else (1, num_genes))
     return expected
+
+
+def states_problem(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Describe cell states in a file that have other genes than their sketch; None without any."""
+    for name, expressed in tensors.items():
+        states = tensors.get(f"{name.removesuffix('expressed')}states")
+        if is_sketch(name) and name.endswith(".expressed") and states is not None:
+            num_measured = int((expressed >= 0).sum())
+            if states.shape[1] != num_measured:
+                return f"cell states of slide {name.split('.')[1]} have {states.shape[1]} genes, not {num_measured}"
+    return None
 
 
 def unpack_sketches(
@@ -92,5 +111,6 @@ def unpack_sketches(
         # `overlap` needs ascending checksums, also in a file that another program wrote.
         counts, places = (np.unique(arrays[part].view(np.uint64)) for part in _SIZES)
         expressed = np.where(arrays["expressed"] < 0, np.float16(np.nan), arrays["expressed"])
-        sketches.append(CellSketch(entry["slide"], entry["use"], counts, places, expressed, entry["run"]))
+        states = tensors[name].numpy() if (name := f"{_PREFIX}{number}.states") in tensors else None
+        sketches.append(CellSketch(entry["slide"], entry["use"], counts, places, expressed, entry["run"], states))
     return tuple(sketches)

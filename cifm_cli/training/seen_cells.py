@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from cifm_cli.data.cell_sketch import CellSketch, SeenCells
     from cifm_cli.model.checkpoint import Checkpoint
-    from cifm_cli.training.corpus import Corpus
+    from cifm_cli.training.corpus import Corpus, TrainingSlide
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,28 @@ def sketch_corpus(corpus: Corpus) -> tuple[CellSketch, ...]:
         for use, slides in uses
         for training_slide in slides
     )
+
+
+def with_states(sketches: Sequence[CellSketch], corpus: Corpus) -> tuple[CellSketch, ...]:
+    """Add the cell states of the slides that are trained on to their sketches.
+
+    Args:
+        sketches: From `collect_sketches`.
+        corpus: The slides of the run, with their parameters; for an objective without states nothing is added.
+
+    Returns:
+        The sketches.
+    """
+    own = [_with_states(sketch, each) for sketch, each in zip(sketches, corpus.slides, strict=False)]
+    return *own, *sketches[len(own) :]
+
+
+def _with_states(sketch: CellSketch, training_slide: TrainingSlide) -> CellSketch:
+    """The sketch of a slide with its states, whose genes are in the order of the vocabulary."""
+    if training_slide.parameters is None:
+        return sketch
+    order = np.argsort(training_slide.panel.vocabulary_rows)
+    return replace(sketch, states=training_slide.parameters.state_profiles.cpu().numpy()[:, order])
 
 
 def find_shared(sketches: Sequence[CellSketch]) -> list[SharedCells]:

@@ -32,7 +32,7 @@ from cifm_cli.training.memory import require_memory
 from cifm_cli.training.metrics_file import keep_metrics
 from cifm_cli.training.optimiser import make_optimiser
 from cifm_cli.training.run_spec import RunSpec
-from cifm_cli.training.seen_cells import collect_sketches
+from cifm_cli.training.seen_cells import collect_sketches, with_states
 from cifm_cli.training.slide_state import restore_slides, slide_tensors
 from cifm_cli.training.state import TrainState, list_states, load_run_spec, load_state, save_state
 from cifm_cli.workspace import atomic_path, link_latest
@@ -116,7 +116,8 @@ class Session:
     def save_checkpoint(self, network: Ensemble, readout: Readout | None) -> None:
         """Write a network, and a readout that was fitted to it, as the model of the run."""
         path, vocabulary = self.folder / MODEL_FILE, self.corpus.vocabulary
-        save_checkpoint(path, network, self.recipe, vocabulary, self.provenance, self.sketches, readout)
+        sketches = with_states(self.sketches, self.corpus)
+        save_checkpoint(path, network, self.recipe, vocabulary, self.provenance, sketches, readout)
 
     def save_state(self) -> None:
         """Write a training state, from which the run can be resumed."""

@@ -124,8 +124,13 @@ def test_sketches_are_stored_with_the_model(slide: Slide, tmp_path: Path) -> Non
     recipe = parse({"model": {"width": 8}}, "test")
     network = random_network(len(vocabulary), recipe)
     path = tmp_path / MODEL_FILE
-    save_checkpoint(path, network, recipe, vocabulary, {}, [sketch, replace(sketch, run="before")])
+    states = np.arange(2 * slide.num_genes, dtype=np.float32).reshape(2, -1)
+    save_checkpoint(
+        path, network, recipe, vocabulary, {}, [replace(sketch, states=states), replace(sketch, run="before")]
+    )
     read = load_checkpoint(tmp_path).sketches
+    assert np.array_equal(read[0].states, states)
+    assert read[1].states is None
     assert [(each.slide, each.use, each.run) for each in read] == [
         (slide.name, "train", ""),
         (slide.name, "train", "before"),
@@ -148,6 +153,17 @@ def test_sketches_that_do_not_fit_the_model_are_an_error(slide: Slide, tmp_path:
     for wrong, name in ((short, "expressed"), (long, "counts")):
         save_checkpoint(tmp_path / MODEL_FILE, network, recipe, slide.gene_ids, {}, [sketch, wrong])
         with pytest.raises(CifmError, match=rf"tensor cells\.1\.{name} is"):
+            load_checkpoint(tmp_path)
+    for states, problem in (
+        (np.zeros((2, slide.num_genes - 1), np.float32), f"have {slide.num_genes - 1} genes, not {slide.num_genes}"),
+        (np.zeros((2, slide.num_genes + 1), np.float32), "tensor cells.1.states is"),
+        (np.zeros(slide.num_genes, np.float32), "tensor cells.1.states is"),
+        (np.zeros((0, slide.num_genes), np.float32), "tensor cells.1.states is"),
+    ):
+        save_checkpoint(
+            tmp_path / MODEL_FILE, network, recipe, slide.gene_ids, {}, [sketch, replace(sketch, states=states)]
+        )
+        with pytest.raises(CifmError, match=problem):
             load_checkpoint(tmp_path)
 
 

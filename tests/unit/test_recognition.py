@@ -11,7 +11,7 @@ from builders import load_random_model, replace_counts
 from cifm_cli.data.cell_sketch import sketch_region
 from cifm_cli.data.slide import Slide
 from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.recognition import find_seen, is_new
+from cifm_cli.model.recognition import find_seen, is_new, trained_states
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,28 @@ def test_other_counts_at_other_places_are_new(slide: Slide, trained: Checkpoint)
 
 def test_a_model_that_does_not_record_its_cells_may_have_seen_any(slide: Slide, trained: Checkpoint) -> None:
     assert not is_new(slide, np.arange(slide.num_cells), replace(trained, sketches=()))
+
+
+def test_a_slide_of_the_training_keeps_its_states(slide: Slide, trained: Checkpoint) -> None:
+    rows = np.arange(slide.num_cells)
+    half, genes = slide.num_cells // 2, slide.num_genes
+    states = np.arange(3 * genes, dtype=np.float32).reshape(3, genes)
+    # The vocabulary has the genes in another order than the slide.
+    vocabulary = trained.vocabulary[::-1]
+    sketch = sketch_region(slide, rows[:half], vocabulary, "train")
+    known = replace(trained, vocabulary=vocabulary, sketches=(replace(sketch, states=states),))
+    found = trained_states(slide, rows, known)
+    assert found is not None
+    assert np.array_equal(found, states[:, ::-1])
+    assert trained_states(slide, rows[half:], known) is None, "none of these cells was trained on"
+    assert trained_states(slide, rows[: half + half // 4], known) is not None, "most of them were"
+    few = np.concatenate([rows[: half // 10], rows[half:]])
+    assert trained_states(slide, few, known) is None, "most of them were not"
+    assert trained_states(slide, rows, trained) is None, "an earlier version stored none"
+    measured = sketch.expressed.copy()
+    measured[0] = np.nan
+    other = replace(sketch, expressed=measured, states=states[:, 1:])
+    assert trained_states(slide, rows, replace(known, sketches=(other,))) is None, "a gene was not trained on"
 
 
 def test_every_use_is_found(slide: Slide, trained: Checkpoint) -> None:

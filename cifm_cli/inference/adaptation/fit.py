@@ -1,6 +1,7 @@
 """Fit of a slide adaptation, in closed form.
 
-1. Profiles, cell states and the blends of the smoother are those of the slide (`SlideParameters`).
+1. Profiles, cell states and the blends of the smoother are those of the slide (`SlideParameters`); the states of a slide that
+   the model was trained on are those of its training.
 2. The base prediction mixes the slide's profile, wide means, a blend of neighbour means, the smoother and the network, see
    `weights`.
 3. A ridge regression predicts its errors from the neighbour means and the features of the network. With the blend alone, this
@@ -32,9 +33,10 @@ from cifm_cli.inference.neighbourhood.blend import BlendSums
 from cifm_cli.inference.network_features import NetworkFeatures
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.model.gene_profiles import sum_genes
+from cifm_cli.model.recognition import trained_states
 from cifm_cli.model.slide_fit import NUM_POOL_TILES, fit_slide_parameters
 from cifm_cli.model.slide_parameters import start_parameters
-from cifm_cli.model.states import fit_states, nearest_state
+from cifm_cli.model.states import count_states, fit_states, nearest_state
 from cifm_cli.provenance import numpy_generator
 
 if TYPE_CHECKING:
@@ -136,14 +138,22 @@ def adapt_profiles(model: LoadedModel, slide: Slide, rows: Rows, seed: int) -> L
 
 
 def _start(model: LoadedModel, slide: Slide, rows: Rows, seed: int, totals: GeneTotals) -> SlideParameters:
-    """Profiles and states of the slide, with equal weights of the terms of the smoother."""
+    """Profiles and states of the slide, with equal weights of the terms of the smoother.
+
+    A slide that the model was trained on keeps the states of its training, as the network predicts those best.
+    """
     recipe = model.checkpoint.recipe
     with_counts = rows[slide.total_counts[rows] > 0]
     # Every stride-th cell along the Hilbert curve covers all areas of the slide.
     sample = with_counts[:: max(1, -(-len(with_counts) // MAX_STATE_CELLS))]
     cells = slide.expression(sample, recipe.data.target_sum)[:, model.panel(slide).columns]
-    state_seed = int(numpy_generator(seed, "adaptation states").integers(2**31))
-    states = fit_states(cells, recipe.objective.states, state_seed)
+    known = trained_states(slide, rows, model.checkpoint)
+    if known is None:
+        state_seed = int(numpy_generator(seed, "adaptation states").integers(2**31))
+        states = fit_states(cells, recipe.objective.states, state_seed)
+    else:
+        profiles = torch.from_numpy(known)
+        states = profiles, count_states(cells, profiles)
     return start_parameters(totals.profiles(), *states, len(recipe.objective.scales) + 1)
 
 
