@@ -62,4 +62,4 @@ REGIONS: Final = (TRAIN, VALIDATION, TEST, BUFFER)
 
 # Raised when older files can no longer be read. A file with another number is refused.
 PREPARED_FORMAT: Final = 1
-CHECKPOINT_FORMAT: Final = 3
+CHECKPOINT_FORMAT: Final = 4

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from cifm_cli.recipe import Recipe
 
 
+AMOUNT_SCALE = 0.2  # logarithms of numbers of cells and counts, up to 8, become about as large as the other inputs
+
+
 class PlainHead(nn.Module):
     """Magnitude and P(expressed) as linear maps of the decoder features, as in the paper.
 
@@ -119,7 +122,8 @@ class ResidualHead(nn.Module):
         states = self.states.describe(slide, gene_rows)
         # The square root keeps rare states visible beside frequent ones.
         h, means, roots = (self.dropout(features) for features in (self.norm(h), means, frequencies.sqrt()))
-        z = self.features(h) + self.means(means) + self.states.read(roots, states) + self.amount(surroundings.amount)
+        z = self.features(h) + self.means(means) + self.states.read(roots, states)
+        z = z + self.amount(AMOUNT_SCALE * surroundings.amount)
         z = self.dropout(functional.silu(z))
         z = self.dropout(functional.silu(self.hidden(z)) + z)
         smoothed = mean, logit, composition, state = self.smoother(

@@ -75,7 +75,10 @@ class StateMaps(nn.Module):
         Returns:
             (M, D) features.
         """
-        return self.mixture((roots @ states).flatten(1))  # type: ignore[no-any-return]
+        # With rows of norm 1: a step of the optimiser changes the product with a larger input more, whatever the weights are, and
+        # the states would outweigh the other inputs of the head.
+        rows = states / states.shape[1] ** 0.5
+        return self.mixture((roots @ rows).flatten(1))  # type: ignore[no-any-return]
 
     def correct(self, z: Tensor, states: Tensor) -> Tensor:
         """Correct the logits of the states.

@@ -16,6 +16,7 @@ from hostile.tensor_damage import DAMAGES, FORGERIES, change_header, finish, put
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cifm_cli import keys
 from cifm_cli.celltype.reference import ReferenceClassifier, load_classifier, save_classifier
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint, save_checkpoint
@@ -163,7 +164,10 @@ FIELDS = {
     ("vocabulary", 1): (GENES[0], "header: vocabulary: a name occurs twice"),
     ("provenance", "inputs"): (["a.h5ad"], "header: provenance.inputs: input should be a valid dictionary"),
     ("provenance", "init"): ({"inputs": 3}, "header: provenance.init.inputs: input should be a valid dictionary"),
-    ("format",): ("3", "checkpoint format 3, this cifm reads 3"),
+    ("format",): (
+        str(keys.CHECKPOINT_FORMAT),
+        f"checkpoint format {keys.CHECKPOINT_FORMAT}, this cifm reads {keys.CHECKPOINT_FORMAT}",
+    ),
 }
 
 
