@@ -188,7 +188,8 @@ def annotate_slide(annotator: Annotator, slide: Slide, advance: Callable[[float]
             advance(len(rows))
     # Without probabilities: some models have hundreds of types, and the matrix could be larger than the counts.
     codes, scores = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("codes", "scores"))
-    return Annotation(annotator.names, codes, scores)
+    outside = [block.is_outside for block in blocks if block.is_outside is not None]
+    return Annotation(annotator.names, codes, scores, is_outside=np.concatenate(outside) if outside else None)
 
 
 def open_slides(paths: Sequence[Path]) -> list[Slide]:

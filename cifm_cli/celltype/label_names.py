@@ -28,6 +28,7 @@ _PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     (r"dendritic|\bc?m?dcs?[0-9]?\b|langerhans", "dendritic cell"),
     (r"lymphoid|lymphocyte|\bilcs?\b", "lymphoid cell"),
     (r"myeloid|granulocyte|basophil|eosinophil", "myeloid cell"),
+    (r"mesenchymal (stem|stromal)|\bmscs?\b", "stromal cell"),
     (r"\bhsp?cs?\b|\bcd34|stem cell|progenitor", "hematopoietic stem cell"),
     (r"erythro|red blood|\brbcs?\b", "erythroid cell"),
     (r"megakaryo|platelet", "megakaryocyte"),
