@@ -155,15 +155,18 @@ def _limits_of_classifier(types: Annotation, annotator: Annotator) -> list[str]:
     number = sum(name != UNASSIGNED for name in types.names)
     if isinstance(annotator, LineageCheckedAnnotator) and types.is_outside is not None:
         outside, lineages = int(types.is_outside.sum()), ", ".join(annotator.lineages)
-        return [
-            f"{outside:,} of them ({outside / max(len(types.codes), 1):.1%} of all cells) are, by marker genes, of a lineage that the "
-            f"reference lacks. It has: {lineages}.",
-            f"The annotator knows {number} types: another type of these lineages gets the most similar name, unless its score is low.",
-        ]
-    return [
-        f"The annotator knows {number} types, and cells of other lineages are not recognised here: a cell of any other type gets the "
-        "most similar of these, unless its score is low. Compare with `cifm annotate apply` without --annotator."
-    ]
+        share = outside / max(len(types.codes), 1)
+        other_lineages = (
+            f"{outside:,} of them ({share:.1%} of all cells) are, by marker genes, of a lineage that the reference lacks. "
+            f"It has: {lineages}."
+        )
+        same_lineages = f"The annotator knows {number} types: another type of these lineages gets the most similar name, unless its score is low."
+        return [other_lineages, same_lineages]
+    sentence = (
+        f"The annotator knows {number} types, and cells of other lineages are not recognised here: a cell of any other type gets "
+        "the most similar of these, unless its score is low. Compare with `cifm annotate apply` without --annotator."
+    )
+    return [sentence]
 
 
 def _maps(slide: Slide, labels: NDArray[Any], lineages: NDArray[Any]) -> list[Image]:

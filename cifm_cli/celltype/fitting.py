@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sklearn.linear_model import LogisticRegression
 
-
     Floats = NDArray[np.float32]
     Codes = NDArray[np.int64]
     Mask = NDArray[np.bool_]

@@ -19,7 +19,7 @@ from cifm_cli.celltype.base import UNASSIGNED, call_types
 from cifm_cli.celltype.lineage_check import check_lineages
 from cifm_cli.celltype.registry import require_path
 from cifm_cli.statistics.classifier import standardise
-from cifm_cli.stored_json import Names, StoredObject
+from cifm_cli.stored_json import Names, StoredObject, Text
 from cifm_cli.tensor_files import FileKind, Layout, open_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ClassifierHeader(StoredObject):
     genes: Annotated[Names, Field(min_length=1)]
     temperature: Annotated[float, Field(gt=0)]
     threshold: Annotated[float, Field(ge=0, le=1)]
-    lineages: list[str] = []  # empty where unknown, as in files of earlier versions
+    lineages: list[Text] = Field(default_factory=list)  # empty where unknown, as in files of earlier versions
     report: dict[str, Any]
     provenance: dict[str, Any]
     sha256: str | None = None  # checksum of the content; None in files of earlier versions

@@ -22,10 +22,18 @@ _OPENINGS: Final = {
     frozenset({"better"}): "predicts hidden cells better than every baseline",
     frozenset({"worse"}): "predicts hidden cells worse than the best baseline",
     frozenset({"no difference shown"}): "is not shown to predict hidden cells better or worse than the best baseline",
-    frozenset({"better", "no difference shown"}): "predicts hidden cells better than every baseline in one way of hiding them only",
-    frozenset({"worse", "no difference shown"}): "predicts hidden cells no better than the best baseline, and worse in one way of hiding them",
-    frozenset({"better", "worse"}): "predicts hidden cells better or worse than the best baseline, depending on how they are hidden",
-    frozenset(DECISIONS.values()): "predicts hidden cells better or worse than the best baseline, depending on how they are hidden",
+    frozenset(
+        {"better", "no difference shown"}
+    ): "predicts hidden cells better than every baseline in one way of hiding them only",
+    frozenset(
+        {"worse", "no difference shown"}
+    ): "predicts hidden cells no better than the best baseline, and worse in one way of hiding them",
+    frozenset(
+        {"better", "worse"}
+    ): "predicts hidden cells better or worse than the best baseline, depending on how they are hidden",
+    frozenset(
+        DECISIONS.values()
+    ): "predicts hidden cells better or worse than the best baseline, depending on how they are hidden",
 }
 METRIC_NAMES: Final = {
     "mse": "squared error",

@@ -90,10 +90,17 @@ def test_each_model_has_a_verdict() -> None:
 )
 def test_several_geometries_have_one_verdict_in_one_sentence(region: dict[str, float], opening: str) -> None:
     metrics = metrics_of({"model": 1.5, "ridge": 2.0})
-    metrics["slides"]["tissue"]["geometries"]["region"] = metrics_of(region)["slides"]["tissue"]["geometries"]["scattered"]
+    metrics["slides"]["tissue"]["geometries"]["region"] = metrics_of(region)["slides"]["tissue"]["geometries"][
+        "scattered"
+    ]
     sentence = describe_verdict(metrics)["sentence"]
     assert sentence.startswith(f"tissue: the model predicts hidden cells {opening}")
-    assert (sentence.count("the model"), sentence.count(". "), sentence.count("(scattered, p"), sentence.count("(region, p")) == (1, 0, 1, 1)
+    assert (
+        sentence.count("the model"),
+        sentence.count(". "),
+        sentence.count("(scattered, p"),
+        sentence.count("(region, p"),
+    ) == (1, 0, 1, 1)
 
 
 def test_every_measure_has_a_name_and_an_explanation() -> None:
