@@ -149,7 +149,7 @@ def _draw_transitions(result: SimulationResult, colours: Mapping[str, str]) -> d
         image = draw_rows(
             [f"{names[i]} → {names[j]}" for i, j in pairs],
             series,
-            "Cells that changed their type, from before the first step to after the last",
+            "Cells that changed their type over all steps",
             x_label="cells, mean over replicates" if len(counts[TREATED]) > 1 else "cells",
             colours=[COLOURS[0], COLOURS[3]],
             squares=[[colours.get(names[k], UNKNOWN if names[k] == UNASSIGNED else OTHERS) for k in pair] for pair in pairs],

@@ -158,5 +158,5 @@ def test_progress_in_a_log_is_shown_while_the_first_unit_takes_long(
 def test_long_lists_end_at_a_whole_value() -> None:
     names = [f"column_{number:03}" for number in range(20)]
     ((_, text),) = terminal.flatten({"columns": names})
-    assert text == f"{', '.join(names[:7])}, and 13 more"
-    assert terminal.flatten({"columns": names[:7]}) == [("columns", ", ".join(names[:7]))]
+    assert text == f"{', '.join(names[:8])}, and 12 more"
+    assert terminal.flatten({"columns": names[:8]}) == [("columns", ", ".join(names[:8]))]
