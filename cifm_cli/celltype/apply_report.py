@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.celltype.base import TYPING_SUM, UNASSIGNED
+from cifm_cli.celltype.label_names import lineage_of_label
 from cifm_cli.celltype.lineage_check import LineageCheckedAnnotator
 from cifm_cli.celltype.marker_annotator import MarkerAnnotator
 from cifm_cli.celltype.markers import load_markers
-from cifm_cli.celltype.taxonomy import LINEAGES, lineage_of
+from cifm_cli.celltype.taxonomy import LINEAGES
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.report import matrix_plots, plots
 from cifm_cli.report.html import Image, Section, draw_image, write_report
@@ -34,8 +35,8 @@ GENES_PER_TYPE: Final = 3
 MIN_SHARE: Final = 0.002  # of the cells; rarer types are not drawn
 MAX_LINEAGES: Final = 3  # that the answer names
 _TABLE: Final = (
-    "The score of a cell is how sure its type is, from 0 to 1: of the cells that score 0.8, about 80 % should have the right type. "
-    "Cells of a low score stay unassigned."
+    "The score of a cell is how sure the annotator is of its type, from 0 to 1; cells of a low score stay unassigned. Where scores are "
+    "calibrated, about 80 % of the cells that score 0.8 have the right type: cifm annotate check measures it on labelled cells."
 )
 MAX_COLOURS: Final = 12  # types of the map, which can be told apart
 
@@ -56,7 +57,7 @@ def write_apply_report(
         CifmError: The file cannot be written.
     """
     labels = types.labels.astype(str)
-    lineages = np.array([lineage_of(name) for name in types.names], dtype=object)[types.codes].astype(str)
+    lineages = np.array([lineage_of_label(name) for name in types.names], dtype=object)[types.codes].astype(str)
     sections = [
         Section("Maps", images=_maps(slide, labels, lineages)),
         Section("Cell types", _TABLE, type_table(types)),
@@ -107,7 +108,7 @@ def type_table(types: Annotation) -> Table:
     rows = [
         [
             types.names[code],
-            lineage_of(types.names[code]),
+            lineage_of_label(types.names[code]),
             f"{sizes[code]:,}",
             f"{sizes[code] / max(len(types.codes), 1):.1%}",
             f"{types.scores[types.codes == code].mean():.2f}",

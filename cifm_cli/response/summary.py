@@ -114,9 +114,7 @@ def _changed_genes(rises: int, falls: int) -> str:
     """How many genes rise and fall, in words; one of the numbers is not zero."""
     counted = (("rise", rises), ("fall", falls))
     return " and ".join(
-        f"{number} gene {verb}s" if number == 1 else f"{number} genes {verb}"
-        for verb, number in counted
-        if number
+        f"{number} gene {verb}s" if number == 1 else f"{number} genes {verb}" for verb, number in counted if number
     )
 
 

@@ -12,6 +12,7 @@ from cifm_cli.celltype.apply_report import limits
 from cifm_cli.celltype.base import UNASSIGNED, UnlabelledCells
 from cifm_cli.celltype.drawn_cells import draw_cells
 from cifm_cli.celltype.fitting import TargetSlide, train_classifier
+from cifm_cli.celltype.label_names import lineage_of_label
 from cifm_cli.celltype.labelled_cells import LabelledCells
 from cifm_cli.celltype.lineage_check import LineageCheckedAnnotator, check_lineages, lineages_of_labels
 from cifm_cli.celltype.markers import load_markers
@@ -96,6 +97,11 @@ def test_the_page_says_how_many_cells_are_of_other_lineages(tissue: LabelledCell
     assert outside.startswith(f"{types.is_outside.sum():,} of them (")
     assert outside.endswith("It has: lymphoid cell, myeloid cell.")
     assert others.startswith("The annotator knows 4 types")
+
+
+def test_labels_of_other_data_have_the_lineage_that_they_mean() -> None:
+    names = ("CD16+.monocyte", "mesenchymal.stem.cell", "unassigned", "tanycyte")
+    assert [lineage_of_label(name) for name in names] == ["myeloid cell", "stromal cell", "unassigned", "tanycyte"]
 
 
 def test_lineages_follow_from_names_or_from_expression() -> None:
