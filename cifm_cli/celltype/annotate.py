@@ -14,8 +14,8 @@ import pandas as pd
 
 from cifm_cli import keys
 from cifm_cli.celltype.base import TYPING_SUM, Annotation, UnlabelledCells
+from cifm_cli.celltype.label_names import lineage_of_label
 from cifm_cli.celltype.registry import open_annotator
-from cifm_cli.celltype.taxonomy import lineage_of
 from cifm_cli.data.metadata import read_metadata
 from cifm_cli.data.slide import log_normalise, open_slide
 from cifm_cli.data.units import median_spacing_um
@@ -188,7 +188,8 @@ def annotate_slide(annotator: Annotator, slide: Slide, advance: Callable[[float]
             advance(len(rows))
     # Without probabilities: some models have hundreds of types, and the matrix could be larger than the counts.
     codes, scores = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("codes", "scores"))
-    return Annotation(annotator.names, codes, scores)
+    outside = [block.is_outside for block in blocks if block.is_outside is not None]
+    return Annotation(annotator.names, codes, scores, is_outside=np.concatenate(outside) if outside else None)
 
 
 def open_slides(paths: Sequence[Path]) -> list[Slide]:
@@ -269,7 +270,7 @@ def write_types(target: Path, slide: Slide, types: Annotation) -> None:
     # Cells of a prepared slide are in Hilbert order; users join the CSV with tables of their download.
     barcodes = slide.barcodes(slide.region(keys.ALL))
     # Four digits, which is more than the accuracy of any score.
-    lineages = np.array([lineage_of(name) for name in types.names], dtype=object)[types.codes]
+    lineages = np.array([lineage_of_label(name) for name in types.names], dtype=object)[types.codes]
     scores = np.round(types.scores, 4)
     columns = {"cell_id": barcodes, "cell_type": types.labels, "score": scores, "lineage": lineages}
     order = download_order(slide.file)

@@ -36,6 +36,8 @@ class Annotation:
     # (N, T + 1) natural logarithms; the last column is that of no known type, minus infinity for annotators that do not
     # model it. None for annotators without probabilities.
     log_probabilities: NDArray[np.float32] | None = None
+    # (N,) unassigned cells of a lineage that the annotator does not have; None for annotators that do not check it.
+    is_outside: NDArray[np.bool_] | None = None
 
     @property
     def labels(self) -> NDArray[Any]:
@@ -59,8 +61,8 @@ class Annotation:
         Returns:
             Their annotation.
         """
-        logs = self.log_probabilities
-        return Annotation(self.names, self.codes[rows], self.scores[rows], None if logs is None else logs[rows])
+        logs, outside = (None if own is None else own[rows] for own in (self.log_probabilities, self.is_outside))
+        return Annotation(self.names, self.codes[rows], self.scores[rows], logs, outside)
 
     def of_type(self, name: str) -> NDArray[np.int64]:
         """Find the cells of one type, and of the types below it in the taxonomy.

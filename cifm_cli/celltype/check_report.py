@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifm_cli.report import matrix_plots, plots
+from cifm_cli.report import matrix_plots
+from cifm_cli.report.estimates import draw_calibration
 from cifm_cli.report.html import Section, draw_image, write_report
 from cifm_cli.report.table import Table
 from cifm_cli.workspace import atomic_files, write_json
@@ -44,7 +45,7 @@ def write_check_files(out: Path, name: str, check: TypeCheck, provenance: dict[s
         "provenance": provenance,
     }
     with atomic_files(out, last) as new:
-        write_check_report(new / page, f"Cell types of {name}", check, provenance)
+        write_check_report(new / page, f"Cell types of {name}, compared with its labels", check, provenance)
         write_json(new / last, content)
     return content
 
@@ -83,10 +84,12 @@ def write_check_report(path: Path, title: str, check: TypeCheck, provenance: dic
         )
     bins = facts["calibration"]["bins"]
     if bins:
-        scores = [row["mean_score"] for row in bins]
-        found = {"cells": [row["compatible"] for row in bins], "calibrated": scores}
-        drawn = partial(plots.curves, scores, found, "Calibration", x_label="mean score", y_label="fraction compatible")
-        caption = "Fraction of cells whose type is compatible with the label, by their score; on the diagonal, scores can be taken at their word"
+        found = {"cells": [(row["mean_score"], row["compatible"]) for row in bins]}
+        drawn = partial(draw_calibration, found, "Calibration")
+        caption = (
+            "Fraction of the cells whose type is compatible with the label, by their score (predicted probability). On the diagonal, a "
+            "score of 0.8 means that 80 % are right; above it, scores are too low"
+        )
         sections.append(Section("Calibration", table=_calibration_table(bins), images=[draw_image(drawn, caption)]))
     write_report(path, title, sections, provenance, answer=answer(facts), remarks=_remarks(facts))
 
@@ -104,8 +107,8 @@ def answer(facts: dict[str, Any]) -> str:
         return "No label means a known type, so nothing could be compared."
     return (
         f"Of {facts['cells']:,} labelled cells, {_percent(facts['lineage_accuracy'])} were given the right lineage and "
-        f"{_percent(facts['type_accuracy'])} a type as deep as their label; {_percent(facts['unassigned'])} were left "
-        "unassigned."
+        f"{_percent(facts['type_accuracy'])} the type that their label means or a finer one; {_percent(facts['unassigned'])} were "
+        "left unassigned."
     )
 
 

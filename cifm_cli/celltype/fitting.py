@@ -22,6 +22,8 @@ from scipy.special import log_softmax
 from sklearn.feature_selection import f_classif
 
 from cifm_cli.celltype.base import TYPING_SUM
+from cifm_cli.celltype.labelled_cells import LabelledCells
+from cifm_cli.celltype.lineage_check import lineages_of_labels
 from cifm_cli.celltype.reference import MAX_DEVIATION, ReferenceClassifier
 from cifm_cli.data.cell_sketch import recognisable_checksums
 from cifm_cli.data.checksums import gene_keys
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from sklearn.linear_model import LogisticRegression
-
-    from cifm_cli.celltype.labelled_cells import LabelledCells
 
     Floats = NDArray[np.float32]
     Codes = NDArray[np.int64]
@@ -89,6 +89,7 @@ def train_classifier(
     types, rows, left_out = _sample_cells(labelled.labels, max_cells, seed)
     codes = np.array([types.index(name) for name in labelled.labels[rows]], dtype=np.int64)
     counts, genes = _match_slide(labelled.counts[rows], labelled.symbols, target, seed)
+    lineages = lineages_of_labels(LabelledCells(counts, genes, labelled.labels[rows]))
     split = _split_cells(codes, seed)
     fit, tune, report = (split == number for number in range(len(SPLITS)))
     # Of the counts as they were given: thinning makes copies of a cell differ.
@@ -122,7 +123,9 @@ def train_classifier(
         "calibration_error_before": balanced_calibration_error(logits, codes[report]),
         **classification_report(logits / temperature, codes[report], types, threshold),
     }
-    return ReferenceClassifier(types, genes, weights, intercepts, mean, scale, temperature, threshold, facts)
+    return ReferenceClassifier(
+        types, genes, weights, intercepts, mean, scale, temperature, threshold, lineages=lineages, report=facts
+    )
 
 
 def _sample_cells(labels: NDArray[Any], max_cells: int, seed: int) -> tuple[tuple[str, ...], Codes, dict[str, int]]:

@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from cifm_cli.celltype.markers import normalise_name
-from cifm_cli.celltype.taxonomy import load_taxonomy
+from cifm_cli.celltype.taxonomy import UNASSIGNED, lineage_of, load_taxonomy
 
 _PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     (r"\bt ?reg|regulatory t|t cells? regulatory|\bfoxp3", "regulatory T cell"),
@@ -28,6 +28,7 @@ _PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     (r"dendritic|\bc?m?dcs?[0-9]?\b|langerhans", "dendritic cell"),
     (r"lymphoid|lymphocyte|\bilcs?\b", "lymphoid cell"),
     (r"myeloid|granulocyte|basophil|eosinophil", "myeloid cell"),
+    (r"mesenchymal (stem|stromal)|\bmscs?\b", "stromal cell"),
     (r"\bhsp?cs?\b|\bcd34|stem cell|progenitor", "hematopoietic stem cell"),
     (r"erythro|red blood|\brbcs?\b", "erythroid cell"),
     (r"megakaryo|platelet", "megakaryocyte"),
@@ -84,3 +85,8 @@ def type_of_label(label: str) -> str | None:
         return own[normalise_name(label)]
     words = re.sub(r"[^a-z0-9]+", " ", label.lower()).strip()
     return next((name for pattern, name in _PATTERNS if re.search(pattern, words)), None)
+
+
+def lineage_of_label(label: str) -> str:
+    """The lineage of the type that a label means; the label itself if it names none."""
+    return UNASSIGNED if label == UNASSIGNED else lineage_of(type_of_label(label) or label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -164,7 +165,11 @@ def _open(path: Path) -> ad.AnnData:
         with open_for_reading(path) as file:
             check_content(file)
         try:
-            return ad.read_h5ad(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # how anndata moves parts of earlier files is of no use here
+                return ad.read_h5ad(path)
         except (IORegistryError, AttributeError, AssertionError) as error:  # of an unknown encoding, or a damaged one
             raise ValueError(str(error)) from error
 

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata.io import write_elem
 
 from cifm_cli import keys
-from cifm_cli.celltype.taxonomy import lineage_of
+from cifm_cli.celltype.label_names import lineage_of_label
 from cifm_cli.data.barcodes import read_barcodes
 from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.data.readers.files import reading
@@ -96,7 +96,7 @@ def write_obs(target: Path, rows: Rows, types: Annotation) -> None:
         CifmError: The disk is full or may not be written.
     """
     taken = types.take(rows)
-    lineages = np.array([lineage_of(name) for name in types.names], dtype=object)[taken.codes]
+    lineages = np.array([lineage_of_label(name) for name in types.names], dtype=object)[taken.codes]
     columns = {
         keys.CELL_TYPE: pd.Categorical(taken.labels),
         keys.CELL_LINEAGE: pd.Categorical(lineages),

@@ -1,7 +1,7 @@
 """The `reference` annotator: a calibrated multinomial logistic classifier, written by `cifm annotate train`.
 
 The file is safetensors with a JSON header `cifm` = {"format", "kind", "types", "genes", "temperature", "threshold",
-"report", "provenance", "sha256"}; the tensors are `weights`, `intercepts`, `mean` and `scale`.
+"lineages", "report", "provenance", "sha256"}; the tensors are `weights`, `intercepts`, `mean` and `scale`.
 
 Letters: N cells, P genes of a slide, G genes of the classifier, T types.
 """
@@ -16,9 +16,10 @@ from pydantic import Field
 
 from cifm_cli.celltype.alignment import require_overlap, score_cells
 from cifm_cli.celltype.base import UNASSIGNED, call_types
+from cifm_cli.celltype.lineage_check import check_lineages
 from cifm_cli.celltype.registry import require_path
 from cifm_cli.statistics.classifier import standardise
-from cifm_cli.stored_json import Names, StoredObject
+from cifm_cli.stored_json import Names, StoredObject, Text
 from cifm_cli.tensor_files import FileKind, Layout, open_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from cifm_cli.celltype.base import Annotation, UnlabelledCells
+    from cifm_cli.celltype.base import Annotation, Annotator, UnlabelledCells
 
     Floats = NDArray[np.float32]
 
@@ -48,6 +49,7 @@ class ClassifierHeader(StoredObject):
     genes: Annotated[Names, Field(min_length=1)]
     temperature: Annotated[float, Field(gt=0)]
     threshold: Annotated[float, Field(ge=0, le=1)]
+    lineages: list[Text] = Field(default_factory=list)  # empty where unknown, as in files of earlier versions
     report: dict[str, Any]
     provenance: dict[str, Any]
     sha256: str | None = None  # checksum of the content; None in files of earlier versions
@@ -72,6 +74,7 @@ class ReferenceClassifier:
     threshold: float  # probability of the likeliest type below which a cell is `unassigned`
     report: dict[str, Any] = field(default_factory=dict)  # scores on held-out cells, see `classification_report`
     provenance: dict[str, Any] = field(default_factory=dict)  # how the classifier was trained
+    lineages: tuple[str, ...] = ()  # lineages of the types; none where unknown
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -108,6 +111,7 @@ def save_classifier(path: Path, classifier: ReferenceClassifier) -> None:
         "genes": classifier.genes,
         "temperature": classifier.temperature,
         "threshold": classifier.threshold,
+        "lineages": classifier.lineages,
         "report": classifier.report,
         "provenance": classifier.provenance,
     }
@@ -142,6 +146,7 @@ def load_classifier(path: Path) -> ReferenceClassifier:
         genes=tuple(header["genes"]),
         temperature=header["temperature"],
         threshold=header["threshold"],
+        lineages=tuple(header["lineages"]),
         report=header["report"],
         provenance=header["provenance"],
         **tensors,
@@ -168,15 +173,16 @@ def describe(path: Path) -> dict[str, Any]:
         "genes": len(classifier.genes),
         "temperature": classifier.temperature,
         "threshold": classifier.threshold,
+        "lineages": list(classifier.lineages),
         "report": classifier.report,
         "provenance": classifier.provenance,
     }
 
 
-def open_reference(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> ReferenceClassifier:
-    """Load a classifier that `cifm annotate train` wrote; see `OpenAnnotator`."""
+def open_reference(path: Path | None, cells: UnlabelledCells, *, trust_pickle: bool) -> Annotator:
+    """Load a classifier that `cifm annotate train` wrote, which leaves other lineages unassigned; see `OpenAnnotator`."""
     del trust_pickle  # safetensors files hold no pickle
     file = require_path("reference", "FILE.safetensors", path)
     classifier = load_classifier(file)
     require_overlap(f"reference:{file}", classifier.genes, cells)
-    return classifier
+    return check_lineages(classifier, classifier.lineages, cells)

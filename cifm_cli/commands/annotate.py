@@ -192,7 +192,8 @@ def train(
     tissue = open_slide(slide) if slide else None
     target = TargetSlide(tissue.symbols, tissue.total_counts) if tissue else None
     cells = read_training_cells(labelled, label, target, pseudo_bulk=pseudo_bulk, num_cells=max_cells, seed=seed)
-    classifier = train_classifier(cells, target, max_cells=max_cells, threshold=threshold, seed=seed)
+    with terminal.progress(f"fitting a classifier to {len(cells.labels):,} cells", None):
+        classifier = train_classifier(cells, target, max_cells=max_cells, threshold=threshold, seed=seed)
     inputs = [labelled, *([slide] if slide else [])]
     origin = provenance.collect("annotate train", seed=seed, inputs=inputs, label=label, max_cells=max_cells)
     path = out or workspace.ANNOTATORS / f"{labelled.name.partition('.')[0]}.safetensors"

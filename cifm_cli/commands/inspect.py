@@ -99,8 +99,14 @@ def _describe_slide(path: Path) -> dict[str, Any]:
     from cifm_cli.data.slide import describe_slide
     from cifm_cli.data.slide_file import open_slide_file, reading_slot
     from cifm_cli.data.writers.embedded import read_embedded
+    from cifm_cli.errors import CifmError
 
     with open_slide_file(path) as file, reading_slot(path):
+        if not hasattr(file.get("obs", {}), "keys"):
+            raise CifmError(
+                f"{path}: an .h5ad of anndata before version 0.7, not of cifm",
+                "cells with labels can be used as they are with `cifm annotate train`; write it again with a later anndata for the rest",
+            )
         shapes = {name: list(block.shape) for name, block in file.get("obsm", {}).items() if hasattr(block, "shape")}
         obs, layers = sorted(set(file.get("obs", ())) - {"_index"}), sorted(file.get("layers", ()))
     if keys.MICROENVIRONMENT in shapes or keys.CELL in shapes:

@@ -35,7 +35,10 @@ def validate_slide(task: SimulateTask, words: EditWords, sensitivity: str | None
     folder, slide = task.folder(_FOLDER), task.open_slide()
     inputs = [task.slide_path, *([task.markers] if task.markers else [])]
     origin = provenance.collect("simulate --validate", seed=task.seed, inputs=inputs)
-    facts = validate(slide, task.read_labels(slide), task.markers, task.seed) | {"provenance": origin}
+    with terminal.progress(
+        f"hiding cells of {slide.name} and inferring them, then the same on generated tissues", None
+    ):
+        facts = validate(slide, task.read_labels(slide), task.markers, task.seed) | {"provenance": origin}
     write_validation(folder, facts)
     terminal.say(facts["sentence"])
     title = f"{slide.name}: correlation of inferred and real log changes of the 50 genes that change most"

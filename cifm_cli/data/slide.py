@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# What a slide is: the first of its metadata that a reader looks for.
+_ABOUT = (keys.PLATFORM, keys.SAMPLE, keys.TISSUE, keys.CONDITION, keys.RADIUS_UM)
 _IN_MEMORY_NONZEROS = 25_000_000  # 200 MB of values and columns; larger matrices stay in the file
 
 
@@ -334,18 +336,20 @@ def describe_slide(path: Path) -> dict[str, Any]:
         path: A prepared slide.
 
     Returns:
-        Number of cells and genes, sizes of the regions, lowest and highest `x` and `y` of the cells as `extent_um`, and the
-        decoded `uns["cifm"]`.
+        Number of cells and genes, sizes of the regions, lowest and highest `x` and `y` of the cells as `extent_um`, the columns
+        of `obs`, and the decoded `uns["cifm"]`, what the slide is before how it was made.
 
     Raises:
         CifmError: As for `open_slide`, which this calls, so that a slide that can be described can be used.
     """
     with open_slide_file(path) as file:
         slide, metadata = read_slide(file, path, hold=True), _read_metadata(file, path)
+        columns = sorted(set(file["obs"]) - {"_index", keys.CHECKSUM})
     metadata.pop(keys.CONTENT, None)  # checksums, which have just been compared
     sizes = {region: len(slide.region(region)) for region in keys.REGIONS}
     facts = {"cells": slide.num_cells, "genes": slide.num_genes, "extent_um": describe_extent(slide.xy_um)}
-    return {"kind": "prepared slide", **facts, "split": sizes, **metadata}
+    about = {key: metadata.pop(key) for key in _ABOUT if key in metadata}
+    return {"kind": "prepared slide", **facts, **about, "columns": columns, "split": sizes, **metadata}
 
 
 def _read_metadata(file: h5py.File, path: Path) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def require_packages() -> None:
         if not is_there:
             raise CifmError(
                 f"--umap, --clusters and --neighbors need {name}, which is not installed",
-                'install it with `pip install "cifm[analysis]"`',
+                'install it with `pip install ".[analysis]"` in the source folder of cifm',
             )
 
 

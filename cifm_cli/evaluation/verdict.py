@@ -17,6 +17,24 @@ if TYPE_CHECKING:
 
 PRIMARY: Final = "mse"  # the measure that all predictors are tuned by, so that none has an advantage
 DECISIONS: Final = {True: "better", False: "worse", None: "no difference shown"}
+# The verdict over all geometries, by the decisions in them. A model that is better in some of them only is not called better.
+_OPENINGS: Final = {
+    frozenset({"better"}): "predicts hidden cells better than every baseline",
+    frozenset({"worse"}): "predicts hidden cells worse than the best baseline",
+    frozenset({"no difference shown"}): "is not shown to predict hidden cells better or worse than the best baseline",
+    frozenset(
+        {"better", "no difference shown"}
+    ): "predicts hidden cells better than every baseline in one way of hiding them only",
+    frozenset(
+        {"worse", "no difference shown"}
+    ): "predicts hidden cells no better than the best baseline, and worse in one way of hiding them",
+    frozenset(
+        {"better", "worse"}
+    ): "predicts hidden cells better or worse than the best baseline, depending on how they are hidden",
+    frozenset(
+        DECISIONS.values()
+    ): "predicts hidden cells better or worse than the best baseline, depending on how they are hidden",
+}
 METRIC_NAMES: Final = {
     "mse": "squared error",
     "balanced_mse": "balanced squared error",
@@ -69,9 +87,9 @@ def describe_verdict(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sentences(name: str, facts: Mapping[str, Mapping[str, Any]], where: str, trained: int) -> str:
-    """The verdict on one model in each geometry, and whether it had seen the cells."""
-    texts = [_sentence(name, of_geometry, f"{where}, {geometry}") for geometry, of_geometry in facts.items()]
-    return " ".join([*texts, *([_seen(name, trained)] if trained else [])])
+    """One verdict on one model over all geometries, in one sentence, and whether it had seen the cells."""
+    text = _sentence(name, facts, where)
+    return f"{text} {_seen(name, trained)}" if trained else text
 
 
 def _trained_cells(of_slide: Mapping[str, Any], name: str) -> int:
@@ -138,19 +156,22 @@ def _percent(pair: Mapping[str, Any], error: float) -> dict[str, float] | None:
     return {key: 100 * pair[key] / error for key in ("difference", "low", "high")} if error > 0 else None
 
 
-def _sentence(name: str, facts: Mapping[str, Any], where: str) -> str:
-    """The verdict on one model and geometry."""
+def _sentence(name: str, facts: Mapping[str, Mapping[str, Any]], where: str) -> str:
+    """The verdict on one model; `facts` are those of each geometry."""
     model = "the model" if name == MODEL else name
-    baseline = facts["best_baseline"]
-    chance = f"p = {facts['p_holm']:.3f}"
+    opening = _OPENINGS[frozenset(of_geometry["decision"] for of_geometry in facts.values())]
+    differences = [_difference(of_geometry, geometry) for geometry, of_geometry in facts.items()]
+    listed = " and ".join([", ".join(differences[:-1]), differences[-1]] if len(differences) > 1 else differences)
+    return f"{where}: {model} {opening}: its squared error {listed}."
+
+
+def _difference(facts: Mapping[str, Any], geometry: str) -> str:
+    """The difference from the best baseline in one geometry."""
+    end = f"that of {facts['best_baseline']} ({geometry}, p = {facts['p_holm']:.3f})"
     if facts["decision"] == DECISIONS[None]:
-        opening = f"no difference shown between {model} and {baseline}, the best baseline"
-        return f"{where}: {opening}: its squared error differs by {_size(facts, 1)} ({chance})."
-    if facts["decision"] == DECISIONS[True]:
-        opening = f"{model} predicts hidden cells better than every baseline"
-        return f"{where}: {opening}: its squared error is {_size(facts, -1)} below that of {baseline}, the best one ({chance})."
-    opening = f"{model} predicts hidden cells worse than {baseline}, the best baseline"
-    return f"{where}: {opening}: its squared error is {_size(facts, 1)} above ({chance})."
+        return f"differs by {_size(facts, 1)} from {end}"
+    is_better = facts["decision"] == DECISIONS[True]
+    return f"is {_size(facts, -1 if is_better else 1)} {'below' if is_better else 'above'} {end}"
 
 
 def _size(facts: Mapping[str, Any], sign: int) -> str:

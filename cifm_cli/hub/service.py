@@ -40,7 +40,9 @@ def open_hub() -> Hub:
     try:
         library = import_module("huggingface_hub")
     except ImportError as error:
-        raise CifmError("huggingface_hub is not installed", 'install it with `pip install "cifm[hub]"`') from error
+        raise CifmError(
+            "huggingface_hub is not installed", 'install it with `pip install ".[hub]"` in the source folder of cifm'
+        ) from error
     hub: Hub = library.HfApi(library_name="cifm")
     return hub
 

@@ -61,7 +61,7 @@ _THEME: ContextVar[Theme] = ContextVar("theme", default=LIGHT)
 _DARKEST: Final = 0.06  # relative luminance of a colour that can be seen on the dark ground
 WIDTH_IN: Final = 6.5  # of most figures
 _FRAME_DPI: Final = 100
-_NEARLY_WHITE: Final = 245  # Pillow takes the nearest colour within some levels, which must not replace white
+_NEAR: Final = 10  # Pillow takes the nearest colour within some levels, which must not replace the ground
 
 
 @contextmanager
@@ -195,7 +195,7 @@ def render_frames(
         height_in: Height, inches.
         milliseconds: Duration of a frame.
         colours: At most 60 hexadecimal colours that are kept as they are; all others become the nearest of these, of their
-            mixtures with white, and of greys.
+            mixtures with the ground of the theme, of the theme's own colours, and of greys.
     """
     palette = _palette(colours)
     frames: list[Image.Image] = []
@@ -214,10 +214,23 @@ def render_frames(
 
 
 def _palette(colours: Sequence[str]) -> Image.Image:
-    """An image with the palette of an animation. Pixels on the edge of a dot are mixtures with white."""
-    tones = [blend(colour, share) for colour in dict.fromkeys(colours) for share in (0.0, 0.33, 0.67)]
+    """An image with the palette of an animation. Pixels on the edge of a dot are mixtures with the ground."""
+    current = theme()
+    own = (current.paper, current.ink, current.quiet)
+    tones = [fade(colour, share) for colour in dict.fromkeys(colours) for share in (0.0, 0.33, 0.67)]
     greys = ["#" + f"{level:02x}" * 3 for level in range(0, 256, 17)]
-    tones = [tone for tone in tones if min(int(tone[i : i + 2], 16) for i in (1, 3, 5)) < _NEARLY_WHITE]
+    others = [tone for tone in (*greys, *tones) if not _is_near(tone, current.paper)]
     image = Image.new("P", (1, 1))
-    image.putpalette([int(colour[i : i + 2], 16) for colour in (*greys, *tones) for i in (1, 3, 5)])
+    image.putpalette([level for colour in (*own, *others) for level in _levels(colour)])
     return image
+
+
+def _is_near(colour: str, ground: str) -> bool:
+    """Whether a colour could be taken for the ground."""
+    return max(abs(own - other) for own, other in zip(_levels(colour), _levels(ground), strict=True)) <= _NEAR
+
+
+def _levels(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue of a hexadecimal colour, from 0 to 255."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return red, green, blue

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.report import canvas
-from cifm_cli.report.palette import OTHERS, UNKNOWN, blend
+from cifm_cli.report.palette import OTHERS, UNKNOWN
 from cifm_cli.report.plots import draw_scale_bar
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ class CellMap:
             GIF of at most about 3 MB.
         """
         frames = list(range(len(titles)))
-        full = [*self.colours.values(), OTHERS, UNKNOWN]
-        tones = [*full, *(blend(colour, _PALE) for colour in full)]
+        full = [canvas.on_ground(colour) for colour in (*self.colours.values(), OTHERS, UNKNOWN)]
+        tones = [*full, *(canvas.fade(colour, _PALE) for colour in full)]
         width_in, height_in = self._size_in(_PANEL_IN, len(panels))
         while True:
             draw_all = self._animation(panels, titles, marked, frames)

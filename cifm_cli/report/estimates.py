@@ -100,7 +100,8 @@ def draw_calibration(
         for number, (name, bins) in enumerate(lines.items()):
             predicted, observed = [each[0] for each in bins], [each[1] for each in bins]
             marker = _MARKERS[number % len(_MARKERS)]
-            axes.plot(predicted, observed, color=palette[name], linewidth=1.4, marker=marker, markersize=4, label=name)
+            colour = canvas.on_ground(palette[name])
+            axes.plot(predicted, observed, color=colour, linewidth=1.4, marker=marker, markersize=4, label=name)
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.02, 1.02)
         axes.set_aspect("equal")

@@ -23,7 +23,7 @@ def draw_learning_curve(
     """Draw the loss.
 
     Args:
-        steps: Numbers of steps, and their loss, smoothed.
+        steps: Numbers of steps, and their loss.
         validations: Numbers of steps after which the model was validated, and the loss.
         best_step: The validation whose model was kept, which is marked.
         title: Title of the figure.
@@ -35,16 +35,31 @@ def draw_learning_curve(
 
     def draw(figure: Figure) -> None:
         """Draw on the given figure."""
-        axes = figure.add_subplot()
-        axes.plot(*steps, color=COLOURS[4], linewidth=1.0, label="training, running mean")
-        axes.plot(*validations, color=COLOURS[0], linewidth=1.6, marker="o", markersize=3.5, label="validation")
+        # Not on one axis: the loss of single steps varies many times as much as that of the validations, and would hide it.
+        above, below = figure.subplots(2, 1, sharex=True)
+        above.plot(*validations, color=COLOURS[0], linewidth=1.6, marker="o", markersize=3.5, label="validation")
         if best_step in validations[0]:
             lowest = validations[1][list(validations[0]).index(best_step)]
-            axes.plot([best_step], [lowest], color=COLOURS[3], marker="o", markersize=7, linestyle="", label="kept")
-        axes.set_xlabel("step")
-        axes.set_ylabel("loss")
-        axes.grid(visible=True)
-        axes.legend(loc="upper right", fontsize=8)
-        axes.set_title(title)
+            above.plot(
+                [best_step], [lowest], color=COLOURS[3], marker="o", markersize=7, linestyle="", label="kept model"
+            )
+        numbers, losses = steps
+        below.plot(
+            numbers, losses, color=COLOURS[4], linewidth=0.8, alpha=0.6, label="training, other cells in each step"
+        )
+        below.plot(numbers, _running_mean(losses), color=COLOURS[0], linewidth=1.6, label="running mean")
+        below.set_xlabel("step")
+        for axes in (above, below):
+            axes.set_ylabel("loss")
+            axes.grid(visible=True)
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, borderaxespad=0.1)
+        figure.suptitle(title, x=0.02, ha="left", fontsize=10)
 
-    return canvas.render(draw, 6.5, 3.4, image_format)
+    return canvas.render(draw, 6.5, 4.6, image_format)
+
+
+def _running_mean(losses: Sequence[float]) -> list[float]:
+    """Mean of each loss with those around it, a tenth of all; fewer at the ends."""
+    half = max(1, len(losses) // 20)
+    windows = [losses[max(0, i - half) : i + half + 1] for i in range(len(losses))]
+    return [sum(window) / len(window) for window in windows]

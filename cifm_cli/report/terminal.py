@@ -7,10 +7,12 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 import unicodedata
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar, copy_context
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -199,7 +201,7 @@ def flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         prefix: Prefix of all keys.
 
     Returns:
-        One row (`section.key`, text) per value; lists are joined by commas, long texts are shortened.
+        One row (`section.key`, text) per value; lists are joined by commas, long lists and texts are shortened.
     """
     rows: list[tuple[str, str]] = []
     for key, value in facts.items():
@@ -207,9 +209,17 @@ def flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             rows += flatten(value, f"{prefix}{key}.")
         else:
             values = value if isinstance(value, list) else ["-" if value is None else value]
-            text = ", ".join(map(str, values))
-            rows.append((prefix + key, text if len(text) <= _MAX_LENGTH else text[:_MAX_LENGTH] + " ..."))
+            rows.append((prefix + key, _shorten(list(map(str, values)))))
     return rows
+
+
+def _shorten(values: Sequence[str]) -> str:
+    """Values joined by commas, those that fit into a line; a single long one is cut."""
+    ends = accumulate(len(value) + 2 for value in values)  # with a comma and a space
+    kept = [value for value, end in zip(values, ends, strict=True) if end - 2 <= _MAX_LENGTH]
+    if len(kept) == len(values):
+        return ", ".join(values)
+    return f"{', '.join(kept)}, and {len(values) - len(kept)} more" if kept else f"{values[0][:_MAX_LENGTH]} ..."
 
 
 def show_table(title: str, table: Table) -> None:
@@ -277,20 +287,47 @@ class _ProgressLines:
         self._done = self._skipped = 0.0
         self._start = self._last = time.monotonic()
         self._has_moved = False
+        self._lock = threading.Lock()
 
     def advance(self, amount: float, description: str | None) -> None:
         """Count units; say so if the last line is old enough."""
-        now = time.monotonic()
-        if not self._has_moved and now - self._start < 1.0:
+        if not self._has_moved and time.monotonic() - self._start < 1.0:
             self._skipped += amount  # of an earlier run: it tells nothing about the speed
-        self._has_moved, self._done = True, self._done + amount
+        self._has_moved, self._done = self._has_moved or amount > 0, self._done + amount
         self._description = description or self._description
-        if now - self._last >= LINE_SECONDS:
+        self.show_if_due()
+
+    def show_if_due(self) -> None:
+        """Print a line if the last one is old enough."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._last < LINE_SECONDS:
+                return
             self._last = now
-            say(self._line(now - self._start))
+        say(self._line(now - self._start))
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Within the block, print lines also while no unit ends: the first one may take minutes."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            """Print a line every `LINE_SECONDS` until the block ends."""
+            while not ended.wait(LINE_SECONDS):
+                self.show_if_due()
+
+        thread = threading.Thread(target=copy_context().run, args=(watch,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def _line(self, elapsed_s: float) -> str:
         """What is done, how fast, and how long it will take."""
+        if self._total is None and not self._done:
+            return f"{self._description}: {_clock(elapsed_s)} so far"
         done = f"{self._description}: {self._done:,.0f}"
         num_timed = self._done - self._skipped
         speed = num_timed / elapsed_s
@@ -326,13 +363,16 @@ def progress(description: str, total: float | None, limit_s: float | None = None
         _Rate(),
         _Remaining(limit_s),
     )
-    with Progress(
-        *columns,
-        console=console,
-        disable=not (console.is_terminal and shows_logs()),
-        transient=True,
-        redirect_stdout=False,
-    ) as bar:
+    with (
+        Progress(
+            *columns,
+            console=console,
+            disable=not (console.is_terminal and shows_logs()),
+            transient=True,
+            redirect_stdout=False,
+        ) as bar,
+        lines.watched() if lines else nullcontext(),
+    ):
         task = bar.add_task(description, total=total)
 
         def advance(amount: float = 1, description: str | None = None) -> None:

@@ -99,7 +99,7 @@ def describe_response(estimate: ResponseEstimate) -> str:
     counts = []
     for label, own in near[near["called"]].groupby("label"):
         rises, falls = (len(_genes(own, sign)) for sign in (1, -1))
-        counts.append((rises + falls, f"{rises} genes rise and {falls} fall in {label}"))
+        counts.append((rises + falls, f"{_changed_genes(rises, falls)} in {label}"))
     counts.sort(key=lambda entry: -entry[0])
     found = "; ".join(text for _, text in counts[:MAX_LABELS]) or "no gene is called"
     more = f"; and in {len(counts) - MAX_LABELS} other labels" if len(counts) > MAX_LABELS else ""
@@ -107,7 +107,15 @@ def describe_response(estimate: ResponseEstimate) -> str:
     far = f"beyond {near_um:g} um nothing is called"
     if len(called_far):
         far = f"the farthest effect that is called is at {called_far['band_high_um'].max():g} um"
-    return f"response near edited {edited} (< {near_um:g} um): {found}{more}; {far}"
+    return f"response within {near_um:g} um of an edited {edited}: {found}{more}; {far}"
+
+
+def _changed_genes(rises: int, falls: int) -> str:
+    """How many genes rise and fall, in words; one of the numbers is not zero."""
+    counted = (("rise", rises), ("fall", falls))
+    return " and ".join(
+        f"{number} gene {verb}s" if number == 1 else f"{number} genes {verb}" for verb, number in counted if number
+    )
 
 
 def response_notes(estimate: ResponseEstimate) -> list[str]:

@@ -99,13 +99,16 @@ def _sentence(held_out: dict[str, Any]) -> str:
     """What may be believed, in one sentence."""
     if not held_out["pairs"]:
         return "no label has enough cells in a region and elsewhere, so that nothing can be said of real cells of this slide"
-    believed = [label for label, facts in held_out["labels"].items() if facts["believed"]]
-    ahead = held_out["ahead"]
+    believed, number = [label for label, own in held_out["labels"].items() if own["believed"]], len(held_out["labels"])
+    if not believed:
+        return (
+            "do not rely on responses that are simulated on this slide: "
+            f"{'for none of' if number > 1 else 'not for'} the {f'{number} labels' if number > 1 else 'label'} tried do the cells "
+            "around tell, better than simple rules, how expression differs from place to place"
+        )
     return (
-        f"on this slide what neighbours tell of expression may be believed for {', '.join(believed) or 'no label'}; over "
-        f"{len(held_out['pairs'])} pairs of label and region their regression is ahead of the mean shift in "
-        f"{100 * ahead['mean_shift']:.0f} %, of the ridge regression in {100 * ahead['slide_ridge']:.0f} %, and of both in "
-        f"{100 * ahead['both']:.0f} %"
+        f"responses that are simulated on this slide may be relied on for {', '.join(believed)} ({len(believed)} of the {number} "
+        "labels tried): for them, the cells around tell how expression differs from place to place, better than simple rules do"
     )
 
 
@@ -120,7 +123,7 @@ def held_out_table(facts: dict[str, Any]) -> Table:
         ]
         for label, own in facts["held_out"]["labels"].items()
     ]
-    return Table(["label", "regions", *(name.replace("_", " ") for name in PREDICTORS), "believed"], rows)
+    return Table(["label", "squares", *(name.replace("_", " ") for name in PREDICTORS), "believed"], rows)
 
 
 def planted_table(facts: dict[str, Any]) -> Table:

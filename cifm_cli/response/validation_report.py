@@ -29,7 +29,7 @@ _HELD_OUT: Final = (
 _GENES: Final = (
     "Genes that were among the 50 that change most in at least {pairs} squares, and were inferred with the right sign in "
     "{right:.0%} of them. By chance that is one gene in eight of those in three squares, and fewer in more. Of other genes "
-    "nothing is known."
+    "nothing is known. Those of labels that are not believed are left out; validation.json has them."
 )
 _PLANTED: Final = (
     "The regression of effects.csv is tried on generated tissues whose truth is known; they do not depend on this slide. "
@@ -67,7 +67,7 @@ def write_validation_report(path: Path, facts: Mapping[str, Any]) -> None:
         Section("What this means", _MEANING),
     ]
     sections = sections if held_out["pairs"] else sections[3:]
-    title = f"{facts['slide']}: what may be believed of the response"
+    title = f"{facts['slide']}: where simulated responses may be relied on"
     sentence = facts["sentence"]
     write_report(
         path,
@@ -119,17 +119,21 @@ def _image(held_out: Mapping[str, Any]) -> list[Image]:
 
 def _rule() -> str:
     return (
-        f"A label may be believed if the mean correlation of the regression is at least {MIN_PEARSON:g} and above those of the "
-        "mean shift and of the ridge regression."
+        f"A label may be believed if the mean correlation of the neighbour regression is at least {MIN_PEARSON:g} and above those "
+        "of the mean shift and of the slide ridge.\n\n"
+        "Neighbour regression: the regression, without neighbours of the own label. With own label: with them. Mean shift: the label "
+        "elsewhere, changed as the other cells of the neighbourhood are. Stratified count: the cells of the label elsewhere with the "
+        "most similar cells around them. Slide ridge: a ridge regression of any cell on the mean of its neighbours. No change: the "
+        "label elsewhere. Shuffled: the regression, given the neighbours of other places."
     )
 
 
 def _genes(held_out: Mapping[str, Any]) -> str:
     """Believed genes, one paragraph per label."""
     found = [
-        f"{label}{'' if held_out['labels'][label]['believed'] else ' (a label that is not believed)'}: {', '.join(genes)}."
+        f"{label}: {', '.join(genes)}."
         for label, genes in held_out["believed_genes"].items()
-        if genes
+        if genes and held_out["labels"][label]["believed"]
     ]
     intro = _GENES.format(pairs=MIN_PAIRS, right=MIN_RIGHT)
     return "\n\n".join([intro, *(found or ["There is none."])])
@@ -144,8 +148,10 @@ def _remarks(facts: Mapping[str, Any]) -> list[str]:
             remarks.append(f"Not believed: {', '.join(doubted)}.")
         shuffled = np.mean([pair["predictors"][_SHUFFLED]["pearson"] for pair in held_out["pairs"]])
         remarks.append(
-            f"With the neighbours of other places the mean correlation is {shuffled:.2f}, where 0 is expected; ahead of both "
-            f"simple rules in {held_out['ahead']['both']:.0%} of {len(held_out['pairs'])} pairs of label and square."
+            f"The regression is ahead of the mean shift in {held_out['ahead']['mean_shift']:.0%} of {len(held_out['pairs'])} pairs "
+            f"of label and square, of the slide ridge in {held_out['ahead']['slide_ridge']:.0%}, and of both in "
+            f"{held_out['ahead']['both']:.0%}. With the neighbours of other places its mean correlation is {shuffled:.2f}, where 0 "
+            "is expected."
         )
     rule = next((own for own in facts["planted"] if own["rule"] == "rule"), None)
     if rule is not None and rule["right_sign"] is not None:

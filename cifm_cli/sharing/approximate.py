@@ -50,7 +50,10 @@ def has_faiss() -> bool:
 def require_faiss() -> None:
     """Raise an error with the command that installs faiss, if it is missing."""
     if not has_faiss():
-        raise CifmError("an approximate search needs faiss", 'install it with `pip install "cifm[analysis]"`')
+        raise CifmError(
+            "an approximate search needs faiss",
+            'install it with `pip install ".[analysis]"` in the source folder of cifm',
+        )
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def find_neighbours(cells: Cells, database: Rows, k: int, search: Search, seed: 
         search = "approximate" if cells.num_cells > EXACT_CELLS else "exact"
         if search == "approximate" and not has_faiss():
             logger.warning(
-                '%s cells are searched exactly, which takes long; `pip install "cifm[analysis]"` adds a faster search',
+                '%s cells are searched exactly, which takes long; `pip install ".[analysis]"` in the source folder of cifm adds a faster search',
                 f"{cells.num_cells:,}",
             )
             search = "exact"

@@ -40,19 +40,18 @@ def draw_figures(result: SimulationResult) -> dict[str, html.Image]:
     light = _draw_pictures(result, colours)
     with canvas.dark_theme():
         dark = _draw_pictures(result, colours)
-    images = {name: html.Image(content, caption, dark[name][0]) for name, (content, caption) in light.items()}
-    return images | {"animation": html.Image(*draw_animation(result, colours))}
+    return {name: html.Image(content, caption, dark[name][0]) for name, (content, caption) in light.items()}
 
 
 def _draw_pictures(result: SimulationResult, colours: Mapping[str, str]) -> dict[str, tuple[bytes, str]]:
-    """Images and captions of all figures that do not move, by file name without suffix."""
+    """Images and captions of all figures, by file name without suffix."""
     change = summary.composition_change(result.trajectories, result.type_names)
     figures = draw_effects(result.response) | draw_maps(result, colours)
     compared = {
         name: colour for name, colour in colours.items() if name in change
     }  # others are edited or injected only
     figures |= {"change": _draw_change(change, colours), "composition": _draw_curves(result, compared)}
-    return figures | _draw_transitions(result, compared)
+    return figures | _draw_transitions(result, compared) | {"animation": draw_animation(result, colours)}
 
 
 def type_colours(result: SimulationResult) -> dict[str, str]:
@@ -150,7 +149,7 @@ def _draw_transitions(result: SimulationResult, colours: Mapping[str, str]) -> d
         image = draw_rows(
             [f"{names[i]} → {names[j]}" for i, j in pairs],
             series,
-            "Cells that changed their type, from before the first step to after the last",
+            "Cells that changed their type over all steps",
             x_label="cells, mean over replicates" if len(counts[TREATED]) > 1 else "cells",
             colours=[COLOURS[0], COLOURS[3]],
             squares=[[colours.get(names[k], UNKNOWN if names[k] == UNASSIGNED else OTHERS) for k in pair] for pair in pairs],

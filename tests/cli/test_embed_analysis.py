@@ -184,7 +184,7 @@ def test_a_missing_package_is_an_error_before_anything_is_computed(
     assert (code, out) == (1, "")
     assert err.splitlines() == [
         f"error: --umap, --clusters and --neighbors need {missing}, which is not installed",
-        'hint: install it with `pip install "cifm[analysis]"`',
+        'hint: install it with `pip install ".[analysis]"` in the source folder of cifm',
     ]
     assert not Path("embedded").exists()
 

@@ -86,6 +86,13 @@ def test_an_h5ad_that_is_not_prepared(refused, tmp_path: Path) -> None:
     assert "plain.h5ad" in refused("train", "demo", "--data", "plain.h5ad")
 
 
+def test_an_h5ad_of_an_early_anndata_is_named_for_what_it_is(refused, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "early.h5ad", "w") as file:
+        file["X"] = np.ones((2, 2))
+        file["obs"] = np.zeros(2, dtype=[("index", "S2"), ("total", "f4")])
+    assert "early.h5ad: an .h5ad of anndata before version 0.7, not of cifm" in refused("inspect", "early.h5ad")
+
+
 def test_no_slides_yet(refused) -> None:
     assert refused("train", "demo") == "no slides (.h5ad) in prepared"
 

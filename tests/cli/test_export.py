@@ -148,7 +148,7 @@ def test_without_the_package_the_extra_is_named(
     fail: Callable[..., str], workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "spatialdata", None)
-    assert "cifm[spatialdata]" in fail("export", "prepared/tissue.h5ad", "--to", "spatialdata")
+    assert ".[spatialdata]" in fail("export", "prepared/tissue.h5ad", "--to", "spatialdata")
     assert not Path("exported").exists()
 
 

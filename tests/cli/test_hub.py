@@ -163,8 +163,8 @@ def test_without_the_package_the_extra_is_named(
     fail: Callable[..., str], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "cifm[hub]" in fail("push", run, "lab/tissue")
-    assert "cifm[hub]" in fail("pull", "lab/tissue")
+    assert ".[hub]" in fail("push", run, "lab/tissue")
+    assert ".[hub]" in fail("pull", "lab/tissue")
 
 
 @pytest.mark.filterwarnings("ignore")

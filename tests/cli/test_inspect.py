@@ -30,6 +30,8 @@ def test_prepared_slide(cifm, prepared_synthetic: Path) -> None:
     assert result["platform"] == "xenium"
     assert sum(result["split"].values()) == result["cells"] == result["report"]["cells"]["kept"]
     assert result["provenance"]["command"] == "prepare"
+    assert list(result)[:7] == ["kind", "cells", "genes", "extent_um", "platform", "sample", "tissue"]
+    assert "cluster" in result["columns"]
 
 
 def test_slides_are_inspected_without_torch(prepared_synthetic: Path) -> None:

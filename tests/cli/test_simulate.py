@@ -331,7 +331,8 @@ def test_the_page_opens_with_the_answer(simulated: Path) -> None:
     answer = json.loads((simulated / "simulation.json").read_text(encoding="utf8"))["answer"]
     places = [page.index(text) for text in (answer["sentence"][1:], *answer["trust"], "<figure", "<table")]
     assert places == sorted(places)
-    assert page.count("data:image/gif") == 1
+    assert page.count('srcset="data:image/gif') == 1, "the animation for dark pages"
+    assert page.count('src="data:image/gif') == 1
 
 
 def test_inspect_says_that_it_is_a_simulation(cifm, simulated: Path, tmp_path: Path) -> None:

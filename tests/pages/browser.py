@@ -100,7 +100,9 @@ class Browser:
         size = {"width": width, "height": _HEIGHT, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self._loaded, self.complaints = False, []
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        answer = self.call("Page.navigate", url=page.resolve().as_uri())
+        if "errorText" in answer:  # Chromium shows a page of its own, in which there is nothing to find fault with
+            raise FileNotFoundError(f"{page}: {answer['errorText']}")
         while not self._loaded:
             self._read()
         measured: dict[str, Any] = self.evaluate(_MEASURE)

@@ -29,4 +29,4 @@ def test_the_answer_counts_types_lineages_and_unassigned_cells() -> None:
 def test_a_classifier_knows_nothing_but_its_types() -> None:
     first, second = limits(TYPES, object())
     assert first == "1 of 10 cells are unassigned (10.0%)."
-    assert second.startswith("The annotator knows 2 types: a cell of any other type gets the most similar of these")
+    assert second.startswith("The annotator knows 2 types, and cells of other lineages are not recognised here")

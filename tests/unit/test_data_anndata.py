@@ -166,7 +166,9 @@ def test_all_obs_columns_are_kept(prepare: Prepare) -> None:
     assert prepared.obs["text"].isna().sum() == 4
     assert prepared.obs["input_split"].unique().tolist() == ["mine"]
     assert set(prepared.obs[keys.SPLIT]) <= set(keys.REGIONS)
-    assert result.report["notes"] == ["obs column 'split' is stored as 'input_split'"]
+    assert result.report["notes"] == [
+        "obs column 'split' of the download is stored as 'input_split', as cifm writes its own 'split'"
+    ]
 
 
 def test_repeated_barcodes_get_a_suffix(prepare: Prepare) -> None:

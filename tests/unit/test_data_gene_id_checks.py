@@ -43,7 +43,7 @@ def test_mistyped_id_gives_a_note() -> None:
 def test_unknown_id_gives_a_note_if_the_others_are_known() -> None:
     one = features()["id"][0]
     (note,) = gene_id_notes(features({one: "ENSG00040170421"}).assign(symbol=""), "here")
-    assert note.startswith("1 ids are not in the packaged table, such as ENSG00040170421")
+    assert note.startswith("1 id is not in the packaged table, such as ENSG00040170421")
     unknown = {gene: f"ENSG0009{number:07d}" for number, gene in enumerate(features()["id"])}
     assert gene_id_notes(features(unknown).assign(symbol=""), "here") == (), "the table does not cover these genes"
 

@@ -40,7 +40,7 @@ def test_error_without_the_package_names_what_to_install(store: Path, monkeypatc
     assert slide_name(store, PrepareConfig()) == "tissue"
     with pytest.raises(CifmError, match="the spatialdata package is missing") as caught:
         SPATIALDATA.read(store, PrepareConfig())
-    assert "cifm[spatialdata]" in caught.value.hint
+    assert ".[spatialdata]" in caught.value.hint
 
 
 @pytest.fixture

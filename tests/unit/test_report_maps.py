@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from cifm_cli.report import palette
+from cifm_cli.report import canvas, palette
 from cifm_cli.report.cell_map import CellMap, Mark
 from cifm_cli.report.dot_plots import DistancePanel, DistancePoint, Dots, draw_by_distance, draw_rows
 from cifm_cli.report.html import Image
@@ -68,6 +68,20 @@ def test_an_animation_has_a_frame_per_state_in_the_colours_of_the_maps(monkeypat
     assert found[0] == found[1] < found[2] - 100  # cells that have changed are in full colour
     monkeypatch.setattr("cifm_cli.report.cell_map._MAX_BYTES", len(content) - 1)
     assert Picture.open(io.BytesIO(TISSUE.animate(panels, titles, marked="treated"))).n_frames == 2
+
+
+def test_an_animation_for_a_dark_page_has_its_ground_and_its_colours() -> None:
+    changed = np.full_like(NAMES, "tumour")
+    with canvas.dark_theme():
+        content = TISSUE.animate({"treated": [NAMES, changed]}, ["step 0", "step 1"])
+        ground, tumour = canvas.theme().paper, canvas.on_ground(COLOURS["tumour"])
+    picture = Picture.open(io.BytesIO(content))
+    picture.seek(1)
+    frame = np.asarray(picture.convert("RGB")).astype(int)
+    assert shows(frame, ground) > 0.3 * frame.shape[0] * frame.shape[1]
+    assert (shows(frame, "#ffffff"), shows(frame, tumour) > 200) == (0, True)
+    picture = Picture.open(io.BytesIO(TISSUE.animate({"treated": [NAMES, changed]}, ["step 0", "step 1"])))
+    assert shows(np.asarray(picture.convert("RGB")).astype(int), "#ffffff") > 0.3 * frame.shape[0] * frame.shape[1]
 
 
 def test_a_line_of_cells_has_a_map() -> None:

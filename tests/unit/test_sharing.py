@@ -123,7 +123,7 @@ def test_without_faiss_many_cells_are_searched_exactly(monkeypatch: pytest.Monke
     monkeypatch.setattr("cifm_cli.sharing.neighbours.has_faiss", lambda: False)
     cells = make_cells([100, 50])
     assert find_neighbours(cells, np.arange(150), 5, "auto", 0).facts["method"] == "exact"
-    assert 'pip install "cifm[analysis]"' in caplog.text
+    assert 'pip install ".[analysis]"' in caplog.text
     monkeypatch.setattr("cifm_cli.sharing.approximate.has_faiss", lambda: False)
     with pytest.raises(CifmError, match="needs faiss"):
         find_neighbours(cells, np.arange(150), 5, "approximate", 0)

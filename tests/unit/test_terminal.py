@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 
 import pytest
 from rich.console import Console
@@ -138,3 +139,24 @@ def test_quiet_leaves_warnings_errors_and_results(capsys: pytest.CaptureFixture[
     assert capsys.readouterr() == ("a result\n", "warning: a doubt\nerror: a problem\nhint: a remedy\n")
     terminal.say("loud again")
     assert capsys.readouterr().err == "loud again\n"
+
+
+def test_progress_in_a_log_is_shown_while_the_first_unit_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.02)
+    with terminal.showing_logs():
+        with terminal.progress("scoring", 10):
+            time.sleep(0.2)
+        with terminal.progress("fitting", None):
+            time.sleep(0.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert "scoring: 0 of 10 after 0:00:00" in lines
+    assert "fitting: 0:00:00 so far" in lines
+
+
+def test_long_lists_end_at_a_whole_value() -> None:
+    names = [f"column_{number:03}" for number in range(20)]
+    ((_, text),) = terminal.flatten({"columns": names})
+    assert text == f"{', '.join(names[:8])}, and 12 more"
+    assert terminal.flatten({"columns": names[:8]}) == [("columns", ", ".join(names[:8]))]

@@ -35,8 +35,8 @@ def metrics_of(errors: dict[str, float], num_blocks: int = 40, trained: int = 0)
 def test_a_model_that_wins() -> None:
     verdict = describe_verdict(metrics_of({"model": 1.5, "knn": 3.0, "ridge": 2.0}))
     assert verdict["sentence"] == (
-        "tissue, scattered: the model predicts hidden cells better than every baseline: its squared error is 25.00 % [25.00 to "
-        "25.00] below that of ridge, the best one (p = 0.022)."
+        "tissue: the model predicts hidden cells better than every baseline: its squared error is 25.00 % [25.00 to 25.00] below "
+        "that of ridge (scattered, p = 0.022)."
     )
     facts = verdict["models"]["model"]["scattered"]
     assert (facts["decision"], facts["best_predictor"], facts["best_baseline"]) == ("better", "model", "ridge")
@@ -47,8 +47,8 @@ def test_a_model_that_wins() -> None:
 
 def test_a_model_that_loses() -> None:
     verdict = describe_verdict(metrics_of({"model": 2.5, "ridge": 2.0}))
-    assert "the model predicts hidden cells worse than ridge, the best baseline" in verdict["sentence"]
-    assert "its squared error is 25.00 % [25.00 to 25.00] above" in verdict["sentence"]
+    assert "the model predicts hidden cells worse than the best baseline" in verdict["sentence"]
+    assert "its squared error is 25.00 % [25.00 to 25.00] above that of ridge (scattered" in verdict["sentence"]
     assert verdict["models"]["model"]["scattered"]["best_predictor"] == "ridge"
     assert "better on 0 of 11 measures; worse on squared error, balanced squared error" in verdict["remarks"][0]
 
@@ -61,8 +61,8 @@ def test_constants_and_random_draws_are_never_the_best_baseline(name: str) -> No
 
 def test_too_few_blocks_show_no_difference() -> None:
     verdict = describe_verdict(metrics_of({"model": 1.0, "ridge": 2.0}, num_blocks=5))
-    assert "no difference shown between the model and ridge, the best baseline" in verdict["sentence"]
-    assert "differs by -50.00 % [-50.00 to +0.00] (p = 1.000)" in verdict["sentence"]
+    assert "is not shown to predict hidden cells better or worse than the best baseline" in verdict["sentence"]
+    assert "differs by -50.00 % [-50.00 to +0.00] from that of ridge (scattered, p = 1.000)" in verdict["sentence"]
     assert any("too few spatial blocks to decide anything: scattered (5)" in remark for remark in verdict["remarks"])
 
 
@@ -77,7 +77,30 @@ def test_each_model_has_a_verdict() -> None:
     verdict = describe_verdict(metrics_of({"model": 1.5, "model:other": 2.5, "ridge": 2.0}))
     decisions = {name: facts["scattered"]["decision"] for name, facts in verdict["models"].items()}
     assert decisions == {"model": "better", "model:other": "worse"}
-    assert "model:other predicts hidden cells worse than ridge" in verdict["sentence"]
+    assert "model:other predicts hidden cells worse than the best baseline" in verdict["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("region", "opening"),
+    [
+        ({"model": 1.5, "ridge": 2.0}, "better than every baseline: its"),
+        ({"model": 2.0, "ridge": 2.0}, "better than every baseline in one way of hiding them only: its"),
+        ({"model": 2.5, "ridge": 2.0}, "better or worse than the best baseline, depending on how they are hidden: its"),
+    ],
+)
+def test_several_geometries_have_one_verdict_in_one_sentence(region: dict[str, float], opening: str) -> None:
+    metrics = metrics_of({"model": 1.5, "ridge": 2.0})
+    metrics["slides"]["tissue"]["geometries"]["region"] = metrics_of(region)["slides"]["tissue"]["geometries"][
+        "scattered"
+    ]
+    sentence = describe_verdict(metrics)["sentence"]
+    assert sentence.startswith(f"tissue: the model predicts hidden cells {opening}")
+    assert (
+        sentence.count("the model"),
+        sentence.count(". "),
+        sentence.count("(scattered, p"),
+        sentence.count("(region, p"),
+    ) == (1, 0, 1, 1)
 
 
 def test_every_measure_has_a_name_and_an_explanation() -> None:

@@ -86,7 +86,8 @@ def _unknown_note(genes: list[str]) -> tuple[str, ...]:
     unknown = [gene for gene in covered if gene not in known]
     if not 0 < len(unknown) <= _MAX_UNKNOWN_FRACTION * len(covered):
         return ()
-    return (f"{len(unknown):,} ids are not in the packaged table, such as {unknown[0]}: retired, or damaged",)
+    several = "ids are" if len(unknown) > 1 else "id is"
+    return (f"{len(unknown):,} {several} not in the packaged table, such as {unknown[0]}: retired, or damaged",)
 
 
 @cache

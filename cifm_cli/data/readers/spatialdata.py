@@ -85,7 +85,8 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - a SpatialData, whose package is 
     except ImportError as error:
         raise CifmError(
             f"{path}: a SpatialData store, and the spatialdata package is missing",
-            "pip install 'cifm[spatialdata]', or write its table as .h5ad with obsm['spatial'] in micrometres",
+            'install it with `pip install ".[spatialdata]"` in the source folder of cifm, or write its table as .h5ad with '
+            "obsm['spatial'] in micrometres",
         ) from error
     with reading(path):
         # Images can be larger than the memory, and are not needed.

@@ -55,7 +55,8 @@ def _convert(path: Path, target: Path) -> None:
         import zarr
     except ImportError as error:
         raise CifmError(
-            f"{path}: a Zarr store, and the zarr package is missing", 'install it with `pip install "cifm[analysis]"`'
+            f"{path}: a Zarr store, and the zarr package is missing",
+            'install it with `pip install ".[analysis]"` in the source folder of cifm',
         ) from error
     import anndata as ad
 

@@ -42,7 +42,8 @@ def require_format(file_format: Format) -> None:
     """
     if file_format == "zarr" and importlib.util.find_spec("zarr") is None:
         raise CifmError(
-            "--format zarr needs zarr, which is not installed", 'install it with `pip install "cifm[analysis]"`'
+            "--format zarr needs zarr, which is not installed",
+            'install it with `pip install ".[analysis]"` in the source folder of cifm',
         )
 
 

@@ -121,7 +121,9 @@ def storable_obs(obs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             notes.append(f"obs column {name!r} left out: another column is stored as {stored_name!r}")
             continue
         if stored_name != name:
-            notes.append(f"obs column {name!r} is stored as {stored_name!r}")
+            notes.append(
+                f"obs column {name!r} of the download is stored as {stored_name!r}, as cifm writes its own {name!r}"
+            )
         columns[stored_name] = _storable(column)
     return pd.DataFrame(columns, index=obs.index), notes
 

@@ -46,7 +46,7 @@ def require_spatialdata() -> None:
     if importlib.util.find_spec("spatialdata") is None:
         raise CifmError(
             "--to spatialdata needs spatialdata, which is not installed",
-            'install it with `pip install "cifm[spatialdata]"`',
+            'install it with `pip install ".[spatialdata]"` in the source folder of cifm',
         )
 
 
