@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ORTHOGONAL = "orthogonal"  # key of a parameter group: whether its steps are orthogonal
 MOMENTUM = 0.95
-ITERATIONS = 5
+ITERATIONS = 3  # five cost two thirds more, and the network is not better after 500 steps
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: singular values come near 1 in few iterations
 RMS = 0.2  # root mean square of the steps of AdamW, in learning rates (Liu et al. 2025)
 EPSILON = 1e-7  # keeps the gradient zero a step of zero
@@ -97,7 +97,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
         matrices: (n, r, c), in float32, float64 or bfloat16.
 
     Returns:
-        (n, r, c) matrices with the same singular vectors and, unless they were below about 1e-3 of the largest one,
+        (n, r, c) matrices with the same singular vectors and, unless they were below 0.016 of the Frobenius norm,
         singular values between 0.6 and 1.3; zero matrices stay zero.
     """
     is_tall = matrices.shape[-2] > matrices.shape[-1]
