@@ -288,7 +288,7 @@ def cluster_table(result: Result) -> Table:
         for row, counts in zip(rows, embed_tables.count_cells(clusters, categories), strict=False):
             largest = np.argsort(-counts, kind="stable")[:_TYPES_SHOWN]
             shares = [(categories.names[i], counts[i] / counts.sum()) for i in largest if counts[i]]
-            row.append(", ".join(f"{name} {share:.0%}" for name, share in shares))
+            row.append(", ".join(f"{name}: {share:.0%}" for name, share in shares))
     return Table(columns, rows)
 
 
