@@ -5,7 +5,9 @@
 - `mlp`: Eqs 11-14 as printed, that of the recipes `paper_*`; its printed form is the code that trains.
 - `release`: the network of the paper's public release; its printed form is written out below, on all edges at once.
 
-Both encoders have two layers and random weights. Times of the two forms alternate, and their shortest ones give the speed.
+Both encoders have two layers and random weights. Times of the two forms alternate, and their shortest ones give the speed:
+those of the clock, and those of the processor, which other programs change less. `bound` is the largest possible speed of
+the split form relative to the printed one: that of its matrix products alone. With `--backward`, gradients are computed too.
 With `--import`, a stand-in of the release at its full size is written, imported and embedded instead: seconds and peak memory
 of each step, each in its own process.
 """
@@ -62,6 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--maps", type=int, default=4, help="linear maps of an MLP")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--backward", action="store_true", help="compute the gradients of all weights, too")
     parser.add_argument("--import", dest="whole", action="store_true", help="measure import and embedding instead")
     parser.add_argument("--out", type=Path, help="write JSON here")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
@@ -84,26 +87,52 @@ def compare(form: str, options: argparse.Namespace) -> dict[str, float]:
     recipe = ModelRecipe(
         message=form, width=options.width, mlp_layers=options.maps, heads=1, residual=False, self_loops=True
     )
-    with seeded_torch(0, "bench"), torch.inference_mode():
-        layers = [build_layer(recipe) for _ in range(2)]
+    with seeded_torch(0, "bench"):
+        layers = torch.nn.ModuleList(build_layer(recipe) for _ in range(2))
         h = torch.randn(options.cells, options.width)
-        graphs = full_layer_graphs(graph, 2)
-        times: dict[str, list[float]] = {"printed": [], "split": []}
-        results = {}
-        for _ in range(options.repeats):
-            for name, run in (("printed", run_printed), ("split", run_split)):
-                started = time.perf_counter()
+    graphs = full_layer_graphs(graph, 2)
+    times: dict[str, list[tuple[float, float]]] = {"printed": [], "split": [], "products": []}
+    results = {}
+    for _ in range(options.repeats):
+        for name, run in (("printed", run_printed), ("split", run_split), ("products", run_products)):
+            layers.zero_grad()
+            started = time.perf_counter(), time.process_time()
+            with torch.inference_mode(mode=not options.backward):
                 results[name] = run(layers, graphs, h)
-                times[name].append(time.perf_counter() - started)
+            if options.backward and name != "products":
+                results[name].square().mean().backward()
+            times[name].append((time.perf_counter() - started[0], time.process_time() - started[1]))
+    seconds = {name: np.min(pairs, axis=0) for name, pairs in times.items()}
     error = (results["split"] - results["printed"]).abs().max() / results["printed"].abs().max()
+    products = seconds["products"][1] * (3 if options.backward else 1)  # two products for the gradients of each
     return {
         "cells": options.cells,
         "edges": graph.num_edges,
-        "printed_cells_per_s": options.cells / min(times["printed"]),
-        "split_cells_per_s": options.cells / min(times["split"]),
-        "speed": min(times["printed"]) / min(times["split"]),
-        "relative_error": float(error),
+        "printed_cells_per_s": options.cells / seconds["printed"][0],
+        "split_cells_per_s": options.cells / seconds["split"][0],
+        "speed": seconds["printed"][0] / seconds["split"][0],
+        "printed_cpu_s": seconds["printed"][1],
+        "split_cpu_s": seconds["split"][1],
+        "speed_cpu": seconds["printed"][1] / seconds["split"][1],
+        "bound": seconds["printed"][1] / products,
+        "relative_error": float(error.detach()),
     }
+
+
+def run_products(layers: list[nn.Module], graphs: list[LayerGraph], h: Tensor) -> Tensor:
+    """The matrix products of the split form with D x D weights: those of all edges at once, and those of all cells."""
+    edges = h.new_ones(graphs[0].graph.num_edges, h.shape[1])
+    for number, layer in enumerate(layers):
+        # The first map of the message is two products of cells, and its last one is one. No cell moves in the last layer, and
+        # none in the release, whose distances do not depend on moves.
+        moves = number < len(layers) - 1 and layer.reads_shift(graphs[number])
+        weight = layer.bfmlp4.last.weight
+        on_edges = len(layer.bfmlp2.middle) + (len(layer.bfmlp3.middle) + 1 if moves else 0)
+        for _ in range(on_edges):
+            edges @ weight.T
+        for _ in range(3 + len(layer.bfmlp4.middle) + 2):
+            h @ weight.T
+    return h
 
 
 def run_split(layers: list[nn.Module], graphs: list[LayerGraph], h: Tensor) -> Tensor:
@@ -124,7 +153,7 @@ def run_printed(layers: list[nn.Module], graphs: list[LayerGraph], h: Tensor) ->
         if isinstance(layer, ReleaseLayer):
             h, shift = printed_release(layer, graph, h, shift)
         else:
-            pooled, shift = layer._as_printed(select("torch", "cpu"), graph, h, shift)
+            pooled, shift = layer.as_printed(select("torch", "cpu"), graph, h, shift)
             h = layer.bfmlp4(pooled)
     return h
 

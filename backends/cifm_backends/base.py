@@ -114,8 +114,8 @@ class EdgeTerms(NamedTuple):
 class Backend(Protocol):
     """Base class of backends, which run the edge part of a layer.
 
-    `messages` serves the factored form of a layer, `read_edges` and `sum_edges` the literal one. A backend may inherit
-    the last two, which use plain torch operations: most of the literal form's work is in the MLPs of the layer.
+    `messages` serves the factored form of a layer, `read_edges` and `sum_edges` the literal one as printed. A backend may
+    inherit the last two, which use plain torch operations: most of the literal form's work is in the MLPs of the layer.
 
     The module of the registered class must import quickly, because `auto` reads the priority of every class. Import
     libraries that are slow or optional in `__init__`.

@@ -6,7 +6,7 @@ import importlib.metadata
 import logging
 import shutil
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ from cifm_cli.embedding.analysed_slides import check_slides, read_result
 from cifm_cli.embedding.embed import embed_slides
 from cifm_cli.embedding.existing_outputs import require_replaceable_slides
 from cifm_cli.errors import CifmError, writing
+from cifm_cli.inference.adaptation.option import SLIDE, can_adapt
 from cifm_cli.path_text import file_name
 from cifm_cli.report import html
 from cifm_cli.storage.partial_files import remove, remove_leftovers, temporary_path
@@ -118,7 +119,8 @@ def write_embeddings(model: LoadedModel, slides: Sequence[Path], out: Path, conf
         if config.analysis.is_asked:
             prefix = analysed.name_prefix(sources)
             slot = keys.MICROENVIRONMENT if "microenvironment" in config.levels else keys.CELL
-            result = read_result(sources, slot, config.label, config.analysis)
+            own_centres = config.adapt == SLIDE and can_adapt(model)
+            result = replace(read_result(sources, slot, config.label, config.analysis), own_centres=own_centres)
             content["analysis"] = _facts(result, prefix)
             content["report"] = (out / PAGE).as_posix()
         _write_all(sources, out, result, prefix, config, content)

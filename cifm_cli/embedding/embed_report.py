@@ -56,11 +56,17 @@ class Result:
     xy_um: Sequence[NDArray[np.float64]]  # (n, 2) positions of the cells of each of S slides
     label: str | None = None  # column of obs with types
     types: Categories | None = None  # the type of each cell
+    own_centres: bool = False  # whether each slide was centred on its own mean expression
 
     @property
     def num_cells(self) -> int:
         """N."""
         return len(self.slides.codes)
+
+    @property
+    def type_title(self) -> str:
+        """What titles call the column of types, which may be named as the slides and clusters of the page."""
+        return f"column {self.label} of obs" if self.label in {"slide", "cluster"} else str(self.label)
 
     @property
     def cluster_names(self) -> list[str]:
@@ -99,6 +105,12 @@ def remarks(result: Result) -> list[str]:
             "Slides that are apart may differ in biology, but also in platform, gene panel or preparation. The page does not "
             "tell these apart; the command cifm share compares samples with a null distribution."
         )
+        if result.own_centres:
+            notes.append(
+                "Each slide was centred on its own mean expression (--adapt slide). Slides that consist of other cells move "
+                "apart by this, even two parts of one section. --adapt none centres all on the mean of the training slides, "
+                "for sections that were processed alike."
+            )
     if result.analysis.umap is not None:
         notes.append(
             "A UMAP keeps neighbourhoods, not distances: gaps between groups of cells and their areas mean little."
@@ -159,7 +171,7 @@ def _umap_figures(result: Result) -> list[Figure]:
         return []
     kinds = {"slide": "slide"} if len(result.slides.names) > 1 else {}
     kinds |= {"cluster": "cluster"} if result.analysis.clusters is not None else {}
-    kinds |= {"type": str(result.label)} if result.types is not None else {}
+    kinds |= {"type": result.type_title} if result.types is not None else {}
     if not kinds:
         kinds = {"slide": "slide"}
 
@@ -206,7 +218,8 @@ def _tissue_maps(result: Result) -> list[Figure]:
 
 def _composition_figures(result: Result, clusters: NDArray[np.int32]) -> list[Figure]:
     parts = {"slide": "slide"} if len(result.slides.names) > 1 else {}
-    parts |= {"type": str(result.label)} if result.types is not None else {}
+    parts |= {"type": result.type_title} if result.types is not None else {}
+    is_whole = len(result.cluster_names) <= _CLUSTERS_SHOWN
 
     def plan(kind: str, what: str) -> Draw:
         """The function that draws a figure."""
@@ -215,12 +228,13 @@ def _composition_figures(result: Result, clusters: NDArray[np.int32]) -> list[Fi
         codes = np.array([position[name] for name in shown.tolist()], dtype=np.int32)
         counts = embed_tables.count_cells(clusters, Categories(tuple(entries), codes))
         fractions = (counts / counts.sum(axis=1, keepdims=True))[:_CLUSTERS_SHOWN]
+        title = f"Cells of {'each cluster' if is_whole else f'the {_CLUSTERS_SHOWN} largest clusters'} by {what}"
         return lambda image_format: draw_composition(
-            fractions, result.cluster_names[:_CLUSTERS_SHOWN], entries, f"Cells of each cluster by {what}", label="cluster",
+            fractions, result.cluster_names[:_CLUSTERS_SHOWN], entries, title, label="cluster",
             image_format=image_format,
         )  # fmt: skip
 
-    shown = "clusters" if len(result.cluster_names) <= _CLUSTERS_SHOWN else f"{_CLUSTERS_SHOWN} largest clusters"
+    shown = "clusters" if is_whole else f"{_CLUSTERS_SHOWN} largest clusters"
     return [
         Figure(f"composition_{kind}", f"Composition of the {shown} by {what}", plan(kind, what))
         for kind, what in parts.items()
@@ -266,7 +280,7 @@ def cluster_table(result: Result) -> Table:
         [str(i), f"{size:,}", f"{size / result.num_cells:.1%}"]
         for i, size in enumerate(sizes[:_CLUSTERS_SHOWN].tolist())
     ]
-    for title, categories in (("slides", result.slides), (str(result.label), result.types)):
+    for title, categories in (("slides", result.slides), (result.type_title, result.types)):
         if categories is None or len(categories.names) < 2:
             continue
         columns.append(title)
@@ -274,7 +288,7 @@ def cluster_table(result: Result) -> Table:
         for row, counts in zip(rows, embed_tables.count_cells(clusters, categories), strict=False):
             largest = np.argsort(-counts, kind="stable")[:_TYPES_SHOWN]
             shares = [(categories.names[i], counts[i] / counts.sum()) for i in largest if counts[i]]
-            row.append(", ".join(f"{name} {share:.0%}" for name, share in shares))
+            row.append(", ".join(f"{name}: {share:.0%}" for name, share in shares))
     return Table(columns, rows)
 
 

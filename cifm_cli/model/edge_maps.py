@@ -6,7 +6,8 @@ As printed, BFMLP_2 reads g_ij [h_i, h_j, d_ij]. Its first map is split into par
 
 An MLP of a scalar s without biases is a function of |s| times one of two vectors, for s > 0 and s < 0 (`ScalarMLP`), so
 that intensities and distances need no products on edges either. The last map of BFMLP_2 follows the sum over neighbours, and
-is merged with the first map of BFMLP_3. Edges are computed some at a time, so that memory does not grow with their number.
+is merged with the first map of BFMLP_3. Edges are computed some at a time, so that what is needed of each for a moment takes
+little memory.
 
 Letters: N cells, E edges j -> i, e edges of a chunk, D features, K features of a distance.
 """
@@ -160,10 +161,10 @@ def sum_edges(
     h: Tensor,
     shift: Tensor,
     backend: Backend | None = None,
+    *,
+    keeps_edges: bool = False,
 ) -> EdgeSums:
     """Run BFMLP_2 and BFMLP_3 on all edges, and sum over neighbours.
-
-    With gradients, the tensors of edges are computed again in the backward pass and not kept.
 
     Args:
         graph: N cells and E edges.
@@ -172,6 +173,8 @@ def sum_edges(
         h: (N, D) features.
         shift: (N, 2) how far each cell has moved, in radii.
         backend: Sums all edges at once, for a graph that is not plain.
+        keeps_edges: Whether the backward pass reads the tensors of edges from memory. It computes them again otherwise,
+            which takes a third more products.
 
     Returns:
         The sums.
@@ -184,7 +187,7 @@ def sum_edges(
         return EdgeSums(pooled, moved, counted[:, 0])
     parts = []
     for cells, edges in _chunks(graph, h):
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not keeps_edges:
             parts.append(checkpoint(run.sums, cells, edges, use_reentrant=False))
         else:
             parts.append(run.sums(cells, edges))

@@ -90,8 +90,8 @@ class LiteralLayer(nn.Module):
     """Eqs 11-14 as printed: bias-free MLPs on every edge, O(E D^2). The reference, and the `paper` recipes.
 
     The inner product of Eq. 11 is a mean over channels, a constant that BFMLP_1 absorbs; BFMLP_1 is never normalised,
-    since its input is a scalar. The sum of Eq. 13 is not divided by anything. Without gradients, `edge_maps` computes
-    the same function with fewer products.
+    since its input is a scalar. The sum of Eq. 13 is not divided by anything. `edge_maps` computes the same function with
+    fewer products, for graphs without weights of edges.
 
     Args:
         recipe: The model section of a recipe.
@@ -113,10 +113,11 @@ class LiteralLayer(nn.Module):
     def forward(
         self, backend: Backend, layer: LayerGraph, h: Tensor, shift: Tensor, *, moves: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """Run one layer; see `FactoredLayer.forward`. The backend reads cells along edges and sums edges into cells."""
-        is_fast = is_plain(layer.graph) and not torch.is_grad_enabled()
+        """Run one layer; see `FactoredLayer.forward`."""
         pooled, moved = (
-            self._split(layer, h, shift, moves=moves) if is_fast else self._as_printed(backend, layer, h, shift)
+            self._split(layer, h, shift, moves=moves)
+            if is_plain(layer.graph)
+            else self.as_printed(backend, layer, h, shift)
         )
         update = self.bfmlp4(layer.select_outputs(pooled)).to(h.dtype)  # Eq. 14
         return (layer.select_outputs(h) + update if self.residual else update), layer.select_outputs(moved)
@@ -125,8 +126,18 @@ class LiteralLayer(nn.Module):
         """Whether it makes a difference where the layer before has moved the cells."""
         return True
 
-    def _as_printed(self, backend: Backend, layer: LayerGraph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, D) sums of the messages, and (N, 2) shift of the cells."""
+    def as_printed(self, backend: Backend, layer: LayerGraph, h: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Run Eqs 11-13 with an MLP on every edge, as they are printed.
+
+        Args:
+            backend: Reads cells along edges, and sums edges into cells.
+            layer: Graph of N cells.
+            h: (N, D) features.
+            shift: (N, 2) how far each cell has moved, in radii.
+
+        Returns:
+            (N, D) sums of the messages, and (N, 2) shift of the cells.
+        """
         graph = layer.graph
         h_i, h_j, product_E, dx_E = backend.read_edges(graph, h, shift)
         # torch defines the gradient of the norm at zero as zero, so self loops do no harm.
@@ -137,9 +148,11 @@ class LiteralLayer(nn.Module):
         return backend.sum_edges(graph, msg_E), moved
 
     def _split(self, layer: LayerGraph, h: Tensor, shift: Tensor, *, moves: bool) -> tuple[Tensor, Tensor]:
-        """What `_as_printed` computes, up to rounding; the cells stay where they are without `moves`."""
+        """What `as_printed` computes, up to rounding; the cells stay where they are without `moves`."""
         first = first_map(self.bfmlp2, h, ScalarMLP.of(self.bfmlp1), None)
-        sums = sum_edges(layer.graph, first, (self.bfmlp2, self.bfmlp3 if moves else None), h, shift)
+        # The values of edges that a backward pass reads are half of those of the printed form.
+        mlps = self.bfmlp2, self.bfmlp3 if moves else None
+        sums = sum_edges(layer.graph, first, mlps, h, shift, keeps_edges=True)
         return self.bfmlp2.last(sums.hidden), shift + sums.step
 
 

@@ -155,6 +155,10 @@ def render(
         # Not through pyplot, which keeps figures open and chooses a display.
         figure = Figure(figsize=(width_in, height_in))
         draw(figure)
+        engine = figure.get_layout_engine()
+        if engine is not None and any(axes.get_aspect() != "auto" for axes in figure.axes):
+            # Axes of equal scales become narrower than their place and may get other ticks, whose labels need more room.
+            engine.execute(figure)
         # matplotlib would store its version or the date, and equal figures would differ in their bytes.
         metadata = {"Software": None} if image_format == "png" else {"Creator": None, "Date": None}
         figure.savefig(buffer, format=image_format, metadata=metadata)

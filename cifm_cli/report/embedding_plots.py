@@ -172,5 +172,8 @@ def others_name(names: Sequence[str], colours: Mapping[str, str]) -> str:
     """The entry of the legend for the categories without a colour; empty if all have one."""
     others = [name for name in names if name not in colours]
     if len(others) > 1:
-        return f"{others[0]} to {others[-1]}" if all(map(str.isdigit, others)) else f"{len(others)} others"
+        # A range only where it has no name with a colour in it: types are ordered by frequency, clusters by number.
+        numbers = list(map(int, others)) if all(map(str.isdecimal, others)) else []
+        is_range = numbers == list(range(numbers[0], numbers[-1] + 1)) if numbers else False
+        return f"{others[0]} to {others[-1]}" if is_range else f"{len(others)} others"
     return others[0] if others else ""

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 MAX_CELLS = 20_000  # sampled cells of all slides together
 PIECE_CELLS = 256  # consecutive cells that are sampled together: the cells around them are read too
-COMPONENTS = 40  # of a code
+COMPONENTS = 100  # of a code
+# Of them, those that tell single cells and their closest neighbours apart: the rest is mostly noise there, and carries
+# information only in means over many cells.
+LEADING_COMPONENTS = 40
 CLUSTERINGS = 4  # from different starts: fractions of states of one clustering alone transfer less well to other tissue
 STATES = 40  # of each
 CELLS_PER_STATE = 20  # at least, so that small tissues have few states
@@ -49,6 +52,7 @@ RADII = (1.0, 2.5, 5.0)  # in radii of the graph; docs/embedding.md compares the
 # Total variance of the features of the encoder, of the code, and of what is around a cell within each radius. Wide means vary
 # least over the tissue, and would have no part in the leading components without a larger weight.
 ENCODER_WEIGHT, CODE_WEIGHT, RADIUS_WEIGHTS = 0.5, 0.5, (0.5, 1.0, 3.0)
+RADIUS_COMPONENTS = (LEADING_COMPONENTS, COMPONENTS, COMPONENTS)  # of the mean code within each radius
 MAX_DENSE_GENES = 2_000  # up to which the covariance of the genes is computed
 OVERSAMPLING, ITERATIONS = 20, 6  # of the subspace iteration for more genes
 
@@ -105,8 +109,10 @@ def fit_readout(model: LoadedModel, corpus: Corpus, seed: int) -> Readout:
         cell_projection=np.zeros((num_alone, 0), np.float32),
     )
     among, alone = _measure(sampled, start)
-    blocks = [(width, ENCODER_WEIGHT), (loadings.shape[1], CODE_WEIGHT)]
-    around = [(size, weight) for weight in RADIUS_WEIGHTS for size in (loadings.shape[1], num_states)]
+    blocks = [(width, ENCODER_WEIGHT), *_code_blocks(loadings.shape[1], LEADING_COMPONENTS, CODE_WEIGHT)]
+    around: list[tuple[int, float]] = []
+    for number, weight in zip(RADIUS_COMPONENTS, RADIUS_WEIGHTS, strict=True):
+        around += [*_code_blocks(loadings.shape[1], number, weight), (num_states, weight)]
     rotation = np.linalg.qr(numpy_generator(seed, "rotation").normal(size=(width, width)))[0]
     return replace(
         start,
@@ -115,6 +121,12 @@ def fit_readout(model: LoadedModel, corpus: Corpus, seed: int) -> Readout:
         cell_centre=alone.mean.astype(np.float32),
         cell_projection=_project(alone.covariance, blocks, rotation),
     )
+
+
+def _code_blocks(num_components: int, number: int, weight: float) -> list[tuple[int, float]]:
+    """Sizes and weights of the leading components of a code, which are used, and of the others, which are not."""
+    used = min(number, num_components)
+    return [(used, weight), (num_components - used, 0.0)]
 
 
 def _sample(model: LoadedModel, each: TrainingSlide, max_cells: int, generator: np.random.Generator) -> _SampledSlide:
@@ -200,12 +212,15 @@ def _large_components(slides: Sequence[tuple[csr_matrix, Values]], number: int) 
 
 
 def _fit_states(codes: Sequence[Values], seed: int) -> Values:
-    """(Q, K, C) centres of clusters of cells, where every slide has the same weight."""
+    """(Q, K, C) centres of clusters of cells by their leading components, where every slide has the same weight.
+
+    The centres are zero in the other components, in which cells are then equally far from all of them.
+    """
     # Imported here, because scikit-learn takes a second to import.
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    cells = np.concatenate(codes)
+    cells = np.concatenate(codes)[:, :LEADING_COMPONENTS]
     weights = np.concatenate([np.full(len(each), 1 / max(len(each), 1)) for each in codes])
     number = max(1, min(STATES, len(cells) // CELLS_PER_STATE))
     if len(cells) == 0:
@@ -217,7 +232,8 @@ def _fit_states(codes: Sequence[Values], seed: int) -> Values:
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct cells than clusters
             clustering.fit(cells, sample_weight=weights * len(cells) / weights.sum())
         states.append(clustering.cluster_centers_)
-    return np.asarray(states, dtype=np.float32)
+    num_others = codes[0].shape[1] - cells.shape[1]
+    return np.pad(np.asarray(states, dtype=np.float32), ((0, 0), (0, 0), (0, num_others)))
 
 
 def _measure(sampled: Sequence[_SampledSlide], readout: Readout) -> tuple[_Features, _Features]:

@@ -329,9 +329,10 @@ def log_start(session: Session, num_parameters: int) -> None:
     corpus, backend, size = session.corpus, session.backend, session.processes.size
     threads = f"{torch.get_num_threads()} threads"
     machine = threads if size == 1 else f"{size} processes of {threads}"
-    logger.info(
-        f"training {num_parameters:,} parameters on {corpus.num_cells:,} cells of {len(corpus.slides)} slide(s)"
-    )
+    num_trained = sum(weight.numel() for weight in session.network.parameters() if weight.requires_grad)
+    whole = f"{num_parameters:,} parameters"
+    trained = whole if num_trained == num_parameters else f"{num_trained:,} of {whole}, the others are frozen,"
+    logger.info(f"training {trained} on {corpus.num_cells:,} cells of {len(corpus.slides)} slide(s)")
     logger.info(f"backend {backend.name} ({backend.version()}), {session.device}, {machine}: {session.folder}")
     if note := precision_note(session.precision, session.device):
         logger.warning(note)

@@ -167,6 +167,23 @@ def test_components_of_many_genes_are_those_of_the_covariance(slide: Slide, monk
     assert np.allclose(np.abs(dense.T @ fitting.fit_loadings(parts)), np.eye(5), atol=1e-3)
 
 
+def test_single_cells_are_described_by_the_leading_components_alone(
+    prepared_synthetic: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "COMPONENTS", 8)
+    monkeypatch.setattr(fitting, "LEADING_COMPONENTS", 3)
+    monkeypatch.setattr(fitting, "RADIUS_COMPONENTS", (3, 8, 8))
+    readout = fit(prepared_synthetic, with_readout(model, None))
+    width = model.checkpoint.recipe.model.width
+    assert readout.num_components == 8
+    assert (readout.states[:, :, 3:] == 0).all()
+    # By rows: the encoder, the code, and for each radius the mean code and the fractions of the states
+    starts = [width, *(width + 8 + number * (8 + readout.num_states) for number in range(3))]
+    used = [(readout.projection[first : first + 8] != 0).any(axis=1).sum() for first in starts]
+    assert used == [3, 3, 8, 8]
+    assert not readout.cell_projection[width + 3 :].any()
+
+
 def test_a_model_without_readout_embeds_as_its_encoder(
     slide: Slide, model: LoadedModel, caplog: pytest.LogCaptureFixture
 ) -> None:

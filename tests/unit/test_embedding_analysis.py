@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from cifm_cli.embedding import embed_tables
+from cifm_cli.embedding import embed_report, embed_tables
 from cifm_cli.embedding.analysis import AnalysisConfig, analyse, most_frequent
+from cifm_cli.embedding.embed_report import Result
 from cifm_cli.embedding.embed_tables import NO_TYPE, Categories
 from cifm_cli.embedding.joint import JointCells
 from cifm_cli.embedding.nearest_cells import NearestCells
@@ -124,6 +125,34 @@ def test_legends_have_one_entry_for_the_categories_without_a_colour() -> None:
     entries = shown_categories(names, colour_categories(names), NO_TYPE)
     assert list(entries) == [*names[:12], "12 to 19", NO_TYPE]
     assert list(entries.values()) == [*CATEGORY_COLOURS, OTHERS, UNKNOWN]
+
+
+def test_a_legend_names_no_range_that_contains_coloured_numbers() -> None:
+    names = ["3", "16", *map(str, range(4, 16))]  # by frequency, as the clusters of a download are as types
+    entries = shown_categories(names, dict.fromkeys([*names[:5], "12"], "#0072B2"))
+    assert list(entries)[-1] == "8 others"
+    assert list(shown_categories(names, dict.fromkeys(names[:7], "#0072B2")))[-1] == "9 to 15"
+
+
+def one_page(label: str, *, own_centres: bool = False) -> Result:
+    """The result for 40 cells of two slides with a column of types."""
+    parts = [draw_blobs(20, seed)[0] for seed in (1, 2)]
+    analysis = analyse(JointCells(["a", "b"], parts), AnalysisConfig(umap=True, clusters=True, k=5))
+    slides = Categories(("a", "b"), np.repeat([0, 1], 20).astype(np.int32))
+    xy_um = [np.zeros((20, 2))] * 2
+    return Result(slides, "X_cifm", analysis, AnalysisConfig(), xy_um, label, slides, own_centres)
+
+
+def test_figures_of_types_are_told_apart_from_those_of_clusters() -> None:
+    for label in ("cluster", "slide", "cell_type"):
+        drawn = [figure for section in embed_report.figures(one_page(label)).values() for figure in section]
+        captions = [figure.caption for figure in drawn]
+        assert len(set(captions)) == len(captions)
+
+
+def test_the_page_says_that_slides_were_centred_on_their_own_means() -> None:
+    texts = ["\n".join(embed_report.remarks(one_page("x", own_centres=own))) for own in (True, False)]
+    assert ["--adapt none" in text for text in texts] == [True, False]
 
 
 @pytest.mark.parametrize("image_format", ["png", "svg"])

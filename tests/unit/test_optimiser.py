@@ -115,6 +115,8 @@ def test_fine_tuning_of_a_release_keeps_frozen_parts(fine_tune: Callable[..., An
         name.split(".")[0] for name, weight in before.items() if not torch.equal(weight, after[f"weights.{name}"])
     }
     assert changed == {"decoder", "head", "padding"}
+    trained = sum(weight.numel() for name, weight in before.items() if name.split(".")[0] in changed)
+    assert f"training {trained:,} of {sum(weight.numel() for weight in before.values()):,} parameters" in err
 
 
 def test_resuming_with_other_frozen_parts_is_refused(fine_tune: Callable[..., Any]) -> None:

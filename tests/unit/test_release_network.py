@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from release_stand_in import stand_in_tensors, write_release
 from scipy.sparse import csr_matrix
 
 from cifm_backends.torch_reference import TorchBackend
-from cifm_cli.data.graph import full_layer_graphs, layer_graphs, radius_graph
+from cifm_cli.data.graph import LayerGraph, full_layer_graphs, layer_graphs, radius_graph
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.model import edge_maps
 from cifm_cli.model.bias_free import BiasFreeMLP, CentredNorm, VoidNorm
@@ -188,23 +189,40 @@ def test_an_mlp_of_a_scalar_is_a_scale_and_one_of_two_vectors(norm: torch.nn.Mod
     assert torch.allclose(found, mlp(s[:, None]), rtol=1e-12, atol=1e-300)
 
 
-@pytest.mark.parametrize("norm", [True, False])
-@pytest.mark.parametrize("values", [1, 100, 10**6])
-def test_the_literal_layer_without_gradients_equals_that_with_them(
-    norm: bool, values: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(edge_maps, "_CHUNK_CPU", values)  # from one cell at a time to all cells at once
+class LiteralCase(NamedTuple):
+    """A literal layer in double precision that moves cells, and its input, in which two cells are void."""
+
+    module: LiteralLayer
+    layer: LayerGraph
+    h: torch.Tensor
+    shift: torch.Tensor
+
+    def run_printed(self) -> tuple[torch.Tensor, torch.Tensor]:
+        pooled, moved = self.module.as_printed(TorchBackend(), self.layer, self.h, self.shift)
+        return self.module.bfmlp4(self.layer.select_outputs(pooled)), self.layer.select_outputs(moved)
+
+
+def make_literal_case(*, norm: bool) -> LiteralCase:
     recipe = ModelRecipe(message="mlp", width=8, mlp_layers=4, norm=norm, residual=False, self_loops=True)
-    slide = make_tissue()
-    graph = radius_graph(slide.xy_um, RADIUS_UM, self_loops=True, dtype=torch.float64)
+    graph = radius_graph(make_tissue().xy_um, RADIUS_UM, self_loops=True, dtype=torch.float64)
     _, (layer,) = layer_graphs(graph, torch.arange(5, 20), 1)
     with seeded_torch(0, "layer"):
         module = LiteralLayer(recipe).double()
         module.bfmlp3.last.weight.data.mul_(1e3)  # so that cells move
         h = torch.randn(layer.graph.num_cells, 8, dtype=torch.float64)
+        h[3:5] = 0
         shift = 0.1 * torch.randn(layer.graph.num_cells, 2, dtype=torch.float64)
-    wanted = module(TorchBackend(), layer, h, shift)
+    return LiteralCase(module, layer, h, shift)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("values", [1, 100, 10**6])
+def test_the_literal_layer_equals_its_printed_form(norm: bool, values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_maps, "_CHUNK_CPU", values)  # from one cell at a time to all cells at once
+    case = make_literal_case(norm=norm)
+    module, layer, h, shift = case
     with torch.no_grad():
+        wanted = case.run_printed()
         found = module(TorchBackend(), layer, h, shift)
         unmoved = module(TorchBackend(), layer, h, shift, moves=False)
     for split, printed in zip(found, wanted, strict=True):
@@ -212,6 +230,24 @@ def test_the_literal_layer_without_gradients_equals_that_with_them(
     assert float((found[1] - layer.select_outputs(shift)).abs().max()) > 1e-3
     assert torch.equal(unmoved[0], found[0])
     assert torch.equal(unmoved[1], layer.select_outputs(shift))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("values", [100, 10**6])
+def test_gradients_of_the_literal_layer_equal_those_of_its_printed_form(
+    norm: bool, values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_maps, "_CHUNK_CPU", values)
+    case = make_literal_case(norm=norm)
+    inputs = [case.h.requires_grad_(), case.shift.requires_grad_(), *case.module.parameters()]
+    found, wanted = (
+        torch.autograd.grad(h.square().sum() + shift.square().sum(), inputs)
+        for h, shift in (case.module(TorchBackend(), *case[1:]), case.run_printed())
+    )
+    for split, printed in zip(found, wanted, strict=True):
+        assert bool(printed.any())
+        # With a norm, messages do not depend on the length of an intensity, so that the gradients of BFMLP_1 are near zero.
+        assert torch.allclose(split, printed, rtol=0, atol=1e-11 * float(printed.abs().max()) + 1e-13 * norm)
 
 
 @pytest.mark.parametrize("gates", [None, True])

@@ -53,6 +53,14 @@ def test_y_points_down_as_in_the_slide_image() -> None:
     assert orange[:, 0].mean() < image.shape[0] / 2
 
 
+def test_labels_of_a_map_are_inside_of_the_image() -> None:
+    # The ticks of the narrow axes are longer than those that a layout of the full width would have.
+    xy_um = np.random.default_rng(0).uniform([4_640, 400], [5_840, 1_600], (500, 2))
+    image = pixels(plots.tissue_map(xy_um, np.full(500, "1 (16,074 cells)"), "t"))
+    inked = np.flatnonzero((image.min(axis=2) < 200).any(axis=0))
+    assert min(inked[0], image.shape[1] - 1 - inked[-1]) >= 3
+
+
 def test_maps_of_one_tissue_have_the_same_size() -> None:
     maps = [plots.tissue_map(XY_UM, np.full(500, name), "t", order=["a", "b"]) for name in ("a", "b")]
     assert pixels(maps[0]).shape == pixels(maps[1]).shape
