@@ -12,6 +12,8 @@ from builders import forget_checksums
 
 from cifm_cli.data.slide import open_slide
 
+pytestmark = pytest.mark.figures
+
 
 @pytest.fixture(scope="module")
 def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

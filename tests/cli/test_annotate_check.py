@@ -10,6 +10,8 @@ import anndata as ad
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.figures
+
 
 @pytest.fixture(autouse=True)
 def in_workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

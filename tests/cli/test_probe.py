@@ -13,6 +13,8 @@ import pytest
 from cifm_cli import keys
 from cifm_cli.data.writers.embedded import write_embedded
 
+pytestmark = pytest.mark.figures
+
 FEATURES = [
     keys.MICROENVIRONMENT,
     keys.CELL,

@@ -22,6 +22,8 @@ from cifm_cli.data.prepare.pipeline import prepare_download
 from cifm_cli.data.slide import describe_slide
 from cifm_cli.errors import CifmError
 
+pytestmark = pytest.mark.figures
+
 
 @pytest.fixture
 def text(prepared_synthetic: Path) -> str:
