@@ -217,11 +217,11 @@ def prepared_small(build_once: BuildOnce) -> Path:
 
 
 @pytest.fixture(scope="session")
-def slide(prepared_synthetic: Path) -> Slide:
-    """The slide `prepared_synthetic`, opened with its counts in memory."""
+def slide(prepared_few_genes: Path) -> Slide:
+    """The slide `prepared_few_genes`, opened with its counts in memory."""
     from cifm_cli.data.slide import open_slide
 
-    return open_slide(prepared_synthetic)
+    return open_slide(prepared_few_genes)
 
 
 @contextmanager

@@ -165,11 +165,12 @@ def find_evidence(
     strict = strict_coverage(types, tissue)
     may_claim = np.zeros((num_clusters, len(types.names)), dtype=bool)
     coverage, level = np.zeros(may_claim.shape), np.zeros(len(types.names))
-    for row, profile in enumerate(types.profiles):
+    for row in range(len(types.names)):
         genes = np.flatnonzero(types.markers[row])
-        level[row] = profile[genes].sum()
+        profile = types.profiles[row, genes]
+        level[row] = profile.sum()
         may_claim[:, row], coverage[:, row] = _claims(
-            summed[:, genes], depth, rate[:, genes], background[genes], profile[genes], strict[row]
+            summed[:, genes], depth, rate[:, genes], background[genes], profile, strict[row]
         )
     may_claim &= _exceeds_siblings(rate @ types.markers.T / np.maximum(level, 1e-12), types)
     below = _below(types, tissue)
