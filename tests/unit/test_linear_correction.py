@@ -80,12 +80,12 @@ def test_a_low_rank_is_the_best_approximation_of_the_fitted_values(*, dual: bool
 
 
 @pytest.fixture(scope="module")
-def planted_slides(prepared_few_genes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def planted_slides(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two tissues in which a rare gene follows a frequent one, whose neighbours therefore tell more of it than its own."""
     folder = tmp_path_factory.mktemp("planted")
     for number in range(2):
         generator = numpy_generator(number, "planted")
-        tissue = forget_checksums(ad.read_h5ad(prepared_few_genes))
+        tissue = forget_checksums(ad.read_h5ad(prepared_synthetic))
         wave = np.sin(tissue.obsm["spatial"] / 40 + number).sum(axis=1)
         counts = generator.poisson(1.0, tissue.shape)
         counts[:, :5] = generator.poisson(20 * np.exp(wave)[:, None], (len(counts), 5))

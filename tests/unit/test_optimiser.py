@@ -39,9 +39,9 @@ def rates(ensemble: Ensemble, **train: Any) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def release(prepared_few_genes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def release(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("release")
-    genes = open_slide(prepared_few_genes).gene_ids
+    genes = open_slide(prepared_synthetic).gene_ids
     write_release(folder / "download", genes, stand_in_tensors(len(genes), 8))
     import_release(folder / "download", folder / "run")
     return folder / "run"
