@@ -84,6 +84,8 @@ class ModelRecipe(Section):
     """Rank r of the weights from features to genes, (G, r) (r, D); full rank when absent, as in the paper."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the features of the head set to zero in a training step (`residual` only)."""
+    gene_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the expressed genes of visible cells that the encoder does not see in a training step, drawn for each cell; the others are scaled up."""
     members: int = Field(default=1, ge=1, le=1_000)
     """Number of networks with different initial weights whose predictions are averaged; the first one embeds cells."""
     norm: bool = True

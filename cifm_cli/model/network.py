@@ -6,11 +6,13 @@ features.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
+from cifm_cli.model.dropout import Dropout
 from cifm_cli.model.gene_maps import GeneInput
 from cifm_cli.model.heads import PlainHead, ReleaseHead, ResidualHead
 from cifm_cli.model.layer import build_layer
@@ -40,6 +42,7 @@ class Network(nn.Module):
     def __init__(self, num_genes: int, recipe: Recipe) -> None:
         super().__init__()
         self.genes = GeneInput(num_genes, recipe.model.width)
+        self.gene_dropout = Dropout(recipe.model.gene_dropout)
         self.encoder = nn.ModuleList(build_layer(recipe.model) for _ in range(recipe.model.encoder_layers))
         self.decoder = nn.ModuleList(build_layer(recipe.model) for _ in range(recipe.model.decoder_layers))
         self.padding = nn.Parameter(torch.empty(recipe.model.width).normal_())  # e
@@ -66,7 +69,8 @@ class Network(nn.Module):
         Returns:
             (V, D) features; those of a void cell are zero.
         """
-        embedded: Tensor = self.genes(expression, genes, slide.mean if slide else None)
+        seen = replace(expression, values=self.gene_dropout(expression.values))
+        embedded: Tensor = self.genes(seen, genes, slide.mean if slide else None)
         embedded = embedded if offset is None else embedded + offset
         # Autocast may have made the features bfloat16; those of cells keep the precision of the weights.
         return self.gene_maps(embedded).to(embedded.dtype) if self.gene_maps else embedded

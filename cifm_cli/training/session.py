@@ -60,7 +60,7 @@ LOCK_FILE = SUFFIX  # a hidden file
 # Sections and keys of a recipe that give the weights their shape or their meaning.
 WEIGHT_KEYS = {
     "data": ("target_sum",),
-    "model": tuple(name for name in ModelRecipe.model_fields if name != "dropout"),
+    "model": tuple(name for name in ModelRecipe.model_fields if "dropout" not in name),
     "objective": ("name", "scales", "linear_rank"),
 }
 

@@ -157,13 +157,16 @@ def test_the_order_of_the_places_and_the_tiles_have_no_effect(case: Case, monkey
 def test_a_cell_beyond_the_reach_has_no_effect(case: Case) -> None:
     if case.model.adaptation:
         pytest.skip("the reach of an adapted model is wider than the tissue")
-    one = replace(case, sets=[case.sets[0][:1]])
     reach = reach_um(case.model.checkpoint.recipe, case.tissue.slide.radius_um)
-    distance = cKDTree(case.tissue.slide.xy_um[one.sets[0]]).query(case.added.xy_um)[0]
-    derivative = one.function().evaluate()[1]
-    assert (distance > reach).any()
-    assert not derivative[distance > reach].any()
-    assert derivative[distance <= reach].any()
+    has_effect = []
+    for cell in case.sets[0][:8]:  # one may have a prediction that is cut at zero, where its derivative is zero too
+        one = replace(case, sets=[np.array([cell])])
+        distance = cKDTree(case.tissue.slide.xy_um[[cell]]).query(case.added.xy_um)[0]
+        derivative = one.function().evaluate()[1]
+        assert (distance > reach).any()
+        assert not derivative[distance > reach].any()
+        has_effect.append(derivative[distance <= reach].any())
+    assert any(has_effect)
 
 
 def test_derivatives_in_the_expression_agree_with_finite_differences(case: Case) -> None:

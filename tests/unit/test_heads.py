@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,8 +61,9 @@ def test_dropout_preserves_the_mean_and_is_the_identity_in_evaluation() -> None:
     assert torch.equal(dropped, again), "equal seeds give different masks"
 
 
-def test_a_network_with_dropout_predicts_without_it() -> None:
-    plain, dropping = make_recipe(), make_recipe(dropout=0.5)
+@pytest.mark.parametrize("key", ["dropout", "gene_dropout"])
+def test_a_network_with_dropout_predicts_without_it(key: str) -> None:
+    plain, dropping = make_recipe(), make_recipe(**{key: 0.5})
     tile = make_tile(plain)
     networks = [make_network(recipe, trained=True) for recipe in (plain, dropping)]
     assert isinstance(networks[1].first.head, ResidualHead)
@@ -69,6 +71,19 @@ def test_a_network_with_dropout_predicts_without_it() -> None:
     assert torch.equal(inferred[0].magnitude, inferred[1].magnitude)
     trained = [infer(network.train(), tile) for network in networks]
     assert not torch.equal(trained[0].magnitude, trained[1].magnitude)
+
+
+def test_dropped_genes_are_not_seen() -> None:
+    recipe = make_recipe(gene_dropout=0.5)
+    tile, network = make_tile(recipe), make_network(recipe, trained=True).first.train()
+    with seeded_torch(0, "dropout"):
+        dropped = network.embed_expression(tile.expression, tile.genes, None)
+    with seeded_torch(0, "dropout"):
+        is_seen = torch.rand(tile.expression.values.shape) >= 0.5
+    seen = replace(tile.expression, values=2 * tile.expression.values * is_seen)
+    assert torch.equal(dropped, network.genes(seen, tile.genes))
+    without_counts = ~tile.expression.has_counts
+    assert not dropped[without_counts].any()
 
 
 def test_the_output_of_an_ensemble_is_the_mean_of_its_members() -> None:
