@@ -38,6 +38,20 @@ def is_new(slide: Slide, rows: Rows, checkpoint: Checkpoint) -> bool:
     return bool(checkpoint.sketches) and not _find_trained(slide, rows, checkpoint)
 
 
+def trained_fraction(slide: Slide, rows: Rows, checkpoint: Checkpoint) -> float:
+    """Estimate the fraction of some cells that a model was trained on, in one of its slides.
+
+    Args:
+        slide: The slide.
+        rows: Ascending rows of the cells, of which evenly spaced ones are looked for.
+        checkpoint: The model.
+
+    Returns:
+        The fraction; 0 for a model that does not record what it was trained on.
+    """
+    return max((seen.fraction for _, seen in _find_trained(slide, rows, checkpoint)), default=0.0)
+
+
 def trained_states(slide: Slide, rows: Rows, checkpoint: Checkpoint) -> NDArray[np.float32] | None:
     """Find the cell states with which a model was trained on some cells.
 

@@ -11,7 +11,7 @@ from builders import load_random_model, replace_counts
 from cifm_cli.data.cell_sketch import sketch_region
 from cifm_cli.data.slide import Slide
 from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.recognition import find_seen, is_new, trained_states
+from cifm_cli.model.recognition import find_seen, is_new, trained_fraction, trained_states
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,9 @@ def test_a_slide_is_new_where_no_cell_was_trained_on(slide: Slide, trained: Chec
     assert not is_new(slide, rows, trained)
     assert not is_new(slide, rows[:half], trained)
     assert is_new(slide, rows[half:], trained)
+    assert trained_fraction(slide, rows, trained) == pytest.approx(0.5, abs=0.05)
+    assert trained_fraction(slide, rows[half:], trained) == 0
+    assert trained_fraction(slide, rows[:0], trained) == 0
 
 
 def test_other_counts_at_other_places_are_new(slide: Slide, trained: Checkpoint) -> None:

@@ -8,6 +8,8 @@
    is the baseline `ridge` fitted to the slide; with a high penalty it is the base prediction.
 4. The probabilities of the cell states are recalibrated.
 
+Where most tuning cells are cells of the training, steps 2 to 4 are left out.
+
 Weights and penalties are chosen on tuning cells, which are in none of the fits. On a slide that is new to the network, they are
 also chosen by cross-fitting: each half of the practice cells is predicted by what was fitted to the other (only one half, where
 there are many). On a slide of its training this would favour the network, which has learned the practice cells; if there are few
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +35,7 @@ from cifm_cli.inference.neighbourhood.blend import BlendSums
 from cifm_cli.inference.network_features import NetworkFeatures
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.model.gene_profiles import sum_genes
-from cifm_cli.model.recognition import trained_states
+from cifm_cli.model.recognition import trained_fraction, trained_states
 from cifm_cli.model.slide_fit import NUM_POOL_TILES, fit_slide_parameters
 from cifm_cli.model.slide_parameters import start_parameters
 from cifm_cli.model.states import count_states, fit_states, nearest_state
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from cifm_cli.model.slide_parameters import SlideParameters
 
 MAX_STATE_CELLS = 20_000  # cells that are clustered into cell states
+MAX_TRAINED = 0.5  # part of the tuning cells that may have been trained on; with more, the network is used as it is
 MANY_CELLS = 4_000  # practice cells; with so many, one half is enough to choose on
 
 
@@ -65,6 +68,11 @@ class AdaptationData:
     tuning: Sequence[PracticeFold]  # folds of other cells, on which weights and penalties are chosen
     seed: int  # of the cell states
     is_new: bool = False  # whether the network has not been trained on any of the cells
+
+    @property
+    def tuning_rows(self) -> Rows:
+        """Ascending rows of the cells that are tuned on."""
+        return np.unique(np.concatenate([fold.queries for fold in self.tuning] or [self.rows[:0]]))
 
 
 class _Part(NamedTuple):
@@ -95,8 +103,17 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
         for folds in (data.practice, data.tuning)
     )
     parts = _parts(practice, _joined(tuning), is_new=data.is_new)
-    blends = _fit_blends(parts)
     parameters = _fit_smoothers(start, parts, recipe.objective.pool_decay)
+    facts: dict[str, Any] = {
+        "cells": len(data.rows),
+        "practice_cells": _num_cells(_joined(practice)),
+        "tuning_cells": _num_cells(_joined(tuning)),
+        "chosen_on_cells": 0,
+    }
+    # The network knows the cells that it was trained on: weights that are chosen on them would trust it too much.
+    if trained_fraction(slide, data.tuning_rows, model.checkpoint) > MAX_TRAINED:
+        return replace(model, adaptation=SlideAdaptation(parameters[0], stats, None, facts))
+    blends = _fit_blends(parts)
     held_out = _fit_regressions(_NetworkRuns(model), parts, parameters, blends, stats)
     with_network, without_network = (
         [cells for cells, part in zip(held_out, parts, strict=True) if part.with_network == wanted]
@@ -110,10 +127,7 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
         held_out[0].regression.solve(choices, stats),
         _fit_states([predicted for cells in with_network for predicted in cells.predicted], start),
     )
-    facts = {
-        "cells": len(data.rows),
-        "practice_cells": _num_cells(_joined(practice)),
-        "tuning_cells": _num_cells(_joined(tuning)),
+    facts |= {
         "chosen_on_cells": sum(_num_cells(part.held_out) for part in parts),
         "tuned": {output: choice.to_json() for output, choice in zip(OUTPUTS, choices, strict=True)},
     }
