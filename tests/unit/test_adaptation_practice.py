@@ -10,6 +10,7 @@ import torch
 from builders import load_random_model, random_parameters, replace_counts
 
 from cifm_cli import keys
+from cifm_cli.data.cell_sketch import sketch_region
 from cifm_cli.data.slide import Slide
 from cifm_cli.inference.adaptation import adapt
 from cifm_cli.inference.adaptation.adapt import adapt_to_slide
@@ -216,3 +217,21 @@ def test_a_slide_of_few_cells_is_not_practised_on(slide: Slide, model: LoadedMod
     adapted = adapt_to_slide(model, few, 0)
     assert adapted.adaptation is not None
     assert adapted.adaptation.refinement is None
+
+
+def test_nothing_is_chosen_on_cells_of_the_training(slide: Slide, model: LoadedModel) -> None:
+    checkpoint = model.checkpoint
+
+    def trained_on(rows: np.ndarray) -> LoadedModel:
+        sketch = sketch_region(slide, rows, checkpoint.vocabulary, keys.TRAIN)
+        return adapt_to_slide(replace(model, checkpoint=replace(checkpoint, sketches=(sketch,))), slide, 0)
+
+    chosen = trained_on(slide.region(keys.TRAIN)).adaptation
+    assert chosen is not None
+    assert chosen.refinement is not None
+    assert chosen.facts["chosen_on_cells"] > 0
+    unchosen = trained_on(np.arange(slide.num_cells)).adaptation
+    assert unchosen is not None
+    assert unchosen.refinement is None
+    assert unchosen.facts["chosen_on_cells"] == 0
+    assert unchosen.facts["tuning_cells"] > 0
