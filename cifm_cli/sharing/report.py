@@ -152,8 +152,8 @@ def answer(sharing: Sharing) -> str:
     matrix, expected = sharing.fractions.matrix, sharing.fractions.expected
     own, mixed = np.diag(matrix).mean(), np.diag(expected).mean()
     sentence = (
-        f"{own:.0%} of the cells that are most similar to a cell are in its own sample (mean of {len(matrix)} samples); perfect "
-        f"mixing would give {mixed:.0%}"
+        f"On average, {1 - own:.0%} of the cells that are most similar to a cell are in other samples than its own; if the "
+        f"{len(matrix)} samples were perfectly mixed, it would be {1 - mixed:.0%}"
     )
     if len(matrix) > 2:
         symmetric = (sharing.fractions.log2_enrichment + sharing.fractions.log2_enrichment.T) / 2
