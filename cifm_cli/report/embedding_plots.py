@@ -126,7 +126,7 @@ def separate_numbers(
     for _ in range(_SEPARATIONS):
         apart = places[:, None] - places[None]
         overlap = wanted - np.abs(apart)
-        hidden = (overlap > 0).all(axis=2)
+        hidden: NDArray[np.bool_] = np.min(overlap, axis=2) > 0
         np.fill_diagonal(hidden, val=False)
         if not hidden.any():
             break
