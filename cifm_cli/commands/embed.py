@@ -16,7 +16,7 @@ def embed(
     clusters: embed_options.Clusters = False,
     neighbors: embed_options.Neighbors = False,
     k: embed_options.K = 15,
-    resolution: embed_options.Resolution = 1.0,
+    resolution: embed_options.Resolution = None,
     max_cells: embed_options.MaxCells = 50_000,
     label: embed_options.Label = None,
     file_format: embed_options.Format = "h5ad",

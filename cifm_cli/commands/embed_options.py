@@ -65,13 +65,14 @@ K = Annotated[
     ),
 ]
 Resolution = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--resolution",
         metavar="X",
         min=0.001,
         max=1000,
         help="Resolution of the clusters; more gives more clusters.",
+        show_default="the first of 1, 0.5, 0.25, 0.1, 0.05 that gives at most 20 clusters",
         rich_help_panel=_ANALYSIS,
     ),
 ]

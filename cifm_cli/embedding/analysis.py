@@ -38,6 +38,10 @@ MIN_CELLS: Final = 20
 _PACKAGES: Final = ("scanpy", "umap", "igraph", "leidenalg")
 _NEAREST: Final = 5  # sampled cells from which a cell gets its place and cluster
 _BLOCK: Final = 20_000
+# Cells next to each other have almost the same surroundings, so that the default of scanpy, 1, gives dozens of clusters,
+# which are connected areas of a tissue. Without a resolution, the first of these that gives few enough clusters is used.
+_RESOLUTIONS: Final = (1.0, 0.5, 0.25, 0.1, 0.05)
+_MAX_CLUSTERS: Final = 20  # colours of scanpy's palette for categories, before it takes one with 102 that look alike
 _SLOT: Final = "X"
 
 
@@ -49,7 +53,7 @@ class AnalysisConfig:
     clusters: bool = False
     neighbors: bool = False  # whether the graph is kept
     k: int = 15  # nearest neighbours of each cell, including the cell itself, as in scanpy
-    resolution: float = 1.0  # of the Leiden clustering; more gives more clusters
+    resolution: float | None = None  # of the Leiden clustering; more gives more clusters; None: one with few clusters
     max_cells: int = 50_000  # number of cells from which on a sample is analysed
     seed: int = 0
 
@@ -76,6 +80,7 @@ class Analysis:
     umap: NDArray[np.float32] | None  # (N, 2)
     umap_params: dict[str, Any]  # those in `uns["umap"]`
     clusters: NDArray[np.int32] | None  # (N,) cluster numbers; 0 is the largest of the sample
+    resolution: float | None  # that of the clusters
     graph: Graph | None  # only if all cells were analysed
 
     @property
@@ -132,12 +137,13 @@ def analyse(cells: JointCells, config: AnalysisConfig) -> Analysis:
     index = NearestCells(values)
     nearest = index.graph(min(config.k, len(values)) - 1)
     with _one_thread():
-        graph, umap, umap_params, clusters = _analyse_sample(values, nearest, config, seed)
+        graph, umap, umap_params = _analyse_sample(values, nearest, config, seed)
+        clusters, resolution = _find_clusters(graph.connectivities, config, seed)
     if is_sampled and (config.umap or config.clusters):
         umap, clusters = _extend(cells, fitted, index, umap, clusters)
     kept = graph if config.neighbors and not is_sampled else None
-    logger.info(_describe(cells, umap, clusters, kept))
-    return Analysis(fitted, umap, umap_params, clusters, kept)
+    logger.info(_describe(cells, umap, (clusters, resolution), kept))
+    return Analysis(fitted, umap, umap_params, clusters, resolution, kept)
 
 
 def require_cells(num_cells: int) -> None:
@@ -170,10 +176,14 @@ def _report_sample(num_sampled: int, num_cells: int, config: AnalysisConfig) -> 
 
 
 def _describe(
-    cells: JointCells, umap: NDArray[np.float32] | None, clusters: NDArray[np.int32] | None, graph: Graph | None
+    cells: JointCells,
+    umap: NDArray[np.float32] | None,
+    clustering: tuple[NDArray[np.int32] | None, float | None],
+    graph: Graph | None,
 ) -> str:
+    clusters, resolution = clustering
     found = ["a UMAP"] if umap is not None else []
-    found += [f"{int(clusters.max()) + 1} clusters"] if clusters is not None else []
+    found += [f"{int(clusters.max()) + 1} clusters (resolution {resolution:g})"] if clusters is not None else []
     found += ["nearest neighbours"] if graph is not None else []
     slides = "1 slide" if len(cells.names) == 1 else f"{len(cells.names)} slides together"
     return f"{cells.num_cells:,} cells of {slides} analysed: {', '.join(found) or 'nothing is written'}"
@@ -181,24 +191,40 @@ def _describe(
 
 def _analyse_sample(
     values: NDArray[np.float32], nearest: csr_matrix, config: AnalysisConfig, seed: int
-) -> tuple[Graph, NDArray[np.float32] | None, dict[str, Any], NDArray[np.int32] | None]:
+) -> tuple[Graph, NDArray[np.float32] | None, dict[str, Any]]:
     """Analyse (n, D) embeddings and their (n, n) distances to nearest neighbours with scanpy."""
     import scanpy as sc
 
     table = sc.AnnData(obsm={_SLOT: values}, shape=(len(values), 0))
-    with progress("nearest neighbours, UMAP and clusters", None):
+    with progress("nearest neighbours and UMAP" if config.umap else "nearest neighbours", None):
         sc.pp.neighbors(table, use_rep=_SLOT, random_state=seed, transformer=FoundNeighbours(nearest))
-        umap, umap_params, clusters = None, {}, None
+        umap, umap_params = None, {}
         if config.umap:
             sc.tl.umap(table, random_state=seed)
             umap, umap_params = table.obsm["X_umap"].astype(np.float32), dict(table.uns["umap"]["params"])
-        if config.clusters:
-            sc.tl.leiden(
-                table, resolution=config.resolution, random_state=seed, flavor="igraph", n_iterations=2, directed=False
-            )
-            clusters = _by_size(table.obs["leiden"].astype(int).to_numpy())
     distances, connectivities = (csr_matrix(table.obsp[name]) for name in ("distances", "connectivities"))
-    return (Graph(distances, connectivities, dict(table.uns["neighbors"]["params"])), umap, umap_params, clusters)
+    return Graph(distances, connectivities, dict(table.uns["neighbors"]["params"])), umap, umap_params
+
+
+def _find_clusters(
+    connectivities: csr_matrix, config: AnalysisConfig, seed: int
+) -> tuple[NDArray[np.int32] | None, float | None]:
+    """(n,) Leiden clusters of the graph, and their resolution; None if they are not asked for."""
+    import scanpy as sc
+
+    if not config.clusters:
+        return None, None
+    table = sc.AnnData(shape=(connectivities.shape[0], 0))
+    with progress("clusters", None):
+        for resolution in _RESOLUTIONS if config.resolution is None else (config.resolution,):
+            sc.tl.leiden(
+                table, resolution=resolution, random_state=seed, adjacency=connectivities, flavor="igraph",
+                n_iterations=2, directed=False,
+            )  # fmt: skip
+            clusters = _by_size(table.obs["leiden"].astype(int).to_numpy())
+            if clusters.max() < _MAX_CLUSTERS:
+                break
+    return clusters, resolution
 
 
 def _by_size(clusters: NDArray[np.int64]) -> NDArray[np.int32]:

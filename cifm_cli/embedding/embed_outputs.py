@@ -141,7 +141,7 @@ def _facts(result: Result, prefix: str) -> dict[str, Any]:
         "cells": result.num_cells,
         "analysed_cells": result.analysis.num_fitted,
         "k": config.k,
-        "resolution": config.resolution,
+        "resolution": result.analysis.resolution,
         "max_cells": config.max_cells,
         "seed": config.seed,
         "clusters": result.analysis.num_clusters if config.clusters else None,
@@ -226,7 +226,7 @@ def _add(path: Path, result: Result | None, number: int, prefix: str, origin: di
     analysis, config = result.analysis, result.config
     rows = result.slides.codes == number
     graph = None if analysis.graph is None else analysis.graph
-    params = {"resolution": config.resolution, "random_state": config.seed, "n_iterations": 2}
+    params = {"resolution": analysis.resolution, "random_state": config.seed, "n_iterations": 2}
     part = analysed.SlideAnalysis(
         about=origin,
         umap=None if analysis.umap is None else analysis.umap[rows],

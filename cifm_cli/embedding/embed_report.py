@@ -317,8 +317,10 @@ def sections(result: Result, images: dict[str, list[Image]]) -> list[Section]:
 def _texts(result: Result) -> dict[str, Any]:
     config = result.config
     about = f"Graph: {config.k} nearest neighbours of each cell (with itself), Euclidean distances between embeddings. "
-    if config.clusters:
-        about += f"Clusters: Leiden, resolution {config.resolution:g}. "
+    if (resolution := result.analysis.resolution) is not None:
+        about += f"Clusters: Leiden, resolution {resolution:g}. "
+        if config.resolution is None:
+            about += "It was chosen so that a reader can tell the clusters apart; a larger --resolution gives more. "
     return {
         "UMAP": "A point is a cell. Nearby cells have similar surroundings according to the model."
         if result.slot == "X_cifm"

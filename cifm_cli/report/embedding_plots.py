@@ -26,8 +26,11 @@ _LEFT_IN, _BOTTOM_IN, _TOP_IN, _RIGHT_IN = 0.35, 0.35, 0.35, 0.1
 _ENTRY_IN, _LETTER_IN = 0.45, 0.072  # width of an entry of the legend without text, and of a letter
 _ROW_IN: Final = 0.24
 _BARS_IN: Final = 4.4
+_SEPARATIONS: Final = 200  # rounds in which texts that hide each other are moved apart
 _LEGEND_ROWS: Final = 28  # in a column of the legend of a UMAP
 _MAX_NUMBERS: Final = 12  # of clusters, from which on they are smaller
+_NUMBER_PT: Final = (8.0, 6.5)  # size of few and of many numbers
+_MARGIN: Final = 0.05  # of the cells on each side, as a fraction of their extent
 _MAX_DRAWN: Final = 200_000  # cells of a figure
 _POINTS_PER_INCH: Final = 72
 
@@ -67,8 +70,10 @@ def draw_embedding(
         axes = figure.add_axes(box, title=title)
         colours = [shown[name] for name in names[order].tolist()]
         axes.scatter(places[order, 0], places[order, 1], s=diameter**2, c=colours, linewidths=0, rasterized=True)
-        size = 8 if len(numbers or {}) <= _MAX_NUMBERS else 6.5
-        for name, (x, y) in (numbers or {}).items():
+        low, high = _limits(places[order])
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        size = _NUMBER_PT[len(numbers or {}) > _MAX_NUMBERS]
+        for name, (x, y) in separate_numbers(numbers or {}, low, (high - low) / _SQUARE_IN, size).items():
             frame: Any = {
                 "boxstyle": "round,pad=0.12",
                 "facecolor": canvas.theme().paper,
@@ -88,6 +93,49 @@ def draw_embedding(
         )  # fmt: skip
 
     return canvas.render(draw, *_size_in(entries), image_format)
+
+
+def _limits(places: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lower left and upper right corner of a figure of (N, 2) places; each is (2,)."""
+    low, high = (np.asarray(corner, dtype=np.float64) for corner in (places.min(axis=0), places.max(axis=0)))
+    margin = np.maximum(_MARGIN * (high - low), 1e-6)  # cells at one place are drawn, too
+    return low - margin, high + margin
+
+
+def separate_numbers(
+    numbers: Mapping[str, NDArray[np.float32]], low: NDArray[np.float64], per_inch: NDArray[np.float64], size_pt: float
+) -> dict[str, NDArray[np.float64]]:
+    """Places of texts in a figure, moved so that none hides another: (2,) each.
+
+    Args:
+        numbers: Texts, and the (2,) places where they should be.
+        low: (2,) lower left corner of the figure.
+        per_inch: (2,) units of the places in an inch.
+        size_pt: Size of the letters, points.
+
+    Returns:
+        The places. A clustering of interleaved cells puts the medians of two clusters on the same place.
+    """
+    if not numbers:
+        return {}
+    letter_in = size_pt / _POINTS_PER_INCH
+    # A digit is 0.64 of the size of the letters wide; the frame adds 0.12 of it on each side.
+    boxes = np.array([[0.64 * len(name) + 0.24, 1.24] for name in numbers]) * letter_in
+    places = (np.array([*numbers.values()], dtype=np.float64) - low) / per_inch
+    wanted = (boxes[:, None] + boxes[None]) / 2
+    for _ in range(_SEPARATIONS):
+        apart = places[:, None] - places[None]
+        overlap = wanted - np.abs(apart)
+        hidden: NDArray[np.bool_] = np.min(overlap, axis=2) > 0
+        np.fill_diagonal(hidden, val=False)
+        if not hidden.any():
+            break
+        # Along the axis with the smaller overlap; of texts at one place, the first goes up.
+        along = np.eye(2)[overlap.argmin(axis=2)]
+        order = np.arange(len(places))
+        side = np.where(apart != 0, np.sign(apart), np.sign(order[None, :, None] - order[:, None, None]))
+        places += (0.5 * hidden[:, :, None] * along * side * (overlap + 1e-3)).sum(axis=1)
+    return dict(zip(numbers, places * per_inch + low, strict=True))
 
 
 def _size_in(entries: Mapping[str, str]) -> tuple[float, float]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TITLE = "Microenvironments that samples share"
 _MAX_ROWS = 20  # of a table on the page; the CSV has all
 _MAX_COMPOSITION_TYPES = 25
+_LITTLE = 0.01  # fraction of the variance between samples below which there is nothing to explain
 _WORDS = {
     "neighbours": "the cells with the most similar embeddings, wherever they are; not the cells nearby in the tissue",
     "expected": "fraction of the neighbours that perfect mixing of the samples would give",
@@ -152,8 +153,8 @@ def answer(sharing: Sharing) -> str:
     matrix, expected = sharing.fractions.matrix, sharing.fractions.expected
     own, mixed = np.diag(matrix).mean(), np.diag(expected).mean()
     sentence = (
-        f"{own:.0%} of the cells that are most similar to a cell are in its own sample (mean of {len(matrix)} samples); perfect "
-        f"mixing would give {mixed:.0%}"
+        f"On average, {1 - own:.0%} of the cells that are most similar to a cell are in other samples than its own; if the "
+        f"{len(matrix)} samples were perfectly mixed, it would be {1 - mixed:.0%}"
     )
     if len(matrix) > 2:
         symmetric = (sharing.fractions.log2_enrichment + sharing.fractions.log2_enrichment.T) / 2
@@ -168,12 +169,19 @@ def answer(sharing: Sharing) -> str:
 def remarks(sharing: Sharing) -> list[str]:
     """Warnings, and what else limits the answer."""
     facts = sharing.facts
-    between = f"{facts['variance_between_samples']:.0%} of the variance of the embeddings lies between samples"
-    doubt = (
-        f"{between}; that may be biology, or a difference between platforms, panels or preparations (a batch effect)."
-    )
+    between = facts["variance_between_samples"]
+    doubt = f"{_between(sharing)}."
+    if between >= _LITTLE:
+        doubt = f"{_between(sharing)}; that may be biology, or a difference between platforms, panels or preparations (a batch effect)."
     sure = f"The search for similar cells finds {facts['search']['recall']:.1%} of the {facts['search']['k']} nearest ones."
     return [*(f"Warning: {warning}." for warning in sharing.warnings), doubt, sure]
+
+
+def _between(sharing: Sharing) -> str:
+    """How much samples differ in their means."""
+    between = sharing.facts["variance_between_samples"]
+    fraction = "Less than 1 %" if between < _LITTLE else f"{100 * between:.0f} %"
+    return f"{fraction} of the variance of the embeddings lies between samples"
 
 
 def sections(sharing: Sharing) -> list[Section]:
@@ -264,7 +272,7 @@ def explain(sharing: Sharing) -> str:
         notes.append(
             f"The samples differ in size: neighbours are searched among {search['database']:,} cells, as many of each sample."
         )
-    between = f"{100 * facts['variance_between_samples']:.0f} % of the variance of the embeddings lies between samples"
+    between = _between(sharing)
     if facts["center"] == "sample":
         used = sum(match["used"] for match in facts["shifts"])
         notes.append(

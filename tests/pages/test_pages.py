@@ -84,6 +84,17 @@ def test_figures_follow_the_scheme_of_the_page(browser: Browser, tmp_path: Path)
     assert shown == {"light": image.data_uri, "dark": image.dark_uri}
 
 
+def test_wide_figures_are_scrolled_on_a_telephone_and_fit_a_laptop(browser: Browser, tmp_path: Path) -> None:
+    names = [f"column {i}" for i in range(12)]
+    images = [draw_image(lambda: matrix_plots.heat_map(np.eye(12), names, names, "values"), "caption")]
+    write_page(tmp_path / "page.html", ["name"], [["a"]], images)
+    frame = "document.querySelector('.drawing')"
+    for width, is_scrolled in zip(WIDTHS, (False, True), strict=True):
+        assert faults(browser, tmp_path / "page.html", width) == []
+        assert browser.evaluate(f"{frame}.scrollWidth > {frame}.clientWidth + 100") == is_scrolled
+        assert browser.evaluate("document.images[0].clientWidth >= 570")
+
+
 def test_wide_tables_are_scrolled_with_the_keyboard_and_printed_whole(browser: Browser, tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", ["name", *(f"column {i}" for i in range(30))], [["a"] * 31] * 3)
     assert faults(browser, tmp_path / "page.html", WIDTHS[1]) == []

@@ -18,7 +18,7 @@ from cifm_cli.embedding.embed_tables import NO_TYPE, Categories
 from cifm_cli.embedding.joint import JointCells
 from cifm_cli.embedding.nearest_cells import NearestCells
 from cifm_cli.errors import CifmError
-from cifm_cli.report.embedding_plots import draw_composition, draw_embedding, shown_categories
+from cifm_cli.report.embedding_plots import draw_composition, draw_embedding, separate_numbers, shown_categories
 from cifm_cli.report.palette import CATEGORY_COLOURS, OTHERS, UNKNOWN, colour_categories
 
 pytestmark = pytest.mark.figures
@@ -84,6 +84,22 @@ def test_groups_of_several_slides_are_found_together_and_by_a_sample() -> None:
     sampled = analyse(cells, AnalysisConfig(clusters=True, neighbors=True, resolution=0.2, max_cells=100))
     assert (sampled.num_fitted, sampled.graph) == (100, None)
     assert adjusted_rand_score(groups, sampled.clusters) == 1
+
+
+def test_the_default_resolution_gives_few_clusters_and_is_reported() -> None:
+    # Cells along a line, as cells along a tissue: at the default of scanpy, the clusters are many segments.
+    line = np.linspace(0, 100, 1_500, dtype=np.float32)[:, None] * np.ones((1, 3), np.float32)
+    line += np.random.default_rng(0).normal(scale=0.05, size=line.shape).astype(np.float32)
+    cells = JointCells(["a"], [line])
+    fine, default = (analyse(cells, AnalysisConfig(clusters=True, resolution=value)) for value in (1.0, None))
+    assert (fine.resolution, fine.num_clusters > 20) == (1.0, True)
+    assert default.resolution is not None
+    assert default.resolution < 1
+    assert 1 < default.num_clusters <= 20
+    same = analyse(cells, AnalysisConfig(clusters=True, resolution=default.resolution))
+    assert np.array_equal(same.clusters, default.clusters)
+    blobs = JointCells(["a"], [draw_blobs(240, 1)[0]])
+    assert analyse(blobs, AnalysisConfig(clusters=True)).resolution == 1
 
 
 def test_too_few_cells_are_an_error() -> None:
@@ -155,6 +171,23 @@ def test_figures_of_types_are_told_apart_from_those_of_clusters() -> None:
 def test_the_page_says_that_slides_were_centred_on_their_own_means() -> None:
     texts = ["\n".join(embed_report.remarks(one_page("x", own_centres=own))) for own in (True, False)]
     assert ["--adapt none" in text for text in texts] == [True, False]
+
+
+@given(seed=st.integers(0, 1000), count=st.integers(1, 36), spread=st.sampled_from([0.0, 0.01, 1.0]))
+@settings(max_examples=30, deadline=None)
+def test_numbers_of_clusters_do_not_hide_each_other(seed: int, count: int, spread: float) -> None:
+    wanted = spread * np.random.default_rng(seed).normal(size=(count, 2))
+    numbers = {str(number): place for number, place in enumerate(wanted)}
+    places = separate_numbers(numbers, np.array([-5.0, -5.0]), np.array([2.0, 2.0]), 6.5)
+    assert list(places) == list(numbers)
+    inches = np.array([*places.values()]) / 2
+    # A letter is at least half as wide as high.
+    boxes = np.array([[0.5 * len(name), 1.0] for name in numbers]) * 6.5 / 72
+    overlap = ((boxes[:, None] + boxes[None]) / 2 - np.abs(inches[:, None] - inches[None])).min(axis=2)
+    np.fill_diagonal(overlap, -1)
+    assert overlap.max() < 0
+    if count == 1:
+        assert np.allclose(places["0"], wanted[0])
 
 
 @pytest.mark.parametrize("image_format", ["png", "svg"])

@@ -313,6 +313,19 @@ def test_warnings_name_small_groups_platforms_repeats_and_hubs() -> None:
     assert [warning[:13] for warning in share_cells(narrow, replace(FAST, center="none")).warnings] == ["sample narrow"]
 
 
+def test_the_page_explains_a_variance_between_samples_only_where_there_is_one(
+    planted: tuple[Sharing, list[np.ndarray]],
+) -> None:
+    for between, expected, is_explained in ((0.004, "Less than 1 % of", False), (0.2, "20 % of", True)):
+        sharing = replace(planted[0], facts={**planted[0].facts, "variance_between_samples": between})
+        remark = next(text for text in report.remarks(sharing) if "variance" in text)
+        assert remark.startswith(expected)
+        assert remark.endswith(".")
+        assert ("batch effect" in remark) == is_explained
+    own = np.diag(planted[0].fractions.matrix).mean()
+    assert f"On average, {1 - own:.0%} of the cells" in report.answer(planted[0])
+
+
 def test_figures_are_png_or_svg_and_the_same_each_time(planted: tuple[Sharing, list[np.ndarray]]) -> None:
     assert report.figure_names(planted[0])[:3] == ["matrix", "matrix_enrichment", "map_A"]
     for name in ("matrix", "map_A", "clusters_1"):
