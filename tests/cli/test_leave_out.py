@@ -178,6 +178,8 @@ def test_an_interrupted_run_goes_on(
     assert code == 143
     assert "3 trainings, 2 steps each, one without each sample: A (1 slide(s)), B (1 slide(s)), C/c" in err
     assert "the same command continues this training" in err
+    assert "A: scoring a1; 0 of 3 slides are scored" in err
+    assert "the scores of 1 slides are lost: the same command computes them again" in err
     assert [config.folder.name for config in trained] == ["A", "B"]
     assert not Path("stopped/metrics.json").exists()
     trained.clear()

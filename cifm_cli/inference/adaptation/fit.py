@@ -93,7 +93,7 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
         for folds in (data.practice, data.tuning)
     )
     parts, stats = _parts(practice, _joined(tuning), is_new=data.is_new), stats_of(totals)
-    blends = [_fit_blend(part.fitted) for part in parts]
+    blends = _fit_blends(parts)
     parameters = _fit_smoothers(start, parts, model.checkpoint.recipe.objective.pool_decay)
     of_mean, of_expressed = choose_blend([(blend, part.held_out) for blend, part in zip(blends, parts, strict=True)])
     blends = [replace(blend, of_mean=of_mean, of_expressed=of_expressed) for blend in blends]
@@ -198,12 +198,20 @@ def _fit_smoothers(start: SlideParameters, parts: Sequence[_Part], pool_decay: f
     return [parameters, *(fit(part) if _num_cells(first.fitted) < MANY_CELLS else parameters for part in others)]
 
 
-def _fit_blend(tiles: Sequence[PracticeTile]) -> FittedBlend:
-    """Fit the blend of neighbour means."""
+def _fit_blends(parts: Sequence[_Part]) -> list[FittedBlend]:
+    """Fit the blend of neighbour means for each part. The sums of the whole are those of its halves, where both are fitted."""
+    whole, *halves = parts
+    sums = [_blend_sums(part.fitted) for part in halves]
+    of_whole = sums[0].join(sums[1]) if len(sums) > 1 else _blend_sums(whole.fitted)
+    return [each.fitted() for each in (of_whole, *sums)]
+
+
+def _blend_sums(tiles: Sequence[PracticeTile]) -> BlendSums:
+    """Sums over the cells of some tiles."""
     sums = BlendSums(tiles[0].expression.shape[1])
     for tile in tiles:
         sums.add(tile.circles, tile.expression, tile.counts, tile.stats)
-    return sums.fitted()
+    return sums
 
 
 class _NetworkRuns:
