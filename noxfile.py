@@ -69,6 +69,12 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["install"])
+def extended(session: nox.Session) -> None:
+    """Run the tests that take long and are rarely relevant: all notebooks, torchrun, and Triton's interpreter in bfloat16."""
+    run(session, "pytest", "-n", "auto", "-m", "extended", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["install"])
 def bounds(session: nox.Session) -> None:
     """Run damaged slides through compiled code that checks the bounds of arrays."""
     # A cache of its own, as the compiled code is another one.

@@ -24,6 +24,16 @@ _NOT_OF_FILES: Final = frozenset(
     {errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ECHILD, errno.ESRCH, errno.EINTR}
     | {errno.EBADF}
 )
+DAMAGED_FILE_ERRORS: Final = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    ArithmeticError,
+)
+"""What libraries of all formats raise while they read a damaged file; each has some of its own."""
 _LOCK_VARIABLE: Final = "HDF5_USE_FILE_LOCKING=FALSE"
 _ELSEWHERE: Final = "free some space, or write to another disk with --out"
 _FAULT: Final = "check the disk or the connection to the file server, and try again"

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -172,7 +173,8 @@ def prepared_synthetic(build_once: BuildOnce, xenium_download: Path) -> Path:
     from cifm_cli.app import main
 
     def prepare(folder: Path) -> None:
-        assert main(["prepare", str(xenium_download), "--out", str(folder)]) == 0
+        with drawing_nothing():
+            assert main(["prepare", str(xenium_download), "--out", str(folder)]) == 0
 
     return build_once("prepared", prepare) / "tissue.h5ad"
 
@@ -194,7 +196,8 @@ def prepared_few_genes(build_once: BuildOnce, download_few_genes: Path) -> Path:
     from cifm_cli.app import main
 
     def prepare(folder: Path) -> None:
-        assert main(["prepare", str(download_few_genes), "--out", str(folder)]) == 0
+        with drawing_nothing():
+            assert main(["prepare", str(download_few_genes), "--out", str(folder)]) == 0
 
     return build_once("prepared-few-genes", prepare) / "tissue.h5ad"
 
@@ -207,31 +210,49 @@ def prepared_small(build_once: BuildOnce) -> Path:
 
     def prepare(folder: Path) -> None:
         write_xenium(folder / "download" / "tissue", 250, seed=0, num_genes=100)
-        assert main(["prepare", str(folder / "download" / "tissue"), "--out", str(folder / "prepared")]) == 0
+        with drawing_nothing():
+            assert main(["prepare", str(folder / "download" / "tissue"), "--out", str(folder / "prepared")]) == 0
 
     return build_once("prepared-small", prepare) / "prepared" / "tissue.h5ad"
 
 
 @pytest.fixture(scope="session")
-def slide(prepared_synthetic: Path) -> Slide:
-    """The slide `prepared_synthetic`, opened with its counts in memory."""
+def slide(prepared_few_genes: Path) -> Slide:
+    """The slide `prepared_few_genes`, opened with its counts in memory."""
     from cifm_cli.data.slide import open_slide
 
-    return open_slide(prepared_synthetic)
+    return open_slide(prepared_few_genes)
 
 
-@pytest.fixture(scope="module")
-def blank_figures() -> Iterator[None]:
-    """Replace every figure by one blank image, for modules whose tests read nothing of the figures in a report.
-
-    Drawing takes a fifth of an evaluation. Figures are drawn in the tests of `cifm evaluate`, of quality control, of the
-    demo and of `cifm_cli/report`.
-    """
+@contextmanager
+def drawing_nothing() -> Iterator[None]:
+    """Replace every figure by one blank image within the block."""
     from cifm_cli.report import canvas
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(canvas, "render", lambda *_: BLANK_PNG)
         patch.setattr(canvas, "render_frames", lambda *_: BLANK_PNG)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def figures_of_marked_modules(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Draw figures only in modules with the mark `figures`: drawing takes half of a preparation or an evaluation.
+
+    These modules test every function that draws, and the report of every command; for other tests it is enough that a
+    report is written.
+    """
+    if request.node.get_closest_marker("figures"):
+        yield
+        return
+    with drawing_nothing():
+        yield
+
+
+@pytest.fixture
+def blank_figures() -> Iterator[None]:
+    """Draw no figures in a test of a module with the mark `figures`."""
+    with drawing_nothing():
         yield
 
 

@@ -58,14 +58,24 @@ def check_types(labels: NDArray[Any], annotation: Annotation, tissue: str | None
     if not is_known.any():
         some = ", ".join(sorted(set(map(str, labels)) - {""})[:5]) or "none"
         raise CifmError(f"no label names a cell type (labels: {some})", "name the column of cell types with --label")
-    pairs = list(zip(meaning[is_known], called[is_known], strict=True))
-    outcomes = {pair: _compare(*pair) for pair in set(pairs)}
-    same_lineage, as_deep, compatible = np.array([outcomes[pair] for pair in pairs], dtype=bool).reshape(-1, 3).T
-    lineages = np.array([lineage_of(name) for name in meaning[is_known]], dtype=object)
-    is_named = called[is_known] != UNASSIGNED
-    named_scores = annotation.scores[is_known][is_named].astype(np.float64)
     facts = {
         "cells": int(is_known.sum()),
+        **_scores(meaning[is_known], called[is_known], annotation.scores[is_known]),
+        "impossible": _impossible(called, tissue),
+        "meaning_of_labels": dict(sorted(known.items())),
+        "labels_without_type": sorted(set(map(str, labels[~is_known])) - {""}),
+    }
+    return TypeCheck(facts, *_confusion(labels[is_known].astype(str), called[is_known]))
+
+
+def _scores(meaning: NDArray[Any], called: NDArray[Any], confidence: NDArray[np.float32]) -> dict[str, Any]:
+    """Accuracy and calibration of the cells whose label means a type; `confidence` is the score of the type of a cell."""
+    pairs = list(zip(meaning, called, strict=True))
+    outcomes = {pair: _compare(*pair) for pair in set(pairs)}
+    same_lineage, as_deep, compatible = np.array([outcomes[pair] for pair in pairs], dtype=bool).reshape(-1, 3).T
+    lineages = np.array([lineage_of(name) for name in meaning], dtype=object)
+    is_named = called != UNASSIGNED
+    return {
         "lineage_accuracy": _mean(same_lineage),
         "balanced_lineage_accuracy": _balanced(same_lineage, lineages),
         "lineages": {
@@ -73,15 +83,11 @@ def check_types(labels: NDArray[Any], annotation: Annotation, tissue: str | None
             for name in np.unique(lineages)
         },
         "type_accuracy": _mean(as_deep),
-        "balanced_type_accuracy": _balanced(as_deep, meaning[is_known]),
+        "balanced_type_accuracy": _balanced(as_deep, meaning),
         "compatible": _mean(compatible[is_named]),
         "unassigned": _mean(~is_named),
-        "impossible": _impossible(called, tissue),
-        "calibration": _calibration(named_scores, compatible[is_named]),
-        "meaning_of_labels": dict(sorted(known.items())),
-        "labels_without_type": sorted(set(map(str, labels[~is_known])) - {""}),
+        "calibration": _calibration(confidence[is_named].astype(np.float64), compatible[is_named]),
     }
-    return TypeCheck(facts, *_confusion(labels[is_known].astype(str), called[is_known]))
 
 
 def _known_types(labels: NDArray[Any], annotation: Annotation) -> dict[str, str]:

@@ -9,7 +9,7 @@ Letters: N cells, G genes, K clusters, J types.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -162,21 +162,18 @@ def find_evidence(
     mean = summed.sum(axis=0) / max(summed.sum(), 1.0)
     rate = (summed + 0.5 * mean) / (depth + 0.5)
     background = np.quantile(rate[depth[:, 0] > 0], BACKGROUND_QUANTILE, axis=0) if depth.any() else mean
-    claims, coverages = [], []
     strict = strict_coverage(types, tissue)
+    may_claim = np.zeros((num_clusters, len(types.names)), dtype=bool)
+    coverage, level = np.zeros(may_claim.shape), np.zeros(len(types.names))
     for row in range(len(types.names)):
         genes = np.flatnonzero(types.markers[row])
-        claim, coverage = _claims(
-            summed[:, genes], depth, rate[:, genes], background[genes], types.profiles[row, genes], strict[row]
+        profile = types.profiles[row, genes]
+        level[row] = profile.sum()
+        may_claim[:, row], coverage[:, row] = _claims(
+            summed[:, genes], depth, rate[:, genes], background[genes], profile, strict[row]
         )
-        claims.append(claim)
-        coverages.append(coverage)
-    level = np.array([types.profiles[row, types.markers[row]].sum() for row in range(len(types.names))])
-    may_claim = np.array(claims, dtype=bool).T & _exceeds_siblings(
-        rate @ types.markers.T / np.maximum(level, 1e-12), types
-    )
+    may_claim &= _exceeds_siblings(rate @ types.markers.T / np.maximum(level, 1e-12), types)
     below = _below(types, tissue)
-    coverage = np.array(coverages).T
     may_claim, coverage = _spread(may_claim, coverage, below, np.bincount(clusters, minlength=num_clusters))
     evidence = Evidence(
         may_claim=may_claim,
@@ -191,7 +188,7 @@ def find_evidence(
     )
     num_showing = evidence.show_themselves(counts).sum(axis=0)
     is_found = evidence.may_claim.any(axis=0) | (num_showing >= max(MIN_CELLS, MIN_FRACTION * counts.shape[0]))
-    return Evidence(**{**evidence.__dict__, "is_found": is_found})
+    return replace(evidence, is_found=is_found)
 
 
 def _claims(

@@ -222,30 +222,24 @@ def _fit_mixture(
     Returns:
         (G, J) log ratios of the profiles to the mean profile, (J,) log prior, (K, J) votes of the clusters.
     """
-    num_cells, num_types, num_clusters = damped.shape[0], len(types.names), len(evidence.coverage)
+    num_genes, num_types, num_clusters = damped.shape[1], len(types.names), len(evidence.coverage)
     if not num_types:
-        return np.zeros((damped.shape[1], 0)), np.zeros(0), np.zeros((num_clusters, 0))
+        return np.zeros((num_genes, 0)), np.zeros(0), np.zeros((num_clusters, 0))
     total = max(float(damped.sum()), 1.0)
     mean = np.asarray(damped.sum(axis=0)).ravel() + total * 1e-6
     mean /= mean.sum()
-    depth = np.asarray(damped.sum(axis=1)).ravel()
-    cluster_depth = np.maximum(np.bincount(clusters, weights=depth, minlength=num_clusters), 1e-12)
-    averaging = csr_matrix((1 / cluster_depth[clusters], (clusters, np.arange(num_cells))), (num_clusters, num_cells))
+    averaging = _averaging(damped, clusters, num_clusters)
     may_claim, takes_part, weight = evidence.of_cells(damped, clusters)
     prior = evidence.competes / max(evidence.competes.sum(), 1)
     start = profiles = types.profiles
     for step in range(NUM_ROUNDS + 1):
         if step < NUM_EFFICIENCY_ROUNDS:
-            efficiency = np.clip(
-                (mean / np.maximum(prior @ types.profiles, 1e-12)) ** EFFICIENCY_WEIGHT, *EFFICIENCY_BOUNDS
-            )
-            start = types.profiles * efficiency
-            start = profiles = start / start.sum(axis=1, keepdims=True)
+            start = profiles = _as_measured(types.profiles, prior, mean)
         log_ratios = np.log((1 - BACKGROUND) * profiles / mean + BACKGROUND).T
         votes = np.asarray(averaging @ (damped @ log_ratios))
         with np.errstate(divide="ignore"):
             log_prior = np.log(prior)
-        if step == NUM_ROUNDS:
+        if step == NUM_ROUNDS:  # the last profiles and prior only enter the result
             break
         posterior = _posterior(damped, log_ratios, votes[clusters], log_prior, takes_part, weight)
         posterior = evidence.prefer_deeper(posterior, may_claim)
@@ -257,6 +251,27 @@ def _fit_mixture(
             updated = np.asarray(damped.T @ posterior).T + PRIOR_WEIGHT * total * start
             profiles = updated / updated.sum(axis=1, keepdims=True)
     return log_ratios, log_prior, votes
+
+
+def _averaging(damped: csr_matrix, clusters: NDArray[np.int64], num_clusters: int) -> csr_matrix:
+    """(K, N) matrix that turns sums over the counts of cells into means over the counts of a cluster."""
+    depth = np.asarray(damped.sum(axis=1)).ravel()
+    cluster_depth = np.maximum(np.bincount(clusters, weights=depth, minlength=num_clusters), 1e-12)
+    cells = np.arange(damped.shape[0])
+    return csr_matrix((1 / cluster_depth[clusters], (clusters, cells)), (num_clusters, len(cells)))
+
+
+def _as_measured(references: Numbers, prior: Numbers, mean: Numbers) -> Numbers:
+    """(J, G) reference profiles as the assay measures them: its efficiency differs from gene to gene.
+
+    Args:
+        references: (J, G) reference profiles.
+        prior: (J,) frequencies of the types.
+        mean: (G,) mean profile of the slide.
+    """
+    ratio = mean / np.maximum(prior @ references, 1e-12)
+    measured = references * np.clip(ratio**EFFICIENCY_WEIGHT, *EFFICIENCY_BOUNDS)
+    return np.asarray(measured / measured.sum(axis=1, keepdims=True))
 
 
 def _posterior(

@@ -26,6 +26,7 @@ from cifm_cli.celltype.pickled_arrays import (
     scalar,
 )
 from cifm_cli.errors import CifmError
+from cifm_cli.system_errors import DAMAGED_FILE_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,9 +46,13 @@ _NUMPY_STAND_INS: Final[dict[str, Callable[..., Any]]] = {
 MAX_TUPLE_DEPTH: Final = 100
 # Exceptions that unpickling a damaged file can raise; the pickle module has no single one for it.
 UNPICKLING_ERRORS: Final = (
-    pickle.UnpicklingError, zipfile.BadZipFile, struct.error, OSError, EOFError, ValueError, LookupError, TypeError,
-    AttributeError, RuntimeError, ArithmeticError, AssertionError,
-)  # fmt: skip
+    *DAMAGED_FILE_ERRORS,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    AttributeError,
+    AssertionError,
+)
 HINT: Final = (
     "add --trust-pickle if you trust the source of the file; its arrays are rebuilt and its classes are not loaded"
 )

@@ -24,6 +24,7 @@ from cifm_cli.celltype.registry import require_path
 from cifm_cli.celltype.torch_files import read_torch, state_dict
 from cifm_cli.data.readers.files import open_maybe_gzip, reading
 from cifm_cli.errors import CifmError
+from cifm_cli.system_errors import DAMAGED_FILE_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,7 +147,7 @@ def load_scimilarity(folder: Path, *, trust_pickle: bool) -> ScimilarityModel:
         index = hnswlib.Index(space="cosine", dim=num_dimensions)
         # With room for the items of the file only, whatever number it claims to need.
         index.load_index(str(folder / INDEX), max_elements=len(labels))
-    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError, OSError) as error:
+    except DAMAGED_FILE_ERRORS as error:
         raise CifmError(f"{folder}: not a SCimilarity model ({error!s:.200})", "copy the folder anew") from error
     return ScimilarityModel(tuple(map(str, types)), genes, weights, index, item_types.astype(np.int64))
 

@@ -24,6 +24,7 @@ from cifm_cli.celltype.registry import require_path
 from cifm_cli.celltype.tabnet import TabNet
 from cifm_cli.celltype.torch_files import read_torch, state_dict
 from cifm_cli.errors import CifmError
+from cifm_cli.system_errors import DAMAGED_FILE_ERRORS
 from cifm_cli.system_files import without_system_files
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def load_sctab(folder: Path, *, trust_pickle: bool) -> SctabModel:
         # Apply the network once, so that weights that do not fit the genes or the types are an error here.
         output = logits(torch.zeros(1, len(genes)))
         num_outputs = output.shape[1]
-    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError, OSError, ArrowException) as error:
+    except (*DAMAGED_FILE_ERRORS, ArrowException) as error:
         raise CifmError(f"{folder}: not an scTab model ({error!s:.200})", "copy the files anew") from error
     if not torch.isfinite(output).all():
         raise CifmError(f"{folder}: its weights give logits that are not finite", "copy the files anew")

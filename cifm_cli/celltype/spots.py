@@ -130,39 +130,50 @@ def fit_spot_annotator(
     Returns:
         The annotator.
     """
-    members = _lineage_genes(symbols, tissue)
     totals = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
-    chosen = [genes[np.argsort(-totals[genes], kind="stable")[:NUM_GENES]] for genes in members]
-    clustered = np.sort(np.argsort(-totals, kind="stable")[:NUM_CLUSTERED_GENES])
+    by_count = np.argsort(-totals, kind="stable")
+    clustered = np.sort(by_count[:NUM_CLUSTERED_GENES])
+    chosen = [by_count[np.isin(by_count, genes)][:NUM_GENES] for genes in _lineage_genes(symbols, tissue)]
     used = np.unique(np.concatenate([*chosen, clustered]))
-    weights = np.zeros((len(used), len(chosen)))
-    for number, genes in enumerate(chosen):
-        weights[np.searchsorted(used, genes), number] = 1 / len(genes)
-    shared = expression[:, used].astype(np.float64)
-    mean = np.asarray(shared.mean(axis=0)).ravel()
-    variance = np.asarray(shared.multiply(shared).mean(axis=0)).ravel() - mean**2
+    mean, deviation = _moments(expression[:, used].astype(np.float64))
     clusters = fit_clusters(counts[:, clustered].tocsr(), NUM_CLUSTERS)
     annotator = SpotAnnotator(
         names=(*GROUPS, UNASSIGNED),
         genes=tuple(symbols[column] for column in used),
         mean=mean,
-        deviation=np.sqrt(np.maximum(variance, 1e-12)),
-        weights=weights,
+        deviation=deviation,
+        weights=np.stack([np.isin(used, genes) / max(len(genes), 1) for genes in chosen], axis=1),
         offset=np.zeros(len(chosen)),
         clusters=clusters,
         clustered=np.searchsorted(used, clustered),
         cluster_scores=np.zeros((len(clusters.centres), len(chosen))),
     )
-    own = annotator.own_scores(expression, symbols)
-    annotator = replace(annotator, offset=-own.mean(axis=0))
-    assigned = clusters.assign(counts[:, clustered].tocsr())
+    return _centre(annotator, annotator.own_scores(expression, symbols), clusters.assign(counts[:, clustered].tocsr()))
+
+
+def _moments(expression: csr_matrix) -> tuple[Numbers, Numbers]:
+    """(G,) mean and standard deviation of each gene."""
+    mean = np.asarray(expression.mean(axis=0)).ravel()
+    variance = np.asarray(expression.multiply(expression).mean(axis=0)).ravel() - mean**2
+    return mean, np.sqrt(np.maximum(variance, 1e-12))
+
+
+def _centre(annotator: SpotAnnotator, own: Numbers, assigned: NDArray[np.int64]) -> SpotAnnotator:
+    """Set the scores of the clusters, and the offsets that make the lineages comparable.
+
+    Args:
+        annotator: The annotator, without them.
+        own: (N, L) scores of the spots of the slide.
+        assigned: (N,) their clusters.
+    """
+    mean = own.mean(axis=0)
     cluster_scores = np.array(
         [
-            own[assigned == number].mean(axis=0) if (assigned == number).any() else own.mean(axis=0)
-            for number in range(len(clusters.centres))
+            own[assigned == number].mean(axis=0) if (assigned == number).any() else mean
+            for number in range(len(annotator.cluster_scores))
         ]
     )
-    annotator = replace(annotator, cluster_scores=cluster_scores)
+    annotator = replace(annotator, offset=-mean, cluster_scores=cluster_scores)
     scores = annotator.scores(own, assigned)
     lead = scores[:, 0] - scores[:, 1:].max(axis=1)
     offset = annotator.offset.copy()

@@ -14,7 +14,7 @@ from anndata.io import read_elem
 from cifm_cli.data.hdf5_safety import check_content
 from cifm_cli.data.open_hdf5 import open_for_reading
 from cifm_cli.errors import CifmError
-from cifm_cli.system_errors import reading_problem
+from cifm_cli.system_errors import DAMAGED_FILE_ERRORS, reading_problem
 
 try:  # AnnData raises it for an unknown encoding, and exports no name for it
     from anndata._io.specs.registry import IORegistryError
@@ -29,19 +29,7 @@ if TYPE_CHECKING:
 
 WRITE_AGAIN = "write the slide again with `cifm prepare DOWNLOAD`; an embedded one with `cifm embed SLIDE`"
 # What h5py, NumPy, pandas and AnnData raise while they read a damaged file.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    IORegistryError,
-)
-
+_DAMAGE = (*DAMAGED_FILE_ERRORS, AttributeError, AssertionError, IORegistryError)
 
 _opened: dict[Path, tuple[int, ...]] = {}  # the files that were opened, to notice that one is replaced
 

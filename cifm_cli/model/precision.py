@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-import time
 from typing import TYPE_CHECKING
 
 import torch
+
+from cifm_cli.processor_time import measure_seconds, one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,27 +59,17 @@ def faster_precision(device: torch.device) -> tuple[Precision, float]:
     num_cells, width, num_outputs = MEASURED_SIZES
     features, weights = torch.ones(num_cells + MEASURED_PRODUCTS, width), torch.ones(width, num_outputs)
     half = weights.bfloat16()
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # members of a network run on one thread each
-    try:
-        # Features are converted at every product, weights once per step.
+    with one_thread():  # members of a network run on one thread each
         single = _median_time(lambda rows: features[:rows] @ weights)
+        # Features are converted at every product, weights once per step.
         speed_up = single / _median_time(lambda rows: features[:rows].bfloat16() @ half)
-    finally:
-        torch.set_num_threads(num_threads)
     return ("bfloat16" if speed_up >= MIN_SPEED_UP else "float32"), speed_up
 
 
 def _median_time(product: Callable[[int], object]) -> float:
     """Median processor time of products with different numbers of rows, in seconds."""
-    product(MEASURED_SIZES[0] - 1)  # the first product of a process loads the library
-    times = []
-    for rows in range(MEASURED_SIZES[0], MEASURED_SIZES[0] + MEASURED_PRODUCTS):
-        # Time of the thread, which other programs on the machine change less than that of the clock.
-        started = time.thread_time()
-        product(rows)
-        times.append(time.thread_time() - started)
-    return statistics.median(times)
+    fewest = MEASURED_SIZES[0]
+    return statistics.median(measure_seconds(product, range(fewest - 1, fewest + MEASURED_PRODUCTS)))
 
 
 def precision_note(precision: Precision, device: torch.device) -> str | None:

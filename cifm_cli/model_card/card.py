@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import logging
 import re
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final
-
-import jinja2
 
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.model_card.evaluation_facts import COLUMNS, read_evaluation_facts
 from cifm_cli.model_card.training_facts import read_training_facts
 from cifm_cli.path_text import path_from_text, printable
+from cifm_cli.templates import open_template
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
@@ -100,7 +98,9 @@ def render_card(training: TrainingFacts, evaluation: EvaluationFacts | None) -> 
         The text.
     """
     longest = max((len(run) for run in re.findall("`+", training.recipe)), default=0)
-    text = _template().render(
+    # Markdown, not HTML: names are escaped by the filter `text`.
+    template = open_template("model_card", "model_card.md.jinja", is_html=False, text=escape_markdown)
+    text = template.render(
         training=training,
         evaluation=evaluation,
         columns=list(COLUMNS.values()),
@@ -151,18 +151,3 @@ def _merge(path: Path, card: str) -> str | None:
 
 def _marker(part: str, edge: str) -> str:
     return f"<!-- cifm {part}: {edge} -->"
-
-
-@cache
-def _template() -> jinja2.Template:
-    # Markdown, not HTML: names are escaped by the filter `text`.
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cifm_cli", "model_card"),
-        autoescape=False,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["text"] = escape_markdown
-    return environment.get_template("model_card.md.jinja")

@@ -14,10 +14,9 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
-import jinja2
-
 from cifm_cli.path_text import printable
 from cifm_cli.report.table import Table
+from cifm_cli.templates import open_template
 from cifm_cli.workspace import atomic_path
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def write_report(
         CifmError: The file cannot be written.
     """
     script = _read("report.js")
-    page = _template().render(
+    page = open_template("report", "report.html.jinja", is_html=True, micrometres=_micrometres).render(
         title=title,
         answer=answer,
         remarks=remarks,
@@ -141,18 +140,3 @@ def _micrometres(text: str) -> str:
 def _read(name: str) -> str:
     """Text of a file beside this module."""
     return resources.files("cifm_cli.report").joinpath(name).read_text(encoding="utf8").replace("\r\n", "\n")
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cifm_cli", "report"),
-        # Names of slides, genes and types come from files of the user.
-        autoescape=True,
-        # A misspelled name in the template raises an error instead of printing nothing.
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["micrometres"] = _micrometres
-    return environment.get_template("report.html.jinja")

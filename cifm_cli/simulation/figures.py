@@ -47,9 +47,8 @@ def _draw_pictures(result: SimulationResult, colours: Mapping[str, str]) -> dict
     """Images and captions of all figures, by file name without suffix."""
     change = summary.composition_change(result.trajectories, result.type_names)
     figures = draw_effects(result.response) | draw_maps(result, colours)
-    compared = {
-        name: colour for name, colour in colours.items() if name in change
-    }  # others are edited or injected only
+    # Types that only edited and injected cells have are not compared.
+    compared = {name: colour for name, colour in colours.items() if name in change}
     figures |= {"change": _draw_change(change, colours), "composition": _draw_curves(result, compared)}
     return figures | _draw_transitions(result, compared) | {"animation": draw_animation(result, colours)}
 
@@ -131,45 +130,63 @@ def _draw_curves(result: SimulationResult, colours: Mapping[str, str]) -> tuple[
 
 
 def _draw_transitions(result: SimulationResult, colours: Mapping[str, str]) -> dict[str, tuple[bytes, str]]:
-    """The transitions that the edits change most, and a matrix of their difference."""
-    names, size = result.type_names, len(result.type_names)
+    """The transitions that the edits change most, if they change any, and a matrix of the difference of all."""
     counts = {
         arm: np.array(
-            [summary.count_transitions(own, size) for own in result.trajectories if own.arm == arm], dtype=np.float64
+            [summary.count_transitions(own, len(result.type_names)) for own in result.trajectories if own.arm == arm],
+            dtype=np.float64,
         )
         for arm in ARMS
     }
-    figures = {}
     pairs = _largest_transitions(counts)
-    if pairs:
-        series = [
+    largest = {"transitions": _draw_largest(result.type_names, counts, pairs, colours)} if pairs else {}
+    return largest | {"transitions_difference": _draw_matrix(result, colours)}
+
+
+def _draw_largest(
+    names: Sequence[str],
+    counts: Mapping[str, NDArray[np.float64]],
+    pairs: Sequence[tuple[int, int]],
+    colours: Mapping[str, str],
+) -> tuple[bytes, str]:
+    """Numbers of cells that changed from one type to another, in both arms."""
+
+    def colour(position: int) -> str:
+        """Colour of a type."""
+        return colours.get(names[position], UNKNOWN if names[position] == UNASSIGNED else OTHERS)
+
+    image = draw_rows(
+        [f"{names[i]} → {names[j]}" for i, j in pairs],
+        [
             Dots("with the edits", *_per_replicate(counts[TREATED], pairs)),
             Dots("without the edits", *_per_replicate(counts[CONTROL], pairs), is_open=True),
-        ]
-        image = draw_rows(
-            [f"{names[i]} → {names[j]}" for i, j in pairs],
-            series,
-            "Cells that changed their type over all steps",
-            x_label="cells, mean over replicates" if len(counts[TREATED]) > 1 else "cells",
-            colours=[COLOURS[0], COLOURS[3]],
-            squares=[[colours.get(names[k], UNKNOWN if names[k] == UNASSIGNED else OTHERS) for k in pair] for pair in pairs],
-        )  # fmt: skip
-        figures["transitions"] = (image, "The changes of type of which the edits change the number most.")
-    selected = [names.index(name) for name in colours]
-    share = {arm: summary.mean_transitions(result.trajectories, arm, size)[np.ix_(selected, selected)] for arm in ARMS}
-    figures["transitions_difference"] = (
-        matrix_plots.heat_map(
-            np.round(100 * (share[TREATED] - share[CONTROL]), 2),
-            list(colours),
-            list(colours),
-            "Transitions from (rows) to (columns), with the edits minus without",
-            label="% of the cells of the row",
-            centred=True,
-            colours=colours,
-        ),
-        "Of the cells of a type (row), how many more or fewer end as another type (column) because of the edits.",
+        ],
+        "Cells that changed their type over all steps",
+        x_label="cells, mean over replicates" if len(counts[TREATED]) > 1 else "cells",
+        colours=[COLOURS[0], COLOURS[3]],
+        squares=[[colour(i), colour(j)] for i, j in pairs],
     )
-    return figures
+    return image, "The changes of type of which the edits change the number most."
+
+
+def _draw_matrix(result: SimulationResult, colours: Mapping[str, str]) -> tuple[bytes, str]:
+    """Difference between the arms in the fraction of each type that became each type."""
+    selected = [result.type_names.index(name) for name in colours]
+    treated, control = (
+        summary.mean_transitions(result.trajectories, arm, len(result.type_names))[np.ix_(selected, selected)]
+        for arm in (TREATED, CONTROL)
+    )
+    image = matrix_plots.heat_map(
+        np.round(100 * (treated - control), 2),
+        list(colours),
+        list(colours),
+        "Transitions from (rows) to (columns), with the edits minus without",
+        label="% of the cells of the row",
+        centred=True,
+        colours=colours,
+    )
+    caption = "Of the cells of a type (row), how many more or fewer end as another type (column) because of the edits."
+    return image, caption
 
 
 def _largest_transitions(counts: Mapping[str, NDArray[np.float64]]) -> list[tuple[int, int]]:

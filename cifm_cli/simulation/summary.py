@@ -117,11 +117,10 @@ def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str])
     """
     final = {arm: _final_fractions(trajectories, arm, len(names)) for arm in ARMS}
     before = _initial_fractions(trajectories, len(names))
-    difference = final[TREATED] - final[CONTROL]
-    # Arms of one replicate share their random numbers, so differences are taken by replicate before they are averaged.
     kept = mean_transitions(trajectories, CONTROL, len(names)).diagonal()
-    deviation = difference.std(axis=0, ddof=1) if len(difference) > 1 else None
-    margin = None if deviation is None else deviation * _t_quantile(len(difference)) / np.sqrt(len(difference))
+    # Arms of one replicate share their random numbers, so differences are taken by replicate before they are averaged.
+    difference = final[TREATED] - final[CONTROL]
+    occurs = before.astype(bool) | final[TREATED].any(axis=0) | final[CONTROL].any(axis=0)
     return {
         names[i]: {
             "before": float(before[i]),
@@ -130,14 +129,20 @@ def composition_change(trajectories: Sequence[Trajectory], names: Sequence[str])
             "difference": float(difference[:, i].mean()),
             "replicates": difference[:, i].tolist(),
             "kept": float(kept[i]) if np.isfinite(kept[i]) else None,
-            "standard_deviation": None if deviation is None else float(deviation[i]),
-            "low": None if margin is None else float(difference[:, i].mean() - margin[i]),
-            "high": None if margin is None else float(difference[:, i].mean() + margin[i]),
+            **_spread(difference[:, i]),
         }
         for i in np.argsort(-before, kind="stable")
-        # Types that never occur are left out of the table.
-        if before[i] or final[TREATED][:, i].any() or final[CONTROL][:, i].any()
+        if occurs[i]
     }
+
+
+def _spread(differences: NDArray[np.float64]) -> dict[str, float | None]:
+    """Standard deviation over (R,) replicates, and 95 % interval of their mean; None for a single one."""
+    if len(differences) == 1:
+        return {"standard_deviation": None, "low": None, "high": None}
+    mean, deviation = differences.mean(), differences.std(ddof=1)
+    margin = deviation * _t_quantile(len(differences)) / np.sqrt(len(differences))
+    return {"standard_deviation": float(deviation), "low": float(mean - margin), "high": float(mean + margin)}
 
 
 def _t_quantile(num_replicates: int) -> float:

@@ -6,18 +6,19 @@ little about another.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import torch
+
+from cifm_cli.processor_time import measure_seconds, one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 PRODUCT_SIZES = (3000, 128, 512)  # cells of a tile with its halo, features, and the four projections of a layer
 COPY_BYTES = 1 << 28  # more than any cache holds
-REPEATS = 5  # the fastest counts: others were interrupted
+REPEATS = 5  # the fastest counts: other programs took the caches from the others
 # Time of one core for a step of the recipe `xenium` on a tile of 2,048 cells and 377 genes, two members: products and edges
 # go with the speed of products, all else with that of memory. The ratio of the two was fitted to steps of AdamW on two
 # machines, the scale to steps of Muon on the first one (96 GFLOP/s, 22 GB/s, 0.24 s on two cores): an estimate and no more.
@@ -60,24 +61,14 @@ def measure_speed() -> MachineSpeed:
     half_features, half_weights = features.bfloat16(), weights.bfloat16()
     source = torch.ones(COPY_BYTES // 8)  # float32; half of the bytes are read, half are written
     target = torch.empty_like(source)
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return MachineSpeed(
-            float32_gflops=num_operations / _shortest(lambda: features @ weights) / 1e9,
-            bfloat16_gflops=num_operations / _shortest(lambda: half_features @ half_weights) / 1e9,
-            copy_gb_per_s=COPY_BYTES / _shortest(lambda: target.copy_(source)) / 1e9,
+            float32_gflops=num_operations / _shortest(lambda _: features @ weights) / 1e9,
+            bfloat16_gflops=num_operations / _shortest(lambda _: half_features @ half_weights) / 1e9,
+            copy_gb_per_s=COPY_BYTES / _shortest(lambda _: target.copy_(source)) / 1e9,
         )
-    finally:
-        torch.set_num_threads(num_threads)
 
 
-def _shortest(function: Callable[[], object]) -> float:
-    """Shortest time of a call, in seconds."""
-    function()  # the first call loads the library, and gets the memory
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - started)
-    return min(times)
+def _shortest(function: Callable[[int], object]) -> float:
+    """Shortest processor time of a call, in seconds."""
+    return min(measure_seconds(function, [PRODUCT_SIZES[0]] * (1 + REPEATS)))

@@ -13,6 +13,8 @@ from builders import read_tensors
 
 import cifm_cli as cifm
 
+pytestmark = pytest.mark.figures
+
 PLANTED_SCORES = (
     "raised", "lowered", "right_sign", "called", "coverage", "mean_shift", "beyond_range", "false_calls",
 )  # fmt: skip

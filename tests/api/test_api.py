@@ -141,7 +141,7 @@ def test_a_copy_leaves_the_original_unchanged(adata: ad.AnnData, model: cifm.Loa
 
 @pytest.mark.usefixtures("few_baselines")
 @pytest.mark.parametrize("name", CALLS)
-def test_nothing_is_printed_or_written(
+def test_results_can_be_used_again_and_nothing_is_printed_or_written(
     adata: ad.AnnData,
     model: cifm.LoadedModel,
     name: str,
@@ -149,18 +149,12 @@ def test_nothing_is_printed_or_written(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    """A prepared slide stays a prepared slide, with its radius and its split."""
     monkeypatch.chdir(tmp_path)
+    before = dict(adata.uns["cifm"])
     CALLS[name](adata, model)
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.usefixtures("few_baselines")
-@pytest.mark.parametrize("name", CALLS)
-def test_results_can_be_used_again(adata: ad.AnnData, model: cifm.LoadedModel, name: str) -> None:
-    """A prepared slide stays a prepared slide, with its radius and its split."""
-    before = dict(adata.uns["cifm"])
-    CALLS[name](adata, model)
     assert before.items() <= adata.uns["cifm"].items()
     cifm.embed(adata, model, ["cell"])
 

@@ -74,7 +74,11 @@ def test_a_notebook(sc: ModuleType, xenium_download: Path, run_folder: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["xenium", "visium_hd", "anndata"])
+@pytest.mark.usefixtures("few_baselines")
+@pytest.mark.parametrize(
+    "name",
+    ["anndata", *(pytest.param(name, marks=pytest.mark.extended) for name in ("xenium", "visium_hd"))],
+)
 def test_the_notebooks_of_the_documentation_run(sc: ModuleType, name: str) -> None:
     """All code cells, in one namespace and an empty folder, on fewer cells and with fewer steps."""
     path = Path(__file__).parents[2] / "docs" / "notebooks" / f"{name}.ipynb"
@@ -88,6 +92,7 @@ def test_the_notebooks_of_the_documentation_run(sc: ModuleType, name: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_baselines")
 def test_the_example_of_the_documentation_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,7 +22,7 @@ QUICK = ("--max-cells", 100, "--steps", 1, "--share", 0.2, "--count", 5)
 EVALUATE = ("evaluate", "--geometry", "scattered", "--rounds", 1, "--json")
 FEW = "knows only"  # of the warning about a model that knows few of the genes
 
-pytestmark = pytest.mark.usefixtures("blank_figures", "few_baselines")
+pytestmark = pytest.mark.usefixtures("few_baselines")
 
 
 @pytest.fixture(scope="session")
@@ -76,22 +76,13 @@ def test_a_slide_is_adapted_to_once_and_the_provenance_says_so(
     assert (slide.num_cells, slide.num_genes, seed) == (prepared.num_cells, prepared.num_genes, 5)
     assert read_origin(written)["adapt"] == "slide"
     assert "adaptation" in read_origin(written)
+    shown = json.loads(cifm("inspect", written, "--json").out)
+    adaptation = shown[keys.EMBEDDING if name == "embed" else keys.PROVENANCE]["adaptation"]
+    assert (adaptation["seed"], adaptation["cells"]) == (5, prepared.num_cells)
+    assert "adaptation.seed" in cifm("inspect", written).out
     assert cifm(*words, "--adapt", "none", *(["--force"] if name.startswith("predict") else [])).code == 0
     assert len(adaptations) == 1
     assert {key: read_origin(written)[key] for key in ("adapt", "adaptation")} == {"adapt": "none", "adaptation": None}
-
-
-@pytest.mark.parametrize("name", RESULTS)
-def test_inspect_shows_the_adaptation(cifm, name: str) -> None:
-    Path("at.csv").write_text("x,y\n200,200\n", encoding="utf8")
-    words, written = RESULTS[name]
-    assert cifm(*words, "--seed", 5).code == 0
-    shown = json.loads(cifm("inspect", written, "--json").out)
-    origin = shown[keys.EMBEDDING if name == "embed" else keys.PROVENANCE]
-    assert origin["adapt"] == "slide"
-    assert origin["adaptation"]["seed"] == 5
-    assert origin["adaptation"]["cells"] == open_slide(Path(SLIDE)).num_cells
-    assert "adaptation.seed" in cifm("inspect", written).out
 
 
 @pytest.mark.parametrize("command", ["embed", "predict", "simulate", "evaluate"])

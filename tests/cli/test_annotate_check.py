@@ -10,6 +10,8 @@ import anndata as ad
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.figures
+
 
 @pytest.fixture(autouse=True)
 def in_workspace(prepared_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +80,7 @@ def test_a_column_of_another_program_is_kept(cifm) -> None:
     assert set(ad.read_h5ad("mine.h5ad").obs["cifm_cell_type"]) == {"mine"}
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_classifier_is_trained_on_a_table_of_profiles(cifm) -> None:
     slide = ad.read_h5ad("prepared/tissue.h5ad")
     names = [name for name in slide.obs["cluster"].cat.categories if name in {"t_cell", "acinar", "fibroblast"}]

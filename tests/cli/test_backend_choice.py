@@ -19,7 +19,13 @@ SMALL += ["--set=objective.linear_rank=0", "--set=objective.states=6"]
 ONE_ROUND = ("--rounds", "1", "--geometry", "scattered")
 
 
-pytestmark = pytest.mark.usefixtures("blank_figures", "few_baselines", "workspace")
+pytestmark = pytest.mark.usefixtures("few_baselines", "workspace")
+
+
+@pytest.fixture(scope="session")
+def prepared_synthetic(prepared_few_genes: Path) -> Path:
+    """The slide of these tests."""
+    return prepared_few_genes
 
 
 @pytest.mark.dgl

@@ -10,6 +10,8 @@ import pytest
 
 from cifm_cli.commands import demo
 
+pytestmark = pytest.mark.figures
+
 
 def test_the_demo_consists_of_six_commands() -> None:
     assert [line.split()[1] for line in demo.COMMANDS] == ["prepare", "train", "evaluate", "embed", "probe", "simulate"]

@@ -18,6 +18,8 @@ from cifm_cli import keys
 from cifm_cli.data.slide import open_slide
 from cifm_cli.data.writers.embedded import open_embeddings, read_embedded
 
+pytestmark = pytest.mark.figures
+
 ALL = ("--umap", "--clusters", "--neighbors")
 
 
@@ -129,18 +131,13 @@ def test_formats_hold_the_same_numbers(two_slides: Path, cifm, blank_figures) ->
         assert not list(Path(name).glob(".*"))
 
 
-def test_embeddings_of_zarr_and_of_hdf5_are_the_same(two_slides: Path, cifm) -> None:
+def test_zarr_and_hdf5_hold_the_same_embeddings_and_are_probed_alike(two_slides: Path, cifm, blank_figures) -> None:
     assert cifm("embed", "prepared/one.h5ad", "--adapt", "none").code == 0
     assert cifm("embed", "prepared/one.h5ad", "--adapt", "none", "--format", "zarr").code == 0
     mapped, converted = (open_embeddings(Path("embedded", name)) for name in ("one.h5ad", "one.zarr"))
     assert converted.name == mapped.name == "one"
     assert converted.path == Path("embedded/one.zarr")
     assert all(np.array_equal(values, converted.embeddings[slot]) for slot, values in mapped.embeddings.items())
-
-
-def test_a_probe_reads_zarr(two_slides: Path, cifm, blank_figures) -> None:
-    assert cifm("embed", "prepared/one.h5ad", "--adapt", "none").code == 0
-    assert cifm("embed", "prepared/one.h5ad", "--adapt", "none", "--format", "zarr").code == 0
     results = []
     for given in ("embedded", "embedded/one.h5ad", "embedded/one.zarr"):
         code, out, err = cifm("probe", given, "--label", "cell_type", "--max-cells", 200, "--folds", 2, "--json")

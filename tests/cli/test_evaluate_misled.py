@@ -20,8 +20,6 @@ from cifm_cli.model.checkpoint import load_checkpoint
 BRIEF = ("--geometry", "scattered", "--rounds", "20", "--adapt", "none", "--backend", "torch", "--json")
 Change = Callable[[ad.AnnData, np.random.Generator], ad.AnnData]
 
-pytestmark = pytest.mark.usefixtures("blank_figures")
-
 
 def raw(path: Path) -> ad.AnnData:
     """The counts and places of a prepared slide, without anything that cifm stored with them."""

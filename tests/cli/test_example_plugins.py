@@ -68,7 +68,7 @@ def test_the_backend_is_listed_and_is_not_the_default(cifm: Callable) -> None:
     assert rows["segments"]["auto"] == []
 
 
-@pytest.mark.usefixtures("installed", "blank_figures", "few_baselines", "workspace")
+@pytest.mark.usefixtures("installed", "few_baselines", "workspace")
 def test_the_backend_trains_and_the_baseline_is_scored(cifm: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     from cifm_cli.evaluation import setup
     from cifm_cli.evaluation.predictors.registry import all_baselines

@@ -36,8 +36,6 @@ geometries = ["scattered", "whole"]
 SAMPLES = {"a1": "A", "b1": "B", "c1": "C/c"}
 WORDS = ("evaluate", "--leave-out", "sample", "--recipe", "short.toml", "--rounds", "1", "--backend", "torch", "--json")
 
-pytestmark = pytest.mark.usefixtures("blank_figures")
-
 
 @pytest.fixture(scope="module")
 def slides(build_once: Callable) -> Path:

@@ -14,7 +14,7 @@ from builders import train_short_run
 from cifm_cli.model_card.card import escape_markdown, render_card, update_cards, write_card
 from cifm_cli.model_card.training_facts import TrainingFacts, TrainingSlideFacts
 
-pytestmark = pytest.mark.usefixtures("few_baselines", "blank_figures")
+pytestmark = pytest.mark.usefixtures("few_baselines")
 SMALL = (
     "--set=train.steps=3", "--set=train.validation_tiles=1", "--set=model.width=8", "--set=data.tile_cells=64",
     "--set=objective.linear_rank=0", "--backend=torch",

@@ -52,7 +52,7 @@ def test_every_cell_is_written_in_the_order_of_the_download(cifm, random_run: No
 
 def test_gated_is_the_mean_where_a_gene_is_likely_expressed(cifm, random_run: None) -> None:
     for form in ("mean", "gated"):
-        words = ("--form", form, "--threshold", "0.4", "--out", f"{form}.h5ad")
+        words = ("--form", form, "--threshold", "0.4", "--adapt", "none", "--out", f"{form}.h5ad")
         assert cifm("predict", "prepared/tissue.h5ad", *words).code == 0
     mean, gated = ad.read_h5ad("mean.h5ad"), ad.read_h5ad("gated.h5ad")
     likely = mean.layers["expressed"] > 0.4
@@ -112,7 +112,8 @@ def test_a_location_has_no_effect_on_the_others(cifm, random_run: None) -> None:
     alone = write_csv("one.csv", "x_um,y_um", f"{x + 3},{y}")
     among_others = write_csv("many.csv", "x,y", f"{x + 3},{y}", f"{x + 4},{y + 1}", f"{x + 3},{y}", f"{x - 5},{y}")
     for path in (alone, among_others):
-        assert cifm("predict", "prepared/tissue.h5ad", "--at", path, "--out", path.with_suffix(".h5ad")).code == 0
+        words = ("--at", path, "--adapt", "none", "--out", path.with_suffix(".h5ad"))
+        assert cifm("predict", "prepared/tissue.h5ad", *words).code == 0
     one, many = ad.read_h5ad("one.h5ad"), ad.read_h5ad("many.h5ad")
     assert many.obs_names.tolist() == ["place_1", "place_2", "place_3", "place_4"]
     assert np.allclose(many.obsm[keys.SPATIAL][0], [x + 3, y])

@@ -112,9 +112,7 @@ def test_the_median_of_a_release_is_refused(cifm: Callable[..., Any], workspace:
     assert "--form gated" in err
 
 
-def test_evaluate(
-    cifm: Callable[..., Any], workspace: Path, run: Path, blank_figures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluate(cifm: Callable[..., Any], workspace: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_few_baselines(monkeypatch)
     code, out, err = cifm("evaluate", "--model", run, "--geometry", "scattered", "--rounds", 1, "--json")
     assert code == 0, err
@@ -123,14 +121,14 @@ def test_evaluate(
     assert metrics["genes"]["model"] > 2 * metrics["genes"]["shared"]
 
 
-def test_simulate(cifm: Callable[..., Any], workspace: Path, run: Path, blank_figures: None) -> None:
+def test_simulate(cifm: Callable[..., Any], workspace: Path, run: Path) -> None:
     words = ["--inject", "tcell", "--count", 10, "--steps", 1, "--replicates", 2]
     code, out, err = cifm("simulate", "--model", run, *words, "--json")
     assert code == 0, err
     assert json.loads(out)["provenance"]["genes"]["shared"] > 0
 
 
-def test_sensitivity(cifm: Callable[..., Any], workspace: Path, run: Path, blank_figures: None) -> None:
+def test_sensitivity(cifm: Callable[..., Any], workspace: Path, run: Path) -> None:
     words = ["--max-cells", 150, "--share", 0.5, "--search", 1, "--search-genes", "--json"]
     code, out, err = cifm("simulate", "--model", run, "--sensitivity", "KRT8", *words)
     assert code == 0, err

@@ -14,7 +14,7 @@ from cifm_cli.commands import run as run_command
 from cifm_cli.pipeline.finished_steps import has_started, is_evaluated, is_trained
 from cifm_cli.provenance import hash_file
 
-pytestmark = pytest.mark.usefixtures("few_baselines", "blank_figures")
+pytestmark = pytest.mark.usefixtures("few_baselines")
 SMALL = """\
 description = "small"
 [data]

@@ -20,8 +20,6 @@ from cifm_cli.app import main
 from cifm_cli.data.slide import open_slide
 from cifm_cli.data.writers.embedded import write_embedded
 
-pytestmark = pytest.mark.usefixtures("blank_figures")
-
 NAMES = ("A", "B", "C")
 GENES = 60
 ORIGIN = {

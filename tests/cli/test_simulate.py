@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from builders import save_random_run
-from conftest import BLANK_PNG
 
 from cifm_cli.app import main
 from cifm_cli.data.slide import open_slide
+
+pytestmark = pytest.mark.figures
 
 FILES = {
     "simulation.json", "composition.csv", "transitions.csv", "neighbours.csv", "effects.csv", "effects.parquet", "trajectory.h5ad", "report.html",
@@ -51,10 +52,8 @@ def copied(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def workplace(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(copied: Path, blank_figures: None) -> Path:
     """A copy of the workspace, in which no figures are drawn, as most tests do not read them."""
-    for name in ("render", "render_frames"):
-        monkeypatch.setattr(f"cifm_cli.report.canvas.{name}", lambda *_: BLANK_PNG)
     return copied
 
 

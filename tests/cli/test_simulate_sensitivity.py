@@ -16,6 +16,8 @@ import cifm_cli as cifm_api
 from cifm_cli.app import main
 from cifm_cli.data.slide import open_slide
 
+pytestmark = pytest.mark.figures
+
 QUICK = ("--max-cells", "200", "--share", "0.5", "--adapt", "none")
 MAP_FILES = {"sensitivity.csv", "sensitivity.parquet", "sensitivity.png", "sensitivity.json"}
 

@@ -46,10 +46,10 @@ def with_readout(model: LoadedModel, readout: Readout | None) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def model(slide: Slide, prepared_synthetic: Path) -> LoadedModel:
+def model(slide: Slide, prepared_few_genes: Path) -> LoadedModel:
     """A model with random weights and a fitted readout."""
     found = load_random_model(slide, TABLES)
-    return with_readout(found, fit(prepared_synthetic, found))
+    return with_readout(found, fit(prepared_few_genes, found))
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +194,8 @@ def test_a_model_without_readout_embeds_as_its_encoder(
     assert apart(embeddings, encode_cells(model, slide, "cell")) > 0.1
 
 
-def test_a_trained_run_has_a_readout(prepared_synthetic: Path, slide: Slide, tmp_path: Path) -> None:
-    train_short_run(prepared_synthetic, tmp_path / "run")
+def test_a_trained_run_has_a_readout(prepared_few_genes: Path, slide: Slide, tmp_path: Path) -> None:
+    train_short_run(prepared_few_genes, tmp_path / "run")
     checkpoint = load_checkpoint(tmp_path / "run")
     readout = checkpoint.readout
     assert readout is not None
@@ -205,7 +205,7 @@ def test_a_trained_run_has_a_readout(prepared_synthetic: Path, slide: Slide, tmp
     )
     # What is stored is what was fitted to the best network.
     model = LoadedModel(checkpoint, load_random_model(slide, TABLES).backend, torch.device("cpu"))
-    again = fit(prepared_synthetic, model)
+    again = fit(prepared_few_genes, model)
     assert all(np.array_equal(getattr(readout, name), getattr(again, name)) for name in vars(readout))
 
 

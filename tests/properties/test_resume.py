@@ -74,19 +74,21 @@ def interrupted(build_once: BuildOnce, prepared_small: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("steps", "number", "recipe"),
+    ("steps", "number", "changes"),
     [
-        (3, signal.SIGTERM, make_recipe()),
-        (8, signal.SIGINT, make_recipe(average=0.9)),
-        (11, signal.SIGUSR1, make_recipe(save_minutes=1e-9, optimiser="muon")),
+        (3, signal.SIGTERM, {}),
+        (8, signal.SIGINT, {"average": 0.9}),
+        (11, signal.SIGUSR1, {"save_minutes": 1e-9, "optimiser": "muon"}),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    prepared_small: Path, tmp_path: Path, steps: int, number: signal.Signals, recipe: Recipe
+    prepared_small: Path, whole: Path, tmp_path: Path, steps: int, number: signal.Signals, changes: dict[str, Any]
 ) -> None:
-    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    recipe, interrupted = make_recipe(**changes), tmp_path / "interrupted"
     handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, *STOP_SIGNALS)]
-    loop.train(make_config(prepared_small, whole, recipe))
+    if changes:
+        whole = tmp_path / "whole"
+        loop.train(make_config(prepared_small, whole, recipe))
     train_until(steps, number, make_config(prepared_small, interrupted, recipe))
     assert [signal.getsignal(kind) for kind in (signal.SIGINT, *STOP_SIGNALS)] == handlers
     loop.train(make_config(prepared_small, interrupted, recipe, resume=True))
@@ -136,13 +138,11 @@ def test_a_diverging_loss_ends_the_run_and_keeps_the_best_model(
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_training_starts_at_the_prediction_of_the_smoother(
-    prepared_synthetic: Path, tmp_path: Path, members: int
-) -> None:
+def test_training_starts_at_the_prediction_of_the_smoother(prepared_small: Path, tmp_path: Path, members: int) -> None:
     """Before the first step, the prediction is a weighted sum of means over neighbours."""
     recipe = make_recipe()
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"members": members})})
-    session = open_session(make_config(prepared_synthetic, tmp_path / "run", recipe), Processes())
+    session = open_session(make_config(prepared_small, tmp_path / "run", recipe), Processes())
     fit_slides(session)
     example = session.corpus.train_example(0)
     smoother, tile = session.network.first.head.smoother, example.tile
@@ -158,10 +158,10 @@ def test_training_starts_at_the_prediction_of_the_smoother(
     assert (mean - example.target.values).square().mean() < (constant - example.target.values).square().mean()
 
 
-def test_training_reduces_the_loss_of_a_model_without_smoother(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_training_reduces_the_loss_of_a_model_without_smoother(prepared_small: Path, tmp_path: Path) -> None:
     recipe = make_recipe(steps=60, validate_every=20, learning_rate=5e-3)
     recipe = recipe.model_copy(update={"objective": ObjectiveRecipe(name="balanced_mse")})
-    config = TrainConfig(recipe=recipe, slides=[prepared_synthetic], folder=tmp_path / "run", backend="torch")
+    config = TrainConfig(recipe=recipe, slides=[prepared_small], folder=tmp_path / "run", backend="torch")
     result = loop.train(config)
     assert result.best_loss < 0.8 * result.first_loss
 
@@ -182,9 +182,9 @@ def test_the_moving_average_is_saved(prepared_small: Path, tmp_path: Path) -> No
     assert torch.equal(load_checkpoint(tmp_path / "run").network.first.padding, session.ema.network.first.padding)
 
 
-def test_early_stopping(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_early_stopping(prepared_small: Path, tmp_path: Path) -> None:
     recipe = make_recipe(learning_rate=1e-12, validate_every=1, patience=3, steps=50)
-    config = TrainConfig(recipe=recipe, slides=[prepared_synthetic], folder=tmp_path / "run", backend="torch")
+    config = TrainConfig(recipe=recipe, slides=[prepared_small], folder=tmp_path / "run", backend="torch")
     assert loop.train(config).steps < 50
 
 

@@ -98,6 +98,7 @@ def test_two_processes_train_as_one_and_a_killed_run_can_be_resumed(
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_torchrun_trains_as_one_process_does(
     prepared_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

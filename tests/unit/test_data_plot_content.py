@@ -22,6 +22,8 @@ from cifm_cli.data.readers.declared_scale import image_scale
 from cifm_cli.data.readers.tissue_images import MAX_SIDE, convert_libraries, read_plot_content
 from cifm_cli.data.units import Scale
 
+pytestmark = pytest.mark.figures
+
 FACTORS = {"spot_diameter_fullres": 26.0, "tissue_hires_scalef": 0.1, "tissue_lowres_scalef": 0.05}
 SCALE = Scale(2.5, "the pitch")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,11 +23,14 @@ from cifm_cli.data.prepare.pipeline import prepare_download
 from cifm_cli.data.slide import describe_slide
 from cifm_cli.errors import CifmError
 
+pytestmark = pytest.mark.figures
 
-@pytest.fixture
-def text(prepared_synthetic: Path) -> str:
-    """The report that `cifm prepare` wrote."""
-    return prepared_synthetic.with_suffix(".html").read_text(encoding="utf8")
+
+@pytest.fixture(scope="module")
+def text(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of a prepared slide, with its figures."""
+    slide = Path(shutil.copy(prepared_synthetic, tmp_path_factory.mktemp("report")))
+    return qc_report.write_qc_report(slide).read_text(encoding="utf8")
 
 
 def cells_of(text: str, first: str) -> list[str]:

@@ -21,6 +21,8 @@ from cifm_cli.errors import CifmError
 from cifm_cli.report.embedding_plots import draw_composition, draw_embedding, shown_categories
 from cifm_cli.report.palette import CATEGORY_COLOURS, OTHERS, UNKNOWN, colour_categories
 
+pytestmark = pytest.mark.figures
+
 
 def draw_blobs(num_cells: int, seed: int, num_blobs: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """(N, 8) embeddings of cells in groups far from each other, which are the same for all seeds, and their groups."""

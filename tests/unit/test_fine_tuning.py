@@ -35,10 +35,10 @@ def make_recipe(objective: str = "residual") -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def given(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def given(prepared_few_genes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the synthetic tissue."""
     folder = tmp_path_factory.mktemp("fine_tuning") / "given"
-    loop.train(TrainConfig(make_recipe(), [prepared_synthetic], folder, backend="torch"))
+    loop.train(TrainConfig(make_recipe(), [prepared_few_genes], folder, backend="torch"))
     return folder
 
 
@@ -66,8 +66,8 @@ def other_tissue(prepared: Path, folder: Path) -> Path:
     return folder / "other.h5ad"
 
 
-def test_another_tissue_gets_its_own_parameters(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
-    session = open_fine_tuning(other_tissue(prepared_synthetic, tmp_path), given)
+def test_another_tissue_gets_its_own_parameters(prepared_few_genes: Path, given: Path, tmp_path: Path) -> None:
+    session = open_fine_tuning(other_tissue(prepared_few_genes, tmp_path), given)
     loop.initialise(session)
     (training_slide,) = session.corpus.slides
     slide = training_slide.slide
@@ -80,25 +80,25 @@ def test_another_tissue_gets_its_own_parameters(prepared_synthetic: Path, given:
         assert not torch.equal(buffer, before.get_buffer(name)), name
 
 
-def test_trained_weights_are_unchanged(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
-    session = open_fine_tuning(other_tissue(prepared_synthetic, tmp_path), given)
+def test_trained_weights_are_unchanged(prepared_few_genes: Path, given: Path, tmp_path: Path) -> None:
+    session = open_fine_tuning(other_tissue(prepared_few_genes, tmp_path), given)
     loop.initialise(session)
     weights = dict(load_checkpoint(given).network.named_parameters())
     assert all(torch.equal(weights[name], value) for name, value in session.network.named_parameters())
 
 
-def test_the_number_of_states_may_differ(prepared_synthetic: Path, given: Path) -> None:
+def test_the_number_of_states_may_differ(prepared_few_genes: Path, given: Path) -> None:
     recipe = make_recipe()
     recipe = recipe.model_copy(update={"objective": recipe.objective.model_copy(update={"states": 5})})
-    config = TrainConfig(recipe, [prepared_synthetic], given.parent / "states", backend="torch", init=given)
+    config = TrainConfig(recipe, [prepared_few_genes], given.parent / "states", backend="torch", init=given)
     session = open_session(config, Processes())
     loop.initialise(session)
     assert session.corpus.slides[0].parameters.num_states == 5
     assert loop.validate(session) < float("inf")
 
 
-def test_genes_that_are_not_measured_keep_their_values(prepared_synthetic: Path, given: Path, tmp_path: Path) -> None:
-    slide = ad.read_h5ad(other_tissue(prepared_synthetic, tmp_path))
+def test_genes_that_are_not_measured_keep_their_values(prepared_few_genes: Path, given: Path, tmp_path: Path) -> None:
+    slide = ad.read_h5ad(other_tissue(prepared_few_genes, tmp_path))
     forget_checksums(slide[:, ::2]).write_h5ad(tmp_path / "half.h5ad")
     session = open_fine_tuning(tmp_path / "half.h5ad", given)
     unmeasured = torch.ones(len(session.corpus.vocabulary), dtype=torch.bool)
@@ -114,8 +114,8 @@ def test_genes_that_are_not_measured_keep_their_values(prepared_synthetic: Path,
     assert torch.equal(after["state_profiles"][0, unmeasured], after["mean"][unmeasured])
 
 
-def test_the_head_of_the_paper_is_not_fitted(prepared_synthetic: Path, tmp_path: Path) -> None:
-    slide, recipe = Path(shutil.copy(prepared_synthetic, tmp_path)), make_recipe("balanced_mse")
+def test_the_head_of_the_paper_is_not_fitted(prepared_few_genes: Path, tmp_path: Path) -> None:
+    slide, recipe = Path(shutil.copy(prepared_few_genes, tmp_path)), make_recipe("balanced_mse")
     first = loop.train(TrainConfig(recipe, [slide], tmp_path / "first", backend="torch"))
     second = loop.train(TrainConfig(recipe, [slide], tmp_path / "second", backend="torch", init=tmp_path / "first"))
     assert second.first_loss == pytest.approx(first.best_loss, rel=1e-6)

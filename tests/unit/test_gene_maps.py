@@ -10,6 +10,8 @@ from cifm_cli.model.gene_maps import GeneOutput
 from cifm_cli.model.network import Network
 from cifm_cli.recipe import parse
 
+pytestmark = pytest.mark.figures
+
 NUM_GENES, WIDTH, RANK = 50, 12, 3
 PANEL = torch.tensor([4, 0, 31])
 

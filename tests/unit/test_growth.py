@@ -194,10 +194,10 @@ def test_a_model_grows_for_a_slide_of_other_genes_only(slide: Slide) -> None:
 
 
 @pytest.fixture(scope="module")
-def half_slide(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def half_slide(prepared_few_genes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The prepared slide with every gene but each third, in reverse order, without checksums."""
     folder = tmp_path_factory.mktemp("half")
-    whole = ad.read_h5ad(prepared_synthetic)
+    whole = ad.read_h5ad(prepared_few_genes)
     kept = np.flatnonzero(np.arange(whole.n_vars) % 3 > 0)[::-1]
     forget_checksums(whole[:, kept]).write_h5ad(folder / "half.h5ad")
     return folder / "half.h5ad"
@@ -224,12 +224,12 @@ def open_fine_tuning(slide: Path, run: Path, folder: Path) -> Session:
 
 
 def test_fine_tuning_adds_the_new_genes(
-    prepared_synthetic: Path, half_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    prepared_few_genes: Path, half_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    session = open_fine_tuning(prepared_synthetic, half_run, tmp_path / "run")
+    session = open_fine_tuning(prepared_few_genes, half_run, tmp_path / "run")
     first, grown = load_checkpoint(half_run), session.corpus
-    whole = ad.read_h5ad(prepared_synthetic)
+    whole = ad.read_h5ad(prepared_few_genes)
     number = len(first.vocabulary)
     assert grown.vocabulary[:number] == first.vocabulary
     assert grown.vocabulary[number:] == tuple(gene for gene in whole.var_names if gene not in first.vocabulary)
@@ -245,33 +245,33 @@ def test_fine_tuning_adds_the_new_genes(
     assert {sketch.run for sketch in session.sketches} == {"", "run"}
 
 
-def test_a_resumed_run_keeps_the_grown_vocabulary(prepared_synthetic: Path, half_run: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_the_grown_vocabulary(prepared_few_genes: Path, half_run: Path, tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train_short_run(prepared_synthetic, whole, init=half_run)
+    train_short_run(prepared_few_genes, whole, init=half_run)
     with pytest.MonkeyPatch.context() as patch:
         interrupt_training(patch, 2, signal.SIGTERM)
         with pytest.raises(StopRequested):
-            train_short_run(prepared_synthetic, stopped, init=half_run)
+            train_short_run(prepared_few_genes, stopped, init=half_run)
     assert load_run_spec(stopped).vocabulary == load_checkpoint(whole).vocabulary
-    train_short_run(prepared_synthetic, stopped, resume=True)
+    train_short_run(prepared_few_genes, stopped, resume=True)
     for file in (list_states(whole)[0].name, "model.safetensors"):
         one, other = read_tensors(whole / file)[0], read_tensors(stopped / file)[0]
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_the_memory_check_counts_the_new_genes(
-    prepared_synthetic: Path, half_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared_few_genes: Path, half_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked = []
     monkeypatch.setattr("cifm_cli.training.session.require_memory", lambda number, *_: checked.append(number))
-    open_fine_tuning(prepared_synthetic, half_run, tmp_path / "run")
-    assert checked == [ad.read_h5ad(prepared_synthetic).n_vars]
+    open_fine_tuning(prepared_few_genes, half_run, tmp_path / "run")
+    assert checked == [ad.read_h5ad(prepared_few_genes).n_vars]
 
 
 def test_a_slide_without_a_known_gene_is_refused(
-    cifm: Callable, prepared_synthetic: Path, half_run: Path, tmp_path: Path
+    cifm: Callable, prepared_few_genes: Path, half_run: Path, tmp_path: Path
 ) -> None:
-    other = forget_checksums(ad.read_h5ad(prepared_synthetic))
+    other = forget_checksums(ad.read_h5ad(prepared_few_genes))
     other.var_names = [gene.replace("ENSG", "ENSMUSG") for gene in other.var_names]
     other.write_h5ad(tmp_path / "mouse.h5ad")
     outcome = cifm(

@@ -16,6 +16,8 @@ from cifm_cli.training.learning_curve import (
 )
 from cifm_cli.training.state import TrainState
 
+pytestmark = pytest.mark.figures
+
 RECIPE = TrainRecipe(steps=7_000, max_minutes=2, patience=3)
 RUN = Path("runs/a")
 

@@ -61,7 +61,7 @@ def test_devices_that_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("chosen", ["bfloat16", "float32"])
 def test_the_choice_is_stored_with_the_run_and_kept(
-    monkeypatch: pytest.MonkeyPatch, prepared_synthetic: Path, tmp_path: Path, chosen: str
+    monkeypatch: pytest.MonkeyPatch, prepared_few_genes: Path, tmp_path: Path, chosen: str
 ) -> None:
     monkeypatch.setattr(session_module, "faster_precision", lambda _: (chosen, 2.0))
     train = {"steps": 1, "validate_every": 1, "validation_tiles": 1, "precision": "auto", "optimiser": "muon"}
@@ -70,7 +70,7 @@ def test_the_choice_is_stored_with_the_run_and_kept(
         {"data": {"tile_cells": 128}, "model": model, "objective": {"linear_rank": 0}, "train": train}, "test"
     )
     config = TrainConfig(
-        recipe=recipe, slides=[prepared_synthetic], folder=tmp_path / "run", backend="torch", device="cpu"
+        recipe=recipe, slides=[prepared_few_genes], folder=tmp_path / "run", backend="torch", device="cpu"
     )
     loop.train(config)
     assert load(tmp_path / "run" / "recipe.toml").train.precision == chosen

@@ -15,6 +15,8 @@ from PIL import Image as Picture
 from cifm_cli.report import canvas, matrix_plots, palette, plots
 from cifm_cli.report.html import Image, Section, Table, draw_image, write_report
 
+pytestmark = pytest.mark.figures
+
 XY_UM = np.random.default_rng(0).uniform(0, [3_000, 1_000], (500, 2))
 PROVENANCE = {"cifm": "0", "created": "today"}
 

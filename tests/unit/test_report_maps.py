@@ -13,6 +13,8 @@ from cifm_cli.report.cell_map import CellMap, Mark
 from cifm_cli.report.dot_plots import DistancePanel, DistancePoint, Dots, draw_by_distance, draw_rows
 from cifm_cli.report.html import Image
 
+pytestmark = pytest.mark.figures
+
 XY_UM = np.random.default_rng(0).uniform(0, [300, 200], (200, 2))
 COLOURS = palette.colour_categories(["tumour", "stroma"])
 NAMES = np.where(XY_UM[:, 0] > 150, "tumour", "stroma").astype(object)

@@ -24,6 +24,8 @@ from cifm_cli.sharing.neighbours import find_neighbours
 from cifm_cli.sharing.share import ShareConfig, Sharing, share_cells
 from cifm_cli.sharing.tables import enrichment_table, matrix_table
 
+pytestmark = pytest.mark.figures
+
 FAST = ShareConfig(k=40, permutations=19)
 
 

@@ -25,14 +25,14 @@ def recipe_file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("devices", [None, 2])
 def test_training_prints_nothing_and_returns_the_run(
-    prepared_synthetic: Path,
+    prepared_few_genes: Path,
     recipe_file: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     devices: int | None,
 ) -> None:
     recipe = recipes.load(recipe_file, [f"train.tiles_per_step={devices or 1}"])
-    config = TrainConfig(recipe, [prepared_synthetic], tmp_path / "run", backend="torch", devices=devices)
+    config = TrainConfig(recipe, [prepared_few_genes], tmp_path / "run", backend="torch", devices=devices)
     result = launch(config)
     assert (result.folder, result.steps) == (tmp_path / "run", 2)
     assert load_checkpoint(result.folder).recipe == recipe
@@ -49,8 +49,8 @@ def test_a_recipe_is_an_object_a_path_or_a_name(recipe_file: Path, tmp_path: Pat
         TrainConfig("demmo", [], tmp_path).load_recipe()
 
 
-def test_a_network_that_is_larger_than_the_memory_is_an_error(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_a_network_that_is_larger_than_the_memory_is_an_error(prepared_few_genes: Path, tmp_path: Path) -> None:
     recipe = recipes.load(recipes.find("demo"), ["model.width=65536"])
     with pytest.raises(CifmError, match=r"training it needs at least [\d,]+ GiB; this machine has") as caught:
-        launch(TrainConfig(recipe, [prepared_synthetic], tmp_path / "run", backend="torch"))
+        launch(TrainConfig(recipe, [prepared_few_genes], tmp_path / "run", backend="torch"))
     assert "model.width" in caught.value.hint

@@ -44,9 +44,9 @@ def make_recipe(regions: str = "all", **data: Any) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def buffered(prepared_synthetic: Path) -> Slide:
+def buffered(prepared_few_genes: Path) -> Slide:
     """The synthetic slide with regions that alternate along the Hilbert curve, so that all of them border each other."""
-    slide = open_slide(prepared_synthetic)
+    slide = open_slide(prepared_few_genes)
     return replace(slide, split=(np.arange(slide.num_cells) // 10 % len(keys.REGIONS)).astype(np.int8))
 
 
@@ -146,27 +146,27 @@ def make_config(slide: Path, folder: Path, recipe: Recipe, **changes: Any) -> Tr
     return TrainConfig(recipe, [slide], folder, backend="torch", device="cpu", **changes)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(prepared_few_genes: Path, tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    loop.train(make_config(prepared_synthetic, whole, make_recipe()))
+    loop.train(make_config(prepared_few_genes, whole, make_recipe()))
     with pytest.MonkeyPatch.context() as patch:
         interrupt_training(patch, 4, signal.SIGTERM)
         with pytest.raises(StopRequested):
-            loop.train(make_config(prepared_synthetic, stopped, make_recipe()))
+            loop.train(make_config(prepared_few_genes, stopped, make_recipe()))
     with pytest.raises(CifmError, match=r"resumed with another \[data\]"):
-        loop.train(make_config(prepared_synthetic, stopped, make_recipe("train"), resume=True))
-    loop.train(make_config(prepared_synthetic, stopped, make_recipe(), resume=True))
+        loop.train(make_config(prepared_few_genes, stopped, make_recipe("train"), resume=True))
+    loop.train(make_config(prepared_few_genes, stopped, make_recipe(), resume=True))
     for name in (list_states(whole)[0].name, "model.safetensors"):
         one, other = (read_tensors(folder / name)[0] for folder in (whole, stopped))
         assert one.keys() == other.keys()
         assert [key for key in one if not torch.equal(one[key], other[key])] == []
 
 
-def test_the_provenance_keeps_the_regions_of_earlier_runs(prepared_synthetic: Path, tmp_path: Path) -> None:
+def test_the_provenance_keeps_the_regions_of_earlier_runs(prepared_few_genes: Path, tmp_path: Path) -> None:
     """Also over several runs: pretrained on all regions, then twice fine-tuned on the training region."""
-    loop.train(make_config(prepared_synthetic, tmp_path / "0", make_recipe()))
+    loop.train(make_config(prepared_few_genes, tmp_path / "0", make_recipe()))
     for number in (1, 2):
         init = tmp_path / str(number - 1)
-        loop.train(make_config(prepared_synthetic, tmp_path / str(number), make_recipe("train"), init=init))
+        loop.train(make_config(prepared_few_genes, tmp_path / str(number), make_recipe("train"), init=init))
         (regions,) = load_checkpoint(tmp_path / str(number)).provenance["init"]["trained_regions"].values()
         assert regions == OUTSIDE

@@ -15,9 +15,9 @@ from cifm_cli.training.corpus import Corpus
 
 
 @pytest.fixture(scope="module")
-def patients(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def patients(prepared_few_genes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("patients")
-    return [Path(shutil.copy(prepared_synthetic, folder / f"{name}.h5ad")) for name in ("first", "second", "third")]
+    return [Path(shutil.copy(prepared_few_genes, folder / f"{name}.h5ad")) for name in ("first", "second", "third")]
 
 
 def open_corpus(patients: list[Path], *held_out: str) -> Corpus:

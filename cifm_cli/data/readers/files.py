@@ -17,25 +17,14 @@ from pyarrow import ArrowException, parquet
 
 from cifm_cli.data.readers.file_kinds import special_kind, unexpected_kind
 from cifm_cli.errors import CifmError
-from cifm_cli.system_errors import reading_problem
+from cifm_cli.system_errors import DAMAGED_FILE_ERRORS, reading_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 # Exceptions that the libraries for HDF5, Parquet, zip, gzip, JSON and CSV raise for damaged files.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-    ArithmeticError,
-    zlib.error,
-    BadZipFile,
-    ArrowException,
-)
+_DAMAGE = (*DAMAGED_FILE_ERRORS, zlib.error, BadZipFile, ArrowException)
 _GZIP_MAGIC = b"\x1f\x8b"
 # Marks of the byte order at the beginning of a text, which Excel and Windows write.
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

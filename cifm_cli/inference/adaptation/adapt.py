@@ -48,15 +48,12 @@ def adapt_to_slide(model: LoadedModel, slide: Slide, seed: int, *, profiles_only
 def _practise(slide: Slide, rows: Rows, seed: int, *, new: bool) -> AdaptationData:
     """Choose the cells that are hidden for practice; void cells play no part, and so change nothing."""
     generator = numpy_generator(seed, "practice cells")
-    validation = np.intersect1d(rows, slide.region(keys.VALIDATION))
-    if min(len(validation), len(rows) - len(validation)) < MIN_TUNING_CELLS:  # or nothing else to practise on
-        validation = np.sort(generator.choice(rows, size=max(1, round(TUNING_PART * len(rows))), replace=False))
+    tuning_rows = _tuning_rows(slide, rows, generator)
     groups = [np.sort(group) for group in np.array_split(generator.permutation(rows), NUM_FOLDS)]
     max_cells = min(MAX_PRACTICE_CELLS, max(1, MAX_PRACTICE_VALUES // slide.num_genes))
     # On a large slide, evenly spaced pieces of the tissue with enough hidden cells of one fold
-    pieces = list(chunks(rows, PIECE_CELLS))
     step = max(1, len(groups[0]) // max_cells)
-    predicted = np.concatenate(pieces[::step])
+    predicted = np.concatenate(list(chunks(rows, PIECE_CELLS))[::step])
     practice: list[PracticeFold] = []
     tuning: list[PracticeFold] = []
     left = max_cells
@@ -66,12 +63,18 @@ def _practise(slide: Slide, rows: Rows, seed: int, *, new: bool) -> AdaptationDa
             queries = np.sort(generator.choice(queries, size=left, replace=False))
         left -= len(queries)
         visible = np.setdiff1d(rows, hidden, assume_unique=True)
-        for folds, own in (
-            (practice, np.setdiff1d(queries, validation, assume_unique=True)),
-            (tuning, np.intersect1d(queries, validation, assume_unique=True)),
-        ):
-            if len(own):
-                folds.append(PracticeFold(visible, hidden, own))
+        is_tuned_on = np.isin(queries, tuning_rows, assume_unique=True)
+        for folds, chosen in ((practice, ~is_tuned_on), (tuning, is_tuned_on)):
+            if chosen.any():
+                folds.append(PracticeFold(visible, hidden, queries[chosen]))
         if not left:
             break
     return AdaptationData(rows, practice, tuning, seed, new)
+
+
+def _tuning_rows(slide: Slide, rows: Rows, generator: np.random.Generator) -> Rows:
+    """Ascending rows that are tuned on: the validation region, or random ones where it is too small or nearly all."""
+    validation = np.intersect1d(rows, slide.region(keys.VALIDATION))
+    if min(len(validation), len(rows) - len(validation)) >= MIN_TUNING_CELLS:
+        return validation
+    return np.sort(generator.choice(rows, size=max(1, round(TUNING_PART * len(rows))), replace=False))

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from cifm_cli.inference.adaptation.practice import PracticeFold, PracticeTile
     from cifm_cli.inference.loaded_model import LoadedModel
     from cifm_cli.inference.neighbourhood.blend import FittedBlend
+    from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
     from cifm_cli.model.gene_profiles import GeneTotals
     from cifm_cli.model.slide_parameters import SlideParameters
 
@@ -86,24 +87,29 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
         The model with a `SlideAdaptation`.
     """
     model = model.with_genes(slide, data.rows)
-    totals = sum_genes(slide, data.rows, model.panel(slide), model.checkpoint.recipe.data.target_sum)
-    start = _start(model, slide, data.rows, data.seed, totals)
+    recipe = model.checkpoint.recipe
+    totals = sum_genes(slide, data.rows, model.panel(slide), recipe.data.target_sum)
+    stats, start = stats_of(totals), _start(model, slide, data.rows, data.seed, totals)
     practice, tuning = (
         [list(practice_tiles(model, slide, [fold], start, totals, data.rows)) for fold in folds]
         for folds in (data.practice, data.tuning)
     )
-    parts, stats = _parts(practice, _joined(tuning), is_new=data.is_new), stats_of(totals)
+    parts = _parts(practice, _joined(tuning), is_new=data.is_new)
     blends = _fit_blends(parts)
-    parameters = _fit_smoothers(start, parts, model.checkpoint.recipe.objective.pool_decay)
-    of_mean, of_expressed = choose_blend([(blend, part.held_out) for blend, part in zip(blends, parts, strict=True)])
-    blends = [replace(blend, of_mean=of_mean, of_expressed=of_expressed) for blend in blends]
-    run = _NetworkRuns(model)
-    held_out: dict[bool, list[HeldOut]] = {True: [], False: []}
-    for part, blend, own in zip(parts, blends, parameters, strict=True):
-        predict = partial(run.predict, parameters=own, blend=blend, with_network=part.with_network)
-        regression = fit_regression([predict(tile) for tile in part.fitted], stats)
-        held_out[part.with_network].append(HeldOut(regression, [predict(tile) for tile in part.held_out]))
-    choices = choose(held_out[True], held_out[False])
+    parameters = _fit_smoothers(start, parts, recipe.objective.pool_decay)
+    held_out = _fit_regressions(_NetworkRuns(model), parts, parameters, blends, stats)
+    with_network, without_network = (
+        [cells for cells, part in zip(held_out, parts, strict=True) if part.with_network == wanted]
+        for wanted in (True, False)
+    )
+    choices = choose(with_network, without_network)
+    # The fits of the first part are used; those of the others were only compared.
+    refinement = Refinement(
+        blends[0],
+        tuple(choice.weights for choice in choices),
+        held_out[0].regression.solve(choices, stats),
+        _fit_states([predicted for cells in with_network for predicted in cells.predicted], start),
+    )
     facts = {
         "cells": len(data.rows),
         "practice_cells": _num_cells(_joined(practice)),
@@ -111,10 +117,6 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
         "chosen_on_cells": sum(_num_cells(part.held_out) for part in parts),
         "tuned": {output: choice.to_json() for output, choice in zip(OUTPUTS, choices, strict=True)},
     }
-    weights = tuple(choice.weights for choice in choices)
-    compared = [predicted for part in held_out[True] for predicted in part.predicted]
-    regression = held_out[True][0].regression
-    refinement = Refinement(blends[0], weights, regression.solve(choices, stats), _fit_states(compared, start))
     return replace(model, adaptation=SlideAdaptation(parameters[0], stats, refinement, facts))
 
 
@@ -199,11 +201,14 @@ def _fit_smoothers(start: SlideParameters, parts: Sequence[_Part], pool_decay: f
 
 
 def _fit_blends(parts: Sequence[_Part]) -> list[FittedBlend]:
-    """Fit the blend of neighbour means for each part. The sums of the whole are those of its halves, where both are fitted."""
+    """Fit the blend of neighbour means to each part, with hyper-parameters that suit the held-out cells of all parts."""
     whole, *halves = parts
     sums = [_blend_sums(part.fitted) for part in halves]
+    # Where both halves are fitted, the sums of the whole are those of the halves.
     of_whole = sums[0].join(sums[1]) if len(sums) > 1 else _blend_sums(whole.fitted)
-    return [each.fitted() for each in (of_whole, *sums)]
+    blends = [each.fitted() for each in (of_whole, *sums)]
+    of_mean, of_expressed = choose_blend([(blend, part.held_out) for blend, part in zip(blends, parts, strict=True)])
+    return [replace(blend, of_mean=of_mean, of_expressed=of_expressed) for blend in blends]
 
 
 def _blend_sums(tiles: Sequence[PracticeTile]) -> BlendSums:
@@ -212,6 +217,22 @@ def _blend_sums(tiles: Sequence[PracticeTile]) -> BlendSums:
     for tile in tiles:
         sums.add(tile.circles, tile.expression, tile.counts, tile.stats)
     return sums
+
+
+def _fit_regressions(
+    runs: _NetworkRuns,
+    parts: Sequence[_Part],
+    parameters: Sequence[SlideParameters],
+    blends: Sequence[FittedBlend],
+    stats: GeneStats,
+) -> list[HeldOut]:
+    """Fit the regression to each part, and predict the cells to choose on."""
+    held_out = []
+    for part, own, blend in zip(parts, parameters, blends, strict=True):
+        predict = partial(runs.predict, parameters=own, blend=blend, with_network=part.with_network)
+        regression = fit_regression([predict(tile) for tile in part.fitted], stats)
+        held_out.append(HeldOut(regression, [predict(tile) for tile in part.held_out]))
+    return held_out
 
 
 class _NetworkRuns:
@@ -223,17 +244,18 @@ class _NetworkRuns:
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self._found: dict[tuple[int, int], tuple[Prediction, NetworkFeatures]] = {}
+        # By tile and parameters, which live as long as this object, so that their ids are not used again.
+        self._known: dict[tuple[int, int], tuple[Prediction, NetworkFeatures]] = {}
 
     def predict(
         self, tile: PracticeTile, parameters: SlideParameters, blend: FittedBlend, *, with_network: bool
     ) -> Predicted:
         """Predict practised cells by blend and by network, or by blend and smoother alone."""
         key = id(tile), id(parameters)
-        if key not in self._found:
+        if key not in self._known:
             output = run_network(self._model, tile.with_parameters(parameters).hidden.masked)
-            self._found[key] = Prediction.from_logits(output), NetworkFeatures.of(output)
-        predicted = Predicted(tile, blend.combine(tile.circles, tile.stats), *self._found[key])
+            self._known[key] = Prediction.from_logits(output), NetworkFeatures.of(output)
+        predicted = Predicted(tile, blend.combine(tile.circles, tile.stats), *self._known[key])
         return predicted if with_network else predicted.without_network()
 
 

@@ -1,6 +1,6 @@
 """Practice: visible cells of a slide are hidden and predicted, so that adaptation can learn from the errors.
 
-Letters: M practised cells of a tile, P genes, D features of the network.
+Letters: N cells of a slide, M practised cells of a tile, P genes, D features of the network.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from cifm_cli.model.objective import Targets
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
     from cifm_cli.data.slide import Rows, Slide
@@ -99,35 +100,39 @@ def practice_tiles(
     Yields:
         The practised cells tile by tile. While the caller handles a tile, the next one is read.
     """
+    recipe = model.checkpoint.recipe
+    reach = max(reach_um(recipe, slide.radius_um), REACH_RADII * slide.radius_um)
     for fold in folds:
         parameters, stats = _without_hidden(model, slide, fold, start, totals, summed)
         rows = np.union1d(fold.visible, fold.hidden)
-        tiler = Tiler(
-            slide.xy_um, rows, max(reach_um(model.checkpoint.recipe, slide.radius_um), REACH_RADII * slide.radius_um)
-        )
         is_hidden = np.zeros(slide.num_cells, dtype=bool)
         is_hidden[fold.hidden] = True
-        is_query = np.zeros(slide.num_cells, dtype=bool)
-        is_query[fold.queries] = True
+        reader = _FoldReader(model, slide, Tiler(slide.xy_um, rows, reach), is_hidden, parameters, stats)
+        queries = (np.intersect1d(rows_of_tile, fold.queries) for rows_of_tile in chunks(rows, recipe.data.tile_cells))
+        yield from prefetch(reader.read, filter(len, queries))
 
-        def read(
-            core: Rows,
-            tiler: Tiler = tiler,
-            is_hidden: np.ndarray = is_hidden,
-            parameters: SlideParameters = parameters,
-            stats: GeneStats = stats,
-        ) -> PracticeTile:
-            """Read the tile around some queries."""
-            tile = tiler.tile(core)
-            hidden = np.flatnonzero(is_hidden[tile.rows])
-            recipe, panel = model.checkpoint.recipe, model.panel(slide)
-            masked = mask_tile(slide, tile, hidden, panel, recipe, parameters)
-            circles = circle_means(model, slide, tile, hidden, stats)
-            expression = slide.expression(core, recipe.data.target_sum)[:, panel.columns]
-            return PracticeTile(HiddenTile(masked, circles), stats, expression, slide.counts(core)[:, panel.columns])
 
-        cores = (chunk[is_query[chunk]] for chunk in chunks(rows, model.checkpoint.recipe.data.tile_cells))
-        yield from prefetch(read, filter(len, cores))
+@dataclass(frozen=True)
+class _FoldReader:
+    """What the tiles of one fold have in common."""
+
+    model: LoadedModel
+    slide: Slide
+    tiler: Tiler
+    is_hidden: NDArray[np.bool_]  # (N,) for each cell of the slide
+    parameters: SlideParameters  # of the slide without the hidden cells
+    stats: GeneStats  # the same profiles
+
+    def read(self, queries: Rows) -> PracticeTile:
+        """Read the tile around some queries."""
+        model, slide, tile = self.model, self.slide, self.tiler.tile(queries)
+        hidden = np.flatnonzero(self.is_hidden[tile.rows])
+        recipe, panel = model.checkpoint.recipe, model.panel(slide)
+        masked = mask_tile(slide, tile, hidden, panel, recipe, self.parameters)
+        circles = circle_means(model, slide, tile, hidden, self.stats)
+        expression = slide.expression(queries, recipe.data.target_sum)[:, panel.columns]
+        counts = slide.counts(queries)[:, panel.columns]
+        return PracticeTile(HiddenTile(masked, circles), self.stats, expression, counts)
 
 
 def _without_hidden(

@@ -143,86 +143,120 @@ def prepare_tile(
     Returns:
         The tile.
     """
-    queries = np.intersect1d(hidden, tile.core)
-    distance_um = cKDTree(tile.xy_um[queries]).query(added.xy_um)[0] if added.num_cells else np.empty(0)
-    near = np.flatnonzero(distance_um <= reach_um)
-    network = _network_input(model, slide, tile, hidden, (added, near, distance_um[near]), dtype)
-    circles, visible = _gated_circles(model, slide, tile, hidden, added.xy_um[near], dtype)
-    if not added.total_counts:
-        # Void cells are no neighbours: they would be cells that express nothing.
-        circles = tuple(replace(circle, added=circle.added * 0) for circle in circles)
-    return replace(network, circles=circles, visible_cells=visible)
+    cells = _TileCells.of(slide, tile, hidden, added, reach_um)
+    graphs = reduce_graphs(
+        cells.extended, cells.queries, cells.is_masked, slide.radius_um, model.checkpoint.recipe, dtype
+    )
+    encoder, decoder = _assign(graphs, len(tile.rows), len(cells.numbers))
+    graphs = graphs._replace(encoder=list(encoder.layers), decoder=list(decoder.layers))
+    base, pairs, expression = _network_input(model, slide, cells, graphs, dtype)
+    circles, visible_of_circles = _gated_circles(model, slide, cells, dtype)
+    is_of_slide = graphs.embedded < len(tile.rows)
+    return GatedTile(
+        base=base,
+        encoder=GatedLayers(base.encoder, tuple(gate.to(model.device) for gate in encoder.gates)),
+        decoder=GatedLayers(base.decoder, tuple(gate.to(model.device) for gate in decoder.gates)),
+        pairs=pairs,
+        circles=circles,
+        expression=expression,
+        num_visible=len(cells.visible),
+        added=cells.numbers,
+        queries_um=cells.queries_um,
+        visible_rows=tile.rows[cells.visible],
+        embedded=np.where(is_of_slide, cells.extended.rows[graphs.embedded], -1),
+        visible_cells=visible_of_circles,
+    )
+
+
+@dataclass(frozen=True)
+class _TileCells:
+    """The cells of a tile, and the added cells near its hidden ones."""
+
+    tile: Tile  # n cells
+    extended: Tile  # n + X cells, of which the added ones have rows beyond those of the slide
+    hidden: Rows  # positions of the hidden cells in the tile
+    added: AddedCells
+    numbers: Rows  # (X,) of the added cells that are near
+
+    @classmethod
+    def of(cls, slide: Slide, tile: Tile, hidden: Rows, added: AddedCells, reach_um: float) -> _TileCells:
+        """Append the added cells that are in reach of a query to the halo."""
+        tree = cKDTree(tile.xy_um[np.intersect1d(hidden, tile.core)])
+        distance_um = tree.query(added.xy_um)[0] if added.num_cells else np.empty(0)
+        near = np.flatnonzero(distance_um <= reach_um)
+        extended = Tile(
+            np.concatenate([tile.rows, slide.num_cells + near]),
+            tile.core,
+            np.concatenate([tile.xy_um, added.xy_um[near]]),
+            np.concatenate([tile.distance_um, distance_um[near]]),
+        )
+        return cls(tile, extended, hidden, added, near)
+
+    @property
+    def queries(self) -> Rows:
+        """(M,) positions of the hidden cells of the core."""
+        return np.intersect1d(self.hidden, self.tile.core)
+
+    @property
+    def queries_um(self) -> NDArray[np.float64]:
+        """(M, 2) their places."""
+        return self.tile.xy_um[self.queries]
+
+    @property
+    def added_um(self) -> NDArray[np.float64]:
+        """(X, 2) places of the added cells."""
+        return self.added.xy_um[self.numbers]
+
+    @property
+    def is_masked(self) -> NDArray[np.bool_]:
+        """(n + X,) whether a cell is hidden."""
+        is_masked = np.zeros(len(self.extended.rows), dtype=bool)
+        is_masked[self.hidden] = True
+        return is_masked
+
+    @property
+    def visible(self) -> Rows:
+        """(V,) positions of the visible cells of the tile."""
+        return np.flatnonzero(~self.is_masked[: len(self.tile.rows)])
 
 
 def _network_input(
-    model: LoadedModel,
-    slide: Slide,
-    tile: Tile,
-    hidden: Rows,
-    near: tuple[AddedCells, Rows, NDArray[np.float64]],
-    dtype: torch.dtype,
-) -> GatedTile:
-    """The input of the network; see `masking.mask_tile`, which does the same without added cells."""
-    added, numbers, distance_um = near
-    recipe, panel, device = model.checkpoint.recipe, model.panel(slide), model.device
-    num_cells, num_added = len(tile.rows), len(numbers)
-    extended = _extend(tile, slide.num_cells + numbers, added.xy_um[numbers], distance_um)
-    is_masked = np.zeros(num_cells + num_added, dtype=bool)
-    is_masked[hidden] = True
-    queries, visible = np.intersect1d(hidden, tile.core), np.flatnonzero(~is_masked[:num_cells])
-    counts, depth = slide.counts(tile.rows[visible])[:, panel.columns], slide.total_counts[tile.rows[visible]]
+    model: LoadedModel, slide: Slide, cells: _TileCells, graphs: TileGraphs, dtype: torch.dtype
+) -> tuple[MaskedTile, AddedPairs | None, Tensor]:
+    """The input of the network, the pairs of its smoother, and the expression of an added cell.
+
+    `masking.mask_tile` does the same without added cells.
+    """
+    recipe, panel, added = model.checkpoint.recipe, model.panel(slide), cells.added
+    rows = cells.tile.rows[cells.visible]
+    counts, depth = slide.counts(rows)[:, panel.columns], slide.total_counts[rows]
     expression = log_normalise(counts, depth, recipe.data.target_sum)
-    own = log_normalise(added.counts, np.array([added.total_counts]), recipe.data.target_sum)
-    all_expression = vstack([expression, own[np.zeros(num_added, dtype=np.int64)]], format="csr")
-    graphs = reduce_graphs(extended, queries, is_masked, slide.radius_um, recipe, dtype)
-    embedded = np.searchsorted(np.flatnonzero(~is_masked), graphs.embedded)
-    encoder, decoder = _assign(graphs.embedded, graphs, num_cells, num_added)
+    of_added = log_normalise(added.counts, np.array([added.total_counts]), recipe.data.target_sum)
+    all_expression = vstack([expression, of_added[np.zeros(len(cells.numbers), dtype=np.int64)]], format="csr")
     sums = pairs = None
     if recipe.objective.name == "residual":
-        xy = tile.xy_um / slide.radius_um
-        sums = sum_neighbours(xy[queries], xy[visible], expression, counts, depth, recipe.objective).to(dtype)
-        pairs = _pairs(xy[queries], added, numbers, own, slide.radius_um, model, dtype)
+        queries, visible = (xy_um / slide.radius_um for xy_um in (cells.queries_um, cells.tile.xy_um[cells.visible]))
+        sums = sum_neighbours(queries, visible, expression, counts, depth, recipe.objective).to(dtype)
+        pairs = _pairs(model, queries, cells.added_um / slide.radius_um, added, of_added, dtype)
     parameters = model.slide_parameters(slide)
+    embedded = np.searchsorted(np.flatnonzero(~cells.is_masked), graphs.embedded)
     base = MaskedTile(
         expression=to_expression(all_expression[embedded], panel.vocabulary_rows, dtype),
-        encoder=encoder.layers,
-        decoder=decoder.layers,
+        encoder=tuple(graphs.encoder),
+        decoder=tuple(graphs.decoder),
         visible=graphs.visible,
         masked=graphs.masked,
         genes=torch.from_numpy(panel.vocabulary_rows),
         neighbours=sums,
         neighbour_expression=to_expression(all_expression, panel.vocabulary_rows, dtype) if sums else None,
         slide=parameters.to(dtype) if parameters else None,
-    ).to(device)
-    return GatedTile(
-        base=base,
-        encoder=GatedLayers(base.encoder, tuple(gate.to(device) for gate in encoder.gates)),
-        decoder=GatedLayers(base.decoder, tuple(gate.to(device) for gate in decoder.gates)),
-        pairs=pairs,
-        circles=(),
-        expression=torch.from_numpy(own.toarray()[0]).to(device, dtype),
-        num_visible=len(visible),
-        added=numbers,
-        queries_um=tile.xy_um[queries],
-        visible_rows=tile.rows[visible],
-        embedded=np.where(graphs.embedded < num_cells, extended.rows[graphs.embedded], -1),
-        visible_cells=None,
     )
+    return base.to(model.device), pairs, torch.from_numpy(of_added.toarray()[0]).to(model.device, dtype)
 
 
-def _extend(tile: Tile, rows: Rows, xy_um: NDArray[np.float64], distance_um: NDArray[np.float64]) -> Tile:
-    """Append added cells to the halo of a tile."""
-    return Tile(
-        np.concatenate([tile.rows, rows]),
-        tile.core,
-        np.concatenate([tile.xy_um, xy_um]),
-        np.concatenate([tile.distance_um, distance_um]),
-    )
-
-
-def _assign(embedded: Rows, graphs: TileGraphs, num_cells: int, num_added: int) -> tuple[GatedLayers, GatedLayers]:
+def _assign(graphs: TileGraphs, num_cells: int, num_added: int) -> tuple[GatedLayers, GatedLayers]:
     """Find the edges of added cells in the graphs of encoder and decoder."""
-    number = torch.from_numpy(np.where(embedded < num_cells, -1, embedded - num_cells))
+    number = torch.from_numpy(np.where(graphs.embedded < num_cells, -1, graphs.embedded - num_cells))
     encoder, number = assign_gates(graphs.encoder, number, num_added)
     decoded = torch.full((graphs.decoder[0].graph.num_cells,), -1, dtype=torch.int64)
     decoded[graphs.visible] = number
@@ -230,17 +264,15 @@ def _assign(embedded: Rows, graphs: TileGraphs, num_cells: int, num_added: int) 
 
 
 def _pairs(
-    queries: NDArray[np.float64],
-    added: AddedCells,
-    numbers: Rows,
-    expression: csr_matrix,
-    radius_um: float,
     model: LoadedModel,
+    queries: NDArray[np.float64],
+    places: NDArray[np.float64],
+    added: AddedCells,
+    expression: csr_matrix,
     dtype: torch.dtype,
 ) -> AddedPairs:
-    """Weigh the added cells around each query; see `smoother.sum_neighbours`."""
+    """Weigh the added cells around each query, places in radii of the graph; see `smoother.sum_neighbours`."""
     objective = model.checkpoint.recipe.objective
-    places = added.xy_um[numbers] / radius_um
     near = pairs_within(cKDTree(queries), cKDTree(places), objective.cutoff).tocoo()
     squared = np.square(queries[near.row] - places[near.col]).sum(axis=1)
     reliability = added.total_counts / (added.total_counts + RELIABLE_COUNTS)
@@ -260,23 +292,24 @@ def _pairs(
 
 
 def _gated_circles(
-    model: LoadedModel, slide: Slide, tile: Tile, hidden: Rows, added_um: NDArray[np.float64], dtype: torch.dtype
+    model: LoadedModel, slide: Slide, cells: _TileCells, dtype: torch.dtype
 ) -> tuple[tuple[GatedCircle, ...], VisibleCells | None]:
     """Neighbour means of the hidden cells, and the circles that each added cell is in."""
     if model.adaptation is None or model.adaptation.refinement is None:
         return (), None
-    visible = visible_cells(model, slide, tile, hidden, model.adaptation.stats)
-    xy_um = tile.xy_um[np.intersect1d(hidden, tile.core)]
-    tree = cKDTree(xy_um)
+    visible = visible_cells(model, slide, cells.tile, cells.hidden, model.adaptation.stats)
+    tree, added_um = cKDTree(cells.queries_um), cells.added_um
     circles = []
-    for radius, means in zip(RADII, neighbour_means(visible, xy_um), strict=True):
+    for radius, means in zip(RADII, neighbour_means(visible, cells.queries_um), strict=True):
         radius_um = radius * slide.radius_um
         side_um = square_side_um(radius_um, slide.radius_um)
-        cells = visible.cells if side_um is None else visible.squares(side_um)
-        number = np.asarray(pairs_within(tree, cells.tree, radius_um) @ cells.number)[:, 0]
+        averaged = visible.cells if side_um is None else visible.squares(side_um)
+        number = np.asarray(pairs_within(tree, averaged.tree, radius_um) @ averaged.number)[:, 0]
         # A square is in the circle as a whole, or not at all.
         places_um = added_um if side_um is None else (np.floor(added_um / side_um) + 0.5) * side_um
         inside = pairs_within(tree, cKDTree(places_um), radius_um)
+        # Void cells are no neighbours: they would be cells that express nothing.
+        inside = inside if cells.added.total_counts else inside * 0
         circles.append(
             GatedCircle(
                 torch.from_numpy(means.mean).to(model.device, dtype),

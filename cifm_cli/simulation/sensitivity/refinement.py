@@ -8,7 +8,6 @@ Letters: M cells, P genes, S radii, K states, T terms of the smoother, X added c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -91,24 +90,26 @@ class Refinement:
         """
         if output.smoothed_magnitude is None or output.features is None or output.frequencies is None:
             raise ValueError("the head of the paper cannot be adapted")
-        wide, smoothed = circles[-1], output.smoothed_magnitude.clamp(min=0)
-        differences = zip(circles, self.blend, strict=True)
-        blend = (self.usual + sum(weight * (circle - self.usual) for circle, weight in differences)).clamp(min=0)
-        steps = [
-            self.usual - wide,
-            *(after - before for before, after in pairwise((wide, blend, smoothed, network.mean))),
-        ]
-        base = wide + sum(weight * step for weight, step in zip(self.weights, steps, strict=True))
-        common = sum(weight * (step @ self.pattern) for weight, step in zip(self.depth_weights, steps, strict=True))
-        base = base + common[:, None] * self.pattern
-        x = [circle[:, self.genes] - self.usual[self.genes] for circle in circles]
-        features = torch.cat([*x, (output.features - self.centre) * self.factor], dim=1)
+        base = self._mix(circles, output.smoothed_magnitude.clamp(min=0), network.mean)
+        means = [circle[:, self.genes] - self.usual[self.genes] for circle in circles]
+        features = torch.cat([*means, (output.features - self.centre) * self.factor], dim=1)
         error = features @ self.coefficients + self.intercept
         mean = torch.maximum(base + error, FLOOR * base.clamp(min=0))
         if network.states is None:
             return Inferred(mean, None)
         logs = torch.cat([network.states[:, None], output.frequencies], dim=1).clamp(min=SMALLEST).log()
         return Inferred(mean, torch.einsum("mtk,t->mk", logs, self.state_weights).softmax(1))
+
+    def _mix(self, circles: Sequence[Tensor], smoothed: Tensor, predicted: Tensor) -> Tensor:
+        """(M, P) base prediction: the wide mean, and weighted steps from it to profile, blend, smoother and network."""
+        wide = circles[-1]
+        terms = zip(self.blend, circles, strict=True)
+        blend = (self.usual + sum(weight * (circle - self.usual) for weight, circle in terms)).clamp(min=0)
+        steps = [self.usual - wide, blend - wide, smoothed - blend, predicted - smoothed]
+        base = wide + sum(weight * step for weight, step in zip(self.weights, steps, strict=True))
+        common = sum(weight * (step @ self.pattern) for weight, step in zip(self.depth_weights, steps, strict=True))
+        mixed: Tensor = base + common[:, None] * self.pattern
+        return mixed
 
 
 def infer(output: Output) -> Inferred:

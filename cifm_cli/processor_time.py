@@ -1,0 +1,47 @@
+"""Processor time of short computations in one thread of torch."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread within the block.
+
+    Yields:
+        Nothing.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def measure_seconds(function: Callable[[int], object], sizes: Iterable[int]) -> list[float]:
+    """Measure calls with different sizes. Call it within `one_thread`.
+
+    Args:
+        function: What is measured, such as a product with `size` rows.
+        sizes: The sizes. The first call is not measured: it loads a library, or gets memory.
+
+    Returns:
+        Processor time of each other call, in seconds. Other programs on the machine change it less than the time of the clock.
+    """
+    first, *others = sizes
+    function(first)
+    seconds = []
+    for size in others:
+        started = time.thread_time()
+        function(size)
+        seconds.append(time.thread_time() - started)
+    return seconds
