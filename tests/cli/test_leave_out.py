@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import anndata as ad
@@ -161,6 +162,9 @@ def test_the_page_begins_with_a_row_for_each_slide(evaluated: dict) -> None:
     for name, sample in SAMPLES.items():
         assert f">{name}<" in page
         assert f">{sample}<" in page
+    sentence = evaluated["verdict"]["sentence"]
+    assert sentence.startswith("3 slides, one sample of 3 left out at a time: the model ")
+    assert sentence in unescape(page)
     pair = evaluated["overall"]["scattered"]["mse"]["each_slide"]
     assert f"{pair['percent']['difference']:+.2f} %" in page
     assert f"better on {pair['num_better']} of 3" in page
