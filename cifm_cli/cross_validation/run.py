@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from cifm_cli.cross_validation.groups import SlideGroup, group_slides
 from cifm_cli.cross_validation.plan import Plan
 from cifm_cli.cross_validation.training import is_finished, is_started, train_without
 from cifm_cli.data.slide import open_slide
-from cifm_cli.errors import CifmError
+from cifm_cli.errors import CifmError, StopRequested
 from cifm_cli.evaluation.dataset import EvaluationDataset
 from cifm_cli.evaluation.folds import WHOLE
 from cifm_cli.evaluation.metrics.cell_types import annotator_for
@@ -33,7 +34,7 @@ from cifm_cli.model.checkpoint import MODEL_FILE
 from cifm_cli.path_text import file_name, path_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from cifm_cli.evaluation.run import ShowTable
@@ -96,16 +97,19 @@ def leave_out(config: LeaveOutConfig, show_table: ShowTable = lambda *_: None) -
         logger.warning(warning)
     scored: list[Evaluation] = []
     described: dict[str, Any] = {"key": config.key, "num_groups": len(groups), "warnings": warnings, "groups": {}}
-    for group in groups:
-        run, training = train_without(group, slides, config.folder, config.recipe, evaluation)
-        of_group = replace(evaluation, slides=group.slides, models=[run])
-        models = load_models(of_group)
-        scored.append(score_slides(map(open_slide, group.slides), models, of_group, digests, show_table))
-        model = models[0].model
-        origin["inputs"][path_text(run / MODEL_FILE)] = provenance.hash_file(run / MODEL_FILE)
-        origin |= {"backend": model.backend.name, "device": str(model.device), "precision": model.precision}
-        names = [file_name(path) for path in group.slides]
-        described["groups"][group.name] = {"slides": names, "run": path_text(run), "training": training}
+    with _naming_lost_scores(scored):
+        for group in groups:
+            run, training = train_without(group, slides, config.folder, config.recipe, evaluation)
+            of_group = replace(evaluation, slides=group.slides, models=[run])
+            models, names = load_models(of_group), [file_name(path) for path in group.slides]
+            logger.info(
+                f"{group.label}: scoring {', '.join(names)}; {_num_slides(scored)} of {len(slides)} slides are scored"
+            )
+            scored.append(score_slides(map(open_slide, group.slides), models, of_group, digests, show_table))
+            model = models[0].model
+            origin["inputs"][path_text(run / MODEL_FILE)] = provenance.hash_file(run / MODEL_FILE)
+            origin |= {"backend": model.backend.name, "device": str(model.device), "precision": model.precision}
+            described["groups"][group.name] = {"slides": names, "run": path_text(run), "training": training}
     merged = _merge(scored, [file_name(path) for path in slides])
     origin["adaptation"] = adaptation_choices(merged)
     merged = replace(merged, metrics={**merged.metrics, "provenance": origin, "leave_out": described})
@@ -144,6 +148,20 @@ def _check_slide(path: Path, evaluation: EvaluateConfig) -> None:
         every_gene = np.arange(slide.num_genes)
         dataset = EvaluationDataset(slide, every_gene, TYPING_SUM, slide.radius_um, slide.radius_um, evaluation.seed)
         annotator_for(evaluation.annotator, dataset, trust_pickle=evaluation.trust_pickle)
+
+
+@contextmanager
+def _naming_lost_scores(scored: Sequence[Evaluation]) -> Iterator[None]:
+    """Say what an interruption costs: trainings are stored, but scores are only in memory until all slides are scored."""
+    try:
+        yield
+    except (KeyboardInterrupt, StopRequested):
+        logger.info(f"the scores of {_num_slides(scored)} slides are lost: the same command computes them again")
+        raise
+
+
+def _num_slides(scored: Sequence[Evaluation]) -> int:
+    return sum(len(each.results) for each in scored)
 
 
 def _log_work(groups: Sequence[SlideGroup], config: LeaveOutConfig) -> None:

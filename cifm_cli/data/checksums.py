@@ -9,6 +9,7 @@ Letters: N cells, G genes, K numbers per cell.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 
 def gene_keys(gene_ids: Sequence[str]) -> NDArray[np.uint64]:
     """(G,) random but reproducible number of each Ensembl id."""
-    digests = b"".join(hashlib.blake2b(gene.encode(), digest_size=8).digest() for gene in gene_ids)
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+    return np.frombuffer(b"".join(map(_gene_digest, gene_ids)), dtype="<u8").astype(np.uint64)
+
+
+@lru_cache(maxsize=1 << 17)  # an evaluation asks for the same genes in every fold
+def _gene_digest(gene: str) -> bytes:
+    return hashlib.blake2b(gene.encode(), digest_size=8).digest()
 
 
 def cell_checksums(counts: csr_matrix, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -70,6 +70,8 @@ def describe_verdict(metrics: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name in _predictors(slides) if is_model(name)] if len(slides) == 1 else [MODEL]
     models = {name: _by_geometry(metrics, name) for name in names}
     where = next(iter(slides)) if len(slides) == 1 else f"{len(slides)} slides"
+    if left_out := metrics.get("leave_out"):
+        where = f"{where}, one {left_out['key']} of {left_out['num_groups']} left out at a time"
     trained = {name: sum(_trained_cells(of_slide, name) for of_slide in slides.values()) for name in names}
     sentences = {name: _sentences(name, models[name], where, trained[name]) for name in names}
     remarks = [

@@ -86,8 +86,8 @@ def visible_cells(model: LoadedModel, slide: Slide, tile: Tile, hidden: Rows, st
     is_visible = np.ones(len(tile.rows), dtype=bool)
     is_visible[hidden] = False
     is_visible &= slide.total_counts[tile.rows] > 0  # void cells would count as neighbours that express nothing
-    rows, columns = tile.rows[is_visible], model.panel(slide).columns
-    counts = slide.counts(rows)[:, columns]
+    rows = tile.rows[is_visible]
+    counts = model.panel(slide).select(slide.counts(rows))
     expression = log_normalise(counts, slide.total_counts[rows], model.checkpoint.recipe.data.target_sum)
     return VisibleCells(
         tile.xy_um[is_visible], expression, counts, stats, slide.radius_um, REACH_RADII * slide.radius_um
@@ -125,3 +125,10 @@ def run_network(model: LoadedModel, tile: MaskedTile) -> Output:
     with computing_in(model.precision, model.device):
         output: Output = model.checkpoint.network(model.backend, tile.to(model.device))
     return output
+
+
+@torch.inference_mode()
+def run_network_on_blends(model: LoadedModel, tiles: Sequence[MaskedTile]) -> list[Output]:
+    """Infer tiles that differ only in the weights of the smoother in their parameters of the slide, see `run_network`."""
+    with computing_in(model.precision, model.device):
+        return model.checkpoint.network.infer_blends(model.backend, [tile.to(model.device) for tile in tiles])

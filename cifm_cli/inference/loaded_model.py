@@ -14,7 +14,7 @@ from cifm_cli.data.slide import radius_notes
 from cifm_cli.errors import CifmError
 from cifm_cli.model.checkpoint import load_checkpoint
 from cifm_cli.model.coexpression import measure_coexpression
-from cifm_cli.model.growth import grow
+from cifm_cli.model.growth import grow, restrict
 from cifm_cli.model.vocabulary import (
     Panel,
     match_panel,
@@ -134,6 +134,20 @@ class LoadedModel:
         readout = checkpoint.readout and checkpoint.readout.with_genes(vocabulary, coexpression)
         larger = replace(checkpoint, network=grown, vocabulary=vocabulary, sketches=sketches, readout=readout)
         return replace(self, checkpoint=larger)
+
+    def without_other_genes(self, slide: Slide) -> LoadedModel:
+        """Restrict the networks to the genes of `panel`, which are otherwise selected anew for every tile.
+
+        Args:
+            slide: The slide.
+
+        Returns:
+            A model for tiles of this slide alone; only its networks and its vocabulary are restricted.
+        """
+        checkpoint, genes = self.checkpoint, torch.from_numpy(self.panel(slide).vocabulary_rows)
+        network = restrict(checkpoint.network, checkpoint.recipe, genes)
+        vocabulary = tuple(checkpoint.vocabulary[row] for row in genes.tolist())
+        return replace(self, checkpoint=replace(checkpoint, network=network, vocabulary=vocabulary))
 
     def slide_parameters(self, slide: Slide) -> SlideParameters | None:
         """What the head knows of a slide as a whole, for the genes of `panel`.

@@ -61,6 +61,20 @@ class Ensemble(nn.Module):
         surroundings = self.describe(tile)
         return mean_output([member(backend, tile, surroundings) for member in self.members])
 
+    def infer_blends(self, backend: Backend, tiles: Sequence[MaskedTile]) -> list[Output]:
+        """Infer tiles that differ only in the weights with which the smoother blends its terms, at little more than the cost of one.
+
+        Args:
+            backend: Runs the edge part of every layer.
+            tiles: Masked tiles for the objective `residual`, on the device of the ensemble.
+
+        Returns:
+            What `forward` returns for each.
+        """
+        surroundings = describe_surroundings(tiles[0], self.linear)
+        by_member = [member.infer_blends(backend, tiles, surroundings) for member in self.members]
+        return [mean_output(outputs) for outputs in zip(*by_member, strict=True)]
+
     def describe(self, tile: MaskedTile) -> Surroundings | None:
         """Input of the members that depends on no trained weight; None for the head of the paper.
 

@@ -105,6 +105,29 @@ def grow(
     return grown.train(network.training)
 
 
+@torch.no_grad()
+def restrict(network: Ensemble, recipe: Recipe, genes: Tensor) -> Ensemble:
+    """Keep the rows of some genes, in their order.
+
+    Args:
+        network: The network, which is not changed.
+        recipe: Its recipe.
+        genes: (P,) distinct vocabulary rows.
+
+    Returns:
+        A network for a vocabulary of these genes. It shares the weights that belong to no gene.
+    """
+    with torch.device("meta"):  # its tensors are replaced
+        restricted = Ensemble(len(genes), recipe)
+    axes = gene_axes(recipe)
+    kept = {
+        name: tensor.index_select(axes[name], genes.to(tensor.device)) if name in axes else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    restricted.load_state_dict(kept, assign=True)
+    return restricted.train(network.training)
+
+
 def _choose_sources(
     num_known: int, vocabulary: Sequence[str], coexpressions: Sequence[CoExpression]
 ) -> Iterator[tuple[Tensor, NDArray[np.int64], CoExpression]]:

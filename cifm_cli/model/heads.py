@@ -5,7 +5,7 @@ Letters: M inferred cells, G genes of the vocabulary, P of the panel, D features
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,16 @@ class ReleaseHead(PlainHead):
         return Output(self.magnitude(self.magnitude_trunk(h), tile.genes), self.logit(self.logit_trunk(h), tile.genes))
 
 
+class HeadCorrections(NamedTuple):
+    """What a `ResidualHead` adds to the smoother. It does not depend on the weights with which this blends its terms."""
+
+    features: Tensor  # (M, D) that the maps to the genes read
+    magnitude: Tensor  # (M, P)
+    logit: Tensor  # (M, P)
+    composition: Tensor  # (M, P)
+    state: Tensor  # (M, K)
+
+
 class ResidualHead(nn.Module):
     """A smoother of the visible cells around a query, plus a correction that starts at zero.
 
@@ -115,6 +125,10 @@ class ResidualHead(nn.Module):
     def forward(self, h: Tensor, tile: MaskedTile, gene_weight: Tensor, surroundings: Surroundings | None) -> Output:
         """Predict the masked cells of the core; see `PlainHead.forward`."""
         surroundings = surroundings or describe_surroundings(tile, linear=None)
+        return self.join(self.correct(h, tile, gene_weight, surroundings), tile, surroundings)
+
+    def correct(self, h: Tensor, tile: MaskedTile, gene_weight: Tensor, surroundings: Surroundings) -> HeadCorrections:
+        """Compute the corrections of the smoother, as `forward` adds them."""
         genes, slide, frequencies = tile.genes, slide_of(tile), surroundings.frequencies
         # The weights of the gene input map any panel to the same D features.
         gene_rows = select_genes(gene_weight, genes)
@@ -126,23 +140,34 @@ class ResidualHead(nn.Module):
         z = z + self.amount(AMOUNT_SCALE * surroundings.amount)
         z = self.dropout(functional.silu(z))
         z = self.dropout(functional.silu(self.hidden(z)) + z)
+        return HeadCorrections(
+            features=z,
+            magnitude=self.magnitude(z, genes),
+            logit=self.logit(z, genes),
+            composition=self.composition(z, genes),
+            state=self.states.correct(z, states),
+        )
+
+    def join(self, corrections: HeadCorrections, tile: MaskedTile, surroundings: Surroundings) -> Output:
+        """Add corrections to the smoother, with the weights of the slide of a tile."""
+        genes, slide = tile.genes, slide_of(tile)
         smoothed = mean, logit, composition, state = self.smoother(
             surroundings.terms, surroundings.logarithms, slide, genes
         )
         if linear := surroundings.linear:
             mean, logit, composition = mean + linear.mean, logit + linear.logit, composition + linear.composition
-        state = state + self.states.correct(z, states)
+        state = state + corrections.state
         # Detached in training: the loss of the magnitude must not change the probabilities of the states.
         known = state.detach() if self.training else state
         expected = known.softmax(1) @ (slide.state_profiles - slide.mean).to(state.dtype)
         return Output(
-            magnitude=mean + select_genes(self.expected, genes) * expected + self.magnitude(z, genes),
-            logit=logit + self.logit(z, genes),
-            composition=composition + self.composition(z, genes),
+            magnitude=mean + select_genes(self.expected, genes) * expected + corrections.magnitude,
+            logit=logit + corrections.logit,
+            composition=composition + corrections.composition,
             state=state,
             profiles=slide.state_profiles,
-            features=z,
-            frequencies=frequencies,
+            features=corrections.features,
+            frequencies=surroundings.frequencies,
             smoothed_magnitude=smoothed[0],
             smoothed_logit=smoothed[1],
             smoothed_composition=smoothed[2],

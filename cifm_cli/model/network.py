@@ -126,14 +126,46 @@ class Network(nn.Module):
         Returns:
             Prediction for M cells and P genes, in the precision of the weights.
         """
+        return _in_precision(
+            self.head(self.run(backend, tile), tile, self.genes.weight, surroundings), self.padding.dtype
+        )
+
+    def run(self, backend: Backend, tile: MaskedTile) -> Tensor:
+        """Encode and decode.
+
+        Args:
+            backend: Runs the edge part of every layer.
+            tile: A masked tile on the network's device.
+
+        Returns:
+            (M, D) features of the cells to infer, for the head.
+        """
         h = self.embed_expression(tile.expression, tile.genes, tile.slide)
         h, shift = self.encode(backend, tile.encoder, h)
         # Only the invariant features go to the head: a prediction must not change when the slide is rotated.
-        output: Output = self.head(self.decode(backend, tile, h, shift), tile, self.genes.weight, surroundings)
-        # The head may have computed in bfloat16; losses and probabilities need the precision of the weights.
-        # Fields that the head of the paper lacks are None.
-        tensors = {name: values for name, values in output._asdict().items() if values is not None}
-        return output._replace(**{name: values.to(h.dtype) for name, values in tensors.items()})
+        return self.decode(backend, tile, h, shift)
+
+    def infer_blends(self, backend: Backend, tiles: Sequence[MaskedTile], surroundings: Surroundings) -> list[Output]:
+        """Infer the masked cells of tiles that differ only in the weights with which the smoother blends its terms.
+
+        Args:
+            backend: Runs the edge part of every layer.
+            tiles: The tiles, on the network's device; the network is run on the first one.
+            surroundings: What they have in common, from `Ensemble.describe`.
+
+        Returns:
+            What `forward` returns for each.
+        """
+        head = cast("ResidualHead", self.head)
+        corrections = head.correct(self.run(backend, tiles[0]), tiles[0], self.genes.weight, surroundings)
+        return [_in_precision(head.join(corrections, tile, surroundings), self.padding.dtype) for tile in tiles]
+
+
+def _in_precision(output: Output, dtype: torch.dtype) -> Output:
+    """Convert an output. The head may have computed in bfloat16; losses and probabilities need the precision of the weights."""
+    # Fields that the head of the paper lacks are None.
+    tensors = {name: values for name, values in output._asdict().items() if values is not None}
+    return output._replace(**{name: values.to(dtype) for name, values in tensors.items()})
 
 
 def run_layers(

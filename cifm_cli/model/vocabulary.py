@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,15 +106,24 @@ def match_panel(slide: Slide, vocabulary: Sequence[str]) -> Panel:
     Raises:
         CifmError: The slide and the vocabulary share no gene.
     """
-    rows = {gene: row for row, gene in enumerate(vocabulary)}
-    # In the order of the slide, so that columns of a prediction are columns of the slide.
-    shared = [(column, rows[gene]) for column, gene in enumerate(slide.gene_ids) if gene in rows]
-    if not shared:
+    shared = _match(tuple(slide.gene_ids), tuple(vocabulary))
+    if shared is None:
         raise CifmError(
             f"slide {slide.name}: none of its {slide.num_genes} genes is among the {len(vocabulary)} of the model "
             f"(the slide has {slide.gene_ids[0]}, the model {vocabulary[0]})",
             "use a model trained on this panel and species, or train one with `cifm train`",
         )
+    return shared
+
+
+@lru_cache(maxsize=4)  # every tile of a slide asks for it
+def _match(gene_ids: tuple[str, ...], vocabulary: tuple[str, ...]) -> Panel | None:
+    """The genes that both have; None without any."""
+    rows = {gene: row for row, gene in enumerate(vocabulary)}
+    # In the order of the slide, so that columns of a prediction are columns of the slide.
+    shared = [(column, rows[gene]) for column, gene in enumerate(gene_ids) if gene in rows]
+    if not shared:
+        return None
     columns, vocabulary_rows = np.array(shared, dtype=np.int64).T
     # Rows of a transposed array are not contiguous, and every tile indexes with them.
     return Panel(np.ascontiguousarray(columns), np.ascontiguousarray(vocabulary_rows))

@@ -51,6 +51,34 @@ def shrunk_weights(gram: Numbers, moment: Numbers, shared: Numbers, precision: N
     return np.asarray(np.linalg.solve(penalised, (moment + precision * shared)[..., None])[..., 0])
 
 
+class ShrunkSolver:
+    """`shrunk_weights` for many strengths that are the same for all predictors of a gene, by one eigendecomposition.
+
+    Args:
+        gram: (P, S, S) sums over cells of the products of the predictors.
+        moment: (P, S) sums over cells of predictor times target.
+    """
+
+    def __init__(self, gram: Numbers, moment: Numbers) -> None:
+        values, self._vectors = np.linalg.eigh(gram)
+        self._values = np.maximum(values, 0)  # rounding can make the smallest negative
+        self._moment = np.einsum("pst,ps->pt", self._vectors, moment)
+
+    def weights(self, shared: Numbers, precision: Numbers) -> Numbers:
+        """Fit weights of every gene, shrunk towards the shared ones.
+
+        Args:
+            shared: (S,) weights towards which each gene is shrunk.
+            precision: (P,) positive strength of the shrinkage, in the units of the diagonal of `gram`.
+
+        Returns:
+            (P, S) weights, the posterior means.
+        """
+        strength = precision[:, None]
+        along = (self._moment + strength * (shared @ self._vectors)) / (self._values + strength)
+        return np.asarray(np.einsum("pst,pt->ps", self._vectors, along))
+
+
 def residual_variance(
     gram: Numbers, moment: Numbers, squared_target: Numbers, weights: Numbers, num_cells: int, smallest: float = 1e-9
 ) -> Numbers:

@@ -11,6 +11,8 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     Values = NDArray[np.float32]
@@ -67,31 +69,71 @@ class RidgeSums:
 class RidgeSolver:
     """Centred normal equations, solved for any penalty.
 
+    With fewer cells than features, the equations of the cells are solved in place of those of the features: both have the
+    same solution (X'X + p)^-1 X'Y = X' (XX' + p)^-1 Y, and R is the smaller of their numbers.
+
     Args:
         x_mean: (F,) means of the features.
         y_mean: (Y,) means of the targets.
-        xx: (F, F) covariances of the features, in units of their mean variance.
-        xy: (F, Y) covariances of features and targets, in the same units.
+        gram: (R, R) covariances of the features, in units of their mean variance; or products of the cells in these units.
+        right: (R, Y) covariances of features and targets in the same units; or centred targets of the cells.
+        cells: (R, F) centred features of the cells; None for the equations of the features.
     """
 
-    def __init__(self, x_mean: Values, y_mean: Values, xx: NDArray[np.float64], xy: Values) -> None:
+    def __init__(
+        self, x_mean: Values, y_mean: Values, gram: NDArray[np.float64], right: Values, cells: Values | None = None
+    ) -> None:
         self.x_mean, self.y_mean = x_mean, y_mean
-        self._xx, self._xy = xx, xy
-        self._inverses: dict[float, Values] = {}
+        self._gram, self._right, self._cells = gram, right, cells
+        self._left: dict[float, Values] = {}
 
     def coefficients(self, penalty: float) -> Values:
         """(F, Y) coefficients at a penalty in units of the mean variance of a feature."""
-        return np.asarray(self._inverse(penalty) @ self._xy)
+        return np.asarray(self._solved(penalty) @ self._right)
 
     def predict(self, x: Values, penalty: float) -> Values:
         """(n, Y) predicted targets of a batch of (n, F) features."""
         # In this order, as there are far more targets than features and cells of a batch.
-        return np.asarray(((x - self.x_mean) @ self._inverse(penalty)) @ self._xy + self.y_mean)
+        return np.asarray(((x - self.x_mean) @ self._solved(penalty)) @ self._right + self.y_mean)
 
-    def _inverse(self, penalty: float) -> Values:
-        """(F, F) inverse of the covariances with the penalty, which keeps it small; computed once for each penalty."""
-        if penalty not in self._inverses:
-            identity = np.eye(len(self._xx))
-            inverse = cho_solve(cho_factor(self._xx + penalty * identity, overwrite_a=True), identity)
-            self._inverses[penalty] = inverse.astype(np.float32)
-        return self._inverses[penalty]
+    def map_targets(self, function: Callable[[Values], Values]) -> RidgeSolver:
+        """The regression of linear functions of the targets, as it is linear in them.
+
+        Args:
+            function: Maps arrays whose last axis are the Y targets to arrays with another last axis. Linear.
+
+        Returns:
+            Their regression. It shares what has been solved for each penalty.
+        """
+        mapped = RidgeSolver(self.x_mean, function(self.y_mean), self._gram, function(self._right), self._cells)
+        mapped._left = self._left
+        return mapped
+
+    def _solved(self, penalty: float) -> Values:
+        """(F, R) what the right side is multiplied by; it is small, and computed once for each penalty."""
+        if penalty not in self._left:
+            identity = np.eye(len(self._gram))
+            inverse = cho_solve(cho_factor(self._gram + penalty * identity, overwrite_a=True), identity)
+            left = inverse if self._cells is None else self._cells.T @ inverse
+            self._left[penalty] = left.astype(np.float32)
+        return self._left[penalty]
+
+
+def solver_of_cells(x: Values, y: Values) -> RidgeSolver:
+    """The solver of `RidgeSums` for cells that are all in memory, cheaper where there are fewer cells than features.
+
+    Args:
+        x: (n, F) features of n > 0 cells.
+        y: (n, Y) targets; they are overwritten.
+
+    Returns:
+        The solver.
+    """
+    x_mean, y_mean = (values.mean(axis=0, dtype=np.float64).astype(np.float32) for values in (x, y))
+    centred = x - x_mean
+    unit = max(float(np.square(centred).sum(dtype=np.float64)) / max(x.size, 1), _TINY)
+    scale = np.float32(1 / np.sqrt(len(x) * unit))
+    centred *= scale
+    y -= y_mean
+    y *= scale
+    return RidgeSolver(x_mean, y_mean, (centred @ centred.T).astype(np.float64), y, centred)

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import anndata as ad
@@ -161,6 +162,9 @@ def test_the_page_begins_with_a_row_for_each_slide(evaluated: dict) -> None:
     for name, sample in SAMPLES.items():
         assert f">{name}<" in page
         assert f">{sample}<" in page
+    sentence = evaluated["verdict"]["sentence"]
+    assert sentence.startswith("3 slides, one sample of 3 left out at a time: the model ")
+    assert sentence in unescape(page)
     pair = evaluated["overall"]["scattered"]["mse"]["each_slide"]
     assert f"{pair['percent']['difference']:+.2f} %" in page
     assert f"better on {pair['num_better']} of 3" in page
@@ -176,6 +180,8 @@ def test_an_interrupted_run_goes_on(
     assert code == 143
     assert "3 trainings, 2 steps each, one without each sample: A (1 slide(s)), B (1 slide(s)), C/c" in err
     assert "the same command continues this training" in err
+    assert "A: scoring a1; 0 of 3 slides are scored" in err
+    assert "the scores of 1 slides are lost: the same command computes them again" in err
     assert [config.folder.name for config in trained] == ["A", "B"]
     assert not Path("stopped/metrics.json").exists()
     trained.clear()

@@ -172,6 +172,22 @@ def test_a_model_grows_for_a_slide(slide: Slide) -> None:
     assert model.checkpoint.vocabulary == cut.gene_ids
 
 
+def test_networks_restricted_to_the_genes_of_a_slide_infer_the_same(slide: Slide) -> None:
+    """Bit for bit, in the order of the genes of the slide; the given model keeps all of its genes."""
+    model = load_random_model(slide, {**TABLES, "model": {**TABLES["model"], "members": 2}})
+    order = np.flatnonzero(np.arange(slide.num_genes) % 3 > 0)[::-1]
+    part = slide_from_arrays(
+        "part", slide.xy_um, slide.source.matrix[:, order], tuple(slide.gene_ids[gene] for gene in order), 20.0
+    )
+    restricted = model.without_other_genes(part)
+    assert restricted.checkpoint.vocabulary == part.gene_ids
+    visible, hidden = np.arange(10, part.num_cells), np.arange(10)
+    found, expected = (predict_cells(each, part, visible, hidden) for each in (restricted, model))
+    assert np.array_equal(found.mean, expected.mean)
+    assert np.array_equal(found.expressed, expected.expressed)
+    assert model.checkpoint.vocabulary == slide.gene_ids
+
+
 def test_only_the_given_cells_are_read(slide: Slide) -> None:
     number = slide.num_genes // 2
     cut = slide_from_arrays("cut", slide.xy_um, slide.source.matrix[:, :number], slide.gene_ids[:number], 20.0)

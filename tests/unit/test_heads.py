@@ -99,6 +99,28 @@ def test_the_output_of_an_ensemble_is_the_mean_of_its_members() -> None:
         assert torch.allclose(getattr(mean, name), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("linear_rank", [0, 3])
+def test_tiles_with_other_weights_of_the_smoother_are_inferred_as_one_by_one(linear_rank: int) -> None:
+    """Bit for bit, with the weights of every term; the network is run once."""
+    recipe = make_recipe(members=2)
+    recipe = recipe.model_copy(update={"objective": recipe.objective.model_copy(update={"linear_rank": linear_rank})})
+    first, network = make_tile(recipe), make_network(recipe, trained=True).eval()
+    assert first.slide is not None
+    generator = torch_generator(1, "weights")
+    names = ("mean_weights", "expressed_weights", "composition_weights", "state_weights")
+    drawn = {name: torch.rand(getattr(first.slide, name).shape, generator=generator) for name in names}
+    tiles = [first, replace(first, slide=replace(first.slide, **drawn))]
+    with torch.no_grad():
+        found = network.infer_blends(TorchBackend(), tiles)
+    for tile, own in zip(tiles, found, strict=True):
+        for name, expected in infer(network, tile)._asdict().items():
+            assert torch.equal(getattr(own, name), expected), name
+    for name in ("magnitude", "logit", "composition", "state"):
+        assert not torch.equal(getattr(found[0], name), getattr(found[1], name)), (
+            f"{name} does not depend on the weights"
+        )
+
+
 def test_each_thread_draws_from_its_own_generator() -> None:
     x, dropout = torch.ones(50, 20), Dropout(0.5).train()
 

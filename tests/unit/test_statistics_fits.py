@@ -7,6 +7,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
+from cifm_cli.provenance import numpy_generator
 from cifm_cli.statistics.classifier import (
     choose_strength,
     class_probabilities,
@@ -16,7 +17,7 @@ from cifm_cli.statistics.classifier import (
     standardise,
 )
 from cifm_cli.statistics.clustering import cluster_cells
-from cifm_cli.statistics.regression import residual_variance, shared_weights, shrunk_weights
+from cifm_cli.statistics.regression import ShrunkSolver, residual_variance, shared_weights, shrunk_weights
 
 # One predictor and two genes: the sums of x * x, x * y and y * y over three cells with x = 1.
 GRAM = np.full((2, 1, 1), 3.0)
@@ -34,6 +35,19 @@ def test_shrunk_weights_lie_between_the_own_and_the_shared_ones() -> None:
     assert shrunk_weights(GRAM, MOMENT, shared, np.zeros((2, 1))).ravel().tolist() == [1.0, 3.0]
     assert shrunk_weights(GRAM, MOMENT, shared, np.array([[3.0], [0.0]])).ravel().tolist() == [1.5, 3.0]
     assert shrunk_weights(GRAM, MOMENT, shared, np.full((2, 1), 1e12)).ravel() == pytest.approx([2.0, 2.0])
+
+
+def test_one_decomposition_gives_the_shrunk_weights_of_every_strength() -> None:
+    """Also where predictors are collinear, and the own weights of a gene are not determined."""
+    generator = numpy_generator(0, "shrunk")
+    x = generator.normal(size=(4, 20, 3))
+    x[3, :, 2] = x[3, :, 1]
+    gram, moment, shared = x.swapaxes(1, 2) @ x, generator.normal(size=(4, 3)), np.array([1.0, -2.0, 0.5])
+    solver = ShrunkSolver(gram, moment)
+    for strength in (1e-3, 1.0, 1e3):
+        precision = strength * np.arange(1.0, 5.0)
+        expected = shrunk_weights(gram, moment, shared, precision[:, None])
+        assert solver.weights(shared, precision) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def test_residual_variance_is_the_mean_squared_residual() -> None:

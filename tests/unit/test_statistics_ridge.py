@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cifm_cli.provenance import numpy_generator
-from cifm_cli.statistics.ridge import RidgeSolver, RidgeSums
+from cifm_cli.statistics.ridge import RidgeSolver, RidgeSums, solver_of_cells
 
 NUM_CELLS, NUM_FEATURES, NUM_TARGETS = 90, 6, 3
 
@@ -60,3 +60,37 @@ def test_features_without_variance_predict_the_mean() -> None:
     targets = np.arange(5, dtype=np.float32)[:, None]
     assert fit(constant, targets).predict(constant, 1.0) == pytest.approx(np.full((5, 1), 2.0))
     assert not fit(constant[:0], targets[:0]).predict(constant, 1.0).any()
+
+
+@pytest.mark.parametrize("num_cells", [4, NUM_CELLS])
+@pytest.mark.parametrize("penalty", [0.01, 1.0, 100.0])
+def test_the_equations_of_the_cells_have_the_solution_of_those_of_the_features(
+    cells: tuple[np.ndarray, np.ndarray], num_cells: int, penalty: float
+) -> None:
+    """With fewer cells than features, and with more; compared with NumPy in double precision."""
+    x, y = (values[:num_cells].astype(np.float64) for values in cells)
+    centred = x - x.mean(axis=0)
+    penalised = centred.T @ centred + num_cells * penalty * x.var(axis=0).mean() * np.eye(NUM_FEATURES)
+    expected = np.linalg.solve(penalised, centred.T @ (y - y.mean(axis=0)))
+    solver = solver_of_cells(cells[0][:num_cells], cells[1][:num_cells].copy())
+    assert solver.coefficients(penalty) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    new = cells[0] + 1
+    predicted = (new - x.mean(axis=0)) @ expected + y.mean(axis=0)
+    assert solver.predict(new, penalty) == pytest.approx(predicted, rel=1e-4, abs=1e-4)
+
+
+def test_constant_features_of_cells_predict_the_mean() -> None:
+    constant, targets = np.ones((5, 7), np.float32), np.arange(5, dtype=np.float32)[:, None]
+    assert solver_of_cells(constant, targets).predict(constant, 1.0) == pytest.approx(np.full((5, 1), 2.0))
+
+
+@pytest.mark.parametrize("of_cells", [False, True])
+def test_linear_functions_of_the_targets_are_predicted_as_such(
+    cells: tuple[np.ndarray, np.ndarray], *, of_cells: bool
+) -> None:
+    x, y = cells
+    solver = solver_of_cells(x, y.copy()) if of_cells else fit(x, y)
+    function = np.array([[1.0, 0.0], [-2.0, 0.0], [0.5, 3.0]], np.float32)
+    mapped = solver.map_targets(lambda values: values @ function)
+    assert mapped.predict(x, 0.5) == pytest.approx(solver.predict(x, 0.5) @ function, rel=1e-4, abs=1e-4)
+    assert np.abs(mapped.predict(x, 0.5) - mapped.y_mean).max() > 1, "nothing is predicted beyond the mean"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 from scipy.sparse import vstack
 
-from cifm_cli.inference.adaptation.regression import Choice
+from cifm_cli.inference.adaptation.regression import NUM_PARTS, Choice
 from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, profile_of
 from cifm_cli.inference.adaptation.weights import (
     NETWORK_WEIGHTS,
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from cifm_cli.inference.adaptation.regression import FittedRegression, Parts, Predicted
+    from cifm_cli.inference.adaptation.regression import FittedRegression, Predicted
     from cifm_cli.inference.adaptation.weights import Loss, Weights
     from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
+    from cifm_cli.statistics.ridge import RidgeSolver
 
     Values = NDArray[np.float32]
     Genes = NDArray[np.int64]
@@ -68,6 +69,26 @@ class _Compared(NamedTuple):
     differences: Values  # (D, M, P) from `weights.split_differences`
     expression: Values  # (M, P) actual log-normalised expression
     counts: csr_matrix  # (M, P) actual counts
+
+
+class _Regressed(NamedTuple):
+    """What the regression adds to the differences of one output of the cells of one tile."""
+
+    of_genes: RidgeSolver  # of (F, 3 P) coefficients, part by part
+    of_depth: RidgeSolver | None  # of (F, 3) coefficients: the products of the parts with the pattern
+    pattern: Values | None  # (P,) from `depth_patterns`
+    features: Values  # (M, F)
+
+    def differences(self, penalty: float) -> Values:
+        """(D, M, P), to be added to those without a regression."""
+        of_blend, of_smoother, of_network = np.split(self.of_genes.predict(self.features, penalty), NUM_PARTS, axis=1)
+        signed = np.stack([np.zeros_like(of_blend), of_blend, -of_smoother, -of_network])
+        if self.of_depth is None or self.pattern is None:
+            return signed
+        depth = self.of_depth.predict(self.features, penalty).T * np.array([[1], [-1], [-1]], np.float32)
+        common = depth[:, :, None] * self.pattern
+        signed[1:] -= common
+        return np.concatenate([signed, common])
 
 
 def choose(held_out: Sequence[HeldOut], without_network: Sequence[HeldOut] = ()) -> list[Choice]:
@@ -110,10 +131,8 @@ class _ComparedGenes(NamedTuple):
 class _Candidates(NamedTuple):
     """Cells on which penalties are compared, and weights fitted."""
 
-    held_out: Sequence[HeldOut]
-    predicted: Sequence[Predicted]  # all of their tiles
     num_cells: int
-    genes: Sequence[_ComparedGenes]  # for each output
+    outputs: Sequence[_Output]
 
     @classmethod
     def of(cls, held_out: Sequence[HeldOut]) -> Self | None:
@@ -122,49 +141,77 @@ class _Candidates(NamedTuple):
         if not predicted:
             return None
         num_cells = sum(each.tile.num_cells for each in predicted)
-        return cls(held_out, predicted, num_cells, _compared_genes(predicted[0].tile.stats))
+        genes = _compared_genes(predicted[0].tile.stats)
+        return cls(num_cells, [_output(held_out, output, genes[output], num_cells) for output in range(len(OUTPUTS))])
 
     def fit(self, penalty: float) -> list[tuple[float, Weights]]:
         """Loss and weights of each output."""
-        parts = [errors for part in self.held_out for errors in part.regression.predict(part.predicted, penalty)]
-        return [self._fit_output(output, parts) for output in range(len(OUTPUTS))]
+        return [_fit(*output.losses(penalty), self.num_cells) for output in self.outputs]
 
-    def _fit_output(self, output: int, parts: Sequence[Parts]) -> tuple[float, Weights]:
-        genes = self.genes[output]
-        cells = slice(None, None, -(-self.num_cells * len(genes.columns) // MAX_VALUES))
-        compared = [
-            _compare(each, of_tile, output, cells, genes.columns)
-            for each, of_tile in zip(self.predicted, parts, strict=True)
+
+class _Output(NamedTuple):
+    """One output of the cells on which penalties are compared. What does not depend on the penalty is computed once."""
+
+    output: int  # position in `OUTPUTS`
+    genes: _ComparedGenes
+    composition: Values  # (P,) fractions of the slide, whose sum, each times its multiple, is 1
+    compared: _Compared  # without a regression
+    regressed: Sequence[_Regressed]  # for each tile, in the order of the cells
+
+    def losses(self, penalty: float) -> tuple[list[Loss], int]:
+        """The losses of consecutive cells of one area or fold each, whatever the size of the tiles; and D."""
+        wide, differences, expression, counts = self.compared
+        if np.isfinite(penalty):
+            added = [each.differences(penalty) for each in self.regressed]
+            differences = differences + np.concatenate(added, axis=1)
+        ends = np.arange(NUM_GROUPS + 1) * len(wide) // NUM_GROUPS
+        groups = [
+            _Compared(wide[first:end], differences[:, first:end], expression[first:end], counts[first:end])
+            for first, end in pairwise(ends.tolist())
+            if end > first
         ]
-        losses = [self._loss(output, group) for group in _groups(compared)]
-        return _fit(losses, len(compared[0].differences), self.num_cells)
+        return [self._loss(group) for group in groups], len(differences)
 
-    def _loss(self, output: int, compared: _Compared) -> Loss:
+    def _loss(self, compared: _Compared) -> Loss:
         """The loss of some cells as a function of the weights."""
-        if OUTPUTS[output] == "composition":
-            genes = self.genes[output]
-            # The compositions without the hidden cells of each fold are nearly the same.
-            composition = np.mean([each.tile.stats.composition[genes.columns] for each in self.predicted], axis=0)
-            composition = (composition / max(float(composition @ genes.multiples), _TINY)).astype(np.float32)
-            return composition_loss(compared.differences, compared.wide, composition, compared.counts, genes.multiples)
+        if OUTPUTS[self.output] == "composition":
+            multiples = self.genes.multiples
+            return composition_loss(compared.differences, compared.wide, self.composition, compared.counts, multiples)
         differences, wide = compared.differences.reshape(len(compared.differences), -1), compared.wide.ravel()
-        if OUTPUTS[output] == "mean":
+        if OUTPUTS[self.output] == "mean":
             return squared_error(differences, compared.expression.ravel() - wide)
         return log_loss(differences, wide, compared.expression.ravel() > 0)
 
 
-def _groups(compared: Sequence[_Compared]) -> list[_Compared]:
-    """Consecutive cells of one area or fold each, whatever the size of the tiles."""
-    wide = np.concatenate([each.wide for each in compared])
-    differences = np.concatenate([each.differences for each in compared], axis=1)
-    expression = np.concatenate([each.expression for each in compared])
-    counts = vstack([each.counts for each in compared], format="csr")
-    ends = np.arange(NUM_GROUPS + 1) * len(wide) // NUM_GROUPS
-    return [
-        _Compared(wide[first:end], differences[:, first:end], expression[first:end], counts[first:end])
-        for first, end in pairwise(ends.tolist())
-        if end > first
-    ]
+def _output(held_out: Sequence[HeldOut], output: int, genes: _ComparedGenes, num_cells: int) -> _Output:
+    """Collect what the weights of an output are fitted to."""
+    cells = slice(None, None, -(-num_cells * len(genes.columns) // MAX_VALUES))
+    compared: list[_Compared] = []
+    regressed: list[_Regressed] = []
+    compositions: list[NDArray[np.float64]] = []
+    for regression, predicted in held_out:
+        of_genes = regression.solver_of(output, genes.columns)
+        for each in predicted:
+            pattern = depth_patterns(each.tile.stats)[output]
+            of_depth = None if pattern is None else regression.depth_solver(output, pattern)
+            own = None if pattern is None else pattern[genes.columns]
+            regressed.append(_Regressed(of_genes, of_depth, own, regression.features(each)[cells]))
+            compared.append(_compare(each, output, cells, genes.columns))
+            compositions.append(each.tile.stats.composition[genes.columns])
+    # The compositions without the hidden cells of each fold are nearly the same.
+    composition = np.mean(compositions, axis=0)
+    composition = (composition / max(float(composition @ genes.multiples), _TINY)).astype(np.float32)
+    return _Output(output, genes, composition, _join(compared), regressed)
+
+
+def _join(compared: Sequence[_Compared]) -> _Compared:
+    """The cells of all tiles."""
+    return _Compared(
+        np.concatenate([each.wide for each in compared]),
+        np.concatenate([each.differences for each in compared], axis=1),
+        np.concatenate([each.expression for each in compared]),
+        vstack([each.counts for each in compared], format="csr"),
+    )
 
 
 def _fit(losses: Sequence[Loss], num_differences: int, num_cells: int) -> tuple[float, Weights]:
@@ -197,20 +244,18 @@ def _compared_genes(stats: GeneStats) -> list[_ComparedGenes]:
     return [drawn, drawn, _ComparedGenes(columns[ascending], multiples[ascending])]
 
 
-def _compare(predicted: Predicted, parts: Parts, output: int, cells: slice, genes: Genes) -> _Compared:
-    """What the weights of an output are fitted to, for some of the cells and genes."""
+def _compare(predicted: Predicted, output: int, cells: slice, genes: Genes) -> _Compared:
+    """What the weights of an output are fitted to without a regression, for some of the cells and genes."""
     tile = predicted.tile
     predictions = (tile.circles[-1], predicted.blend, predicted.features.smoothed, predicted.network)
     wide, blend, smoothed, network = (parts_of(each)[output][cells] for each in predictions)
-    num_genes = blend.shape[1]
-    of_blend, of_smoother, of_network = (part[cells, output * num_genes : (output + 1) * num_genes] for part in parts)
     profile = profile_of(tile.stats)[output]
-    differences = np.stack(
-        [profile - wide, blend - wide + of_blend, smoothed - blend - of_smoother, network - smoothed - of_network]
-    )
+    differences = np.stack([profile - wide, blend - wide, smoothed - blend, network - smoothed])
+    pattern = depth_patterns(tile.stats)[output]
+    depth = None if pattern is None else differences @ pattern
     return _Compared(
         wide[:, genes],
-        split_differences(differences, depth_patterns(tile.stats)[output])[:, :, genes],
+        split_differences(differences[:, :, genes], None if pattern is None else pattern[genes], depth),
         tile.expression[cells][:, genes].toarray(),
         tile.counts[cells][:, genes],
     )

@@ -30,7 +30,7 @@ from cifm_cli.inference.adaptation.practice import practice_tiles, stats_of
 from cifm_cli.inference.adaptation.regression import Predicted, choose_blend, fit_regression
 from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, Refinement, SlideAdaptation
 from cifm_cli.inference.adaptation.state_pool import fit_state_pool, pool_inputs
-from cifm_cli.inference.hidden_tile import run_network
+from cifm_cli.inference.hidden_tile import run_network_on_blends
 from cifm_cli.inference.neighbourhood.blend import BlendSums
 from cifm_cli.inference.network_features import NetworkFeatures
 from cifm_cli.inference.prediction import Prediction
@@ -98,8 +98,9 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     recipe = model.checkpoint.recipe
     totals = sum_genes(slide, data.rows, model.panel(slide), recipe.data.target_sum)
     stats, start = stats_of(totals), _start(model, slide, data.rows, data.seed, totals)
+    of_slide = model.without_other_genes(slide)
     practice, tuning = (
-        [list(practice_tiles(model, slide, [fold], start, totals, data.rows)) for fold in folds]
+        [list(practice_tiles(of_slide, slide, [fold], start, totals, data.rows)) for fold in folds]
         for folds in (data.practice, data.tuning)
     )
     parts = _parts(practice, _joined(tuning), is_new=data.is_new)
@@ -114,7 +115,7 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
     if trained_fraction(slide, data.tuning_rows, model.checkpoint) > MAX_TRAINED:
         return replace(model, adaptation=SlideAdaptation(parameters[0], stats, None, facts))
     blends = _fit_blends(parts)
-    held_out = _fit_regressions(_NetworkRuns(model), parts, parameters, blends, stats)
+    held_out = _fit_regressions(_NetworkRuns(of_slide, parts, parameters), parts, parameters, blends, stats)
     with_network, without_network = (
         [cells for cells, part in zip(held_out, parts, strict=True) if part.with_network == wanted]
         for wanted in (True, False)
@@ -216,14 +217,21 @@ def _fit_smoothers(start: SlideParameters, parts: Sequence[_Part], pool_decay: f
 
 def _fit_blends(parts: Sequence[_Part]) -> list[FittedBlend]:
     """Fit the blend of neighbour means to each part, with hyper-parameters that suit the held-out cells of all parts."""
-    blends = []
-    for part in parts:
-        sums = BlendSums(part.fitted[0].expression.shape[1])
-        for tile in part.fitted:
-            sums.add(tile.circles, tile.expression, tile.counts, tile.stats)
-        blends.append(sums.fitted())
+    whole, *halves = parts
+    sums = [_blend_sums(part.fitted) for part in halves]
+    # Where both halves are fitted, the sums of the whole are those of the halves.
+    of_whole = sums[0].join(sums[1]) if len(sums) > 1 else _blend_sums(whole.fitted)
+    blends = [each.fitted() for each in (of_whole, *sums)]
     of_mean, of_expressed = choose_blend([(blend, part.held_out) for blend, part in zip(blends, parts, strict=True)])
     return [replace(blend, of_mean=of_mean, of_expressed=of_expressed) for blend in blends]
+
+
+def _blend_sums(tiles: Sequence[PracticeTile]) -> BlendSums:
+    """Sums over the cells of some tiles."""
+    sums = BlendSums(tiles[0].expression.shape[1])
+    for tile in tiles:
+        sums.add(tile.circles, tile.expression, tile.counts, tile.stats)
+    return sums
 
 
 def _fit_regressions(
@@ -243,14 +251,22 @@ def _fit_regressions(
 
 
 class _NetworkRuns:
-    """Predictions of practised cells. With the same parameters of the slide, the network is run once.
+    """Predictions of practised cells. The network is run once for each tile: parameters differ in weights of the smoother only.
 
     Args:
         model: The model.
+        parts: Parts that cells of the tiles are fitted or held out in.
+        parameters: Parameters of the slide, for each part.
     """
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: LoadedModel, parts: Sequence[_Part], parameters: Sequence[SlideParameters]) -> None:
         self._model = model
+        self._parameters: dict[int, list[SlideParameters]] = {}  # those that a tile is predicted with, by tile
+        for part, own in zip(parts, parameters, strict=True):
+            for tile in (*part.fitted, *part.held_out):
+                of_tile = self._parameters.setdefault(id(tile), [])
+                if all(own is not known for known in of_tile):
+                    of_tile.append(own)
         # By tile and parameters, which live as long as this object, so that their ids are not used again.
         self._known: dict[tuple[int, int], tuple[Prediction, NetworkFeatures]] = {}
 
@@ -260,8 +276,10 @@ class _NetworkRuns:
         """Predict practised cells by blend and by network, or by blend and smoother alone."""
         key = id(tile), id(parameters)
         if key not in self._known:
-            output = run_network(self._model, tile.with_parameters(parameters).hidden.masked)
-            self._known[key] = Prediction.from_logits(output), NetworkFeatures.of(output)
+            wanted = self._parameters[id(tile)]
+            outputs = run_network_on_blends(self._model, [tile.with_parameters(own).hidden.masked for own in wanted])
+            for own, output in zip(wanted, outputs, strict=True):
+                self._known[id(tile), id(own)] = Prediction.from_logits(output), NetworkFeatures.of(output)
         predicted = Predicted(tile, blend.combine(tile.circles, tile.stats), *self._known[key])
         return predicted if with_network else predicted.without_network()
 

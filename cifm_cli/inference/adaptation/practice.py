@@ -130,8 +130,8 @@ class _FoldReader:
         recipe, panel = model.checkpoint.recipe, model.panel(slide)
         masked = mask_tile(slide, tile, hidden, panel, recipe, self.parameters)
         circles = circle_means(model, slide, tile, hidden, self.stats)
-        expression = slide.expression(queries, recipe.data.target_sum)[:, panel.columns]
-        counts = slide.counts(queries)[:, panel.columns]
+        expression = panel.select(slide.expression(queries, recipe.data.target_sum))
+        counts = panel.select(slide.counts(queries))
         return PracticeTile(HiddenTile(masked, circles), self.stats, expression, counts)
 
 

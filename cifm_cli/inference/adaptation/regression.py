@@ -10,6 +10,7 @@ Letters: M cells, P genes, F features of the regression.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +20,7 @@ from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, ErrorRegress
 from cifm_cli.inference.adaptation.weights import Weights, add_weighted, depth_patterns
 from cifm_cli.inference.neighbourhood.blend import GRID
 from cifm_cli.inference.neighbourhood.residuals import errors, mean_features, ridge_genes
-from cifm_cli.statistics.ridge import RidgeSums
+from cifm_cli.statistics.ridge import RidgeSums, solver_of_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,18 +81,23 @@ class FittedRegression:
     scale: FeatureScale  # of the network's features
     solver: RidgeSolver  # of (F, 9 P) coefficients
 
-    def predict(self, predicted: Sequence[Predicted], penalty: float) -> list[Parts]:
-        """Predicted parts of each tile; zero for an infinite penalty."""
-        num_targets = len(self.solver.y_mean)
-        if not predicted:
-            return []
-        if np.isinf(penalty):
-            zeros = [np.zeros((each.tile.num_cells, num_targets // NUM_PARTS), np.float32) for each in predicted]
-            return [[zero] * NUM_PARTS for zero in zeros]
-        # One product for all tiles: the coefficients of a large panel are read from memory only once.
-        x = np.concatenate([_features(each, self.genes, self.scale) for each in predicted])
-        ends = np.cumsum([each.tile.num_cells for each in predicted])[:-1]
-        return [np.split(of_tile, NUM_PARTS, axis=1) for of_tile in np.split(self.solver.predict(x, penalty), ends)]
+    def features(self, predicted: Predicted) -> Values:
+        """(M, F) features of the practised cells of a tile."""
+        return _features(predicted, self.genes, self.scale)
+
+    def solver_of(self, output: int, genes: NDArray[np.int64]) -> RidgeSolver:
+        """Regression of the parts of one output for G genes: (F, 3 G) coefficients, part by part."""
+
+        def select(values: Values) -> Values:
+            """The targets of these genes."""
+            chosen = _by_part(values)[..., output, :][..., genes]
+            return chosen.reshape(*values.shape[:-1], -1)
+
+        return self.solver.map_targets(select)
+
+    def depth_solver(self, output: int, pattern: Values) -> RidgeSolver:
+        """Regression of the products of the parts of one output with a pattern over the P genes: (F, 3) coefficients."""
+        return self.solver.map_targets(lambda values: _by_part(values)[..., output, :] @ pattern)
 
     def solve(self, choices: Sequence[Choice], stats: GeneStats) -> ErrorRegression:
         """The regression of the errors of the base prediction that was chosen, one choice for each output."""
@@ -103,16 +109,23 @@ class FittedRegression:
             if np.isinf(choice.penalty):
                 continue
             own = slice(number * num_genes, (number + 1) * num_genes)
-            parts = [
-                slice(own.start + part * len(intercept), own.stop + part * len(intercept)) for part in range(NUM_PARTS)
-            ]
-            solved, y_mean = self.solver.coefficients(choice.penalty), self.solver.y_mean
-            of_blend, of_smoother, of_network = (np.vstack([y_mean[part], solved[:, part]]) for part in parts)
-            signed = [of_blend, -of_smoother, -of_network]
-            left = add_weighted(signed, choice.weights, patterns[number])
-            y, coefficients[:, own] = left[0], left[1:]
-            intercept[own] = y - self.solver.x_mean @ coefficients[:, own]
+            # The parts are weighted before the equations are solved, as there are three times as many of them.
+            combine = partial(_combine, output=number, weights=choice.weights, pattern=patterns[number])
+            solver = self.solver.map_targets(combine)
+            coefficients[:, own] = solver.coefficients(choice.penalty)
+            intercept[own] = solver.y_mean - self.solver.x_mean @ coefficients[:, own]
         return ErrorRegression(self.genes, self.scale, coefficients, intercept)
+
+
+def _by_part(values: Values) -> Values:
+    """(..., 9 P) targets of the regression as (..., 3 parts, 3 outputs, P)."""
+    return values.reshape(*values.shape[:-1], NUM_PARTS, len(OUTPUTS), -1)
+
+
+def _combine(values: Values, output: int, weights: Weights, pattern: Values | None) -> Values:
+    """(..., P) errors of the base prediction of an output, from (..., 9 P) parts."""
+    of_blend, of_smoother, of_network = np.moveaxis(_by_part(values)[..., output, :], -2, 0)
+    return add_weighted([of_blend, -of_smoother, -of_network], weights, pattern)
 
 
 def choose_blend(blends: Sequence[tuple[FittedBlend, Sequence[PracticeTile]]]) -> tuple[Pair, Pair]:
@@ -132,9 +145,10 @@ def choose_blend(blends: Sequence[tuple[FittedBlend, Sequence[PracticeTile]]]) -
         for blend, tiles in blends:
             candidate = replace(blend, of_mean=pair, of_expressed=pair)
             for tile in tiles:
-                found, values = candidate.combine(tile.circles, tile.stats), tile.expression.toarray()
-                of_mean += float(np.square(values - found.mean).sum(dtype=np.float64))
-                of_expressed += _cross_entropy(found.expressed, values > 0)
+                values = tile.expression.toarray()
+                mean = candidate.combine_mean(tile.circles, tile.stats)
+                of_mean += float(np.square(values - mean).sum(dtype=np.float64))
+                of_expressed += _cross_entropy(candidate.combine_expressed(tile.circles, tile.stats), values > 0)
         losses.append((of_mean, of_expressed, pair))
     return min(losses)[2], min(losses, key=itemgetter(1))[2]
 
@@ -155,7 +169,16 @@ def fit_regression(predicted: Sequence[Predicted], stats: GeneStats) -> FittedRe
     # The same variance as that of a neighbour mean, so that one penalty serves both.
     factor = np.sqrt(means.var(axis=0).mean()) / np.maximum(features.std(axis=0), np.float32(_TINY))
     scale = FeatureScale(features.mean(axis=0), factor.astype(np.float32))
-    sums = RidgeSums(means.shape[1] + features.shape[1], NUM_PARTS * len(OUTPUTS) * len(stats.mean))
+    num_targets = NUM_PARTS * len(OUTPUTS) * len(stats.mean)
+    if len(means) <= means.shape[1] + features.shape[1]:
+        # Sums over the cells would be larger than their targets.
+        y, end = np.empty((len(means), num_targets), np.float32), 0
+        for each in predicted:
+            start, end = end, end + each.tile.num_cells
+            np.concatenate(_targets(each), axis=1, out=y[start:end])
+        x = np.concatenate([means, scale.apply(features)], axis=1)
+        return FittedRegression(genes, scale, solver_of_cells(x, y))
+    sums = RidgeSums(means.shape[1] + features.shape[1], num_targets)
     for batch in _batches(predicted):
         x = np.concatenate([_features(each, genes, scale) for each in batch])
         sums.add(x, np.concatenate([np.concatenate(_targets(each), axis=1) for each in batch]))

@@ -115,19 +115,21 @@ def add_weighted(differences: Sequence[Values], weights: Weights, pattern: Value
     return total
 
 
-def split_differences(differences: Values, pattern: Values | None) -> Values:
+def split_differences(differences: Values, pattern: Values | None, depth: Values | None = None) -> Values:
     """Split differences into what the weights of `Weights` belong to.
 
     Args:
         differences: (4, M, P).
         pattern: (P,) from `depth_patterns`.
+        depth: (4, M) products of the differences with the pattern, where the P genes are only some of those of the slide.
 
     Returns:
         (7, M, P), or the same (4, M, P) without a pattern.
     """
     if pattern is None:
         return differences
-    common = (differences @ pattern)[..., None] * pattern
+    depth = differences @ pattern if depth is None else depth
+    common = depth[..., None] * pattern
     return np.concatenate([differences - common, common[1:]])
 
 

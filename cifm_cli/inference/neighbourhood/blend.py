@@ -10,13 +10,14 @@ Letters: Q hidden cells, P genes, S radii.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cifm_cli.inference.neighbourhood.circle_means import radius_means
 from cifm_cli.inference.prediction import Prediction
-from cifm_cli.statistics.regression import residual_variance, shared_weights, shrunk_weights
+from cifm_cli.statistics.regression import ShrunkSolver, residual_variance, shared_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,7 +80,12 @@ class LeastSquaresSums:
         shared = shared_weights(self.xx, self.xy, ridge)
         # The noise of a cell that the shared weights leave unexplained, relative to the variance of the prior.
         noise = residual_variance(self.xx, self.xy, self.yy, shared, self.num_cells, _SMALL) / spread**2
-        return np.asarray(shrunk_weights(self.xx, self.xy, shared, noise[:, None]).T, dtype=np.float32)
+        return np.asarray(self._shrunk.weights(shared, noise).T, dtype=np.float32)
+
+    @cached_property
+    def _shrunk(self) -> ShrunkSolver:
+        """Decomposed once for all hyper-parameters."""
+        return ShrunkSolver(self.xx, self.xy)
 
 
 @dataclass(frozen=True)
@@ -98,14 +104,22 @@ class FittedBlend:
 
     def combine(self, means: Sequence[Prediction], stats: GeneStats) -> Prediction:
         """Weight the neighbour means of some places, one prediction for each radius."""
-        of_mean, of_expressed = self.mean_weights(), self._solve("expressed", *self.of_expressed)
-        mean = _weighted_differences([part.mean for part in means], of_mean, stats.mean)
-        expressed = _weighted_differences([part.expressed for part in means], of_expressed, stats.fraction)
+        mean = self.combine_mean(means, stats)
         composition = np.tile((self.mixture[-1] * stats.composition).astype(np.float32), (len(mean), 1))
         for part, weight in zip(means, self.mixture[:-1], strict=True):
             if part.composition is not None:
                 composition += np.float32(weight) * part.composition
-        return Prediction(mean, np.minimum(expressed, 1), composition)
+        return Prediction(mean, self.combine_expressed(means, stats), composition)
+
+    def combine_mean(self, means: Sequence[Prediction], stats: GeneStats) -> Values:
+        """(Q, P) mean of `combine`."""
+        return _weighted_differences([part.mean for part in means], self.mean_weights(), stats.mean)
+
+    def combine_expressed(self, means: Sequence[Prediction], stats: GeneStats) -> Values:
+        """(Q, P) P(expressed) of `combine`."""
+        weights = self._solve("expressed", *self.of_expressed)
+        blend = _weighted_differences([part.expressed for part in means], weights, stats.fraction)
+        return np.asarray(np.minimum(blend, 1))
 
     def mean_weights(self) -> Values:
         """(S, P) weights of the radii in the mean."""
@@ -148,15 +162,29 @@ class BlendSums:
             ([part.expressed for part in means], values > 0, stats.fraction),
         )
         for i, (predicted, actual, usual) in enumerate(sides):
-            # Products within a batch in float32, for speed; their sum over batches in float64.
-            x = np.stack(predicted).transpose(2, 0, 1) - usual.astype(np.float32)[:, None, None]
-            y = (actual - usual.astype(np.float32)).T
-            self._xx[i] += x @ x.transpose(0, 2, 1)
-            self._xy[i] += np.einsum("psq,pq->ps", x, y)
-            self._yy[i] += np.square(y).sum(axis=1, dtype=np.float64)
+            # Products within a batch in float32, for speed; their sum over batches in float64. Pair by pair, as a product of
+            # two small matrices for each of many genes takes longer.
+            x = np.stack(predicted) - usual.astype(np.float32)
+            y = actual - usual.astype(np.float32)
+            for s, own in enumerate(x):
+                for t in range(s, len(x)):
+                    products = np.einsum("qp,qp->p", own, x[t])
+                    self._xx[i, :, s, t] += products
+                    if t > s:
+                        self._xx[i, :, t, s] += products
+                self._xy[i, :, s] += np.einsum("qp,qp->p", own, y)
+            self._yy[i] += np.square(y).sum(axis=0, dtype=np.float64)
         self._num_cells += len(values)
         self._likelihoods.append(_count_likelihoods(counts, means, stats))
         self._counts.append(counts.tocoo().data)
+
+    def join(self, other: BlendSums) -> BlendSums:
+        """The sums over the cells of both."""
+        joined = BlendSums(self._xx.shape[1])
+        joined._xx, joined._xy, joined._yy = self._xx + other._xx, self._xy + other._xy, self._yy + other._yy
+        joined._num_cells = self._num_cells + other._num_cells
+        joined._likelihoods, joined._counts = self._likelihoods + other._likelihoods, self._counts + other._counts
+        return joined
 
     def fitted(self) -> FittedBlend:
         """Fit the blend."""
