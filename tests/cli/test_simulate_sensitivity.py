@@ -24,10 +24,13 @@ MAP_FILES = {"sensitivity.csv", "sensitivity.parquet", "sensitivity.png", "sensi
 
 @pytest.fixture(scope="module")
 def workspace(prepared_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run, into which tests write folders of their own."""
+    """A folder with a run, into which tests write folders of their own.
+
+    Its weights are so small that the effect of a cell is nearly proportional to the weight of the cell.
+    """
     folder = tmp_path_factory.mktemp("workspace")
     tables = {"model": {"width": 8, "encoder_layers": 1, "decoder_layers": 1}, "objective": {"cutoff": 2.0}}
-    save_random_run(folder, open_slide(prepared_synthetic), tables)
+    save_random_run(folder, open_slide(prepared_synthetic), tables, noise=0.03)
     return folder
 
 

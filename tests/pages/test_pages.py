@@ -14,7 +14,7 @@ from cifm_cli.report import matrix_plots, plots
 from cifm_cli.report.html import Image, Section, Table, draw_image, write_report
 
 PROVENANCE = {"cifm": "1", "created": "today"}
-pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium")
+pytestmark = [pytest.mark.figures, pytest.mark.skipif(find_chromium() is None, reason="no Chromium")]
 
 
 @pytest.fixture(scope="module")
