@@ -21,8 +21,8 @@ COPY_BYTES = 1 << 28  # more than any cache holds
 REPEATS = 5  # the fastest counts: other programs took the caches from the others
 # Time of one core for a step of the recipe `xenium` on a tile of 2,048 cells and 377 genes, two members: products and edges
 # go with the speed of products, all else with that of memory. The ratio of the two was fitted to steps of AdamW on two
-# machines, the scale to steps of Muon on the first one (96 GFLOP/s, 22 GB/s, 0.24 s on two cores): an estimate and no more.
-STEP_GFLOP, STEP_GB = 27.0, 3.1
+# machines, the scale to steps of Muon on the first one (96 GFLOP/s, 22 GB/s, 0.20 s on two cores): an estimate and no more.
+STEP_GFLOP, STEP_GB = 22.5, 2.6
 MEMBERS = 2  # of that recipe, which run on a core each
 OVERLAP = 0.9  # fraction of the time in which both cores work
 
