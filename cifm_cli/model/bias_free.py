@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cifm_cli.model.products import Linear
+
 NORM_EPSILON = 1e-5  # keeps the derivative at void finite: 1 / sqrt(epsilon)
 
 
@@ -37,8 +39,8 @@ class HiddenMaps(nn.Module):
 
     def __init__(self, size_in: int, hidden: int, num_maps: int, norm: nn.Module) -> None:
         super().__init__()
-        self.first = nn.Linear(size_in, hidden, bias=False)
-        self.middle = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in range(num_maps - 1))
+        self.first = Linear(size_in, hidden, bias=False)
+        self.middle = nn.ModuleList(Linear(hidden, hidden, bias=False) for _ in range(num_maps - 1))
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,7 +86,7 @@ class BiasFreeMLP(HiddenMaps):
     def __init__(self, sizes: tuple[int, int, int], num_layers: int, norm: nn.Module) -> None:
         size_in, hidden, size_out = sizes
         super().__init__(size_in, hidden, num_layers - 1, norm)
-        self.last = nn.Linear(hidden, size_out, bias=False)
+        self.last = Linear(hidden, size_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., input) to (..., output)."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cifm_cli.model.panel_genes import select_genes
+from cifm_cli.model.products import Linear, product
 
 if TYPE_CHECKING:
     from cifm_cli.model.masking import Expression
@@ -68,7 +69,7 @@ class GeneOutput(nn.Module):
 
     def __init__(self, width: int, num_genes: int, *, rank: int | None = None, zero: bool) -> None:
         super().__init__()
-        self.reduce = nn.Linear(width, rank, bias=False) if rank else nn.Identity()
+        self.reduce = Linear(width, rank, bias=False) if rank else nn.Identity()
         # With a rank, both maps together have r (G + D) weights in place of G D.
         inner = rank or width
         self.weight = nn.Parameter(torch.empty(num_genes, inner).normal_(std=0.0 if zero else inner**-0.5))
@@ -77,4 +78,4 @@ class GeneOutput(nn.Module):
     def forward(self, h: Tensor, genes: Tensor) -> Tensor:
         """Map (M, D) features to (M, P) values for the vocabulary rows `genes`."""
         # Rows are selected before the product, so its cost depends on the panel and not on the vocabulary.
-        return functional.linear(self.reduce(h), select_genes(self.weight, genes), select_genes(self.bias, genes))
+        return product(self.reduce(h), select_genes(self.weight, genes)) + select_genes(self.bias, genes)

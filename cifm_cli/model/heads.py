@@ -16,6 +16,7 @@ from cifm_cli.model.dropout import Dropout
 from cifm_cli.model.gene_maps import GeneOutput
 from cifm_cli.model.output import Output
 from cifm_cli.model.panel_genes import select_genes
+from cifm_cli.model.products import Linear, product
 from cifm_cli.model.release_layer import release_trunk
 from cifm_cli.model.smoother import Smoother
 from cifm_cli.model.states import StateMaps
@@ -110,11 +111,11 @@ class ResidualHead(nn.Module):
         self.smoother = Smoother(num_genes, recipe.objective)
         self.states = StateMaps(width, num_scales + 1)
         self.norm = VoidNorm()
-        self.features = nn.Linear(width, width)
+        self.features = Linear(width, width)
         # The mean of the slide, the last term, is what the others are centred on, and has no number of neighbours.
-        self.means = nn.Linear(num_scales * width, width)
-        self.amount = nn.Linear(2 * num_scales, width)
-        self.hidden = nn.Linear(width, width)
+        self.means = Linear(num_scales * width, width)
+        self.amount = Linear(2 * num_scales, width)
+        self.hidden = Linear(width, width)
         self.dropout = Dropout(recipe.model.dropout)
         self.expected = nn.Parameter(torch.zeros(num_genes))  # weight of the mean over the inferred cell states
         # All corrections start at zero, so training starts at the smoother.
@@ -159,7 +160,7 @@ class ResidualHead(nn.Module):
         state = state + corrections.state
         # Detached in training: the loss of the magnitude must not change the probabilities of the states.
         known = state.detach() if self.training else state
-        expected = known.softmax(1) @ (slide.state_profiles - slide.mean).to(state.dtype)
+        expected = product(known.softmax(1), (slide.state_profiles - slide.mean).T)
         return Output(
             magnitude=mean + select_genes(self.expected, genes) * expected + corrections.magnitude,
             logit=logit + corrections.logit,
@@ -185,4 +186,4 @@ def map_scales(differences: Tensor, gene_rows: Tensor) -> Tensor:
         (M, S D) features.
     """
     # Scale by scale, as they are in memory, so that one matrix product maps all of them without a copy.
-    return (differences.movedim(1, 0) @ gene_rows).movedim(0, 1).flatten(1)
+    return product(differences.movedim(1, 0), gene_rows.T).movedim(0, 1).flatten(1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cifm_backends.base import EdgeTerms, NodeTerms
 from cifm_cli.model.bias_free import BiasFreeMLP, VoidNorm
 from cifm_cli.model.edge_maps import ScalarMLP, first_map, is_plain, sum_edges
+from cifm_cli.model.products import Linear
 from cifm_cli.model.release_layer import ReleaseLayer
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class FactoredLayer(nn.Module):
         self.residual = recipe.residual
         self.norm = VoidNorm() if recipe.norm else nn.Identity()
         # One product for all four projections; backends read them as slices of its result.
-        self.project = nn.Linear(width, 4 * width, bias=False)  # Q, K, A, B
+        self.project = Linear(width, 4 * width, bias=False)  # Q, K, A, B
         self.radial = nn.Parameter(torch.empty(width, recipe.radial).normal_(std=recipe.radial**-0.5))  # C
         self.coordinate = nn.Parameter(torch.empty(width).normal_(std=COORDINATE_INIT))  # v
         # Not normalised, so the scale of the sum has an effect: it tells many neighbours from few.

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cifm_cli.model.products import product
 from cifm_cli.processor_time import measure_seconds, one_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cifm_cli.recipe_sections import Precision
 
 
@@ -31,7 +30,7 @@ def computing_in(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
-# Products of the size of a training step: cells of a tile by features, and by the four projections of a layer.
+# A product of the size of a training step: cells of a tile by features, and by the four projections of a layer.
 MEASURED_SIZES = (2048, 128, 512)
 MEASURED_PRODUCTS = 12
 MIN_SPEED_UP = 1.5  # products are a part of a step only, and a smaller gain is not worth the rounding
@@ -40,9 +39,7 @@ MIN_SPEED_UP = 1.5  # products are a part of a step only, and a smaller gain is 
 def faster_precision(device: torch.device) -> tuple[Precision, float]:
     """Find the faster precision for the matrix products of training on a device.
 
-    On a CPU products of both kinds are measured, in one thread, which takes a tenth of a second. No two tiles have the
-    same number of cells, and products in bfloat16 are prepared anew for every number: on some processors with bfloat16
-    instructions, this costs more than they gain.
+    On a CPU, products with their gradients are measured in both, in one thread, which takes a tenth of a second.
 
     Args:
         device: Device of the network.
@@ -56,20 +53,26 @@ def faster_precision(device: torch.device) -> tuple[Precision, float]:
         return ("bfloat16", float("inf")) if in_hardware else ("float32", 0.0)
     if device.type != "cpu":
         return "float32", 0.0
-    num_cells, width, num_outputs = MEASURED_SIZES
-    features, weights = torch.ones(num_cells + MEASURED_PRODUCTS, width), torch.ones(width, num_outputs)
-    half = weights.bfloat16()
-    with one_thread():  # members of a network run on one thread each
-        single = _median_time(lambda rows: features[:rows] @ weights)
-        # Features are converted at every product, weights once per step.
-        speed_up = single / _median_time(lambda rows: features[:rows].bfloat16() @ half)
+    speed_up = _median_time("float32") / _median_time("bfloat16")
     return ("bfloat16" if speed_up >= MIN_SPEED_UP else "float32"), speed_up
 
 
-def _median_time(product: Callable[[int], object]) -> float:
-    """Median processor time of products with different numbers of rows, in seconds."""
-    fewest = MEASURED_SIZES[0]
-    return statistics.median(measure_seconds(product, range(fewest - 1, fewest + MEASURED_PRODUCTS)))
+def _median_time(precision: Precision) -> float:
+    """Median processor time of a product on the CPU and its gradients, in seconds."""
+    num_cells, width, num_outputs = MEASURED_SIZES
+    features = torch.ones(num_cells, width, requires_grad=True)
+    weights = torch.ones(num_outputs, width, requires_grad=True)
+    device = features.device
+
+    def multiply(num_rows: int) -> None:
+        """Compute a product of so many cells, and its gradients."""
+        with computing_in(precision, device):
+            y = product(features[:num_rows], weights)
+        torch.autograd.grad(y, [features, weights], torch.ones_like(y))
+
+    with one_thread():  # members of a network run on one thread each
+        # Numbers of cells that differ, as those of tiles do.
+        return statistics.median(measure_seconds(multiply, range(num_cells - MEASURED_PRODUCTS, num_cells + 1)))
 
 
 def precision_note(precision: Precision, device: torch.device) -> str | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cifm_cli.model.bias_free import BiasFreeMLP, CentredNorm, HiddenMaps, run_middle
 from cifm_cli.model.edge_maps import ScalarMLP, first_map, sum_edges
+from cifm_cli.model.products import Linear
 
 if TYPE_CHECKING:
     from cifm_backends.base import Backend
@@ -91,8 +92,8 @@ class ReleaseGeneMaps(nn.Module):
         super().__init__()
         width = recipe.width
         self.norm = release_norm(recipe)
-        self.middle = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(recipe.mlp_layers - 2))
-        self.last = nn.Linear(width, width, bias=False)
+        self.middle = nn.ModuleList(Linear(width, width, bias=False) for _ in range(recipe.mlp_layers - 2))
+        self.last = Linear(width, width, bias=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map the (N, D) product of the first map to (N, D) features."""

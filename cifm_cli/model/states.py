@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cifm_cli.model.bias_free import VoidNorm
+from cifm_cli.model.products import Linear, product
 from cifm_cli.model.smoother import shrink
 from cifm_cli.statistics.clustering import cluster_cells
 
@@ -46,9 +47,9 @@ class StateMaps(nn.Module):
     def __init__(self, width: int, num_terms: int) -> None:
         super().__init__()
         self.norm = VoidNorm()
-        self.mixture = nn.Linear(num_terms * width, width)
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)
+        self.mixture = Linear(num_terms * width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(width, width, bias=False)
         # The correction starts at zero.
         nn.init.zeros_(self.query.weight)
         nn.init.zeros_(self.query.bias)
@@ -78,7 +79,7 @@ class StateMaps(nn.Module):
         # With rows of norm 1: a step of the optimiser changes the product with a larger input more, whatever the weights are, and
         # the states would outweigh the other inputs of the head.
         rows = states / states.shape[1] ** 0.5
-        return self.mixture((roots @ rows).flatten(1))  # type: ignore[no-any-return]
+        return self.mixture(product(roots, rows.T).flatten(1))  # type: ignore[no-any-return]
 
     def correct(self, z: Tensor, states: Tensor) -> Tensor:
         """Correct the logits of the states.
@@ -90,7 +91,7 @@ class StateMaps(nn.Module):
         Returns:
             (M, K) corrections.
         """
-        return self.query(z) @ self.key(states).T / z.shape[1] ** 0.5  # type: ignore[no-any-return]
+        return product(self.query(z), self.key(states)) / z.shape[1] ** 0.5  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

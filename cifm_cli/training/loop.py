@@ -26,6 +26,7 @@ from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint
 from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
 from cifm_cli.model.precision import computing_in, precision_note
+from cifm_cli.processor_time import one_thread
 from cifm_cli.report.terminal import progress
 from cifm_cli.training import schedule
 from cifm_cli.training.config import TrainResult
@@ -129,7 +130,8 @@ def fit(session: Session) -> None:
             step_loss = train_step(session, examples, schedule.learning_rate(recipe, state.step, fraction))
             state.step += 1
             if session.ema:
-                session.ema.update(session.network, state.step)
+                with one_thread():
+                    session.ema.update(session.network, state.step)
             elapsed, last_step = time.monotonic() - last_step, time.monotonic()
             # The learning rate may depend on the time, so that all processes need the same time.
             state.seconds += session.processes.max(elapsed)
@@ -189,7 +191,8 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     # Sums, not means: the loss of each tile is divided by the number of all tiles of the step.
     step_loss = session.processes.sum_gradients(session.network, step_loss)
     # After the sum over processes, so that all of them clip by the same norm.
-    norm = torch.nn.utils.clip_grad_norm_(session.network.parameters(), recipe.clip_norm)
+    with one_thread():  # a second thread would gain little here, and wait busily while the members compute
+        norm = torch.nn.utils.clip_grad_norm_(session.network.parameters(), recipe.clip_norm)
     check_finite(session, step_loss, norm.item())
     session.optimiser.step()
     return step_loss
@@ -294,8 +297,9 @@ def prefetch_examples(session: Session) -> Iterator[list[Example]]:
 
     def make_examples(step: int) -> list[Example]:
         """Make the tiles of this process for one step, with all that does not depend on trained weights."""
-        examples = [session.corpus.train_example(step * tiles_per_step + tile) for tile in own_tiles]
-        with torch.no_grad():
+        # A pool of several threads would take the cores from the members of the network.
+        with torch.no_grad(), one_thread():
+            examples = [session.corpus.train_example(step * tiles_per_step + tile) for tile in own_tiles]
             return [replace(example, surroundings=describe(example.tile)) for example in examples]
 
     num_threads = 1 if session.device.type == "cpu" else NUM_GPU_LOADERS  # on a CPU the network needs the cores

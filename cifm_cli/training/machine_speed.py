@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cifm_cli.model.precision import MIN_SPEED_UP
 from cifm_cli.processor_time import measure_seconds, one_thread
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 PRODUCT_SIZES = (3000, 128, 512)  # cells of a tile with its halo, features, and the four projections of a layer
 COPY_BYTES = 1 << 28  # more than any cache holds
 REPEATS = 5  # the fastest counts: other programs took the caches from the others
-# Time of one core for a step of the recipe `xenium` on a tile of 2,048 cells and 377 genes, two members: products and edges
-# go with the speed of products, all else with that of memory. The ratio of the two was fitted to steps of AdamW on two
-# machines, the scale to steps of Muon on the first one (96 GFLOP/s, 22 GB/s, 0.20 s on two cores): an estimate and no more.
-STEP_GFLOP, STEP_GB = 22.5, 2.6
+# Time of one core for a step of the recipe `xenium` on a tile of 2,048 cells and 377 genes, two members: products go with
+# their speed in the faster precision, edges with that of products in float32, and all else with that of memory. Products and
+# edges were told apart by steps in both precisions, the rest by two machines: an estimate and no more.
+PRODUCTS_GFLOP, EDGES_GFLOP, MOVED_GB = 11.1, 11.4, 2.6
 MEMBERS = 2  # of that recipe, which run on a core each
 OVERLAP = 0.9  # fraction of the time in which both cores work
 
@@ -41,7 +42,11 @@ class MachineSpeed:
         Args:
             cores: Number of cores that nothing else uses.
         """
-        of_one_core = STEP_GFLOP / self.float32_gflops + STEP_GB / self.copy_gb_per_s
+        uses_half = self.bfloat16_gflops >= MIN_SPEED_UP * self.float32_gflops
+        products_gflops = self.bfloat16_gflops if uses_half else self.float32_gflops
+        of_one_core = (
+            PRODUCTS_GFLOP / products_gflops + EDGES_GFLOP / self.float32_gflops + MOVED_GB / self.copy_gb_per_s
+        )
         return of_one_core / (OVERLAP * MEMBERS if cores >= MEMBERS else 1)
 
     def to_json(self) -> dict[str, float]:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cifm_cli.processor_time import one_thread
+from cifm_cli.training.threads import map_threads
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -47,29 +50,34 @@ class Muon(torch.optim.AdamW):
         # The step of AdamW is that of torch, over its own groups.
         self.param_groups = [group for group in groups if not group[ORTHOGONAL]]
         try:
-            loss: float | None = super().step(closure)
+            with one_thread():
+                loss: float | None = super().step(closure)
         finally:
             self.param_groups = groups
-        for group in groups:
-            if group[ORTHOGONAL]:
-                self._step_orthogonal(group)
+        batches: dict[tuple[int, torch.Size], list[Tensor]] = {}
+        for number, group in enumerate(groups):
+            for weight in group["params"] if group[ORTHOGONAL] else ():
+                if weight.grad is not None:
+                    batches.setdefault((number, weight.shape), []).append(weight)
+        # Matrices of one shape are orthogonalised together, those of another shape on another core.
+        tasks = [(groups[number], weights) for (number, _), weights in batches.items()]
+        if tasks:
+            map_threads(self._step_orthogonal, tasks, tasks[0][1][0].device)
         return loss
 
-    def _step_orthogonal(self, group: dict[str, Any]) -> None:
-        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-        for weight in group["params"]:
-            if weight.grad is not None:
-                by_shape.setdefault(weight.shape, []).append((weight, weight.grad))
-        for pairs in by_shape.values():  # matrices of one shape are orthogonalised together
-            weights, gradients = map(list, zip(*pairs, strict=True))
-            averages = [self._momentum(weight) for weight in weights]
-            torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
-            # Nesterov: the momentum after one more step with this gradient.
-            ahead = torch.stack(torch._foreach_lerp(gradients, averages, MOMENTUM))
-            steps = orthogonalise(as_blocks(ahead).to(self.dtype)).to(ahead.dtype).view_as(ahead)
-            scale = RMS * max(as_blocks(ahead).shape[-2:]) ** 0.5
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(weights, list(steps), alpha=-group["lr"] * scale)
+    @torch.no_grad()  # gradients are switched off by thread
+    def _step_orthogonal(self, task: tuple[dict[str, Any], list[Tensor]]) -> None:
+        """Take the step of weights of one shape and group."""
+        group, weights = task
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        averages = [self._momentum(weight) for weight in weights]
+        torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
+        # Nesterov: the momentum after one more step with this gradient.
+        ahead = torch.stack(torch._foreach_lerp(gradients, averages, MOMENTUM))
+        steps = orthogonalise(as_blocks(ahead).to(self.dtype)).to(ahead.dtype).view_as(ahead)
+        scale = RMS * max(as_blocks(ahead).shape[-2:]) ** 0.5
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, list(steps), alpha=-group["lr"] * scale)
 
     def _momentum(self, weight: Tensor) -> Tensor:
         state = self.state[weight]

@@ -36,7 +36,7 @@ def map_threads(function: Callable[[Item], Result], items: Sequence[Item], devic
     return list(_make_pool(num_threads, num_cores // num_threads, os.getpid()).map(function, items))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)  # members and matrices may need pools of different sizes
 def _make_pool(num_threads: int, cores_per_thread: int, process: int) -> ThreadPoolExecutor:
     """Threads that are kept between calls, each of which uses some of the cores for torch.
 

@@ -44,10 +44,16 @@ def test_a_gpu_without_bfloat16_is_noted(
 def test_bfloat16_is_used_where_its_products_are_faster(
     monkeypatch: pytest.MonkeyPatch, single_s: float, half_s: float, expected: tuple[str, float]
 ) -> None:
-    times = iter([single_s, half_s])
-    monkeypatch.setattr(precision_module, "_median_time", lambda _: next(times))
-    threads = torch.get_num_threads()
+    seconds = {"float32": single_s, "bfloat16": half_s}
+    monkeypatch.setattr(precision_module, "_median_time", seconds.__getitem__)
     assert faster_precision(torch.device("cpu")) == expected
+
+
+def test_the_measurement_takes_a_moment_and_keeps_the_threads() -> None:
+    threads = torch.get_num_threads()
+    precision, speed_up = faster_precision(torch.device("cpu"))
+    assert (precision == "bfloat16") == (speed_up >= precision_module.MIN_SPEED_UP)
+    assert speed_up > 0
     assert torch.get_num_threads() == threads
 
 
