@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix, diags, vstack
+from scipy.spatial import cKDTree
 
 from cifm_cli import keys
 from cifm_cli.data.tiles import chunks
@@ -52,6 +53,8 @@ RADII = (1.0, 2.5, 5.0)  # in radii of the graph; docs/embedding.md compares the
 # Total variance of the features of the encoder, of the code, and of what is around a cell within each radius. Wide means vary
 # least over the tissue, and would have no part in the leading components without a larger weight.
 ENCODER_WEIGHT, CODE_WEIGHT, RADIUS_WEIGHTS = 0.5, 0.5, (0.5, 1.0, 3.0)
+OUTSIDE_POWER = 2  # of the fraction of the tissue outside a circle, in the weight of its radius
+MAX_CENTRES = 2_000  # cells of a slide at which the fraction of the tissue within a circle is measured
 RADIUS_COMPONENTS = (LEADING_COMPONENTS, COMPONENTS, COMPONENTS)  # of the mean code within each radius
 MAX_DENSE_GENES = 2_000  # up to which the covariance of the genes is computed
 OVERSAMPLING, ITERATIONS = 20, 6  # of the subspace iteration for more genes
@@ -111,7 +114,7 @@ def fit_readout(model: LoadedModel, corpus: Corpus, seed: int) -> Readout:
     among, alone = _measure(sampled, start)
     blocks = [(width, ENCODER_WEIGHT), *_code_blocks(loadings.shape[1], LEADING_COMPONENTS, CODE_WEIGHT)]
     around: list[tuple[int, float]] = []
-    for number, weight in zip(RADIUS_COMPONENTS, RADIUS_WEIGHTS, strict=True):
+    for number, weight in zip(RADIUS_COMPONENTS, radius_weights(list(map(_places, sampled))), strict=True):
         around += [*_code_blocks(loadings.shape[1], number, weight), (num_states, weight)]
     rotation = np.linalg.qr(numpy_generator(seed, "rotation").normal(size=(width, width)))[0]
     return replace(
@@ -121,6 +124,37 @@ def fit_readout(model: LoadedModel, corpus: Corpus, seed: int) -> Readout:
         cell_centre=alone.mean.astype(np.float32),
         cell_projection=_project(alone.covariance, blocks, rotation),
     )
+
+
+def radius_weights(places: Sequence[Numbers]) -> Numbers:
+    """Reduce the weights of radii whose circles hold much of the tissue.
+
+    The mean over a fraction f of a finite population varies less than one over as many cells of a large tissue, by a factor of
+    1 - f. `RADIUS_WEIGHTS` make up for the averaging over many cells, but must not make up for this: on a section of a few
+    circles, the widest means tell sections and their halves apart rather than microenvironments.
+
+    Args:
+        places: (n, 2) positions of the cells of each slide, in radii of the graph.
+
+    Returns:
+        (R,) `RADIUS_WEIGHTS` times the square of the mean fraction of the other cells that are outside the circle around a cell.
+    """
+    return np.array(RADIUS_WEIGHTS) * np.mean([_fraction_outside(each) for each in places], axis=0) ** OUTSIDE_POWER
+
+
+def _fraction_outside(places: Numbers) -> Numbers:
+    """(R,) mean fraction of the other cells that are farther away than each radius; 1 for a single cell."""
+    if len(places) < 2:
+        return np.ones(len(RADII))
+    centres, tree = places[:: -(-len(places) // MAX_CENTRES)], cKDTree(places)
+    within = [tree.query_ball_point(centres, radius, return_length=True).mean() - 1 for radius in RADII]
+    return 1 - np.array(within) / (len(places) - 1)
+
+
+def _places(each: _SampledSlide) -> Numbers:
+    """(n, 2) positions of the cells of the training region that have counts, in radii of the graph."""
+    slide, rows = each.training_slide.slide, each.training_slide.tilers[keys.TRAIN].rows
+    return np.asarray(slide.xy_um[rows[slide.total_counts[rows] > 0]] / slide.radius_um)
 
 
 def _code_blocks(num_components: int, number: int, weight: float) -> list[tuple[int, float]]:
