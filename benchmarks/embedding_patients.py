@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cifm_cli.inference.loaded_model import LoadedModel
 
     Values = NDArray[np.float32]
-    Features = dict[str, list[Values]]  # name to the (N, F) features of each slide
+    Features = dict[str, list[Values]]  # name to the (N, F) features of each slide with the label
 
 PACKAGES = ("numba", "numpy", "scikit-learn", "scipy", "torch")
 OWN = "X_cifm"
@@ -52,6 +52,11 @@ class Labelled:
     is_positive: list[NDArray[np.bool_]]  # (N,) of each slide
     rows: list[NDArray[np.int64]]  # labelled cells of each slide; none of a slide without the label
 
+    @property
+    def with_label(self) -> list[int]:
+        """Positions of the slides with the label."""
+        return [number for number, rows in enumerate(self.rows) if len(rows)]
+
 
 def main() -> None:
     """Train, embed, classify, and print a table."""
@@ -63,10 +68,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="a folder with a run for each sample")
     parser.add_argument("--recipe", default="pretrain")
     parser.add_argument("--minutes", type=float, default=2.0, help="duration of each training")
+    parser.add_argument(
+        "--embeddings-only", action="store_true", help="without principal components, which take longest"
+    )
     parser.add_argument("--out", type=Path, help="write JSON here")
     options = parser.parse_args()
     labelled = read(options)
-    tested = sorted({sample for sample, rows in zip(labelled.samples, labelled.rows, strict=True) if len(rows)})
+    tested = sorted({labelled.samples[number] for number in labelled.with_label})
     scores: dict[str, list[tuple[float, float]]] = {}
     for sample in tested:
         for name, features in represent(labelled, sample, options).items():
@@ -104,14 +112,14 @@ def read_column(path: Path, column: str, num_cells: int) -> NDArray[np.str_]:
 
 
 def represent(labelled: Labelled, sample: str, options: argparse.Namespace) -> Features:
-    """Features of all slides, fitted without a sample."""
+    """Features of the slides with the label, fitted without a sample."""
     trained = [number for number, other in enumerate(labelled.samples) if other != sample]
     model = load(labelled, trained, options.runs / sample, options)
     found: Features = {OWN: [], "X_cifm_cell": [], "encoder": []}
-    for slide in labelled.slides:
-        for name, values in embed(model, slide).items():
+    for number in labelled.with_label:
+        for name, values in embed(model, labelled.slides[number]).items():
             found[name].append(values)
-    return found | components(labelled, trained, model)
+    return found if options.embeddings_only else found | components(labelled, trained, model)
 
 
 def load(labelled: Labelled, trained: Sequence[int], run: Path, options: argparse.Namespace) -> LoadedModel:
@@ -164,9 +172,9 @@ def components(labelled: Labelled, trained: Sequence[int], model: LoadedModel) -
         for kind, given in (("", values), (" centred", centred)):
             reduction = PCA(recipe.model.width, svd_solver="randomized", random_state=0)
             reduction.fit(np.concatenate([given[number] for number in trained]))
-            found[f"pca {name}{kind}"] = [reduction.transform(each) for each in given]
+            found[f"pca {name}{kind}"] = [reduction.transform(given[number]) for number in labelled.with_label]
         found[f"pca {name} centred rotated"] = [each @ rotation for each in found[f"pca {name} centred"]]
-    return found | {"expression": own}
+    return found | {"expression": [own[number] for number in labelled.with_label]}
 
 
 def classify(labelled: Labelled, sample: str, features: list[Values]) -> tuple[float, float]:
@@ -176,8 +184,9 @@ def classify(labelled: Labelled, sample: str, features: list[Values]) -> tuple[f
     from cifm_cli.embedding.classifier import ProbeCells, cross_validate
     from cifm_cli.embedding.folds import SAMPLE, Groups
 
-    rows = labelled.rows
-    values = np.concatenate([each[chosen] for each, chosen in zip(features, rows, strict=True)]).astype(np.float32)
+    rows, with_label = labelled.rows, labelled.with_label
+    chosen_values = [each[rows[number]] for each, number in zip(features, with_label, strict=True)]
+    values = np.concatenate(chosen_values).astype(np.float32)
     codes = np.concatenate([each[chosen] for each, chosen in zip(labelled.is_positive, rows, strict=True)])
     xy_um = np.concatenate([each.xy_um[chosen] for each, chosen in zip(labelled.slides, rows, strict=True)])
     names, group = np.unique(np.repeat(labelled.samples, list(map(len, rows))), return_inverse=True)

@@ -53,8 +53,7 @@ RADII = (1.0, 2.5, 5.0)  # in radii of the graph; docs/embedding.md compares the
 # Total variance of the features of the encoder, of the code, and of what is around a cell within each radius. Wide means vary
 # least over the tissue, and would have no part in the leading components without a larger weight.
 ENCODER_WEIGHT, CODE_WEIGHT, RADIUS_WEIGHTS = 0.5, 0.5, (0.5, 1.0, 3.0)
-OUTSIDE_POWER = 2  # of the fraction of the tissue outside a circle, in the weight of its radius
-MAX_CENTRES = 2_000  # cells of a slide at which the fraction of the tissue within a circle is measured
+MAX_CENTRES = 2_000  # cells of a slide whose distances to all others are measured
 RADIUS_COMPONENTS = (LEADING_COMPONENTS, COMPONENTS, COMPONENTS)  # of the mean code within each radius
 MAX_DENSE_GENES = 2_000  # up to which the covariance of the genes is computed
 OVERSAMPLING, ITERATIONS = 20, 6  # of the subspace iteration for more genes
@@ -129,26 +128,27 @@ def fit_readout(model: LoadedModel, corpus: Corpus, seed: int) -> Readout:
 def radius_weights(places: Sequence[Numbers]) -> Numbers:
     """Reduce the weights of radii whose circles hold much of the tissue.
 
-    The mean over a fraction f of a finite population varies less than one over as many cells of a large tissue, by a factor of
-    1 - f. `RADIUS_WEIGHTS` make up for the averaging over many cells, but must not make up for this: on a section of a few
-    circles, the widest means tell sections and their halves apart rather than microenvironments.
+    `RADIUS_WEIGHTS` make up for the small variance of means over many cells. On a section of a few circles, the circles of most
+    cells overlap: their means vary little because they share cells, and with a large weight they tell sections and halves of
+    sections apart rather than microenvironments.
 
     Args:
         places: (n, 2) positions of the cells of each slide, in radii of the graph.
 
     Returns:
-        (R,) `RADIUS_WEIGHTS` times the square of the mean fraction of the other cells that are outside the circle around a cell.
+        (R,) `RADIUS_WEIGHTS` times the fraction of the pairs of cells of a slide whose circles do not overlap.
     """
-    return np.array(RADIUS_WEIGHTS) * np.mean([_fraction_outside(each) for each in places], axis=0) ** OUTSIDE_POWER
+    return np.array(RADIUS_WEIGHTS) * np.mean([_fraction_apart(each) for each in places], axis=0)
 
 
-def _fraction_outside(places: Numbers) -> Numbers:
-    """(R,) mean fraction of the other cells that are farther away than each radius; 1 for a single cell."""
+def _fraction_apart(places: Numbers) -> Numbers:
+    """(R,) fraction of the pairs of cells that are more than two radii apart; 1 without pairs."""
     if len(places) < 2:
         return np.ones(len(RADII))
+    # Cells of a slide are in Hilbert order, so that every k-th of them is spread over the tissue.
     centres, tree = places[:: -(-len(places) // MAX_CENTRES)], cKDTree(places)
-    within = [tree.query_ball_point(centres, radius, return_length=True).mean() - 1 for radius in RADII]
-    return 1 - np.array(within) / (len(places) - 1)
+    near = [tree.query_ball_point(centres, 2 * radius, return_length=True).mean() - 1 for radius in RADII]
+    return 1 - np.array(near) / (len(places) - 1)
 
 
 def _places(each: _SampledSlide) -> Numbers:
