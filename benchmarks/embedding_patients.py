@@ -154,11 +154,10 @@ def embed(model: LoadedModel, slide: Slide) -> dict[str, Values]:
 
 def components(labelled: Labelled, trained: Sequence[int], model: LoadedModel) -> Features:
     """Principal components of the expression and of the mean expression around the cells."""
-    from sklearn.decomposition import PCA
-
     from cifm_cli.embedding.features import neighbour_weights
 
-    recipe, found = model.checkpoint.recipe, Features()
+    recipe = model.checkpoint.recipe
+    found: Features = {}
     genes = [gene for gene in labelled.slides[0].gene_ids if all(gene in each.columns for each in labelled.slides)]
     own, around = [], []
     for slide in labelled.slides:
@@ -170,11 +169,22 @@ def components(labelled: Labelled, trained: Sequence[int], model: LoadedModel) -
     for name, values in (("expression", own), ("mean", around)):
         centred = [each - each.mean(axis=0) for each in values]
         for kind, given in (("", values), (" centred", centred)):
-            reduction = PCA(recipe.model.width, svd_solver="randomized", random_state=0)
-            reduction.fit(np.concatenate([given[number] for number in trained]))
-            found[f"pca {name}{kind}"] = [reduction.transform(given[number]) for number in labelled.with_label]
+            mean, loadings = fit_components(np.concatenate([given[number] for number in trained]), recipe.model.width)
+            found[f"pca {name}{kind}"] = [(given[number] - mean) @ loadings for number in labelled.with_label]
         found[f"pca {name} centred rotated"] = [each @ rotation for each in found[f"pca {name} centred"]]
     return found | {"expression": [own[number] for number in labelled.with_label]}
+
+
+def fit_components(values: Values, number: int) -> tuple[Values, Values]:
+    """(G,) mean and (G, number) loadings of (N, G) values, from the products of cells, which are fewer than genes."""
+    from scipy.linalg import eigh
+
+    mean = values.mean(axis=0)
+    centred = values - mean
+    products = (centred @ centred.T).astype(np.float64)
+    variances, vectors = eigh(products, subset_by_index=[len(values) - number, len(values) - 1])
+    loadings = centred.T @ (vectors / np.sqrt(variances.clip(min=1e-9)))[:, ::-1]
+    return mean, loadings.astype(np.float32)
 
 
 def classify(labelled: Labelled, sample: str, features: list[Values]) -> tuple[float, float]:
