@@ -138,7 +138,7 @@ def radius_weights(places: Sequence[Numbers]) -> Numbers:
     Returns:
         (R,) `RADIUS_WEIGHTS` times the fraction of the pairs of cells of a slide whose circles do not overlap.
     """
-    return np.array(RADIUS_WEIGHTS) * np.mean([_fraction_apart(each) for each in places], axis=0)
+    return np.asarray(np.array(RADIUS_WEIGHTS) * np.mean([_fraction_apart(each) for each in places], axis=0))
 
 
 def _fraction_apart(places: Numbers) -> Numbers:
