@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix, diags, vstack
+from scipy.spatial import cKDTree
 
 from cifm_cli import keys
 from cifm_cli.data.tiles import chunks
@@ -52,6 +53,7 @@ RADII = (1.0, 2.5, 5.0)  # in radii of the graph; docs/embedding.md compares the
 # Total variance of the features of the encoder, of the code, and of what is around a cell within each radius. Wide means vary
 # least over the tissue, and would have no part in the leading components without a larger weight.
 ENCODER_WEIGHT, CODE_WEIGHT, RADIUS_WEIGHTS = 0.5, 0.5, (0.5, 1.0, 3.0)
+MAX_CENTRES = 2_000  # cells of a slide whose distances to all others are measured
 RADIUS_COMPONENTS = (LEADING_COMPONENTS, COMPONENTS, COMPONENTS)  # of the mean code within each radius
 MAX_DENSE_GENES = 2_000  # up to which the covariance of the genes is computed
 OVERSAMPLING, ITERATIONS = 20, 6  # of the subspace iteration for more genes
@@ -111,7 +113,7 @@ def fit_readout(model: LoadedModel, corpus: Corpus, seed: int) -> Readout:
     among, alone = _measure(sampled, start)
     blocks = [(width, ENCODER_WEIGHT), *_code_blocks(loadings.shape[1], LEADING_COMPONENTS, CODE_WEIGHT)]
     around: list[tuple[int, float]] = []
-    for number, weight in zip(RADIUS_COMPONENTS, RADIUS_WEIGHTS, strict=True):
+    for number, weight in zip(RADIUS_COMPONENTS, radius_weights(list(map(_places, sampled))), strict=True):
         around += [*_code_blocks(loadings.shape[1], number, weight), (num_states, weight)]
     rotation = np.linalg.qr(numpy_generator(seed, "rotation").normal(size=(width, width)))[0]
     return replace(
@@ -121,6 +123,38 @@ def fit_readout(model: LoadedModel, corpus: Corpus, seed: int) -> Readout:
         cell_centre=alone.mean.astype(np.float32),
         cell_projection=_project(alone.covariance, blocks, rotation),
     )
+
+
+def radius_weights(places: Sequence[Numbers]) -> Numbers:
+    """Reduce the weights of radii whose circles hold much of the tissue.
+
+    `RADIUS_WEIGHTS` make up for the small variance of means over many cells. On a section of a few circles, the circles of most
+    cells overlap: their means vary little because they share cells, and with a large weight they tell sections and halves of
+    sections apart rather than microenvironments.
+
+    Args:
+        places: (n, 2) positions of the cells of each slide, in radii of the graph.
+
+    Returns:
+        (R,) `RADIUS_WEIGHTS` times the fraction of the pairs of cells of a slide whose circles do not overlap.
+    """
+    return np.asarray(np.array(RADIUS_WEIGHTS) * np.mean([_fraction_apart(each) for each in places], axis=0))
+
+
+def _fraction_apart(places: Numbers) -> Numbers:
+    """(R,) fraction of the pairs of cells that are more than two radii apart; 1 without pairs."""
+    if len(places) < 2:
+        return np.ones(len(RADII))
+    # Cells of a slide are in Hilbert order, so that every k-th of them is spread over the tissue.
+    centres, tree = places[:: -(-len(places) // MAX_CENTRES)], cKDTree(places)
+    near = [tree.query_ball_point(centres, 2 * radius, return_length=True).mean() - 1 for radius in RADII]
+    return 1 - np.array(near) / (len(places) - 1)
+
+
+def _places(each: _SampledSlide) -> Numbers:
+    """(n, 2) positions of the cells of the training region that have counts, in radii of the graph."""
+    slide, rows = each.training_slide.slide, each.training_slide.tilers[keys.TRAIN].rows
+    return np.asarray(slide.xy_um[rows[slide.total_counts[rows] > 0]] / slide.radius_um)
 
 
 def _code_blocks(num_components: int, number: int, weight: float) -> list[tuple[int, float]]:

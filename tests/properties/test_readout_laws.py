@@ -184,6 +184,18 @@ def test_single_cells_are_described_by_the_leading_components_alone(
     assert not readout.cell_projection[width + 3 :].any()
 
 
+def test_radii_whose_circles_overlap_on_most_of_the_tissue_have_less_weight() -> None:
+    # Eleven cells in a row, one radius apart: of the 110 pairs, 38 are within two radii, 80 within five, and all within ten.
+    row = np.stack([np.arange(11.0), np.zeros(11)], axis=1)
+    fractions = 1 - np.array([38, 80, 110]) / 110
+    assert np.allclose(fitting.radius_weights([row]), fractions * fitting.RADIUS_WEIGHTS)
+    # A tissue of many circles has the full weights, and slides count alike.
+    sparse = 100 * np.stack(np.meshgrid(np.arange(20.0), np.arange(20.0)), axis=-1).reshape(-1, 2)
+    assert np.allclose(fitting.radius_weights([sparse]), fitting.RADIUS_WEIGHTS)
+    assert np.allclose(fitting.radius_weights([row, sparse]), (1 + fractions) / 2 * fitting.RADIUS_WEIGHTS)
+    assert np.allclose(fitting.radius_weights([row[:1]]), fitting.RADIUS_WEIGHTS)
+
+
 def test_a_model_without_readout_embeds_as_its_encoder(
     slide: Slide, model: LoadedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
