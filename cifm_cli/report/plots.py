@@ -105,7 +105,7 @@ def _draw_categories(
         # Empty series make the entries of the legend, because the cells are drawn in one call.
         axes.scatter([], [], c=colour, s=20, linewidths=0, label=name)
     # A slide that is much wider than high gives a low figure, over whose edge a single column would reach.
-    rows = max(1, int(axes.figure.get_figheight() / _LEGEND_ROW_IN))
+    rows = max(1, int(axes.figure.bbox.height / axes.figure.dpi / _LEGEND_ROW_IN))
     columns = math.ceil(len(entries) / min(rows, _MAX_LEGEND_ROWS))
     # Of the figure: beside axes of equal scales, room would be left as if they filled their place, and names be cut off.
     axes.figure.legend(loc="outside right center", fontsize=7, ncols=columns, handletextpad=0.2)
