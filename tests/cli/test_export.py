@@ -68,7 +68,7 @@ def test_cell_groups_for_xenium_explorer(cifm, workspace: Path) -> None:
 
 
 def test_a_hint_names_columns_of_groups_before_counts(cifm, workspace: Path) -> None:
-    code, _, err = cifm("export", "prepared/tissue.h5ad", "--to", "xenium-explorer", "--column", "cell_type")
+    code, _, err = cifm("export", "prepared/tissue.h5ad", "--to", "xenium-explorer", "--column", "celltype")
     assert code == 1
     assert keys.CLUSTER in err
     assert keys.TOTAL_COUNTS not in err
