@@ -229,7 +229,7 @@ def _report_usage(error: typer.TyperException) -> int:
     """Report wrong usage in the format of all other errors."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "cifm"
-    message = error.format_message()
+    message = error.format_message().replace("Value error, ", "")  # the prefix of a pydantic message
     hint = f"see `{path} --help`"
     if path != "cifm" and getattr(error, "option_name", None) in ("--quiet", "-q"):
         hint = f"it stands before the command: cifm --quiet {path.removeprefix('cifm ')}"

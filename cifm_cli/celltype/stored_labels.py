@@ -44,7 +44,9 @@ def read_labels(slide: Slide, column: str) -> NDArray[np.object_]:
             obs = file["obs"]
             known = [str(name) for name in obs if str(name) != obs.attrs.get("_index")]
         if column not in known:
-            raise _no_column(str(slide.file), column, known)
+            # Columns of numbers are measurements; categories are stored as a group, which has no dtype.
+            texts = [name for name in known if getattr(getattr(obs[name], "dtype", None), "kind", "O") not in "iuf"]
+            raise _no_column(str(slide.file), column, texts or known)
         require_rows(obs, column, slide.num_cells, slide.file)
         values = pd.Series(read_slot(obs, column, slide.file))
         ColumnRecord.read(file, slide.file).compare(column, values)

@@ -80,6 +80,8 @@ def apply(
         for sentence in facts["limits"]:
             terminal.say(sentence)
         terminal.say(f"cells, types and scores: {facts['path']}; maps and markers: {facts['page']}")
+    if not write_obs:
+        terminal.say("--write-obs FILE also adds the types to an .h5ad, for cifm export, probe and share")
     content = {"slides": result, "provenance": origin}
     if as_json:
         terminal.emit(content)

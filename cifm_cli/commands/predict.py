@@ -35,7 +35,7 @@ def predict(
     from cifm_cli.inference.adaptation.option import adaptation_facts, open_adapted
     from cifm_cli.inference.loaded_model import load_model
     from cifm_cli.inference.predict import point_estimate
-    from cifm_cli.inference.predict_slide import count_far, predict_blocks, predict_locations
+    from cifm_cli.inference.predict_slide import find_far, predict_blocks, predict_locations
     from cifm_cli.report import terminal
 
     (path,) = workspace.slide_paths([slide])[:1]
@@ -46,7 +46,7 @@ def predict(
     predicted.require_replaceable(target := out or _default_target(path, at), path, force=force)
     tissue = open_slide(path)
     if locations_um is not None:  # before the adaptation
-        count_far(tissue.with_radius(loaded.checkpoint.recipe.data.radius_um), locations_um)
+        find_far(tissue.with_radius(loaded.checkpoint.recipe.data.radius_um), locations_um)
     genes = loaded.overlap_facts(tissue)
     loaded, tissue = open_adapted(loaded, tissue, adapt, seed)
     columns = loaded.panel(tissue).columns

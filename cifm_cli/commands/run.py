@@ -13,6 +13,7 @@ import typer
 from cifm_cli import workspace
 from cifm_cli.commands import options
 from cifm_cli.commands.printed_commands import list_results, run_printed
+from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
     from cifm_cli.recipe import Recipe
@@ -52,6 +53,8 @@ def run(
 
     changes = [] if max_minutes is None else [f"train.max_minutes={max_minutes:g}"]
     resolved = recipes.load(recipes.find(recipe), changes)  # before the preparation, which may take long
+    if missing := [download for download in downloads if not Path(download).exists()]:  # before the folder is made
+        raise CifmError(f"{missing[0]}: no such file or folder", "give the folder of a download, or an .h5ad")
     inputs = [_from_folder(download, out) for download in downloads]
     name = _from_folder(recipe, out) if Path(recipe).is_file() else recipe
     model = workspace.RUNS / recipes.find(recipe).stem

@@ -29,6 +29,7 @@ def train(
     nodes: own.Nodes = 1,
     single_process: own.SingleProcess = False,
     precision: own.Precision = None,
+    max_minutes: own.MaxMinutes = None,
     seed: own.Seed = None,
     dry_run: own.DryRun = False,
     no_verify: options.NoVerify = False,
@@ -43,7 +44,9 @@ def train(
     from cifm_cli.training.learning_curve import write_learning_curve
 
     path = recipes.find(recipe)
-    changes = [*(settings or ()), *([f"train.precision={precision}"] if precision else [])]
+    changes = list(settings or ())
+    changes += [f"train.precision={precision}"] if precision else []
+    changes += [] if max_minutes is None else [f"train.max_minutes={max_minutes:g}"]
     name = f"{path.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     if (workspace.RUNS / name).exists():  # of another training that started in this second
         name = f"{name}-{os.getpid()}"

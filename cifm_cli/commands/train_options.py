@@ -40,6 +40,15 @@ Precision = Annotated[
     Literal["auto", "float32", "bfloat16"] | None,
     typer.Option("--precision", help="Short for --set train.precision=NAME.", show_default="the recipe's"),
 ]
+MaxMinutes = Annotated[
+    float | None,
+    typer.Option(
+        "--max-minutes",
+        min=0.001,
+        help="Largest time of the training, in minutes: short for --set train.max_minutes=N.",
+        show_default="the recipe's",
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(

@@ -91,12 +91,30 @@ def _list(names: list[str], noun: str) -> str:
 
 def _remarks(content: dict[str, Any]) -> list[str]:
     """Sentences about the evidence: its unit, how many there are, and what else could explain the result."""
-    remarks = [_unit_of_intervals(content), *_few_samples(content), *_slides_as_cases(content), *_confounded(content)]
+    remarks = [
+        *_clusters(content),
+        _unit_of_intervals(content),
+        *_few_samples(content),
+        *_slides_as_cases(content),
+        *_confounded(content),
+    ]
     remarks.append(
         "Cells of one slide are never divided at random, as a cell and its neighbours share their surroundings: "
         "whole samples, blocks or strips are held out."
     )
     return remarks
+
+
+def _clusters(content: dict[str, Any]) -> list[str]:
+    """A sentence where the label was computed from the expression that the embedding is compared with."""
+    if content["label"] != keys.CLUSTER:
+        return []
+    return [
+        (
+            "The clusters of a download were computed from each cell's own expression, so plain expression has an advantage. "
+            "What surroundings add is tested by a label that was not made from expression, such as a pathologist's regions."
+        )
+    ]
 
 
 def _unit_of_intervals(content: dict[str, Any]) -> str:

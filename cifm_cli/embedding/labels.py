@@ -192,4 +192,5 @@ def _usable_columns(slides: Sequence[EmbeddedSlide]) -> list[str]:
                 values.setdefault(str(name), set()).update(map(str, column.dropna().unique()))
         for name in _SLIDE_METADATA:
             values.setdefault(name, set()).update([slide.facts[name]] if slide.facts[name] else [])
+    values.pop(keys.SPLIT, None)  # rectangles that `cifm prepare` drew, nothing of biology
     return [name for name, classes in values.items() if 2 <= len(classes) <= MAX_CLASSES]

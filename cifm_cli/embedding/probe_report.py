@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifm_cli import keys
 from cifm_cli.embedding.evidence import format_interval
 from cifm_cli.embedding.features import BASELINES
 from cifm_cli.embedding.folds import SAMPLE
@@ -178,8 +177,6 @@ def explain(probe: ProbeResult) -> str:
     if not_converged:
         folds = ", ".join(f"{name} ({number} folds)" for name, number in not_converged.items())
         notes.append(f"Stopped before converging: {folds}.")
-    if content["label"] == keys.CLUSTER:
-        notes.append("These clusters were computed from each cell's own expression, which is an advantage for it.")
     return " ".join(notes)
 
 

@@ -102,10 +102,10 @@ def predict_locations(
     Raises:
         CifmError: No location is near the tissue, or slide and model share no gene.
     """
-    num_far = count_far(slide, locations_um)
-    if num_far:
-        message = "%d of %d locations have no cell within %g um: little to infer from"
-        logger.warning(message, num_far, len(locations_um), slide.radius_um)
+    far = find_far(slide, locations_um)
+    if len(far):
+        message = "%d of %d locations have no cell within %g um, such as %g,%g: little to infer from"
+        logger.warning(message, len(far), len(locations_um), slide.radius_um, *locations_um[far[0]])
     larger, queries = add_locations(slide, locations_um)
     visible = np.arange(slide.num_cells)
     # A masked cell sends messages in the decoder only, so queries that are farther apart than its layers reach have no
@@ -116,21 +116,28 @@ def predict_locations(
     return Prediction.concatenate(predictions, np.argsort(np.concatenate(rounds)))
 
 
-def count_far(slide: Slide, locations_um: NDArray[np.float64]) -> int:
-    """Number of (Q, 2) locations that have no cell of a slide within its radius.
+def find_far(slide: Slide, locations_um: NDArray[np.float64]) -> Rows:
+    """Find locations that have no cell of a slide within its radius.
+
+    Args:
+        slide: The slide.
+        locations_um: (Q, 2) locations in micrometres.
+
+    Returns:
+        Their ascending indices.
 
     Raises:
         CifmError: No location is near the tissue.
     """
     # Coordinates in pixels or of another slide would otherwise give plausible predictions from no neighbour.
     distance_um, _ = cKDTree(slide.xy_um).query(locations_um)
-    num_far = int((distance_um > slide.radius_um).sum())
-    if num_far == len(locations_um):
+    far: Rows = np.flatnonzero(distance_um > slide.radius_um)
+    if len(far) == len(locations_um):
         raise CifmError(
             f"no cell of {slide.name} is within {slide.radius_um:g} um of any location",
             "locations are micrometres in the slide's own coordinates, not pixels",
         )
-    return num_far
+    return far
 
 
 def split_far_apart(locations_um: NDArray[np.float64], apart_um: float) -> list[Rows]:

@@ -23,6 +23,7 @@ class ScoreRow:
 
     slide: str
     geometry: str
+    num_cells: int  # hidden and scored
     region: str
     predictor: str
     form: str
@@ -57,7 +58,7 @@ def read_evaluation_facts(metrics: Mapping[str, Any], name: str) -> EvaluationFa
         for geometry, found in of_slide["geometries"].items():
             facts = verdict["models"][name].get(geometry)  # none for a geometry that the first slide lacks
             rows += [
-                _row(slide, geometry, of_slide["region"], predictor, found["predictors"][predictor])
+                _row(slide, geometry, of_slide["region"], predictor, found)
                 for predictor in ((name, facts["best_baseline"]) if facts else ())
             ]
     return EvaluationFacts(
@@ -68,9 +69,8 @@ def read_evaluation_facts(metrics: Mapping[str, Any], name: str) -> EvaluationFa
     )
 
 
-def _row(
-    slide: str, geometry: str, region: str, predictor: str, forms: Mapping[str, Mapping[str, float | None]]
-) -> ScoreRow:
+def _row(slide: str, geometry: str, region: str, predictor: str, found: Mapping[str, Any]) -> ScoreRow:
+    forms = found["predictors"][predictor]
     form = min(forms, key=lambda name: forms[name][PRIMARY] or 0.0)
     scores = tuple(forms[form].get(metric) for metric in COLUMNS)
-    return ScoreRow(slide, geometry, region, predictor, form, scores)
+    return ScoreRow(slide, geometry, found["num_cells"], region, predictor, form, scores)

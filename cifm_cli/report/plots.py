@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SEQUENTIAL: Final = "viridis"
 _POINTS_PER_INCH = 72
+_LEGEND_ROW_IN = 0.18  # height of an entry of a legend
+_MAX_LEGEND_ROWS = 21
 
 
 def tissue_map(
@@ -102,7 +104,9 @@ def _draw_categories(
     for name, colour in entries.items():
         # Empty series make the entries of the legend, because the cells are drawn in one call.
         axes.scatter([], [], c=colour, s=20, linewidths=0, label=name)
-    columns = 1 + len(entries) // 22
+    # A slide that is much wider than high gives a low figure, over whose edge a single column would reach.
+    rows = max(1, int(axes.figure.bbox.height / axes.figure.dpi / _LEGEND_ROW_IN))
+    columns = math.ceil(len(entries) / min(rows, _MAX_LEGEND_ROWS))
     # Of the figure: beside axes of equal scales, room would be left as if they filled their place, and names be cut off.
     axes.figure.legend(loc="outside right center", fontsize=7, ncols=columns, handletextpad=0.2)
 

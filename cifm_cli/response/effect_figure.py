@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cifm_cli.report.dot_plots import DistancePanel, DistancePoint, draw_by_distance
-from cifm_cli.response.effect_table import may_be_transcripts, strongest_effects
+from cifm_cli.response.effect_table import strongest_effects
+from cifm_cli.response.summary import may_be_transcripts
 
 if TYPE_CHECKING:
     import pandas as pd

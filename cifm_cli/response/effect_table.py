@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.report.table import Table
-from cifm_cli.response.summary import MARKER_RATIO
+from cifm_cli.response.summary import may_be_transcripts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,11 +39,6 @@ def strongest_effects(effects: pd.DataFrame, number: int) -> pd.DataFrame:
     strongest: pd.DataFrame = called.loc[nearer.sort_values(ascending=False, kind="stable").index]
     strongest = strongest.loc[may_be_transcripts(strongest).sort_values(kind="stable").index]
     return strongest.drop_duplicates(["label", "gene_id"]).head(number)
-
-
-def may_be_transcripts(effects: pd.DataFrame) -> pd.Series[bool]:
-    """Rows of genes that rise and that the edited cells themselves express much more: perhaps their transcripts."""
-    return (effects["log2_change"] > 0) & (effects["log2_edited_ratio"] >= MARKER_RATIO)
 
 
 def effect_table(effects: pd.DataFrame, number: int) -> Table:

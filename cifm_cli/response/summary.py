@@ -95,9 +95,11 @@ def describe_response(estimate: ResponseEstimate) -> str:
         return "response: no resident whose surroundings the edit changes can be estimated"
     edges = sorted(effects["band_high_um"].unique())
     near_um = edges[min(NEAR_BANDS, len(edges)) - 1]
-    near = effects[effects["band_high_um"] <= near_um]
+    near = effects[(effects["band_high_um"] <= near_um) & effects["called"]]
+    # The rise of a T cell gene beside an added T cell is no response if it is read as one: such genes are counted apart.
+    spilled = may_be_transcripts(near)
     counts = []
-    for label, own in near[near["called"]].groupby("label"):
+    for label, own in near[~spilled].groupby("label"):
         rises, falls = (len(_genes(own, sign)) for sign in (1, -1))
         counts.append((rises + falls, f"{_changed_genes(rises, falls)} in {label}"))
     counts.sort(key=lambda entry: -entry[0])
@@ -107,7 +109,14 @@ def describe_response(estimate: ResponseEstimate) -> str:
     far = f"beyond {near_um:g} um nothing is called"
     if len(called_far):
         far = f"the farthest effect that is called is at {called_far['band_high_um'].max():g} um"
-    return f"response within {near_um:g} um of an edited {edited}: {found}{more}; {far}"
+    number = near.loc[spilled, "gene"].nunique()
+    genes = f"; {number} {'gene' if number == 1 else 'genes'} may rise only through transcripts of {edited} itself"
+    return f"response within {near_um:g} um of an edited {edited}: {found}{more}{genes if number else ''}; {far}"
+
+
+def may_be_transcripts(effects: pd.DataFrame) -> pd.Series[bool]:
+    """Rows of genes that rise and that the edited cells themselves express much more: perhaps their transcripts."""
+    return (effects["log2_change"] > 0) & (effects["log2_edited_ratio"] >= MARKER_RATIO)
 
 
 def _changed_genes(rises: int, falls: int) -> str:
@@ -136,7 +145,7 @@ def response_notes(estimate: ResponseEstimate) -> list[str]:
         f"association, not effect: near {edited}, other surroundings explain most of the difference of {genes}"
         for genes in _listed(near[_is_association(near)])
     ]
-    spilled = near[near["called"] & (near["log2_change"] > 0) & (near["log2_edited_ratio"] >= MARKER_RATIO)]
+    spilled = near[near["called"] & may_be_transcripts(near)]
     notes += [
         f"perhaps transcripts of the neighbours: the rise of {genes}, as {' or '.join(estimate.edited)} itself expresses at "
         f"least {2**MARKER_RATIO:g} times as much, and cells may have been segmented wrongly"

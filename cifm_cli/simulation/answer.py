@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from cifm_cli.celltype.base import UNASSIGNED
-from cifm_cli.response.effect_table import may_be_transcripts
+from cifm_cli.response.summary import may_be_transcripts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

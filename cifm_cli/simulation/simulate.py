@@ -158,7 +158,8 @@ def simulate(model: LoadedModel, slide: Slide, config: SimulateConfig) -> Simula
     )
     with progress("simulating", config.schedule.steps * len(ARMS) * config.replicates) as advance:
         trajectories = experiment.run(config.replicates, advance)
-    response = respond(experiment, slide, config)
+    with progress("measuring the response and its controls", None):
+        response = respond(experiment, slide, config)
     return SimulationResult(slide, config, experiment, trajectories, response)
 
 

@@ -33,19 +33,29 @@ def describe_end(recipe: TrainRecipe, state: TrainState, run: Path) -> str:
         run: Folder of the run, for the command that continues it.
 
     Returns:
-        One or two sentences.
+        One to three sentences.
     """
+    reason = _why_it_ended(recipe, state, run)
+    if state.best_step or not state.step:
+        return reason
+    # The start of a recipe with a fitted smoother beats most baselines already, so that no other number shows it.
+    return f"training improved nothing: the kept model is its start, and an evaluation tells how good that is. {reason}"
+
+
+def _why_it_ended(recipe: TrainRecipe, state: TrainState, run: Path) -> str:
+    """How many steps were taken, why the training ended, and whether a longer one may do better."""
     done = f"{state.step:,} of {recipe.steps:,} steps in {state.seconds / 60:.1f} minutes"
     if state.step >= recipe.steps:
         return f"{done}: all steps are done."
     if state.validations_since_best >= recipe.patience:
         return f"{done}: stopped as the last {recipe.patience} validations brought no better model (train.patience)."
     text = f"{done}: stopped by train.max_minutes = {recipe.max_minutes:g}, within which the learning rate went down."
-    if state.best_step < state.step:
+    if 0 < state.best_step < state.step:
         return f"{text} The kept model is that of step {state.best_step:,}: later validations were no better."
     longer = 10 * (recipe.max_minutes or 1)
+    best = "The last validation was the best one, so a" if state.best_step else "A"
     return (
-        f"{text} The last validation was the best one, so a longer training may do better: cifm train {run / _RECIPE} --resume "
+        f"{text} {best} longer training may do better: cifm train {run / _RECIPE} --resume "
         f"--out {run} --set train.max_minutes={longer:g}"
     )
 

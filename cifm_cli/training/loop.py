@@ -136,7 +136,7 @@ def fit(session: Session) -> None:
             # The learning rate may depend on the time, so that all processes need the same time.
             state.seconds += session.processes.max(elapsed)
             session.log_metrics(loss=step_loss, seconds=round(state.seconds, 2))
-            advance(1, f"loss {step_loss:.3f}, best {state.best_loss:.3f}")
+            advance(1, f"training loss {step_loss:.3f}, best validation loss {state.best_loss:.3f}")
             # A scheduler may send its signal to one process only.
             if number := int(session.processes.max(received_signal())):
                 stop(session, number)

@@ -71,6 +71,7 @@ def test_version(cifm) -> None:
         (["recipes"], "missing command"),
         (["recipes", "show"], "missing argument"),
         (["recipes", "list", "--fast"], "no such option: --fast"),
+        (["evaluate", "--geometry", "blocks"], "invalid value for '--geometry': 'blocks' is not one of 'scattered'"),
     ],
 )
 def test_wrong_usage_is_two_lines_and_exit_2(cifm, words: list[str], message: str) -> None:

@@ -61,7 +61,18 @@ def test_cell_groups_for_xenium_explorer(cifm, workspace: Path) -> None:
     assert list(groups) == slide.obs_names.tolist()
     facts = json.loads(out)
     assert facts["path"] == "exported/tissue.xenium_explorer.csv"
-    assert (facts["cells"], facts["groups"], facts["notes"]) == (slide.n_obs, slide.obs[keys.CLUSTER].nunique(), [])
+    assert (facts["cells"], facts["groups"]) == (slide.n_obs, slide.obs[keys.CLUSTER].nunique())
+    assert ["cifm annotate apply --write-obs prepared/tissue.h5ad" in note for note in facts["notes"]] == [True]
+    words = ("prepared/tissue.h5ad", "--to", "xenium-explorer", "--column", keys.CLUSTER, "--force", "--json")
+    assert json.loads(cifm("export", *words).out)["notes"] == []
+
+
+def test_a_hint_names_columns_of_groups_before_counts(cifm, workspace: Path) -> None:
+    code, _, err = cifm("export", "prepared/tissue.h5ad", "--to", "xenium-explorer", "--column", "celltype")
+    assert code == 1
+    assert keys.CLUSTER in err
+    assert keys.TOTAL_COUNTS not in err
+    assert keys.NUM_GENES not in err
 
 
 def test_categories_for_loupe_leave_out_cells_without_a_value(cifm, workspace: Path) -> None:

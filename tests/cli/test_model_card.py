@@ -74,7 +74,11 @@ def test_evaluate_writes_its_result_and_training_again_removes_it(cifm: Callable
         json.loads(Path("evaluation/metrics.json").read_text()),
     )
     assert escape_markdown(metrics["verdict"]["sentence"]) in card
-    forms = metrics["slides"]["tissue"]["geometries"]["scattered"]["predictors"]["model"]
+    found = metrics["slides"]["tissue"]["geometries"]["scattered"]
+    forms = found["predictors"]["model"]
+    assert f"| scattered, {found['num_cells']:,} |" in card
+    assert "scored as trained, without fitting it to a slide\n(`--adapt none`)." in card
+    assert f"{found['num_cells']:,} hidden cells (of " in err  # one of 20 rounds hides some cells only
     assert f"| {min(form['mse'] for form in forms.values()):.3f} |" in card
     assert metrics["verdict"]["models"]["model"]["scattered"]["best_baseline"].replace("_", r"\_") in card
     write_card(run)

@@ -122,6 +122,18 @@ def test_a_location_has_no_effect_on_the_others(cifm, random_run: None) -> None:
     assert not np.allclose(one.X[0], many.X[3], rtol=1e-5, atol=1e-6)
 
 
+def test_locations_far_from_all_cells_are_named(cifm, random_run: None) -> None:
+    """A prediction there looks like any other, so that the file has to say how far the nearest cell is."""
+    xy_um = ad.read_h5ad("prepared/tissue.h5ad").obsm[keys.SPATIAL]
+    right, y = xy_um[:, 0].max(), xy_um[xy_um[:, 0].argmax(), 1]
+    places = write_csv("places.csv", "x_um,y_um", f"{xy_um[100, 0]},{xy_um[100, 1]}", f"{right + 300},{y}")
+    code, _, err = cifm("predict", "prepared/tissue.h5ad", "--adapt", "none", "--at", places)
+    assert code == 0
+    assert f"warning: 1 of 2 locations have no cell within 20 um, such as {right + 300:g},{y:g}: little to infer" in err
+    distances = ad.read_h5ad("predicted/tissue_at_places.h5ad").obs["nearest_cell_um"]
+    assert distances.tolist() == pytest.approx([0.0, 300.0], abs=0.1)
+
+
 def test_locations_do_not_replace_the_prediction_of_all_cells(cifm, random_run: None) -> None:
     places = write_csv("places.csv", "x,y", "200,200")
     for at in ((), ("--at", places)):

@@ -78,6 +78,7 @@ def test_all_steps_then_nothing_then_what_is_missing(cifm: Callable, recipe: Pat
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch, recipe: Path, prepared_synthetic: Path) -> list[list[str]]:
     """The commands that `cifm run` would run, in a folder `out` with a prepared slide; none is run."""
+    Path("download").mkdir()
     Path("out").mkdir()
     Path("out/prepared").symlink_to(prepared_synthetic.parent, target_is_directory=True)
     recorded: list[list[str]] = []
@@ -112,7 +113,7 @@ def test_mistakes_are_found_before_the_preparation(
 
 def test_a_download_that_does_not_exist_ends_the_run(fail: Callable[..., str], recipe: Path) -> None:
     assert "nowhere: no such file or folder" in fail("run", recipe, "nowhere")
-    assert not Path("cifm_run/runs").exists()
+    assert not Path("cifm_run").exists()
 
 
 def test_when_a_run_is_trained(tmp_path: Path, prepared_synthetic: Path) -> None:

@@ -194,7 +194,7 @@ def test_injected_cells_may_come_from_a_reference(cifm, workplace: Path) -> None
         (("--inject", "tcell", "--region", "9000,9000,9001,9001"), "no place for a cell", "span"),
         (("--inject", "tcell", "--at", "no.csv"), "no.csv: no such file", "path"),
         (("--inject", "tcell", "--inject", "bcell", "--at", "no.csv"), "each place takes one cell", "one type"),
-        (("--inject", "tcell", "--labels", "kind"), "no obs column 'kind'", "--labels: "),
+        (("--inject", "tcell", "--labels", "kind"), "no obs column 'kind'", "--labels: cell_type, cluster, split"),
         (("--inject", "ghost", "--labels", "cluster"), "obs column cluster: no label 'ghost'", "known here: "),
         (("--knockout", "KRT8"), "cells are edited: none is left that could respond", "--in LABEL"),
         (("--inject", "tcell", "--dynamics", "coupled", "--form", "mean"), "dynamics coupled with form mean", "redraw"),

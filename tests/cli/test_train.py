@@ -138,6 +138,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(cifm: Callable, workspace:
     assert plan["train_cells"] == {"tissue": described["split"]["train"]}
     assert plan["validation_cells"] == {"tissue": described["split"]["validation"]}
     assert (plan["genes"], plan["ends_after"]["steps"], plan["cells_per_tile"]) == (described["genes"], 3, 64)
+    limited = json.loads(cifm("train", "demo", *SMALL, "--max-minutes", "0.5", "--dry-run", "--json").out)
+    assert limited["ends_after"]["minutes"] == 0.5
     assert "nothing was trained or written" in cifm("train", "demo", *SMALL, "--dry-run").err
     assert cifm("train", "demo", *SMALL, "--set=train.steps=0", "--dry-run").code == 1
     assert sorted(workspace.rglob("*")) == before

@@ -212,7 +212,7 @@ def test_the_reference_is_the_better_one_for_each_score() -> None:
     assert (paired["energy_score"]["rival"], paired["energy_score"]["difference"]) == ("neighbours", 1.0)
     table = state_table(result)
     assert {len(row) for row in table.rows} == {len(table.columns)}
-    assert "of training_frequency" in table.rows[-1][1]
+    assert [row[1] for row in table.rows[-3:]] == ["-0.100", "[-0.100, -0.100]", "-3.0% of training_frequency"]
     assert "of neighbours" in table.rows[-1][3]
     assert {(0, 1), (0, 2), (1, 3)} <= set(table.best)
     assert not {(1, 1), (2, 1), (0, 3), (2, 3)} & set(table.best)

@@ -36,6 +36,12 @@ def test_why_a_training_ended() -> None:
         RECIPE, state(110, 100, 1), RUN
     )
 
+    unlearned = "training improved nothing: the kept model is its start"
+    for recipe, ended in ((RECIPE, state(110, 0, 1)), (RECIPE, state(7_000, 0, 2)), (RECIPE, state(900, 0, 3))):
+        assert unlearned in describe_end(recipe, ended, RUN)
+    assert "A longer training may do better: cifm train" in describe_end(RECIPE, state(110, 0, 1), RUN)
+    assert unlearned not in early
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:

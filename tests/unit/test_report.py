@@ -63,6 +63,14 @@ def test_labels_of_a_map_are_inside_of_the_image() -> None:
     assert min(inked[0], image.shape[1] - 1 - inked[-1]) >= 3
 
 
+def test_the_legend_of_a_flat_tissue_is_inside_of_the_image() -> None:
+    """The figure of a slide that is much wider than high is too low for a column of thirteen names."""
+    names = np.array([f"type {number:02d}" for number in range(14)])[np.arange(500) % 14]
+    image = pixels(plots.tissue_map(XY_UM * [1, 0.6], names, "t"))
+    inked = np.flatnonzero((image[:, int(0.7 * image.shape[1]) :].min(axis=2) < 200).any(axis=1))
+    assert min(inked[0], image.shape[0] - 1 - inked[-1]) >= 3
+
+
 def test_maps_of_one_tissue_have_the_same_size() -> None:
     maps = [plots.tissue_map(XY_UM, np.full(500, name), "t", order=["a", "b"]) for name in ("a", "b")]
     assert pixels(maps[0]).shape == pixels(maps[1]).shape

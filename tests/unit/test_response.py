@@ -12,7 +12,7 @@ from cifm_cli.data.counts_source import MemoryCounts
 from cifm_cli.response.bands import SurroundingsEdit
 from cifm_cli.response.effects import estimate_response
 from cifm_cli.response.planted_check import check_planted
-from cifm_cli.response.summary import response_notes
+from cifm_cli.response.summary import describe_response, response_notes
 from cifm_cli.response.surroundings import LabelledCells, choose_design
 from cifm_cli.response.validation import held_out_table, validate_response
 from cifm_cli.statistics.poisson_regression import fit_poisson
@@ -160,7 +160,11 @@ def test_genes_of_the_edited_cells_themselves_are_pointed_out(planted: PlantedTi
     spilled = effects.assign(called=effects["gene"] == marker, log2_change=1.0, log2_edited_ratio=3.0)
     notes = response_notes(replace(estimate, effects=spilled))
     assert any("transcripts of the neighbours" in note and str(marker) in note for note in notes)
+    sentence = describe_response(replace(estimate, effects=spilled))
+    assert "no gene is called; 1 gene may rise only through transcripts of T cell itself" in sentence
     unlike = replace(estimate, effects=spilled.assign(log2_edited_ratio=1.0))
+    assert "1 gene rises in epithelial cell" in describe_response(unlike)
+    assert "transcripts" not in describe_response(unlike)
     assert not any("transcripts of the neighbours" in note for note in response_notes(unlike))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import pandas as pd
-from pandas.api.types import is_float_dtype
+from pandas.api.types import is_bool_dtype, is_float_dtype, is_numeric_dtype
 
 from cifm_cli import keys
 from cifm_cli.errors import CifmError
@@ -123,5 +123,8 @@ def _is_groups(values: pd.Series[str]) -> bool:
 
 def _listed(cells: ExportCells) -> str:
     """The columns that can be groups, for a hint."""
-    names = [str(name) for name in cells.obs if _is_groups(cells.obs[name])]
+    groups = {str(name): values for name, values in cells.obs.items() if _is_groups(values)}
+    # Whole numbers are mostly counts: they are named only where there is nothing else.
+    texts = [name for name, values in groups.items() if is_bool_dtype(values) or not is_numeric_dtype(values)]
+    names = texts or list(groups)
     return f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}" if names else "none"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from cifm_cli import keys
 from cifm_cli.data.writers import cell_groups, cell_table, spatialdata_store
 from cifm_cli.data.writers.export_cells import read_cells
 from cifm_cli.errors import CifmError, writing
@@ -86,6 +87,11 @@ def _export_groups(target: Path, cells: ExportCells, program: GroupFormat, colum
     with atomic_path(target) as temporary:
         cell_groups.write_cell_groups(temporary, groups, program)
     notes = []
+    if column is None and groups.column == keys.CLUSTER:
+        notes.append(
+            "the groups are the clusters of the download; for cell types, type the cells first: "
+            f"cifm annotate apply --write-obs {cells.path}"
+        )
     if groups.num_without:
         notes.append(f"{groups.num_without:,} cells have no value in {groups.column}, and no row in the file")
     platforms, name = cell_groups.PLATFORMS[program], cell_groups.PROGRAMS[program]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import pandas as pd
 from anndata.io import write_elem
+from scipy.spatial import cKDTree
 
 from cifm_cli import keys
 from cifm_cli.data.open_hdf5 import create_hdf5
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from cifm_cli.data.slide import Rows, Slide
 
 EXPRESSED = "expressed"  # layer (Q, P) | P(expressed)
+NEAREST_CELL = "nearest_cell_um"  # obs (Q,) | distance of a location to the nearest cell
 _VALUES, _LAYER = "X", f"layers/{EXPRESSED}"
 
 
@@ -59,7 +61,11 @@ def write_locations(
     """
     table = ad.AnnData(
         X=values,
-        obs=pd.DataFrame(index=[f"place_{number}" for number in range(1, len(xy_um) + 1)]),
+        obs=pd.DataFrame(
+            # So that predictions far from every cell can be left out.
+            {NEAREST_CELL: cKDTree(slide.xy_um).query(xy_um)[0]},
+            index=[f"place_{number}" for number in range(1, len(xy_um) + 1)],
+        ),
         var=gene_annotation(slide, columns),
         layers={EXPRESSED: expressed},
         obsm={keys.SPATIAL: xy_um},

@@ -71,8 +71,8 @@ _GENE_SETS: Final = (
 _STATES: Final = (
     "The probability of the actual state of each hidden cell (log loss, perplexity), and the distance of real cells "
     "sampled from the distribution to the hidden one (energy score); lower is better. neighbours: the tuned frequencies "
-    "of the states of the visible cells around, and these cells themselves. The last line has the model minus the better "
-    "of the two others, absolute and relative. Confidence is the probability of the likeliest state, accuracy how often "
+    "of the states of the visible cells around, and these cells themselves. The last lines have the model minus the "
+    "better of the two others, with its interval, and relative to that one. Confidence is the probability of the likeliest state, accuracy how often "
     "it is the actual one: a calibrated distribution has the same value for both."
 )
 _CELL_TYPES: Final = (

@@ -27,12 +27,19 @@ _STATE_COLUMNS: Final = (
     ("mean_confidence", "confidence", "{:.3f}", None),
     ("calibration_error", "calibration error ↓", "{:.3f}", min),
 )
+_STATE_DIFFERENCES: Final = (
+    ("model - the better of the others", "{difference:+.3f}"),
+    ("its 95 % interval", "[{low:+.3f}, {high:+.3f}]"),
+    ("relative", "{relative:+.1%} of {rival}"),
+)
 
 
 def describe(result: EvaluationResult, region: str) -> str:
     """What was scored, in one line."""
+    num_scored, num_cells = len(result.rows), len(result.dataset.slide.region(region))
+    of_all = f" (of {num_cells:,})" if num_scored < num_cells else ""
     return (
-        f"{result.dataset.slide.name}, {region} region, {result.geometry}: {len(result.rows):,} hidden cells x "
+        f"{result.dataset.slide.name}, {region} region, {result.geometry}: {num_scored:,} hidden cells{of_all} x "
         f"{result.dataset.num_genes:,} genes, {result.fold_number.max() + 1} rounds"
     )
 
@@ -179,12 +186,10 @@ def state_table(states: StateResult) -> Table:
     for column, (key, _, _, choose) in enumerate(_STATE_COLUMNS, start=1):
         top = choose(score[key] for score in scores.values()) if choose else None
         best += [(row, column) for row, score in enumerate(scores.values()) if score[key] == top]
-    paired = {
-        key: f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}], {pair['relative']:+.1%} of "
-        f"{pair['rival']}"
-        for key, pair in facts["paired"].items()
-    }
-    rows.append(["model - the better of the others", *(paired.get(key, "") for key, *_ in _STATE_COLUMNS)])
+    # A line each: all three in one cell would push the last columns off the screen.
+    for title, form in _STATE_DIFFERENCES:
+        cells = {key: form.format(**pair) for key, pair in facts["paired"].items()}
+        rows.append([title, *(cells.get(key, "") for key, *_ in _STATE_COLUMNS)])
     return Table(["predictor", *(title for _, title, *_ in _STATE_COLUMNS)], rows, best)
 
 
