@@ -108,7 +108,9 @@ def open_for_slide(
         CifmError: The annotator is unknown, or cannot be used on this slide.
     """
     tissue = tissue or slide_tissue(slide)
-    expression = slide.expression(sample_rows(rows, seed), TYPING_SUM)
+    # In an order of their positions: the files of one slide differ in the order of their rows, which changes a sample and k-means.
+    placed = rows[np.lexsort(slide.xy_um[rows].T)]
+    expression = slide.expression(placed[sample_rows(np.arange(len(rows)), seed)], TYPING_SUM)
     cells = UnlabelledCells(slide.name, expression, slide.symbols, tissue, median_spacing_um(slide.xy_um))
     return open_annotator(spec, cells, trust_pickle=trust_pickle)
 

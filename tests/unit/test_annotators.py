@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli.celltype import registry
 from cifm_cli.celltype.alignment import aligned_blocks, match_genes, require_overlap
-from cifm_cli.celltype.annotate import annotate, annotate_expression, sample_rows
+from cifm_cli.celltype.annotate import annotate, annotate_expression, open_for_slide, sample_rows
 from cifm_cli.celltype.base import UNASSIGNED, Annotation, UnlabelledCells, call_types
 from cifm_cli.celltype.marker_annotator import MarkerAnnotator
 from cifm_cli.celltype.registry import installed_annotators, open_annotator
@@ -190,3 +190,23 @@ def test_the_cells_that_an_annotator_is_fitted_to_are_sampled_by_seed(monkeypatc
     assert np.isin(sampled, rows).all()
     assert np.array_equal(sampled, sample_rows(rows, 0))
     assert np.array_equal(sample_rows(rows[:5], 0), rows[:5])
+
+
+@pytest.mark.parametrize("max_cells", [12, 30])
+def test_an_annotator_is_fitted_to_the_same_cells_in_the_same_order_whatever_the_rows_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, max_cells: int
+) -> None:
+    generator = np.random.default_rng(0)
+    counts = csr_matrix(generator.poisson(2.0, size=(30, 4)).astype(np.float32))
+    xy_um, order = generator.uniform(0, 100, size=(30, 2)), generator.permutation(30)
+    given: list[np.ndarray] = []
+    monkeypatch.setattr("cifm_cli.celltype.annotate.MAX_FITTED_CELLS", max_cells)
+    monkeypatch.setattr(
+        "cifm_cli.celltype.annotate.open_annotator",
+        lambda _name, cells, **_: given.append(cells.expression.toarray()),
+    )
+    for rows in (np.arange(30), order):
+        slide = slide_from_arrays("slide", xy_um[rows], counts[rows], SYMBOLS, 20.0)
+        open_for_slide("markers", slide, np.arange(30), seed=0)
+    assert given[0].shape == (max_cells, 4)
+    assert np.array_equal(given[0], given[1])
