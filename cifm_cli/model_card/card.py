@@ -5,6 +5,7 @@ The parts about training and evaluation stand between markers. What a user write
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 CARD_FILE: Final = "README.md"
 TRAINING, EVALUATION = "training", "evaluation"
 _MAX_BYTES: Final = 1 << 22  # of a card that is changed
+_SCORED = re.compile(r"<!-- cifm scored: (.*) -->")
 # Characters that mean something in Markdown or HTML.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
@@ -52,6 +54,8 @@ def write_card(run: Path) -> bool:
 def update_card(run: Path, metrics: Mapping[str, Any], name: str) -> bool:
     """Write what an evaluation found into the card of a run. The other parts are written again too.
 
+    A card that has an evaluation of the same slides with more cells is left as it is: a quick look at a few rounds says less.
+
     Args:
         run: Folder of the run.
         metrics: The content of `metrics.json`.
@@ -64,7 +68,12 @@ def update_card(run: Path, metrics: Mapping[str, Any], name: str) -> bool:
         CifmError: As for `write_card`.
     """
     evaluation = read_evaluation_facts(metrics, name)
-    return evaluation is not None and _write(run, evaluation)
+    if evaluation is None:
+        return False
+    if _has_more(run / CARD_FILE, evaluation.scored):
+        logger.info("the model card of %s keeps the verdict of an evaluation with more cells", run)
+        return False
+    return _write(run, evaluation)
 
 
 def update_cards(metrics: Mapping[str, Any]) -> list[Path]:
@@ -104,6 +113,7 @@ def render_card(training: TrainingFacts, evaluation: EvaluationFacts | None) -> 
         training=training,
         evaluation=evaluation,
         columns=list(COLUMNS.values()),
+        scored=_scored_comment(evaluation.scored) if evaluation else "",
         fence="`" * max(3, longest + 1),
         begin_training=_marker(TRAINING, "begin"),
         end_training=_marker(TRAINING, "end"),
@@ -130,6 +140,23 @@ def _write(run: Path, evaluation: EvaluationFacts | None) -> bool:
     with atomic_path(path) as temporary:
         temporary.write_text(card, encoding="utf8", newline="\n")
     return True
+
+
+def _scored_comment(scored: Mapping[str, int]) -> str:
+    text = json.dumps(scored).replace(">", r"\u003e")  # a name with ">" could end the comment
+    return f"<!-- cifm scored: {text} -->"
+
+
+def _has_more(path: Path, scored: Mapping[str, int]) -> bool:
+    """Whether a card has an evaluation of all these slides with no fewer cells of any, and more cells of one."""
+    try:
+        found = _SCORED.search(path.read_text(encoding="utf8")) if path.stat().st_size <= _MAX_BYTES else None
+        stored = json.loads(found[1]) if found else {}
+        return all(stored[key] >= number for key, number in scored.items()) and any(
+            stored[key] > number for key, number in scored.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # no card, or one that was edited
+        return False
 
 
 def _merge(path: Path, card: str) -> str | None:

@@ -39,6 +39,11 @@ class EvaluationFacts:
     rows: tuple[ScoreRow, ...]  # the model, then its best baseline, for each slide and geometry
     adapt: str  # how the model was adapted to each slide
 
+    @property
+    def scored(self) -> dict[str, int]:
+        """Number of scored cells of each slide, geometry and region."""
+        return {f"{row.slide}, {row.geometry}, {row.region}": row.num_cells for row in self.rows}
+
 
 def read_evaluation_facts(metrics: Mapping[str, Any], name: str) -> EvaluationFacts | None:
     """Pick what a card says about a model.

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from builders import train_short_run
 
-from cifm_cli.model_card.card import escape_markdown, render_card, update_cards, write_card
+from cifm_cli.model_card.card import escape_markdown, render_card, update_card, update_cards, write_card
+from cifm_cli.model_card.evaluation_facts import COLUMNS
 from cifm_cli.model_card.training_facts import TrainingFacts, TrainingSlideFacts
 
 pytestmark = pytest.mark.usefixtures("few_baselines")
@@ -83,6 +84,40 @@ def test_evaluate_writes_its_result_and_training_again_removes_it(cifm: Callable
     assert metrics["verdict"]["models"]["model"]["scattered"]["best_baseline"].replace("_", r"\_") in card
     write_card(run)
     assert "not evaluated since it was trained" in (run / "README.md").read_text(encoding="utf8")
+
+
+def evaluation_of(num_cells: dict[str, int], sentence: str) -> dict[str, object]:
+    """As much of `metrics.json` as a card shows, with a number of scored cells for each slide."""
+    scores = {"mean": dict.fromkeys(COLUMNS, 1.0)}
+    slides = {
+        name: {
+            "region": "test",
+            "geometries": {"scattered": {"num_cells": number, "predictors": {"model": scores, "ridge": scores}}},
+        }
+        for name, number in num_cells.items()
+    }
+    verdict = {
+        "sentences": {"model": sentence},
+        "remarks": [],
+        "models": {"model": {"scattered": {"best_baseline": "ridge"}}},
+    }
+    return {"verdict": verdict, "slides": slides, "provenance": {}}
+
+
+def test_an_evaluation_of_fewer_cells_does_not_replace_one_of_more(run: Path) -> None:
+    def sentence_after(num_cells: dict[str, int], sentence: str) -> str:
+        written = update_card(run, evaluation_of(num_cells, sentence), "model")
+        text = (run / "README.md").read_text(encoding="utf8")
+        assert (sentence in text) == written
+        return next(each for each in ("result 1", "result 2", "result 3", "result 4", "result 5") if each in text)
+
+    write_card(run)
+    assert sentence_after({"a --> b": 100}, "result 1") == "result 1"
+    assert sentence_after({"a --> b": 20}, "result 2") == "result 1"
+    assert sentence_after({"a --> b": 100}, "result 3") == "result 3"  # as many: the newer one
+    assert sentence_after({"c": 20}, "result 4") == "result 4"  # of another slide
+    write_card(run)  # trained further: the verdict was of other weights
+    assert sentence_after({"c": 5}, "result 5") == "result 5"
 
 
 def test_what_a_user_adds_is_kept(run: Path) -> None:
