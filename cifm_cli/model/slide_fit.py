@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from cifm_cli.model.smoother import LeastSquares
+from cifm_cli.model.smoother import LeastSquares, blend
 from cifm_cli.model.states import nearest_state
 from cifm_cli.model.surroundings import describe_surroundings, slide_of
 
@@ -116,7 +116,7 @@ def choose_weights(fit: LeastSquares, validation: Sequence[tuple[Tensor, Tensor,
     def squared_error(weights: Tensor) -> float:
         """Sum of squared errors on the validation tiles."""
         return sum(
-            float((torch.einsum("mtp,tp->mp", terms, weights[:, genes]) - target).square().sum(dtype=torch.float64))
+            float((blend(terms, weights[:, genes]) - target).square().sum(dtype=torch.float64))
             for terms, target, genes in validation
         )
 

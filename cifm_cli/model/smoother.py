@@ -151,12 +151,12 @@ class Smoother(nn.Module):
         mean_weights, expressed_weights = (
             select_genes(weights.T, genes).T for weights in (self.mean_weights, self.expressed_weights)
         )
-        mean = _blend(terms.means, slide.mean_weights + mean_weights)
-        expressed = _blend(terms.expressed, slide.expressed_weights + expressed_weights)
+        mean = blend(terms.means, slide.mean_weights + mean_weights)
+        expressed = blend(terms.expressed, slide.expressed_weights + expressed_weights)
         # A blend with free weights can leave the interval from 0 to 1.
         logit = torch.logit(expressed.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
-        composition = _blend(logarithms[0], (slide.composition_weights + self.composition_weights).softmax(0)[:, None])
-        state = _blend(logarithms[1], (slide.state_weights + self.state_weights).softmax(0)[:, None])
+        composition = blend(logarithms[0], (slide.composition_weights + self.composition_weights).softmax(0)[:, None])
+        state = blend(logarithms[1], (slide.state_weights + self.state_weights).softmax(0)[:, None])
         return mean, logit, composition, state
 
 
@@ -178,8 +178,16 @@ def smoother_terms(neighbours: NeighbourSums, slide: SlideParameters) -> Terms:
     )
 
 
-def _blend(terms: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of (M, T, P) over T. An einsum would run a separate matrix product for each gene."""
+def blend(terms: Tensor, weights: Tensor) -> Tensor:
+    """Sum (M, T, P) over T, weighted by (T, P) or (T, 1) weights. An einsum would run a separate matrix product for each gene.
+
+    Args:
+        terms: (M, T, P) estimates.
+        weights: (T, P) or (T, 1) weights.
+
+    Returns:
+        (M, P) sums.
+    """
     # Term by term, so that no product of the size of all terms is stored, nor kept for the gradient.
     blend = terms[:, 0] * weights[0]
     for term in range(1, terms.shape[1]):
@@ -233,9 +241,14 @@ class LeastSquares:
             target: (M, P) values to predict.
             genes: (P,) vocabulary rows of the panel.
         """
-        terms, target = terms.double(), target.double()
-        self.gram.index_add_(0, genes, torch.einsum("msp,mtp->pst", terms, terms))
-        self.moment.index_add_(0, genes, torch.einsum("msp,mp->ps", terms, target))
+        columns, target = terms.double().unbind(1), target.double()
+        gram = self.gram.new_empty(len(genes), len(columns), len(columns))
+        # Pair by pair: an einsum would run a tiny matrix product for each gene, for which threads take longer than one of them.
+        for s, one in enumerate(columns):
+            for t, other in enumerate(columns[: s + 1]):
+                gram[:, s, t] = gram[:, t, s] = (one * other).sum(0)
+        self.gram.index_add_(0, genes, gram)
+        self.moment.index_add_(0, genes, torch.stack([(one * target).sum(0) for one in columns], dim=1))
         self.num_queries[genes] += len(target)
 
     def solve(self, prior_count: float) -> Tensor:
