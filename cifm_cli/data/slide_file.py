@@ -86,6 +86,15 @@ def require_unchanged(path: Path) -> None:
         raise CifmError(f"{path}: another program has replaced it while it was read", "run the command again")
 
 
+def forget(path: Path) -> None:
+    """Tell that this process has replaced or changed a file itself: from now on, the new one is read.
+
+    Args:
+        path: The file, whether it was opened before or not.
+    """
+    _opened.pop(path.absolute(), None)
+
+
 def _identity(path: Path) -> tuple[int, ...]:
     """Numbers that change when a file is replaced or written to."""
     try:

@@ -226,3 +226,11 @@ def test_pickled_objects_in_a_store_are_refused(two_slides: Path, cifm) -> None:
     code, out, err = cifm("probe", "embedded/one.zarr", "--label", "cell_type")
     assert (code, out) == (1, "")
     assert err.startswith("error: embedded/one.zarr")
+
+
+def test_slides_that_are_embedded_already_are_embedded_and_analysed(cifm: Callable, two_slides: Path) -> None:
+    words = ("embed", "prepared", "--backend", "torch")
+    for more in ((), ("--neighbors",), ("--neighbors", "--format", "parquet")):
+        code, _, err = cifm(*words, *more)
+        assert code == 0, err
+    assert "distances" in ad.read_h5ad(two_slides / "embedded" / "one.h5ad").obsp

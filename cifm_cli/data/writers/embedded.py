@@ -20,7 +20,7 @@ from cifm_cli.data.column_record import NAMES, ColumnRecord
 from cifm_cli.data.metadata import parse_object, read_stored_metadata
 from cifm_cli.data.open_hdf5 import create_hdf5
 from cifm_cli.data.slide import open_slide, read_slide
-from cifm_cli.data.slide_file import damaged, open_slide_file, read_slot, reading_slot, require_unchanged
+from cifm_cli.data.slide_file import damaged, forget, open_slide_file, read_slot, reading_slot, require_unchanged
 from cifm_cli.data.stored_arrays import find_array, read_numbers, require_rows
 from cifm_cli.data.validate_slide import read_download_rows
 from cifm_cli.data.writers.analysed import remove_analysis
@@ -127,6 +127,7 @@ def embedded_file(
         with create_hdf5(temporary, "r+") as file:
             about = {**_sum_embeddings(file, widths, temporary), _ORIGIN: _sum_origin(origin)}
             write_elem(file[f"uns/{keys.CIFM}"], keys.EMBEDDED_CONTENT, json.dumps(about))
+    forget(target)  # an earlier one may have been opened, to see whether it may be replaced
 
 
 def require_other_file(target: Path, prepared: Path) -> None:
