@@ -39,7 +39,7 @@ from cifm_cli.training.learning_curve import describe_end
 from cifm_cli.training.optimiser import set_learning_rate
 from cifm_cli.training.session import RECIPE_FILE, locking_folder, open_session
 from cifm_cli.training.slide_state import restore_slides, slide_tensors
-from cifm_cli.training.threads import map_threads
+from cifm_cli.training.threads import between_members, map_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,7 +130,7 @@ def fit(session: Session) -> None:
             step_loss = train_step(session, examples, schedule.learning_rate(recipe, state.step, fraction))
             state.step += 1
             if session.ema:
-                with one_thread():
+                with between_members(len(session.network.members)):
                     session.ema.update(session.network, state.step)
             elapsed, last_step = time.monotonic() - last_step, time.monotonic()
             # The learning rate may depend on the time, so that all processes need the same time.
@@ -191,7 +191,7 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     # Sums, not means: the loss of each tile is divided by the number of all tiles of the step.
     step_loss = session.processes.sum_gradients(session.network, step_loss)
     # After the sum over processes, so that all of them clip by the same norm.
-    with one_thread():  # a second thread would gain little here, and wait busily while the members compute
+    with between_members(len(session.network.members)):
         norm = torch.nn.utils.clip_grad_norm_(session.network.parameters(), recipe.clip_norm)
     check_finite(session, step_loss, norm.item())
     session.optimiser.step()

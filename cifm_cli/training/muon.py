@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cifm_cli.processor_time import one_thread
-from cifm_cli.training.threads import map_threads
+from cifm_cli.training.threads import between_members, map_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,11 +35,20 @@ class Muon(torch.optim.AdamW):
     Args:
         groups: Parameter groups with the key `orthogonal`.
         half: Whether to orthogonalise in bfloat16; in float32 otherwise.
+        num_members: Number of networks that the weights belong to.
         options: Options of AdamW.
     """
 
-    def __init__(self, groups: Sequence[dict[str, Any]], *, half: bool = False, **options: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        groups: Sequence[dict[str, Any]],
+        *,
+        half: bool = False,
+        num_members: int = 1,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(groups, **options)
+        self.num_members = num_members
         self.dtype = torch.bfloat16 if half else torch.float32
 
     @torch.no_grad()
@@ -50,7 +58,7 @@ class Muon(torch.optim.AdamW):
         # The step of AdamW is that of torch, over its own groups.
         self.param_groups = [group for group in groups if not group[ORTHOGONAL]]
         try:
-            with one_thread():
+            with between_members(self.num_members):
                 loss: float | None = super().step(closure)
         finally:
             self.param_groups = groups

@@ -57,7 +57,9 @@ def make_optimiser(network: Ensemble, recipe: TrainRecipe, *, half: bool = False
             groups.items(), key=lambda item: (item[0][2], not item[0][1], -item[0][0])
         )
     ]
-    return Muon(ordered, half=half, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+    return Muon(
+        ordered, half=half, num_members=len(network.members), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True
+    )
 
 
 def set_learning_rate(optimiser: Optimizer, rate: float) -> None:

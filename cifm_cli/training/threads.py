@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import lru_cache
 from threading import Barrier
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from cifm_cli.processor_time import one_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,6 +38,20 @@ def map_threads(function: Callable[[Item], Result], items: Sequence[Item], devic
     if num_threads < 2:
         return [function(item) for item in items]
     return list(_make_pool(num_threads, num_cores // num_threads, os.getpid()).map(function, items))
+
+
+def between_members(num_members: int) -> AbstractContextManager[None]:
+    """Use one thread of torch for what runs before and after the members, which is short.
+
+    The other threads would wait busily for more work, on the cores that the members then need.
+
+    Args:
+        num_members: Number of networks. A single one uses all threads itself, so that nothing changes.
+
+    Returns:
+        The context manager.
+    """
+    return one_thread() if num_members > 1 else nullcontext()
 
 
 @lru_cache(maxsize=4)  # members and matrices may need pools of different sizes

@@ -90,3 +90,30 @@ def test_only_maps_between_features_take_orthogonal_steps() -> None:
     assert sum(len(group["params"]) for group in optimiser.param_groups) == len(list(network.parameters()))
     adamw = make_optimiser(network, TrainRecipe())
     assert not any(group[ORTHOGONAL] for group in adamw.param_groups)
+
+
+@pytest.mark.parametrize("num_members", [1, 2])
+def test_a_step_does_not_depend_on_the_number_of_threads(num_members: int) -> None:
+    shapes = [(16, 16), (16, 16), (32, 8), (8, 24)]
+
+    def weights_after(num_threads: int) -> list[Tensor]:
+        weights = [torch.nn.Parameter(draw(*shape, seed=n).float()) for n, shape in enumerate([*shapes, (40, 16)])]
+        groups = [
+            {"params": weights[:-1], "weight_decay": 0.1, ORTHOGONAL: True},
+            {"params": weights[-1:], "weight_decay": 0.0, ORTHOGONAL: False},
+        ]
+        optimiser = Muon(groups, lr=0.1, num_members=num_members)
+        before = torch.get_num_threads()
+        torch.set_num_threads(num_threads)
+        try:
+            for step in range(3):
+                for n, weight in enumerate(weights):
+                    weight.grad = draw(*weight.shape, seed=10 * step + n).float()
+                optimiser.step()
+                assert torch.get_num_threads() == num_threads
+        finally:
+            torch.set_num_threads(before)
+        return [weight.detach() for weight in weights]
+
+    for one, several in zip(weights_after(1), weights_after(3), strict=True):
+        assert torch.equal(one, several)
