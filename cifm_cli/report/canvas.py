@@ -41,13 +41,20 @@ class Theme:
 
 LIGHT: Final = Theme("#ffffff", "#1d2329", "#5c6670", "#e6e6e6", "#e4e4e4", OTHERS, UNKNOWN)
 DARK: Final = Theme("#15191d", "#e4e8ec", "#98a2ad", "#313840", "#2c333a", "#7d868f", "#3f474f")
+# Sizes of text, points. Two figures stand side by side on a page, where these are two thirds as large.
+TITLE_PT: Final = 11.0
+TEXT_PT: Final = 10.0
+NOTE_PT: Final = 9.0  # legends and notes
+SMALL_PT: Final = 8.5  # ticks, and names of which there are many
 _STYLE: Final[Any] = {
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": 0.08,  # inches; the border of a page must not touch the title
     "figure.constrained_layout.w_pad": 0.08,
     "savefig.dpi": 130,
-    "font.size": 9,
-    "axes.titlesize": 10,
+    "font.size": TEXT_PT,
+    "axes.titlesize": TITLE_PT,
+    "xtick.labelsize": NOTE_PT,
+    "ytick.labelsize": NOTE_PT,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image as Picture
 
-from cifm_cli.report import canvas, palette
+from cifm_cli.report import canvas, matrix_plots, palette, plots
 from cifm_cli.report.cell_map import CellMap, Mark
 from cifm_cli.report.dot_plots import DistancePanel, DistancePoint, Dots, draw_by_distance, draw_rows
 from cifm_cli.report.html import Image
@@ -158,3 +161,41 @@ def test_panels_over_distance_bear_infinite_intervals() -> None:
     names = ("called", "not called", "mean shift", "shuffled")
     image = pixels(draw_by_distance([DistancePanel("G", points)] * 5, "effects", y_label="log2", names=names))
     assert shows(image, palette.COLOURS[0]) > 100
+
+
+def test_text_of_figures_is_large_enough_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+
+    class Recorded(Figure):
+        """A figure that is kept after it was drawn."""
+
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            figures.append(self)
+
+    monkeypatch.setattr(canvas, "Figure", Recorded)
+    types = [f"a cell type of long name {i}" for i in range(20)]
+    names = np.array(types, dtype=object)[np.arange(len(XY_UM)) % 20]
+    plots.tissue_map(XY_UM * [10, 1], names, "title", unknown=types[0])
+    TISSUE.draw(NAMES, "title", with_marks=True)
+    matrix_plots.heat_map(np.eye(20), types, types, "title", label="%", colours=palette.colour_categories(types))
+    matrix_plots.dots(np.eye(20), np.eye(20), types, types, "title", label="mean")
+    plots.histogram(np.arange(9), [0, 3, 6, 9], "title", label="counts")
+    plots.curves([0, 1], {"a": [0, 1], "b": [1, 0]}, "title", x_label="step", y_label="%")
+    found = [text for figure in figures for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert len(figures) == 6
+    small = {text.get_text(): text.get_fontsize() for text in found if text.get_fontsize() < canvas.SMALL_PT}
+    assert small == {}
+
+
+def test_a_long_legend_leaves_room_for_a_wide_map() -> None:
+    wide = XY_UM * [10, 1]
+    types = [f"a cell type of long name {i}" for i in range(12)]
+    names = np.array(types)[np.arange(len(XY_UM)) % 12]
+    (height, width, _), few = (
+        pixels(plots.tissue_map(wide, names, "title")).shape,
+        plots.tissue_map(wide, NAMES, "title"),
+    )
+    assert width == pixels(few).shape[1]
+    assert height > 1.5 * pixels(few).shape[0]
+    assert Image(few, "").is_wide  # it stands alone on a page, in full size
