@@ -114,6 +114,23 @@ def favours_model(pair: dict[str, Any], metric: str) -> bool | None:
     return None if is_better and pair.get("constant") else is_better
 
 
+def undecided_reason(pair: dict[str, Any], metric: str) -> str:
+    """Why no difference is shown although the interval excludes zero.
+
+    Args:
+        pair: As for `favours_model`.
+        metric: The metric.
+
+    Returns:
+        A few words; empty where a difference is shown, and where the interval includes zero, which is reason enough.
+    """
+    if favours_model(pair, metric) is not None or pair["low"] <= 0 <= pair["high"]:
+        return ""
+    if pair.get("p_holm", 0.0) >= ALPHA:
+        return f"corrected p not below {ALPHA:g}"
+    return f"{pair['constant']} scores better"
+
+
 def overall(comparisons: dict[str, list[Comparison]], seed: int, groups: Sequence[str] | None = None) -> dict[str, Any]:
     """Compare the model with the best baseline over several slides.
 

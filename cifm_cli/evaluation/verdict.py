@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from cifm_cli.evaluation.comparison import ALPHA, favours_model
+from cifm_cli.evaluation.comparison import ALPHA, favours_model, undecided_reason
 from cifm_cli.evaluation.metrics.expression import LOWER_IS_BETTER, METRICS
 from cifm_cli.evaluation.predictors.base import MODEL, UNINFORMED, is_model
 from cifm_cli.statistics.bootstrap import MIN_BLOCKS
@@ -88,6 +88,20 @@ def describe_verdict(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def describe_decision(pair: dict[str, Any], metric: str) -> str:
+    """The decision on one measure, with the reason where interval and p alone would suggest another.
+
+    Args:
+        pair: As for `favours_model`.
+        metric: The measure.
+
+    Returns:
+        Such as `better`, or `no difference shown (corrected p not below 0.05)`.
+    """
+    decision, reason = DECISIONS[favours_model(pair, metric)], undecided_reason(pair, metric)
+    return f"{decision} ({reason})" if reason else decision
+
+
 def _sentences(name: str, facts: Mapping[str, Mapping[str, Any]], where: str, trained: int) -> str:
     """One verdict on one model over all geometries, in one sentence, and whether it had seen the cells."""
     text = _sentence(name, facts, where)
@@ -139,6 +153,7 @@ def _facts(paired: Mapping[str, Any], predictors: Sequence[Mapping[str, Any]]) -
     informed = {name: error for name, error in errors.items() if name not in UNINFORMED} or errors
     return {
         "decision": decisions[PRIMARY],
+        "reason": undecided_reason(pair, PRIMARY),
         "best_predictor": min(informed, key=lambda name: informed[name]),
         "best_baseline": pair["best_baseline"],
         **{key: pair[key] for key in ("difference", "low", "high", "p_holm")},
@@ -169,7 +184,8 @@ def _sentence(name: str, facts: Mapping[str, Mapping[str, Any]], where: str) -> 
 
 def _difference(facts: Mapping[str, Any], geometry: str) -> str:
     """The difference from the best baseline in one geometry."""
-    end = f"that of {facts['best_baseline']} ({geometry}, p = {facts['p_holm']:.3f})"
+    reason = f": {facts['reason']}" if facts["reason"] else ""
+    end = f"that of {facts['best_baseline']} ({geometry}, p = {facts['p_holm']:.3f}{reason})"
     if facts["decision"] == DECISIONS[None]:
         return f"differs by {_size(facts, 1)} from {end}"
     is_better = facts["decision"] == DECISIONS[True]

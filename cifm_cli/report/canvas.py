@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cifm_cli.report.palette import OTHERS, UNKNOWN, blend
+from cifm_cli.report.palette import CLUSTER_COLOURS, DARK_CLUSTER_COLOURS, OTHERS, UNKNOWN, blend, contrast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,13 +41,20 @@ class Theme:
 
 LIGHT: Final = Theme("#ffffff", "#1d2329", "#5c6670", "#e6e6e6", "#e4e4e4", OTHERS, UNKNOWN)
 DARK: Final = Theme("#15191d", "#e4e8ec", "#98a2ad", "#313840", "#2c333a", "#7d868f", "#3f474f")
+# Sizes of text, points. Two figures stand side by side on a page, where these are two thirds as large.
+TITLE_PT: Final = 11.0
+TEXT_PT: Final = 10.0
+NOTE_PT: Final = 9.0  # legends and notes
+SMALL_PT: Final = 8.5  # ticks, and names of which there are many
 _STYLE: Final[Any] = {
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": 0.08,  # inches; the border of a page must not touch the title
     "figure.constrained_layout.w_pad": 0.08,
     "savefig.dpi": 130,
-    "font.size": 9,
-    "axes.titlesize": 10,
+    "font.size": TEXT_PT,
+    "axes.titlesize": TITLE_PT,
+    "xtick.labelsize": NOTE_PT,
+    "ytick.labelsize": NOTE_PT,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -58,7 +65,9 @@ _STYLE: Final[Any] = {
 }
 _FORMAT: ContextVar[ImageFormat] = ContextVar("format", default="png")
 _THEME: ContextVar[Theme] = ContextVar("theme", default=LIGHT)
-_DARKEST: Final = 0.06  # relative luminance of a colour that can be seen on the dark ground
+_DARK_COLOURS: Final = dict(zip(CLUSTER_COLOURS, DARK_CLUSTER_COLOURS, strict=True))
+_MIN_CONTRAST: Final = 3.0  # with the dark ground, which is what WCAG 2 asks of graphics
+_TONES: Final = tuple(number / 20 for number in range(20))  # by which other colours are made lighter, if need be
 WIDTH_IN: Final = 6.5  # of most figures
 _FRAME_DPI: Final = 100
 _NEAR: Final = 10  # Pillow takes the nearest colour within some levels, which must not replace the ground
@@ -99,17 +108,18 @@ def on_ground(colour: str) -> str:
         colour: Hexadecimal colour.
 
     Returns:
-        The colour itself on a light page; on a dark one, greys of the palette become those of the theme, and dark colours
-        lighter ones.
+        The colour itself on a light page; on a dark one, colours and greys of the palette become those for dark pages, and
+        other colours become lighter until they have enough contrast.
     """
     current = theme()
     if current is LIGHT:
         return colour
     if colour in (OTHERS, UNKNOWN):
         return current.others if colour == OTHERS else current.unknown
-    linear = [(int(colour[i : i + 2], 16) / 255) ** 2.2 for i in (1, 3, 5)]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return blend(colour, 0.4) if luminance < _DARKEST else colour
+    if colour in _DARK_COLOURS:
+        return _DARK_COLOURS[colour]
+    tones = (blend(colour, tone) for tone in _TONES)
+    return next(tone for tone in tones if contrast(tone, current.paper) >= _MIN_CONTRAST)
 
 
 def fade(colour: str, share: float) -> str:

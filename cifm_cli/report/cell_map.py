@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
     Names = NDArray[np.object_]
 
-_MAP_IN: Final = 5.1  # width of a single map
+_MAP_IN: Final = 4.6  # width of a single map
 _PANEL_IN: Final = 3.6  # width of one of several maps side by side
-_LEFT_IN, _BOTTOM_IN, _TOP_IN, _GAP_IN = 0.7, 0.55, 0.35, 0.2  # around and between maps
+_LEFT_IN, _BOTTOM_IN, _TOP_IN, _GAP_IN = 0.75, 0.6, 0.35, 0.2  # around and between maps
 _FRAME_TITLE_IN: Final = 0.25
-_ENTRY_IN, _LETTER_IN = 0.45, 0.066  # width of an entry of the legend without text, and of a letter
-_LEGEND_ROW_IN: Final = 0.165  # height of an entry
+_ENTRY_IN, _LETTER_IN = 0.45, 0.08  # width of an entry of the legend without text, and of a letter
+_LEGEND_ROW_IN: Final = 0.2  # height of an entry
 _HEIGHTS_IN: Final = (2.4, 8.0)  # smallest and largest height of a map
 _POINTS_PER_INCH: Final = 72
 _PALE: Final = 0.68  # share of the ground in the colours of cells that are not emphasised
@@ -127,7 +127,7 @@ class CellMap:
                 drawn.append(self._draw(axes, states[0], title, _PANEL_IN, with_marks=with_marks, emphasised=pale))
             self._draw_legend(figure, with_marks=bool(marked))
             for number in frames:
-                figure.suptitle(titles[number], x=_LEFT_IN / figure.get_figwidth(), ha="left", fontsize=10)
+                figure.suptitle(titles[number], x=_LEFT_IN / figure.get_figwidth(), ha="left", fontsize=canvas.TITLE_PT)
                 for states, points in zip(panels.values(), drawn, strict=True):
                     points.set_facecolor(self._colours_of(states[number], states[number] != states[0]))
                 yield
@@ -226,7 +226,7 @@ class CellMap:
         # As in the image of the slide, y points down. The scale bar is below the tissue.
         axes.set_ylim(high_um[1] + 4 * margin_um, low_um[1] - margin_um)
         axes.set_xlabel("x (µm)")
-        axes.tick_params(labelsize=7)
+        axes.tick_params(labelsize=canvas.SMALL_PT)
         axes.set_title(title)
         draw_scale_bar(axes, low_um[0], high_um[1], span_um)
         return cells
@@ -248,7 +248,7 @@ class CellMap:
         handles += [axes.scatter([], [], label=label, **_symbol(symbol, 6.0)) for label, symbol in symbols.items()]
         right = figure.axes[-1].get_position().x1
         figure.legend(
-            handles=handles, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=7, handletextpad=0.2, columnspacing=0.8,
+            handles=handles, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=canvas.SMALL_PT, handletextpad=0.2, columnspacing=0.8,
             ncols=self._num_columns(figure.get_figheight()),
         )  # fmt: skip
 

@@ -84,7 +84,7 @@ def draw_rows(
         axes.set_xlabel(x_label)
         axes.set_title(title)
         if len(series) > 1:
-            figure.legend(loc="outside right center", fontsize=8)
+            figure.legend(loc="outside right center", fontsize=canvas.NOTE_PT)
 
     return canvas.render(draw, _WIDTH_IN, 1.1 + _ROW_IN * len(labels))
 
@@ -151,7 +151,7 @@ def draw_by_distance(
 
     def draw(figure: Figure) -> None:
         """Draw on the given figure."""
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=canvas.TITLE_PT)
         for number, panel in enumerate(panels):
             axes = figure.add_subplot(num_rows, _PANELS_PER_ROW, number + 1)
             _draw_panel(axes, panel)
@@ -160,9 +160,9 @@ def draw_by_distance(
             if number % _PANELS_PER_ROW:
                 axes.set_yticklabels([])
             else:
-                axes.set_ylabel(y_label, fontsize=8)
+                axes.set_ylabel(y_label, fontsize=canvas.NOTE_PT)
             if number + _PANELS_PER_ROW >= len(panels):
-                axes.set_xlabel("distance (µm)", fontsize=8)
+                axes.set_xlabel("distance (µm)", fontsize=canvas.NOTE_PT)
         dot: dict[str, Any] = {"linestyle": "", "marker": "o", "color": COLOURS[0], "markersize": 5}
         first = figure.axes[0]
         handles: list[Artist] = [
@@ -172,7 +172,7 @@ def draw_by_distance(
         ]
         if any(point.chance is not None for panel in panels for point in panel.points):
             handles.append(first.fill_between([], [], color=canvas.theme().shade, linewidth=0))
-        figure.legend(handles, names[: len(handles)], loc="outside lower left", ncols=4, fontsize=8)
+        figure.legend(handles, names[: len(handles)], loc="outside lower left", ncols=4, fontsize=canvas.NOTE_PT)
 
     return canvas.render(draw, _WIDTH_IN, 0.9 + _PANEL_IN * num_rows)
 
@@ -198,8 +198,8 @@ def _draw_panel(axes: Axes, panel: DistancePanel) -> None:
                 linewidth=1.2,
                 linestyle=":",
             )
-    axes.set_title(panel.title, fontsize=8)
-    axes.tick_params(labelsize=7)
+    axes.set_title(panel.title, fontsize=canvas.NOTE_PT)
+    axes.tick_params(labelsize=canvas.SMALL_PT)
     axes.grid(axis="y")
 
 

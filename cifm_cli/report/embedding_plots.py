@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 _SQUARE_IN: Final = 5.0  # width and height of the cells
 _LEFT_IN, _BOTTOM_IN, _TOP_IN, _RIGHT_IN = 0.35, 0.35, 0.35, 0.1
-_ENTRY_IN, _LETTER_IN = 0.45, 0.072  # width of an entry of the legend without text, and of a letter
+_ENTRY_IN, _LETTER_IN = 0.45, 0.081  # width of an entry of the legend without text, and of a letter
 _ROW_IN: Final = 0.24
 _BARS_IN: Final = 4.4
 _SEPARATIONS: Final = 200  # rounds in which texts that hide each other are moved apart
 _LEGEND_ROWS: Final = 28  # in a column of the legend of a UMAP
 _MAX_NUMBERS: Final = 12  # of clusters, from which on they are smaller
-_NUMBER_PT: Final = (8.0, 6.5)  # size of few and of many numbers
+_NUMBER_PT: Final = (10.0, 8.5)  # size of few and of many numbers
 _MARGIN: Final = 0.05  # of the cells on each side, as a fraction of their extent
 _MAX_DRAWN: Final = 200_000  # cells of a figure
 _POINTS_PER_INCH: Final = 72
@@ -78,17 +78,17 @@ def draw_embedding(
                 "boxstyle": "round,pad=0.12",
                 "facecolor": canvas.theme().paper,
                 "edgecolor": "none",
-                "alpha": 0.75,
+                "alpha": 0.85,
             }
             axes.text(x, y, name, ha="center", va="center", fontsize=size, bbox=frame)
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.set_xlabel("UMAP 1", loc="left", fontsize=8)
-        axes.set_ylabel("UMAP 2", loc="bottom", fontsize=8)
+        axes.set_xlabel("UMAP 1", loc="left", fontsize=canvas.NOTE_PT)
+        axes.set_ylabel("UMAP 2", loc="bottom", fontsize=canvas.NOTE_PT)
         handles = [axes.scatter([], [], c=colour, s=24, linewidths=0, label=name) for name, colour in shown.items()]
         right = (_LEFT_IN + _SQUARE_IN) / width_in
         figure.legend(
-            handles=handles, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=8, handletextpad=0.2, columnspacing=0.8,
+            handles=handles, loc="center left", bbox_to_anchor=(right, 0.5), fontsize=canvas.NOTE_PT, handletextpad=0.2, columnspacing=0.8,
             ncols=_num_columns(entries),
         )  # fmt: skip
 
@@ -177,7 +177,7 @@ def draw_composition(
     # The legend is at the right, with the names at the left in about as much room as they need.
     margins_in = 0.7 + _LETTER_IN * max(map(len, rows), default=0) + _ENTRY_IN
     width_in = _BARS_IN + margins_in + _LETTER_IN * max(map(len, entries), default=0)
-    height_in = 0.85 + max(_ROW_IN * len(rows), 0.19 * len(entries))
+    height_in = 0.85 + max(_ROW_IN * len(rows), 0.2 * len(entries))
 
     def draw(figure: Figure) -> None:
         """Draw on the given figure."""
@@ -194,7 +194,7 @@ def draw_composition(
         axes.set_xlabel("fraction of cells")
         axes.set_ylabel(label)
         axes.tick_params(axis="y", length=0)
-        figure.legend(loc="outside right center", fontsize=8)
+        figure.legend(loc="outside right center", fontsize=canvas.NOTE_PT)
 
     return canvas.render(draw, width_in, height_in, image_format)
 

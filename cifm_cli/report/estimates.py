@@ -69,7 +69,9 @@ def draw_estimates(
                 axes.plot(row.interval, [position, position], color=row.colour, linewidth=2)
             axes.plot([row.value], [position], "o", markersize=7, color=row.colour)
             text = "-" if math.isnan(row.value) else f"{row.value:.3f}"
-            axes.annotate(text, (_RIGHT, position), xycoords=axes.get_yaxis_transform(), va="center", fontsize=8)
+            axes.annotate(
+                text, (_RIGHT, position), xycoords=axes.get_yaxis_transform(), va="center", fontsize=canvas.NOTE_PT
+            )
         axes.set_yticks(np.arange(len(rows)), [row.name for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel(label)
@@ -108,6 +110,6 @@ def draw_calibration(
         axes.set_xlabel("predicted probability (mean of a bin)")
         axes.set_ylabel("observed frequency")
         axes.grid(visible=True)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=canvas.NOTE_PT)
 
     return canvas.render(draw, _WIDTH_IN, 3.8, image_format)

@@ -52,8 +52,8 @@ def draw_learning_curve(
         for axes in (above, below):
             axes.set_ylabel("loss")
             axes.grid(visible=True)
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, borderaxespad=0.1)
-        figure.suptitle(title, x=0.02, ha="left", fontsize=10)
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=canvas.NOTE_PT, borderaxespad=0.1)
+        figure.suptitle(title, x=0.02, ha="left", fontsize=canvas.TITLE_PT)
 
     return canvas.render(draw, 6.5, 4.6, image_format)
 

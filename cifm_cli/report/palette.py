@@ -9,17 +9,25 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-# The palette of Okabe and Ito without black, which is used for text.
-COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
+# The palette of Okabe and Ito without black, which is used for text, and with a darker yellow: theirs can hardly be seen on white.
+COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#CCD860")
 # Twelve colours of categories, such as cell types: the nearest two are as different as the nearest two of `COLOURS`, also
 # with protanopia, deuteranopia and tritanopia.
 CATEGORY_COLOURS: Final = (*COLOURS, "#7F3FD1", "#14247F", "#5CE6A8", "#6B3410", "#4B1E5A")
-# For clusters, of which there are often more. These are told apart with normal vision; numbers have to help otherwise.
+# For clusters, of which there are often more. The first 24 are told apart with these forms of colour blindness too, the others
+# with normal vision; numbers have to help otherwise.
 CLUSTER_COLOURS: Final = (
     *CATEGORY_COLOURS,
-    "#0000FF", "#E11E4B", "#C3B469", "#870F3C", "#8796FF", "#A5F069", "#D200B4", "#00D2E1", "#69693C", "#F07887", "#1E3C2D",
-    "#78A53C", "#C31E00", "#00D21E", "#A569D2", "#F0A587", "#5A965A", "#A52DFF", "#961E87", "#C3E187", "#D21E87", "#F0C34B",
-    "#2F6F7A", "#9A7B5A",
+    "#901884", "#E11E4B", "#C3B469", "#870F3C", "#8796FF", "#90C0A8", "#D200B4", "#0048FC", "#6C5400", "#F07887", "#6C7854",
+    "#78A53C", "#C31E00", "#00D21E", "#A569D2", "#F0A587", "#0C6054", "#A52DFF", "#B42424", "#E4B454", "#D21E87", "#184800",
+    "#3C54A8", "#906C48",
+)  # fmt: skip
+# The same clusters on a dark page, in similar hues. Dark colours that are only made lighter would look like those of other clusters.
+DARK_CLUSTER_COLOURS: Final = (
+    *COLOURS,
+    "#9000FC", "#6054CC", "#00FCC0", "#B4603C", "#D830FC", "#B418A8", "#C02478", "#F0E430", "#E46C78", "#0C84FC", "#90F084",
+    "#F078D8", "#9C9CFC", "#B4903C", "#CC000C", "#546C54", "#9CCC90", "#C02454", "#78E418", "#C078CC", "#FC9054", "#0CFCFC",
+    "#903CE4", "#FC0C60", "#D8E49C", "#A8546C", "#3C9C30", "#D8B4FC", "#84600C",
 )  # fmt: skip
 OTHERS: Final = "#B4B4B4"  # categories without a colour of their own
 UNKNOWN: Final = "#E0E0E0"  # cells without a category
@@ -79,6 +87,19 @@ def blend(colour: str, tone: float, ground: str = "#ffffff") -> str:
     rgb, other = (np.array([int(each[i : i + 2], 16) for i in (1, 3, 5)]) for each in (colour, ground))
     mixed = rgb + abs(tone) * ((other if tone > 0 else 0) - rgb)
     return "#" + "".join(f"{round(channel):02x}" for channel in mixed)
+
+
+def contrast(colour: str, ground: str) -> float:
+    """Contrast of two hexadecimal colours as WCAG 2 defines it, from 1 to 21."""
+    lighter, darker = sorted((_luminance(colour), _luminance(ground)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of a hexadecimal colour, from 0 to 1."""
+    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
 def sort_names(names: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.report import canvas
-from cifm_cli.report.palette import COLOURS, OTHERS, assign_colours, colour_categories, sort_names
+from cifm_cli.report.palette import CATEGORY_COLOURS, COLOURS, OTHERS, assign_colours, colour_categories, sort_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SEQUENTIAL: Final = "viridis"
 _POINTS_PER_INCH = 72
-_LEGEND_ROW_IN = 0.18  # height of an entry of a legend
+_LEGEND_ROW_IN = 0.2  # height of an entry of a legend
 _MAX_LEGEND_ROWS = 21
 
 
@@ -46,7 +46,7 @@ def tissue_map(
         unknown: Category of cells without one, such as `unassigned`, in a paler grey.
 
     Returns:
-        PNG; its size depends on the positions only.
+        PNG; its size depends on the positions, and on the number of categories where the legend is higher than the map.
     """
     low_um, high_um = xy_um.min(axis=0), xy_um.max(axis=0)
     # Cells on a line or at one position have an extent of zero, which would be divided by.
@@ -54,6 +54,8 @@ def tissue_map(
     # A quarter of the width is left for the legend or the colour bar.
     height_in = float(np.clip(canvas.WIDTH_IN * 0.75 * span_um[1] / span_um[0], 1.2, 9.0))
     inches_per_um = min(canvas.WIDTH_IN * 0.75 / span_um[0], height_in / span_um[1])
+    if values.dtype.kind in "OUST":
+        height_in = max(height_in, _legend_in(values, order, unknown))
     # Mean distance between cells, if they were spread evenly over the extent.
     pitch_in = math.sqrt(float(span_um.prod()) / len(xy_um)) * inches_per_um
     # matplotlib takes areas in square points. Markers as wide as the pitch leave no gaps in a dense tissue.
@@ -75,10 +77,17 @@ def tissue_map(
         axes.invert_yaxis()
         axes.set_xlabel("x (µm)")
         axes.set_ylabel("y (µm)")
-        axes.tick_params(labelsize=7)
+        axes.tick_params(labelsize=canvas.SMALL_PT)
         draw_scale_bar(axes, low_um[0], high_um[1], span_um)
 
     return canvas.render_axes(draw, title, height_in + 0.5)
+
+
+def _legend_in(values: NDArray[Any], order: Sequence[str] | None, unknown: str) -> float:
+    """Height of a legend in one column; a second one would take the room of a map that is wider than high."""
+    names = set(values.astype(str).tolist()) - {unknown} if order is None else order
+    entries = min(len(names), len(CATEGORY_COLOURS) + 1) + bool(unknown)
+    return _LEGEND_ROW_IN * min(entries, _MAX_LEGEND_ROWS)
 
 
 def _draw_categories(
@@ -108,7 +117,7 @@ def _draw_categories(
     rows = max(1, int(axes.figure.bbox.height / axes.figure.dpi / _LEGEND_ROW_IN))
     columns = math.ceil(len(entries) / min(rows, _MAX_LEGEND_ROWS))
     # Of the figure: beside axes of equal scales, room would be left as if they filled their place, and names be cut off.
-    axes.figure.legend(loc="outside right center", fontsize=7, ncols=columns, handletextpad=0.2)
+    axes.figure.legend(loc="outside right center", fontsize=canvas.SMALL_PT, ncols=columns, handletextpad=0.2)
 
 
 def draw_scale_bar(axes: Axes, x_um: float, bottom_um: float, span_um: NDArray[np.float64]) -> None:
@@ -125,7 +134,7 @@ def draw_scale_bar(axes: Axes, x_um: float, bottom_um: float, span_um: NDArray[n
         xytext=(4, 0),
         textcoords="offset points",
         va="center",
-        fontsize=8,
+        fontsize=canvas.NOTE_PT,
     )
 
 
@@ -158,7 +167,7 @@ def bars(
     def draw(axes: Axes) -> None:
         """Draw the plot on the given axes."""
         own = [canvas.on_ground(colour) for colour in colours or [COLOURS[0]]]
-        axes.barh(positions, values, height=0.62, color=own, alpha=0.75)
+        axes.barh(positions, values, height=0.62, color=own)
         for position, value, interval in zip(positions, values, intervals, strict=True):
             end = value
             if interval is not None:
@@ -173,7 +182,7 @@ def bars(
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
-                fontsize=8,
+                fontsize=canvas.NOTE_PT,
             )
         if reference is not None:
             axes.axvline(reference, color=canvas.theme().quiet, linewidth=1, linestyle="--")
@@ -202,10 +211,11 @@ def histogram(values: NDArray[Any], edges: Sequence[float], title: str, *, label
 
     def draw(axes: Axes) -> None:
         """Draw the plot on the given axes."""
-        axes.hist(np.minimum(values, edges[-1]), bins=edges, color=COLOURS[0], alpha=0.75)
+        axes.hist(np.minimum(values, edges[-1]), bins=edges, color=canvas.on_ground(COLOURS[0]))
+        axes.margins(y=0.18)  # the median is written above the bars
         axes.axvline(median, color=canvas.theme().ink, linewidth=1, linestyle="--")
         position: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        axes.annotate(f"median {median:,g}", (median, 1.0), xytext=(4, -10), fontsize=8, **position)
+        axes.annotate(f"median {median:,g}", (median, 1.0), xytext=(4, -10), fontsize=canvas.NOTE_PT, **position)
         axes.set_xlabel(label)
         axes.set_ylabel("cells")
         axes.grid(axis="y")
@@ -253,6 +263,6 @@ def curves(
         axes.grid(visible=True)
         if len(series) > 1:
             columns = 1 + len(series) // 18
-            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, ncols=columns)
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=canvas.NOTE_PT, ncols=columns)
 
     return canvas.render_axes(draw, title, 3.4)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cifm_cli.report.table import Table
+from cifm_cli.response.calls import NOT_SPECIFIC, specificity
 from cifm_cli.response.summary import may_be_transcripts
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _OPTIONAL: Final = {
     "other_change": "another label there",
     "model_log2_change": "network",
 }
-_DIFFERENT: Final = 0.05  # p value below which an effect differs from that of another label
+_TRANSCRIPTS: Final = "perhaps transcripts of the edited cells"
 
 
 def strongest_effects(effects: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -53,6 +54,7 @@ def effect_table(effects: pd.DataFrame, number: int) -> Table:
     """
     optional = [name for name in _OPTIONAL if name in effects.columns]
     shown = strongest_effects(effects, number)
+    compared = specificity(shown) if "other_p" in shown.columns else [""] * len(shown)
     rows = [
         [
             str(row["gene"]),
@@ -65,9 +67,9 @@ def effect_table(effects: pd.DataFrame, number: int) -> Table:
             _number(row["association_share"], ".0%"),
             f"{int(row['num_residents']):,}",
             f"{int(row['support']):,}",
-            _remark(row, is_marked=bool(is_marked)),
+            "; ".join([*([_TRANSCRIPTS] if is_marked else []), *([NOT_SPECIFIC] if found == NOT_SPECIFIC else [])]),
         ]
-        for (_, row), is_marked in zip(shown.iterrows(), may_be_transcripts(shown), strict=True)
+        for (_, row), is_marked, found in zip(shown.iterrows(), may_be_transcripts(shown), compared, strict=True)
     ]
     headings = [_OPTIONAL[name] for name in optional]
     return Table(
@@ -77,13 +79,6 @@ def effect_table(effects: pd.DataFrame, number: int) -> Table:
         ],
         rows,
     )  # fmt: skip
-
-
-def _remark(row: pd.Series[Any], *, is_marked: bool) -> str:
-    """Why an effect may mean something else."""
-    remarks = ["perhaps transcripts of the edited cells"] if is_marked else []
-    is_alike = row.get("other_p", 0.0) > _DIFFERENT and row["other_change"] * row["log2_change"] > 0
-    return "; ".join([*remarks, *(["not specific"] if is_alike else [])])
 
 
 def _optional(row: pd.Series[Any], name: str) -> str:

@@ -2,13 +2,15 @@
 
     python tests/pages/browser.py FOLDER PAGE...
 
-writes a screenshot of each page at each width, and of its dark form, into FOLDER, and prints what `faults` finds.
+writes screenshots of each page at each width, light and dark, and its print into FOLDER, and prints what `faults`, `cut_tables` and
+`print_faults` find.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WIDTHS = (1280, 390)  # pixels: a laptop and a telephone
+SCHEMES = ("light", "dark")
+_PRINT_WIDTH = 680  # pixels between the margins of A4, the narrower one of the usual papers
 _HEIGHT = 900
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Puts the ends of the pipes where Chromium expects them, at the descriptors 3 and 4, and becomes Chromium.
@@ -37,6 +41,9 @@ _MEASURE = """({
   height: document.documentElement.scrollHeight,
   images: [...document.images].map(image => [image.alt, image.complete ? image.naturalWidth : 0]),
 })"""
+_OPEN = "for (const part of document.querySelectorAll('details')) part.open = true"
+_CUT = """[...document.querySelectorAll('.table')].filter(each => each.scrollWidth > each.clientWidth)
+  .map(each => [each.getAttribute('aria-label'), each.scrollWidth - each.clientWidth])"""
 
 
 def find_chromium() -> str | None:
@@ -117,6 +124,10 @@ class Browser:
         """PNG of the whole page."""
         return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
 
+    def print_page(self) -> bytes:
+        """PDF of the page."""
+        return base64.b64decode(self.call("Page.printToPDF", printBackground=False, preferCSSPageSize=True)["data"])
+
 
 @contextlib.contextmanager
 def start_browser(program: str) -> Iterator[Browser]:
@@ -162,6 +173,24 @@ def faults(browser: Browser, page: Path, width: int, scheme: str = "light") -> l
     return found + [f"{width} px: image {alt!r} is not shown" for alt, pixels in measured["images"] if not pixels]
 
 
+def cut_tables(browser: Browser) -> list[str]:
+    """Tables of the open page that go on beyond its edge, so that the last columns have to be scrolled to."""
+    browser.evaluate(_OPEN)
+    return [f"table {name!r} is cut by {pixels} px" for name, pixels in browser.evaluate(_CUT)]
+
+
+def print_faults(browser: Browser, page: Path) -> list[str]:
+    """What is wider than the paper when a page is printed."""
+    browser.open(page, _PRINT_WIDTH)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    try:
+        overflow = browser.evaluate(_MEASURE)["overflow"]
+        found = [f"printed: the page is {overflow} px too wide"] if overflow > 0 else []
+        return found + [f"printed: {cut}" for cut in cut_tables(browser)]
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="")
+
+
 def main(folder: Path, pages: list[Path]) -> None:
     """Check pages, and write their screenshots."""
     program = find_chromium()
@@ -170,11 +199,16 @@ def main(folder: Path, pages: list[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with start_browser(program) as browser:
         for page in pages:
-            for width, scheme in ((WIDTHS[0], "light"), (WIDTHS[0], "dark"), (WIDTHS[1], "light")):
+            stem = f"{page.parent.name}_{page.stem}"
+            for width, scheme in itertools.product(WIDTHS, SCHEMES):
                 found = faults(browser, page, width, scheme)
-                name = f"{page.parent.name}_{page.stem}_{width}_{scheme}.png"
+                found += cut_tables(browser) if width == WIDTHS[0] else []  # on a telephone, tables are scrolled
+                name = f"{stem}_{width}_{scheme}.png"
                 (folder / name).write_bytes(browser.screenshot())
-                sys.stdout.write(f"{page}, {width} px: {'; '.join(found) or 'no fault'} ({name})\n")
+                sys.stdout.write(f"{page}, {width} px, {scheme}: {'; '.join(found) or 'no fault'} ({name})\n")
+            found = print_faults(browser, page)
+            (folder / f"{stem}.pdf").write_bytes(browser.print_page())
+            sys.stdout.write(f"{page}: {'; '.join(found) or 'printed without fault'} ({stem}.pdf)\n")
 
 
 if __name__ == "__main__":

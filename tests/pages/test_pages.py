@@ -8,7 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pages.browser import WIDTHS, Browser, faults, find_chromium, start_browser
+from pages.browser import (
+    SCHEMES,
+    WIDTHS,
+    Browser,
+    cut_tables,
+    faults,
+    find_chromium,
+    print_faults,
+    start_browser,
+)
 
 from cifm_cli.report import matrix_plots, plots
 from cifm_cli.report.html import Image, Section, Table, draw_image, write_report
@@ -50,6 +59,23 @@ def test_wide_tables_and_figures_fit(browser: Browser, tmp_path: Path, width: in
         page, "Title", [section], {"cifm": "1", "created": "today", "inputs": "x" * 500}, answer="Answer. " * 30
     )
     assert faults(browser, page, width) == []
+
+
+def test_tables_of_twelve_columns_are_not_cut_on_a_laptop_or_on_paper(browser: Browser, tmp_path: Path) -> None:
+    names = ["predictor", *(f"measure {i} per cell, centred ↑" for i in range(11))]
+    scores = [["neighbourhood_average, gated", *["-0.1234"] * 11]] * 3
+    columns = ["gene", "cells", "distance", "log2 change", "95 % interval", "shuffled control", "another label there"]
+    columns += ["network", "mean shift", "explained by other surroundings", "cells in the band", "support", "remark"]
+    effect = ["CXCL10", "endothelial cell", "15-30 µm", "+1.71", "+1.46 to +1.96", "±0.20", "+0.13 (endothelial cell)"]
+    effect += ["+0.52", "+1.99", "14%", "1,046", "1,046", "perhaps transcripts of the edited cells"]
+    page = tmp_path / "page.html"
+    sections = [Section("Scores", "", Table(names, scores)), Section("Effects", "", Table(columns, [effect] * 3))]
+    write_report(page, "Title", sections, PROVENANCE, answer="Answer.")
+    assert faults(browser, page, WIDTHS[0]) == []
+    assert cut_tables(browser) == []
+    assert print_faults(browser, page) == []
+    faults(browser, page, 800)
+    assert "'Scores' is cut" in "".join(cut_tables(browser))
 
 
 def write_page(path: Path, columns: list[str], rows: list[list[str]], images: Sequence[Image] = ()) -> None:
@@ -114,9 +140,7 @@ def test_pages_of_a_folder(browser: Browser) -> None:
     pages = sorted(Path(os.environ["CIFM_TEST_PAGES"]).rglob("*.html"))
     assert pages
     found = {
-        str(page): [
-            fault for width in WIDTHS for scheme in ("light", "dark") for fault in faults(browser, page, width, scheme)
-        ]
+        str(page): [fault for width in WIDTHS for scheme in SCHEMES for fault in faults(browser, page, width, scheme)]
         for page in pages
     }
     assert not {page: each for page, each in found.items() if each}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image as Picture
 
-from cifm_cli.report import canvas, palette
+from cifm_cli.report import canvas, matrix_plots, palette, plots
 from cifm_cli.report.cell_map import CellMap, Mark
 from cifm_cli.report.dot_plots import DistancePanel, DistancePoint, Dots, draw_by_distance, draw_rows
 from cifm_cli.report.html import Image
@@ -91,26 +96,51 @@ def test_a_line_of_cells_has_a_map() -> None:
     assert min(pixels(line.draw(NAMES[:5], "line")).shape[:2]) > 100
 
 
-@pytest.mark.parametrize("kind", ["protanopia", "deuteranopia", "tritanopia", "none"])
-def test_categories_can_be_told_apart(kind: str) -> None:
-    """Distances in CIELAB, after the simulation of colour blindness by Machado and others (2009)."""
+def nearest_colours(colours: Sequence[str], kind: str) -> float:
+    """Smallest distance of two colours in CIELAB, after the simulation of colour blindness by Machado and others (2009)."""
     matrix = {
         "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
         "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
         "tritanopia": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
         "none": np.eye(3),
     }[kind]
-    rgb = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in palette.CATEGORY_COLOURS]) / 255
+    rgb = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours]) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.array(matrix).T, 0, 1)
     xyz = seen @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).T
     f = np.cbrt(xyz / [0.9505, 1, 1.089])
     lab = np.column_stack([116 * f[:, 1], 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])])
     distance = np.linalg.norm(lab[:, None] - lab, axis=-1)[np.triu_indices(len(lab), 1)]
-    assert distance.min() > 10
+    return float(distance.min())
+
+
+@pytest.mark.parametrize("ground", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["protanopia", "deuteranopia", "tritanopia", "none"])
+def test_categories_and_clusters_can_be_told_apart(kind: str, ground: str) -> None:
+    with canvas.dark_theme() if ground == "dark" else nullcontext():
+        shown = [canvas.on_ground(colour) for colour in palette.CLUSTER_COLOURS]
+    assert nearest_colours(shown[: len(palette.CATEGORY_COLOURS)], kind) > 15
+    assert nearest_colours(shown[:24], kind) > (20 if kind == "none" else 10)
+    assert nearest_colours(shown, kind) > (17 if kind == "none" else 3)
+
+
+def test_twelve_categories_have_colours() -> None:
     assert palette.colour_categories([str(i) for i in range(20)]) == dict(
         zip(map(str, range(12)), palette.CATEGORY_COLOURS, strict=True)
     )
+
+
+def test_all_colours_have_contrast_with_light_and_with_dark_pages() -> None:
+    assert palette.contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert palette.contrast("#0000ff", canvas.DARK.paper) < 2.1  # which cannot be seen as a dot
+    tones = palette.assign_colours([str(i) for i in range(28)]).values()
+    colours = (*palette.CLUSTER_COLOURS, *tones, "#0000ff", "#000000")
+    light = {colour: palette.contrast(canvas.on_ground(colour), canvas.LIGHT.paper) for colour in colours[:36]}
+    with canvas.dark_theme():
+        dark = {colour: palette.contrast(canvas.on_ground(colour), canvas.DARK.paper) for colour in colours}
+    # Colours are told apart by their lightness too, so that some of them have to be pale on white.
+    assert min(light.values()) >= 1.5, min(light, key=lambda colour: light[colour])
+    assert min(dark.values()) >= 3, min(dark, key=lambda colour: dark[colour])
 
 
 def test_dots_show_intervals_squares_and_missing_values() -> None:
@@ -131,3 +161,41 @@ def test_panels_over_distance_bear_infinite_intervals() -> None:
     names = ("called", "not called", "mean shift", "shuffled")
     image = pixels(draw_by_distance([DistancePanel("G", points)] * 5, "effects", y_label="log2", names=names))
     assert shows(image, palette.COLOURS[0]) > 100
+
+
+def test_text_of_figures_is_large_enough_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+
+    class Recorded(Figure):
+        """A figure that is kept after it was drawn."""
+
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            figures.append(self)
+
+    monkeypatch.setattr(canvas, "Figure", Recorded)
+    types = [f"a cell type of long name {i}" for i in range(20)]
+    names = np.array(types, dtype=object)[np.arange(len(XY_UM)) % 20]
+    plots.tissue_map(XY_UM * [10, 1], names, "title", unknown=types[0])
+    TISSUE.draw(NAMES, "title", with_marks=True)
+    matrix_plots.heat_map(np.eye(20), types, types, "title", label="%", colours=palette.colour_categories(types))
+    matrix_plots.dots(np.eye(20), np.eye(20), types, types, "title", label="mean")
+    plots.histogram(np.arange(9), [0, 3, 6, 9], "title", label="counts")
+    plots.curves([0, 1], {"a": [0, 1], "b": [1, 0]}, "title", x_label="step", y_label="%")
+    found = [text for figure in figures for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert len(figures) == 6
+    small = {text.get_text(): text.get_fontsize() for text in found if text.get_fontsize() < canvas.SMALL_PT}
+    assert small == {}
+
+
+def test_a_long_legend_leaves_room_for_a_wide_map() -> None:
+    wide = XY_UM * [10, 1]
+    types = [f"a cell type of long name {i}" for i in range(12)]
+    names = np.array(types)[np.arange(len(XY_UM)) % 12]
+    (height, width, _), few = (
+        pixels(plots.tissue_map(wide, names, "title")).shape,
+        plots.tissue_map(wide, NAMES, "title"),
+    )
+    assert width == pixels(few).shape[1]
+    assert height > 1.5 * pixels(few).shape[0]
+    assert Image(few, "").is_wide  # it stands alone on a page, in full size

@@ -121,10 +121,14 @@ def test_the_strongest_effects_are_those_whose_interval_is_farthest_from_zero() 
     assert table.rows[0] == ["narrow", "a", "0-20 µm", "+1.00", "+0.90 to +1.10", "+0.50", "-", "12", "1,234", ""]
     assert table.rows[1][-1] == "perhaps transcripts of the edited cells"
     more = effects.assign(
-        shuffled=0.3, other_label="B", other_change=[0.1, 0.2, np.nan, 0.0], other_p=0.2, model_log2_change=np.nan
-    )
+        shuffled=0.3, other_label="B", other_change=[0.1, 0.2, np.nan, 0.0], other_p=0.01, difference_p=0.2,
+        model_log2_change=np.nan,
+    )  # fmt: skip
     assert effect_table(more, 5).rows[0][5:8] == ["±0.30", "+0.20 (B)", "-"]
     assert [row[-1] for row in effect_table(more, 5).rows] == [
         "not specific",
         "perhaps transcripts of the edited cells; not specific",
     ]
+    # By the rule of the controls: without a change by the other label, or with another one, an effect is not called unspecific.
+    for specific in (more.assign(other_p=0.2), more.assign(difference_p=0.01)):
+        assert [row[-1] for row in effect_table(specific, 5).rows] == ["", "perhaps transcripts of the edited cells"]

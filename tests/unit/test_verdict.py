@@ -10,7 +10,7 @@ import pytest
 from cifm_cli.evaluation.comparison import Comparison
 from cifm_cli.evaluation.metrics.expression import LOWER_IS_BETTER, METRICS, Score
 from cifm_cli.evaluation.report.words import words_section
-from cifm_cli.evaluation.verdict import METRIC_NAMES, describe_verdict
+from cifm_cli.evaluation.verdict import METRIC_NAMES, describe_decision, describe_verdict
 from cifm_cli.statistics.bootstrap import Bootstrap
 
 
@@ -73,6 +73,20 @@ def test_training_cells_are_in_the_first_sentence() -> None:
     assert "tissue: something is odd." in verdict["remarks"]
 
 
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ({"low": -2, "high": -1, "p_holm": 0.022}, "better"),
+        ({"low": 1, "high": 2, "p_holm": 0.022, "constant": "zeros"}, "worse"),
+        ({"low": -1, "high": 1, "p_holm": 0.4, "constant": "zeros"}, "no difference shown"),
+        ({"low": -2, "high": -1, "p_holm": 0.08}, "no difference shown (corrected p not below 0.05)"),
+        ({"low": -2, "high": -1, "p_holm": 0.022, "constant": "zeros"}, "no difference shown (zeros scores better)"),
+    ],
+)
+def test_a_decision_that_interval_and_p_do_not_explain_has_its_reason(pair: dict[str, Any], words: str) -> None:
+    assert describe_decision(pair, "mse") == words
+
+
 def test_each_model_has_a_verdict() -> None:
     verdict = describe_verdict(metrics_of({"model": 1.5, "model:other": 2.5, "ridge": 2.0}))
     decisions = {name: facts["scattered"]["decision"] for name, facts in verdict["models"].items()}
@@ -117,6 +131,7 @@ def test_a_measure_that_a_constant_wins_does_not_make_a_model_better() -> None:
     assert set(facts["measures"].values()) == {"no difference shown"}
     assert set(facts["won_by_constants"]) == set(METRICS)
     assert "a constant or random draws score better than it on squared error, " in verdict["remarks"][0]
+    assert "from that of ridge (scattered, p = 0.022: zeros scores better)" in verdict["sentence"]
     worse = describe_verdict(metrics_of({"model": 2.5, "zeros": 1.0, "ridge": 2.0}))["models"]["model"]["scattered"]
     assert set(worse["measures"].values()) == {"worse"}
     others = describe_verdict(metrics_of({"model": 1.5, "zeros": 3.0, "ridge": 2.0}))["models"]["model"]["scattered"]

@@ -8,7 +8,7 @@ from cifm_cli.evaluation.comparison import favours_model
 from cifm_cli.evaluation.metrics.expression import LOWER_IS_BETTER
 from cifm_cli.evaluation.predictors.base import MODEL
 from cifm_cli.evaluation.report.tables import percentage
-from cifm_cli.evaluation.verdict import DECISIONS, METRIC_NAMES, headline
+from cifm_cli.evaluation.verdict import METRIC_NAMES, describe_decision, headline
 from cifm_cli.report.html import Section
 from cifm_cli.report.table import Table
 
@@ -32,9 +32,8 @@ def slide_table(metrics: Mapping[str, Any], geometry: str) -> Table:
         row = [name, group_of[name]]
         for metric in _METRICS:
             pair = found["paired"][metric]
-            decision = favours_model(pair, metric)
-            row.append(f"{_difference(found, metric)} {DECISIONS[decision]}")
-            if decision:
+            row.append(f"{_difference(found, metric)} {describe_decision(pair, metric)}")
+            if favours_model(pair, metric):
                 best.append((position, len(row) - 1))
         against = found["paired"]["mse"]
         rows.append([*row, f"{against['best_baseline']}, {against['form']}"])
@@ -49,7 +48,7 @@ def verdict(metrics: Mapping[str, Any], geometry: str) -> str:
     for metric in _METRICS:
         pair = overall[metric]["each_slide"]
         size = f"{pair['difference']:+.4f} [{pair['low']:+.4f}, {pair['high']:+.4f}]"
-        decision = DECISIONS[favours_model(pair, metric)]
+        decision = describe_decision(pair, metric)
         parts.append(
             f"{METRIC_NAMES[metric]} {percentage(pair) if 'percent' in pair else size} ({decision}; better on "
             f"{pair['num_better']} of {num_slides})"

@@ -27,7 +27,7 @@ from cifm_cli.evaluation.report.tables import (
     state_table,
 )
 from cifm_cli.evaluation.transfer import describe_transfer
-from cifm_cli.evaluation.verdict import DECISIONS, headline
+from cifm_cli.evaluation.verdict import DECISIONS, describe_decision, headline
 from cifm_cli.report import plots
 from cifm_cli.report.gene_panels import paired_maps
 from cifm_cli.report.html import Image, Section, draw_image
@@ -186,7 +186,9 @@ def _panels(result: EvaluationResult) -> Image:
             )
         )
     title = f"{result.dataset.slide.name}, {result.geometry}: ↓ lower is better, ↑ higher is better"
-    decided = ", ".join(f"{panel.title} {panel.remark.partition(': ')[2]}" for panel in panels)
+    decided = ", ".join(
+        f"{headline(metric)} {describe_decision(pair, metric)}" for metric, pair in comparison.all_paired().items()
+    )
     return draw_image(
         partial(draw_panels, names, panels, title, _colours(result)),
         f"Measures of the model and of {', '.join(names[1:])}. The model against the best baseline: {decided}.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cifm_cli.evaluation.comparison import favours_model
 from cifm_cli.evaluation.metrics.expression import LOWER_IS_BETTER, METRICS
 from cifm_cli.evaluation.predictors.base import MODEL
-from cifm_cli.evaluation.verdict import DECISIONS, PRIMARY, headline
+from cifm_cli.evaluation.verdict import PRIMARY, describe_decision, headline
 from cifm_cli.report.table import Table
 
 if TYPE_CHECKING:
@@ -102,19 +102,18 @@ def paired_table(comparison: Comparison, model: str = MODEL, reference: str | No
     """
     rows, best = [], []
     for position, (metric, pair) in enumerate(comparison.all_paired(model, reference).items()):
-        decision = favours_model(pair, metric)
         rows.append(
             [
                 headline(metric),
                 f"{pair['difference']:+.4f}",
                 f"[{pair['low']:+.4f}, {pair['high']:+.4f}]",
-                DECISIONS[decision],
+                describe_decision(pair, metric),
                 f"{pair['p_holm']:.3f}",
                 pair["model_form"],
                 f"{reference or pair['best_baseline']}, {pair['form']}",
             ]
         )
-        if decision:
+        if favours_model(pair, metric):
             best.append((position, 1))
     return Table(
         ["measure", "difference", "95 % interval", f"{model} is", "p (Holm)", "its form", "against"], rows, best
@@ -152,7 +151,7 @@ def overall_table(paired: dict[str, dict[str, Any]]) -> Table:
             f"{pair['difference']:+.4f}",
             f"[{pair['low']:+.4f}, {pair['high']:+.4f}]",
             percentage(pair),
-            DECISIONS[favours_model(pair, metric)],
+            describe_decision(pair, metric),
             f"{pair['p_holm']:.3f}",
             f"{pair['num_better']} of {pair['num_slides']}",
             pair["best_baseline"],
