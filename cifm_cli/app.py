@@ -63,6 +63,16 @@ OTHER_VARIABLES = {"JOBLIB_MULTIPROCESSING": "0"}
 
 _MAX_NAME = 200  # characters of the name of a file in a message
 
+# What a command that lacks an argument looks like.
+EXAMPLES = {
+    "run": "cifm run xenium DOWNLOAD/",
+    "train": "cifm train recipes/xenium.toml",
+    "predict": "cifm predict prepared/SLIDE.h5ad --at places.csv",
+    "probe": "cifm probe embedded/ --label cluster",
+    "export": "cifm export embedded/SLIDE.h5ad --to xenium-explorer",
+    "inspect": "cifm inspect prepared/SLIDE.h5ad",
+}
+
 EPILOG = """\
 Getting started:
 
@@ -231,6 +241,9 @@ def _report_usage(error: typer.TyperException) -> int:
     path = context.command_path if context else "cifm"
     message = error.format_message().replace("Value error, ", "")  # the prefix of a pydantic message
     hint = f"see `{path} --help`"
+    example = EXAMPLES.get(path.removeprefix("cifm "), "")
+    if message.lower().startswith("missing argument") and example:
+        hint = f"for example `{example}`; see `{path} --help`"
     if path != "cifm" and getattr(error, "option_name", None) in ("--quiet", "-q"):
         hint = f"it stands before the command: cifm --quiet {path.removeprefix('cifm ')}"
     terminal.fail(message[:1].lower() + message[1:].rstrip("."), hint)

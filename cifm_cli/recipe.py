@@ -81,13 +81,17 @@ def find(name: str) -> Path:
         CifmError: There is no such file and no such recipe.
     """
     path = Path(name)
-    recipes = shipped()
+    recipes, is_data = shipped(), path.suffix in (".h5ad", ".zarr")
     # A file of the user comes first, also if it has the name of a shipped recipe.
     with suppress(OSError):  # of a name that is too long
-        if path.is_file():
+        if path.is_file() and not is_data:
             return path
     if path.stem in recipes and path.parent in (Path(), Path("recipes")):
         return recipes[path.stem]
+    with suppress(OSError):
+        is_data |= path.is_dir()
+    if is_data:  # the recipe comes first, and was left out
+        raise CifmError(f"recipe {name}: data, not a recipe", f"name a recipe before it: {', '.join(recipes)}")
     # The hint names one recipe if the name is misspelled, and all of them if it is unlike any.
     near = difflib.get_close_matches(path.stem, recipes, n=1)
     hint = f"did you mean {near[0]}?" if near else f"shipped recipes: {', '.join(recipes)}"

@@ -252,7 +252,7 @@ def write_annotations(
                 "page": (out / page).as_posix(),
                 "cells": slide.num_cells,
                 "types": composition_facts(types),
-                "limits": limits(types, annotator),
+                "limits": limits(types, annotator, slide.gene_ids),
             }
         write_json(new / "annotated.json", {"slides": result, "provenance": origin})
     return result

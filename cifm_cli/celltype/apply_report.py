@@ -15,6 +15,7 @@ from cifm_cli.celltype.label_names import lineage_of_label
 from cifm_cli.celltype.lineage_check import LineageCheckedAnnotator
 from cifm_cli.celltype.marker_annotator import MarkerAnnotator
 from cifm_cli.celltype.markers import load_markers
+from cifm_cli.celltype.spots import SpotAnnotator
 from cifm_cli.celltype.taxonomy import LINEAGES
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.report import matrix_plots, plots
@@ -22,6 +23,7 @@ from cifm_cli.report.html import Image, Section, draw_image, write_report
 from cifm_cli.report.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -37,6 +39,14 @@ MAX_LINEAGES: Final = 3  # that the answer names
 _TABLE: Final = (
     "The score of a cell is how sure the annotator is of its type, from 0 to 1; cells of a low score stay unassigned. Where scores are "
     "calibrated, about 80 % of the cells that score 0.8 have the right type: cifm annotate check measures it on labelled cells."
+)
+FOREIGN: Final = (
+    "The genes are not human: human markers were compared with genes of the same symbol, which is not reliable. Train an annotator "
+    "on labelled cells of the species (cifm annotate train), or map the genes with cifm prepare --orthologs."
+)
+SPOTS: Final = (
+    "These are spots of several cells, so each gets the lineage that stands out most in it (epithelial, stromal or immune cell): "
+    "not the type of a cell, and no proportion of cell types."
 )
 MAX_COLOURS: Final = 12  # types of the map, which can be told apart
 
@@ -73,7 +83,7 @@ def write_apply_report(
         [section for section in sections if section.table or section.images],
         provenance,
         answer=answer(slide.name, types, lineages),
-        remarks=limits(types, annotator),
+        remarks=limits(types, annotator, slide.gene_ids),
     )
 
 
@@ -119,18 +129,23 @@ def type_table(types: Annotation) -> Table:
     return Table(["type", "lineage", "cells", "share", "mean score"], rows)
 
 
-def limits(types: Annotation, annotator: Annotator) -> list[str]:
+def limits(types: Annotation, annotator: Annotator, genes: Sequence[str] = ()) -> list[str]:
     """Tell which cells and types an annotator could not name.
 
     Args:
         types: Types of the cells of a slide.
         annotator: The annotator that assigned them.
+        genes: Ensembl ids of the slide.
 
     Returns:
         Sentences.
     """
     is_unassigned = types.codes == len(types.names) - 1
     sentences = [f"{is_unassigned.sum():,} of {len(types.codes):,} cells are unassigned ({is_unassigned.mean():.1%})."]
+    if isinstance(annotator, MarkerAnnotator | SpotAnnotator) and 2 * sum(map(_is_foreign, genes)) > len(genes):
+        sentences.append(FOREIGN)
+    if isinstance(annotator, SpotAnnotator):
+        return [*sentences, SPOTS]
     if not isinstance(annotator, MarkerAnnotator):
         return [*sentences, *_limits_of_classifier(types, annotator)]
     if annotator.tissue is None:
@@ -144,11 +159,23 @@ def limits(types: Annotation, annotator: Annotator) -> list[str]:
     for names, reason in (
         (sorted(annotator.left_out), "The panel has too few markers of"),
         (absent, "The slide shows too few markers of"),
-        ([" and ".join(pair) for pair in annotator.indistinct], "The panel hardly tells apart"),
+        (_groups(annotator.indistinct), "The panel hardly tells apart"),
     ):
         if names:
             sentences.append(f"{reason}: {', '.join(names)}.")
     return sentences
+
+
+def _groups(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Describe pairs of similar types, those that share their first type together: a panel may have thirty of them."""
+    partners: dict[str, list[str]] = {}
+    for first, second in pairs:
+        partners.setdefault(first, []).append(second)
+    return [f"{first} from {' / '.join(others)}" for first, others in partners.items()]
+
+
+def _is_foreign(gene: str) -> bool:
+    return not gene.startswith("ENSG")
 
 
 def _limits_of_classifier(types: Annotation, annotator: Annotator) -> list[str]:

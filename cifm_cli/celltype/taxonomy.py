@@ -1,8 +1,8 @@
 """The tree of cell types: the parent of each type, and the tissues in which it occurs.
 
 The packaged table `taxonomy.tsv` has the columns `cell_type`, `parent`, `tissues` (names separated by commas; empty for
-types that occur in any tissue) and `complete_in` (tissues in which every cell of the type is of a type below it). A type
-outside the table is a root that occurs anywhere.
+types that occur in any tissue), `complete_in` (tissues in which every cell of the type is of a type below it) and `absent_in`
+(tissues that lack a type which occurs in all others). A type outside the table is a root that occurs anywhere.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Taxonomy:
     parents: Mapping[str, str]  # type to its parent, which is empty for a root
     tissues: Mapping[str, tuple[str, ...]]  # type to the tissues in which it occurs, none meaning all
     complete_in: Mapping[str, tuple[str, ...]]  # type to the tissues whose cells of it are all of types below it
+    absent_in: Mapping[str, tuple[str, ...]]  # type to the tissues that lack it
 
     def ancestors(self, name: str) -> tuple[str, ...]:
         """The type itself, then its parent, up to the root."""
@@ -80,7 +81,8 @@ class Taxonomy:
     def is_possible(self, name: str, tissue: str | None) -> bool:
         """Whether a type occurs in a tissue; any type does where the tissue is unknown."""
         restriction = self.restriction(name)
-        return tissue is None or not restriction or tissue in restriction
+        is_absent = any(tissue in self.absent_in.get(ancestor, ()) for ancestor in self.ancestors(name))
+        return tissue is None or (not is_absent and (not restriction or tissue in restriction))
 
     @property
     def known_tissues(self) -> tuple[str, ...]:
@@ -132,11 +134,13 @@ def load_taxonomy() -> Taxonomy:
     """Read the packaged table."""
     text = resources.files("cifm_cli.celltype").joinpath("taxonomy.tsv").read_text("utf8")
     rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
-    return Taxonomy(
-        parents={row["cell_type"]: row["parent"] for row in rows},
-        tissues={row["cell_type"]: tuple(filter(None, row["tissues"].split(","))) for row in rows},
-        complete_in={row["cell_type"]: tuple(filter(None, row["complete_in"].split(","))) for row in rows},
-    )
+
+    def listed(column: str) -> dict[str, tuple[str, ...]]:
+        """Type to the tissues of a column."""
+        return {row["cell_type"]: tuple(filter(None, row[column].split(","))) for row in rows}
+
+    parents = {row["cell_type"]: row["parent"] for row in rows}
+    return Taxonomy(parents, listed("tissues"), listed("complete_in"), listed("absent_in"))
 
 
 def find_tissue(description: str | None) -> str | None:

@@ -46,6 +46,21 @@ def run(
             "--max-minutes", min=0.001, help="Largest time of the training, in minutes.", show_default="the recipe's"
         ),
     ] = None,
+    tissue: Annotated[
+        str,
+        typer.Option(
+            help="Tissue of all downloads, such as pancreas, by which cell types are named.", show_default="the panel's"
+        ),
+    ] = "",
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            "--rounds",
+            min=1,
+            help="Largest number of rounds of the evaluation; 4 give a first impression.",
+            show_default="the recipe's",
+        ),
+    ] = None,
 ) -> None:
     """Prepare downloads, train a model on them, evaluate it and embed all cells. Started again, it continues where it stopped."""
     from cifm_cli import recipe as recipes
@@ -61,9 +76,9 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     terminal.say(f"\n$ cd {shlex.quote(str(out))}")
     with chdir(out):
-        run_printed(context, ["prepare", *inputs])
+        run_printed(context, ["prepare", *inputs, *(["--tissue", tissue] if tissue else [])])
         _train(context, ["train", name], model, resolved, changes, seed)
-        _evaluate_and_embed(context, model, seed)
+        _evaluate_and_embed(context, model, seed, rounds, rounds or resolved.evaluate.rounds)
     list_results(out, RESULTS)
 
 
@@ -84,16 +99,18 @@ def _train(
     run_printed(context, [*words, *(["--resume"] if has_started(model) else [])])
 
 
-def _evaluate_and_embed(context: typer.Context, model: Path, seed: int) -> None:
-    """Evaluate the model and embed the slides, if that was not done."""
+def _evaluate_and_embed(
+    context: typer.Context, model: Path, seed: int, given_rounds: int | None, rounds: int | None
+) -> None:
+    """Evaluate the model and embed the slides, if that was not done; `rounds` are the given ones or the recipe's."""
     from cifm_cli.pipeline.finished_steps import embedding_states, is_evaluated
     from cifm_cli.report import terminal
 
     slides, words = workspace.slide_paths(()), ["--model", str(model), "--seed", str(seed)]
-    if is_evaluated(workspace.EVALUATION, model, slides, seed):
+    if is_evaluated(workspace.EVALUATION, model, slides, seed, rounds):
         terminal.say(f"\n{workspace.EVALUATION} is up to date")
     else:
-        run_printed(context, ["evaluate", *words])
+        run_printed(context, ["evaluate", *words, *([] if given_rounds is None else ["--rounds", str(given_rounds)])])
     states = embedding_states(workspace.EMBEDDED, model, slides)
     if states["current"]:
         terminal.say(f"\n{workspace.EMBEDDED} is up to date")

@@ -7,7 +7,7 @@ from cifm_cli.commands import options, share_options
 
 
 def share(
-    slides: share_options.Embedded,
+    slides: share_options.Embedded = None,
     level: share_options.Level = "microenvironment",
     k: share_options.Neighbours = 100,
     clusters: share_options.Clusters = None,
@@ -29,7 +29,7 @@ def share(
     from cifm_cli.sharing.outputs import share_slides
     from cifm_cli.sharing.share import ShareConfig
 
-    paths = workspace.slide_paths(slides, workspace.EMBEDDED, "cifm embed SLIDE")
+    paths = workspace.slide_paths(slides or (), workspace.EMBEDDED, "cifm embed SLIDE")
     config = ShareConfig(k, clusters, tuple(of or ()), center, balance, search, permutations, seed)
     sharing, content = share_slides(paths, level, label, group, config, out)
     terminal.say(content["answer"]["sentence"])

@@ -8,7 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 Embedded = Annotated[
-    list[Path], typer.Argument(metavar="EMBEDDED...", help="Embedded slides (.h5ad or .zarr), or folders of them.")
+    list[Path] | None,
+    typer.Argument(
+        metavar="EMBEDDED...",
+        help="Embedded slides (.h5ad or .zarr), or folders of them.",
+        show_default="every slide in embedded/",
+    ),
 ]
 Level = Annotated[
     Literal["microenvironment", "cell"],

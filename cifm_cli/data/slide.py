@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 # What a slide is: the first of its metadata that a reader looks for.
 _ABOUT = (keys.PLATFORM, keys.SAMPLE, keys.TISSUE, keys.CONDITION, keys.RADIUS_UM)
+RADIUS_TOLERANCE = 0.05  # relative difference of radii of the graph that needs no warning
 _IN_MEMORY_NONZEROS = 25_000_000  # 200 MB of values and columns; larger matrices stay in the file
 
 
@@ -189,9 +190,10 @@ def radius_notes(slide: Slide, radius_um: float | None) -> list[str]:
         radius_um: The radius to use, micrometres; None for the slide's own.
 
     Returns:
-        A warning if the radius differs, and one if most cells have no neighbour within it; may be empty.
+        A warning if the radius differs by more than a twentieth, and one if most cells have no neighbour within it; may be empty.
     """
-    if radius_um is None or radius_um == slide.radius_um:
+    # Radii that are derived from the spacing of cells differ a little between sections of one platform.
+    if radius_um is None or abs(radius_um - slide.radius_um) <= RADIUS_TOLERANCE * slide.radius_um:
         return []
     # Only for another radius: `cifm prepare` has checked the slide's own.
     isolated = isolation_note(slide.xy_um, radius_um)

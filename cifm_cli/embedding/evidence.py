@@ -49,17 +49,20 @@ def _answer(content: dict[str, Any]) -> str:
     facts, baseline = content["features"][embedding], pair["best_baseline"]
     reached = content["features"][baseline][ROC_AUC]["value"]
     few = ", on few samples" if pair["low"] is not None and _few_samples(content) else ""
+    chance = ", no better than chance" if reached is not None and reached <= 0.5 else ""
     return (
         f"{_NAMES[embedding]} ({embedding}) predicts {_target(content)} {_where(content)} with a ROC-AUC of "
-        f"{format_interval(facts[ROC_AUC])}, where chance is 0.5: {_compare(pair)} the best baseline, {baseline}, "
-        f"with {'-' if reached is None else f'{reached:.3f}'} (difference {format_interval(pair, sign='+')}){few}."
+        f"{format_interval(facts[ROC_AUC])}, where chance is 0.5: {_compare(pair, content['groups'])} the best baseline, {baseline}, "
+        f"with {'-' if reached is None else f'{reached:.3f}'}{chance} (difference {format_interval(pair, sign='+')}){few}."
     )
 
 
-def _compare(pair: dict[str, Any]) -> str:
-    """What a difference and its interval say."""
+def _compare(pair: dict[str, Any], groups: dict[str, Any]) -> str:
+    """What a difference and its interval say; the interval of a few blocks says nothing."""
     if pair["low"] is None:
         return "there are too few samples for an interval, and so for a comparison with"
+    if groups["unit"] != SAMPLE and groups["number"] < FEW_SAMPLES:
+        return f"{groups['number']} {groups['unit']}s of tissue are too few to tell it from"
     if pair["low"] > 0:
         return "better than"
     return "worse than" if pair["high"] < 0 else "not distinguishable from"

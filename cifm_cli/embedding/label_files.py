@@ -26,7 +26,9 @@ _FILE_AND_COLUMN = re.compile(r"(?P<file>.+\.(?:csv|tsv|txt)(?:\.gz)?):(?P<colum
 _SLIDE = "{slide}"  # stands for the name of the slide in the path
 _BARCODES = ("barcode", "cell_id", "cell")  # names of the column of barcodes; the first column if none occurs
 _SLIDES = ("slide", "sample")  # names of the column that says to which slide a row belongs
-_MISSING = {"", "nan", "na", "n/a", "none", "null"}  # in lower case
+# What a cell without a label has, in lower case. In a column of obs, words such as `none` may be classes: only the first are missing.
+UNLABELLED = {"", "nan", "unlabelled", "unlabeled", "unannotated"}
+_MISSING = UNLABELLED | {"na", "n/a", "none", "null"}
 _HINT = "give the barcode of each cell in a column called barcode, and the label in another"
 
 

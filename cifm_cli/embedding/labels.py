@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cifm_cli import keys
-from cifm_cli.embedding.label_files import parse_label_file, read_label_file
+from cifm_cli.embedding.label_files import UNLABELLED, parse_label_file, read_label_file
 from cifm_cli.errors import CifmError
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ def _labels_of_slide(slide: EmbeddedSlide, column: str) -> NDArray[np.object_] |
             # pandas stores integers with missing values as floats: 1.0 is the class `1`.
             values = values.map("{:g}".format, na_action="ignore")
         texts = values.astype(object).to_numpy(dtype=object)
-        return np.array([None if pd.isna(text) or text == "" else str(text) for text in texts], dtype=object)
+        is_missing = [pd.isna(text) or str(text).strip().lower() in UNLABELLED for text in texts]
+        return np.array([None if no else str(text) for text, no in zip(texts, is_missing, strict=True)], dtype=object)
     if column in _SLIDE_METADATA:
         # `cifm prepare` stores an empty text for a condition or tissue that was not given.
         return np.full(slide.num_cells, slide.facts[column] or None, dtype=object)

@@ -86,6 +86,7 @@ def evaluate(config: EvaluateConfig, show_table: ShowTable = lambda *_: None) ->
         precision=first.precision,
         models={model.name: path_text(run) for model, run in zip(models, config.models, strict=True)},
         region=config.region,
+        rounds=config.num_folds,
         adapt=config.adapt,
         annotator=config.annotator,
     )

@@ -65,7 +65,7 @@ def _has_ended(recipe: Recipe, state: TrainState) -> bool:
     return used_up or state.validations_since_best >= recipe.train.patience
 
 
-def is_evaluated(folder: Path, run: Path, slides: Sequence[Path], seed: int) -> bool:
+def is_evaluated(folder: Path, run: Path, slides: Sequence[Path], seed: int, rounds: int | None = None) -> bool:
     """Whether an evaluation is that of a model on slides.
 
     Args:
@@ -73,6 +73,7 @@ def is_evaluated(folder: Path, run: Path, slides: Sequence[Path], seed: int) -> 
         run: Folder of the run.
         slides: Prepared slides.
         seed: Seed of the evaluation.
+        rounds: Rounds that it must have at least; None for all.
 
     Returns:
         Whether the report exists, and its numbers were computed from these files by this version.
@@ -80,10 +81,12 @@ def is_evaluated(folder: Path, run: Path, slides: Sequence[Path], seed: int) -> 
     try:
         origin = json.loads((folder / METRICS_FILE).read_text(encoding="utf8"))["provenance"]
         stored = sorted(origin["inputs"].values()), origin["seed"], origin["cifm"]
+        most = origin.get("rounds")
+        enough = most is None or (rounds is not None and rounds <= most)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
     inputs = sorted(hash_file(path) for path in (*slides, run / MODEL_FILE))
-    return (folder / REPORT_FILE).is_file() and stored == (inputs, seed, __version__)
+    return enough and (folder / REPORT_FILE).is_file() and stored == (inputs, seed, __version__)
 
 
 def embedding_states(folder: Path, run: Path, slides: Sequence[Path]) -> dict[str, bool]:

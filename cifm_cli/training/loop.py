@@ -98,10 +98,11 @@ def initialise(session: Session) -> None:
         session: At step 0. Its weights may come from another run: the parameters of slides are not among them.
     """
     if session.processes.is_first:
-        fit_slides(session)
-        # Weights of another run belong to the correction that they were trained with.
-        if not session.provenance.get("init"):
-            fit_linear_correction(session)
+        with progress("fitting means of neighbours to the slides, before the first step", None):
+            fit_slides(session)
+            # Weights of another run belong to the correction that they were trained with.
+            if not session.provenance.get("init"):
+                fit_linear_correction(session)
     session.processes.copy_from_first(session.network)
     restore_slides(session.corpus, session.processes.send_from_first(slide_tensors(session.corpus)))
     session.start_ema()

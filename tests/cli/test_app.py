@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from cifm_cli import __version__
-from cifm_cli.app import THREADS
+from cifm_cli.app import EXAMPLES, THREADS, app
 from cifm_cli.errors import CifmError, StopRequested
 
 HEAVY = ("torch", "numpy", "anndata", "scipy", "matplotlib", "pandas", "sklearn", "h5py")
@@ -80,6 +81,19 @@ def test_wrong_usage_is_two_lines_and_exit_2(cifm, words: list[str], message: st
     assert (code, out) == (2, "")
     assert first.startswith(f"error: {message}")
     assert re.fullmatch(r"hint: see `cifm.* --help`", second)
+
+
+def test_a_missing_argument_is_shown_in_an_example(cifm) -> None:
+    # The download was taken for the recipe, which the message alone does not tell.
+    code, _, err = cifm("run", "DOWNLOAD/")
+    assert (code, err.splitlines()[1]) == (2, "hint: for example `cifm run xenium DOWNLOAD/`; see `cifm run --help`")
+
+
+@pytest.mark.parametrize("example", EXAMPLES.values())
+def test_examples_are_complete(example: str) -> None:
+    root = get_command(app)
+    words = example.split()[1:]
+    root.commands[words[0]].make_context(words[0], words[1:])
 
 
 def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

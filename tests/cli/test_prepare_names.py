@@ -181,6 +181,12 @@ def test_download_inside_an_unpacked_archive_is_named(refuse: Callable[..., str]
     assert "__MACOSX" not in err
 
 
+def test_the_download_around_a_subfolder_is_named(refuse: Callable[..., str], bundle: Path) -> None:
+    inner = bundle / "analysis" / "clustering"
+    inner.mkdir(parents=True, exist_ok=True)
+    assert f"hint: give the folder of the download: {bundle.absolute()}\n" in refuse(inner)
+
+
 def test_links_that_lead_nowhere_are_named(refuse: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "broken").symlink_to(tmp_path / "gone")
     assert f"a link to {tmp_path / 'gone'}, which does not exist" in refuse(tmp_path / "broken")

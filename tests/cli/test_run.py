@@ -50,7 +50,7 @@ def printed(err: str) -> list[str]:
 
 @pytest.mark.slow
 def test_all_steps_then_nothing_then_what_is_missing(cifm: Callable, recipe: Path, xenium_download: Path) -> None:
-    words = ("run", recipe, xenium_download, "-o", "out", "--seed", "1", "--max-minutes", "5")
+    words = ("run", recipe, xenium_download, "-o", "out", "--seed", "1", "--max-minutes", "5", "--tissue", "pancreas")
     code, out, err = cifm(*words)
     assert (code, out) == (0, ""), err
     folder, *lines = printed(err)
@@ -73,6 +73,12 @@ def test_all_steps_then_nothing_then_what_is_missing(cifm: Callable, recipe: Pat
     third = cifm(*words)
     assert [line.split()[1] for line in printed(third.err)] == ["out", "prepare", "evaluate"]
     assert hash_file(Path("out/runs/small/model.safetensors")) == digest
+    assert printed(third.err)[1].endswith("--tissue pancreas")
+
+    # The recipe evaluates one round: more are evaluated, fewer are not.
+    more = cifm(*words, "--rounds", "2")
+    assert printed(more.err)[2].endswith("--rounds 2")
+    assert [line.split()[1] for line in printed(cifm(*words).err)] == ["out", "prepare"]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from cifm_cli import keys
-from cifm_cli.data.prepare.splits import SplitConfig, empty_region_note, random_blocks, strips
+from cifm_cli.data.prepare.splits import SplitConfig, random_blocks, small_region_note, strips
 from cifm_cli.data.slide import open_slide
 
 TRAIN, VALIDATION, TEST, BUFFER = range(4)
@@ -86,10 +86,19 @@ def test_default_gap_is_six_radii() -> None:
 @pytest.mark.parametrize("kind", ["strips", "blocks"])
 def test_tissue_too_small_to_split_gives_a_warning(kind: str) -> None:
     regions = SplitConfig(kind, 500.0).regions(np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]), 20.0)
-    note = empty_region_note(pd.Series(pd.Categorical.from_codes(regions, categories=keys.REGIONS)))
+    note = small_region_note(pd.Series(pd.Categorical.from_codes(regions, categories=keys.REGIONS)))
     assert note is not None
     assert "validation" in note
     assert keys.BUFFER not in note
+
+
+@pytest.mark.parametrize(("num_test", "is_small"), [(7, True), (40, False)])
+def test_a_region_with_hardly_any_cells_gives_a_warning(num_test: int, is_small: bool) -> None:
+    regions = np.repeat([TRAIN, VALIDATION, TEST], [200, 60, num_test])
+    note = small_region_note(pd.Series(pd.Categorical.from_codes(regions, categories=keys.REGIONS)))
+    assert (note is not None) == is_small
+    if note:
+        assert note.startswith("only 7 cells in the region test: too few")
 
 
 @pytest.mark.parametrize("kind", ["strips", "blocks"])

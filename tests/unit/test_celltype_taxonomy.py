@@ -59,6 +59,14 @@ def test_a_type_of_another_tissue_is_impossible() -> None:
     assert taxonomy.is_possible("T cell", "lung")
 
 
+def test_a_type_that_one_tissue_lacks_occurs_in_all_others() -> None:
+    taxonomy = load_taxonomy()
+    assert not taxonomy.is_possible("lymphatic endothelial cell", "bone marrow")
+    assert taxonomy.is_possible("endothelial cell", "bone marrow")
+    assert taxonomy.is_possible("lymphatic endothelial cell", "skin")
+    assert taxonomy.is_possible("lymphatic endothelial cell", None)
+
+
 def test_an_unknown_tissue_lists_the_known_ones() -> None:
     require_tissue("")
     with pytest.raises(CifmError, match="names no tissue") as error:

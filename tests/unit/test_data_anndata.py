@@ -17,6 +17,8 @@ from cifm_cli import keys
 from cifm_cli.data.prepare.config import PrepareConfig
 from cifm_cli.data.prepare.existing import PrepareResult
 from cifm_cli.data.prepare.pipeline import prepare_download
+from cifm_cli.data.readers.anndata_object import scale_spatial
+from cifm_cli.data.readers.base import ReadConfig
 from cifm_cli.errors import CifmError
 
 Prepare = Callable[..., tuple[ad.AnnData, PrepareResult]]
@@ -232,6 +234,29 @@ def test_invalid_slide_is_refused(
     with pytest.raises(CifmError, match=words):
         prepare(slide)
     assert not (tmp_path / "prepared").exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "hint"),
+    [
+        (("x", "y"), "adata.obsm['spatial'] = adata.obs[['x', 'y']].to_numpy(), if these are micrometres"),
+        (("x_slide_mm", "y_slide_mm"), "adata.obs[['x_slide_mm', 'y_slide_mm']].to_numpy() * 1000, in micrometres"),
+        (("pixel_x", "pixel_y"), "adata.obs[['pixel_x', 'pixel_y']].to_numpy(), and give --microns-per-pixel"),
+        (("area", "volume"), "store cell centres there, in micrometres: adata.obsm['spatial'] = "),
+    ],
+)
+def test_columns_of_centres_are_named_where_obsm_lacks_them(
+    prepare: Prepare, columns: tuple[str, str], hint: str
+) -> None:
+    slide = tissue(symbol=SYMBOLS)
+    del slide.obsm[keys.SPATIAL]
+    slide.obs[list(columns)] = 1.0
+    with pytest.raises(CifmError) as from_file:
+        prepare(slide)
+    with pytest.raises(CifmError) as from_object:
+        scale_spatial(slide, ReadConfig(), "adata")
+    assert hint in (from_file.value.hint or "")
+    assert from_object.value.hint == from_file.value.hint
 
 
 def test_truncated_file_is_refused(tmp_path: Path) -> None:

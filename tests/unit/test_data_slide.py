@@ -122,6 +122,7 @@ def test_radius_notes_name_the_difference_and_a_radius_that_is_too_small() -> No
     assert "slide arrays: most cells have no neighbour within 150 um" in too_small
     assert len(radius_notes(slide, 300.0)) == 1
     assert radius_notes(slide, 500.0) == radius_notes(slide, None) == []
+    assert radius_notes(slide, 510.0) == []  # sections of one platform differ so much
 
 
 def test_with_radius_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from embedded_tissue import PITCH_UM, RADIUS_UM, SIDE, make_slide
@@ -12,6 +14,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from cifm_cli import keys
 from cifm_cli.embedding.classifier import ProbeCells, cross_validate
+from cifm_cli.embedding.evidence import describe_evidence
 from cifm_cli.embedding.features import neighbour_weights
 from cifm_cli.embedding.folds import (
     Groups,
@@ -167,9 +170,9 @@ def test_an_interval_of_identical_groups_is_a_point() -> None:
 def test_labels_may_be_missing() -> None:
     slide = make_slide()
     slide.obs["kind"] = slide.obs["kind"].astype(object)
-    slide.obs.loc[[0, 1], "kind"] = [np.nan, ""]
-    assert read_labels([slide], "kind")[:2].tolist() == [None, None]
-    assert choose_cells([slide], "kind", 10_000, 0).left_out["missing"] == 2
+    slide.obs.loc[[0, 1, 2, 3], "kind"] = [np.nan, "", "unlabelled", "Unannotated"]
+    assert read_labels([slide], "kind")[:4].tolist() == [None] * 4
+    assert choose_cells([slide], "kind", 10_000, 0).left_out["missing"] == 4
 
 
 def test_a_column_that_one_slide_lacks_is_missing_there() -> None:
@@ -316,3 +319,30 @@ def test_wide_features_are_reduced_on_training_cells_only() -> None:
     plain, leaked = (cross_validate(csr_matrix(values), cells, split, seed=0) for values in (wide, leaking))
     assert np.allclose(plain.probabilities, leaked.probabilities, atol=1e-4)
     assert (plain.probabilities[100:].argmax(axis=1) == codes[100:]).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("groups", "says"),
+    [
+        (
+            {"unit": "block", "number": 2},
+            "2 blocks of tissue are too few to tell it from the best baseline, expression",
+        ),
+        (
+            {"unit": "block", "number": 40},
+            "better than the best baseline, expression, with 0.366, no better than chance",
+        ),
+        (
+            {"unit": "sample", "number": 8},
+            "better than the best baseline, expression, with 0.366, no better than chance",
+        ),
+    ],
+)
+def test_a_few_blocks_decide_nothing(probed, groups: dict[str, object], says: str) -> None:
+    content = copy.deepcopy(probed.content)
+    name, pairs = next(iter(content["paired"].items()))
+    pairs["roc_auc"] |= {"best_baseline": "expression", "difference": 0.256, "low": 0.144, "high": 0.256}
+    content["features"][name]["roc_auc"] = {"value": 0.622, "low": 0.622, "high": 0.766}
+    content["features"]["expression"]["roc_auc"] = {"value": 0.366, "low": 0.366, "high": 0.622}
+    content["groups"] |= groups
+    assert says in describe_evidence(content)["answer"]

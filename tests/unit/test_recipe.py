@@ -25,6 +25,15 @@ SHIPPED = {
 }
 
 
+@pytest.mark.parametrize("name", ["download", "slide.h5ad", "missing.h5ad"])
+def test_data_in_the_place_of_the_recipe_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "download").mkdir()
+    (tmp_path / "slide.h5ad").touch()
+    with pytest.raises(CifmError, match=r"data, not a recipe") as error:
+        recipe.find(str(tmp_path / name))
+    assert "name a recipe before it: demo, " in (error.value.hint or "")
+
+
 def test_names_of_the_shipped_recipes() -> None:
     assert set(recipe.shipped()) == SHIPPED
 

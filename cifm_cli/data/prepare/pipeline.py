@@ -25,7 +25,7 @@ from cifm_cli.data.prepare.qc_summary import summarise
 from cifm_cli.data.prepare.slide_names import name_note, slide_name
 from cifm_cli.data.prepare.species import OtherSpeciesCounts, find_species, foreign_cells_warning, mixture_note
 from cifm_cli.data.prepare.split_by import Section, split_sections
-from cifm_cli.data.prepare.splits import empty_region_note
+from cifm_cli.data.prepare.splits import small_region_note
 from cifm_cli.data.readers.counts import row_blocks
 from cifm_cli.data.readers.cross_checks import CountCrossChecks
 from cifm_cli.data.readers.files import searching
@@ -304,7 +304,7 @@ def _arrange_cells(section: Section, buffered: _Buffered) -> tuple[AnnData, dict
         foreign_cells_warning(obs),
         unidentified_note(genes),
         units.few_neighbours_note(),
-        empty_region_note(slide.obs[keys.SPLIT]),
+        small_region_note(slide.obs[keys.SPLIT]),
         units.isolated_note(slide.obs_names),
     )
     warnings = [*download.warnings, *buffered.warnings, *filter(None, optional)]

@@ -19,6 +19,7 @@ REGIONAL, STRIPS, BLOCKS = SPLITS = ("regional", "strips", "blocks")
 TRAIN_WIDTH, TEST_HEIGHT = 0.6, 0.5  # fractions of the extent of the slide
 SCORED_FRACTION = 0.2  # of the cells, for validation and for test, in strips and in blocks
 GAP_RADII = 6.0  # default width of a buffer: the distance from which a cell affects another in the shipped recipes
+SMALL_REGION, SMALL_CELLS = 0.05, 500  # a region below both, a fraction of the cells and a number, gets a warning
 BLOCK_GAPS = 5.0  # side of a random block, in gaps; most of a block must be left between its buffers
 _TRAIN, _VALIDATION, _TEST, _BUFFER = (keys.REGIONS.index(name) for name in keys.REGIONS)
 
@@ -146,8 +147,8 @@ def _clear_around(regions: NDArray[np.int8], xy_um: NDArray[np.float64], region:
         regions[others[distance_um < gap_um]] = _BUFFER
 
 
-def empty_region_note(split: pd.Series[str]) -> str | None:
-    """A warning if the training, validation or test region has no cell; None otherwise.
+def small_region_note(split: pd.Series[str]) -> str | None:
+    """A warning if the training, validation or test region has no or hardly any cells; None otherwise.
 
     Args:
         split: (N,) region of each cell, a categorical of `keys.REGIONS`.
@@ -157,4 +158,14 @@ def empty_region_note(split: pd.Series[str]) -> str | None:
     """
     sizes = split.value_counts()
     empty = [region for region in keys.REGIONS if region != keys.BUFFER and not sizes[region]]
-    return f"no cell lies in the region {' or '.join(empty)}" if empty else None
+    if empty:
+        return f"no cell lies in the region {' or '.join(empty)}"
+    # Regions of the paper follow the bounding box, and the corner of a round or oblique tissue may be all but empty.
+    small = [name for name in (keys.VALIDATION, keys.TEST) if sizes[name] < min(SMALL_REGION * len(split), SMALL_CELLS)]
+    if not small or len(split) < 2 / SMALL_REGION:
+        return None
+    sized = " and ".join(f"{sizes[name]:,} cells in the region {name}" for name in small)
+    return (
+        f"only {sized}: too few to choose or to score a model on; try another --split, or hold out whole slides with "
+        "cifm evaluate --leave-out"
+    )

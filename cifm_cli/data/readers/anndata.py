@@ -20,7 +20,7 @@ from cifm_cli.data.ensembl import are_ensembl_ids
 from cifm_cli.data.readers.anndata_extras import read_extras
 from cifm_cli.data.readers.base import GENE_EXPRESSION, Download, ReadConfig, Reader
 from cifm_cli.data.readers.cell_flags import read_flags
-from cifm_cli.data.readers.centre_columns import read_places
+from cifm_cli.data.readers.centre_columns import missing_centres_hint, read_places
 from cifm_cli.data.readers.counts import Counts, canonical, row_blocks, stored_counts
 from cifm_cli.data.readers.declared_scale import read_libraries, scale_places
 from cifm_cli.data.readers.hdf5 import check_arrays, open_hdf5
@@ -125,11 +125,16 @@ def _check_slots(file: h5py.File, path: Path) -> None:
         # A damaged file may hold an array under this name.
         have = ", ".join(file["obsm"]) if isinstance(file.get("obsm"), h5py.Group) else "nothing"
         raise CifmError(
-            f"{path}: no obsm['spatial'] (obsm holds {have or 'nothing'})", "store cell centres there, in micrometres"
+            f"{path}: no obsm['spatial'] (obsm holds {have or 'nothing'})", missing_centres_hint(_obs_columns(file))
         )
     # Before anndata 0.7, obs was stored as one array of records.
     if not isinstance(file["obs"], h5py.Group):
         raise CifmError(f"{path}: written by an anndata before 0.7", "read it with anndata and write it again")
+
+
+def _obs_columns(file: h5py.File) -> list[str]:
+    """Names of the columns of obs; none where obs was stored as an array of records."""
+    return list(file["obs"]) if isinstance(file.get("obs"), h5py.Group) else []
 
 
 def _find_counts(file: h5py.File, path: Path, layer: str | None) -> tuple[str, Counts, list[str]]:

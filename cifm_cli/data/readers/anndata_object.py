@@ -16,7 +16,7 @@ from cifm_cli.data.readers.anndata import choose_slot, find_gene_columns
 from cifm_cli.data.readers.anndata_extras import read_extras
 from cifm_cli.data.readers.base import Download, ReadConfig, Reader
 from cifm_cli.data.readers.cell_flags import read_flags
-from cifm_cli.data.readers.centre_columns import read_places
+from cifm_cli.data.readers.centre_columns import missing_centres_hint, read_places
 from cifm_cli.data.readers.declared_scale import Scaled, read_libraries, scale_places
 from cifm_cli.errors import CifmError
 
@@ -58,7 +58,7 @@ def scale_spatial(adata: AnnData, config: ReadConfig, name: str) -> Scaled:
         CifmError: There are no positions, or they are pixels of unknown size.
     """
     if keys.SPATIAL not in adata.obsm:
-        raise CifmError(f"{name}: no obsm['spatial']", "store cell centres there, in micrometres")
+        raise CifmError(f"{name}: no obsm['spatial']", missing_centres_hint(adata.obs.columns))
     places = read_places(adata.obsm[keys.SPATIAL], adata.n_obs, name)
     return scale_places(places, adata.obs, read_libraries(adata.uns.get("spatial")), config, Path(name))
 

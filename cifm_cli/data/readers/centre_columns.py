@@ -63,6 +63,16 @@ def find_depth(names: Iterable[object]) -> str | None:
     return next((lower[name] for name in _DEPTHS if name in lower), None)
 
 
+def missing_centres_hint(names: Iterable[object]) -> str:
+    """What to do about an AnnData without `obsm["spatial"]`, given the names of the columns of its obs."""
+    pair = find_centres(names)
+    if pair is None:
+        return "store cell centres there, in micrometres: adata.obsm['spatial'] = an array of cells x 2"
+    unit = {0.0: " and give --microns-per-pixel", 1.0: " if these are micrometres"}.get(pair.unit_um, " in micrometres")
+    scale = "" if pair.unit_um in (0.0, 1.0) else f" * {pair.unit_um:g}"
+    return f"adata.obsm['spatial'] = adata.obs[['{pair.x}', '{pair.y}']].to_numpy(){scale},{unit}"
+
+
 class Places(NamedTuple):
     """Positions of N cells as they are stored."""
 

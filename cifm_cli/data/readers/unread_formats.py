@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_NAMES = 8
+_MAX_LEVELS_UP = 2  # folders above the one that was given, in which a download is looked for
 _GIVE = "give the folder that holds experiment.xenium, spatial/ or binned_outputs/, an .h5ad, or --matrix with --cells"
 _PART = "one file of a download", "give the folder that holds it, with the files that belong to it"
 _COUNTS = "give the folder of the download, or --matrix with a table of cell centres as --cells"
@@ -135,7 +136,9 @@ def _unrecognised_folder(folder: Path, known: list[str], recognises: Callable[[P
         )
     if any(re.search(r"transcripts|molecules?\b", path.name.lower()) for path in content):
         return CifmError(f"{folder}: {_MOLECULES.description}; found {names}", _MOLECULES.hint)
-    return CifmError(message, _GIVE)
+    # A subfolder of a download, such as `analysis` or `spatial`.
+    above = next((path for path in folder.absolute().parents[:_MAX_LEVELS_UP] if recognises(path)), None)
+    return CifmError(message, _GIVE if above is None else f"give the folder of the download: {above}")
 
 
 def _is_packed(path: Path) -> bool:

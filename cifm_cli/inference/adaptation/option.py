@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from cifm_cli.errors import CifmError
 from cifm_cli.inference.adaptation.adapt import Adapt, adapt_to_slide
+from cifm_cli.report.terminal import progress
 
 if TYPE_CHECKING:
     from cifm_cli.data.slide import Slide
@@ -56,7 +57,8 @@ def open_adapted(
         logger.info("nothing to adapt in a model with the objective balanced_mse: it is used as trained")
     elif adapt == SLIDE:
         logger.info(f"adapting the model to {slide.name} ({slide.num_cells:,} cells)")
-        chosen = adapt_to_slide(model, fitted, seed, profiles_only=profiles_only)
+        with progress("adapting", None):
+            chosen = adapt_to_slide(model, fitted, seed, profiles_only=profiles_only)
         new = chosen.panel(slide).num_genes - known
         if new:
             logger.info(
