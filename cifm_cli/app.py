@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -244,6 +245,9 @@ def _report_usage(error: typer.TyperException) -> int:
     example = EXAMPLES.get(path.removeprefix("cifm "), "")
     if message.lower().startswith("missing argument") and example:
         hint = f"for example `{example}`; see `{path} --help`"
+    if message.startswith("No such command") and path == "cifm annotate" and (given := message.split("'")[1:-1]):
+        # Other commands take their slides as first word.
+        hint = f"to assign types: cifm annotate apply {given[0]}" if Path(given[0]).exists() else hint
     if path != "cifm" and getattr(error, "option_name", None) in ("--quiet", "-q"):
         hint = f"it stands before the command: cifm --quiet {path.removeprefix('cifm ')}"
     terminal.fail(message[:1].lower() + message[1:].rstrip("."), hint)

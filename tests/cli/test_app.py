@@ -89,6 +89,13 @@ def test_a_missing_argument_is_shown_in_an_example(cifm) -> None:
     assert (code, err.splitlines()[1]) == (2, "hint: for example `cifm run xenium DOWNLOAD/`; see `cifm run --help`")
 
 
+def test_a_slide_in_the_place_of_a_command_gets_the_command_that_takes_slides(cifm, tmp_path: Path) -> None:
+    code, _, err = cifm("annotate", str(tmp_path))
+    assert code == 2
+    assert err.splitlines()[1] == f"hint: to assign types: cifm annotate apply {tmp_path}"
+    assert "annotate --help" in cifm("annotate", str(tmp_path / "missing"))[2]
+
+
 @pytest.mark.parametrize("example", EXAMPLES.values())
 def test_examples_are_complete(example: str) -> None:
     root = get_command(app)
