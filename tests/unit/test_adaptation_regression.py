@@ -25,7 +25,7 @@ from cifm_cli.inference.adaptation.slide_adaptation import (
     correct,
     mix,
 )
-from cifm_cli.inference.adaptation.state_pool import pool_inputs, pool_states
+from cifm_cli.inference.adaptation.state_pool import is_pool_better, pool_inputs, pool_states
 from cifm_cli.inference.adaptation.weights import NETWORK_WEIGHTS, RIDGE_WEIGHTS, Weights, squared_error
 from cifm_cli.inference.hidden_tile import HiddenTile
 from cifm_cli.inference.neighbourhood.blend import GRID, FittedBlend, neighbour_means
@@ -248,3 +248,14 @@ def test_states_are_pooled_and_kept_from_the_regression() -> None:
     )
     assert found.states == pytest.approx(pool_states(pool_inputs(states, each.features.frequencies), state_weights))
     assert found.mean == pytest.approx(each.blend.mean)
+
+
+def test_a_pool_of_states_is_used_if_it_is_surely_better() -> None:
+    """Frequencies that tell the state are; for states that follow the network's probabilities, a fit has nothing to add."""
+    generator = numpy_generator(0, "states")
+    states = generator.dirichlet(np.ones(4), size=500).astype(np.float32)
+    state = np.array([generator.choice(4, p=each / each.sum()) for each in states.astype(np.float64)])
+    uniform = np.full((500, 1, 4), 0.25, np.float32)
+    assert not is_pool_better(pool_inputs(states, uniform), state)
+    assert is_pool_better(pool_inputs(states, 0.1 + np.eye(4, dtype=np.float32)[state][:, None]), state)
+    assert not is_pool_better(pool_inputs(states[:3], uniform[:3]), state[:3]), "three cells are fewer than the groups"

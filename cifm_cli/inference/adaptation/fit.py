@@ -29,7 +29,7 @@ from cifm_cli.inference.adaptation.choice import MAX_CROSS_VALIDATED, HeldOut, c
 from cifm_cli.inference.adaptation.practice import practice_tiles, stats_of
 from cifm_cli.inference.adaptation.regression import Predicted, choose_blend, fit_regression
 from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, Refinement, SlideAdaptation
-from cifm_cli.inference.adaptation.state_pool import fit_state_pool, pool_inputs
+from cifm_cli.inference.adaptation.state_pool import fit_state_pool, is_pool_better, pool_inputs
 from cifm_cli.inference.hidden_tile import run_network_on_blends
 from cifm_cli.inference.neighbourhood.blend import BlendSums
 from cifm_cli.inference.network_features import NetworkFeatures
@@ -126,7 +126,11 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
         blends[0],
         tuple(choice.weights for choice in choices),
         held_out[0].regression.solve(choices, stats),
-        _fit_states([predicted for cells in with_network for predicted in cells.predicted], start),
+        _fit_states(
+            [predicted for cells in with_network for predicted in cells.predicted],
+            start,
+            prefers_network=not data.is_new,
+        ),
     )
     facts |= {
         "chosen_on_cells": sum(_num_cells(part.held_out) for part in parts),
@@ -284,7 +288,9 @@ class _NetworkRuns:
         return predicted if with_network else predicted.without_network()
 
 
-def _fit_states(tuned: Sequence[Predicted], parameters: SlideParameters) -> NDArray[np.float64]:
+def _fit_states(
+    tuned: Sequence[Predicted], parameters: SlideParameters, *, prefers_network: bool
+) -> NDArray[np.float64]:
     """Weights of network and frequencies in the probabilities of the states."""
     inputs, states = [], []
     for predicted in tuned:
@@ -292,6 +298,8 @@ def _fit_states(tuned: Sequence[Predicted], parameters: SlideParameters) -> NDAr
             inputs.append(pool_inputs(predicted.network.states, predicted.features.frequencies))
             values = torch.from_numpy(predicted.tile.expression.toarray())
             states.append(nearest_state(values, parameters.state_profiles).numpy())
+    network = np.asarray(np.eye(len(parameters.mean_weights) + 1)[0])
     if not inputs:
-        return np.asarray(np.eye(len(parameters.mean_weights) + 1)[0])
-    return fit_state_pool(np.concatenate(inputs), np.concatenate(states))
+        return network
+    x, y = np.concatenate(inputs), np.concatenate(states)
+    return network if prefers_network and not is_pool_better(x, y) else fit_state_pool(x, y)

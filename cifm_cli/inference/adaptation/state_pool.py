@@ -9,6 +9,7 @@ Letters: M cells, T terms of the smoother, K states.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PRIOR_CELLS = 20.0  # cells that the prior counts as: weight 1 of the network and 0 of the frequencies
 SMALLEST = 1e-9
+NUM_GROUPS = 5  # of cells, for cross-validation
 
 
 def pool_inputs(states: Values, frequencies: Values) -> Values:
@@ -60,3 +62,28 @@ def fit_state_pool(inputs: Values, state: NDArray[np.int64]) -> Floats:
         return float(value), (expected - actual).sum(axis=0) + PRIOR_CELLS * shift
 
     return np.asarray(minimize(loss, prior, jac=True, method="L-BFGS-B").x)
+
+
+def is_pool_better(inputs: Values, state: NDArray[np.int64]) -> bool:
+    """Whether a fitted pool is better than the network as it is, by more than a standard error over groups of cells.
+
+    Args:
+        inputs: (M, 1 + T, K) from `pool_inputs`, of cells whose neighbours in the array are near each other.
+        state: (M,) actual states.
+
+    Returns:
+        The comparison; the weights for each group are fitted to the others.
+    """
+    ends = np.arange(NUM_GROUPS + 1) * len(state) // NUM_GROUPS
+    network = np.eye(inputs.shape[1])[0]
+    changes = []
+    for first, end in pairwise(ends.tolist()):
+        if first == end:
+            return False
+        rest = np.r_[0:first, end : len(state)]
+        own = fit_state_pool(inputs[rest], state[rest])
+        group, actual = inputs[first:end], state[first:end, None]
+        likelihoods = [np.take_along_axis(pool_states(group, each), actual, axis=1) for each in (own, network)]
+        of_pool, of_network = (-np.log(np.maximum(each, SMALLEST)).sum(dtype=np.float64) for each in likelihoods)
+        changes.append(of_pool - of_network)
+    return bool(np.mean(changes) < -np.std(changes, ddof=1) / len(changes) ** 0.5)
