@@ -25,7 +25,7 @@ _AROUND_DOTS_IN: Final = 1.4  # width of the colour bar and the margins
 _POINTS_PER_INCH: Final = 72
 
 
-def heat_map(
+def heat_map(  # noqa: PLR0913 - options of a figure
     matrix: NDArray[np.float64],
     row_labels: Sequence[str],
     column_labels: Sequence[str],
@@ -34,6 +34,7 @@ def heat_map(
     label: str = "",
     centred: bool = False,
     colours: Mapping[str, str] | None = None,
+    largest: float | None = None,
 ) -> bytes:
     """Draw a matrix; small matrices also show their values as text.
 
@@ -45,13 +46,14 @@ def heat_map(
         label: Label of the colour bar.
         centred: Use a diverging colour scale that is symmetric around zero.
         colours: Hexadecimal colours of squares before row and column names, such as those of cell types.
+        largest: Upper end of the colour scale; larger values have its colour.
 
     Returns:
         PNG.
     """
     # `initial` allows for a matrix that is empty or all NaN.
-    largest = float(np.nanmax(np.abs(matrix), initial=0.0))
-    limits = (-largest, largest) if centred else (None, None)
+    extreme = float(np.nanmax(np.abs(matrix), initial=0.0))
+    limits = (-extreme, extreme) if centred else (None, largest)
 
     def draw(axes: Axes) -> None:
         """Draw the plot on the given axes."""
@@ -62,7 +64,8 @@ def heat_map(
             vmin=limits[0],
             vmax=limits[1],
         )
-        axes.figure.colorbar(drawn, ax=axes, shrink=0.7, label=label)
+        extend = "neither" if largest is None or centred else "max"
+        axes.figure.colorbar(drawn, ax=axes, shrink=0.7, label=label, extend=extend)
         axes.set_xticks(
             range(len(column_labels)),
             column_labels,

@@ -72,11 +72,16 @@ def draw_figure(sharing: Sharing, name: str) -> bytes:
     samples = [sharing.samples[position] for position in order]
     if name == "matrix":
         values = sharing.fractions.matrix[np.ix_(order, order)]
-        title = "neighbours by sample (rows: of the cells)"
-        return matrix_plots.heat_map(100 * values, samples, samples, title, label="% of the neighbours")
+        title = "where the neighbours of a sample are (a row is a sample)"
+        # Most neighbours are in the same sample: with the diagonal in the scale, all other values would look alike.
+        of_others = 100 * values[~np.eye(len(order), dtype=bool)]
+        largest = float(of_others.max()) if len(of_others) and of_others.max() > 0 else None
+        return matrix_plots.heat_map(
+            100 * values, samples, samples, title, label="% of the neighbours", largest=largest
+        )
     if name == "matrix_enrichment":
         values = sharing.fractions.log2_enrichment[np.ix_(order, order)]
-        title = "neighbours by sample (rows: of the cells), over perfect mixing"
+        title = "where the neighbours of a sample are, over perfect mixing"
         return matrix_plots.heat_map(values, samples, samples, title, label="log2 enrichment", centred=True)
     kind, _, key = name.partition("_")
     if kind == "map":
@@ -201,7 +206,11 @@ def sections(sharing: Sharing) -> list[Section]:
             explain(sharing),
             matrix_summary(sharing),
             [
-                draw_image(partial(draw_figure, sharing, "matrix"), "Mean fraction of the neighbours by sample"),
+                draw_image(
+                    partial(draw_figure, sharing, "matrix"),
+                    "Mean fraction of the neighbours by sample. The colours end at the largest value between two samples; samples "
+                    "that share much stand side by side",
+                ),
                 draw_image(
                     partial(draw_figure, sharing, "matrix_enrichment"),
                     "The same, compared with perfect mixing: 0 as many as without any order, 1 twice as many",

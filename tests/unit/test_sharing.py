@@ -337,6 +337,18 @@ def test_figures_are_png_or_svg_and_the_same_each_time(planted: tuple[Sharing, l
     assert report.draw_figure(planted[0], "matrix").startswith(b"\x89PNG")
 
 
+def test_colours_of_the_matrix_tell_the_other_samples_apart(
+    planted: tuple[Sharing, list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The diagonal is far larger than all else."""
+    ends = []
+    monkeypatch.setattr(report.matrix_plots, "heat_map", lambda *_, largest=None, **__: ends.append(largest) or b"")
+    report.draw_figure(planted[0], "matrix")
+    matrix = planted[0].fractions.matrix
+    assert ends == [pytest.approx(100 * matrix[~np.eye(len(matrix), dtype=bool)].max())]
+    assert ends[0] < 100 * np.diag(matrix).max()
+
+
 def test_tables_have_a_row_for_each_pair_and_correct_for_many_tests(planted: tuple[Sharing, list[np.ndarray]]) -> None:
     table = matrix_table(planted[0])
     assert len(table) == 16
