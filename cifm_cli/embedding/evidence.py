@@ -39,8 +39,8 @@ def format_interval(metric: dict[str, float | None], *, sign: str = "") -> str:
     if value is None:
         return "-"
     if metric["low"] is None:
-        return f"{value:{sign}.3f} (no interval)"
-    return f"{value:{sign}.3f} [{metric['low']:{sign}.3f}, {metric['high']:{sign}.3f}]"
+        return f"{value:{sign}z.3f} (no interval)"
+    return f"{value:{sign}z.3f} [{metric['low']:{sign}z.3f}, {metric['high']:{sign}z.3f}]"
 
 
 def _answer(content: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from cifm_cli import keys
 from cifm_cli.embedding.classifier import ProbeCells, cross_validate
-from cifm_cli.embedding.evidence import describe_evidence
+from cifm_cli.embedding.evidence import describe_evidence, format_interval
 from cifm_cli.embedding.features import neighbour_weights
 from cifm_cli.embedding.folds import (
     Groups,
@@ -346,3 +346,8 @@ def test_a_few_blocks_decide_nothing(probed, groups: dict[str, object], says: st
     content["features"]["expression"]["roc_auc"] = {"value": 0.366, "low": 0.366, "high": 0.622}
     content["groups"] |= groups
     assert says in describe_evidence(content)["answer"]
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus() -> None:
+    assert format_interval({"difference": -0.0001, "low": -0.0004, "high": 0.0}, sign="+") == "+0.000 [+0.000, +0.000]"
+    assert format_interval({"value": -0.0001, "low": None, "high": None}) == "0.000 (no interval)"
