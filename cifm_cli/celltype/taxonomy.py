@@ -8,6 +8,7 @@ types that occur in any tissue), `complete_in` (tissues in which every cell of t
 from __future__ import annotations
 
 import csv
+import difflib
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
@@ -170,8 +171,13 @@ def require_tissue(description: str, option: str = "--tissue ") -> None:
         CifmError: It names no tissue, or several.
     """
     if description and find_tissue(description) is None:
-        known = ", ".join(load_taxonomy().known_tissues)
-        raise CifmError(f"{option}{description!r} names no tissue, or several", f"known: {known}")
+        known = load_taxonomy().known_tissues
+        # Compared without spaces: `bonemarrow`
+        near = difflib.get_close_matches(
+            description.lower().replace(" ", ""), [each.replace(" ", "") for each in known], n=1, cutoff=0.75
+        )
+        meant = next((f"did you mean {each}? " for each in known if each.replace(" ", "") in near), "")
+        raise CifmError(f"{option}{description!r} names no tissue, or several", f"{meant}known: {', '.join(known)}")
 
 
 def lineage_of(name: str) -> str:

@@ -34,7 +34,7 @@ def describe_answer(content: Mapping[str, Any], effects: pd.DataFrame) -> dict[s
     sentence = f"{title}: {content['response']['sentence']}; {_trajectory(content)}"
     trust = [
         _response_trust(content["response"], effects),
-        *_controls(content["response"].get("controls")),
+        *_controls(content["response"]),
         *_trajectory_trust(content),
     ]
     return {"sentence": sentence, "trust": trust}
@@ -82,18 +82,21 @@ def _response_trust(response: Mapping[str, Any], effects: pd.DataFrame) -> str:
     )
 
 
-def _controls(controls: Mapping[str, Any] | None) -> list[str]:
+def _controls(response: Mapping[str, Any]) -> list[str]:
     """What the controls of the response call."""
+    controls = response.get("controls")
     if controls is None:
         return []
     shuffled, other = controls["shuffled"], controls["other_label"]
     text = (
         f"Controls of the response: {shuffled['num_called']:.1f} effects are called on average ({shuffled['most_called']} at "
         f"most) where the edited label is shuffled over the tissue ({shuffled['num_draws']} draws), "
-        f"{controls['void']['num_called']} with void cells, {controls['no_edit']['num_called']} without any edit; "
-        f"{other['num_not_specific']} of the called effects do not differ from those of another label at the same places."
+        f"{controls['void']['num_called']} with void cells, {controls['no_edit']['num_called']} without any edit"
     )
-    return [text]
+    if not response["num_called"]:
+        return [f"{text}."]
+    number = other["num_not_specific"]
+    return [f"{text}; {number} of the called effects do not differ from those of another label at the same places."]
 
 
 def _trajectory_trust(content: Mapping[str, Any]) -> Sequence[str]:

@@ -71,7 +71,12 @@ def test_an_unknown_tissue_lists_the_known_ones() -> None:
     require_tissue("")
     with pytest.raises(CifmError, match="names no tissue") as error:
         require_tissue("moon")
+    assert error.value.hint.startswith("known: ")
     assert "pancreas" in error.value.hint
+    for typed, meant in (("bonemarrow", "bone marrow"), ("pancrea", "pancreas")):
+        with pytest.raises(CifmError, match="names no tissue") as error:
+            require_tissue(typed)
+        assert error.value.hint.startswith(f"did you mean {meant}? known: ")
 
 
 @pytest.mark.parametrize(

@@ -71,10 +71,14 @@ def test_controls_of_the_response_are_told() -> None:
         "void": {"num_called": 0},
         "no_edit": {"num_called": 0},
     }
-    assert any(
-        "0.5 effects are called on average (2 at most)" in text
-        for text in describe_answer(content, NO_EFFECTS)["trust"]
-    )
+    content["response"]["num_called"] = 5
+    (told,) = (text for text in describe_answer(content, NO_EFFECTS)["trust"] if text.startswith("Controls"))
+    assert "0.5 effects are called on average (2 at most)" in told
+    assert told.endswith("1 of the called effects do not differ from those of another label at the same places.")
+    # Without called effects there is none to compare.
+    content["response"]["num_called"] = 0
+    (told,) = (text for text in describe_answer(content, NO_EFFECTS)["trust"] if text.startswith("Controls"))
+    assert told.endswith("without any edit.")
 
 
 def test_stability_counts_cells_and_not_fractions() -> None:
