@@ -79,7 +79,11 @@ def main() -> None:
         print(f"{name:16} mixing {value:.2f}")
     if options.out:
         names = {"slide": options.slide.stem, "second": options.second.stem if options.second else None}
-        write_record(options.out, PACKAGES, {**names, "minutes": None if options.model else options.minutes, "rows": rows, "mixing": mixing})
+        write_record(
+            options.out,
+            PACKAGES,
+            {**names, "minutes": None if options.model else options.minutes, "rows": rows, "mixing": mixing},
+        )
 
 
 def train(slide: Path, folder: Path, options: argparse.Namespace) -> Path:
