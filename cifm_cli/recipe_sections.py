@@ -143,6 +143,8 @@ class MaskRecipe(Section):
     """Fraction of the tiles in which all cells of some squares are masked, not scattered ones; 0 in the paper."""
     patch_radii: tuple[PositiveFloat, PositiveFloat] = (2.0, 8.0)
     """Smallest and largest side of these squares, in radii; that of a tile is drawn uniformly."""
+    thinning: float = Field(default=0.0, ge=0, lt=1)
+    """Largest fraction of a visible cell's counts that the encoder does not see in a step; drawn for each cell; 0 in the paper."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

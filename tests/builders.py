@@ -26,7 +26,7 @@ from cifm_cli.evaluation.predictors.registry import all_baselines
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import MODEL_FILE, Checkpoint, save_checkpoint
 from cifm_cli.model.ensemble import Ensemble
-from cifm_cli.model.masking import MaskedTile, mask_tile
+from cifm_cli.model.masking import Mask, MaskedTile, mask_tile
 from cifm_cli.model.slide_parameters import SlideParameters
 from cifm_cli.model.vocabulary import match_panel
 from cifm_cli.provenance import seeded_torch, torch_generator
@@ -144,7 +144,7 @@ def mask_cells(
     everything = np.arange(slide.num_cells)
     tile = tile or Tile(everything, everything, slide.xy_um, np.zeros(slide.num_cells))
     parameters = random_parameters(slide.num_genes, recipe)
-    return mask_tile(slide, tile, rows, match_panel(slide, slide.gene_ids), recipe, parameters, dtype)
+    return mask_tile(slide, tile, Mask(rows), match_panel(slide, slide.gene_ids), recipe, parameters, dtype)
 
 
 def random_parameters(num_genes: int, recipe: Recipe) -> SlideParameters | None:

@@ -211,10 +211,14 @@ class Evaluator:
         """Actual expression in the folds that are tuned on."""
         return self.result.dataset.targets(hidden_rows(self.tuning_folds))
 
+    def num_passes(self, predictor: Predictor) -> int:
+        """Number of folds that `evaluate` predicts: those it tunes on, once for each candidate, and those it scores."""
+        return len(predictor.parameter_grid()) * len(self.tuning_folds) + len(self.folds)
+
     def evaluate(self, predictor: Predictor, advance: Callable[..., None] | None = None) -> PredictorResult:
-        """Tune a predictor and score it; `advance` is called after each scored fold."""
+        """Tune a predictor and score it; `advance` is called `num_passes` times, after each fold."""
         result, dataset = self.result, self.result.dataset
-        tuned = tune(predictor, dataset, self.tuning_folds, self.tuning_targets)
+        tuned = tune(predictor, dataset, self.tuning_folds, self.tuning_targets, advance)
         prediction = predict_folds(predictor, dataset, self.folds, tuned.parameters, advance)
         # The composition is scored by its deviance, for which other hyper-parameters can be better than for the mean.
         if tuned.count_parameters != tuned.parameters:
@@ -287,7 +291,13 @@ def _type_agreement(
     return result.cell_types.compare(values)
 
 
-def tune(predictor: Predictor, dataset: EvaluationDataset, folds: Sequence[Fold], targets: Targets) -> Tuned:
+def tune(
+    predictor: Predictor,
+    dataset: EvaluationDataset,
+    folds: Sequence[Fold],
+    targets: Targets,
+    advance: Callable[..., None] | None = None,
+) -> Tuned:
     """Choose hyper-parameters by squared error and by deviance, then the gate by Spearman's correlation per cell.
 
     Args:
@@ -295,6 +305,7 @@ def tune(predictor: Predictor, dataset: EvaluationDataset, folds: Sequence[Fold]
         dataset: The slide.
         folds: Folds of the tuning region.
         targets: Actual expression of `hidden_rows(folds)`.
+        advance: Called after each fold of each candidate.
 
     Returns:
         The choice; of equals the first, and the same hyper-parameters for both where they are equally good.
@@ -306,7 +317,7 @@ def tune(predictor: Predictor, dataset: EvaluationDataset, folds: Sequence[Fold]
     lowest_error, best, chosen = np.inf, None, 0
     deviances = []
     for number, parameters in enumerate(grid):
-        prediction = predict_folds(predictor, dataset, folds, parameters)
+        prediction = predict_folds(predictor, dataset, folds, parameters, advance)
         error = float(np.square(prediction.mean - targets.values).mean(dtype=np.float64))
         if error < lowest_error:  # never true for NaN
             lowest_error, best, chosen = error, prediction, number

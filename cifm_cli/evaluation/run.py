@@ -250,7 +250,7 @@ def _evaluate_in_turn(setup: SlideSetup, evaluator: Evaluator) -> dict[str, Pred
     """Evaluate the predictors in this process."""
     results = {}
     where = f"{setup.name}, {evaluator.result.geometry}"
-    with progress(where, len(setup.predictors) * len(evaluator.folds)) as advance:
+    with progress(where, sum(map(evaluator.num_passes, setup.predictors))) as advance:
         for predictor in setup.predictors:
             advance(0, f"{where}: {predictor.name}")
             results[predictor.name] = evaluator.evaluate(predictor, advance)

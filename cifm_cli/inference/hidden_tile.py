@@ -16,7 +16,7 @@ from cifm_cli.inference.neighbourhood.blend import REACH_RADII, neighbour_means
 from cifm_cli.inference.neighbourhood.visible_cells import VisibleCells
 from cifm_cli.inference.network_features import NetworkFeatures
 from cifm_cli.inference.prediction import Prediction
-from cifm_cli.model.masking import mask_tile, reach_um
+from cifm_cli.model.masking import Mask, mask_tile, reach_um
 from cifm_cli.model.precision import computing_in
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def hide(model: LoadedModel, slide: Slide, tile: Tile, hidden: Rows) -> HiddenTi
         The input of `predict_tile`.
     """
     parameters = model.slide_parameters(slide)
-    masked = mask_tile(slide, tile, hidden, model.panel(slide), model.checkpoint.recipe, parameters)
+    masked = mask_tile(slide, tile, Mask(hidden), model.panel(slide), model.checkpoint.recipe, parameters)
     circles = circle_means(model, slide, tile, hidden, model.adaptation.stats) if model.adaptation else None
     return HiddenTile(masked, circles)
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from cifm_cli.data.slide import log_normalise
-from cifm_cli.model.masking import MaskedTile, mask_tile
+from cifm_cli.model.masking import Mask, MaskedTile, mask_tile
 from cifm_cli.model.objective import Targets
 
 if TYPE_CHECKING:
-    from cifm_cli.data.slide import Rows, Slide
+    from cifm_cli.data.slide import Slide
     from cifm_cli.data.tiles import Tile
     from cifm_cli.model.gene_profiles import GeneTotals
     from cifm_cli.model.slide_parameters import SlideParameters
@@ -39,7 +39,7 @@ class Example:
 def make_example(
     slide: Slide,
     tile: Tile,
-    masked: Rows,
+    mask: Mask,
     panel: Panel,
     recipe: Recipe,
     parameters: SlideParameters | None,
@@ -50,7 +50,7 @@ def make_example(
     Args:
         slide: The slide of the tile.
         tile: Core and halo.
-        masked: (M,) positions of the masked cells in the tile, all in its core.
+        mask: M masked cells, all in the core.
         panel: Genes of the slide that the model knows.
         recipe: A whole recipe.
         parameters: Parameters of the slide; None for an objective without.
@@ -61,11 +61,11 @@ def make_example(
         The example.
     """
     # `mask_tile` never reads the masked cells, so their expression is read here.
-    rows = tile.rows[masked]
+    rows = tile.rows[mask.cells]
     hidden = panel.select(slide.counts(rows))
     counts = torch.from_numpy(hidden.toarray())
     values = torch.from_numpy(log_normalise(hidden, slide.total_counts[rows], recipe.data.target_sum).toarray())
     if parameters and totals:
         num_cells = int(np.count_nonzero(slide.total_counts[rows]))
         parameters = parameters.with_profiles(totals.without(values, counts, num_cells).profiles())
-    return Example(mask_tile(slide, tile, masked, panel, recipe, parameters), Targets(values, counts))
+    return Example(mask_tile(slide, tile, mask, panel, recipe, parameters), Targets(values, counts))

@@ -15,6 +15,7 @@ import torch
 from cifm_cli.data.graph import layer_graphs, radius_graph, subgraph
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.model.smoother import NeighbourSums, sum_neighbours
+from cifm_cli.model.thinning import thin_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,6 +82,14 @@ class MaskedTile:
         )
 
 
+class Mask(NamedTuple):
+    """What is hidden from the network in a tile."""
+
+    cells: Rows  # (K,) positions of the masked cells in the tile
+    # source of randomness in training, with which counts of visible cells are left out (`mask.thinning`); None: none are
+    thinning: np.random.Generator | None = None
+
+
 def message_reach_um(recipe: Recipe, radius_um: float) -> float:
     """Reach of the messages in micrometres: one radius for each layer of encoder and decoder."""
     return (recipe.model.encoder_layers + recipe.model.decoder_layers) * radius_um
@@ -131,7 +140,7 @@ def choose_masked(core: Rows, xy: NDArray[np.float64], recipe: Recipe, generator
 def mask_tile(
     slide: Slide,
     tile: Tile,
-    masked: Rows,
+    mask: Mask,
     panel: Panel,
     recipe: Recipe,
     parameters: SlideParameters | None,
@@ -142,7 +151,7 @@ def mask_tile(
     Args:
         slide: The slide of the tile.
         tile: Core and halo.
-        masked: (K,) positions of the masked cells in the tile; those in its core are inferred.
+        mask: The masked cells, of which those in the core are inferred.
         panel: Genes of the slide that the model knows.
         recipe: A whole recipe.
         parameters: Parameters of the slide for the genes of `panel`; None for the objective `balanced_mse`.
@@ -152,8 +161,8 @@ def mask_tile(
         Input of the network.
     """
     is_masked = np.zeros(len(tile.rows), dtype=bool)
-    is_masked[masked] = True
-    queries = np.intersect1d(masked, tile.core)  # masked cells of the halo belong to another tile
+    is_masked[mask.cells] = True
+    queries = np.intersect1d(mask.cells, tile.core)  # masked cells of the halo belong to another tile
     visible = np.flatnonzero(~is_masked)
     counts = panel.select(slide.counts(tile.rows[visible]))
     # The depth is that over all genes of the slide, so normalised values do not depend on the panel of the model.
@@ -167,6 +176,10 @@ def mask_tile(
         kind = torch.empty(0, dtype=dtype).numpy().dtype
         neighbours = sum_neighbours(xy[queries], xy[visible], expression, counts, depth, recipe.objective, kind)
         neighbour_expression = to_expression(expression, panel.vocabulary_rows, dtype)
+    if mask.thinning and recipe.mask.thinning:
+        thinned, kept = thin_counts(counts, recipe.mask.thinning, mask.thinning)
+        # The expected depth, as the genes outside the panel are not read here.
+        expression = log_normalise(thinned, depth * kept, recipe.data.target_sum)
     return MaskedTile(
         # From positions in the tile to rows of `expression`.
         expression=to_expression(expression[np.searchsorted(visible, graphs.embedded)], panel.vocabulary_rows, dtype),

@@ -23,7 +23,7 @@ from cifm_cli.data.slide import hold_counts, open_slide, radius_notes
 from cifm_cli.data.tiles import Tiler
 from cifm_cli.errors import CifmError
 from cifm_cli.model.example import make_example
-from cifm_cli.model.masking import choose_masked, reach_um
+from cifm_cli.model.masking import Mask, choose_masked, reach_um
 from cifm_cli.model.vocabulary import Panel, match_panel, panel_notes, union_vocabulary
 from cifm_cli.provenance import numpy_generator
 from cifm_cli.training.sampler import Sampler
@@ -149,7 +149,8 @@ class Corpus:
         training_slide = self.slides[core.slide]
         rows = training_slide.tilers[keys.TRAIN].rows[core.start : core.stop]
         # A generator for each tile: the tiles before it need not be drawn, so any process can make any tile.
-        return self._mask(training_slide, keys.TRAIN, rows, numpy_generator(self.seed, "train", number))
+        thinning = numpy_generator(self.seed, "thinning", number)
+        return self._mask(training_slide, keys.TRAIN, rows, numpy_generator(self.seed, "train", number), thinning)
 
     def validation_example(self, number: int) -> Example:
         """One of the `num_validation_tiles` tiles, which are the same in every validation."""
@@ -180,15 +181,22 @@ class Corpus:
         start = generator.integers(max(len(rows) - size, 0) + 1)
         return self._mask(training_slide, use, rows[start : start + size], generator)
 
-    def _mask(self, training_slide: TrainingSlide, use: str, core: Rows, generator: np.random.Generator) -> Example:
-        """Cut the tile of some core cells, and mask some of these."""
+    def _mask(
+        self,
+        training_slide: TrainingSlide,
+        use: str,
+        core: Rows,
+        generator: np.random.Generator,
+        thinning: np.random.Generator | None = None,
+    ) -> Example:
+        """Cut the tile of some core cells, and mask some of these; leave out counts of others with `thinning`."""
         slide = training_slide.slide
         tile = training_slide.tilers[use].tile(core)
         masked = choose_masked(tile.core, tile.xy_um[tile.core] / slide.radius_um, self.recipe, generator)
         return make_example(
             slide,
             tile,
-            masked,
+            Mask(masked, thinning),
             training_slide.panel,
             self.recipe,
             training_slide.parameters,

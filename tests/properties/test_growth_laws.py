@@ -19,7 +19,7 @@ from cifm_cli.model.coexpression import CoExpression, measure_coexpression
 from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.model.growth import gene_axes, grow
 from cifm_cli.model.heads import ResidualHead
-from cifm_cli.model.masking import MaskedTile, mask_tile
+from cifm_cli.model.masking import Mask, MaskedTile, mask_tile
 from cifm_cli.model.output import Output
 from cifm_cli.model.surroundings import describe_surroundings
 from cifm_cli.model.vocabulary import match_panel, union_vocabulary
@@ -78,7 +78,7 @@ def mask(network: Ensemble, slide: Slide, recipe: Recipe, vocabulary: tuple[str,
     tile = Tile(everything, everything, slide.xy_um, np.zeros(slide.num_cells))
     panel = match_panel(slide, vocabulary)
     parameters = network.pooled.parameters_of(torch.from_numpy(panel.vocabulary_rows)) if network.pooled else None
-    return mask_tile(slide, tile, HIDDEN, panel, recipe, parameters, torch.float64)
+    return mask_tile(slide, tile, Mask(HIDDEN), panel, recipe, parameters, torch.float64)
 
 
 def infer(network: Ensemble, slide: Slide, recipe: Recipe, vocabulary: tuple[str, ...]) -> Output:

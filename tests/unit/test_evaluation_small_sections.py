@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from cifm_cli.data.slide import Slide, slide_from_arrays
 from cifm_cli.errors import CifmError
 from cifm_cli.evaluation.dataset import EvaluationDataset, open_dataset
-from cifm_cli.evaluation.evaluator import tune
+from cifm_cli.evaluation.evaluator import Evaluator, open_result, tune
 from cifm_cli.evaluation.fold_plan import FoldPlanner
 from cifm_cli.evaluation.folds import geometry_names, hidden_rows
 from cifm_cli.evaluation.predictors.base import BaselinePredictor, predict_folds
@@ -57,6 +57,16 @@ def test_baselines_with_circles_wider_than_the_section_are_no_worse_than_the_tra
     usual = np.square(dataset.gene_stats.mean - targets).mean()
     found = predict_folds(predictor, dataset, plan.scored, tuned.parameters)
     assert np.square(found.mean - targets).mean() <= 1.1 * usual
+
+
+def test_progress_counts_the_folds_of_tuning_too() -> None:
+    """Otherwise the bar stands still while a predictor with many candidates is tuned."""
+    dataset, predictor = dataset_of(section()), BaselinePredictor(Blend())
+    plan = FoldPlanner(dataset, "test", "validation").plan("scattered")
+    evaluator = Evaluator(open_result(dataset, "scattered", plan.scored, None), plan.scored, plan.tuning)
+    calls: list[int] = []
+    evaluator.evaluate(predictor, lambda: calls.append(1))
+    assert len(calls) == evaluator.num_passes(predictor) > len(plan.scored)
 
 
 def test_statistics_of_an_example_are_those_of_its_visible_cells() -> None:

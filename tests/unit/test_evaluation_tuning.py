@@ -87,7 +87,7 @@ def test_parameters_for_counts_differ_only_where_others_are_better(
     targets, _ = targets_and_prediction()
     predictor = Constant(targets, always)
     monkeypatch.setattr(
-        evaluator, "predict_folds", lambda one, _dataset, _folds, parameters: one.prediction(parameters)
+        evaluator, "predict_folds", lambda one, _dataset, _folds, parameters, _advance: one.prediction(parameters)
     )
     tuned = evaluator.tune(predictor, None, [], targets)
     assert (tuned.parameters, tuned.count_parameters) == ({"error": 1.0}, {"error": for_counts})

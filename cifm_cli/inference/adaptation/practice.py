@@ -18,7 +18,7 @@ from cifm_cli.inference.neighbourhood.blend import REACH_RADII
 from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
 from cifm_cli.model.example import Example
 from cifm_cli.model.gene_profiles import sum_genes
-from cifm_cli.model.masking import mask_tile, reach_um
+from cifm_cli.model.masking import Mask, mask_tile, reach_um
 from cifm_cli.model.objective import Targets
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class _FoldReader:
         model, slide, tile = self.model, self.slide, self.tiler.tile(queries)
         hidden = np.flatnonzero(self.is_hidden[tile.rows])
         recipe, panel = model.checkpoint.recipe, model.panel(slide)
-        masked = mask_tile(slide, tile, hidden, panel, recipe, self.parameters)
+        masked = mask_tile(slide, tile, Mask(hidden), panel, recipe, self.parameters)
         circles = circle_means(model, slide, tile, hidden, self.stats)
         expression = panel.select(slide.expression(queries, recipe.data.target_sum))
         counts = panel.select(slide.counts(queries))
