@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
-from cifm_cli import provenance
 from cifm_cli.data.prefetch import prefetch
 from cifm_cli.errors import STOP_SIGNALS, CifmError, StopRequested, handling_signals
 from cifm_cli.inference.loaded_model import LoadedModel
 from cifm_cli.model.checkpoint import MODEL_FILE, load_checkpoint
-from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
 from cifm_cli.model.precision import computing_in, precision_note
 from cifm_cli.processor_time import one_thread
@@ -34,17 +32,16 @@ from cifm_cli.training.device_transfer import prefetch_on_device
 from cifm_cli.training.distributed import join_processes
 from cifm_cli.training.fit_linear import fit_linear_correction
 from cifm_cli.training.fit_readout import fit_readout
+from cifm_cli.training.gradients import add_gradients
 from cifm_cli.training.initialise import fit_slides
 from cifm_cli.training.learning_curve import describe_end
 from cifm_cli.training.optimiser import set_learning_rate
 from cifm_cli.training.session import RECIPE_FILE, locking_folder, open_session
 from cifm_cli.training.slide_state import restore_slides, slide_tensors
-from cifm_cli.training.threads import between_members, map_threads
+from cifm_cli.training.threads import between_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from torch import Tensor
 
     from cifm_cli.model.example import Example
     from cifm_cli.training.config import TrainConfig
@@ -131,7 +128,7 @@ def fit(session: Session) -> None:
             step_loss = train_step(session, examples, schedule.learning_rate(recipe, state.step, fraction))
             state.step += 1
             if session.ema:
-                with between_members(len(session.network.members)):
+                with between_parts(session.num_parts):
                     session.ema.update(session.network, state.step)
             elapsed, last_step = time.monotonic() - last_step, time.monotonic()
             # The learning rate may depend on the time, so that all processes need the same time.
@@ -183,53 +180,16 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     # A resumed run has no scheduler to restore: the rate is a function of step and time.
     set_learning_rate(session.optimiser, learning_rate)
     session.optimiser.zero_grad(set_to_none=True)
-    losses = []
-    for tile, example in zip(session.processes.own_indices(recipe.tiles_per_step), examples, strict=True):
-        number = session.state.step * recipe.tiles_per_step + tile
-        losses.append(backward_tile(session, example.to(session.device), number))
     # Read after the last tile: reading a number waits for the GPU, which would have no work until the next tile.
-    step_loss = sum(sum(value.item() for value in members) for members in losses)
+    step_loss = sum(value.item() for value in add_gradients(session, examples))
     # Sums, not means: the loss of each tile is divided by the number of all tiles of the step.
     step_loss = session.processes.sum_gradients(session.network, step_loss)
     # After the sum over processes, so that all of them clip by the same norm.
-    with between_members(len(session.network.members)):
+    with between_parts(session.num_parts):
         norm = torch.nn.utils.clip_grad_norm_(session.network.parameters(), recipe.clip_norm)
     check_finite(session, step_loss, norm.item())
     session.optimiser.step()
     return step_loss
-
-
-def backward_tile(session: Session, example: Example, number: int) -> list[Tensor]:
-    """Add the gradients of one tile to those of the step.
-
-    Each member of the network is trained on its own loss. The members share nothing, so they run in parallel on a CPU.
-
-    Args:
-        session: The gradients of its network are changed.
-        example: The tile, on the device of the session.
-        number: Number of the tile since the start of training, which seeds its dropout.
-
-    Returns:
-        The loss of each member, divided by the numbers of members and of tiles in a step.
-    """
-    # Members have separate losses: each is a predictor by itself, whose errors the average then reduces.
-    members, recipe = session.network.members, session.recipe
-    weight = 1 / (len(members) * recipe.train.tiles_per_step)
-    with torch.no_grad():  # only what the members share; nothing in it is trained
-        surroundings = example.surroundings or session.network.describe(example.tile)
-
-    def backward_member(member: int) -> Tensor:
-        """Add the gradients of one member and return its loss."""
-        # A generator of its own, so that neither the thread nor the process that runs it changes the draws.
-        dropout = provenance.torch_generator(session.seed, "dropout", number, member)
-        with drawing_from(dropout), computing_in(session.precision, session.device):
-            output = members[member](session.backend, example.tile, surroundings)
-        # The weight makes the sum over members and tiles a mean, whatever the number of processes.
-        value = weight * loss(output, example.target, recipe.objective)
-        value.backward()
-        return value.detach()
-
-    return map_threads(backward_member, range(len(members)), session.device)
 
 
 def check_finite(session: Session, step_loss: float, norm: float) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cifm_cli.training.threads import between_members, map_threads
+from cifm_cli.training.threads import between_parts, map_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class Muon(torch.optim.AdamW):
     Args:
         groups: Parameter groups with the key `orthogonal`.
         half: Whether to orthogonalise in bfloat16; in float32 otherwise.
-        num_members: Number of networks that the weights belong to.
+        num_parts: Number of parts of a step that run in parallel, see `between_parts`.
         options: Options of AdamW.
     """
 
@@ -44,11 +44,11 @@ class Muon(torch.optim.AdamW):
         groups: Sequence[dict[str, Any]],
         *,
         half: bool = False,
-        num_members: int = 1,
+        num_parts: int = 1,
         **options: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(groups, **options)
-        self.num_members = num_members
+        self.num_parts = num_parts
         self.dtype = torch.bfloat16 if half else torch.float32
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ class Muon(torch.optim.AdamW):
         # The step of AdamW is that of torch, over its own groups.
         self.param_groups = [group for group in groups if not group[ORTHOGONAL]]
         try:
-            with between_members(self.num_members):
+            with between_parts(self.num_parts):
                 loss: float | None = super().step(closure)
         finally:
             self.param_groups = groups

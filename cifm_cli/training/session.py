@@ -27,6 +27,7 @@ from cifm_cli.system_files import without_system_files
 from cifm_cli.training.corpus import Corpus
 from cifm_cli.training.distributed import check_even_split
 from cifm_cli.training.ema import EMA
+from cifm_cli.training.gradients import num_parts
 from cifm_cli.training.initial_weights import grow_initial
 from cifm_cli.training.memory import require_memory
 from cifm_cli.training.metrics_file import keep_metrics
@@ -83,6 +84,7 @@ class Session:
     # samples of the cells of the run, and of the runs that its weights come from, which are stored with the model; empty in
     # processes other than the first
     sketches: tuple[CellSketch, ...] = ()
+    num_parts: int = 1  # parts of a step that run in parallel, see `gradients`
     ema: EMA | None = None  # moving average of the weights; None before the first step, and without `train.average`
 
     @property
@@ -194,16 +196,19 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
         network = Ensemble(len(corpus.vocabulary), recipe)
     if init:
         network.load_weights(grow_initial(init, corpus, processes))
+    num_together = num_parts(network, recipe.train.tiles_per_step // processes.size, device)
+    half = recipe.train.precision == "bfloat16"
     session = Session(
         folder=config.folder,
         recipe=recipe,
         corpus=corpus,
         network=network.to(device),
-        optimiser=make_optimiser(network, recipe.train, half=recipe.train.precision == "bfloat16"),
+        optimiser=make_optimiser(network, recipe.train, half=half, num_parts=num_together),
         backend=backend,
         device=device,
         processes=processes,
         seed=seed,
+        num_parts=num_together,
     )
     source = spec.init if spec else {"run": str(config.init), **_training_data(init)} if init else None
     session.provenance = _collect_provenance(session, config.slides, source)

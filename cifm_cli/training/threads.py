@@ -40,18 +40,18 @@ def map_threads(function: Callable[[Item], Result], items: Sequence[Item], devic
     return list(_make_pool(num_threads, num_cores // num_threads, os.getpid()).map(function, items))
 
 
-def between_members(num_members: int) -> AbstractContextManager[None]:
-    """Use one thread of torch for what runs before and after the members, which is short.
+def between_parts(num_parts: int) -> AbstractContextManager[None]:
+    """Use one thread of torch for what runs before and after the parts of a step, which is short.
 
-    The other threads would wait busily for more work, on the cores that the members then need.
+    The other threads would wait busily for more work, on the cores that the parts then need.
 
     Args:
-        num_members: Number of networks. A single one uses all threads itself, so that nothing changes.
+        num_parts: Number of parts that run in parallel. A single one uses all threads itself, so that nothing changes.
 
     Returns:
         The context manager.
     """
-    return one_thread() if num_members > 1 else nullcontext()
+    return one_thread() if num_parts > 1 else nullcontext()
 
 
 @lru_cache(maxsize=4)  # members and matrices may need pools of different sizes

@@ -1,0 +1,94 @@
+"""Gradients of a step: the same for any number of threads, and for tiles that run together or one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifm_cli.processor_time import one_thread
+from cifm_cli.recipe import parse
+from cifm_cli.training import gradients, loop
+from cifm_cli.training.config import TrainConfig
+from cifm_cli.training.distributed import Processes
+from cifm_cli.training.session import Session, open_session
+
+
+def open_at_start(slide: Path, folder: Path, members: int) -> Session:
+    recipe = parse(
+        {
+            "data": {"tile_cells": 64},
+            "model": {
+                "width": 8,
+                "heads": 2,
+                "encoder_layers": 1,
+                "decoder_layers": 1,
+                "members": members,
+                "dropout": 0.2,
+                "gene_dropout": 0.2,
+            },
+            "mask": {"share": 0.1, "share_max": 0.3, "contiguous": 0.5, "thinning": 0.5},
+            "objective": {"scales": [1.0, 2.0], "cutoff": 3.0},
+            "train": {"steps": 6, "tiles_per_step": 3, "validation_tiles": 2},
+        },
+        "test",
+    )
+    session = open_session(TrainConfig(recipe=recipe, slides=[slide], folder=folder, backend="torch"), Processes())
+    loop.initialise(session)
+    session.network.train()
+    return session
+
+
+def differentiate(session: Session, num_threads: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses and gradients of the first step."""
+    session.network.zero_grad(set_to_none=True)
+    before = torch.get_num_threads()
+    with (
+        torch.no_grad(),
+        one_thread(),
+    ):  # as in training: the last digit of a logarithm depends on the number of threads
+        examples = [
+            replace(example, surroundings=session.network.describe(example.tile))
+            for example in (session.corpus.train_example(number) for number in range(3))
+        ]
+    torch.set_num_threads(num_threads)
+    try:
+        losses = [value.item() for value in gradients.add_gradients(session, examples)]
+    finally:
+        torch.set_num_threads(before)
+    named = session.network.named_parameters()
+    return losses, {name: weight.grad.clone() for name, weight in named if weight.grad is not None}
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_gradients_do_not_depend_on_how_the_parts_of_a_step_run(
+    prepared_few_genes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: int
+) -> None:
+    session = open_at_start(prepared_few_genes, tmp_path / "run", members)
+    assert session.num_parts == session.optimiser.num_parts == 3 * members
+    losses, expected = differentiate(session, 1)
+    assert len(losses) == 3 * members
+    assert any(gradient.any() for gradient in expected.values())
+    for num_threads in (2, 4):
+        again, found = differentiate(session, num_threads)
+        assert again == losses
+        assert found.keys() == expected.keys()
+        for name, gradient in found.items():
+            assert torch.equal(gradient, expected[name]), name
+    monkeypatch.setattr(gradients, "MAX_WEIGHTS", 0)  # as for a large network: one tile after the other
+    again, found = differentiate(session, 1)
+    assert again == losses
+    for name, gradient in found.items():
+        assert torch.equal(gradient, expected[name]), name
+    assert gradients.num_parts(session.network, 3, torch.device("cpu")) == members
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_parts(prepared_few_genes: Path, tmp_path: Path) -> None:
+    session = open_at_start(prepared_few_genes, tmp_path / "run", 2)
+    losses, _ = differentiate(session, 2)
+    session.network.eval()  # no dropout: the same loss for any number of the tile
+    whole = [value.item() for value in gradients.add_gradients(session, [session.corpus.train_example(0)] * 3)]
+    assert whole[0] == whole[2] == whole[4]
+    assert sum(losses) == pytest.approx(6 * max(losses), rel=0.5)
