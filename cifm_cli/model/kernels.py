@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cifm_cli.jit import compiled
+from cifm_cli.model.vector_sums import LANES, add_multiple
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from cifm_cli.jit import Array
 
-LANES = 4  # scales that are summed at once, in one vector of double precision
 RUN = 64  # consecutive visible cells that share a bounding box; such cells are near each other on a prepared slide
 
 
@@ -110,7 +110,7 @@ def weighted_sums(
     # scipy chooses int32 or int64 by the size of a matrix; a single type needs a single compilation.
     starts, genes = expression.indptr.astype(np.int64), expression.indices.astype(np.int64)
     values, raw = expression.data.astype(np.float64), counts.data.astype(np.float64)
-    _add(indptr, visible, padded, starts, genes, values, raw, np.zeros((num_genes, 3 * LANES)), sums)
+    _add(indptr, visible, padded.ravel(), starts, genes, values, raw, np.empty(num_genes * 3 * LANES), sums)
     return sums[0], sums[1], sums[2]
 
 
@@ -126,32 +126,22 @@ def _add(  # noqa: PLR0913, PLR0917 - compiled code takes arrays, not objects
     buffer: Array,
     sums: Array,
 ) -> None:
-    num_scales, num_genes = sums.shape[2], buffer.shape[0]
+    num_scales, num_genes = sums.shape[2], sums.shape[3]
+    num_lanes = -(-num_scales // LANES) * LANES  # of the weights of a pair
     for query in range(len(indptr) - 1):
         for first in range(0, num_scales, LANES):
             # The buffer is gene by gene, so that each non-zero value updates a few adjacent numbers.
             buffer[:] = 0
             for pair in range(indptr[query], indptr[query + 1]):
-                cell, factors = visible[pair], weight[pair]
-                w0, w1, w2, w3 = factors[first], factors[first + 1], factors[first + 2], factors[first + 3]
+                cell, factors = visible[pair], pair * num_lanes + first
                 for entry in range(starts[cell], starts[cell + 1]):
-                    gene, value, count = genes[entry], values[entry], counts[entry]
-                    # Written out, so that LLVM makes vectors of four of them.
-                    buffer[gene, 0] += w0 * value
-                    buffer[gene, 1] += w1 * value
-                    buffer[gene, 2] += w2 * value
-                    buffer[gene, 3] += w3 * value
-                    buffer[gene, 4] += w0
-                    buffer[gene, 5] += w1
-                    buffer[gene, 6] += w2
-                    buffer[gene, 7] += w3
-                    buffer[gene, 8] += w0 * count
-                    buffer[gene, 9] += w1 * count
-                    buffer[gene, 10] += w2 * count
-                    buffer[gene, 11] += w3 * count
+                    row = 3 * LANES * genes[entry]
+                    add_multiple(buffer, row, weight, factors, values[entry])
+                    add_multiple(buffer, row + LANES, weight, factors, 1.0)
+                    add_multiple(buffer, row + 2 * LANES, weight, factors, counts[entry])
             # Transposed to (S, P) only once per query.
             for kind in range(3):
                 for scale in range(first, min(first + LANES, num_scales)):
                     out = sums[kind, query, scale]
                     for gene in range(num_genes):
-                        out[gene] = buffer[gene, kind * LANES + scale - first]
+                        out[gene] = buffer[(3 * gene + kind) * LANES + scale - first]
