@@ -14,21 +14,16 @@ from cifm_cli import provenance
 from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
 from cifm_cli.model.precision import computing_in
-from cifm_cli.training.threads import map_threads
+from cifm_cli.training.threads import map_threads, takes_tiles_together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor, nn
 
-    from cifm_cli.model.ensemble import Ensemble
     from cifm_cli.model.example import Example
     from cifm_cli.model.surroundings import Surroundings
     from cifm_cli.training.session import Session
-
-MAX_WEIGHTS = (
-    10_000_000  # of a member whose tiles run in parallel; larger ones use all cores for each tile, and less memory
-)
 
 
 class Part(NamedTuple):
@@ -38,17 +33,6 @@ class Part(NamedTuple):
     surroundings: Surroundings | None  # input that the members share
     number: int  # number of the tile since the start of training, which seeds its dropout
     member: int  # number of the member
-
-
-def num_parts(network: Ensemble, num_tiles: int, device: torch.device) -> int:
-    """Number of parts of a step that can run at the same time.
-
-    Args:
-        network: The network.
-        num_tiles: Number of tiles of a step in this process.
-        device: Where it is trained.
-    """
-    return len(network.members) * (num_tiles if _takes_tiles_together(network, device) else 1)
 
 
 def add_gradients(session: Session, examples: Sequence[Example]) -> list[Tensor]:
@@ -69,13 +53,9 @@ def add_gradients(session: Session, examples: Sequence[Example]) -> list[Tensor]
         _parts_of_tile(session, example.to(session.device), first + tile)
         for tile, example in zip(session.processes.own_indices(tiles_per_step), examples, strict=True)
     ]
-    if len(by_tile) > 1 and _takes_tiles_together(session.network, session.device):
+    if len(by_tile) > 1 and takes_tiles_together(session.network, session.device):
         return _add_together(session, [part for parts in by_tile for part in parts])
     return [value for parts in by_tile for value in _add_in_turn(session, parts)]
-
-
-def _takes_tiles_together(network: Ensemble, device: torch.device) -> bool:
-    return device.type == "cpu" and sum(weight.numel() for weight in network.first.parameters()) <= MAX_WEIGHTS
 
 
 def _parts_of_tile(session: Session, example: Example, number: int) -> list[Part]:
@@ -88,6 +68,7 @@ def _add_in_turn(session: Session, parts: Sequence[Part]) -> list[Tensor]:
     """Add the gradients of the parts of one tile, which belong to different weights and so need no order."""
 
     def add(part: Part) -> Tensor:
+        """Add the gradients of one part and return its loss."""
         value = _loss_of(session, part)
         value.backward()
         return value.detach()
@@ -100,6 +81,7 @@ def _add_together(session: Session, parts: Sequence[Part]) -> list[Tensor]:
     weights = [[weight for weight in member.parameters() if weight.requires_grad] for member in session.network.members]
 
     def differentiate(part: Part) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Loss of one part, and its gradients in the order of the weights."""
         value = _loss_of(session, part)
         return value.detach(), torch.autograd.grad(value, weights[part.member], allow_unused=True)
 

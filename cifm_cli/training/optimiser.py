@@ -23,7 +23,7 @@ _INPUT, _OUTPUT = ("genes", "gene_maps"), ("head",)
 _TABLES = re.compile(r"(genes|magnitude|logit|composition|amount)\.weight$|\.radial$|smoother\.")
 
 
-def make_optimiser(network: Ensemble, recipe: TrainRecipe, *, half: bool = False, num_parts: int = 1) -> Muon:
+def make_optimiser(network: Ensemble, recipe: TrainRecipe, num_parts: int = 1) -> Muon:
     """Make the optimiser of a network, and switch off the gradients of the weights that the recipe freezes.
 
     With `train.optimiser = "muon"`, matrices that map features to features take steps of Muon, all other weights steps of
@@ -32,8 +32,7 @@ def make_optimiser(network: Ensemble, recipe: TrainRecipe, *, half: bool = False
 
     Args:
         network: The network.
-        recipe: The section `train`.
-        half: Whether matrices are orthogonalised in bfloat16.
+        recipe: The section `train`; with `precision = "bfloat16"`, matrices are orthogonalised in bfloat16.
         num_parts: Number of parts of a step that run in parallel.
 
     Returns:
@@ -58,6 +57,7 @@ def make_optimiser(network: Ensemble, recipe: TrainRecipe, *, half: bool = False
             groups.items(), key=lambda item: (item[0][2], not item[0][1], -item[0][0])
         )
     ]
+    half = recipe.precision == "bfloat16"
     return Muon(ordered, half=half, num_parts=num_parts, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
 
 

@@ -27,7 +27,6 @@ from cifm_cli.system_files import without_system_files
 from cifm_cli.training.corpus import Corpus
 from cifm_cli.training.distributed import check_even_split
 from cifm_cli.training.ema import EMA
-from cifm_cli.training.gradients import num_parts
 from cifm_cli.training.initial_weights import grow_initial
 from cifm_cli.training.memory import require_memory
 from cifm_cli.training.metrics_file import keep_metrics
@@ -36,6 +35,7 @@ from cifm_cli.training.run_spec import RunSpec
 from cifm_cli.training.seen_cells import collect_sketches, with_states
 from cifm_cli.training.slide_state import restore_slides, slide_tensors
 from cifm_cli.training.state import TrainState, list_states, load_run_spec, load_state, save_state
+from cifm_cli.training.threads import count_parts
 from cifm_cli.workspace import atomic_path, link_latest
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ class Session:
     # samples of the cells of the run, and of the runs that its weights come from, which are stored with the model; empty in
     # processes other than the first
     sketches: tuple[CellSketch, ...] = ()
-    num_parts: int = 1  # parts of a step that run in parallel, see `gradients`
     ema: EMA | None = None  # moving average of the weights; None before the first step, and without `train.average`
 
     @property
@@ -196,19 +195,17 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
         network = Ensemble(len(corpus.vocabulary), recipe)
     if init:
         network.load_weights(grow_initial(init, corpus, processes))
-    num_together = num_parts(network, recipe.train.tiles_per_step // processes.size, device)
-    half = recipe.train.precision == "bfloat16"
+    num_parts = count_parts(network, recipe.train.tiles_per_step // processes.size, device)
     session = Session(
         folder=config.folder,
         recipe=recipe,
         corpus=corpus,
         network=network.to(device),
-        optimiser=make_optimiser(network, recipe.train, half=half, num_parts=num_together),
+        optimiser=make_optimiser(network, recipe.train, num_parts),
         backend=backend,
         device=device,
         processes=processes,
         seed=seed,
-        num_parts=num_together,
     )
     source = spec.init if spec else {"run": str(config.init), **_training_data(init)} if init else None
     session.provenance = _collect_provenance(session, config.slides, source)

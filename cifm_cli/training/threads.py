@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from cifm_cli.model.ensemble import Ensemble
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+MAX_WEIGHTS = (
+    10_000_000  # of a member whose tiles run in parallel; larger ones use all cores for each tile, and less memory
+)
 
 
 def map_threads(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
@@ -38,6 +44,27 @@ def map_threads(function: Callable[[Item], Result], items: Sequence[Item], devic
     if num_threads < 2:
         return [function(item) for item in items]
     return list(_make_pool(num_threads, num_cores // num_threads, os.getpid()).map(function, items))
+
+
+def takes_tiles_together(network: Ensemble, device: torch.device) -> bool:
+    """Whether the tiles of a step run in parallel: those of a small network on a CPU.
+
+    Args:
+        network: The network.
+        device: Where it is trained.
+    """
+    return device.type == "cpu" and sum(weight.numel() for weight in network.first.parameters()) <= MAX_WEIGHTS
+
+
+def count_parts(network: Ensemble, num_tiles: int, device: torch.device) -> int:
+    """Number of parts of a step that can run at the same time.
+
+    Args:
+        network: The network, whose members are trained apart.
+        num_tiles: Number of tiles of a step in this process.
+        device: Where it is trained.
+    """
+    return len(network.members) * (num_tiles if takes_tiles_together(network, device) else 1)
 
 
 def between_parts(num_parts: int) -> AbstractContextManager[None]:

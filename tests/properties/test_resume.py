@@ -20,7 +20,7 @@ from cifm_cli.model.checkpoint import load_checkpoint
 from cifm_cli.model.surroundings import describe_surroundings
 from cifm_cli.recipe import Recipe, parse
 from cifm_cli.recipe_sections import ObjectiveRecipe
-from cifm_cli.training import loop
+from cifm_cli.training import gradients, loop
 from cifm_cli.training.config import TrainConfig
 from cifm_cli.training.distributed import Processes
 from cifm_cli.training.initialise import fit_slides
@@ -122,14 +122,14 @@ def test_the_seed_decides_the_run(prepared_small: Path, tmp_path: Path, whole: P
 def test_a_diverging_loss_ends_the_run_and_keeps_the_best_model(
     prepared_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
-    objective, calls = loop.loss, []
+    objective, calls = gradients.loss, []
 
     def spoil(*arguments: Any) -> torch.Tensor:
         calls.append(1)
         value = objective(*arguments)
         return value * factor if len(calls) > 9 and value.requires_grad else value
 
-    monkeypatch.setattr(loop, "loss", spoil)
+    monkeypatch.setattr(gradients, "loss", spoil)
     with pytest.raises(CifmError, match=r"the loss (is not finite|exploded).* at step \d+") as caught:
         loop.train(make_config(prepared_small, tmp_path / "run"))
     assert "is kept" in caught.value.hint

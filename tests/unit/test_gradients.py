@@ -10,7 +10,7 @@ import torch
 
 from cifm_cli.processor_time import one_thread
 from cifm_cli.recipe import parse
-from cifm_cli.training import gradients, loop
+from cifm_cli.training import gradients, loop, threads
 from cifm_cli.training.config import TrainConfig
 from cifm_cli.training.distributed import Processes
 from cifm_cli.training.session import Session, open_session
@@ -67,7 +67,7 @@ def test_gradients_do_not_depend_on_how_the_parts_of_a_step_run(
     prepared_few_genes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: int
 ) -> None:
     session = open_at_start(prepared_few_genes, tmp_path / "run", members)
-    assert session.num_parts == session.optimiser.num_parts == 3 * members
+    assert session.optimiser.num_parts == 3 * members
     losses, expected = differentiate(session, 1)
     assert len(losses) == 3 * members
     assert any(gradient.any() for gradient in expected.values())
@@ -77,12 +77,12 @@ def test_gradients_do_not_depend_on_how_the_parts_of_a_step_run(
         assert found.keys() == expected.keys()
         for name, gradient in found.items():
             assert torch.equal(gradient, expected[name]), name
-    monkeypatch.setattr(gradients, "MAX_WEIGHTS", 0)  # as for a large network: one tile after the other
+    monkeypatch.setattr(threads, "MAX_WEIGHTS", 0)  # as for a large network: one tile after the other
     again, found = differentiate(session, 1)
     assert again == losses
     for name, gradient in found.items():
         assert torch.equal(gradient, expected[name]), name
-    assert gradients.num_parts(session.network, 3, torch.device("cpu")) == members
+    assert threads.count_parts(session.network, 3, torch.device("cpu")) == members
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_parts(prepared_few_genes: Path, tmp_path: Path) -> None:
