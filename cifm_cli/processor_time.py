@@ -10,21 +10,30 @@ import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread within the block.
+def using_threads(number: int) -> Iterator[None]:
+    """Let torch use a number of threads within the block.
+
+    Args:
+        number: At least one.
 
     Yields:
         Nothing.
     """
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
     try:
         yield
     finally:
-        torch.set_num_threads(num_threads)
+        torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Let torch use one thread within a block."""
+    return using_threads(1)
 
 
 def measure_seconds(function: Callable[[int], object], sizes: Iterable[int]) -> list[float]:

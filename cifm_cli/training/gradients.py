@@ -14,7 +14,7 @@ from cifm_cli import provenance
 from cifm_cli.model.dropout import drawing_from
 from cifm_cli.model.objective import loss
 from cifm_cli.model.precision import computing_in
-from cifm_cli.training.threads import map_threads, takes_tiles_together
+from cifm_cli.training.threads import is_small, map_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ def add_gradients(session: Session, examples: Sequence[Example]) -> list[Tensor]
         _parts_of_tile(session, example.to(session.device), first + tile)
         for tile, example in zip(session.processes.own_indices(tiles_per_step), examples, strict=True)
     ]
-    if len(by_tile) > 1 and takes_tiles_together(session.network, session.device):
+    if len(by_tile) > 1 and is_small(session.network, session.device):
         return _add_together(session, [part for parts in by_tile for part in parts])
     return [value for parts in by_tile for value in _add_in_turn(session, parts)]
 
@@ -73,7 +73,7 @@ def _add_in_turn(session: Session, parts: Sequence[Part]) -> list[Tensor]:
         value.backward()
         return value.detach()
 
-    return map_threads(add, parts, session.device)
+    return map_threads(add, parts, session.device, _spare_cores(session))
 
 
 def _add_together(session: Session, parts: Sequence[Part]) -> list[Tensor]:
@@ -85,10 +85,15 @@ def _add_together(session: Session, parts: Sequence[Part]) -> list[Tensor]:
         value = _loss_of(session, part)
         return value.detach(), torch.autograd.grad(value, weights[part.member], allow_unused=True)
 
-    results = map_threads(differentiate, parts, session.device)
+    results = map_threads(differentiate, parts, session.device, _spare_cores(session))
     for part, (_, gradients) in zip(parts, results, strict=True):
         _accumulate(weights[part.member], gradients)
     return [value for value, _ in results]
+
+
+def _spare_cores(session: Session) -> int:
+    """Number of cores for the thread that makes the next tile, which takes half as long as a part of a small network."""
+    return 1 if is_small(session.network, session.device) else 0
 
 
 def _loss_of(session: Session, part: Part) -> Tensor:

@@ -128,7 +128,7 @@ def fit(session: Session) -> None:
             step_loss = train_step(session, examples, schedule.learning_rate(recipe, state.step, fraction))
             state.step += 1
             if session.ema:
-                with between_parts(session.optimiser.num_parts):
+                with between_parts(shares_cores=session.optimiser.shares_cores):
                     session.ema.update(session.network, state.step)
             elapsed, last_step = time.monotonic() - last_step, time.monotonic()
             # The learning rate may depend on the time, so that all processes need the same time.
@@ -185,7 +185,7 @@ def train_step(session: Session, examples: list[Example], learning_rate: float) 
     # Sums, not means: the loss of each tile is divided by the number of all tiles of the step.
     step_loss = session.processes.sum_gradients(session.network, step_loss)
     # After the sum over processes, so that all of them clip by the same norm.
-    with between_parts(session.optimiser.num_parts):
+    with between_parts(shares_cores=session.optimiser.shares_cores):
         norm = torch.nn.utils.clip_grad_norm_(session.network.parameters(), recipe.clip_norm)
     check_finite(session, step_loss, norm.item())
     session.optimiser.step()

@@ -35,7 +35,7 @@ class Muon(torch.optim.AdamW):
     Args:
         groups: Parameter groups with the key `orthogonal`.
         half: Whether to orthogonalise in bfloat16; in float32 otherwise.
-        num_parts: Number of parts of a step that run in parallel, see `between_parts`.
+        shares_cores: Whether the parts of a step leave cores to others, see `between_parts`.
         options: Options of AdamW.
     """
 
@@ -44,11 +44,11 @@ class Muon(torch.optim.AdamW):
         groups: Sequence[dict[str, Any]],
         *,
         half: bool = False,
-        num_parts: int = 1,
+        shares_cores: bool = False,
         **options: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(groups, **options)
-        self.num_parts = num_parts
+        self.shares_cores = shares_cores
         self.dtype = torch.bfloat16 if half else torch.float32
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ class Muon(torch.optim.AdamW):
         # The step of AdamW is that of torch, over its own groups.
         self.param_groups = [group for group in groups if not group[ORTHOGONAL]]
         try:
-            with between_parts(self.num_parts):
+            with between_parts(shares_cores=self.shares_cores):
                 loss: float | None = super().step(closure)
         finally:
             self.param_groups = groups

@@ -23,7 +23,7 @@ _INPUT, _OUTPUT = ("genes", "gene_maps"), ("head",)
 _TABLES = re.compile(r"(genes|magnitude|logit|composition|amount)\.weight$|\.radial$|smoother\.")
 
 
-def make_optimiser(network: Ensemble, recipe: TrainRecipe, num_parts: int = 1) -> Muon:
+def make_optimiser(network: Ensemble, recipe: TrainRecipe, *, shares_cores: bool = False) -> Muon:
     """Make the optimiser of a network, and switch off the gradients of the weights that the recipe freezes.
 
     With `train.optimiser = "muon"`, matrices that map features to features take steps of Muon, all other weights steps of
@@ -33,7 +33,7 @@ def make_optimiser(network: Ensemble, recipe: TrainRecipe, num_parts: int = 1) -
     Args:
         network: The network.
         recipe: The section `train`; with `precision = "bfloat16"`, matrices are orthogonalised in bfloat16.
-        num_parts: Number of parts of a step that run in parallel.
+        shares_cores: Whether the parts of a step leave cores to others.
 
     Returns:
         The optimiser.
@@ -58,7 +58,7 @@ def make_optimiser(network: Ensemble, recipe: TrainRecipe, num_parts: int = 1) -
         )
     ]
     half = recipe.precision == "bfloat16"
-    return Muon(ordered, half=half, num_parts=num_parts, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+    return Muon(ordered, half=half, shares_cores=shares_cores, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
 def set_learning_rate(optimiser: Optimizer, rate: float) -> None:

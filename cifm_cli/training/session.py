@@ -35,7 +35,7 @@ from cifm_cli.training.run_spec import RunSpec
 from cifm_cli.training.seen_cells import collect_sketches, with_states
 from cifm_cli.training.slide_state import restore_slides, slide_tensors
 from cifm_cli.training.state import TrainState, list_states, load_run_spec, load_state, save_state
-from cifm_cli.training.threads import count_parts
+from cifm_cli.training.threads import is_small
 from cifm_cli.workspace import atomic_path, link_latest
 
 if TYPE_CHECKING:
@@ -195,13 +195,13 @@ def open_session(config: TrainConfig, processes: Processes) -> Session:
         network = Ensemble(len(corpus.vocabulary), recipe)
     if init:
         network.load_weights(grow_initial(init, corpus, processes))
-    num_parts = count_parts(network, recipe.train.tiles_per_step // processes.size, device)
+    shares_cores = recipe.model.members > 1 or is_small(network, device)
     session = Session(
         folder=config.folder,
         recipe=recipe,
         corpus=corpus,
         network=network.to(device),
-        optimiser=make_optimiser(network, recipe.train, num_parts),
+        optimiser=make_optimiser(network, recipe.train, shares_cores=shares_cores),
         backend=backend,
         device=device,
         processes=processes,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from cifm_cli.processor_time import one_thread
+from cifm_cli.processor_time import one_thread, using_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,27 +27,33 @@ MAX_WEIGHTS = (
 )
 
 
-def map_threads(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
+def map_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], device: torch.device, spare: int = 0
+) -> list[Result]:
     """`map`, on as many threads as there are items and cores: small matrix products gain little from several cores.
 
     Args:
         function: Called with each item; calls must not depend on each other.
         items: Any number of items.
         device: Where the computation runs. On a GPU the calls are made one after the other.
+        spare: Number of cores that are left to other threads where there are enough.
 
     Returns:
         The results, in the order of the items.
     """
-    # One thread suffices for a GPU, which runs operations after they are queued.
-    num_cores = torch.get_num_threads()
-    num_threads = min(len(items), num_cores) if device.type == "cpu" else 1
-    if num_threads < 2:
+    if device.type != "cpu":  # one thread suffices for a GPU, which runs operations after they are queued
         return [function(item) for item in items]
-    return list(_make_pool(num_threads, num_cores // num_threads, os.getpid()).map(function, items))
+    num_cores = torch.get_num_threads()
+    num_threads = max(1, min(len(items), num_cores))
+    cores_per_thread = max(1, (num_cores - spare) // num_threads)
+    if num_threads == 1:
+        with using_threads(cores_per_thread):
+            return [function(item) for item in items]
+    return list(_make_pool(num_threads, cores_per_thread, os.getpid()).map(function, items))
 
 
-def takes_tiles_together(network: Ensemble, device: torch.device) -> bool:
-    """Whether the tiles of a step run in parallel: those of a small network on a CPU.
+def is_small(network: Ensemble, device: torch.device) -> bool:
+    """Whether a network is on a CPU and so small that its products gain little from several cores.
 
     Args:
         network: The network.
@@ -56,29 +62,18 @@ def takes_tiles_together(network: Ensemble, device: torch.device) -> bool:
     return device.type == "cpu" and sum(weight.numel() for weight in network.first.parameters()) <= MAX_WEIGHTS
 
 
-def count_parts(network: Ensemble, num_tiles: int, device: torch.device) -> int:
-    """Number of parts of a step that can run at the same time.
-
-    Args:
-        network: The network, whose members are trained apart.
-        num_tiles: Number of tiles of a step in this process.
-        device: Where it is trained.
-    """
-    return len(network.members) * (num_tiles if takes_tiles_together(network, device) else 1)
-
-
-def between_parts(num_parts: int) -> AbstractContextManager[None]:
+def between_parts(*, shares_cores: bool) -> AbstractContextManager[None]:
     """Use one thread of torch for what runs before and after the parts of a step, which is short.
 
-    The other threads would wait busily for more work, on the cores that the parts then need.
+    The other threads would wait busily for more work, on the cores that other parts or the next tile need.
 
     Args:
-        num_parts: Number of parts that run in parallel. A single one uses all threads itself, so that nothing changes.
+        shares_cores: Whether the parts of a step leave cores to others.
 
     Returns:
         The context manager.
     """
-    return one_thread() if num_parts > 1 else nullcontext()
+    return one_thread() if shares_cores else nullcontext()
 
 
 @lru_cache(maxsize=4)  # members and matrices may need pools of different sizes

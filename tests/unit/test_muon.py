@@ -92,8 +92,8 @@ def test_only_maps_between_features_take_orthogonal_steps() -> None:
     assert not any(group[ORTHOGONAL] for group in adamw.param_groups)
 
 
-@pytest.mark.parametrize("num_parts", [1, 2])
-def test_a_step_does_not_depend_on_the_number_of_threads(num_parts: int) -> None:
+@pytest.mark.parametrize("shares_cores", [False, True])
+def test_a_step_does_not_depend_on_the_number_of_threads(shares_cores: bool) -> None:
     shapes = [(16, 16), (16, 16), (32, 8), (8, 24)]
 
     def weights_after(num_threads: int) -> list[Tensor]:
@@ -102,7 +102,7 @@ def test_a_step_does_not_depend_on_the_number_of_threads(num_parts: int) -> None
             {"params": weights[:-1], "weight_decay": 0.1, ORTHOGONAL: True},
             {"params": weights[-1:], "weight_decay": 0.0, ORTHOGONAL: False},
         ]
-        optimiser = Muon(groups, lr=0.1, num_parts=num_parts)
+        optimiser = Muon(groups, lr=0.1, shares_cores=shares_cores)
         before = torch.get_num_threads()
         torch.set_num_threads(num_threads)
         try:

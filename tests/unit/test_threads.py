@@ -39,6 +39,14 @@ def test_cores_are_divided_among_the_items() -> None:
 
 
 @pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize(("num_items", "spare", "cores"), [(1, 1, 3), (2, 1, 1), (4, 1, 1), (2, 0, 2), (1, 9, 1)])
+def test_cores_can_be_left_to_others(num_items: int, spare: int, cores: int) -> None:
+    found = map_threads(lambda _: torch.get_num_threads(), range(num_items), CPU, spare)
+    assert found == [cores] * num_items
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize(("items", "device"), [([1], CPU), ([1, 2], torch.device("meta"))])
 def test_one_item_or_another_device_uses_no_threads(items: list[int], device: torch.device) -> None:
     assert map_threads(lambda _: get_ident(), items, device) == [get_ident()] * len(items)
