@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from cifm_cli import keys
 from cifm_cli.data.cell_sketch import CellChecksums, match_cells, place_checksums, recognisable_checksums
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from cifm_cli.data.cell_sketch import CellSketch, SeenCells
     from cifm_cli.data.slide import Rows, Slide
     from cifm_cli.model.checkpoint import Checkpoint
+    from cifm_cli.model.slide_parameters import SlideParameters
 
 MAX_COMPARED = 20_000  # cells that are looked for
-MIN_KNOWN = 0.3  # part of the cells that was trained on, from which a slide has the cell states of its training
+MIN_KNOWN = 0.3  # part of the cells that was trained on, from which a slide has the states and weights of its training
 
 
 def is_new(slide: Slide, rows: Rows, checkpoint: Checkpoint) -> bool:
@@ -74,6 +76,30 @@ def trained_states(slide: Slide, rows: Rows, checkpoint: Checkpoint) -> NDArray[
     position = np.cumsum(sketch.is_measured) - 1
     genes = match_panel(slide, checkpoint.vocabulary).vocabulary_rows
     return sketch.states[:, position[genes]] if sketch.is_measured[genes].all() else None
+
+
+def trained_weights(slide: Slide, rows: Rows, checkpoint: Checkpoint) -> SlideParameters | None:
+    """Find the weights of the smoother with which a network was trained, if some cells are of its only training slide.
+
+    The network corrects the smoother with these weights, and adds its corrections to wrong ones with any others.
+
+    Args:
+        slide: The slide.
+        rows: Ascending rows of the cells, of which evenly spaced ones are looked for.
+        checkpoint: The model, which knows all genes of the slide.
+
+    Returns:
+        Parameters with these weights, for the genes of the slide that the model knows, in the order of the slide; None for a
+        slide that is new, one of several, or measures other genes than in training.
+    """
+    pooled = checkpoint.network.pooled  # of several slides together they are those of none
+    own = [sketch for sketch in checkpoint.sketches if sketch.use == keys.TRAIN and not sketch.run]
+    found = [seen for sketch, seen in _find_trained(slide, rows, checkpoint) if len(own) == 1 and sketch is own[0]]
+    if pooled is None or not found or found[0].fraction < MIN_KNOWN:
+        return None
+    genes = match_panel(slide, checkpoint.vocabulary).vocabulary_rows
+    known = own[0].is_measured[genes].all()
+    return pooled.parameters_of(torch.from_numpy(genes)).to(torch.device("cpu")) if known else None
 
 
 def _find_trained(slide: Slide, rows: Rows, checkpoint: Checkpoint) -> list[tuple[CellSketch, SeenCells]]:

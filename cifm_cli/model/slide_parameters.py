@@ -82,6 +82,16 @@ class SlideParameters:
         """Replace the gene profiles, such as by those of other cells of the slide."""
         return replace(self, mean=profiles.mean, expressed=profiles.expressed, composition=profiles.composition)
 
+    def with_weights(self, other: SlideParameters) -> SlideParameters:
+        """Replace the weights of the terms by those of other parameters for the same genes."""
+        return replace(
+            self,
+            mean_weights=other.mean_weights,
+            expressed_weights=other.expressed_weights,
+            composition_weights=other.composition_weights,
+            state_weights=other.state_weights,
+        )
+
 
 def start_parameters(
     profiles: GeneProfiles, state_profiles: Tensor, state_frequency: Tensor, num_terms: int

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from builders import load_random_model, replace_counts
 
 from cifm_cli.data.cell_sketch import sketch_region
 from cifm_cli.data.slide import Slide
 from cifm_cli.model.checkpoint import Checkpoint
-from cifm_cli.model.recognition import find_seen, is_new, trained_fraction, trained_states
+from cifm_cli.model.recognition import find_seen, is_new, trained_fraction, trained_states, trained_weights
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,35 @@ def test_a_slide_of_the_training_keeps_its_states(slide: Slide, trained: Checkpo
     measured[0] = np.nan
     other = replace(sketch, expressed=measured, states=states[:, 1:])
     assert trained_states(slide, rows, replace(known, sketches=(other,))) is None, "a gene was not trained on"
+
+
+def test_the_only_slide_of_a_training_keeps_its_weights(slide: Slide, trained: Checkpoint) -> None:
+    """The network corrects the smoother with these weights."""
+    rows = np.arange(slide.num_cells)
+    half = slide.num_cells // 2
+    pooled = trained.network.pooled
+    assert pooled is not None
+    stored = pooled.parameters_of(torch.arange(slide.num_genes))
+    weights = torch.arange(stored.mean_weights.numel(), dtype=torch.float32).view_as(stored.mean_weights)
+    changed = replace(stored, mean_weights=weights)
+    network = deepcopy(trained.network)
+    assert network.pooled is not None
+    network.pooled.fill(changed, torch.arange(slide.num_genes))
+    known = replace(trained, network=network)
+    found = trained_weights(slide, rows, known)
+    assert found is not None
+    assert torch.equal(found.mean_weights, weights)
+    # The vocabulary has the genes in another order than the slide.
+    sketch = sketch_region(slide, rows[:half], trained.vocabulary[::-1], "train")
+    backwards = trained_weights(slide, rows, replace(known, vocabulary=trained.vocabulary[::-1], sketches=(sketch,)))
+    assert backwards is not None
+    assert torch.equal(backwards.mean_weights, weights.flip(1))
+    assert trained_weights(slide, rows[half:], known) is None, "none of these cells was trained on"
+    train, validation = trained.sketches
+    assert trained_weights(slide, rows, replace(known, sketches=(train, train, validation))) is None, "two slides"
+    earlier = replace(train, run="pretrained")
+    assert trained_weights(slide, rows, replace(known, sketches=(earlier,))) is None, "the slide of an earlier run"
+    assert trained_weights(slide, rows, replace(known, sketches=(replace(train, run=""), earlier))) is not None
 
 
 def test_every_use_is_found(slide: Slide, trained: Checkpoint) -> None:

@@ -1,7 +1,7 @@
 """Fit of a slide adaptation, in closed form.
 
-1. Profiles, cell states and the blends of the smoother are those of the slide (`SlideParameters`); the states of a slide that
-   the model was trained on are those of its training.
+1. Profiles, cell states and the blends of the smoother are those of the slide (`SlideParameters`). A slide that the model was
+   trained on keeps the states of its training, and the blends too if it was the only one.
 2. The base prediction mixes the slide's profile, wide means, a blend of neighbour means, the smoother and the network, see
    `weights`.
 3. A ridge regression predicts its errors from the neighbour means and the features of the network. With the blend alone, this
@@ -35,7 +35,7 @@ from cifm_cli.inference.neighbourhood.blend import BlendSums
 from cifm_cli.inference.network_features import NetworkFeatures
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.model.gene_profiles import sum_genes
-from cifm_cli.model.recognition import trained_fraction, trained_states
+from cifm_cli.model.recognition import trained_fraction, trained_states, trained_weights
 from cifm_cli.model.slide_fit import NUM_POOL_TILES, fit_slide_parameters
 from cifm_cli.model.slide_parameters import start_parameters
 from cifm_cli.model.states import count_states, fit_states, nearest_state
@@ -104,7 +104,12 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
         for folds in (data.practice, data.tuning)
     )
     parts = _parts(practice, _joined(tuning), is_new=data.is_new)
-    parameters = _fit_smoothers(start, parts, recipe.objective.pool_decay)
+    trained = trained_weights(slide, data.rows, model.checkpoint)
+    parameters = (
+        [start.with_weights(trained)] * len(parts)
+        if trained
+        else _fit_smoothers(start, parts, recipe.objective.pool_decay)
+    )
     facts: dict[str, Any] = {
         "cells": len(data.rows),
         "practice_cells": _num_cells(_joined(practice)),
@@ -149,11 +154,14 @@ def adapt_profiles(model: LoadedModel, slide: Slide, rows: Rows, seed: int) -> L
         seed: Seed of the cell states.
 
     Returns:
-        The model. Its predictions are those of the smoother with equal weights of all terms, and the network.
+        The model. Its predictions are those of the smoother and the network; the smoother has the weights of the training on
+        the only slide of a model, and equal weights of all terms on others.
     """
     model = model.with_genes(slide, rows)
     totals = sum_genes(slide, rows, model.panel(slide), model.checkpoint.recipe.data.target_sum)
     parameters = _start(model, slide, rows, seed, totals)
+    if trained := trained_weights(slide, rows, model.checkpoint):
+        parameters = parameters.with_weights(trained)
     facts = {"cells": len(rows), "practice_cells": 0}
     return replace(model, adaptation=SlideAdaptation(parameters, stats_of(totals), None, facts))
 
