@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MAX_WEIGHTS = (
-    10_000_000  # of a member whose tiles run in parallel; larger ones use all cores for each tile, and less memory
-)
+# Weights of a member whose parts of a step run in parallel. A larger one uses all cores for each tile, and less memory.
+MAX_WEIGHTS = 10_000_000
 
 
 def map_threads(
