@@ -145,6 +145,8 @@ class MaskRecipe(Section):
     """Smallest and largest side of these squares, in radii; that of a tile is drawn uniformly."""
     thinning: float = Field(default=0.0, ge=0, lt=1)
     """Largest fraction of a visible cell's counts that the encoder does not see in a step; drawn for each cell; 0 in the paper."""
+    bootstrap: float = Field(default=0.0, ge=0)
+    """Variance of random weights of the visible cells in the means of a step (`residual` only); 1 is the Bayesian bootstrap."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -18,16 +18,18 @@ from cifm_cli.model.output import Output
 from cifm_cli.model.panel_genes import select_genes
 from cifm_cli.model.products import Linear, product
 from cifm_cli.model.release_layer import release_trunk
-from cifm_cli.model.smoother import Smoother
+from cifm_cli.model.smoother import PROBABILITY_FLOOR, Smoother
 from cifm_cli.model.states import StateMaps
 from cifm_cli.model.surroundings import describe_surroundings, slide_of
 
 if TYPE_CHECKING:
     from cifm_cli.model.masking import MaskedTile
+    from cifm_cli.model.slide_parameters import SlideParameters
     from cifm_cli.model.surroundings import Surroundings
     from cifm_cli.recipe import Recipe
 
 
+DETECTION_WEIGHT = 0.4  # 0.3 and 0.5 are as good on the validation strip of docs/study.md
 AMOUNT_SCALE = 0.2  # logarithms of numbers of cells and counts, up to 8, become about as large as the other inputs
 
 
@@ -161,9 +163,12 @@ class ResidualHead(nn.Module):
         # Detached in training: the loss of the magnitude must not change the probabilities of the states.
         known = state.detach() if self.training else state
         expected = product(known.softmax(1), (slide.state_profiles - slide.mean).T)
+        magnitude = mean + select_genes(self.expected, genes) * expected + corrections.magnitude
+        logit = logit + corrections.logit
         return Output(
-            magnitude=mean + select_genes(self.expected, genes) * expected + corrections.magnitude,
-            logit=logit + corrections.logit,
+            # Averaged by a trained network only: the loss of an average would not make its parts good predictors.
+            magnitude=magnitude if self.training else average_with_detection(magnitude, logit, slide),
+            logit=logit,
             composition=composition + corrections.composition,
             state=state,
             profiles=slide.state_profiles,
@@ -173,6 +178,26 @@ class ResidualHead(nn.Module):
             smoothed_logit=smoothed[1],
             smoothed_composition=smoothed[2],
         )
+
+
+def average_with_detection(magnitude: Tensor, logit: Tensor, slide: SlideParameters) -> Tensor:
+    """Average the magnitude with a second estimate of it: P(expressed) times the mean level of the expressing cells.
+
+    Both estimate the mean expression, from losses of their own, so part of their errors cancels. The level is that of the
+    slide. That is a good estimate for a gene that few cells express, and a bad one for a gene whose cells differ in level,
+    so the weight of the second estimate falls with the fraction of the cells that express the gene.
+
+    Args:
+        magnitude: (M, P) first estimate.
+        logit: (M, P) logit of P(expressed).
+        slide: Parameters of the slide, of P genes.
+
+    Returns:
+        (M, P) averages, not negative.
+    """
+    level = slide.mean / slide.expressed.clamp(min=PROBABILITY_FLOOR)
+    weight = DETECTION_WEIGHT * (1 - slide.expressed)
+    return torch.lerp(magnitude.clamp(min=0), logit.sigmoid() * level, weight)
 
 
 def map_scales(differences: Tensor, gene_rows: Tensor) -> Tensor:

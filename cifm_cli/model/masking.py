@@ -14,8 +14,8 @@ import torch
 
 from cifm_cli.data.graph import layer_graphs, radius_graph, subgraph
 from cifm_cli.data.slide import log_normalise
-from cifm_cli.model.smoother import NeighbourSums, sum_neighbours
-from cifm_cli.model.thinning import thin_counts
+from cifm_cli.model.augmentation import bootstrap_weights, thin_counts
+from cifm_cli.model.smoother import NeighbourSums, reliability_of, sum_neighbours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,8 +86,8 @@ class Mask(NamedTuple):
     """What is hidden from the network in a tile."""
 
     cells: Rows  # (K,) positions of the masked cells in the tile
-    # source of randomness in training, with which counts of visible cells are left out (`mask.thinning`); None: none are
-    thinning: np.random.Generator | None = None
+    # source of randomness of the augmentation (`mask.thinning` and `mask.bootstrap`) in training; None: there is none
+    augmentation: np.random.Generator | None = None
 
 
 def message_reach_um(recipe: Recipe, radius_um: float) -> float:
@@ -174,15 +174,18 @@ def mask_tile(
         # In radii, so that one recipe serves platforms of different spacing.
         xy = tile.xy_um / slide.radius_um
         kind = torch.empty(0, dtype=dtype).numpy().dtype
-        neighbours = sum_neighbours(xy[queries], xy[visible], expression, counts, depth, recipe.objective, kind)
+        weights = _weights_in_sums(depth, mask, recipe)
+        neighbours = sum_neighbours(xy[queries], xy[visible], expression, counts, weights, recipe.objective, kind)
         neighbour_expression = to_expression(expression, panel.vocabulary_rows, dtype)
-    if mask.thinning and recipe.mask.thinning:
-        thinned, kept = thin_counts(counts, recipe.mask.thinning, mask.thinning)
+    # From positions in the tile to rows of `expression`.
+    embedded = np.searchsorted(visible, graphs.embedded)
+    seen = expression[embedded]
+    if mask.augmentation and recipe.mask.thinning:
+        thinned, kept = thin_counts(counts[embedded], recipe.mask.thinning, mask.augmentation)
         # The expected depth, as the genes outside the panel are not read here.
-        expression = log_normalise(thinned, depth * kept, recipe.data.target_sum)
+        seen = log_normalise(thinned, depth[embedded] * kept, recipe.data.target_sum)
     return MaskedTile(
-        # From positions in the tile to rows of `expression`.
-        expression=to_expression(expression[np.searchsorted(visible, graphs.embedded)], panel.vocabulary_rows, dtype),
+        expression=to_expression(seen, panel.vocabulary_rows, dtype),
         encoder=tuple(graphs.encoder),
         decoder=tuple(graphs.decoder),
         visible=graphs.visible,
@@ -192,6 +195,14 @@ def mask_tile(
         neighbour_expression=neighbour_expression,
         slide=parameters.to(dtype) if parameters else None,
     )
+
+
+def _weights_in_sums(depth: NDArray[np.float64], mask: Mask, recipe: Recipe) -> NDArray[np.float64]:
+    """Weights of visible cells of some depth in the sums of the smoother: in training with `mask.bootstrap`, random ones."""
+    weights = reliability_of(depth)
+    if mask.augmentation and recipe.mask.bootstrap:
+        weights *= bootstrap_weights(len(depth), recipe.mask.bootstrap, mask.augmentation)
+    return weights
 
 
 class TileGraphs(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cifm_cli.model.kernels import pairs_within, weighted_sums
+from cifm_cli.model.kernels import pair_weights, pairs_within, weighted_sums
 from cifm_cli.model.panel_genes import select_genes
 from cifm_cli.statistics.regression import shared_weights, shrunk_weights
 
@@ -56,26 +56,37 @@ class NeighbourSums:
         )
 
 
+def reliability_of(depth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weight of a visible cell with t counts, t / (t + 10): zero for a void cell, and near 1 for a deep one.
+
+    Args:
+        depth: (V,) counts of each cell.
+
+    Returns:
+        (V,) weights.
+    """
+    return depth / (depth + RELIABLE_COUNTS)
+
+
 def sum_neighbours(
     query: NDArray[np.float64],
     visible: NDArray[np.float64],
     expression: csr_matrix,
     counts: csr_matrix,
-    total_counts: NDArray[np.float64],
+    reliability: NDArray[np.float64],
     recipe: ObjectiveRecipe,
     dtype: DTypeLike = np.float64,
 ) -> NeighbourSums:
-    """Sum the visible cells around each query, weighted by a Gaussian of the distance and by the depth of the cell.
+    """Sum the visible cells around each query, weighted by a Gaussian of the distance and by the reliability of the cell.
 
-    A visible cell with t counts at distance d has the weight exp(-d^2 / 2 s^2) * t / (t + 10) at scale s. The weight
-    of a void cell is zero.
+    A visible cell at distance d has the weight exp(-d^2 / 2 s^2) times its reliability at scale s.
 
     Args:
         query: (M, 2) coordinates of the queries, in radii.
         visible: (V, 2) coordinates of the visible cells, in radii.
         expression: (V, P) log-normalised expression.
         counts: (V, P) raw counts, of the same sparsity.
-        total_counts: (V,) depth of each cell.
+        reliability: (V,) factor of each cell, see `reliability_of`.
         recipe: Scales s and cutoff, in radii.
         dtype: Type to which the sums are rounded; they are computed in double precision.
 
@@ -86,18 +97,14 @@ def sum_neighbours(
     # visible cell within the cutoff get an empty range, and so sums of zero.
     indptr, neighbour, squared = pairs_within(query, visible, recipe.cutoff)
     pair_query = np.repeat(np.arange(len(query)), np.diff(indptr))
-    reliability = (total_counts / (total_counts + RELIABLE_COUNTS))[neighbour]
-    weight = np.exp(squared[:, None] * (-0.5 / np.square(recipe.scales))) * reliability[:, None]
+    weight = pair_weights(indptr, neighbour, squared, reliability, recipe.scales, dtype)
     values, expressed, raw = weighted_sums(indptr, neighbour, weight, expression, counts, dtype)
-    # A sum over no range is not zero in NumPy, so queries without pairs are left out of it.
-    mass, with_pairs = np.zeros((len(query), weight.shape[1])), np.diff(indptr) > 0
-    mass[with_pairs] = np.add.reduceat(weight, indptr[:-1][with_pairs]) if with_pairs.any() else 0
     return NeighbourSums(
         expression=torch.from_numpy(values),
         expressed=torch.from_numpy(expressed),
         counts=torch.from_numpy(raw),
-        mass=torch.from_numpy(mass.astype(dtype)),
-        weight=torch.from_numpy(weight.astype(dtype)),
+        mass=torch.from_numpy(weight.mass),
+        weight=torch.from_numpy(weight.weight),
         query=torch.from_numpy(pair_query),
         visible=torch.from_numpy(neighbour),
     )

@@ -149,8 +149,8 @@ class Corpus:
         training_slide = self.slides[core.slide]
         rows = training_slide.tilers[keys.TRAIN].rows[core.start : core.stop]
         # A generator for each tile: the tiles before it need not be drawn, so any process can make any tile.
-        thinning = numpy_generator(self.seed, "thinning", number)
-        return self._mask(training_slide, keys.TRAIN, rows, numpy_generator(self.seed, "train", number), thinning)
+        augmentation = numpy_generator(self.seed, "augmentation", number)
+        return self._mask(training_slide, keys.TRAIN, rows, numpy_generator(self.seed, "train", number), augmentation)
 
     def validation_example(self, number: int) -> Example:
         """One of the `num_validation_tiles` tiles, which are the same in every validation."""
@@ -187,16 +187,16 @@ class Corpus:
         use: str,
         core: Rows,
         generator: np.random.Generator,
-        thinning: np.random.Generator | None = None,
+        augmentation: np.random.Generator | None = None,
     ) -> Example:
-        """Cut the tile of some core cells, and mask some of these; leave out counts of others with `thinning`."""
+        """Cut the tile of some core cells, and mask some of these; vary the others with `augmentation`."""
         slide = training_slide.slide
         tile = training_slide.tilers[use].tile(core)
         masked = choose_masked(tile.core, tile.xy_um[tile.core] / slide.radius_um, self.recipe, generator)
         return make_example(
             slide,
             tile,
-            Mask(masked, thinning),
+            Mask(masked, augmentation),
             training_slide.panel,
             self.recipe,
             training_slide.parameters,

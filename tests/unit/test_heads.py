@@ -15,9 +15,11 @@ from cifm_backends.torch_reference import TorchBackend
 from cifm_cli.data.slide import slide_from_arrays
 from cifm_cli.model.dropout import Dropout, drawing_from
 from cifm_cli.model.ensemble import Ensemble
-from cifm_cli.model.heads import ResidualHead
+from cifm_cli.model.gene_profiles import GeneProfiles
+from cifm_cli.model.heads import ResidualHead, average_with_detection
 from cifm_cli.model.masking import MaskedTile
 from cifm_cli.model.output import Output
+from cifm_cli.model.slide_parameters import start_parameters
 from cifm_cli.provenance import numpy_generator, seeded_torch, torch_generator
 from cifm_cli.recipe import Recipe, parse
 
@@ -97,6 +99,26 @@ def test_the_output_of_an_ensemble_is_the_mean_of_its_members() -> None:
     for name in ("magnitude", "logit", "composition", "state"):
         expected = sum(getattr(output, name) for output in outputs) / 3
         assert torch.allclose(getattr(mean, name), expected, atol=1e-6)
+
+
+def test_a_trained_network_averages_the_mean_with_the_level_of_expressing_cells_by_hand() -> None:
+    """Gene 0 is expressed by a quarter of the cells at level 2, gene 1 by all cells, gene 2 by none."""
+    profiles = GeneProfiles(torch.tensor([0.5, 3.0, 0.0]), torch.tensor([0.25, 1.0, 0.0]), torch.full((3,), 1 / 3))
+    slide = start_parameters(profiles, torch.zeros(1, 3), torch.ones(1), num_terms=2)
+    magnitude, logit = torch.tensor([[1.0, 2.0, 0.5], [-1.0, 2.0, 0.0]]), torch.zeros(2, 3)
+    found = average_with_detection(magnitude, logit, slide)
+    # 0.4 times 3/4 of the weight is on P(expressed) = 1/2 times the level of 2; a negative mean counts as zero.
+    assert found.tolist() == [pytest.approx([0.7 * 1 + 0.3 * 1, 2, 0.6 * 0.5]), pytest.approx([0.3, 2, 0])]
+
+
+def test_the_average_with_detection_is_not_trained() -> None:
+    recipe = make_recipe()
+    tile, network = make_tile(recipe), make_network(recipe, trained=True)
+    training, trained = infer(network.train(), tile), infer(network.eval(), tile)
+    assert torch.equal(training.logit, trained.logit)
+    assert not torch.equal(training.magnitude, trained.magnitude)
+    assert tile.slide is not None
+    assert torch.equal(average_with_detection(training.magnitude, training.logit, tile.slide), trained.magnitude)
 
 
 @pytest.mark.parametrize("linear_rank", [0, 3])

@@ -9,7 +9,14 @@ from scipy.sparse import csr_matrix
 
 from cifm_cli.model.gene_profiles import GeneProfiles
 from cifm_cli.model.slide_parameters import SlideParameters, start_parameters
-from cifm_cli.model.smoother import PRIOR_COUNTS, PRIOR_MASS, LeastSquares, smoother_terms, sum_neighbours
+from cifm_cli.model.smoother import (
+    PRIOR_COUNTS,
+    PRIOR_MASS,
+    LeastSquares,
+    reliability_of,
+    smoother_terms,
+    sum_neighbours,
+)
 from cifm_cli.recipe_sections import ObjectiveRecipe
 
 RECIPE = ObjectiveRecipe(scales=(1.0, 2.0), cutoff=3.0)
@@ -24,7 +31,7 @@ RAW = csr_matrix(np.array([[30.0, 0.0], [2.0, 8.0], [25.0, 25.0], [0.0, 0.0]]))
 
 
 def test_sums_by_hand() -> None:
-    neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, COUNTS, RECIPE)
+    neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, reliability_of(COUNTS), RECIPE)
     for scale, column in ((1.0, 0), (2.0, 1)):
         a = np.exp(-0.5 / scale**2) * 30 / 40
         b = np.exp(-4.5 / scale**2) * 10 / 20
@@ -38,7 +45,7 @@ def test_sums_by_hand() -> None:
 
 
 def test_the_weight_at_distance_zero_is_the_reliability() -> None:
-    neighbours = sum_neighbours(XY[:1], XY[:1], EXPRESSION[:1], RAW[:1], COUNTS[:1], RECIPE)
+    neighbours = sum_neighbours(XY[:1], XY[:1], EXPRESSION[:1], RAW[:1], reliability_of(COUNTS[:1]), RECIPE)
     assert neighbours.mass.tolist() == [[0.75, 0.75]]
 
 
@@ -50,7 +57,7 @@ def slide_parameters(**profiles: torch.Tensor) -> SlideParameters:
 
 def test_a_query_without_neighbours_gets_the_mean_of_the_slide() -> None:
     slide = slide_parameters(mean=torch.tensor([0.5, 0.25]))
-    neighbours = sum_neighbours(np.full((1, 2), 99.0), XY, EXPRESSION, RAW, COUNTS, RECIPE)
+    neighbours = sum_neighbours(np.full((1, 2), 99.0), XY, EXPRESSION, RAW, reliability_of(COUNTS), RECIPE)
     assert neighbours.mass.abs().max() == 0
     means = smoother_terms(neighbours, slide).means
     assert means.tolist() == [[[0.5, 0.25]] * 3]
@@ -58,7 +65,7 @@ def test_a_query_without_neighbours_gets_the_mean_of_the_slide() -> None:
 
 def test_each_mean_is_shrunk_towards_the_next_wider_one() -> None:
     slide = slide_parameters(mean=torch.tensor([1.0, 1.0]))
-    neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, COUNTS, RECIPE)
+    neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, reliability_of(COUNTS), RECIPE)
     means = smoother_terms(neighbours, slide).means
     (narrow_mass, wide_mass), (narrow, wide) = neighbours.mass[0].tolist(), neighbours.expression[0, :, 0].tolist()
     wide_mean = (wide + PRIOR_MASS * 1.0) / (wide_mass + PRIOR_MASS)
@@ -68,7 +75,7 @@ def test_each_mean_is_shrunk_towards_the_next_wider_one() -> None:
 
 def test_each_composition_is_shrunk_towards_the_next_wider_one_by_counts() -> None:
     slide = slide_parameters(composition=torch.tensor([0.25, 0.75]))
-    neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, COUNTS, RECIPE)
+    neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, reliability_of(COUNTS), RECIPE)
     compositions = smoother_terms(neighbours, slide).compositions
     assert compositions.sum(-1).tolist() == [pytest.approx([1, 1, 1])]
     narrow, wide = neighbours.counts[0].tolist()
@@ -78,7 +85,7 @@ def test_each_composition_is_shrunk_towards_the_next_wider_one_by_counts() -> No
 
 
 def test_conversion_of_the_precision_keeps_the_indices() -> None:
-    neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, COUNTS, RECIPE).to(torch.float32)
+    neighbours = sum_neighbours(np.zeros((1, 2)), XY, EXPRESSION, RAW, reliability_of(COUNTS), RECIPE).to(torch.float32)
     assert {neighbours.expression.dtype, neighbours.mass.dtype, neighbours.weight.dtype} == {torch.float32}
     assert {neighbours.query.dtype, neighbours.visible.dtype} == {torch.int64}
 

@@ -25,7 +25,7 @@ from cifm_cli.inference.hidden_tile import visible_cells
 from cifm_cli.inference.neighbourhood.blend import RADII, neighbour_means
 from cifm_cli.inference.neighbourhood.circle_means import pairs_within, square_side_um
 from cifm_cli.model.masking import MaskedTile, reduce_graphs, to_expression
-from cifm_cli.model.smoother import RELIABLE_COUNTS, NeighbourSums, sum_neighbours
+from cifm_cli.model.smoother import NeighbourSums, reliability_of, sum_neighbours
 from cifm_cli.simulation.sensitivity.gated_messages import GatedLayers, assign_gates
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def _network_input(
     sums = pairs = None
     if recipe.objective.name == "residual":
         queries, visible = (xy_um / slide.radius_um for xy_um in (cells.queries_um, cells.tile.xy_um[cells.visible]))
-        sums = sum_neighbours(queries, visible, expression, counts, depth, recipe.objective).to(dtype)
+        sums = sum_neighbours(queries, visible, expression, counts, reliability_of(depth), recipe.objective).to(dtype)
         pairs = _pairs(model, queries, cells.added_um / slide.radius_um, added, of_added, dtype)
     parameters = model.slide_parameters(slide)
     embedded = np.searchsorted(np.flatnonzero(~cells.is_masked), graphs.embedded)
@@ -275,7 +275,7 @@ def _pairs(
     objective = model.checkpoint.recipe.objective
     near = pairs_within(cKDTree(queries), cKDTree(places), objective.cutoff).tocoo()
     squared = np.square(queries[near.row] - places[near.col]).sum(axis=1)
-    reliability = added.total_counts / (added.total_counts + RELIABLE_COUNTS)
+    reliability = reliability_of(np.array(float(added.total_counts)))
     weight = np.stack([np.exp(-0.5 * squared / scale**2) * reliability for scale in objective.scales], axis=1)
 
     def to(values: NDArray[np.float64]) -> Tensor:
