@@ -217,13 +217,21 @@ def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
     Returns:
         (M, S + 1, P) means, the profile last.
     """
-    terms = [profile.expand(len(sums), -1)]
-    # From the widest to the narrowest, since each mean is the prior of the next narrower one.
-    for scale in reversed(range(sums.shape[1])):
-        terms.append((sums[:, scale] + prior * terms[-1]) / (mass[:, scale, None] + prior))
-    # Narrowest first, and the profile, which the loop started from, last.
+    # From the widest to the narrowest, since each mean is the prior of the next narrower one; the profile is that of the widest.
     # Term by term in memory, since they are blended one after the other.
-    return torch.stack(terms[:0:-1] + terms[:1]).movedim(0, 1)
+    num_queries, num_scales, num_genes = sums.shape
+    if torch.is_grad_enabled() and (sums.requires_grad or mass.requires_grad):  # in the sensitivity of a simulation
+        terms = [profile.expand(num_queries, -1)]
+        for scale in reversed(range(num_scales)):
+            terms.append((sums[:, scale] + prior * terms[-1]) / (mass[:, scale, None] + prior))
+        return torch.stack(terms[::-1]).movedim(0, 1)
+    # In place, as most of the time would be spent on memory for the terms of every tile.
+    written = sums.new_empty(num_scales + 1, num_queries, num_genes)
+    written[-1] = profile
+    for scale in reversed(range(num_scales)):
+        torch.add(sums[:, scale], written[scale + 1], alpha=prior, out=written[scale])
+        written[scale] /= mass[:, scale, None] + prior
+    return written.movedim(0, 1)
 
 
 class LeastSquares:

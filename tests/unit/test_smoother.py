@@ -14,6 +14,7 @@ from cifm_cli.model.smoother import (
     PRIOR_MASS,
     LeastSquares,
     reliability_of,
+    shrink,
     smoother_terms,
     sum_neighbours,
 )
@@ -42,6 +43,18 @@ def test_sums_by_hand() -> None:
         assert neighbours.weight[:2, column].tolist() == pytest.approx([a, b], rel=1e-12)
     assert neighbours.visible.tolist() == [0, 1, 3], "the cell beyond the cutoff is in no pair"
     assert neighbours.weight[2].tolist() == [0, 0], "the weight of the void cell is zero"
+
+
+def test_means_are_the_same_where_they_are_differentiated() -> None:
+    """Shrunk in place for a prediction, and by new tensors for a derivative."""
+    generator = torch.Generator().manual_seed(0)
+    sums, mass, profile = (torch.rand(shape, generator=generator).double() for shape in ((5, 3, 7), (5, 3), (7,)))
+    plain = shrink(sums, mass, profile, 2.0)
+    followed = shrink(sums.clone().requires_grad_(), mass, profile, 2.0)
+    assert followed.requires_grad
+    assert plain.shape == (5, 4, 7)
+    assert torch.allclose(plain, followed, rtol=1e-14)
+    assert torch.equal(plain[:, -1], profile.expand(5, -1))
 
 
 def test_the_weight_at_distance_zero_is_the_reliability() -> None:
