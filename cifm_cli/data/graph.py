@@ -83,7 +83,8 @@ def subgraph(graph: Graph, cells: torch.Tensor) -> Graph:
     position = torch.full((graph.num_cells,), -1, dtype=torch.int64, device=cells.device)
     position[cells] = torch.arange(len(cells), device=cells.device)
     sources, targets = position[graph.sources], position[graph.targets]
-    inside = (sources >= 0) & (targets >= 0)
+    # As numbers, not as a mask, which every selection would search again.
+    inside = ((sources >= 0) & (targets >= 0)).nonzero().ravel()
     return _from_sorted(len(cells), sources[inside], targets[inside], graph.displacement[inside])
 
 
@@ -103,9 +104,9 @@ def layer_graphs(graph: Graph, output_cells: torch.Tensor, num_layers: int) -> t
     cells, layers = output_cells, []
     for _ in range(num_layers):  # from the last layer to the first
         # Edges that end in a cell whose value is needed after this layer.
-        needed = reached[graph.targets]
+        needed = reached[graph.targets].nonzero().ravel()
         outputs = cells
-        # A copy, as `needed` above and the next layer use different states of the mask.
+        # A copy, so that the mask of the cells above stays as it is.
         reached = reached.index_fill(0, graph.sources[needed], value=True)
         cells = reached.nonzero().ravel()
         # Only positions of needed cells are used, so the others may be undefined.

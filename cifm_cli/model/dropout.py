@@ -51,4 +51,4 @@ class Dropout(nn.Module):
         # Drawn on the CPU: a GPU has another generator, which would give other numbers for the same seed.
         mask = torch.rand(x.shape, generator=_DRAWS.get()) >= self.fraction
         # Scaled up, so that the expected value is that of inference.
-        return x * mask.to(x.device) / (1 - self.fraction)
+        return x * (mask.to(x.device, x.dtype) / (1 - self.fraction))

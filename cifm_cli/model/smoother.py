@@ -7,11 +7,12 @@ V visible cells, E pairs of a query and a visible cell within the cutoff.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from cifm_cli.model.kernels import pair_weights, pairs_within, weighted_sums
 from cifm_cli.model.panel_genes import select_genes
@@ -20,6 +21,7 @@ from cifm_cli.statistics.regression import shared_weights, shrunk_weights
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
     from scipy.sparse import csr_matrix
+    from torch.autograd.function import FunctionCtx
 
     from cifm_cli.model.slide_parameters import SlideParameters
     from cifm_cli.recipe_sections import ObjectiveRecipe
@@ -195,11 +197,35 @@ def blend(terms: Tensor, weights: Tensor) -> Tensor:
     Returns:
         (M, P) sums.
     """
-    # Term by term, so that no product of the size of all terms is stored, nor kept for the gradient.
-    blend = terms[:, 0] * weights[0]
-    for term in range(1, terms.shape[1]):
-        blend = torch.addcmul(blend, terms[:, term], weights[term])
-    return blend
+    result: Tensor = _Blend.apply(terms, weights)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Blend(torch.autograd.Function):
+    """`blend` term by term, so that no product of the size of all terms is stored, and with as few new tensors as possible."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, terms: Tensor, weights: Tensor) -> Tensor:
+        """Sum (M, T, P) over T."""
+        ctx.save_for_backward(terms, weights)
+        blend = terms[:, 0] * weights[0]
+        for term in range(1, terms.shape[1]):
+            blend.addcmul_(terms[:, term], weights[term])
+        return blend
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # noqa: ANN401 - torch has no type
+        """Gradients by the terms and by the weights; None for one that is not needed."""
+        terms, weights = ctx.saved_tensors
+        of_terms = gradient[:, None] * weights if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return of_terms, None
+        of_weights, product = torch.empty_like(weights), torch.empty_like(gradient)
+        for term, own in enumerate(of_weights):
+            torch.mul(gradient, terms[:, term], out=product)
+            own.copy_(product.sum(0) if weights.shape[1] > 1 else product.sum())
+        return of_terms, of_weights
 
 
 def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
