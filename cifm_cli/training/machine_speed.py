@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 PRODUCT_SIZES = (3000, 128, 512)  # cells of a tile with its halo, features, and the four projections of a layer
 COPY_BYTES = 1 << 28  # more than any cache holds
 REPEATS = 5  # the fastest counts: other programs took the caches from the others
-# Time of one core for a step of the recipe `xenium` on a tile of 2,048 cells and 377 genes: products go with their speed in the
+# Time of one core for a step of the recipe `xenium` on a tile of 1,216 cells and 377 genes: products go with their speed in the
 # faster precision, edges with that of products in float32, and all else with that of memory. Products and edges were told
 # apart by steps in both precisions, the rest by two machines: an estimate and no more.
-PRODUCTS_GFLOP, EDGES_GFLOP, MOVED_GB = 5.1, 5.2, 1.2
+PRODUCTS_GFLOP, EDGES_GFLOP, MOVED_GB = 3.6, 4.6, 1.2
 BUSY_CORES = 1.4  # while the network takes a step on one core, another one makes the next tile, which is shorter work
 
 
