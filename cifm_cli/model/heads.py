@@ -196,7 +196,8 @@ def average_with_detection(magnitude: Tensor, logit: Tensor, slide: SlideParamet
         (M, P) averages, not negative.
     """
     level = slide.mean / slide.expressed.clamp(min=PROBABILITY_FLOOR)
-    weight = DETECTION_WEIGHT * (1 - slide.expressed)
+    # No cell of the slide tells the level of a gene that none of them expresses.
+    weight = DETECTION_WEIGHT * (1 - slide.expressed) * (slide.expressed > 0)
     return torch.lerp(magnitude.clamp(min=0), logit.sigmoid() * level, weight)
 
 
