@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import csr_matrix, random_array
 
 from cifm_cli.model.masking import to_expression
-from cifm_cli.model.smoother import sum_neighbours
+from cifm_cli.model.smoother import reliability_of, sum_neighbours
 from cifm_cli.model.states import (
     CELLS_PER_STATE,
     PRIOR_MASS,
@@ -45,7 +45,7 @@ def test_frequencies_by_hand() -> None:
     recipe = ObjectiveRecipe(scales=(1.0, 2.0), cutoff=3.0)
     xy_um, counts = np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([90.0, 10.0])
     some = csr_matrix(np.ones((2, 3)))
-    around = sum_neighbours(np.zeros((1, 2)), xy_um, some, some, counts, recipe)
+    around = sum_neighbours(np.zeros((1, 2)), xy_um, some, some, reliability_of(counts), recipe)
     found = state_frequencies(around, torch.tensor([0, 2]), torch.tensor([0.5, 0.3, 0.2]))[0]
     expected = [np.array([0.5, 0.3, 0.2])]
     for scale in (2.0, 1.0):
