@@ -106,8 +106,7 @@ def layer_graphs(graph: Graph, output_cells: torch.Tensor, num_layers: int) -> t
         # Edges that end in a cell whose value is needed after this layer.
         needed = reached[graph.targets].nonzero().ravel()
         outputs = cells
-        # A copy, so that the mask of the cells above stays as it is.
-        reached = reached.index_fill(0, graph.sources[needed], value=True)
+        reached[graph.sources[needed]] = True
         cells = reached.nonzero().ravel()
         # Only positions of needed cells are used, so the others may be undefined.
         position = torch.empty_like(graph.indptr[:-1])

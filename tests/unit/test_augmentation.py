@@ -95,7 +95,7 @@ def test_bootstrap_weights_have_mean_one_and_the_variance_that_was_asked_for() -
     for variance in (0.1, 1.0, 3.0):
         weights = bootstrap_weights(200_000, variance, np.random.default_rng(0))
         assert (weights >= 0).all()
-        # Five standard errors; the variance of a gamma variable's square is at most that of the exponential times its own.
+        # Five standard errors of the mean
         assert abs(weights.mean() - 1) < 5 * np.sqrt(variance / 200_000)
         assert abs(weights.var() / variance - 1) < 0.1
 
