@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
-from scipy.spatial import cKDTree
 
 from cifm_backends.base import Graph
+from cifm_cli.data.pairs import pairs_within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,21 +50,17 @@ def radius_graph(
     Returns:
         The graph, with both directions of every edge, and displacements in units of the radius.
     """
-    num_cells = len(xy_um)
-    # A tree, as all pairs of distances of a large slide do not fit into memory. Each pair occurs once, without order.
-    pairs = cKDTree(xy_um).query_pairs(radius_um, output_type="ndarray") if num_cells else np.empty((0, 2), np.intp)
-    loops = np.repeat(np.arange(num_cells if self_loops else 0), 2).reshape(-1, 2)
-    ends = np.concatenate([pairs, pairs[:, ::-1], loops])
-    # Two conversions to CSR sort the edges by target, then source. Every cell then sums its messages in the order of the
-    # slide, so that a tile gives bitwise the same sums as the whole slide.
-    # The values are not used, so the smallest type.
-    by_source = csr_matrix((np.ones(len(ends), np.int8), ends.T), (num_cells, num_cells))
-    rows = by_source.T.tocsr()
-    sources, targets = rows.indices.astype(np.int64), np.repeat(np.arange(num_cells), np.diff(rows.indptr))
+    # In this order, by target and then by source, every cell sums its messages in the order of the slide, so that a tile
+    # gives bitwise the same sums as the whole slide.
+    indptr, sources, _ = pairs_within(xy_um, xy_um, radius_um)
+    targets = np.repeat(np.arange(len(xy_um)), np.diff(indptr))
+    if not self_loops:
+        other = sources != targets
+        sources, targets = sources[other], targets[other]
     # Subtracted in double precision: float32 cannot resolve small distances between large coordinates.
     displacement = (xy_um[targets] - xy_um[sources]) / radius_um
     return _from_sorted(
-        num_cells, torch.from_numpy(sources), torch.from_numpy(targets), torch.from_numpy(displacement).to(dtype)
+        len(xy_um), torch.from_numpy(sources), torch.from_numpy(targets), torch.from_numpy(displacement).to(dtype)
     )
 
 

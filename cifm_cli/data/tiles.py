@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.spatial import cKDTree
+
+from cifm_cli.data.pairs import distance_to_nearest, run_boxes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,11 +45,7 @@ class Tiler:
         self.halo_um = halo_um
         self._xy_um = xy_um
         self._part_um = xy_um[rows]
-        starts = np.arange(0, len(rows), _RUN)
-        self._low_um, self._high_um = (
-            extreme.reduceat(self._part_um, starts) if len(rows) else np.empty((0, 2))
-            for extreme in (np.minimum, np.maximum)
-        )
+        self._low_um, self._high_um = run_boxes(self._part_um, _RUN)
 
     def tile(self, core_rows: Rows) -> Tile:
         """Make the tile of some core cells.
@@ -67,16 +64,16 @@ class Tiler:
     def _within_halo(self, core_rows: Rows) -> tuple[Rows, NDArray[np.float64]]:
         """Positions in the part of the cells within the halo of any core cell, and their distance to it."""
         core_um = self._xy_um[core_rows]
-        # Slightly larger than the halo, as the bound of the query below is exclusive.
+        # Slightly larger than the halo, so that rounding excludes no cell at its border.
         margin_um = self.halo_um + 1.0
-        # Two steps: the boxes of runs exclude most of the slide without a look at its cells, and the tree then
-        # gives exact distances for the few cells that are left.
+        # Two steps: the boxes of runs exclude most of the slide without a look at its cells, and the few cells that are left
+        # have exact distances.
         boxed = self._within(core_um.min(axis=0) - margin_um, core_um.max(axis=0) + margin_um)
         # Core cells have the distance zero by definition, and need no query.
         outside = ~np.isin(self.rows[boxed], core_rows)
         distance_um = np.zeros(len(boxed))
-        distance_um[outside], _ = cKDTree(core_um).query(self._part_um[boxed[outside]], distance_upper_bound=margin_um)
-        inside = distance_um <= self.halo_um  # inclusive, like the radius graph and unlike the bound of the query
+        distance_um[outside] = distance_to_nearest(self._part_um[boxed[outside]], core_um, margin_um)
+        inside = distance_um <= self.halo_um  # inclusive, like the radius graph
         return boxed[inside], distance_um[inside]
 
     def _within(self, low_um: NDArray[np.float64], high_um: NDArray[np.float64]) -> Rows:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from cifm_cli.data.graph import layer_graphs, radius_graph, subgraph
+from cifm_cli.data.pairs import distance_to_nearest
 from cifm_cli.data.slide import log_normalise
 from cifm_cli.model.augmentation import bootstrap_weights, thin_counts
 from cifm_cli.model.smoother import NeighbourSums, reliability_of, sum_neighbours
@@ -223,10 +224,12 @@ def reduce_graphs(
     The decoder runs on the cells whose messages reach the queries, the encoder on the cells whose messages reach the
     visible cells of the decoder.
     """
-    # The halo may be wider, for the smoother; the graph needs only the cells that messages reach.
-    near = np.flatnonzero(tile.distance_um <= message_reach_um(recipe, radius_um))
+    # The halo may be wider, for the smoother; the graph needs only the cells whose messages can reach a query. One micrometre
+    # more, so that rounding excludes no cell at the end of a path.
+    reach_um = message_reach_um(recipe, radius_um) + 1.0
+    near = np.flatnonzero(distance_to_nearest(tile.xy_um, tile.xy_um[queries], reach_um) <= reach_um)
     graph = radius_graph(tile.xy_um[near], radius_um, self_loops=recipe.model.self_loops, dtype=dtype)
-    # Queries are in the core, at distance 0, so all of them are near.
+    # Queries are at distance 0, so all of them are near.
     near_queries = torch.from_numpy(np.searchsorted(near, queries))
     decoded, decoder = layer_graphs(graph, near_queries, recipe.model.decoder_layers)
     near_masked = torch.from_numpy(is_masked[near])

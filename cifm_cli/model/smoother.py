@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from cifm_cli.model.kernels import pair_weights, pairs_within, weighted_sums
+from cifm_cli.data.pairs import pairs_within
+from cifm_cli.model.kernels import pair_weights, shrink_to_wider, weighted_sums
 from cifm_cli.model.panel_genes import select_genes
 from cifm_cli.statistics.regression import shared_weights, shrunk_weights
 
@@ -90,7 +91,7 @@ def sum_neighbours(
         counts: (V, P) raw counts, of the same sparsity.
         reliability: (V,) factor of each cell, see `reliability_of`.
         recipe: Scales s and cutoff, in radii.
-        dtype: Type to which the sums are rounded; they are computed in double precision.
+        dtype: Type of the sums. Weights and masses are computed in double precision.
 
     Returns:
         The sums.
@@ -100,7 +101,7 @@ def sum_neighbours(
     indptr, neighbour, squared = pairs_within(query, visible, recipe.cutoff)
     pair_query = np.repeat(np.arange(len(query)), np.diff(indptr))
     weight = pair_weights(indptr, neighbour, squared, reliability, recipe.scales, dtype)
-    values, expressed, raw = weighted_sums(indptr, neighbour, weight, expression, counts, dtype)
+    values, expressed, raw = weighted_sums(indptr, neighbour, weight, expression, counts)
     return NeighbourSums(
         expression=torch.from_numpy(values),
         expressed=torch.from_numpy(expressed),
@@ -243,21 +244,26 @@ def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
     Returns:
         (M, S + 1, P) means, the profile last.
     """
-    # From the widest to the narrowest, since each mean is the prior of the next narrower one; the profile is that of the widest.
     # Term by term in memory, since they are blended one after the other.
     num_queries, num_scales, num_genes = sums.shape
-    if torch.is_grad_enabled() and (sums.requires_grad or mass.requires_grad):  # in the sensitivity of a simulation
-        terms = [profile.expand(num_queries, -1)]
-        for scale in reversed(range(num_scales)):
-            terms.append((sums[:, scale] + prior * terms[-1]) / (mass[:, scale, None] + prior))
-        return torch.stack(terms[::-1]).movedim(0, 1)
-    # In place, as most of the time would be spent on memory for the terms of every tile.
-    written = sums.new_empty(num_scales + 1, num_queries, num_genes)
-    written[-1] = profile
+    if runs_compiled(sums, mass, profile):
+        written = sums.new_empty(num_scales + 1, num_queries, num_genes)
+        shrink_to_wider(sums.numpy(), mass.numpy(), profile.numpy(), prior, written.numpy())
+        return written.movedim(0, 1)
+    # From the widest to the narrowest, since each mean is the prior of the next narrower one; the profile is that of the widest.
+    terms = [profile.expand(num_queries, -1)]
     for scale in reversed(range(num_scales)):
-        torch.add(sums[:, scale], written[scale + 1], alpha=prior, out=written[scale])
-        written[scale] /= mass[:, scale, None] + prior
-    return written.movedim(0, 1)
+        terms.append((sums[:, scale] + prior * terms[-1]) / (mass[:, scale, None] + prior))
+    return torch.stack(terms[::-1]).movedim(0, 1)
+
+
+def runs_compiled(*tensors: Tensor) -> bool:
+    """Whether compiled loops may compute with tensors: they are on the CPU, and no gradient is needed.
+
+    Gradients are needed in the sensitivity of a simulation.
+    """
+    follows = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return not follows and all(tensor.device.type == "cpu" for tensor in tensors)
 
 
 class LeastSquares:

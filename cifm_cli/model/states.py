@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cifm_cli.model.bias_free import VoidNorm
+from cifm_cli.model.kernels import add_by_state
 from cifm_cli.model.products import Linear, product
-from cifm_cli.model.smoother import shrink
+from cifm_cli.model.smoother import runs_compiled, shrink
 from cifm_cli.statistics.clustering import cluster_cells
 
 if TYPE_CHECKING:
@@ -130,12 +131,14 @@ def state_frequencies(neighbours: NeighbourSums, state: Tensor, frequency: Tenso
         (M, S + 1, K) positive frequencies that sum to 1 over K; the last term is that of the whole slide.
     """
     num_queries, num_scales = neighbours.mass.shape
-    num_states = len(frequency)
-    # One flat index of query and state, so that a single `index_add` gives all sums.
-    weighted = neighbours.weight.new_zeros(num_queries * num_states, num_scales)
-    weighted = weighted.index_add(0, neighbours.query * num_states + state[neighbours.visible], neighbours.weight)
-    sums = weighted.view(num_queries, num_states, num_scales)
-    return shrink(sums.swapaxes(1, 2), neighbours.mass, frequency, PRIOR_MASS)
+    sums = neighbours.weight.new_zeros(num_queries, num_scales, len(frequency))
+    query, states = neighbours.query, state[neighbours.visible]
+    if runs_compiled(neighbours.weight, neighbours.mass):
+        add_by_state(query.numpy(), states.numpy(), neighbours.weight.numpy(), sums.numpy())
+    else:
+        scales = torch.arange(num_scales, device=query.device)
+        sums = sums.index_put((query[:, None], scales, states[:, None]), neighbours.weight, accumulate=True)
+    return shrink(sums, neighbours.mass, frequency, PRIOR_MASS)
 
 
 def nearest_state(values: Tensor, profiles: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from cifm_cli.model.ensemble import Ensemble
 from cifm_cli.provenance import seeded_torch
 from cifm_cli.recipe import parse
 from cifm_cli.recipe_sections import TrainRecipe
-from cifm_cli.training.muon import MOMENTUM, ORTHOGONAL, RMS, Muon, as_blocks, orthogonalise
+from cifm_cli.training.muon import INTERVAL, MOMENTUM, ORTHOGONAL, RMS, Muon, as_blocks, orthogonalise
 from cifm_cli.training.optimiser import make_optimiser
 
 
@@ -48,10 +48,26 @@ def test_maps_one_below_the_other_are_orthogonalised_each() -> None:
     optimiser.step()
     # After one step from a momentum of zero, the direction is that of the gradient.
     blocks = weight.grad.view(3, 4, 4)
-    expected = before * (1 - 0.1 * 0.5) - 0.1 * RMS * 2 * orthogonalise(blocks).view(12, 4)
+    rate = INTERVAL * 0.1  # it stands for the next gradients too
+    expected = before * (1 - rate * 0.5) - rate * RMS * 2 * orthogonalise(blocks).view(12, 4)
     torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-6)
     assert as_blocks(torch.empty(2, 4, 12)).shape == (2, 4, 12)
     torch.testing.assert_close(optimiser.state[weight]["exp_avg"], (1 - MOMENTUM) * weight.grad)
+
+
+def test_matrices_take_a_step_for_several_gradients() -> None:
+    weight = torch.nn.Parameter(draw(4, 4).float())
+    optimiser = Muon([{"params": [weight], "weight_decay": 0.0, ORTHOGONAL: True}], lr=0.1)
+    average, moved = torch.zeros(4, 4), []
+    for number in range(2 * INTERVAL + 1):
+        weight.grad = draw(4, 4, seed=number).float()
+        average = torch.lerp(average, weight.grad, 1 - MOMENTUM)
+        before = weight.detach().clone()
+        optimiser.step()
+        # No gradient is lost: all of them enter the momentum.
+        torch.testing.assert_close(optimiser.state[weight]["exp_avg"], average)
+        moved.append(not torch.equal(weight, before))
+    assert moved == [number % INTERVAL == 0 for number in range(2 * INTERVAL + 1)]
 
 
 def test_other_weights_take_the_steps_of_adamw() -> None:
