@@ -258,12 +258,12 @@ def shrink(sums: Tensor, mass: Tensor, profile: Tensor, prior: float) -> Tensor:
 
 
 def runs_compiled(*tensors: Tensor) -> bool:
-    """Whether compiled loops may compute with tensors: they are on the CPU, and no gradient is needed.
+    """Whether compiled loops can compute with tensors: on the CPU, of a type that NumPy has, and without gradients.
 
     Gradients are needed in the sensitivity of a simulation.
     """
-    follows = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return not follows and all(tensor.device.type == "cpu" for tensor in tensors)
+    kinds = (torch.float32, torch.float64)
+    return all(each.device.type == "cpu" and each.dtype in kinds and not each.requires_grad for each in tensors)
 
 
 class LeastSquares:

@@ -23,9 +23,7 @@ ORTHOGONAL = "orthogonal"  # key of a parameter group: whether its steps are ort
 MOMENTUM = 0.95
 ITERATIONS = 3  # five cost two thirds more; after 500 steps the MSE was 1.1524 with five and 1.1527 with three
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: singular values come near 1 in few iterations
-INTERVAL = (
-    2  # gradients per step: the momentum changes slowly, and its orthogonalisation costs as much as a tenth of a step
-)
+INTERVAL = 2  # gradients for each step: the momentum changes slowly, and to make it orthogonal is a tenth of the work
 RMS = 0.2  # root mean square of the steps of AdamW, in learning rates (Liu et al. 2025)
 EPSILON = 1e-7  # keeps the gradient zero a step of zero
 
@@ -83,7 +81,7 @@ class Muon(torch.optim.AdamW):
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         averages = [self._momentum(weight) for weight in weights]
         torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
-        # The first gradient counts, then one of `INTERVAL`; weights of a shape have the same gradients behind them.
+        # A step after the first gradient, then after every `INTERVAL`-th; weights of a shape have had equally many.
         if (int(self.state[weights[0]]["step"]) - 1) % INTERVAL:
             return
         # Nesterov: the momentum after one more step with this gradient.
