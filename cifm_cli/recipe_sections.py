@@ -200,7 +200,7 @@ class TrainRecipe(Section):
     freeze: tuple[Text, ...] | None = None
     """Parts of the network that are not trained, such as `encoder`, `encoder.0` or `head.magnitude`: for fine-tuning; none when absent."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled weight decay, on matrices only."""
+    """Decoupled weight decay, on matrices only; with Muon, only on those that take its steps."""
     warmup_steps: int = Field(default=100, ge=0, le=MAX_STEPS)
     """Number of steps of linear warm-up."""
     clip_norm: float = Field(default=1.0, gt=0)

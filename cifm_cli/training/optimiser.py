@@ -27,8 +27,9 @@ def make_optimiser(network: Ensemble, recipe: TrainRecipe, *, shares_cores: bool
     """Make the optimiser of a network, and switch off the gradients of the weights that the recipe freezes.
 
     With `train.optimiser = "muon"`, matrices that map features to features take steps of Muon, all other weights steps of
-    AdamW; with `"adamw"`, all weights take those. Weight decay applies to matrices, but not to biases, vectors and the weights of the smoother. With `train.layer_decay`, the
-    learning rate of a layer is that of the next one times this number; the head has the full one.
+    AdamW; with `"adamw"`, all weights take those. Weight decay applies to the former with Muon; with AdamW, to all matrices but
+    the weights of the smoother. With `train.layer_decay`, the learning rate of a layer is that of the next one times this number;
+    the head has the full one.
 
     Args:
         network: The network.
@@ -45,10 +46,10 @@ def make_optimiser(network: Ensemble, recipe: TrainRecipe, *, shares_cores: bool
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for name, weight in network.named_parameters():
         if weight.requires_grad:
-            # The smoother's weights are those of a mean: decay would shrink its predictions towards zero.
-            decays = weight.ndim > 1 and "smoother" not in name
             rate = recipe.layer_decay ** _depth(name, network) if recipe.layer_decay else 1.0
             orthogonal = recipe.optimiser == "muon" and weight.ndim == 2 and not _TABLES.search(name)
+            # The smoother's weights are those of a mean: decay would shrink its predictions towards zero.
+            decays = orthogonal if recipe.optimiser == "muon" else weight.ndim > 1 and "smoother" not in name
             groups.setdefault((rate, decays, orthogonal), []).append(weight)
     ordered: list[dict[str, Any]] = [
         {"params": weights, "weight_decay": recipe.weight_decay if decays else 0.0, RATE: rate, ORTHOGONAL: orthogonal}

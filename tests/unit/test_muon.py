@@ -104,6 +104,8 @@ def test_only_maps_between_features_take_orthogonal_steps() -> None:
     assert "members.0.head.means.weight" in names
     assert not {name for name in names if "genes" in name or "radial" in name or "magnitude" in name or "bias" in name}
     assert sum(len(group["params"]) for group in optimiser.param_groups) == len(list(network.parameters()))
+    # Vectors of genes do not decay; AdamW decays all matrices.
+    assert all(bool(group["weight_decay"]) == group[ORTHOGONAL] for group in optimiser.param_groups)
     adamw = make_optimiser(network, TrainRecipe())
     assert not any(group[ORTHOGONAL] for group in adamw.param_groups)
 
