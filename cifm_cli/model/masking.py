@@ -129,12 +129,13 @@ def choose_masked(core: Rows, xy: NDArray[np.float64], recipe: Recipe, generator
         side = generator.uniform(*recipe.mask.patch_radii)
         # A random origin: the borders of the squares are not tied to the border of the tile.
         corner = xy.min(axis=0) - generator.uniform(0, side, size=2)
-        # Only squares that contain cells are numbered. `ravel` below, as NumPy 2.0 returns the inverse as a column.
-        _, square = np.unique(((xy - corner) // side).astype(np.int64), axis=0, return_inverse=True)
+        column, row = ((xy - corner) // side).astype(np.int64).T
+        # Only squares that contain cells are numbered.
+        _, square = np.unique(column * (row.max() + 1) + row, return_inverse=True)
         order = generator.permutation(int(square.max()) + 1)  # squares are filled one after the other
         # The stable sort keeps cells of a square in their order along the Hilbert curve: the last square is filled in
         # part, by cells that are near each other.
-        return np.sort(core[np.argsort(order[square.ravel()], kind="stable")[:number]])
+        return np.sort(core[np.argsort(order[square], kind="stable")[:number]])
     return np.sort(generator.choice(core, size=number, replace=False))
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from cifm_cli.model.linear_correction import Corrections
-from cifm_cli.model.smoother import Terms, smoother_terms
+from cifm_cli.model.smoother import Terms, runs_compiled, smoother_terms
 from cifm_cli.model.states import assign_states, state_frequencies
 
 if TYPE_CHECKING:
@@ -73,12 +74,17 @@ def describe_surroundings(tile: MaskedTile, linear: LinearCorrection | None) -> 
         terms=terms,
         frequencies=frequencies,
         # Both are positive, because they are shrunk towards positive profiles.
-        logarithms=(terms.compositions.log(), frequencies.log()),
+        logarithms=(_logarithm(terms.compositions), _logarithm(frequencies)),
         differences=differences,
         # The logarithm, as numbers of counts range over orders of magnitude.
         amount=torch.log1p(torch.cat([neighbours.mass, neighbours.counts.sum(-1)], dim=1)),
         linear=linear(differences, tile.genes) if linear else None,
     )
+
+
+def _logarithm(values: Tensor) -> Tensor:
+    """Natural logarithm; that of NumPy takes less than half of the time."""
+    return torch.from_numpy(np.log(values.numpy())) if runs_compiled(values) else values.log()
 
 
 def slide_of(tile: MaskedTile) -> SlideParameters:
