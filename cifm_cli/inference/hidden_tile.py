@@ -15,9 +15,11 @@ from cifm_cli.data.slide import log_normalise
 from cifm_cli.inference.neighbourhood.blend import REACH_RADII, neighbour_means
 from cifm_cli.inference.neighbourhood.visible_cells import VisibleCells
 from cifm_cli.inference.network_features import NetworkFeatures
+from cifm_cli.inference.poisson_average import average_poisson
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.model.masking import Mask, mask_tile, reach_um
 from cifm_cli.model.precision import computing_in
+from cifm_cli.model.surroundings import slide_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,9 +108,11 @@ def predict_tile(model: LoadedModel, tile: HiddenTile) -> Prediction:
     """
     output = run_network(model, tile.masked)
     prediction = Prediction.from_logits(output)
-    if model.adaptation is None or tile.circles is None:
+    if model.adaptation is not None and tile.circles is not None:
+        prediction = model.adaptation.refine(prediction, NetworkFeatures.of(output), tile.circles)
+    if prediction.composition is None:
         return prediction
-    return model.adaptation.refine(prediction, NetworkFeatures.of(output), tile.circles)
+    return average_poisson(prediction, slide_of(tile.masked).expressed.numpy(force=True))
 
 
 @torch.inference_mode()
