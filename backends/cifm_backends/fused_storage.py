@@ -41,7 +41,7 @@ def widen(values: Array, buffer: Array) -> Array:
     raise NotImplementedError("in compiled code only")
 
 
-@overload(widen, strict=False, inline="always")
+@overload(widen, strict=False)
 def _widen_by_type(values: types.Array, buffer: types.Array) -> Callable[[Any, Any], Any]:
     def same(values: Array, buffer: Array) -> Array:
         """Return the values, which need no conversion."""
