@@ -108,10 +108,10 @@ def predict_tile(model: LoadedModel, tile: HiddenTile) -> Prediction:
     """
     output = run_network(model, tile.masked)
     prediction = Prediction.from_logits(output)
-    if model.adaptation is not None and tile.circles is not None:
-        prediction = model.adaptation.refine(prediction, NetworkFeatures.of(output), tile.circles)
     if prediction.composition is None:
         return prediction
+    if model.adaptation is not None and tile.circles is not None:
+        return model.adaptation.refine(prediction, NetworkFeatures.of(output), tile.circles)
     return average_poisson(prediction, slide_of(tile.masked).expressed.numpy(force=True))
 
 

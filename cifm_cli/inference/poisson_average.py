@@ -50,11 +50,11 @@ def average_poisson(prediction: Prediction, fraction: NDArray[np.floating]) -> P
         return prediction
     composition, expressed = prediction.composition, prediction.expressed
     sums = composition.sum(axis=1, keepdims=True)
-    rates = -np.log1p(-np.minimum(expressed, np.float32(MAX_PROBABILITY)))
+    rates = rates_of(expressed)
     depths = rates.sum(axis=1, keepdims=True)
     known = (sums > 0) & (depths > 0)
     normalised = composition / np.maximum(sums, _TINY)
-    implied = -np.expm1(-_depth(normalised, expressed.sum(axis=1)) * normalised)
+    implied = at_same_depth(normalised, expressed)
     silent = (1 - fraction).clip(0, 1).astype(np.float32)
     mixed = normalised + np.float32(COMPOSITION_WEIGHT) * silent * (rates / np.maximum(depths, _TINY) - normalised)
     mixed *= sums / np.maximum(mixed.sum(axis=1, keepdims=True), _TINY)
@@ -63,6 +63,24 @@ def average_poisson(prediction: Prediction, fraction: NDArray[np.floating]) -> P
         expressed=np.where(known, expressed + np.float32(EXPRESSED_WEIGHT) * silent * (implied - expressed), expressed),
         composition=np.where(known, mixed, composition),
     )
+
+
+def rates_of(expressed: Values) -> Values:
+    """Expected Poisson counts of genes that are expressed with given probabilities, of any shape."""
+    return np.asarray(-np.log1p(-np.minimum(expressed, np.float32(MAX_PROBABILITY))))
+
+
+def at_same_depth(composition: Values, expressed: Values) -> Values:
+    """P(expressed) that a composition implies at the depth at which it gives as many expressed genes as other probabilities.
+
+    Args:
+        composition: (M, P), rows sum to 1.
+        expressed: (M, P) the other probabilities.
+
+    Returns:
+        (M, P) probabilities; the rows have the sums of `expressed`.
+    """
+    return np.asarray(-np.expm1(-_depth(composition, expressed.sum(axis=1)) * composition))
 
 
 def _depth(composition: Values, num_expressed: Values) -> Values:

@@ -16,6 +16,7 @@ from cifm_cli.inference.adaptation import choice as choice_module
 from cifm_cli.inference.adaptation import weights as weights_module
 from cifm_cli.inference.adaptation.choice import PENALTIES, HeldOut, choose
 from cifm_cli.inference.adaptation.practice import PracticeTile
+from cifm_cli.inference.adaptation.rare_genes import RareWeights
 from cifm_cli.inference.adaptation.regression import Choice, FittedRegression, Predicted, choose_blend, fit_regression
 from cifm_cli.inference.adaptation.slide_adaptation import (
     FLOOR,
@@ -112,11 +113,11 @@ def test_without_smoother_and_network_the_adapted_model_is_the_baseline_ridge(pe
     regression, tuning, examples = fit(noise)
     ridge = fitted_ridge(examples[:3], penalty)
     choices = [Choice(0.0, RIDGE_WEIGHTS, penalty)] * len(OUTPUTS)
-    refinement = Refinement(ridge.blend_, (RIDGE_WEIGHTS,) * 3, regression.solve(choices, STATS), np.array([1.0, 0.0]))
-    parameters: Any = None  # of the network, which is not run here
-    adaptation = SlideAdaptation(parameters, STATS, refinement, {})
+    refinement = Refinement(
+        ridge.blend_, (RIDGE_WEIGHTS,) * 3, regression.solve(choices, STATS), np.array([1.0, 0.0]), RareWeights()
+    )
     for each, example in zip(tuning, examples[3:], strict=True):
-        found = adaptation.refine(each.network, each.features, each.tile.circles)
+        found = refinement.predict(each.network, each.features, each.tile.circles, STATS)
         x = mean_features(each.tile.circles, STATS, ridge.genes_)
         expected = correct(each.blend, ridge.ridge_.predict(x, penalty), STATS)
         for own, other in zip(parts_of(found), parts_of(expected), strict=True):
@@ -239,7 +240,9 @@ def test_states_are_pooled_and_kept_from_the_regression() -> None:
     regression, tuning, examples = fit(noise)
     state_weights = np.array([0.5, 1.0])
     blend = fitted_ridge(examples[:3], 1.0).blend_
-    refinement = Refinement(blend, (RIDGE_WEIGHTS,) * 3, regression.solve([NO_REGRESSION] * 3, STATS), state_weights)
+    refinement = Refinement(
+        blend, (RIDGE_WEIGHTS,) * 3, regression.solve([NO_REGRESSION] * 3, STATS), state_weights, RareWeights()
+    )
     parameters: Any = None  # of the network, which is not run here
     each = tuning[0]
     states = np.tile(np.array([0.2, 0.8], np.float32), (NUM_QUERIES, 1))

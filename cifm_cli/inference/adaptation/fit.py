@@ -6,9 +6,10 @@
    `weights`.
 3. A ridge regression predicts its errors from the neighbour means and the features of the network. With the blend alone, this
    is the baseline `ridge` fitted to the slide; with a high penalty it is the base prediction.
-4. The probabilities of the cell states are recalibrated.
+4. P(expressed) and composition of rare genes are shrunk towards their usual values, see `rare_genes`.
+5. The probabilities of the cell states are recalibrated.
 
-Where most tuning cells are cells of the training, steps 2 to 4 are left out.
+Where most tuning cells are cells of the training, steps 2 to 5 are left out.
 
 Weights and penalties are chosen on tuning cells, which are in none of the fits. On a slide that is new to the network, they are
 also chosen by cross-fitting: each half of the practice cells is predicted by what was fitted to the other (only one half, where
@@ -27,12 +28,14 @@ import torch
 
 from cifm_cli.inference.adaptation.choice import MAX_CROSS_VALIDATED, HeldOut, choose
 from cifm_cli.inference.adaptation.practice import practice_tiles, stats_of
+from cifm_cli.inference.adaptation.rare_genes import RareWeights, fit_rare
 from cifm_cli.inference.adaptation.regression import Predicted, choose_blend, fit_regression
 from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, Refinement, SlideAdaptation
 from cifm_cli.inference.adaptation.state_pool import fit_state_pool, is_pool_better, pool_inputs
 from cifm_cli.inference.hidden_tile import run_network_on_blends
 from cifm_cli.inference.neighbourhood.blend import BlendSums
 from cifm_cli.inference.network_features import NetworkFeatures
+from cifm_cli.inference.poisson_average import average_poisson
 from cifm_cli.inference.prediction import Prediction
 from cifm_cli.model.gene_profiles import sum_genes
 from cifm_cli.model.recognition import trained_fraction, trained_states, trained_weights
@@ -136,10 +139,13 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
             start,
             prefers_network=not data.is_new,
         ),
+        RareWeights(),
     )
+    refinement = replace(refinement, rare_weights=_fit_rare(refinement, held_out[0].predicted))
     facts |= {
         "chosen_on_cells": sum(_num_cells(part.held_out) for part in parts),
         "tuned": {output: choice.to_json() for output, choice in zip(OUTPUTS, choices, strict=True)},
+        "rare_genes": {output: round(weight, 4) for output, weight in refinement.rare_weights._asdict().items()},
     }
     return replace(model, adaptation=SlideAdaptation(parameters[0], stats, refinement, facts))
 
@@ -294,6 +300,18 @@ class _NetworkRuns:
                 self._known[id(tile), id(own)] = Prediction.from_logits(output), NetworkFeatures.of(output)
         predicted = Predicted(tile, blend.combine(tile.circles, tile.stats), *self._known[key])
         return predicted if with_network else predicted.without_network()
+
+
+def _fit_rare(refinement: Refinement, tuned: Sequence[Predicted]) -> RareWeights:
+    """Weights of the usual values of rare genes, on the tuning cells."""
+    predictions = (
+        average_poisson(
+            refinement.predict(each.network, each.features, each.tile.circles, each.tile.stats),
+            each.tile.stats.fraction,
+        )
+        for each in tuned
+    )
+    return fit_rare([each.tile for each in tuned], predictions)
 
 
 def _fit_states(

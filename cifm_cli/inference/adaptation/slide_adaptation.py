@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cifm_cli.inference.adaptation.rare_genes import RareWeights, shrink_rare
 from cifm_cli.inference.adaptation.state_pool import pool_inputs, pool_states
 from cifm_cli.inference.adaptation.weights import add_weighted, depth_patterns
 from cifm_cli.inference.neighbourhood.residuals import add_errors, mean_features, parts_of
+from cifm_cli.inference.poisson_average import average_poisson
 from cifm_cli.inference.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -71,6 +73,25 @@ class Refinement:
     weights: tuple[Weights, ...]  # of the base prediction, for each of `OUTPUTS`
     regression: ErrorRegression
     state_weights: NDArray[np.float64]  # (1 + T,) of network and frequencies in the probabilities of the states
+    rare_weights: RareWeights  # of the usual values of rare genes
+
+    def predict(
+        self, network: Prediction, features: NetworkFeatures, circles: Sequence[Prediction], stats: GeneStats
+    ) -> Prediction:
+        """Mix the predictions and add the regression.
+
+        Args:
+            network: Prediction of the network for M cells.
+            features: Features of the network.
+            circles: Neighbour means of the cells, one prediction for each radius.
+            stats: Statistics of the slide.
+
+        Returns:
+            Mean, P(expressed) and composition, each predicted by itself.
+        """
+        blend = self.blend.combine(circles, stats)
+        base = mix(circles[-1], blend, features.smoothed, network, stats, self.weights)
+        return correct(base, self.regression.predict(circles, features.last, stats), stats)
 
 
 @dataclass(frozen=True)
@@ -95,10 +116,9 @@ class SlideAdaptation:
         """
         fitted = self.refinement
         if fitted is None:
-            return prediction
-        blend = fitted.blend.combine(circles, self.stats)
-        base = mix(circles[-1], blend, features.smoothed, prediction, self.stats, fitted.weights)
-        refined = correct(base, fitted.regression.predict(circles, features.last, self.stats), self.stats)
+            return average_poisson(prediction, self.stats.fraction)
+        averaged = average_poisson(fitted.predict(prediction, features, circles, self.stats), self.stats.fraction)
+        refined = shrink_rare(averaged, circles[-1], self.stats, fitted.rare_weights)
         if prediction.states is None:
             return refined
         inputs = pool_inputs(prediction.states, features.frequencies)
