@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from cifm_cli.inference.adaptation import rare_genes
+from cifm_cli.inference.adaptation import fit_rare_genes
+from cifm_cli.inference.adaptation.fit_rare_genes import fit_rare
 from cifm_cli.inference.adaptation.practice import PracticeTile
-from cifm_cli.inference.adaptation.rare_genes import RARITY_POWER, RareWeights, fit_rare, shrink_rare
+from cifm_cli.inference.adaptation.rare_genes import RARITY_POWER, RareWeights, shrink_rare
 from cifm_cli.inference.adaptation.weights import PRIOR_CELLS
 from cifm_cli.inference.hidden_tile import HiddenTile
 from cifm_cli.inference.neighbourhood.visible_cells import GeneStats
@@ -130,6 +131,6 @@ def test_weights_of_many_cells_are_fitted_to_some(monkeypatch: pytest.MonkeyPatc
     tile, actual = tissue(0.8)
     prediction = poisson(noisy(actual, 0.5, 3))
     whole = fit_rare([tile], [prediction])
-    monkeypatch.setattr(rare_genes, "MAX_VALUES", NUM_CELLS * NUM_GENES // 3)
+    monkeypatch.setattr(fit_rare_genes, "MAX_VALUES", NUM_CELLS * NUM_GENES // 3)
     assert fit_rare([tile], [prediction]) == pytest.approx(whole, abs=0.2)
     assert fit_rare([tile], [prediction]) != whole

@@ -27,8 +27,9 @@ import numpy as np
 import torch
 
 from cifm_cli.inference.adaptation.choice import MAX_CROSS_VALIDATED, HeldOut, choose
+from cifm_cli.inference.adaptation.fit_rare_genes import fit_rare
 from cifm_cli.inference.adaptation.practice import practice_tiles, stats_of
-from cifm_cli.inference.adaptation.rare_genes import RareWeights, fit_rare
+from cifm_cli.inference.adaptation.rare_genes import RareWeights
 from cifm_cli.inference.adaptation.regression import Predicted, choose_blend, fit_regression
 from cifm_cli.inference.adaptation.slide_adaptation import OUTPUTS, Refinement, SlideAdaptation
 from cifm_cli.inference.adaptation.state_pool import fit_state_pool, is_pool_better, pool_inputs
@@ -113,15 +114,11 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
         if trained
         else _fit_smoothers(start, parts, recipe.objective.pool_decay)
     )
-    facts: dict[str, Any] = {
-        "cells": len(data.rows),
-        "practice_cells": _num_cells(_joined(practice)),
-        "tuning_cells": _num_cells(_joined(tuning)),
-        "chosen_on_cells": 0,
-    }
+    facts: dict[str, Any] = {"cells": len(data.rows)}
+    facts |= {"practice_cells": _num_cells(_joined(practice)), "tuning_cells": _num_cells(_joined(tuning))}
     # The network knows the cells that it was trained on: weights that are chosen on them would trust it too much.
     if trained_fraction(slide, data.tuning_rows, model.checkpoint) > MAX_TRAINED:
-        return replace(model, adaptation=SlideAdaptation(parameters[0], stats, None, facts))
+        return replace(model, adaptation=SlideAdaptation(parameters[0], stats, None, facts | {"chosen_on_cells": 0}))
     blends = _fit_blends(parts)
     held_out = _fit_regressions(_NetworkRuns(of_slide, parts, parameters), parts, parameters, blends, stats)
     with_network, without_network = (
@@ -141,11 +138,11 @@ def fit_adaptation(model: LoadedModel, slide: Slide, data: AdaptationData) -> Lo
         ),
         RareWeights(),
     )
-    refinement = replace(refinement, rare_weights=_fit_rare(refinement, held_out[0].predicted))
+    refinement = _with_rare_weights(refinement, held_out[0].predicted)
     facts |= {
         "chosen_on_cells": sum(_num_cells(part.held_out) for part in parts),
         "tuned": {output: choice.to_json() for output, choice in zip(OUTPUTS, choices, strict=True)},
-        "rare_genes": {output: round(weight, 4) for output, weight in refinement.rare_weights._asdict().items()},
+        "rare_genes": refinement.rare_weights.to_json(),
     }
     return replace(model, adaptation=SlideAdaptation(parameters[0], stats, refinement, facts))
 
@@ -302,8 +299,8 @@ class _NetworkRuns:
         return predicted if with_network else predicted.without_network()
 
 
-def _fit_rare(refinement: Refinement, tuned: Sequence[Predicted]) -> RareWeights:
-    """Weights of the usual values of rare genes, on the tuning cells."""
+def _with_rare_weights(refinement: Refinement, tuned: Sequence[Predicted]) -> Refinement:
+    """Fit the weights by which rare genes are shrunk to the tuning cells."""
     predictions = (
         average_poisson(
             refinement.predict(each.network, each.features, each.tile.circles, each.tile.stats),
@@ -311,7 +308,7 @@ def _fit_rare(refinement: Refinement, tuned: Sequence[Predicted]) -> RareWeights
         )
         for each in tuned
     )
-    return fit_rare([each.tile for each in tuned], predictions)
+    return replace(refinement, rare_weights=fit_rare([each.tile for each in tuned], predictions))
 
 
 def _fit_states(
