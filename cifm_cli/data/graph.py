@@ -10,9 +10,12 @@ import torch
 
 from cifm_backends.base import Graph
 from cifm_cli.data.pairs import pairs_within
+from cifm_cli.jit import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from cifm_cli.jit import Array
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,10 @@ def radius_graph(
     if not self_loops:
         other = sources != targets
         sources, targets = sources[other], targets[other]
-    # Subtracted in double precision: float32 cannot resolve small distances between large coordinates.
-    displacement = (xy_um[targets] - xy_um[sources]) / radius_um
-    return _from_sorted(
-        len(xy_um), torch.from_numpy(sources), torch.from_numpy(targets), torch.from_numpy(displacement).to(dtype)
-    )
+        indptr = np.searchsorted(targets, np.arange(len(xy_um) + 1))
+    displacement = torch.empty(len(sources), 2, dtype=dtype)
+    _displace(xy_um, sources, targets, radius_um, displacement.numpy())
+    return Graph(torch.from_numpy(indptr), torch.from_numpy(sources), torch.from_numpy(targets), displacement)
 
 
 def subgraph(graph: Graph, cells: torch.Tensor) -> Graph:
@@ -74,13 +76,9 @@ def subgraph(graph: Graph, cells: torch.Tensor) -> Graph:
     Returns:
         The graph over the n cells, numbered by their position in `cells`.
     """
-    # New number of each cell; -1 marks cells outside the subgraph.
-    position = torch.full((graph.num_cells,), -1, dtype=torch.int64, device=cells.device)
-    position[cells] = torch.arange(len(cells), device=cells.device)
-    sources, targets = position[graph.sources], position[graph.targets]
-    # As numbers, not as a mask, which every selection would search again.
-    inside = ((sources >= 0) & (targets >= 0)).nonzero().ravel()
-    return _from_sorted(len(cells), sources[inside], targets[inside], graph.displacement[inside])
+    is_inside = torch.zeros(graph.num_cells, dtype=torch.bool)
+    is_inside[cells] = True
+    return _restrict(graph, cells, is_inside)
 
 
 def layer_graphs(graph: Graph, output_cells: torch.Tensor, num_layers: int) -> tuple[torch.Tensor, list[LayerGraph]]:
@@ -94,23 +92,15 @@ def layer_graphs(graph: Graph, output_cells: torch.Tensor, num_layers: int) -> t
     Returns:
         (n,) ascending input cells of the first layer, and the graph of each layer.
     """
-    reached = torch.zeros(graph.num_cells, dtype=torch.bool, device=output_cells.device)
+    reached = torch.zeros(graph.num_cells, dtype=torch.bool)
     reached[output_cells] = True
     cells, layers = output_cells, []
     for _ in range(num_layers):  # from the last layer to the first
-        # Edges that end in a cell whose value is needed after this layer.
-        needed = reached[graph.targets].nonzero().ravel()
-        outputs = cells
-        reached[graph.sources[needed]] = True
+        outputs, has_edges = cells, reached.clone()
+        _reach(graph.indptr.numpy(), graph.sources.numpy(), outputs.numpy(), reached.numpy())
         cells = reached.nonzero().ravel()
-        # Only positions of needed cells are used, so the others may be undefined.
-        position = torch.empty_like(graph.indptr[:-1])
-        position[cells] = torch.arange(len(cells), device=cells.device)
-        inner = _from_sorted(
-            len(cells), position[graph.sources[needed]], position[graph.targets[needed]], graph.displacement[needed]
-        )
         # Cells that were output cells stay input cells, as a layer updates a cell from its own value too.
-        layers.append(LayerGraph(inner, position[outputs]))
+        layers.append(LayerGraph(_restrict(graph, cells, has_edges), torch.searchsorted(cells, outputs)))
     return cells, layers[::-1]
 
 
@@ -147,11 +137,78 @@ def edgeless_graph(num_cells: int, *, self_loops: bool, dtype: torch.dtype = tor
         The graph.
     """
     cells = torch.arange(num_cells if self_loops else 0)
-    return _from_sorted(num_cells, cells, cells, torch.zeros(len(cells), 2, dtype=dtype))
+    indptr = torch.arange(num_cells + 1) if self_loops else torch.zeros(num_cells + 1, dtype=torch.int64)
+    return Graph(indptr, cells, cells, torch.zeros(len(cells), 2, dtype=dtype))
 
 
-def _from_sorted(num_cells: int, sources: torch.Tensor, targets: torch.Tensor, displacement: torch.Tensor) -> Graph:
-    # `minlength`, so that isolated cells at the end have a row too.
-    degrees = torch.bincount(targets, minlength=num_cells)
-    indptr = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
-    return Graph(indptr, sources, targets, displacement)
+def _restrict(graph: Graph, cells: torch.Tensor, has_edges: torch.Tensor) -> Graph:
+    """Take some of the cells, with the edges from them to those among them that have edges.
+
+    Args:
+        graph: Graph over N cells.
+        cells: (n,) int64 ascending cells.
+        has_edges: (N,) whether edges to a cell are kept.
+
+    Returns:
+        The graph over the n cells, numbered by their position in `cells`.
+    """
+    # New number of each cell; -1 marks the others.
+    position = np.full(graph.num_cells, -1)
+    position[cells.numpy()] = np.arange(len(cells))
+    indptr = np.zeros(len(cells) + 1, np.int64)
+    edges, sources, targets = (np.empty(graph.num_edges, np.int64) for _ in range(3))
+    # Their number is known at the end only.
+    number = _keep_edges(
+        graph.indptr.numpy(),
+        graph.sources.numpy(),
+        cells.numpy(),
+        has_edges.numpy(),
+        position,
+        indptr,
+        edges,
+        sources,
+        targets,
+    )
+    kept, own_sources, own_targets = (torch.from_numpy(each[:number]) for each in (edges, sources, targets))
+    return Graph(torch.from_numpy(indptr), own_sources, own_targets, graph.displacement.index_select(0, kept))
+
+
+@compiled
+def _displace(xy_um: Array, sources: Array, targets: Array, radius_um: float, displacement: Array) -> None:
+    for edge in range(len(sources)):
+        for axis in range(2):
+            # In double precision: float32 cannot resolve small distances between large coordinates.
+            displacement[edge, axis] = (xy_um[targets[edge], axis] - xy_um[sources[edge], axis]) / radius_um
+
+
+@compiled
+def _reach(indptr: Array, sources: Array, cells: Array, reached: Array) -> None:
+    """Mark the cells with an edge to some cells."""
+    for cell in cells:
+        for edge in range(indptr[cell], indptr[cell + 1]):
+            reached[sources[edge]] = True
+
+
+@compiled
+def _keep_edges(  # noqa: PLR0913, PLR0917 - compiled code takes arrays, not objects
+    indptr: Array,
+    sources: Array,
+    cells: Array,
+    has_edges: Array,
+    position: Array,
+    kept_indptr: Array,
+    kept: Array,
+    kept_sources: Array,
+    kept_targets: Array,
+) -> int:
+    number = 0
+    for target in range(len(cells)):
+        cell = cells[target]
+        if has_edges[cell]:
+            for edge in range(indptr[cell], indptr[cell + 1]):
+                # What has no number is overwritten.
+                source = position[sources[edge]]
+                kept[number], kept_sources[number], kept_targets[number] = edge, source, target
+                number += source >= 0
+        kept_indptr[target + 1] = number
+    return number

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cifm_cli.jit import Array
 
 RUN = 64  # consecutive cells that share a bounding box
+PART = 16  # consecutive cells of a run that share a smaller one
 
 
 def pairs_within(
@@ -36,12 +37,7 @@ def pairs_within(
     Returns:
         (M + 1,) position of the first pair of each query, (E,) cells and (E,) squared distances.
     """
-    boxes, number = run_boxes(cells, RUN), np.zeros(len(query) + 1, np.int64)
-    # Counted first, so that the arrays have the right size.
-    _count(query, cells, *boxes, cutoff * cutoff, number)
-    indptr = np.cumsum(number)
-    found, squared = np.empty(indptr[-1], np.int64), np.empty(indptr[-1])
-    _find(query, cells, *boxes, cutoff * cutoff, found, squared)
+    indptr, found, squared = _find(query, cells, *run_boxes(cells, RUN), *run_boxes(cells, PART), cutoff * cutoff)
     return indptr, found, squared
 
 
@@ -79,31 +75,44 @@ def run_boxes(cells: NDArray[np.float64], length: int) -> tuple[NDArray[np.float
 
 
 @compiled
-def _count(query: Array, cells: Array, low: Array, high: Array, squared_cutoff: float, number: Array) -> None:
-    for q in range(len(query)):
-        x, y, count = query[q, 0], query[q, 1], 0
-        for run in range(len(low)):
-            if _squared_gap(x, y, low[run], high[run]) <= squared_cutoff:
-                # Without a branch, so that several cells are compared at once.
-                for cell in range(run * RUN, min(run * RUN + RUN, len(cells))):
-                    count += _squared_distance(x, y, cells[cell]) <= squared_cutoff
-        number[q + 1] = count
-
-
-@compiled
 def _find(
-    query: Array, cells: Array, low: Array, high: Array, squared_cutoff: float, found: Array, squared: Array
-) -> None:
-    position = 0
+    query: Array,
+    cells: Array,
+    low: Array,
+    high: Array,
+    low_of_part: Array,
+    high_of_part: Array,
+    squared_cutoff: float,
+) -> tuple[Array, Array, Array]:
+    indptr = np.zeros(len(query) + 1, np.int64)
+    room, position, parts = RUN * (len(query) + 1), 0, RUN // PART
+    found, squared = np.empty(room, np.int64), np.empty(room, np.float64)
     for q in range(len(query)):
         x, y = query[q, 0], query[q, 1]
         for run in range(len(low)):
-            if _squared_gap(x, y, low[run], high[run]) <= squared_cutoff:
-                for cell in range(run * RUN, min(run * RUN + RUN, len(cells))):
+            if _squared_gap(x, y, low[run], high[run]) > squared_cutoff:
+                continue
+            if position + RUN > room:
+                room *= 2
+                found, squared = _extend(found, position, room), _extend(squared, position, room)
+            for part in range(run * parts, min(run * parts + parts, len(low_of_part))):
+                if _squared_gap(x, y, low_of_part[part], high_of_part[part]) > squared_cutoff:
+                    continue
+                for cell in range(part * PART, min(part * PART + PART, len(cells))):
                     distance = _squared_distance(x, y, cells[cell])
-                    if distance <= squared_cutoff:
-                        found[position], squared[position] = cell, distance
-                        position += 1
+                    # Without a branch, which the processor could not foresee: what is too far away is overwritten.
+                    found[position], squared[position] = cell, distance
+                    position += distance <= squared_cutoff
+        indptr[q + 1] = position
+    return indptr, found[:position].copy(), squared[:position].copy()
+
+
+@compiled
+def _extend(values: Array, length: int, room: int) -> Array:
+    """The first values, in an array with more room."""
+    extended = np.empty(room, values.dtype)
+    extended[:length] = values[:length]
+    return extended
 
 
 @compiled

@@ -70,7 +70,8 @@ class Tiler:
         # have exact distances.
         boxed = self._within(core_um.min(axis=0) - margin_um, core_um.max(axis=0) + margin_um)
         # Core cells have the distance zero by definition, and need no query.
-        outside = ~np.isin(self.rows[boxed], core_rows)
+        outside = np.ones(len(boxed), dtype=bool)
+        outside[np.searchsorted(self.rows[boxed], core_rows)] = False
         distance_um = np.zeros(len(boxed))
         distance_um[outside] = distance_to_nearest(self._part_um[boxed[outside]], core_um, margin_um)
         inside = distance_um <= self.halo_um  # inclusive, like the radius graph
