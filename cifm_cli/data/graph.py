@@ -70,7 +70,7 @@ def subgraph(graph: Graph, cells: torch.Tensor) -> Graph:
     """Take the subgraph of some of the cells, which equals the radius graph of those cells.
 
     Args:
-        graph: A radius graph over N cells.
+        graph: A radius graph over N cells, on the CPU.
         cells: (n,) int64 ascending cells of the subgraph.
 
     Returns:
@@ -85,7 +85,7 @@ def layer_graphs(graph: Graph, output_cells: torch.Tensor, num_layers: int) -> t
     """Restrict each layer to the cells and edges that affect some output cells. Their values are the same as with all.
 
     Args:
-        graph: Graph over N cells.
+        graph: Graph over N cells, on the CPU.
         output_cells: (k,) int64 ascending cells whose values after the last layer are requested.
         num_layers: Number of layers of message passing, at least one.
 
@@ -145,7 +145,7 @@ def _restrict(graph: Graph, cells: torch.Tensor, has_edges: torch.Tensor) -> Gra
     """Take some of the cells, with the edges from them to those among them that have edges.
 
     Args:
-        graph: Graph over N cells.
+        graph: Graph over N cells, on the CPU.
         cells: (n,) int64 ascending cells.
         has_edges: (N,) whether edges to a cell are kept.
 
