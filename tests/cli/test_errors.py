@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import resource
 import shutil
@@ -144,6 +145,8 @@ def test_a_full_disk(xenium_download: Path, tmp_path: Path) -> None:
         check=False,
         timeout=120,
         preexec_fn=limit,
+        # Modules that are imported for the first time would be cached, cut off at the limit, for all other processes.
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
     )
     error, hint = done.stderr.splitlines()[-2:]
     assert done.returncode == 1

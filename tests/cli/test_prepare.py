@@ -163,7 +163,9 @@ def test_full_disk_leaves_the_old_slide(cifm: Callable[..., Any], xenium_downloa
     command = [sys.executable, "-m", "cifm_cli", "prepare", str(xenium_download), "--out", str(tmp_path)]
     before = (tmp_path / "tissue.h5ad").read_bytes()
     limited = ["sh", "-c", 'ulimit -f 40 && exec "$@"', "sh", *command, "--force"]
-    done = subprocess.run(limited, check=False, capture_output=True, text=True, timeout=120)
+    # Modules that are imported for the first time would be cached, cut off at the limit, for all other processes.
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(limited, check=False, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 1, done.stderr
     assert "error: cannot write" in done.stderr
     assert "hint:" in done.stderr
